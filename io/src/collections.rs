@@ -1,0 +1,34 @@
+//! Hash maps whose hashing repeats in a simulated run and cannot be flooded in a real one.
+
+/// Hashes with a seed drawn from the core's randomness when the map is made.
+#[derive(Clone, Debug)]
+pub struct SeededState {
+    state: (u64, u64),
+}
+
+impl Default for SeededState {
+    fn default() -> Self {
+        todo!()
+    }
+}
+
+impl std::hash::BuildHasher for SeededState {
+    #[expect(
+        deprecated,
+        reason = "SipHasher is the only keyed SipHash of the standard library"
+    )]
+    type Hasher = std::hash::SipHasher;
+
+    #[expect(
+        deprecated,
+        reason = "SipHasher is the only keyed SipHash of the standard library"
+    )]
+    fn build_hasher(&self) -> Self::Hasher {
+        std::hash::SipHasher::new_with_keys(self.state.0, self.state.1)
+    }
+}
+
+/// A hash map; make it with `HashMap::default()`.
+pub type HashMap<K, V> = std::collections::HashMap<K, V, SeededState>;
+/// A hash set; make it with `HashSet::default()`.
+pub type HashSet<T> = std::collections::HashSet<T, SeededState>;

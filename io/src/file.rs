@@ -1,0 +1,89 @@
+//! Files with direct I/O.
+
+use crate::buf::Buf;
+use crate::error::Result;
+use std::path::Path;
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    pub(crate) write: bool,
+    pub(crate) create_new: bool,
+    pub(crate) dsync: bool,
+}
+
+impl OpenOptions {
+    /// Opens for reading only.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens for writing too.
+    #[must_use]
+    pub fn write(mut self) -> Self {
+        self.write = true;
+        self
+    }
+
+    /// Creates the file, which must not exist yet.
+    #[must_use]
+    pub fn create_new(mut self) -> Self {
+        self.create_new = true;
+        self
+    }
+
+    /// Makes each write durable before it completes (`O_DSYNC`).
+    #[must_use]
+    pub fn dsync(mut self) -> Self {
+        self.dsync = true;
+        self
+    }
+
+    /// Opens the file at `path`.
+    pub async fn open(self, path: &Path) -> Result<File> {
+        let _ = path;
+        todo!()
+    }
+}
+
+/// An open file; all its methods take `&self` and may be in flight at once. Dropping it closes it.
+pub struct File {
+    _todo: (),
+}
+
+impl File {
+    /// Opens an existing file for reading.
+    pub async fn open(path: &Path) -> Result<Self> {
+        OpenOptions::new().open(path).await
+    }
+
+    /// Reads `len` bytes at `offset` (no alignment needed); fewer only at the end of the file.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
+        let _ = (offset, len);
+        todo!()
+    }
+
+    /// Writes all of `buf` at `offset`; both `offset` and the buffer's length must be multiples of
+    /// [`crate::BLOCK_SIZE`]. The buffer is recycled when the write completes.
+    pub async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
+        let _ = (offset, buf);
+        todo!()
+    }
+
+    /// Makes all completed writes and the file's length durable. A failure is final: data may be
+    /// gone although a later call succeeds.
+    pub async fn sync(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// The file's length in bytes.
+    pub async fn len(&self) -> Result<u64> {
+        todo!()
+    }
+
+    /// Sets the file's length.
+    pub async fn set_len(&self, len: u64) -> Result<()> {
+        let _ = len;
+        todo!()
+    }
+}

@@ -1,0 +1,53 @@
+//! Everything a core of Corelith asks of the machine: tasks, time, files, sockets, randomness and
+//! channels to other cores.
+//!
+//! There are two worlds behind the same concrete types. In the *Uring* world a core is a glommio
+//! executor on a thread of its own. In the *Sim* world (feature `sim`) any number of cores of any
+//! number of nodes run on one thread, on virtual time, with a seeded scheduler, disk and network.
+//! The code above this crate cannot tell them apart.
+//!
+//! Functions such as [`spawn`], [`now`] or [`File::open`] act on the core that polls the calling
+//! task. Calling them outside of a core is a bug and panics.
+//!
+//! # Contract
+//!
+//! * **Completion.** An operation owns its buffer until it completes. Dropping a future leaves the
+//!   outcome of the operation unknown (a dropped write may still reach the disk later).
+//! * **Alignment.** Writes start at and span multiples of [`BLOCK_SIZE`]; reads may start anywhere.
+//! * **Durability.** A write to a file opened with [`OpenOptions::dsync`] is durable when it
+//!   completes; any other write is durable after [`File::sync`]. A created, renamed or removed name
+//!   lasts only after [`sync_dir`] of its directory. Writes in flight at once may complete, and
+//!   become durable, in any order.
+//! * **A failed sync is final.** The data it covered may be gone although a later sync succeeds.
+
+pub mod buf;
+pub mod collections;
+pub mod core;
+pub mod error;
+pub mod file;
+pub mod fs;
+pub mod mesh;
+pub mod net;
+pub mod probe;
+pub mod rng;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod sync;
+pub mod task;
+pub mod time;
+mod uring;
+mod world;
+
+pub use buf::{BLOCK_SIZE, Buf};
+pub use core::{CoreConfig, CoreHandle, blocking};
+pub use error::{Error, ErrorKind, Result};
+pub use file::{File, OpenOptions};
+pub use fs::{
+    DirLock, Entry, create_dir_all, free_bytes, list_dir, lock_dir, remove_dir_all, remove_file,
+    rename, sync_dir,
+};
+pub use mesh::{Receiver, Sender, channel};
+pub use net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
+pub use rng::{fill_random, random_u64};
+pub use task::{JoinHandle, spawn, spawn_background, yield_if_needed, yield_now};
+pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout};

@@ -1,0 +1,33 @@
+//! Which world the current thread is in.
+
+use crate::uring;
+use std::cell::RefCell;
+
+/// The core whose task is being polled on this thread. The executor of each world sets it before a
+/// poll (Sim) or once per thread (Uring).
+#[derive(Clone)]
+pub(crate) enum World {
+    Uring(uring::Core),
+    #[cfg(feature = "sim")]
+    Sim(crate::sim::Core),
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+/// Sets the current core and returns the one that was current before.
+pub(crate) fn set(world: Option<World>) -> Option<World> {
+    CURRENT.with(|current| current.replace(world))
+}
+
+/// Returns the current core.
+///
+/// # Panics
+/// Outside of a core: a bug in the caller.
+pub(crate) fn current() -> World {
+    match CURRENT.with(|current| current.borrow().clone()) {
+        Some(world) => world,
+        None => panic!("corelith-io was used outside of a core"),
+    }
+}

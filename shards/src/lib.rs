@@ -1,0 +1,21 @@
+//! The storage engine of one shard: the [`Log`] (write-ahead log and Raft log in one) and the
+//! [`Engine`] (memtable, sstables, manifest), opened together as a [`Shard`].
+//!
+//! A shard belongs to one core; its handles are cheap to clone and never leave that core.
+
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod session;
+pub mod shard;
+pub mod wal;
+
+pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};
+pub use error::{Error, Result};
+pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
+pub use key::Space;
+pub use session::{Admission, SessionTable};
+pub use shard::{Shard, ShardOptions};
+pub use wal::{Entry, Log, LogRange, Vote};

@@ -1,6 +1,10 @@
 //! Starting and joining the executor of a core (Uring world), and the blocking pool.
 
 use crate::error::Result;
+#[cfg(feature = "sim")]
+use crate::sim;
+use crate::uring;
+use crate::world::{self, World};
 use std::future::Future;
 use std::time::Duration;
 
@@ -44,25 +48,29 @@ impl CoreConfig {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let _ = main;
-        todo!()
+        Ok(CoreHandle {
+            inner: uring::core::start(self, main)?,
+        })
     }
 }
 
 /// A running core.
 pub struct CoreHandle {
-    _todo: (),
+    inner: uring::core::CoreHandle,
 }
 
 impl CoreHandle {
     /// Waits, blocking the thread, until the core's main task has returned.
     pub fn join(self) -> Result<()> {
-        todo!()
+        self.inner.join()
     }
 }
 
 /// Runs `work` on the blocking pool and returns its result.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let _ = work;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::task::blocking(work).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::task::blocking(core, work).await,
+    }
 }

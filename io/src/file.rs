@@ -2,6 +2,10 @@
 
 use crate::buf::Buf;
 use crate::error::Result;
+#[cfg(feature = "sim")]
+use crate::sim;
+use crate::uring;
+use crate::world::{self, World};
 use std::path::Path;
 
 /// How to open a file.
@@ -41,14 +45,24 @@ impl OpenOptions {
 
     /// Opens the file at `path`.
     pub async fn open(self, path: &Path) -> Result<File> {
-        let _ = path;
-        todo!()
+        let inner = match world::current() {
+            World::Uring(_) => Inner::Uring(uring::file::File::open(self, path).await?),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => Inner::Sim(sim::file::File::open(core, self, path).await?),
+        };
+        Ok(File { inner })
     }
 }
 
 /// An open file; all its methods take `&self` and may be in flight at once. Dropping it closes it.
 pub struct File {
-    _todo: (),
+    inner: Inner,
+}
+
+enum Inner {
+    Uring(uring::file::File),
+    #[cfg(feature = "sim")]
+    Sim(sim::file::File),
 }
 
 impl File {
@@ -59,31 +73,48 @@ impl File {
 
     /// Reads `len` bytes at `offset` (no alignment needed); fewer only at the end of the file.
     pub async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
-        let _ = (offset, len);
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.read_at(offset, len).await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.read_at(offset, len).await,
+        }
     }
 
     /// Writes all of `buf` at `offset`; both `offset` and the buffer's length must be multiples of
     /// [`crate::BLOCK_SIZE`]. The buffer is recycled when the write completes.
     pub async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
-        let _ = (offset, buf);
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.write_at(offset, buf).await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.write_at(offset, buf).await,
+        }
     }
 
     /// Makes all completed writes and the file's length durable. A failure is final: data may be
     /// gone although a later call succeeds.
     pub async fn sync(&self) -> Result<()> {
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.sync().await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.sync().await,
+        }
     }
 
     /// The file's length in bytes.
     pub async fn len(&self) -> Result<u64> {
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.len().await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.len().await,
+        }
     }
 
     /// Sets the file's length.
     pub async fn set_len(&self, len: u64) -> Result<()> {
-        let _ = len;
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.set_len(len).await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.set_len(len).await,
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! Names: directories, renames, removals. All of them run on the blocking pool in the Uring world.
 
 use crate::error::Result;
+#[cfg(feature = "sim")]
+use crate::sim;
+use crate::uring;
+use crate::world::{self, World};
 use std::path::Path;
 
 /// One name in a directory.
@@ -16,7 +20,14 @@ pub struct Entry {
 
 /// An exclusive lock of a directory against other processes, held until it is dropped.
 pub struct DirLock {
-    _todo: (),
+    _inner: Inner,
+}
+
+#[expect(dead_code, reason = "held for its drop")]
+enum Inner {
+    Uring(uring::fs::DirLock),
+    #[cfg(feature = "sim")]
+    Sim(sim::file::DirLock),
 }
 
 /// Locks the directory `path` (through a file `LOCK` in it).
@@ -24,48 +35,73 @@ pub struct DirLock {
 /// # Errors
 /// `Locked` when another process (or another holder in this one) has it.
 pub async fn lock_dir(path: &Path) -> Result<DirLock> {
-    let _ = path;
-    todo!()
+    let inner = match world::current() {
+        World::Uring(_) => Inner::Uring(uring::fs::lock_dir(path).await?),
+        #[cfg(feature = "sim")]
+        World::Sim(core) => Inner::Sim(sim::file::lock_dir(core, path).await?),
+    };
+    Ok(DirLock { _inner: inner })
 }
 
 /// Creates a directory and its parents and makes every created name durable.
 pub async fn create_dir_all(path: &Path) -> Result<()> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::create_dir_all(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::create_dir_all(core, path).await,
+    }
 }
 
 /// Lists a directory in order of names.
 pub async fn list_dir(path: &Path) -> Result<Vec<Entry>> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::list_dir(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::list_dir(core, path).await,
+    }
 }
 
 /// Makes creations, renames and removals in the directory `path` durable.
 pub async fn sync_dir(path: &Path) -> Result<()> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::sync_dir(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::sync_dir(core, path).await,
+    }
 }
 
 /// Renames a file, replacing an existing one atomically. Durable after [`sync_dir`].
 pub async fn rename(from: &Path, to: &Path) -> Result<()> {
-    let _ = (from, to);
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::rename(from, to).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::rename(core, from, to).await,
+    }
 }
 
 /// Removes a file. Durable after [`sync_dir`].
 pub async fn remove_file(path: &Path) -> Result<()> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::remove_file(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::remove_file(core, path).await,
+    }
 }
 
 /// Removes a directory with everything in it. Durable after [`sync_dir`] of its parent.
 pub async fn remove_dir_all(path: &Path) -> Result<()> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::remove_dir_all(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::remove_dir_all(core, path).await,
+    }
 }
 
 /// Free bytes on the file system that holds `path`.
 pub async fn free_bytes(path: &Path) -> Result<u64> {
-    let _ = path;
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::fs::free_bytes(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::free_bytes(core, path).await,
+    }
 }

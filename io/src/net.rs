@@ -1,11 +1,21 @@
 //! TCP. Connections have `TCP_NODELAY` set.
 
 use crate::error::Result;
+#[cfg(feature = "sim")]
+use crate::sim;
+use crate::uring;
+use crate::world::{self, World};
 use std::net::SocketAddr;
 
 /// A listening socket.
 pub struct TcpListener {
-    _todo: (),
+    inner: ListenerInner,
+}
+
+enum ListenerInner {
+    Uring(uring::net::TcpListener),
+    #[cfg(feature = "sim")]
+    Sim(sim::net::TcpListener),
 }
 
 impl TcpListener {
@@ -14,73 +24,135 @@ impl TcpListener {
     /// # Errors
     /// `AddressInUse` when another socket has the port.
     pub fn bind(address: SocketAddr) -> Result<Self> {
-        let _ = address;
-        todo!()
+        let inner = match world::current() {
+            World::Uring(_) => ListenerInner::Uring(uring::net::TcpListener::bind(address)?),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => ListenerInner::Sim(sim::net::TcpListener::bind(core, address)?),
+        };
+        Ok(Self { inner })
     }
 
     /// The address it listens at.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        todo!()
+        match &self.inner {
+            ListenerInner::Uring(inner) => inner.local_addr(),
+            #[cfg(feature = "sim")]
+            ListenerInner::Sim(inner) => inner.local_addr(),
+        }
     }
 
     /// Waits for the next connection.
     pub async fn accept(&self) -> Result<TcpStream> {
-        todo!()
+        let inner = match &self.inner {
+            ListenerInner::Uring(inner) => StreamInner::Uring(inner.accept().await?),
+            #[cfg(feature = "sim")]
+            ListenerInner::Sim(inner) => StreamInner::Sim(inner.accept().await?),
+        };
+        Ok(TcpStream { inner })
     }
 }
 
 /// A connection.
 pub struct TcpStream {
-    _todo: (),
+    inner: StreamInner,
+}
+
+enum StreamInner {
+    Uring(uring::net::TcpStream),
+    #[cfg(feature = "sim")]
+    Sim(sim::net::TcpStream),
 }
 
 impl TcpStream {
     /// Connects to `address`.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
-        let _ = address;
-        todo!()
+        let inner = match world::current() {
+            World::Uring(_) => StreamInner::Uring(uring::net::TcpStream::connect(address).await?),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => {
+                StreamInner::Sim(sim::net::TcpStream::connect(core, address).await?)
+            }
+        };
+        Ok(Self { inner })
     }
 
     /// The address of the other side.
     pub fn peer_addr(&self) -> Result<SocketAddr> {
-        todo!()
+        match &self.inner {
+            StreamInner::Uring(inner) => inner.peer_addr(),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(inner) => inner.peer_addr(),
+        }
     }
 
     /// Splits the connection so that one task reads while another writes. The connection closes
     /// when both halves are dropped.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
-        todo!()
+        let (read, write) = match self.inner {
+            StreamInner::Uring(inner) => {
+                let (read, write) = inner.into_split();
+                (ReadInner::Uring(read), WriteInner::Uring(write))
+            }
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(inner) => {
+                let (read, write) = inner.into_split();
+                (ReadInner::Sim(read), WriteInner::Sim(write))
+            }
+        };
+        (ReadHalf { inner: read }, WriteHalf { inner: write })
     }
 }
 
 /// The reading side of a connection.
 pub struct ReadHalf {
-    _todo: (),
+    inner: ReadInner,
+}
+
+enum ReadInner {
+    Uring(uring::net::ReadHalf),
+    #[cfg(feature = "sim")]
+    Sim(sim::net::ReadHalf),
 }
 
 impl ReadHalf {
     /// Reads at least one byte into `bytes` and returns how many; 0 means the peer has closed its
     /// side.
     pub async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        let _ = bytes;
-        todo!()
+        match &mut self.inner {
+            ReadInner::Uring(inner) => inner.read(bytes).await,
+            #[cfg(feature = "sim")]
+            ReadInner::Sim(inner) => inner.read(bytes).await,
+        }
     }
 }
 
 /// The writing side of a connection.
 pub struct WriteHalf {
-    _todo: (),
+    inner: WriteInner,
+}
+
+enum WriteInner {
+    Uring(uring::net::WriteHalf),
+    #[cfg(feature = "sim")]
+    Sim(sim::net::WriteHalf),
 }
 
 impl WriteHalf {
     /// Writes all of `bytes`.
     pub async fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        let _ = bytes;
-        todo!()
+        match &mut self.inner {
+            WriteInner::Uring(inner) => inner.write_all(bytes).await,
+            #[cfg(feature = "sim")]
+            WriteInner::Sim(inner) => inner.write_all(bytes).await,
+        }
     }
 
     /// Closes the connection in both directions, waking the reading side.
     pub async fn shutdown(&mut self) -> Result<()> {
-        todo!()
+        match &mut self.inner {
+            WriteInner::Uring(inner) => inner.shutdown().await,
+            #[cfg(feature = "sim")]
+            WriteInner::Sim(inner) => inner.shutdown().await,
+        }
     }
 }

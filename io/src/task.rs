@@ -1,5 +1,9 @@
 //! Tasks of the current core.
 
+#[cfg(feature = "sim")]
+use crate::sim;
+use crate::uring;
+use crate::world::{self, World};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,48 +11,83 @@ use std::task::{Context, Poll};
 /// A spawned task. Dropping it detaches the task; awaiting it returns the output, or `None` when
 /// the task was aborted.
 pub struct JoinHandle<T> {
-    _todo: std::marker::PhantomData<T>,
+    inner: Inner<T>,
+}
+
+enum Inner<T> {
+    Uring(uring::task::JoinHandle<T>),
+    #[cfg(feature = "sim")]
+    Sim(sim::task::JoinHandle<T>),
 }
 
 impl<T> JoinHandle<T> {
     /// Drops the task's future at its next suspension point.
     pub fn abort(&self) {
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.abort(),
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.abort(),
+        }
     }
 
     /// Whether the task has returned or was aborted.
     pub fn is_finished(&self) -> bool {
-        todo!()
+        match &self.inner {
+            Inner::Uring(inner) => inner.is_finished(),
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.is_finished(),
+        }
     }
 }
 
 impl<T> Future for JoinHandle<T> {
     type Output = Option<T>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let _ = cx;
-        todo!()
+        match &mut self.get_mut().inner {
+            Inner::Uring(inner) => Pin::new(inner).poll(cx),
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => Pin::new(inner).poll(cx),
+        }
     }
 }
 
 /// Starts a task in the foreground queue (latency matters) of the current core.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-    let _ = future;
-    todo!()
+    spawn_in(future, false)
 }
 
 /// Starts a task in the background queue (flush, compaction, scrubbing) of the current core, which
 /// gives way to the foreground.
 pub fn spawn_background<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-    let _ = future;
-    todo!()
+    spawn_in(future, true)
+}
+
+fn spawn_in<T: 'static>(
+    future: impl Future<Output = T> + 'static,
+    background: bool,
+) -> JoinHandle<T> {
+    let inner = world::with(|world| match world {
+        World::Uring(core) => Inner::Uring(uring::task::spawn(core, background, future)),
+        #[cfg(feature = "sim")]
+        World::Sim(core) => Inner::Sim(sim::task::spawn(core, background, future)),
+    });
+    JoinHandle { inner }
 }
 
 /// Lets other tasks run.
 pub async fn yield_now() {
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::task::yield_now().await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::task::yield_now(core).await,
+    }
 }
 
 /// Lets other tasks run if this one has used up its turn; cheap enough for inner loops.
 pub async fn yield_if_needed() {
-    todo!()
+    match world::current() {
+        World::Uring(_) => uring::task::yield_if_needed().await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::task::yield_if_needed(core).await,
+    }
 }

@@ -21,13 +21,21 @@ pub(crate) fn set(world: Option<World>) -> Option<World> {
     CURRENT.with(|current| current.replace(world))
 }
 
+/// Calls `f` with the current core; `f` must not poll or drop anybody else's futures.
+///
+/// # Panics
+/// Outside of a core: a bug in the caller.
+pub(crate) fn with<T>(f: impl FnOnce(&World) -> T) -> T {
+    CURRENT.with(|current| match &*current.borrow() {
+        Some(world) => f(world),
+        None => panic!("corelith-io was used outside of a core"),
+    })
+}
+
 /// Returns the current core.
 ///
 /// # Panics
 /// Outside of a core: a bug in the caller.
 pub(crate) fn current() -> World {
-    match CURRENT.with(|current| current.borrow().clone()) {
-        Some(world) => world,
-        None => panic!("corelith-io was used outside of a core"),
-    }
+    with(World::clone)
 }

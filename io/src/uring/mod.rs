@@ -1,5 +1,10 @@
 //! The Uring world: glommio executors.
 
-/// A core of the Uring world: the task queues of the executor of this thread.
-#[derive(Clone)]
-pub(crate) struct Core {}
+pub(crate) mod core;
+pub(crate) mod file;
+pub(crate) mod fs;
+pub(crate) mod net;
+pub(crate) mod task;
+pub(crate) mod time;
+
+pub(crate) use self::core::Core;

@@ -1,12 +1,107 @@
 //! The error of this crate.
 
+use std::path::Path;
+use std::rc::Rc;
+
 /// What went wrong in a shard, and what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The device or file system failed.
-    #[error(transparent)]
-    Io(#[from] corelith_io::Error),
+    /// The device or file system failed. `NoSpace` goes away when space is freed; after anything
+    /// else the shard is to be closed and opened again.
+    #[error("{0}")]
+    Io(#[source] Rc<corelith_io::Error>),
+    /// The bytes of a file are not what was written there. The data must come from another replica;
+    /// nothing is ever served from it.
+    #[error("{file} is damaged at offset {offset}: {what}")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The file was written by a newer release: run that release.
+    #[error("{file} has format version {found}; this release reads versions up to {known}")]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// The version it has.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// The file belongs to another store or shard: directories were mixed up.
+    #[error("{file} belongs to {found}, not to {expected}")]
+    OtherStore {
+        /// The file.
+        file: String,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+    /// A piece of a snapshot is damaged, out of order, or of another shard: ask for it again, or
+    /// start over.
+    #[error("snapshot piece {number}: {what}")]
+    BadPiece {
+        /// The piece that was expected, counted from 0.
+        number: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The snapshot is not newer than the state: drop it.
+    #[error("the snapshot is not newer than what is applied here")]
+    OldSnapshot,
+    /// Versions as of this sequence number are no longer kept: read again at a newer one.
+    #[error("sequence number {at} can no longer be read")]
+    SequenceGone {
+        /// The sequence number asked for.
+        at: u64,
+    },
+    /// An earlier failure is final: the shard answers reads from memory and disk but takes nothing
+    /// more; close it and open it again.
+    #[error("the shard is fenced: {0}")]
+    Fenced(#[source] Box<Error>),
+    /// The shard is closed.
+    #[error("the shard is closed")]
+    Closed,
 }
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<corelith_io::Error> for Error {
+    fn from(error: corelith_io::Error) -> Self {
+        Self::Io(Rc::new(error))
+    }
+}
+
+impl Error {
+    /// Damage found in `file` at `offset`.
+    pub fn corrupt(file: &Path, offset: u64, what: &'static str) -> Self {
+        Self::Corrupt {
+            file: file.display().to_string(),
+            offset,
+            what,
+        }
+    }
+
+    /// Whether the device is full, which goes away when space is freed.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() == corelith_io::ErrorKind::NoSpace,
+            Self::Fenced(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+
+    /// Whether stored bytes are damaged, and so must come from another replica.
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Fenced(error) => error.is_corrupt(),
+            _ => false,
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod filename;
 pub mod ids;
 pub mod key;
 pub mod limits;
@@ -16,6 +17,6 @@ pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWri
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
 pub use key::Space;
-pub use session::{Admission, SessionTable};
+pub use session::{Admission, Recorded, SessionTable};
 pub use shard::{Shard, ShardOptions};
 pub use wal::{Entry, Log, LogRange, Vote};

@@ -1,1 +1,104 @@
 //! Every bound of the storage layer.
+
+use corelith_io::BLOCK_SIZE;
+
+/// Longest user key. Keys live in memtables, in every index and in every prefix-compressed block;
+/// one 4 KiB page is twice what etcd's and FoundationDB's users are advised to stay under, and keeps
+/// a block of the smallest useful number of keys well under one I/O.
+pub const KEY_BYTES_MAX: usize = 4096;
+
+/// Longest value: one chunk.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+
+/// The largest single read or write.
+pub const IO_BYTES_MAX: usize = 1 << 20;
+
+/// Longest membership record.
+pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
+
+// ---- memtable ----
+
+/// Memory is taken for keys and small values in pieces of this size.
+pub const ARENA_CHUNK_BYTES: usize = 256 << 10;
+
+/// A value at least this long is kept as it came instead of being copied. It is half of the buffer
+/// that connections receive into, so at most as much memory again hangs on it.
+pub const KEEP_VALUE_BYTES_MIN: usize = 128 << 10;
+
+/// What a kept value is charged at least: the receive buffer it may be a slice of.
+pub const KEPT_VALUE_CHARGE_MIN: usize = 256 << 10;
+
+/// Frozen memtables that wait for their flush before writers are made to wait.
+pub const FROZEN_MEMTABLES_MAX: usize = 2;
+
+// ---- sstable ----
+
+/// A data or index block is ended before it would exceed this length.
+pub const TABLE_BLOCK_BYTES: usize = 8 << 10;
+
+/// A longer value gets a block of its own, so that its key can be read without it.
+pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
+
+/// Every this many entries of a block, a key is stored whole (a restart point).
+pub const RESTART_INTERVAL: usize = 16;
+
+/// The longest payload of any block of a table.
+pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
+/// Entries of one table; bounds its filter and the memory to build it.
+pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
+
+/// A table that receives a snapshot is ended at this length.
+pub const TABLE_BYTES: u64 = 64 << 20;
+
+/// Bits of filter per key; 12 gives about 0.5 % false positives.
+pub const FILTER_BITS_PER_KEY: u64 = 12;
+
+/// Writes of a table in flight at once.
+pub const TABLE_WRITES_IN_FLIGHT_MAX: usize = 4;
+
+/// Bytes that a scan reads ahead at once.
+pub const READ_AHEAD_BYTES: usize = 256 << 10;
+
+// ---- manifest ----
+
+/// Longest manifest.
+pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+
+/// Tables of one shard.
+pub const TABLES_MAX: usize = 1 << 16;
+
+// ---- sessions ----
+
+/// Client sessions of one shard; the one used least recently expires.
+pub const SESSIONS_MAX: usize = 16_384;
+
+/// How far a session's numbers may run ahead of its lowest unanswered one.
+pub const SESSION_WINDOW: u64 = 4096;
+
+/// Results kept over all sessions of a shard; sessions used least recently expire beyond it.
+pub const SESSION_RESULTS_MAX: usize = 1 << 18;
+
+/// Longest recorded result of a write.
+pub const RESULT_BYTES_MAX: usize = 31;
+
+// ---- scans and snapshots ----
+
+/// Entries a scan takes from a memtable at once.
+pub const SCAN_BATCH_ENTRIES: usize = 64;
+
+/// Longest piece of a snapshot.
+pub const SNAPSHOT_PIECE_BYTES_MAX: usize = 1 << 20;
+
+const _: () = {
+    assert!(KEY_BYTES_MAX < TABLE_BLOCK_BYTES);
+    assert!(KEEP_VALUE_BYTES_MIN * 2 <= KEPT_VALUE_CHARGE_MIN);
+    assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
+    assert!(INLINE_VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX + TABLE_BLOCK_BYTES <= IO_BYTES_MAX);
+    assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
+    assert!(TABLE_ENTRIES_MAX * FILTER_BITS_PER_KEY / 8 <= BLOCK_PAYLOAD_BYTES_MAX as u64);
+    assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
+    assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
+    // A session's record is one inline-or-own-block value like any other.
+    assert!(SESSION_WINDOW as usize * (RESULT_BYTES_MAX + 1) + 64 <= VALUE_BYTES_MAX);
+};

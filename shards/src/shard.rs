@@ -19,6 +19,22 @@ pub struct ShardOptions {
     pub segment_bytes: u64,
     /// Recent log entries kept in memory for slow followers, in bytes.
     pub log_cache_bytes: usize,
+    /// Blocks of sstables kept in memory, in bytes.
+    pub block_cache_bytes: usize,
+}
+
+impl ShardOptions {
+    /// The defaults for a shard.
+    pub fn new(store_id: u64, shard: ShardId) -> Self {
+        Self {
+            store_id,
+            shard,
+            memtable_bytes: 64 << 20,
+            segment_bytes: 64 << 20,
+            log_cache_bytes: 16 << 20,
+            block_cache_bytes: 32 << 20,
+        }
+    }
 }
 
 /// An open shard. Belongs to one core.

@@ -53,6 +53,14 @@ pub enum Error {
     /// The snapshot is not newer than the state: drop it.
     #[error("the snapshot is not newer than what is applied here")]
     OldSnapshot,
+    /// One item is longer than the log takes; nothing of the call was appended.
+    #[error("an entry of {len} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// The longest allowed.
+        limit: u64,
+    },
     /// Versions as of this sequence number are no longer kept: read again at a newer one.
     #[error("sequence number {at} can no longer be read")]
     SequenceGone {

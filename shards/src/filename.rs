@@ -19,6 +19,9 @@ pub enum FileName {
     Table(TableId),
     /// A segment of the log.
     Segment(SegmentId),
+    /// A segment of the log that is being pre-written, until it is renamed to
+    /// [`FileName::Segment`].
+    SegmentTemporary(SegmentId),
 }
 
 impl fmt::Display for FileName {
@@ -30,6 +33,7 @@ impl fmt::Display for FileName {
             Self::ManifestTemporary => f.write_str("MANIFEST.tmp"),
             Self::Table(id) => write!(f, "{:012}.sst", id.0),
             Self::Segment(id) => write!(f, "{:012}.log", id.0),
+            Self::SegmentTemporary(id) => write!(f, "{:012}.log.tmp", id.0),
         }
     }
 }
@@ -50,6 +54,7 @@ impl FileName {
             match extension {
                 "sst" => Some(Self::Table(TableId(number))),
                 "log" => Some(Self::Segment(SegmentId(number))),
+                "log.tmp" => Some(Self::SegmentTemporary(SegmentId(number))),
                 _ => None,
             }
         })?;
@@ -78,6 +83,7 @@ mod tests {
             FileName::Table(TableId(7)),
             FileName::Table(TableId(u64::MAX)),
             FileName::Segment(SegmentId(12)),
+            FileName::SegmentTemporary(SegmentId(12)),
         ] {
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
         }

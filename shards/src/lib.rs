@@ -19,4 +19,4 @@ pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
 pub use key::Space;
 pub use session::{Admission, Recorded, SessionTable};
 pub use shard::{Shard, ShardOptions};
-pub use wal::{Entry, Log, LogRange, Vote};
+pub use wal::{Entry, Log, LogOptions, LogRange, LogRecovered, Vote};

@@ -1,8 +1,9 @@
 //! The write-ahead log of a shard, which is its Raft log.
 
 use crate::error::Result;
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
 use bytes::Bytes;
+use std::path::Path;
 
 /// One log entry. `kind` and `body` are opaque here; `body` is a slice of a larger buffer more
 /// often than not (of a received frame), and is written as it came.
@@ -36,11 +37,65 @@ pub struct LogRange {
     pub last: Option<LogId>,
 }
 
+/// How to open a log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The id of the store; every block carries it.
+    pub store_id: u64,
+    /// Whose log it is; every block carries it.
+    pub shard: ShardId,
+    /// Length of a segment, rounded up to whole blocks and into the bounds of
+    /// [`limits`](crate::limits).
+    pub segment_bytes: u64,
+    /// Recent entries kept in memory, in bytes.
+    pub cache_bytes: usize,
+}
+
+/// What was found when a log was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRecovered {
+    /// There was no log: it was created. A shard that has a checkpoint must take this for damage.
+    pub created: bool,
+    /// Blocks cut off at the end because they were never acknowledged (a torn tail).
+    pub blocks_cut: u64,
+}
+
 /// The log of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Log {}
 
 impl Log {
+    /// Opens the log in the directory `dir`, creating it if there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
+    /// `Io` (`NoSpace` when there is no room for a segment).
+    pub async fn open(dir: &Path, options: LogOptions) -> Result<(Self, LogRecovered)> {
+        let _ = (dir, options);
+        todo!()
+    }
+
+    /// Waits for everything appended, makes the commit index durable and stops the background work.
+    /// Whatever comes after that is answered with `Closed`.
+    pub async fn close(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// Waits while too much is appended that is not durable yet. Callers of [`Log::append`] wait
+    /// here first: that is what bounds the log's memory.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    pub async fn wait_for_room(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// Whether there is no room on the device for the next segment. The active one still takes
+    /// what makes room (deletes, membership changes, votes); new values should be refused.
+    pub fn is_disk_full(&self) -> bool {
+        todo!()
+    }
+
     /// What the log holds, entries not yet durable included.
     pub fn range(&self) -> LogRange {
         todo!()

@@ -1,0 +1,133 @@
+//! What a log entry says, and what became of it.
+//!
+//! The body of a write entry is the payload of the client's write frame, unchanged, so neither the
+//! leader nor a follower encodes anything.
+//!
+//! A recorded result, as the session table keeps it for retries (at most 9 bytes):
+//!
+//! ```text
+//! offset  size
+//!      0     1  tag: 1 applied, 2 conflict
+//!      1     8  applied: the version given to the key; conflict: its current version, 0 if absent
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use corelith_shards::{LogId, LogIndex};
+
+/// What the body of a log entry is. Numbers are never used again for something else.
+pub mod kind {
+    /// Nothing; a leader begins its term with one.
+    pub const BLANK: u8 = 0;
+    /// The members of the group.
+    pub const MEMBERSHIP: u8 = 1;
+    /// A put or delete.
+    pub const WRITE: u8 = 2;
+    /// Opens a client session, named by the entry's index.
+    pub const OPEN_SESSION: u8 = 3;
+}
+
+/// What became of a write when its entry was applied. The same on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect; `version` is the log index of the entry that made it (of an earlier entry
+    /// if this one was a retry).
+    Applied {
+        /// The version it gave the key.
+        version: LogIndex,
+    },
+    /// Its condition did not hold; nothing changed.
+    Conflict {
+        /// The key's version at that point, `None` if it had no value.
+        current: Option<LogIndex>,
+    },
+    /// The session is not open (never was, or has expired): not applied, and it never will be.
+    SessionExpired,
+    /// The client has said before that this write was answered: a stray duplicate.
+    Stale,
+    /// Too far ahead of the writes that the client has seen answered.
+    WindowFull,
+    /// The entry's body made no sense; nothing changed.
+    Malformed,
+    /// The entry opened a session.
+    SessionOpened {
+        /// Its id.
+        session: u64,
+    },
+    /// The entry was blank or a membership change.
+    Internal,
+}
+
+/// The answer to a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteReply {
+    /// The entry at which it was decided: term, leader and log index.
+    pub at: LogId,
+    /// What was decided.
+    pub outcome: Outcome,
+}
+
+impl std::fmt::Display for WriteReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {:?}", self.at, self.outcome)
+    }
+}
+
+const APPLIED: u8 = 1;
+const CONFLICT: u8 = 2;
+
+impl Outcome {
+    /// What the session table keeps of it; `None` for what is not a result of a write.
+    pub fn record(self) -> Option<Bytes> {
+        let (tag, version) = match self {
+            Self::Applied { version } => (APPLIED, version.0),
+            Self::Conflict { current } => (CONFLICT, current.map_or(0, |version| version.0)),
+            _ => return None,
+        };
+        let mut record = BytesMut::with_capacity(9);
+        record.put_u8(tag);
+        record.put_u64_le(version);
+        Some(record.freeze())
+    }
+
+    /// Reads what [`Outcome::record`] wrote; `None` if it did not.
+    pub fn from_record(record: &[u8]) -> Option<Self> {
+        let (tag, version) = record.split_first()?;
+        let version = u64::from_le_bytes(*version.first_chunk::<8>()?);
+        match *tag {
+            APPLIED => Some(Self::Applied {
+                version: LogIndex(version),
+            }),
+            // Index 0 holds the first membership, so no key has version 0.
+            CONFLICT => Some(Self::Conflict {
+                current: (version != 0).then_some(LogIndex(version)),
+            }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_read_back() {
+        let outcomes = [
+            Outcome::Applied {
+                version: LogIndex(7),
+            },
+            Outcome::Conflict {
+                current: Some(LogIndex(u64::MAX)),
+            },
+            Outcome::Conflict { current: None },
+        ];
+        for outcome in outcomes {
+            let record = outcome.record().unwrap();
+            assert!(record.len() <= 32);
+            assert_eq!(Outcome::from_record(&record), Some(outcome));
+        }
+        assert_eq!(Outcome::SessionExpired.record(), None);
+        assert_eq!(Outcome::from_record(&[9, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(Outcome::from_record(&[1, 0]), None);
+    }
+}

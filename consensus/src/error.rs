@@ -1,0 +1,54 @@
+//! The errors of this crate.
+
+use corelith_shards::NodeId;
+
+/// Why a group did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// This node does not lead the shard. Nothing was proposed: ask the leader, if one is known.
+    #[error("this node does not lead the shard")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Leadership was lost while the write was on its way: it may or may not be applied. Repeating
+    /// it under the same session and number is safe and tells.
+    #[error("leadership changed while the write was on its way")]
+    LeadershipLost {
+        /// Who leads now, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// No majority of the replicas answers. Nothing was proposed; try again later.
+    #[error("no majority of the shard's replicas answers")]
+    Unavailable,
+    /// Too much is in flight already. Nothing was proposed; try again a little later.
+    #[error("too many writes are in flight")]
+    Throttled,
+    /// The command is not one that this crate could apply. Nothing was proposed.
+    #[error("malformed command")]
+    Malformed,
+    /// The shard's storage failed on this node. It takes no part in the group any more until the
+    /// node restarts; other nodes take over.
+    #[error("the shard's storage failed on this node")]
+    Storage,
+    /// The group was shut down. A write on its way may or may not be applied.
+    #[error("the group is shut down")]
+    Shutdown,
+}
+
+/// Why a group could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The shard's storage failed.
+    #[error(transparent)]
+    Storage(#[from] corelith_shards::Error),
+    /// The members are not usable: this node is not one of them, or there are none.
+    #[error("the members of the shard do not include this node")]
+    NotAMember,
+    /// The timers do not fit together.
+    #[error("invalid consensus options: {0}")]
+    Options(&'static str),
+    /// The consensus state on disk was refused.
+    #[error("the shard's consensus state cannot be used: {0}")]
+    State(String),
+}

@@ -1,0 +1,40 @@
+//! Every bound of this crate.
+
+/// Proposals that a group accepts before the first of them is answered.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 16 * 1024;
+/// Bytes of such proposals. A single larger one passes alone.
+pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// Messages in a group's mailbox: all proposals, and room for everything else.
+pub const MAILBOX_LEN_MAX: usize = 4 * PROPOSALS_IN_FLIGHT_MAX;
+/// Batches of committed entries that wait to be applied. Applying waits for the engine's memory; a
+/// full queue would stop the group's timers too, so it is long enough that the proposal budget
+/// fills first.
+pub const APPLY_QUEUE_LEN_MAX: usize = 64 * 1024;
+/// Entries that one append to a follower carries.
+pub const APPEND_ENTRIES_MAX: usize = 4096;
+/// Bytes of entries in one append to a follower, unless a single entry is larger.
+pub const APPEND_BYTES: usize = 1 << 20;
+/// Appends on their way to one follower of one shard.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of such appends; one append always goes.
+pub const APPEND_BYTES_IN_FLIGHT_MAX: usize = 8 << 20;
+/// Bytes of entries read from the log at once to be applied.
+pub const APPLY_BYTES: u64 = 4 << 20;
+/// Entries applied before other tasks of the core get a turn.
+pub const APPLY_TURN_ENTRIES: usize = 64;
+/// Readers that wait for one confirmation of leadership.
+pub const READERS_WAITING_MAX: usize = 64 * 1024;
+/// Requests to one peer that are not answered.
+pub const PEER_REQUESTS_MAX: usize = 64 * 1024;
+/// Bytes queued towards one peer before requests to it fail.
+pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// What a peer connection reads at once.
+pub const PEER_READ_BYTES: usize = 256 << 10;
+/// Pieces of a snapshot on their way to one follower.
+pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
+/// Members of one group.
+pub const MEMBERS_MAX: usize = 64;
+
+const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < MAILBOX_LEN_MAX);
+const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(APPENDS_IN_FLIGHT_MAX < PEER_REQUESTS_MAX);

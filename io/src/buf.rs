@@ -1,45 +1,128 @@
 //! Buffers for direct I/O.
 
+use crate::uring::memory::{self, Block, Read};
+use std::ops::{Deref, DerefMut};
+
 /// The unit of direct I/O: offsets and lengths of writes are multiples of it.
 pub const BLOCK_SIZE: usize = 4096;
 
+/// Longer buffers are freed instead of recycled.
+pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
+/// Idle bytes kept for recycling per core.
+pub(crate) const RECYCLED_BYTES_MAX: usize = 16 << 20;
+const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
+const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
+
 /// An owned, aligned buffer of one core. Its memory goes back to the core's pool when it is dropped.
 pub struct Buf {
-    _todo: (),
+    memory: Memory,
+    len: usize,
+}
+
+enum Memory {
+    None,
+    Block(Block),
+    Read(Read),
 }
 
 impl Buf {
     /// Returns a buffer of `len` bytes whose capacity is `len` rounded up to [`BLOCK_SIZE`]. The
     /// contents are unspecified (initialised, maybe stale).
     pub fn alloc(len: usize) -> Self {
-        todo!("{len}")
+        let memory = match len {
+            0 => Memory::None,
+            len => Memory::Block(Block::take(len.next_multiple_of(BLOCK_SIZE))),
+        };
+        Self { memory, len }
+    }
+
+    /// Returns a buffer of `len` bytes that are all 0.
+    pub fn zeroed(len: usize) -> Self {
+        let mut buf = Self::alloc(len);
+        buf.fill(0);
+        buf
+    }
+
+    pub(crate) fn from_read(read: Read) -> Self {
+        Self {
+            len: read.bytes().len(),
+            memory: Memory::Read(read),
+        }
     }
 
     /// Number of bytes.
     pub fn len(&self) -> usize {
-        todo!()
+        self.len
     }
 
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
-    /// Shortens the buffer to `len` bytes.
+    /// Shortens the buffer to `len` bytes. Allocate buffers at the length that will be written
+    /// where it is known: one that is written shorter is recycled at the shorter length.
     pub fn truncate(&mut self, len: usize) {
-        todo!("{len}")
+        self.len = self.len.min(len);
+    }
+
+    /// The bytes as a block that a write can own: exactly as long, a multiple of [`BLOCK_SIZE`].
+    pub(crate) fn into_block(self) -> Block {
+        debug_assert!(self.len > 0 && self.len.is_multiple_of(BLOCK_SIZE));
+        match self.memory {
+            Memory::Block(mut block) => {
+                block.trim(self.len);
+                block
+            }
+            memory => {
+                let bytes = memory.bytes().get(..self.len).unwrap_or_default();
+                Block::copy_of(bytes)
+            }
+        }
+    }
+
+    /// Bytes of buffers of this thread that lie idle, for use by the next ones.
+    pub fn idle_bytes() -> usize {
+        memory::idle_bytes()
     }
 }
 
-impl std::ops::Deref for Buf {
+impl Memory {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::None => &[],
+            Memory::Block(block) => block.bytes(),
+            Memory::Read(read) => read.bytes(),
+        }
+    }
+}
+
+impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        todo!()
+        // `len` never exceeds the memory's length.
+        self.memory.bytes().get(..self.len).unwrap_or_default()
     }
 }
 
-impl std::ops::DerefMut for Buf {
+impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        todo!()
+        // What a read returned is shared with the executor's statistics and never written in place.
+        if let Memory::Read(read) = &self.memory {
+            self.memory = Memory::Block(Block::copy_of(read.bytes()));
+        }
+        match &mut self.memory {
+            Memory::Block(block) => block
+                .bytes_mut()
+                .and_then(|bytes| bytes.get_mut(..self.len))
+                .unwrap_or_default(),
+            _ => Default::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Buf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buf({} bytes)", self.len)
     }
 }

@@ -66,6 +66,28 @@ impl CoreHandle {
     }
 }
 
+/// Runs `main` on a core of its own, unpinned, and returns what it returned: for tests and tools.
+///
+/// # Panics
+/// When the core cannot start.
+pub fn run<F, Fut, T>(main: F) -> T
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let started = CoreConfig::new("main").start(move || async move {
+        // The receiver waits below until the core has ended.
+        let _ = sender.send(main().await);
+    });
+    match started.and_then(CoreHandle::join).map(|()| receiver.recv()) {
+        Ok(Ok(output)) => output,
+        Ok(Err(_)) => panic!("the core ended without a result"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Runs `work` on the blocking pool and returns its result.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match world::current() {

@@ -46,7 +46,7 @@ impl OpenOptions {
     /// Opens the file at `path`.
     pub async fn open(self, path: &Path) -> Result<File> {
         let inner = match world::current() {
-            World::Uring(_) => Inner::Uring(uring::file::File::open(self, path).await?),
+            World::Uring(core) => Inner::Uring(uring::file::File::open(core, self, path).await?),
             #[cfg(feature = "sim")]
             World::Sim(core) => Inner::Sim(sim::file::File::open(core, self, path).await?),
         };

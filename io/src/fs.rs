@@ -7,6 +7,9 @@ use crate::uring;
 use crate::world::{self, World};
 use std::path::Path;
 
+/// The file in a directory that [`lock_dir`] locks.
+pub const LOCK_FILE: &str = "LOCK";
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
@@ -30,7 +33,7 @@ enum Inner {
     Sim(sim::file::DirLock),
 }
 
-/// Locks the directory `path` (through a file `LOCK` in it).
+/// Locks the directory `path` (through [`LOCK_FILE`] in it).
 ///
 /// # Errors
 /// `Locked` when another process (or another holder in this one) has it.

@@ -5,7 +5,11 @@ use crate::error::Result;
 use crate::sim;
 use crate::uring;
 use crate::world::{self, World};
+use bytes::BytesMut;
 use std::net::SocketAddr;
+
+/// What [`ReadHalf::read_buf`] reserves in a full buffer.
+const READ_LEN_MIN: usize = 16 << 10;
 
 /// A listening socket.
 pub struct TcpListener {
@@ -122,6 +126,25 @@ impl ReadHalf {
             ReadInner::Uring(inner) => inner.read(bytes).await,
             #[cfg(feature = "sim")]
             ReadInner::Sim(inner) => inner.read(bytes).await,
+        }
+    }
+
+    /// Reads at least one byte into the spare capacity of `bytes`, as much as is there, and returns
+    /// how many; 0 means the peer has closed its side. Without spare capacity some is reserved.
+    pub async fn read_buf(&mut self, bytes: &mut BytesMut) -> Result<usize> {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(READ_LEN_MIN);
+        }
+        match &mut self.inner {
+            ReadInner::Uring(inner) => inner.read_buf(bytes).await,
+            #[cfg(feature = "sim")]
+            ReadInner::Sim(inner) => {
+                let len = bytes.len();
+                bytes.resize(bytes.capacity(), 0);
+                let read = inner.read(bytes.get_mut(len..).unwrap_or_default()).await;
+                bytes.truncate(len + read.as_ref().map_or(0, |read| *read));
+                read
+            }
         }
     }
 }

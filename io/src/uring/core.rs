@@ -1,25 +1,205 @@
 //! Executors: one thread per core.
 
+use super::task::Tasks;
+use super::time::Clock;
+use super::watchdog;
 use crate::core::CoreConfig;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::probe;
+use crate::world::{self, World};
+use glommio::{
+    Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares, TaskQueueHandle,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Once;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
-/// A core of the Uring world: the task queues of the executor of this thread.
+/// Entries of each of the executor's three rings; more operations than that wait in a queue.
+const RING_DEPTH: usize = 256;
+/// Threads for work that blocks.
+const BLOCKING_THREADS: usize = 2;
+/// The background queue gets one part of the time for this many of the foreground queue.
+const FOREGROUND_SHARES: usize = 1000;
+const BACKGROUND_SHARES: usize = 100;
+/// The registered buffers are accounted once for each of the three rings; the rest is slack.
+const REGISTERED_FRACTION: usize = 4;
+/// Rounds in which the tasks of an ended core may end.
+const SHUTDOWN_ROUNDS_MAX: usize = 1000;
+
+/// A core of the Uring world: the task queues, the tasks and the clock of this thread's executor.
 #[derive(Clone)]
-pub(crate) struct Core {}
+pub(crate) struct Core(Rc<Inner>);
 
-pub(crate) struct CoreHandle {}
+struct Inner {
+    foreground: TaskQueueHandle,
+    background: TaskQueueHandle,
+    tasks: Tasks,
+    clock: Clock,
+    /// Devices on which the executor knows whether polled I/O works.
+    probed_devices: RefCell<BTreeSet<u64>>,
+}
 
-pub(crate) fn start<F, Fut>(_config: CoreConfig, _main: F) -> Result<CoreHandle>
+impl Core {
+    fn new(config: &CoreConfig) -> Self {
+        let executor = glommio::executor();
+        Self(Rc::new(Inner {
+            foreground: executor.create_task_queue(
+                Shares::Static(FOREGROUND_SHARES),
+                Latency::Matters(config.preempt),
+                "foreground",
+            ),
+            background: executor.create_task_queue(
+                Shares::Static(BACKGROUND_SHARES),
+                Latency::NotImportant,
+                "background",
+            ),
+            tasks: Tasks::default(),
+            clock: Clock::default(),
+            probed_devices: RefCell::default(),
+        }))
+    }
+
+    pub(crate) fn queue(&self, background: bool) -> TaskQueueHandle {
+        if background {
+            self.0.background
+        } else {
+            self.0.foreground
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn probed_devices(&self) -> &RefCell<BTreeSet<u64>> {
+        &self.0.probed_devices
+    }
+
+    /// Ends all tasks, so that their sockets and files are closed when the core has ended.
+    async fn end_tasks(&self) {
+        for _ in 0..SHUTDOWN_ROUNDS_MAX {
+            if self.0.tasks.running() == 0 {
+                return;
+            }
+            self.0.tasks.abort_all();
+            glommio::executor().yield_task_queue_now().await;
+        }
+    }
+}
+
+pub(crate) struct CoreHandle {
+    name: String,
+    thread: JoinHandle<()>,
+}
+
+thread_local! {
+    static IS_CORE: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(crate) fn start<F, Fut>(config: CoreConfig, main: F) -> Result<CoreHandle>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    todo!()
+    let name = config.name.clone();
+    let failed = |error| Error::new("start core", name.clone(), error);
+    // glommio panics where io_uring is blocked.
+    probe::io_uring().map_err(|error| {
+        Error::with_kind(
+            ErrorKind::Permission,
+            "start core",
+            name.clone(),
+            std::io::Error::other(error),
+        )
+    })?;
+    abort_on_panic();
+    let (started, has_started) = mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name(config.name.clone())
+        .spawn(move || {
+            let executor = match executor_of(&config) {
+                Ok(executor) => executor,
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
+            IS_CORE.set(true);
+            let run = AssertUnwindSafe(|| executor.run(life(config, main)));
+            if catch_unwind(run).is_err() {
+                // The panic hook has aborted already unless somebody replaced it.
+                std::process::abort();
+            }
+            IS_CORE.set(false);
+        })
+        .map_err(failed)?;
+    match has_started.recv() {
+        Ok(Ok(())) => Ok(CoreHandle { name, thread }),
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_) => Err(failed(std::io::Error::other("its thread ended at once"))),
+    }
+}
+
+fn executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
+    let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&config.name)
+        .io_memory(config.locked_memory_bytes / REGISTERED_FRACTION)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(config.preempt)
+        .spin_before_park(config.spin)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+        .make()
+        .map_err(super::io_error)
+}
+
+/// Everything that runs on a core, from its first task to the end of its last.
+async fn life<F, Fut>(config: CoreConfig, main: F)
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let core = Core::new(&config);
+    world::set(Some(World::Uring(core.clone())));
+    let clock = core.clone();
+    crate::task::spawn(async move { clock.clock().drive().await });
+    let pulse = watchdog::watch(&config.name, config.watchdog);
+    crate::task::spawn(async move { pulse.beat().await });
+    crate::task::spawn(main()).await;
+    core.end_tasks().await;
+    world::set(None);
 }
 
 impl CoreHandle {
     pub(crate) fn join(self) -> Result<()> {
-        todo!()
+        self.thread.join().map_err(|_| {
+            let panicked = std::io::Error::other("its thread panicked");
+            Error::new("join core", self.name, panicked)
+        })
     }
+}
+
+/// Makes a panic on a core's thread end the process: its executor would die and the others would
+/// live on without it.
+fn abort_on_panic() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            if IS_CORE.try_with(Cell::get).unwrap_or(false) {
+                std::process::abort();
+            }
+        }));
+    });
 }

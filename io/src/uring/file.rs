@@ -1,34 +1,250 @@
 //! Direct-I/O files on io_uring.
 
-use crate::buf::Buf;
-use crate::error::Result;
+use super::memory::{Block, Read};
+use super::once::once;
+use super::sys;
+use super::task::blocking;
+use super::{Core, io_error};
+use crate::buf::{BLOCK_SIZE, Buf};
+use crate::error::{Error, Result};
 use crate::file::OpenOptions;
-use std::path::Path;
+use glommio::io::{DmaFile, ReadResult};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-pub(crate) struct File {}
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+pub(crate) struct File {
+    file: DmaFile,
+    path: PathBuf,
+}
 
 impl File {
-    pub(crate) async fn open(_options: OpenOptions, _path: &Path) -> Result<Self> {
-        todo!()
+    pub(crate) async fn open(core: Core, options: OpenOptions, path: &Path) -> Result<Self> {
+        let failed = |error| Error::at_path("open", path, error);
+        let owned = path.to_owned();
+        // std opens or creates the file on the blocking pool, and glommio opens it once more by its
+        // descriptor: glommio alone would panic if the name vanished while it opens it.
+        let named = blocking(move || open_named(options, &owned))
+            .await
+            .map_err(failed)?;
+        probe_device(&core, &named, path).await.map_err(failed)?;
+        let file = reopen(options, &named).await.map_err(failed)?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
     }
 
-    pub(crate) async fn read_at(&self, _offset: u64, _len: usize) -> Result<Buf> {
-        todo!()
+    pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
+        if len == 0 {
+            return Ok(Buf::alloc(0));
+        }
+        let start = offset - offset % BLOCK;
+        let skip = usize::try_from(offset - start).unwrap_or(0);
+        let aligned_len = skip.saturating_add(len).next_multiple_of(BLOCK_SIZE);
+        let result = self.read_blocks(start, aligned_len).await?;
+        let present = result.len();
+        if present < skip + len && self.goes_on(start, present)? {
+            return self.read_in_parts(start, skip, len, &result).await;
+        }
+        let wanted = present.saturating_sub(skip).min(len);
+        match ReadResult::slice(&result, skip.min(present), wanted) {
+            Some(slice) if wanted > 0 => Ok(Buf::from_read(Read::new(slice))),
+            _ => Ok(Buf::alloc(0)),
+        }
     }
 
-    pub(crate) async fn write_at(&self, _offset: u64, _buf: Buf) -> Result<()> {
-        todo!()
+    /// Whether the file has bytes after those that a read returned.
+    fn goes_on(&self, start: u64, present: usize) -> Result<bool> {
+        Ok(start.saturating_add(present as u64) < self.stat()?.len)
+    }
+
+    /// Goes on with a read that returned less than the file has, as a signal or the end of an
+    /// extent may cause.
+    async fn read_in_parts(
+        &self,
+        start: u64,
+        skip: usize,
+        len: usize,
+        first: &[u8],
+    ) -> Result<Buf> {
+        let wanted = skip + len;
+        let mut bytes = first.to_vec();
+        while bytes.len() < wanted && self.goes_on(start, bytes.len())? {
+            bytes.truncate(bytes.len() - bytes.len() % BLOCK_SIZE);
+            let missing = (wanted - bytes.len()).next_multiple_of(BLOCK_SIZE);
+            let more = self
+                .read_blocks(start + bytes.len() as u64, missing)
+                .await?;
+            if more.len() < BLOCK_SIZE && more.len() < missing {
+                // Less than a block: either the end, or the file shrank.
+                bytes.extend_from_slice(&more);
+                break;
+            }
+            bytes.extend_from_slice(&more);
+        }
+        let bytes = bytes.get(skip..).unwrap_or_default();
+        let bytes = bytes.get(..len).unwrap_or(bytes);
+        let mut buf = Buf::alloc(bytes.len());
+        buf.copy_from_slice(bytes);
+        Ok(buf)
+    }
+
+    async fn read_blocks(&self, start: u64, len: usize) -> Result<ReadResult> {
+        loop {
+            match once(self.file.read_at_aligned(start, len)).await {
+                Ok(result) => return Ok(result),
+                Err(error) => self.retry("read", error)?,
+            }
+        }
+    }
+
+    pub(crate) async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
+        if !offset.is_multiple_of(BLOCK) || !buf.len().is_multiple_of(BLOCK_SIZE) {
+            return Err(self.failed("write", io::ErrorKind::InvalidInput.into()));
+        }
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let block = buf.into_block();
+        let len = block.bytes().len();
+        let written = self.write_block(offset, &block).await?;
+        if written < len {
+            return self.write_rest(offset, block, written).await;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a write of which only the first `done` bytes were written: the device is full,
+    /// or a signal came.
+    async fn write_rest(&self, offset: u64, block: Block, mut done: usize) -> Result<()> {
+        loop {
+            let aligned = done - done % BLOCK_SIZE;
+            let rest = block.bytes().get(aligned..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let rest = Block::copy_of(rest);
+            let written = self.write_block(offset + aligned as u64, &rest).await?;
+            if aligned + written <= done {
+                return Err(self.failed("write", io::ErrorKind::StorageFull.into()));
+            }
+            done = aligned + written;
+        }
+    }
+
+    async fn write_block(&self, offset: u64, block: &Block) -> Result<usize> {
+        loop {
+            match once(self.file.write_rc_at(block.share(), offset)).await {
+                Ok(written) => return Ok(written),
+                Err(error) => self.retry("write", error)?,
+            }
+        }
     }
 
     pub(crate) async fn sync(&self) -> Result<()> {
-        todo!()
+        once(self.file.fdatasync())
+            .await
+            .map_err(|error| self.failed("sync", io_error(error)))
     }
 
+    #[expect(clippy::unused_async, reason = "the same shape in both worlds")]
     pub(crate) async fn len(&self) -> Result<u64> {
-        todo!()
+        Ok(self.stat()?.len)
     }
 
-    pub(crate) async fn set_len(&self, _len: u64) -> Result<()> {
-        todo!()
+    pub(crate) async fn set_len(&self, len: u64) -> Result<()> {
+        once(self.file.truncate(len))
+            .await
+            .map_err(|error| self.failed("set the length of", io_error(error)))
     }
+
+    fn stat(&self) -> Result<sys::Stat> {
+        sys::stat(&self.file).map_err(|error| self.failed("look at", error))
+    }
+
+    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::at_path(operation, &self.path, error)
+    }
+
+    /// Passes on any failure but an interruption.
+    fn retry(&self, operation: &'static str, error: glommio::GlommioError<()>) -> Result<()> {
+        let error = io_error(error);
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            _ => Err(self.failed(operation, error)),
+        }
+    }
+}
+
+fn open_named(options: OpenOptions, path: &Path) -> io::Result<std::fs::File> {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(options.write || options.create_new)
+        .create_new(options.create_new)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "it is not a regular file",
+    ))
+}
+
+/// Opens an open file once more, for glommio.
+async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFile> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let mut open = glommio::io::OpenOptions::new();
+    open.read(true).write(options.write || options.create_new);
+    if options.dsync {
+        open.custom_flags(libc::O_DSYNC);
+    }
+    open.dma_open(&path).await.map_err(|error| {
+        let error = io_error(error);
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the file system does not take direct I/O",
+            ),
+            _ => error,
+        }
+    })
+}
+
+/// Lets the executor find out about the device of `file` while it reads a file that has a block.
+///
+/// glommio reads the first file that it opens on a device to learn whether polled I/O works there.
+/// In an empty file that read succeeds at the end of the file without having asked the device, and
+/// every later read of the device fails.
+async fn probe_device(core: &Core, file: &std::fs::File, path: &Path) -> io::Result<()> {
+    let device = sys::stat(file)?.device;
+    if core.probed_devices().borrow().contains(&device) {
+        return Ok(());
+    }
+    let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+    let sample = blocking(move || unnamed_block(&dir)).await?;
+    reopen(OpenOptions::new(), &sample).await?;
+    core.probed_devices().borrow_mut().insert(device);
+    Ok(())
+}
+
+/// Makes a file of one block that has no name and vanishes when it is closed.
+pub(crate) fn unnamed_block(dir: &Path) -> io::Result<std::fs::File> {
+    let dir = match dir.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => dir,
+    };
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(dir)?;
+    file.write_all_at(&[0; BLOCK_SIZE], 0)?;
+    file.sync_data()?;
+    Ok(file)
 }

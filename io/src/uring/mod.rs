@@ -1,10 +1,26 @@
-//! The Uring world: glommio executors.
+//! The Uring world: glommio executors. The only place that knows glommio.
 
 pub(crate) mod core;
 pub(crate) mod file;
 pub(crate) mod fs;
+pub(crate) mod memory;
 pub(crate) mod net;
+mod once;
+pub(crate) mod sys;
 pub(crate) mod task;
 pub(crate) mod time;
+mod timers;
+#[cfg(test)]
+mod timers_tests;
+mod watchdog;
 
 pub(crate) use self::core::Core;
+
+/// The failure below one of glommio's.
+fn io_error(error: glommio::GlommioError<()>) -> std::io::Error {
+    match error {
+        glommio::GlommioError::IoError(source)
+        | glommio::GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}

@@ -1,56 +1,230 @@
 //! TCP on io_uring.
 
-use crate::error::Result;
+use super::io_error;
+use super::once::once;
+use super::sys;
+use crate::error::{Error, Result};
+use bytes::BytesMut;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use glommio::net::{AcceptedTcpStream, TcpListener as Listener, TcpStream as Stream};
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::rc::Rc;
 
-pub(crate) struct TcpListener {}
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 1024;
+
+type Accepting = Pin<Box<dyn Future<Output = io::Result<AcceptedTcpStream>>>>;
+
+pub(crate) struct TcpListener {
+    listener: Rc<Listener>,
+    address: SocketAddr,
+    /// An accept outlives the future that waits for it: a cancelled one could lose a connection.
+    accepting: RefCell<Option<Accepting>>,
+}
 
 impl TcpListener {
-    pub(crate) fn bind(_address: SocketAddr) -> Result<Self> {
-        todo!()
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self> {
+        let (listener, address) =
+            bind(address).map_err(|error| Error::new("listen at", address.to_string(), error))?;
+        Ok(Self {
+            listener: Rc::new(listener),
+            address,
+            accepting: RefCell::default(),
+        })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape in both worlds")]
     pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
-        todo!()
+        Ok(self.address)
     }
 
     pub(crate) async fn accept(&self) -> Result<TcpStream> {
-        todo!()
+        let accepted = poll_fn(|cx| {
+            let mut accepting = self.accepting.borrow_mut();
+            let accept = accepting.get_or_insert_with(|| {
+                let listener = Rc::clone(&self.listener);
+                Box::pin(once(async move {
+                    listener.shared_accept().await.map_err(io_error)
+                }))
+            });
+            let accepted = accept.as_mut().poll(cx);
+            if accepted.is_ready() {
+                *accepting = None;
+            }
+            accepted
+        })
+        .await
+        .and_then(|accepted| {
+            let stream = accepted.bind_to_executor();
+            sys::set_close_on_exec(&stream)?;
+            TcpStream::new(stream, None)
+        });
+        accepted.map_err(|error| Error::new("accept at", self.address.to_string(), error))
     }
 }
 
-pub(crate) struct TcpStream {}
+/// Binds without `SO_REUSEPORT`, which glommio would set: it lets a second server share the port.
+#[expect(unsafe_code, reason = "hands a socket to glommio")]
+fn bind(address: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restarted server may listen while connections of the former one are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let address = socket
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is an open listening socket, and its ownership goes to the listener.
+    let listener = unsafe { Listener::from_raw_fd(socket.into_raw_fd()) };
+    Ok((listener, address))
+}
+
+pub(crate) struct TcpStream {
+    connection: Rc<Connection>,
+}
+
+/// A connection that two halves share. Borrows last for one poll.
+struct Connection {
+    stream: RefCell<Stream>,
+    peer: SocketAddr,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A poll in the ring keeps the socket open for a while after its descriptor is closed.
+        let _ = sys::shutdown(self.stream.get_mut());
+    }
+}
 
 impl TcpStream {
-    pub(crate) async fn connect(_address: SocketAddr) -> Result<Self> {
-        todo!()
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        let stream = once(Stream::connect(address)).await.map_err(io_error);
+        stream
+            .and_then(|stream| Self::new(stream, Some(address)))
+            .map_err(|error| Error::new("connect to", address.to_string(), error))
     }
 
+    fn new(stream: Stream, peer: Option<SocketAddr>) -> io::Result<Self> {
+        stream.set_nodelay(true).map_err(io_error)?;
+        let peer = match peer {
+            Some(peer) => peer,
+            None => stream.peer_addr().map_err(io_error)?,
+        };
+        Ok(Self {
+            connection: Rc::new(Connection {
+                stream: RefCell::new(stream),
+                peer,
+            }),
+        })
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape in both worlds")]
     pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
-        todo!()
+        Ok(self.connection.peer)
     }
 
     pub(crate) fn into_split(self) -> (ReadHalf, WriteHalf) {
-        todo!()
+        let read = ReadHalf {
+            connection: Rc::clone(&self.connection),
+        };
+        let write = WriteHalf {
+            connection: self.connection,
+        };
+        (read, write)
     }
 }
 
-pub(crate) struct ReadHalf {}
+impl Connection {
+    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::new(operation, self.peer.to_string(), error)
+    }
+}
+
+pub(crate) struct ReadHalf {
+    connection: Rc<Connection>,
+}
 
 impl ReadHalf {
-    pub(crate) async fn read(&mut self, _bytes: &mut [u8]) -> Result<usize> {
-        todo!()
+    pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        loop {
+            let read = poll_fn(|cx| {
+                let mut stream = self.connection.stream.borrow_mut();
+                Pin::new(&mut *stream).poll_read(cx, bytes)
+            });
+            match read.await {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    return result.map_err(|error| self.connection.failed("receive from", error));
+                }
+            }
+        }
+    }
+
+    /// Reads into the spare capacity of `bytes`, of which there is some.
+    #[expect(
+        unsafe_code,
+        reason = "receives into memory that is not initialised yet"
+    )]
+    pub(crate) async fn read_buf(&mut self, bytes: &mut BytesMut) -> Result<usize> {
+        let spare = bytes.spare_capacity_mut();
+        // SAFETY: any byte is a valid u8, the memory is ours for as long as `bytes` is borrowed,
+        // and recv(2) only writes to it.
+        let spare =
+            unsafe { std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast::<u8>(), spare.len()) };
+        let read = self.read(spare).await?;
+        let len = bytes.len() + read;
+        debug_assert!(len <= bytes.capacity());
+        // SAFETY: recv(2) has filled the first `read` bytes after the present ones.
+        unsafe { bytes.set_len(len) };
+        Ok(read)
     }
 }
 
-pub(crate) struct WriteHalf {}
+pub(crate) struct WriteHalf {
+    connection: Rc<Connection>,
+}
 
 impl WriteHalf {
-    pub(crate) async fn write_all(&mut self, _bytes: &[u8]) -> Result<()> {
-        todo!()
+    pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let write = poll_fn(|cx| {
+                let mut stream = self.connection.stream.borrow_mut();
+                Pin::new(&mut *stream).poll_write(cx, bytes)
+            });
+            let error = match write.await {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    bytes = bytes.get(written..).unwrap_or_default();
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            return Err(self.connection.failed("send to", error));
+        }
+        Ok(())
     }
 
+    #[expect(clippy::unused_async, reason = "the same shape in both worlds")]
     pub(crate) async fn shutdown(&mut self) -> Result<()> {
-        todo!()
+        match sys::shutdown(&*self.connection.stream.borrow()) {
+            // The peer was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result.map_err(|error| self.connection.failed("shut down", error)),
+        }
     }
 }

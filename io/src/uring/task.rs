@@ -1,47 +1,181 @@
-//! Tasks of a glommio executor.
+//! Tasks of a glommio executor, and its blocking pool.
 
 use super::Core;
+use crate::world::{self, World};
+use glommio::task::JoinHandle as Scheduled;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// The tasks of one core that have not ended, so that they can be aborted, one by one or all when
+/// the core ends: a task that glommio forgets would keep its sockets open.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: RefCell<Vec<Option<Scheduled<()>>>>,
+    free: RefCell<Vec<usize>>,
+    running: Cell<usize>,
+}
+
+impl Tasks {
+    fn reserve(&self) -> usize {
+        self.running.set(self.running.get() + 1);
+        self.free.borrow_mut().pop().unwrap_or_else(|| {
+            let mut slots = self.slots.borrow_mut();
+            slots.push(None);
+            slots.len() - 1
+        })
+    }
+
+    fn fill(&self, slot: usize, task: Scheduled<()>) {
+        if let Some(place) = self.slots.borrow_mut().get_mut(slot) {
+            *place = Some(task);
+        }
+    }
+
+    fn release(&self, slot: usize) {
+        self.running.set(self.running.get() - 1);
+        let task = self.slots.borrow_mut().get_mut(slot).and_then(Option::take);
+        self.free.borrow_mut().push(slot);
+        drop(task);
+    }
+
+    fn abort(&self, slot: usize) {
+        if let Some(Some(task)) = self.slots.borrow().get(slot) {
+            task.cancel();
+        }
+    }
+
+    /// Aborts all tasks; they end when they are next scheduled.
+    pub(crate) fn abort_all(&self) {
+        for task in self.slots.borrow().iter().flatten() {
+            task.cancel();
+        }
+    }
+
+    /// How many tasks have not ended.
+    pub(crate) fn running(&self) -> usize {
+        self.running.get()
+    }
+}
+
+/// What a task and its handle share.
+struct Shared<T> {
+    output: Cell<Option<T>>,
+    is_finished: Cell<bool>,
+    joiner: Cell<Option<Waker>>,
+}
+
+/// Lives as long as the task's future.
+struct Running<T> {
+    core: Core,
+    slot: usize,
+    shared: Rc<Shared<T>>,
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.core.tasks().release(self.slot);
+        self.shared.is_finished.set(true);
+        if let Some(joiner) = self.shared.joiner.take() {
+            joiner.wake();
+        }
+    }
+}
 
 pub(crate) struct JoinHandle<T> {
-    _output: std::marker::PhantomData<fn() -> T>,
+    core: Core,
+    slot: usize,
+    shared: Rc<Shared<T>>,
 }
 
 impl<T> JoinHandle<T> {
     pub(crate) fn abort(&self) {
-        todo!()
+        if !self.shared.is_finished.get() {
+            self.core.tasks().abort(self.slot);
+        }
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        todo!()
+        self.shared.is_finished.get()
     }
 }
 
 impl<T> Future for JoinHandle<T> {
     type Output = Option<T>;
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<T>> {
-        todo!()
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        if self.shared.is_finished.get() {
+            return Poll::Ready(self.shared.output.take());
+        }
+        self.shared.joiner.set(Some(cx.waker().clone()));
+        Poll::Pending
     }
 }
 
 pub(crate) fn spawn<T: 'static>(
-    _core: &Core,
-    _background: bool,
-    _future: impl Future<Output = T> + 'static,
+    core: &Core,
+    background: bool,
+    future: impl Future<Output = T> + 'static,
 ) -> JoinHandle<T> {
-    todo!()
+    let shared = Rc::new(Shared {
+        output: Cell::new(None),
+        is_finished: Cell::new(false),
+        joiner: Cell::new(None),
+    });
+    let slot = core.tasks().reserve();
+    let running = Running {
+        core: core.clone(),
+        slot,
+        shared: Rc::clone(&shared),
+    };
+    let task = async move {
+        let output = future.await;
+        running.shared.output.set(Some(output));
+        drop(running);
+    };
+    let queue = core.queue(background);
+    match glommio::spawn_local_into(task, queue) {
+        Ok(task) => core.tasks().fill(slot, task.detach()),
+        Err(error) => panic!("the queues of a core live as long as the core: {error}"),
+    }
+    JoinHandle {
+        core: core.clone(),
+        slot,
+        shared,
+    }
 }
 
 pub(crate) async fn yield_now() {
-    todo!()
+    glommio::executor().yield_now().await;
 }
 
 pub(crate) async fn yield_if_needed() {
-    todo!()
+    glommio::yield_if_needed().await;
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(_work: impl FnOnce() -> T + Send + 'static) -> T {
-    todo!()
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    type Outcome<T> = Result<T, Box<dyn Any + Send>>;
+    debug_assert!(matches!(world::current(), World::Uring(_)));
+    let outcome: Arc<Mutex<Option<Outcome<T>>>> = Arc::default();
+    let there = Arc::clone(&outcome);
+    // A panic would end the pool's thread and leave this task waiting for ever.
+    let work = move || {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        *there.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    };
+    super::once::once(glommio::executor().spawn_blocking(work)).await;
+    let done = outcome
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match done {
+        Some(Ok(value)) => value,
+        Some(Err(_)) => panic!("work on the blocking pool panicked"),
+        None => panic!("the blocking pool returned without having run the work"),
+    }
 }

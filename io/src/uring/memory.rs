@@ -1,0 +1,164 @@
+//! Memory for direct I/O: aligned blocks of our own, recycled per thread, and what glommio read.
+
+use crate::buf::{BLOCK_SIZE, RECYCLED_BYTES_MAX, RECYCLED_LEN_MAX};
+use glommio::io::{DmaBuffer, ReadResult};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A block of aligned memory. Its length is a multiple of [`BLOCK_SIZE`].
+pub(crate) struct Block {
+    memory: Rc<DmaBuffer>,
+    /// Bytes allocated; the buffer's own length is smaller after [`Block::trim`].
+    capacity: usize,
+}
+
+impl Block {
+    /// Takes a block from the thread's pool, or makes a zeroed one. `len` is a multiple of
+    /// [`BLOCK_SIZE`] and not 0.
+    pub(crate) fn take(len: usize) -> Self {
+        debug_assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
+        let recycled = POOL
+            .try_with(|pool| pool.borrow_mut().take(len))
+            .ok()
+            .flatten();
+        recycled.unwrap_or_else(|| {
+            let mut memory = glommio::allocate_dma_buffer_global(len);
+            memory.as_bytes_mut().fill(0);
+            Self {
+                memory: Rc::new(memory),
+                capacity: len,
+            }
+        })
+    }
+
+    /// A block that starts with `bytes`, of which there is at least one.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        let mut block = Self::take(bytes.len().next_multiple_of(BLOCK_SIZE));
+        if let Some(to) = block.bytes_mut().and_then(|to| to.get_mut(..bytes.len())) {
+            to.copy_from_slice(bytes);
+        }
+        block
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.memory.as_bytes()
+    }
+
+    /// The bytes, to be changed: `None` while an operation in flight still owns the memory.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Rc::get_mut(&mut self.memory).map(DmaBuffer::as_bytes_mut)
+    }
+
+    /// Shortens the block for good.
+    pub(crate) fn trim(&mut self, len: usize) {
+        if let Some(memory) = Rc::get_mut(&mut self.memory)
+            && len < memory.len()
+        {
+            memory.trim_to_size(len);
+        }
+    }
+
+    /// Shares the memory with an operation in flight.
+    pub(crate) fn share(&self) -> Rc<DmaBuffer> {
+        Rc::clone(&self.memory)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // Memory that an abandoned operation still owns is freed when that completes.
+        if Rc::strong_count(&self.memory) > 1 || self.memory.len() > RECYCLED_LEN_MAX {
+            return;
+        }
+        let block = Idle {
+            memory: Rc::clone(&self.memory),
+            capacity: self.capacity,
+        };
+        // After the thread's pool is gone the memory is simply freed.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().put(block));
+    }
+}
+
+/// A read's memory, kept as glommio returned it.
+pub(crate) struct Read(ReadResult);
+
+impl Read {
+    pub(crate) fn new(result: ReadResult) -> Self {
+        Self(result)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+struct Idle {
+    memory: Rc<DmaBuffer>,
+    capacity: usize,
+}
+
+/// Idle blocks of this thread by length in units of [`BLOCK_SIZE`]. Lengths are exact, since the
+/// length of a `DmaBuffer` is what a write sends and can only shrink.
+///
+/// Invariant: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`].
+struct Pool {
+    by_blocks: Vec<Vec<Idle>>,
+    bytes: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { by_blocks: Vec::new(), bytes: 0 }) };
+}
+
+impl Pool {
+    fn take(&mut self, len: usize) -> Option<Block> {
+        let idle = self.by_blocks.get_mut(len / BLOCK_SIZE)?.pop()?;
+        self.bytes -= idle.capacity;
+        Some(Block {
+            memory: idle.memory,
+            capacity: idle.capacity,
+        })
+    }
+
+    fn put(&mut self, block: Idle) {
+        if block.capacity > RECYCLED_LEN_MAX {
+            return;
+        }
+        while self.bytes + block.capacity > RECYCLED_BYTES_MAX {
+            if !self.evict() {
+                return;
+            }
+        }
+        let blocks = block.memory.len() / BLOCK_SIZE;
+        if self.by_blocks.len() <= blocks {
+            self.by_blocks.resize_with(blocks + 1, Vec::new);
+        }
+        if let Some(list) = self.by_blocks.get_mut(blocks) {
+            self.bytes += block.capacity;
+            list.push(block);
+        }
+    }
+
+    /// Frees one block of the length that holds most of the pool, so that no length keeps the
+    /// others out for good.
+    fn evict(&mut self) -> bool {
+        let fullest = self
+            .by_blocks
+            .iter_mut()
+            .enumerate()
+            .max_by_key(|(blocks, list)| blocks * list.len())
+            .and_then(|(_, list)| list.pop());
+        match fullest {
+            Some(idle) => {
+                self.bytes -= idle.capacity;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Bytes that lie idle in this thread's pool.
+pub(crate) fn idle_bytes() -> usize {
+    POOL.try_with(|pool| pool.borrow().bytes).unwrap_or(0)
+}

@@ -1,0 +1,111 @@
+//! System calls that neither std nor glommio offers.
+
+#![expect(unsafe_code, reason = "raw system calls")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn monotonic_nanos() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid timespec; CLOCK_MONOTONIC exists on every Linux, so this succeeds.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds * 1_000_000_000 + nanos
+}
+
+/// What `fstat` says of an open file, as far as it is of use here.
+pub(crate) struct Stat {
+    pub(crate) device: u64,
+    pub(crate) len: u64,
+}
+
+/// Looks at an open file. The inode is in memory, so this does not block.
+pub(crate) fn stat(file: &impl AsRawFd) -> io::Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the descriptor is open while `file` is borrowed, and `stat` has room for the answer.
+    check(unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstat succeeded and filled it; all zeros is a valid `stat` too.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Stat {
+        device: stat.st_dev,
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+    })
+}
+
+/// Bytes that an unprivileged user may still write to the file system that holds `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a C string and `stat` has room for the answer.
+    check(unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) })?;
+    // SAFETY: statvfs succeeded and filled it; all zeros is valid too.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether `path` is on a file system that lives in memory.
+pub(crate) fn is_in_memory(path: &Path) -> io::Result<bool> {
+    /// The constant of `linux/magic.h` that the libc crate lacks.
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `path` is a C string and `stat` has room for the answer.
+    check(unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) })?;
+    // SAFETY: statfs succeeded and filled it; all zeros is valid too.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_type == libc::TMPFS_MAGIC || stat.f_type == RAMFS_MAGIC)
+}
+
+/// Closes the descriptor when the process runs another program.
+pub(crate) fn set_close_on_exec(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open while `file` is borrowed.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
+}
+
+/// Ends a connection in both directions and wakes whoever waits for it.
+pub(crate) fn shutdown(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open while `file` is borrowed.
+    check(unsafe { libc::shutdown(file.as_raw_fd(), libc::SHUT_RDWR) })
+}
+
+/// The soft limit of locked memory in bytes, `None` if unlimited.
+pub(crate) fn locked_memory_limit() -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` has room for the answer.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
+    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
+}
+
+/// Sets up and closes a small ring, to learn whether io_uring may be used here.
+pub(crate) fn try_io_uring() -> io::Result<()> {
+    /// `sizeof(struct io_uring_params)`.
+    const PARAMS_LEN: usize = 120;
+    let mut params = [0u64; PARAMS_LEN / 8];
+    // SAFETY: `params` is zeroed, aligned and as long as the kernel's structure.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, params.as_mut_ptr()) };
+    match RawFd::try_from(fd) {
+        // SAFETY: the kernel just returned this descriptor, and nobody else knows it.
+        Ok(fd) if fd >= 0 => drop(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => return Err(io::Error::last_os_error()),
+    }
+    Ok(())
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

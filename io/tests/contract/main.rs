@@ -1,0 +1,97 @@
+//! What the code above this crate relies on, run in both worlds.
+//!
+//! A case is an async function of a [`Place`]. The runner of a world makes a core (or a simulated
+//! node) and a fresh directory for each case.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod files;
+mod names;
+mod net;
+mod tasks;
+mod timers;
+
+mod uring;
+// The runner of the Sim world belongs here: `#[cfg(feature = "sim")] mod sim;`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Where a case runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// An empty directory.
+    pub dir: PathBuf,
+    /// The address of the node that the core belongs to.
+    pub ip: IpAddr,
+}
+
+impl Place {
+    /// The address to listen at: any free port.
+    fn any_port(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, 0)
+    }
+}
+
+/// Calls the macro `$run` with every case.
+macro_rules! for_each_case {
+    ($run:ident) => {
+        $run! {
+            files::what_is_written_is_read,
+            files::reads_start_and_end_anywhere,
+            files::reads_stop_at_the_end_of_the_file,
+            files::writes_must_be_aligned,
+            files::blocks_may_be_overwritten,
+            files::a_file_opened_for_reading_refuses_writes,
+            files::many_durable_writes_in_flight,
+            files::many_reads_and_writes_in_flight_from_one_task,
+            files::a_new_length_is_seen,
+            files::a_second_handle_sees_the_same_bytes,
+            files::an_abandoned_write_leaves_the_rest_alone,
+            files::a_buffer_is_as_long_as_asked,
+            files::buffers_are_recycled,
+            names::a_missing_file_is_not_found,
+            names::create_new_refuses_an_existing_name,
+            names::directories_are_made_with_their_parents,
+            names::a_directory_lists_its_names_in_order,
+            names::rename_replaces,
+            names::removed_names_are_gone,
+            names::one_lock_per_directory,
+            names::an_open_file_outlives_its_name,
+            names::there_is_free_space,
+            net::echo,
+            net::a_dropped_connection_reads_as_ended,
+            net::shutdown_wakes_both_readers,
+            net::large_transfers_both_ways_at_once,
+            net::a_slow_reader_holds_the_writer_back,
+            net::nobody_listens,
+            net::a_port_in_use_is_an_error,
+            net::a_closed_listener_frees_its_port,
+            net::an_abandoned_accept_loses_no_connection,
+            net::many_connections_at_once,
+            net::read_buf_appends,
+            timers::sleeps_are_not_early,
+            timers::sleeps_end_in_order,
+            timers::a_timeout_ends_what_takes_too_long,
+            timers::a_timeout_leaves_what_is_fast_alone,
+            timers::many_sleepers_wake,
+            timers::a_polled_and_dropped_sleep_is_forgotten,
+            timers::a_deadline_in_the_past_is_over,
+            timers::the_clock_does_not_go_back,
+            tasks::a_task_returns_its_output,
+            tasks::a_dropped_handle_detaches,
+            tasks::an_aborted_task_returns_nothing,
+            tasks::abort_drops_the_future,
+            tasks::abort_after_the_end_changes_nothing,
+            tasks::background_tasks_run,
+            tasks::a_yield_lets_others_run,
+            tasks::a_loop_that_yields_if_needed_lets_timers_run,
+            tasks::blocking_work_returns,
+            tasks::random_numbers_differ,
+            tasks::a_channel_within_a_core,
+            tasks::a_full_channel_gives_the_message_back,
+            tasks::one_task_may_wait_for_very_many_things,
+        }
+    };
+}
+pub(crate) use for_each_case;

@@ -39,7 +39,7 @@ async fn create_with(place: &Place, bytes: &[u8]) -> File {
     file
 }
 
-pub async fn what_is_written_is_read(place: Place) {
+pub(crate) async fn what_is_written_is_read(place: Place) {
     let file = create(&place).await;
     assert_eq!(file.len().await.unwrap(), 0);
     file.write_at(BLOCK, block_of(7)).await.unwrap();
@@ -52,7 +52,7 @@ pub async fn what_is_written_is_read(place: Place) {
     assert_eq!(*file.read_at(0, BLOCK_SIZE).await.unwrap(), [0; BLOCK_SIZE]);
 }
 
-pub async fn reads_start_and_end_anywhere(place: Place) {
+pub(crate) async fn reads_start_and_end_anywhere(place: Place) {
     let bytes = pattern(5 * BLOCK_SIZE);
     let file = create_with(&place, &bytes).await;
     for (start, len) in [
@@ -71,7 +71,7 @@ pub async fn reads_start_and_end_anywhere(place: Place) {
     assert!(file.read_at(17, 0).await.unwrap().is_empty());
 }
 
-pub async fn reads_stop_at_the_end_of_the_file(place: Place) {
+pub(crate) async fn reads_stop_at_the_end_of_the_file(place: Place) {
     let bytes = pattern(2 * BLOCK_SIZE + 100);
     let file = create_with(&place, &bytes).await;
     for start in [0, 50, BLOCK_SIZE, 2 * BLOCK_SIZE + 99] {
@@ -86,7 +86,7 @@ pub async fn reads_stop_at_the_end_of_the_file(place: Place) {
     }
 }
 
-pub async fn writes_must_be_aligned(place: Place) {
+pub(crate) async fn writes_must_be_aligned(place: Place) {
     let file = create(&place).await;
     let error = file.write_at(512, block_of(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -98,7 +98,7 @@ pub async fn writes_must_be_aligned(place: Place) {
     assert_eq!(file.len().await.unwrap(), 0);
 }
 
-pub async fn blocks_may_be_overwritten(place: Place) {
+pub(crate) async fn blocks_may_be_overwritten(place: Place) {
     let file = create_with(&place, &pattern(3 * BLOCK_SIZE)).await;
     let mut longer = Buf::zeroed(2 * BLOCK_SIZE);
     longer.fill(9);
@@ -111,7 +111,7 @@ pub async fn blocks_may_be_overwritten(place: Place) {
     assert_eq!(read[2 * BLOCK_SIZE..], bytes[2 * BLOCK_SIZE..]);
 }
 
-pub async fn a_file_opened_for_reading_refuses_writes(place: Place) {
+pub(crate) async fn a_file_opened_for_reading_refuses_writes(place: Place) {
     create_with(&place, &pattern(BLOCK_SIZE)).await;
     let file = File::open(&path(&place)).await.unwrap();
     file.write_at(0, block_of(1)).await.unwrap_err();
@@ -121,7 +121,7 @@ pub async fn a_file_opened_for_reading_refuses_writes(place: Place) {
     );
 }
 
-pub async fn many_durable_writes_in_flight(place: Place) {
+pub(crate) async fn many_durable_writes_in_flight(place: Place) {
     let options = OpenOptions::new().write().create_new().dsync();
     let file = options.open(&path(&place)).await.unwrap();
     file.set_len(64 * BLOCK).await.unwrap();
@@ -135,7 +135,7 @@ pub async fn many_durable_writes_in_flight(place: Place) {
     }
 }
 
-pub async fn many_reads_and_writes_in_flight_from_one_task(place: Place) {
+pub(crate) async fn many_reads_and_writes_in_flight_from_one_task(place: Place) {
     let file = Rc::new(create_with(&place, &pattern(32 * BLOCK_SIZE)).await);
     let mut writes = FuturesUnordered::new();
     let mut reads = FuturesUnordered::new();
@@ -155,7 +155,7 @@ pub async fn many_reads_and_writes_in_flight_from_one_task(place: Place) {
     assert_eq!(file.len().await.unwrap(), 64 * BLOCK);
 }
 
-pub async fn a_new_length_is_seen(place: Place) {
+pub(crate) async fn a_new_length_is_seen(place: Place) {
     let file = create_with(&place, &pattern(2 * BLOCK_SIZE)).await;
     file.set_len(100).await.unwrap();
     assert_eq!(file.len().await.unwrap(), 100);
@@ -170,7 +170,7 @@ pub async fn a_new_length_is_seen(place: Place) {
     );
 }
 
-pub async fn a_second_handle_sees_the_same_bytes(place: Place) {
+pub(crate) async fn a_second_handle_sees_the_same_bytes(place: Place) {
     let writer = create(&place).await;
     writer.write_at(0, block_of(3)).await.unwrap();
     let reader = File::open(&path(&place)).await.unwrap();
@@ -178,7 +178,7 @@ pub async fn a_second_handle_sees_the_same_bytes(place: Place) {
     assert_eq!(*reader.read_at(10, 20).await.unwrap(), [3; 20]);
 }
 
-pub async fn an_abandoned_write_leaves_the_rest_alone(place: Place) {
+pub(crate) async fn an_abandoned_write_leaves_the_rest_alone(place: Place) {
     let file = create_with(&place, &pattern(2 * BLOCK_SIZE)).await;
     {
         let write = pin!(file.write_at(0, block_of(1)));
@@ -192,7 +192,7 @@ pub async fn an_abandoned_write_leaves_the_rest_alone(place: Place) {
     assert!(*first == pattern(BLOCK_SIZE) || *first == [1; BLOCK_SIZE]);
 }
 
-pub async fn a_buffer_is_as_long_as_asked(_place: Place) {
+pub(crate) async fn a_buffer_is_as_long_as_asked(_place: Place) {
     for len in [0, 1, 4095, 4096, 4097, 3 << 20] {
         let mut buf = Buf::alloc(len);
         assert_eq!(buf.len(), len);
@@ -206,7 +206,7 @@ pub async fn a_buffer_is_as_long_as_asked(_place: Place) {
     assert!(Buf::zeroed(10_000).iter().all(|byte| *byte == 0));
 }
 
-pub async fn buffers_are_recycled(place: Place) {
+pub(crate) async fn buffers_are_recycled(place: Place) {
     let file = create(&place).await;
     let first = block_of(1);
     let memory = first.as_ptr();

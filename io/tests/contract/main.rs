@@ -19,11 +19,11 @@ use std::path::PathBuf;
 
 /// Where a case runs.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// An empty directory.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The address of the node that the core belongs to.
-    pub ip: IpAddr,
+    pub(crate) ip: IpAddr,
 }
 
 impl Place {

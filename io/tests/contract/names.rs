@@ -25,7 +25,7 @@ async fn names(dir: &Path) -> Vec<String> {
     entries.into_iter().map(|entry| entry.name).collect()
 }
 
-pub async fn a_missing_file_is_not_found(place: Place) {
+pub(crate) async fn a_missing_file_is_not_found(place: Place) {
     let missing = place.dir.join("missing");
     let kinds = [
         File::open(&missing).await.err().unwrap().kind(),
@@ -45,7 +45,7 @@ async fn create_in(dir: &Path) -> ErrorKind {
     options.open(&dir.join("file")).await.err().unwrap().kind()
 }
 
-pub async fn create_new_refuses_an_existing_name(place: Place) {
+pub(crate) async fn create_new_refuses_an_existing_name(place: Place) {
     let path = place.dir.join("file");
     create(&path, 1).await;
     let again = OpenOptions::new().write().create_new().open(&path).await;
@@ -53,7 +53,7 @@ pub async fn create_new_refuses_an_existing_name(place: Place) {
     assert_eq!(first_byte(&path).await, 1);
 }
 
-pub async fn directories_are_made_with_their_parents(place: Place) {
+pub(crate) async fn directories_are_made_with_their_parents(place: Place) {
     let deep = place.dir.join("a/b/c");
     create_dir_all(&deep).await.unwrap();
     create_dir_all(&deep).await.unwrap();
@@ -64,7 +64,7 @@ pub async fn directories_are_made_with_their_parents(place: Place) {
     create_dir_all(&path).await.unwrap_err();
 }
 
-pub async fn a_directory_lists_its_names_in_order(place: Place) {
+pub(crate) async fn a_directory_lists_its_names_in_order(place: Place) {
     for name in ["c", "a", "d"] {
         create(&place.dir.join(name), 1).await;
     }
@@ -86,7 +86,7 @@ pub async fn a_directory_lists_its_names_in_order(place: Place) {
     );
 }
 
-pub async fn rename_replaces(place: Place) {
+pub(crate) async fn rename_replaces(place: Place) {
     let (from, to) = (place.dir.join("from"), place.dir.join("to"));
     create(&from, 1).await;
     create(&to, 2).await;
@@ -96,7 +96,7 @@ pub async fn rename_replaces(place: Place) {
     assert_eq!(first_byte(&to).await, 1);
 }
 
-pub async fn removed_names_are_gone(place: Place) {
+pub(crate) async fn removed_names_are_gone(place: Place) {
     let dir = place.dir.join("dir");
     create_dir_all(&dir.join("inner")).await.unwrap();
     create(&dir.join("inner/file"), 1).await;
@@ -107,7 +107,7 @@ pub async fn removed_names_are_gone(place: Place) {
     assert!(names(&place.dir).await.is_empty());
 }
 
-pub async fn one_lock_per_directory(place: Place) {
+pub(crate) async fn one_lock_per_directory(place: Place) {
     let lock = lock_dir(&place.dir).await.unwrap();
     let second = lock_dir(&place.dir).await;
     assert_eq!(second.err().unwrap().kind(), ErrorKind::Locked);
@@ -115,7 +115,7 @@ pub async fn one_lock_per_directory(place: Place) {
     lock_dir(&place.dir).await.unwrap();
 }
 
-pub async fn an_open_file_outlives_its_name(place: Place) {
+pub(crate) async fn an_open_file_outlives_its_name(place: Place) {
     let path = place.dir.join("file");
     let file = create(&path, 5).await;
     remove_file(&path).await.unwrap();
@@ -126,6 +126,6 @@ pub async fn an_open_file_outlives_its_name(place: Place) {
     assert_eq!(first_byte(&path).await, 6);
 }
 
-pub async fn there_is_free_space(place: Place) {
+pub(crate) async fn there_is_free_space(place: Place) {
     assert!(free_bytes(&place.dir).await.unwrap() > 0);
 }

@@ -45,7 +45,7 @@ async fn echo_all((mut read, mut write): Halves) {
     }
 }
 
-pub async fn echo(place: Place) {
+pub(crate) async fn echo(place: Place) {
     let ((mut read, mut write), server) = pair(&place).await;
     spawn(echo_all(server));
     for len in [1, 100, 4096, 10_000] {
@@ -55,7 +55,7 @@ pub async fn echo(place: Place) {
     }
 }
 
-pub async fn a_dropped_connection_reads_as_ended(place: Place) {
+pub(crate) async fn a_dropped_connection_reads_as_ended(place: Place) {
     let ((mut read, _write), (server_read, mut server_write)) = pair(&place).await;
     server_write.write_all(b"last words").await.unwrap();
     drop((server_read, server_write));
@@ -64,7 +64,7 @@ pub async fn a_dropped_connection_reads_as_ended(place: Place) {
     assert_eq!(read.read(&mut [0; 10]).await.unwrap(), 0);
 }
 
-pub async fn shutdown_wakes_both_readers(place: Place) {
+pub(crate) async fn shutdown_wakes_both_readers(place: Place) {
     let ((mut read, mut write), (mut server_read, _server_write)) = pair(&place).await;
     let here = spawn(async move { read.read(&mut [0; 10]).await });
     let there = spawn(async move { server_read.read(&mut [0; 10]).await });
@@ -76,7 +76,7 @@ pub async fn shutdown_wakes_both_readers(place: Place) {
     write.shutdown().await.unwrap();
 }
 
-pub async fn large_transfers_both_ways_at_once(place: Place) {
+pub(crate) async fn large_transfers_both_ways_at_once(place: Place) {
     const LEN: usize = 8 << 20;
     async fn send(mut write: WriteHalf, byte: u8) -> WriteHalf {
         for _ in 0..LEN / (1 << 20) {
@@ -99,7 +99,7 @@ pub async fn large_transfers_both_ways_at_once(place: Place) {
     }
 }
 
-pub async fn a_slow_reader_holds_the_writer_back(place: Place) {
+pub(crate) async fn a_slow_reader_holds_the_writer_back(place: Place) {
     const LEN: usize = 64 << 20;
     let ((mut read, _write), (_server_read, mut server_write)) = pair(&place).await;
     let sent = Rc::new(Cell::new(0));
@@ -128,20 +128,20 @@ async fn pin<T>(handle: &corelith_io::JoinHandle<T>) {
     }
 }
 
-pub async fn nobody_listens(place: Place) {
+pub(crate) async fn nobody_listens(place: Place) {
     let (listener, address) = listen(&place);
     drop(listener);
     let error = TcpStream::connect(address).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
 }
 
-pub async fn a_port_in_use_is_an_error(place: Place) {
+pub(crate) async fn a_port_in_use_is_an_error(place: Place) {
     let (_listener, address) = listen(&place);
     let error = TcpListener::bind(address).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::AddressInUse);
 }
 
-pub async fn a_closed_listener_frees_its_port(place: Place) {
+pub(crate) async fn a_closed_listener_frees_its_port(place: Place) {
     let (listener, address) = listen(&place);
     let accepting = spawn(async move { listener.accept().await.map(|_| ()) });
     yield_now().await;
@@ -156,7 +156,7 @@ pub async fn a_closed_listener_frees_its_port(place: Place) {
     bound.await.unwrap();
 }
 
-pub async fn an_abandoned_accept_loses_no_connection(place: Place) {
+pub(crate) async fn an_abandoned_accept_loses_no_connection(place: Place) {
     let (listener, address) = listen(&place);
     for _ in 0..3 {
         let waited = timeout(Duration::from_millis(5), listener.accept()).await;
@@ -170,7 +170,7 @@ pub async fn an_abandoned_accept_loses_no_connection(place: Place) {
     assert_eq!(read_exactly(&mut read, 5).await, b"hello");
 }
 
-pub async fn many_connections_at_once(place: Place) {
+pub(crate) async fn many_connections_at_once(place: Place) {
     let (listener, address) = listen(&place);
     spawn(async move {
         loop {
@@ -189,7 +189,7 @@ pub async fn many_connections_at_once(place: Place) {
     join_all(clients).await;
 }
 
-pub async fn read_buf_appends(place: Place) {
+pub(crate) async fn read_buf_appends(place: Place) {
     let ((_read, mut write), (mut server_read, _server_write)) = pair(&place).await;
     let mut bytes = BytesMut::from(&b"before "[..]);
     write.write_all(b"after").await.unwrap();

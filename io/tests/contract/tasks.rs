@@ -35,7 +35,7 @@ async fn until(condition: impl Fn() -> bool) {
     timeout(Duration::from_secs(10), waiting).await.unwrap();
 }
 
-pub async fn a_task_returns_its_output(_place: Place) {
+pub(crate) async fn a_task_returns_its_output(_place: Place) {
     let task = spawn(async {
         yield_now().await;
         "done"
@@ -44,7 +44,7 @@ pub async fn a_task_returns_its_output(_place: Place) {
     assert_eq!(task.await, Some("done"));
 }
 
-pub async fn a_dropped_handle_detaches(_place: Place) {
+pub(crate) async fn a_dropped_handle_detaches(_place: Place) {
     let ran = Rc::new(Cell::new(false));
     let flag = Rc::clone(&ran);
     drop(spawn(async move {
@@ -54,7 +54,7 @@ pub async fn a_dropped_handle_detaches(_place: Place) {
     until(|| ran.get()).await;
 }
 
-pub async fn an_aborted_task_returns_nothing(_place: Place) {
+pub(crate) async fn an_aborted_task_returns_nothing(_place: Place) {
     let unpolled = spawn(async { 1 });
     unpolled.abort();
     assert_eq!(unpolled.await, None);
@@ -64,7 +64,7 @@ pub async fn an_aborted_task_returns_nothing(_place: Place) {
     assert_eq!(sleeping.await, None);
 }
 
-pub async fn abort_drops_the_future(_place: Place) {
+pub(crate) async fn abort_drops_the_future(_place: Place) {
     let (unpolled, is_first_dropped) = noting();
     let (waiting, is_second_dropped) = noting();
     let first = spawn(async move { drop(unpolled) });
@@ -80,7 +80,7 @@ pub async fn abort_drops_the_future(_place: Place) {
     assert!(is_first_dropped.get() && is_second_dropped.get());
 }
 
-pub async fn abort_after_the_end_changes_nothing(_place: Place) {
+pub(crate) async fn abort_after_the_end_changes_nothing(_place: Place) {
     let task = spawn(async { 1 });
     until(|| task.is_finished()).await;
     // Takes the place of the first task.
@@ -93,12 +93,12 @@ pub async fn abort_after_the_end_changes_nothing(_place: Place) {
     assert_eq!(other.await, Some(2));
 }
 
-pub async fn background_tasks_run(_place: Place) {
+pub(crate) async fn background_tasks_run(_place: Place) {
     let nested = spawn_background(async { spawn(async { 1 }).await.unwrap() + 1 });
     assert_eq!(nested.await, Some(2));
 }
 
-pub async fn a_yield_lets_others_run(_place: Place) {
+pub(crate) async fn a_yield_lets_others_run(_place: Place) {
     let ran = Rc::new(Cell::new(false));
     let flag = Rc::clone(&ran);
     spawn(async move { flag.set(true) });
@@ -111,7 +111,7 @@ pub async fn a_yield_lets_others_run(_place: Place) {
     panic!("the other task did not run");
 }
 
-pub async fn a_loop_that_yields_if_needed_lets_timers_run(_place: Place) {
+pub(crate) async fn a_loop_that_yields_if_needed_lets_timers_run(_place: Place) {
     let over = Rc::new(Cell::new(false));
     let flag = Rc::clone(&over);
     spawn(async move {
@@ -125,21 +125,21 @@ pub async fn a_loop_that_yields_if_needed_lets_timers_run(_place: Place) {
     }
 }
 
-pub async fn blocking_work_returns(_place: Place) {
+pub(crate) async fn blocking_work_returns(_place: Place) {
     assert_eq!(blocking(|| 6 * 7).await, 42);
     let many = (0..100).map(|number| blocking(move || number));
     let sum: i32 = futures_util::future::join_all(many).await.iter().sum();
     assert_eq!(sum, 4950);
 }
 
-pub async fn random_numbers_differ(_place: Place) {
+pub(crate) async fn random_numbers_differ(_place: Place) {
     assert_ne!(random_u64(), random_u64());
     let mut bytes = [0; 33];
     fill_random(&mut bytes);
     assert!(bytes.iter().any(|byte| *byte != 0));
 }
 
-pub async fn a_channel_within_a_core(_place: Place) {
+pub(crate) async fn a_channel_within_a_core(_place: Place) {
     let (sender, receiver) = channel(2);
     spawn(async move {
         for number in 0..100 {
@@ -152,7 +152,7 @@ pub async fn a_channel_within_a_core(_place: Place) {
     assert!(receiver.recv().await.is_err());
 }
 
-pub async fn a_full_channel_gives_the_message_back(_place: Place) {
+pub(crate) async fn a_full_channel_gives_the_message_back(_place: Place) {
     let (sender, receiver) = channel(1);
     assert_eq!(sender.try_send(1), Ok(()));
     assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
@@ -164,7 +164,7 @@ pub async fn a_full_channel_gives_the_message_back(_place: Place) {
 }
 
 /// A task that is woken very often while it also waits for something slow.
-pub async fn one_task_may_wait_for_very_many_things(place: Place) {
+pub(crate) async fn one_task_may_wait_for_very_many_things(place: Place) {
     let listener = TcpListener::bind(place.any_port()).unwrap();
     let mut accept = pin!(listener.accept());
     for number in 0..40_000 {

@@ -12,7 +12,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub async fn sleeps_are_not_early(_place: Place) {
+pub(crate) async fn sleeps_are_not_early(_place: Place) {
     for duration in [0, 100, 1000, 1500, 7000, 19_999, 20_001, 33_000] {
         let duration = Duration::from_micros(duration);
         let start = now();
@@ -21,7 +21,7 @@ pub async fn sleeps_are_not_early(_place: Place) {
     }
 }
 
-pub async fn sleeps_end_in_order(_place: Place) {
+pub(crate) async fn sleeps_end_in_order(_place: Place) {
     let ended = Rc::new(RefCell::new(Vec::new()));
     let start = now();
     let sleepers = [120, 60, 30, 90].map(|duration| {
@@ -37,14 +37,14 @@ pub async fn sleeps_end_in_order(_place: Place) {
     assert_eq!(*ended.borrow(), [30, 60, 90, 120]);
 }
 
-pub async fn a_timeout_ends_what_takes_too_long(_place: Place) {
+pub(crate) async fn a_timeout_ends_what_takes_too_long(_place: Place) {
     let start = now();
     let ended = timeout(ms(30), std::future::pending::<()>()).await;
     assert!(ended.is_err());
     assert!(start.elapsed() >= ms(30));
 }
 
-pub async fn a_timeout_leaves_what_is_fast_alone(_place: Place) {
+pub(crate) async fn a_timeout_leaves_what_is_fast_alone(_place: Place) {
     assert_eq!(timeout(ms(10_000), async { 5 }).await, Ok(5));
     let slow = async {
         sleep(ms(2)).await;
@@ -54,12 +54,12 @@ pub async fn a_timeout_leaves_what_is_fast_alone(_place: Place) {
     assert_eq!(timeout(ms(0), async { 7 }).await, Ok(7));
 }
 
-pub async fn many_sleepers_wake(_place: Place) {
+pub(crate) async fn many_sleepers_wake(_place: Place) {
     let sleepers = (0..10_000).map(|number| sleep(ms(1 + number % 50)));
     join_all(sleepers).await;
 }
 
-pub async fn a_polled_and_dropped_sleep_is_forgotten(_place: Place) {
+pub(crate) async fn a_polled_and_dropped_sleep_is_forgotten(_place: Place) {
     let kept = spawn(sleep(ms(20)));
     for _ in 0..10_000 {
         let mut dropped = sleep(ms(20));
@@ -68,13 +68,13 @@ pub async fn a_polled_and_dropped_sleep_is_forgotten(_place: Place) {
     kept.await.unwrap();
 }
 
-pub async fn a_deadline_in_the_past_is_over(_place: Place) {
+pub(crate) async fn a_deadline_in_the_past_is_over(_place: Place) {
     let start = now();
     yield_now().await;
     assert!(poll!(sleep_until(start)).is_ready());
 }
 
-pub async fn the_clock_does_not_go_back(_place: Place) {
+pub(crate) async fn the_clock_does_not_go_back(_place: Place) {
     let mut last = now();
     for _ in 0..1000 {
         let next = now();

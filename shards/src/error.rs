@@ -77,7 +77,7 @@ pub enum Error {
 }
 
 /// The result of an operation of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<corelith_io::Error> for Error {
     fn from(error: corelith_io::Error) -> Self {

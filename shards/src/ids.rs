@@ -46,3 +46,18 @@ impl fmt::Display for LogId {
         write!(f, "{}-{}-{}", self.term, self.node, self.index)
     }
 }
+
+/// Whose a file is; every file says so, so that mixed-up directories are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The store, a number drawn at its creation.
+    pub store_id: u64,
+    /// The shard.
+    pub shard: ShardId,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {} of store {:016x}", self.shard.0, self.store_id)
+    }
+}

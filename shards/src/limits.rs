@@ -1,6 +1,7 @@
 //! Every bound of the storage layer.
 
 use corelith_io::BLOCK_SIZE;
+use std::time::Duration;
 
 /// Longest user key. Keys live in memtables, in every index and in every prefix-compressed block;
 /// one 4 KiB page is twice what etcd's and FoundationDB's users are advised to stay under, and keeps
@@ -64,6 +65,9 @@ pub const KEPT_VALUE_CHARGE_MIN: usize = 256 << 10;
 
 /// Frozen memtables that wait for their flush before writers are made to wait.
 pub const FROZEN_MEMTABLES_MAX: usize = 2;
+
+/// How long a flush that found the device full waits before it is tried again.
+pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
 // ---- sstable ----
 

@@ -1,9 +1,11 @@
 //! Opening a shard: the façade over its log and its engine.
 
-use crate::engine::Engine;
-use crate::error::Result;
-use crate::ids::ShardId;
-use crate::wal::Log;
+use crate::engine::{Engine, EngineParts};
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{LogId, Owner, ShardId};
+use crate::recovery;
+use crate::wal::{Log, LogOptions};
 use std::path::Path;
 
 /// How to open a shard.
@@ -53,12 +55,171 @@ impl Shard {
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
-        let _ = (dir, options);
-        todo!()
+        let owner = Owner {
+            store_id: options.store_id,
+            shard: options.shard,
+        };
+        let recovered = recovery::recover(dir, owner).await?;
+        let log_options = LogOptions {
+            store_id: options.store_id,
+            shard: options.shard,
+            segment_bytes: options.segment_bytes,
+            cache_bytes: options.log_cache_bytes,
+        };
+        let (log, _) = Log::open(dir, log_options).await?;
+        if recovered.creating {
+            recovery::finish_creation(dir, owner, &recovered.manifest).await?;
+        }
+        let checkpoint = recovered.manifest.checkpoint.applied;
+        let installed = recovered.manifest.installed;
+        join(dir, &log, checkpoint, installed).await?;
+
+        let barrier_log = log.clone();
+        let engine = Engine::open(EngineParts {
+            dir: dir.to_path_buf(),
+            owner,
+            memtable_bytes: options.memtable_bytes,
+            block_cache_bytes: options.block_cache_bytes,
+            manifest: recovered.manifest,
+            lock: Some(recovered.lock),
+            log_barrier: Box::new(move || {
+                let log = barrier_log.clone();
+                Box::pin(async move { log.flush().await })
+            }),
+        })
+        .await?;
+        Ok(Self { log, engine })
     }
 
     /// Flushes what can be flushed, waits for writes in flight and stops background work.
+    ///
+    /// # Errors
+    /// What kept it from flushing; everything acknowledged is in the log nevertheless.
     pub async fn close(self) -> Result<()> {
-        todo!()
+        let flushed = self.engine.close().await;
+        self.log.close().await?;
+        flushed
+    }
+}
+
+/// How the log and the checkpoint fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// The log goes on where the checkpoint ends, or before.
+    Whole,
+    /// A snapshot was installed, and a crash came before the log was purged up to it.
+    PurgeTo(LogId),
+    /// As before, and the log holds entries that the snapshot's log did not.
+    Discard(LogId),
+    /// Entries between the checkpoint and the log are missing, or are not those applied.
+    Damaged(&'static str),
+}
+
+/// Decides from the log's purge point, its last entry and its entry at the checkpoint.
+fn fit(
+    checkpoint: Option<LogId>,
+    installed: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    at_checkpoint: Option<LogId>,
+) -> Fit {
+    let purged_index = purged.map(|id| id.index);
+    let Some(checkpoint) = checkpoint else {
+        return match purged {
+            None => Fit::Whole,
+            Some(_) => Fit::Damaged("the log was purged beyond the checkpoint"),
+        };
+    };
+    let from_snapshot = installed == Some(checkpoint);
+    if purged_index > Some(checkpoint.index) {
+        return Fit::Damaged("the log was purged beyond the checkpoint");
+    }
+    if purged_index == Some(checkpoint.index) {
+        return Fit::Whole;
+    }
+    if last.map(|id| id.index) < Some(checkpoint.index) {
+        return match from_snapshot {
+            true => Fit::PurgeTo(checkpoint),
+            false => Fit::Damaged("the log ends before the checkpoint"),
+        };
+    }
+    match at_checkpoint {
+        Some(id) if id == checkpoint => Fit::Whole,
+        _ if from_snapshot => Fit::Discard(checkpoint),
+        _ => Fit::Damaged("the log holds another entry at the checkpoint"),
+    }
+}
+
+/// Checks the log against the checkpoint, and ends an installation that a crash interrupted.
+async fn join(
+    dir: &Path,
+    log: &Log,
+    checkpoint: Option<LogId>,
+    installed: Option<LogId>,
+) -> Result<()> {
+    let range = log.range();
+    let at_checkpoint = checkpoint.and_then(|id| log.id_at(id.index));
+    match fit(
+        checkpoint,
+        installed,
+        range.purged,
+        range.last,
+        at_checkpoint,
+    ) {
+        Fit::Whole => Ok(()),
+        Fit::PurgeTo(id) => log.purge(id).await,
+        Fit::Discard(id) => {
+            log.truncate_after(range.purged).await?;
+            log.purge(id).await
+        }
+        Fit::Damaged(what) => Err(Error::corrupt(&FileName::Manifest.path(dir), 0, what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LogIndex, NodeId, Term};
+
+    #[test]
+    fn a_log_that_does_not_fit_its_checkpoint_is_noticed() {
+        let id = |term, index| {
+            Some(LogId {
+                term: Term(term),
+                node: NodeId(1),
+                index: LogIndex(index),
+            })
+        };
+        let five = id(1, 5).unwrap();
+        let beyond = Fit::Damaged("the log was purged beyond the checkpoint");
+        let short = Fit::Damaged("the log ends before the checkpoint");
+        let other = Fit::Damaged("the log holds another entry at the checkpoint");
+        // (checkpoint, installed, purged, last, entry at the checkpoint, decision)
+        let cases = [
+            (None, None, None, None, None, Fit::Whole),
+            (None, None, None, id(1, 9), None, Fit::Whole),
+            (None, None, id(1, 2), id(1, 9), None, beyond),
+            (id(1, 5), None, None, id(1, 9), id(1, 5), Fit::Whole),
+            (id(1, 5), None, id(1, 5), id(1, 5), None, Fit::Whole),
+            (id(1, 5), None, id(1, 5), id(1, 9), None, Fit::Whole),
+            (id(1, 5), None, id(1, 6), id(1, 9), None, beyond),
+            (id(1, 5), None, None, id(1, 4), None, short),
+            (id(1, 5), id(1, 3), None, id(1, 4), None, short),
+            (id(1, 5), id(1, 5), None, id(1, 4), None, Fit::PurgeTo(five)),
+            (id(1, 5), id(1, 5), None, None, None, Fit::PurgeTo(five)),
+            (id(1, 5), None, None, id(2, 9), id(2, 5), other),
+            (
+                id(1, 5),
+                id(1, 5),
+                None,
+                id(2, 9),
+                id(2, 5),
+                Fit::Discard(five),
+            ),
+            (id(1, 5), id(1, 5), None, id(1, 9), id(1, 5), Fit::Whole),
+        ];
+        for (checkpoint, installed, purged, last, at, decision) in cases {
+            assert_eq!(fit(checkpoint, installed, purged, last, at), decision);
+        }
     }
 }

@@ -1,0 +1,91 @@
+//! How far the state has come: the last applied entry and the last membership record. It is stored
+//! in the manifest and in the head of a snapshot.
+//!
+//! ```text
+//! applied option | membership option (log id | length u32 | bytes)
+//! option = 0 u8 | 1 u8, content        log id = term u64 | node u64 | index u64
+//! ```
+
+use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::limits::MEMBERSHIP_BYTES_MAX;
+use bytes::{Buf, Bytes};
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// The last applied entry.
+    pub(crate) applied: Option<LogId>,
+    /// The last membership entry at or before it.
+    pub(crate) membership: Option<(LogId, Bytes)>,
+}
+
+impl Checkpoint {
+    /// Index of the last applied entry.
+    pub(crate) fn index(&self) -> Option<LogIndex> {
+        self.applied.map(|applied| applied.index)
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        encode_log_id_option(self.applied, out);
+        out.push(u8::from(self.membership.is_some()));
+        if let Some((id, record)) = &self.membership {
+            encode_log_id(*id, out);
+            let len = u32::try_from(record.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(record);
+        }
+    }
+
+    pub(crate) fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let applied = decode_log_id_option(bytes)?;
+        let membership = match bytes.try_get_u8().ok()? {
+            0 => None,
+            1 => {
+                let id = decode_log_id(bytes)?;
+                let len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+                let (record, rest) = bytes.split_at_checked(len)?;
+                if len > MEMBERSHIP_BYTES_MAX {
+                    return None;
+                }
+                *bytes = rest;
+                Some((id, Bytes::copy_from_slice(record)))
+            }
+            _ => return None,
+        };
+        let membership_index = membership.as_ref().map(|(id, _)| id.index);
+        let ordered = membership_index <= applied.map(|id| id.index);
+        ordered.then_some(Self {
+            applied,
+            membership,
+        })
+    }
+}
+
+pub(crate) fn encode_log_id_option(id: Option<LogId>, out: &mut Vec<u8>) {
+    out.push(u8::from(id.is_some()));
+    if let Some(id) = id {
+        encode_log_id(id, out);
+    }
+}
+
+pub(crate) fn decode_log_id_option(bytes: &mut &[u8]) -> Option<Option<LogId>> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(None),
+        1 => Some(Some(decode_log_id(bytes)?)),
+        _ => None,
+    }
+}
+
+fn encode_log_id(id: LogId, out: &mut Vec<u8>) {
+    for number in [id.term.0, id.node.0, id.index.0] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn decode_log_id(bytes: &mut &[u8]) -> Option<LogId> {
+    Some(LogId {
+        term: Term(bytes.try_get_u64_le().ok()?),
+        node: NodeId(bytes.try_get_u64_le().ok()?),
+        index: LogIndex(bytes.try_get_u64_le().ok()?),
+    })
+}

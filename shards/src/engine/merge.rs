@@ -1,0 +1,278 @@
+//! Going over memtables and tables at once, in key order, as of a sequence number.
+
+use super::View;
+use crate::error::{Error, Result};
+use crate::ids::LogIndex;
+use crate::key::Space;
+use crate::limits::SCAN_BATCH_ENTRIES;
+use crate::memtable::{Memtable, Version};
+use crate::sstable::{Table, TableCursor, Value};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Bound;
+use std::rc::Rc;
+
+/// Where a merge is to go.
+#[derive(Clone)]
+pub(super) struct Span {
+    pub(super) space: Space,
+    /// First key, without its space.
+    pub(super) start: Bytes,
+    /// First key beyond; empty: to the end of the space.
+    pub(super) end: Bytes,
+    /// What is seen.
+    pub(super) at: LogIndex,
+}
+
+/// The newest visible version of a key.
+pub(super) struct Merged {
+    pub(super) key: Bytes,
+    pub(super) at: LogIndex,
+    value: Value,
+    table: Option<Rc<Table>>,
+}
+
+impl Merged {
+    pub(super) fn is_deleted(&self) -> bool {
+        self.value == Value::Deleted
+    }
+
+    /// What to say if this entry cannot be what was written.
+    pub(super) fn damaged(&self, what: &'static str) -> Error {
+        let table = self.table.as_ref();
+        Error::Corrupt {
+            file: table.map_or_else(String::new, |table| table.name()),
+            offset: 0,
+            what,
+        }
+    }
+
+    /// Length of the value in bytes.
+    pub(super) fn value_len(&self) -> usize {
+        match &self.value {
+            Value::Deleted => 0,
+            Value::Inline(bytes) => bytes.len(),
+            Value::Stored(handle) => handle.len as usize,
+        }
+    }
+
+    /// The value; `None` if deleted.
+    pub(super) async fn value(&self) -> Result<Option<Bytes>> {
+        match (&self.value, &self.table) {
+            (value, Some(table)) => table.value(value.clone()).await,
+            (Value::Inline(bytes), None) => Ok(Some(bytes.clone())),
+            (_, None) => Ok(None),
+        }
+    }
+}
+
+/// The next entry of a source.
+struct Head {
+    key: Bytes,
+    at: LogIndex,
+    value: Value,
+    source: usize,
+}
+
+// The heap gives its greatest first: the lowest key, and of one key the highest sequence number.
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_key = other.key.cmp(&self.key);
+        by_key.then(self.at.cmp(&other.at))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Head {}
+
+enum Source {
+    Memtable {
+        memtable: Rc<Memtable>,
+        batch: VecDeque<(Bytes, Version)>,
+        /// Last key of the batch.
+        last: Bytes,
+    },
+    Table {
+        table: Rc<Table>,
+        cursor: TableCursor,
+    },
+}
+
+/// A merge under way.
+pub(super) struct Merge {
+    span: Span,
+    sources: Vec<Source>,
+    heads: BinaryHeap<Head>,
+    /// The key returned last: its older versions are passed over.
+    last_key: Option<Bytes>,
+}
+
+impl Merge {
+    /// Starts at the first key of `span`.
+    pub(super) async fn start(view: &View, span: Span) -> Result<Self> {
+        let mut merge = Self {
+            span,
+            sources: Vec::new(),
+            heads: BinaryHeap::new(),
+            last_key: None,
+        };
+        for memtable in &view.memtables {
+            merge.add_memtable(Rc::clone(memtable));
+        }
+        for table in view.tables.iter() {
+            merge.add_table(Rc::clone(table)).await?;
+        }
+        Ok(merge)
+    }
+
+    fn add_memtable(&mut self, memtable: Rc<Memtable>) {
+        let start = Bound::Included(self.span.start.as_ref());
+        let batch = self.read_memtable(&memtable, start);
+        self.sources.push(Source::Memtable {
+            memtable,
+            last: batch.back().map(|(key, _)| key.clone()).unwrap_or_default(),
+            batch,
+        });
+        self.push_from_memtable(self.sources.len() - 1);
+    }
+
+    fn read_memtable(&self, memtable: &Memtable, from: Bound<&[u8]>) -> VecDeque<(Bytes, Version)> {
+        let end = match self.span.end.as_ref() {
+            [] => Bound::Unbounded,
+            end => Bound::Excluded(end),
+        };
+        // The map refuses a range that ends before it starts.
+        let empty = match (from, end) {
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(end)) => from >= end,
+            _ => false,
+        };
+        if empty {
+            return VecDeque::new();
+        }
+        memtable
+            .visible(
+                self.span.space,
+                (from, end),
+                self.span.at,
+                SCAN_BATCH_ENTRIES,
+            )
+            .into()
+    }
+
+    /// Puts the next entry of a memtable among the heads.
+    fn push_from_memtable(&mut self, source: usize) {
+        let Some(Source::Memtable {
+            memtable,
+            batch,
+            last,
+        }) = self.sources.get(source)
+        else {
+            return;
+        };
+        if batch.is_empty() && !last.is_empty() {
+            let memtable = Rc::clone(memtable);
+            let more = self.read_memtable(&memtable, Bound::Excluded(last.as_ref()));
+            if let Some(Source::Memtable { batch, last, .. }) = self.sources.get_mut(source) {
+                *last = more.back().map(|(key, _)| key.clone()).unwrap_or_default();
+                *batch = more;
+            }
+        }
+        if let Some(Source::Memtable { batch, .. }) = self.sources.get_mut(source)
+            && let Some((key, version)) = batch.pop_front()
+        {
+            self.heads.push(Head {
+                key,
+                at: version.at,
+                value: version.value.map_or(Value::Deleted, Value::Inline),
+                source,
+            });
+        }
+    }
+
+    async fn add_table(&mut self, table: Rc<Table>) -> Result<()> {
+        let start = self.span.space.stored_key(&self.span.start);
+        let end = match self.span.end.as_ref() {
+            [] => vec![self.span.space.tag() + 1],
+            end => self.span.space.stored_key(end),
+        };
+        let meta = table.meta();
+        if meta.last_key[..] < start[..] || meta.first_key[..] >= end[..] {
+            return Ok(());
+        }
+        let Some(cursor) = TableCursor::seek(&table, &start, self.span.at).await? else {
+            return Ok(());
+        };
+        self.sources.push(Source::Table { table, cursor });
+        self.push_from_table(self.sources.len() - 1);
+        Ok(())
+    }
+
+    /// Puts the current entry of a table among the heads.
+    fn push_from_table(&mut self, source: usize) {
+        let Some(Source::Table { cursor, .. }) = self.sources.get(source) else {
+            return;
+        };
+        let (stored_key, at, value) = cursor.current();
+        let Some((space, key)) = Space::of_stored(stored_key) else {
+            return;
+        };
+        let beyond = !self.span.end.is_empty() && key >= &self.span.end[..];
+        if space == self.span.space && !beyond {
+            self.heads.push(Head {
+                key: Bytes::copy_from_slice(key),
+                at,
+                value: value.clone(),
+                source,
+            });
+        }
+    }
+
+    /// The next key's newest visible version, deletions included; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Merged>> {
+        while let Some(head) = self.heads.pop() {
+            let mut from_table = None;
+            match self.sources.get_mut(head.source) {
+                Some(Source::Table { table, cursor }) => {
+                    from_table = Some(Rc::clone(table));
+                    if cursor.advance(&Rc::clone(table)).await? {
+                        self.push_from_table(head.source);
+                    }
+                }
+                Some(Source::Memtable { .. }) => self.push_from_memtable(head.source),
+                None => {}
+            }
+            if head.at > self.span.at || self.last_key.as_ref() == Some(&head.key) {
+                continue;
+            }
+            self.last_key = Some(head.key.clone());
+            return Ok(Some(Merged {
+                key: head.key,
+                at: head.at,
+                value: head.value,
+                table: from_table,
+            }));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn space(&self) -> Space {
+        self.span.space
+    }
+
+    /// Whether anything may follow.
+    pub(super) fn may_go_on(&self) -> bool {
+        !self.heads.is_empty()
+    }
+}

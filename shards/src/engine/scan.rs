@@ -1,0 +1,93 @@
+//! Reading a range of keys.
+
+use super::merge::{Merge, Span};
+use super::{Engine, Found};
+use crate::error::{Error, Result};
+use crate::ids::LogIndex;
+use crate::key::Space;
+use crate::pins::Pin;
+use bytes::Bytes;
+
+/// One key of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// User key.
+    pub key: Bytes,
+    /// Its value and version.
+    pub found: Found,
+}
+
+/// What to scan: user keys `start <= key < end` (`end` empty: to the last key).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanRange {
+    /// First key.
+    pub start: Bytes,
+    /// First key beyond, or empty.
+    pub end: Bytes,
+}
+
+/// A part of a scan's result.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPage {
+    /// In key order.
+    pub items: Vec<Item>,
+    /// Whether keys may follow; go on after the last item's key.
+    pub more: bool,
+}
+
+impl Engine {
+    /// The first items of `range` as of sequence number `at` (`None`: now), until `max_items` or
+    /// `max_bytes` of keys and values are reached; at least one item if there is one.
+    ///
+    /// # Errors
+    /// `SequenceGone` if `at` is in the past and not pinned (see [`Engine::pin`]); `Io` or
+    /// `Corrupt` of a table.
+    pub async fn scan(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<ScanPage> {
+        // What is seen must stay until the scan is done.
+        let now = self.pin();
+        let at = at.map_or(now.at(), |at| at.min(now.at()));
+        if !self.inner.pins.readable(at) {
+            return Err(Error::SequenceGone { at: at.0 });
+        }
+        let _pin = Pin::new(&self.inner.pins, at);
+        drop(now);
+        let span = Span {
+            space: Space::User,
+            start: range.start.clone(),
+            end: range.end.clone(),
+            at,
+        };
+        let mut merge = Merge::start(&self.view(), span).await?;
+        let mut page = ScanPage::default();
+        let mut bytes = 0_usize;
+        while let Some(merged) = merge.next().await? {
+            corelith_io::yield_if_needed().await;
+            if merged.is_deleted() {
+                continue;
+            }
+            bytes = bytes.saturating_add(merged.key.len() + merged.value_len());
+            if bytes > max_bytes && !page.items.is_empty() {
+                page.more = true;
+                break;
+            }
+            if let Some(value) = merged.value().await? {
+                let version = merged.at;
+                page.items.push(Item {
+                    key: merged.key,
+                    found: Found { version, value },
+                });
+            }
+            if page.items.len() >= max_items.max(1) {
+                page.more = merge.may_go_on();
+                break;
+            }
+        }
+        Ok(page)
+    }
+}

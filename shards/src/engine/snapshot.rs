@@ -1,0 +1,172 @@
+//! Sending the state to another replica.
+
+use super::merge::{Merge, Span};
+use super::piece::{self, Kind, PAYLOAD_BYTES_MAX};
+use super::{Engine, View};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::ids::{LogId, LogIndex, ShardId};
+use crate::key::Space;
+use crate::varint;
+use bytes::{Buf, Bytes, BytesMut};
+
+/// See [`Engine::snapshot`]. Sent as a sequence of opaque pieces, each at most
+/// `limits::SNAPSHOT_PIECE_BYTES_MAX` long and with a checksum of its own. Belongs to one core.
+pub struct Snapshot {
+    shard: ShardId,
+    checkpoint: Checkpoint,
+    view: View,
+    /// Number of the next piece.
+    number: u64,
+    /// Spaces not yet begun.
+    spaces: std::vec::IntoIter<Space>,
+    merge: Option<Merge>,
+    /// Records not yet in a piece.
+    pending: BytesMut,
+    records: u64,
+    crc: u32,
+    ended: bool,
+}
+
+impl Engine {
+    /// A consistent, complete image of the state as of the last applied entry; it pins what it
+    /// needs until dropped.
+    pub fn snapshot(&self) -> Snapshot {
+        // Everything applied is then in memtables and tables that no longer change.
+        self.freeze();
+        let mut view = self.view();
+        view.memtables.remove(0);
+        Snapshot {
+            shard: self.inner.owner.shard,
+            checkpoint: self.inner.state.borrow().applied.clone(),
+            view,
+            number: 0,
+            spaces: Space::ALL.to_vec().into_iter(),
+            merge: None,
+            pending: BytesMut::new(),
+            records: 0,
+            crc: 0,
+            ended: false,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The log id and membership record it holds.
+    pub fn applied(&self) -> (Option<LogId>, Option<(LogId, Bytes)>) {
+        (self.checkpoint.applied, self.checkpoint.membership.clone())
+    }
+
+    /// The next piece, `None` at the end.
+    ///
+    /// # Errors
+    /// `Io` or `Corrupt` of a table: the snapshot cannot be sent from here.
+    pub async fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        if self.ended {
+            return Ok(None);
+        }
+        if self.number == 0 {
+            let mut head = Vec::new();
+            self.checkpoint.encode(&mut head);
+            return Ok(Some(self.piece(Kind::Head, &head)));
+        }
+        while self.pending.len() < PAYLOAD_BYTES_MAX && self.gather().await? {
+            corelith_io::yield_if_needed().await;
+        }
+        let len = self.pending.len().min(PAYLOAD_BYTES_MAX);
+        if len > 0 {
+            let payload = self.pending.split_to(len);
+            self.crc = crc32c::crc32c_append(self.crc, &payload);
+            return Ok(Some(self.piece(Kind::Records, &payload)));
+        }
+        self.ended = true;
+        let mut end = self.records.to_le_bytes().to_vec();
+        end.extend_from_slice(&self.crc.to_le_bytes());
+        Ok(Some(self.piece(Kind::End, &end)))
+    }
+
+    fn piece(&mut self, kind: Kind, payload: &[u8]) -> Bytes {
+        let piece = piece::encode(self.shard, self.number, kind, payload);
+        self.number += 1;
+        piece
+    }
+
+    /// Adds the next record to those pending; `false` after the last.
+    async fn gather(&mut self) -> Result<bool> {
+        let merge = match &mut self.merge {
+            Some(merge) => merge,
+            None => {
+                let Some(space) = self.spaces.next() else {
+                    return Ok(false);
+                };
+                let span = Span {
+                    space,
+                    start: Bytes::new(),
+                    end: Bytes::new(),
+                    at: LogIndex(u64::MAX),
+                };
+                self.merge.insert(Merge::start(&self.view, span).await?)
+            }
+        };
+        let space = merge.space();
+        let Some(merged) = merge.next().await? else {
+            self.merge = None;
+            return Ok(true);
+        };
+        if let Some(value) = merged.value().await? {
+            let mut head = Vec::with_capacity(32 + merged.key.len());
+            varint::put(&mut head, merged.key.len() as u64 + 1);
+            varint::put(&mut head, merged.at.0);
+            varint::put(&mut head, value.len() as u64);
+            head.push(space.tag());
+            head.extend_from_slice(&merged.key);
+            self.pending.extend_from_slice(&head);
+            self.pending.extend_from_slice(&value);
+            self.records += 1;
+        }
+        Ok(true)
+    }
+}
+
+/// A record taken from a stream of records.
+pub(super) struct Record {
+    pub(super) stored_key: Bytes,
+    pub(super) at: LogIndex,
+    pub(super) value: Bytes,
+}
+
+/// Takes a record from the front of `stream`; `None` if it is not all there yet.
+///
+/// # Errors
+/// What is wrong, if no record can begin like this.
+pub(super) fn take_record(stream: &mut BytesMut) -> Result<Option<Record>, &'static str> {
+    use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+    const VARINT_BYTES_MAX: usize = 10;
+    let mut rest = stream.as_ref();
+    let head = |rest: &mut &[u8]| {
+        let key_len = varint::take_len(rest)?;
+        let at = varint::take(rest)?;
+        let value_len = varint::take_len(rest)?;
+        Some((key_len, LogIndex(at), value_len))
+    };
+    let Some((key_len, at, value_len)) = head(&mut rest) else {
+        return if stream.len() >= 3 * VARINT_BYTES_MAX {
+            Err("a record's lengths are malformed")
+        } else {
+            Ok(None)
+        };
+    };
+    if key_len == 0 || key_len > KEY_BYTES_MAX + 1 || value_len > VALUE_BYTES_MAX {
+        return Err("a record is longer than any can be");
+    }
+    if rest.len() < key_len + value_len {
+        return Ok(None);
+    }
+    let head_len = stream.len() - rest.len();
+    stream.advance(head_len);
+    Ok(Some(Record {
+        stored_key: stream.split_to(key_len).freeze(),
+        at,
+        value: stream.split_to(value_len).freeze(),
+    }))
+}

@@ -1,0 +1,81 @@
+//! Printing any file of ours, told by its magic.
+
+use crate::error::{Error, Result};
+use crate::manifest::{self, Manifest};
+use crate::sstable;
+use corelith_io::{BLOCK_SIZE, File};
+use std::fmt::{Display, Write};
+use std::path::Path;
+
+/// Entries that are printed; all are read and checked.
+const ENTRIES_PRINTED_MAX: usize = 1000;
+
+/// Lines of "what: how much".
+#[derive(Default)]
+pub(crate) struct Text {
+    text: String,
+}
+
+impl Text {
+    pub(crate) fn line(&mut self, what: &str, content: impl Display) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{what}: {content}");
+    }
+
+    pub(crate) fn into_string(self) -> String {
+        self.text
+    }
+}
+
+/// Reads and checks the whole file at `path`, and describes it.
+///
+/// # Errors
+/// `Corrupt` with the offset of the damage, `NewerFormat`, `Io`.
+pub async fn inspect(path: &Path) -> Result<String> {
+    let start = File::open(path).await?.read_at(0, BLOCK_SIZE).await?;
+    let text = match start.first_chunk::<8>() {
+        Some(magic) if *magic == sstable::format::MAGIC => {
+            sstable::inspect(path, ENTRIES_PRINTED_MAX).await?
+        }
+        Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
+        _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
+    };
+    Ok(text.into_string())
+}
+
+async fn inspect_manifest(path: &Path) -> Result<Text> {
+    let (owner, manifest) = Manifest::load_path(path).await?;
+    let mut text = Text::default();
+    text.line("kind", "manifest");
+    text.line("owner", owner);
+    text.line("generation", manifest.generation);
+    text.line("next table", manifest.next_table);
+    let none = || "none".to_owned();
+    let checkpoint = manifest.checkpoint;
+    let applied = checkpoint.applied.map_or_else(none, |id| id.to_string());
+    text.line("checkpoint", applied);
+    let membership = checkpoint.membership;
+    let membership = membership.map_or_else(none, |(id, record)| {
+        format!("{id}, {}", record.escape_ascii())
+    });
+    text.line("membership", membership);
+    let installed = manifest.installed.map_or_else(none, |id| id.to_string());
+    text.line("installed snapshot", installed);
+    for table in &manifest.tables {
+        text.line(
+            "table",
+            format_args!(
+                "{}, {} bytes, {} entries ({} deletions), sequence numbers {} to {}, keys {} to {}",
+                table.id,
+                table.file_bytes,
+                table.entries,
+                table.deletions,
+                table.lowest,
+                table.highest,
+                table.first_key.escape_ascii(),
+                table.last_key.escape_ascii(),
+            ),
+        );
+    }
+    Ok(text)
+}

@@ -1,0 +1,125 @@
+//! The manifest: which tables make up a shard, and up to which log entry they hold its state.
+//!
+//! Every edit writes the whole manifest to a new file, makes it durable, renames it over the old one
+//! and syncs the directory. A manifest is a few hundred bytes per table and changes once per flush,
+//! so this costs less than a replay of edits would have to be trusted with: there is no torn tail to
+//! tell from damage, and any wrong byte is an error.
+//!
+//! Invariants:
+//! * The tables that a manifest names are durable, names included, before it is.
+//! * The log is durable up to the checkpoint before the manifest is, so that state never gets ahead
+//!   of the log (after a snapshot was installed, `installed` says that it may be).
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{LogId, Owner, TableId};
+use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::planted::{Bug, is_planted};
+use crate::sstable::TableMeta;
+use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions};
+use std::path::Path;
+
+pub(crate) use format::MAGIC;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// Counts the edits.
+    pub(crate) generation: u64,
+    /// No table has had this number or a higher one.
+    pub(crate) next_table: TableId,
+    /// What the tables hold.
+    pub(crate) checkpoint: Checkpoint,
+    /// The last entry of the last installed snapshot: the log may end before it.
+    pub(crate) installed: Option<LogId>,
+    /// Newest first.
+    pub(crate) tables: Vec<TableMeta>,
+}
+
+impl Manifest {
+    /// Reads the manifest of `owner` in `dir`.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NewerFormat`, `OtherStore`, and `Io` (`NotFound` if there is none).
+    pub(crate) async fn load(dir: &Path, owner: Owner) -> Result<Self> {
+        let path = FileName::Manifest.path(dir);
+        let (found, manifest) = Self::load_path(&path).await?;
+        if found == owner {
+            return Ok(manifest);
+        }
+        Err(Error::OtherStore {
+            file: path.display().to_string(),
+            found: found.to_string(),
+            expected: owner.to_string(),
+        })
+    }
+
+    /// Reads a manifest, whosever it is.
+    pub(crate) async fn load_path(path: &Path) -> Result<(Owner, Self)> {
+        let file = File::open(path).await?;
+        let len = usize::try_from(file.len().await?).unwrap_or(usize::MAX);
+        if len > MANIFEST_BYTES_MAX {
+            return Err(Error::corrupt(path, 0, "the manifest is too long"));
+        }
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let piece = (len - bytes.len()).min(IO_BYTES_MAX);
+            let read = file.read_at(bytes.len() as u64, piece).await?;
+            if read.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&read);
+        }
+        format::decode(path, &bytes)
+    }
+
+    /// Makes this the manifest of `owner` in `dir`, durably.
+    ///
+    /// # Errors
+    /// `NoSpace` leaves the old manifest in place; after any other error either may be.
+    pub(crate) async fn store(&self, dir: &Path, owner: Owner) -> Result<()> {
+        let bytes = format::encode(owner, self);
+        assert!(bytes.len() <= MANIFEST_BYTES_MAX, "a manifest is bounded");
+        let temporary = FileName::ManifestTemporary.path(dir);
+        if let Err(error) = write_file(&temporary, &bytes).await {
+            // Left by an edit that found the disk full, and so is this one.
+            let _ = corelith_io::remove_file(&temporary).await;
+            return Err(error);
+        }
+        corelith_io::rename(&temporary, &FileName::Manifest.path(dir)).await?;
+        sync_dir(dir).await
+    }
+}
+
+async fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    match corelith_io::remove_file(path).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let file = OpenOptions::new().write().create_new().open(path).await?;
+    let mut offset = 0;
+    for piece in bytes.chunks(IO_BYTES_MAX) {
+        let mut buffer = Buf::alloc(piece.len().next_multiple_of(BLOCK_SIZE));
+        let (content, rest) = buffer.split_at_mut(piece.len());
+        content.copy_from_slice(piece);
+        rest.fill(0);
+        let len = buffer.len() as u64;
+        file.write_at(offset, buffer).await?;
+        offset += len;
+    }
+    file.sync().await?;
+    Ok(())
+}
+
+/// Makes the names in `dir` durable.
+pub(crate) async fn sync_dir(dir: &Path) -> Result<()> {
+    if is_planted(Bug::SkipDirectorySync) {
+        return Ok(());
+    }
+    Ok(corelith_io::sync_dir(dir).await?)
+}

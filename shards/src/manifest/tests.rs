@@ -1,0 +1,70 @@
+use super::format::{decode, encode};
+use super::*;
+use crate::ids::{LogIndex, NodeId, ShardId, Term};
+use bytes::Bytes;
+
+pub(crate) fn example() -> (Owner, Manifest) {
+    let owner = Owner {
+        store_id: 0x0123_4567_89ab_cdef,
+        shard: ShardId(3),
+    };
+    let id = |index| LogId {
+        term: Term(4),
+        node: NodeId(2),
+        index: LogIndex(index),
+    };
+    let table = |number| TableMeta {
+        id: TableId(number),
+        file_bytes: 24 << 10,
+        entries: 12,
+        deletions: 3,
+        value_bytes: 77,
+        lowest: LogIndex(number * 10),
+        highest: LogIndex(number * 10 + 9),
+        first_key: Bytes::from_static(b"\0apple"),
+        last_key: Bytes::from_static(b"\x01zebra"),
+    };
+    let manifest = Manifest {
+        generation: 9,
+        next_table: TableId(8),
+        checkpoint: Checkpoint {
+            applied: Some(id(79)),
+            membership: Some((id(40), Bytes::from_static(b"members"))),
+        },
+        installed: Some(id(30)),
+        tables: vec![table(7), table(5)],
+    };
+    (owner, manifest)
+}
+
+#[test]
+fn a_manifest_reads_back() {
+    let (owner, manifest) = example();
+    for manifest in [manifest, Manifest::default()] {
+        let bytes = encode(owner, &manifest);
+        assert_eq!(decode(Path::new("M"), &bytes).unwrap(), (owner, manifest));
+    }
+}
+
+#[test]
+fn any_damaged_byte_is_noticed() {
+    let (owner, manifest) = example();
+    let bytes = encode(owner, &manifest);
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for place in 0..used {
+        for flip in [1, 0x80, 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[place] ^= flip;
+            let error = decode(Path::new("M"), &damaged).unwrap_err();
+            let newer = matches!(error, Error::NewerFormat { .. }) && (8..12).contains(&place);
+            assert!(error.is_corrupt() || newer, "byte {place}: {error}");
+        }
+    }
+    for len in 0..used {
+        assert!(
+            decode(Path::new("M"), &bytes[..len])
+                .unwrap_err()
+                .is_corrupt()
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! The newest writes of a shard, in memory and in key order.
+//!
+//! Invariants:
+//! * The versions of a key are in descending order of sequence number.
+//! * An overwritten version stays while a pinned sequence number can see it.
+//! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
+
+mod arena;
+#[cfg(test)]
+mod tests;
+
+use crate::ids::LogIndex;
+use crate::key::Space;
+use crate::limits::{KEEP_VALUE_BYTES_MIN, KEPT_VALUE_CHARGE_MIN};
+use crate::pins::Pins;
+use arena::Arena;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// Memory of one map entry beside its key and value: 80 bytes in a node that is two thirds full.
+const ENTRY_BYTES: usize = 120;
+
+/// A value or its absence, as of a sequence number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Log index of the write.
+    pub(crate) at: LogIndex,
+    /// `None`: deleted.
+    pub(crate) value: Option<Bytes>,
+}
+
+/// The versions of one key.
+struct Chain {
+    newest: Version,
+    /// Those that a pinned sequence number can see, newest first. Nearly always absent.
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes instead of 24 in every entry"
+    )]
+    older: Option<Box<Vec<Version>>>,
+}
+
+impl Chain {
+    /// The version that a read at `at` sees.
+    fn visible(&self, at: LogIndex) -> Option<&Version> {
+        if self.newest.at <= at {
+            return Some(&self.newest);
+        }
+        self.older.as_ref()?.iter().find(|version| version.at <= at)
+    }
+}
+
+#[derive(Default)]
+struct Contents {
+    user: BTreeMap<Bytes, Chain>,
+    session: BTreeMap<Bytes, Chain>,
+    system: BTreeMap<Bytes, Chain>,
+    arena: Arena,
+    /// Memory besides the arena's.
+    other_bytes: usize,
+    versions: u64,
+}
+
+impl Contents {
+    fn space(&self, space: Space) -> &BTreeMap<Bytes, Chain> {
+        match space {
+            Space::User => &self.user,
+            Space::Session => &self.session,
+            Space::System => &self.system,
+        }
+    }
+
+    fn space_mut(&mut self, space: Space) -> &mut BTreeMap<Bytes, Chain> {
+        match space {
+            Space::User => &mut self.user,
+            Space::Session => &mut self.session,
+            Space::System => &mut self.system,
+        }
+    }
+}
+
+/// A memtable. Belongs to one core; shared by the engine and the reads that go over it.
+#[derive(Default)]
+pub(crate) struct Memtable {
+    contents: RefCell<Contents>,
+}
+
+/// What a value is charged beyond the arena.
+fn charge(value: Option<&Bytes>) -> usize {
+    match value {
+        Some(value) if value.len() >= KEEP_VALUE_BYTES_MIN => {
+            value.len().max(KEPT_VALUE_CHARGE_MIN)
+        }
+        _ => 0,
+    }
+}
+
+impl Memtable {
+    /// Memory held, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let contents = self.contents.borrow();
+        contents.arena.bytes() + contents.other_bytes
+    }
+
+    /// Number of versions of all keys.
+    pub(crate) fn versions(&self) -> u64 {
+        self.contents.borrow().versions
+    }
+
+    /// Whether it holds nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.versions() == 0
+    }
+
+    /// Adds a version, and drops the one before if no pin can see it; returns whether it did.
+    pub(crate) fn insert(
+        &self,
+        space: Space,
+        at: LogIndex,
+        key: &[u8],
+        value: Option<Bytes>,
+        pins: &Pins,
+    ) -> bool {
+        let contents = &mut *self.contents.borrow_mut();
+        contents.other_bytes += charge(value.as_ref());
+        let copied = value
+            .as_deref()
+            .filter(|value| value.len() < KEEP_VALUE_BYTES_MIN);
+
+        // A key that is there keeps its bytes; only the value is new.
+        let map = match space {
+            Space::User => &mut contents.user,
+            Space::Session => &mut contents.session,
+            Space::System => &mut contents.system,
+        };
+        if let Some(chain) = map.get_mut(key) {
+            assert!(chain.newest.at < at, "writes are applied in log order");
+            let value = match copied {
+                Some(copied) => Some(contents.arena.copy(copied, &[]).0),
+                None => value,
+            };
+            let before = std::mem::replace(&mut chain.newest, Version { at, value });
+            let dropped = !pins.sees(before.at, at);
+            if dropped {
+                contents.other_bytes -= charge(before.value.as_ref());
+            } else {
+                contents.versions += 1;
+                contents.other_bytes += ENTRY_BYTES;
+                chain.older.get_or_insert_default().insert(0, before);
+            }
+            return dropped;
+        }
+
+        let (key, value) = match copied {
+            Some(copied) => {
+                let (key, value) = contents.arena.copy(key, copied);
+                (key, Some(value))
+            }
+            None => (contents.arena.copy(key, &[]).0, value),
+        };
+        contents.versions += 1;
+        contents.other_bytes += ENTRY_BYTES;
+        let newest = Version { at, value };
+        let chain = Chain {
+            newest,
+            older: None,
+        };
+        contents.space_mut(space).insert(key, chain);
+        false
+    }
+
+    /// The version of `key` that a read at `at` sees.
+    pub(crate) fn get(&self, space: Space, key: &[u8], at: LogIndex) -> Option<Version> {
+        let contents = self.contents.borrow();
+        contents.space(space).get(key)?.visible(at).cloned()
+    }
+
+    /// The keys of `range` in order with the version that a read at `at` sees, at most `count`.
+    pub(crate) fn visible(
+        &self,
+        space: Space,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        at: LogIndex,
+        count: usize,
+    ) -> Vec<(Bytes, Version)> {
+        let contents = self.contents.borrow();
+        contents
+            .space(space)
+            .range::<[u8], _>(range)
+            .filter_map(|(key, chain)| Some((key.clone(), chain.visible(at)?.clone())))
+            .take(count)
+            .collect()
+    }
+
+    /// The keys of `range` in order with all their versions, newest first, at most `count` keys.
+    pub(crate) fn all_versions(
+        &self,
+        space: Space,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        count: usize,
+    ) -> Vec<(Bytes, Vec<Version>)> {
+        let contents = self.contents.borrow();
+        contents
+            .space(space)
+            .range::<[u8], _>(range)
+            .take(count)
+            .map(|(key, chain)| {
+                let older = chain.older.iter().flat_map(|older| older.iter());
+                let versions = std::iter::once(&chain.newest).chain(older).cloned();
+                (key.clone(), versions.collect())
+            })
+            .collect()
+    }
+
+    /// Frees the memory in small steps: dropping a million entries at once would hold up the core.
+    pub(crate) async fn free(self) {
+        let contents = self.contents.into_inner();
+        for map in [contents.user, contents.session, contents.system] {
+            for (count, entry) in map.into_iter().enumerate() {
+                drop(entry);
+                if count % 64 == 0 {
+                    corelith_io::yield_if_needed().await;
+                }
+            }
+        }
+    }
+}

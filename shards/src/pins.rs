@@ -1,0 +1,66 @@
+//! Sequence numbers that somebody reads at: versions that they see are kept.
+
+use crate::ids::LogIndex;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The pinned sequence numbers of an engine. Belongs to one core.
+#[derive(Default)]
+pub(crate) struct Pins {
+    counts: RefCell<BTreeMap<LogIndex, usize>>,
+    /// Everything below may be incomplete unless it is pinned: the highest sequence number at which
+    /// a version was superseded and dropped.
+    floor: Cell<LogIndex>,
+}
+
+impl Pins {
+    /// Whether a pin sees the version written at `version` and superseded at `superseded`.
+    pub(crate) fn sees(&self, version: LogIndex, superseded: LogIndex) -> bool {
+        let counts = self.counts.borrow();
+        !counts.is_empty() && counts.range(version..superseded).next().is_some()
+    }
+
+    /// Notes that a version superseded at `superseded` was dropped.
+    pub(crate) fn dropped(&self, superseded: LogIndex) {
+        self.floor.set(self.floor.get().max(superseded));
+    }
+
+    /// Whether a read at `at` finds everything.
+    pub(crate) fn readable(&self, at: LogIndex) -> bool {
+        at >= self.floor.get() || self.counts.borrow().contains_key(&at)
+    }
+}
+
+/// Keeps what a read at one sequence number sees, until it is dropped.
+pub struct Pin {
+    pins: Rc<Pins>,
+    at: LogIndex,
+}
+
+impl Pin {
+    pub(crate) fn new(pins: &Rc<Pins>, at: LogIndex) -> Self {
+        *pins.counts.borrow_mut().entry(at).or_insert(0) += 1;
+        Self {
+            pins: Rc::clone(pins),
+            at,
+        }
+    }
+
+    /// The sequence number.
+    pub fn at(&self) -> LogIndex {
+        self.at
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut counts = self.pins.counts.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.at);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Known bugs that tests switch on to see that they would be found. Absent from release builds.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// New names are not made durable.
+    SkipDirectorySync,
+}
+
+#[cfg(any(test, feature = "planted"))]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in the shards of this thread, or takes it out.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.with(|planted| planted.set(bug));
+    }
+
+    pub(crate) fn is_planted(bug: Bug) -> bool {
+        PLANTED.with(Cell::get) == Some(bug)
+    }
+}
+
+#[cfg(any(test, feature = "planted"))]
+pub(crate) use switch::is_planted;
+#[cfg(any(test, feature = "planted"))]
+pub use switch::plant;
+
+#[cfg(not(any(test, feature = "planted")))]
+pub(crate) fn is_planted(_bug: Bug) -> bool {
+    false
+}

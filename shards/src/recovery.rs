@@ -1,0 +1,94 @@
+//! What a shard's directory holds when it is opened, and its creation.
+//!
+//! A shard is created under a marker file, which is durable before anything else is made and removed
+//! after everything else is durable. While the marker is there, the shard was never opened, so
+//! nothing in the directory matters and its creation starts over. Without the marker, a directory
+//! that holds any file of ours must hold a manifest and a log.
+
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::Owner;
+use crate::manifest::{Manifest, sync_dir};
+use corelith_io::{DirLock, OpenOptions};
+use std::path::Path;
+
+/// A directory that is ready for its log and engine to be opened.
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    /// The shard is being created: [`finish_creation`] is to be called.
+    pub(crate) creating: bool,
+    pub(crate) lock: DirLock,
+}
+
+/// Locks the directory, reads its manifest and removes files that the manifest does not name.
+pub(crate) async fn recover(dir: &Path, owner: Owner) -> Result<Recovered> {
+    corelith_io::create_dir_all(dir).await?;
+    let lock = corelith_io::lock_dir(dir).await?;
+    let entries = corelith_io::list_dir(dir).await?;
+    let names = entries.iter().filter(|entry| !entry.is_dir);
+    let names: Vec<FileName> = names
+        .filter_map(|entry| FileName::parse(&entry.name))
+        .filter(|name| *name != FileName::Lock)
+        .collect();
+    let has = |name: FileName| names.contains(&name);
+
+    let creating = has(FileName::Creating);
+    if creating || names.is_empty() {
+        start_creation(dir, &names).await?;
+        return Ok(Recovered {
+            manifest: Manifest::default(),
+            creating: true,
+            lock,
+        });
+    }
+    if !has(FileName::Manifest) {
+        let path = FileName::Manifest.path(dir);
+        return Err(Error::corrupt(&path, 0, "the manifest is missing"));
+    }
+    let manifest = Manifest::load(dir, owner).await?;
+    let has_log = names
+        .iter()
+        .any(|name| matches!(name, FileName::Segment(_)));
+    if !has_log {
+        return Err(Error::corrupt(dir, 0, "the log is missing"));
+    }
+    let is_orphan = |name: &FileName| match name {
+        FileName::Table(id) => !manifest.tables.iter().any(|table| table.id == *id),
+        FileName::ManifestTemporary => true,
+        _ => false,
+    };
+    let orphans: Vec<FileName> = names.iter().copied().filter(is_orphan).collect();
+    for orphan in &orphans {
+        corelith_io::remove_file(&orphan.path(dir)).await?;
+    }
+    if !orphans.is_empty() {
+        sync_dir(dir).await?;
+    }
+    Ok(Recovered {
+        manifest,
+        creating: false,
+        lock,
+    })
+}
+
+/// Leaves the directory with the marker alone.
+async fn start_creation(dir: &Path, names: &[FileName]) -> Result<()> {
+    if !names.contains(&FileName::Creating) {
+        let path = FileName::Creating.path(dir);
+        OpenOptions::new().write().create_new().open(&path).await?;
+        sync_dir(dir).await?;
+    }
+    for name in names {
+        if *name != FileName::Creating {
+            corelith_io::remove_file(&name.path(dir)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends a creation whose log is durable: stores the first manifest and removes the marker.
+pub(crate) async fn finish_creation(dir: &Path, owner: Owner, manifest: &Manifest) -> Result<()> {
+    manifest.store(dir, owner).await?;
+    corelith_io::remove_file(&FileName::Creating.path(dir)).await?;
+    sync_dir(dir).await
+}

@@ -1,1 +1,28 @@
+//! Frames and messages of the Corelith protocol: no I/O, no runtime.
+//!
+//! A connection starts with a fixed-size [`handshake`], then carries [`frame`]s in both directions.
+//! A frame is a 32-byte header, a body (rkyv, validated and used in place) and value bytes. Requests
+//! ([`request`]) carry an id that their answer ([`response`]) repeats; many are in flight, answers
+//! come in any order.
+//!
+//! Decoding never trusts a length: caps are checked on the header alone, before anything is
+//! allocated, then the checksum, then the body. What cannot be decoded is a typed [`error`].
 
+mod body;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod ids;
+pub mod limits;
+pub mod map;
+pub mod outbox;
+pub mod placement;
+pub mod request;
+pub mod response;
+pub mod status;
+pub mod version;
+
+pub use error::{DecodeError, FrameError, HandshakeError};
+pub use frame::{Frame, FrameBuilder, FrameParser, Head, Header, Kind};
+pub use ids::{ClusterId, Epoch, NodeId, RequestId, ShardId};
+pub use outbox::Outbox;

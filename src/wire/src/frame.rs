@@ -1,0 +1,455 @@
+//! The frame: a fixed header, a body, and value bytes.
+//!
+//! ```text
+//! offset  size
+//!      0     4  len         bytes after the header
+//!      4     4  crc32c      of header bytes 8..32, then of everything after the header
+//!      8     2  kind        what the body is, see [`Kind`]
+//!     10     2  flags       0 in version 1
+//!     12     4  body_len    length of the body; the rest of len is value bytes
+//!     16     8  request_id  pairs an answer with its request
+//!     24     4  shard       the shard that is asked, or that answers
+//!     28     4  epoch       generation of the sender's cluster map
+//!     32   len  body, then value bytes
+//! ```
+//! All little-endian. Invariants: a frame whose kind is not accepted on its connection, whose
+//! length exceeds the cap of its kind, or whose body would reach beyond it, is refused on its
+//! header alone; a frame is handed out only if its checksum matches.
+
+use crate::body::{self, Flat, Nested};
+use crate::error::FrameError;
+use crate::ids::{Epoch, RequestId, ShardId};
+use crate::limits::{self, HEADER_BYTES};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// What a frame is. Numbers are never used again for something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind(pub u16);
+
+impl Kind {
+    /// Put or delete a key. The frame's payload is the log entry's body.
+    pub const WRITE: Self = Self(0x01);
+    /// Open a session at a shard.
+    pub const OPEN_SESSION: Self = Self(0x02);
+    /// Read a key.
+    pub const GET: Self = Self(0x03);
+    /// Read a page of keys in order.
+    pub const SCAN: Self = Self(0x04);
+    /// Ask for the state of a node.
+    pub const STATUS: Self = Self(0x05);
+    /// Ask for the cluster map.
+    pub const DESCRIBE: Self = Self(0x06);
+
+    /// Answer: the write is applied.
+    pub const WRITTEN: Self = Self(0x81);
+    /// Answer: the write's condition does not hold, nothing was changed.
+    pub const CONFLICT: Self = Self(0x82);
+    /// Answer: no such key.
+    pub const NOT_FOUND: Self = Self(0x83);
+    /// Answer: a value.
+    pub const VALUE: Self = Self(0x84);
+    /// Answer: a page of keys.
+    pub const SCAN_PAGE: Self = Self(0x85);
+    /// Answer: the session is open.
+    pub const SESSION_OPENED: Self = Self(0x86);
+    /// Answer: the state of a node.
+    pub const STATUS_REPLY: Self = Self(0x87);
+    /// Answer: the cluster map.
+    pub const MAP: Self = Self(0x88);
+    /// Answer: not done, with the reason.
+    pub const FAILURE: Self = Self(0x89);
+
+    /// The first of the kinds that nodes send each other.
+    pub const PEER_FIRST: Self = Self(0x100);
+    /// The last of the kinds that nodes send each other.
+    pub const PEER_LAST: Self = Self(0x1ff);
+}
+
+/// What a connection may carry towards this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// Requests of clients.
+    Requests,
+    /// Answers to a client.
+    Answers,
+    /// Frames between nodes, in both directions.
+    Peer,
+}
+
+impl Accepts {
+    /// The most bytes after the header that a frame of `kind` may have here, `None` if it has no
+    /// business here.
+    fn cap(self, kind: Kind) -> Option<usize> {
+        match self {
+            Self::Requests => match kind {
+                Kind::WRITE => Some(limits::WRITE_BYTES_MAX),
+                Kind::OPEN_SESSION | Kind::GET | Kind::SCAN | Kind::STATUS | Kind::DESCRIBE => {
+                    Some(limits::PLAIN_REQUEST_BYTES_MAX)
+                }
+                _ => None,
+            },
+            Self::Answers => match kind {
+                Kind::WRITTEN | Kind::CONFLICT | Kind::NOT_FOUND | Kind::SESSION_OPENED => {
+                    Some(limits::SMALL_REPLY_BYTES_MAX)
+                }
+                Kind::VALUE => Some(limits::VALUE_REPLY_BYTES_MAX),
+                Kind::SCAN_PAGE => Some(limits::SCAN_REPLY_BYTES_MAX),
+                Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE => Some(limits::MAP_REPLY_BYTES_MAX),
+                _ => None,
+            },
+            Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)
+                .then_some(limits::PEER_BYTES_MAX),
+        }
+    }
+}
+
+/// The sender's choice of header fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What the frame is.
+    pub kind: Kind,
+    /// Pairs an answer with its request.
+    pub request_id: RequestId,
+    /// The shard that is asked, or that answers.
+    pub shard: ShardId,
+    /// Generation of the sender's cluster map.
+    pub epoch: Epoch,
+}
+
+impl Head {
+    /// The head of an answer to this request.
+    #[must_use]
+    pub fn answer(self, kind: Kind, epoch: Epoch) -> Self {
+        Self {
+            kind,
+            epoch,
+            ..self
+        }
+    }
+}
+
+/// A frame's header, its lengths checked against the caps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes after the header.
+    pub len: u32,
+    /// Checksum as the sender computed it.
+    pub crc32c: u32,
+    /// No flag is defined in version 1.
+    pub flags: u16,
+    /// Bytes of the body.
+    pub body_len: u32,
+    /// The sender's choice of the other fields.
+    pub head: Head,
+}
+
+impl Header {
+    /// Parses and checks the header at the start of `bytes`; `None` if it is not there yet.
+    ///
+    /// # Errors
+    /// The kind is not accepted, or a length exceeds its cap.
+    pub fn parse(bytes: &[u8], accepts: Accepts) -> Result<Option<Self>, FrameError> {
+        let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let kind = Kind(u16::from_le_bytes(field(fixed, 8)));
+        let len = u32::from_le_bytes(field(fixed, 0));
+        let body_len = u32::from_le_bytes(field(fixed, 12));
+        let Some(limit) = accepts.cap(kind) else {
+            return Err(FrameError::UnknownKind { kind: kind.0 });
+        };
+        if len as usize > limit {
+            return Err(FrameError::TooLong {
+                kind: kind.0,
+                len,
+                limit,
+            });
+        }
+        if body_len > len {
+            return Err(FrameError::BodyBeyondFrame { body_len, len });
+        }
+        Ok(Some(Self {
+            len,
+            crc32c: u32::from_le_bytes(field(fixed, 4)),
+            flags: u16::from_le_bytes(field(fixed, 10)),
+            body_len,
+            head: Head {
+                kind,
+                request_id: RequestId(u64::from_le_bytes(field(fixed, 16))),
+                shard: ShardId(u32::from_le_bytes(field(fixed, 24))),
+                epoch: Epoch(u32::from_le_bytes(field(fixed, 28))),
+            },
+        }))
+    }
+
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> usize {
+        HEADER_BYTES + self.len as usize
+    }
+}
+
+/// `N` bytes of a fixed-size structure at an offset that is known to lie within it.
+pub(crate) fn field<const N: usize>(fixed: &[u8], at: usize) -> [u8; N] {
+    match fixed.get(at..).and_then(<[u8]>::first_chunk::<N>) {
+        Some(bytes) => *bytes,
+        None => unreachable!("a field of {N} bytes at {at} lies outside its structure"),
+    }
+}
+
+/// A whole frame with a good checksum. Its bytes are a slice of the receive buffer.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its header.
+    pub header: Header,
+    payload: Bytes,
+}
+
+impl Frame {
+    /// Everything after the header. For a [`Kind::WRITE`] this is the log entry's body.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Everything after the header, taken.
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    /// The body, in place.
+    pub fn body(&self) -> &[u8] {
+        self.payload
+            .get(..self.header.body_len as usize)
+            .unwrap_or_default()
+    }
+
+    /// The value bytes, sharing the receive buffer.
+    pub fn value(&self) -> Bytes {
+        self.payload.slice(self.header.body_len as usize..)
+    }
+}
+
+/// Cuts received bytes into frames. One for each direction of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameParser {
+    accepts: Accepts,
+}
+
+impl FrameParser {
+    /// A parser for a connection that may carry `accepts`.
+    pub fn new(accepts: Accepts) -> Self {
+        Self { accepts }
+    }
+
+    /// Takes all complete frames out of `buffer` with one split; the rest stays there. An error
+    /// comes after the good frames before it, and then the connection must be closed.
+    pub fn take(&self, buffer: &mut BytesMut) -> Frames {
+        let mut end = 0;
+        let mut error = None;
+        loop {
+            match Header::parse(buffer.get(end..).unwrap_or_default(), self.accepts) {
+                Ok(Some(header)) if end + header.frame_bytes() <= buffer.len() => {
+                    end += header.frame_bytes();
+                }
+                Ok(_) => break,
+                Err(found) => {
+                    error = Some(found);
+                    break;
+                }
+            }
+        }
+        let bytes = if end == 0 {
+            Bytes::new()
+        } else {
+            buffer.split_to(end).freeze()
+        };
+        Frames {
+            bytes,
+            error,
+            accepts: self.accepts,
+        }
+    }
+
+    /// How many bytes are missing until the first frame in `buffer` is complete (at least a
+    /// header's worth if nothing is known about it): what to reserve before the next read.
+    ///
+    /// # Errors
+    /// That frame is refused.
+    pub fn missing(&self, buffer: &[u8]) -> Result<usize, FrameError> {
+        let bytes = Header::parse(buffer, self.accepts)?.map_or(HEADER_BYTES, |h| h.frame_bytes());
+        Ok(bytes.saturating_sub(buffer.len()))
+    }
+
+    /// Checks that the stream may end here.
+    ///
+    /// # Errors
+    /// `rest` is the beginning of a frame.
+    pub fn end(&self, rest: &[u8]) -> Result<(), FrameError> {
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(FrameError::Truncated { have: rest.len() })
+        }
+    }
+}
+
+/// The frames of one [`FrameParser::take`].
+#[derive(Debug)]
+pub struct Frames {
+    bytes: Bytes,
+    error: Option<FrameError>,
+    accepts: Accepts,
+}
+
+impl Frames {
+    fn cut(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(header) = Header::parse(&self.bytes, self.accepts)? else {
+            return self.error.take().map_or(Ok(None), Err);
+        };
+        let frame = self
+            .bytes
+            .split_to(header.frame_bytes().min(self.bytes.len()));
+        let found = checksum(&frame);
+        if found != header.crc32c {
+            return Err(FrameError::Checksum {
+                expected: header.crc32c,
+                found,
+            });
+        }
+        Ok(Some(Frame {
+            header,
+            payload: frame.slice(HEADER_BYTES..),
+        }))
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Result<Frame, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.cut();
+        if next.is_err() {
+            self.bytes = Bytes::new();
+            self.error = None;
+        }
+        next.transpose()
+    }
+}
+
+/// The checksum of a frame: of everything but the length and the checksum itself.
+fn checksum(frame: &[u8]) -> u32 {
+    crc32c::crc32c(frame.get(8..).unwrap_or_default())
+}
+
+/// Appends one frame to a buffer: header first, patched when the frame is sealed.
+#[derive(Debug)]
+pub struct FrameBuilder<'a> {
+    out: &'a mut BytesMut,
+    start: usize,
+}
+
+impl<'a> FrameBuilder<'a> {
+    /// Starts a frame at the end of `out`.
+    pub fn begin(out: &'a mut BytesMut, head: Head) -> Self {
+        let start = out.len();
+        let mut fixed = [0u8; HEADER_BYTES];
+        {
+            let mut fields = fixed.as_mut_slice();
+            fields.put_u64_le(0);
+            fields.put_u16_le(head.kind.0);
+            fields.put_u16_le(0);
+            fields.put_u32_le(0);
+            fields.put_u64_le(head.request_id.0);
+            fields.put_u32_le(head.shard.0);
+            fields.put_u32_le(head.epoch.0);
+        }
+        out.extend_from_slice(&fixed);
+        Self { out, start }
+    }
+
+    /// Appends raw bytes to the body.
+    #[must_use]
+    pub fn raw(self, bytes: &[u8]) -> Self {
+        self.out.extend_from_slice(bytes);
+        self
+    }
+
+    /// Appends an rkyv message without nested lists to the body. No allocation.
+    #[must_use]
+    pub fn flat(self, message: &impl Flat) -> Self {
+        body::write_flat(self.out, message);
+        self
+    }
+
+    /// Appends an rkyv message to the body.
+    #[must_use]
+    pub fn nested(self, message: &impl Nested) -> Self {
+        body::write_nested(self.out, message);
+        self
+    }
+
+    /// Like [`flat`](Self::flat), with the message's length (u32) before it.
+    #[must_use]
+    pub fn prefixed(self, message: &impl Flat) -> Self {
+        let at = self.out.len();
+        self.out.put_u32_le(0);
+        body::write_flat(self.out, message);
+        let len = u32_len(self.out.len() - at - 4);
+        patch(self.out, at, len);
+        self
+    }
+
+    /// Ends a frame without value.
+    pub fn seal(self) {
+        self.seal_with(&[]);
+    }
+
+    /// Ends a frame whose value bytes are copied behind the body.
+    pub fn seal_with(self, value: &[u8]) {
+        let body_len = self.out.len() - self.start - HEADER_BYTES;
+        self.out.extend_from_slice(value);
+        self.patch(body_len, value.len(), &[]);
+    }
+
+    /// Ends a frame whose value bytes are the concatenation of `parts`, copied behind the body.
+    pub fn seal_parts<'p>(self, parts: impl Iterator<Item = &'p [u8]>) {
+        let body_len = self.out.len() - self.start - HEADER_BYTES;
+        for part in parts {
+            self.out.extend_from_slice(part);
+        }
+        let value_len = self.out.len() - self.start - HEADER_BYTES - body_len;
+        self.patch(body_len, value_len, &[]);
+    }
+
+    /// Ends a frame whose value bytes are not in the buffer: the caller sends exactly these bytes
+    /// right after it.
+    pub fn seal_detached(self, value: &[u8]) {
+        let body_len = self.out.len() - self.start - HEADER_BYTES;
+        self.patch(body_len, value.len(), value);
+    }
+
+    fn patch(self, body_len: usize, value_len: usize, detached: &[u8]) {
+        patch(self.out, self.start, u32_len(body_len + value_len));
+        patch(self.out, self.start + 12, u32_len(body_len));
+        let frame = self.out.get(self.start..).unwrap_or_default();
+        let crc = crc32c::crc32c_append(checksum(frame), detached);
+        patch(self.out, self.start + 4, crc);
+    }
+}
+
+fn u32_len(len: usize) -> u32 {
+    match u32::try_from(len) {
+        Ok(len) => len,
+        Err(_) => unreachable!("limits.rs keeps a frame of {len} bytes from being built"),
+    }
+}
+
+fn patch(out: &mut BytesMut, at: usize, value: u32) {
+    match out.get_mut(at..at + 4) {
+        Some(place) => place.copy_from_slice(&value.to_le_bytes()),
+        None => unreachable!("a frame's header lies in its buffer"),
+    }
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

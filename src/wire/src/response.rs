@@ -1,0 +1,434 @@
+//! What servers answer. The header carries the shard, every body the term and log index at which
+//! the answer was true: an application may use the index as a fencing token.
+
+use crate::body::{access, deserialize};
+use crate::error::DecodeError;
+use crate::frame::{Frame, FrameBuilder, Head, Kind, field};
+use crate::limits::{self, DETACH_BYTES_MIN};
+use crate::map::ClusterMap;
+use crate::outbox::Outbox;
+use crate::status::StatusReply;
+use bytes::{BufMut, Bytes};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// Where in a shard's history an answer was true; zeros if no shard was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReplyMeta {
+    /// Term of the leader that answered.
+    pub term: u64,
+    /// Log index: of the write, or the applied index that a read saw.
+    pub index: u64,
+}
+
+impl From<&ArchivedReplyMeta> for ReplyMeta {
+    fn from(meta: &ArchivedReplyMeta) -> Self {
+        Self {
+            term: meta.term.into(),
+            index: meta.index.into(),
+        }
+    }
+}
+
+/// Body of the answers that are a number: the version of a write that applied
+/// ([`Kind::WRITTEN`]), the version that stood against it ([`Kind::CONFLICT`], 0 for none), a
+/// value's version ([`Kind::VALUE`]), a session's id ([`Kind::SESSION_OPENED`]), or nothing
+/// ([`Kind::NOT_FOUND`]).
+#[derive(Clone, Copy, Debug, Archive, Serialize)]
+struct Number {
+    meta: ReplyMeta,
+    number: u64,
+}
+
+/// Body of a [`Kind::SCAN_PAGE`] before its item table.
+#[derive(Clone, Copy, Debug, Archive, Serialize)]
+struct PageHead {
+    meta: ReplyMeta,
+    at_version: u64,
+    item_count: u32,
+    more: bool,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Failure {
+    /// This replica does not lead the shard.
+    NotLeader {
+        /// The node that leads as far as this one knows, 0 if it does not know.
+        leader: u64,
+    } = 0,
+    /// This node holds no replica of the shard.
+    WrongNode = 1,
+    /// The request's map is older than the server's.
+    WrongEpoch {
+        /// The newer map.
+        map: ClusterMap,
+    } = 2,
+    /// Too much is going on; nothing was done.
+    Throttled {
+        /// When to try again.
+        retry_after_ms: u32,
+    } = 3,
+    /// Key, value or request exceed a bound.
+    TooLarge {
+        /// The bound, in bytes.
+        limit: u64,
+    } = 4,
+    /// The shard takes no writes until there is room on disk; deletes and reads work.
+    DiskFull = 5,
+    /// It cannot be done now.
+    Unavailable {
+        /// Why.
+        reason: Reason,
+        /// Whether the request certainly had no effect and never will.
+        nothing_done: bool,
+    } = 6,
+    /// The session is not known (any more): the write was not applied and never will be.
+    SessionExpired = 7,
+    /// A duplicate of a write whose answer was acknowledged long ago.
+    Stale = 8,
+    /// Stored data is damaged and no good copy was found.
+    Corrupt = 9,
+    /// The request cannot be understood.
+    Malformed = 10,
+    /// The state as of the wanted log index is gone: start the scan again.
+    VersionGone = 11,
+    /// The write's number is too far beyond the session's lowest unanswered one.
+    WindowFull = 12,
+}
+
+/// Body of a [`Kind::FAILURE`].
+#[derive(Clone, Debug, Archive, Serialize)]
+struct FailureBody {
+    meta: ReplyMeta,
+    failure: Failure,
+}
+
+/// Why a shard cannot answer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Reason {
+    /// No majority of the shard's replicas can be reached.
+    NoQuorum = 0,
+    /// The node is starting.
+    Starting = 1,
+    /// The node is stopping.
+    Stopping = 2,
+    /// Leadership ended while the request was under way.
+    LeadershipLost = 3,
+    /// This replica's storage failed; another one will lead.
+    StorageFailed = 4,
+}
+
+/// Appends the answer to a write that applied.
+pub fn encode_written(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64) {
+    encode_number(
+        out,
+        Head {
+            kind: Kind::WRITTEN,
+            ..head
+        },
+        meta,
+        version,
+    );
+}
+
+/// Appends the answer to a write whose condition does not hold. `current` is 0 if the key is
+/// absent.
+pub fn encode_conflict(out: &mut Outbox, head: Head, meta: ReplyMeta, current: u64) {
+    encode_number(
+        out,
+        Head {
+            kind: Kind::CONFLICT,
+            ..head
+        },
+        meta,
+        current,
+    );
+}
+
+/// Appends the answer to a read of a key that has no value.
+pub fn encode_not_found(out: &mut Outbox, head: Head, meta: ReplyMeta) {
+    encode_number(
+        out,
+        Head {
+            kind: Kind::NOT_FOUND,
+            ..head
+        },
+        meta,
+        0,
+    );
+}
+
+/// Appends the answer to the opening of a session.
+pub fn encode_session_opened(out: &mut Outbox, head: Head, meta: ReplyMeta, session: u64) {
+    encode_number(
+        out,
+        Head {
+            kind: Kind::SESSION_OPENED,
+            ..head
+        },
+        meta,
+        session,
+    );
+}
+
+fn encode_number(out: &mut Outbox, head: Head, meta: ReplyMeta, number: u64) {
+    FrameBuilder::begin(out.buffer(), head)
+        .flat(&Number { meta, number })
+        .seal();
+}
+
+/// Appends a value. A large one is not copied.
+pub fn encode_value(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64, value: &Bytes) {
+    let head = Head {
+        kind: Kind::VALUE,
+        ..head
+    };
+    let frame = FrameBuilder::begin(out.buffer(), head).flat(&Number {
+        meta,
+        number: version,
+    });
+    if value.len() < DETACH_BYTES_MIN {
+        frame.seal_with(value);
+    } else {
+        frame.seal_detached(value);
+        out.value(value.clone());
+    }
+}
+
+/// One key of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanItem {
+    /// The key.
+    pub key: Bytes,
+    /// Log index of the write that gave it its value.
+    pub version: u64,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// A part of a scan of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanPage {
+    /// Where in the shard's history.
+    pub meta: ReplyMeta,
+    /// The log index as of which the page was read: ask for the next page with it.
+    pub at_version: u64,
+    /// Whether keys follow after the last one.
+    pub more: bool,
+    /// In key order.
+    pub items: Vec<ScanItem>,
+}
+
+/// Appends a page: the body is a table of (`key_len` u32, `value_len` u32, `version` u64), then a
+/// [`PageHead`]; keys and values in the table's order are the value bytes.
+pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
+    let head = Head {
+        kind: Kind::SCAN_PAGE,
+        ..head
+    };
+    let mut frame = FrameBuilder::begin(out.buffer(), head);
+    for item in &page.items {
+        let mut row = [0u8; limits::SCAN_ITEM_BYTES];
+        {
+            let mut fields = row.as_mut_slice();
+            fields.put_u32_le(item.key.len() as u32);
+            fields.put_u32_le(item.value.len() as u32);
+            fields.put_u64_le(item.version);
+        }
+        frame = frame.raw(&row);
+    }
+    let tail = page
+        .items
+        .iter()
+        .flat_map(|item| [item.key.as_ref(), item.value.as_ref()]);
+    frame
+        .flat(&PageHead {
+            meta: page.meta,
+            at_version: page.at_version,
+            item_count: page.items.len() as u32,
+            more: page.more,
+        })
+        .seal_parts(tail);
+}
+
+/// Appends the state of a node.
+pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
+    let head = Head {
+        kind: Kind::STATUS_REPLY,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .nested(status)
+        .seal();
+}
+
+/// Appends the cluster map.
+pub fn encode_map(out: &mut Outbox, head: Head, map: &ClusterMap) {
+    FrameBuilder::begin(
+        out.buffer(),
+        Head {
+            kind: Kind::MAP,
+            ..head
+        },
+    )
+    .nested(map)
+    .seal();
+}
+
+/// Appends a failure.
+pub fn encode_failure(out: &mut Outbox, head: Head, meta: ReplyMeta, failure: Failure) {
+    let head = Head {
+        kind: Kind::FAILURE,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .nested(&FailureBody { meta, failure })
+        .seal();
+}
+
+/// An answer as the asking side takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The write applied.
+    Written {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// The key's version now.
+        version: u64,
+    },
+    /// The write's condition does not hold.
+    Conflict {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// The version that stands against it, 0 if the key is absent.
+        current: u64,
+    },
+    /// The key has no value.
+    NotFound {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+    },
+    /// A value.
+    Value {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// Its version.
+        version: u64,
+        /// Its bytes, sharing the receive buffer.
+        value: Bytes,
+    },
+    /// A page of keys.
+    ScanPage(ScanPage),
+    /// The session is open.
+    SessionOpened {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// Its id.
+        session: u64,
+    },
+    /// The state of a node.
+    Status(StatusReply),
+    /// The cluster map.
+    Map(ClusterMap),
+    /// Not done.
+    Failure {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl Answer {
+    /// Parses an answer.
+    ///
+    /// # Errors
+    /// The body is malformed.
+    pub fn parse(frame: &Frame) -> Result<Self, DecodeError> {
+        let body = frame.body();
+        let number = |what| -> Result<(ReplyMeta, u64), DecodeError> {
+            let found = access::<ArchivedNumber>(body, what)?;
+            Ok(((&found.meta).into(), found.number.into()))
+        };
+        match frame.header.head.kind {
+            Kind::WRITTEN => {
+                number("answer to a write").map(|(meta, version)| Self::Written { meta, version })
+            }
+            Kind::CONFLICT => {
+                number("conflict").map(|(meta, current)| Self::Conflict { meta, current })
+            }
+            Kind::NOT_FOUND => number("absence").map(|(meta, _)| Self::NotFound { meta }),
+            Kind::VALUE => number("value").map(|(meta, version)| Self::Value {
+                meta,
+                version,
+                value: frame.value(),
+            }),
+            Kind::SESSION_OPENED => {
+                number("session").map(|(meta, session)| Self::SessionOpened { meta, session })
+            }
+            Kind::SCAN_PAGE => parse_page(frame).map(Self::ScanPage),
+            Kind::STATUS_REPLY => StatusReply::parse(body).map(Self::Status),
+            Kind::MAP => ClusterMap::parse(body).map(Self::Map),
+            Kind::FAILURE => {
+                let found = access::<ArchivedFailureBody>(body, "failure")?;
+                let failure = deserialize(&found.failure, "failure")?;
+                if let Failure::WrongEpoch { map } = &failure {
+                    map.check()?;
+                }
+                Ok(Self::Failure {
+                    meta: (&found.meta).into(),
+                    failure,
+                })
+            }
+            _ => Err(DecodeError::Malformed {
+                what: "kind of answer",
+            }),
+        }
+    }
+}
+
+fn parse_page(frame: &Frame) -> Result<ScanPage, DecodeError> {
+    let malformed = DecodeError::Malformed { what: "scan page" };
+    let body = frame.body();
+    let head = access::<ArchivedPageHead>(body, "scan page")?;
+    let table_len = body.len().saturating_sub(size_of::<ArchivedPageHead>());
+    let (rows, excess) = body
+        .get(..table_len)
+        .unwrap_or_default()
+        .as_chunks::<{ limits::SCAN_ITEM_BYTES }>();
+    let item_count = head.item_count.to_native() as usize;
+    if !excess.is_empty() || rows.len() != item_count || item_count > limits::SCAN_ITEMS_MAX {
+        return Err(malformed);
+    }
+    let mut rest = frame.value();
+    let mut take = |len: u32| -> Result<Bytes, DecodeError> {
+        if len as usize > rest.len() {
+            Err(malformed)
+        } else {
+            Ok(rest.split_to(len as usize))
+        }
+    };
+    let mut items = Vec::with_capacity(item_count);
+    for row in rows {
+        items.push(ScanItem {
+            key: take(u32::from_le_bytes(field(row, 0)))?,
+            value: take(u32::from_le_bytes(field(row, 4)))?,
+            version: u64::from_le_bytes(field(row, 8)),
+        });
+    }
+    if !rest.is_empty() {
+        return Err(malformed);
+    }
+    Ok(ScanPage {
+        meta: (&head.meta).into(),
+        at_version: head.at_version.into(),
+        more: head.more,
+        items,
+    })
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

@@ -1,0 +1,50 @@
+//! Protocol versions and optional features.
+
+/// The newest version that this code speaks.
+pub const NEWEST: u16 = 1;
+/// The oldest version that this code still speaks.
+pub const OLDEST: u16 = 1;
+/// Optional features of this code, one bit each. Both sides use what both have.
+pub const FEATURES: u64 = 0;
+
+/// Why two version ranges have nothing in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The other side's newest version is older than our oldest.
+    TheyAreTooOld,
+    /// The other side's oldest version is newer than our newest.
+    TheyAreTooNew,
+}
+
+/// The version to speak with a side that speaks `oldest..=newest`: the newest that both know.
+///
+/// # Errors
+/// The ranges do not meet. A range that ends before it starts counts as too old.
+pub fn negotiate(oldest: u16, newest: u16) -> Result<u16, Mismatch> {
+    if newest < OLDEST || newest < oldest {
+        Err(Mismatch::TheyAreTooOld)
+    } else if oldest > NEWEST {
+        Err(Mismatch::TheyAreTooNew)
+    } else {
+        Ok(newest.min(NEWEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_spoken() {
+        for (oldest, newest, expected) in [
+            (1, 1, Ok(1)),
+            (1, 9, Ok(1)),
+            (0, 0, Err(Mismatch::TheyAreTooOld)),
+            (2, 9, Err(Mismatch::TheyAreTooNew)),
+            (5, 3, Err(Mismatch::TheyAreTooOld)),
+            (1, 0, Err(Mismatch::TheyAreTooOld)),
+        ] {
+            assert_eq!(negotiate(oldest, newest), expected, "{oldest}..={newest}");
+        }
+    }
+}

@@ -52,7 +52,7 @@ impl<T> Nested for T where
 /// Appends `body` to `out`.
 pub(crate) fn write_flat(out: &mut BytesMut, body: &impl Flat) {
     let start = out.len();
-    let mut scratch = [MaybeUninit::<u8>::uninit(); 0];
+    let mut scratch: [MaybeUninit<u8>; 0] = [];
     let mut serializer = Serializer::new(
         BodyWriter { out, start },
         SubAllocator::new(&mut scratch),

@@ -1,0 +1,196 @@
+use super::{ConfigError, NodeConfig};
+use corelith_shards::NodeId;
+
+const GOOD: &str = r#"
+[node]
+id = 2
+data_dir = "/var/lib/corelith"
+listen = "0.0.0.0:7411"
+pin = [0, 1]
+
+[cluster]
+name = "test"
+shards = 8
+nodes = [
+    { id = 1, host = "10.0.0.1", port = 7411, cores = 2 },
+    { id = 2, host = "10.0.0.2", port = 7411, cores = 2 },
+    { id = 3, host = "10.0.0.3", port = 7411 },
+]
+
+[storage]
+memtable_bytes = 33554432
+
+[raft]
+heartbeat_ms = 200
+election_ms = 1000
+"#;
+
+fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::parse("c.toml", text)
+}
+
+#[test]
+fn a_good_file_is_read() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.id, NodeId(2));
+    assert_eq!(config.cores, 2);
+    assert_eq!(config.listen.host, "0.0.0.0");
+    assert_eq!(config.pin, [0, 1]);
+    assert_eq!(config.cluster.replica_count(), 3);
+    assert_eq!(config.cluster.nodes[2].cores, 1);
+    assert_eq!(config.storage.segment_bytes, 64 << 20);
+    assert_eq!(config.raft.election_ms, 1000);
+}
+
+#[test]
+fn listen_defaults_to_the_entry() {
+    let config = parse(&GOOD.replace("listen = \"0.0.0.0:7411\"\n", "")).unwrap();
+    assert_eq!(
+        (config.listen.host.as_str(), config.listen.port),
+        ("10.0.0.2", 7411)
+    );
+}
+
+#[test]
+fn the_cluster_id_follows_the_name() {
+    let one = parse(GOOD).unwrap().cluster.id();
+    let other = parse(&GOOD.replace("\"test\"", "\"prod\""))
+        .unwrap()
+        .cluster
+        .id();
+    assert_ne!(one, other);
+    assert_ne!(one, 0);
+}
+
+#[test]
+fn every_problem_names_the_key_and_what_is_allowed() {
+    // (replace, by, the error)
+    let table: &[(&str, &str, &str)] = &[
+        (
+            "id = 2\n",
+            "id = 9\n",
+            "c.toml: node.id: 9 is not in cluster.nodes, which lists 1, 2, 3",
+        ),
+        (
+            "/var/lib/corelith",
+            "data",
+            "c.toml: node.data_dir: \"data\" is not allowed: an absolute path, so that the node finds its data from any working directory",
+        ),
+        (
+            "0.0.0.0:7411",
+            "7411",
+            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\"",
+        ),
+        (
+            "0.0.0.0:7411",
+            "0.0.0.0:65535",
+            "c.toml: node.listen: 65535 is not allowed: 1 to 65534, since each of the 2 cores listens on the next port",
+        ),
+        (
+            "pin = [0, 1]",
+            "pin = [0]",
+            "c.toml: node.pin: 1 CPUs are given for 2 cores: one CPU for each core, or none",
+        ),
+        (
+            "pin = [0, 1]",
+            "pin = [1, 1]",
+            "c.toml: node.pin: CPU 1 is given twice: each core needs one of its own",
+        ),
+        (
+            "\"test\"",
+            "\"a b\"",
+            "c.toml: cluster.name: \"a b\" is not allowed: 1 to 64 letters, digits, `-`, `_` or `.`",
+        ),
+        (
+            "shards = 8",
+            "shards = 0",
+            "c.toml: cluster.shards: 0 is not allowed: 1 to 4096",
+        ),
+        (
+            "shards = 8",
+            "shards = 8\nreplicas = 4",
+            "c.toml: cluster.replicas: 4 is not allowed: 1 to 3",
+        ),
+        (
+            "id = 3,",
+            "id = 1,",
+            "c.toml: cluster.nodes, id 1: id: listed twice; each node has an id of its own",
+        ),
+        (
+            "id = 3,",
+            "id = 0,",
+            "c.toml: cluster.nodes: id: 0 is not allowed: ids count from 1",
+        ),
+        (
+            "10.0.0.3\", port = 7411",
+            "10.0.0.1\", port = 7412",
+            "c.toml: cluster.nodes, id 3: port: 7412 to 7412 overlap the ports 7411 to 7412 of node 1 on the same host: each core of each node needs a port of its own",
+        ),
+        (
+            "\"10.0.0.3\"",
+            "\"10.0.0.3/24\"",
+            "c.toml: cluster.nodes, id 3: host: \"10.0.0.3/24\" is not allowed: a host name or an IP address, without a port",
+        ),
+        (
+            "33554432",
+            "1",
+            "c.toml: storage.memtable_bytes: 1 is not allowed: 1048576 to 4294967296",
+        ),
+        (
+            "33554432",
+            "33554432\nsegment_bytes = 20000000",
+            "c.toml: storage.segment_bytes: 20000000 is not allowed: a multiple of 1048576",
+        ),
+        (
+            "election_ms = 1000",
+            "election_ms = 300",
+            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000",
+        ),
+    ];
+    for (replace, by, expected) in table {
+        assert!(GOOD.contains(replace), "{replace}");
+        let error = parse(&GOOD.replacen(replace, by, 1)).unwrap_err();
+        assert_eq!(error.to_string(), *expected);
+    }
+}
+
+#[test]
+fn syntax_problems_name_line_and_key() {
+    let table: &[(&str, &str, &str)] = &[
+        (
+            "id = 2\n",
+            "id = \"two\"\n",
+            "c.toml, line 3, key `id`: invalid type: string \"two\", expected u64",
+        ),
+        (
+            "id = 2\n",
+            "id = 2\ncolour = 1\n",
+            "c.toml, line 4, key `colour`: unknown field `colour`, expected one of `id`, `data_dir`, `listen`, `pin`",
+        ),
+        ("id = 2\n", "", "c.toml, line 2: missing field `id`"),
+        (
+            "[raft]",
+            "[draft]",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`",
+        ),
+        ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
+    ];
+    for (replace, by, expected) in table {
+        let error = parse(&GOOD.replacen(replace, by, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains('\n'));
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = NodeConfig::load("/nowhere/c.toml".as_ref()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read the configuration file /nowhere/c.toml: "),
+        "{error}"
+    );
+}

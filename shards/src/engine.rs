@@ -20,7 +20,7 @@ mod piece;
 mod scan;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use install::SnapshotWriter;
 pub use scan::{Item, ScanPage, ScanRange};

@@ -31,6 +31,7 @@ impl SessionTable {
     }
 
     /// Whether [`SessionTable::take_changes`] would return anything.
+    #[cfg(test)]
     pub(crate) fn has_changes(&self) -> bool {
         !self.expired.is_empty() || !self.dirty.is_empty()
     }

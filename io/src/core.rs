@@ -15,11 +15,12 @@ pub struct CoreConfig {
     pub name: String,
     /// The CPU to pin to; unpinned if `None` (development).
     pub cpu: Option<usize>,
-    /// Locked memory for the rings and registered buffers, in bytes.
+    /// Locked memory for the rings and registered buffers, in bytes, of which `RLIMIT_MEMLOCK` must
+    /// allow as much for every core of the process.
     pub locked_memory_bytes: usize,
     /// How long a busy task runs before other queues and I/O get their turn.
     pub preempt: Duration,
-    /// How long to poll for work before sleeping.
+    /// How long to poll for work before sleeping; an unpinned core does not.
     pub spin: Duration,
     /// After this long without progress the watchdog reports the core; after ten times, aborts.
     pub watchdog: Duration,

@@ -1,5 +1,6 @@
 //! Executors: one thread per core.
 
+use super::sys;
 use super::task::Tasks;
 use super::time::Clock;
 use super::watchdog;
@@ -122,6 +123,7 @@ where
         )
     })?;
     abort_on_panic();
+    sys::ignore_signals_of_failed_writes();
     let (started, has_started) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(config.name.clone())

@@ -160,6 +160,8 @@ pub(crate) struct ReadHalf {
 
 impl ReadHalf {
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        // A peer that sends without pause must not keep the core to itself.
+        glommio::yield_if_needed().await;
         loop {
             let read = poll_fn(|cx| {
                 let mut stream = self.connection.stream.borrow_mut();

@@ -88,6 +88,15 @@ pub(crate) fn locked_memory_limit() -> io::Result<Option<u64>> {
     Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
 }
 
+/// Makes a write over the limit of file sizes, or to a closed connection, an error instead of the end
+/// of the process.
+pub(crate) fn ignore_signals_of_failed_writes() {
+    for signal in [libc::SIGXFSZ, libc::SIGPIPE] {
+        // SAFETY: ignoring a signal runs no code of ours in a handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Sets up and closes a small ring, to learn whether io_uring may be used here.
 pub(crate) fn try_io_uring() -> io::Result<()> {
     /// `sizeof(struct io_uring_params)`.

@@ -3,7 +3,7 @@
 //! A case is an async function of a [`Place`]. The runner of a world makes a core (or a simulated
 //! node) and a fresh directory for each case.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod files;
 mod names;

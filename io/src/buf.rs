@@ -33,7 +33,17 @@ impl Buf {
             0 => Memory::None,
             len => Memory::Block(Block::take(len.next_multiple_of(BLOCK_SIZE))),
         };
-        Self { memory, len }
+        #[cfg_attr(
+            not(feature = "sim"),
+            expect(unused_mut, reason = "the simulator fills it")
+        )]
+        let mut buf = Self { memory, len };
+        // What an earlier simulation left in the pool must not change this one.
+        #[cfg(feature = "sim")]
+        if crate::world::is_simulated() {
+            buf.fill(0xa5);
+        }
+        buf
     }
 
     /// Returns a buffer of `len` bytes that are all 0.

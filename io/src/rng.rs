@@ -1,8 +1,23 @@
 //! Randomness: of the operating system in the Uring world, of the seed in the Sim world.
 
+use crate::world::{self, World};
+use std::cell::RefCell;
+
+/// How many words one call to the operating system fetches.
+const POOL_WORDS: usize = 32;
+
+thread_local! {
+    /// Words of the operating system that nobody has used yet.
+    static POOL: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Returns 64 random bits.
 pub fn random_u64() -> u64 {
-    todo!()
+    world::with(|world| match world {
+        World::Uring(_) => system_u64(),
+        #[cfg(feature = "sim")]
+        World::Sim(core) => core.world.rng.next(),
+    })
 }
 
 /// Fills `bytes` with random bytes.
@@ -13,4 +28,20 @@ pub fn fill_random(bytes: &mut [u8]) {
             *to = from;
         }
     }
+}
+
+/// Returns 64 random bits of the operating system, whichever world this is.
+fn system_u64() -> u64 {
+    POOL.with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.is_empty() {
+            let mut bytes = [0; POOL_WORDS * 8];
+            if let Err(error) = getrandom::fill(&mut bytes) {
+                panic!("the operating system gives no randomness: {error}");
+            }
+            let (words, _) = bytes.as_chunks::<8>();
+            pool.extend(words.iter().map(|word| u64::from_le_bytes(*word)));
+        }
+        pool.pop().unwrap_or_default()
+    })
 }

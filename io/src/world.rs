@@ -32,6 +32,17 @@ pub(crate) fn with<T>(f: impl FnOnce(&World) -> T) -> T {
     })
 }
 
+/// Whether the calling code runs on a core.
+pub(crate) fn is_current() -> bool {
+    CURRENT.with(|current| current.borrow().is_some())
+}
+
+/// Whether the calling code runs on a simulated core.
+#[cfg(feature = "sim")]
+pub(crate) fn is_simulated() -> bool {
+    CURRENT.with(|current| matches!(&*current.borrow(), Some(World::Sim(_))))
+}
+
 /// Returns the current core.
 ///
 /// # Panics

@@ -1,70 +1,358 @@
-//! Files and directories of a simulated node's disk.
+//! Files and directories of a simulated node's disk, as tasks use them.
 
-use super::Core;
-use crate::buf::Buf;
-use crate::error::Result;
+use super::disk::{Handle, IoKind, Op, Output};
+use super::executor::Event;
+use super::world::{Core, Node, Step, World, fingerprint};
+use crate::buf::{BLOCK_SIZE, Buf};
+use crate::error::{Error, ErrorKind, Result};
 use crate::file::OpenOptions;
 use crate::fs::Entry;
-use std::path::Path;
+use crate::sync::oneshot;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-pub(crate) struct File {}
+pub(crate) struct File {
+    core: Core,
+    handle: Handle,
+    options: OpenOptions,
+    path: PathBuf,
+}
 
 impl File {
-    pub(crate) async fn open(_core: Core, _options: OpenOptions, _path: &Path) -> Result<Self> {
-        todo!()
+    pub(crate) async fn open(core: Core, options: OpenOptions, path: &Path) -> Result<Self> {
+        let op = Op::Open {
+            path: path.to_owned(),
+            options,
+        };
+        let operation = if options.create_new { "create" } else { "open" };
+        match perform(&core, op).await {
+            Ok(Output::Handle(handle)) => Ok(Self {
+                core,
+                handle,
+                options,
+                path: path.to_owned(),
+            }),
+            Ok(_) => unreachable!("opening gives a handle"),
+            Err(error) => Err(Error::at_path(operation, path, error)),
+        }
     }
 
-    pub(crate) async fn read_at(&self, _offset: u64, _len: usize) -> Result<Buf> {
-        todo!()
+    pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
+        let op = Op::Read {
+            handle: self.handle,
+            offset,
+            len,
+        };
+        match perform(&self.core, op).await {
+            Ok(Output::Data(data)) => Ok(data),
+            Ok(_) => unreachable!("reading gives data"),
+            Err(error) => Err(Error::at_path("read", &self.path, error)),
+        }
     }
 
-    pub(crate) async fn write_at(&self, _offset: u64, _buf: Buf) -> Result<()> {
-        todo!()
+    pub(crate) async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
+        self.check_writable("write")?;
+        let aligned =
+            offset.is_multiple_of(BLOCK_SIZE as u64) && buf.len().is_multiple_of(BLOCK_SIZE);
+        if !aligned {
+            let why = io::Error::new(io::ErrorKind::InvalidInput, "not whole blocks");
+            return Err(Error::at_path("write", &self.path, why));
+        }
+        let durable = self.options.dsync;
+        self.unit(
+            "write",
+            Op::Write {
+                handle: self.handle,
+                offset,
+                data: buf,
+                durable,
+            },
+        )
+        .await
     }
 
     pub(crate) async fn sync(&self) -> Result<()> {
-        todo!()
+        self.unit(
+            "sync",
+            Op::Sync {
+                handle: self.handle,
+            },
+        )
+        .await
     }
 
     pub(crate) async fn len(&self) -> Result<u64> {
-        todo!()
+        Ok(self.core.node.disk.borrow().file_len(self.handle))
     }
 
-    pub(crate) async fn set_len(&self, _len: u64) -> Result<()> {
-        todo!()
+    pub(crate) async fn set_len(&self, len: u64) -> Result<()> {
+        self.check_writable("set the length of")?;
+        self.unit(
+            "set the length of",
+            Op::SetLen {
+                handle: self.handle,
+                len,
+            },
+        )
+        .await
+    }
+
+    fn check_writable(&self, operation: &'static str) -> Result<()> {
+        if self.options.write || self.options.create_new {
+            return Ok(());
+        }
+        let why = io::Error::other("opened for reading only");
+        let path = self.path.display().to_string();
+        Err(Error::with_kind(ErrorKind::Invalid, operation, path, why))
+    }
+
+    async fn unit(&self, operation: &'static str, op: Op) -> Result<()> {
+        match perform(&self.core, op).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::at_path(operation, &self.path, error)),
+        }
     }
 }
 
-pub(crate) struct DirLock {}
-
-pub(crate) async fn lock_dir(_core: Core, _path: &Path) -> Result<DirLock> {
-    todo!()
+impl Drop for File {
+    fn drop(&mut self) {
+        self.core.node.disk.borrow_mut().close(self.handle);
+    }
 }
 
-pub(crate) async fn create_dir_all(_core: Core, _path: &Path) -> Result<()> {
-    todo!()
+pub(crate) struct DirLock {
+    core: Core,
+    path: PathBuf,
+    epoch: u64,
 }
 
-pub(crate) async fn list_dir(_core: Core, _path: &Path) -> Result<Vec<Entry>> {
-    todo!()
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        self.core
+            .node
+            .disk
+            .borrow_mut()
+            .unlock(&self.path, self.epoch);
+    }
 }
 
-pub(crate) async fn sync_dir(_core: Core, _path: &Path) -> Result<()> {
-    todo!()
+pub(crate) async fn lock_dir(core: Core, path: &Path) -> Result<DirLock> {
+    match perform(
+        &core,
+        Op::Lock {
+            path: path.to_owned(),
+        },
+    )
+    .await
+    {
+        Ok(_) => {
+            let epoch = core.node.disk.borrow().epoch();
+            Ok(DirLock {
+                core,
+                path: path.to_owned(),
+                epoch,
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let path = path.display().to_string();
+            Err(Error::with_kind(ErrorKind::Locked, "lock", path, error))
+        }
+        Err(error) => Err(Error::at_path("lock", path, error)),
+    }
 }
 
-pub(crate) async fn rename(_core: Core, _from: &Path, _to: &Path) -> Result<()> {
-    todo!()
+pub(crate) async fn create_dir_all(core: Core, path: &Path) -> Result<()> {
+    at_path(
+        &core,
+        "create the directory",
+        path,
+        Op::CreateDirs {
+            path: path.to_owned(),
+        },
+    )
+    .await
 }
 
-pub(crate) async fn remove_file(_core: Core, _path: &Path) -> Result<()> {
-    todo!()
+pub(crate) async fn list_dir(core: Core, path: &Path) -> Result<Vec<Entry>> {
+    match perform(
+        &core,
+        Op::List {
+            path: path.to_owned(),
+        },
+    )
+    .await
+    {
+        Ok(Output::Entries(entries)) => Ok(entries),
+        Ok(_) => unreachable!("listing gives entries"),
+        Err(error) => Err(Error::at_path("list", path, error)),
+    }
 }
 
-pub(crate) async fn remove_dir_all(_core: Core, _path: &Path) -> Result<()> {
-    todo!()
+pub(crate) async fn sync_dir(core: Core, path: &Path) -> Result<()> {
+    at_path(
+        &core,
+        "sync the directory",
+        path,
+        Op::SyncDir {
+            path: path.to_owned(),
+        },
+    )
+    .await
 }
 
-pub(crate) async fn free_bytes(_core: Core, _path: &Path) -> Result<u64> {
-    todo!()
+pub(crate) async fn rename(core: Core, from: &Path, to: &Path) -> Result<()> {
+    let op = Op::Rename {
+        from: from.to_owned(),
+        to: to.to_owned(),
+    };
+    at_path(&core, "rename", from, op).await
+}
+
+pub(crate) async fn remove_file(core: Core, path: &Path) -> Result<()> {
+    at_path(
+        &core,
+        "remove",
+        path,
+        Op::RemoveFile {
+            path: path.to_owned(),
+        },
+    )
+    .await
+}
+
+pub(crate) async fn remove_dir_all(core: Core, path: &Path) -> Result<()> {
+    at_path(
+        &core,
+        "remove the directory",
+        path,
+        Op::RemoveDir {
+            path: path.to_owned(),
+        },
+    )
+    .await
+}
+
+pub(crate) async fn free_bytes(core: Core, _path: &Path) -> Result<u64> {
+    Ok(core.node.disk.borrow_mut().free_bytes())
+}
+
+async fn at_path(core: &Core, operation: &'static str, path: &Path, op: Op) -> Result<()> {
+    match perform(core, op).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::at_path(operation, path, error)),
+    }
+}
+
+/// Submits an operation and waits for it; forever, if the process ends.
+async fn perform(core: &Core, op: Op) -> io::Result<Output> {
+    let result = match submit(core, op) {
+        Some(receiver) => receiver.await,
+        None => Err(oneshot::Closed),
+    };
+    match result {
+        Ok(result) => result,
+        Err(oneshot::Closed) => std::future::pending().await,
+    }
+}
+
+type Completion = oneshot::Receiver<io::Result<Output>>;
+
+fn submit(core: &Core, op: Op) -> Option<Completion> {
+    if !core.is_alive() {
+        return None;
+    }
+    let (world, node) = (&core.world, &core.node);
+    let (kind, bytes) = weigh(&op);
+    let (done, receiver) = oneshot::channel();
+    let crash = node
+        .crash_at_io
+        .get()
+        .is_some_and(|n| n <= node.disk.borrow().submitted() + 1);
+    let fate = if crash { world.rng.below(3) } else { u64::MAX };
+    node.crash_at_io
+        .set(node.crash_at_io.get().filter(|_| !crash));
+    if fate == 0 {
+        world.crash(node);
+        return None;
+    }
+    let number = {
+        let mut disk = node.disk.borrow_mut();
+        let subject = disk.subject(&op);
+        let verdict = disk.faults.judge(kind, || subject, &world.rng);
+        note(world, node, kind, &op, bytes, verdict as u64);
+        disk.submit(op, verdict, done)
+    };
+    match fate {
+        1 => {
+            node.disk.borrow_mut().complete(number, &world.rng);
+            world.crash(node);
+            None
+        }
+        2 => {
+            world.crash(node);
+            None
+        }
+        _ => {
+            let delay = latency(world, node, kind, bytes);
+            schedule(world, node, number, world.now() + delay);
+            Some(receiver)
+        }
+    }
+}
+
+fn weigh(op: &Op) -> (IoKind, usize) {
+    match op {
+        Op::Read { len, .. } => (IoKind::Read, *len),
+        Op::Write { data, .. } => (IoKind::Write, data.len()),
+        Op::SetLen { .. } => (IoKind::Write, 0),
+        Op::Sync { .. } | Op::SyncDir { .. } => (IoKind::Sync, 0),
+        _ => (IoKind::Name, 0),
+    }
+}
+
+fn note(world: &World, node: &Node, kind: IoKind, op: &Op, bytes: usize, verdict: u64) {
+    let (step, detail) = match (kind, op) {
+        (IoKind::Write, Op::Write { offset, data, .. }) => {
+            (Step::Write, offset.rotate_left(32) ^ fingerprint(data))
+        }
+        (IoKind::Write, _) => (Step::Write, 0),
+        (IoKind::Read, Op::Read { offset, .. }) => (Step::Read, *offset),
+        (IoKind::Sync, _) => (Step::Sync, 0),
+        _ => (Step::Name, 0),
+    };
+    world.note(step, node.id, [bytes as u64, detail, verdict]);
+}
+
+fn latency(world: &World, node: &Node, kind: IoKind, bytes: usize) -> u64 {
+    let config = &world.config;
+    let range = match kind {
+        IoKind::Read => &config.read_latency,
+        IoKind::Write => &config.write_latency,
+        IoKind::Sync => &config.sync_latency,
+        IoKind::Name => &config.name_latency,
+    };
+    let tail = if world.rng.chance(config.disk_tail_chance) {
+        10
+    } else {
+        1
+    };
+    let transfer = bytes as u64 * 1_000_000_000 / config.disk_bytes_per_second.max(1);
+    let slowness = node.disk.borrow().faults.slowness.max(1);
+    (world.draw(range) * tail + transfer) * u64::from(slowness)
+}
+
+fn schedule(world: &Rc<World>, node: &Rc<Node>, number: u64, at: u64) {
+    let node = Rc::clone(node);
+    let complete = Event::Call(Box::new(move |world: &Rc<World>| {
+        let stalled_until = node.disk.borrow().faults.stalled_until;
+        if stalled_until > world.now() {
+            let jitter = world.rng.below(100_000);
+            schedule(world, &node, number, stalled_until.saturating_add(jitter));
+            return;
+        }
+        world.note(Step::DiskDone, node.id, [number, 0, 0]);
+        node.disk.borrow_mut().complete(number, &world.rng);
+    }));
+    world.executor.schedule(at, complete);
 }

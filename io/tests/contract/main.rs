@@ -11,8 +11,9 @@ mod net;
 mod tasks;
 mod timers;
 
+#[cfg(feature = "sim")]
+mod sim;
 mod uring;
-// The runner of the Sim world belongs here: `#[cfg(feature = "sim")] mod sim;`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

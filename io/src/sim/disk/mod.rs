@@ -1,0 +1,549 @@
+//! The disk of a simulated node.
+//!
+//! An operation is submitted, is in flight for a while, and then takes effect all at once and
+//! completes. A power loss lets each operation in flight happen or not and then leaves a random part
+//! of what is not durable; the end of a process only does the former.
+
+pub(super) mod control;
+pub(super) mod faults;
+mod inode;
+mod names;
+
+pub(super) use faults::{Faults, IoKind, Verdict};
+use inode::{Inode, Loss, PAGE, SyncSet};
+use names::{Id, Names, Target};
+
+use super::world::Rng;
+use crate::buf::Buf;
+use crate::file::OpenOptions;
+use crate::fs::Entry;
+use crate::sync::oneshot;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+const ENOSPC: i32 = 28;
+pub(super) const EIO: i32 = 5;
+
+/// An open file. It dies with the process that opened it (`epoch`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handle {
+    file: Id,
+    epoch: u64,
+}
+
+/// An operation as submitted.
+pub(super) enum Op {
+    Read {
+        handle: Handle,
+        offset: u64,
+        len: usize,
+    },
+    Write {
+        handle: Handle,
+        offset: u64,
+        data: Buf,
+        durable: bool,
+    },
+    Sync {
+        handle: Handle,
+    },
+    SetLen {
+        handle: Handle,
+        len: u64,
+    },
+    Open {
+        path: PathBuf,
+        options: OpenOptions,
+    },
+    CreateDirs {
+        path: PathBuf,
+    },
+    List {
+        path: PathBuf,
+    },
+    SyncDir {
+        path: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    RemoveFile {
+        path: PathBuf,
+    },
+    RemoveDir {
+        path: PathBuf,
+    },
+    Lock {
+        path: PathBuf,
+    },
+}
+
+/// What an operation returns.
+pub(super) enum Output {
+    Unit,
+    Data(Buf),
+    Handle(Handle),
+    Entries(Vec<Entry>),
+}
+
+/// What an operation in flight will do.
+struct InFlight {
+    op: Op,
+    sync: Option<SyncSet>,
+    latest_change: u64,
+    verdict: Verdict,
+    done: oneshot::Sender<io::Result<Output>>,
+}
+
+pub(crate) struct Disk {
+    names: Names,
+    inodes: BTreeMap<Id, Inode>,
+    open: BTreeMap<Id, u32>,
+    locks: BTreeSet<PathBuf>,
+    in_flight: BTreeMap<u64, InFlight>,
+    submitted: u64,
+    epoch: u64,
+    used_bytes: u64,
+    removals: u32,
+    zeros: Rc<[u8]>,
+    pub(super) capacity_bytes: u64,
+    pub(super) faults: Faults,
+}
+
+/// A copy of everything on a disk, taken with [`super::SimDisk::image`].
+#[derive(Clone)]
+pub struct DiskImage {
+    names: Names,
+    inodes: BTreeMap<Id, Inode>,
+}
+
+impl Disk {
+    pub(super) fn new(capacity_bytes: u64) -> Self {
+        Self {
+            names: Names::new(),
+            inodes: BTreeMap::new(),
+            open: BTreeMap::new(),
+            locks: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            submitted: 0,
+            epoch: 0,
+            used_bytes: 0,
+            removals: 0,
+            zeros: Rc::from([0; PAGE].as_slice()),
+            capacity_bytes,
+            faults: Faults::default(),
+        }
+    }
+
+    /// Number of operations submitted since the disk was made.
+    pub(super) fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    pub(super) fn free_bytes(&mut self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.used_bytes())
+    }
+
+    pub(super) fn used_bytes(&mut self) -> u64 {
+        self.sweep(self.removals > 0);
+        self.used_bytes
+    }
+
+    /// The path that an operation is about, for errors and faults.
+    pub(super) fn subject(&self, op: &Op) -> String {
+        match op {
+            Op::Read { handle, .. }
+            | Op::Write { handle, .. }
+            | Op::Sync { handle }
+            | Op::SetLen { handle, .. } => self.path(*handle),
+            Op::Open { path, .. }
+            | Op::CreateDirs { path }
+            | Op::List { path }
+            | Op::SyncDir { path }
+            | Op::Rename { from: path, .. }
+            | Op::RemoveFile { path }
+            | Op::RemoveDir { path }
+            | Op::Lock { path } => path.display().to_string(),
+        }
+    }
+
+    fn path(&self, handle: Handle) -> String {
+        self.inodes
+            .get(&handle.file)
+            .map_or_else(String::new, |inode| inode.path.clone())
+    }
+
+    pub(super) fn file_len(&self, handle: Handle) -> u64 {
+        self.inodes.get(&handle.file).map_or(0, Inode::len)
+    }
+
+    pub(super) fn close(&mut self, handle: Handle) {
+        if handle.epoch != self.epoch {
+            return;
+        }
+        if let Some(count) = self.open.get_mut(&handle.file) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&handle.file);
+                self.removals += 1;
+            }
+        }
+        self.sweep(false);
+    }
+
+    pub(super) fn unlock(&mut self, path: &Path, epoch: u64) {
+        if epoch == self.epoch {
+            self.locks.remove(path);
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes an operation; the returned number completes it.
+    pub(super) fn submit(
+        &mut self,
+        op: Op,
+        verdict: Verdict,
+        done: oneshot::Sender<io::Result<Output>>,
+    ) -> u64 {
+        self.submitted += 1;
+        let sync = match &op {
+            Op::Sync { handle } => self.inodes.get(&handle.file).map(Inode::begin_sync),
+            _ => None,
+        };
+        let latest_change = self.names.latest_change();
+        let in_flight = InFlight {
+            op,
+            sync,
+            latest_change,
+            verdict,
+            done,
+        };
+        self.in_flight.insert(self.submitted, in_flight);
+        self.submitted
+    }
+
+    /// Lets an operation take effect and completes it; nothing if a crash came first.
+    pub(super) fn complete(&mut self, number: u64, rng: &Rng) {
+        if let Some(mut in_flight) = self.in_flight.remove(&number) {
+            let result = self.execute(&mut in_flight, rng);
+            let _ = in_flight.done.send(result);
+        }
+    }
+
+    fn execute(&mut self, in_flight: &mut InFlight, rng: &Rng) -> io::Result<Output> {
+        if let Verdict::Fail = in_flight.verdict {
+            self.fail(in_flight, rng);
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let latest_change = in_flight.latest_change;
+        match &mut in_flight.op {
+            Op::Read {
+                handle,
+                offset,
+                len,
+            } => {
+                let offset = match in_flight.verdict {
+                    Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
+                    _ => *offset,
+                };
+                let mut buf = Buf::alloc(*len);
+                let count = self.inode(*handle).read(offset, &mut buf);
+                buf.truncate(count);
+                Ok(Output::Data(buf))
+            }
+            Op::Write {
+                handle,
+                offset,
+                data,
+                durable,
+            } => {
+                let offset = match in_flight.verdict {
+                    Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
+                    _ => *offset,
+                };
+                self.write(*handle, offset, data, *durable)?;
+                Ok(Output::Unit)
+            }
+            Op::Sync { handle } => {
+                if let Some(set) = in_flight.sync.take() {
+                    self.inode(*handle).finish_sync(set);
+                }
+                Ok(Output::Unit)
+            }
+            Op::SetLen { handle, len } => {
+                self.change_inode(*handle, |inode| inode.set_len(*len));
+                Ok(Output::Unit)
+            }
+            Op::Open { path, options } => self.open_file(path, *options).map(Output::Handle),
+            Op::List { path } => self.list(path).map(Output::Entries),
+            Op::SyncDir { path } => {
+                let dir = self.names.lookup_dir(path)?;
+                self.names.sync(dir, latest_change);
+                self.sweep(false);
+                Ok(Output::Unit)
+            }
+            Op::Lock { path } => self.lock(path),
+            change => self.change_names(change).map(|()| Output::Unit),
+        }
+    }
+
+    fn change_names(&mut self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::CreateDirs { path } => self.names.create_dir_all(path),
+            Op::Rename { from, to } => {
+                self.names.rename(from, to)?;
+                let file = self.names.lookup_file(to)?;
+                if let Some(inode) = self.inodes.get_mut(&file) {
+                    inode.path = to.display().to_string();
+                }
+                self.removals += 1;
+                self.sweep(false);
+                Ok(())
+            }
+            Op::RemoveFile { path } => {
+                self.names.remove_file(path)?;
+                self.removals += 1;
+                self.sweep(false);
+                Ok(())
+            }
+            Op::RemoveDir { path } => {
+                self.names.remove_dir_all(path)?;
+                self.sweep(true);
+                Ok(())
+            }
+            _ => unreachable!("not a change of names"),
+        }
+    }
+
+    /// What a failed operation leaves behind.
+    fn fail(&mut self, in_flight: &mut InFlight, rng: &Rng) {
+        match &mut in_flight.op {
+            Op::Sync { handle } => {
+                if let Some(set) = in_flight.sync.take() {
+                    self.inode(*handle).fail_sync(set);
+                }
+            }
+            // A failed write may have reached the medium, the page cache or nothing.
+            Op::Write {
+                handle,
+                offset,
+                data,
+                ..
+            } => match rng.below(3) {
+                0 => {}
+                fate => {
+                    let _ = self.write(*handle, *offset, data, fate == 1);
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn inode(&mut self, handle: Handle) -> &mut Inode {
+        self.inodes.entry(handle.file).or_default()
+    }
+
+    fn change_inode(&mut self, handle: Handle, change: impl FnOnce(&mut Inode)) {
+        let inode = self.inodes.entry(handle.file).or_default();
+        let before = inode.allocated_bytes();
+        change(inode);
+        self.used_bytes = self.used_bytes + inode.allocated_bytes() - before;
+    }
+
+    fn write(&mut self, handle: Handle, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
+        let growth = self.inode(handle).growth(offset, data.len());
+        let seems_full = self.used_bytes + growth > self.capacity_bytes;
+        if seems_full && growth > self.free_bytes() {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        let zeros = Rc::clone(&self.zeros);
+        self.change_inode(handle, |inode| inode.write(offset, data, durable, &zeros));
+        Ok(())
+    }
+
+    /// Another block of the same file.
+    fn elsewhere(&mut self, handle: Handle, offset: u64, rng: &Rng) -> u64 {
+        let blocks = (self.inode(handle).len() / PAGE as u64).max(2);
+        let block = offset / PAGE as u64;
+        let other = (block + 1 + rng.below(blocks - 1)) % blocks;
+        other * PAGE as u64 + offset % PAGE as u64
+    }
+
+    fn open_file(&mut self, path: &Path, options: OpenOptions) -> io::Result<Handle> {
+        let file = if options.create_new {
+            if self.free_bytes() == 0 {
+                return Err(io::Error::from_raw_os_error(ENOSPC));
+            }
+            let file = self.names.create_file(path)?;
+            self.inodes
+                .insert(file, Inode::new(path.display().to_string()));
+            file
+        } else {
+            self.names.lookup_file(path)?
+        };
+        *self.open.entry(file).or_default() += 1;
+        Ok(Handle {
+            file,
+            epoch: self.epoch,
+        })
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let dir = self.names.lookup_dir(path)?;
+        let entry = |(name, target)| match target {
+            Target::Dir(_) => Entry {
+                name,
+                is_dir: true,
+                len: 0,
+            },
+            Target::File(id) => {
+                let len = self.inodes.get(&id).map_or(0, Inode::len);
+                Entry {
+                    name,
+                    is_dir: false,
+                    len,
+                }
+            }
+        };
+        Ok(self.names.list(dir).into_iter().map(entry).collect())
+    }
+
+    fn lock(&mut self, path: &Path) -> io::Result<Output> {
+        self.names.lookup_dir(path)?;
+        if !self.locks.insert(path.to_owned()) {
+            return Err(io::Error::from(io::ErrorKind::WouldBlock));
+        }
+        let file = path.join("LOCK");
+        if self.names.lookup(&file).is_err() {
+            let id = self.names.create_file(&file)?;
+            self.inodes
+                .insert(id, Inode::new(file.display().to_string()));
+        }
+        Ok(Output::Unit)
+    }
+
+    /// Frees files that no name leads to and nobody has open; not each time, since it looks at all.
+    fn sweep(&mut self, now: bool) {
+        if self.removals < 64 && !now {
+            return;
+        }
+        self.removals = 0;
+        let (_, files) = self.names.reachable();
+        self.inodes
+            .retain(|id, _| files.contains(id) || self.open.contains_key(id));
+        self.used_bytes = self.inodes.values().map(Inode::allocated_bytes).sum();
+    }
+
+    /// Power is cut: operations in flight happen or not, then most of what is volatile is gone.
+    pub(super) fn power_loss(&mut self, rng: &Rng) {
+        self.end_process(rng);
+        let loss = match rng.below(8) {
+            0 => Loss::All,
+            1 => Loss::Nothing,
+            _ => Loss::Mixed,
+        };
+        for inode in self.inodes.values_mut() {
+            inode.power_loss(loss, rng);
+        }
+        self.names.power_loss(loss, rng);
+        self.sweep(true);
+    }
+
+    /// The process ends: operations in flight happen or not; what completed stays in the kernel.
+    pub(super) fn end_process(&mut self, rng: &Rng) {
+        for (_, mut in_flight) in std::mem::take(&mut self.in_flight) {
+            // A write in flight may be torn; without a sync behind it, a power loss sees to that.
+            if let Op::Write { durable, .. } = &mut in_flight.op {
+                *durable = false;
+            }
+            if rng.below(2) == 0 {
+                let _ = self.execute(&mut in_flight, rng);
+            }
+        }
+        self.open.clear();
+        self.locks.clear();
+        self.epoch += 1;
+        self.sweep(true);
+    }
+
+    // What tests do to a disk from outside.
+
+    pub(super) fn files(&self) -> BTreeMap<String, u64> {
+        let len = |id| self.inodes.get(&id).map_or(0, Inode::len);
+        self.names
+            .files()
+            .into_iter()
+            .map(|(path, id)| (path, len(id)))
+            .collect()
+    }
+
+    pub(super) fn read_file(&self, path: &Path) -> Option<Vec<u8>> {
+        let inode = self.inodes.get(&self.names.lookup_file(path).ok()?)?;
+        let mut bytes = vec![0; usize::try_from(inode.len()).unwrap_or(0)];
+        inode.read(0, &mut bytes);
+        Some(bytes)
+    }
+
+    pub(super) fn write_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.names
+            .create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+        let file = match self.names.lookup_file(path) {
+            Ok(file) => file,
+            Err(_) => self.names.create_file(path)?,
+        };
+        let mut inode = Inode::new(path.display().to_string());
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(PAGE), 0);
+        inode.write(0, &padded, true, &self.zeros);
+        inode.set_len(bytes.len() as u64);
+        inode.sync_all();
+        self.inodes.insert(file, inode);
+        self.names.sync_all();
+        self.sweep(true);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.names.remove_file(path)?;
+        self.names.sync_all();
+        self.sweep(true);
+        Ok(())
+    }
+
+    pub(super) fn decay(&mut self, path: &Path, offset: u64, change: impl Fn(u8) -> u8) -> bool {
+        let found = self.names.lookup_file(path).ok();
+        match found.and_then(|id| self.inodes.get_mut(&id)) {
+            Some(inode) => {
+                inode.decay(offset, change);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn image(&self) -> DiskImage {
+        let mut image = DiskImage {
+            names: self.names.clone(),
+            inodes: self.inodes.clone(),
+        };
+        image.names.sync_all();
+        image.inodes.values_mut().for_each(Inode::sync_all);
+        image
+    }
+
+    pub(super) fn restore(&mut self, image: &DiskImage) {
+        assert!(
+            self.open.is_empty() && self.in_flight.is_empty(),
+            "a disk image was put back under a running process"
+        );
+        let image = image.clone();
+        (self.names, self.inodes) = (image.names, image.inodes);
+        self.sweep(true);
+    }
+}

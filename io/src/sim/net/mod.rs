@@ -1,0 +1,320 @@
+//! TCP between simulated nodes, as tasks use it.
+
+pub(super) mod control;
+pub(super) mod state;
+
+use super::time::Delay;
+use super::world::{Core, nanos};
+use crate::error::{Error, Result};
+use state::{Attempt, Listener, Segment, reset_error};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// The kernel gives up connecting after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
+
+pub(crate) struct TcpListener {
+    core: Core,
+    address: SocketAddr,
+}
+
+impl TcpListener {
+    pub(crate) fn bind(core: Core, address: SocketAddr) -> Result<Self> {
+        let own = core.node.ip();
+        let ip = address.ip();
+        if !ip.is_unspecified() && !ip.is_loopback() && ip != own {
+            let error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+            return Err(Error::new("listen at", address.to_string(), error));
+        }
+        let mut net = core.world.net.borrow_mut();
+        let port = match address.port() {
+            0 => net.free_port(core.node.id),
+            port => port,
+        };
+        if net.listeners.contains_key(&(core.node.id, port)) {
+            let error = io::Error::from(io::ErrorKind::AddrInUse);
+            return Err(Error::new("listen at", address.to_string(), error));
+        }
+        if core.is_alive() {
+            let listener = Listener {
+                backlog: VecDeque::new(),
+                waiting: None,
+            };
+            net.listeners.insert((core.node.id, port), listener);
+        }
+        drop(net);
+        let ip = if ip.is_unspecified() { own } else { ip };
+        Ok(Self {
+            core,
+            address: SocketAddr::new(ip, port),
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    pub(crate) async fn accept(&self) -> Result<TcpStream> {
+        let connection = poll_fn(|cx| {
+            let mut net = self.core.world.net.borrow_mut();
+            let key = (self.core.node.id, self.address.port());
+            let listener = net.listeners.get_mut(&key).filter(|_| self.core.is_alive());
+            let Some(listener) = listener else {
+                return Poll::Pending;
+            };
+            match listener.backlog.pop_front() {
+                Some(connection) => Poll::Ready(connection),
+                None => {
+                    listener.waiting = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        Ok(TcpStream::new(self.core.clone(), connection, 1))
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        if self.core.is_alive() {
+            self.core
+                .world
+                .close_listener(self.core.node.id, self.address.port());
+        }
+    }
+}
+
+/// One end of a connection; it closes when the last of its halves is dropped.
+struct Socket {
+    core: Core,
+    connection: u64,
+    side: usize,
+    peer: SocketAddr,
+    shut: Cell<bool>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.core.is_alive() {
+            self.core.world.close(self.connection, self.side);
+        }
+    }
+}
+
+impl Socket {
+    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::new(operation, self.peer.to_string(), error)
+    }
+
+    fn poll_read(&self, bytes: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let world = &self.core.world;
+        if !self.core.is_alive() {
+            return Poll::Pending;
+        }
+        let mut net = world.net.borrow_mut();
+        let Some(end) = net.end(self.connection, self.side) else {
+            return Poll::Ready(if self.shut.get() {
+                Ok(0)
+            } else {
+                Err(reset_error())
+            });
+        };
+        if self.shut.get() {
+            return Poll::Ready(Ok(0));
+        }
+        if end.inbox.is_empty() {
+            if end.broken {
+                return Poll::Ready(Err(reset_error()));
+            }
+            if end.eof {
+                return Poll::Ready(Ok(0));
+            }
+            end.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let mut room = bytes.len();
+        if room > 1 && world.rng.chance(world.config.short_read_chance) {
+            room = 1 + usize::try_from(world.rng.below(room as u64 - 1)).unwrap_or(0);
+        }
+        let mut done = 0;
+        while let Some(chunk) = end.inbox.front().filter(|_| done < room) {
+            let rest = &chunk[end.inbox_read..];
+            let count = rest.len().min(room - done);
+            bytes[done..done + count].copy_from_slice(&rest[..count]);
+            done += count;
+            end.inbox_read += count;
+            if end.inbox_read == chunk.len() {
+                end.inbox_read = 0;
+                end.inbox.pop_front();
+            }
+        }
+        drop(net);
+        world.acknowledge(self.connection, self.side, done);
+        Poll::Ready(Ok(done))
+    }
+
+    /// Sends as much as there is room for.
+    fn poll_write(&self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let world = &self.core.world;
+        if !self.core.is_alive() {
+            return Poll::Pending;
+        }
+        let count = {
+            let mut net = world.net.borrow_mut();
+            let end = net
+                .end(self.connection, self.side)
+                .filter(|end| !end.broken);
+            let Some(end) = end else {
+                return Poll::Ready(Err(reset_error()));
+            };
+            if end.shut {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::BrokenPipe)));
+            }
+            let room = world
+                .config
+                .socket_buffer_bytes
+                .saturating_sub(end.unacknowledged);
+            if room == 0 {
+                end.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            room.min(bytes.len())
+        };
+        world.send(
+            self.connection,
+            self.side,
+            Segment::Data(bytes[..count].to_vec()),
+        );
+        Poll::Ready(Ok(count))
+    }
+}
+
+pub(crate) struct TcpStream {
+    socket: Rc<Socket>,
+}
+
+impl TcpStream {
+    fn new(core: Core, connection: u64, side: usize) -> Self {
+        let peer = core
+            .world
+            .net
+            .borrow_mut()
+            .end(connection, 1 - side)
+            .map_or_else(|| core.node.address(0), |end| end.address);
+        let shut = Cell::new(false);
+        Self {
+            socket: Rc::new(Socket {
+                core,
+                connection,
+                side,
+                peer,
+                shut,
+            }),
+        }
+    }
+
+    pub(crate) async fn connect(core: Core, address: SocketAddr) -> Result<Self> {
+        let failed = |kind| Error::new("connect to", address.to_string(), io::Error::from(kind));
+        let world = Rc::clone(&core.world);
+        let started = world.now();
+        let to = match address.ip().is_loopback() {
+            true => Some(Rc::clone(&core.node)),
+            false => world.node_at(address.ip()),
+        };
+        let mut patience = 1_000_000_000;
+        loop {
+            if !core.is_alive() {
+                std::future::pending::<()>().await;
+            }
+            if let Some(to) = &to {
+                Delay::new(&world, world.one_way(core.node.id, to.id)).await;
+                match world.try_connect(&core.node, to, address.port()) {
+                    Attempt::Connected(id) => {
+                        // Owned from here on, so that giving up during the way back closes it.
+                        let stream = Self::new(core.clone(), id, 0);
+                        Delay::new(&world, world.one_way(to.id, core.node.id)).await;
+                        return Ok(stream);
+                    }
+                    Attempt::Refused => {
+                        Delay::new(&world, world.one_way(to.id, core.node.id)).await;
+                        return Err(failed(io::ErrorKind::ConnectionRefused));
+                    }
+                    Attempt::Silence => {}
+                }
+            }
+            if world.now() - started > nanos(CONNECT_TIMEOUT) {
+                return Err(failed(io::ErrorKind::TimedOut));
+            }
+            Delay::new(&world, patience).await;
+            patience *= 2;
+        }
+    }
+
+    pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
+        Ok(self.socket.peer)
+    }
+
+    pub(crate) fn into_split(self) -> (ReadHalf, WriteHalf) {
+        let read = ReadHalf {
+            socket: Rc::clone(&self.socket),
+        };
+        (
+            read,
+            WriteHalf {
+                socket: self.socket,
+            },
+        )
+    }
+}
+
+pub(crate) struct ReadHalf {
+    socket: Rc<Socket>,
+}
+
+impl ReadHalf {
+    pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        poll_fn(|cx| self.socket.poll_read(bytes, cx))
+            .await
+            .map_err(|error| self.socket.failed("read from", error))
+    }
+}
+
+pub(crate) struct WriteHalf {
+    socket: Rc<Socket>,
+}
+
+impl WriteHalf {
+    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            done += poll_fn(|cx| self.socket.poll_write(&bytes[done..], cx))
+                .await
+                .map_err(|error| self.socket.failed("write to", error))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn shutdown(&mut self) -> Result<()> {
+        let socket = &self.socket;
+        if socket.core.is_alive() && !socket.shut.replace(true) {
+            let world = &socket.core.world;
+            let reader = world
+                .net
+                .borrow_mut()
+                .end(socket.connection, socket.side)
+                .and_then(|end| end.reader.take());
+            world.close(socket.connection, socket.side);
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
+        Ok(())
+    }
+}

@@ -305,6 +305,10 @@ impl Engine {
         }
     }
 
+    fn is_unfenced(&self) -> bool {
+        self.inner.state.borrow().failure.is_none()
+    }
+
     /// Takes nothing more after a failure whose outcome on disk is unknown.
     fn fence(&self, error: Error) {
         tracing::error!(shard = %self.inner.owner, %error, "the shard is fenced");

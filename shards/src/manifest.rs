@@ -81,16 +81,34 @@ impl Manifest {
     /// Makes this the manifest of `owner` in `dir`, durably.
     ///
     /// # Errors
-    /// `NoSpace` leaves the old manifest in place; after any other error either may be.
+    /// The old manifest may be in place, or this one.
     pub(crate) async fn store(&self, dir: &Path, owner: Owner) -> Result<()> {
+        self.prepare(dir, owner).await?;
+        Self::commit(dir).await
+    }
+
+    /// The first half of [`Manifest::store`]: writes the new file beside the old one.
+    ///
+    /// # Errors
+    /// The old manifest is in place.
+    pub(crate) async fn prepare(&self, dir: &Path, owner: Owner) -> Result<()> {
         let bytes = format::encode(owner, self);
         assert!(bytes.len() <= MANIFEST_BYTES_MAX, "a manifest is bounded");
         let temporary = FileName::ManifestTemporary.path(dir);
-        if let Err(error) = write_file(&temporary, &bytes).await {
-            // Left by an edit that found the disk full, and so is this one.
+        let written = write_file(&temporary, &bytes).await;
+        if written.is_err() {
+            // What is left of it would hold space that the next attempt needs.
             let _ = corelith_io::remove_file(&temporary).await;
-            return Err(error);
         }
+        written
+    }
+
+    /// The second half: puts the prepared file into the old one's place.
+    ///
+    /// # Errors
+    /// Either manifest may be in place, after a crash as well: the caller is to be fenced.
+    pub(crate) async fn commit(dir: &Path) -> Result<()> {
+        let temporary = FileName::ManifestTemporary.path(dir);
         corelith_io::rename(&temporary, &FileName::Manifest.path(dir)).await?;
         sync_dir(dir).await
     }

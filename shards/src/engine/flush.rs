@@ -6,7 +6,7 @@ use crate::filename::FileName;
 use crate::ids::{LogId, TableId};
 use crate::key::Space;
 use crate::limits::{DISK_FULL_RETRY, FROZEN_MEMTABLES_MAX, SCAN_BATCH_ENTRIES};
-use crate::manifest::sync_dir;
+use crate::manifest::{Manifest, sync_dir};
 use crate::memtable::Memtable;
 use crate::sstable::{Table, TableMeta, TableWriter};
 use bytes::Bytes;
@@ -133,7 +133,7 @@ impl Engine {
                     self.inner.changed.notify_waiters();
                     free(oldest).await;
                 }
-                Err(error) if error.is_no_space() => {
+                Err(error) if error.is_no_space() && self.is_unfenced() => {
                     let closed = {
                         let state = &mut *self.inner.state.borrow_mut();
                         state.disk_full = true;
@@ -167,10 +167,10 @@ impl Engine {
         }
         let id = written.as_ref().map(|meta| meta.id);
         let result = self.publish(frozen, written).await;
-        let published = matches!(result, Ok(true));
-        if !published && let Some(id) = id {
-            self.inner.state.borrow_mut().garbage.push(id);
-        }
+        let state = &mut *self.inner.state.borrow_mut();
+        // After a failure the manifest on disk may name the table.
+        let unused = !matches!(result, Ok(true)) && state.failure.is_none();
+        state.garbage.extend(id.filter(|_| unused));
         result.map(|_| ())
     }
 
@@ -244,7 +244,11 @@ impl Engine {
         if let Some(table) = &table {
             manifest.tables.insert(0, table.meta().clone());
         }
-        manifest.store(&self.inner.dir, self.inner.owner).await?;
+        manifest.prepare(&self.inner.dir, self.inner.owner).await?;
+        if let Err(error) = Manifest::commit(&self.inner.dir).await {
+            self.fence(error.clone());
+            return Err(error);
+        }
 
         let state = &mut *self.inner.state.borrow_mut();
         state.manifest = manifest;

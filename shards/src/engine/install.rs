@@ -97,9 +97,10 @@ impl Engine {
                 tables: received.tables.clone(),
             }
         };
-        // From here on the files may be named by the manifest, whatever the outcome.
+        manifest.prepare(&self.inner.dir, self.inner.owner).await?;
+        // From here on the manifest may name the files, whatever the outcome.
         received.begun.clear();
-        if let Err(error) = manifest.store(&self.inner.dir, self.inner.owner).await {
+        if let Err(error) = Manifest::commit(&self.inner.dir).await {
             self.fence(error.clone());
             return Err(error);
         }

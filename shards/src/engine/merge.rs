@@ -101,13 +101,19 @@ enum Source {
     Memtable {
         memtable: Rc<Memtable>,
         batch: VecDeque<(Bytes, Version)>,
-        /// Last key of the batch.
-        last: Bytes,
+        /// Last key of the batch; `None` if nothing follows.
+        last: Option<Bytes>,
     },
     Table {
         table: Rc<Table>,
-        cursor: TableCursor,
+        cursor: Box<TableCursor>,
     },
+}
+
+/// The key after which a memtable is to be read on, if this batch was not its last.
+fn last_of(batch: &VecDeque<(Bytes, Version)>) -> Option<Bytes> {
+    let full = batch.len() >= SCAN_BATCH_ENTRIES;
+    batch.back().filter(|_| full).map(|(key, _)| key.clone())
 }
 
 /// A merge under way.
@@ -142,7 +148,7 @@ impl Merge {
         let batch = self.read_memtable(&memtable, start);
         self.sources.push(Source::Memtable {
             memtable,
-            last: batch.back().map(|(key, _)| key.clone()).unwrap_or_default(),
+            last: last_of(&batch),
             batch,
         });
         self.push_from_memtable(self.sources.len() - 1);
@@ -181,11 +187,13 @@ impl Merge {
         else {
             return;
         };
-        if batch.is_empty() && !last.is_empty() {
+        if batch.is_empty()
+            && let Some(from) = last
+        {
             let memtable = Rc::clone(memtable);
-            let more = self.read_memtable(&memtable, Bound::Excluded(last.as_ref()));
+            let more = self.read_memtable(&memtable, Bound::Excluded(from.as_ref()));
             if let Some(Source::Memtable { batch, last, .. }) = self.sources.get_mut(source) {
-                *last = more.back().map(|(key, _)| key.clone()).unwrap_or_default();
+                *last = last_of(&more);
                 *batch = more;
             }
         }
@@ -214,7 +222,10 @@ impl Merge {
         let Some(cursor) = TableCursor::seek(&table, &start, self.span.at).await? else {
             return Ok(());
         };
-        self.sources.push(Source::Table { table, cursor });
+        self.sources.push(Source::Table {
+            table,
+            cursor: Box::new(cursor),
+        });
         self.push_from_table(self.sources.len() - 1);
         Ok(())
     }

@@ -8,8 +8,11 @@ fn repeated(result: &[u8]) -> Admission {
     Admission::Repeated(Recorded::new(result).unwrap())
 }
 
-/// Every session as (id, last_used, floor, results), oldest first.
-fn contents(table: &SessionTable) -> Vec<(u64, u64, u64, Vec<Option<Vec<u8>>>)> {
+/// (id, last used, floor, results)
+type Content = (u64, u64, u64, Vec<Option<Vec<u8>>>);
+
+/// Every session, oldest first.
+fn contents(table: &SessionTable) -> Vec<Content> {
     let mut contents = Vec::new();
     let mut next = table.oldest;
     while let Some(session) = next.and_then(|slot| table.slots[slot].as_ref()) {

@@ -1,5 +1,6 @@
 //! Tests of the engine in the Uring world, on real files.
 
+mod golden;
 mod model;
 mod snapshot;
 
@@ -195,7 +196,8 @@ fn a_scan_ends_at_its_limits() {
         engine.delete(LogIndex(5), b"b");
         engine.set_applied(log_id(5), None);
         // (start, end, items, bytes, keys, whether more may follow)
-        let cases: [(&str, &str, usize, usize, &[&str], bool); 8] = [
+        type Case<'a> = (&'a str, &'a str, usize, usize, &'a [&'a str], bool);
+        let cases: [Case<'_>; 8] = [
             ("", "", 9, 9999, &["a", "c", "d"], false),
             ("", "", 1, 9999, &["a"], true),
             ("", "", 3, 9999, &["a", "c", "d"], false),

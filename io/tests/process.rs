@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
+    clippy::disallowed_methods,
     unsafe_code,
     reason = "tests; limits and filters of the child process"
 )]

@@ -6,7 +6,7 @@ use super::time::Clock;
 use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::probe;
+use crate::probe::{self, ProbeError};
 use crate::world::{self, World};
 use glommio::{
     Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares, TaskQueueHandle,
@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Entries of each of the executor's three rings; more operations than that wait in a queue.
 const RING_DEPTH: usize = 256;
@@ -29,6 +30,9 @@ const FOREGROUND_SHARES: usize = 1000;
 const BACKGROUND_SHARES: usize = 100;
 /// The registered buffers are accounted once for each of the three rings; the rest is slack.
 const REGISTERED_FRACTION: usize = 4;
+/// How often an executor tries to get its locked memory, and how long it waits in between.
+const START_ATTEMPTS: u32 = 40;
+const START_PAUSE: Duration = Duration::from_millis(50);
 /// Rounds in which the tasks of an ended core may end.
 const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 
@@ -147,12 +151,38 @@ where
         .map_err(failed)?;
     match has_started.recv() {
         Ok(Ok(())) => Ok(CoreHandle { name, thread }),
-        Ok(Err(error)) => Err(failed(error)),
+        Ok(Err(error)) => Err(failed(advised(error))),
         Err(_) => Err(failed(std::io::Error::other("its thread ended at once"))),
     }
 }
 
+/// Says what to look at when the kernel gives no memory for rings.
+fn advised(error: std::io::Error) -> std::io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => std::io::Error::new(
+            std::io::ErrorKind::OutOfMemory,
+            ProbeError::IoUringFailed(error),
+        ),
+        _ => error,
+    }
+}
+
+/// Makes the executor, with patience: the kernel accounts locked memory per user and gives back that
+/// of a process that has just ended a little later.
+#[expect(clippy::disallowed_methods, reason = "the thread is not a core yet")]
 fn executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
+    for _ in 1..START_ATTEMPTS {
+        match try_executor_of(config) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                std::thread::sleep(START_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    try_executor_of(config)
+}
+
+fn try_executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
     let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(&config.name)

@@ -30,6 +30,15 @@ impl SessionTable {
         changes
     }
 
+    /// The records of all sessions.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> std::collections::BTreeMap<u64, Vec<u8>> {
+        let sessions = self.slots.iter().flatten();
+        sessions
+            .map(|session| (session.id, encode(session)))
+            .collect()
+    }
+
     /// Whether [`SessionTable::take_changes`] would return anything.
     #[cfg(test)]
     pub(crate) fn has_changes(&self) -> bool {

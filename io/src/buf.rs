@@ -6,13 +6,6 @@ use std::ops::{Deref, DerefMut};
 /// The unit of direct I/O: offsets and lengths of writes are multiples of it.
 pub const BLOCK_SIZE: usize = 4096;
 
-/// Longer buffers are freed instead of recycled.
-pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
-/// Idle bytes kept for recycling per core.
-pub(crate) const RECYCLED_BYTES_MAX: usize = 16 << 20;
-const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
-const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
-
 /// An owned, aligned buffer of one core. Its memory goes back to the core's pool when it is dropped.
 pub struct Buf {
     memory: Memory,

@@ -19,6 +19,12 @@
 //!   lasts only after [`sync_dir`] of its directory. Writes in flight at once may complete, and
 //!   become durable, in any order.
 //! * **A failed sync is final.** The data it covered may be gone although a later sync succeeds.
+//!
+//! # The process
+//!
+//! Starting a core changes three things for the whole process: a panic on a core's thread aborts it,
+//! a core that makes no progress for ten times its watchdog's limit aborts it, and `SIGXFSZ` and
+//! `SIGPIPE` are ignored, so that a write over a size limit or to a closed connection is an error.
 
 pub mod buf;
 pub mod collections;
@@ -26,6 +32,7 @@ pub mod core;
 pub mod error;
 pub mod file;
 pub mod fs;
+mod limits;
 pub mod mesh;
 pub mod net;
 pub mod probe;

@@ -1,15 +1,13 @@
 //! TCP. Connections have `TCP_NODELAY` set.
 
 use crate::error::Result;
+use crate::limits::READ_LEN_MIN;
 #[cfg(feature = "sim")]
 use crate::sim;
 use crate::uring;
 use crate::world::{self, World};
 use bytes::BytesMut;
 use std::net::SocketAddr;
-
-/// What [`ReadHalf::read_buf`] reserves in a full buffer.
-const READ_LEN_MIN: usize = 16 << 10;
 
 /// A listening socket.
 pub struct TcpListener {

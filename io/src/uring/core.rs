@@ -6,6 +6,9 @@ use super::time::Clock;
 use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{
+    BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
+};
 use crate::probe::{self, ProbeError};
 use crate::world::{self, World};
 use glommio::{
@@ -19,22 +22,12 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// Entries of each of the executor's three rings; more operations than that wait in a queue.
-const RING_DEPTH: usize = 256;
-/// Threads for work that blocks.
-const BLOCKING_THREADS: usize = 2;
 /// The background queue gets one part of the time for this many of the foreground queue.
 const FOREGROUND_SHARES: usize = 1000;
 const BACKGROUND_SHARES: usize = 100;
 /// The registered buffers are accounted once for each of the three rings; the rest is slack.
 const REGISTERED_FRACTION: usize = 4;
-/// How often an executor tries to get its locked memory, and how long it waits in between.
-const START_ATTEMPTS: u32 = 40;
-const START_PAUSE: Duration = Duration::from_millis(50);
-/// Rounds in which the tasks of an ended core may end.
-const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 
 /// A core of the Uring world: the task queues, the tasks and the clock of this thread's executor.
 #[derive(Clone)]

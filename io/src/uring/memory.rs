@@ -1,6 +1,7 @@
 //! Memory for direct I/O: aligned blocks of our own, recycled per thread, and what glommio read.
 
-use crate::buf::{BLOCK_SIZE, RECYCLED_BYTES_MAX, RECYCLED_LEN_MAX};
+use crate::buf::BLOCK_SIZE;
+use crate::limits::{RECYCLED_BYTES_MAX, RECYCLED_LEN_MAX};
 use glommio::io::{DmaBuffer, ReadResult};
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -4,6 +4,7 @@ use super::io_error;
 use super::once::once;
 use super::sys;
 use crate::error::{Error, Result};
+use crate::limits::LISTEN_BACKLOG;
 use bytes::BytesMut;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use glommio::net::{AcceptedTcpStream, TcpListener as Listener, TcpStream as Stream};
@@ -14,9 +15,6 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
-
-/// Connections that the kernel completes before they are accepted.
-const BACKLOG: i32 = 1024;
 
 type Accepting = Pin<Box<dyn Future<Output = io::Result<AcceptedTcpStream>>>>;
 
@@ -83,7 +81,7 @@ fn bind(address: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(LISTEN_BACKLOG)?;
     let address = socket
         .local_addr()?
         .as_socket()

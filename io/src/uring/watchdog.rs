@@ -4,16 +4,11 @@
 //! core for a sign of life a few times per limit. It counts its own rounds instead of looking at
 //! the clock, so that a process that was stopped as a whole finds nothing wrong when it goes on.
 
+use crate::limits::{WATCHDOG_ABORT_AFTER_LIMITS, WATCHDOG_ROUND_MIN, WATCHDOG_ROUNDS_PER_LIMIT};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-
-/// Questions per limit.
-const ROUNDS_PER_LIMIT: u32 = 5;
-/// The process ends when a core has made no progress for this many limits.
-const ABORT_AFTER_LIMITS: u32 = 10;
-const SHORTEST_ROUND: Duration = Duration::from_millis(10);
 
 /// The core's side: answers as long as its executor runs.
 pub(crate) struct Pulse {
@@ -50,7 +45,7 @@ pub(crate) fn watch(name: &str, limit: Duration) -> Pulse {
         name: name.to_owned(),
         is_asked: AtomicBool::new(false),
     });
-    let round = (limit / ROUNDS_PER_LIMIT).max(SHORTEST_ROUND);
+    let round = (limit / WATCHDOG_ROUNDS_PER_LIMIT).max(WATCHDOG_ROUND_MIN);
     let watched = Watched {
         shared: Arc::downgrade(&shared),
         questions: asking,
@@ -104,7 +99,7 @@ impl Watched {
         }
         self.until_round = self.round;
         if !shared.is_asked.swap(true, Ordering::AcqRel) {
-            if self.rounds_unanswered >= ROUNDS_PER_LIMIT {
+            if self.rounds_unanswered >= WATCHDOG_ROUNDS_PER_LIMIT {
                 tracing::warn!(core = shared.name, "the core makes progress again");
             }
             self.rounds_unanswered = 0;
@@ -113,14 +108,17 @@ impl Watched {
         }
         self.rounds_unanswered += 1;
         let stuck_for = self.round * self.rounds_unanswered;
-        if self.rounds_unanswered >= ROUNDS_PER_LIMIT * ABORT_AFTER_LIMITS {
+        if self.rounds_unanswered >= WATCHDOG_ROUNDS_PER_LIMIT * WATCHDOG_ABORT_AFTER_LIMITS {
             eprintln!(
                 "core {}: no progress for {stuck_for:?}, the process ends",
                 shared.name
             );
             std::process::abort();
         }
-        if self.rounds_unanswered.is_multiple_of(ROUNDS_PER_LIMIT) {
+        if self
+            .rounds_unanswered
+            .is_multiple_of(WATCHDOG_ROUNDS_PER_LIMIT)
+        {
             tracing::error!(core = shared.name, ?stuck_for, "the core makes no progress");
         }
         true

@@ -1,0 +1,33 @@
+//! The bounds of what a core holds and waits for.
+
+use crate::buf::BLOCK_SIZE;
+use std::time::Duration;
+
+/// Longer buffers are freed instead of recycled.
+pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
+/// Idle bytes kept for recycling per core.
+pub(crate) const RECYCLED_BYTES_MAX: usize = 16 << 20;
+const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
+const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
+
+/// What a read into a full buffer reserves.
+pub(crate) const READ_LEN_MIN: usize = 16 << 10;
+/// Connections that the kernel completes before they are accepted.
+pub(crate) const LISTEN_BACKLOG: i32 = 1024;
+
+/// Entries of each of an executor's three rings; more operations than that wait in a queue.
+pub(crate) const RING_DEPTH: usize = 256;
+/// Threads of a core for work that blocks.
+pub(crate) const BLOCKING_THREADS: usize = 2;
+/// How often an executor tries to get its locked memory, and how long it waits in between.
+pub(crate) const START_ATTEMPTS: u32 = 40;
+pub(crate) const START_PAUSE: Duration = Duration::from_millis(50);
+/// Rounds in which the tasks of an ended core may end.
+pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
+
+/// The watchdog asks a core this many times per limit.
+pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;
+/// The process ends when a core has made no progress for this many limits.
+pub(crate) const WATCHDOG_ABORT_AFTER_LIMITS: u32 = 10;
+/// The watchdog asks no more often than this.
+pub(crate) const WATCHDOG_ROUND_MIN: Duration = Duration::from_millis(10);

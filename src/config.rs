@@ -96,6 +96,8 @@ pub struct StorageConfig {
     pub segment_bytes: u64,
     /// Recent log entries kept in memory for followers that are a little behind.
     pub log_cache_bytes: u64,
+    /// Blocks of sstables kept in memory.
+    pub block_cache_bytes: u64,
 }
 
 impl Default for StorageConfig {
@@ -104,6 +106,7 @@ impl Default for StorageConfig {
             memtable_bytes: 32 << 20,
             segment_bytes: 64 << 20,
             log_cache_bytes: 16 << 20,
+            block_cache_bytes: 32 << 20,
         }
     }
 }
@@ -122,8 +125,8 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 200,
-            election_ms: 1500,
+            heartbeat_ms: 150,
+            election_ms: 750,
         }
     }
 }
@@ -191,6 +194,10 @@ impl NodeConfig {
     ///
     /// # Errors
     /// One sentence about the first problem found.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "read before the first core starts"
+    )]
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {

@@ -410,7 +410,8 @@ mod tests {
     #[test]
     fn each_difference_is_one_sentence() {
         let stored = identity();
-        let table: [(fn(&mut Identity), &str); 6] = [
+        type Change = fn(&mut Identity);
+        let table: [(Change, &str); 6] = [
             (
                 |i| i.node = NodeId(3),
                 "node id 2, but the configuration says 3",

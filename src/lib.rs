@@ -1,6 +1,24 @@
-//! A node of Corelith: configuration, per-core main, request routing, and the command line.
+//! A node of Corelith: configuration, per-core main, request routing.
+//!
+//! [`node`] and [`dev`] run on the process's first thread and start the cores; everything a request
+//! meets runs on a core: [`server`](core) → connection → router → handler → group.
 
+mod budget;
 pub mod config;
+mod connection;
+pub mod core;
+pub mod dev;
+pub mod error;
+mod forward;
+mod handler;
 pub mod identity;
 pub mod limits;
+pub mod node;
 pub mod placement;
+mod router;
+mod scan_views;
+mod server;
+mod status;
+mod systemd;
+
+pub use error::NodeError;

@@ -27,6 +27,10 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub const LOG_CACHE_BYTES_MIN: u64 = 1 << 20;
 /// See [`LOG_CACHE_BYTES_MIN`].
 pub const LOG_CACHE_BYTES_MAX: u64 = 1 << 30;
+/// Bounds of `storage.block_cache_bytes`.
+pub const BLOCK_CACHE_BYTES_MIN: u64 = 1 << 20;
+/// See [`BLOCK_CACHE_BYTES_MIN`].
+pub const BLOCK_CACHE_BYTES_MAX: u64 = 64 << 30;
 /// Bounds of `raft.heartbeat_ms`.
 pub const HEARTBEAT_MS_MIN: u64 = 10;
 /// See [`HEARTBEAT_MS_MIN`].
@@ -42,9 +46,14 @@ pub const LOCKED_MEMORY_PER_CORE_BYTES: usize = 512 << 10;
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
 /// Time a new connection has for its handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// Time a frame has to arrive completely once it has begun: a connection that sends a byte a second
-/// is closed.
-pub const FRAME_DEADLINE: Duration = Duration::from_secs(30);
+/// Receive buffer of a connection that has not introduced itself yet.
+pub const HANDSHAKE_BUFFER_BYTES: usize = 4 << 10;
+/// Time a frame has to arrive completely once it has begun, and a batch of answers to be taken:
+/// a connection that sends or takes a byte a second is closed. Large ones get more, see
+/// [`TRANSFER_BYTES_PER_SECOND_MIN`].
+pub const TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
+/// Slowest connection that can move a large value in time.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// How often a core looks for connections that are past a deadline.
 pub const DEADLINE_SWEEP: Duration = Duration::from_secs(1);
 /// Requests of one connection that are not answered yet; beyond, its socket is not read.
@@ -56,22 +65,41 @@ pub const REQUESTS_PER_CORE_BYTES_MAX: usize = 256 << 20;
 /// What a client is told to wait after `Throttled`.
 pub const THROTTLED_RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Receive buffer of a connection, grown only for one frame that is larger.
-pub const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
-/// Values longer than this are sent from where they are, without a copy into the answer buffer.
-pub const COPIED_VALUE_LEN_MAX: usize = 32 << 10;
+pub const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
+/// With less space than this left, the next read gets a new buffer.
+pub const RECEIVE_SPACE_BYTES_MIN: usize = 16 << 10;
+/// Answer buffer that a connection starts with.
+pub const ANSWER_BUFFER_BYTES: usize = 16 << 10;
+/// Frames dispatched before other tasks may run.
+pub const FRAMES_PER_TURN: usize = 32;
+/// Reads from disk under way for clients of one core. Each may bring one value of the largest size
+/// into memory that the budget does not know of yet.
+pub const DISK_READS_PER_CORE_MAX: usize = 32;
+/// Reads that wait for their turn at the disk.
+pub const DISK_READS_WAITING_MAX: usize = 16_384;
+/// Scans of several pages whose view a core keeps; beyond, the oldest must start again.
+pub const SCAN_VIEWS_PER_CORE_MAX: usize = 1024;
+/// How long the view of a scan is kept for its next page.
+pub const SCAN_VIEW_KEPT: Duration = Duration::from_secs(30);
 
 /// Batches that wait in the channel from one core to another.
 pub const MESH_BATCHES_MAX: usize = 256;
 /// Forwarded requests that wait for room in that channel; beyond, they are answered `Throttled`.
 pub const MESH_WAITING_MAX: usize = 16_384;
 
-/// Items of one page of a scan.
-pub const SCAN_PAGE_ITEMS_MAX: usize = 4096;
-/// Bytes of keys and values of one page of a scan (one item may exceed it).
-pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
+/// How long a core waits for what the others say of their shards.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(1);
+/// Pause after a failed accept (no file descriptors left), so that it is not tried in a spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long open connections may take to write their last answers when the node stops.
+pub const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Time that a stop has for closing everything in order, before the process ends anyway.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Exit code of a process that could not stop in order.
+pub const EXIT_CODE_GAVE_UP: i32 = 5;
+/// Shards of a core that are opened at once.
+pub const SHARDS_OPENED_AT_ONCE: usize = 8;
 /// How often a starting core looks whether its shards have leaders.
 pub const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -79,4 +107,9 @@ const _: () = assert!(MEMTABLE_BYTES_MIN < MEMTABLE_BYTES_MAX);
 const _: () = assert!(SEGMENT_BYTES_MIN < SEGMENT_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MAX * 5 <= ELECTION_MS_MAX);
 const _: () = assert!(ANSWERS_PER_CONNECTION_BYTES_MAX < REQUESTS_PER_CORE_BYTES_MAX);
-const _: () = assert!(COPIED_VALUE_LEN_MAX < ANSWERS_PER_CONNECTION_BYTES_MAX);
+const _: () = assert!(RECEIVE_SPACE_BYTES_MIN < RECEIVE_BUFFER_BYTES);
+const _: () = assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
+const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
+const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
+const _: () =
+    assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);

@@ -9,6 +9,7 @@
 
 use crate::config::NodeConfig;
 use corelith_shards::{NodeId, ShardId};
+use corelith_wire::map::{ClusterMap, MapNode};
 use std::net::SocketAddr;
 
 /// A node of the cluster with its addresses resolved.
@@ -106,25 +107,45 @@ impl Placement {
 
     /// The nodes that hold `shard`, the preferred leader first.
     pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
-        self.members
+        let nodes: Vec<_> = self
+            .members
             .iter()
-            .cycle()
-            .skip(shard.0 as usize % self.members.len().max(1))
-            .take(self.replicas as usize)
-            .map(|member| member.id)
+            .map(|m| corelith_wire::NodeId(m.id.0))
+            .collect();
+        let shard = corelith_wire::ShardId(shard.0);
+        corelith_wire::placement::replicas_of(shard, &nodes, self.replicas as usize)
+            .into_iter()
+            .map(|node| NodeId(node.0))
             .collect()
     }
 
     /// The core that `shard` belongs to on `node`.
     pub fn core_of(&self, node: NodeId, shard: ShardId) -> u16 {
-        let cores = self.member(node).map_or(1, |member| member.cores).max(1);
-        u16::try_from(shard.0 % u32::from(cores)).unwrap_or(0)
+        let cores = self.member(node).map_or(1, |member| member.cores);
+        corelith_wire::placement::core_of(corelith_wire::ShardId(shard.0), cores)
     }
 
     /// The address at which `node` serves `shard`; `None` for an unknown node.
     pub fn address_of(&self, node: NodeId, shard: ShardId) -> Option<SocketAddr> {
         let member = self.member(node)?;
         Some(member.core_address(self.core_of(node, shard)))
+    }
+
+    /// The map that clients get.
+    pub fn cluster_map(&self) -> ClusterMap {
+        let nodes = self.members.iter().map(|member| MapNode {
+            id: member.id.0,
+            host: member.host.clone(),
+            base_port: member.address.port(),
+            cores: member.cores,
+        });
+        ClusterMap::place(
+            corelith_wire::Epoch(self.epoch),
+            corelith_wire::ClusterId(self.cluster_id),
+            nodes.collect(),
+            self.shards,
+            self.replicas as usize,
+        )
     }
 
     /// The shards that belong to `core` of this node, ascending.

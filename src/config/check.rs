@@ -237,7 +237,7 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         limits::SEGMENT_BYTES_MIN,
         limits::SEGMENT_BYTES_MAX,
     )?;
-    if storage.segment_bytes % (1 << 20) != 0 {
+    if !storage.segment_bytes.is_multiple_of(1 << 20) {
         return problem(
             "storage.segment_bytes",
             format!(
@@ -251,6 +251,12 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         storage.log_cache_bytes,
         limits::LOG_CACHE_BYTES_MIN,
         limits::LOG_CACHE_BYTES_MAX,
+    )?;
+    within(
+        "storage.block_cache_bytes",
+        storage.block_cache_bytes,
+        limits::BLOCK_CACHE_BYTES_MIN,
+        limits::BLOCK_CACHE_BYTES_MAX,
     )
 }
 

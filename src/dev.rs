@@ -1,0 +1,176 @@
+//! A cluster for development: several nodes in this process, on the loopback interface. Nothing is
+//! left out but the machines: each node has its cores, ports, log and data directory.
+
+use crate::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
+use crate::config::{RaftConfig, StorageConfig};
+use crate::error::NodeError;
+use crate::limits;
+use crate::node::{say, supervise};
+use corelith_shards::NodeId;
+use std::path::PathBuf;
+
+const HOST: &str = "127.0.0.1";
+const PORT_OF_CLIENTS: u16 = 7411;
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where the data lives; each node has a directory of its own there.
+    pub data: PathBuf,
+    /// Number of nodes.
+    pub nodes: u16,
+    /// Number of shards.
+    pub shards: u32,
+    /// Cores of each node.
+    pub cores: u16,
+    /// First port; the nodes take one for each core from there on.
+    pub port: u16,
+}
+
+/// Runs the cluster until a signal (SIGINT, SIGTERM) stops it.
+///
+/// # Errors
+/// One sentence about what keeps it from running.
+pub fn run(options: Options) -> Result<(), NodeError> {
+    let data = std::path::absolute(&options.data).map_err(|source| NodeError::System {
+        what: "find the current directory",
+        source,
+    })?;
+    let nodes = configure(&Options {
+        data: data.clone(),
+        ..options
+    })?;
+    let cores = usize::from(options.nodes) * usize::from(options.cores);
+    corelith_io::probe::probe(&data, cores, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
+    let instead = "choose another first port with --port";
+    let text = greeting(&options, &nodes);
+    supervise(nodes, instead, move || say(&text))
+}
+
+fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
+    let port_of = |node: u16| u32::from(options.port) + u32::from(node) * u32::from(options.cores);
+    if port_of(options.nodes) > u32::from(u16::MAX) + 1 {
+        return Err(ConfigError::Value {
+            file: "the command line".to_owned(),
+            key: "--port".to_owned(),
+            problem: format!(
+                "{} is not allowed: {} nodes with {} cores each need that many ports from there on",
+                options.port, options.nodes, options.cores
+            ),
+        });
+    }
+    let entries: Vec<NodeEntry> = (0..options.nodes)
+        .map(|node| NodeEntry {
+            id: u64::from(node) + 1,
+            host: HOST.to_owned(),
+            // Checked above for all of them.
+            port: u16::try_from(port_of(node)).unwrap_or(u16::MAX),
+            cores: options.cores,
+        })
+        .collect();
+    let cluster = ClusterConfig {
+        name: "dev".to_owned(),
+        shards: options.shards,
+        replicas: None,
+        nodes: entries.clone(),
+    };
+    let configs = entries.into_iter().map(|entry| NodeConfig {
+        id: NodeId(entry.id),
+        data_dir: options.data.join(format!("node-{}", entry.id)),
+        listen: Listen {
+            host: entry.host,
+            port: entry.port,
+        },
+        cores: entry.cores,
+        pin: Vec::new(),
+        cluster: cluster.clone(),
+        // Three replicas of everything share one machine and one disk.
+        storage: StorageConfig {
+            memtable_bytes: 16 << 20,
+            segment_bytes: 16 << 20,
+            log_cache_bytes: 4 << 20,
+            block_cache_bytes: 8 << 20,
+        },
+        raft: RaftConfig {
+            heartbeat_ms: 100,
+            election_ms: 500,
+        },
+    });
+    Ok(configs.collect())
+}
+
+fn greeting(options: &Options, nodes: &[NodeConfig]) -> String {
+    let mut text = format!(
+        "ready: {} nodes, {} shards, data in {}\n",
+        options.nodes,
+        options.shards,
+        options.data.display()
+    );
+    for node in nodes {
+        let first = node.listen.port;
+        let last = first + (node.cores - 1);
+        let ports = if first == last {
+            format!("{HOST}:{first}")
+        } else {
+            format!("{HOST}:{first} to {last}, one port for each core")
+        };
+        text += &format!("  node {}  {ports}\n", node.id.0);
+    }
+    let connect = if options.port == PORT_OF_CLIENTS {
+        String::new()
+    } else {
+        format!(" --connect {HOST}:{}", options.port)
+    };
+    text += "Try from another terminal:\n";
+    for command in ["put greeting hello", "get greeting", "status"] {
+        text += &format!("  corelith{connect} {command}\n");
+    }
+    text += "Ctrl-C stops it; the data stays.";
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, configure, greeting};
+
+    fn options(nodes: u16, cores: u16, port: u16) -> Options {
+        Options {
+            data: "/d".into(),
+            nodes,
+            shards: 6,
+            cores,
+            port,
+        }
+    }
+
+    #[test]
+    fn nodes_have_ports_and_directories_of_their_own() {
+        let nodes = configure(&options(3, 2, 7411)).unwrap();
+        let ports: Vec<u16> = nodes.iter().map(|node| node.listen.port).collect();
+        assert_eq!(ports, [7411, 7413, 7415]);
+        assert_eq!(nodes[2].data_dir.to_str(), Some("/d/node-3"));
+        assert_eq!(nodes[0].cluster, nodes[1].cluster);
+    }
+
+    #[test]
+    fn ports_end_at_the_last_one() {
+        assert!(configure(&options(3, 1, 65533)).is_ok());
+        let error = configure(&options(3, 1, 65534)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the command line: --port: 65534 is not allowed: 3 nodes with 1 cores each need that \
+             many ports from there on"
+        );
+    }
+
+    #[test]
+    fn the_greeting_shows_commands_that_reach_it() {
+        let text = |port| {
+            let options = options(3, 1, port);
+            greeting(&options, &configure(&options).unwrap())
+        };
+        assert!(text(7411).contains("\n  corelith put greeting hello\n"));
+        assert!(text(9000).contains("\n  corelith --connect 127.0.0.1:9000 get greeting\n"));
+        assert!(text(9000).contains("node 3  127.0.0.1:9002"));
+    }
+}

@@ -11,7 +11,6 @@
 //!      1     8  applied: the version given to the key; conflict: its current version, 0 if absent
 //! ```
 
-use bytes::{BufMut, Bytes, BytesMut};
 use corelith_shards::{LogId, LogIndex};
 
 /// What the body of a log entry is. Numbers are never used again for something else.
@@ -72,21 +71,21 @@ impl std::fmt::Display for WriteReply {
     }
 }
 
+/// Bytes of a recorded result.
+pub const RECORD_BYTES: usize = 9;
 const APPLIED: u8 = 1;
 const CONFLICT: u8 = 2;
 
 impl Outcome {
     /// What the session table keeps of it; `None` for what is not a result of a write.
-    pub fn record(self) -> Option<Bytes> {
+    pub fn record(self) -> Option<[u8; RECORD_BYTES]> {
         let (tag, version) = match self {
             Self::Applied { version } => (APPLIED, version.0),
             Self::Conflict { current } => (CONFLICT, current.map_or(0, |version| version.0)),
             _ => return None,
         };
-        let mut record = BytesMut::with_capacity(9);
-        record.put_u8(tag);
-        record.put_u64_le(version);
-        Some(record.freeze())
+        let [a, b, c, d, e, f, g, h] = version.to_le_bytes();
+        Some([tag, a, b, c, d, e, f, g, h])
     }
 
     /// Reads what [`Outcome::record`] wrote; `None` if it did not.
@@ -123,7 +122,6 @@ mod tests {
         ];
         for outcome in outcomes {
             let record = outcome.record().unwrap();
-            assert!(record.len() <= 32);
             assert_eq!(Outcome::from_record(&record), Some(outcome));
         }
         assert_eq!(Outcome::SessionExpired.record(), None);

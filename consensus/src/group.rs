@@ -1,18 +1,46 @@
 //! One Raft group, as the node sees it.
+//!
+//! Invariants:
+//! * Writes are answered after they are applied here, and applied means that [`Applied`] says so.
+//!   So a leader that holds its lease and has applied an entry of its own term has applied every
+//!   write that anybody was answered: those of earlier leaders lie before that entry.
+//! * A follower's promise to its leader (see `lease.rs`) outlives a restart: for the longest
+//!   election timeout after a start (and the allowance for drift) the replica neither grants votes
+//!   nor stands. A replica whose log and vote are empty made no promise, since openraft makes a
+//!   leader's vote durable before it acknowledges anything to it; so it needs no embargo, and a
+//!   first start is fast. (A replica that *lost* its log and vote is another matter: it must not
+//!   come back under the same identity.)
 
-use crate::command::WriteReply;
-use crate::error::GroupError;
+mod read;
+mod upkeep;
+
+use crate::applied::Applied;
+use crate::command::{WriteReply, kind};
+use crate::error::{GroupError, OpenError};
+use crate::lease::Lease;
+use crate::link::Link;
+use crate::log_store::LogStore;
+use crate::network::Network;
+use crate::options::Options;
+use crate::proposal::{self, Budget, Responder};
+use crate::retention::Retention;
+use crate::snapshot::Transfers;
+use crate::state_machine::StateMachine;
+use crate::types::{self, Payload, Raft, Types};
+use crate::{config, limits};
 use bytes::Bytes;
-use corelith_shards::{Engine, LogId, LogIndex, NodeId, ShardId, Term};
+use corelith_io::Instant;
+use corelith_io::sync::{oneshot, watch};
+use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term};
+use futures_util::FutureExt;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
-/// A point of the shard's history that is safe to read from the local engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadPoint {
-    /// The leader's term.
-    pub term: Term,
-    /// Everything up to this log index is applied here, every answered write included.
-    pub index: LogIndex,
-}
+pub use read::ReadPoint;
 
 /// What a replica does in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +86,137 @@ pub struct GroupStatus {
 
 /// The group of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
-pub struct Group {}
+pub struct Group {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    shard_id: ShardId,
+    members: Vec<NodeId>,
+    preferred: NodeId,
+    raft: Raft,
+    engine: Engine,
+    log: Log,
+    /// Taken when the group closes.
+    shard: RefCell<Option<Shard>>,
+    applied: Rc<Applied>,
+    retention: Rc<RefCell<Retention>>,
+    transfers: Rc<Transfers>,
+    lease: Rc<Lease>,
+    data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
+    server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
+    budget: Budget,
+    readers: read::Readers,
+    embargo_until: Option<Instant>,
+    options: Options,
+    closing: watch::Sender<bool>,
+    stopped: Cell<bool>,
+}
+
+/// What a group needs from its core.
+pub(crate) struct Surroundings {
+    pub(crate) me: NodeId,
+    pub(crate) link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
+    pub(crate) options: Options,
+}
 
 impl Group {
+    /// Starts a replica. It votes and answers peers right away (see the embargo), and its leader
+    /// forms the group if it is new.
+    pub(crate) async fn open(
+        surroundings: Surroundings,
+        shard: Shard,
+        shard_id: ShardId,
+        members: Vec<NodeId>,
+        preferred: NodeId,
+    ) -> Result<Self, OpenError> {
+        let Surroundings {
+            me,
+            link_to,
+            options,
+        } = surroundings;
+        if !members.contains(&me) || members.len() > limits::MEMBERS_MAX {
+            return Err(OpenError::NotAMember);
+        }
+        let (engine, log) = (shard.engine.clone(), shard.log.clone());
+        let brand_new = log.vote().is_none() && log.range().last.is_none();
+        let embargo_until =
+            embargo(&options, brand_new).then(|| corelith_io::now() + options.embargo());
+        let applied = Rc::new(Applied::new(engine.applied().0));
+        let retention = Rc::new(RefCell::new(Retention::default()));
+        let transfers = Rc::new(Transfers::default());
+        let lease = Rc::new(Lease::new(options.lease()));
+        let network = Network::new(
+            corelith_wire::ShardId(shard_id.0),
+            link_to,
+            options.peer_timeout,
+            Rc::clone(&lease),
+            Rc::clone(&transfers),
+        );
+        let machine = StateMachine::new(
+            engine.clone(),
+            Rc::clone(&applied),
+            Rc::clone(&retention),
+            &options,
+        );
+        let raft = Raft::build(
+            me.0,
+            config::openraft(shard_id, &options)?,
+            network,
+            LogStore::new(log.clone()),
+            machine,
+        )
+        .await
+        .map_err(|error| OpenError::State(error.to_string()))?;
+        if embargo_until.is_some() {
+            raft.runtime_config().elect(false);
+        }
+        raft.run();
+        let budget = Budget::new(
+            options.proposals_in_flight,
+            options.proposal_bytes_in_flight,
+        );
+        let inner = Rc::new(Inner {
+            me,
+            shard_id,
+            members,
+            preferred,
+            data: raft.data_metrics(),
+            server: raft.server_metrics(),
+            raft,
+            engine,
+            log,
+            shard: RefCell::new(Some(shard)),
+            applied,
+            retention,
+            transfers,
+            lease,
+            budget,
+            readers: read::Readers::default(),
+            embargo_until,
+            options,
+            closing: watch::channel(false).0,
+            stopped: Cell::new(false),
+        });
+        let group = Self { inner };
+        group.start_upkeep(brand_new);
+        Ok(group)
+    }
+
     /// The shard.
     pub fn shard(&self) -> ShardId {
-        todo!()
+        self.inner.shard_id
     }
 
     /// The shard's state, to read from after a read point.
     pub fn engine(&self) -> &Engine {
-        todo!()
+        &self.inner.engine
+    }
+
+    /// The members, the preferred leader first.
+    pub fn members(&self) -> &[NodeId] {
+        &self.inner.members
     }
 
     /// Proposes a write (the payload of the client's write frame) and calls `reply` once it is
@@ -81,8 +229,7 @@ impl Group {
         command: Bytes,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
-        let _ = (command, reply);
-        todo!()
+        self.propose(kind::WRITE, command, reply);
     }
 
     /// As [`Group::submit`], for an entry that opens a session; `body` is the payload of the
@@ -92,49 +239,194 @@ impl Group {
         body: Bytes,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
-        let _ = (body, reply);
-        todo!()
+        self.propose(kind::OPEN_SESSION, body, reply);
     }
 
     /// [`Group::submit`] as a future.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
     pub async fn write(&self, command: Bytes) -> Result<WriteReply, GroupError> {
-        let _ = command;
-        todo!()
+        self.propose_and_wait(kind::WRITE, command).await
     }
 
     /// [`Group::submit_open_session`] as a future.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
     pub async fn open_session(&self, body: Bytes) -> Result<WriteReply, GroupError> {
-        let _ = body;
-        todo!()
+        self.propose_and_wait(kind::OPEN_SESSION, body).await
     }
 
-    /// A read point right now, if this replica leads under a valid lease and has applied an entry
-    /// of its own term: what the local engine holds then is linearizable. No waiting, no
-    /// allocation. `None`: ask [`Group::read_barrier`].
-    pub fn try_read_point(&self) -> Option<ReadPoint> {
-        todo!()
+    async fn propose_and_wait(&self, kind: u8, body: Bytes) -> Result<WriteReply, GroupError> {
+        let (sender, receiver) = oneshot::channel();
+        self.propose(kind, body, move |reply| {
+            // The caller may have given up.
+            let _ = sender.send(reply);
+        });
+        receiver.await.unwrap_or(Err(GroupError::Shutdown))
     }
 
-    /// A read point: at once under the lease, else after a majority has confirmed the leadership.
-    /// Readers that arrive while a confirmation is on its way share the next one.
-    pub async fn read_barrier(&self) -> Result<ReadPoint, GroupError> {
-        todo!()
+    fn propose(
+        &self,
+        kind: u8,
+        body: Bytes,
+        reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
+    ) {
+        let share = match self.admit(&body) {
+            Ok(share) => share,
+            Err(error) => return reply(Err(error)),
+        };
+        let inner = Rc::downgrade(&self.inner);
+        let responder = Responder::new(move |decided| {
+            drop(share);
+            reply(match decided {
+                Some(result) => proposal::answer(result),
+                // Dropped undecided: openraft has stopped.
+                None => Err(inner
+                    .upgrade()
+                    .map_or(GroupError::Shutdown, |inner| inner.why_stopped())),
+            });
+        });
+        // Goes into the mailbox at once, where openraft gathers what has piled up: the budget is
+        // smaller than the mailbox. If openraft has stopped it drops the responder, which answers.
+        let proposing = self
+            .inner
+            .raft
+            .client_write_ff(Payload { kind, body }, Some(responder));
+        let sent = proposing.now_or_never();
+        debug_assert!(sent.is_some(), "the mailbox is larger than the budget");
     }
 
-    /// [`Group::read_barrier`] with a callback; it is called exactly once, maybe before this
-    /// returns.
-    pub fn on_read_point(&self, reply: impl FnOnce(Result<ReadPoint, GroupError>) + 'static) {
-        let _ = reply;
-        todo!()
+    /// Whether a proposal is worth making, and its share of the budget.
+    fn admit(&self, body: &Bytes) -> Result<proposal::Share, GroupError> {
+        if self.inner.closing.borrow().to_owned() {
+            return Err(GroupError::Shutdown);
+        }
+        if body.len() > corelith_wire::limits::WRITE_BYTES_MAX {
+            return Err(GroupError::Malformed);
+        }
+        if self.inner.leading().is_none() {
+            return Err(self.inner.not_leading());
+        }
+        self.inner
+            .budget
+            .take(body.len())
+            .ok_or(GroupError::Throttled)
     }
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        todo!()
+        self.inner.server.borrow_watched().current_leader.map(NodeId)
     }
 
     /// Where the replica stands.
     pub fn status(&self) -> GroupStatus {
-        todo!()
+        let server = self.inner.server.borrow_watched();
+        let data = self.inner.data.borrow_watched();
+        let role = match server.state {
+            _ if self.inner.is_stopped() => Role::Stopped,
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Stopped,
+        };
+        GroupStatus {
+            shard: self.inner.shard_id,
+            role,
+            leader: server.current_leader.map(NodeId),
+            term: Term(server.vote.leader_id.term),
+            voted_for: NodeId(server.vote.leader_id.node_id),
+            vote_committed: server.vote.committed,
+            last_log: data.last_log.map(types::shard_log_id),
+            committed: data.local_committed.map(types::shard_log_id),
+            applied: self.inner.applied.last(),
+            checkpointed: self.inner.engine.checkpointed(),
+            purged: self.inner.log.range().purged,
+        }
+    }
+
+    /// Whether the replica may neither vote nor stand yet.
+    pub(crate) fn embargoed(&self) -> bool {
+        self.inner
+            .embargo_until
+            .is_some_and(|until| corelith_io::now() < until)
+    }
+
+    /// The openraft handle, for the peer server.
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// Stops the replica and closes its shard.
+    pub(crate) async fn close(&self) {
+        if self.inner.closing.send_replace(true) {
+            return;
+        }
+        // An error says that it had stopped already.
+        let _ = self.inner.raft.shutdown().await;
+        self.inner.readers.fail(&GroupError::Shutdown);
+        let shard = self.inner.shard.borrow_mut().take();
+        if let Some(shard) = shard
+            && let Err(error) = shard.close().await
+        {
+            tracing::warn!(shard = %self.inner.shard_id, %error, "closing the shard");
+        }
+    }
+}
+
+/// Whether a replica that starts must keep quiet for a while; see the module.
+fn embargo(options: &Options, brand_new: bool) -> bool {
+    #[cfg(any(test, feature = "planted"))]
+    if options.planted.vote_after_restart {
+        return false;
+    }
+    #[cfg(not(any(test, feature = "planted")))]
+    let _ = options;
+    !brand_new
+}
+
+impl Inner {
+    /// This node's leadership, if it has one as far as it knows.
+    fn leading(&self) -> Option<types::LeaderId> {
+        let server = self.server.borrow_watched();
+        let vote = &server.vote;
+        let mine = vote.committed && vote.leader_id.node_id == self.me.0;
+        (mine && server.state == ServerState::Leader && !self.is_stopped())
+            .then_some(vote.leader_id)
+    }
+
+    /// Why this node does not answer as a leader.
+    fn not_leading(&self) -> GroupError {
+        if self.is_stopped() {
+            return self.why_stopped();
+        }
+        GroupError::NotLeader {
+            leader: self
+                .server
+                .borrow_watched()
+                .current_leader
+                .filter(|leader| *leader != self.me.0)
+                .map(NodeId),
+        }
+    }
+
+    /// Whether openraft has stopped.
+    fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    fn why_stopped(&self) -> GroupError {
+        if *self.closing.borrow() {
+            GroupError::Shutdown
+        } else {
+            GroupError::Storage
+        }
+    }
+
+    /// How far this replica has applied, as an index.
+    fn applied_index(&self) -> Option<LogIndex> {
+        self.applied.last().map(|id| id.index)
     }
 }

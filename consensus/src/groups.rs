@@ -1,11 +1,16 @@
 //! All groups of a core.
 
 use crate::error::OpenError;
-use crate::group::Group;
+use crate::group::{Group, Surroundings};
+use crate::link::{Link, LinkConfig};
 use crate::options::Options;
+use crate::peer_server;
 use bytes::BytesMut;
 use corelith_io::{ReadHalf, WriteHalf};
 use corelith_shards::{NodeId, Shard, ShardId};
+use corelith_wire::{ClusterId, Epoch};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,7 +19,18 @@ pub type Route = Rc<dyn Fn(NodeId, ShardId) -> SocketAddr>;
 
 /// The groups of one core and its connections to the cores of other nodes. Clones share them.
 #[derive(Clone)]
-pub struct Groups {}
+pub struct Groups {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    route: Route,
+    options: Options,
+    link_config: LinkConfig,
+    groups: RefCell<BTreeMap<ShardId, Group>>,
+    links: RefCell<BTreeMap<(NodeId, SocketAddr), Rc<Link>>>,
+}
 
 impl Groups {
     /// Makes an empty set of groups. Connections to peers are made when a group needs them.
@@ -28,8 +44,24 @@ impl Groups {
         route: Route,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let _ = (me, cluster_id, epoch, route, options);
-        todo!()
+        options.validate()?;
+        let link_config = LinkConfig {
+            me: corelith_wire::NodeId(me.0),
+            cluster: ClusterId(cluster_id),
+            epoch: Epoch(epoch),
+            timeout: options.peer_timeout,
+            gather: options.heartbeat / 8,
+        };
+        Ok(Self {
+            inner: Rc::new(Inner {
+                me,
+                route,
+                options,
+                link_config,
+                groups: RefCell::default(),
+                links: RefCell::default(),
+            }),
+        })
     }
 
     /// Starts this node's replica of a shard. `members` are the nodes that have one, the same list
@@ -44,19 +76,38 @@ impl Groups {
         members: Vec<NodeId>,
         preferred: NodeId,
     ) -> Result<Group, OpenError> {
-        let _ = (shard, shard_id, members, preferred);
-        todo!()
+        let links = Rc::downgrade(&self.inner);
+        let fallback = self.inner.link_config.clone();
+        let route = Rc::clone(&self.inner.route);
+        let surroundings = Surroundings {
+            me: self.inner.me,
+            link_to: Rc::new(move |node| {
+                let node = NodeId(node);
+                let address = route(node, shard_id);
+                match links.upgrade() {
+                    Some(inner) => inner.link(node, address),
+                    // The core is going away; what is asked of this link fails.
+                    None => Link::closed(corelith_wire::NodeId(node.0), address, fallback.clone()),
+                }
+            }),
+            options: self.inner.options.clone(),
+        };
+        let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
+        self.inner
+            .groups
+            .borrow_mut()
+            .insert(shard_id, group.clone());
+        Ok(group)
     }
 
     /// The group of a shard, if it is open here.
     pub fn group(&self, shard: ShardId) -> Option<Group> {
-        let _ = shard;
-        todo!()
+        self.inner.groups.borrow().get(&shard).cloned()
     }
 
     /// All open groups, by shard.
     pub fn all(&self) -> Vec<Group> {
-        todo!()
+        self.inner.groups.borrow().values().cloned().collect()
     }
 
     /// Serves a connection on which `peer` has introduced itself and was welcomed; returns when it
@@ -68,12 +119,33 @@ impl Groups {
         leftover: BytesMut,
         peer: NodeId,
     ) {
-        let _ = (read, write, leftover, peer);
-        todo!()
+        let ended = peer_server::serve(self.clone(), read, write, leftover).await;
+        tracing::debug!(%peer, %ended, "peer connection ended");
     }
 
     /// Stops all groups and closes their shards (which flushes them).
     pub async fn shutdown(&self) {
-        todo!()
+        let groups = std::mem::take(&mut *self.inner.groups.borrow_mut());
+        for group in groups.values() {
+            group.close().await;
+        }
+        let links = std::mem::take(&mut *self.inner.links.borrow_mut());
+        for link in links.values() {
+            link.close();
+        }
+    }
+}
+
+impl Inner {
+    fn link(&self, node: NodeId, address: SocketAddr) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        let link = links.entry((node, address)).or_insert_with(|| {
+            Link::open(
+                corelith_wire::NodeId(node.0),
+                address,
+                self.link_config.clone(),
+            )
+        });
+        Rc::clone(link)
     }
 }

@@ -2,13 +2,31 @@
 //! between cores of different nodes.
 //!
 //! A [`Group`] is one shard's replica; [`Groups`] holds all groups of a core with their transport.
+//! A write goes `group` → openraft → `log_store` (durable) and `network` (to the followers) →
+//! `state_machine` → the answer. A follower receives in `peer_server`.
 
+mod applied;
 pub mod command;
+mod config;
+mod connection;
+mod convert;
 pub mod error;
 pub mod group;
 pub mod groups;
+mod lease;
 pub mod limits;
+mod link;
+mod log_store;
+mod membership;
+mod network;
 pub mod options;
+mod peer_server;
+mod proposal;
+mod retention;
+mod runtime;
+mod snapshot;
+mod state_machine;
+mod types;
 
 pub use command::{Outcome, WriteReply};
 pub use error::{GroupError, OpenError};

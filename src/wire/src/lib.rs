@@ -16,6 +16,7 @@ pub mod ids;
 pub mod limits;
 pub mod map;
 pub mod outbox;
+pub mod peer;
 pub mod placement;
 pub mod request;
 pub mod response;

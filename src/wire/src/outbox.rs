@@ -1,7 +1,8 @@
 //! What is to be sent next on a connection: small frames gathered in one buffer, large values kept
 //! where they are.
 
-use crate::limits::DETACH_BYTES_MIN;
+use crate::frame::{FrameBuilder, Head};
+use crate::limits::{DETACH_BYTES_MIN, HEADER_BYTES};
 use bytes::{Bytes, BytesMut};
 
 /// Frames to be written, in order. Owned by the writer of one connection, and reused.
@@ -10,6 +11,14 @@ pub struct Outbox {
     buffer: BytesMut,
     /// Values that belong between the bytes of `buffer`: (offset in `buffer`, value), by offset.
     detached: Vec<(usize, Bytes)>,
+    detached_bytes: usize,
+}
+
+/// A frame that is being written, see [`Outbox::begin_mixed`].
+#[derive(Debug)]
+pub(crate) struct MixedFrame {
+    start: usize,
+    detached: usize,
     detached_bytes: usize,
 }
 
@@ -44,6 +53,42 @@ impl Outbox {
         } else {
             self.detached_bytes += value.len();
             self.detached.push((self.buffer.len(), value));
+        }
+    }
+
+    /// Begins a frame with any number of values; write its body and values, then
+    /// [`Outbox::seal_mixed`].
+    pub(crate) fn begin_mixed(&mut self, head: Head) -> MixedFrame {
+        let frame = MixedFrame {
+            start: self.buffer.len(),
+            detached: self.detached.len(),
+            detached_bytes: self.detached_bytes,
+        };
+        FrameBuilder::begin(&mut self.buffer, head);
+        frame
+    }
+
+    /// Ends the frame; its first `body_len` bytes after the header are the body.
+    pub(crate) fn seal_mixed(&mut self, frame: MixedFrame, body_len: usize) {
+        let MixedFrame { start, detached, detached_bytes } = frame;
+        let len = self.len() - detached_bytes - start - HEADER_BYTES;
+        self.patch(start, len);
+        self.patch(start + 12, body_len);
+        let mut from = start + 8;
+        let mut crc = 0;
+        for (at, value) in self.detached.get(detached..).unwrap_or_default() {
+            crc = crc32c::crc32c_append(crc, self.buffer.get(from..*at).unwrap_or_default());
+            crc = crc32c::crc32c_append(crc, value);
+            from = *at;
+        }
+        crc = crc32c::crc32c_append(crc, self.buffer.get(from..).unwrap_or_default());
+        self.patch(start + 4, crc as usize);
+    }
+
+    fn patch(&mut self, at: usize, value: usize) {
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        if let Some(place) = self.buffer.get_mut(at..at + 4) {
+            place.copy_from_slice(&value.to_le_bytes());
         }
     }
 

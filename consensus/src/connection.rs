@@ -1,0 +1,115 @@
+//! What both ends of a peer connection do alike: gather what is to be sent and write it at once,
+//! read as much as is there and cut it into frames.
+
+use crate::limits::PEER_READ_BYTES;
+use bytes::BytesMut;
+use corelith_io::sync::notify::Notify;
+use corelith_io::{ReadHalf, WriteHalf};
+use corelith_wire::frame::{Accepts, FrameParser, Frames};
+use corelith_wire::{FrameError, Outbox};
+use std::cell::RefCell;
+
+/// Why a peer connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    /// The socket failed or was closed.
+    #[error(transparent)]
+    Io(#[from] corelith_io::Error),
+    /// The other side closed the connection.
+    #[error("closed by the other side")]
+    Closed,
+    /// What came is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame's content makes no sense.
+    #[error(transparent)]
+    Content(#[from] corelith_wire::DecodeError),
+    /// The handshake failed.
+    #[error(transparent)]
+    Handshake(#[from] corelith_wire::HandshakeError),
+    /// A frame of a kind that has no business in this direction.
+    #[error("unexpected frame of kind {0:#x}")]
+    Unexpected(u16),
+    /// Nothing came for too long although answers were due.
+    #[error("no answer for too long")]
+    Silent,
+}
+
+/// Frames on their way out. What is appended in one turn of the executor leaves in one write.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    out: RefCell<Outbox>,
+    ready: Notify,
+}
+
+impl Outgoing {
+    /// Lets `append` add frames, which are sent soon.
+    pub(crate) fn send(&self, append: impl FnOnce(&mut Outbox)) {
+        append(&mut self.out.borrow_mut());
+        self.ready.notify_one();
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.out.borrow().len()
+    }
+
+    /// Throws away what waits.
+    pub(crate) fn clear(&self) {
+        self.out.borrow_mut().clear();
+    }
+
+    /// Writes what is appended until the connection fails. `last_call` may add to every write.
+    pub(crate) async fn write_to(
+        &self,
+        mut write: WriteHalf,
+        last_call: impl Fn(&mut Outbox),
+    ) -> ConnectionError {
+        let mut batch = Outbox::default();
+        loop {
+            while self.out.borrow().is_empty() {
+                self.ready.notified().await;
+                last_call(&mut self.out.borrow_mut());
+            }
+            std::mem::swap(&mut batch, &mut self.out.borrow_mut());
+            for slice in batch.slices() {
+                if let Err(error) = write.write_all(slice).await {
+                    return error.into();
+                }
+            }
+            batch.clear();
+        }
+    }
+}
+
+/// Cuts what a connection receives into frames.
+pub(crate) struct FrameReader {
+    read: ReadHalf,
+    buffer: BytesMut,
+    parser: FrameParser,
+}
+
+impl FrameReader {
+    /// Reads from `read`, after `leftover`.
+    pub(crate) fn new(read: ReadHalf, leftover: BytesMut) -> Self {
+        Self {
+            read,
+            buffer: leftover,
+            parser: FrameParser::new(Accepts::Peer),
+        }
+    }
+
+    /// All frames that are complete, at least one.
+    pub(crate) async fn next(&mut self) -> Result<Frames, ConnectionError> {
+        loop {
+            let missing = self.parser.missing(&self.buffer)?;
+            if missing == 0 {
+                return Ok(self.parser.take(&mut self.buffer));
+            }
+            self.buffer.reserve(missing.max(PEER_READ_BYTES));
+            if self.read.read_buf(&mut self.buffer).await? == 0 {
+                return Err(ConnectionError::Closed);
+            }
+        }
+    }
+}

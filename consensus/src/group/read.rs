@@ -1,0 +1,154 @@
+//! Linearizable reads at the leader.
+
+use super::Group;
+use crate::error::GroupError;
+use crate::limits::READERS_WAITING_MAX;
+use crate::proposal;
+use corelith_io::sync::oneshot;
+use corelith_shards::{LogIndex, Term};
+use openraft::LinearizerOption;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+/// A point of the shard's history that is safe to read from the local engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadPoint {
+    /// The leader's term.
+    pub term: Term,
+    /// Everything up to this log index is applied here, every answered write included.
+    pub index: LogIndex,
+}
+
+type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
+
+/// Readers that wait for a confirmation of the leadership to start after they came.
+#[derive(Default)]
+pub(super) struct Readers {
+    waiting: RefCell<Vec<Reply>>,
+    confirming: Cell<bool>,
+}
+
+impl Readers {
+    pub(super) fn fail(&self, error: &GroupError) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for reply in waiting {
+            reply(Err(error.clone()));
+        }
+    }
+}
+
+impl Group {
+    /// A read point right now, if this replica leads under a valid lease and has applied an entry
+    /// of its own term: what the local engine holds then is linearizable. No waiting, no
+    /// allocation. `None`: ask [`Group::read_barrier`].
+    pub fn try_read_point(&self) -> Option<ReadPoint> {
+        let inner = &*self.inner;
+        let leader = inner.leading()?;
+        let applied = inner.applied.last()?;
+        let own = applied.term.0 == leader.term && applied.node.0 == leader.node_id;
+        if !own {
+            return None;
+        }
+        if inner.members.len() > 1 {
+            let acked = inner
+                .data
+                .borrow_watched()
+                .last_quorum_acked
+                .map(|acked| acked.into_inner().0);
+            if !inner.lease.holds(leader, acked, corelith_io::now()) {
+                return None;
+            }
+        }
+        Some(ReadPoint {
+            term: applied.term,
+            index: applied.index,
+        })
+    }
+
+    /// A read point: at once under the lease, else after a majority has confirmed the leadership.
+    /// Readers that arrive while a confirmation is on its way share the next one.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    pub async fn read_barrier(&self) -> Result<ReadPoint, GroupError> {
+        if let Some(point) = self.try_read_point() {
+            return Ok(point);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.on_read_point(move |point| {
+            // The caller may have given up.
+            let _ = sender.send(point);
+        });
+        receiver.await.unwrap_or(Err(GroupError::Shutdown))
+    }
+
+    /// [`Group::read_barrier`] with a callback; it is called exactly once, maybe before this
+    /// returns.
+    pub fn on_read_point(&self, reply: impl FnOnce(Result<ReadPoint, GroupError>) + 'static) {
+        if let Some(point) = self.try_read_point() {
+            return reply(Ok(point));
+        }
+        if *self.inner.closing.borrow() {
+            return reply(Err(GroupError::Shutdown));
+        }
+        if self.inner.leading().is_none() {
+            return reply(Err(self.inner.not_leading()));
+        }
+        let readers = &self.inner.readers;
+        if readers.waiting.borrow().len() >= READERS_WAITING_MAX {
+            return reply(Err(GroupError::Throttled));
+        }
+        readers.waiting.borrow_mut().push(Box::new(reply));
+        if !readers.confirming.replace(true) {
+            drop(corelith_io::spawn(self.clone().confirm_for_readers()));
+        }
+    }
+
+    async fn confirm_for_readers(self) {
+        loop {
+            let readers = std::mem::take(&mut *self.inner.readers.waiting.borrow_mut());
+            if readers.is_empty() {
+                break;
+            }
+            self.inner.lease.set_reader_waits(true);
+            let confirmed = self.confirm().await;
+            self.inner.lease.set_reader_waits(false);
+            for reply in readers {
+                reply(confirmed.clone());
+            }
+        }
+        self.inner.readers.confirming.set(false);
+    }
+
+    /// Has a majority confirm, after now, that this node still leads, and waits until everything
+    /// that was committed by then is applied.
+    async fn confirm(&self) -> Result<ReadPoint, GroupError> {
+        let inner = &*self.inner;
+        // Age zero: an acknowledgement from before does not count.
+        let option = LinearizerOption::new(Some(Duration::ZERO), true)
+            .with_wait_timeout(inner.options.election_timeout_max);
+        let linearizer = match inner.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(proposal::refusal(&forward));
+            }
+            Err(RaftError::APIError(_)) => return Err(GroupError::Unavailable),
+            Err(RaftError::Fatal(_)) => return Err(inner.why_stopped()),
+        };
+        let read = linearizer.read_log_id();
+        let term = Term(read.committed_leader_id().term);
+        let index = LogIndex(read.index());
+        let mut closing = inner.closing.subscribe();
+        let applied = std::pin::pin!(inner.applied.wait(index));
+        let closed = std::pin::pin!(closing.wait_for(|closing| *closing));
+        match futures_util::future::select(applied, closed).await {
+            futures_util::future::Either::Left((true, _)) => Ok(ReadPoint {
+                term,
+                index: inner.applied_index().unwrap_or(index),
+            }),
+            _ => Err(inner.why_stopped()),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What a group does by itself: end its embargo, form a new group, purge its log, hand the lead
+//! back, notice that openraft has stopped.
+
+use super::{Group, Inner};
+use crate::types::LogId;
+use corelith_io::sleep;
+use corelith_shards::NodeId;
+use futures_util::future::select;
+use openraft::LogIdOptionExt;
+use openraft::async_runtime::WatchReceiver;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often the leader looks whether the preferred one could lead again.
+const LEAD_BACK_EVERY: Duration = Duration::from_millis(500);
+/// How far behind the preferred leader may be when it gets the lead back, in entries: few enough
+/// that it catches up at once.
+const LEAD_BACK_LAG_MAX: u64 = 1000;
+/// Least number of entries worth purging at once.
+const PURGE_ENTRIES_MIN: u64 = 256;
+
+impl Group {
+    pub(super) fn start_upkeep(&self, brand_new: bool) {
+        let inner = &self.inner;
+        if let Some(until) = inner.embargo_until {
+            self.tend(move |inner| async move {
+                // The preferred leader stands first, so that after a restart of all nodes it leads
+                // and the others do not split the vote.
+                let head_start = if inner.me == inner.preferred {
+                    Duration::ZERO
+                } else {
+                    inner.options.election_timeout_min
+                };
+                corelith_io::sleep_until(until + head_start).await;
+                inner.raft.runtime_config().elect(true);
+            });
+        }
+        if brand_new && inner.me == inner.preferred {
+            self.tend(|inner| async move { inner.form().await });
+        }
+        self.tend(|inner| async move { inner.watch_openraft().await });
+        self.tend(|inner| async move { inner.purge_behind_checkpoints().await });
+        if inner.options.lead_back_after.is_some() && inner.me != inner.preferred {
+            self.tend(|inner| async move { inner.hand_lead_back().await });
+        }
+    }
+
+    /// Runs `work` until it is done or the group closes.
+    fn tend<Fut: Future<Output = ()> + 'static>(&self, work: impl FnOnce(Rc<Inner>) -> Fut) {
+        let mut closing = self.inner.closing.subscribe();
+        let work = work(Rc::clone(&self.inner));
+        drop(corelith_io::spawn(async move {
+            let closed = pin!(closing.wait_for(|closing| *closing));
+            drop(select(pin!(work), closed).await);
+        }));
+    }
+}
+
+impl Inner {
+    /// Forms a new group. Only the preferred leader does, so that exactly one node does.
+    async fn form(&self) {
+        let members: std::collections::BTreeMap<u64, ()> =
+            self.members.iter().map(|node| (node.0, ())).collect();
+        if let Err(error) = self.raft.initialize(members).await {
+            tracing::warn!(shard = %self.shard_id, %error, "the group was formed before");
+        }
+    }
+
+    /// Notices when openraft stops by itself, which it does when the storage fails.
+    async fn watch_openraft(&self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let stopped = metrics.borrow_and_update().running_state.clone();
+            if let Err(fatal) = stopped {
+                if !*self.closing.borrow() {
+                    tracing::error!(shard = %self.shard_id, %fatal, "the replica has stopped");
+                }
+                break;
+            }
+            if metrics.changed().await.is_err() {
+                break;
+            }
+        }
+        self.stopped.set(true);
+        self.readers.fail(&self.why_stopped());
+    }
+
+    /// Purges the log behind the engine's checkpoints, except for what lagging followers may need.
+    async fn purge_behind_checkpoints(&self) {
+        let mut known = None;
+        loop {
+            known = self.engine.wait_checkpoint(known).await;
+            let Some(checkpointed) = known else { continue };
+            let Some(upto) = self.purge_target(checkpointed.index.0) else {
+                continue;
+            };
+            // openraft purges no entry beyond its last snapshot, which is the engine itself.
+            if self.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            let mut data = self.raft.data_metrics();
+            loop {
+                let snapshot: Option<LogId> = data.borrow_and_update().snapshot;
+                if snapshot.index() >= Some(upto) {
+                    break;
+                }
+                if data.changed().await.is_err() {
+                    return;
+                }
+            }
+            if self.raft.trigger().purge_log(upto).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn purge_target(&self, checkpointed: u64) -> Option<u64> {
+        let held = self.log.range();
+        let last = held.last?.index.0;
+        let upto = self.retention.borrow_mut().purge_upto(
+            checkpointed,
+            last,
+            self.options.catch_up_bytes,
+            self.options.catch_up_entries,
+        )?;
+        let upto = upto.min(self.transfers.lowest().unwrap_or(u64::MAX));
+        let purged = held.purged.map_or(0, |id| id.index.0);
+        (upto >= purged + PURGE_ENTRIES_MIN).then_some(upto)
+    }
+
+    /// Gives the lead to the preferred leader once it has been able to take it for a while.
+    async fn hand_lead_back(&self) {
+        let Some(wanted) = self.options.lead_back_after else {
+            return;
+        };
+        let mut able_since = None;
+        loop {
+            sleep(LEAD_BACK_EVERY).await;
+            let now = corelith_io::now();
+            if !self.could_lead(self.preferred) {
+                able_since = None;
+                continue;
+            }
+            let since = *able_since.get_or_insert(now);
+            if now - since < wanted {
+                continue;
+            }
+            able_since = None;
+            let Some(leading) = self.leading() else {
+                continue;
+            };
+            tracing::info!(shard = %self.shard_id, to = %self.preferred, "handing the lead back");
+            self.lease.give_up(leading);
+            drop(self.raft.trigger().transfer_leader(self.preferred.0).await);
+        }
+    }
+
+    /// Whether this node leads, and `node` answers and is nearly caught up.
+    fn could_lead(&self, node: NodeId) -> bool {
+        if self.leading().is_none() {
+            return false;
+        }
+        let data = self.data.borrow_watched();
+        let matching = data
+            .replication
+            .as_ref()
+            .and_then(|replication| replication.get(&node.0).copied().flatten());
+        let answered = data
+            .heartbeat
+            .as_ref()
+            .and_then(|heartbeat| heartbeat.get(&node.0).copied().flatten());
+        let lag = data.last_log.next_index() - matching.next_index().min(data.last_log.next_index());
+        let recently = answered.is_some_and(|answered| {
+            corelith_io::now() - answered.into_inner().0 < self.options.election_timeout_max
+        });
+        matching.is_some() && lag <= LEAD_BACK_LAG_MAX && recently
+    }
+}

@@ -1,0 +1,338 @@
+//! The connection that this core opened to one core of another node.
+//!
+//! All groups that the two cores share send their requests over it. It connects when it is made and
+//! again whenever it fails, with growing, jittered pauses. Requests made while it is down fail at
+//! once.
+
+use crate::connection::{ConnectionError, FrameReader, Outgoing};
+use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
+use bytes::BytesMut;
+use corelith_io::collections::HashMap;
+use corelith_io::sync::notify::Notify;
+use corelith_io::sync::{oneshot, watch};
+use corelith_io::{Instant, ReadHalf, TcpStream, WriteHalf};
+use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
+use corelith_wire::peer::{self, AppendResult, Heartbeat, kinds};
+use corelith_wire::{ClusterId, Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use futures_util::future::{Either, select};
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// First pause before connecting again; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Longest pause before connecting again.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often overdue requests are looked for.
+const OVERDUE_EVERY: Duration = Duration::from_millis(250);
+
+const _: () = assert!(HELLO_BYTES > 0);
+
+/// Who this side is, and how it behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkConfig {
+    /// This node.
+    pub(crate) me: NodeId,
+    /// Its cluster.
+    pub(crate) cluster: ClusterId,
+    /// Generation of its cluster map.
+    pub(crate) epoch: Epoch,
+    /// How long a request may take.
+    pub(crate) timeout: Duration,
+    /// How long a heartbeat waits for those of other groups.
+    pub(crate) gather: Duration,
+}
+
+/// The link is down, or too much waits on it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer is not connected")]
+pub(crate) struct Down;
+
+/// Who waits for an answer. When the request fails the sender is dropped.
+enum Waiter {
+    Frame(oneshot::Sender<Frame>),
+    Beat(oneshot::Sender<AppendResult>),
+}
+
+struct Waiting {
+    waiter: Waiter,
+    deadline: Instant,
+}
+
+/// See the module. Belongs to one core.
+pub(crate) struct Link {
+    peer: NodeId,
+    address: SocketAddr,
+    config: LinkConfig,
+    outgoing: Outgoing,
+    waiting: RefCell<HashMap<u64, Waiting>>,
+    next_id: Cell<u64>,
+    beats: RefCell<Vec<Heartbeat>>,
+    beats_wait: Notify,
+    heard: Cell<Option<Instant>>,
+    up: watch::Sender<bool>,
+    closed: watch::Sender<bool>,
+}
+
+impl Link {
+    /// Makes a link and starts connecting.
+    pub(crate) fn open(peer: NodeId, address: SocketAddr, config: LinkConfig) -> Rc<Self> {
+        let link = Self::closed(peer, address, config);
+        drop(corelith_io::spawn(Rc::clone(&link).run()));
+        link
+    }
+
+    /// Makes a link that never connects.
+    pub(crate) fn closed(peer: NodeId, address: SocketAddr, config: LinkConfig) -> Rc<Self> {
+        Rc::new(Self {
+            peer,
+            address,
+            config,
+            outgoing: Outgoing::default(),
+            waiting: RefCell::default(),
+            next_id: Cell::new(1),
+            beats: RefCell::default(),
+            beats_wait: Notify::new(),
+            heard: Cell::new(None),
+            up: watch::channel(false).0,
+            closed: watch::channel(false).0,
+        })
+    }
+
+    /// Ends the link for good.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits for at most `limit` until the link is up.
+    pub(crate) async fn wait_up(&self, limit: Duration) -> Result<(), Down> {
+        if *self.up.borrow() {
+            return Ok(());
+        }
+        let mut up = self.up.subscribe();
+        let waited = corelith_io::timeout(limit, async { up.wait_for(|up| *up).await.is_ok() });
+        match waited.await {
+            Ok(true) => Ok(()),
+            _ => Err(Down),
+        }
+    }
+
+    /// Sends a request about `shard`; `append` adds its frame. The answer is lost (the sender
+    /// dropped) when the link fails or the answer takes longer than `limit`.
+    pub(crate) fn ask(
+        &self,
+        shard: ShardId,
+        limit: Duration,
+        append: impl FnOnce(&mut Outbox, Head),
+    ) -> Result<oneshot::Receiver<Frame>, Down> {
+        let (sender, receiver) = oneshot::channel();
+        let id = self.expect(Waiter::Frame(sender), limit)?;
+        let head = self.head(shard, id);
+        self.outgoing.send(|out| append(out, head));
+        Ok(receiver)
+    }
+
+    /// Sends a heartbeat with those of other groups; soon, or at once if `hurry`. Its `beat` is set
+    /// here.
+    pub(crate) fn beat(
+        &self,
+        mut beat: Heartbeat,
+        hurry: bool,
+    ) -> Result<oneshot::Receiver<AppendResult>, Down> {
+        let (sender, receiver) = oneshot::channel();
+        beat.beat = self.expect(Waiter::Beat(sender), self.config.timeout)?;
+        self.beats.borrow_mut().push(beat);
+        if hurry {
+            self.outgoing.send(|out| self.append_beats(out));
+        } else {
+            self.beats_wait.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    fn head(&self, shard: ShardId, id: u64) -> Head {
+        Head {
+            kind: Kind(0),
+            request_id: RequestId(id),
+            shard,
+            epoch: self.config.epoch,
+        }
+    }
+
+    fn expect(&self, waiter: Waiter, limit: Duration) -> Result<u64, Down> {
+        let mut waiting = self.waiting.borrow_mut();
+        let full = waiting.len() >= PEER_REQUESTS_MAX || self.outgoing.len() > PEER_QUEUE_BYTES_MAX;
+        if !*self.up.borrow() || full {
+            return Err(Down);
+        }
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let deadline = corelith_io::now() + limit;
+        waiting.insert(id, Waiting { waiter, deadline });
+        Ok(id)
+    }
+
+    fn append_beats(&self, out: &mut Outbox) {
+        let mut beats = self.beats.borrow_mut();
+        if !beats.is_empty() {
+            peer::encode_heartbeats(out, self.head(ShardId(0), 0), &beats);
+            beats.clear();
+        }
+    }
+
+    async fn run(self: Rc<Self>) {
+        let mut closed = self.closed.subscribe();
+        let work = pin!(self.keep_connected());
+        let closed = pin!(closed.wait_for(|closed| *closed));
+        drop(select(work, closed).await);
+        self.go_down();
+    }
+
+    async fn keep_connected(&self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match corelith_io::timeout(self.config.timeout, self.connect()).await {
+                Ok(Ok((read, write, rest))) => {
+                    pause = PAUSE_MIN;
+                    let error = self.serve(read, write, rest).await;
+                    self.go_down();
+                    tracing::info!(peer = %self.peer, address = %self.address, %error, "peer lost");
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %self.peer, address = %self.address, %error, "no peer");
+                }
+                Err(corelith_io::Elapsed) => {
+                    tracing::debug!(peer = %self.peer, address = %self.address, "no peer in time");
+                }
+            }
+            corelith_io::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn connect(&self) -> Result<(ReadHalf, WriteHalf, BytesMut), ConnectionError> {
+        let hello = Hello::peer(self.config.cluster, self.config.me);
+        let (mut read, mut write) = TcpStream::connect(self.address).await?.into_split();
+        write.write_all(&hello.encode()).await?;
+        let mut received = BytesMut::new();
+        let welcome = loop {
+            if let Some(welcome) = received.first_chunk::<WELCOME_BYTES>() {
+                break Welcome::parse(welcome)?;
+            }
+            if read.read_buf(&mut received).await? == 0 {
+                return Err(ConnectionError::Closed);
+            }
+        };
+        welcome.accepted(&hello)?;
+        if welcome.node != self.peer {
+            // Another node answers there: its votes must not be counted as this peer's.
+            return Err(ConnectionError::Unexpected(0));
+        }
+        let rest = received.split_off(WELCOME_BYTES);
+        Ok((read, write, rest))
+    }
+
+    async fn serve(&self, read: ReadHalf, write: WriteHalf, rest: BytesMut) -> ConnectionError {
+        self.heard.set(Some(corelith_io::now()));
+        self.up.send_replace(true);
+        tracing::debug!(peer = %self.peer, address = %self.address, "peer connected");
+        let reading = pin!(self.read_answers(FrameReader::new(read, rest)));
+        let writing = pin!(self.outgoing.write_to(write, |out| self.append_beats(out)));
+        let gathering = pin!(self.gather_beats());
+        let watching = pin!(self.watch_overdue());
+        let io = pin!(select(reading, writing));
+        let timers = pin!(select(gathering, watching));
+        match select(io, timers).await {
+            Either::Left((Either::Left((error, _)) | Either::Right((error, _)), _))
+            | Either::Right((Either::Right((error, _)), _)) => error,
+            Either::Right((Either::Left((never, _)), _)) => match never {},
+        }
+    }
+
+    async fn gather_beats(&self) -> std::convert::Infallible {
+        loop {
+            self.beats_wait.notified().await;
+            corelith_io::sleep(self.config.gather).await;
+            if !self.beats.borrow().is_empty() {
+                self.outgoing.send(|out| self.append_beats(out));
+            }
+        }
+    }
+
+    /// Fails requests that take too long; ends the connection if nothing at all comes.
+    async fn watch_overdue(&self) -> ConnectionError {
+        loop {
+            corelith_io::sleep(OVERDUE_EVERY).await;
+            let now = corelith_io::now();
+            let before = self.waiting.borrow().len();
+            self.waiting
+                .borrow_mut()
+                .retain(|_, waiting| waiting.deadline > now);
+            let overdue = self.waiting.borrow().len() < before;
+            let silent = self
+                .heard
+                .get()
+                .is_none_or(|heard| now - heard > self.config.timeout);
+            if overdue && silent {
+                return ConnectionError::Silent;
+            }
+        }
+    }
+
+    async fn read_answers(&self, mut reader: FrameReader) -> ConnectionError {
+        loop {
+            let frames = match reader.next().await {
+                Ok(frames) => frames,
+                Err(error) => return error,
+            };
+            self.heard.set(Some(corelith_io::now()));
+            for frame in frames {
+                if let Err(error) = frame
+                    .map_err(ConnectionError::from)
+                    .and_then(|frame| self.answer(frame))
+                {
+                    return error;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, frame: Frame) -> Result<(), ConnectionError> {
+        let Head {
+            kind, request_id, ..
+        } = frame.header.head;
+        if kind == kinds::HEARTBEATS_REPLY {
+            for reply in peer::parse_heartbeats_reply(&frame)? {
+                if let Some(Waiter::Beat(sender)) = self.take(reply.beat) {
+                    // Whoever asked may have given up.
+                    let _ = sender.send(reply.result);
+                }
+            }
+        } else if let Some(Waiter::Frame(sender)) = self.take(request_id.0) {
+            let _ = sender.send(frame);
+        }
+        Ok(())
+    }
+
+    fn take(&self, id: u64) -> Option<Waiter> {
+        let taken = self.waiting.borrow_mut().remove(&id);
+        taken.map(|waiting| waiting.waiter)
+    }
+
+    fn go_down(&self) {
+        self.up.send_replace(false);
+        self.outgoing.clear();
+        self.beats.borrow_mut().clear();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        drop(waiting);
+    }
+}
+
+/// Half to one and a half of `pause`, so that nodes do not connect in step.
+fn jittered(pause: Duration) -> Duration {
+    let half = pause / 2;
+    let random = u32::try_from(corelith_io::random_u64() >> 48).unwrap_or(0);
+    half + pause * random / 65_536
+}

@@ -1,0 +1,175 @@
+//! openraft's log storage: the shard's log.
+
+use crate::limits::{APPEND_BYTES, APPLY_BYTES};
+use crate::types::{self, Entry, LogId, Types, Vote};
+use corelith_shards::{Log, LogIndex};
+use futures_util::Stream;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+/// The log of one shard, to openraft.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    log: Log,
+}
+
+impl LogStore {
+    /// Makes a store over a shard's log.
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// The part of `range` that the log holds, as `from..to`.
+    fn held(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
+        let held = self.log.range();
+        let first = held.purged.map_or(0, |id| id.index.0 + 1);
+        let end = held.last.map_or(0, |id| id.index.0 + 1);
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => end,
+        };
+        (from.max(first), to.min(end))
+    }
+
+    async fn read(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let entries = self
+            .log
+            .read(LogIndex(from), LogIndex(to), max_bytes)
+            .await
+            .map_err(io_error)?;
+        Ok(entries.into_iter().map(Entry::from).collect())
+    }
+}
+
+/// A storage error on its way through openraft, which stops the group.
+pub(crate) fn io_error(error: corelith_shards::Error) -> io::Error {
+    // The error itself belongs to its core; openraft only reports it.
+    io::Error::other(error.to_string())
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (mut from, to) = self.held(range);
+        let mut entries = Vec::new();
+        while from < to {
+            let read = self.read(from, to, u64::MAX).await?;
+            let Some(last) = read.last() else { break };
+            from = openraft::entry::RaftEntry::log_id_parts(last).1 + 1;
+            entries.extend(read);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let (from, to) = self.held(start..end);
+        self.read(from, to, APPEND_BYTES as u64).await
+    }
+
+    /// The entries to apply, read a few MiB at a time: after a restart there may be gigabytes.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug,
+    {
+        let (from, to) = self.held(range);
+        let chunks = futures_util::stream::try_unfold(from, {
+            let store = self.clone();
+            move |from| {
+                let store = store.clone();
+                async move {
+                    let entries = store.read(from, to, APPLY_BYTES).await?;
+                    let read = entries.len() as u64;
+                    Ok::<_, io::Error>((read > 0).then(|| (entries, from + read)))
+                }
+            }
+        });
+        flatten(chunks)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log.vote().map(types::vote))
+    }
+}
+
+/// The entries of a stream of chunks; an error ends it.
+fn flatten(
+    chunks: impl Stream<Item = io::Result<Vec<Entry>>>,
+) -> impl Stream<Item = io::Result<Entry>> {
+    use futures_util::{StreamExt, stream};
+    chunks.flat_map(|chunk| match chunk {
+        Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
+        Err(error) => stream::iter([Err(error)]).right_stream(),
+    })
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let held = self.log.range();
+        Ok(LogState {
+            last_purged_log_id: held.purged.map(types::log_id),
+            last_log_id: held.last.map(types::log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.log
+            .save_vote(types::shard_vote(vote))
+            .await
+            .map_err(io_error)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        if let Some(committed) = committed {
+            self.log.note_committed(types::shard_log_id(committed));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.log.committed().map(types::log_id))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry>,
+    {
+        let entries = entries.into_iter().map(Into::into).collect();
+        self.log.append(entries, |result| {
+            callback.io_completed(result.map_err(io_error));
+        });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.log
+            .truncate_after(last.map(types::shard_log_id))
+            .await
+            .map_err(io_error)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.log
+            .purge(types::shard_log_id(upto))
+            .await
+            .map_err(io_error)
+    }
+}

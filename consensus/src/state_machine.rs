@@ -1,0 +1,209 @@
+//! openraft's state machine: the shard's engine.
+//!
+//! Every replica decides each entry alone and alike: the outcome depends only on the entries before
+//! it. Applying waits in two places: for a block of an sstable when a conditional write asks for the
+//! version of a key that is not in memory, and for the engine when its flushes lag; the budget of
+//! proposals bounds what piles up meanwhile (limits.rs).
+
+use crate::applied::Applied;
+use crate::command::{Outcome, WriteReply, kind};
+use crate::limits::APPLY_TURN_ENTRIES;
+use crate::log_store::io_error;
+use crate::membership;
+use crate::options::Options;
+use crate::retention::Retention;
+use crate::snapshot::{self, SnapshotData, SnapshotSource};
+use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
+use bytes::Bytes;
+use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_wire::request::{Condition, Operation, WriteCommand};
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+/// The state of one shard, to openraft.
+pub(crate) struct StateMachine {
+    engine: Engine,
+    applied: Rc<Applied>,
+    retention: Rc<RefCell<Retention>>,
+    #[cfg(any(test, feature = "planted"))]
+    skip_conditions: bool,
+}
+
+impl StateMachine {
+    /// Makes a state machine over a shard's engine.
+    pub(crate) fn new(
+        engine: Engine,
+        applied: Rc<Applied>,
+        retention: Rc<RefCell<Retention>>,
+        options: &Options,
+    ) -> Self {
+        #[cfg(not(any(test, feature = "planted")))]
+        let _ = options;
+        Self {
+            engine,
+            applied,
+            retention,
+            #[cfg(any(test, feature = "planted"))]
+            skip_conditions: options.planted.skip_conditions,
+        }
+    }
+
+    /// Applies one entry and says what came of it.
+    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<Outcome> {
+        let outcome = match entry.kind {
+            kind::WRITE => self.write(entry.id.index, &entry.body).await?,
+            kind::OPEN_SESSION => {
+                self.engine.sessions().open(entry.id.index);
+                Outcome::SessionOpened {
+                    session: entry.id.index.0,
+                }
+            }
+            _ => Outcome::Internal,
+        };
+        let membership = (entry.kind == kind::MEMBERSHIP).then(|| entry.body.clone());
+        self.engine.set_applied(entry.id, membership);
+        self.retention
+            .borrow_mut()
+            .note(entry.id.index.0, entry.body.len());
+        self.applied.advance(entry.id);
+        Ok(outcome)
+    }
+
+    async fn write(&self, at: LogIndex, body: &Bytes) -> io::Result<Outcome> {
+        let Ok(command) = WriteCommand::parse(body) else {
+            return Ok(Outcome::Malformed);
+        };
+        let WriteCommand {
+            session,
+            number,
+            answered_below,
+            ..
+        } = command;
+        let admission = self
+            .engine
+            .sessions()
+            .admit(at, session, number, answered_below);
+        match admission {
+            Admission::Fresh => {}
+            Admission::Repeated(record) => {
+                return Outcome::from_record(&record)
+                    .ok_or_else(|| io::Error::other("a session holds a result of unknown form"));
+            }
+            Admission::Stale => return Ok(Outcome::Stale),
+            Admission::WindowFull => return Ok(Outcome::WindowFull),
+            Admission::Unknown => return Ok(Outcome::SessionExpired),
+        }
+        let outcome = self.decide(at, command).await?;
+        if let Some(record) = outcome.record() {
+            self.engine.sessions().record(session, number, &record);
+        }
+        Ok(outcome)
+    }
+
+    /// Checks the condition and does the operation.
+    async fn decide(&self, at: LogIndex, command: WriteCommand) -> io::Result<Outcome> {
+        if let Some(expected) = self.condition(command.condition) {
+            let current = self
+                .engine
+                .version_of(&command.key)
+                .await
+                .map_err(io_error)?;
+            if current != expected {
+                return Ok(Outcome::Conflict { current });
+            }
+        }
+        match command.operation {
+            Operation::Put => self.engine.put(at, &command.key, command.value),
+            Operation::Delete => self.engine.delete(at, &command.key),
+        }
+        Ok(Outcome::Applied { version: at })
+    }
+
+    /// The version that the key must have, if that matters.
+    fn condition(&self, condition: Condition) -> Option<Option<LogIndex>> {
+        #[cfg(any(test, feature = "planted"))]
+        if self.skip_conditions {
+            return None;
+        }
+        match condition {
+            Condition::Any => None,
+            Condition::Absent => Some(None),
+            Condition::Version(version) => Some(Some(LogIndex(version))),
+        }
+    }
+}
+
+/// The membership of a state, as openraft wants it.
+///
+/// # Errors
+/// The record is none of ours.
+pub(crate) fn stored_membership(
+    record: Option<(shards::LogId, Bytes)>,
+) -> io::Result<StoredMembership> {
+    let Some((at, body)) = record else {
+        return Ok(StoredMembership::default());
+    };
+    let membership = membership::decode(&body)
+        .ok_or_else(|| io::Error::other("the stored membership is malformed"))?;
+    Ok(StoredMembership::new(Some(types::log_id(at)), membership))
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotSource;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let (applied, membership) = self.engine.applied();
+        Ok((applied.map(types::log_id), stored_membership(membership)?))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin,
+    {
+        let mut turn = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            if turn == APPLY_TURN_ENTRIES {
+                turn = 0;
+                self.engine.wait_for_room().await.map_err(io_error)?;
+                corelith_io::yield_if_needed().await;
+            }
+            turn += 1;
+            let at = types::shard_log_id(entry.log_id());
+            let outcome = self.apply_entry(&entry.into()).await?;
+            if let Some(responder) = responder {
+                responder.send(WriteReply { at, outcome });
+            }
+        }
+        self.applied.announce();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotSource {
+        SnapshotSource::new(self.engine.clone())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        snapshot::install(&self.engine, snapshot).await?;
+        let (applied, _) = self.engine.applied();
+        debug_assert_eq!(applied.map(types::log_id), meta.last_log_id);
+        if let Some(applied) = applied {
+            self.applied.advance(applied);
+        }
+        self.applied.announce();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<types::LeaderId, u64, (), SnapshotData>>> {
+        snapshot::take(&self.engine)
+    }
+}

@@ -1,0 +1,204 @@
+use super::*;
+use crate::frame::{Accepts, FrameParser};
+use crate::ids::{Epoch, RequestId, ShardId};
+
+fn head() -> Head {
+    Head {
+        kind: Kind(0),
+        request_id: RequestId(7),
+        shard: ShardId(3),
+        epoch: Epoch(1),
+    }
+}
+
+fn sent(out: &Outbox) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    for slice in out.slices() {
+        bytes.extend_from_slice(slice);
+    }
+    bytes
+}
+
+fn received(out: &Outbox) -> Vec<Frame> {
+    let mut bytes = sent(out);
+    let frames = FrameParser::new(Accepts::Peer).take(&mut bytes);
+    let frames = frames.collect::<Result<Vec<_>, _>>().unwrap();
+    assert!(bytes.is_empty());
+    frames
+}
+
+fn id(index: u64) -> PeerLogId {
+    PeerLogId {
+        term: 5,
+        node: 2,
+        index,
+    }
+}
+
+const VOTE: PeerVote = PeerVote {
+    term: 5,
+    node: 2,
+    committed: true,
+};
+
+fn append(bodies: &[Bytes]) -> (AppendHead, Vec<PeerEntry>) {
+    let entries: Vec<PeerEntry> = bodies
+        .iter()
+        .zip(10..)
+        .map(|(body, index)| PeerEntry {
+            id: id(index),
+            kind: 2,
+            body: body.clone(),
+        })
+        .collect();
+    let append = AppendHead {
+        vote: VOTE,
+        before: Some(id(9)),
+        committed: None,
+        count: entries.len() as u32,
+    };
+    (append, entries)
+}
+
+#[test]
+fn appends_read_back_whatever_the_sizes() {
+    let small = Bytes::from_static(b"small");
+    let large = Bytes::from(vec![7; DETACH_BYTES_MIN]);
+    let cases: [&[Bytes]; 6] = [
+        &[],
+        &[Bytes::new()],
+        &[small.clone(), large.clone(), small.clone()],
+        &[large.clone()],
+        &[large.clone(), large.clone()],
+        &[small.clone(), large.clone()],
+    ];
+    let mut out = Outbox::default();
+    for bodies in cases {
+        let (head_, entries) = append(bodies);
+        encode_append(&mut out, head(), &head_, entries.into_iter());
+    }
+    let frames = received(&out);
+    assert_eq!(frames.len(), cases.len());
+    for (frame, bodies) in frames.iter().zip(cases) {
+        assert_eq!(frame.header.head.kind, kinds::APPEND);
+        assert_eq!(frame.header.head.request_id, RequestId(7));
+        assert_eq!(parse_append(frame).unwrap(), append(bodies));
+    }
+}
+
+#[test]
+fn answers_read_back() {
+    let results = [
+        AppendResult::Taken { matching: None },
+        AppendResult::Taken {
+            matching: Some(id(4)),
+        },
+        AppendResult::Conflict { at: id(6) },
+        AppendResult::HigherVote { vote: VOTE },
+        AppendResult::Unable,
+    ];
+    for result in results {
+        let mut out = Outbox::default();
+        encode_append_reply(&mut out, head(), &result);
+        assert_eq!(parse_append_reply(&received(&out)[0]), Ok(result));
+    }
+}
+
+#[test]
+fn heartbeats_read_back() {
+    let beats: Vec<Heartbeat> = (0..5)
+        .map(|n| Heartbeat {
+            beat: n,
+            shard: n as u32,
+            vote: VOTE,
+            before: (n > 2).then(|| id(n)),
+            committed: Some(id(n)),
+        })
+        .collect();
+    let replies: Vec<HeartbeatReply> = (0..5)
+        .map(|n| HeartbeatReply {
+            beat: n,
+            shard: n as u32,
+            result: AppendResult::Taken {
+                matching: Some(id(n)),
+            },
+        })
+        .collect();
+    let mut out = Outbox::default();
+    encode_heartbeats(&mut out, head(), &beats);
+    encode_heartbeats_reply(&mut out, head(), &replies);
+    let frames = received(&out);
+    assert_eq!(parse_heartbeats(&frames[0]).unwrap(), beats);
+    assert_eq!(parse_heartbeats_reply(&frames[1]).unwrap(), replies);
+}
+
+#[test]
+fn votes_transfers_and_snapshots_read_back() {
+    let ask = VoteAsk {
+        vote: VOTE,
+        last: Some(id(1)),
+        transfer: true,
+    };
+    let answer = VoteAnswer {
+        vote: VOTE,
+        last: None,
+        granted: true,
+    };
+    let transfer = Transfer {
+        from: VOTE,
+        to: 3,
+        last: Some(id(8)),
+    };
+    let piece = Bytes::from(vec![1; 100_000]);
+    let mut out = Outbox::default();
+    encode_vote(&mut out, head(), true, &ask);
+    encode_vote_reply(&mut out, head(), &answer);
+    encode_transfer(&mut out, head(), &transfer);
+    encode_snapshot(&mut out, head(), kinds::SNAPSHOT_BEGIN, 4, &VOTE);
+    encode_snapshot_piece(&mut out, head(), 4, piece.clone());
+    encode_snapshot_reply(&mut out, head(), &VOTE);
+    encode_plain(&mut out, head(), kinds::DONE);
+    let frames = received(&out);
+    assert_eq!(frames[0].header.head.kind, kinds::PRE_VOTE);
+    assert_eq!(parse_vote(&frames[0]), Ok(ask));
+    assert_eq!(parse_vote_reply(&frames[1]), Ok(answer));
+    assert_eq!(parse_transfer(&frames[2]), Ok(transfer));
+    assert_eq!(parse_snapshot(&frames[3]), Ok((4, VOTE)));
+    assert_eq!(parse_snapshot_piece(&frames[4]), Ok((4, piece)));
+    assert_eq!(parse_snapshot_reply(&frames[5]), Ok(VOTE));
+    assert_eq!(frames[6].header.head.kind, kinds::DONE);
+}
+
+/// A frame whose checksum is right and whose content is not.
+fn forged(kind: Kind, body: &[u8], value: &[u8]) -> Frame {
+    let mut out = Outbox::default();
+    FrameBuilder::begin(out.buffer(), Head { kind, ..head() })
+        .raw(body)
+        .seal_with(value);
+    received(&out).remove(0)
+}
+
+#[test]
+fn malformed_content_is_refused() {
+    let (append_head, entries) = append(&[Bytes::from_static(b"a"), Bytes::from_static(b"bc")]);
+    let mut out = Outbox::default();
+    encode_append(&mut out, head(), &append_head, entries.into_iter());
+    let good = received(&out).remove(0);
+    let (body, value) = (good.body(), good.value());
+    for len in 0..value.len() {
+        let cut = forged(kinds::APPEND, body, &value[..len]);
+        assert!(parse_append(&cut).is_err(), "value cut at {len}");
+    }
+    for len in 0..body.len() {
+        let cut = forged(kinds::APPEND, &body[..len], &value);
+        assert!(parse_append(&cut).is_err(), "body cut at {len}");
+        let cut = forged(kinds::VOTE, &body[..len.min(40)], &[]);
+        assert!(parse_vote(&cut).is_err());
+    }
+    let mut lying = body.to_vec();
+    let count_at = lying.len() - 4;
+    lying[count_at..].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(parse_append(&forged(kinds::APPEND, &lying, &value)).is_err());
+    assert!(parse_heartbeats(&forged(kinds::HEARTBEATS, &[], &[0; 84])).is_err());
+    assert!(parse_append_reply(&forged(kinds::APPEND_REPLY, &[9; 45], &[])).is_err());
+}

@@ -89,6 +89,18 @@ where
     }
 }
 
+/// Makes a core of the current thread until `main` has returned; unlike with [`run`], `main` may
+/// borrow. For tests.
+///
+/// # Panics
+/// When the core cannot start, or on a thread that is a core already.
+pub fn run_here<T>(main: impl Future<Output = T>) -> T {
+    match uring::core::run_here(&CoreConfig::new("here"), main) {
+        Ok(output) => output,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Runs `work` on the blocking pool and returns its result.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match world::current() {

@@ -363,10 +363,10 @@ impl World {
 }
 
 /// Makes a core the current one until it is dropped, also when a poll panics.
-struct Entered(Option<world::World>);
+pub(super) struct Entered(Option<world::World>);
 
 impl Entered {
-    fn new(core: &Core) -> Self {
+    pub(super) fn new(core: &Core) -> Self {
         Self(world::set(Some(world::World::Sim(core.clone()))))
     }
 }

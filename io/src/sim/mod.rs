@@ -197,6 +197,14 @@ impl Sim {
         }
     }
 
+    /// Calls `work` as if core 0 of a node did, which is switched on if it is off. Nothing else
+    /// happens meanwhile.
+    pub fn enter<R>(&self, node: SimNode, work: impl FnOnce() -> R) -> R {
+        let core = self.core(node, 0);
+        let _entered = executor::Entered::new(&core);
+        work()
+    }
+
     /// Drives the world for that long.
     pub fn run_for(&self, duration: Duration) {
         let world = &self.world;

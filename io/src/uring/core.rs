@@ -194,15 +194,36 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let core = Core::new(&config);
+    let core = begin(&config);
+    crate::task::spawn(main()).await;
+    end(core).await;
+}
+
+fn begin(config: &CoreConfig) -> Core {
+    let core = Core::new(config);
     world::set(Some(World::Uring(core.clone())));
     let clock = core.clone();
     crate::task::spawn(async move { clock.clock().drive().await });
     let pulse = watchdog::watch(&config.name, config.watchdog);
     crate::task::spawn(async move { pulse.beat().await });
-    crate::task::spawn(main()).await;
+    core
+}
+
+async fn end(core: Core) {
     core.end_tasks().await;
     world::set(None);
+}
+
+/// Makes a core of this thread until `main`, which may borrow, has returned.
+pub(crate) fn run_here<T>(config: &CoreConfig, main: impl Future<Output = T>) -> Result<T> {
+    let executor = executor_of(config)
+        .map_err(|error| Error::new("start core", config.name.clone(), advised(error)))?;
+    Ok(executor.run(async {
+        let core = begin(config);
+        let output = main.await;
+        end(core).await;
+        output
+    }))
 }
 
 impl CoreHandle {

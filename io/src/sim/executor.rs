@@ -26,9 +26,11 @@ pub(crate) struct TaskId {
 /// When an event happens; the second part orders events of the same time.
 pub(super) type EventKey = (u64, u64);
 
+type Action = dyn FnOnce(&Rc<World>);
+
 pub(super) enum Event {
     Wake(Waker),
-    Call(Box<dyn FnOnce(&Rc<World>)>),
+    Call(Box<Action>),
 }
 
 #[derive(Default)]

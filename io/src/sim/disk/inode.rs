@@ -22,6 +22,8 @@ pub(super) type Page = Option<Rc<[u8]>>;
 pub(super) struct Inode {
     /// A path it has had, for error messages and for faults chosen by path.
     pub(super) path: String,
+    /// Removed or replaced, though perhaps not durably.
+    pub(super) nameless: bool,
     pages: Vec<Page>,
     len: u64,
     durable_len: u64,
@@ -145,12 +147,13 @@ impl Inode {
         }
         self.pages.truncate(pages);
         let within = index(len) % PAGE;
-        if len < self.len && within > 0 {
-            if let Some(Some(page)) = self.pages.get(pages - 1) {
-                let mut cut = page.to_vec();
-                cut[within..].fill(0);
-                self.put(pages - 1, Some(Rc::from(cut)), false);
-            }
+        if len < self.len
+            && within > 0
+            && let Some(Some(page)) = self.pages.get(pages - 1)
+        {
+            let mut cut = page.to_vec();
+            cut[within..].fill(0);
+            self.put(pages - 1, Some(Rc::from(cut)), false);
         }
         self.len = len;
     }

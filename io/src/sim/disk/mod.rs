@@ -107,7 +107,8 @@ pub(crate) struct Disk {
     submitted: u64,
     epoch: u64,
     used_bytes: u64,
-    removals: u32,
+    /// Files that may be garbage since the last sweep.
+    removals: usize,
     zeros: Rc<[u8]>,
     pub(super) capacity_bytes: u64,
     pub(super) faults: Faults,
@@ -188,10 +189,13 @@ impl Disk {
             *count -= 1;
             if *count == 0 {
                 self.open.remove(&handle.file);
-                self.removals += 1;
+                let nameless = self
+                    .inodes
+                    .get(&handle.file)
+                    .is_some_and(|inode| inode.nameless);
+                self.removals += usize::from(nameless);
             }
         }
-        self.sweep(false);
     }
 
     pub(super) fn unlock(&mut self, path: &Path, epoch: u64) {
@@ -297,19 +301,21 @@ impl Disk {
         match op {
             Op::CreateDirs { path } => self.names.create_dir_all(path),
             Op::Rename { from, to } => {
+                let replaced = self.names.lookup_file(to).ok();
                 self.names.rename(from, to)?;
                 let file = self.names.lookup_file(to)?;
+                if let Some(replaced) = replaced.filter(|replaced| *replaced != file) {
+                    self.lost_its_name(replaced);
+                }
                 if let Some(inode) = self.inodes.get_mut(&file) {
                     inode.path = to.display().to_string();
                 }
-                self.removals += 1;
-                self.sweep(false);
                 Ok(())
             }
             Op::RemoveFile { path } => {
+                let file = self.names.lookup_file(path)?;
                 self.names.remove_file(path)?;
-                self.removals += 1;
-                self.sweep(false);
+                self.lost_its_name(file);
                 Ok(())
             }
             Op::RemoveDir { path } => {
@@ -377,7 +383,7 @@ impl Disk {
 
     fn open_file(&mut self, path: &Path, options: OpenOptions) -> io::Result<Handle> {
         let file = if options.create_new {
-            if self.free_bytes() == 0 {
+            if self.used_bytes >= self.capacity_bytes && self.free_bytes() == 0 {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }
             let file = self.names.create_file(path)?;
@@ -428,9 +434,18 @@ impl Disk {
         Ok(Output::Unit)
     }
 
-    /// Frees files that no name leads to and nobody has open; not each time, since it looks at all.
+    fn lost_its_name(&mut self, file: Id) {
+        if let Some(inode) = self.inodes.get_mut(&file) {
+            inode.nameless = true;
+            self.removals += 1;
+        }
+        self.sweep(false);
+    }
+
+    /// Frees files that no name leads to and nobody has open. It looks at all files, so it waits
+    /// until a good part of them may be garbage.
     fn sweep(&mut self, now: bool) {
-        if self.removals < 64 && !now {
+        if self.removals < 64 + self.inodes.len() / 4 && !now {
             return;
         }
         self.removals = 0;

@@ -72,6 +72,10 @@ pub(crate) struct EngineParts {
 }
 
 /// The engine of one shard. Belongs to one core; clones share it.
+///
+/// An entry is applied in one step: nothing is awaited between its first change (to a key or to the
+/// sessions) and [`Engine::set_applied`]. A checkpoint or snapshot that another task takes meanwhile
+/// would otherwise hold a part of an entry.
 #[derive(Clone)]
 pub struct Engine {
     inner: Rc<Inner>,

@@ -1,7 +1,7 @@
 //! The error of this crate.
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What went wrong in a shard, and what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -9,7 +9,7 @@ pub enum Error {
     /// The device or file system failed. `NoSpace` goes away when space is freed; after anything
     /// else the shard is to be closed and opened again.
     #[error("{0}")]
-    Io(#[source] Rc<corelith_io::Error>),
+    Io(#[source] Arc<corelith_io::Error>),
     /// The bytes of a file are not what was written there. The data must come from another replica;
     /// nothing is ever served from it.
     #[error("{file} is damaged at offset {offset}: {what}")]
@@ -81,7 +81,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<corelith_io::Error> for Error {
     fn from(error: corelith_io::Error) -> Self {
-        Self::Io(Rc::new(error))
+        Self::Io(Arc::new(error))
     }
 }
 

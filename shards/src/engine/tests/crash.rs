@@ -52,7 +52,7 @@ fn use_sessions(table: &mut SessionTable, index: u64) {
     }
 }
 
-fn apply(engine: &Engine, index: u64) {
+pub(crate) fn apply(engine: &Engine, index: u64) {
     use_sessions(&mut engine.sessions(), index);
     match write(index) {
         (key, Some(value)) => engine.put(LogIndex(index), &key, value),
@@ -62,7 +62,7 @@ fn apply(engine: &Engine, index: u64) {
 }
 
 /// Compares everything that the engine holds with the state at the index it says.
-async fn check(engine: &Engine) -> Result<u64, String> {
+pub(crate) async fn check(engine: &Engine) -> Result<u64, String> {
     let (applied, members) = engine.applied();
     let at = applied.map_or(0, |id| id.index.0);
     let mut state = BTreeMap::new();
@@ -278,7 +278,7 @@ fn crash_everywhere(seed: u64, depth: u32) -> (u64, Vec<String>) {
 }
 
 /// How many seeds to run: `CORELITH_SEED_COUNT`, or few.
-fn seeds() -> std::ops::Range<u64> {
+pub(crate) fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("CORELITH_SEED_COUNT").ok();
     0..count.and_then(|count| count.parse().ok()).unwrap_or(2)
 }

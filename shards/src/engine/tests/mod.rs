@@ -1,6 +1,6 @@
 //! Tests of the engine in the Uring world, on real files.
 
-mod crash;
+pub(crate) mod crash;
 mod golden;
 mod model;
 mod snapshot;

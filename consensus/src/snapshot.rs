@@ -20,12 +20,13 @@ pub(crate) enum SnapshotData {
     Received(SnapshotWriter),
 }
 
-/// Takes a snapshot of the engine; `None` if nothing was applied yet.
+/// Takes a snapshot of the engine as of its last checkpoint, beyond which the log is not purged;
+/// `None` if there is none yet.
 ///
 /// # Errors
 /// The engine's membership record is malformed.
 pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
-    let snapshot = engine.snapshot();
+    let snapshot = engine.checkpoint_snapshot();
     let (applied, membership) = snapshot.applied();
     if applied.is_none() {
         return Ok(None);
@@ -79,7 +80,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotSource {
             Some(snapshot) => Ok(snapshot),
             None => Ok(Snapshot {
                 meta: SnapshotMeta::default(),
-                snapshot: SnapshotData::Local(self.engine.snapshot()),
+                snapshot: SnapshotData::Local(self.engine.checkpoint_snapshot()),
             }),
         }
     }

@@ -73,9 +73,9 @@ pub(crate) struct EngineParts {
 
 /// The engine of one shard. Belongs to one core; clones share it.
 ///
-/// An entry is applied in one step: nothing is awaited between its first change (to a key or to the
-/// sessions) and [`Engine::set_applied`]. A checkpoint or snapshot that another task takes meanwhile
-/// would otherwise hold a part of an entry.
+/// Nothing is awaited between an entry's changes (to keys, or a session's opening or result) and
+/// [`Engine::set_applied`]: a checkpoint that another task takes meanwhile would hold a part of the
+/// entry. [`SessionTable::admit`] may come before; applied twice it changes nothing.
 #[derive(Clone)]
 pub struct Engine {
     inner: Rc<Inner>,

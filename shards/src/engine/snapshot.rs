@@ -30,15 +30,29 @@ pub struct Snapshot {
 
 impl Engine {
     /// A consistent, complete image of the state as of the last applied entry; it pins what it
-    /// needs until dropped.
+    /// needs until dropped. Ends the active memtable, so it is not for frequent use.
     pub fn snapshot(&self) -> Snapshot {
         // Everything applied is then in memtables and tables that no longer change.
         self.freeze();
         let mut view = self.view();
         view.memtables.remove(0);
+        let checkpoint = self.inner.state.borrow().applied.clone();
+        self.image(checkpoint, view)
+    }
+
+    /// A consistent, complete image of the state as of the last durable checkpoint; it pins the
+    /// tables until dropped. Costs nothing to take.
+    pub fn checkpoint_snapshot(&self) -> Snapshot {
+        let mut view = self.view();
+        view.memtables.clear();
+        let checkpoint = self.inner.state.borrow().manifest.checkpoint.clone();
+        self.image(checkpoint, view)
+    }
+
+    fn image(&self, checkpoint: Checkpoint, view: View) -> Snapshot {
         Snapshot {
             shard: self.inner.owner.shard,
-            checkpoint: self.inner.state.borrow().applied.clone(),
+            checkpoint,
             view,
             number: 0,
             spaces: Space::ALL.to_vec().into_iter(),

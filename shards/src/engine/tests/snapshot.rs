@@ -173,3 +173,26 @@ fn damaged_and_misplaced_pieces_are_refused() {
         target.close().await.unwrap();
     });
 }
+
+#[test]
+fn a_snapshot_of_the_checkpoint_holds_that_and_no_more() {
+    on_core(|dir| async move {
+        let source = source(&dir).await;
+        source.checkpoint().await.unwrap();
+        put(&source, 6, b"a", b"later");
+        let mut snapshot = source.checkpoint_snapshot();
+        assert_eq!(snapshot.applied().0, Some(log_id(5)));
+        put(&source, 7, b"long", b"later");
+        source.checkpoint().await.unwrap();
+        let target = open(&dir.with_extension("target"), 1 << 20).await.unwrap();
+        let mut received = target.receive_snapshot().await.unwrap();
+        while let Some(piece) = snapshot.next_piece().await.unwrap() {
+            received.piece(piece).await.unwrap();
+        }
+        received.finish().await.unwrap();
+        target.install(received).await.unwrap();
+        check_copy(&target).await;
+        source.close().await.unwrap();
+        target.close().await.unwrap();
+    });
+}

@@ -1,1 +1,50 @@
+//! The Rust SDK of Corelith, a strongly consistent key-value store.
+//!
+//! ```no_run
+//! # async fn example() -> corelith_client::Result<()> {
+//! use corelith_client::{Client, Error};
+//!
+//! let client = Client::connect(["127.0.0.1:7411"]).await?;
+//! let written = client.put("greeting", "hello").await?;
+//! let entry = client.get("greeting").await?;
+//! assert_eq!((entry.value.as_ref(), entry.version), (&b"hello"[..], written.version));
+//! // Only if nobody else has changed it meanwhile:
+//! match client.put("greeting", "hello, world").if_version(entry.version).await {
+//!     Err(Error::Conflict { current }) => println!("it is at version {current:?} now"),
+//!     result => println!("written at version {}", result?.version),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reads and writes are linearizable: a read sees every write that was acknowledged before it
+//! began. A write is acknowledged when it is durable on a majority of its shard's replicas. The
+//! client follows leaders, repeats what failed until the deadline, and numbers its writes so that
+//! a repeated one applies once. What cannot be known it says: [`Error::Indeterminate`].
 
+mod batch;
+mod client;
+mod error;
+mod limits;
+mod link;
+mod numbers;
+mod operation;
+mod read;
+mod route;
+mod scan;
+mod seeds;
+pub mod session;
+mod slots;
+mod status;
+mod transport;
+mod write;
+
+pub use batch::{Batch, BatchOperation, BatchResult};
+pub use bytes::Bytes;
+pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
+pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
+pub use error::{Cause, Error, Result};
+pub use read::{Entry, Get, Lookup};
+pub use scan::Scan;
+pub use status::{ClusterStatus, NodeStatus, ShardRole, ShardStatus, StatusReply};
+pub use write::{Delete, Put, Written};

@@ -1,0 +1,363 @@
+//! The client: what all operations share, and how one is carried out.
+
+use crate::batch::Batch;
+use crate::error::{Cause, Error, Result};
+use crate::limits::{DEADLINE, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::link::Clock;
+use crate::operation::{Event, Operation, Request, Step};
+use crate::read::Get;
+use crate::scan::Scan;
+use crate::seeds;
+use crate::session::Session;
+use crate::transport::Transport;
+use crate::write::{Delete, Put};
+use bytes::Bytes;
+use corelith_wire::map::ClusterMap;
+use corelith_wire::response::Answer;
+use corelith_wire::{ClusterId, ShardId, placement};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A client of one cluster. Cheap to clone; clones share connections and sessions. It must be made
+/// and used within a tokio runtime.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+/// What the clones of a client share.
+#[derive(Debug)]
+struct Inner {
+    session: Mutex<Session>,
+    /// Per shard: those who wait for its session or its window.
+    stirred: Vec<Notify>,
+    transport: Transport,
+    clock: Clock,
+    deadline: Duration,
+    limits: Limits,
+    cluster: ClusterId,
+    seeds: Vec<(String, u16)>,
+}
+
+/// What the cluster allows, as it said when the client connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Longest key, in bytes.
+    pub key_bytes_max: usize,
+    /// Longest value, in bytes.
+    pub value_bytes_max: u64,
+}
+
+/// How to connect, see [`Client::builder`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    seeds: Vec<String>,
+    deadline: Duration,
+    connect_deadline: Duration,
+}
+
+/// Environment variable that [`ClientBuilder::seeds_from_env`] reads.
+pub const SEEDS_VARIABLE: &str = "CORELITH_SEEDS";
+
+impl ClientBuilder {
+    /// Adds addresses (`host:port`) of any cores of any nodes. One that answers is enough: the
+    /// others are learned from it.
+    #[must_use]
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.seeds.extend(seeds.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds the addresses that the environment variable `CORELITH_SEEDS` lists, with commas between
+    /// them; none if it is not set.
+    #[must_use]
+    pub fn seeds_from_env(self) -> Self {
+        let listed = std::env::var(SEEDS_VARIABLE).unwrap_or_default();
+        let seeds: Vec<&str> = listed
+            .split(',')
+            .filter(|seed| !seed.trim().is_empty())
+            .collect();
+        self.seeds(seeds)
+    }
+
+    /// How long an operation may take from call to answer, retries included, unless it says
+    /// otherwise itself. 15 s if not set.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long [`connect`](Self::connect) may try. 5 s if not set.
+    #[must_use]
+    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+        self.connect_deadline = deadline;
+        self
+    }
+
+    /// Finds the cluster through the seeds and learns its map and limits.
+    ///
+    /// # Errors
+    /// `Invalid` without seeds or with a malformed one, `NoSeed` if none of them leads to a cluster
+    /// before the deadline.
+    pub async fn connect(self) -> Result<Client> {
+        if self.seeds.is_empty() {
+            return Err(Error::Invalid {
+                what: "seeds: name at least one host:port",
+            });
+        }
+        let seeds: Vec<_> = self
+            .seeds
+            .iter()
+            .map(|s| seeds::split(s))
+            .collect::<Result<_>>()?;
+        let clock = Clock::start();
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            let mut met = Cause::NotTried;
+            for (host, port) in &seeds {
+                match seeds::describe(host, *port, ClusterId(0), clock).await {
+                    Ok((map, welcome)) => {
+                        let limits = Limits {
+                            key_bytes_max: map.limits.key_bytes_max as usize,
+                            value_bytes_max: map.limits.value_bytes_max,
+                        };
+                        return Ok(Client::new(
+                            map,
+                            welcome.session_window,
+                            limits,
+                            clock,
+                            self.deadline,
+                            seeds,
+                        ));
+                    }
+                    Err(cause) => met = cause,
+                }
+            }
+            if clock.now() + pause >= self.connect_deadline {
+                let seeds = self.seeds.join(", ");
+                return Err(Error::NoSeed { seeds, cause: met });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}
+
+impl Client {
+    /// Says how to connect.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            seeds: Vec::new(),
+            deadline: DEADLINE,
+            connect_deadline: Duration::from_secs(5),
+        }
+    }
+
+    /// Connects with the defaults to the cluster that these addresses (`host:port`) belong to.
+    ///
+    /// # Errors
+    /// See [`ClientBuilder::connect`].
+    pub async fn connect<S: Into<String>>(seeds: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::builder().seeds(seeds).connect().await
+    }
+
+    fn new(
+        map: ClusterMap,
+        session_window: u32,
+        limits: Limits,
+        clock: Clock,
+        deadline: Duration,
+        seeds: Vec<(String, u16)>,
+    ) -> Self {
+        let cluster = ClusterId(map.cluster);
+        let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
+        // Without the system's randomness the address of a fresh allocation still tells clients of
+        // one process apart; jitter and client tags need no more.
+        let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
+        let session = Session::new(Arc::new(map), session_window, seed);
+        Self {
+            inner: Arc::new(Inner {
+                session: Mutex::new(session),
+                stirred,
+                transport: Transport::new(cluster, clock),
+                clock,
+                deadline,
+                limits,
+                cluster,
+                seeds,
+            }),
+        }
+    }
+
+    /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
+    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
+        Put::new(self.clone(), key.into(), value.into())
+    }
+
+    /// Takes the value of `key` away. Deleting a key without value is a success.
+    pub fn delete(&self, key: impl Into<Bytes>) -> Delete {
+        Delete::new(self.clone(), key.into())
+    }
+
+    /// Reads `key`: the latest acknowledged write is seen (linearizable).
+    pub fn get(&self, key: impl Into<Bytes>) -> Get {
+        Get::new(self.clone(), key.into())
+    }
+
+    /// Reads all keys that start with `prefix`, in order.
+    pub fn scan(&self, prefix: impl Into<Bytes>) -> Scan {
+        Scan::prefix(self.clone(), prefix.into())
+    }
+
+    /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
+    pub fn scan_range(&self, start: impl Into<Bytes>, end: impl Into<Bytes>) -> Scan {
+        Scan::range(self.clone(), start.into(), end.into())
+    }
+
+    /// Collects operations that are then carried out together, each on its own.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// What the cluster allows.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    /// The cluster map that the client goes by.
+    pub fn cluster_map(&self) -> Arc<ClusterMap> {
+        Arc::clone(self.inner.session().map())
+    }
+
+    pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
+        placement::shard_of(key, self.inner.stirred.len() as u32)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.inner.clock
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
+    /// Carries a request out: asks, repeats and waits as the session decides.
+    pub(crate) async fn run(&self, request: Request, deadline: Option<Duration>) -> Result<Answer> {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        let deadline = now + deadline.unwrap_or(inner.deadline);
+        let operation = inner.session().operation(request, deadline);
+        let mut flight = Flight { inner, operation };
+        let mut step = flight.advance(Session::proceed);
+        loop {
+            step = match step {
+                Step::Done(result) => return result,
+                Step::Send { target, until } => {
+                    let address = || inner.session().address(target);
+                    let event = match inner.transport.connection(target, address) {
+                        Some(connection) => {
+                            let encode = |out: &mut _, id| flight.operation.encode(out, id);
+                            connection.call(encode, until).await
+                        }
+                        None => Event::NotSent(Cause::WrongNode),
+                    };
+                    flight.advance(|session, operation, now| session.report(operation, event, now))
+                }
+                Step::Pause { until } => {
+                    tokio::time::sleep_until(inner.clock.instant(until)).await;
+                    flight.advance(Session::proceed)
+                }
+                Step::Park { shard } => {
+                    let Some(place) = inner.stirred.get(shard.0 as usize) else {
+                        return Err(Error::Invalid { what: "shard" });
+                    };
+                    // Made before asking once more, so that no notice between the two is missed.
+                    let stirred = place.notified();
+                    match flight.advance(Session::proceed) {
+                        Step::Park { .. } => {
+                            let until = inner.clock.instant(deadline);
+                            // Whichever comes first, the session decides what it means.
+                            let _ = tokio::time::timeout_at(until, stirred).await;
+                            flight.advance(Session::proceed)
+                        }
+                        other => other,
+                    }
+                }
+                Step::Refresh { until } => {
+                    let until = inner.clock.instant(until);
+                    // Without a newer map the operation goes on with the one at hand.
+                    let _ = tokio::time::timeout_at(until, inner.refresh()).await;
+                    tokio::time::sleep_until(until).await;
+                    flight.advance(Session::proceed)
+                }
+            };
+        }
+    }
+}
+
+impl Inner {
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stir(&self, shard: Option<ShardId>) {
+        if let Some(place) = shard.and_then(|shard| self.stirred.get(shard.0 as usize)) {
+            place.notify_waiters();
+        }
+    }
+
+    /// Asks the nodes of the map, then the seeds, for a newer map.
+    async fn refresh(&self) {
+        let map = Arc::clone(self.session().map());
+        let nodes = map
+            .nodes
+            .iter()
+            .map(|node| (node.host.as_str(), node.base_port));
+        let seeds = self.seeds.iter().map(|(host, port)| (host.as_str(), *port));
+        for (host, port) in nodes.chain(seeds) {
+            if let Ok((map, _)) = seeds::describe(host, port, self.cluster, self.clock).await {
+                if self.session().adopt(map) {
+                    self.transport.keep(|target| self.session().address(target));
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// An operation under way; dropped before its end (its future was dropped), it tells the session
+/// that nobody will ask for its answer.
+struct Flight<'a> {
+    inner: &'a Inner,
+    operation: Operation,
+}
+
+impl Flight<'_> {
+    fn advance(
+        &mut self,
+        decide: impl FnOnce(&mut Session, &mut Operation, Duration) -> Step,
+    ) -> Step {
+        let now = self.inner.clock.now();
+        let mut session = self.inner.session();
+        let step = decide(&mut session, &mut self.operation, now);
+        let stirred = session.take_stirred();
+        drop(session);
+        self.inner.stir(stirred);
+        step
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if !self.operation.done {
+            let mut session = self.inner.session();
+            session.abandon(&mut self.operation);
+            let stirred = session.take_stirred();
+            drop(session);
+            self.inner.stir(stirred);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What can go wrong, and what the caller can do about it.
+
+use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
+use std::time::Duration;
+use thiserror::Error;
+
+/// The result of the SDK's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation did not give what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key has no value.
+    #[error("no such key")]
+    NotFound,
+    /// The condition of a write does not hold. Nothing was changed: read the key and decide anew.
+    #[error("the condition does not hold: {}", standing(*.current))]
+    Conflict {
+        /// The version that the key has, `None` if it has no value.
+        current: Option<u64>,
+    },
+    /// The cluster has more to do than it can take. Nothing was changed: try again later.
+    #[error("the cluster is overloaded; try again in {retry_after:?} or later")]
+    Throttled {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The disk of the shard's leader is full. Nothing was changed: delete something or add space;
+    /// reads and deletes work.
+    #[error("the shard's disk is full; delete something or add space")]
+    DiskFull,
+    /// The key or the value is too long. Nothing was changed.
+    #[error("too large: at most {limit} bytes are allowed")]
+    TooLarge {
+        /// The longest that would do, in bytes.
+        limit: u64,
+    },
+    /// The stored data is damaged and no good copy of it was found.
+    #[error("the stored data is damaged and no good copy of it was found; see the node's log")]
+    Corrupt,
+    /// The deadline passed before the operation could be done. It had no effect and will have none:
+    /// try again when the cause is gone.
+    #[error("the cluster could not be asked in time: {cause}")]
+    Unavailable {
+        /// What the last attempt met.
+        cause: Cause,
+    },
+    /// The write may have been applied or not, and may yet be: read the key to find out.
+    #[error("it is not known whether the write was applied: {cause}; read the key to find out")]
+    Indeterminate {
+        /// What the last attempt met.
+        cause: Cause,
+    },
+    /// The state that the scan reads has been cleaned away meanwhile: start the scan again.
+    #[error("the scan took too long, its state is gone; start it again")]
+    ScanExpired,
+    /// The other side does not keep to the protocol: check that both sides have matching versions.
+    #[error("the server broke the protocol ({what}); check that client and servers match")]
+    Protocol {
+        /// What it did.
+        what: &'static str,
+    },
+    /// None of the seeds led to a cluster.
+    #[error("no node could be reached at {seeds}: {cause}")]
+    NoSeed {
+        /// The addresses that were tried.
+        seeds: String,
+        /// What the last one met.
+        cause: Cause,
+    },
+    /// The builder or the call was given something impossible.
+    #[error("invalid {what}")]
+    Invalid {
+        /// What is impossible.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anything being changed by the caller, and
+    /// repeating it does no harm. (A conflict, for one, needs a new decision; an indeterminate
+    /// write a look at the key.)
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled { .. }
+                | Self::DiskFull
+                | Self::Unavailable { .. }
+                | Self::ScanExpired
+                | Self::NoSeed { .. }
+        )
+    }
+}
+
+/// What stood in the way of the last attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// No attempt was made before the deadline.
+    #[error("the deadline passed before it could be sent")]
+    NotTried,
+    /// No connection could be made.
+    #[error("cannot connect: {0}")]
+    Connect(std::io::ErrorKind),
+    /// The address answered, but not as a node of this cluster.
+    #[error("handshake failed: {0}")]
+    Handshake(HandshakeError),
+    /// The connection broke while the request was under way.
+    #[error("the connection broke: {0}")]
+    Broken(std::io::ErrorKind),
+    /// The connection was closed for a broken frame.
+    #[error("the connection was closed: {0}")]
+    Frame(FrameError),
+    /// The answer could not be understood.
+    #[error("the answer cannot be understood: {0}")]
+    Answer(DecodeError),
+    /// No answer came in time.
+    #[error("no answer came in time")]
+    Timeout,
+    /// The shard has no leader that is known.
+    #[error("the shard has no leader at the moment")]
+    NoLeader,
+    /// The shard has no majority.
+    #[error("no majority of the shard's replicas can be reached")]
+    NoQuorum,
+    /// The node is starting.
+    #[error("the node is starting")]
+    Starting,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The leader changed while the request was under way.
+    #[error("the shard's leader changed meanwhile")]
+    LeadershipLost,
+    /// The storage of that replica failed.
+    #[error("the storage of the shard's replica failed; see the node's log")]
+    StorageFailed,
+    /// The node does not hold the shard: the map is being renewed.
+    #[error("the node does not hold the shard")]
+    WrongNode,
+    /// The session that numbered the write was forgotten by the cluster.
+    #[error("the session expired while the write was under way")]
+    SessionExpired,
+    /// The cluster is overloaded.
+    #[error("the cluster is overloaded")]
+    Overload,
+    /// Another cluster answers at the address.
+    #[error("cluster {0} answers there")]
+    OtherCluster(ClusterId),
+    /// The client was dropped.
+    #[error("the client was closed")]
+    Closed,
+}
+
+fn standing(current: Option<u64>) -> String {
+    match current {
+        Some(version) => format!("the key has version {version}"),
+        None => "the key has no value".to_owned(),
+    }
+}

@@ -1,0 +1,219 @@
+//! One operation of the application, from its call to its result, over any number of attempts.
+
+use crate::error::{Cause, Error};
+use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB};
+use crate::route::Target;
+use bytes::Bytes;
+use corelith_wire::request::{
+    self, Condition, GetRequest, OpenSession, Operation as WriteKind, ScanRequest, WriteRequest,
+};
+use corelith_wire::response::Answer;
+use corelith_wire::{Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use std::time::Duration;
+
+/// What an operation asks of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Puts or deletes a key.
+    Write {
+        /// The key.
+        key: Bytes,
+        /// The value of a put, empty for a delete.
+        value: Bytes,
+        /// When it applies.
+        condition: Condition,
+        /// Which of the two.
+        kind: WriteKind,
+    },
+    /// Reads a key.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Reads a page of keys `start <= key < end` of one shard.
+    Scan {
+        /// The shard.
+        shard: ShardId,
+        /// First key.
+        start: Bytes,
+        /// First key beyond, empty for none.
+        end: Bytes,
+        /// Most items wanted.
+        limit_items: u32,
+        /// Most bytes wanted.
+        max_bytes: u32,
+        /// Log index to read at, 0 for the latest.
+        at_version: u64,
+    },
+}
+
+/// The number of a write within a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+    /// The session's lowest unsettled number, when last looked at.
+    pub(crate) answered_below: u64,
+}
+
+/// An operation under way. Made by [`Session::operation`](crate::session::Session::operation) and
+/// advanced by the session's other functions; times are counted from the session's start.
+#[derive(Debug)]
+pub struct Operation {
+    pub(crate) request: Request,
+    pub(crate) shard: ShardId,
+    pub(crate) deadline: Duration,
+    /// Set once a write has its number.
+    pub(crate) ticket: Option<Ticket>,
+    /// This operation opens the shard's session before it goes on with its own request.
+    pub(crate) opening: bool,
+    /// An attempt of the write was sent whose outcome is not known.
+    pub(crate) doubt: bool,
+    /// The node that was asked last.
+    pub(crate) asked: Option<NodeId>,
+    /// Redirects followed since the last pause.
+    pub(crate) redirects: u32,
+    /// Pauses made so far.
+    pub(crate) pauses: u32,
+    /// What the last attempt met.
+    pub(crate) cause: Cause,
+    /// What a throttling server asked for, if it was the last thing met.
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) epoch: Epoch,
+    pub(crate) client: u64,
+    pub(crate) done: bool,
+}
+
+impl Operation {
+    /// The shard it concerns.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// When it must have ended.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(self.request, Request::Write { .. })
+    }
+
+    /// How long an attempt waits for its answer: longer if a large value must travel first.
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        let value_len = match &self.request {
+            Request::Write { value, .. } => value.len(),
+            // How large the answer is shows only when it comes.
+            Request::Get { .. } | Request::Scan { .. } => 1 << 20,
+        };
+        // Values have at most a few MiB.
+        ATTEMPT_TIMEOUT + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
+    }
+
+    /// Appends the frame of the attempt that the last [`Step::Send`] asked for.
+    pub fn encode(&self, out: &mut Outbox, request_id: RequestId) {
+        let head = Head {
+            kind: Kind::GET,
+            request_id,
+            shard: self.shard,
+            epoch: self.epoch,
+        };
+        if self.opening {
+            request::encode_open_session(
+                out,
+                head,
+                OpenSession {
+                    client: self.client,
+                },
+            );
+            return;
+        }
+        match &self.request {
+            Request::Write {
+                key,
+                value,
+                condition,
+                kind,
+            } => {
+                debug_assert!(
+                    self.ticket.is_some(),
+                    "a write is sent only with its number"
+                );
+                let ticket = self.ticket.unwrap_or(Ticket {
+                    session: 0,
+                    number: 0,
+                    answered_below: 0,
+                });
+                let body = WriteRequest {
+                    session: ticket.session,
+                    number: ticket.number,
+                    answered_below: ticket.answered_below,
+                    condition: *condition,
+                    operation: *kind,
+                    key,
+                };
+                request::encode_write(out, head, &body, value);
+            }
+            Request::Get { key } => request::encode_get(out, head, &GetRequest { key }),
+            Request::Scan {
+                shard: _,
+                start,
+                end,
+                limit_items,
+                max_bytes,
+                at_version,
+            } => {
+                let body = ScanRequest {
+                    start,
+                    end,
+                    limit_items: *limit_items,
+                    max_bytes: *max_bytes,
+                    at_version: *at_version,
+                };
+                request::encode_scan(out, head, &body);
+            }
+        }
+    }
+}
+
+/// What the driver of an operation does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send [`Operation::encode`]'s frame and report what came of it.
+    Send {
+        /// Where to.
+        target: Target,
+        /// Until when to wait for the answer.
+        until: Duration,
+    },
+    /// Wait, then ask again.
+    Pause {
+        /// Until when.
+        until: Duration,
+    },
+    /// Wait until [`Session::take_stirred`](crate::session::Session::take_stirred) names this
+    /// shard, or the deadline passes; then ask again.
+    Park {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Fetch the cluster map from any node, give it to the session, then ask again, at the latest
+    /// at this time.
+    Refresh {
+        /// Until when.
+        until: Duration,
+    },
+    /// It has ended: with an answer that is a result, or an error.
+    Done(Result<Answer, Error>),
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An answer.
+    Answer(Answer),
+    /// It was certainly not sent.
+    NotSent(Cause),
+    /// It may have been received, but no answer will come.
+    Lost(Cause),
+}

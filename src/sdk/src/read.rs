@@ -1,0 +1,115 @@
+//! Reads of single keys.
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::operation::Request;
+use crate::write::check_key;
+use bytes::Bytes;
+use corelith_wire::response::{Answer, ReplyMeta};
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A key with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// Its version: give it to `if_version` to change the key only if nobody else did.
+    pub version: u64,
+}
+
+/// What a read saw, and where in the shard's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lookup {
+    /// The key with its value, `None` if it has none.
+    pub entry: Option<Entry>,
+    /// The shard that holds the key.
+    pub shard: u32,
+    /// Term of the leader that answered.
+    pub term: u64,
+    /// Log index that the read saw; every write up to it was visible.
+    pub index: u64,
+}
+
+/// See [`Client::get`].
+#[derive(Clone, Debug)]
+#[must_use = "a get does nothing until it is awaited"]
+pub struct Get {
+    client: Client,
+    key: Bytes,
+    deadline: Option<Duration>,
+}
+
+impl Get {
+    pub(crate) fn new(client: Client, key: Bytes) -> Self {
+        Self {
+            client,
+            key,
+            deadline: None,
+        }
+    }
+
+    /// How long it may take, retries included; otherwise the client's deadline.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Reads the key, where having no value is no error, and tells what point of the shard's
+    /// history was seen.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn lookup(self) -> Result<Lookup> {
+        let Self {
+            client,
+            key,
+            deadline,
+        } = self;
+        check_key(&client, &key)?;
+        let shard = client.shard_of(&key).0;
+        let (ReplyMeta { term, index }, entry) = match client
+            .run(Request::Get { key: key.clone() }, deadline)
+            .await?
+        {
+            Answer::Value {
+                meta,
+                version,
+                value,
+            } => (
+                meta,
+                Some(Entry {
+                    key,
+                    value,
+                    version,
+                }),
+            ),
+            Answer::NotFound { meta } => (meta, None),
+            _ => {
+                return Err(Error::Protocol {
+                    what: "an answer of the wrong kind",
+                });
+            }
+        };
+        Ok(Lookup {
+            entry,
+            shard,
+            term,
+            index,
+        })
+    }
+}
+
+impl IntoFuture for Get {
+    type Output = Result<Entry>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.lookup().await?.entry.ok_or(Error::NotFound) })
+    }
+}

@@ -1,0 +1,434 @@
+//! What a client knows and decides: where to send, when to repeat, and what may be said of a write
+//! whose answer is missing. No I/O, no clock, no randomness of its own: a simulator drives the same
+//! code as [`Client`](crate::Client).
+//!
+//! An operation is advanced by [`Session::proceed`] (at first, and after a pause) and
+//! [`Session::report`] (after an attempt); both answer with the next [`Step`].
+//!
+//! Invariants:
+//! - A write keeps its session and number over all attempts, so that it applies at most once. It
+//!   gets another number only if its session is gone and no attempt can have been applied.
+//! - `answered_below` passes a number only when its write has ended.
+//! - `Unavailable`, `Throttled` and `DiskFull` of a write mean that it had no effect and will have
+//!   none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
+//!   very number, or as `Indeterminate`.
+//! - One opening of a session is under way per shard.
+
+use crate::error::{Cause, Error};
+use crate::limits::{REDIRECTS_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::numbers::Numbers;
+pub use crate::operation::{Event, Operation, Request, Step};
+use crate::route::Routes;
+pub use crate::route::Target;
+use corelith_wire::map::ClusterMap;
+use corelith_wire::response::{Answer, Failure, Reason};
+use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The client's session at one shard.
+#[derive(Debug)]
+enum ShardSession {
+    /// None yet, or the last one expired.
+    Closed,
+    /// An operation is opening one.
+    Opening,
+    /// Open.
+    Open { id: u64, numbers: Numbers },
+}
+
+/// All that a client knows of its cluster. Shared by the client's callers, behind a lock that is
+/// held for one decision at a time.
+#[derive(Debug)]
+pub struct Session {
+    routes: Routes,
+    shards: Vec<ShardSession>,
+    /// The server's window, the same for every session.
+    window: u32,
+    /// Tells this client from others in the servers' tables.
+    client: u64,
+    random: u64,
+    stirred: Option<ShardId>,
+}
+
+impl Session {
+    /// A client's knowledge at its start. `seed` gives all its randomness.
+    pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
+        let shards = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let mut session = Self {
+            routes: Routes::new(map),
+            shards,
+            window: window.clamp(1, limits::SESSION_WINDOW),
+            client: 0,
+            random: seed,
+            stirred: None,
+        };
+        session.client = session.next_random();
+        session
+    }
+
+    /// The cluster map it goes by.
+    pub fn map(&self) -> &Arc<ClusterMap> {
+        self.routes.map()
+    }
+
+    /// Takes a map that a node gave; whether it was newer than the one at hand.
+    pub fn adopt(&mut self, map: ClusterMap) -> bool {
+        self.routes.adopt(map)
+    }
+
+    /// Host and port of `target`, `None` if it is not in the map.
+    pub fn address(&self, target: Target) -> Option<(String, u16)> {
+        self.routes.address(target)
+    }
+
+    /// A shard whose parked operations must ask again, after the last call.
+    pub fn take_stirred(&mut self) -> Option<ShardId> {
+        self.stirred.take()
+    }
+
+    /// An operation that must have ended at `deadline`.
+    pub fn operation(&self, request: Request, deadline: Duration) -> Operation {
+        let shard = match &request {
+            Request::Write { key, .. } | Request::Get { key } => self.map().shard_of(key),
+            Request::Scan { shard, .. } => *shard,
+        };
+        Operation {
+            request,
+            shard,
+            deadline,
+            ticket: None,
+            opening: false,
+            doubt: false,
+            asked: None,
+            redirects: 0,
+            pauses: 0,
+            cause: Cause::NotTried,
+            retry_after: None,
+            epoch: Epoch(0),
+            client: self.client,
+            done: false,
+        }
+    }
+
+    /// The next step of an operation that is new, or whose pause or parking is over.
+    pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        if now >= operation.deadline {
+            return self.give_up(operation);
+        }
+        if operation.is_write()
+            && !operation.opening
+            && let Some(wait) = self.number(operation)
+        {
+            return wait;
+        }
+        let Some(target) = self.routes.target(operation.shard, operation.asked, now) else {
+            return self.end(operation, Err(Error::Invalid { what: "shard" }));
+        };
+        operation.asked = Some(target.node);
+        operation.epoch = Epoch(self.map().epoch);
+        let until = operation.deadline.min(now + operation.attempt_timeout());
+        Step::Send { target, until }
+    }
+
+    /// Sees to it that a write has its number; otherwise says what it waits for, or makes it the
+    /// one that opens the session.
+    fn number(&mut self, operation: &mut Operation) -> Option<Step> {
+        let shard = operation.shard;
+        let Some(session) = self.shards.get_mut(shard.0 as usize) else {
+            return Some(self.end(operation, Err(Error::Invalid { what: "shard" })));
+        };
+        if let Some(ticket) = &mut operation.ticket {
+            if let ShardSession::Open { id, numbers } = session
+                && *id == ticket.session
+            {
+                ticket.answered_below = numbers.answered_below();
+            }
+            return None;
+        }
+        match session {
+            ShardSession::Closed => {
+                *session = ShardSession::Opening;
+                operation.opening = true;
+                None
+            }
+            ShardSession::Opening => Some(Step::Park { shard }),
+            ShardSession::Open { id, numbers } => {
+                let Some(number) = numbers.give() else {
+                    return Some(Step::Park { shard });
+                };
+                operation.ticket = Some(crate::operation::Ticket {
+                    session: *id,
+                    number,
+                    answered_below: numbers.answered_below(),
+                });
+                None
+            }
+        }
+    }
+
+    /// The next step after an attempt.
+    pub fn report(&mut self, operation: &mut Operation, event: Event, now: Duration) -> Step {
+        operation.retry_after = None;
+        match event {
+            Event::Answer(Answer::Failure { failure, .. }) => self.failed(operation, failure, now),
+            Event::Answer(answer) => self.answered(operation, answer, now),
+            Event::NotSent(cause) => {
+                self.unreachable(operation, cause, now);
+                self.pause(operation, now)
+            }
+            Event::Lost(cause) => {
+                operation.doubt |= operation.is_write() && !operation.opening;
+                self.unreachable(operation, cause, now);
+                self.pause(operation, now)
+            }
+        }
+    }
+
+    fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
+        operation.cause = cause;
+        if let Some(node) = operation.asked {
+            self.routes.suspect(node, now);
+        }
+    }
+
+    fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
+        if let Some(node) = operation.asked {
+            self.routes.leads(operation.shard, node);
+            self.routes.trust(node);
+        }
+        let fits = match (&answer, &operation.request) {
+            (Answer::SessionOpened { session, .. }, _) if operation.opening => {
+                let id = *session;
+                operation.opening = false;
+                let numbers = Numbers::new(self.window);
+                self.set_session(operation.shard, ShardSession::Open { id, numbers });
+                return self.proceed(operation, now);
+            }
+            (_, _) if operation.opening => false,
+            (Answer::Written { .. } | Answer::Conflict { .. }, Request::Write { .. }) => true,
+            (Answer::Value { .. } | Answer::NotFound { .. }, Request::Get { .. }) => true,
+            (Answer::ScanPage(_), Request::Scan { .. }) => true,
+            _ => false,
+        };
+        if fits {
+            return self.end(operation, Ok(answer));
+        }
+        operation.cause = Cause::Answer(corelith_wire::DecodeError::Malformed {
+            what: "kind of answer",
+        });
+        self.broken(operation, "an answer of the wrong kind")
+    }
+
+    fn failed(&mut self, operation: &mut Operation, failure: Failure, now: Duration) -> Step {
+        let asked = operation.asked.unwrap_or_default();
+        self.routes.trust(asked);
+        match failure {
+            Failure::NotLeader { leader } => self.redirected(operation, NodeId(leader), now),
+            Failure::WrongNode => {
+                operation.cause = Cause::WrongNode;
+                self.routes.does_not_lead(operation.shard, asked);
+                match self.pause(operation, now) {
+                    Step::Pause { until } => Step::Refresh { until },
+                    other => other,
+                }
+            }
+            Failure::WrongEpoch { map } => {
+                operation.cause = Cause::WrongNode;
+                let newer = self.routes.adopt(map);
+                if newer {
+                    self.proceed(operation, now)
+                } else {
+                    self.pause(operation, now)
+                }
+            }
+            Failure::Throttled { retry_after_ms } => {
+                operation.cause = Cause::Overload;
+                let retry_after = Duration::from_millis(retry_after_ms.into()).max(RETRY_PAUSE_MIN);
+                operation.retry_after = Some(retry_after);
+                if now + retry_after >= operation.deadline {
+                    return self.give_up(operation);
+                }
+                let spread = self.up_to(retry_after / 2);
+                self.pause_until(operation, now + retry_after + spread, now)
+            }
+            // These say something about the request itself, so no attempt of it was applied.
+            Failure::TooLarge { limit } => self.end(operation, Err(Error::TooLarge { limit })),
+            Failure::Malformed => self.end(
+                operation,
+                Err(Error::Protocol {
+                    what: "it calls the request malformed",
+                }),
+            ),
+            Failure::VersionGone if matches!(operation.request, Request::Scan { .. }) => {
+                self.end(operation, Err(Error::ScanExpired))
+            }
+            // Only this attempt had no effect; an earlier one may have had.
+            Failure::DiskFull | Failure::Corrupt if operation.doubt => self.pause(operation, now),
+            Failure::DiskFull => self.end(operation, Err(Error::DiskFull)),
+            Failure::Corrupt => self.end(operation, Err(Error::Corrupt)),
+            Failure::Unavailable {
+                reason,
+                nothing_done,
+            } => {
+                operation.doubt |= operation.is_write() && !operation.opening && !nothing_done;
+                operation.cause = cause_of(reason);
+                if reason != Reason::NoQuorum {
+                    self.routes.does_not_lead(operation.shard, asked);
+                }
+                self.pause(operation, now)
+            }
+            Failure::SessionExpired => self.session_expired(operation, now),
+            Failure::WindowFull => {
+                operation.cause = Cause::Overload;
+                self.pause(operation, now)
+            }
+            Failure::Stale | Failure::VersionGone => {
+                operation.cause = Cause::SessionExpired;
+                self.broken(operation, "it calls a live request outdated")
+            }
+        }
+    }
+
+    fn redirected(&mut self, operation: &mut Operation, leader: NodeId, now: Duration) -> Step {
+        let asked = operation.asked.unwrap_or_default();
+        operation.cause = Cause::NoLeader;
+        self.routes.does_not_lead(operation.shard, asked);
+        let known = self
+            .map()
+            .replicas(operation.shard)
+            .any(|node| node == leader);
+        if !known || leader == asked || self.routes.suspected(leader, now) {
+            return self.pause(operation, now);
+        }
+        self.routes.leads(operation.shard, leader);
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.pause(operation, now)
+        }
+    }
+
+    fn session_expired(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let Some(ticket) = operation.ticket else {
+            return self.broken(operation, "it misses a session that was not used");
+        };
+        operation.cause = Cause::SessionExpired;
+        let shard = operation.shard;
+        if let Some(ShardSession::Open { id, .. }) = self.shards.get(shard.0 as usize)
+            && *id == ticket.session
+        {
+            self.set_session(shard, ShardSession::Closed);
+        }
+        if operation.doubt {
+            return self.give_up(operation);
+        }
+        operation.ticket = None;
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.pause(operation, now)
+        }
+    }
+
+    /// Ends an operation whose server does not keep to the protocol.
+    fn broken(&mut self, operation: &mut Operation, what: &'static str) -> Step {
+        if operation.is_write() && !operation.opening {
+            let cause = operation.cause;
+            self.end(operation, Err(Error::Indeterminate { cause }))
+        } else {
+            self.end(operation, Err(Error::Protocol { what }))
+        }
+    }
+
+    /// Backs off: twice as long each time, with jitter over the upper half.
+    fn pause(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let longest = RETRY_PAUSE_MIN * 2u32.saturating_pow(operation.pauses.min(16));
+        let longest = longest.min(RETRY_PAUSE_MAX);
+        let jitter = self.up_to(longest / 2);
+        self.pause_until(operation, now + longest / 2 + jitter, now)
+    }
+
+    fn pause_until(&mut self, operation: &mut Operation, until: Duration, now: Duration) -> Step {
+        operation.pauses += 1;
+        operation.redirects = 0;
+        if now >= operation.deadline {
+            return self.give_up(operation);
+        }
+        Step::Pause {
+            until: until.min(operation.deadline),
+        }
+    }
+
+    /// Ends an operation that cannot be done in time, with what can honestly be said of it.
+    fn give_up(&mut self, operation: &mut Operation) -> Step {
+        let cause = operation.cause;
+        let error = match operation.retry_after {
+            _ if operation.doubt => Error::Indeterminate { cause },
+            Some(retry_after) => Error::Throttled { retry_after },
+            None => Error::Unavailable { cause },
+        };
+        self.end(operation, Err(error))
+    }
+
+    fn end(&mut self, operation: &mut Operation, result: Result<Answer, Error>) -> Step {
+        self.abandon(operation);
+        Step::Done(result)
+    }
+
+    /// Forgets an operation that its caller no longer waits for: it is not asked again. Does
+    /// nothing if it has ended.
+    pub fn abandon(&mut self, operation: &mut Operation) {
+        if std::mem::replace(&mut operation.done, true) {
+            return;
+        }
+        let shard = operation.shard;
+        if operation.opening {
+            self.set_session(shard, ShardSession::Closed);
+        }
+        if let Some(ticket) = operation.ticket
+            && let Some(ShardSession::Open { id, numbers }) = self.shards.get_mut(shard.0 as usize)
+            && *id == ticket.session
+            && numbers.settle(ticket.number)
+        {
+            self.stirred = Some(shard);
+        }
+    }
+
+    fn set_session(&mut self, shard: ShardId, session: ShardSession) {
+        if let Some(place) = self.shards.get_mut(shard.0 as usize) {
+            *place = session;
+            self.stirred = Some(shard);
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn up_to(&mut self, longest: Duration) -> Duration {
+        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.next_random() % nanos.max(1))
+    }
+}
+
+fn cause_of(reason: Reason) -> Cause {
+    match reason {
+        Reason::NoQuorum => Cause::NoQuorum,
+        Reason::Starting => Cause::Starting,
+        Reason::Stopping => Cause::Stopping,
+        Reason::LeadershipLost => Cause::LeadershipLost,
+        Reason::StorageFailed => Cause::StorageFailed,
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! Puts and deletes.
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::operation::Request;
+use bytes::Bytes;
+use corelith_wire::request::{Condition, Operation as WriteKind};
+use corelith_wire::response::{Answer, ReplyMeta};
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A write that was applied and is durable on a majority of the shard's replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The key's version from now on (after a delete: the version of the deletion).
+    pub version: u64,
+    /// The shard that holds the key.
+    pub shard: u32,
+    /// Term of the leader that answered.
+    pub term: u64,
+    /// Log index at which the answer was true; it only rises within a shard, so it can serve as a
+    /// fencing token.
+    pub index: u64,
+}
+
+/// What a put and a delete have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    client: Client,
+    key: Bytes,
+    value: Bytes,
+    kind: WriteKind,
+    condition: Condition,
+    deadline: Option<Duration>,
+}
+
+impl Write {
+    pub(crate) async fn run(self) -> Result<Written> {
+        let Self {
+            client,
+            key,
+            value,
+            kind,
+            condition,
+            deadline,
+        } = self;
+        check_key(&client, &key)?;
+        let limit = client.limits().value_bytes_max;
+        if value.len() as u64 > limit {
+            return Err(Error::TooLarge { limit });
+        }
+        let shard = client.shard_of(&key).0;
+        let request = Request::Write {
+            key,
+            value,
+            condition,
+            kind,
+        };
+        match client.run(request, deadline).await? {
+            Answer::Written {
+                meta: ReplyMeta { term, index },
+                version,
+            } => Ok(Written {
+                version,
+                shard,
+                term,
+                index,
+            }),
+            Answer::Conflict { current, .. } => Err(Error::Conflict {
+                current: (current != 0).then_some(current),
+            }),
+            _ => Err(Error::Protocol {
+                what: "an answer of the wrong kind",
+            }),
+        }
+    }
+}
+
+/// Refuses a key that no server would take.
+pub(crate) fn check_key(client: &Client, key: &Bytes) -> Result<()> {
+    let limit = client.limits().key_bytes_max;
+    if key.is_empty() {
+        Err(Error::Invalid {
+            what: "key: it is empty",
+        })
+    } else if key.len() > limit {
+        Err(Error::TooLarge {
+            limit: limit as u64,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+macro_rules! awaited {
+    ($name:ident) => {
+        impl $name {
+            /// Applies only if the key's version is `version`; otherwise `Conflict`.
+            #[must_use]
+            pub fn if_version(mut self, version: u64) -> Self {
+                self.0.condition = Condition::Version(version);
+                self
+            }
+
+            /// How long it may take, retries included; otherwise the client's deadline.
+            #[must_use]
+            pub fn deadline(mut self, deadline: Duration) -> Self {
+                self.0.deadline = Some(deadline);
+                self
+            }
+        }
+
+        impl IntoFuture for $name {
+            type Output = Result<Written>;
+            type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.0.run())
+            }
+        }
+    };
+}
+
+/// See [`Client::put`].
+#[derive(Clone, Debug)]
+#[must_use = "a put does nothing until it is awaited"]
+pub struct Put(pub(crate) Write);
+
+/// See [`Client::delete`].
+#[derive(Clone, Debug)]
+#[must_use = "a delete does nothing until it is awaited"]
+pub struct Delete(pub(crate) Write);
+
+awaited!(Put);
+awaited!(Delete);
+
+impl Put {
+    pub(crate) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
+        let (kind, condition, deadline) = (WriteKind::Put, Condition::Any, None);
+        Self(Write {
+            client,
+            key,
+            value,
+            kind,
+            condition,
+            deadline,
+        })
+    }
+
+    /// Applies only if the key has no value; otherwise `Conflict`.
+    pub fn if_absent(mut self) -> Self {
+        self.0.condition = Condition::Absent;
+        self
+    }
+}
+
+impl Delete {
+    pub(crate) fn new(client: Client, key: Bytes) -> Self {
+        let (kind, condition, deadline) = (WriteKind::Delete, Condition::Any, None);
+        Self(Write {
+            client,
+            key,
+            value: Bytes::new(),
+            kind,
+            condition,
+            deadline,
+        })
+    }
+}

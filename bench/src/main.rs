@@ -1,1 +1,175 @@
-fn main() {}
+//! The benchmark harness of Corelith: what a cluster does under load, and what it costs.
+
+mod cluster;
+mod driver;
+mod options;
+mod pacer;
+mod random;
+mod recorder;
+mod report;
+mod usage;
+mod workload;
+
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::driver::{Step, Target};
+use crate::options::Options;
+use crate::report::{Load, Report, Run, StartedCluster};
+use crate::usage::Machine;
+use crate::workload::{Kind, Workload};
+use clap::Parser as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Writes in flight while the keys are loaded.
+const LOAD_IN_FLIGHT: u64 = 256;
+
+/// Why the harness gave up.
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
+    #[error(transparent)]
+    Driver(#[from] driver::DriverError),
+    #[error("cannot write {}: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot find this program's directory: {0}")]
+    NoHome(#[source] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("corelith-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything; returns whether no operation failed.
+fn run(options: &Options) -> Result<bool, BenchError> {
+    let started = match options.connect.as_slice() {
+        [] => Some(Cluster::start(cluster_options(options)?)?),
+        _ => None,
+    };
+    let target = target(options, started.as_ref());
+    let machine = Machine::here(started.as_ref().map(Cluster::dir));
+    println!("{machine}");
+    let load = load_of(options, started.is_some());
+    println!(
+        "{} keys of {} bytes, values of {} bytes, {}\n",
+        load.keys,
+        load.key_size,
+        load.value_size,
+        match options.rate {
+            Some(rate) => format!("open loop at {rate} operations a second"),
+            None => "closed loop".to_owned(),
+        }
+    );
+    let workload = Workload::new(
+        options.keys,
+        usize::try_from(options.key_size).unwrap_or(usize::MAX),
+        options.value_size,
+        options.distribution,
+    );
+    if !options.no_load && options.workload.iter().any(|kind| *kind != Kind::Put) {
+        driver::load(&target, &workload, LOAD_IN_FLIGHT)?;
+    }
+    print!("{}", report::header());
+    let mut runs = Vec::new();
+    for kind in &options.workload {
+        let workload = Arc::new(workload.of_kind(*kind, options.read_percent));
+        for in_flight in &options.in_flight {
+            let step = step(options, *in_flight);
+            let outcome = driver::run(&target, &step, &workload)?;
+            let run = Run::new(*kind, *in_flight, !target.server_pids.is_empty(), outcome);
+            print!("{}", run.rows());
+            runs.push(run);
+        }
+    }
+    let clean = !runs.iter().any(Run::has_errors);
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load,
+            runs,
+        };
+        write_json(path, &report)?;
+    }
+    Ok(clean)
+}
+
+fn step(options: &Options, in_flight: u64) -> Step {
+    Step {
+        in_flight: usize::try_from(in_flight).unwrap_or(usize::MAX),
+        rate: options.rate,
+        warm_up: options.warm_up,
+        duration: options.duration,
+        seed: options.seed,
+    }
+}
+
+fn target(options: &Options, started: Option<&Cluster>) -> Target {
+    Target {
+        seeds: started.map_or_else(
+            || options.connect.clone(),
+            |cluster| cluster.seeds().to_vec(),
+        ),
+        server_pids: started.map_or_else(|| options.server_pids.clone(), Cluster::pids),
+        lanes: usize::try_from(options.threads).unwrap_or(1),
+        clients_per_lane: usize::try_from(options.clients).unwrap_or(1),
+        deadline: options.deadline,
+    }
+}
+
+fn load_of(options: &Options, started: bool) -> Load {
+    Load {
+        keys: options.keys,
+        key_size: options.key_size,
+        value_size: options.value_size,
+        distribution: options.distribution,
+        read_percent: options.read_percent,
+        rate: options.rate,
+        threads: options.threads,
+        clients: options.clients,
+        cluster: started.then_some(StartedCluster {
+            shards: options.shards,
+            cores: options.cores,
+        }),
+    }
+}
+
+fn cluster_options(options: &Options) -> Result<ClusterOptions, BenchError> {
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()
+            .map_err(BenchError::NoHome)?
+            .with_file_name("corelith"),
+    };
+    let dir = options.dir.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("corelith-bench-{}", std::process::id()))
+    });
+    Ok(ClusterOptions {
+        program,
+        dir,
+        keep: options.keep,
+        shards: options.shards,
+        cores: options.cores,
+    })
+}
+
+fn write_json(path: &PathBuf, report: &Report) -> Result<(), BenchError> {
+    let failed = |source| BenchError::Json {
+        path: path.clone(),
+        source,
+    };
+    let text = serde_json::to_string_pretty(report).map_err(|error| failed(error.into()))?;
+    std::fs::write(path, text + "\n").map_err(failed)
+}

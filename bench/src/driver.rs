@@ -1,0 +1,339 @@
+//! Runs a workload against a cluster: closed loop (each loop starts an operation when its last one ended)
+//! and open loop (operations are due at times that do not depend on the cluster).
+//!
+//! A lane is a thread with its own runtime, its own SDK clients and its share of the loops. Nothing is
+//! spawned per operation and lanes share only the phase, so that the driver takes little of the processor
+//! that it shares with the servers.
+//!
+//! Invariants:
+//! * A latency in the open loop counts from the intended start, so a stall of the cluster shows in every
+//!   operation that it delayed (no coordinated omission).
+//! * The throughput counts completions between the two instants at which the processors' use was sampled.
+
+use crate::pacer::Pacer;
+use crate::random::Random;
+use crate::recorder::Recorder;
+use crate::usage::Usage;
+use crate::workload::{Operation, Workload};
+use corelith_client::{Client, Error};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A loop waits this long after an error, so that a cluster that refuses is not asked in a tight circle.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
+
+/// The phases of a run; a clock starts in phase 0, the warm-up.
+const MEASURE: u8 = 1;
+const DONE: u8 = 2;
+
+/// Where and with what the operations are issued.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Addresses to learn the cluster from.
+    pub(crate) seeds: Vec<String>,
+    /// Processes of the servers that run here.
+    pub(crate) server_pids: Vec<u32>,
+    /// Threads of the driver.
+    pub(crate) lanes: usize,
+    /// SDK clients of each lane.
+    pub(crate) clients_per_lane: usize,
+    /// Deadline of each operation.
+    pub(crate) deadline: Duration,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// Operations in flight at once: the number of loops.
+    pub(crate) in_flight: usize,
+    /// Open loop: operations a second over all lanes; closed loop without.
+    pub(crate) rate: Option<f64>,
+    /// Time before measuring.
+    pub(crate) warm_up: Duration,
+    /// Time to measure.
+    pub(crate) duration: Duration,
+    /// Seed of the operations.
+    pub(crate) seed: u64,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Latencies and errors.
+    pub(crate) recorder: Recorder,
+    /// The measured time.
+    pub(crate) window: Duration,
+    /// What this process used in it.
+    pub(crate) client: Usage,
+    /// What the servers used in it.
+    pub(crate) servers: Usage,
+}
+
+/// Why a run could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriverError {
+    /// No runtime or thread.
+    #[error("cannot start a thread of the driver: {0}")]
+    Start(#[source] std::io::Error),
+    /// No connection to the cluster.
+    #[error("cannot connect to the cluster: {0}")]
+    Connect(#[source] Error),
+    /// A key could not be written before the reads.
+    #[error("cannot load the keys to read: {0}")]
+    Load(#[source] Error),
+    /// A thread of the driver panicked.
+    #[error("a thread of the driver panicked")]
+    Panicked,
+}
+
+/// What lanes share: the phase, and when measuring began.
+#[derive(Debug, Default)]
+struct Clock {
+    phase: AtomicU8,
+    measured_from: OnceLock<Instant>,
+}
+
+impl Clock {
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Relaxed)
+    }
+}
+
+/// Makes one run.
+///
+/// # Errors
+/// When no connection is possible; errors of operations are counted instead.
+pub(crate) fn run(
+    target: &Target,
+    step: &Step,
+    workload: &Arc<Workload>,
+) -> Result<Outcome, DriverError> {
+    let lanes = target.lanes.clamp(1, step.in_flight.max(1));
+    let clock = Arc::new(Clock::default());
+    let ready = Barrier::new(lanes + 1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..lanes)
+            .map(|index| {
+                let lane = Lane {
+                    target,
+                    loops: share(step.in_flight, lanes, index),
+                    rate: step.rate.map(|rate| rate / lanes as f64),
+                    seed: step.seed.wrapping_add((index as u64) << 32),
+                };
+                let (clock, ready) = (&clock, &ready);
+                scope.spawn(move || lane.run(clock, workload, ready))
+            })
+            .collect();
+        ready.wait();
+        std::thread::sleep(step.warm_up);
+        let before = (Usage::of_self(), Usage::of_all(&target.server_pids));
+        let start = *clock.measured_from.get_or_init(Instant::now);
+        clock.phase.store(MEASURE, Ordering::Relaxed);
+        std::thread::sleep(step.duration);
+        clock.phase.store(DONE, Ordering::Relaxed);
+        let window = start.elapsed();
+        let after = (Usage::of_self(), Usage::of_all(&target.server_pids));
+        let mut recorder = Recorder::default();
+        for thread in threads {
+            recorder.merge(&thread.join().map_err(|_| DriverError::Panicked)??);
+        }
+        Ok(Outcome {
+            recorder,
+            window,
+            client: after.0.since(&before.0),
+            servers: after.1.since(&before.1),
+        })
+    })
+}
+
+/// How many of `total` loops lane number `lane` runs.
+fn share(total: usize, lanes: usize, lane: usize) -> usize {
+    total / lanes + usize::from(lane < total % lanes)
+}
+
+/// The work of one thread.
+struct Lane<'a> {
+    target: &'a Target,
+    loops: usize,
+    rate: Option<f64>,
+    seed: u64,
+}
+
+/// What the loops of a lane share.
+struct Shared {
+    clock: Arc<Clock>,
+    workload: Arc<Workload>,
+    recorder: Mutex<Recorder>,
+    pacer: Option<Pacer>,
+}
+
+impl Lane<'_> {
+    fn run(
+        &self,
+        clock: &Arc<Clock>,
+        workload: &Arc<Workload>,
+        ready: &Barrier,
+    ) -> Result<Recorder, DriverError> {
+        let connected = runtime().and_then(|runtime| {
+            let clients = runtime.block_on(connect(self.target))?;
+            Ok((runtime, clients))
+        });
+        // Every lane arrives here, also one that failed, or the others would wait for ever.
+        ready.wait();
+        let (runtime, clients) = connected?;
+        let shared = Arc::new(Shared {
+            clock: Arc::clone(clock),
+            workload: Arc::clone(workload),
+            recorder: Mutex::default(),
+            pacer: self.rate.map(Pacer::new),
+        });
+        std::thread::scope(|scope| {
+            if let Some(pacer) = &shared.pacer {
+                let random = Random::new(self.seed ^ u64::MAX);
+                scope.spawn(move || pacer.run(random, || clock.phase() == DONE));
+            }
+            runtime.block_on(self.issue_all(&shared, &clients))
+        })?;
+        let mut recorder = shared.lock().clone();
+        if let (Some(pacer), Some(start)) = (&shared.pacer, clock.measured_from.get()) {
+            recorder.not_started = pacer.not_started(*start);
+        }
+        Ok(recorder)
+    }
+
+    async fn issue_all(&self, shared: &Arc<Shared>, clients: &[Client]) -> Result<(), DriverError> {
+        let loops: Vec<_> = clients
+            .iter()
+            .cycle()
+            .take(self.loops)
+            .enumerate()
+            .map(|(index, client)| {
+                let random = Random::new(self.seed.wrapping_add(index as u64));
+                tokio::spawn(issue(Arc::clone(shared), client.clone(), random))
+            })
+            .collect();
+        for handle in loops {
+            handle.await.map_err(|_| DriverError::Panicked)?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One loop: one operation in flight until the run is over.
+async fn issue(shared: Arc<Shared>, client: Client, mut random: Random) {
+    while shared.clock.phase() != DONE {
+        let operation = shared.workload.next(&mut random);
+        let intended = match &shared.pacer {
+            None => None,
+            Some(pacer) => match pacer.next().await {
+                Some(due) => Some(due),
+                None => return,
+            },
+        };
+        let started = Instant::now();
+        let started_in = shared.clock.phase();
+        let is_put = matches!(operation, Operation::Put { .. });
+        let result = perform(&client, operation).await;
+        let ended_in = shared.clock.phase();
+        if started_in != MEASURE && ended_in != MEASURE {
+            continue;
+        }
+        let failed = result.is_err();
+        {
+            let latency = intended.unwrap_or(started).elapsed();
+            let in_window = u64::from(ended_in == MEASURE);
+            let mut recorder = shared.lock();
+            match result {
+                Ok(()) if is_put => {
+                    recorder.puts.record(latency);
+                    recorder.puts_in_window += in_window;
+                }
+                Ok(()) => {
+                    recorder.gets.record(latency);
+                    recorder.gets_in_window += in_window;
+                }
+                Err(error) => *recorder.errors.entry(error_kind(&error)).or_default() += 1,
+            }
+            if let Some(due) = intended {
+                recorder
+                    .start_lag
+                    .record(started.saturating_duration_since(due));
+            }
+        }
+        if failed {
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        }
+    }
+}
+
+async fn perform(client: &Client, operation: Operation) -> Result<(), Error> {
+    match operation {
+        Operation::Put { key, value } => client.put(key, value).await.map(drop),
+        Operation::Get { key } => client.get(key).await.map(drop),
+    }
+}
+
+/// Writes every key of the workload once, so that reads find them.
+///
+/// # Errors
+/// The first operation that failed although the SDK retried it until its deadline.
+pub(crate) fn load(target: &Target, workload: &Workload, loops: u64) -> Result<(), DriverError> {
+    runtime()?.block_on(async {
+        let clients = connect(target).await?;
+        let next = AtomicU64::new(0);
+        let writers = (0..loops)
+            .zip(clients.iter().cycle())
+            .map(|(index, client)| {
+                let next = &next;
+                async move {
+                    let mut random = Random::new(index);
+                    loop {
+                        let id = next.fetch_add(1, Ordering::Relaxed);
+                        if id >= workload.keys() {
+                            return Ok(());
+                        }
+                        perform(client, workload.put(id, &mut random)).await?;
+                    }
+                }
+            });
+        futures_util::future::try_join_all(writers)
+            .await
+            .map(drop)
+            .map_err(DriverError::Load)
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, DriverError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DriverError::Start)
+}
+
+async fn connect(target: &Target) -> Result<Vec<Client>, DriverError> {
+    let mut clients = Vec::with_capacity(target.clients_per_lane);
+    for _ in 0..target.clients_per_lane.max(1) {
+        let client = Client::builder()
+            .seeds(target.seeds.iter().cloned())
+            .deadline(target.deadline)
+            .connect()
+            .await
+            .map_err(DriverError::Connect)?;
+        clients.push(client);
+    }
+    Ok(clients)
+}
+
+fn error_kind(error: &Error) -> &'static str {
+    match error {
+        Error::NotFound => "not found",
+        _ => "other",
+    }
+}

@@ -1,0 +1,95 @@
+//! When the operations of an open loop are due.
+
+use crate::random::Random;
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// The pacer's thread sleeps at least this long, which bounds both what it costs and how late it is; the
+/// lateness is part of every latency and reported as the start lag.
+const SLEEP_MIN: Duration = Duration::from_micros(50);
+
+/// Arrival times at exponentially distributed distances (a Poisson process), handed to the loops as they
+/// become due. Shared between the pacer's thread and one lane.
+pub(crate) struct Pacer {
+    gap_mean: Duration,
+    /// Due and not yet taken; bounded by the rate times the length of the run.
+    due: Mutex<VecDeque<Instant>>,
+    ready: Semaphore,
+}
+
+impl Pacer {
+    /// A pacer of `rate` operations a second.
+    pub(crate) fn new(rate: f64) -> Self {
+        Self {
+            gap_mean: Duration::from_secs_f64(1.0 / rate.max(0.001)),
+            due: Mutex::default(),
+            ready: Semaphore::new(0),
+        }
+    }
+
+    /// Releases operations, on a thread of its own, until `done`.
+    pub(crate) fn run(&self, mut random: Random, done: impl Fn() -> bool) {
+        let mut next = Instant::now();
+        while !done() {
+            let now = Instant::now();
+            let mut released = 0;
+            while next <= now {
+                self.lock().push_back(next);
+                next += self.gap_mean.mul_f64(exponential(random.fraction()));
+                released += 1;
+            }
+            self.ready.add_permits(released);
+            let wait = next.saturating_duration_since(Instant::now());
+            // Wakes often enough to see that the run is over.
+            std::thread::sleep(wait.clamp(SLEEP_MIN, Duration::from_millis(100)));
+        }
+        self.ready.close();
+    }
+
+    /// Waits for an operation that is due and returns its intended start, or `None` when the run is over.
+    pub(crate) async fn next(&self) -> Option<Instant> {
+        self.ready.acquire().await.ok()?.forget();
+        self.lock().pop_front()
+    }
+
+    /// Operations that were due at or after `start` and never taken.
+    pub(crate) fn not_started(&self, start: Instant) -> u64 {
+        self.lock().iter().filter(|due| **due >= start).count() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Turns a uniform number in [0, 1) into an exponentially distributed one with mean 1.
+fn exponential(uniform: f64) -> f64 {
+    -(1.0 - uniform).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_have_the_mean_asked_for() {
+        let mut random = Random::new(9);
+        let sum: f64 = (0..100_000).map(|_| exponential(random.fraction())).sum();
+        assert!((sum / 100_000.0 - 1.0).abs() < 0.02, "{sum}");
+    }
+
+    #[tokio::test]
+    async fn operations_that_nobody_took_are_counted() {
+        let pacer = Pacer::new(1e6);
+        let start = Instant::now();
+        let rounds = std::cell::Cell::new(0);
+        pacer.run(Random::new(1), || {
+            rounds.set(rounds.get() + 1);
+            rounds.get() > 3
+        });
+        assert!(pacer.not_started(start) > 0);
+        assert_eq!(pacer.next().await, None, "the run is over");
+    }
+}

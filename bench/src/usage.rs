@@ -1,0 +1,162 @@
+//! CPU time and disk traffic of processes, and what this machine is.
+
+use std::fmt;
+use std::path::Path;
+
+/// Clock ticks a second in `/proc/PID/stat`: USER_HZ, which is 100 on every Linux machine we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What a process (or several) has used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// User and system time in seconds, of all threads including ended ones.
+    pub(crate) cpu_seconds: f64,
+    /// Bytes sent to the block layer.
+    pub(crate) written_bytes: u64,
+    /// Resident memory in bytes; not a sum over time.
+    pub(crate) resident_bytes: u64,
+}
+
+impl Usage {
+    /// Of this process.
+    pub(crate) fn of_self() -> Self {
+        Self::of("self")
+    }
+
+    /// Of all of `pids` together; a process that is gone counts as nothing.
+    pub(crate) fn of_all(pids: &[u32]) -> Self {
+        pids.iter().fold(Self::default(), |sum, pid| {
+            let one = Self::of(&pid.to_string());
+            Self {
+                cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
+                written_bytes: sum.written_bytes + one.written_bytes,
+                resident_bytes: sum.resident_bytes + one.resident_bytes,
+            }
+        })
+    }
+
+    fn of(process: &str) -> Self {
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default()
+        };
+        Self {
+            cpu_seconds: cpu_seconds(&read("stat")),
+            written_bytes: labelled_number(&read("io"), "write_bytes:"),
+            resident_bytes: labelled_number(&read("status"), "VmRSS:") * 1024,
+        }
+    }
+
+    /// What was used between `earlier` and `self`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
+            written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
+            resident_bytes: self.resident_bytes,
+        }
+    }
+}
+
+/// utime + stime of a line of `/proc/PID/stat`: fields 14 and 15, counted after the closing bracket of
+/// the name, which may itself hold blanks and brackets.
+fn cpu_seconds(stat: &str) -> f64 {
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: f64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
+    ticks / TICKS_PER_SECOND
+}
+
+/// The number after `label` in a `/proc` file of labelled lines; 0 if it is not there.
+fn labelled_number(text: &str, label: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(label))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The machine a run was made on.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Machine {
+    /// Processors this process may use.
+    pub(crate) cores: usize,
+    /// Model name of the first processor.
+    pub(crate) processor: String,
+    /// Kernel release.
+    pub(crate) kernel: String,
+    /// Memory in MiB.
+    pub(crate) memory_mib: u64,
+    /// File system type and mount point of the data, when the cluster was started here.
+    pub(crate) file_system: Option<String>,
+}
+
+impl Machine {
+    /// This machine; `data` is where the cluster writes, if it is here.
+    pub(crate) fn here(data: Option<&Path>) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            processor: read("/proc/cpuinfo")
+                .lines()
+                .find_map(|line| line.strip_prefix("model name"))
+                .map_or_else(String::new, |rest| {
+                    rest.trim_start_matches([' ', '\t', ':']).to_owned()
+                }),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            memory_mib: labelled_number(&read("/proc/meminfo"), "MemTotal:") / 1024,
+            file_system: data.and_then(|path| file_system(&read("/proc/self/mounts"), path)),
+        }
+    }
+}
+
+/// Type and mount point of the file system that holds `path`: the longest mount point that is a prefix.
+fn file_system(mounts: &str, path: &Path) -> Option<String> {
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (_device, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            path.starts_with(point).then_some((point, kind))
+        })
+        .max_by_key(|(point, _)| point.len())
+        .map(|(point, kind)| format!("{kind} at {point}"))
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} cores ({}), {} MiB, Linux {}",
+            self.cores, self.processor, self.memory_mib, self.kernel
+        )?;
+        match &self.file_system {
+            Some(file_system) => write!(f, ", {file_system}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_process_name() {
+        let line = "42 (a) b) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0 100 0 0";
+        assert!((cpu_seconds(line) - 3.0).abs() < 1e-9);
+        assert!(cpu_seconds("").abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_longest_mount_point_holds_the_path() {
+        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tmp/data xfs rw 0 0\n";
+        let find = |path: &str| file_system(mounts, Path::new(path));
+        assert_eq!(find("/home/x").as_deref(), Some("ext4 at /"));
+        assert_eq!(find("/tmp/x").as_deref(), Some("tmpfs at /tmp"));
+        assert_eq!(find("/tmp/data/x").as_deref(), Some("xfs at /tmp/data"));
+        assert_eq!(find("/tmp/database").as_deref(), Some("tmpfs at /tmp"));
+    }
+}

@@ -280,11 +280,16 @@ async fn perform(client: &Client, operation: Operation) -> Result<(), Error> {
     }
 }
 
-/// Writes every key of the workload once, so that reads find them.
+/// Writes the first `keys` keys of the workload once, with `loops` writes in flight.
 ///
 /// # Errors
 /// The first operation that failed although the SDK retried it until its deadline.
-pub(crate) fn load(target: &Target, workload: &Workload, loops: u64) -> Result<(), DriverError> {
+pub(crate) fn load(
+    target: &Target,
+    workload: &Workload,
+    keys: u64,
+    loops: u64,
+) -> Result<(), DriverError> {
     runtime()?.block_on(async {
         let clients = connect(target).await?;
         let next = AtomicU64::new(0);
@@ -296,7 +301,7 @@ pub(crate) fn load(target: &Target, workload: &Workload, loops: u64) -> Result<(
                     let mut random = Random::new(index);
                     loop {
                         let id = next.fetch_add(1, Ordering::Relaxed);
-                        if id >= workload.keys() {
+                        if id >= keys {
                             return Ok(());
                         }
                         perform(client, workload.put(id, &mut random)).await?;
@@ -331,9 +336,18 @@ async fn connect(target: &Target) -> Result<Vec<Client>, DriverError> {
     Ok(clients)
 }
 
+/// The name under which the report counts an error.
 fn error_kind(error: &Error) -> &'static str {
     match error {
         Error::NotFound => "not found",
+        Error::Conflict { .. } => "conflict",
+        Error::Throttled { .. } => "throttled",
+        Error::DiskFull => "disk full",
+        Error::TooLarge { .. } => "too large",
+        Error::Corrupt => "corrupt",
+        Error::Unavailable { .. } => "unavailable",
+        Error::Indeterminate { .. } => "indeterminate",
+        Error::Protocol { .. } => "protocol",
         _ => "other",
     }
 }

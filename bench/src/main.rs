@@ -17,12 +17,17 @@ use crate::report::{Load, Report, Run, StartedCluster};
 use crate::usage::Machine;
 use crate::workload::{Kind, Workload};
 use clap::Parser as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Writes in flight while the keys are loaded.
 const LOAD_IN_FLIGHT: u64 = 256;
+
+/// Where the data of a started cluster goes: nodes refuse file systems in memory, which /tmp often is.
+const DATA_ROOT: &str = "/var/tmp";
+/// Keys written to a started cluster before anything is measured, so that every shard has a leader.
+const FIRST_KEYS: u64 = 1000;
 
 /// Why the harness gave up.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +83,11 @@ fn run(options: &Options) -> Result<bool, BenchError> {
         options.value_size,
         options.distribution,
     );
-    if !options.no_load && options.workload.iter().any(|kind| *kind != Kind::Put) {
-        driver::load(&target, &workload, LOAD_IN_FLIGHT)?;
+    let reads = options.workload.iter().any(|kind| *kind != Kind::Put);
+    if reads && !options.no_load {
+        driver::load(&target, &workload, options.keys, LOAD_IN_FLIGHT)?;
+    } else if started.is_some() {
+        driver::load(&target, &workload, FIRST_KEYS.min(options.keys), LOAD_IN_FLIGHT)?;
     }
     print!("{}", report::header());
     let mut runs = Vec::new();
@@ -154,7 +162,7 @@ fn cluster_options(options: &Options) -> Result<ClusterOptions, BenchError> {
             .with_file_name("corelith"),
     };
     let dir = options.dir.clone().unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("corelith-bench-{}", std::process::id()))
+        Path::new(DATA_ROOT).join(format!("corelith-bench-{}", std::process::id()))
     });
     Ok(ClusterOptions {
         program,

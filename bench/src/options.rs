@@ -80,7 +80,7 @@ pub(crate) struct Options {
     /// Cores of each node of the cluster that is started
     #[arg(long, default_value_t = 1, conflicts_with = "connect")]
     pub(crate) cores: u16,
-    /// Directory of the cluster that is started [default: a new one under the system's temporary one]
+    /// Directory of the cluster that is started [default: a new one in /var/tmp]
     #[arg(long, conflicts_with = "connect")]
     pub(crate) dir: Option<PathBuf>,
     /// Keep that directory

@@ -104,11 +104,6 @@ impl Workload {
         }
     }
 
-    /// Number of keys.
-    pub(crate) fn keys(&self) -> u64 {
-        self.keys
-    }
-
     /// The next operation.
     pub(crate) fn next(&self, random: &mut Random) -> Operation {
         let id = match &self.zipf {

@@ -1,0 +1,234 @@
+//! Three `corelith node` processes that end with the test.
+
+use crate::waiting::{self, DEADLINE};
+use corelith_client::Client;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tempfile::TempDir;
+
+pub(crate) const NODES: usize = 3;
+pub(crate) const SHARDS: u32 = 4;
+
+/// Clusters of one test process run one after the other: each takes all of a small machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The program under test.
+pub(crate) fn corelith() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelith"));
+    command.stdin(Stdio::null()).env_remove("CORELITH_SEEDS");
+    command
+}
+
+/// A directory on a disk; `/tmp` is in memory on many machines.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Ports that were free a moment ago.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
+}
+
+/// The configuration of node number `node` (from 1); `name` is the cluster's.
+pub(crate) fn configuration(name: &str, node: usize, data_dir: &Path, ports: &[u16]) -> String {
+    let nodes: String = ports
+        .iter()
+        .enumerate()
+        .map(|(index, port)| {
+            let id = index + 1;
+            format!("\n[[cluster.nodes]]\nid = {id}\nhost = \"127.0.0.1\"\nport = {port}\n")
+        })
+        .collect();
+    format!(
+        "[node]\nid = {node}\ndata_dir = \"{}\"\n\n\
+         [storage]\nsegment_bytes = 16777216\nmemtable_bytes = 4194304\n\n\
+         [cluster]\nname = \"{name}\"\nshards = {SHARDS}\n{nodes}",
+        data_dir.display()
+    )
+}
+
+/// A running cluster. Dropping it, also in a panic, kills what still runs; in a panic the last lines of
+/// each log are printed.
+pub(crate) struct Cluster {
+    nodes: Vec<Option<Child>>,
+    ports: Vec<u16>,
+    dir: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts all nodes of a new cluster and waits until they listen.
+    pub(crate) fn start() -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cluster = Self {
+            nodes: (0..NODES).map(|_| None).collect(),
+            ports: free_ports(NODES),
+            dir: directory(),
+            _alone: alone,
+        };
+        cluster.start_all();
+        cluster
+    }
+
+    /// Starts all nodes and waits until they listen.
+    pub(crate) fn start_all(&mut self) {
+        for node in 1..=NODES {
+            self.spawn(node);
+        }
+        for node in 1..=NODES {
+            self.wait_until_listening(node);
+        }
+    }
+
+    /// Starts node number `node` (from 1) and waits until it listens.
+    pub(crate) fn start_node(&mut self, node: usize) {
+        self.spawn(node);
+        self.wait_until_listening(node);
+    }
+
+    fn spawn(&mut self, node: usize) {
+        assert!(self.nodes[node - 1].is_none(), "node {node} runs already");
+        let data_dir = self.dir.path().join(format!("node-{node}"));
+        let config = self.dir.path().join(format!("node-{node}.toml"));
+        fs::write(
+            &config,
+            configuration("system-test", node, &data_dir, &self.ports),
+        )
+        .unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path(node))
+            .unwrap();
+        let child = corelith()
+            .arg("node")
+            .arg("--config")
+            .arg(config)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.nodes[node - 1] = Some(child);
+    }
+
+    fn wait_until_listening(&mut self, node: usize) {
+        let port = self.ports[node - 1];
+        waiting::until(&format!("node {node} to listen"), || {
+            let child = self.nodes[node - 1].as_mut().unwrap();
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("node {node} ended while starting: {status}");
+            }
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        });
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, node: usize) {
+        let mut child = self.nodes[node - 1].take().expect("the node runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM to all nodes; returns how each ended.
+    pub(crate) fn stop_all(&mut self) -> Vec<ExitStatus> {
+        let mut children: Vec<Child> = self.nodes.iter_mut().filter_map(Option::take).collect();
+        for child in &children {
+            signal("TERM", child.id());
+        }
+        children
+            .iter_mut()
+            .map(|child| {
+                waiting::until("a node to stop", || {
+                    child.try_wait().unwrap().ok_or("still runs")
+                })
+            })
+            .collect()
+    }
+
+    /// Addresses as the command line takes them.
+    pub(crate) fn seeds(&self) -> String {
+        let seeds: Vec<_> = self
+            .ports
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        seeds.join(",")
+    }
+
+    /// An SDK client.
+    pub(crate) async fn client(&self) -> Client {
+        connect(self.seeds()).await
+    }
+
+    /// A command of the command line that is not started yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = corelith();
+        command.args(arguments).arg("--connect").arg(self.seeds());
+        command
+    }
+
+    /// Runs a command of the command line to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and returns what it printed.
+    pub(crate) fn run_ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Where things of the test may lie.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log_path(&self, node: usize) -> PathBuf {
+        self.path(&format!("node-{node}.log"))
+    }
+}
+
+/// Connects an SDK client whose operations have as long as the tests wait for anything.
+pub(crate) async fn connect(seeds: String) -> Client {
+    Client::builder()
+        .seeds(seeds.split(','))
+        .deadline(DEADLINE)
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// Sends a signal by its name.
+pub(crate) fn signal(name: &str, pid: u32) {
+    let status = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill -s {name} {pid}: {status}");
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for node in 1..=NODES {
+                let log = fs::read_to_string(self.log_path(node)).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+                eprintln!("--- the end of node {node}'s log:\n{tail}");
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The whole system as its users meet it: real processes, real files, real sockets, the command line and
+//! the SDK. What goes wrong only once in a thousand interleavings is the simulator's business; here the
+//! kernel is real.
+//!
+//! The data lies under `target/tmp`, so that it is on a disk. Sizes and rounds fit a CI machine and grow
+//! on demand:
+//!
+//! * `CORELITH_IMPORT_DIR=~/.cargo/registry/src cargo test --test system import` imports a tree of one's own;
+//! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of ordinary processes from the outside"
+)]
+
+mod cluster;
+mod dependencies;
+mod history;
+mod import;
+mod positions;
+mod refusals;
+mod rounds;
+mod seccomp;
+mod smoke;
+mod waiting;

@@ -1,0 +1,68 @@
+//! How far each replica is, as the status tells.
+
+use crate::waiting;
+use corelith_client::Client;
+use std::collections::BTreeMap;
+
+/// Applied index by (shard, node), and the leader of each shard, of all nodes that answer.
+#[derive(Debug, Default)]
+pub(crate) struct Positions {
+    applied: BTreeMap<u32, BTreeMap<u64, u64>>,
+    leaders: BTreeMap<u32, u64>,
+}
+
+impl Positions {
+    /// Of now.
+    pub(crate) async fn of(client: &Client) -> Self {
+        let mut positions = Self::default();
+        let Ok(status) = client.status().await else {
+            return positions;
+        };
+        for node in status.nodes {
+            for shard in node.shards {
+                let replicas = positions.applied.entry(shard.shard).or_default();
+                replicas.insert(node.node, shard.applied);
+                if shard.leader == node.node {
+                    positions.leaders.insert(shard.shard, node.node);
+                }
+            }
+        }
+        positions
+    }
+
+    /// Entries applied by the foremost replica of each shard, over all shards.
+    pub(crate) fn entries(&self) -> u64 {
+        self.applied
+            .values()
+            .filter_map(|replicas| replicas.values().max())
+            .sum()
+    }
+
+    /// A node that leads at least one shard.
+    pub(crate) fn any_leader(&self) -> Option<usize> {
+        self.leaders
+            .values()
+            .next()
+            .map(|node| usize::try_from(*node).unwrap())
+    }
+
+    fn equal_on(&self, nodes: usize, shards: u32) -> bool {
+        self.applied.len() == usize::try_from(shards).unwrap()
+            && self.applied.values().all(|replicas| {
+                replicas.len() == nodes && replicas.values().min() == replicas.values().max()
+            })
+    }
+}
+
+/// Waits until every replica of every shard answers and has applied the same entries; nobody may be writing.
+pub(crate) async fn wait_until_equal(client: &Client, nodes: usize, shards: u32) {
+    waiting::until_async("all replicas to be equally far", || async {
+        let positions = Positions::of(client).await;
+        if positions.equal_on(nodes, shards) {
+            Ok(())
+        } else {
+            Err(positions)
+        }
+    })
+    .await;
+}

@@ -22,3 +22,8 @@ mod status;
 mod systemd;
 
 pub use error::NodeError;
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

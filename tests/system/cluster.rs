@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub(crate) const NODES: usize = 3;
@@ -55,10 +56,53 @@ pub(crate) fn configuration(name: &str, node: usize, data_dir: &Path, ports: &[u
     )
 }
 
-/// A running cluster. Dropping it, also in a panic, kills what still runs; in a panic the last lines of
-/// each log are printed.
+/// A process that ends with the test.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// Waits until a node listens.
+    pub(crate) fn wait_until_listening(&mut self, port: u16) {
+        waiting::until(&format!("port {port} to be open"), || {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                panic!("the node on port {port} ended while starting: {status}");
+            }
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        });
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, what: &str, deadline: Duration) -> ExitStatus {
+        waiting::until_within(deadline, what, || {
+            self.0.try_wait().unwrap().ok_or("still runs")
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running cluster. In a panic the last lines of each log are printed.
 pub(crate) struct Cluster {
-    nodes: Vec<Option<Child>>,
+    nodes: Vec<Option<Running>>,
     ports: Vec<u16>,
     dir: TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -108,48 +152,34 @@ impl Cluster {
             .append(true)
             .open(self.log_path(node))
             .unwrap();
-        let child = corelith()
-            .arg("node")
-            .arg("--config")
-            .arg(config)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.nodes[node - 1] = Some(child);
+        let mut command = corelith();
+        command.arg("node").arg("--config").arg(config);
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.nodes[node - 1] = Some(Running::start(&mut command));
     }
 
     fn wait_until_listening(&mut self, node: usize) {
         let port = self.ports[node - 1];
-        waiting::until(&format!("node {node} to listen"), || {
-            let child = self.nodes[node - 1].as_mut().unwrap();
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("node {node} ended while starting: {status}");
-            }
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        });
+        self.nodes[node - 1]
+            .as_mut()
+            .unwrap()
+            .wait_until_listening(port);
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&mut self, node: usize) {
-        let mut child = self.nodes[node - 1].take().expect("the node runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.nodes[node - 1].take().expect("the node runs").kill();
     }
 
     /// SIGTERM to all nodes; returns how each ended.
     pub(crate) fn stop_all(&mut self) -> Vec<ExitStatus> {
-        let mut children: Vec<Child> = self.nodes.iter_mut().filter_map(Option::take).collect();
-        for child in &children {
-            signal("TERM", child.id());
+        let mut nodes: Vec<Running> = self.nodes.iter_mut().filter_map(Option::take).collect();
+        for node in &nodes {
+            signal("TERM", node.0.id());
         }
-        children
+        nodes
             .iter_mut()
-            .map(|child| {
-                waiting::until("a node to stop", || {
-                    child.try_wait().unwrap().ok_or("still runs")
-                })
-            })
+            .map(|node| node.wait("a node to stop", DEADLINE))
             .collect()
     }
 
@@ -218,10 +248,7 @@ pub(crate) fn signal(name: &str, pid: u32) {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.nodes.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.nodes.clear();
         if std::thread::panicking() {
             for node in 1..=NODES {
                 let log = fs::read_to_string(self.log_path(node)).unwrap_or_default();

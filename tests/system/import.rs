@@ -1,13 +1,16 @@
 //! An import of a tree of files goes on while a leader is killed and comes back.
 
-use crate::cluster::{Cluster, NODES, SHARDS};
+use crate::cluster::{Cluster, NODES, Running, SHARDS};
 use crate::positions::{Positions, wait_until_equal};
 use crate::waiting;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+/// Time for the whole import; a tree of one's own may be large.
+const IMPORT_DEADLINE: Duration = Duration::from_secs(1200);
 /// Files of the generated tree.
 const FILES: usize = 600;
 
@@ -22,12 +25,12 @@ async fn an_import_survives_the_death_of_a_leader() {
     println!("importing {files} files from {}", tree.display());
 
     let before = Positions::of(&client).await.entries();
-    let mut import = cluster
-        .command(&["import", "--timeout", "60", tree.to_str().unwrap()])
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(cluster.path("import.log")).unwrap())
-        .spawn()
-        .unwrap();
+    let mut import = Running::start(
+        cluster
+            .command(&["import", "--timeout", "60", tree.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(cluster.path("import.log")).unwrap()),
+    );
     let leader = waiting::until_async("a third of the import", || async {
         let positions = Positions::of(&client).await;
         match positions.any_leader() {
@@ -36,16 +39,14 @@ async fn an_import_survives_the_death_of_a_leader() {
         }
     })
     .await;
-    let still_running = import.try_wait().unwrap().is_none();
+    let still_running = import.is_running();
     cluster.kill(leader);
     assert!(
         still_running,
         "the import ended before the kill: make the tree larger"
     );
     cluster.start_node(leader);
-    let status = tokio::task::spawn_blocking(move || import.wait().unwrap())
-        .await
-        .unwrap();
+    let status = import.wait("the import to end", IMPORT_DEADLINE);
     let said = fs::read_to_string(cluster.path("import.log")).unwrap();
     assert!(status.success(), "{status}: {said}");
 

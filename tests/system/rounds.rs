@@ -218,7 +218,9 @@ async fn write(client: &Client, key: &str, value: String, condition: Option<u64>
             value,
             version: written.version,
         }),
-        Err(Error::Conflict { current }) => Some(Event::Refused { version: current.unwrap_or(0) }),
+        Err(Error::Conflict { current }) => Some(Event::Refused {
+            version: current.unwrap_or(0),
+        }),
         Err(Error::Indeterminate { .. }) => Some(Event::MaybeWrote { value }),
         Err(error) => {
             assert!(error.is_retryable(), "{error:?}");

@@ -9,13 +9,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Looks until `condition` holds and returns what it found.
-pub(crate) fn until<T, E: Debug>(what: &str, mut condition: impl FnMut() -> Result<T, E>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub(crate) fn until<T, E: Debug>(what: &str, condition: impl FnMut() -> Result<T, E>) -> T {
+    until_within(DEADLINE, what, condition)
+}
+
+/// As [`until`], with a deadline of its own.
+pub(crate) fn until_within<T, E: Debug>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
+    let end = Instant::now() + deadline;
     loop {
         match condition() {
             Ok(found) => return found,
             Err(state) if Instant::now() > end => {
-                panic!("waited {DEADLINE:?} for {what}; at the end: {state:?}")
+                panic!("waited {deadline:?} for {what}; at the end: {state:?}")
             }
             Err(_) => std::thread::sleep(LOOK_EVERY),
         }

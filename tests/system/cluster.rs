@@ -74,6 +74,11 @@ impl Running {
         });
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
@@ -175,7 +180,7 @@ impl Cluster {
     pub(crate) fn stop_all(&mut self) -> Vec<ExitStatus> {
         let mut nodes: Vec<Running> = self.nodes.iter_mut().filter_map(Option::take).collect();
         for node in &nodes {
-            signal("TERM", node.0.id());
+            signal("TERM", node.id());
         }
         nodes
             .iter_mut()

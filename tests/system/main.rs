@@ -18,6 +18,7 @@
 
 mod cluster;
 mod dependencies;
+mod dev;
 mod history;
 mod import;
 mod positions;

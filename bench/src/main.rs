@@ -87,7 +87,12 @@ fn run(options: &Options) -> Result<bool, BenchError> {
     if reads && !options.no_load {
         driver::load(&target, &workload, options.keys, LOAD_IN_FLIGHT)?;
     } else if started.is_some() {
-        driver::load(&target, &workload, FIRST_KEYS.min(options.keys), LOAD_IN_FLIGHT)?;
+        driver::load(
+            &target,
+            &workload,
+            FIRST_KEYS.min(options.keys),
+            LOAD_IN_FLIGHT,
+        )?;
     }
     print!("{}", report::header());
     let mut runs = Vec::new();

@@ -1,7 +1,7 @@
 //! How far each replica is, as the status tells.
 
 use crate::waiting;
-use corelith_client::Client;
+use corelith_client::{Client, ShardRole};
 use std::collections::BTreeMap;
 
 /// Applied index by (shard, node), and the leader of each shard, of all nodes that answer.
@@ -18,11 +18,15 @@ impl Positions {
         let Ok(status) = client.status().await else {
             return positions;
         };
-        for node in status.nodes {
-            for shard in node.shards {
+        for node in status
+            .nodes
+            .iter()
+            .filter_map(|node| node.reply.as_ref().ok())
+        {
+            for shard in &node.shards {
                 let replicas = positions.applied.entry(shard.shard).or_default();
                 replicas.insert(node.node, shard.applied);
-                if shard.leader == node.node {
+                if shard.role == ShardRole::Leader {
                     positions.leaders.insert(shard.shard, node.node);
                 }
             }

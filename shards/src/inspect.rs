@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
 use crate::sstable;
+use crate::wal;
 use corelith_io::{BLOCK_SIZE, File};
 use std::fmt::{Display, Write};
 use std::path::Path;
@@ -33,6 +34,11 @@ impl Text {
 /// `Corrupt` with the offset of the damage, `NewerFormat`, `Io`.
 pub async fn inspect(path: &Path) -> Result<String> {
     let start = File::open(path).await?.read_at(0, BLOCK_SIZE).await?;
+    if start.starts_with(&wal::inspect::MAGIC) {
+        return Ok(wal::inspect::inspect(path, ENTRIES_PRINTED_MAX)
+            .await?
+            .into_string());
+    }
     let text = match start.first_chunk::<8>() {
         Some(magic) if *magic == sstable::format::MAGIC => {
             sstable::inspect(path, ENTRIES_PRINTED_MAX).await?

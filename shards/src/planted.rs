@@ -3,6 +3,8 @@
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
+    /// The log calls back before the entries are durable.
+    AcknowledgeBeforeDurable,
     /// New names are not made durable.
     SkipDirectorySync,
 }

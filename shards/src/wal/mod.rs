@@ -1,9 +1,39 @@
 //! The write-ahead log of a shard, which is its Raft log.
+//!
+//! * `format`: the bytes on disk.
+//! * `block`, `index`, `pipeline`: what is staged, what is held, and the way from staged to durable;
+//!   pure.
+//! * `writer`, `segments`: the tasks that write blocks, and that prepare and free segment files.
+//! * `scan`, `replay`, `recovery`: finding out what the log holds after a start.
+//! * `reader`: entries read back. `inspect`: a segment file printed.
+//!
+//! A failed write or sync is final: the log is fenced, since what the device holds is unknown.
 
-use crate::error::Result;
+mod block;
+mod format;
+mod index;
+pub(crate) mod inspect;
+mod pipeline;
+mod reader;
+mod recovery;
+mod replay;
+mod scan;
+mod segments;
+mod writer;
+
+use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
+use crate::limits;
+use crate::planted::{Bug, is_planted};
 use bytes::Bytes;
+use corelith_io::sync::notify::Notify;
+use corelith_io::sync::oneshot;
+use corelith_io::{BLOCK_SIZE, JoinHandle};
+use pipeline::{Callback, Pipeline, Prepared};
+use segments::Directory;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
+use std::rc::Rc;
 
 /// One log entry. `kind` and `body` are opaque here; `body` is a slice of a larger buffer more
 /// often than not (of a received frame), and is written as it came.
@@ -56,29 +86,109 @@ pub struct LogOptions {
 pub struct LogRecovered {
     /// There was no log: it was created. A shard that has a checkpoint must take this for damage.
     pub created: bool,
-    /// Blocks cut off at the end because they were never acknowledged (a torn tail).
+    /// Intact blocks beyond the end, dropped because a block before them is torn; none of them was
+    /// ever acknowledged.
     pub blocks_cut: u64,
 }
 
 /// The log of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
-pub struct Log {}
+pub struct Log {
+    handle: Rc<Handle>,
+}
+
+/// Ends the background tasks when the last clone of a log goes without [`Log::close`].
+struct Handle {
+    shared: Rc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// What the log and its tasks share.
+struct Shared {
+    pipeline: RefCell<Pipeline>,
+    directory: Directory,
+    disk_full: Cell<bool>,
+    wake_writer: Notify,
+    wake_keeper: Notify,
+    wake_idle: Notify,
+    closing: Notify,
+    /// Something became durable, or the log ended.
+    progress: Notify,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+}
 
 impl Log {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
     /// # Errors
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
-    /// `Io` (`NoSpace` when there is no room for a segment).
+    /// `Io` (`NoSpace` when there is no room even for a short segment).
     pub async fn open(dir: &Path, options: LogOptions) -> Result<(Self, LogRecovered)> {
-        let _ = (dir, options);
-        todo!()
+        let options = options.within_limits();
+        corelith_io::create_dir_all(dir).await?;
+        let recovered = recovery::recover(dir, &options).await?;
+        let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
+        let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
+        let mut pipeline = Pipeline::new(
+            options,
+            recovered.index,
+            recovered.segments,
+            recovered.position,
+        );
+        let (number, result) = writer::execute(pipeline.begin_recovered(first)).await;
+        result?;
+        pipeline.complete(number, Ok(())).1?;
+        if let Some(spare) = spare {
+            pipeline.add_prepared(spare);
+        }
+        let shared = Rc::new(Shared {
+            pipeline: RefCell::new(pipeline),
+            directory,
+            disk_full: Cell::new(false),
+            wake_writer: Notify::new(),
+            wake_keeper: Notify::new(),
+            wake_idle: Notify::new(),
+            closing: Notify::new(),
+            progress: Notify::new(),
+            tasks: RefCell::default(),
+        });
+        shared.tasks.borrow_mut().extend([
+            corelith_io::spawn(writer::run(Rc::clone(&shared))),
+            corelith_io::spawn_background(segments::run(Rc::clone(&shared))),
+            corelith_io::spawn(writer::run_idle(Rc::clone(&shared))),
+        ]);
+        shared.wake_idle.notify_one();
+        let handle = Rc::new(Handle { shared });
+        let found = LogRecovered {
+            created: recovered.created,
+            blocks_cut: recovered.blocks_cut,
+        };
+        Ok((Self { handle }, found))
+    }
+
+    fn shared(&self) -> &Rc<Shared> {
+        &self.handle.shared
     }
 
     /// Waits for everything appended, makes the commit index durable and stops the background work.
     /// Whatever comes after that is answered with `Closed`.
+    ///
+    /// # Errors
+    /// `Fenced`; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
-        todo!()
+        let shared = self.shared();
+        let flushed = shared.flush_proven().await;
+        shared.stop();
+        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        for task in tasks {
+            task.await;
+        }
+        flushed
     }
 
     /// Waits while too much is appended that is not durable yet. Callers of [`Log::append`] wait
@@ -87,82 +197,255 @@ impl Log {
     /// # Errors
     /// `Fenced` or `Closed`.
     pub async fn wait_for_room(&self) -> Result<()> {
-        todo!()
+        let shared = self.shared();
+        loop {
+            let progress = shared.progress.notified();
+            let outstanding = {
+                let pipeline = shared.pipeline.borrow();
+                pipeline.refusal().map_or(Ok(()), Err)?;
+                pipeline.outstanding_bytes()
+            };
+            if outstanding <= limits::LOG_STAGED_BYTES_MAX {
+                return Ok(());
+            }
+            progress.await;
+        }
     }
 
     /// Whether there is no room on the device for the next segment. The active one still takes
     /// what makes room (deletes, membership changes, votes); new values should be refused.
     pub fn is_disk_full(&self) -> bool {
-        todo!()
+        self.shared().disk_full.get()
     }
 
     /// What the log holds, entries not yet durable included.
     pub fn range(&self) -> LogRange {
-        todo!()
+        self.shared().pipeline.borrow().index.range()
     }
 
     /// Appends consecutive entries. They are readable on return; `durable` is called once all of
     /// them (and everything appended before) are durable, or with the error after which this log
-    /// never accepts anything again. Calls come in order of appends.
+    /// never accepts anything again. Calls come in order of appends, from another task unless the
+    /// answer is known at once. With `TooLarge` nothing was appended and the log goes on.
     ///
-    /// The first index must be `last + 1` (or anything after a purge of everything before it).
+    /// The first index must be `last + 1` (anything in a log that never held an entry).
+    ///
+    /// # Panics
+    /// If the indexes do not follow: a bug in the caller.
     pub fn append(&self, entries: Vec<Entry>, durable: impl FnOnce(Result<()>) + 'static) {
-        let _ = (entries, durable);
-        todo!()
+        let shared = self.shared();
+        let refusal = shared.pipeline.borrow().refusal();
+        if let Some(error) = refusal.or_else(|| too_large(&entries)) {
+            durable(Err(error));
+            return;
+        }
+        let mut pipeline = shared.pipeline.borrow_mut();
+        for entry in entries {
+            pipeline.stage_entry(entry);
+        }
+        if is_planted(Bug::AcknowledgeBeforeDurable) {
+            drop(pipeline);
+            shared.wake_writer.notify_one();
+            durable(Ok(()));
+            return;
+        }
+        let at_once = pipeline.wait(Box::new(durable));
+        drop(pipeline);
+        shared.wake_writer.notify_one();
+        if let Some(durable) = at_once {
+            durable(Ok(()));
+        }
     }
 
-    /// Makes `vote` durable, after everything appended before.
+    /// Makes `vote` durable, after everything appended before. On return it is also proven: damage
+    /// to it is told from a torn tail, so that a node never votes twice because of it.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
     pub async fn save_vote(&self, vote: Vote) -> Result<()> {
-        let _ = vote;
-        todo!()
+        self.shared().stage(|pipeline| pipeline.stage_vote(vote))?;
+        self.shared().flush_proven().await
     }
 
     /// The last saved vote.
     pub fn vote(&self) -> Option<Vote> {
-        todo!()
+        self.shared().pipeline.borrow().state().vote
     }
 
     /// Notes the commit index: it rides on the next block that is written (and on one of its own
     /// when the log is idle for a while); it is not durable on return.
     pub fn note_committed(&self, committed: LogId) {
-        let _ = committed;
-        todo!()
+        let shared = self.shared();
+        shared.pipeline.borrow_mut().note_committed(committed);
+        shared.wake_idle.notify_one();
     }
 
     /// The last noted commit index, after a restart the last one that became durable.
     pub fn committed(&self) -> Option<LogId> {
-        todo!()
+        self.shared().pipeline.borrow().committed()
     }
 
     /// Removes all entries after `last` (all entries if `None`), by appending a record that says
     /// so. Returns when it is appended; it is durable before anything appended later is.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    ///
+    /// # Panics
+    /// If `last` was purged: a bug in the caller.
     pub async fn truncate_after(&self, last: Option<LogId>) -> Result<()> {
-        let _ = last;
-        todo!()
+        let range = self.range();
+        let index = last.map(|id| id.index);
+        assert!(
+            index >= range.purged.map(|id| id.index),
+            "truncated after {last:?}, which is purged"
+        );
+        if index >= range.last.map(|id| id.index) {
+            return Ok(());
+        }
+        self.shared()
+            .stage(|pipeline| pipeline.stage_truncate_after(last))
     }
 
     /// Removes all entries up to and including `upto` (which may lie beyond the last entry, after
-    /// a snapshot was installed) and frees the segments that hold nothing else.
+    /// a snapshot was installed) and frees the segments that hold nothing else, once the removal is
+    /// durable.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
     pub async fn purge(&self, upto: LogId) -> Result<()> {
-        let _ = upto;
-        todo!()
+        let purged = self.range().purged;
+        if purged.is_some_and(|purged| purged.index >= upto.index) {
+            return Ok(());
+        }
+        self.shared().stage(|pipeline| pipeline.stage_purge(upto))
     }
 
     /// The id of the entry at `index`, if the log holds it. Needs no I/O.
     pub fn id_at(&self, index: LogIndex) -> Option<LogId> {
-        let _ = index;
-        todo!()
+        self.shared().pipeline.borrow().index.id_at(index)
     }
 
-    /// Returns the entries from `from` up to but not including `to`, stopping early once their
-    /// bodies exceed `max_bytes` (but always at least one if `from` is held).
+    /// Returns the entries from `from` up to but not including `to` that the log holds, stopping
+    /// early once their bodies exceed `max_bytes` (but always at least one if there is one).
+    ///
+    /// # Errors
+    /// `Corrupt` when a block on disk is damaged, `Io`.
     pub async fn read(&self, from: LogIndex, to: LogIndex, max_bytes: u64) -> Result<Vec<Entry>> {
-        let _ = (from, to, max_bytes);
-        todo!()
+        reader::read(self.shared(), from, to, max_bytes).await
     }
 
     /// Waits until everything appended so far is durable.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
     pub async fn flush(&self) -> Result<()> {
-        todo!()
+        self.shared().flush().await
+    }
+}
+
+impl LogOptions {
+    fn within_limits(mut self) -> Self {
+        self.segment_bytes = self
+            .segment_bytes
+            .clamp(limits::LOG_SEGMENT_BYTES_MIN, limits::LOG_SEGMENT_BYTES_MAX)
+            .next_multiple_of(BLOCK_SIZE as u64);
+        self
+    }
+}
+
+fn too_large(entries: &[Entry]) -> Option<Error> {
+    let longest = entries.iter().map(|entry| entry.body.len()).max()?;
+    (longest > limits::LOG_ENTRY_BYTES_MAX).then_some(Error::TooLarge {
+        len: longest as u64,
+        limit: limits::LOG_ENTRY_BYTES_MAX as u64,
+    })
+}
+
+impl Shared {
+    /// Stages something, unless the log takes nothing any more.
+    fn stage(&self, stage: impl FnOnce(&mut Pipeline)) -> Result<()> {
+        let mut pipeline = self.pipeline.borrow_mut();
+        pipeline.refusal().map_or(Ok(()), Err)?;
+        stage(&mut pipeline);
+        drop(pipeline);
+        self.wake_writer.notify_one();
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let callback: Callback = Box::new(|result| drop(sender.send(result)));
+        {
+            let mut pipeline = self.pipeline.borrow_mut();
+            pipeline.refusal().map_or(Ok(()), Err)?;
+            if pipeline.wait(callback).is_some() {
+                return Ok(());
+            }
+        }
+        receiver.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Waits until everything staged so far is durable and a later block says so.
+    async fn flush_proven(&self) -> Result<()> {
+        self.flush().await?;
+        let upto = self.pipeline.borrow().content();
+        self.prove(upto).await?;
+        // The commit index has no block number: it is durable with any block after it.
+        if self.pipeline.borrow().wants_commit() {
+            self.stage(Pipeline::stage_empty)?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a durable block says that the blocks below `upto`, all durable, are so.
+    async fn prove(&self, upto: u64) -> Result<()> {
+        // Whatever is submitted after this call says it; what was submitted before may not.
+        while self.pipeline.borrow().proven() < upto {
+            self.stage(Pipeline::stage_empty)?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the outcome of a block's write.
+    fn complete(&self, number: u64, result: Result<()>) {
+        if let Err(error) = &result {
+            tracing::error!(%error, "a write of the log failed: it is fenced");
+        }
+        let (ready, result) = self.pipeline.borrow_mut().complete(number, result);
+        self.report(ready, &result);
+    }
+
+    /// Fences the log.
+    fn fail(&self, error: Error) {
+        tracing::error!(%error, "the log is fenced");
+        let (ready, result) = self.pipeline.borrow_mut().fail(error);
+        self.report(ready, &result);
+        self.wake_writer.notify_one();
+    }
+
+    fn report(&self, ready: Vec<Callback>, result: &Result<()>) {
+        for callback in ready {
+            callback(result.clone());
+        }
+        self.progress.notify_waiters();
+        self.wake_idle.notify_one();
+    }
+
+    fn add_prepared(&self, prepared: Prepared) {
+        self.pipeline.borrow_mut().add_prepared(prepared);
+        self.disk_full.set(false);
+        self.wake_writer.notify_one();
+    }
+
+    fn stop(&self) {
+        self.pipeline.borrow_mut().close();
+        self.wake_writer.notify_one();
+        self.wake_keeper.notify_one();
+        self.wake_idle.notify_one();
+        self.closing.notify_waiters();
+        self.progress.notify_waiters();
     }
 }

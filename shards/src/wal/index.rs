@@ -1,0 +1,292 @@
+//! What is in the log, in memory: the ids of all entries, the blocks they begin in, and the most
+//! recent entries themselves. Pure: no I/O.
+//!
+//! Invariants:
+//! * Entries are held from `first` to `last` without a gap; `purged` is just before `first`.
+//! * `runs` name the leader of every held index; their first indexes ascend, neighbours differ.
+//! * `slots` name every submitted block in which a held entry begins, in order of their first
+//!   index: the entry `i` begins in the last slot whose first index is at most `i`.
+//! * `cache` holds the last entries, without a gap, up to `last`.
+
+use super::block::BlockEntries;
+use super::format::State;
+use super::{Entry, LogRange};
+use crate::ids::{LogId, LogIndex, NodeId, SegmentId, Term};
+use std::collections::VecDeque;
+
+/// Where a block lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// First entry that begins in it.
+    pub(crate) first: LogIndex,
+    /// Its segment, as in the block's header.
+    pub(crate) segment: u32,
+    /// Its offset in units of `BLOCK_SIZE`.
+    pub(crate) offset_units: u32,
+    /// Its length in units of `BLOCK_SIZE`.
+    pub(crate) len_units: u32,
+}
+
+impl Slot {
+    pub(crate) fn segment_id(&self) -> SegmentId {
+        SegmentId(u64::from(self.segment))
+    }
+}
+
+/// Consecutive entries of one leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: LogIndex,
+    term: Term,
+    node: NodeId,
+}
+
+/// An entry kept in memory, and the sequence number of the block in which it ends.
+struct Cached {
+    entry: Entry,
+    sequence: u64,
+}
+
+/// What an entry in the cache is charged beyond its body.
+const ENTRY_CHARGE_BYTES: usize = 64;
+
+/// See the module.
+pub(crate) struct Index {
+    range: LogRange,
+    runs: VecDeque<Run>,
+    slots: VecDeque<Slot>,
+    cache: VecDeque<Cached>,
+    cache_bytes: usize,
+    cache_bytes_max: usize,
+}
+
+impl Index {
+    pub(crate) fn new(cache_bytes_max: usize) -> Self {
+        Self {
+            range: LogRange::default(),
+            runs: VecDeque::new(),
+            slots: VecDeque::new(),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            cache_bytes_max,
+        }
+    }
+
+    /// Makes an index of a log whose entries up to `state.last` lie in segments that are gone.
+    pub(crate) fn continuing(cache_bytes_max: usize, state: &State) -> Self {
+        let mut index = Self::new(cache_bytes_max);
+        index.range = LogRange {
+            purged: state.purged,
+            last: state.last,
+        };
+        index
+    }
+
+    pub(crate) fn range(&self) -> LogRange {
+        self.range
+    }
+
+    /// The first held entry, if there is one.
+    pub(crate) fn first(&self) -> Option<LogIndex> {
+        self.runs.front().map(|run| run.first)
+    }
+
+    /// Whether an entry with this index may come next.
+    pub(crate) fn takes(&self, index: LogIndex) -> bool {
+        self.range
+            .last
+            .is_none_or(|last| index.0 == last.index.0 + 1)
+    }
+
+    /// Appends an entry's id.
+    pub(crate) fn append(&mut self, id: LogId) {
+        assert!(
+            self.takes(id.index),
+            "{id} appended after {:?}",
+            self.range.last
+        );
+        let same_leader = self
+            .runs
+            .back()
+            .is_some_and(|run| run.term == id.term && run.node == id.node);
+        if !same_leader {
+            self.runs.push_back(Run {
+                first: id.index,
+                term: id.term,
+                node: id.node,
+            });
+        }
+        self.range.last = Some(id);
+    }
+
+    /// Keeps in memory an entry just appended, which ends in block `sequence`.
+    pub(crate) fn keep(&mut self, entry: Entry, sequence: u64) {
+        debug_assert_eq!(self.range.last, Some(entry.id));
+        self.cache_bytes += charge(&entry);
+        self.cache.push_back(Cached { entry, sequence });
+    }
+
+    /// Drops the oldest entries of the cache until it is within its bound. Entries that end after
+    /// block `durable` stay, since they cannot be read from disk.
+    pub(crate) fn evict(&mut self, durable: u64) {
+        while self.cache_bytes > self.cache_bytes_max {
+            match self.cache.front() {
+                Some(oldest) if oldest.sequence <= durable => {
+                    self.cache_bytes -= charge(&oldest.entry);
+                    self.cache.pop_front();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Notes a submitted block.
+    pub(crate) fn add_block(&mut self, entries: BlockEntries, mut slot: Slot) {
+        if let Some(last) = entries.cut {
+            self.cut_slots(last);
+        }
+        // Entries purged between staging and submission count too: they are on disk until the purge
+        // is durable.
+        if let Some((first, _)) = entries.held {
+            slot.first = first;
+            debug_assert!(self.slots.back().is_none_or(|before| before.first < first));
+            self.slots.push_back(slot);
+        }
+    }
+
+    /// Removes all entries after `last` and the blocks that held only them.
+    pub(crate) fn drop_after(&mut self, last: Option<LogId>) {
+        self.truncate_after(last);
+        self.cut_slots(last.map(|id| id.index));
+    }
+
+    fn cut_slots(&mut self, last: Option<LogIndex>) {
+        while let Some(slot) = self.slots.back()
+            && last.is_none_or(|last| slot.first > last)
+        {
+            self.slots.pop_back();
+        }
+    }
+
+    /// Removes all entries after `last`; the slots follow when the record that says so is
+    /// submitted ([`Index::add_block`]).
+    pub(crate) fn truncate_after(&mut self, last: Option<LogId>) {
+        while let Some(run) = self.runs.back()
+            && last.is_none_or(|last| run.first > last.index)
+        {
+            self.runs.pop_back();
+        }
+        while let Some(Cached { entry, .. }) = self.cache.back()
+            && last.is_none_or(|last| entry.id.index > last.index)
+        {
+            self.cache_bytes -= charge(entry);
+            self.cache.pop_back();
+        }
+        self.range.last = last.or(self.range.purged);
+    }
+
+    /// Removes all entries up to `upto`.
+    pub(crate) fn purge(&mut self, upto: LogId) {
+        let next = LogIndex(upto.index.0 + 1);
+        if self.range.last.is_none_or(|last| last.index <= upto.index) {
+            self.runs.clear();
+            self.range.last = Some(upto);
+        }
+        while self.runs.get(1).is_some_and(|second| second.first <= next) {
+            self.runs.pop_front();
+        }
+        if let Some(run) = self.runs.front_mut() {
+            run.first = run.first.max(next);
+        }
+        while let Some(Cached { entry, .. }) = self.cache.front()
+            && entry.id.index <= upto.index
+        {
+            self.cache_bytes -= charge(entry);
+            self.cache.pop_front();
+        }
+        self.range.purged = Some(upto);
+    }
+
+    /// Forgets the blocks of which every entry is at or below `purged`, and returns the first
+    /// segment that is still needed, if any is.
+    pub(crate) fn release_slots(&mut self, purged: LogIndex) -> Option<SegmentId> {
+        let next = LogIndex(purged.0 + 1);
+        while self.slots.get(1).is_some_and(|second| second.first <= next) {
+            self.slots.pop_front();
+        }
+        let last_is_purged = self.range.last.is_none_or(|last| last.index <= purged);
+        if last_is_purged && self.slots.len() == 1 {
+            self.slots.clear();
+        }
+        self.slots.front().map(Slot::segment_id)
+    }
+
+    /// The id of the entry at `index`, if it is held.
+    pub(crate) fn id_at(&self, index: LogIndex) -> Option<LogId> {
+        let last = self.range.last?;
+        if index > last.index {
+            return None;
+        }
+        let after = self.runs.partition_point(|run| run.first <= index);
+        let run = self.runs.get(after.checked_sub(1)?)?;
+        Some(LogId {
+            term: run.term,
+            node: run.node,
+            index,
+        })
+    }
+
+    /// The part of `from..to` that is held.
+    pub(crate) fn clip(&self, from: LogIndex, to: LogIndex) -> (LogIndex, LogIndex) {
+        match (self.first(), self.range.last) {
+            (Some(first), Some(last)) => (from.max(first), to.min(LogIndex(last.index.0 + 1))),
+            _ => (from, from),
+        }
+    }
+
+    /// The entries of `from..to` (held ones) if all of those wanted are in the cache: they end
+    /// early after `max_bytes` of bodies.
+    pub(crate) fn cached(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: u64,
+    ) -> Option<Vec<Entry>> {
+        let skip = from.0.checked_sub(self.cache.front()?.entry.id.index.0)?;
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for Cached { entry, .. } in self.cache.range(usize::try_from(skip).ok()?..) {
+            if entry.id.index >= to || (bytes > max_bytes && !entries.is_empty()) {
+                break;
+            }
+            bytes += entry.body.len() as u64;
+            entries.push(entry.clone());
+        }
+        Some(entries)
+    }
+
+    /// The first entry in the cache; all after it are there too.
+    pub(crate) fn first_cached(&self) -> Option<LogIndex> {
+        self.cache.front().map(|cached| cached.entry.id.index)
+    }
+
+    /// The block in which the entry `index` begins, and the first index that does not begin there.
+    pub(crate) fn slot_of(&self, index: LogIndex) -> Option<(Slot, LogIndex)> {
+        let last = self.range.last?;
+        let after = self.slots.partition_point(|slot| slot.first <= index);
+        let slot = self.slots.get(after.checked_sub(1)?)?;
+        let end = self
+            .slots
+            .get(after)
+            .map_or(LogIndex(last.index.0 + 1), |next| next.first);
+        Some((*slot, end))
+    }
+}
+
+fn charge(entry: &Entry) -> usize {
+    entry.body.len() + ENTRY_CHARGE_BYTES
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

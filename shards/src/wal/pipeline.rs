@@ -1,0 +1,586 @@
+//! The way of a record from staged to durable: pure bookkeeping, without I/O.
+//!
+//! ```text
+//! append ──> open block ──full──> sealed blocks ──submit──> in flight ──contiguous──> durable
+//!                 └──────few writes in flight───────┘
+//! ```
+//!
+//! Invariants:
+//! * Blocks are submitted in the order of staging; their numbers and their crc chain follow it.
+//! * `durable` counts the contiguous durable prefix of all blocks; a waiter is called when the last
+//!   block that holds something of what it waits for is below it, in order of staging.
+//! * `proven` is the highest `flushed up to` in a durable block: damage below it can be told from a
+//!   torn tail. A segment is released only when its whole content and what made it superfluous are
+//!   below it.
+//! * After a failure nothing is submitted or acknowledged any more.
+
+use super::block::Block;
+use super::format::{self, BlockHeader, FLAG_RECOVERED, FLAG_START, Record, State, segment_number};
+use super::index::{Index, Slot};
+use super::{Entry, LogOptions, Vote};
+use crate::error::{Error, Result};
+use crate::ids::{LogId, LogIndex, SegmentId};
+use crate::limits;
+use corelith_io::{BLOCK_SIZE, Buf, File};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Called when something became durable, or never will.
+pub(crate) type Callback = Box<dyn FnOnce(Result<()>)>;
+
+/// Who waits for a block.
+enum Waiter {
+    Callback(Callback),
+    /// The log itself: a purge up to here takes effect on disk.
+    Purge(LogIndex),
+}
+
+/// A segment that holds blocks of the log.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Rc<File>,
+    /// Number of its start block.
+    pub(crate) first_number: u64,
+    /// Bytes of blocks in it, submitted ones included.
+    pub(crate) end: u64,
+    /// Length of the file.
+    pub(crate) file_len: u64,
+}
+
+/// A pre-written file under the name of a segment to come; the name is durable.
+pub(crate) struct Prepared {
+    pub(crate) id: SegmentId,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Rc<File>,
+    /// Its length.
+    pub(crate) len: u64,
+}
+
+/// A segment that the log needs no more once `proven` has reached `proof`.
+pub(crate) struct Released {
+    pub(crate) segment: Segment,
+    pub(crate) proof: u64,
+}
+
+/// A block to write.
+pub(crate) struct Write {
+    pub(crate) number: u64,
+    pub(crate) file: Rc<File>,
+    pub(crate) offset: u64,
+    pub(crate) buf: Buf,
+}
+
+/// What the writer shall do next.
+pub(crate) enum Next {
+    /// Wait.
+    Nothing,
+    /// Wait for a prepared segment.
+    NeedSegment,
+    /// Submit this.
+    Write(Write),
+}
+
+struct InFlight {
+    number: u64,
+    sequence: u64,
+    bytes: usize,
+    flushed_up_to: u64,
+    done: bool,
+}
+
+/// Where a recovered log goes on.
+#[derive(Default)]
+pub(crate) struct Position {
+    pub(crate) next_number: u64,
+    pub(crate) previous: u32,
+    pub(crate) state: State,
+    pub(crate) committed: Option<LogId>,
+}
+
+/// See the module. Belongs to the core of its log.
+pub(crate) struct Pipeline {
+    options: LogOptions,
+    block_bytes: usize,
+    pub(crate) index: Index,
+    /// After everything staged.
+    state: State,
+    committed: Option<LogId>,
+
+    sealed: VecDeque<Block>,
+    open: Option<Block>,
+    /// Blocks ever opened here: the sequence number of the newest.
+    staged_sequence: u64,
+    waiters: VecDeque<(u64, Waiter)>,
+    /// Staged or in flight.
+    outstanding_bytes: usize,
+
+    segments: VecDeque<Segment>,
+    prepared: VecDeque<Prepared>,
+    /// The writer waits for a segment.
+    starved: bool,
+    pub(crate) released: VecDeque<Released>,
+    next_number: u64,
+    previous: u32,
+    submitted_state: State,
+    submitted_sequence: u64,
+    submitted_commit: Option<LogIndex>,
+    /// One more than the number of the last submitted block with a payload.
+    submitted_content: u64,
+    /// Sequence of the last submitted block that cut entries off.
+    submitted_cut: u64,
+    in_flight: VecDeque<InFlight>,
+    flying: usize,
+
+    durable: u64,
+    durable_sequence: u64,
+    proven: u64,
+    /// A durable purge whose segments are not released yet.
+    purge_durable: Option<LogIndex>,
+
+    failed: Option<Error>,
+    closed: bool,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        options: LogOptions,
+        index: Index,
+        segments: VecDeque<Segment>,
+        position: Position,
+    ) -> Self {
+        let room = usize::try_from(options.segment_bytes).unwrap_or(usize::MAX) - BLOCK_SIZE;
+        Self {
+            block_bytes: limits::LOG_BLOCK_BYTES_MAX.min(room),
+            options,
+            index,
+            state: position.state,
+            committed: position.committed,
+            sealed: VecDeque::new(),
+            open: None,
+            staged_sequence: 0,
+            waiters: VecDeque::new(),
+            outstanding_bytes: 0,
+            segments,
+            prepared: VecDeque::new(),
+            starved: false,
+            released: VecDeque::new(),
+            next_number: position.next_number,
+            previous: position.previous,
+            submitted_state: position.state,
+            submitted_sequence: 0,
+            submitted_commit: position.committed.map(|id| id.index),
+            submitted_content: 0,
+            submitted_cut: 0,
+            in_flight: VecDeque::new(),
+            flying: 0,
+            // A recovery has read them back and synced them.
+            durable: position.next_number,
+            durable_sequence: 0,
+            proven: 0,
+            purge_durable: position.state.purged.map(|id| id.index),
+            failed: None,
+            closed: false,
+        }
+    }
+
+    // ---- staging ----
+
+    /// The error that ends all use of the log, if there is one.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        match &self.failed {
+            Some(error) => Some(error.clone()),
+            None if self.closed => Some(Error::Closed),
+            None => None,
+        }
+    }
+
+    fn open_block(&mut self) -> &mut Block {
+        if self.open.is_none() {
+            self.staged_sequence += 1;
+        }
+        let (bytes, sequence, state) = (self.block_bytes, self.staged_sequence, self.state);
+        self.open
+            .get_or_insert_with(|| Block::new(bytes, sequence, state))
+    }
+
+    fn seal(&mut self) {
+        self.sealed.extend(self.open.take());
+    }
+
+    /// Stages an entry.
+    pub(crate) fn stage_entry(&mut self, entry: Entry) {
+        self.index.append(entry.id);
+        let mut rest = &*entry.body;
+        if !self.open_block().takes_entry(rest.len()) {
+            self.seal();
+        }
+        let taken = self.open_block().begin_entry(entry.id, entry.kind, rest);
+        rest = rest.get(taken..).unwrap_or_default();
+        self.state.last = Some(entry.id);
+        while !rest.is_empty() {
+            self.seal();
+            let taken = self.open_block().continue_entry(rest);
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        self.outstanding_bytes += format::ENTRY_HEADER_BYTES + entry.body.len();
+        self.index.keep(entry, self.staged_sequence);
+    }
+
+    fn stage_small_record(&mut self, record: &Record) {
+        if !self.open_block().takes_small_record() {
+            self.seal();
+        }
+        let state = self.state;
+        self.open_block().put_small_record(record, state);
+    }
+
+    /// Stages a vote.
+    pub(crate) fn stage_vote(&mut self, vote: Vote) {
+        self.state.vote = Some(vote);
+        self.stage_small_record(&Record::Vote(vote));
+    }
+
+    /// Stages a truncation.
+    pub(crate) fn stage_truncate_after(&mut self, last: Option<LogId>) {
+        self.index.truncate_after(last);
+        self.state.last = self.index.range().last;
+        self.stage_small_record(&Record::TruncateAfter(last));
+    }
+
+    /// Stages a purge.
+    pub(crate) fn stage_purge(&mut self, upto: LogId) {
+        self.index.purge(upto);
+        self.state.purged = Some(upto);
+        self.state.last = self.index.range().last;
+        self.stage_small_record(&Record::Purge(upto));
+        self.waiters
+            .push_back((self.staged_sequence, Waiter::Purge(upto.index)));
+    }
+
+    /// Stages a block without records, unless a block is staged anyway.
+    pub(crate) fn stage_empty(&mut self) {
+        if self.sealed.is_empty() {
+            self.open_block();
+        }
+    }
+
+    /// Has `callback` called when everything staged so far is durable; gives it back if that is so.
+    pub(crate) fn wait(&mut self, callback: Callback) -> Option<Callback> {
+        if self.durable_sequence == self.staged_sequence {
+            return Some(callback);
+        }
+        self.waiters
+            .push_back((self.staged_sequence, Waiter::Callback(callback)));
+        None
+    }
+
+    pub(crate) fn note_committed(&mut self, committed: LogId) {
+        if self
+            .committed
+            .is_none_or(|known| known.index < committed.index)
+        {
+            self.committed = Some(committed);
+        }
+    }
+
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.committed
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
+    // ---- submission ----
+
+    /// Decides what to write next.
+    pub(crate) fn next(&mut self) -> Next {
+        if self.failed.is_some() || self.in_flight.len() >= limits::LOG_WRITES_IN_FLIGHT_MAX {
+            return Next::Nothing;
+        }
+        if self.sealed.is_empty() && self.flying < limits::LOG_EAGER_WRITES {
+            self.seal();
+        }
+        let Some(len) = self.sealed.front().map(Block::disk_len) else {
+            return Next::Nothing;
+        };
+        let has_room = self
+            .segments
+            .back()
+            .is_some_and(|active| active.end + len as u64 <= active.file_len);
+        if !has_room {
+            return match self.prepared.pop_front() {
+                Some(prepared) => Next::Write(self.begin_segment(prepared, 0)),
+                None => {
+                    self.starved = true;
+                    Next::NeedSegment
+                }
+            };
+        }
+        match self.sealed.pop_front() {
+            Some(block) => Next::Write(self.submit(block, 0)),
+            None => Next::Nothing,
+        }
+    }
+
+    /// Makes `prepared` the active segment of a log just recovered.
+    pub(crate) fn begin_recovered(&mut self, prepared: Prepared) -> Write {
+        self.begin_segment(prepared, FLAG_RECOVERED)
+    }
+
+    fn begin_segment(&mut self, prepared: Prepared, flags: u16) -> Write {
+        self.segments.push_back(Segment {
+            id: prepared.id,
+            path: prepared.path,
+            file: prepared.file,
+            first_number: self.next_number,
+            end: 0,
+            file_len: prepared.len,
+        });
+        let start = Block::start(self.submitted_sequence, self.submitted_state);
+        self.submit(start, FLAG_START | flags)
+    }
+
+    fn submit(&mut self, block: Block, flags: u16) -> Write {
+        let Some(active) = self.segments.back_mut() else {
+            panic!("a block was submitted without a segment");
+        };
+        assert!(
+            block.sequence >= self.submitted_sequence,
+            "blocks out of order"
+        );
+        let (number, offset, len) = (self.next_number, active.end, block.disk_len());
+        let commit = self.committed.map(|id| id.index);
+        let header = BlockHeader {
+            flags,
+            payload_crc: 0,
+            payload_len: 0,
+            previous: self.previous,
+            store_id: self.options.store_id,
+            number,
+            flushed_up_to: self.durable,
+            commit,
+            segment: active.id,
+            shard: self.options.shard,
+        };
+        active.end += len as u64;
+        if flags & FLAG_START == 0 {
+            let slot = Slot {
+                first: LogIndex(0),
+                segment: segment_number(active.id),
+                offset_units: units(offset),
+                len_units: units(len as u64),
+            };
+            self.index.add_block(block.entries, slot);
+        }
+        if !block.is_empty() {
+            self.submitted_content = number + 1;
+        }
+        if block.entries.cut.is_some() {
+            self.submitted_cut = block.sequence;
+        }
+        self.submitted_sequence = block.sequence;
+        self.submitted_state = block.end_state;
+        self.submitted_commit = commit;
+        self.next_number += 1;
+        self.in_flight.push_back(InFlight {
+            number,
+            sequence: block.sequence,
+            bytes: block.payload_len(),
+            flushed_up_to: self.durable,
+            done: false,
+        });
+        self.flying += 1;
+        let file = Rc::clone(&active.file);
+        let (buf, crc) = block.finish(header);
+        self.previous = crc;
+        Write {
+            number,
+            file,
+            offset,
+            buf,
+        }
+    }
+
+    // ---- completion ----
+
+    /// Takes the outcome of a write, and returns the callbacks whose time has come, with what to
+    /// tell them.
+    pub(crate) fn complete(
+        &mut self,
+        number: u64,
+        result: Result<()>,
+    ) -> (Vec<Callback>, Result<()>) {
+        self.flying -= 1;
+        if let Err(error) = result {
+            return self.fail(error);
+        }
+        for write in &mut self.in_flight {
+            write.done |= write.number == number;
+        }
+        if self.failed.is_some() {
+            return (Vec::new(), Ok(()));
+        }
+        while let Some(write) = self.in_flight.pop_front_if(|write| write.done) {
+            assert_eq!(write.number, self.durable, "a gap in the durable prefix");
+            self.durable += 1;
+            self.durable_sequence = write.sequence;
+            self.proven = self.proven.max(write.flushed_up_to);
+            self.outstanding_bytes = match self.durable_sequence == self.staged_sequence {
+                true => 0,
+                false => self.outstanding_bytes.saturating_sub(write.bytes),
+            };
+        }
+        let mut ready = Vec::new();
+        let durable = self.durable_sequence;
+        while let Some((_, waiter)) = self.waiters.pop_front_if(|(at, _)| *at <= durable) {
+            match waiter {
+                Waiter::Callback(callback) => ready.push(callback),
+                Waiter::Purge(upto) => self.purge_durable = Some(upto),
+            }
+        }
+        self.index.evict(durable);
+        self.release();
+        (ready, Ok(()))
+    }
+
+    /// Fences the log: everybody who waits is told, and nothing is taken any more.
+    pub(crate) fn fail(&mut self, error: Error) -> (Vec<Callback>, Result<()>) {
+        let fenced = match error {
+            Error::Fenced(_) | Error::Closed => error,
+            other => Error::Fenced(Box::new(other)),
+        };
+        let error = self.failed.get_or_insert(fenced).clone();
+        self.sealed.clear();
+        self.open = None;
+        self.outstanding_bytes = 0;
+        let waiters = std::mem::take(&mut self.waiters);
+        let callbacks = waiters.into_iter().filter_map(|(_, waiter)| match waiter {
+            Waiter::Callback(callback) => Some(callback),
+            Waiter::Purge(_) => None,
+        });
+        (callbacks.collect(), Err(error))
+    }
+
+    /// Releases the segments that a durable purge has made superfluous.
+    fn release(&mut self) {
+        // A truncation not yet durable has taken its blocks out of the index; their segments are
+        // needed as long as it may be lost.
+        if self.submitted_cut > self.durable_sequence {
+            return;
+        }
+        let Some(upto) = self.purge_durable.take() else {
+            return;
+        };
+        let needed = self.index.release_slots(upto);
+        while let (Some(oldest), Some(next)) = (self.segments.front(), self.segments.get(1))
+            && needed.is_none_or(|needed| oldest.id < needed)
+        {
+            if next.first_number >= self.durable {
+                self.purge_durable = Some(upto);
+                return;
+            }
+            let proof = self.durable;
+            self.released.extend(
+                self.segments
+                    .pop_front()
+                    .map(|segment| Released { segment, proof }),
+            );
+        }
+    }
+
+    // ---- state of the log on disk ----
+
+    pub(crate) fn proven(&self) -> u64 {
+        self.proven
+    }
+
+    /// Blocks submitted so far: it changes whenever something is written.
+    pub(crate) fn submitted(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Whether a crash now would leave the last blocks unproven, or lose the commit index.
+    pub(crate) fn wants_proof(&self) -> bool {
+        self.failed.is_none() && (self.submitted_content > self.proven || self.wants_commit())
+    }
+
+    /// One more than the number of the last submitted block that holds something.
+    pub(crate) fn content(&self) -> u64 {
+        self.submitted_content
+    }
+
+    /// Whether the commit index was noted after the last submitted block.
+    pub(crate) fn wants_commit(&self) -> bool {
+        self.submitted_commit != self.committed.map(|id| id.index)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flying == 0 && self.open.is_none() && self.sealed.is_empty()
+    }
+
+    /// Whether the next segment should be prepared: none is, and the active one is half full.
+    pub(crate) fn wants_segment(&self) -> bool {
+        let half_full = self
+            .segments
+            .back()
+            .is_some_and(|active| active.end >= active.file_len / 2);
+        self.failed.is_none() && self.prepared.is_empty() && (self.starved || half_full)
+    }
+
+    /// Whether a released segment should become a spare rather than be removed.
+    pub(crate) fn wants_spare(&self) -> bool {
+        self.prepared.len() < limits::LOG_SPARE_SEGMENTS_MAX
+    }
+
+    pub(crate) fn add_prepared(&mut self, prepared: Prepared) {
+        self.prepared.push_back(prepared);
+        self.starved = false;
+    }
+
+    pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        let at = self.segments.partition_point(|segment| segment.id < id);
+        self.segments.get(at).filter(|segment| segment.id == id)
+    }
+
+    /// The segment that follows `id`.
+    pub(crate) fn segment_after(&self, id: SegmentId) -> Option<&Segment> {
+        let at = self.segments.partition_point(|segment| segment.id <= id);
+        self.segments.get(at)
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    pub(crate) fn options(&self) -> &LogOptions {
+        &self.options
+    }
+}
+
+/// A length or offset in a segment, in units of `BLOCK_SIZE`.
+pub(crate) fn units(bytes: u64) -> u32 {
+    match u32::try_from(bytes / BLOCK_SIZE as u64) {
+        Ok(units) => units,
+        Err(_) => panic!("offset {bytes} is beyond the longest segment"),
+    }
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -1,0 +1,217 @@
+//! Reading entries back, from memory or from disk.
+
+use super::format::{Fragment, Fragments, Record};
+use super::pipeline::Segment;
+use super::scan::{self, Seen, Window};
+use super::{Entry, Shared};
+use crate::error::{Error, Result};
+use crate::ids::{LogId, LogIndex, Owner};
+use crate::limits;
+use bytes::{Bytes, BytesMut};
+use corelith_io::BLOCK_SIZE;
+
+/// Reads the held entries of `from..to`, ending early after `max_bytes` of bodies.
+pub(super) async fn read(
+    shared: &Shared,
+    from: LogIndex,
+    to: LogIndex,
+    max_bytes: u64,
+) -> Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut bytes = 0;
+    let mut next = from;
+    let mut reader = Reader::new(shared);
+    loop {
+        let located = {
+            let pipeline = shared.pipeline.borrow();
+            let (first, end) = pipeline.index.clip(next, to);
+            // Purged or truncated while this was reading: what was read before stands.
+            if first >= end || (first > next && !entries.is_empty()) {
+                return Ok(entries);
+            }
+            next = first;
+            let rest = max_bytes.saturating_sub(bytes);
+            if let Some(cached) = pipeline.index.cached(next, end, rest) {
+                entries.extend(cached);
+                return Ok(entries);
+            }
+            pipeline.index.slot_of(next).and_then(|(slot, slot_end)| {
+                let segment = pipeline.segment(slot.segment_id())?.clone();
+                // What is in memory may not have been submitted yet.
+                let end = end.min(pipeline.index.first_cached().unwrap_or(end));
+                Some((segment, slot, slot_end.min(end)))
+            })
+        };
+        let Some((segment, slot, end)) = located else {
+            panic!("entry {next} is neither in memory nor on disk");
+        };
+        let offset = u64::from(slot.offset_units) * BLOCK_SIZE as u64;
+        for entry in reader.block(segment, offset, next, end).await? {
+            // It may have been replaced while it was read.
+            if shared.pipeline.borrow().index.id_at(entry.id.index) != Some(entry.id) {
+                return Ok(entries);
+            }
+            bytes += entry.body.len() as u64;
+            next = LogIndex(entry.id.index.0 + 1);
+            entries.push(entry);
+            if bytes > max_bytes {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+/// Reads blocks from segment files, in order more often than not.
+struct Reader<'a> {
+    shared: &'a Shared,
+    owner: Owner,
+    window: Window,
+    segment: Option<Segment>,
+}
+
+/// Puts entries together from fragments.
+#[derive(Default)]
+struct Assembly {
+    entries: Vec<Entry>,
+    open: Option<(LogId, u8, usize, BytesMut)>,
+}
+
+impl Assembly {
+    /// Takes a fragment; `None` if it does not fit.
+    fn take(&mut self, fragment: Fragment<'_>) -> Option<()> {
+        match fragment {
+            Fragment::Begin(Record::Entry { id, kind, body_len }, body) => {
+                let len = body_len as usize;
+                if len > limits::LOG_ENTRY_BYTES_MAX {
+                    return None;
+                }
+                if body.len() == len {
+                    self.push(id, kind, Bytes::copy_from_slice(body));
+                } else {
+                    let mut whole = BytesMut::with_capacity(len);
+                    whole.extend_from_slice(body);
+                    self.open = Some((id, kind, len, whole));
+                }
+            }
+            Fragment::Begin(Record::TruncateAfter(last), _) => {
+                let last = last.map(|id| id.index);
+                self.entries.retain(|entry| Some(entry.id.index) <= last);
+            }
+            Fragment::Begin(Record::Vote(_) | Record::Purge(_), _) => {}
+            Fragment::More(body) => {
+                // The end of an entry that begins in an earlier block.
+                let Some((id, kind, len, mut whole)) = self.open.take() else {
+                    return Some(());
+                };
+                whole.extend_from_slice(body);
+                match whole.len() {
+                    got if got < len => self.open = Some((id, kind, len, whole)),
+                    got if got == len => self.push(id, kind, whole.freeze()),
+                    _ => return None,
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn push(&mut self, id: LogId, kind: u8, body: Bytes) {
+        self.entries.push(Entry { id, kind, body });
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let pipeline = shared.pipeline.borrow();
+        let owner = Owner {
+            store_id: pipeline.options().store_id,
+            shard: pipeline.options().shard,
+        };
+        Self {
+            shared,
+            owner,
+            window: Window::default(),
+            segment: None,
+        }
+    }
+
+    /// Returns the entries `from..end`, all of which begin in the block at `offset` of `segment`.
+    async fn block(
+        &mut self,
+        segment: Segment,
+        offset: u64,
+        from: LogIndex,
+        end: LogIndex,
+    ) -> Result<Vec<Entry>> {
+        if self
+            .segment
+            .as_ref()
+            .is_none_or(|last| last.id != segment.id)
+        {
+            self.window.clear();
+        }
+        let (mut segment, mut offset) = (segment, offset);
+        let mut assembly = Assembly::default();
+        offset += self.feed(&segment, offset, &mut assembly, false).await?;
+        while assembly.open.is_some() {
+            if offset >= segment.end {
+                segment = self.segment_after(&segment)?;
+                self.window.clear();
+                // The start block holds no records.
+                offset = BLOCK_SIZE as u64;
+            }
+            offset += self.feed(&segment, offset, &mut assembly, true).await?;
+        }
+        let path = segment.path.clone();
+        self.segment = Some(segment);
+        let mut entries = assembly.entries;
+        entries.retain(|entry| (from..end).contains(&entry.id.index));
+        let is_complete = entries.len() as u64 == end.0 - from.0;
+        match is_complete {
+            true => Ok(entries),
+            false => Err(Error::corrupt(
+                &path,
+                offset,
+                "entries of a block are missing",
+            )),
+        }
+    }
+
+    fn segment_after(&self, segment: &Segment) -> Result<Segment> {
+        let pipeline = self.shared.pipeline.borrow();
+        match pipeline.segment_after(segment.id) {
+            Some(next) => Ok(next.clone()),
+            None => {
+                let what = "the end of an entry is missing";
+                Err(Error::corrupt(&segment.path, segment.end, what))
+            }
+        }
+    }
+
+    /// Feeds the block at `offset` to `assembly` and returns its length. With `only_open`, feeds no
+    /// more than ends the open entry.
+    async fn feed(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        assembly: &mut Assembly,
+        only_open: bool,
+    ) -> Result<u64> {
+        let left = usize::try_from(segment.end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = left.min(limits::LOG_BLOCK_BYTES_MAX);
+        let ahead = left.min(limits::IO_BYTES_MAX);
+        let bytes = self.window.get(&segment.file, offset, len, ahead).await?;
+        let damaged = || Error::corrupt(&segment.path, offset, "a block is damaged");
+        let Seen::Block(header, _, payload) = scan::look(bytes, segment.id, self.owner) else {
+            return Err(damaged());
+        };
+        for fragment in Fragments::new(payload) {
+            if only_open && assembly.open.is_none() {
+                break;
+            }
+            fragment
+                .and_then(|fragment| assembly.take(fragment))
+                .ok_or_else(damaged)?;
+        }
+        Ok(header.used_len().next_multiple_of(BLOCK_SIZE) as u64)
+    }
+}

@@ -1,0 +1,449 @@
+//! Finding out what the log holds after a start.
+//!
+//! Each segment that was begun says with which block number it begins. A segment ends where the next
+//! one begins; one that begins at or after a later one's beginning was given up by a recovery
+//! (superseded). What remains must be one chain of blocks. Where the chain breaks, blocks further on
+//! tell whether the missing one was ever acknowledged: if one of them carries `flushed up to` above
+//! the missing number, acknowledged data is damaged and the log is not opened. Otherwise the rest is
+//! a torn tail and does not count.
+//!
+//! A recovery changes nothing that a later recovery could decide otherwise about: the log goes on in
+//! a segment that was never begun before, whose start names the block before it.
+
+use super::format::{FLAG_START, State};
+use super::index::Index;
+use super::pipeline::{Position, Segment, units};
+use super::replay::Replay;
+use super::scan::{self, Evidence, Seen, Window};
+use super::{LogOptions, index::Slot};
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{Owner, SegmentId};
+use crate::limits;
+use corelith_io::{BLOCK_SIZE, File, OpenOptions};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// How far a file without a readable start is searched: if its start was acknowledged, a block
+/// within all the blocks that may have been in flight with it says so.
+const SEARCH_BYTES: u64 =
+    ((limits::LOG_WRITES_IN_FLIGHT_MAX + 2) * limits::LOG_BLOCK_BYTES_MAX) as u64;
+
+/// What a recovery found.
+pub(super) struct Recovered {
+    pub(super) index: Index,
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) position: Position,
+    /// Files that hold nothing of the log, in order of their names.
+    pub(super) free: Vec<FreeFile>,
+    /// Above every name in use.
+    pub(super) next_id: SegmentId,
+    pub(super) created: bool,
+    pub(super) blocks_cut: u64,
+}
+
+/// A file that can be pre-written space for a new segment.
+pub(super) struct FreeFile {
+    pub(super) path: PathBuf,
+    pub(super) len: u64,
+}
+
+/// A file named as a segment.
+struct LogFile {
+    id: SegmentId,
+    path: PathBuf,
+    len: u64,
+    file: Rc<File>,
+    begun: Option<Begun>,
+}
+
+/// The start block of a segment.
+#[derive(Clone, Copy)]
+struct Begun {
+    number: u64,
+    previous: u32,
+    state: State,
+}
+
+/// Where the chain of blocks broke.
+struct Break {
+    file: usize,
+    offset: u64,
+}
+
+/// Reads the log in `dir`.
+pub(super) async fn recover(dir: &Path, options: &LogOptions) -> Result<Recovered> {
+    let owner = Owner {
+        store_id: options.store_id,
+        shard: options.shard,
+    };
+    let files = open_files(dir, owner).await?;
+    let next_id = SegmentId(files.last().map_or(1, |file| file.id.0 + 1));
+    let live = live_segments(&files);
+    let Some((&oldest, begun)) = live
+        .first()
+        .and_then(|oldest| Some((oldest, files.get(*oldest)?.begun?)))
+    else {
+        refuse_lost_start(&files, owner).await?;
+        return Ok(Recovered {
+            index: Index::new(options.cache_bytes),
+            segments: VecDeque::new(),
+            position: Position::default(),
+            free: files.into_iter().map(free).collect(),
+            next_id,
+            created: true,
+            blocks_cut: 0,
+        });
+    };
+    let mut walk = Walk {
+        owner,
+        files: &files,
+        replay: Replay::new(options.cache_bytes, &begun.state),
+        next_number: begun.number,
+        previous: begun.previous,
+        ends: Vec::new(),
+        evidence: Evidence::default(),
+        window: Window::default(),
+    };
+    let mut blocks_cut = 0;
+    if let Some(broken) = walk.run(&live).await? {
+        blocks_cut = walk.judge(&broken).await?;
+    }
+    walk.give_up_empty();
+    let Walk {
+        replay,
+        next_number,
+        previous,
+        ends,
+        evidence,
+        ..
+    } = walk;
+    let (index, state, committed) = match replay.finish() {
+        Ok(finished) => finished,
+        Err(fault) => {
+            // The file before the oldest readable one is the damaged one, if there is one.
+            let at = oldest.saturating_sub(1);
+            let file = files.get(at).map_or(dir, |file| file.path.as_path());
+            return Err(Error::corrupt(file, 0, fault));
+        }
+    };
+    let (segments, free) = settle(files, &ends, evidence).await?;
+    let position = Position {
+        next_number,
+        previous,
+        state,
+        committed,
+    };
+    Ok(Recovered {
+        index,
+        segments,
+        position,
+        free,
+        next_id,
+        created: false,
+        blocks_cut,
+    })
+}
+
+fn free(file: LogFile) -> FreeFile {
+    FreeFile {
+        path: file.path,
+        len: file.len,
+    }
+}
+
+/// Opens every segment file, in order of ids, and reads its start; removes unfinished ones.
+async fn open_files(dir: &Path, owner: Owner) -> Result<Vec<LogFile>> {
+    let mut files = Vec::new();
+    let mut has_temporary = false;
+    for entry in corelith_io::list_dir(dir).await? {
+        let path = dir.join(&entry.name);
+        match FileName::parse(&entry.name) {
+            Some(FileName::SegmentTemporary(_)) => {
+                corelith_io::remove_file(&path).await?;
+                has_temporary = true;
+            }
+            Some(FileName::Segment(id)) => {
+                let file = Rc::new(File::open(&path).await?);
+                let begun = read_start(&file, &path, id, owner).await?;
+                files.push(LogFile {
+                    id,
+                    path,
+                    len: entry.len,
+                    file,
+                    begun,
+                });
+            }
+            _ => {}
+        }
+        if files.len() > limits::LOG_FILES_MAX {
+            return Err(Error::corrupt(dir, 0, "there are too many log segments"));
+        }
+    }
+    if has_temporary {
+        corelith_io::sync_dir(dir).await?;
+    }
+    files.sort_by_key(|file| file.id);
+    Ok(files)
+}
+
+async fn read_start(
+    file: &File,
+    path: &Path,
+    id: SegmentId,
+    owner: Owner,
+) -> Result<Option<Begun>> {
+    let bytes = file.read_at(0, BLOCK_SIZE).await?;
+    match scan::look(&bytes, id, owner) {
+        Seen::Block(header, _, payload) if header.flags & FLAG_START != 0 => {
+            Ok(State::decode(payload).map(|state| Begun {
+                number: header.number,
+                previous: header.previous,
+                state,
+            }))
+        }
+        Seen::Foreign(found) => Err(scan::foreign(path, found, owner)),
+        Seen::Newer(version) => Err(scan::newer(path, version)),
+        Seen::Block(..) | Seen::Stale | Seen::Nothing => Ok(None),
+    }
+}
+
+/// The segments that count: begun, and before everything that begins later.
+fn live_segments(files: &[LogFile]) -> Vec<usize> {
+    let mut live = Vec::new();
+    let mut bound = u64::MAX;
+    for (at, file) in files.iter().enumerate().rev() {
+        if let Some(begun) = file.begun
+            && begun.number < bound
+        {
+            bound = begun.number;
+            live.push(at);
+        }
+    }
+    live.reverse();
+    live
+}
+
+/// With no readable start, the log is new unless some block says that a start was durable.
+async fn refuse_lost_start(files: &[LogFile], owner: Owner) -> Result<()> {
+    for file in files {
+        let mut evidence = Evidence::default();
+        let end = file.len.min(SEARCH_BYTES);
+        scan::search(
+            &file.file,
+            &file.path,
+            file.id,
+            owner,
+            0,
+            end,
+            &mut evidence,
+        )
+        .await?;
+        if evidence.flushed_up_to > 0 {
+            return Err(Error::corrupt(
+                &file.path,
+                0,
+                "the start of the only segment cannot be read",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The walk along the chain of blocks.
+struct Walk<'a> {
+    owner: Owner,
+    files: &'a [LogFile],
+    replay: Replay,
+    next_number: u64,
+    previous: u32,
+    /// Per walked segment: its place in `files`, its first number, and the bytes that count.
+    ends: Vec<(usize, u64, u64)>,
+    evidence: Evidence,
+    window: Window,
+}
+
+impl Walk<'_> {
+    /// Walks the `live` segments until their end or the first break.
+    async fn run(&mut self, live: &[usize]) -> Result<Option<Break>> {
+        for (nth, &at) in live.iter().enumerate() {
+            let next = live
+                .get(nth + 1)
+                .and_then(|next| self.files.get(*next)?.begun);
+            if let Some(broken) = self.segment(at, next).await? {
+                return Ok(Some(broken));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Walks one segment up to where the `next` one begins.
+    async fn segment(&mut self, at: usize, next: Option<Begun>) -> Result<Option<Break>> {
+        let Some(file) = self.files.get(at) else {
+            return Ok(None);
+        };
+        self.window.clear();
+        let first_number = self.next_number;
+        let mut offset = 0;
+        let broken = loop {
+            if let Some(next) = next
+                && next.number == self.next_number
+            {
+                if next.previous != self.previous {
+                    let what = "the next segment does not continue this one";
+                    return Err(Error::corrupt(&file.path, offset, what));
+                }
+                break None;
+            }
+            if offset >= file.len {
+                break Some(Break { file: at, offset });
+            }
+            match self.block(file, offset).await? {
+                Some(len) => offset += len,
+                None => break Some(Break { file: at, offset }),
+            }
+            corelith_io::yield_if_needed().await;
+        };
+        self.ends.push((at, first_number, offset));
+        Ok(broken)
+    }
+
+    /// Takes the block at `offset` and returns its length, or `None` if it does not continue the
+    /// chain.
+    async fn block(&mut self, file: &LogFile, offset: u64) -> Result<Option<u64>> {
+        let bytes = self
+            .window
+            .get(
+                &file.file,
+                offset,
+                limits::LOG_BLOCK_BYTES_MAX,
+                limits::IO_BYTES_MAX,
+            )
+            .await?;
+        let (header, crc, payload) = match scan::look(bytes, file.id, self.owner) {
+            Seen::Block(header, crc, payload) => (header, crc, payload),
+            Seen::Newer(version) => return Err(scan::newer(&file.path, version)),
+            Seen::Stale | Seen::Foreign(_) | Seen::Nothing => return Ok(None),
+        };
+        if header.number != self.next_number || header.previous != self.previous {
+            return Ok(None);
+        }
+        let len = header.used_len().next_multiple_of(BLOCK_SIZE) as u64;
+        let slot = Slot {
+            first: crate::ids::LogIndex(0),
+            segment: super::format::segment_number(file.id),
+            offset_units: units(offset),
+            len_units: units(len),
+        };
+        self.replay
+            .block(&header, payload, slot)
+            .map_err(|fault| Error::corrupt(&file.path, offset, fault))?;
+        self.evidence.add(&header);
+        self.next_number += 1;
+        self.previous = crc;
+        Ok(Some(len))
+    }
+
+    /// Gives up a last segment that holds nothing but its start, so that a node that crashes again
+    /// and again does not leave a file each time.
+    fn give_up_empty(&mut self) {
+        if let [.., _, (at, number, _)] = *self.ends.as_slice()
+            && self.next_number == number + 1
+            && let Some(begun) = self.files.get(at).and_then(|file| file.begun)
+        {
+            self.next_number = number;
+            self.previous = begun.previous;
+            self.ends.pop();
+        }
+    }
+
+    /// Decides whether the break is damage (an error) or the end of the log, and returns how many
+    /// intact blocks lie beyond it.
+    async fn judge(&mut self, broken: &Break) -> Result<u64> {
+        let mut beyond = Evidence::default();
+        let mut lost_start = None;
+        for (at, file) in self.files.iter().enumerate().skip(broken.file) {
+            let (from, to) = match (at == broken.file, file.begun) {
+                (true, _) => (broken.offset + BLOCK_SIZE as u64, file.len),
+                (false, Some(_)) => (0, file.len),
+                (false, None) => (0, file.len.min(SEARCH_BYTES)),
+            };
+            let before = beyond;
+            scan::search(
+                &file.file,
+                &file.path,
+                file.id,
+                self.owner,
+                from,
+                to,
+                &mut beyond,
+            )
+            .await?;
+            let continues = at != broken.file && file.begun.is_none();
+            if continues && lost_start.is_none() && beyond != before {
+                lost_start = Some(&file.path);
+            }
+        }
+        let known = self.evidence.flushed_up_to.max(beyond.flushed_up_to);
+        if known <= self.next_number {
+            return Ok(beyond.blocks);
+        }
+        let what = "an acknowledged block is damaged or missing";
+        let in_this_file = match self.files.get(broken.file) {
+            Some(file) => {
+                let bytes = file.file.read_at(broken.offset, BLOCK_SIZE).await?;
+                let is_used = bytes.iter().any(|byte| *byte != 0);
+                (is_used || lost_start.is_none()).then_some(&file.path)
+            }
+            None => None,
+        };
+        Err(match (in_this_file, lost_start) {
+            (Some(path), _) => Error::corrupt(path, broken.offset, what),
+            (None, Some(path)) => Error::corrupt(path, 0, what),
+            (None, None) => Error::corrupt(Path::new(""), 0, what),
+        })
+    }
+}
+
+/// Makes what was read durable, gives back the space after each segment's end, and tells the
+/// segments from the files that are free.
+async fn settle(
+    files: Vec<LogFile>,
+    ends: &[(usize, u64, u64)],
+    evidence: Evidence,
+) -> Result<(VecDeque<Segment>, Vec<FreeFile>)> {
+    let mut segments = VecDeque::new();
+    let mut rest = Vec::new();
+    for (at, file) in files.into_iter().enumerate() {
+        let Some(nth) = ends.iter().position(|(walked, ..)| *walked == at) else {
+            rest.push(free(file));
+            continue;
+        };
+        let Some(&(_, first_number, end)) = ends.get(nth) else {
+            continue;
+        };
+        // Blocks that were read may still be in a cache of the device only: the process may have
+        // died between their write and its flush. From now on they count as durable.
+        let next_first = ends.get(nth + 1).map_or(u64::MAX, |(_, number, _)| *number);
+        let is_unproven = next_first > evidence.flushed_up_to;
+        // A segment that was rolled full keeps its length, so that it can be used again.
+        let is_wasteful = file.len - end > file.len / 8;
+        if is_unproven || is_wasteful {
+            let writable = OpenOptions::new().write().open(&file.path).await?;
+            if is_wasteful {
+                writable.set_len(end).await?;
+            }
+            writable.sync().await?;
+        }
+        segments.push_back(Segment {
+            id: file.id,
+            path: file.path,
+            file: file.file,
+            first_number,
+            end,
+            file_len: if is_wasteful { end } else { file.len },
+        });
+    }
+    Ok((segments, rest))
+}

@@ -1,0 +1,196 @@
+//! What a sequence of blocks amounts to: the pure part of a recovery.
+
+use super::Vote;
+use super::block::BlockEntries;
+use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Fragment, Fragments, Record, State};
+use super::index::{Index, Slot};
+use crate::ids::{LogId, LogIndex};
+use crate::limits;
+
+/// Takes blocks in order, the first of which is the start of the oldest segment.
+pub(super) struct Replay {
+    pub(super) index: Index,
+    vote: Option<Vote>,
+    /// Highest commit index in a header.
+    commit: Option<LogIndex>,
+    /// Entries up to here lie in segments that are gone; a purge must have covered them.
+    missing: Option<LogIndex>,
+    /// An entry of which bytes are still to come.
+    pending: Option<Pending>,
+    /// Only the end of an entry begun in a segment that is gone has been seen so far.
+    orphans: bool,
+}
+
+struct Pending {
+    left: usize,
+    /// The last entry before it.
+    before: Option<LogId>,
+}
+
+/// What is wrong with an intact block: not damage of the device, but of the order of things.
+pub(super) type Fault = &'static str;
+
+impl Replay {
+    /// Begins with the state at the start of the oldest segment.
+    pub(super) fn new(cache_bytes: usize, state: &State) -> Self {
+        let last = state.last.map(|id| id.index);
+        let purged = state.purged.map(|id| id.index);
+        Self {
+            index: Index::continuing(cache_bytes, state),
+            vote: state.vote,
+            commit: None,
+            missing: last.filter(|_| last > purged),
+            pending: None,
+            orphans: true,
+        }
+    }
+
+    fn state(&self) -> State {
+        let range = self.index.range();
+        State {
+            vote: self.vote,
+            purged: range.purged,
+            last: range.last,
+        }
+    }
+
+    /// Takes the next block, which lies at `slot`.
+    pub(super) fn block(
+        &mut self,
+        header: &BlockHeader,
+        payload: &[u8],
+        slot: Slot,
+    ) -> Result<(), Fault> {
+        self.commit = self.commit.max(header.commit);
+        if header.flags & FLAG_START != 0 {
+            return self.start(header, payload);
+        }
+        let mut entries = BlockEntries::default();
+        for fragment in Fragments::new(payload) {
+            match fragment.ok_or("a record cannot be read")? {
+                Fragment::More(body) => self.more(body.len())?,
+                Fragment::Begin(record, body) => {
+                    if self.pending.is_some() {
+                        return Err("a record ends too early");
+                    }
+                    self.orphans = false;
+                    self.record(&record, body.len(), &mut entries)?;
+                }
+            }
+        }
+        self.index.add_block(entries, slot);
+        Ok(())
+    }
+
+    fn start(&mut self, header: &BlockHeader, payload: &[u8]) -> Result<(), Fault> {
+        let state = State::decode(payload).ok_or("the state of a segment cannot be read")?;
+        if header.flags & FLAG_RECOVERED != 0 {
+            self.drop_pending();
+        }
+        match state == self.state() {
+            true => Ok(()),
+            false => Err("the state of a segment is not what the log before it amounts to"),
+        }
+    }
+
+    fn more(&mut self, len: usize) -> Result<(), Fault> {
+        let Some(pending) = &mut self.pending else {
+            return match self.orphans {
+                true => Ok(()),
+                false => Err("a record has no beginning"),
+            };
+        };
+        pending.left = pending
+            .left
+            .checked_sub(len)
+            .ok_or("a record is too long")?;
+        if pending.left == 0 {
+            self.pending = None;
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        record: &Record,
+        body_here: usize,
+        entries: &mut BlockEntries,
+    ) -> Result<(), Fault> {
+        let range = self.index.range();
+        match *record {
+            Record::Entry { id, body_len, .. } => {
+                if !self.index.takes(id.index) {
+                    return Err("an entry is out of order");
+                }
+                let body_len = body_len as usize;
+                if body_len > limits::LOG_ENTRY_BYTES_MAX {
+                    return Err("an entry is too long");
+                }
+                self.index.append(id);
+                entries.begin(id.index);
+                if body_here < body_len {
+                    self.pending = Some(Pending {
+                        left: body_len - body_here,
+                        before: range.last,
+                    });
+                }
+            }
+            Record::Vote(vote) => self.vote = Some(vote),
+            Record::TruncateAfter(last) => {
+                let index = last.map(|id| id.index);
+                if index < range.purged.map(|id| id.index) || index > range.last.map(|id| id.index)
+                {
+                    return Err("a truncation is out of range");
+                }
+                self.index.truncate_after(last);
+                self.missing = self
+                    .missing
+                    .min(index.filter(|_| index > range.purged.map(|id| id.index)));
+                entries.truncate_after(index);
+            }
+            Record::Purge(upto) => {
+                if range
+                    .purged
+                    .is_some_and(|purged| purged.index >= upto.index)
+                {
+                    return Err("a purge goes back");
+                }
+                self.index.purge(upto);
+                self.missing = self.missing.filter(|missing| *missing > upto.index);
+                entries.purge(upto.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_pending(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.index.drop_after(pending.before);
+        }
+    }
+
+    /// Ends the replay: an entry of which the end is missing was never acknowledged.
+    ///
+    /// # Errors
+    /// When entries are missing that were never purged.
+    pub(super) fn finish(mut self) -> Result<(Index, State, Option<LogId>), Fault> {
+        self.drop_pending();
+        if self.missing.is_some() {
+            return Err("segments before this one are missing");
+        }
+        let state = self.state();
+        let committed = self
+            .commit
+            .and_then(|commit| match (state.purged, state.last) {
+                (Some(purged), _) if commit <= purged.index => Some(purged),
+                // The entries themselves may have been in the torn tail.
+                (_, Some(last)) if commit >= last.index => Some(last),
+                _ => self.index.id_at(commit),
+            });
+        Ok((self.index, state, committed))
+    }
+}
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

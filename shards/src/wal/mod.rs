@@ -432,6 +432,9 @@ impl Shared {
         }
         self.progress.notify_waiters();
         self.wake_idle.notify_one();
+        if self.pipeline.borrow().has_released() {
+            self.wake_keeper.notify_one();
+        }
     }
 
     fn add_prepared(&self, prepared: Prepared) {
@@ -449,3 +452,6 @@ impl Shared {
         self.progress.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,7 @@ pub(crate) struct Pipeline {
     prepared: VecDeque<Prepared>,
     /// The writer waits for a segment.
     starved: bool,
-    pub(crate) released: VecDeque<Released>,
+    released: VecDeque<Released>,
     next_number: u64,
     previous: u32,
     submitted_state: State,
@@ -538,6 +538,21 @@ impl Pipeline {
     /// Whether a released segment should become a spare rather than be removed.
     pub(crate) fn wants_spare(&self) -> bool {
         self.prepared.len() < limits::LOG_SPARE_SEGMENTS_MAX
+    }
+
+    /// The oldest released segment, once it may be freed.
+    pub(crate) fn take_released(&mut self) -> Option<Released> {
+        let proven = self.proven;
+        self.released
+            .pop_front_if(|released| released.proof <= proven)
+    }
+
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
+    }
+
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
     }
 
     pub(crate) fn add_prepared(&mut self, prepared: Prepared) {

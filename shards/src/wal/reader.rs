@@ -114,6 +114,10 @@ impl Assembly {
         Some(())
     }
 
+    fn is_open_before(&self, end: LogIndex) -> bool {
+        self.open.as_ref().is_some_and(|open| open.0.index < end)
+    }
+
     fn push(&mut self, id: LogId, kind: u8, body: Bytes) {
         self.entries.push(Entry { id, kind, body });
     }
@@ -152,7 +156,8 @@ impl<'a> Reader<'a> {
         let (mut segment, mut offset) = (segment, offset);
         let mut assembly = Assembly::default();
         offset += self.feed(&segment, offset, &mut assembly, false).await?;
-        while assembly.open.is_some() {
+        // An entry from `end` on is not wanted, and may not be written to its end yet.
+        while assembly.is_open_before(end) {
             if offset >= segment.end {
                 segment = self.segment_after(&segment)?;
                 self.window.clear();

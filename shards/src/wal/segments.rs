@@ -141,21 +141,22 @@ async fn fill(path: &Path, len: u64) -> Result<()> {
     Ok(file.sync().await?)
 }
 
+/// What the keeper of the segments does next.
+enum Step {
+    End,
+    Prepare,
+    Free(Released),
+    Wait,
+}
+
 /// Keeps one segment ahead, and frees those released, until the log is closed.
 pub(super) async fn run(shared: Rc<Shared>) {
     loop {
-        let released = {
-            let mut pipeline = shared.pipeline.borrow_mut();
-            if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
-                return;
-            }
-            pipeline.released.pop_front()
-        };
-        let wants_segment = shared.pipeline.borrow().wants_segment();
-        let result = match released {
-            Some(released) => recycle(&shared, released).await,
-            None if wants_segment => prepare(&shared).await,
-            None => {
+        let result = match next_step(&shared) {
+            Step::End => return,
+            Step::Prepare => prepare(&shared).await,
+            Step::Free(released) => free(&shared, released).await,
+            Step::Wait => {
                 shared.wake_keeper.notified().await;
                 Ok(())
             }
@@ -166,11 +167,32 @@ pub(super) async fn run(shared: Rc<Shared>) {
     }
 }
 
-async fn recycle(shared: &Rc<Shared>, released: Released) -> Result<()> {
-    if shared.prove(released.proof).await.is_err() {
-        // Fenced: nothing may be freed any more.
-        return Ok(());
+fn next_step(shared: &Shared) -> Step {
+    let mut pipeline = shared.pipeline.borrow_mut();
+    if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
+        return Step::End;
     }
+    // A starved writer comes first: without it nothing released is ever proven.
+    if pipeline.is_starved() {
+        return Step::Prepare;
+    }
+    if let Some(released) = pipeline.take_released() {
+        return Step::Free(released);
+    }
+    if pipeline.has_released() {
+        if pipeline.is_idle() && !pipeline.is_closed() {
+            pipeline.stage_empty();
+            shared.wake_writer.notify_one();
+        }
+        return Step::Wait;
+    }
+    match pipeline.wants_segment() {
+        true => Step::Prepare,
+        false => Step::Wait,
+    }
+}
+
+async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
     let segment = released.segment;
     let (wants_spare, segment_bytes) = {
         let pipeline = shared.pipeline.borrow();

@@ -27,6 +27,8 @@ mod runtime;
 mod snapshot;
 mod state_machine;
 mod types;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Outcome, WriteReply};
 pub use error::{GroupError, OpenError};

@@ -173,3 +173,6 @@ impl RaftLogStorage<Types> for LogStore {
             .map_err(io_error)
     }
 }
+
+#[cfg(test)]
+mod tests;

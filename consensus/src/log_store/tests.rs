@@ -1,0 +1,55 @@
+use super::LogStore;
+use crate::applied::Applied;
+use crate::options::Options;
+use crate::state_machine::StateMachine;
+use crate::types::Types;
+use corelith_io::sim::Sim;
+use corelith_shards::{Shard, ShardId, ShardOptions};
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Opens a new shard for every test of the suite.
+struct Shards {
+    dir: PathBuf,
+    next: AtomicU32,
+}
+
+impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
+    async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<Types>> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut options = ShardOptions::new(1, ShardId(0));
+        options.segment_bytes = 1 << 20;
+        let dir = self.dir.join(number.to_string());
+        let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
+        let applied = Rc::new(Applied::new(engine.applied().0));
+        let machine = StateMachine::new(engine, applied, Rc::default(), &Options::default());
+        Ok(((), LogStore::new(log), machine))
+    }
+}
+
+fn shards(dir: PathBuf) -> Shards {
+    Shards {
+        dir,
+        next: AtomicU32::new(0),
+    }
+}
+
+#[test]
+fn passes_openrafts_suite_in_the_sim_world() {
+    for seed in 0..5 {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        sim.block_on(node, Suite::test_all(shards("/data".into())))
+            .unwrap();
+    }
+}
+
+#[test]
+fn passes_openrafts_suite_in_the_uring_world() {
+    let dir = tempfile::tempdir().unwrap();
+    let shards = shards(dir.path().to_path_buf());
+    corelith_io::core::run_here(Suite::test_all(shards)).unwrap();
+}

@@ -1,0 +1,187 @@
+//! A client that retries: it drives one session with one operation at a time.
+
+use super::cluster::{Ask, Doors, GetReply, command};
+use super::history::{Done, History, Operation};
+use crate::{GroupError, Outcome, WriteReply};
+use bytes::Bytes;
+use corelith_io::{Sender, channel, now, random_u64, sleep, timeout};
+use corelith_shards::ShardId;
+use corelith_wire::request::{self, Condition, WriteRequest};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a client waits for one node's answer.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+pub(super) struct Client {
+    pub(super) name: u32,
+    pub(super) doors: Doors,
+    pub(super) history: Rc<RefCell<History>>,
+    pub(super) stop: Rc<Cell<bool>>,
+    pub(super) keys: u32,
+    target: usize,
+    session: Option<u64>,
+    number: u64,
+    values: u64,
+    /// The versions it has seen.
+    seen: BTreeMap<u32, u64>,
+}
+
+impl Client {
+    pub(super) fn new(
+        name: u32,
+        doors: Doors,
+        history: Rc<RefCell<History>>,
+        stop: Rc<Cell<bool>>,
+        keys: u32,
+    ) -> Self {
+        Self {
+            name,
+            doors,
+            history,
+            stop,
+            keys,
+            target: name as usize % 3,
+            session: None,
+            number: 1,
+            values: 0,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Works until told to stop.
+    pub(super) async fn run(mut self) {
+        while !self.stop.get() {
+            let key = (random_u64() % u64::from(self.keys)) as u32;
+            match random_u64() % 10 {
+                0..4 => self.write(key, None).await,
+                4..7 => {
+                    let expected = self.seen.get(&key).copied().unwrap_or(0);
+                    self.write(key, Some(expected)).await;
+                }
+                _ => self.read(key).await,
+            }
+            sleep(Duration::from_micros(random_u64() % 20_000)).await;
+        }
+    }
+
+    /// Asks nodes in turn until one answers or it is told to stop.
+    async fn ask<T>(
+        &mut self,
+        make: impl Fn(Sender<Result<T, GroupError>>) -> Ask,
+    ) -> Option<T> {
+        while !self.stop.get() {
+            let door = self.doors.borrow()[self.target].clone();
+            let (reply, answer) = channel(1);
+            let asked = match door {
+                Some(door) => door.try_send(make(reply)).is_ok(),
+                None => false,
+            };
+            let answer = match asked {
+                true => timeout(PATIENCE, answer.recv()).await.ok(),
+                false => None,
+            };
+            match answer {
+                Some(Ok(Ok(answer))) => return Some(answer),
+                Some(Ok(Err(
+                    GroupError::NotLeader { leader: Some(leader) }
+                    | GroupError::LeadershipLost { leader: Some(leader) },
+                ))) => self.target = leader.0 as usize - 1,
+                _ => self.target = (self.target + 1) % 3,
+            }
+            sleep(Duration::from_millis(20 + random_u64() % 50)).await;
+        }
+        None
+    }
+
+    async fn session(&mut self) -> Option<u64> {
+        if let Some(session) = self.session {
+            return Some(session);
+        }
+        let opened: WriteReply = self
+            .ask(|reply| Ask::Open(ShardId(0), reply))
+            .await?;
+        let Outcome::SessionOpened { session } = opened.outcome else {
+            panic!("{opened:?}");
+        };
+        self.session = Some(session);
+        self.number = 1;
+        Some(session)
+    }
+
+    async fn write(&mut self, key: u32, expected: Option<u64>) {
+        let Some(session) = self.session().await else {
+            return;
+        };
+        self.values += 1;
+        let value = Bytes::from(format!("{}-{}", self.name, self.values));
+        let name = format!("key-{key}");
+        let request = WriteRequest {
+            session,
+            number: self.number,
+            answered_below: self.number,
+            condition: match expected {
+                None => Condition::Any,
+                Some(0) => Condition::Absent,
+                Some(version) => Condition::Version(version),
+            },
+            operation: request::Operation::Put,
+            key: name.as_bytes(),
+        };
+        let command = command(&request, &value);
+        let begun = now();
+        let answer = self
+            .ask(|reply| Ask::Write(ShardId(0), command.clone(), reply))
+            .await;
+        let ended = now();
+        self.number += 1;
+        let done = match answer.map(|reply: WriteReply| (reply.outcome, reply.at.index.0)) {
+            Some((Outcome::Applied { version }, _)) => {
+                self.seen.insert(key, version.0);
+                Done::Wrote {
+                    key,
+                    value,
+                    version: version.0,
+                    expected,
+                }
+            }
+            Some((Outcome::Conflict { current }, by)) => {
+                let current = current.map_or(0, |version| version.0);
+                self.seen.insert(key, current);
+                Done::Refused {
+                    key,
+                    expected: expected.expect("only conditional writes conflict"),
+                    current,
+                    by,
+                }
+            }
+            None => {
+                self.history.borrow_mut().unknown.push((key, value));
+                return;
+            }
+            Some((other, _)) => panic!("client {}: {other:?}", self.name),
+        };
+        self.note(begun, ended, done);
+    }
+
+    async fn read(&mut self, key: u32) {
+        let name = Bytes::from(format!("key-{key}"));
+        let begun = now();
+        let answer = self
+            .ask(|reply: Sender<GetReply>| Ask::Get(ShardId(0), name.clone(), reply))
+            .await;
+        let Some((point, found)) = answer else { return };
+        let found = found.map(|found| (found.value, found.version.0));
+        self.seen
+            .insert(key, found.as_ref().map_or(0, |(_, version)| *version));
+        let point = point.index.0;
+        self.note(begun, now(), Done::Read { key, found, point });
+    }
+
+    fn note(&self, begun: corelith_io::Instant, ended: corelith_io::Instant, done: Done) {
+        let operation = Operation { begun, ended, done };
+        self.history.borrow_mut().operations.push(operation);
+    }
+}

@@ -1,0 +1,370 @@
+//! Three simulated nodes with one core each.
+
+use crate::{GroupError, Groups, Options, Outcome, ReadPoint, WriteReply};
+use bytes::{Bytes, BytesMut};
+use corelith_io::sim::{Sim, SimConfig, SimNode};
+use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
+use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
+use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
+use corelith_wire::request::{Condition, Operation, WriteRequest, encode_write};
+use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId};
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+const CLUSTER: u64 = 77;
+const PORT: u16 = 7000;
+
+/// A write or read that a client asks of a node, with where the answer goes.
+pub(super) enum Ask {
+    Write(ShardId, Bytes, Sender<Result<WriteReply, GroupError>>),
+    Open(ShardId, Sender<Result<WriteReply, GroupError>>),
+    Get(ShardId, Bytes, Sender<GetReply>),
+}
+
+pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
+
+/// The doors of the nodes that run.
+pub(super) type Doors = Rc<RefCell<Vec<Option<Sender<Ask>>>>>;
+
+pub(super) struct Cluster {
+    pub(super) sim: Sim,
+    pub(super) nodes: Vec<SimNode>,
+    /// Where clients live.
+    pub(super) outside: SimNode,
+    pub(super) doors: Doors,
+    groups: Rc<RefCell<Vec<Option<Groups>>>>,
+    options: Rc<RefCell<Options>>,
+    shards: u32,
+    memtable_bytes: usize,
+}
+
+impl Cluster {
+    pub(super) fn new(seed: u64, config: SimConfig, options: Options, shards: u32) -> Self {
+        let sim = Sim::with_config(seed, config);
+        let nodes: Vec<SimNode> = (0..3).map(|_| sim.add_node()).collect();
+        let outside = sim.add_node();
+        Self {
+            sim,
+            doors: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            nodes,
+            outside,
+            options: Rc::new(RefCell::new(options)),
+            shards,
+            memtable_bytes: 1 << 20,
+        }
+    }
+
+    /// A cluster with the default latencies, all nodes started.
+    pub(super) fn started(seed: u64) -> Self {
+        Self::started_with(seed, Options::default())
+    }
+
+    pub(super) fn started_with(seed: u64, options: Options) -> Self {
+        let cluster = Self::new(seed, SimConfig::default(), options, 1);
+        cluster.start_all();
+        cluster
+    }
+
+    pub(super) fn start_all(&self) {
+        for at in 0..self.nodes.len() {
+            self.start(at);
+        }
+    }
+
+    /// Changes the options of the nodes that start from now on.
+    pub(super) fn change_options(&self, change: impl FnOnce(&mut Options)) {
+        change(&mut self.options.borrow_mut());
+    }
+
+    /// Starts a node that is down.
+    pub(super) fn start(&self, at: usize) {
+        let node = Node {
+            me: NodeId(at as u64 + 1),
+            address: self.nodes[at].address(PORT),
+            peers: self.nodes.clone(),
+            options: self.options.borrow().clone(),
+            shards: self.shards,
+            memtable_bytes: self.memtable_bytes,
+        };
+        let (door, asks) = channel(10_000);
+        self.doors.borrow_mut()[at] = Some(door);
+        let groups = Rc::clone(&self.groups);
+        self.sim.start(self.nodes[at], 0, move || async move {
+            let opened = node.open().await;
+            groups.borrow_mut()[at] = Some(opened.clone());
+            node.serve(opened, asks).await;
+        });
+    }
+
+    pub(super) fn crash(&self, at: usize) {
+        self.forget(at);
+        self.sim.crash(self.nodes[at]);
+    }
+
+    pub(super) fn kill(&self, at: usize) {
+        self.forget(at);
+        self.sim.kill(self.nodes[at]);
+    }
+
+    fn forget(&self, at: usize) {
+        self.doors.borrow_mut()[at] = None;
+        let groups = self.groups.borrow_mut()[at].take();
+        self.sim.enter(self.nodes[at], || drop(groups));
+    }
+
+    pub(super) fn is_up(&self, at: usize) -> bool {
+        self.doors.borrow()[at].is_some()
+    }
+
+    /// The groups of a node, once it has opened them.
+    pub(super) fn groups(&self, at: usize) -> Option<Groups> {
+        self.groups.borrow()[at].clone()
+    }
+
+    /// Which node leads shard 0 with a majority's consent, if one does.
+    pub(super) fn leader(&self) -> Option<usize> {
+        self.leader_of(ShardId(0))
+    }
+
+    pub(super) fn leader_of(&self, shard: ShardId) -> Option<usize> {
+        (0..self.nodes.len()).find(|at| {
+            let group = self.groups(*at).and_then(|groups| groups.group(shard));
+            group.is_some_and(|group| {
+                self.sim
+                    .enter(self.nodes[*at], || group.try_read_point().is_some())
+            })
+        })
+    }
+
+    /// Waits for a leader.
+    pub(super) fn wait_leader(&self) -> usize {
+        let limit = Duration::from_secs(15);
+        let found = self.sim.run_until(|| self.leader().is_some(), limit);
+        assert!(found, "no leader after {limit:?}");
+        self.leader().unwrap()
+    }
+
+    /// Runs until `condition` holds.
+    pub(super) fn wait(&self, what: &str, condition: impl FnMut() -> bool) {
+        let limit = Duration::from_secs(60);
+        assert!(self.sim.run_until(condition, limit), "not in {limit:?}: {what}");
+    }
+
+    /// All keys and values of a node's shard with their versions.
+    pub(super) fn content(&self, at: usize, shard: ShardId) -> Vec<(Bytes, Found)> {
+        let engine = self.groups(at).unwrap().group(shard).unwrap().engine().clone();
+        self.sim.block_on(self.nodes[at], async move {
+            let page = engine
+                .scan(&corelith_shards::ScanRange::default(), None, 1_000_000, usize::MAX)
+                .await
+                .unwrap();
+            assert!(!page.more);
+            page.items
+                .into_iter()
+                .map(|item| (item.key, item.found))
+                .collect()
+        })
+    }
+
+    /// Waits until all replicas have applied the same, and compares what they hold.
+    pub(super) fn check_replicas_equal(&self) {
+        for shard in (0..self.shards).map(ShardId) {
+            let applied = |at: usize| {
+                let status = self.groups(at)?.group(shard)?.status();
+                status.applied.filter(|applied| Some(*applied) == status.last_log)
+            };
+            self.wait("all replicas apply the same", || {
+                let first = applied(0);
+                first.is_some() && applied(1) == first && applied(2) == first
+            });
+            let first = self.content(0, shard);
+            for at in 1..self.nodes.len() {
+                assert_eq!(first, self.content(at, shard), "replica {at} of {shard} differs");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            for at in 0..self.nodes.len() {
+                self.forget(at);
+            }
+        }
+    }
+}
+
+struct Node {
+    me: NodeId,
+    address: std::net::SocketAddr,
+    peers: Vec<SimNode>,
+    options: Options,
+    shards: u32,
+    memtable_bytes: usize,
+}
+
+impl Node {
+    async fn open(&self) -> Groups {
+        let peers = self.peers.clone();
+        let groups = Groups::new(
+            self.me,
+            CLUSTER,
+            1,
+            Rc::new(move |node, _| peers[node.0 as usize - 1].address(PORT)),
+            self.options.clone(),
+        )
+        .unwrap();
+        for shard in (0..self.shards).map(ShardId) {
+            let mut options = ShardOptions::new(CLUSTER, shard);
+            options.memtable_bytes = self.memtable_bytes;
+            options.segment_bytes = 1 << 20;
+            options.log_cache_bytes = 1 << 20;
+            let dir = PathBuf::from(format!("/data/shard-{}", shard.0));
+            let opened = Shard::open(&dir, options).await.unwrap();
+            let first = shard.0 as usize % self.peers.len();
+            let members: Vec<NodeId> = (0..self.peers.len())
+                .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
+                .collect();
+            let preferred = members[0];
+            groups.open(opened, shard, members, preferred).await.unwrap();
+        }
+        groups
+    }
+
+    async fn serve(&self, groups: Groups, asks: Receiver<Ask>) {
+        let listener = TcpListener::bind(self.address).unwrap();
+        let served = groups.clone();
+        drop(corelith_io::spawn(async move {
+            while let Ok(ask) = asks.recv().await {
+                answer(&served, ask);
+            }
+        }));
+        let me = self.me;
+        while let Ok(stream) = listener.accept().await {
+            drop(corelith_io::spawn(serve_peer(groups.clone(), me, stream)));
+        }
+    }
+}
+
+async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()> {
+    let (mut read, mut write) = stream.into_split();
+    let mut received = BytesMut::new();
+    let hello = loop {
+        if let Some(hello) = received.first_chunk::<HELLO_BYTES>() {
+            break Hello::parse(hello).ok()?;
+        }
+        if read.read_buf(&mut received).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let welcome = Welcome::answer(
+        &hello,
+        ClusterId(CLUSTER),
+        Epoch(1),
+        corelith_wire::NodeId(me.0),
+        0,
+    );
+    write.write_all(&welcome.encode()).await.ok()?;
+    let leftover = received.split_off(HELLO_BYTES);
+    groups
+        .serve_peer(read, write, leftover, NodeId(hello.node.0))
+        .await;
+    Some(())
+}
+
+fn answer(groups: &Groups, ask: Ask) {
+    // The client may have given up.
+    match ask {
+        Ask::Write(shard, command, reply) => match groups.group(shard) {
+            Some(group) => group.submit(command, move |answer| drop(reply.try_send(answer))),
+            None => drop(reply.try_send(Err(GroupError::Unavailable))),
+        },
+        Ask::Open(shard, reply) => match groups.group(shard) {
+            Some(group) => {
+                group.submit_open_session(Bytes::new(), move |answer| drop(reply.try_send(answer)));
+            }
+            None => drop(reply.try_send(Err(GroupError::Unavailable))),
+        },
+        Ask::Get(shard, key, reply) => {
+            let Some(group) = groups.group(shard) else {
+                return drop(reply.try_send(Err(GroupError::Unavailable)));
+            };
+            drop(corelith_io::spawn(async move {
+                let answer = match group.read_barrier().await {
+                    Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
+                    Err(error) => Err(error),
+                };
+                drop(reply.try_send(answer));
+            }));
+        }
+    }
+}
+
+/// The payload of a write frame.
+pub(super) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
+    let mut out = Outbox::default();
+    let head = Head {
+        kind: Kind::WRITE,
+        request_id: RequestId(0),
+        shard: corelith_wire::ShardId(0),
+        epoch: Epoch(0),
+    };
+    encode_write(&mut out, head, request, value);
+    let mut frame = BytesMut::new();
+    for slice in out.slices() {
+        frame.extend_from_slice(slice);
+    }
+    frame.freeze().slice(corelith_wire::limits::HEADER_BYTES..)
+}
+
+/// A put of a session.
+pub(super) fn put(
+    session: u64,
+    number: u64,
+    condition: Condition,
+    key: &str,
+    value: &str,
+) -> Bytes {
+    let request = WriteRequest {
+        session,
+        number,
+        answered_below: number,
+        condition,
+        operation: Operation::Put,
+        key: key.as_bytes(),
+    };
+    command(&request, &Bytes::copy_from_slice(value.as_bytes()))
+}
+
+/// Asks one node and waits for its answer.
+impl Cluster {
+    pub(super) fn write(&self, at: usize, command: Bytes) -> Result<WriteReply, GroupError> {
+        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
+        self.sim
+            .block_on(self.nodes[at], async move { group.write(command).await })
+    }
+
+    pub(super) fn open_session(&self, at: usize) -> u64 {
+        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
+        let opened = self.sim.block_on(self.nodes[at], async move {
+            group.open_session(Bytes::new()).await
+        });
+        match opened.unwrap().outcome {
+            Outcome::SessionOpened { session } => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn get(&self, at: usize, key: &str) -> GetReply {
+        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
+        let key = key.to_owned();
+        self.sim.block_on(self.nodes[at], async move {
+            let point = group.read_barrier().await?;
+            Ok((point, group.engine().get(key.as_bytes()).await.unwrap()))
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! Simulated clusters: real groups, links and engines on simulated disks and networks.
+
+mod chaos;
+mod client;
+mod cluster;
+mod history;
+mod scenarios;

@@ -63,12 +63,17 @@ pub(crate) async fn install(engine: &Engine, data: SnapshotData) -> io::Result<(
 /// entry beyond that.
 pub(crate) struct SnapshotSource {
     engine: Engine,
+    checkpoint_first: bool,
 }
 
 impl SnapshotSource {
-    /// Makes one for an engine.
-    pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine }
+    /// Makes one for an engine, whose snapshot is of everything applied if `checkpoint_first`, else
+    /// of the last checkpoint.
+    pub(crate) fn new(engine: Engine, checkpoint_first: bool) -> Self {
+        Self {
+            engine,
+            checkpoint_first,
+        }
     }
 }
 
@@ -76,6 +81,9 @@ impl RaftSnapshotBuilder<Types> for SnapshotSource {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        if self.checkpoint_first || self.engine.checkpointed().is_none() {
+            self.engine.checkpoint().await.map_err(io_error)?;
+        }
         match take(&self.engine)? {
             Some(snapshot) => Ok(snapshot),
             None => Ok(Snapshot {

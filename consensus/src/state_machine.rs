@@ -184,8 +184,12 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotSource> {
+        Some(SnapshotSource::new(self.engine.clone(), force))
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotSource {
-        SnapshotSource::new(self.engine.clone())
+        SnapshotSource::new(self.engine.clone(), true)
     }
 
     async fn install_snapshot(

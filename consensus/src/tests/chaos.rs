@@ -16,16 +16,20 @@ use std::time::Duration;
 const CLIENTS: u32 = 4;
 const KEYS: u32 = 3;
 const FAULTS: u32 = 12;
+/// The first seeds, which are run twice.
+const REPEATED: u64 = 20;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    match number("CORELITH_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("CORELITH_SEEDS").unwrap_or(default),
+/// The seeds of one of the four tests below, which run side by side.
+fn seeds(quarter: u64) -> std::ops::Range<u64> {
+    if let Some(seed) = number("CORELITH_SEED") {
+        return if quarter == 0 { seed..seed + 1 } else { 0..0 };
     }
+    let each = number("CORELITH_SEEDS").unwrap_or(REPEATED).div_ceil(4);
+    quarter * each..(quarter + 1) * each
 }
 
 /// How a run went.
@@ -118,18 +122,37 @@ fn run(seed: u64, options: Options) -> Run {
     }
 }
 
-#[test]
-fn histories_are_linearizable_and_runs_repeat() {
-    for seed in seeds(20) {
+fn check(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
         println!("seed {seed}");
         let first = run(seed, Options::default());
         assert_eq!(first.verdict, Ok(()), "seed {seed}");
         assert!(first.operations > 20, "seed {seed}: {}", first.operations);
-        if seed < 20 {
+        if seed < REPEATED {
             let second = run(seed, Options::default());
             assert_eq!(first.hash, second.hash, "seed {seed} does not repeat");
         }
     }
+}
+
+#[test]
+fn histories_are_linearizable_and_runs_repeat_1() {
+    check(seeds(0));
+}
+
+#[test]
+fn histories_are_linearizable_and_runs_repeat_2() {
+    check(seeds(1));
+}
+
+#[test]
+fn histories_are_linearizable_and_runs_repeat_3() {
+    check(seeds(2));
+}
+
+#[test]
+fn histories_are_linearizable_and_runs_repeat_4() {
+    check(seeds(3));
 }
 
 /// Runs seeds with a planted bug until one finds it.

@@ -35,7 +35,7 @@ pub(super) struct Cluster {
     pub(super) outside: SimNode,
     pub(super) doors: Doors,
     groups: Rc<RefCell<Vec<Option<Groups>>>>,
-    options: Rc<RefCell<Options>>,
+    options: Options,
     shards: u32,
     memtable_bytes: usize,
 }
@@ -51,7 +51,7 @@ impl Cluster {
             groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             nodes,
             outside,
-            options: Rc::new(RefCell::new(options)),
+            options: options,
             shards,
             memtable_bytes: 1 << 20,
         }
@@ -74,18 +74,13 @@ impl Cluster {
         }
     }
 
-    /// Changes the options of the nodes that start from now on.
-    pub(super) fn change_options(&self, change: impl FnOnce(&mut Options)) {
-        change(&mut self.options.borrow_mut());
-    }
-
     /// Starts a node that is down.
     pub(super) fn start(&self, at: usize) {
         let node = Node {
             me: NodeId(at as u64 + 1),
             address: self.nodes[at].address(PORT),
             peers: self.nodes.clone(),
-            options: self.options.borrow().clone(),
+            options: self.options.clone(),
             shards: self.shards,
             memtable_bytes: self.memtable_bytes,
         };

@@ -98,14 +98,12 @@ macro_rules! awaited {
     ($name:ident) => {
         impl $name {
             /// Applies only if the key's version is `version`; otherwise `Conflict`.
-            #[must_use]
             pub fn if_version(mut self, version: u64) -> Self {
                 self.0.condition = Condition::Version(version);
                 self
             }
 
             /// How long it may take, retries included; otherwise the client's deadline.
-            #[must_use]
             pub fn deadline(mut self, deadline: Duration) -> Self {
                 self.0.deadline = Some(deadline);
                 self

@@ -228,3 +228,56 @@ fn leaders_of_many_shards_are_spread() {
         (0..6).all(|shard| cluster.leader_of(ShardId(shard)) == Some(shard as usize % 3))
     });
 }
+
+/// A leader hears from one follower only, the other from that follower only. The follower restarts
+/// and the leader is cut off at the same time. Whether the old leader, still within its lease, then
+/// answers a read with an old value after the others have elected a leader and written a new one.
+fn reads_stale_after_a_restart(seed: u64, planted: bool) -> bool {
+    let mut options = crate::Options::default();
+    options.planted.vote_after_restart = planted;
+    let cluster = Cluster::started_with(seed, options);
+    let leader = cluster.wait_leader();
+    let (voter, rival) = ((leader + 1) % 3, (leader + 2) % 3);
+    let session = cluster.open_session(leader);
+    let write = |at, number, value| {
+        let command = put(session, number, Condition::Any, "k", value);
+        applied(cluster.write(at, command).unwrap().outcome)
+    };
+    write(leader, 1, "old");
+    let net = cluster.sim.net();
+    net.cut(cluster.nodes[leader], cluster.nodes[rival]);
+    // Long enough that the rival wants to be elected, and that its log is as long as the voter's.
+    cluster.sim.run_for(Duration::from_secs(3));
+    cluster.crash(voter);
+    net.isolate(cluster.nodes[leader]);
+    net.heal(cluster.nodes[voter], cluster.nodes[rival]);
+    cluster.start(voter);
+    let limit = Duration::from_millis(900);
+    let elected = |at| {
+        let group = cluster.groups(at)?.group(ShardId(0))?;
+        cluster.sim.enter(cluster.nodes[at], || group.try_read_point())
+    };
+    let soon = cluster.sim.run_until(
+        || elected(rival).is_some() || elected(voter).is_some(),
+        limit,
+    );
+    if !soon {
+        return false;
+    }
+    let new = if elected(rival).is_some() { rival } else { voter };
+    write(new, 2, "new");
+    elected(leader).is_some()
+}
+
+#[test]
+fn a_vote_right_after_a_restart_is_found() {
+    let found = (0..20).any(|seed| reads_stale_after_a_restart(seed, true));
+    assert!(found, "the planted bug was not found");
+}
+
+#[test]
+fn a_restart_keeps_the_promise_to_the_leader() {
+    for seed in 0..20 {
+        assert!(!reads_stale_after_a_restart(seed, false), "seed {seed}");
+    }
+}

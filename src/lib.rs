@@ -4,6 +4,8 @@
 //! meets runs on a core: [`server`](core) → connection → router → handler → group.
 
 mod budget;
+#[cfg(test)]
+mod cluster_tests;
 pub mod config;
 mod connection;
 pub mod core;

@@ -96,6 +96,8 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Time that a stop has for closing everything in order, before the process ends anyway.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// A signal this long after the one that began the stop ends the process at once.
+pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(500);
 /// Exit code of a process that could not stop in order.
 pub const EXIT_CODE_GAVE_UP: i32 = 5;
 /// Shards of a core that are opened at once.

@@ -124,6 +124,18 @@ impl Signals {
         })
     }
 
+    /// Waits for a signal that is meant as another one: a supervisor may send the first one twice,
+    /// to the process and to its group.
+    async fn again(&mut self) {
+        let first = tokio::time::Instant::now();
+        loop {
+            self.next().await;
+            if first.elapsed() >= limits::SECOND_SIGNAL_AFTER {
+                return;
+            }
+        }
+    }
+
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -184,7 +196,7 @@ impl Running {
             () = tokio::time::sleep(limits::STOP_DEADLINE) => give_up(&NodeError::SlowStop {
                 seconds: limits::STOP_DEADLINE.as_secs(),
             }),
-            () = signals.next() => give_up(&NodeError::Interrupted),
+            () = signals.again() => give_up(&NodeError::Interrupted),
         }
     }
 }

@@ -98,6 +98,8 @@ pub struct StorageConfig {
     pub log_cache_bytes: u64,
     /// Blocks of sstables kept in memory.
     pub block_cache_bytes: u64,
+    /// Applied log kept on disk for replicas that were away: one that missed more gets a snapshot.
+    pub catch_up_bytes: u64,
 }
 
 impl Default for StorageConfig {
@@ -107,6 +109,7 @@ impl Default for StorageConfig {
             segment_bytes: 64 << 20,
             log_cache_bytes: 16 << 20,
             block_cache_bytes: 32 << 20,
+            catch_up_bytes: 256 << 20,
         }
     }
 }

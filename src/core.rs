@@ -234,6 +234,7 @@ fn new_groups(setup: &CoreSetup) -> Result<Groups, NodeError> {
         heartbeat: raft.heartbeat(),
         election_timeout_min: raft.election(),
         election_timeout_max: raft.election() * 2,
+        catch_up_bytes: setup.config.storage.catch_up_bytes,
         ..Options::default()
     };
     let placement = &setup.placement;

@@ -90,6 +90,7 @@ fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
             segment_bytes: 16 << 20,
             log_cache_bytes: 4 << 20,
             block_cache_bytes: 8 << 20,
+            catch_up_bytes: 32 << 20,
         },
         raft: RaftConfig {
             heartbeat_ms: 100,

@@ -31,6 +31,10 @@ pub const LOG_CACHE_BYTES_MAX: u64 = 1 << 30;
 pub const BLOCK_CACHE_BYTES_MIN: u64 = 1 << 20;
 /// See [`BLOCK_CACHE_BYTES_MIN`].
 pub const BLOCK_CACHE_BYTES_MAX: u64 = 64 << 30;
+/// Bounds of `storage.catch_up_bytes`.
+pub const CATCH_UP_BYTES_MIN: u64 = 1 << 20;
+/// See [`CATCH_UP_BYTES_MIN`].
+pub const CATCH_UP_BYTES_MAX: u64 = 64 << 30;
 /// Bounds of `raft.heartbeat_ms`.
 pub const HEARTBEAT_MS_MIN: u64 = 10;
 /// See [`HEARTBEAT_MS_MIN`].

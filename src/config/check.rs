@@ -257,6 +257,12 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         storage.block_cache_bytes,
         limits::BLOCK_CACHE_BYTES_MIN,
         limits::BLOCK_CACHE_BYTES_MAX,
+    )?;
+    within(
+        "storage.catch_up_bytes",
+        storage.catch_up_bytes,
+        limits::CATCH_UP_BYTES_MIN,
+        limits::CATCH_UP_BYTES_MAX,
     )
 }
 

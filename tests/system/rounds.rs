@@ -169,11 +169,11 @@ async fn write_and_read(
     while !progress.done.load(Ordering::Relaxed) {
         number += 1;
         let start = Instant::now();
-        let event = if number % 2 == 0 {
+        let event = if number.is_multiple_of(2) {
             read(&client, &key).await
         } else {
             let value = format!("{name}-{number}");
-            let condition = (number % 3 == 0 && seen > 0).then_some(seen);
+            let condition = (number.is_multiple_of(3) && seen > 0).then_some(seen);
             write(&client, &key, value, condition).await
         };
         let Some(event) = event else { continue };

@@ -100,6 +100,11 @@ async fn rounds_of_kills_lose_nothing_and_apply_nothing_twice() {
         histories[register].extend(task.await.unwrap());
     }
     for (register, history) in histories.iter().enumerate() {
+        assert!(
+            history
+                .iter()
+                .any(|seen| matches!(seen.event, Event::Wrote { .. }))
+        );
         if let Err(problem) = history::check(history) {
             panic!(
                 "register {register}, {} operations: {problem}",
@@ -108,6 +113,8 @@ async fn rounds_of_kills_lose_nothing_and_apply_nothing_twice() {
         }
     }
     wait_until_equal(&client, NODES, SHARDS).await;
+    let observed: usize = histories.iter().map(Vec::len).sum();
+    println!("{rounds} kills; increments {totals:?}; {observed} operations on registers");
 }
 
 fn counter_key(counter: usize) -> String {

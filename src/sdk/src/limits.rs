@@ -33,8 +33,10 @@ pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(4);
 pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Redirects followed without a pause.
 pub(crate) const REDIRECTS_MAX: u32 = 2;
-/// How long a node that did not answer is asked only if no other can be.
-pub(crate) const SUSPICION: Duration = Duration::from_secs(1);
+/// How long a node that gave no answer in time is asked only if no other can be.
+pub(crate) const SILENT_SUSPICION: Duration = Duration::from_secs(1);
+/// How long a node that refused the connection is asked only if no other can be.
+pub(crate) const REFUSED_SUSPICION: Duration = Duration::from_millis(100);
 
 /// Operations of one batch in flight at a time.
 pub(crate) const BATCH_IN_FLIGHT_MAX: usize = 256;

@@ -1,6 +1,5 @@
 //! Which node to ask: the cluster map, what is known of leaders, and nodes that did not answer.
 
-use crate::limits::SUSPICION;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::placement::core_of;
 use corelith_wire::{NodeId, ShardId};
@@ -71,9 +70,9 @@ impl Routes {
         }
     }
 
-    /// Notes that `node` did not answer.
-    pub(crate) fn suspect(&mut self, node: NodeId, now: Duration) {
-        self.suspects.insert(node, now + SUSPICION);
+    /// Notes that `node` did not answer: others are preferred to it until then.
+    pub(crate) fn suspect(&mut self, node: NodeId, until: Duration) {
+        self.suspects.insert(node, until);
     }
 
     /// Notes that `node` answered.
@@ -152,6 +151,7 @@ mod tests {
 
     const S: ShardId = ShardId(1);
     const NOW: Duration = Duration::from_secs(5);
+    const LATER: Duration = Duration::from_secs(6);
 
     fn asked(routes: &Routes, after: Option<u64>) -> u64 {
         routes.target(S, after.map(NodeId), NOW).unwrap().node.0
@@ -178,13 +178,12 @@ mod tests {
     fn suspects_come_last_and_only_for_a_while() {
         let mut routes = Routes::new(Arc::new(map(1)));
         routes.leads(S, NodeId(2));
-        routes.suspect(NodeId(2), NOW);
+        routes.suspect(NodeId(2), LATER);
         assert_eq!(asked(&routes, None), 3);
-        routes.suspect(NodeId(3), NOW);
-        routes.suspect(NodeId(4), NOW);
+        routes.suspect(NodeId(3), LATER);
+        routes.suspect(NodeId(4), LATER);
         assert_eq!(asked(&routes, Some(2)), 3, "all are suspects: go around");
-        let later = NOW + SUSPICION;
-        assert_eq!(routes.target(S, None, later).unwrap().node, NodeId(2));
+        assert_eq!(routes.target(S, None, LATER).unwrap().node, NodeId(2));
         routes.trust(NodeId(2));
         assert_eq!(asked(&routes, None), 2);
     }

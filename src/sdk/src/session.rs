@@ -15,7 +15,9 @@
 //! - One opening of a session is under way per shard.
 
 use crate::error::{Cause, Error};
-use crate::limits::{REDIRECTS_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::limits::{
+    REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, SILENT_SUSPICION,
+};
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
 use crate::route::Routes;
@@ -23,6 +25,7 @@ pub use crate::route::Target;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure, Reason};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,8 +190,8 @@ impl Session {
 
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
         operation.cause = cause;
-        if let Some(node) = operation.asked {
-            self.routes.suspect(node, now);
+        if let (Some(node), Some(suspicion)) = (operation.asked, suspicion(cause)) {
+            self.routes.suspect(node, now + suspicion);
         }
     }
 
@@ -416,6 +419,16 @@ impl Session {
     fn up_to(&mut self, longest: Duration) -> Duration {
         let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.next_random() % nanos.max(1))
+    }
+}
+
+/// How long others are preferred to a node after this: long if finding out again takes long. A
+/// connection that broke says little, the attempt to make it anew will tell.
+fn suspicion(cause: Cause) -> Option<Duration> {
+    match cause {
+        Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
+        Cause::Connect(_) | Cause::Handshake(_) => Some(REFUSED_SUSPICION),
+        _ => None,
     }
 }
 

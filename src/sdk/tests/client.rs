@@ -1,0 +1,372 @@
+//! The client against a scripted cluster over real sockets.
+
+#[cfg(test)]
+mod mock;
+
+use corelith_client::{BatchOperation, BatchResult, Bytes, Cause, Client, Error};
+use corelith_wire::handshake::{Status, Welcome};
+use corelith_wire::response::{Failure, Reason};
+use corelith_wire::{HandshakeError, limits};
+use futures_util::TryStreamExt;
+use futures_util::future::join_all;
+use mock::{Act, Mock};
+use std::time::Duration;
+
+#[tokio::test]
+async fn puts_gets_and_deletes() {
+    let mock = Mock::start(3, 4).await;
+    let client = mock.client().await;
+    let first = client.put("key", "one").if_absent().await.unwrap();
+    let entry = client.get("key").await.unwrap();
+    assert_eq!(
+        (entry.value.as_ref(), entry.version),
+        (&b"one"[..], first.version)
+    );
+    let second = client
+        .put("key", "two")
+        .if_version(first.version)
+        .await
+        .unwrap();
+    assert!(second.version > first.version && second.shard == first.shard);
+    let current = Some(second.version);
+    let stale = client.put("key", "three").if_version(first.version).await;
+    assert_eq!(stale, Err(Error::Conflict { current }));
+    assert_eq!(
+        client.put("key", "3").if_absent().await,
+        Err(Error::Conflict { current })
+    );
+    let stale = client.delete("key").if_version(first.version).await;
+    assert_eq!(stale, Err(Error::Conflict { current }));
+    client
+        .delete("key")
+        .if_version(second.version)
+        .await
+        .unwrap();
+    assert_eq!(client.get("key").await, Err(Error::NotFound));
+    let lookup = client.get("key").lookup().await.unwrap();
+    assert_eq!((lookup.entry, lookup.shard), (None, first.shard));
+    let gone = client.put("key", "4").if_version(second.version).await;
+    assert_eq!(gone, Err(Error::Conflict { current: None }));
+}
+
+#[tokio::test]
+async fn limits_are_learned_and_kept() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let limit = client.limits().value_bytes_max;
+    assert_eq!(limit, limits::VALUE_BYTES_MAX as u64);
+    let largest = Bytes::from(vec![7; limits::VALUE_BYTES_MAX]);
+    client.put("large", largest.clone()).await.unwrap();
+    assert_eq!(client.get("large").await.unwrap().value, largest);
+    let too_large = client
+        .put("key", vec![0; limits::VALUE_BYTES_MAX + 1])
+        .await;
+    assert_eq!(too_large, Err(Error::TooLarge { limit }));
+    let long_key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
+    assert!(matches!(
+        client.get(long_key).await,
+        Err(Error::TooLarge { .. })
+    ));
+    assert!(matches!(
+        client.put("", "value").await,
+        Err(Error::Invalid { .. })
+    ));
+    assert_eq!(mock.state().requests, 2);
+}
+
+#[tokio::test]
+async fn scans_merge_the_shards_in_key_order() {
+    let mock = Mock::start(3, 5).await;
+    let client = mock.client().await;
+    let keys: Vec<String> = (0..300).map(|n| format!("a/{n:04}")).collect();
+    let puts = keys
+        .iter()
+        .map(|key| client.put(key.clone(), format!("value of {key}")));
+    for put in join_all(puts.map(IntoFuture::into_future)).await {
+        put.unwrap();
+    }
+    client.put("b/1", "other").await.unwrap();
+    let found: Vec<_> = client.scan("a/").try_collect().await.unwrap();
+    let found_keys: Vec<_> = found.iter().map(|entry| entry.key.clone()).collect();
+    assert_eq!(found_keys, keys);
+    assert!(
+        found
+            .iter()
+            .all(|entry| entry.value.starts_with(b"value of a/"))
+    );
+    let few: Vec<_> = client.scan("a/").limit(11).try_collect().await.unwrap();
+    assert_eq!(few, found[..11]);
+    let range: Vec<_> = client
+        .scan_range("a/0100", "a/0102")
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(range, found[100..102]);
+    let all: Vec<_> = client.scan("").try_collect().await.unwrap();
+    assert_eq!(all.len(), 301);
+    let none: Vec<_> = client.scan("zzz").try_collect().await.unwrap();
+    assert!(none.is_empty());
+}
+
+#[tokio::test]
+async fn batches_give_results_in_order() {
+    let mock = Mock::start(1, 2).await;
+    let client = mock.client().await;
+    client.put("there", "1").await.unwrap();
+    let conditional = BatchOperation::Put(client.put("there", "2").if_absent());
+    let batch = client
+        .batch()
+        .put("new", "3")
+        .with(conditional)
+        .get("there")
+        .get("not there");
+    let results = batch.delete("other").await;
+    assert!(matches!(results[0], Ok(BatchResult::Written(_))));
+    assert!(matches!(results[1], Err(Error::Conflict { .. })));
+    assert!(matches!(&results[2], Ok(BatchResult::Entry(entry)) if entry.value == "1"));
+    assert!(matches!(&results[3], Err(Error::NotFound)));
+    assert!(matches!(results[4], Ok(BatchResult::Written(_))));
+    assert_eq!(results.len(), 5);
+}
+
+#[tokio::test]
+async fn status_lists_nodes_that_do_not_answer_too() {
+    let mut mock = Mock::start(3, 2).await;
+    let client = mock.client().await;
+    mock.stop(2).await;
+    let status = client.status().await.unwrap();
+    assert_eq!(status.map.cluster, mock::CLUSTER.0);
+    let replies: Vec<_> = status.nodes.iter().map(|node| node.reply.is_ok()).collect();
+    assert_eq!(replies, [true, false, true]);
+    assert_eq!(status.nodes[0].reply.as_ref().unwrap().shards.len(), 2);
+}
+
+#[tokio::test]
+async fn redirects_are_followed_and_remembered() {
+    let mock = Mock::start(3, 1).await;
+    mock.state().leaders[0] = 3;
+    let client = mock.client().await;
+    client.put("key", "1").await.unwrap();
+    assert_eq!(
+        mock.state().requests,
+        1,
+        "the opening of the session found the leader"
+    );
+    mock.state().leaders[0] = 2;
+    client.put("key", "2").await.unwrap();
+    client.get("key").await.unwrap();
+    assert_eq!(mock.state().requests, 4);
+}
+
+#[tokio::test]
+async fn whatever_happens_a_write_applies_once() {
+    let unsure = Failure::Unavailable {
+        reason: Reason::LeadershipLost,
+        nothing_done: false,
+    };
+    for act in [
+        Act::DropBefore,
+        Act::DropAfter,
+        Act::Damage,
+        Act::Twice,
+        Act::Forget,
+        Act::Fail(Failure::Throttled { retry_after_ms: 5 }),
+        Act::Fail(Failure::NotLeader { leader: 0 }),
+        Act::Fail(Failure::WrongNode),
+        Act::Fail(Failure::WindowFull),
+        Act::Fail(unsure),
+    ] {
+        let mock = Mock::start(3, 1).await;
+        let client = mock.client().await;
+        client.put("before", "value").await.unwrap();
+        mock.script([act.clone()]);
+        let written = client.put("key", "value").if_absent().await.unwrap();
+        assert_eq!(
+            client.get("key").await.unwrap().version,
+            written.version,
+            "{act:?}"
+        );
+        assert_eq!(mock.state().applied, 2, "{act:?}");
+        assert_eq!(client.get("key").await.unwrap().value, "value", "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_session_went_after_a_loss_is_indeterminate() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    client.put("before", "value").await.unwrap();
+    mock.script([Act::DropAfter, Act::Forget]);
+    let result = client.put("key", "value").await;
+    assert_eq!(
+        result,
+        Err(Error::Indeterminate {
+            cause: Cause::SessionExpired
+        })
+    );
+    assert!(
+        !Error::Indeterminate {
+            cause: Cause::SessionExpired
+        }
+        .is_retryable()
+    );
+    client.put("key", "value").await.unwrap();
+}
+
+#[tokio::test]
+async fn deadlines_are_kept_and_tell_the_truth() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    client.put("before", "value").await.unwrap();
+    let short = Duration::from_millis(80);
+    mock.script([Act::Hold, Act::Hold]);
+    let put = client.put("key", "value").deadline(short).await;
+    assert_eq!(
+        put,
+        Err(Error::Indeterminate {
+            cause: Cause::Timeout
+        })
+    );
+    let get = client.get("key").deadline(short).await;
+    assert_eq!(
+        get,
+        Err(Error::Unavailable {
+            cause: Cause::Timeout
+        })
+    );
+    mock.script([Act::Fail(Failure::Throttled {
+        retry_after_ms: 60_000,
+    })]);
+    let retry_after = Duration::from_secs(60);
+    assert_eq!(
+        client.put("key", "1").await,
+        Err(Error::Throttled { retry_after })
+    );
+    mock.script([Act::Fail(Failure::DiskFull)]);
+    assert_eq!(client.put("key", "1").await, Err(Error::DiskFull));
+    mock.script([Act::Fail(Failure::Corrupt)]);
+    assert_eq!(client.get("key").await, Err(Error::Corrupt));
+    assert_eq!(client.get("key").await, Err(Error::NotFound));
+}
+
+#[tokio::test]
+async fn a_node_that_goes_and_comes_back_is_used_again() {
+    let mut mock = Mock::start(3, 1).await;
+    let client = mock.client().await;
+    client.put("key", "1").await.unwrap();
+    mock.stop(1).await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.put("key", "2").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    mock.restart(1).await;
+    waiting.await.unwrap().unwrap();
+    assert_eq!(client.get("key").await.unwrap().value, "2");
+}
+
+#[tokio::test]
+async fn no_more_is_in_flight_than_the_server_takes() {
+    let mock = Mock::start(1, 1).await;
+    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.in_flight_max = 4);
+    let client = mock.client().await;
+    let puts = (0..200).map(|n| client.put(format!("{n}"), "value").into_future());
+    assert!(join_all(puts).await.iter().all(Result::is_ok));
+    assert!(
+        (2..=4).contains(&mock.state().in_flight_seen),
+        "{}",
+        mock.state().in_flight_seen
+    );
+}
+
+#[tokio::test]
+async fn callers_that_give_up_hold_nobody_back() {
+    let mock = Mock::start(1, 1).await;
+    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.session_window = 2);
+    let client = mock.client().await;
+    client.put("key", "1").await.unwrap();
+    mock.script([Act::Hold, Act::Hold]);
+    let held = ["a", "b"].map(|key| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(key, "held").await })
+    });
+    while mock.state().requests < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.put("c", "2").await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(mock.state().requests, 3, "the window is full");
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn those_who_cannot_be_used_are_named() {
+    let mock = Mock::start(1, 1).await;
+    let connect = |seed: String| async {
+        let deadline = Duration::from_millis(30);
+        Client::builder()
+            .seeds([seed])
+            .connect_deadline(deadline)
+            .connect()
+            .await
+    };
+    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.status = Status::TooOld);
+    let error = connect(mock.seed()).await.unwrap_err();
+    let cause = Cause::Handshake(HandshakeError::TooOld { ours: 1 });
+    assert_eq!(
+        error,
+        Error::NoSeed {
+            seeds: mock.seed(),
+            cause
+        }
+    );
+    let seed = mock.seed();
+    drop(mock);
+    let error = connect(seed).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NoSeed {
+                cause: Cause::Connect(_),
+                ..
+            }
+        ) && error.is_retryable()
+    );
+    assert!(matches!(
+        connect("nowhere".into()).await,
+        Err(Error::Invalid { .. })
+    ));
+    let none: [&str; 0] = [];
+    assert!(matches!(
+        Client::connect(none).await,
+        Err(Error::Invalid { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_share_one_client() {
+    let mock = Mock::start(3, 6).await;
+    let client = mock.client().await;
+    let callers = (0..64).map(|caller| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for n in 0..40 {
+                let key = format!("{caller}/{n}");
+                let written = client.put(key.clone(), key.clone()).await.unwrap();
+                let entry = client.get(key.clone()).await.unwrap();
+                assert_eq!(
+                    (entry.version, entry.value),
+                    (written.version, Bytes::from(key))
+                );
+            }
+        })
+    });
+    for caller in join_all(callers).await {
+        caller.unwrap();
+    }
+    assert_eq!(mock.state().applied, 64 * 40);
+}

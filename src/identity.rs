@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub const FILE_NAME: &str = "node";
 const NEW_FILE_NAME: &str = "node.new";
 const SHARDS_DIR: &str = "shards";
-const MAGIC: &[u8; 8] = b"CLNODE\0\0";
+pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
 const FORMAT_VERSION: u32 = 1;
 const NODES_AT: usize = 48;
 const CRC_AT: usize = BLOCK_SIZE - 4;

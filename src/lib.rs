@@ -4,8 +4,10 @@
 //! meets runs on a core: [`server`](core) → connection → router → handler → group.
 
 mod budget;
+pub mod cli;
 #[cfg(test)]
 mod cluster_tests;
+
 pub mod config;
 mod connection;
 pub mod core;
@@ -14,6 +16,7 @@ pub mod error;
 mod forward;
 mod handler;
 pub mod identity;
+pub mod inspect;
 pub mod limits;
 pub mod node;
 pub mod placement;

@@ -1,0 +1,81 @@
+//! The command line: arguments, and what each command does.
+//!
+//! `node`, `dev` and `inspect` run on this machine; everything else is a client of a cluster and
+//! uses nothing but the SDK.
+
+mod args;
+mod client;
+mod export;
+mod failure;
+mod import;
+mod output;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use args::{Arguments, Command};
+pub use failure::Failure;
+
+use args::Connection;
+use corelith_client::Client;
+use corelith_io::{CoreConfig, CoreHandle};
+use std::future::Future;
+use std::io::Write;
+use std::path::Path;
+
+/// Runs the command and returns the process's exit code.
+pub fn run(arguments: Arguments) -> u8 {
+    let outcome = match arguments.command {
+        Command::Node(node) => crate::node::run(&node.config).map_err(Failure::node),
+        Command::Dev(dev) => crate::dev::run(dev.options()).map_err(Failure::node),
+        Command::Inspect(inspect) => inspect_file(&inspect.file),
+        Command::Client(command) => on_runtime(client::run(arguments.connection, command)),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(Failure::OutputClosed) => 0,
+        Err(failure) => {
+            // Nobody is left to tell if standard error is gone too.
+            let _ = writeln!(std::io::stderr(), "corelith: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::local("start the client's threads", "", source))?
+        .block_on(work)
+}
+
+async fn connect(connection: &Connection) -> Result<Client, Failure> {
+    Client::builder()
+        .seeds(connection.seeds())
+        .deadline(connection.timeout())
+        .connect()
+        .await
+        .map_err(|error| Failure::connecting(connection, error))
+}
+
+/// Prints a file of ours. It is read as a node reads it, on a core of its own.
+fn inspect_file(file: &Path) -> Result<(), Failure> {
+    let core_failed = |source| Failure::Core { source };
+    let (found, finding) = corelith_io::channel(1);
+    let path = file.to_owned();
+    CoreConfig::new("inspect")
+        .start(move || async move {
+            // The receiver waits below.
+            let _ = found.send(crate::inspect::inspect(&path).await).await;
+        })
+        .and_then(CoreHandle::join)
+        .map_err(core_failed)?;
+    match finding.recv_blocking() {
+        Ok(Ok(text)) => output::text(&text),
+        Ok(Err(source)) => Err(Failure::Inspect { source }),
+        Err(closed) => Err(Failure::node(closed)),
+    }
+}

@@ -1,0 +1,44 @@
+//! Printing: keys and values as they are where they can be, escaped where they cannot.
+
+use super::failure::Failure;
+use std::io::{ErrorKind, IsTerminal, Write};
+
+/// `bytes` as text: itself if it is printable UTF-8, otherwise with `\xNN` for what is not
+/// printable ASCII. A backslash is doubled, so that the form is unambiguous.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+/// Prints text.
+pub(super) fn text(text: &str) -> Result<(), Failure> {
+    bytes(text.as_bytes())
+}
+
+/// Prints a value exactly as it is; on a terminal a line end follows it.
+pub(super) fn value(value: &[u8]) -> Result<(), Failure> {
+    bytes(value)?;
+    if std::io::stdout().is_terminal() {
+        text("\n")
+    } else {
+        Ok(())
+    }
+}
+
+fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(closed)
+}
+
+/// The failure of a write to standard output.
+pub(super) fn closed(source: std::io::Error) -> Failure {
+    if source.kind() == ErrorKind::BrokenPipe {
+        Failure::OutputClosed
+    } else {
+        Failure::local("write to standard output", "", source)
+    }
+}

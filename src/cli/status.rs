@@ -1,0 +1,227 @@
+//! `status`: the state of the cluster as tables, or as JSON.
+
+use super::failure::Failure;
+use super::output;
+use corelith_client::{Client, ClusterStatus, NodeStatus, ShardRole, ShardStatus};
+use serde::Serialize;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Prints the state.
+pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
+    let status = client.status().await?;
+    let text = if as_json {
+        json(&status)?
+    } else {
+        tables(&status)
+    };
+    output::text(&text)
+}
+
+fn role(role: ShardRole) -> &'static str {
+    match role {
+        ShardRole::Leader => "leader",
+        ShardRole::Follower => "follower",
+        ShardRole::Candidate => "candidate",
+        ShardRole::Learner => "learner",
+        ShardRole::Down => "down",
+    }
+}
+
+fn address(node: &NodeStatus) -> String {
+    format!("{}:{}", node.node.host, node.node.base_port)
+}
+
+fn tables(status: &ClusterStatus) -> String {
+    let mut nodes = Table::new(&[
+        "NODE", "ADDRESS", "CORES", "VERSION", "UP", "LEADS", "STATE",
+    ]);
+    let mut shards = Table::new(&[
+        "SHARD",
+        "NODE",
+        "CORE",
+        "ROLE",
+        "LEADER",
+        "TERM",
+        "LAST",
+        "COMMITTED",
+        "APPLIED",
+        "CHECKPOINT",
+        "PURGED",
+    ]);
+    let mut rows = Vec::new();
+    for node in &status.nodes {
+        let (id, cores) = (node.node.id.to_string(), node.node.cores.to_string());
+        match &node.reply {
+            Ok(reply) => {
+                let leads = |shard: &&ShardStatus| shard.role == ShardRole::Leader;
+                let uptime = Duration::from_millis(reply.uptime_ms);
+                nodes.row([
+                    id,
+                    address(node),
+                    cores,
+                    reply.version.clone(),
+                    indicatif::HumanDuration(uptime).to_string(),
+                    reply.shards.iter().filter(leads).count().to_string(),
+                    "up".to_owned(),
+                ]);
+                rows.extend(reply.shards.iter().map(|shard| (shard, reply.node)));
+            }
+            Err(cause) => {
+                let unknown = || "-".to_owned();
+                let state = format!("down: {cause}");
+                nodes.row([
+                    id,
+                    address(node),
+                    cores,
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    state,
+                ]);
+            }
+        }
+    }
+    rows.sort_by_key(|(shard, node)| (shard.shard, *node));
+    for (shard, node) in rows {
+        let leader = if shard.leader == 0 {
+            "-".to_owned()
+        } else {
+            shard.leader.to_string()
+        };
+        shards.row([
+            shard.shard.to_string(),
+            node.to_string(),
+            shard.core.to_string(),
+            role(shard.role).to_owned(),
+            leader,
+            shard.term.to_string(),
+            shard.last.to_string(),
+            shard.committed.to_string(),
+            shard.applied.to_string(),
+            shard.checkpointed.to_string(),
+            shard.purged.to_string(),
+        ]);
+    }
+    format!("{}\n{}", nodes.text(), shards.text())
+}
+
+/// A table whose columns are as wide as their longest cell.
+struct Table<const COLUMNS: usize> {
+    rows: Vec<[String; COLUMNS]>,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    fn new(head: &[&str; COLUMNS]) -> Self {
+        Self {
+            rows: vec![head.map(str::to_owned)],
+        }
+    }
+
+    fn row(&mut self, cells: [String; COLUMNS]) {
+        self.rows.push(cells);
+    }
+
+    fn text(&self) -> String {
+        let mut widths = [0; COLUMNS];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                // Writing to a string does not fail.
+                let _ = write!(line, "{cell:<width$}  ");
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[derive(Serialize)]
+struct Cluster<'a> {
+    cluster: String,
+    epoch: u32,
+    shards: usize,
+    nodes: Vec<Node<'a>>,
+}
+
+#[derive(Serialize)]
+struct Node<'a> {
+    id: u64,
+    address: String,
+    cores: u16,
+    up: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uptime_ms: Option<u64>,
+    replicas: Vec<Replica>,
+}
+
+/// Log positions are 0 where there is none yet; `leader` is absent while it is not known.
+#[derive(Serialize)]
+struct Replica {
+    shard: u32,
+    core: u16,
+    role: &'static str,
+    leader: Option<u64>,
+    term: u64,
+    last: u64,
+    committed: u64,
+    applied: u64,
+    checkpoint: u64,
+    purged: u64,
+}
+
+impl From<&ShardStatus> for Replica {
+    fn from(shard: &ShardStatus) -> Self {
+        Self {
+            shard: shard.shard,
+            core: shard.core,
+            role: role(shard.role),
+            leader: (shard.leader != 0).then_some(shard.leader),
+            term: shard.term,
+            last: shard.last,
+            committed: shard.committed,
+            applied: shard.applied,
+            checkpoint: shard.checkpointed,
+            purged: shard.purged,
+        }
+    }
+}
+
+fn json(status: &ClusterStatus) -> Result<String, Failure> {
+    let nodes = status.nodes.iter().map(|node| {
+        let reply = node.reply.as_ref();
+        Node {
+            id: node.node.id,
+            address: address(node),
+            cores: node.node.cores,
+            up: reply.is_ok(),
+            error: reply.err().map(ToString::to_string),
+            version: reply.ok().map(|reply| reply.version.as_str()),
+            uptime_ms: reply.ok().map(|reply| reply.uptime_ms),
+            replicas: reply.map_or_else(
+                |_| Vec::new(),
+                |reply| reply.shards.iter().map(Replica::from).collect(),
+            ),
+        }
+    });
+    let cluster = Cluster {
+        cluster: format!("{:016x}", status.map.cluster),
+        epoch: status.map.epoch,
+        shards: status.map.shards.len(),
+        nodes: nodes.collect(),
+    };
+    serde_json::to_string_pretty(&cluster)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::local("write JSON", "", error.into()))
+}

@@ -1,0 +1,227 @@
+//! Three nodes in a simulated world.
+
+use corelith::config::{ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig};
+use corelith::core::{self, CoreEvent, CoreEventKind};
+use corelith::placement::Placement;
+use corelith_io::sim::{Sim, SimConfig, SimNode};
+use corelith_io::{Receiver, Sender};
+use corelith_shards::NodeId;
+use corelith_wire::map::ClusterMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+const PORT: u16 = 7411;
+
+/// How a simulated cluster is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub nodes: u16,
+    pub cores: u16,
+    pub shards: u32,
+}
+
+struct Member {
+    node: SimNode,
+    config: NodeConfig,
+    /// While its process runs: dropping the senders stops it.
+    running: Option<(Vec<Sender<()>>, Receiver<CoreEvent>)>,
+    ready_cores: u16,
+    ended_cores: u16,
+}
+
+/// A cluster of nodes.
+pub(crate) struct Cluster {
+    pub sim: Sim,
+    /// Where the clients run.
+    pub outside: SimNode,
+    members: Vec<Member>,
+}
+
+impl Cluster {
+    /// Makes the machines and starts all nodes.
+    pub(crate) fn start(seed: u64, config: SimConfig, shape: Shape) -> Self {
+        let sim = Sim::with_config(seed, config);
+        let machines: Vec<SimNode> = (0..shape.nodes).map(|_| sim.add_node()).collect();
+        let outside = sim.add_node();
+        let entries: Vec<NodeEntry> = machines
+            .iter()
+            .map(|node| NodeEntry {
+                id: u64::from(node.number()),
+                host: node.ip().to_string(),
+                port: PORT,
+                cores: shape.cores,
+            })
+            .collect();
+        let members = machines
+            .iter()
+            .map(|node| Member {
+                node: *node,
+                config: configure(*node, shape, &entries),
+                running: None,
+                ready_cores: 0,
+                ended_cores: 0,
+            })
+            .collect();
+        let mut cluster = Self {
+            sim,
+            outside,
+            members,
+        };
+        for at in 0..cluster.members.len() {
+            cluster.restart(at);
+        }
+        cluster
+    }
+
+    /// Number of nodes.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The machine of a node.
+    pub(crate) fn node(&self, at: usize) -> SimNode {
+        self.members[at].node
+    }
+
+    /// The machines of all nodes.
+    pub(crate) fn nodes(&self) -> Vec<SimNode> {
+        self.members.iter().map(|member| member.node).collect()
+    }
+
+    /// Whether the node's process was started and not taken down since.
+    pub(crate) fn is_running(&self, at: usize) -> bool {
+        self.members[at].running.is_some()
+    }
+
+    /// The map that clients go by.
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        Arc::new(placement(&self.members[0].config).cluster_map())
+    }
+
+    /// Starts a node's process.
+    pub(crate) fn restart(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        assert!(member.running.is_none(), "node {} runs already", at + 1);
+        let (events, happened) = corelith_io::channel(2 * usize::from(member.config.cores));
+        let config = member.config.clone();
+        let listen = member.node.address(PORT);
+        let (setups, stops) =
+            core::prepare(config.clone(), placement(&config), listen, "", &events);
+        for (core, setup) in (0..).zip(setups) {
+            self.sim.start(member.node, core, move || core::run(setup));
+        }
+        member.running = Some((stops, happened));
+        member.ready_cores = 0;
+        member.ended_cores = 0;
+    }
+
+    /// Cuts a node's power.
+    pub(crate) fn crash(&mut self, at: usize) {
+        self.sim.crash(self.members[at].node);
+        self.members[at].running = None;
+    }
+
+    /// Kills a node's process.
+    pub(crate) fn kill(&mut self, at: usize) {
+        self.sim.kill(self.members[at].node);
+        self.members[at].running = None;
+    }
+
+    /// Asks a node to stop and waits until it has.
+    pub(crate) fn stop(&mut self, at: usize) {
+        let cores = self.members[at].config.cores;
+        if let Some((stops, _)) = &mut self.members[at].running {
+            stops.clear();
+        }
+        let sim = self.sim.clone();
+        let stopped = sim.run_until(
+            || {
+                let member = &mut self.members[at];
+                collect(member);
+                member.ended_cores == cores
+            },
+            Duration::from_secs(60),
+        );
+        assert!(stopped, "node {} does not stop", at + 1);
+        // What is left of the process ends with it.
+        self.kill(at);
+    }
+
+    /// Waits until all cores of all running nodes serve.
+    pub(crate) fn wait_ready(&mut self, limit: Duration) {
+        let sim = self.sim.clone();
+        let ready = sim.run_until(
+            || {
+                self.members.iter_mut().all(|member| {
+                    collect(member);
+                    member.running.is_none() || member.ready_cores == member.config.cores
+                })
+            },
+            limit,
+        );
+        assert!(ready, "the cluster is not ready after {limit:?}");
+    }
+
+    /// Fails if a running node has ended by itself.
+    pub(crate) fn check_events(&mut self) {
+        self.members.iter_mut().for_each(collect);
+    }
+}
+
+fn collect(member: &mut Member) {
+    let Some((stops, happened)) = &member.running else {
+        return;
+    };
+    while let Some(event) = happened.try_recv() {
+        match event.what {
+            CoreEventKind::Ready => member.ready_cores += 1,
+            CoreEventKind::Ended(Ok(())) if stops.is_empty() => member.ended_cores += 1,
+            CoreEventKind::Ended(outcome) => {
+                panic!(
+                    "core {} of node {} has ended: {outcome:?}",
+                    event.core, event.node
+                )
+            }
+        }
+    }
+}
+
+fn placement(config: &NodeConfig) -> Placement {
+    let resolve = |host: &str, port| {
+        let ip: IpAddr = host.parse().unwrap();
+        Ok::<_, Infallible>(SocketAddr::new(ip, port))
+    };
+    Placement::new(config, resolve).unwrap()
+}
+
+/// Small sizes, so that flushes, checkpoints, new segments and purges happen within a short run.
+fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
+    NodeConfig {
+        id: NodeId(u64::from(node.number())),
+        data_dir: "/data".into(),
+        listen: Listen {
+            host: node.ip().to_string(),
+            port: PORT,
+        },
+        cores: shape.cores,
+        pin: Vec::new(),
+        cluster: ClusterConfig {
+            name: "simulated".to_owned(),
+            shards: shape.shards,
+            replicas: None,
+            nodes: entries.to_vec(),
+        },
+        storage: StorageConfig {
+            memtable_bytes: 64 << 10,
+            segment_bytes: 512 << 10,
+            log_cache_bytes: 128 << 10,
+            block_cache_bytes: 256 << 10,
+        },
+        raft: RaftConfig {
+            heartbeat_ms: 100,
+            election_ms: 600,
+        },
+    }
+}

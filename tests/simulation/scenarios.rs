@@ -1,0 +1,127 @@
+//! The scenarios.
+
+use crate::chaos;
+use crate::client::Client;
+use crate::cluster::{Cluster, Shape};
+use crate::seeds;
+use bytes::Bytes;
+use corelith_io::sim::SimConfig;
+use corelith_wire::request::Condition;
+use corelith_wire::response::Answer;
+use std::time::Duration;
+
+const WITHIN: Duration = Duration::from_secs(10);
+const SHAPE: Shape = Shape {
+    nodes: 3,
+    cores: 1,
+    shards: 3,
+};
+
+#[test]
+fn random_faults_leave_every_history_explainable() {
+    for seed in seeds(20) {
+        let report = chaos::run(seed, 12);
+        assert!(
+            report.done > 50,
+            "seed {seed}: too little happened: {report:?}"
+        );
+    }
+}
+
+#[test]
+fn a_seed_repeats_exactly() {
+    for seed in seeds(20).take(20) {
+        let (first, second) = (chaos::run(seed, 4), chaos::run(seed, 4));
+        assert_eq!(first, second, "seed {seed} does not repeat");
+    }
+}
+
+#[test]
+fn data_survives_a_power_cut_of_the_whole_cluster() {
+    for seed in seeds(3) {
+        let mut cluster = Cluster::start(seed, SimConfig::default(), SHAPE);
+        cluster.wait_ready(WITHIN);
+        let map = cluster.map();
+        let versions = cluster.sim.block_on(cluster.outside, async move {
+            let mut client = Client::new(map);
+            let mut versions = Vec::new();
+            for n in 0..200u32 {
+                let (key, value) = (
+                    Bytes::from(format!("k{n}")),
+                    Bytes::from(vec![n as u8; 900]),
+                );
+                match client.put(key, value, Condition::Any, WITHIN).await {
+                    Ok(Answer::Written { version, .. }) => versions.push(version),
+                    other => panic!("seed {seed}: put {n}: {other:?}"),
+                }
+            }
+            versions
+        });
+        for at in 0..cluster.len() {
+            cluster.crash(at);
+        }
+        for at in 0..cluster.len() {
+            cluster.restart(at);
+        }
+        cluster.wait_ready(WITHIN);
+        let map = cluster.map();
+        cluster.sim.block_on(cluster.outside, async move {
+            let mut client = Client::new(map);
+            for (n, expected) in versions.into_iter().enumerate() {
+                match client.get(Bytes::from(format!("k{n}")), WITHIN).await {
+                    Ok(Answer::Value { version, value, .. }) => {
+                        assert_eq!(version, expected, "seed {seed}: key {n}");
+                        assert_eq!(value, vec![n as u8; 900], "seed {seed}: key {n}");
+                    }
+                    other => panic!("seed {seed}: get {n}: {other:?}"),
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_node_stops_in_order_and_comes_back() {
+    let mut cluster = Cluster::start(7, SimConfig::default(), SHAPE);
+    cluster.wait_ready(WITHIN);
+    for at in 0..cluster.len() {
+        cluster.stop(at);
+        let map = cluster.map();
+        cluster.sim.block_on(cluster.outside, async move {
+            let mut client = Client::new(map);
+            for n in 0..20 {
+                let key = Bytes::from(format!("k{n}"));
+                let put = client
+                    .put(key, Bytes::from_static(b"v"), Condition::Any, WITHIN)
+                    .await;
+                assert!(matches!(put, Ok(Answer::Written { .. })), "{put:?}");
+            }
+        });
+        cluster.restart(at);
+        cluster.wait_ready(WITHIN);
+    }
+}
+
+#[test]
+fn a_minority_neither_reads_nor_writes() {
+    let mut cluster = Cluster::start(11, SimConfig::default(), SHAPE);
+    cluster.wait_ready(WITHIN);
+    cluster.crash(1);
+    cluster.crash(2);
+    // Longer than any lease.
+    cluster.sim.run_for(Duration::from_secs(3));
+    let map = cluster.map();
+    cluster.sim.block_on(cluster.outside, async move {
+        let mut client = Client::new(map);
+        for n in 0..6 {
+            let key = Bytes::from(format!("k{n}"));
+            let get = client.get(key.clone(), Duration::from_secs(1)).await;
+            assert!(get.is_err(), "{get:?}");
+            let value = Bytes::from_static(b"v");
+            let put = client
+                .put(key, value, Condition::Any, Duration::from_secs(1))
+                .await;
+            assert!(put.is_err(), "{put:?}");
+        }
+    });
+}

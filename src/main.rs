@@ -5,10 +5,13 @@ use corelith::cli::{Arguments, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless the user says otherwise: openraft reports every vote that is refused.
+const LOG_DEFAULT: &str = "warn,openraft=error";
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = match arguments.log.as_deref().map(EnvFilter::try_new).transpose() {
-        Ok(filter) => filter.unwrap_or_else(|| EnvFilter::new("warn")),
+        Ok(filter) => filter.unwrap_or_else(|| EnvFilter::new(LOG_DEFAULT)),
         Err(error) => {
             eprintln!("corelith: --log is no filter: {error}");
             return ExitCode::from(2);

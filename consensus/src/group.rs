@@ -35,8 +35,8 @@ use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term
 use futures_util::FutureExt;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::type_config::alias::WatchReceiverOf;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
+use openraft::type_config::alias::WatchReceiverOf;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -317,7 +317,11 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.inner.server.borrow_watched().current_leader.map(NodeId)
+        self.inner
+            .server
+            .borrow_watched()
+            .current_leader
+            .map(NodeId)
     }
 
     /// Where the replica stands.

@@ -2,9 +2,7 @@
 
 use crate::convert;
 use crate::lease::Lease;
-use crate::limits::{
-    APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT,
-};
+use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT};
 use crate::link::Link;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::types::{AppendRequest, LogId, Types, Vote, VoteRequest, VoteResponse};
@@ -15,9 +13,7 @@ use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::entry::RaftEntry;
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
@@ -168,7 +164,11 @@ impl Peer {
         })
     }
 
-    async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot) -> Result<Vote, StreamingError<Types>> {
+    async fn send_snapshot(
+        &self,
+        vote: &Vote,
+        snapshot: Snapshot,
+    ) -> Result<Vote, StreamingError<Types>> {
         let SnapshotData::Local(mut pieces) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot is not sent on").into());
         };
@@ -182,7 +182,8 @@ impl Peer {
                 })
                 .map_err(unreachable)
         };
-        self.answer(ask(kinds::SNAPSHOT_BEGIN, self.timeout)?).await?;
+        self.answer(ask(kinds::SNAPSHOT_BEGIN, self.timeout)?)
+            .await?;
         let mut in_flight = VecDeque::new();
         while let Some(piece) = pieces
             .next_piece()
@@ -205,7 +206,9 @@ impl Peer {
         for asked in in_flight {
             self.answer(asked).await?;
         }
-        let end = self.answer(ask(kinds::SNAPSHOT_END, INSTALL_LIMIT)?).await?;
+        let end = self
+            .answer(ask(kinds::SNAPSHOT_END, INSTALL_LIMIT)?)
+            .await?;
         let vote = peer::parse_snapshot_reply(&end).map_err(malformed)?;
         Ok(convert::vote(vote))
     }
@@ -235,10 +238,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> BoxFuture<
         's,
-        Result<
-            BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>,
-            RPCError<Types>,
-        >,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
     >
     where
         S: Stream<Item = AppendRequest> + Unpin + 'static,

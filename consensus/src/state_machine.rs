@@ -207,7 +207,9 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<types::LeaderId, u64, (), SnapshotData>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<Snapshot<types::LeaderId, u64, (), SnapshotData>>> {
         snapshot::take(&self.engine)
     }
 }

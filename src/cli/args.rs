@@ -21,7 +21,7 @@ Without --connect and CORELITH_SEEDS, clients talk to the cluster of `corelith d
 
 /// A strongly consistent, sharded key-value store.
 #[derive(Debug, Parser)]
-#[command(name = "corelith", version, about, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "corelith", version, about, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Where the cluster is.
     #[command(flatten)]

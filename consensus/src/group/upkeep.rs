@@ -171,7 +171,8 @@ impl Inner {
             .heartbeat
             .as_ref()
             .and_then(|heartbeat| heartbeat.get(&node.0).copied().flatten());
-        let lag = data.last_log.next_index() - matching.next_index().min(data.last_log.next_index());
+        let lag =
+            data.last_log.next_index() - matching.next_index().min(data.last_log.next_index());
         let recently = answered.is_some_and(|answered| {
             corelith_io::now() - answered.into_inner().0 < self.options.election_timeout_max
         });

@@ -124,10 +124,7 @@ impl<T> rt::watch::WatchSender<Watch, T> for WatchSender<T> {
 
 impl<T> rt::watch::WatchReceiver<Watch, T> for WatchReceiver<T> {
     async fn changed(&mut self) -> Result<(), rt::watch::RecvError> {
-        self.0
-            .changed()
-            .await
-            .map_err(|_| rt::watch::RecvError(()))
+        self.0.changed().await.map_err(|_| rt::watch::RecvError(()))
     }
 
     fn borrow_watched(&self) -> Ref<'_, T> {

@@ -70,7 +70,11 @@ impl Outbox {
 
     /// Ends the frame; its first `body_len` bytes after the header are the body.
     pub(crate) fn seal_mixed(&mut self, frame: MixedFrame, body_len: usize) {
-        let MixedFrame { start, detached, detached_bytes } = frame;
+        let MixedFrame {
+            start,
+            detached,
+            detached_bytes,
+        } = frame;
         let len = self.len() - detached_bytes - start - HEADER_BYTES;
         self.patch(start, len);
         self.patch(start + 12, body_len);

@@ -26,9 +26,9 @@ mod retention;
 mod runtime;
 mod snapshot;
 mod state_machine;
-mod types;
 #[cfg(test)]
 mod tests;
+mod types;
 
 pub use command::{Outcome, WriteReply};
 pub use error::{GroupError, OpenError};

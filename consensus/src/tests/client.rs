@@ -68,10 +68,7 @@ impl Client {
     }
 
     /// Asks nodes in turn until one answers or it is told to stop.
-    async fn ask<T>(
-        &mut self,
-        make: impl Fn(Sender<Result<T, GroupError>>) -> Ask,
-    ) -> Option<T> {
+    async fn ask<T>(&mut self, make: impl Fn(Sender<Result<T, GroupError>>) -> Ask) -> Option<T> {
         while !self.stop.get() {
             let door = self.doors.borrow()[self.target].clone();
             let (reply, answer) = channel(1);
@@ -86,8 +83,12 @@ impl Client {
             match answer {
                 Some(Ok(Ok(answer))) => return Some(answer),
                 Some(Ok(Err(
-                    GroupError::NotLeader { leader: Some(leader) }
-                    | GroupError::LeadershipLost { leader: Some(leader) },
+                    GroupError::NotLeader {
+                        leader: Some(leader),
+                    }
+                    | GroupError::LeadershipLost {
+                        leader: Some(leader),
+                    },
                 ))) => self.target = leader.0 as usize - 1,
                 _ => self.target = (self.target + 1) % 3,
             }
@@ -100,9 +101,7 @@ impl Client {
         if let Some(session) = self.session {
             return Some(session);
         }
-        let opened: WriteReply = self
-            .ask(|reply| Ask::Open(ShardId(0), reply))
-            .await?;
+        let opened: WriteReply = self.ask(|reply| Ask::Open(ShardId(0), reply)).await?;
         let Outcome::SessionOpened { session } = opened.outcome else {
             panic!("{opened:?}");
         };

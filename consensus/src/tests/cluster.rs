@@ -51,7 +51,7 @@ impl Cluster {
             groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             nodes,
             outside,
-            options: options,
+            options,
             shards,
             memtable_bytes: 1 << 20,
         }
@@ -145,15 +145,29 @@ impl Cluster {
     /// Runs until `condition` holds.
     pub(super) fn wait(&self, what: &str, condition: impl FnMut() -> bool) {
         let limit = Duration::from_secs(60);
-        assert!(self.sim.run_until(condition, limit), "not in {limit:?}: {what}");
+        assert!(
+            self.sim.run_until(condition, limit),
+            "not in {limit:?}: {what}"
+        );
     }
 
     /// All keys and values of a node's shard with their versions.
     pub(super) fn content(&self, at: usize, shard: ShardId) -> Vec<(Bytes, Found)> {
-        let engine = self.groups(at).unwrap().group(shard).unwrap().engine().clone();
+        let engine = self
+            .groups(at)
+            .unwrap()
+            .group(shard)
+            .unwrap()
+            .engine()
+            .clone();
         self.sim.block_on(self.nodes[at], async move {
             let page = engine
-                .scan(&corelith_shards::ScanRange::default(), None, 1_000_000, usize::MAX)
+                .scan(
+                    &corelith_shards::ScanRange::default(),
+                    None,
+                    1_000_000,
+                    usize::MAX,
+                )
                 .await
                 .unwrap();
             assert!(!page.more);
@@ -169,7 +183,9 @@ impl Cluster {
         for shard in (0..self.shards).map(ShardId) {
             let applied = |at: usize| {
                 let status = self.groups(at)?.group(shard)?.status();
-                status.applied.filter(|applied| Some(*applied) == status.last_log)
+                status
+                    .applied
+                    .filter(|applied| Some(*applied) == status.last_log)
             };
             self.wait("all replicas apply the same", || {
                 let first = applied(0);
@@ -177,7 +193,11 @@ impl Cluster {
             });
             let first = self.content(0, shard);
             for at in 1..self.nodes.len() {
-                assert_eq!(first, self.content(at, shard), "replica {at} of {shard} differs");
+                assert_eq!(
+                    first,
+                    self.content(at, shard),
+                    "replica {at} of {shard} differs"
+                );
             }
         }
     }
@@ -225,7 +245,10 @@ impl Node {
                 .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
                 .collect();
             let preferred = members[0];
-            groups.open(opened, shard, members, preferred).await.unwrap();
+            groups
+                .open(opened, shard, members, preferred)
+                .await
+                .unwrap();
         }
         groups
     }

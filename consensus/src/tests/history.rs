@@ -60,9 +60,11 @@ impl Done {
     fn position(&self) -> Option<u64> {
         match self {
             Self::Wrote { version, .. } => Some(*version),
-            Self::Read { point, found, .. } => {
-                Some(found.as_ref().map_or(*point, |(_, version)| *point.max(version)))
-            }
+            Self::Read { point, found, .. } => Some(
+                found
+                    .as_ref()
+                    .map_or(*point, |(_, version)| *point.max(version)),
+            ),
             Self::Refused { .. } => None,
         }
     }
@@ -109,7 +111,10 @@ impl History {
                     (key, value)
                 ));
             }
-            by_key.entry(key).or_default().insert(version, value.clone());
+            by_key
+                .entry(key)
+                .or_default()
+                .insert(version, value.clone());
         }
         self.check_values_are_written(&by_key)?;
         Ok(by_key)
@@ -241,7 +246,12 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn wrote(time: (u64, u64), text: &'static str, version: u64, expected: Option<u64>) -> Operation {
+    fn wrote(
+        time: (u64, u64),
+        text: &'static str,
+        version: u64,
+        expected: Option<u64>,
+    ) -> Operation {
         let done = Done::Wrote {
             key: 0,
             value: value(text),
@@ -295,8 +305,14 @@ mod tests {
         let cases: [(&str, Vec<Operation>); 8] = [
             ("stale read", vec![a(), read((11, 12), None, 4)]),
             ("missed write", vec![a(), read((11, 12), None, 6)]),
-            ("two values of a version", vec![a(), wrote((0, 10), "b", 5, None)]),
-            ("written out of nowhere", vec![read((0, 1), Some(("x", 3)), 3)]),
+            (
+                "two values of a version",
+                vec![a(), wrote((0, 10), "b", 5, None)],
+            ),
+            (
+                "written out of nowhere",
+                vec![read((0, 1), Some(("x", 3)), 3)],
+            ),
             (
                 "applied twice",
                 vec![a(), read((11, 12), Some(("a", 9)), 9)],
@@ -307,7 +323,11 @@ mod tests {
             ),
             (
                 "a condition that did not hold",
-                vec![a(), wrote((0, 20), "b", 7, None), wrote((0, 20), "c", 8, Some(5))],
+                vec![
+                    a(),
+                    wrote((0, 20), "b", 7, None),
+                    wrote((0, 20), "c", 8, Some(5)),
+                ],
             ),
             (
                 "reads going back",

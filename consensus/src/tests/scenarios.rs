@@ -17,7 +17,11 @@ fn applied(outcome: Outcome) -> LogIndex {
 fn a_new_cluster_elects_its_preferred_leader_and_keeps_what_is_written() {
     let cluster = Cluster::started(1);
     assert_eq!(cluster.wait_leader(), 0, "the preferred leader");
-    assert!(cluster.sim.now() < Duration::from_secs(2), "{:?}", cluster.sim.now());
+    assert!(
+        cluster.sim.now() < Duration::from_secs(2),
+        "{:?}",
+        cluster.sim.now()
+    );
     let session = cluster.open_session(0);
     let reply = cluster
         .write(0, put(session, 1, Condition::Any, "k", "v"))
@@ -130,7 +134,9 @@ fn the_lead_goes_back_to_the_preferred_node() {
     cluster.crash(0);
     assert_ne!(cluster.wait_leader(), 0);
     cluster.start(0);
-    cluster.wait("the preferred node leads again", || cluster.leader() == Some(0));
+    cluster.wait("the preferred node leads again", || {
+        cluster.leader() == Some(0)
+    });
     // It stays so.
     cluster.sim.run_for(Duration::from_secs(10));
     assert_eq!(cluster.leader(), Some(0));
@@ -255,7 +261,9 @@ fn reads_stale_after_a_restart(seed: u64, planted: bool) -> bool {
     let limit = Duration::from_millis(900);
     let elected = |at| {
         let group = cluster.groups(at)?.group(ShardId(0))?;
-        cluster.sim.enter(cluster.nodes[at], || group.try_read_point())
+        cluster
+            .sim
+            .enter(cluster.nodes[at], || group.try_read_point())
     };
     let soon = cluster.sim.run_until(
         || elected(rival).is_some() || elected(voter).is_some(),
@@ -264,7 +272,11 @@ fn reads_stale_after_a_restart(seed: u64, planted: bool) -> bool {
     if !soon {
         return false;
     }
-    let new = if elected(rival).is_some() { rival } else { voter };
+    let new = if elected(rival).is_some() {
+        rival
+    } else {
+        voter
+    };
     write(new, 2, "new");
     elected(leader).is_some()
 }

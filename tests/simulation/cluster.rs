@@ -218,6 +218,7 @@ fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
             segment_bytes: 512 << 10,
             log_cache_bytes: 128 << 10,
             block_cache_bytes: 256 << 10,
+            catch_up_bytes: 256 << 10,
         },
         raft: RaftConfig {
             heartbeat_ms: 100,

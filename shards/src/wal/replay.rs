@@ -86,6 +86,7 @@ impl Replay {
         let state = State::decode(payload).ok_or("the state of a segment cannot be read")?;
         if header.flags & FLAG_RECOVERED != 0 {
             self.drop_pending();
+            self.drop_orphan(&state);
         }
         match state == self.state() {
             true => Ok(()),
@@ -167,6 +168,19 @@ impl Replay {
         if let Some(pending) = self.pending.take() {
             self.index.drop_after(pending.before);
         }
+    }
+
+    /// As [`Replay::drop_pending`], for an entry that began in a segment that is gone: nothing has
+    /// begun since, and the recovery that dropped it tells what was left.
+    fn drop_orphan(&mut self, state: &State) {
+        let left = state.last.map(|id| id.index);
+        if self.orphans && left < self.index.range().last.map(|id| id.index) {
+            self.index.drop_after(state.last);
+            self.missing = self
+                .missing
+                .min(left.filter(|_| left > state.purged.map(|id| id.index)));
+        }
+        self.orphans = false;
     }
 
     /// Ends the replay: an entry of which the end is missing was never acknowledged.

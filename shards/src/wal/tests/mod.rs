@@ -1,5 +1,6 @@
 //! Tests of the whole log.
 
+mod crash;
 mod model;
 
 use super::{Entry, LogOptions, Vote};

@@ -350,6 +350,8 @@ impl Walk<'_> {
     fn give_up_empty(&mut self) {
         if let [.., _, (at, number, _)] = *self.ends.as_slice()
             && self.next_number == number + 1
+            // A file that is not free yet would otherwise prove the loss of the start just given up.
+            && self.evidence.flushed_up_to <= number
             && let Some(begun) = self.files.get(at).and_then(|file| file.begun)
         {
             self.next_number = number;
@@ -385,8 +387,9 @@ impl Walk<'_> {
                 lost_start = Some(&file.path);
             }
         }
-        let known = self.evidence.flushed_up_to.max(beyond.flushed_up_to);
-        if known <= self.next_number {
+        let known = &mut self.evidence.flushed_up_to;
+        *known = beyond.flushed_up_to.max(*known);
+        if *known <= self.next_number {
             return Ok(beyond.blocks);
         }
         let what = "an acknowledged block is damaged or missing";

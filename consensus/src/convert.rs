@@ -59,15 +59,14 @@ pub(crate) fn append(request: AppendRequest) -> (AppendHead, impl Iterator<Item 
 
 /// A received append request; `None` if an entry is out of place or a membership malformed.
 pub(crate) fn append_request(head: &AppendHead, entries: Vec<PeerEntry>) -> Option<AppendRequest> {
-    let mut next = head.before.map_or(0, |before| before.index + 1);
+    let first = head.before.map_or(0, |before| before.index + 1);
     let mut taken = Vec::with_capacity(entries.len());
-    for PeerEntry { id, kind, body } in entries {
+    for (expected, PeerEntry { id, kind, body }) in (first..).zip(entries) {
         let malformed =
             kind == crate::command::kind::MEMBERSHIP && membership::decode(&body).is_none();
-        if id.index != next || malformed {
+        if id.index != expected || malformed {
             return None;
         }
-        next += 1;
         taken.push(Entry::new(log_id(id), Payload { kind, body }));
     }
     Some(AppendRequest {

@@ -25,7 +25,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 /// One connection of a peer.
 struct Server {
@@ -133,7 +132,7 @@ impl Server {
     fn start(work: impl Future<Output = ()> + 'static) {
         let mut work = Box::pin(work);
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        if let Poll::Pending = work.as_mut().poll(&mut context) {
+        if work.as_mut().poll(&mut context).is_pending() {
             drop(corelith_io::spawn(work));
         }
     }
@@ -329,7 +328,7 @@ async fn install(
             last_log_id: applied.map(types::log_id),
             last_membership: stored_membership(membership).ok()?,
         },
-        snapshot: SnapshotData::Received(writer),
+        snapshot: SnapshotData::Received(Box::new(writer)),
     };
     let installed = group
         .raft()

@@ -15,9 +15,9 @@ pub(crate) type Snapshot = openraft::storage::Snapshot<types::LeaderId, u64, (),
 /// What openraft hands around as a snapshot.
 pub(crate) enum SnapshotData {
     /// Of this replica's engine, to be sent.
-    Local(shards::Snapshot),
+    Local(Box<shards::Snapshot>),
     /// Received from a peer and finished, to be installed.
-    Received(SnapshotWriter),
+    Received(Box<SnapshotWriter>),
 }
 
 /// Takes a snapshot of the engine as of its last checkpoint, beyond which the log is not purged;
@@ -36,7 +36,7 @@ pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
             last_log_id: applied.map(types::log_id),
             last_membership: stored_membership(membership)?,
         },
-        snapshot: SnapshotData::Local(snapshot),
+        snapshot: SnapshotData::Local(Box::new(snapshot)),
     }))
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
 /// The engine's storage failed.
 pub(crate) async fn install(engine: &Engine, data: SnapshotData) -> io::Result<()> {
     let writer = match data {
-        SnapshotData::Received(writer) => writer,
+        SnapshotData::Received(writer) => *writer,
         SnapshotData::Local(mut snapshot) => {
             let mut writer = engine.receive_snapshot().await.map_err(io_error)?;
             while let Some(piece) = snapshot.next_piece().await.map_err(io_error)? {
@@ -88,7 +88,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotSource {
             Some(snapshot) => Ok(snapshot),
             None => Ok(Snapshot {
                 meta: SnapshotMeta::default(),
-                snapshot: SnapshotData::Local(self.engine.checkpoint_snapshot()),
+                snapshot: SnapshotData::Local(Box::new(self.engine.checkpoint_snapshot())),
             }),
         }
     }

@@ -68,7 +68,7 @@ fn appends_read_back_whatever_the_sizes() {
         &[],
         &[Bytes::new()],
         &[small.clone(), large.clone(), small.clone()],
-        &[large.clone()],
+        std::slice::from_ref(&large),
         &[large.clone(), large.clone()],
         &[small.clone(), large.clone()],
     ];

@@ -141,8 +141,9 @@ impl Group {
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
         let brand_new = log.vote().is_none() && log.range().last.is_none();
+        let promised = !brand_new && members.len() > 1;
         let embargo_until =
-            embargo(&options, brand_new).then(|| corelith_io::now() + options.embargo());
+            embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
@@ -380,15 +381,16 @@ impl Group {
     }
 }
 
-/// Whether a replica that starts must keep quiet for a while; see the module.
-fn embargo(options: &Options, brand_new: bool) -> bool {
+/// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
+/// to vote; see the module.
+fn embargo(options: &Options, promised: bool) -> bool {
     #[cfg(any(test, feature = "planted"))]
     if options.planted.vote_after_restart {
         return false;
     }
     #[cfg(not(any(test, feature = "planted")))]
     let _ = options;
-    !brand_new
+    promised
 }
 
 impl Inner {

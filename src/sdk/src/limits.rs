@@ -42,14 +42,18 @@ pub(crate) const REFUSED_SUSPICION: Duration = Duration::from_millis(100);
 pub(crate) const BATCH_IN_FLIGHT_MAX: usize = 256;
 /// Items asked for in one page of a scan.
 pub(crate) const SCAN_PAGE_ITEMS: u32 = 1024;
-/// Bytes asked for in one page of a scan.
-pub(crate) const SCAN_PAGE_BYTES: u32 = 256 * 1024;
+/// Bytes asked for in the pages of all shards together.
+pub(crate) const SCAN_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
+/// Bytes asked for in one page of a scan: least and most.
+pub(crate) const SCAN_PAGE_BYTES_MIN: u32 = 16 * 1024;
+/// See [`SCAN_PAGE_BYTES_MIN`].
+pub(crate) const SCAN_PAGE_BYTES_MAX: u32 = 256 * 1024;
 /// Pages of one scan on their way at a time.
 pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 
 const _: () = {
     assert!(SCAN_PAGE_ITEMS as usize <= corelith_wire::limits::SCAN_ITEMS_MAX);
-    assert!(SCAN_PAGE_BYTES as usize <= corelith_wire::limits::SCAN_PAGE_BYTES_MAX);
+    assert!(SCAN_PAGE_BYTES_MAX as usize <= corelith_wire::limits::SCAN_PAGE_BYTES_MAX);
     assert!(ATTEMPT_TIMEOUT.as_millis() < DEADLINE.as_millis());
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());

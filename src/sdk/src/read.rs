@@ -6,12 +6,13 @@ use crate::operation::Request;
 use crate::write::check_key;
 use bytes::Bytes;
 use corelith_wire::response::{Answer, ReplyMeta};
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
 /// A key with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
     /// The key.
@@ -20,6 +21,20 @@ pub struct Entry {
     pub value: Bytes,
     /// Its version: give it to `if_version` to change the key only if nobody else did.
     pub version: u64,
+}
+
+impl fmt::Debug for Entry {
+    /// Shows the beginning of the value only: it may have millions of bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_BYTES: usize = 64;
+        let shown = self.value.slice(..self.value.len().min(SHOWN_BYTES));
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .field("value_len", &self.value.len())
+            .field("value", &shown)
+            .finish()
+    }
 }
 
 /// What a read saw, and where in the shard's history.

@@ -6,7 +6,9 @@
 
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::limits::{SCAN_FETCHES_MAX, SCAN_PAGE_BYTES, SCAN_PAGE_ITEMS};
+use crate::limits::{
+    SCAN_BUFFER_BYTES, SCAN_FETCHES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_BYTES_MIN, SCAN_PAGE_ITEMS,
+};
 use crate::operation::Request;
 use crate::read::Entry;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -49,6 +51,8 @@ pub struct Scan {
     /// The first key of every part that has items at hand, with the part's place.
     heads: BinaryHeap<Reverse<(Bytes, usize)>>,
     fetching: usize,
+    /// Whether some part should be asked for a page that is not on its way.
+    hungry: bool,
     ended: bool,
 }
 
@@ -92,6 +96,7 @@ impl Scan {
             parts,
             heads,
             fetching: 0,
+            hungry: true,
             ended: false,
         }
     }
@@ -108,6 +113,12 @@ impl Scan {
         self
     }
 
+    /// Every shard has a page at hand, and one on its way at times: many shards get small pages.
+    fn page_bytes(&self) -> u32 {
+        let shards = u32::try_from(self.parts.len()).unwrap_or(u32::MAX).max(1);
+        (SCAN_BUFFER_BYTES / shards).clamp(SCAN_PAGE_BYTES_MIN, SCAN_PAGE_BYTES_MAX)
+    }
+
     fn fetch(&self, part: &Part) -> Fetch {
         let items = u32::try_from(self.limit)
             .unwrap_or(u32::MAX)
@@ -117,7 +128,7 @@ impl Scan {
             start: part.start.clone(),
             end: self.end.clone(),
             limit_items: items,
-            max_bytes: SCAN_PAGE_BYTES,
+            max_bytes: self.page_bytes(),
             at_version: part.at_version,
         };
         let (client, deadline) = (self.client.clone(), self.deadline);
@@ -134,14 +145,14 @@ impl Scan {
     /// Starts and polls fetches. `Ok(true)` if every part shows its first item or has none.
     fn advance(&mut self, context: &mut Context<'_>) -> Result<bool> {
         let mut complete = true;
+        self.hungry = false;
         for at in 0..self.parts.len() {
             let Some(part) = self.parts.get(at) else {
                 break;
             };
-            // The next page is fetched while the last quarter of the one at hand is given out.
-            let low = part.items.len() < SCAN_PAGE_ITEMS as usize / 4;
-            let wanted = part.more && part.fetch.is_none() && low;
+            let wanted = self.wants_page(part);
             let started = (wanted && self.fetching < SCAN_FETCHES_MAX).then(|| self.fetch(part));
+            self.hungry |= wanted && started.is_none();
             let Some(part) = self.parts.get_mut(at) else {
                 break;
             };
@@ -155,6 +166,7 @@ impl Scan {
                 part.fetch = None;
                 self.fetching -= 1;
                 part.take(page?)?;
+                self.hungry = true;
             }
             if !part.listed {
                 match part.items.front() {
@@ -167,6 +179,14 @@ impl Scan {
             }
         }
         Ok(complete)
+    }
+
+    /// Whether the next page of `part` should be on its way: while little of the last one is left,
+    /// and less than what may still be given.
+    fn wants_page(&self, part: &Part) -> bool {
+        let left = part.items.len();
+        let low = left < SCAN_PAGE_ITEMS as usize / 4 && (left as u64) < self.limit;
+        part.more && part.fetch.is_none() && low
     }
 
     /// The smallest key of all parts.
@@ -183,20 +203,13 @@ impl Scan {
         } else {
             part.listed = false;
         }
+        self.limit -= 1;
+        self.hungry |= self.parts.get(at).is_some_and(|part| self.wants_page(part));
         Some(Entry {
             key,
             value,
             version,
         })
-    }
-
-    /// Whether some part has nothing at hand but may have more, or its next page should be fetched.
-    fn wants_pages(&self) -> bool {
-        self.fetching > 0
-            || self
-                .parts
-                .iter()
-                .any(|part| part.more && part.items.is_empty())
     }
 }
 
@@ -239,9 +252,11 @@ impl Stream for Scan {
         if this.ended || this.limit == 0 {
             return Poll::Ready(None);
         }
-        if this.wants_pages() {
+        while this.hungry || this.fetching > 0 {
             match this.advance(context) {
-                Ok(true) => {}
+                Ok(true) => break,
+                // A fetch that ended made room for one that was held back.
+                Ok(false) if this.hungry && this.fetching < SCAN_FETCHES_MAX => {}
                 Ok(false) => return Poll::Pending,
                 Err(error) => {
                     this.ended = true;
@@ -250,10 +265,7 @@ impl Stream for Scan {
             }
         }
         let entry = this.next_entry();
-        match &entry {
-            Some(_) => this.limit -= 1,
-            None => this.ended = true,
-        }
+        this.ended = entry.is_none();
         Poll::Ready(entry.map(Ok))
     }
 }

@@ -109,6 +109,20 @@ async fn scans_merge_the_shards_in_key_order() {
 }
 
 #[tokio::test]
+async fn scans_of_many_shards_fetch_a_few_at_a_time() {
+    let mock = Mock::start(1, 40).await;
+    let client = mock.client().await;
+    let keys: Vec<String> = (0..1500).map(|n| format!("{n:04}")).collect();
+    let mut batch = client.batch();
+    for key in &keys {
+        batch = batch.put(key.clone(), "value");
+    }
+    assert!(batch.await.iter().all(Result::is_ok));
+    let found: Vec<_> = client.scan("").try_collect().await.unwrap();
+    assert!(found.iter().map(|entry| &entry.key).eq(&keys));
+}
+
+#[tokio::test]
 async fn batches_give_results_in_order() {
     let mock = Mock::start(1, 2).await;
     let client = mock.client().await;

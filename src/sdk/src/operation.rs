@@ -71,6 +71,9 @@ pub struct Operation {
     pub(crate) doubt: bool,
     /// The node that was asked last.
     pub(crate) asked: Option<NodeId>,
+    /// The node that was asked last because it was its turn, not because it was said to lead: where
+    /// the round goes on when what was said turns out wrong.
+    pub(crate) turn: Option<NodeId>,
     /// Redirects followed since the last pause.
     pub(crate) redirects: u32,
     /// Pauses made so far.

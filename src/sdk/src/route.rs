@@ -61,6 +61,11 @@ impl Routes {
         }
     }
 
+    /// Who leads `shard` as far as is known.
+    pub(crate) fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.leaders.get(shard.0 as usize).copied().flatten()
+    }
+
     /// Notes that `node` does not lead `shard`.
     pub(crate) fn does_not_lead(&mut self, shard: ShardId, node: NodeId) {
         if let Some(leader) = self.leaders.get_mut(shard.0 as usize)
@@ -95,8 +100,7 @@ impl Routes {
         now: Duration,
     ) -> Option<Target> {
         let trusted = |node: &NodeId| !self.suspected(*node, now);
-        let known = self.leaders.get(shard.0 as usize).copied().flatten();
-        let node = match known.filter(trusted) {
+        let node = match self.leader(shard).filter(trusted) {
             Some(leader) => leader,
             None => {
                 let replicas: Vec<NodeId> = self.map.replicas(shard).collect();

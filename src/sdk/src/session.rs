@@ -104,6 +104,7 @@ impl Session {
             opening: false,
             doubt: false,
             asked: None,
+            turn: None,
             redirects: 0,
             pauses: 0,
             cause: Cause::NotTried,
@@ -125,9 +126,13 @@ impl Session {
         {
             return wait;
         }
-        let Some(target) = self.routes.target(operation.shard, operation.asked, now) else {
+        let leader = self.routes.leader(operation.shard);
+        let Some(target) = self.routes.target(operation.shard, operation.turn, now) else {
             return self.end(operation, Err(Error::Invalid { what: "shard" }));
         };
+        if leader != Some(target.node) {
+            operation.turn = Some(target.node);
+        }
         operation.asked = Some(target.node);
         operation.epoch = Epoch(self.map().epoch);
         let until = operation.deadline.min(now + operation.attempt_timeout());
@@ -192,6 +197,9 @@ impl Session {
         operation.cause = cause;
         if let (Some(node), Some(suspicion)) = (operation.asked, suspicion(cause)) {
             self.routes.suspect(node, now + suspicion);
+            // Pauses may outlast a suspicion: the next attempt must go elsewhere all the same, or a
+            // leader that is gone would be asked for ever.
+            self.routes.does_not_lead(operation.shard, node);
         }
     }
 

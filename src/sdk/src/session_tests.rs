@@ -570,3 +570,33 @@ fn results_are_true_whatever_happens_on_the_way() {
         "{seen:?}"
     );
 }
+
+#[test]
+fn a_leader_that_is_gone_is_not_asked_for_ever() {
+    let mut session = session();
+    let mut operation = get(&session);
+    let mut now = START;
+    let mut asked = Vec::new();
+    let mut step = session.proceed(&mut operation, now);
+    for _ in 0..12 {
+        let node = node_of(&step);
+        asked.push(node);
+        let event = match node {
+            // Long after its end the others still name the one that led.
+            1 => Event::NotSent(Cause::Connect(std::io::ErrorKind::ConnectionRefused)),
+            _ => failure(Failure::NotLeader { leader: 1 }),
+        };
+        step = session.report(&mut operation, event, now);
+        while let Step::Pause { until } = step {
+            // Longer than any suspicion lasts.
+            now = until.max(now + SILENT_SUSPICION / 2);
+            step = session.proceed(&mut operation, now);
+        }
+    }
+    for other in [2, 3] {
+        assert!(
+            asked.iter().filter(|node| **node == other).count() >= 2,
+            "{asked:?}"
+        );
+    }
+}

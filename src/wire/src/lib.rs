@@ -27,3 +27,6 @@ pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{ClusterId, Epoch, NodeId, RequestId, ShardId};
 pub use outbox::Outbox;
+
+#[cfg(test)]
+mod golden_tests;

@@ -1,0 +1,110 @@
+//! Bytes of protocol version 1 as they were first sent. They must stay as they are: other versions
+//! of clients and nodes read and write them, and logs hold the payloads of writes.
+
+use crate::frame::{Accepts, FrameParser};
+use crate::handshake::{Hello, Welcome};
+use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
+use crate::response::{self, Answer, Failure, ReplyMeta};
+use crate::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use bytes::{Bytes, BytesMut};
+
+const HEAD: Head = Head {
+    kind: Kind::GET,
+    request_id: RequestId(0x0102_0304),
+    shard: ShardId(5),
+    epoch: Epoch(6),
+};
+const META: ReplyMeta = ReplyMeta { term: 7, index: 8 };
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sent(encode: impl FnOnce(&mut Outbox)) -> BytesMut {
+    let mut out = Outbox::default();
+    encode(&mut out);
+    let mut bytes = BytesMut::new();
+    out.slices()
+        .for_each(|slice| bytes.extend_from_slice(slice));
+    bytes
+}
+
+fn check(name: &str, bytes: &[u8], golden: &str) {
+    assert_eq!(hex(bytes), golden, "{name}");
+}
+
+#[test]
+fn version_1_is_sent_as_it_always_was() {
+    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    check(
+        "hello",
+        &hello.encode(),
+        "434f52454c49544801000100020000000000000000000000edfe000000000000\
+             030000000000000000000000d38dbde4",
+    );
+    let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
+    check(
+        "welcome",
+        &welcome.encode(),
+        "434f52454c49544800000100010000000000000000000000edfe000000000000\
+             02000000000000000000800000100000001000000010000001000000a4cc62aa",
+    );
+    let write = WriteRequest {
+        session: 11,
+        number: 12,
+        answered_below: 10,
+        condition: Condition::Version(9),
+        operation: Operation::Put,
+        key: b"key",
+    };
+    let value = Bytes::from_static(b"value");
+    let mut bytes = sent(|out| request::encode_write(out, HEAD, &write, &value));
+    check(
+        "write",
+        &bytes,
+        "3600000082e59bcf010000003100000004030201000000000500000006000000\
+             2d0000006b65790b000000000000000c000000000000000a0000000000000002\
+             090000000000000000dbffffff0300000076616c7565",
+    );
+    let frame = FrameParser::new(Accepts::Requests)
+        .take(&mut bytes)
+        .next()
+        .unwrap()
+        .unwrap();
+    let command = WriteCommand::parse(frame.payload()).unwrap();
+    assert_eq!((command.number, command.key.as_ref()), (12, &b"key"[..]));
+    let bytes = sent(|out| request::encode_get(out, HEAD, &GetRequest { key: b"key" }));
+    check(
+        "get",
+        &bytes,
+        "0b00000048f0b369030000000b00000004030201000000000500000006000000\
+             6b6579fdffffff03000000",
+    );
+    let mut bytes = sent(|out| response::encode_value(out, HEAD, META, 9, &value));
+    check(
+        "value",
+        &bytes,
+        "1d00000015597149840000001800000004030201000000000500000006000000\
+             07000000000000000800000000000000090000000000000076616c7565",
+    );
+    let frame = FrameParser::new(Accepts::Answers)
+        .take(&mut bytes)
+        .next()
+        .unwrap()
+        .unwrap();
+    let expected = Answer::Value {
+        meta: META,
+        version: 9,
+        value,
+    };
+    assert_eq!(Answer::parse(&frame), Ok(expected));
+    let failure = Failure::NotLeader { leader: 2 };
+    let bytes = sent(|out| response::encode_failure(out, HEAD, META, failure));
+    check(
+        "failure",
+        &bytes,
+        "39000000127ddcbb890000003900000004030201000000000500000006000000\
+             0700000000000000080000000000000000020000000000000000000000000000\
+             00000000000000000000000000000000000000000000000000",
+    );
+}

@@ -100,3 +100,15 @@ pub enum NodeError {
     #[error("stopped at once by a second signal; the next start recovers from the log")]
     Interrupted,
 }
+
+impl NodeError {
+    /// Whether the configuration must change before another try can succeed.
+    pub fn is_misconfiguration(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Raft { .. }
+                | Self::Identity(IdentityError::Differs { .. } | IdentityError::Foreign { .. })
+        )
+    }
+}

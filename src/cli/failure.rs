@@ -2,6 +2,7 @@
 
 use super::args::Connection;
 use super::output;
+use crate::error::NodeError;
 use corelith_client::Error;
 use std::path::{Path, PathBuf};
 
@@ -137,6 +138,13 @@ impl Failure {
             Self::NotFound { .. } | Self::Conflict { .. } => 1,
             Self::Inspect { .. } | Self::DirectoryNotEmpty(_) => 2,
             Self::Connecting { .. } => 3,
+            Self::Node(error)
+                if error
+                    .downcast_ref::<NodeError>()
+                    .is_some_and(NodeError::is_misconfiguration) =>
+            {
+                2
+            }
             Self::Node(_) | Self::Core { .. } | Self::Local { .. } => 5,
             Self::Partly { code, .. } => *code,
             Self::Cluster(error) => match error {

@@ -2,6 +2,10 @@
 //!
 //! `node`, `dev` and `inspect` run on this machine; everything else is a client of a cluster and
 //! uses nothing but the SDK.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "commands run on ordinary threads, outside of the cores"
+)]
 
 mod args;
 mod client;

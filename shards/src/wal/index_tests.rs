@@ -1,1 +1,136 @@
+use super::*;
+use bytes::Bytes;
 
+fn id(term: u64, index: u64) -> LogId {
+    LogId {
+        term: Term(term),
+        node: NodeId(1),
+        index: LogIndex(index),
+    }
+}
+
+fn slot(segment: u32) -> Slot {
+    Slot {
+        first: LogIndex(0),
+        segment,
+        offset_units: 1,
+        len_units: 1,
+    }
+}
+
+/// An index of entries 0..10, two to a block, a block to a segment, term 1 up to 4, then 2.
+fn index() -> Index {
+    let mut index = Index::new(1000);
+    for at in 0..10 {
+        index.append(id(1 + at / 5, at));
+        if at % 2 == 1 {
+            index.add_block(held(at - 1, at), slot(at as u32 / 2));
+        }
+    }
+    index
+}
+
+fn held(first: u64, last: u64) -> BlockEntries {
+    BlockEntries {
+        held: Some((LogIndex(first), LogIndex(last))),
+        cut: None,
+    }
+}
+
+fn found(index: &Index, at: u64) -> Option<(u32, u64)> {
+    let (slot, end) = index.slot_of(LogIndex(at))?;
+    Some((slot.segment, end.0))
+}
+
+#[test]
+fn ids_and_places_are_found() {
+    let index = index();
+    for at in 0..10 {
+        assert_eq!(index.id_at(LogIndex(at)), Some(id(1 + at / 5, at)));
+        assert_eq!(found(&index, at), Some((at as u32 / 2, at / 2 * 2 + 2)));
+    }
+    assert_eq!(index.id_at(LogIndex(10)), None);
+    assert_eq!(index.first(), Some(LogIndex(0)));
+}
+
+#[test]
+fn a_truncation_takes_effect_on_ids_at_once_and_on_places_when_submitted() {
+    let mut index = index();
+    index.truncate_after(Some(id(1, 2)));
+    assert_eq!(index.range().last, Some(id(1, 2)));
+    assert_eq!(index.id_at(LogIndex(3)), None);
+    index.append(id(7, 3));
+    let mut entries = BlockEntries::default();
+    entries.truncate_after(Some(LogIndex(2)));
+    entries.begin(LogIndex(3));
+    index.add_block(entries, slot(9));
+    assert_eq!(index.id_at(LogIndex(3)), Some(id(7, 3)));
+    assert_eq!(found(&index, 2), Some((1, 3)));
+    assert_eq!(found(&index, 3), Some((9, 4)));
+}
+
+#[test]
+fn a_purge_releases_what_is_below_it() {
+    for (upto, needed) in [(0, Some(0)), (1, Some(1)), (4, Some(2)), (8, Some(4))] {
+        let mut index = index();
+        index.purge(id(1, upto));
+        assert_eq!(index.first(), Some(LogIndex(upto + 1)));
+        assert_eq!(index.id_at(LogIndex(upto)), None);
+        assert_eq!(
+            index.release_slots(LogIndex(upto)),
+            needed.map(SegmentId),
+            "{upto}"
+        );
+    }
+    for upto in [9, 20] {
+        let mut index = index();
+        index.purge(id(3, upto));
+        assert_eq!(index.range().last, Some(id(3, upto)));
+        assert_eq!(index.first(), None);
+        assert_eq!(index.release_slots(LogIndex(upto)), None);
+        assert!(index.takes(LogIndex(upto + 1)));
+        assert!(!index.takes(LogIndex(upto + 2)));
+    }
+}
+
+#[test]
+fn what_is_not_durable_stays_in_memory() {
+    let mut index = Index::new(100);
+    for at in 0..10 {
+        index.append(id(1, at));
+        let entry = Entry {
+            id: id(1, at),
+            kind: 0,
+            body: Bytes::from_static(&[0; 36]),
+        };
+        index.keep(entry, at);
+    }
+    index.evict(3);
+    assert_eq!(index.first_cached(), Some(LogIndex(4)));
+    index.evict(9);
+    assert_eq!(index.first_cached(), Some(LogIndex(9)));
+    let cached = index.cached(LogIndex(9), LogIndex(10), 0).unwrap();
+    assert_eq!(cached.len(), 1);
+    assert_eq!(index.cached(LogIndex(8), LogIndex(10), 0), None);
+}
+
+#[test]
+fn what_a_block_holds_at_its_end() {
+    let mut entries = BlockEntries::default();
+    for at in 7..10 {
+        entries.begin(LogIndex(at));
+    }
+    assert_eq!(entries, held(7, 9));
+    entries.purge(LogIndex(7));
+    assert_eq!(entries, held(8, 9));
+    entries.truncate_after(Some(LogIndex(8)));
+    assert_eq!(entries.held, Some((LogIndex(8), LogIndex(8))));
+    entries.truncate_after(Some(LogIndex(5)));
+    assert_eq!(entries.held, None);
+    entries.begin(LogIndex(6));
+    entries.truncate_after(Some(LogIndex(6)));
+    assert_eq!(entries.cut, Some(Some(LogIndex(5))));
+    assert_eq!(entries.held, Some((LogIndex(6), LogIndex(6))));
+    entries.truncate_after(None);
+    assert_eq!((entries.cut, entries.held), (Some(None), None));
+}

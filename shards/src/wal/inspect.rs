@@ -1,5 +1,6 @@
 //! A segment of the log printed.
 
+use super::Vote;
 use super::format::{
     BadHeader, BlockHeader, FLAG_RECOVERED, FLAG_START, Fragment, Fragments, MAGIC as FORMAT_MAGIC,
     Record, State,
@@ -100,7 +101,10 @@ fn describe_payload(
 ) -> usize {
     if block.flags & FLAG_START != 0 {
         if let Some(state) = State::decode(payload) {
-            text.line("  vote", option(state.vote.map(|vote| format!("{vote:?}"))));
+            text.line(
+                "  vote",
+                option(state.vote.map(|vote| describe_vote(&vote))),
+            );
             text.line("  purged", log_id(state.purged));
             text.line("  last", log_id(state.last));
         }
@@ -130,10 +134,15 @@ fn describe_record(text: &mut Text, record: &Record, here: usize) {
             "  entry",
             format_args!("{id}, kind {kind}, {body_len} bytes ({here} here)"),
         ),
-        Record::Vote(vote) => text.line("  vote", format_args!("{vote:?}")),
+        Record::Vote(vote) => text.line("  vote", describe_vote(&vote)),
         Record::TruncateAfter(last) => text.line("  truncate after", log_id(last)),
         Record::Purge(upto) => text.line("  purge", upto),
     }
+}
+
+fn describe_vote(vote: &Vote) -> String {
+    let committed = if vote.committed { ", committed" } else { "" };
+    format!("{}-{}{committed}", vote.term, vote.node)
 }
 
 fn log_id(id: Option<LogId>) -> String {

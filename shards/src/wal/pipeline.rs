@@ -595,7 +595,3 @@ pub(crate) fn units(bytes: u64) -> u32 {
         Err(_) => panic!("offset {bytes} is beyond the longest segment"),
     }
 }
-
-#[cfg(test)]
-#[path = "pipeline_tests.rs"]
-mod tests;

@@ -204,7 +204,3 @@ impl Replay {
         Ok((self.index, state, committed))
     }
 }
-
-#[cfg(test)]
-#[path = "replay_tests.rs"]
-mod tests;

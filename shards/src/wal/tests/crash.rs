@@ -348,7 +348,7 @@ fn killed_processes_lose_nothing() {
 fn finds(bug: Bug) -> bool {
     plant(Some(bug));
     let found = catch_unwind(AssertUnwindSafe(|| {
-        for seed in 21..25 {
+        for seed in 1..5 {
             sweep(seed, 0);
         }
     }));

@@ -1,6 +1,8 @@
 //! Tests of the whole log.
 
 mod crash;
+mod damage;
+mod golden;
 mod model;
 
 use super::{Entry, LogOptions, Vote};
@@ -39,6 +41,6 @@ fn vote(term: u64) -> Vote {
     Vote {
         term: Term(term),
         node: NodeId(term % 3 + 1),
-        committed: term % 2 == 0,
+        committed: term.is_multiple_of(2),
     }
 }

@@ -22,10 +22,15 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The background queue gets one part of the time for this many of the foreground queue.
 const FOREGROUND_SHARES: usize = 1000;
 const BACKGROUND_SHARES: usize = 100;
+/// How long the executor's own queue runs, which holds the core's first task only. glommio 0.9 takes a time
+/// slice that is over before anything ran for idleness and sleeps until the next event: a thread that lost
+/// its processor at that point would never start its core if the slice were short.
+const FIRST_TIME_SLICE: Duration = Duration::from_millis(100);
 /// The registered buffers are accounted once for each of the three rings; the rest is slack.
 const REGISTERED_FRACTION: usize = 4;
 
@@ -53,7 +58,7 @@ impl Core {
             ),
             background: executor.create_task_queue(
                 Shares::Static(BACKGROUND_SHARES),
-                Latency::NotImportant,
+                Latency::Matters(config.preempt),
                 "background",
             ),
             tasks: Tasks::default(),
@@ -181,7 +186,7 @@ fn try_executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
         .name(&config.name)
         .io_memory(config.locked_memory_bytes / REGISTERED_FRACTION)
         .ring_depth(RING_DEPTH)
-        .preempt_timer(config.preempt)
+        .preempt_timer(FIRST_TIME_SLICE)
         .spin_before_park(config.spin)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()

@@ -85,7 +85,7 @@ impl Handler {
             Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
             Ok(command) => {
                 let grows = command.operation == Operation::Put;
-                (grows && group.engine().is_disk_full()).then_some(Failure::DiskFull)
+                (grows && group.is_disk_full()).then_some(Failure::DiskFull)
             }
         };
         match refused {
@@ -329,15 +329,14 @@ fn storage_failure(error: &corelith_shards::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::{read_failure, write_answer, write_failure};
-    use corelith_consensus::{GroupError, Outcome, WriteReply};
-    use corelith_shards::{LogId, LogIndex, NodeId, Term};
+    use corelith_consensus::{Decided, GroupError, Outcome, WriteReply};
+    use corelith_shards::{LogIndex, NodeId, Term};
     use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta};
 
     #[test]
     fn outcomes_become_answers() {
-        let at = LogId {
+        let at = Decided {
             term: Term(3),
-            node: NodeId(2),
             index: LogIndex(9),
         };
         let meta = ReplyMeta { term: 3, index: 9 };

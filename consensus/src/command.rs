@@ -3,15 +3,17 @@
 //! The body of a write entry is the payload of the client's write frame, unchanged, so neither the
 //! leader nor a follower encodes anything.
 //!
-//! A recorded result, as the session table keeps it for retries (at most 9 bytes):
+//! A recorded result, as the session table keeps it for retries:
 //!
 //! ```text
 //! offset  size
 //!      0     1  tag: 1 applied, 2 conflict
 //!      1     8  applied: the version given to the key; conflict: its current version, 0 if absent
+//!      9     8  term of the entry that decided it
+//!     17     8  index of the entry that decided it
 //! ```
 
-use corelith_shards::{LogId, LogIndex};
+use corelith_shards::{LogId, LogIndex, Term};
 
 /// What the body of a log entry is. Numbers are never used again for something else.
 pub mod kind {
@@ -56,52 +58,83 @@ pub enum Outcome {
     Internal,
 }
 
-/// The answer to a write.
+/// The entry that decided something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Its term.
+    pub term: Term,
+    /// Its place in the log.
+    pub index: LogIndex,
+}
+
+impl From<LogId> for Decided {
+    fn from(id: LogId) -> Self {
+        Self {
+            term: id.term,
+            index: id.index,
+        }
+    }
+}
+
+/// The answer to a write. A retry gets the first answer, from the entry that gave it: what a later
+/// entry would find may be something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteReply {
-    /// The entry at which it was decided: term, leader and log index.
-    pub at: LogId,
+    /// The entry at which it was decided.
+    pub at: Decided,
     /// What was decided.
     pub outcome: Outcome,
 }
 
 impl std::fmt::Display for WriteReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {:?}", self.at, self.outcome)
+        write!(f, "{}-{}: {:?}", self.at.term, self.at.index, self.outcome)
     }
 }
 
 /// Bytes of a recorded result.
-pub const RECORD_BYTES: usize = 9;
+pub const RECORD_BYTES: usize = 25;
 const APPLIED: u8 = 1;
 const CONFLICT: u8 = 2;
 
-impl Outcome {
+impl WriteReply {
     /// What the session table keeps of it; `None` for what is not a result of a write.
     pub fn record(self) -> Option<[u8; RECORD_BYTES]> {
-        let (tag, version) = match self {
-            Self::Applied { version } => (APPLIED, version.0),
-            Self::Conflict { current } => (CONFLICT, current.map_or(0, |version| version.0)),
+        let (tag, version) = match self.outcome {
+            Outcome::Applied { version } => (APPLIED, version.0),
+            Outcome::Conflict { current } => (CONFLICT, current.map_or(0, |version| version.0)),
             _ => return None,
         };
-        let [a, b, c, d, e, f, g, h] = version.to_le_bytes();
-        Some([tag, a, b, c, d, e, f, g, h])
+        let mut record = [tag; RECORD_BYTES];
+        let numbers = [version, self.at.term.0, self.at.index.0];
+        let places = record.iter_mut().skip(1);
+        for (place, byte) in places.zip(numbers.iter().flat_map(|number| number.to_le_bytes())) {
+            *place = byte;
+        }
+        Some(record)
     }
 
-    /// Reads what [`Outcome::record`] wrote; `None` if it did not.
+    /// Reads what [`WriteReply::record`] wrote; `None` if it did not.
     pub fn from_record(record: &[u8]) -> Option<Self> {
-        let (tag, version) = record.split_first()?;
-        let version = u64::from_le_bytes(*version.first_chunk::<8>()?);
-        match *tag {
-            APPLIED => Some(Self::Applied {
+        let (tag, rest) = record.split_first()?;
+        let (version, rest) = rest.split_first_chunk::<8>()?;
+        let (term, index) = rest.split_first_chunk::<8>()?;
+        let version = u64::from_le_bytes(*version);
+        let outcome = match *tag {
+            APPLIED => Outcome::Applied {
                 version: LogIndex(version),
-            }),
+            },
             // Index 0 holds the first membership, so no key has version 0.
-            CONFLICT => Some(Self::Conflict {
+            CONFLICT => Outcome::Conflict {
                 current: (version != 0).then_some(LogIndex(version)),
-            }),
-            _ => None,
-        }
+            },
+            _ => return None,
+        };
+        let at = Decided {
+            term: Term(u64::from_le_bytes(*term)),
+            index: LogIndex(u64::from_le_bytes(index.try_into().ok()?)),
+        };
+        Some(Self { at, outcome })
     }
 }
 
@@ -120,12 +153,25 @@ mod tests {
             },
             Outcome::Conflict { current: None },
         ];
+        let at = Decided {
+            term: Term(3),
+            index: LogIndex(1 << 40),
+        };
         for outcome in outcomes {
-            let record = outcome.record().unwrap();
-            assert_eq!(Outcome::from_record(&record), Some(outcome));
+            let reply = WriteReply { at, outcome };
+            let record = reply.record().unwrap();
+            assert_eq!(WriteReply::from_record(&record), Some(reply));
         }
-        assert_eq!(Outcome::SessionExpired.record(), None);
-        assert_eq!(Outcome::from_record(&[9, 0, 0, 0, 0, 0, 0, 0, 0]), None);
-        assert_eq!(Outcome::from_record(&[1, 0]), None);
+        let expired = Outcome::SessionExpired;
+        assert_eq!(
+            WriteReply {
+                at,
+                outcome: expired
+            }
+            .record(),
+            None
+        );
+        assert_eq!(WriteReply::from_record(&[9; RECORD_BYTES]), None);
+        assert_eq!(WriteReply::from_record(&[1, 0]), None);
     }
 }

@@ -215,6 +215,12 @@ impl Group {
         &self.inner.engine
     }
 
+    /// Whether this node's device has no room for more values of this shard: puts should be refused
+    /// until it has; deletes are what makes room.
+    pub fn is_disk_full(&self) -> bool {
+        self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+    }
+
     /// The members, the preferred leader first.
     pub fn members(&self) -> &[NodeId] {
         &self.inner.members

@@ -30,7 +30,7 @@ mod state_machine;
 mod tests;
 mod types;
 
-pub use command::{Outcome, WriteReply};
+pub use command::{Decided, Outcome, WriteReply};
 pub use error::{GroupError, OpenError};
 pub use group::{Group, GroupStatus, ReadPoint, Role};
 pub use groups::{Groups, Route};

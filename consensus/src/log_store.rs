@@ -152,6 +152,9 @@ impl RaftLogStorage<Types> for LogStore {
     where
         I: IntoIterator<Item = Entry>,
     {
+        // Nothing waits here unless the device has stalled with many MiB on their way to it: then
+        // the group waits with it, which bounds its memory and lets another node take the lead.
+        self.log.wait_for_room().await.map_err(io_error)?;
         let entries = entries.into_iter().map(Into::into).collect();
         self.log.append(entries, |result| {
             callback.io_completed(result.map_err(io_error));

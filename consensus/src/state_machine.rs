@@ -6,7 +6,7 @@
 //! proposals bounds what piles up meanwhile (limits.rs).
 
 use crate::applied::Applied;
-use crate::command::{Outcome, WriteReply, kind};
+use crate::command::{Decided, Outcome, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
@@ -18,7 +18,6 @@ use bytes::Bytes;
 use corelith_shards::{self as shards, Admission, Engine, LogIndex};
 use corelith_wire::request::{Condition, Operation, WriteCommand};
 use futures_util::{Stream, StreamExt};
-use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use std::cell::RefCell;
 use std::io;
@@ -53,16 +52,20 @@ impl StateMachine {
     }
 
     /// Applies one entry and says what came of it.
-    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<Outcome> {
-        let outcome = match entry.kind {
-            kind::WRITE => self.write(entry.id.index, &entry.body).await?,
+    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
+        let at = Decided::from(entry.id);
+        let reply = match entry.kind {
+            kind::WRITE => self.write(at, &entry.body).await?,
             kind::OPEN_SESSION => {
                 self.engine.sessions().open(entry.id.index);
-                Outcome::SessionOpened {
-                    session: entry.id.index.0,
-                }
+                let session = entry.id.index.0;
+                let outcome = Outcome::SessionOpened { session };
+                WriteReply { at, outcome }
             }
-            _ => Outcome::Internal,
+            _ => WriteReply {
+                at,
+                outcome: Outcome::Internal,
+            },
         };
         let membership = (entry.kind == kind::MEMBERSHIP).then(|| entry.body.clone());
         self.engine.set_applied(entry.id, membership);
@@ -70,12 +73,13 @@ impl StateMachine {
             .borrow_mut()
             .note(entry.id.index.0, entry.body.len());
         self.applied.advance(entry.id);
-        Ok(outcome)
+        Ok(reply)
     }
 
-    async fn write(&self, at: LogIndex, body: &Bytes) -> io::Result<Outcome> {
+    async fn write(&self, at: Decided, body: &Bytes) -> io::Result<WriteReply> {
+        let without_effect = |outcome| Ok(WriteReply { at, outcome });
         let Ok(command) = WriteCommand::parse(body) else {
-            return Ok(Outcome::Malformed);
+            return without_effect(Outcome::Malformed);
         };
         let WriteCommand {
             session,
@@ -86,22 +90,23 @@ impl StateMachine {
         let admission = self
             .engine
             .sessions()
-            .admit(at, session, number, answered_below);
+            .admit(at.index, session, number, answered_below);
         match admission {
             Admission::Fresh => {}
             Admission::Repeated(record) => {
-                return Outcome::from_record(&record)
+                return WriteReply::from_record(&record)
                     .ok_or_else(|| io::Error::other("a session holds a result of unknown form"));
             }
-            Admission::Stale => return Ok(Outcome::Stale),
-            Admission::WindowFull => return Ok(Outcome::WindowFull),
-            Admission::Unknown => return Ok(Outcome::SessionExpired),
+            Admission::Stale => return without_effect(Outcome::Stale),
+            Admission::WindowFull => return without_effect(Outcome::WindowFull),
+            Admission::Unknown => return without_effect(Outcome::SessionExpired),
         }
-        let outcome = self.decide(at, command).await?;
-        if let Some(record) = outcome.record() {
+        let outcome = self.decide(at.index, command).await?;
+        let reply = WriteReply { at, outcome };
+        if let Some(record) = reply.record() {
             self.engine.sessions().record(session, number, &record);
         }
-        Ok(outcome)
+        Ok(reply)
     }
 
     /// Checks the condition and does the operation.
@@ -174,10 +179,9 @@ impl RaftStateMachine<Types> for StateMachine {
                 corelith_io::yield_if_needed().await;
             }
             turn += 1;
-            let at = types::shard_log_id(entry.log_id());
-            let outcome = self.apply_entry(&entry.into()).await?;
+            let reply = self.apply_entry(&entry.into()).await?;
             if let Some(responder) = responder {
-                responder.send(WriteReply { at, outcome });
+                responder.send(reply);
             }
         }
         self.applied.announce();

@@ -84,8 +84,10 @@ fn a_retry_gets_the_first_answer_over_failover_and_restart() {
     let next = cluster.wait_leader();
     assert_ne!(next, leader);
     let again = cluster.write(next, command.clone()).unwrap();
-    assert_eq!(again.outcome, first.outcome);
-    assert!(again.at.index > first.at.index);
+    assert_eq!(
+        again, first,
+        "the first answer, from the entry that gave it"
+    );
     for at in 0..3 {
         cluster.crash(at);
     }

@@ -157,7 +157,13 @@ impl Block {
         head.copy_from_slice(&bytes);
         let padding_len = disk_len - self.len;
         padding.get_mut(..padding_len).unwrap_or_default().fill(0);
-        self.buf.truncate(disk_len);
-        (self.buf, crc)
+        if disk_len == self.buf.len() {
+            return (self.buf, crc);
+        }
+        // A buffer is recycled at the length it was written with. A copy of that length leaves the
+        // longest one for the next block; making a new one of 256 KiB costs far more than the copy.
+        let mut exact = Buf::alloc(disk_len);
+        exact.copy_from_slice(self.buf.get(..disk_len).unwrap_or_default());
+        (exact, crc)
     }
 }

@@ -94,6 +94,9 @@ fn run(options: &Options) -> Result<bool, BenchError> {
             LOAD_IN_FLIGHT,
         )?;
     }
+    if started.is_some() {
+        usage::wait_until_settled(&target.server_pids);
+    }
     print!("{}", report::header());
     let mut runs = Vec::new();
     for kind in &options.workload {

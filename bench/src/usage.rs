@@ -2,9 +2,16 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Clock ticks a second in `/proc/PID/stat`: USER_HZ, which is 100 on every Linux machine we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Servers that write less than this in that time have settled.
+const SETTLED_BYTES: u64 = 1 << 20;
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+/// They are measured as they are after this time.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a process (or several) has used so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +60,21 @@ impl Usage {
             written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
             resident_bytes: self.resident_bytes,
         }
+    }
+}
+
+/// Waits until the servers write next to nothing: nodes that have just started write their log segments in
+/// advance, which would be measured along with the first operations.
+pub(crate) fn wait_until_settled(pids: &[u32]) {
+    let end = Instant::now() + SETTLED_WITHIN;
+    let mut before = Usage::of_all(pids).written_bytes;
+    while Instant::now() < end {
+        std::thread::sleep(SETTLED_FOR);
+        let now = Usage::of_all(pids).written_bytes;
+        if now.saturating_sub(before) < SETTLED_BYTES {
+            return;
+        }
+        before = now;
     }
 }
 

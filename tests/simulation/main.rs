@@ -1,7 +1,7 @@
 //! Whole nodes and clients in the Sim world: the code that ships, from the client's routing to the
 //! disk, under crashes, partitions and stalls, and a check of everything the clients saw.
 //!
-//! `CORELITH_SIM_SEEDS=2000 cargo nextest run --release --test simulation` runs that many seeds
+//! `CORELITH_SIM_SEEDS=2000 cargo test --release --test simulation` runs that many seeds
 //! instead of a handful; `CORELITH_SIM_FIRST=N` begins at seed N. A failure prints its seed.
 
 mod chaos;

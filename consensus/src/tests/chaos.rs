@@ -1,8 +1,8 @@
 //! Clients and faults at random, from a seed; the history must be linearizable, the replicas equal,
 //! and the same seed must give the same run.
 //!
-//! `CORELITH_SEEDS=2000 cargo test --release -p corelith-consensus chaos` runs more seeds;
-//! `CORELITH_SEED=17` runs one.
+//! `CORELITH_SIM_SEEDS=2000 cargo test --release -p corelith-consensus chaos` runs more seeds;
+//! `CORELITH_SIM_SEED=17` runs one.
 
 use super::client::Client;
 use super::cluster::Cluster;
@@ -25,10 +25,10 @@ fn number(variable: &str) -> Option<u64> {
 
 /// The seeds of one of the four tests below, which run side by side.
 fn seeds(quarter: u64) -> std::ops::Range<u64> {
-    if let Some(seed) = number("CORELITH_SEED") {
+    if let Some(seed) = number("CORELITH_SIM_SEED") {
         return if quarter == 0 { seed..seed + 1 } else { 0..0 };
     }
-    let each = number("CORELITH_SEEDS").unwrap_or(REPEATED).div_ceil(4);
+    let each = number("CORELITH_SIM_SEEDS").unwrap_or(REPEATED).div_ceil(4);
     quarter * each..(quarter + 1) * each
 }
 

@@ -277,9 +277,9 @@ fn crash_everywhere(seed: u64, depth: u32) -> (u64, Vec<String>) {
     (0, wrong)
 }
 
-/// How many seeds to run: `CORELITH_SEED_COUNT`, or few.
+/// How many seeds to run: `CORELITH_SIM_SEEDS`, or few.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("CORELITH_SEED_COUNT").ok();
+    let count = std::env::var("CORELITH_SIM_SEEDS").ok();
     0..count.and_then(|count| count.parse().ok()).unwrap_or(2)
 }
 

@@ -181,7 +181,7 @@ impl Link {
         }
         let parser = FrameParser::new(Accepts::Answers);
         loop {
-            for frame in parser.take(&mut self.buffer) {
+            if let Some(frame) = parser.take(&mut self.buffer).next() {
                 let frame = frame.map_err(Cause::Frame)?;
                 assert_eq!(
                     frame.header.head.request_id, id,

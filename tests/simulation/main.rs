@@ -4,6 +4,13 @@
 //! `CORELITH_SIM_SEEDS=2000 cargo test --release --test simulation` runs that many seeds
 //! instead of a handful; `CORELITH_SIM_FIRST=N` begins at seed N. A failure prints its seed.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
 mod chaos;
 mod client;
 mod cluster;

@@ -17,19 +17,15 @@ impl Arena {
         self.bytes
     }
 
-    /// Copies two slices, one after the other.
-    pub(super) fn copy(&mut self, first: &[u8], second: &[u8]) -> (Bytes, Bytes) {
-        let len = first.len() + second.len();
+    /// Copies a slice.
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> Bytes {
         let free = self.chunk.capacity();
-        if free < len {
+        if free < bytes.len() {
             self.bytes += free;
-            self.chunk = BytesMut::with_capacity(ARENA_CHUNK_BYTES.max(len));
+            self.chunk = BytesMut::with_capacity(ARENA_CHUNK_BYTES.max(bytes.len()));
         }
-        self.bytes += len;
-        self.chunk.extend_from_slice(first);
-        self.chunk.extend_from_slice(second);
-        let mut first_copy = self.chunk.split().freeze();
-        let second_copy = first_copy.split_off(first.len());
-        (first_copy, second_copy)
+        self.bytes += bytes.len();
+        self.chunk.extend_from_slice(bytes);
+        self.chunk.split().freeze()
     }
 }

@@ -47,6 +47,9 @@ pub const LOG_SPARE_SEGMENTS_MAX: usize = 2;
 
 /// Writes in flight while a segment is pre-written.
 pub const LOG_PREWRITES_IN_FLIGHT_MAX: usize = 4;
+/// A segment that is not needed soon is pre-written in steps of this length, with a pause after each
+/// (32 MB/s): at full speed it would hold up the appends of every log on the device.
+pub const LOG_PREWRITE_STEP_BYTES: usize = 256 << 10;
 
 /// Files of the log of one shard.
 pub const LOG_FILES_MAX: usize = 1 << 16;

@@ -535,6 +535,17 @@ impl Pipeline {
         self.failed.is_none() && self.prepared.is_empty() && (self.starved || half_full)
     }
 
+    /// Whether a segment of which `done` bytes are pre-written would be late at the present pace: it
+    /// is to be ready before the second half of the active one is nine tenths full.
+    pub(crate) fn is_behind(&self, done: u64) -> bool {
+        let Some(active) = self.segments.back() else {
+            return true;
+        };
+        let half = active.file_len / 2;
+        let used = active.end.saturating_sub(half);
+        self.starved || self.closed || done * 9 * half < used * 10 * active.file_len
+    }
+
     /// Whether a released segment should become a spare rather than be removed.
     pub(crate) fn wants_spare(&self) -> bool {
         self.prepared.len() < limits::LOG_SPARE_SEGMENTS_MAX

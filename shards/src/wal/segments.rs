@@ -25,6 +25,9 @@ use std::time::Duration;
 /// How long to wait before asking a full device for a segment again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// See [`limits::LOG_PREWRITE_STEP_BYTES`].
+const PREWRITE_PAUSE: Duration = Duration::from_millis(8);
+
 /// Hands out segments to come. Belongs to the core of its log.
 pub(super) struct Directory {
     path: PathBuf,
@@ -52,11 +55,16 @@ impl Directory {
         Ok(corelith_io::sync_dir(&self.path).await?)
     }
 
-    /// Pre-writes a new segment of `len` bytes.
-    pub(super) async fn create(&self, len: u64) -> Result<Prepared> {
+    /// Pre-writes a new segment of `len` bytes, with pauses while `is_behind` of the bytes done is
+    /// false.
+    pub(super) async fn create(
+        &self,
+        len: u64,
+        is_behind: impl Fn(u64) -> bool,
+    ) -> Result<Prepared> {
         let id = self.take_id();
         let temporary = FileName::SegmentTemporary(id).path(&self.path);
-        if let Err(error) = fill(&temporary, len).await {
+        if let Err(error) = fill(&temporary, len, is_behind).await {
             // Whether this works or not, the name is removed at the next start.
             let _ = corelith_io::remove_file(&temporary).await;
             return Err(error);
@@ -113,8 +121,11 @@ impl Directory {
     /// On a full device a node must still start, so that what makes room can be done: a short
     /// segment will do.
     async fn create_first(&self, options: &LogOptions) -> Result<Prepared> {
-        match self.create(options.segment_bytes).await {
-            Err(error) if error.is_no_space() => self.create(limits::LOG_SEGMENT_BYTES_MIN).await,
+        let at_once = |_| true;
+        match self.create(options.segment_bytes, at_once).await {
+            Err(error) if error.is_no_space() => {
+                self.create(limits::LOG_SEGMENT_BYTES_MIN, at_once).await
+            }
             result => result,
         }
     }
@@ -122,19 +133,33 @@ impl Directory {
 
 /// Writes zeros to a new file, so that later writes stay inside written extents: on those a durable
 /// write costs no journal commit.
-async fn fill(path: &Path, len: u64) -> Result<()> {
+async fn fill(path: &Path, len: u64, is_behind: impl Fn(u64) -> bool) -> Result<()> {
     let file = OpenOptions::new().write().create_new().open(path).await?;
     let mut writes = FuturesUnordered::new();
     let mut offset = 0;
     while offset < len || !writes.is_empty() {
-        if offset < len && writes.len() < limits::LOG_PREWRITES_IN_FLIGHT_MAX {
-            let step = (len - offset).min(limits::IO_BYTES_MAX as u64);
+        let in_haste = is_behind(offset);
+        let in_flight_max = if in_haste {
+            limits::LOG_PREWRITES_IN_FLIGHT_MAX
+        } else {
+            1
+        };
+        if offset < len && writes.len() < in_flight_max {
+            let step = if in_haste {
+                limits::IO_BYTES_MAX
+            } else {
+                limits::LOG_PREWRITE_STEP_BYTES
+            };
+            let step = (len - offset).min(step as u64);
             let mut zeros = Buf::alloc(usize::try_from(step).unwrap_or(0));
             zeros.fill(0);
             writes.push(file.write_at(offset, zeros));
             offset += step;
         } else if let Some(result) = writes.next().await {
             result?;
+            if !in_haste {
+                corelith_io::sleep(PREWRITE_PAUSE).await;
+            }
         }
     }
     drop(writes);
@@ -211,7 +236,8 @@ async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
 
 async fn prepare(shared: &Rc<Shared>) -> Result<()> {
     let len = shared.pipeline.borrow().options().segment_bytes;
-    match shared.directory.create(len).await {
+    let is_behind = |done| shared.pipeline.borrow().is_behind(done);
+    match shared.directory.create(len, is_behind).await {
         Ok(prepared) => {
             shared.add_prepared(prepared);
             Ok(())

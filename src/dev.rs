@@ -43,7 +43,7 @@ pub fn run(options: Options) -> Result<(), NodeError> {
     let cores = usize::from(options.nodes) * usize::from(options.cores);
     corelith_io::probe::probe(&data, cores, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
     let instead = "choose another first port with --port";
-    let text = greeting(&options, &nodes);
+    let text = greeting(&options, &nodes, &program());
     supervise(nodes, instead, move || say(&text))
 }
 
@@ -100,7 +100,15 @@ fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
     Ok(configs.collect())
 }
 
-fn greeting(options: &Options, nodes: &[NodeConfig]) -> String {
+/// What the user types to run this program: as it was started if that was by a path.
+fn program() -> String {
+    match std::env::args().next() {
+        Some(path) if path.contains('/') => path,
+        _ => "corelith".to_owned(),
+    }
+}
+
+fn greeting(options: &Options, nodes: &[NodeConfig], program: &str) -> String {
     let mut text = format!(
         "ready: {} nodes, {} shards, data in {}\n",
         options.nodes,
@@ -124,7 +132,7 @@ fn greeting(options: &Options, nodes: &[NodeConfig]) -> String {
     };
     text += "Try from another terminal:\n";
     for command in ["put greeting hello", "get greeting", "status"] {
-        text += &format!("  corelith{connect} {command}\n");
+        text += &format!("  {program}{connect} {command}\n");
     }
     text += "Ctrl-C stops it; the data stays.";
     text
@@ -168,7 +176,7 @@ mod tests {
     fn the_greeting_shows_commands_that_reach_it() {
         let text = |port| {
             let options = options(3, 1, port);
-            greeting(&options, &configure(&options).unwrap())
+            greeting(&options, &configure(&options).unwrap(), "corelith")
         };
         assert!(text(7411).contains("\n  corelith put greeting hello\n"));
         assert!(text(9000).contains("\n  corelith --connect 127.0.0.1:9000 get greeting\n"));

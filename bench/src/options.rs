@@ -75,7 +75,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
 
     /// Shards of the cluster that is started
-    #[arg(long, default_value_t = 6, conflicts_with = "connect")]
+    #[arg(long, default_value_t = 3, conflicts_with = "connect")]
     pub(crate) shards: u32,
     /// Cores of each node of the cluster that is started
     #[arg(long, default_value_t = 1, conflicts_with = "connect")]

@@ -173,9 +173,10 @@ impl Client {
             .await;
         let Some((point, found)) = answer else { return };
         let found = found.map(|found| (found.value, found.version.0));
-        self.seen
-            .insert(key, found.as_ref().map_or(0, |(_, version)| *version));
-        let point = point.index.0;
+        let version = found.as_ref().map_or(0, |(_, version)| *version);
+        self.seen.insert(key, version);
+        // More may have been applied between the read point and the look into the engine.
+        let point = point.index.0.max(version);
         self.note(begun, now(), Done::Read { key, found, point });
     }
 

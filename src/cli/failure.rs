@@ -137,7 +137,10 @@ impl Failure {
             Self::OutputClosed => 0,
             Self::NotFound { .. } | Self::Conflict { .. } => 1,
             Self::Inspect { .. } | Self::DirectoryNotEmpty(_) => 2,
-            Self::Connecting { .. } => 3,
+            Self::Connecting { source, .. } => match source {
+                Error::Invalid { .. } => 2,
+                _ => 3,
+            },
             Self::Node(error)
                 if error
                     .downcast_ref::<NodeError>()
@@ -149,7 +152,7 @@ impl Failure {
             Self::Partly { code, .. } => *code,
             Self::Cluster(error) => match error {
                 Error::NotFound | Error::Conflict { .. } => 1,
-                Error::TooLarge { .. } => 2,
+                Error::TooLarge { .. } | Error::Invalid { .. } => 2,
                 Error::Indeterminate { .. } => 4,
                 _ => 3,
             },

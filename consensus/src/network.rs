@@ -133,7 +133,7 @@ impl Peer {
     async fn answer(&self, asked: oneshot::Receiver<Frame>) -> Result<Frame, RPCError<Types>> {
         let frame = asked.await.map_err(unreachable)?;
         if frame.header.head.kind == kinds::REFUSED {
-            return Err(unreachable("refused for now"));
+            return Err(unreachable("the peer refused"));
         }
         Ok(frame)
     }

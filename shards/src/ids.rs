@@ -27,6 +27,8 @@ id!(/// An index in a shard's log, from 0. It is also the sequence number of the
     LogIndex(u64), "");
 id!(/// A log segment, numbered in order of use.
     SegmentId(u64), "");
+id!(/// A value-log segment, numbered in order of creation; collection rewrites it under the same id.
+    ValueSegmentId(u64), "");
 id!(/// An sstable, numbered in order of creation.
     TableId(u64), "");
 

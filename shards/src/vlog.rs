@@ -1,0 +1,5 @@
+//! The value log: values too long to be moved by every compaction, each written once.
+
+mod pointer;
+
+pub use pointer::ValuePointer;

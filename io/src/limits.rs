@@ -31,3 +31,9 @@ pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;
 pub(crate) const WATCHDOG_ABORT_AFTER_LIMITS: u32 = 10;
 /// The watchdog asks no more often than this.
 pub(crate) const WATCHDOG_ROUND_MIN: Duration = Duration::from_millis(10);
+
+/// Shares of a core's time that background work gets at least and at most, when the foreground,
+/// which has 1000, is busy.
+pub const BACKGROUND_SHARES_MIN: usize = 100;
+/// See [`BACKGROUND_SHARES_MIN`].
+pub const BACKGROUND_SHARES_MAX: usize = 1000;

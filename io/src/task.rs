@@ -74,6 +74,51 @@ fn spawn_in<T: 'static>(
     JoinHandle { inner }
 }
 
+/// Asks for a share of the current core's time for background tasks while foreground tasks, which
+/// have 1000 shares, want it too. The highest of all demands counts, within
+/// [`BACKGROUND_SHARES_MIN`](crate::BACKGROUND_SHARES_MIN) and
+/// [`BACKGROUND_SHARES_MAX`](crate::BACKGROUND_SHARES_MAX). Belongs to one core; it ends when it is
+/// dropped. In the Sim world, where tasks take no time, it changes nothing.
+pub struct BackgroundDemand {
+    core: Option<(uring::Core, usize)>,
+}
+
+impl BackgroundDemand {
+    /// A demand of nothing.
+    pub fn new() -> Self {
+        let core = match world::current() {
+            World::Uring(core) => {
+                let place = core.add_demand();
+                Some((core, place))
+            }
+            #[cfg(feature = "sim")]
+            World::Sim(_) => None,
+        };
+        Self { core }
+    }
+
+    /// Asks for this many shares from now on.
+    pub fn set(&self, shares: usize) {
+        if let Some((core, place)) = &self.core {
+            core.set_demand(*place, Some(shares));
+        }
+    }
+}
+
+impl Default for BackgroundDemand {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for BackgroundDemand {
+    fn drop(&mut self) {
+        if let Some((core, place)) = &self.core {
+            core.set_demand(*place, None);
+        }
+    }
+}
+
 /// Lets other tasks run.
 pub async fn yield_now() {
     match world::current() {

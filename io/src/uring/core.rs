@@ -7,12 +7,13 @@ use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
-    BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
+    BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
 };
 use crate::probe::{self, ProbeError};
 use crate::world::{self, World};
 use glommio::{
-    Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares, TaskQueueHandle,
+    Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares, SharesManager,
+    TaskQueueHandle,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -24,9 +25,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The background queue gets one part of the time for this many of the foreground queue.
+/// Shares of the foreground queue; those of the background queue are set by what it has to do.
 const FOREGROUND_SHARES: usize = 1000;
-const BACKGROUND_SHARES: usize = 100;
+/// How often a change of the background queue's shares takes effect.
+const SHARES_PERIOD: Duration = Duration::from_millis(50);
 /// How long the executor's own queue runs, which holds the core's first task only. glommio 0.9 takes a time
 /// slice that is over before anything ran for idleness and sleeps until the next event: a thread that lost
 /// its processor at that point would never start its core if the slice were short.
@@ -41,15 +43,35 @@ pub(crate) struct Core(Rc<Inner>);
 struct Inner {
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
+    background_shares: Rc<BackgroundShares>,
     tasks: Tasks,
     clock: Clock,
     /// Devices on which the executor knows whether polled I/O works.
     probed_devices: RefCell<BTreeSet<u64>>,
 }
 
+/// What each owner of background work asks for; glommio asks here for the shares of the queue.
+#[derive(Default)]
+struct BackgroundShares(RefCell<Vec<Option<usize>>>);
+
+impl SharesManager for BackgroundShares {
+    fn shares(&self) -> usize {
+        let wanted = self.0.borrow().iter().flatten().copied().max();
+        wanted
+            .unwrap_or(0)
+            .clamp(BACKGROUND_SHARES_MIN, BACKGROUND_SHARES_MAX)
+    }
+
+    fn adjustment_period(&self) -> Duration {
+        SHARES_PERIOD
+    }
+}
+
 impl Core {
     fn new(config: &CoreConfig) -> Self {
         let executor = glommio::executor();
+        let shares = Rc::new(BackgroundShares::default());
+        let background_shares = Rc::clone(&shares);
         Self(Rc::new(Inner {
             foreground: executor.create_task_queue(
                 Shares::Static(FOREGROUND_SHARES),
@@ -57,10 +79,11 @@ impl Core {
                 "foreground",
             ),
             background: executor.create_task_queue(
-                Shares::Static(BACKGROUND_SHARES),
+                Shares::Dynamic(shares),
                 Latency::Matters(config.preempt),
                 "background",
             ),
+            background_shares,
             tasks: Tasks::default(),
             clock: Clock::default(),
             probed_devices: RefCell::default(),
@@ -72,6 +95,30 @@ impl Core {
             self.0.background
         } else {
             self.0.foreground
+        }
+    }
+
+    /// Takes a place among those who ask for shares of the background queue.
+    pub(crate) fn add_demand(&self) -> usize {
+        let mut demands = self.0.background_shares.0.borrow_mut();
+        match demands.iter().position(Option::is_none) {
+            Some(free) => {
+                if let Some(demand) = demands.get_mut(free) {
+                    *demand = Some(0);
+                }
+                free
+            }
+            None => {
+                demands.push(Some(0));
+                demands.len() - 1
+            }
+        }
+    }
+
+    /// Sets what the one at `place` asks for, or gives the place up.
+    pub(crate) fn set_demand(&self, place: usize, shares: Option<usize>) {
+        if let Some(demand) = self.0.background_shares.0.borrow_mut().get_mut(place) {
+            *demand = shares;
         }
     }
 

@@ -6,41 +6,57 @@
 //!
 //! Invariants:
 //! * Of two versions of a key, the newer one is in the active memtable, or in a later frozen one, or
-//!   in a table nearer to the front: whoever finds a key first has found its newest version.
-//! * A frozen memtable leaves memory in the same step in which its table enters the view.
+//!   in an earlier run of the version: whoever finds a key first has found its newest version.
+//! * A frozen memtable leaves memory in the same step in which its tables enter the version.
 //! * checkpointed <= applied, and the log is durable up to the checkpoint (but for an installed
 //!   snapshot, which replaces the log).
 //! * Changed sessions are put into a memtable when it is frozen, so a checkpoint is complete.
 
+mod background;
+mod collect;
+mod compact;
+mod edit;
 mod flush;
 mod get;
 mod install;
 mod merge;
 mod piece;
+mod room;
+mod run_writer;
 mod scan;
 mod snapshot;
+mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use get::FoundRange;
 pub use install::SnapshotWriter;
 pub use scan::{Item, ScanPage, ScanRange};
 pub use snapshot::Snapshot;
+pub use statistics::Statistics;
 
 use crate::cache::BlockCache;
 use crate::checkpoint::Checkpoint;
+use crate::compaction::Policy;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, Owner, TableId};
+use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::manifest::Manifest;
-use crate::memtable::Memtable;
+use crate::memtable::{Memtable, Value};
 use crate::pins::{Pin, Pins};
 use crate::session::SessionTable;
-use crate::sstable::Table;
+use crate::sstable::{Compression, Table};
+use crate::version::Version;
+use crate::vlog::{Segments, ValueLog, ValuePointer};
+use background::Background;
 use bytes::Bytes;
 use corelith_io::DirLock;
+use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
+use room::Pace;
+use statistics::Counters;
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -57,18 +73,35 @@ pub struct Found {
     pub value: Bytes,
 }
 
-/// Completes when the log is durable up to everything that was appended before the call.
-pub(crate) type LogBarrier = Box<dyn Fn() -> Pinned<Box<dyn Future<Output = Result<()>>>>>;
+/// What the engine asks of the log.
+pub(crate) struct LogHooks {
+    /// Completes when the log, values included, is durable up to everything that was appended before
+    /// the call.
+    pub(crate) barrier: Box<dyn Fn() -> Pinned<Box<dyn Future<Output = Result<()>>>>>,
+    /// The last purged entry: the log refers to no value of an entry up to it.
+    pub(crate) purged: Box<dyn Fn() -> Option<LogIndex>>,
+}
+
+/// How an engine works; see [`crate::ShardOptions`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EngineOptions {
+    pub(crate) memtable_bytes: usize,
+    pub(crate) policy: Policy,
+    pub(crate) compression: Compression,
+    /// Values of received snapshots at least this long go to the value log; 0: none.
+    pub(crate) value_threshold: usize,
+}
 
 /// What an engine is opened with.
 pub(crate) struct EngineParts {
     pub(crate) dir: PathBuf,
     pub(crate) owner: Owner,
-    pub(crate) memtable_bytes: usize,
-    pub(crate) block_cache_bytes: usize,
+    pub(crate) options: EngineOptions,
+    pub(crate) cache: BlockCache,
+    pub(crate) values: ValueLog,
     pub(crate) manifest: Manifest,
     pub(crate) lock: Option<DirLock>,
-    pub(crate) log_barrier: LogBarrier,
+    pub(crate) log: LogHooks,
 }
 
 /// The engine of one shard. Belongs to one core; clones share it.
@@ -84,16 +117,20 @@ pub struct Engine {
 struct Inner {
     dir: PathBuf,
     owner: Owner,
-    memtable_bytes: usize,
-    log_barrier: LogBarrier,
-    cache: Rc<BlockCache>,
+    options: EngineOptions,
+    log: LogHooks,
+    cache: BlockCache,
+    values: ValueLog,
     pins: Rc<Pins>,
     sessions: RefCell<SessionTable>,
     state: RefCell<State>,
     /// Held while a manifest edit is made.
     manifest_edit: Semaphore,
-    /// Called when a flush, an install or a failure has changed the state.
+    /// Called when an edit, an install or a failure has changed the state.
     changed: Notify,
+    background: Background,
+    pace: Pace,
+    counters: Counters,
     _lock: Option<DirLock>,
 }
 
@@ -103,18 +140,16 @@ struct Frozen {
     checkpoint: Checkpoint,
 }
 
-/// Open tables, newest first.
-type Tables = Vec<Rc<Table>>;
-
 struct State {
     active: Rc<Memtable>,
     /// Oldest first.
     frozen: VecDeque<Rc<Frozen>>,
-    tables: Rc<Tables>,
+    version: Rc<Version>,
     applied: Checkpoint,
     /// The manifest as it is on disk; its checkpoint is the last durable one.
     manifest: Manifest,
     next_table: TableId,
+    policy: Policy,
     /// Whether the flush task runs.
     flushing: bool,
     /// Why nothing will ever be flushed again.
@@ -124,30 +159,42 @@ struct State {
     closed: bool,
     /// Tables that the manifest no longer names; their files go when no read holds them.
     obsolete: Vec<Rc<Table>>,
-    /// Files that no manifest has named, of flushes and receptions that came to nothing.
+    /// Files that no manifest has named, of work that came to nothing.
     garbage: Vec<TableId>,
+    /// The first segments that snapshots being received may have written to: nothing refers to
+    /// their values yet.
+    receiving: Vec<ValueSegmentId>,
 }
 
-/// Everything a read looks at, newest first; it does not change under the reader, except that the
-/// active memtable gets newer versions.
+/// Everything a read looks at; it does not change under the reader, except that the active memtable
+/// gets newer versions.
 #[derive(Clone)]
 struct View {
+    /// Newest first.
     memtables: Vec<Rc<Memtable>>,
-    tables: Rc<Tables>,
+    version: Rc<Version>,
+    segments: Rc<Segments>,
+    values: ValueLog,
 }
 
 impl Engine {
     /// Opens the engine on the tables that the manifest names.
     pub(crate) async fn open(parts: EngineParts) -> Result<Self> {
-        let cache = Rc::new(BlockCache::new(parts.block_cache_bytes));
-        let mut tables = Vec::new();
-        for meta in &parts.manifest.tables {
-            let cache = Rc::clone(&cache);
-            let table = Table::open(&parts.dir, parts.owner, meta.clone(), cache).await?;
-            tables.push(Rc::new(table));
+        let placed = &parts.manifest.tables;
+        let mut tables = HashMap::default();
+        for place in placed {
+            let meta = place.meta.clone();
+            let table = Table::open(&parts.dir, parts.owner, meta, &parts.cache).await?;
+            tables.insert(place.meta.id, Rc::new(table));
         }
-        let tables = Rc::new(tables);
-        let sessions = install::load_sessions(&tables).await?;
+        let version = Rc::new(edit::version_of(placed, &tables));
+        let view = View {
+            memtables: Vec::new(),
+            version: Rc::clone(&version),
+            segments: parts.values.segments(),
+            values: parts.values.clone(),
+        };
+        let sessions = install::load_sessions(&view).await?;
         let pins = Rc::new(Pins::default());
         let applied = parts.manifest.checkpoint.clone();
         // What older versions there may have been is unknown.
@@ -155,33 +202,41 @@ impl Engine {
         let state = State {
             active: Rc::default(),
             frozen: VecDeque::new(),
-            tables,
+            version,
             applied,
             next_table: parts.manifest.next_table,
             manifest: parts.manifest,
+            policy: parts.options.policy,
             flushing: false,
             failure: None,
             disk_full: false,
             closed: false,
             obsolete: Vec::new(),
             garbage: Vec::new(),
+            receiving: Vec::new(),
         };
         let inner = Inner {
             dir: parts.dir,
             owner: parts.owner,
-            memtable_bytes: parts.memtable_bytes,
-            log_barrier: parts.log_barrier,
-            cache,
+            options: parts.options,
+            log: parts.log,
+            cache: parts.cache,
+            values: parts.values,
             pins,
             sessions: RefCell::new(sessions),
             state: RefCell::new(state),
             manifest_edit: Semaphore::new(1),
             changed: Notify::new(),
+            background: Background::default(),
+            pace: Pace::default(),
+            counters: Counters::default(),
             _lock: parts.lock,
         };
-        Ok(Self {
+        let engine = Self {
             inner: Rc::new(inner),
-        })
+        };
+        engine.start_background();
+        Ok(engine)
     }
 
     /// The last applied log id, and the last membership record (see [`Engine::set_applied`]).
@@ -198,7 +253,15 @@ impl Engine {
     /// what is applied: the caller refuses such commands before and when they are applied.
     pub fn put(&self, at: LogIndex, key: &[u8], value: Bytes) {
         assert!(value.len() <= VALUE_BYTES_MAX, "a value is bounded");
-        self.insert(at, key, Some(value));
+        self.insert(at, key, Value::Inline(value));
+    }
+
+    /// Puts a value that the log has put into the value log under `key`. Memory only.
+    ///
+    /// # Panics
+    /// As [`Engine::put`].
+    pub fn put_separated(&self, at: LogIndex, key: &[u8], pointer: ValuePointer) {
+        self.insert(at, key, Value::Separated(pointer));
     }
 
     /// Deletes `key` at sequence number `at`. Memory only.
@@ -206,16 +269,17 @@ impl Engine {
     /// # Panics
     /// As [`Engine::put`].
     pub fn delete(&self, at: LogIndex, key: &[u8]) {
-        self.insert(at, key, None);
+        self.insert(at, key, Value::Deleted);
     }
 
-    fn insert(&self, at: LogIndex, key: &[u8], value: Option<Bytes>) {
+    fn insert(&self, at: LogIndex, key: &[u8], value: Value) {
         assert!(key.len() <= KEY_BYTES_MAX, "a key is bounded");
         let state = self.inner.state.borrow();
         assert!(
             state.applied.index() < Some(at),
             "writes are applied in log order"
         );
+        self.inner.pace.note(key.len() + value.len());
         let pins = &self.inner.pins;
         if state.active.insert(Space::User, at, key, value, pins) {
             pins.dropped(at);
@@ -247,7 +311,8 @@ impl Engine {
                 );
                 state.applied.membership = Some((id, Bytes::copy_from_slice(&record)));
             }
-            state.active.bytes() >= self.inner.memtable_bytes
+            state.active.bytes() >= self.inner.options.memtable_bytes
+                || state.active.separated_bytes() >= self.separated_bytes_max(state)
         };
         if full {
             self.freeze();
@@ -267,17 +332,24 @@ impl Engine {
         state.active.bytes() + frozen.sum::<usize>()
     }
 
-    /// Whether the last flush found the device full. It is tried again until there is room; new
-    /// values should be refused until then.
+    /// Whether the device was found full. Work that makes room goes on, and is tried again; new
+    /// values should be refused until it is through.
     pub fn is_disk_full(&self) -> bool {
-        self.inner.state.borrow().disk_full
+        self.inner.state.borrow().disk_full || self.inner.values.is_disk_full()
     }
 
     /// Number of tables, and their length in bytes.
     pub fn tables(&self) -> (usize, u64) {
         let state = self.inner.state.borrow();
-        let bytes = state.tables.iter().map(|table| table.meta().file_bytes);
-        (state.tables.len(), bytes.sum())
+        let bytes = state.version.tables().map(|table| table.meta().file_bytes);
+        (state.version.tables().count(), bytes.sum())
+    }
+
+    /// Changes how the shard is compacted, from now on; what is there is rearranged in the
+    /// background.
+    pub fn set_policy(&self, policy: Policy) {
+        self.inner.state.borrow_mut().policy = policy;
+        self.inner.background.wake();
     }
 
     fn view(&self) -> View {
@@ -288,7 +360,9 @@ impl Engine {
             memtables: std::iter::once(Rc::clone(&state.active))
                 .chain(frozen)
                 .collect(),
-            tables: Rc::clone(&state.tables),
+            version: Rc::clone(&state.version),
+            segments: self.inner.values.segments(),
+            values: self.inner.values.clone(),
         }
     }
 
@@ -318,5 +392,6 @@ impl Engine {
         tracing::error!(shard = %self.inner.owner, %error, "the shard is fenced");
         self.inner.state.borrow_mut().failure.get_or_insert(error);
         self.inner.changed.notify_waiters();
+        self.inner.background.wake();
     }
 }

@@ -29,6 +29,8 @@ id!(/// A log segment, numbered in order of use.
     SegmentId(u64), "");
 id!(/// A value-log segment, numbered in order of creation; collection rewrites it under the same id.
     ValueSegmentId(u64), "");
+id!(/// A sorted run of sstables: each holds keys above those of the one before.
+    RunId(u64), "");
 id!(/// An sstable, numbered in order of creation.
     TableId(u64), "");
 

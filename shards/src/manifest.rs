@@ -17,10 +17,12 @@ mod tests;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogId, Owner, TableId};
+use crate::compaction::Policy;
+use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
 use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::TableMeta;
+use crate::vlog::SegmentMeta;
 use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions};
 use std::path::Path;
 
@@ -33,15 +35,43 @@ pub(crate) struct Manifest {
     pub(crate) generation: u64,
     /// No table has had this number or a higher one.
     pub(crate) next_table: TableId,
+    /// Every value-log segment with a lower number that exists is among `segments`; those from here
+    /// on were begun since.
+    pub(crate) next_segment: ValueSegmentId,
+    /// How the shard is compacted.
+    pub(crate) policy: Policy,
     /// What the tables hold.
     pub(crate) checkpoint: Checkpoint,
     /// The last entry of the last installed snapshot: the log may end before it.
     pub(crate) installed: Option<LogId>,
-    /// Newest first.
-    pub(crate) tables: Vec<TableMeta>,
+    /// By level, then by run from the newest on, then by key.
+    pub(crate) tables: Vec<Placed>,
+    /// The full segments of the value log, by number.
+    pub(crate) segments: Vec<SegmentMeta>,
+}
+
+/// A table and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) level: u8,
+    pub(crate) run: RunId,
+    pub(crate) meta: TableMeta,
 }
 
 impl Manifest {
+    /// Puts a run in front of all others of level 0.
+    pub(crate) fn push_run(&mut self, tables: Vec<TableMeta>) {
+        let Some(run) = tables.first().map(|table| RunId(table.id.0)) else {
+            return;
+        };
+        let placed = tables.into_iter().map(|meta| Placed {
+            level: 0,
+            run,
+            meta,
+        });
+        self.tables.splice(0..0, placed);
+    }
+
     /// Reads the manifest of `owner` in `dir`.
     ///
     /// # Errors

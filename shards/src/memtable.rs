@@ -9,11 +9,15 @@ mod arena;
 mod key;
 #[cfg(test)]
 mod tests;
+mod value;
+
+pub(crate) use value::Value;
 
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::{KEEP_VALUE_BYTES_MIN, KEPT_VALUE_CHARGE_MIN};
 use crate::pins::Pins;
+use crate::vlog::record_bytes;
 use arena::Arena;
 use bytes::Bytes;
 use key::Key;
@@ -22,16 +26,15 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-/// Memory of one map entry beside the arena: 88 bytes in a node that is two thirds full.
-const ENTRY_BYTES: usize = 136;
+/// Memory of one map entry beside the arena: 96 bytes in a node that is two thirds full.
+const ENTRY_BYTES: usize = 148;
 
-/// A value or its absence, as of a sequence number.
+/// A value, where it is, or its absence, as of a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     /// Log index of the write.
     pub(crate) at: LogIndex,
-    /// `None`: deleted.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) value: Value,
 }
 
 /// The versions of one key.
@@ -71,6 +74,8 @@ struct Contents {
     /// Memory besides the arena's.
     other_bytes: usize,
     versions: u64,
+    /// Bytes of the value log that were written for what was put here, overwritten or not.
+    separated_bytes: u64,
 }
 
 impl Contents {
@@ -96,9 +101,9 @@ pub(crate) struct Memtable {
 }
 
 /// What a value is charged beyond the arena.
-fn charge(value: Option<&Bytes>) -> usize {
+fn charge(value: &Value) -> usize {
     match value {
-        Some(value) if value.len() >= KEEP_VALUE_BYTES_MIN => {
+        Value::Inline(value) if value.len() >= KEEP_VALUE_BYTES_MIN => {
             value.len().max(KEPT_VALUE_CHARGE_MIN)
         }
         _ => 0,
@@ -117,6 +122,11 @@ impl Memtable {
         self.contents.borrow().versions
     }
 
+    /// Bytes of the value log that were written for what was put here.
+    pub(crate) fn separated_bytes(&self) -> u64 {
+        self.contents.borrow().separated_bytes
+    }
+
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.versions() == 0
@@ -128,13 +138,19 @@ impl Memtable {
         space: Space,
         at: LogIndex,
         key: &[u8],
-        value: Option<Bytes>,
+        value: Value,
         pins: &Pins,
     ) -> bool {
         let contents = &mut *self.contents.borrow_mut();
-        contents.other_bytes += charge(value.as_ref());
+        contents.other_bytes += charge(&value);
         let value = match value {
-            Some(value) if value.len() < KEEP_VALUE_BYTES_MIN => Some(contents.arena.copy(&value)),
+            Value::Inline(value) if value.len() < KEEP_VALUE_BYTES_MIN => {
+                Value::Inline(contents.arena.copy(&value))
+            }
+            Value::Separated(pointer) => {
+                contents.separated_bytes += record_bytes(key.len(), pointer.len);
+                value
+            }
             value => value,
         };
         let newest = Version { at, value };
@@ -167,7 +183,7 @@ impl Memtable {
         let before = std::mem::replace(&mut present.newest, newest);
         let dropped = !pins.sees(before.at, at);
         if dropped {
-            contents.other_bytes -= charge(before.value.as_ref());
+            contents.other_bytes -= charge(&before.value);
         } else {
             present.older.get_or_insert_default().insert(0, before);
             contents.added();

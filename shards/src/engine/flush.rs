@@ -1,39 +1,21 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
-use super::{Engine, Frozen};
+use super::run_writer::RunWriter;
+use super::{Engine, Frozen, State};
 use crate::error::{Error, Result};
-use crate::filename::FileName;
-use crate::ids::{LogId, TableId};
+use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{DISK_FULL_RETRY, FROZEN_MEMTABLES_MAX, SCAN_BATCH_ENTRIES};
-use crate::manifest::{Manifest, sync_dir};
-use crate::memtable::Memtable;
-use crate::sstable::{Table, TableMeta, TableWriter};
+use crate::limits::{
+    DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES, SEPARATED_BYTES_MIN,
+    SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
+};
+use crate::memtable::{Memtable, Value};
+use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
 use std::ops::Bound;
 use std::rc::Rc;
 
 impl Engine {
-    /// Waits while flushes lag so far behind that no more may be applied (memory budget).
-    ///
-    /// # Errors
-    /// `Fenced` or `Closed`.
-    pub async fn wait_for_room(&self) -> Result<()> {
-        loop {
-            let changed = self.inner.changed.notified();
-            self.check_usable()?;
-            if self.inner.state.borrow().frozen.len() < FROZEN_MEMTABLES_MAX {
-                return Ok(());
-            }
-            changed.await;
-        }
-    }
-
-    /// Whether [`Engine::wait_for_room`] would return at once.
-    pub fn has_room(&self) -> bool {
-        self.inner.state.borrow().frozen.len() < FROZEN_MEMTABLES_MAX && self.check_usable().is_ok()
-    }
-
     /// Flushes everything applied so far and returns the log id of the checkpoint that covers it.
     ///
     /// # Errors
@@ -88,7 +70,7 @@ impl Engine {
             assert!(covered < Some(applied), "checkpoints advance");
             for (session, record) in self.inner.sessions.borrow_mut().take_changes() {
                 let key = session.to_be_bytes();
-                let record = record.map(Bytes::from);
+                let record = record.map_or(Value::Deleted, |record| Value::Inline(record.into()));
                 let pins = &self.inner.pins;
                 state
                     .active
@@ -126,7 +108,7 @@ impl Engine {
             };
             let Some(oldest) = oldest else { break };
             let result = self.flush(&oldest).await;
-            self.collect().await;
+            self.remove_unused().await;
             match result {
                 Ok(()) => {
                     self.inner.state.borrow_mut().disk_full = false;
@@ -152,30 +134,47 @@ impl Engine {
         self.inner.changed.notify_waiters();
     }
 
-    /// Makes one frozen memtable durable as a table and a checkpoint.
+    /// Makes one frozen memtable durable as a run and a checkpoint.
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<()> {
-        let mut written = None;
-        if !frozen.memtable.is_empty() {
-            let id = self.new_table_id();
-            match self.write_table(id, &frozen.memtable).await {
-                Ok(meta) => written = Some(meta),
-                Err(error) => {
-                    self.inner.state.borrow_mut().garbage.push(id);
-                    return Err(error);
-                }
-            }
+        let counters = &self.inner.counters;
+        let _running = counters.flush.start();
+        let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
+        self.write_memtable(&frozen.memtable, &mut run).await?;
+        let tables = run.finish().await?;
+        // A follower may apply an entry before its own log has it.
+        (self.inner.log.barrier)().await?;
+        let opened = self.open_tables(&tables).await?;
+        let published = self
+            .edit(
+                &opened,
+                |manifest, state| {
+                    let front = state.frozen.front();
+                    if !front.is_some_and(|front| Rc::ptr_eq(front, frozen)) {
+                        // An installed snapshot has replaced the state meanwhile.
+                        return false;
+                    }
+                    assert!(
+                        manifest.checkpoint.index() < frozen.checkpoint.index(),
+                        "checkpoints advance"
+                    );
+                    manifest.checkpoint = frozen.checkpoint.clone();
+                    manifest.push_run(tables);
+                    true
+                },
+                |state| {
+                    state.frozen.pop_front();
+                },
+            )
+            .await;
+        // After a failure of an edit's end the manifest on disk may name the tables.
+        if matches!(published, Ok(true)) || !self.is_unfenced() {
+            counters.flush.wrote(run.bytes());
+            run.keep();
         }
-        let id = written.as_ref().map(|meta| meta.id);
-        let result = self.publish(frozen, written).await;
-        let state = &mut *self.inner.state.borrow_mut();
-        // After a failure the manifest on disk may name the table.
-        let unused = !matches!(result, Ok(true)) && state.failure.is_none();
-        state.garbage.extend(id.filter(|_| unused));
-        result.map(|_| ())
+        published.map(|_| ())
     }
 
-    async fn write_table(&self, id: TableId, memtable: &Memtable) -> Result<TableMeta> {
-        let mut writer = TableWriter::create(&self.inner.dir, self.inner.owner, id).await?;
+    async fn write_memtable(&self, memtable: &Memtable, run: &mut RunWriter) -> Result<()> {
         for space in Space::ALL {
             let mut last: Option<Bytes> = None;
             loop {
@@ -195,8 +194,9 @@ impl Engine {
                         let seen =
                             newer.is_none_or(|newer| self.inner.pins.sees(version.at, newer));
                         if seen {
-                            let value = version.value.as_deref();
-                            writer.add(&stored_key, version.at, value).await?;
+                            let content = content_of(&version.value);
+                            run.add(&stored_key, version.at, content, newer.is_none())
+                                .await?;
                         } else if let Some(newer) = newer {
                             self.inner.pins.dropped(newer);
                         }
@@ -206,83 +206,29 @@ impl Engine {
                 corelith_io::yield_if_needed().await;
             }
         }
-        let meta = writer.finish().await?;
-        sync_dir(&self.inner.dir).await?;
-        Ok(meta)
+        Ok(())
     }
 
-    /// Puts a written table into the manifest and the view, in place of its memtable. Returns
-    /// `false` if an installed snapshot has replaced the state meanwhile.
-    async fn publish(&self, frozen: &Rc<Frozen>, written: Option<TableMeta>) -> Result<bool> {
-        // A follower may apply an entry before its own log has it.
-        (self.inner.log_barrier)().await?;
-        let table = match written {
-            Some(meta) => {
-                let cache = Rc::clone(&self.inner.cache);
-                let table = Table::open(&self.inner.dir, self.inner.owner, meta, cache).await?;
-                Some(Rc::new(table))
-            }
-            None => None,
-        };
-        let _edit = self.inner.manifest_edit.acquire(1).await;
-        let mut manifest = {
-            let state = self.inner.state.borrow();
-            let front = state.frozen.front();
-            if !front.is_some_and(|front| Rc::ptr_eq(front, frozen)) {
-                return Ok(false);
-            }
-            let mut manifest = state.manifest.clone();
-            manifest.next_table = state.next_table;
-            manifest
-        };
-        assert!(
-            manifest.checkpoint.index() < frozen.checkpoint.index(),
-            "checkpoints advance"
-        );
-        manifest.generation += 1;
-        manifest.checkpoint = frozen.checkpoint.clone();
-        if let Some(table) = &table {
-            manifest.tables.insert(0, table.meta().clone());
+    /// How tables of a level are written: the filter of the last levels is smaller and more exact,
+    /// that of the first ones is built faster.
+    pub(super) fn table_options(&self, level: usize) -> TableOptions {
+        TableOptions {
+            compression: self.inner.options.compression,
+            filter: match level {
+                0 => FilterKind::Bloom,
+                _ => FilterKind::Fuse,
+            },
         }
-        manifest.prepare(&self.inner.dir, self.inner.owner).await?;
-        if let Err(error) = Manifest::commit(&self.inner.dir).await {
-            self.fence(error.clone());
-            return Err(error);
-        }
-
-        let state = &mut *self.inner.state.borrow_mut();
-        state.manifest = manifest;
-        state.frozen.pop_front();
-        if let Some(table) = table {
-            let tables = std::iter::once(table).chain(state.tables.iter().cloned());
-            state.tables = Rc::new(tables.collect());
-        }
-        Ok(true)
     }
 
-    /// Removes files that nothing refers to. What fails is tried again, at the latest by the next
-    /// start.
-    pub(super) async fn collect(&self) {
-        let removable = {
-            let state = &mut *self.inner.state.borrow_mut();
-            let mut removable = std::mem::take(&mut state.garbage);
-            state.obsolete.retain(|table| {
-                let held = Rc::strong_count(table) > 1;
-                if !held {
-                    removable.push(table.meta().id);
-                }
-                held
-            });
-            removable
-        };
-        for id in removable {
-            let path = FileName::Table(id).path(&self.inner.dir);
-            if let Err(error) = corelith_io::remove_file(&path).await
-                && error.kind() != corelith_io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, "an unused table stays");
-            }
-        }
+    /// Bytes of separated values at which a memtable is frozen although it is not full: what of them
+    /// is garbage shows only when their pointers are in tables, and until then the log holds them.
+    pub(super) fn separated_bytes_max(&self, state: &State) -> u64 {
+        let live = state.version.tables().map(|table| table.meta().reference_bytes());
+        (live.sum::<u64>() / SEPARATED_FRACTION).clamp(
+            SEPARATED_BYTES_MIN,
+            self.inner.options.memtable_bytes as u64 * SEPARATED_PER_MEMTABLE_BYTE,
+        )
     }
 
     /// Flushes what can be flushed and stops the background work.
@@ -290,18 +236,27 @@ impl Engine {
         let flushed = self.checkpoint().await;
         self.inner.state.borrow_mut().closed = true;
         self.inner.changed.notify_waiters();
+        self.inner.background.wake();
         loop {
             let changed = self.inner.changed.notified();
-            if !self.inner.state.borrow().flushing {
+            if !self.inner.state.borrow().flushing && self.inner.background.is_idle() {
                 break;
             }
             changed.await;
         }
-        self.collect().await;
+        self.remove_unused().await;
         match flushed {
             Ok(_) | Err(Error::Closed) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+fn content_of(value: &Value) -> Content<'_> {
+    match value {
+        Value::Deleted => Content::Deleted,
+        Value::Inline(value) => Content::Inline(value),
+        Value::Separated(pointer) => Content::Separated(*pointer),
     }
 }
 

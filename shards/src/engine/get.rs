@@ -4,18 +4,39 @@ use super::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
-use crate::memtable::Version;
-use crate::sstable::{Table, Value, hash_of};
+use crate::memtable::{self, Value};
+use crate::sstable::{self, Table, hash_of};
+use crate::vlog::{Segments, ValuePointer};
+use bytes::Bytes;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Reads see the newest version.
 const NOW: LogIndex = LogIndex(u64::MAX);
 
+/// A part of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundRange {
+    /// Log index of the write that put the value there.
+    pub version: LogIndex,
+    /// Length of the whole value in bytes.
+    pub len: u64,
+    /// The bytes asked for, as far as the value has them.
+    pub bytes: Bytes,
+}
+
 /// Where a key's newest version is.
 enum Place {
-    Memory(Version),
-    Table(Rc<Table>, LogIndex, Value),
+    Memory(memtable::Version),
+    Table(Rc<Table>, LogIndex, sstable::Value),
     Nowhere,
+}
+
+/// A value that is there, and where its bytes are.
+enum Source {
+    Bytes(Bytes),
+    Table(Rc<Table>, sstable::Value),
+    Log(ValuePointer),
 }
 
 impl Engine {
@@ -24,9 +45,9 @@ impl Engine {
     /// # Errors
     /// `Io` or `Corrupt` of a table.
     pub async fn version_of(&self, key: &[u8]) -> Result<Option<LogIndex>> {
-        Ok(match self.find(key).await? {
-            Place::Memory(version) => version.value.map(|_| version.at),
-            Place::Table(_, _, Value::Deleted) | Place::Nowhere => None,
+        Ok(match self.find(key).await?.0 {
+            Place::Memory(version) => is_there(&version).then_some(version.at),
+            Place::Table(_, _, sstable::Value::Deleted) | Place::Nowhere => None,
             Place::Table(_, at, _) => Some(at),
         })
     }
@@ -35,8 +56,8 @@ impl Engine {
     /// `None` means that disk must be asked ([`Engine::version_of`]).
     pub fn version_in_memory(&self, key: &[u8]) -> Option<Option<LogIndex>> {
         match self.find_in_memory(key) {
-            Some(version) => Some(version.value.map(|_| version.at)),
-            None => self.candidates(key).is_empty().then_some(None),
+            Some(version) => Some(is_there(&version).then_some(version.at)),
+            None => self.is_excluded(key).then_some(None),
         }
     }
 
@@ -44,45 +65,89 @@ impl Engine {
     /// that disk must be asked ([`Engine::get`]).
     pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Found>> {
         match self.find_in_memory(key) {
-            Some(version) => Some(found(version)),
-            None => self.candidates(key).is_empty().then_some(None),
+            Some(version) => match version.value {
+                Value::Deleted => Some(None),
+                Value::Inline(value) => Some(Some(Found {
+                    version: version.at,
+                    value,
+                })),
+                Value::Separated(_) => None,
+            },
+            None => self.is_excluded(key).then_some(None),
         }
     }
 
     /// The current value of `key`.
     ///
     /// # Errors
-    /// `Io` or `Corrupt` of a table.
+    /// `Io`, or `Corrupt` of a table or of the value log.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
-        Ok(match self.find(key).await? {
-            Place::Memory(version) => found(version),
-            Place::Table(table, version, value) => table
-                .value(value)
-                .await?
-                .map(|value| Found { version, value }),
-            Place::Nowhere => None,
-        })
+        let (place, segments) = self.find(key).await?;
+        let Some((version, source)) = source_of(place) else {
+            return Ok(None);
+        };
+        let value = match source {
+            Source::Bytes(bytes) => bytes,
+            Source::Table(table, value) => table.value(value).await?.unwrap_or_default(),
+            Source::Log(pointer) => {
+                let values = &self.inner.values;
+                values.read(&segments, pointer, Some(key)).await?
+            }
+        };
+        Ok(Some(Found { version, value }))
     }
 
-    async fn find(&self, key: &[u8]) -> Result<Place> {
+    /// The bytes `range` of the current value of `key`, fewer where the value ends before. Of a
+    /// value in the value log only the pages that the range touches are read.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    pub async fn get_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<FoundRange>> {
+        let (place, segments) = self.find(key).await?;
+        let Some((version, source)) = source_of(place) else {
+            return Ok(None);
+        };
+        let whole = match source {
+            Source::Bytes(bytes) => bytes,
+            Source::Table(table, value) => table.value(value).await?.unwrap_or_default(),
+            Source::Log(pointer) => {
+                let len = u64::from(pointer.len);
+                let range = range.start.min(len)..range.end.min(len).max(range.start.min(len));
+                let bytes = self.inner.values.read_range(&segments, pointer, range).await?;
+                return Ok(Some(FoundRange {
+                    version,
+                    len,
+                    bytes,
+                }));
+            }
+        };
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(whole.len());
+        let start = place(range.start);
+        Ok(Some(FoundRange {
+            version,
+            len: whole.len() as u64,
+            bytes: whole.slice(start..place(range.end).max(start)),
+        }))
+    }
+
+    async fn find(&self, key: &[u8]) -> Result<(Place, Rc<Segments>)> {
+        // One step: a flush or collection cannot move the key or its value in between.
+        let segments = self.inner.values.segments();
         if let Some(version) = self.find_in_memory(key) {
-            return Ok(Place::Memory(version));
+            return Ok((Place::Memory(version), segments));
         }
-        // Same step as the look at the memtables: a flush cannot move the key in between.
-        let candidates = self.candidates(key);
-        if candidates.is_empty() {
-            return Ok(Place::Nowhere);
-        }
+        let version = Rc::clone(&self.inner.state.borrow().version);
         let stored_key = Space::User.stored_key(key);
-        for table in candidates {
-            if let Some((at, value)) = table.get(&stored_key, NOW).await? {
-                return Ok(Place::Table(table, at, value));
+        let hash = hash_of(&stored_key);
+        for table in version.candidates(&stored_key) {
+            if let Some((at, value)) = table.get(&stored_key, hash, NOW).await? {
+                return Ok((Place::Table(Rc::clone(table), at, value), segments));
             }
         }
-        Ok(Place::Nowhere)
+        Ok((Place::Nowhere, segments))
     }
 
-    fn find_in_memory(&self, key: &[u8]) -> Option<Version> {
+    fn find_in_memory(&self, key: &[u8]) -> Option<memtable::Version> {
         let state = self.inner.state.borrow();
         let active = state.active.get(Space::User, key, NOW);
         active.or_else(|| {
@@ -91,22 +156,32 @@ impl Engine {
         })
     }
 
-    /// The tables that may hold `key`, newest first.
-    fn candidates(&self, key: &[u8]) -> Vec<Rc<Table>> {
+    /// Whether memory tells that no table holds `key`.
+    fn is_excluded(&self, key: &[u8]) -> bool {
         let state = self.inner.state.borrow();
-        if state.tables.is_empty() {
-            return Vec::new();
-        }
-        let hash = hash_of(&Space::User.stored_key(key));
-        let tables = state.tables.iter();
-        let candidates = tables.filter(|table| table.may_contain(hash));
-        candidates.cloned().collect()
+        let stored_key = Space::User.stored_key(key);
+        let hash = hash_of(&stored_key);
+        let mut candidates = state.version.candidates(&stored_key);
+        candidates.all(|table| table.excludes(&stored_key, hash) == Some(true))
     }
 }
 
-fn found(version: Version) -> Option<Found> {
-    Some(Found {
-        version: version.at,
-        value: version.value?,
-    })
+fn is_there(version: &memtable::Version) -> bool {
+    version.value != Value::Deleted
+}
+
+fn source_of(place: Place) -> Option<(LogIndex, Source)> {
+    match place {
+        Place::Memory(version) => match version.value {
+            Value::Deleted => None,
+            Value::Inline(bytes) => Some((version.at, Source::Bytes(bytes))),
+            Value::Separated(pointer) => Some((version.at, Source::Log(pointer))),
+        },
+        Place::Table(table, at, value) => match value {
+            sstable::Value::Deleted => None,
+            sstable::Value::Separated(pointer) => Some((at, Source::Log(pointer))),
+            value => Some((at, Source::Table(table, value))),
+        },
+        Place::Nowhere => None,
+    }
 }

@@ -5,18 +5,24 @@
 
 use super::merge::{Merge, Span};
 use super::piece::{self, Kind};
+use super::run_writer::RunWriter;
 use super::snapshot::{Record, take_record};
-use super::{Engine, Tables, View};
+use super::{Engine, View, edit};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, TableId};
+use crate::ids::{LogId, LogIndex, RunId, ValueSegmentId};
 use crate::key::Space;
-use crate::limits::{TABLE_BYTES, TABLE_ENTRIES_MAX};
-use crate::manifest::{Manifest, sync_dir};
+use crate::limits::{LEVELS_MAX, TABLE_BYTES};
+use crate::manifest::Placed;
 use crate::session::SessionTable;
-use crate::sstable::{Table, TableMeta, TableWriter};
+use crate::sstable::{Content, TableMeta};
+use crate::vlog::Ticket;
 use bytes::{Buf, Bytes, BytesMut};
 use std::rc::Rc;
+
+/// Where a received state goes: the last level.
+const BOTTOM: usize = LEVELS_MAX - 1;
+const BOTTOM_LEVEL: u8 = BOTTOM as u8;
 
 /// See [`Engine::receive_snapshot`]. Belongs to one core.
 pub struct SnapshotWriter {
@@ -29,10 +35,11 @@ pub struct SnapshotWriter {
     crc: u32,
     records: u64,
     last_key: Bytes,
-    writer: Option<TableWriter>,
-    /// All tables begun, for removal if this comes to nothing.
-    begun: Vec<TableId>,
+    run: RunWriter,
     tables: Vec<TableMeta>,
+    /// Up to here values must be durable before the tables may count.
+    values: Ticket,
+    _receiving: Receiving,
     ended: bool,
     finished: bool,
 }
@@ -55,9 +62,10 @@ impl Engine {
             crc: 0,
             records: 0,
             last_key: Bytes::new(),
-            writer: None,
-            begun: Vec::new(),
+            run: RunWriter::new(self, self.table_options(BOTTOM), TABLE_BYTES),
             tables: Vec::new(),
+            values: Ticket::default(),
+            _receiving: Receiving::begin(self),
             ended: false,
             finished: false,
         })
@@ -74,57 +82,60 @@ impl Engine {
             (true, Some(checkpoint)) => checkpoint,
             _ => return Err(received.bad("the snapshot is not complete")),
         };
-        let mut tables = Vec::new();
-        for meta in &received.tables {
-            let cache = Rc::clone(&self.inner.cache);
-            let table = Table::open(&self.inner.dir, self.inner.owner, meta.clone(), cache);
-            tables.push(Rc::new(table.await?));
-        }
-        let tables = Rc::new(tables);
-        let sessions = load_sessions(&tables).await?;
-
-        let edit = self.inner.manifest_edit.acquire(1).await;
-        let manifest = {
-            let state = self.inner.state.borrow();
-            if checkpoint.index() <= state.applied.index() {
-                return Err(Error::OldSnapshot);
-            }
-            Manifest {
-                generation: state.manifest.generation + 1,
-                next_table: state.next_table,
-                checkpoint: checkpoint.clone(),
-                installed: checkpoint.applied,
-                tables: received.tables.clone(),
-            }
+        let opened = self.open_tables(&received.tables).await?;
+        let tables = received.tables.iter();
+        let placed: Vec<Placed> = tables
+            .map(|meta| Placed {
+                level: BOTTOM_LEVEL,
+                run: received.tables.first().map_or(RunId(0), |first| RunId(first.id.0)),
+                meta: meta.clone(),
+            })
+            .collect();
+        let by_id = opened.iter().map(|table| (table.meta().id, Rc::clone(table)));
+        let view = View {
+            memtables: Vec::new(),
+            version: Rc::new(edit::version_of(&placed, &by_id.collect())),
+            segments: self.inner.values.segments(),
+            values: self.inner.values.clone(),
         };
-        manifest.prepare(&self.inner.dir, self.inner.owner).await?;
-        // From here on the manifest may name the files, whatever the outcome.
-        received.begun.clear();
-        if let Err(error) = Manifest::commit(&self.inner.dir).await {
-            self.fence(error.clone());
-            return Err(error);
+        let sessions = load_sessions(&view).await?;
+        drop(view);
+        let installed = self
+            .edit(
+                &opened,
+                |manifest, state| {
+                    if checkpoint.index() <= state.applied.index() {
+                        return false;
+                    }
+                    manifest.checkpoint = checkpoint.clone();
+                    manifest.installed = checkpoint.applied;
+                    manifest.tables = placed;
+                    true
+                },
+                |state| {
+                    assert!(
+                        state.applied.index() < checkpoint.index(),
+                        "nothing is applied while a snapshot is installed"
+                    );
+                    let index = checkpoint.index().unwrap_or_default();
+                    self.inner.pins.dropped(index);
+                    state.active = Rc::default();
+                    state.frozen.clear();
+                    state.applied = checkpoint.clone();
+                    *self.inner.sessions.borrow_mut() = sessions;
+                },
+            )
+            .await;
+        if matches!(installed, Ok(true)) || !self.is_unfenced() {
+            received.run.keep();
         }
-        {
-            let state = &mut *self.inner.state.borrow_mut();
-            assert!(
-                state.applied.index() < checkpoint.index(),
-                "nothing is applied while a snapshot is installed"
-            );
-            self.inner
-                .pins
-                .dropped(checkpoint.index().unwrap_or_default());
-            state.active = Rc::default();
-            state.frozen.clear();
-            state.obsolete.extend(state.tables.iter().cloned());
-            state.tables = tables;
-            state.applied = checkpoint;
-            state.manifest = manifest;
+        match installed? {
+            true => {
+                self.remove_unused().await;
+                Ok(())
+            }
+            false => Err(Error::OldSnapshot),
         }
-        *self.inner.sessions.borrow_mut() = sessions;
-        drop(edit);
-        self.inner.changed.notify_waiters();
-        self.collect().await;
-        Ok(())
     }
 }
 
@@ -177,33 +188,28 @@ impl SnapshotWriter {
         if !known_space || !in_order || Some(record.at) > applied {
             return Err(self.bad("a record that cannot be"));
         }
-        let full = self.writer.as_ref().is_some_and(|writer| {
-            writer.file_bytes() >= TABLE_BYTES || writer.entries() >= TABLE_ENTRIES_MAX
-        });
-        if full {
-            self.finish_table().await?;
-        }
-        if self.writer.is_none() {
-            self.engine.check_usable()?;
-            let inner = &self.engine.inner;
-            let id = self.engine.new_table_id();
-            self.begun.push(id);
-            self.writer = Some(TableWriter::create(&inner.dir, inner.owner, id).await?);
-        }
-        if let Some(writer) = &mut self.writer {
-            let value = Some(record.value.as_ref());
-            writer.add(&record.stored_key, record.at, value).await?;
-        }
+        let user_key = match Space::of_stored(&record.stored_key) {
+            Some((Space::User, key)) => Some(key),
+            _ => None,
+        };
+        let threshold = self.engine.inner.options.value_threshold;
+        let is_separated = threshold > 0 && record.value.len() >= threshold;
+        let content = match user_key.filter(|_| is_separated) {
+            Some(key) => {
+                let values = &self.engine.inner.values;
+                values.wait_for_room().await?;
+                let (pointer, ticket) = values.stage(record.at, key, record.value.clone());
+                self.values = ticket;
+                Content::Separated(pointer)
+            }
+            None => Content::Inline(&record.value),
+        };
+        self.run
+            .add(&record.stored_key, record.at, content, true)
+            .await?;
         self.last_key = record.stored_key;
         self.records += 1;
         corelith_io::yield_if_needed().await;
-        Ok(())
-    }
-
-    async fn finish_table(&mut self) -> Result<()> {
-        if let Some(writer) = self.writer.take() {
-            self.tables.push(writer.finish().await?);
-        }
         Ok(())
     }
 
@@ -215,8 +221,8 @@ impl SnapshotWriter {
         if !self.ended {
             return Err(self.bad("the end is missing"));
         }
-        self.finish_table().await?;
-        sync_dir(&self.engine.inner.dir).await?;
+        self.tables = self.run.finish().await?;
+        self.engine.inner.values.wait_durable(self.values).await?;
         self.finished = true;
         let checkpoint = self.checkpoint.clone().unwrap_or_default();
         Ok((checkpoint.applied, checkpoint.membership))
@@ -230,40 +236,57 @@ impl SnapshotWriter {
     }
 }
 
-impl Drop for SnapshotWriter {
+/// While it lives, no value-log segment that a reception may write to is collected.
+struct Receiving {
+    engine: Engine,
+    from: ValueSegmentId,
+}
+
+impl Receiving {
+    fn begin(engine: &Engine) -> Self {
+        let (_, from) = engine.inner.values.sealed();
+        engine.inner.state.borrow_mut().receiving.push(from);
+        Self {
+            engine: engine.clone(),
+            from,
+        }
+    }
+}
+
+impl Drop for Receiving {
     fn drop(&mut self) {
-        let state = &mut *self.engine.inner.state.borrow_mut();
-        state.garbage.append(&mut self.begun);
+        let receiving = &mut self.engine.inner.state.borrow_mut().receiving;
+        if let Some(at) = receiving.iter().position(|from| *from == self.from) {
+            receiving.swap_remove(at);
+        }
     }
 }
 
 /// Reads all sessions that tables hold.
-pub(super) async fn load_sessions(tables: &Rc<Tables>) -> Result<SessionTable> {
-    let view = View {
-        memtables: Vec::new(),
-        tables: Rc::clone(tables),
-    };
+pub(super) async fn load_sessions(view: &View) -> Result<SessionTable> {
     let span = Span {
         space: Space::Session,
         start: Bytes::new(),
         end: Bytes::new(),
         at: LogIndex(u64::MAX),
     };
-    let mut merge = Merge::start(&view, span).await?;
+    let damaged = |what| {
+        let first = view.version.tables().next();
+        Error::Corrupt {
+            file: first.map_or_else(String::new, |table| table.name()),
+            offset: 0,
+            what,
+        }
+    };
+    let mut merge = Merge::start(view, span).await?;
     let mut records = Vec::new();
     while let Some(merged) = merge.next().await? {
-        if let Some(record) = merged.value().await? {
+        if let Some(record) = merged.value(view).await? {
             let id = merged.key.first_chunk::<8>().copied();
             let id = id.filter(|_| merged.key.len() == 8);
-            let id = id.ok_or_else(|| merged.damaged("a session's key is malformed"))?;
+            let id = id.ok_or_else(|| damaged("a session's key is malformed"))?;
             records.push((u64::from_be_bytes(id), record));
         }
     }
-    SessionTable::from_records(records).map_err(|what| Error::Corrupt {
-        file: tables
-            .first()
-            .map_or_else(String::new, |table| table.name()),
-        offset: 0,
-        what,
-    })
+    SessionTable::from_records(records).map_err(damaged)
 }

@@ -1,12 +1,14 @@
 //! Going over memtables and tables at once, in key order, as of a sequence number.
 
 use super::View;
-use crate::error::{Error, Result};
+use crate::version::Run;
+use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::SCAN_BATCH_ENTRIES;
-use crate::memtable::{Memtable, Version};
-use crate::sstable::{Table, TableCursor, Value};
+use crate::memtable::{self, Memtable};
+use crate::sstable::{self, Table, TableCursor};
+use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -25,27 +27,25 @@ pub(super) struct Span {
     pub(super) at: LogIndex,
 }
 
+/// A version's value, and where its bytes are.
+#[derive(Clone)]
+enum Value {
+    Deleted,
+    Inline(Bytes),
+    InTable(Rc<Table>, sstable::Value, usize),
+    Separated(ValuePointer),
+}
+
 /// The newest visible version of a key.
 pub(super) struct Merged {
     pub(super) key: Bytes,
     pub(super) at: LogIndex,
     value: Value,
-    table: Option<Rc<Table>>,
 }
 
 impl Merged {
     pub(super) fn is_deleted(&self) -> bool {
-        self.value == Value::Deleted
-    }
-
-    /// What to say if this entry cannot be what was written.
-    pub(super) fn damaged(&self, what: &'static str) -> Error {
-        let table = self.table.as_ref();
-        Error::Corrupt {
-            file: table.map_or_else(String::new, |table| table.name()),
-            offset: 0,
-            what,
-        }
+        matches!(self.value, Value::Deleted)
     }
 
     /// Length of the value in bytes.
@@ -53,16 +53,21 @@ impl Merged {
         match &self.value {
             Value::Deleted => 0,
             Value::Inline(bytes) => bytes.len(),
-            Value::Stored(handle) => handle.len as usize,
+            Value::InTable(_, _, len) => *len,
+            Value::Separated(pointer) => pointer.len as usize,
         }
     }
 
-    /// The value; `None` if deleted.
-    pub(super) async fn value(&self) -> Result<Option<Bytes>> {
-        match (&self.value, &self.table) {
-            (value, Some(table)) => table.value(value.clone()).await,
-            (Value::Inline(bytes), None) => Ok(Some(bytes.clone())),
-            (_, None) => Ok(None),
+    /// The value, read as of the `view` that was merged; `None` if deleted.
+    pub(super) async fn value(&self, view: &View) -> Result<Option<Bytes>> {
+        match &self.value {
+            Value::Deleted => Ok(None),
+            Value::Inline(bytes) => Ok(Some(bytes.clone())),
+            Value::InTable(table, value, _) => table.value(value.clone()).await,
+            Value::Separated(pointer) => {
+                let read = view.values.read(&view.segments, *pointer, Some(&self.key));
+                Ok(Some(read.await?))
+            }
         }
     }
 }
@@ -100,18 +105,19 @@ impl Eq for Head {}
 enum Source {
     Memtable {
         memtable: Rc<Memtable>,
-        batch: VecDeque<(Bytes, Version)>,
+        batch: VecDeque<(Bytes, memtable::Version)>,
         /// Last key of the batch; `None` if nothing follows.
         last: Option<Bytes>,
     },
-    Table {
-        table: Rc<Table>,
+    Run {
+        /// The tables of the run from the current one on, last first.
+        tables: Vec<Rc<Table>>,
         cursor: Box<TableCursor>,
     },
 }
 
 /// The key after which a memtable is to be read on, if this batch was not its last.
-fn last_of(batch: &VecDeque<(Bytes, Version)>) -> Option<Bytes> {
+fn last_of(batch: &VecDeque<(Bytes, memtable::Version)>) -> Option<Bytes> {
     let full = batch.len() >= SCAN_BATCH_ENTRIES;
     batch.back().filter(|_| full).map(|(key, _)| key.clone())
 }
@@ -137,8 +143,8 @@ impl Merge {
         for memtable in &view.memtables {
             merge.add_memtable(Rc::clone(memtable));
         }
-        for table in view.tables.iter() {
-            merge.add_table(Rc::clone(table)).await?;
+        for run in view.version.runs() {
+            merge.add_run(run).await?;
         }
         Ok(merge)
     }
@@ -154,7 +160,7 @@ impl Merge {
         self.push_from_memtable(self.sources.len() - 1);
     }
 
-    fn read_memtable(&self, memtable: &Memtable, from: Bound<&[u8]>) -> VecDeque<(Bytes, Version)> {
+    fn read_memtable(&self, memtable: &Memtable, from: Bound<&[u8]>) -> VecDeque<(Bytes, memtable::Version)> {
         let end = match self.span.end.as_ref() {
             [] => Bound::Unbounded,
             end => Bound::Excluded(end),
@@ -203,64 +209,101 @@ impl Merge {
             self.heads.push(Head {
                 key,
                 at: version.at,
-                value: version.value.map_or(Value::Deleted, Value::Inline),
+                value: match version.value {
+                    memtable::Value::Deleted => Value::Deleted,
+                    memtable::Value::Inline(bytes) => Value::Inline(bytes),
+                    memtable::Value::Separated(pointer) => Value::Separated(pointer),
+                },
                 source,
             });
         }
     }
 
-    async fn add_table(&mut self, table: Rc<Table>) -> Result<()> {
+    async fn add_run(&mut self, run: &Run) -> Result<()> {
         let start = self.span.space.stored_key(&self.span.start);
         let end = match self.span.end.as_ref() {
             [] => vec![self.span.space.tag() + 1],
             end => self.span.space.stored_key(end),
         };
-        let meta = table.meta();
-        if meta.last_key[..] < start[..] || meta.first_key[..] >= end[..] {
-            return Ok(());
-        }
-        let Some(cursor) = TableCursor::seek(&table, &start, self.span.at).await? else {
-            return Ok(());
+        let in_span = |table: &&Rc<Table>| {
+            let meta = table.meta();
+            meta.last_key[..] >= start[..] && meta.first_key[..] < end[..]
         };
-        self.sources.push(Source::Table {
-            table,
-            cursor: Box::new(cursor),
-        });
-        self.push_from_table(self.sources.len() - 1);
+        let mut tables: Vec<Rc<Table>> = run.tables.iter().filter(in_span).cloned().collect();
+        tables.reverse();
+        while let Some(table) = tables.last() {
+            if let Some(cursor) = TableCursor::seek(table, &start, self.span.at).await? {
+                self.sources.push(Source::Run {
+                    tables,
+                    cursor: Box::new(cursor),
+                });
+                self.push_from_run(self.sources.len() - 1);
+                return Ok(());
+            }
+            tables.pop();
+        }
         Ok(())
     }
 
-    /// Puts the current entry of a table among the heads.
-    fn push_from_table(&mut self, source: usize) {
-        let Some(Source::Table { cursor, .. }) = self.sources.get(source) else {
+    /// Puts the current entry of a run among the heads.
+    fn push_from_run(&mut self, source: usize) {
+        let Some(Source::Run { tables, cursor }) = self.sources.get(source) else {
             return;
         };
         let (stored_key, at, value) = cursor.current();
-        let Some((space, key)) = Space::of_stored(stored_key) else {
+        let (Some((space, key)), Some(table)) = (Space::of_stored(stored_key), tables.last())
+        else {
             return;
         };
         let beyond = !self.span.end.is_empty() && key >= &self.span.end[..];
-        if space == self.span.space && !beyond {
-            self.heads.push(Head {
-                key: Bytes::copy_from_slice(key),
-                at,
-                value: value.clone(),
-                source,
-            });
+        if space != self.span.space || beyond {
+            return;
         }
+        let value = match value {
+            sstable::Value::Deleted => Value::Deleted,
+            sstable::Value::Inline(bytes) => Value::Inline(bytes.clone()),
+            sstable::Value::Separated(pointer) => Value::Separated(*pointer),
+            sstable::Value::Stored(handle) => {
+                let len = handle.len as usize;
+                Value::InTable(Rc::clone(table), value.clone(), len)
+            }
+        };
+        self.heads.push(Head {
+            key: Bytes::copy_from_slice(key),
+            at,
+            value,
+            source,
+        });
+    }
+
+    /// Goes on in a run, and puts its next entry among the heads.
+    async fn advance_run(&mut self, source: usize) -> Result<()> {
+        let Some(Source::Run { tables, cursor }) = self.sources.get_mut(source) else {
+            return Ok(());
+        };
+        let Some(table) = tables.last() else {
+            return Ok(());
+        };
+        if !cursor.advance(table).await? {
+            tables.pop();
+            let Some(table) = tables.last() else {
+                return Ok(());
+            };
+            let first = table.meta().first_key.clone();
+            match TableCursor::seek(table, &first, LogIndex(u64::MAX)).await? {
+                Some(next) => **cursor = next,
+                None => return Ok(()),
+            }
+        }
+        self.push_from_run(source);
+        Ok(())
     }
 
     /// The next key's newest visible version, deletions included; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Merged>> {
         while let Some(head) = self.heads.pop() {
-            let mut from_table = None;
-            match self.sources.get_mut(head.source) {
-                Some(Source::Table { table, cursor }) => {
-                    from_table = Some(Rc::clone(table));
-                    if cursor.advance(&Rc::clone(table)).await? {
-                        self.push_from_table(head.source);
-                    }
-                }
+            match self.sources.get(head.source) {
+                Some(Source::Run { .. }) => self.advance_run(head.source).await?,
                 Some(Source::Memtable { .. }) => self.push_from_memtable(head.source),
                 None => {}
             }
@@ -272,7 +315,6 @@ impl Merge {
                 key: head.key,
                 at: head.at,
                 value: head.value,
-                table: from_table,
             }));
         }
         Ok(None)

@@ -63,7 +63,8 @@ impl Engine {
             end: range.end.clone(),
             at,
         };
-        let mut merge = Merge::start(&self.view(), span).await?;
+        let view = self.view();
+        let mut merge = Merge::start(&view, span).await?;
         let mut page = ScanPage::default();
         let mut bytes = 0_usize;
         while let Some(merged) = merge.next().await? {
@@ -76,7 +77,7 @@ impl Engine {
                 page.more = true;
                 break;
             }
-            if let Some(value) = merged.value().await? {
+            if let Some(value) = merged.value(&view).await? {
                 let version = merged.at;
                 page.items.push(Item {
                     key: merged.key,

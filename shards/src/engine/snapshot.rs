@@ -127,7 +127,7 @@ impl Snapshot {
             self.merge = None;
             return Ok(true);
         };
-        if let Some(value) = merged.value().await? {
+        if let Some(value) = merged.value(&self.view).await? {
             let mut head = Vec::with_capacity(32 + merged.key.len());
             varint::put(&mut head, merged.key.len() as u64 + 1);
             varint::put(&mut head, merged.at.0);

@@ -1,25 +1,32 @@
 //! The bytes of a manifest. All integers are little-endian.
 //!
 //! ```text
-//! file    = magic [8] "CLMANIF\0" | version u32 = 1 | crc32c u32 (of all after, without the zeros) |
+//! file    = magic [8] "CLMANIF\0" | version u32 = 2 | crc32c u32 (of all after, without the zeros) |
 //!           length u32 of the payload | shard u32 | store u64 | payload | zeros to 4 KiB
-//! payload = generation u64 | next table u64 | checkpoint (see checkpoint.rs) |
-//!           installed option (a log id) | table count u32 | table ...
-//! table   = id u64 | file length u64 | properties (see sstable/format.rs)
+//! payload = generation u64 | next table u64 | next segment u64 | policy u8 (1 leveled, 2 tiered) |
+//!           checkpoint (see checkpoint.rs) | installed option (a log id) |
+//!           table count u32 | table ... | segment count u32 | segment ...
+//! table   = id u64 | level u8 | run u64 | file length u64 | properties (see sstable/format.rs)
+//! segment = id u64 | generation u32 | file length u64 | records u64 | record bytes u64 |
+//!           highest log index u64
 //! ```
+//! Version 1 has no next segment, policy, level, run and segments, and table properties without
+//! references: its tables stand newest first, each a run of level 0.
 
-use super::Manifest;
+use super::{Manifest, Placed};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::error::{Error, Result};
-use crate::ids::{Owner, ShardId, TableId};
-use crate::limits::TABLES_MAX;
+use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
+use crate::vlog::SegmentMeta;
+use crate::compaction::Policy;
+use crate::limits::{LEVELS_MAX, TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::TableMeta;
 use bytes::Buf;
 use corelith_io::BLOCK_SIZE;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLMANIF\0";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 const COVERED_FROM: usize = 16;
 const HEADER_BYTES: usize = 32;
 
@@ -28,14 +35,23 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     let mut payload = Vec::new();
     payload.extend_from_slice(&manifest.generation.to_le_bytes());
     payload.extend_from_slice(&manifest.next_table.0.to_le_bytes());
+    payload.extend_from_slice(&manifest.next_segment.0.to_le_bytes());
+    payload.push(manifest.policy.tag());
     manifest.checkpoint.encode(&mut payload);
     encode_log_id_option(manifest.installed, &mut payload);
     let count = u32::try_from(manifest.tables.len()).unwrap_or(u32::MAX);
     payload.extend_from_slice(&count.to_le_bytes());
-    for table in &manifest.tables {
-        payload.extend_from_slice(&table.id.0.to_le_bytes());
-        payload.extend_from_slice(&table.file_bytes.to_le_bytes());
-        table.encode_properties(&mut payload);
+    for Placed { level, run, meta } in &manifest.tables {
+        payload.extend_from_slice(&meta.id.0.to_le_bytes());
+        payload.push(*level);
+        payload.extend_from_slice(&run.0.to_le_bytes());
+        payload.extend_from_slice(&meta.file_bytes.to_le_bytes());
+        meta.encode_properties(&mut payload);
+    }
+    let count = u32::try_from(manifest.segments.len()).unwrap_or(u32::MAX);
+    payload.extend_from_slice(&count.to_le_bytes());
+    for segment in &manifest.segments {
+        encode_segment(segment, &mut payload);
     }
 
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -68,7 +84,7 @@ pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Owner, Manifest)> {
             known: VERSION,
         });
     }
-    if version != VERSION {
+    if version == 0 {
         return Err(damaged("there is no such format version"));
     }
     let crc = fields.try_get_u32_le().map_err(|_| short.clone())?;
@@ -81,15 +97,21 @@ pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Owner, Manifest)> {
     let shard = ShardId(fields.try_get_u32_le().map_err(|_| short.clone())?);
     let store_id = fields.try_get_u64_le().map_err(|_| short.clone())?;
     let mut payload = file.get(HEADER_BYTES..end).ok_or(short)?;
-    let manifest = decode_payload(&mut payload)
+    let manifest = decode_payload(&mut payload, version)
         .filter(|_| payload.is_empty())
         .ok_or(damaged("the manifest is malformed"))?;
     Ok((Owner { store_id, shard }, manifest))
 }
 
-fn decode_payload(payload: &mut &[u8]) -> Option<Manifest> {
+fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
+    let is_first = version == 1;
     let generation = payload.try_get_u64_le().ok()?;
     let next_table = TableId(payload.try_get_u64_le().ok()?);
+    let (mut next_segment, mut policy) = (ValueSegmentId(0), Policy::default());
+    if !is_first {
+        next_segment = ValueSegmentId(payload.try_get_u64_le().ok()?);
+        policy = Policy::of_tag(payload.try_get_u8().ok()?)?;
+    }
     let checkpoint = Checkpoint::decode(payload)?;
     let installed = decode_log_id_option(payload)?;
     let count = usize::try_from(payload.try_get_u32_le().ok()?).ok()?;
@@ -98,19 +120,95 @@ fn decode_payload(payload: &mut &[u8]) -> Option<Manifest> {
     }
     let mut tables = Vec::new();
     for _ in 0..count {
-        let id = TableId(payload.try_get_u64_le().ok()?);
-        let file_bytes = payload.try_get_u64_le().ok()?;
-        let table = TableMeta::decode_properties(id, file_bytes, payload)?;
-        if id >= next_table {
+        let table = if is_first {
+            decode_table_1(payload)?
+        } else {
+            decode_table(payload)?
+        };
+        if table.meta.id >= next_table {
             return None;
         }
         tables.push(table);
     }
-    Some(Manifest {
+    let mut segments = Vec::new();
+    if !is_first {
+        let count = usize::try_from(payload.try_get_u32_le().ok()?).ok()?;
+        if count > VALUE_SEGMENTS_MAX {
+            return None;
+        }
+        for _ in 0..count {
+            segments.push(decode_segment(payload)?);
+        }
+    }
+    let manifest = Manifest {
         generation,
         next_table,
+        next_segment,
+        policy,
         checkpoint,
         installed,
         tables,
+        segments,
+    };
+    is_in_order(&manifest).then_some(manifest)
+}
+
+/// Whether levels, runs, tables and segments stand as they must.
+fn is_in_order(manifest: &Manifest) -> bool {
+    let tables = manifest.tables.iter().zip(manifest.tables.iter().skip(1));
+    let mut tables = tables.map(|(before, after)| {
+        before.level < after.level
+            || (before.level == after.level
+                && (before.run != after.run || before.meta.last_key < after.meta.first_key))
+    });
+    let segments = manifest.segments.iter();
+    let mut segments = segments
+        .clone()
+        .zip(segments.skip(1))
+        .map(|(before, after)| before.id < after.id && after.id < manifest.next_segment);
+    tables.all(|fine| fine) && segments.all(|fine| fine)
+}
+
+fn decode_table_1(payload: &mut &[u8]) -> Option<Placed> {
+    let id = TableId(payload.try_get_u64_le().ok()?);
+    let file_bytes = payload.try_get_u64_le().ok()?;
+    let meta = TableMeta::decode_properties_1(id, file_bytes, payload)?;
+    Some(Placed {
+        level: 0,
+        run: RunId(id.0),
+        meta,
+    })
+}
+
+fn decode_table(payload: &mut &[u8]) -> Option<Placed> {
+    let id = TableId(payload.try_get_u64_le().ok()?);
+    let level = payload.try_get_u8().ok()?;
+    let run = RunId(payload.try_get_u64_le().ok()?);
+    let file_bytes = payload.try_get_u64_le().ok()?;
+    let meta = TableMeta::decode_properties(id, file_bytes, payload)?;
+    (usize::from(level) < LEVELS_MAX).then_some(Placed { level, run, meta })
+}
+
+fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {
+    out.extend_from_slice(&segment.id.0.to_le_bytes());
+    out.extend_from_slice(&segment.generation.to_le_bytes());
+    for number in [
+        segment.file_bytes,
+        segment.records,
+        segment.bytes,
+        segment.highest.0,
+    ] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn decode_segment(payload: &mut &[u8]) -> Option<SegmentMeta> {
+    Some(SegmentMeta {
+        id: ValueSegmentId(payload.try_get_u64_le().ok()?),
+        generation: payload.try_get_u32_le().ok()?,
+        file_bytes: payload.try_get_u64_le().ok()?,
+        records: payload.try_get_u64_le().ok()?,
+        bytes: payload.try_get_u64_le().ok()?,
+        highest: LogIndex(payload.try_get_u64_le().ok()?),
     })
 }

@@ -6,8 +6,8 @@ fn at(index: u64) -> LogIndex {
     LogIndex(index)
 }
 
-fn value(bytes: &'static [u8]) -> Option<Bytes> {
-    Some(Bytes::from_static(bytes))
+fn value(bytes: &'static [u8]) -> Value {
+    Value::Inline(Bytes::from_static(bytes))
 }
 
 fn everything() -> (Bound<&'static [u8]>, Bound<&'static [u8]>) {
@@ -20,7 +20,7 @@ fn an_overwritten_version_stays_while_it_is_pinned() {
     let memtable = Memtable::default();
     assert!(!memtable.insert(Space::User, at(1), b"k", value(b"one"), &pins));
     let pin = Pin::new(&pins, at(1));
-    assert!(!memtable.insert(Space::User, at(2), b"k", None, &pins));
+    assert!(!memtable.insert(Space::User, at(2), b"k", Value::Deleted, &pins));
     assert!(memtable.insert(Space::User, at(3), b"k", value(b"three"), &pins));
     drop(pin);
     assert_eq!(memtable.get(Space::User, b"k", at(0)), None);
@@ -31,7 +31,7 @@ fn an_overwritten_version_stays_while_it_is_pinned() {
     assert_eq!(memtable.versions(), 2);
     let all = memtable.all_versions(Space::User, everything(), 9);
     assert_eq!(all[0].1.len(), 2);
-    assert!(memtable.insert(Space::User, at(4), b"k", None, &pins));
+    assert!(memtable.insert(Space::User, at(4), b"k", Value::Deleted, &pins));
 }
 
 #[test]
@@ -75,20 +75,20 @@ fn memory_is_accounted_for() {
         Space::User,
         at(2),
         b"small",
-        Some(received.slice(..100)),
+        Value::Inline(received.slice(..100)),
         &pins,
     );
     assert!(received.is_unique());
-    memtable.insert(Space::User, at(3), b"large", Some(received.clone()), &pins);
+    memtable.insert(Space::User, at(3), b"large", Value::Inline(received.clone()), &pins);
     assert!(!received.is_unique());
     assert!(memtable.bytes() >= KEPT_VALUE_CHARGE_MIN);
-    memtable.insert(Space::User, at(4), b"large", None, &pins);
+    memtable.insert(Space::User, at(4), b"large", Value::Deleted, &pins);
     assert!(received.is_unique());
     assert!(memtable.bytes() < 3000, "{}", memtable.bytes());
 
     // Full chunks are followed by new ones.
     for index in 5..20 {
-        let value = Some(Bytes::from(vec![3; 100 << 10]));
+        let value = Value::Inline(Bytes::from(vec![3; 100 << 10]));
         memtable.insert(Space::User, at(index), &[index as u8], value, &pins);
     }
     assert!((1500 << 10..2100 << 10).contains(&memtable.bytes()));
@@ -96,8 +96,7 @@ fn memory_is_accounted_for() {
         memtable
             .get(Space::User, &[5], at(99))
             .unwrap()
-            .value
-            .unwrap(),
-        vec![3; 100 << 10]
+            .value,
+        Value::Inline(vec![3; 100 << 10].into())
     );
 }

@@ -1,0 +1,124 @@
+//! Edits of the manifest, and the files that they leave behind.
+//!
+//! Invariant: a file is removed only after the manifest that no longer names it is durable, and when
+//! no reader holds it.
+
+use super::{Engine, State};
+use crate::error::Result;
+use crate::filename::FileName;
+use crate::ids::TableId;
+use crate::manifest::{Manifest, Placed};
+use crate::planted::{Bug, is_planted};
+use crate::sstable::{Table, TableMeta};
+use crate::version::Version;
+use corelith_io::collections::HashMap;
+use std::rc::Rc;
+
+/// The version that a manifest describes, whose tables are all among `tables`.
+pub(super) fn version_of(placed: &[Placed], tables: &HashMap<TableId, Rc<Table>>) -> Version {
+    Version::new(placed, |id| match tables.get(&id) {
+        Some(table) => Rc::clone(table),
+        None => panic!("table {id} is not open"),
+    })
+}
+
+impl Engine {
+    /// Opens tables just written.
+    pub(super) async fn open_tables(&self, metas: &[TableMeta]) -> Result<Vec<Rc<Table>>> {
+        let inner = &self.inner;
+        let mut tables = Vec::with_capacity(metas.len());
+        for meta in metas {
+            let table = Table::open(&inner.dir, inner.owner, meta.clone(), &inner.cache).await?;
+            tables.push(Rc::new(table));
+        }
+        Ok(tables)
+    }
+
+    /// Makes an edit durable and puts it into effect, in one step for all readers. `change` makes it
+    /// in a copy of the manifest, and returns `false` to give it up; `opened` are the tables that
+    /// come in; `then` is part of the step. Returns whether the edit was made.
+    ///
+    /// # Errors
+    /// The old manifest is in effect; after a failed commit, which fences the shard, the new one may
+    /// be on disk.
+    pub(super) async fn edit(
+        &self,
+        opened: &[Rc<Table>],
+        change: impl FnOnce(&mut Manifest, &State) -> bool,
+        then: impl FnOnce(&mut State),
+    ) -> Result<bool> {
+        let inner = &self.inner;
+        let _edit = inner.manifest_edit.acquire(1).await;
+        self.check_unfenced()?;
+        let manifest = {
+            let state = inner.state.borrow();
+            let mut manifest = state.manifest.clone();
+            manifest.generation += 1;
+            manifest.next_table = state.next_table;
+            manifest.policy = state.policy;
+            (manifest.segments, manifest.next_segment) = inner.values.sealed();
+            if !change(&mut manifest, &state) {
+                return Ok(false);
+            }
+            manifest
+        };
+        manifest.prepare(&inner.dir, inner.owner).await?;
+        if is_planted(Bug::RemoveBeforeManifest) {
+            self.retire(&manifest, opened, |_| {});
+            self.remove_unused().await;
+        }
+        if let Err(error) = Manifest::commit(&inner.dir).await {
+            self.fence(error.clone());
+            return Err(error);
+        }
+        self.retire(&manifest, opened, then);
+        inner.counters.edits.add(1);
+        inner.changed.notify_waiters();
+        inner.background.wake();
+        Ok(true)
+    }
+
+    /// Puts a manifest into effect; the tables that it does not name become obsolete.
+    fn retire(&self, manifest: &Manifest, opened: &[Rc<Table>], then: impl FnOnce(&mut State)) {
+        let state = &mut *self.inner.state.borrow_mut();
+        let current = state.version.tables().chain(opened);
+        let mut tables: HashMap<TableId, Rc<Table>> = current
+            .map(|table| (table.meta().id, Rc::clone(table)))
+            .collect();
+        state.version = Rc::new(version_of(&manifest.tables, &tables));
+        for placed in &manifest.tables {
+            tables.remove(&placed.meta.id);
+        }
+        let mut obsolete: Vec<Rc<Table>> = tables.into_values().collect();
+        obsolete.sort_by_key(|table| table.meta().id);
+        state.obsolete.append(&mut obsolete);
+        state.manifest = manifest.clone();
+        then(state);
+    }
+
+    /// Removes files that nothing refers to. What fails is tried again, at the latest by the next
+    /// start.
+    pub(super) async fn remove_unused(&self) {
+        let removable = {
+            let state = &mut *self.inner.state.borrow_mut();
+            let mut removable = std::mem::take(&mut state.garbage);
+            state.obsolete.retain(|table| {
+                let held = Rc::strong_count(table) > 1;
+                if !held {
+                    removable.push(table.meta().id);
+                }
+                held
+            });
+            removable
+        };
+        for id in removable {
+            let path = FileName::Table(id).path(&self.inner.dir);
+            if let Err(error) = corelith_io::remove_file(&path).await
+                && error.kind() != corelith_io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "an unused table stays");
+            }
+        }
+        self.inner.values.remove_obsolete().await;
+    }
+}

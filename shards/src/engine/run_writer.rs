@@ -1,0 +1,96 @@
+//! Writing a run: one table after the other, cut at a length, never within the versions of a key.
+
+use super::Engine;
+use crate::error::Result;
+use crate::ids::{LogIndex, TableId};
+use crate::limits::TABLE_ENTRIES_MAX;
+use crate::manifest::sync_dir;
+use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
+
+/// The tables of a run being written. Dropped before [`RunWriter::keep`], its files are removed.
+pub(super) struct RunWriter {
+    engine: Engine,
+    options: TableOptions,
+    table_bytes: u64,
+    writer: Option<TableWriter>,
+    tables: Vec<TableMeta>,
+    begun: Vec<TableId>,
+}
+
+impl RunWriter {
+    /// Starts a run of tables of about `table_bytes`.
+    pub(super) fn new(engine: &Engine, options: TableOptions, table_bytes: u64) -> Self {
+        Self {
+            engine: engine.clone(),
+            options,
+            table_bytes,
+            writer: None,
+            tables: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// Adds a version; versions come in the order of [`crate::key::compare`]. `is_new_key`: it is
+    /// the first of its key.
+    pub(super) async fn add(
+        &mut self,
+        key: &[u8],
+        at: LogIndex,
+        content: Content<'_>,
+        is_new_key: bool,
+    ) -> Result<()> {
+        let is_full = self.writer.as_ref().is_some_and(|writer| {
+            writer.file_bytes() >= self.table_bytes || writer.entries() >= TABLE_ENTRIES_MAX / 2
+        });
+        if is_full && is_new_key {
+            self.finish_table().await?;
+        }
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                self.engine.check_unfenced()?;
+                let inner = &self.engine.inner;
+                let id = self.engine.new_table_id();
+                self.begun.push(id);
+                let table = TableWriter::create(&inner.dir, inner.owner, id, self.options).await?;
+                self.writer.insert(table)
+            }
+        };
+        writer.add(key, at, content).await
+    }
+
+    async fn finish_table(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.take() {
+            self.tables.push(writer.finish().await?);
+        }
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    pub(super) fn bytes(&self) -> u64 {
+        let tables = self.tables.iter().map(|table| table.file_bytes);
+        let current = self.writer.as_ref().map_or(0, TableWriter::file_bytes);
+        tables.sum::<u64>() + current
+    }
+
+    /// Makes the run durable, names included, and returns its tables.
+    pub(super) async fn finish(&mut self) -> Result<Vec<TableMeta>> {
+        self.finish_table().await?;
+        if !self.begun.is_empty() {
+            sync_dir(&self.engine.inner.dir).await?;
+        }
+        Ok(self.tables.clone())
+    }
+
+    /// Keeps the files: a manifest may name them.
+    pub(super) fn keep(&mut self) {
+        self.begun.clear();
+    }
+}
+
+impl Drop for RunWriter {
+    fn drop(&mut self) {
+        let state = &mut *self.engine.inner.state.borrow_mut();
+        state.garbage.append(&mut self.begun);
+    }
+}

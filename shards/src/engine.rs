@@ -86,7 +86,7 @@ struct Inner {
     owner: Owner,
     memtable_bytes: usize,
     log_barrier: LogBarrier,
-    cache: Rc<BlockCache>,
+    cache: BlockCache,
     pins: Rc<Pins>,
     sessions: RefCell<SessionTable>,
     state: RefCell<State>,
@@ -139,11 +139,10 @@ struct View {
 impl Engine {
     /// Opens the engine on the tables that the manifest names.
     pub(crate) async fn open(parts: EngineParts) -> Result<Self> {
-        let cache = Rc::new(BlockCache::new(parts.block_cache_bytes));
+        let cache = BlockCache::new(parts.block_cache_bytes);
         let mut tables = Vec::new();
         for meta in &parts.manifest.tables {
-            let cache = Rc::clone(&cache);
-            let table = Table::open(&parts.dir, parts.owner, meta.clone(), cache).await?;
+            let table = Table::open(&parts.dir, parts.owner, meta.clone(), &cache).await?;
             tables.push(Rc::new(table));
         }
         let tables = Rc::new(tables);

@@ -8,7 +8,7 @@ use crate::key::Space;
 use crate::limits::{DISK_FULL_RETRY, FROZEN_MEMTABLES_MAX, SCAN_BATCH_ENTRIES};
 use crate::manifest::{Manifest, sync_dir};
 use crate::memtable::Memtable;
-use crate::sstable::{Table, TableMeta, TableWriter};
+use crate::sstable::{Content, Table, TableMeta, TableOptions, TableWriter};
 use bytes::Bytes;
 use std::ops::Bound;
 use std::rc::Rc;
@@ -175,7 +175,9 @@ impl Engine {
     }
 
     async fn write_table(&self, id: TableId, memtable: &Memtable) -> Result<TableMeta> {
-        let mut writer = TableWriter::create(&self.inner.dir, self.inner.owner, id).await?;
+        let inner = &self.inner;
+        let options = TableOptions::default();
+        let mut writer = TableWriter::create(&inner.dir, inner.owner, id, options).await?;
         for space in Space::ALL {
             let mut last: Option<Bytes> = None;
             loop {
@@ -195,8 +197,11 @@ impl Engine {
                         let seen =
                             newer.is_none_or(|newer| self.inner.pins.sees(version.at, newer));
                         if seen {
-                            let value = version.value.as_deref();
-                            writer.add(&stored_key, version.at, value).await?;
+                            let content = match &version.value {
+                                Some(value) => Content::Inline(value),
+                                None => Content::Deleted,
+                            };
+                            writer.add(&stored_key, version.at, content).await?;
                         } else if let Some(newer) = newer {
                             self.inner.pins.dropped(newer);
                         }
@@ -218,8 +223,8 @@ impl Engine {
         (self.inner.log_barrier)().await?;
         let table = match written {
             Some(meta) => {
-                let cache = Rc::clone(&self.inner.cache);
-                let table = Table::open(&self.inner.dir, self.inner.owner, meta, cache).await?;
+                let inner = &self.inner;
+                let table = Table::open(&inner.dir, inner.owner, meta, &inner.cache).await?;
                 Some(Rc::new(table))
             }
             None => None,

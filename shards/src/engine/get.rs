@@ -1,11 +1,12 @@
 //! Reading one key.
 
 use super::{Engine, Found};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::memtable::Version;
 use crate::sstable::{Table, Value, hash_of};
+use bytes::Bytes;
 use std::rc::Rc;
 
 /// Reads see the newest version.
@@ -56,8 +57,7 @@ impl Engine {
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
         Ok(match self.find(key).await? {
             Place::Memory(version) => found(version),
-            Place::Table(table, version, value) => table
-                .value(value)
+            Place::Table(table, version, value) => value_in(&table, &value)
                 .await?
                 .map(|value| Found { version, value }),
             Place::Nowhere => None,
@@ -101,6 +101,20 @@ impl Engine {
         let tables = state.tables.iter();
         let candidates = tables.filter(|table| table.may_contain(hash));
         candidates.cloned().collect()
+    }
+}
+
+/// The bytes of a value found in `table`; `None` if deleted.
+pub(super) async fn value_in(table: &Table, value: &Value) -> Result<Option<Bytes>> {
+    match value {
+        Value::Deleted => Ok(None),
+        Value::Inline(bytes) => Ok(Some(bytes.clone())),
+        Value::Stored(handle) => table.stored(*handle).await.map(Some),
+        Value::Separated(_) => Err(Error::Corrupt {
+            file: table.name(),
+            offset: 0,
+            what: "a separated value, but the shard has no value log",
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::key::Space;
 use crate::limits::{TABLE_BYTES, TABLE_ENTRIES_MAX};
 use crate::manifest::{Manifest, sync_dir};
 use crate::session::SessionTable;
-use crate::sstable::{Table, TableMeta, TableWriter};
+use crate::sstable::{Content, Table, TableMeta, TableOptions, TableWriter};
 use bytes::{Buf, Bytes, BytesMut};
 use std::rc::Rc;
 
@@ -76,8 +76,8 @@ impl Engine {
         };
         let mut tables = Vec::new();
         for meta in &received.tables {
-            let cache = Rc::clone(&self.inner.cache);
-            let table = Table::open(&self.inner.dir, self.inner.owner, meta.clone(), cache);
+            let inner = &self.inner;
+            let table = Table::open(&inner.dir, inner.owner, meta.clone(), &inner.cache);
             tables.push(Rc::new(table.await?));
         }
         let tables = Rc::new(tables);
@@ -188,11 +188,13 @@ impl SnapshotWriter {
             let inner = &self.engine.inner;
             let id = self.engine.new_table_id();
             self.begun.push(id);
-            self.writer = Some(TableWriter::create(&inner.dir, inner.owner, id).await?);
+            let options = TableOptions::default();
+            let writer = TableWriter::create(&inner.dir, inner.owner, id, options).await?;
+            self.writer = Some(writer);
         }
         if let Some(writer) = &mut self.writer {
-            let value = Some(record.value.as_ref());
-            writer.add(&record.stored_key, record.at, value).await?;
+            let content = Content::Inline(&record.value);
+            writer.add(&record.stored_key, record.at, content).await?;
         }
         self.last_key = record.stored_key;
         self.records += 1;

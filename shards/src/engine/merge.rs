@@ -1,6 +1,7 @@
 //! Going over memtables and tables at once, in key order, as of a sequence number.
 
 use super::View;
+use super::get::value_in;
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
@@ -54,13 +55,14 @@ impl Merged {
             Value::Deleted => 0,
             Value::Inline(bytes) => bytes.len(),
             Value::Stored(handle) => handle.len as usize,
+            Value::Separated(pointer) => pointer.len as usize,
         }
     }
 
     /// The value; `None` if deleted.
     pub(super) async fn value(&self) -> Result<Option<Bytes>> {
         match (&self.value, &self.table) {
-            (value, Some(table)) => table.value(value.clone()).await,
+            (value, Some(table)) => value_in(table, value).await,
             (Value::Inline(bytes), None) => Ok(Some(bytes.clone())),
             (_, None) => Ok(None),
         }

@@ -1,12 +1,13 @@
 //! The bytes of a manifest. All integers are little-endian.
 //!
 //! ```text
-//! file    = magic [8] "CLMANIF\0" | version u32 = 1 | crc32c u32 (of all after, without the zeros) |
+//! file    = magic [8] "CLMANIF\0" | version u32 = 2 | crc32c u32 (of all after, without the zeros) |
 //!           length u32 of the payload | shard u32 | store u64 | payload | zeros to 4 KiB
 //! payload = generation u64 | next table u64 | checkpoint (see checkpoint.rs) |
 //!           installed option (a log id) | table count u32 | table ...
 //! table   = id u64 | file length u64 | properties (see sstable/format.rs)
 //! ```
+//! A manifest has the properties of tables of its own version; so those of version 1 list no references.
 
 use super::Manifest;
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
@@ -19,7 +20,8 @@ use corelith_io::BLOCK_SIZE;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLMANIF\0";
-pub(super) const VERSION: u32 = 1;
+/// The version that is written; all from 1 on are read.
+const VERSION: u32 = 2;
 const COVERED_FROM: usize = 16;
 const HEADER_BYTES: usize = 32;
 
@@ -68,7 +70,7 @@ pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Owner, Manifest)> {
             known: VERSION,
         });
     }
-    if version != VERSION {
+    if version == 0 {
         return Err(damaged("there is no such format version"));
     }
     let crc = fields.try_get_u32_le().map_err(|_| short.clone())?;
@@ -81,13 +83,13 @@ pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Owner, Manifest)> {
     let shard = ShardId(fields.try_get_u32_le().map_err(|_| short.clone())?);
     let store_id = fields.try_get_u64_le().map_err(|_| short.clone())?;
     let mut payload = file.get(HEADER_BYTES..end).ok_or(short)?;
-    let manifest = decode_payload(&mut payload)
+    let manifest = decode_payload(version, &mut payload)
         .filter(|_| payload.is_empty())
         .ok_or(damaged("the manifest is malformed"))?;
     Ok((Owner { store_id, shard }, manifest))
 }
 
-fn decode_payload(payload: &mut &[u8]) -> Option<Manifest> {
+fn decode_payload(version: u32, payload: &mut &[u8]) -> Option<Manifest> {
     let generation = payload.try_get_u64_le().ok()?;
     let next_table = TableId(payload.try_get_u64_le().ok()?);
     let checkpoint = Checkpoint::decode(payload)?;
@@ -100,7 +102,7 @@ fn decode_payload(payload: &mut &[u8]) -> Option<Manifest> {
     for _ in 0..count {
         let id = TableId(payload.try_get_u64_le().ok()?);
         let file_bytes = payload.try_get_u64_le().ok()?;
-        let table = TableMeta::decode_properties(id, file_bytes, payload)?;
+        let table = TableMeta::decode_properties(version, id, file_bytes, payload)?;
         if id >= next_table {
             return None;
         }

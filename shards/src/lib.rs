@@ -24,6 +24,7 @@ mod varint;
 mod vlog;
 pub mod wal;
 
+pub use cache::BlockCache;
 pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
@@ -31,4 +32,6 @@ pub use key::Space;
 pub use pins::Pin;
 pub use session::{Admission, Recorded, SessionTable};
 pub use shard::{Shard, ShardOptions};
+pub use sstable::Compression;
+pub use vlog::ValuePointer;
 pub use wal::{Entry, Log, LogOptions, LogRange, LogRecovered, Vote};

@@ -89,6 +89,9 @@ pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// Entries of one table; bounds its filter and the memory to build it.
 pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
 
+/// Value segments that one table refers to; a table is ended before it would refer to more.
+pub const TABLE_REFERENCES_MAX: usize = 1 << 16;
+
 /// A table that receives a snapshot is ended at this length.
 pub const TABLE_BYTES: u64 = 64 << 20;
 

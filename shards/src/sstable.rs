@@ -7,6 +7,7 @@ mod cursor;
 mod filter;
 pub(crate) mod format;
 mod inspect;
+mod options;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,26 @@ mod writer;
 
 pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash_of;
-pub(crate) use format::{Handle, TableMeta};
+pub(crate) use format::{Handle, Reference, TableMeta};
 pub(crate) use inspect::inspect;
+pub use options::Compression;
+pub(crate) use options::{FilterKind, TableOptions};
 pub(crate) use reader::Table;
 pub(crate) use writer::TableWriter;
 
+use crate::vlog::ValuePointer;
 use bytes::Bytes;
+
+/// What is put into a table for one version of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    /// Deleted.
+    Deleted,
+    /// The value.
+    Inline(&'a [u8]),
+    /// Where the value log has the value.
+    Separated(ValuePointer),
+}
 
 /// What a table holds for one version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +43,8 @@ pub(crate) enum Value {
     Deleted,
     /// The value.
     Inline(Bytes),
-    /// Where the value is; see [`Table::value`].
+    /// In a block of its own of the same table; see [`Table::stored`].
     Stored(Handle),
+    /// In the value log, which the caller asks.
+    Separated(ValuePointer),
 }

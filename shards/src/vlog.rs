@@ -3,3 +3,4 @@
 mod pointer;
 
 pub use pointer::ValuePointer;
+pub(crate) use pointer::record_bytes;

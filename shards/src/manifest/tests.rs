@@ -1,6 +1,7 @@
 use super::format::{decode, encode};
 use super::*;
-use crate::ids::{LogIndex, NodeId, ShardId, Term};
+use crate::ids::{LogIndex, NodeId, ShardId, Term, ValueSegmentId};
+use crate::sstable::Reference;
 use bytes::Bytes;
 
 pub(crate) fn example() -> (Owner, Manifest) {
@@ -23,6 +24,13 @@ pub(crate) fn example() -> (Owner, Manifest) {
         highest: LogIndex(number * 10 + 9),
         first_key: Bytes::from_static(b"\0apple"),
         last_key: Bytes::from_static(b"\x01zebra"),
+        references: (0..number)
+            .map(|segment| Reference {
+                segment: ValueSegmentId(segment),
+                values: number,
+                bytes: 1 << number,
+            })
+            .collect(),
     };
     let manifest = Manifest {
         generation: 9,

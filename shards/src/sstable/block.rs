@@ -5,7 +5,8 @@
 //! entry   = shared varint | rest varint | kind u8 | sequence number varint | place | key rest |
 //!           value bytes
 //! place   = nothing (kind 0, deleted) | value length varint (kind 1, inline) |
-//!           offset / 4096 varint, payload length varint (kind 2, stored in a block of its own)
+//!           offset / 4096 varint, payload length varint (kind 2, stored in a block of its own) |
+//!           a pointer (kind 3, in the value log; see vlog/pointer.rs)
 //! ```
 //! `shared` counts the bytes that the key has in common with the key before. A restart is the offset
 //! of an entry whose `shared` is 0; the first entry is one.
@@ -16,6 +17,7 @@ use crate::ids::LogIndex;
 use crate::key::compare;
 use crate::limits::{KEY_BYTES_MAX, RESTART_INTERVAL};
 use crate::varint;
+use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use corelith_io::BLOCK_SIZE;
 use std::cmp::Ordering;
@@ -23,6 +25,7 @@ use std::cmp::Ordering;
 const DELETED: u8 = 0;
 const INLINE: u8 = 1;
 const STORED: u8 = 2;
+const SEPARATED: u8 = 3;
 
 /// What is wrong with a block whose checksum matched: it was written wrong.
 pub(super) type Damage = &'static str;
@@ -33,6 +36,7 @@ pub(super) enum Put<'a> {
     Deleted,
     Inline(&'a [u8]),
     Stored(Handle),
+    Separated(ValuePointer),
 }
 
 /// Builds the payload of a block.
@@ -70,6 +74,7 @@ impl BlockBuilder {
             Put::Deleted => DELETED,
             Put::Inline(_) => INLINE,
             Put::Stored(_) => STORED,
+            Put::Separated(_) => SEPARATED,
         };
         self.payload.push(kind);
         varint::put(&mut self.payload, at.0);
@@ -84,6 +89,7 @@ impl BlockBuilder {
                 varint::put(&mut self.payload, handle.offset / BLOCK_SIZE as u64);
                 varint::put(&mut self.payload, u64::from(handle.len));
             }
+            Put::Separated(pointer) => pointer.encode(&mut self.payload),
         }
         self.payload.extend_from_slice(rest);
         self.payload.extend_from_slice(value_bytes);
@@ -218,6 +224,10 @@ impl BlockCursor {
                 let len = varint::take(&mut entry).ok_or(SHORT)?;
                 let handle = Handle::checked(offset, len).ok_or("a handle to no block")?;
                 (Value::Stored(handle), 0)
+            }
+            SEPARATED => {
+                let pointer = ValuePointer::decode(&mut entry).ok_or(SHORT)?;
+                (Value::Separated(pointer), 0)
             }
             _ => return Err("an entry of unknown kind"),
         };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file   = header | block ... | footer              everything starts at a multiple of 4 KiB
-//! header = magic [8] "CLTABLE\0" | version u32 = 1 | shard u32 | store u64 | table u64 | crc32c u32
+//! header = magic [8] "CLTABLE\0" | version u32 = 2 | shard u32 | store u64 | table u64 | crc32c u32
 //!          (of all before) | zeros to 4 KiB
 //! block  = crc32c u32 (of all after, without the zeros) | len u32 | kind u32 | 0 u32 | table u64 |
 //!          offset u64 (of this block in the file) | payload [len] | zeros to a multiple of 4 KiB
@@ -15,20 +15,29 @@
 //! 5 filter: see filter.rs
 //! 6 footer: version u32 | root handle | filter handle | properties handle
 //! 7 properties: entries u64 | deletions u64 | value bytes u64 | lowest sequence number u64 |
-//!   highest u64 | first stored key (u32 len, bytes) | last stored key (u32 len, bytes)
+//!   highest u64 | first stored key (u32 len, bytes) | last stored key (u32 len, bytes) |
+//!   reference count u32 | reference ...
+//! reference: value segment u64 | values u64 | bytes of their records u64
 //! handle: offset u64 | payload length u32
 //! ```
+//! Version 1 has no references.
+//!
 //! A block names its table and its place, so that a block written or read at a wrong place is found.
 
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner, ShardId, TableId};
-use crate::limits::{BLOCK_PAYLOAD_BYTES_MAX, KEY_BYTES_MAX};
+use crate::ids::{LogIndex, Owner, ShardId, TableId, ValueSegmentId};
+use crate::limits::{BLOCK_PAYLOAD_BYTES_MAX, KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
 use bytes::{Buf, Bytes};
 use corelith_io::BLOCK_SIZE;
+use std::fmt;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLTABLE\0";
-pub(crate) const VERSION: u32 = 1;
+/// Versions that are read; the last is written.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+const VERSION: u32 = *VERSIONS.end();
+/// From this version on, properties list references.
+const VERSION_OF_REFERENCES: u32 = 2;
 
 /// Bytes of a block before its payload.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
@@ -87,6 +96,28 @@ impl Handle {
     }
 }
 
+/// How much of a value segment a table refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reference {
+    /// The segment.
+    pub(crate) segment: ValueSegmentId,
+    /// How many values.
+    pub(crate) values: u64,
+    /// Length of their records, see [`crate::vlog::record_bytes`].
+    pub(crate) bytes: u64,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            segment,
+            values,
+            bytes,
+        } = self;
+        write!(f, "{values} in value segment {segment}, {bytes} bytes")
+    }
+}
+
 /// What the manifest and the table itself say of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableMeta {
@@ -98,7 +129,7 @@ pub(crate) struct TableMeta {
     pub(crate) entries: u64,
     /// How many of them are deletions.
     pub(crate) deletions: u64,
-    /// Sum of the values' lengths.
+    /// Sum of the values' lengths, wherever the values are.
     pub(crate) value_bytes: u64,
     /// Lowest sequence number.
     pub(crate) lowest: LogIndex,
@@ -108,6 +139,8 @@ pub(crate) struct TableMeta {
     pub(crate) first_key: Bytes,
     /// Last stored key.
     pub(crate) last_key: Bytes,
+    /// What it refers to in the value log, in order of segment, none twice.
+    pub(crate) references: Vec<Reference>,
 }
 
 impl TableMeta {
@@ -127,10 +160,18 @@ impl TableMeta {
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(key);
         }
+        let count = u32::try_from(self.references.len()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&count.to_le_bytes());
+        for reference in &self.references {
+            for number in [reference.segment.0, reference.values, reference.bytes] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
     }
 
-    /// Takes properties from the front of `bytes`.
+    /// Takes properties from the front of `bytes`, as that version of tables has them.
     pub(crate) fn decode_properties(
+        version: u32,
         id: TableId,
         file_bytes: u64,
         bytes: &mut &[u8],
@@ -145,8 +186,36 @@ impl TableMeta {
             highest: LogIndex(bytes.try_get_u64_le().ok()?),
             first_key: take_key(bytes)?,
             last_key: take_key(bytes)?,
+            references: match version {
+                VERSION_OF_REFERENCES.. => take_references(bytes)?,
+                _ => Vec::new(),
+            },
         })
     }
+}
+
+fn take_references(bytes: &mut &[u8]) -> Option<Vec<Reference>> {
+    const STORED_BYTES: usize = 24;
+    let count = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+    if count > TABLE_REFERENCES_MAX || bytes.len() < count * STORED_BYTES {
+        return None;
+    }
+    let mut references: Vec<Reference> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let reference = Reference {
+            segment: ValueSegmentId(bytes.try_get_u64_le().ok()?),
+            values: bytes.try_get_u64_le().ok()?,
+            bytes: bytes.try_get_u64_le().ok()?,
+        };
+        if references
+            .last()
+            .is_some_and(|last| last.segment >= reference.segment)
+        {
+            return None;
+        }
+        references.push(reference);
+    }
+    Some(references)
 }
 
 fn take_key(bytes: &mut &[u8]) -> Option<Bytes> {
@@ -179,14 +248,14 @@ impl Footer {
         out
     }
 
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let version = bytes.try_get_u32_le().ok()?;
+    pub(super) fn decode(version: u32, mut bytes: &[u8]) -> Option<Self> {
+        let found = bytes.try_get_u32_le().ok()?;
         let footer = Self {
             root: Handle::decode(&mut bytes)?,
             filter: Handle::decode(&mut bytes)?,
             properties: Handle::decode(&mut bytes)?,
         };
-        (version == VERSION && bytes.is_empty()).then_some(footer)
+        (found == version && bytes.is_empty()).then_some(footer)
     }
 
     /// Where the footer of a file is.
@@ -208,8 +277,8 @@ pub(super) fn encode_file_header(owner: Owner, id: TableId) -> Vec<u8> {
     out
 }
 
-/// Reads the first block of the table `file`: whose it is, and its number.
-pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<(Owner, TableId)> {
+/// Reads the first block of the table `file`: its format version, whose it is, and its number.
+pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<(u32, Owner, TableId)> {
     const COVERED: usize = 32;
     let damaged = |what| Error::corrupt(file, 0, what);
     let (mut fields, mut after) = block
@@ -224,16 +293,20 @@ pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<(Owner, Ta
     }
     fields.advance(MAGIC.len());
     let version = fields.get_u32_le();
-    if version != VERSION {
+    if version > VERSION {
         return Err(Error::NewerFormat {
             file: file.display().to_string(),
             found: version,
             known: VERSION,
         });
     }
+    if !VERSIONS.contains(&version) {
+        return Err(damaged("there is no such format version"));
+    }
     let shard = ShardId(fields.get_u32_le());
     let store_id = fields.get_u64_le();
-    Ok((Owner { store_id, shard }, TableId(fields.get_u64_le())))
+    let id = TableId(fields.get_u64_le());
+    Ok((version, Owner { store_id, shard }, id))
 }
 
 /// The header of the block at `handle` with that payload.

@@ -7,14 +7,13 @@ use crate::ids::LogIndex;
 use crate::inspect::Text;
 use crate::key::Space;
 use std::path::Path;
-use std::rc::Rc;
 
 use super::{TableCursor, Value};
 
 /// Describes the table at `path`: its properties and, up to a limit, its entries.
 pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
-    let cache = Rc::new(BlockCache::new(0));
-    let (table, owner) = Table::open_path(path.to_path_buf(), cache).await?;
+    let cache = BlockCache::new(0);
+    let (table, owner) = Table::open_path(path.to_path_buf(), &cache).await?;
     let meta = table.meta();
     let mut text = Text::default();
     text.line("kind", "sstable");
@@ -28,6 +27,9 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
     text.line("highest sequence number", meta.highest);
     text.line("first key", meta.first_key.escape_ascii());
     text.line("last key", meta.last_key.escape_ascii());
+    for reference in &meta.references {
+        text.line("values", reference);
+    }
 
     let mut cursor = TableCursor::seek(&table, &[], LogIndex(u64::MAX)).await?;
     let mut count = 0;
@@ -39,6 +41,10 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
                 Value::Deleted => "deleted".to_owned(),
                 Value::Inline(bytes) => format!("{} bytes", bytes.len()),
                 Value::Stored(handle) => format!("{} bytes at {}", handle.len, handle.offset),
+                Value::Separated(at) => format!(
+                    "{} bytes in value segment {}, slot {}",
+                    at.len, at.segment, at.slot
+                ),
             };
             text.line(
                 "entry",
@@ -46,8 +52,9 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
             );
         }
         // Long values are read too, so that damage is found.
-        let value = value.clone();
-        table.value(value).await?;
+        if let Value::Stored(handle) = *value {
+            table.stored(handle).await?;
+        }
         count += 1;
         if !cursor.advance(&table).await? {
             break;

@@ -15,7 +15,6 @@ use crate::limits::IO_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use corelith_io::{BLOCK_SIZE, File};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// An open table. Belongs to one core; shared by the versions and reads that hold it.
 pub(crate) struct Table {
@@ -24,7 +23,9 @@ pub(crate) struct Table {
     file: File,
     filter: Filter,
     root: Block,
-    cache: Rc<BlockCache>,
+    cache: BlockCache,
+    /// Names this table in the cache.
+    file_number: u64,
 }
 
 impl Table {
@@ -33,7 +34,7 @@ impl Table {
         dir: &Path,
         owner: Owner,
         meta: TableMeta,
-        cache: Rc<BlockCache>,
+        cache: &BlockCache,
     ) -> Result<Self> {
         let path = FileName::Table(meta.id).path(dir);
         let (table, found) = Self::open_path(path, cache).await?;
@@ -51,11 +52,11 @@ impl Table {
     }
 
     /// Opens the table at `path`, whatever it says of itself, and returns whose it is.
-    pub(super) async fn open_path(path: PathBuf, cache: Rc<BlockCache>) -> Result<(Self, Owner)> {
+    pub(super) async fn open_path(path: PathBuf, cache: &BlockCache) -> Result<(Self, Owner)> {
         let file = File::open(&path).await?;
         let file_bytes = file.len().await?;
         let header = file.read_at(0, BLOCK_SIZE).await?;
-        let (owner, id) = decode_file_header(&path, &header)?;
+        let (version, owner, id) = decode_file_header(&path, &header)?;
         let damaged = |offset, what| Error::corrupt(&path, offset, what);
         let reader = BlockReader {
             file: &file,
@@ -65,8 +66,8 @@ impl Table {
 
         let handle = Footer::handle(file_bytes).ok_or(damaged(0, "the file is cut short"))?;
         let footer = reader.read(handle, Kind::Footer).await?;
-        let footer =
-            Footer::decode(&footer).ok_or(damaged(handle.offset, "the footer is malformed"))?;
+        let footer = Footer::decode(version, &footer)
+            .ok_or(damaged(handle.offset, "the footer is malformed"))?;
 
         let root = reader.read(footer.root, Kind::Root).await?;
         let root = Block::new(root).map_err(|what| damaged(footer.root.offset, what))?;
@@ -74,16 +75,18 @@ impl Table {
         let filter =
             Filter::new(filter).ok_or(damaged(footer.filter.offset, "the filter is malformed"))?;
         let properties = reader.read(footer.properties, Kind::Properties).await?;
-        let meta = TableMeta::decode_properties(id, file_bytes, &mut properties.as_ref()).ok_or(
-            damaged(footer.properties.offset, "the properties are malformed"),
-        )?;
+        let meta =
+            TableMeta::decode_properties(version, id, file_bytes, &mut properties.as_ref()).ok_or(
+                damaged(footer.properties.offset, "the properties are malformed"),
+            )?;
         let table = Self {
             meta,
             path,
             file,
             filter,
             root,
-            cache,
+            file_number: cache.next_file_number(),
+            cache: cache.clone(),
         };
         Ok((table, owner))
     }
@@ -165,13 +168,13 @@ impl Table {
 
     /// Reads a data or index block, through the cache.
     async fn block(&self, handle: Handle, kind: Kind) -> Result<Block> {
-        let cached = self.cache.get(self.meta.id, handle.offset);
+        let cached = self.cache.get(self.file_number, handle.offset);
         let payload = match cached {
             Some(payload) if payload.len() == handle.len as usize => payload,
             _ => {
                 let payload = self.reader().read(handle, kind).await?;
                 self.cache
-                    .insert(self.meta.id, handle.offset, payload.clone());
+                    .insert(self.file_number, handle.offset, payload.clone());
                 payload
             }
         };
@@ -198,13 +201,9 @@ impl Table {
         Ok(blocks)
     }
 
-    /// The bytes of a value found here.
-    pub(crate) async fn value(&self, value: Value) -> Result<Option<Bytes>> {
-        match value {
-            Value::Deleted => Ok(None),
-            Value::Inline(bytes) => Ok(Some(bytes)),
-            Value::Stored(handle) => Ok(Some(self.reader().read(handle, Kind::Value).await?)),
-        }
+    /// The bytes of a [`Value::Stored`] found here.
+    pub(crate) async fn stored(&self, handle: Handle) -> Result<Bytes> {
+        self.reader().read(handle, Kind::Value).await
     }
 
     fn reader(&self) -> BlockReader<'_> {

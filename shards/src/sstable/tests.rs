@@ -8,22 +8,24 @@ use crate::key::{Space, compare};
 use crate::limits::KEY_BYTES_MAX;
 use std::cmp::Ordering;
 use std::path::Path;
-use std::rc::Rc;
 
 type Entry = (Vec<u8>, LogIndex, Option<Vec<u8>>);
 
 async fn write(dir: &Path, entries: &[Entry]) -> TableMeta {
     corelith_io::create_dir_all(dir).await.unwrap();
-    let mut writer = TableWriter::create(dir, OWNER, TableId(3)).await.unwrap();
+    let mut writer = TableWriter::create(dir, OWNER, TableId(3), TableOptions::default())
+        .await
+        .unwrap();
     for (key, at, value) in entries {
-        writer.add(key, *at, value.as_deref()).await.unwrap();
+        let content = value.as_deref().map_or(Content::Deleted, Content::Inline);
+        writer.add(key, *at, content).await.unwrap();
     }
     writer.finish().await.unwrap()
 }
 
 async fn open(dir: &Path, meta: TableMeta) -> Result<Table, Error> {
-    let cache = Rc::new(BlockCache::new(64 << 10));
-    Table::open(dir, OWNER, meta, cache).await
+    let cache = BlockCache::new(64 << 10);
+    Table::open(dir, OWNER, meta, &cache).await
 }
 
 fn entry(key: &[u8], at: u64, value: Option<&[u8]>) -> Entry {
@@ -62,6 +64,14 @@ fn expected<'a>(entries: &'a [Entry], key: &[u8], at: LogIndex) -> Option<&'a En
     found.filter(|entry| entry.0 == key)
 }
 
+async fn value_of(table: &Table, value: &Value) -> Option<bytes::Bytes> {
+    match value {
+        Value::Stored(handle) => Some(table.stored(*handle).await.unwrap()),
+        Value::Inline(bytes) => Some(bytes.clone()),
+        _ => None,
+    }
+}
+
 async fn check_get(table: &Table, entries: &[Entry], key: &[u8], at: LogIndex) {
     let found = table.get(key, at).await.unwrap();
     let expected = expected(entries, key, at);
@@ -70,7 +80,7 @@ async fn check_get(table: &Table, entries: &[Entry], key: &[u8], at: LogIndex) {
         expected.map(|entry| entry.1)
     );
     if let (Some((_, value)), Some((_, _, expected))) = (found, expected) {
-        let value = table.value(value).await.unwrap();
+        let value = value_of(table, &value).await;
         assert_eq!(value.as_deref(), expected.as_deref());
     }
 }
@@ -109,7 +119,7 @@ fn a_cursor_goes_over_all_entries_from_anywhere() {
             for (index, (key, at, value)) in entries.iter().enumerate().skip(start) {
                 let (found_key, found_at, found) = cursor.current();
                 assert_eq!((found_key, found_at), (key.as_slice(), *at));
-                let found = table.value(found.clone()).await.unwrap();
+                let found = value_of(&table, found).await;
                 assert_eq!(found.as_deref(), value.as_deref());
                 let more = cursor.advance(&table).await.unwrap();
                 assert_eq!(more, index + 1 < entries.len());
@@ -128,7 +138,11 @@ async fn read_all(dir: &Path, meta: TableMeta) -> Result<Vec<Entry>, Error> {
     while let Some(at) = &mut cursor {
         let (key, version, value) = at.current();
         let key = key.to_vec();
-        let value = table.value(value.clone()).await?;
+        let value = match value {
+            Value::Stored(handle) => Some(table.stored(*handle).await?),
+            Value::Inline(bytes) => Some(bytes.clone()),
+            _ => None,
+        };
         entries.push((key, version, value.map(|value| value.to_vec())));
         if !at.advance(&table).await? {
             break;

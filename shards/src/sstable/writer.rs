@@ -7,16 +7,21 @@
 
 use super::block::{BlockBuilder, Put, common_prefix};
 use super::filter::{FilterBuilder, hash_of};
-use super::format::{Footer, Handle, Kind, TableMeta, encode_block_header, encode_file_header};
+use super::format::{
+    Footer, Handle, Kind, Reference, TableMeta, encode_block_header, encode_file_header,
+};
+use super::{Content, TableOptions};
 use crate::error::Result;
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, TableId};
+use crate::ids::{LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::compare;
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, INLINE_VALUE_BYTES_MAX, IO_BYTES_MAX, TABLE_BLOCK_BYTES,
     TABLE_ENTRIES_MAX, TABLE_WRITES_IN_FLIGHT_MAX,
 };
+use crate::vlog::record_bytes;
 use bytes::Bytes;
+use corelith_io::collections::HashMap;
 use corelith_io::{BLOCK_SIZE, Buf, File, JoinHandle, OpenOptions};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -36,12 +41,18 @@ pub(crate) struct TableWriter {
     root: BlockBuilder,
     hashes: Vec<u64>,
     last: Option<(Vec<u8>, LogIndex)>,
+    references: References,
     meta: TableMeta,
 }
 
 impl TableWriter {
     /// Starts the table `id` in `dir`.
-    pub(crate) async fn create(dir: &Path, owner: Owner, id: TableId) -> Result<Self> {
+    pub(crate) async fn create(
+        dir: &Path,
+        owner: Owner,
+        id: TableId,
+        _options: TableOptions,
+    ) -> Result<Self> {
         let path = FileName::Table(id).path(dir);
         let file = OpenOptions::new().write().create_new().open(&path).await?;
         let mut output = Output::new(file);
@@ -57,6 +68,7 @@ impl TableWriter {
             root: BlockBuilder::default(),
             hashes: Vec::new(),
             last: None,
+            references: References::default(),
             meta: TableMeta {
                 id,
                 file_bytes: 0,
@@ -67,6 +79,7 @@ impl TableWriter {
                 highest: LogIndex(0),
                 first_key: Bytes::new(),
                 last_key: Bytes::new(),
+                references: Vec::new(),
             },
         })
     }
@@ -81,12 +94,12 @@ impl TableWriter {
         self.meta.entries
     }
 
-    /// Adds a version of a stored key; `None` deletes it.
+    /// Adds a version of a stored key.
     pub(crate) async fn add(
         &mut self,
         key: &[u8],
         at: LogIndex,
-        value: Option<&[u8]>,
+        content: Content<'_>,
     ) -> Result<()> {
         assert!(self.meta.entries < TABLE_ENTRIES_MAX, "a table is bounded");
         let mut same_key = false;
@@ -95,10 +108,11 @@ impl TableWriter {
             assert!(order == Ordering::Less, "entries are written in order");
             same_key = last_key == key;
         }
-        let put = match value {
-            None => Put::Deleted,
-            Some(value) if value.len() <= INLINE_VALUE_BYTES_MAX => Put::Inline(value),
-            Some(value) => Put::Stored(self.write_block(Kind::Value, value).await?),
+        let put = match content {
+            Content::Deleted => Put::Deleted,
+            Content::Inline(value) if value.len() <= INLINE_VALUE_BYTES_MAX => Put::Inline(value),
+            Content::Inline(value) => Put::Stored(self.write_block(Kind::Value, value).await?),
+            Content::Separated(pointer) => Put::Separated(pointer),
         };
         let inline = match put {
             Put::Inline(value) => value.len(),
@@ -113,8 +127,16 @@ impl TableWriter {
         self.data.add(key, at, put);
 
         self.meta.entries += 1;
-        self.meta.deletions += u64::from(value.is_none());
-        self.meta.value_bytes += value.map_or(0, |value| value.len() as u64);
+        match content {
+            Content::Deleted => self.meta.deletions += 1,
+            Content::Inline(value) => self.meta.value_bytes += value.len() as u64,
+            Content::Separated(pointer) => {
+                self.meta.value_bytes += u64::from(pointer.len);
+                // Without the space.
+                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
+                self.references.add(pointer.segment, record);
+            }
+        }
         self.meta.lowest = self.meta.lowest.min(at);
         self.meta.highest = self.meta.highest.max(at);
         if !same_key {
@@ -188,6 +210,7 @@ impl TableWriter {
 
         let (last_key, _) = self.last.take().unwrap_or_default();
         self.meta.last_key = last_key.into();
+        self.meta.references = self.references.finish();
         let mut properties = Vec::new();
         self.meta.encode_properties(&mut properties);
         let properties = self.write_block(Kind::Properties, &properties).await?;
@@ -217,6 +240,46 @@ impl TableWriter {
         self.output.pad().await?;
         debug_assert_eq!(self.output.offset, handle.end());
         Ok(handle)
+    }
+}
+
+/// Counts what a table refers to in the value log. Values of neighbouring keys tend to be in one
+/// segment, so the last one is kept at hand.
+#[derive(Default)]
+struct References {
+    last: Option<Reference>,
+    others: HashMap<ValueSegmentId, Reference>,
+}
+
+impl References {
+    fn add(&mut self, segment: ValueSegmentId, record_bytes: u64) {
+        let last = match &mut self.last {
+            Some(last) if last.segment == segment => last,
+            last => {
+                let next = self.others.remove(&segment).unwrap_or(Reference {
+                    segment,
+                    values: 0,
+                    bytes: 0,
+                });
+                if let Some(before) = last.replace(next) {
+                    self.others.insert(before.segment, before);
+                }
+                match last {
+                    Some(last) => last,
+                    None => return,
+                }
+            }
+        };
+        last.values += 1;
+        last.bytes += record_bytes;
+    }
+
+    /// In order of segment.
+    fn finish(&mut self) -> Vec<Reference> {
+        let others = std::mem::take(&mut self.others);
+        let mut all: Vec<_> = others.into_values().chain(self.last.take()).collect();
+        all.sort_unstable_by_key(|reference| reference.segment);
+        all
     }
 }
 

@@ -136,7 +136,7 @@ fn a_newer_format_is_refused_with_its_version() {
         std::fs::create_dir(&dir).unwrap();
         for name in ["MANIFEST", "000000000000.sst"] {
             let mut file = std::fs::read(golden().join(name)).unwrap();
-            file[8] = 2;
+            file[8] = 3;
             if name != "MANIFEST" {
                 let crc = crc32c::crc32c(&file[..32]).to_le_bytes();
                 file[32..36].copy_from_slice(&crc);
@@ -147,8 +147,8 @@ fn a_newer_format_is_refused_with_its_version() {
             let newer = matches!(
                 error,
                 crate::Error::NewerFormat {
-                    found: 2,
-                    known: 1,
+                    found: 3,
+                    known: 2,
                     ..
                 }
             );

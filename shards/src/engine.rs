@@ -26,6 +26,7 @@ mod run_writer;
 mod scan;
 mod snapshot;
 mod statistics;
+mod versions;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -41,7 +42,10 @@ use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
-use crate::limits::{KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
+    VALUE_BYTES_MAX,
+};
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
 use crate::pins::{Pin, Pins};
@@ -150,6 +154,8 @@ struct State {
     manifest: Manifest,
     next_table: TableId,
     policy: Policy,
+    /// See [`separated_bytes_max`].
+    separated_bytes_max: u64,
     /// Whether the flush task runs.
     flushing: bool,
     /// Why nothing will ever be flushed again.
@@ -164,6 +170,14 @@ struct State {
     /// The first segments that snapshots being received may have written to: nothing refers to
     /// their values yet.
     receiving: Vec<ValueSegmentId>,
+}
+
+/// Bytes of separated values at which a memtable is frozen although it is not full: which of them
+/// are garbage shows only when their pointers are in tables, and until then the log holds them.
+fn separated_bytes_max(version: &Version, memtable_bytes: usize) -> u64 {
+    let live = version.tables().map(|table| table.meta().reference_bytes());
+    let least = memtable_bytes as u64;
+    (live.sum::<u64>() / SEPARATED_FRACTION).clamp(least, least * SEPARATED_PER_MEMTABLE_BYTE)
 }
 
 /// Everything a read looks at; it does not change under the reader, except that the active memtable
@@ -199,7 +213,9 @@ impl Engine {
         let applied = parts.manifest.checkpoint.clone();
         // What older versions there may have been is unknown.
         pins.dropped(applied.index().unwrap_or_default());
+        let memtable_bytes = parts.options.memtable_bytes;
         let state = State {
+            separated_bytes_max: separated_bytes_max(&version, memtable_bytes),
             active: Rc::default(),
             frozen: VecDeque::new(),
             version,
@@ -312,7 +328,7 @@ impl Engine {
                 state.applied.membership = Some((id, Bytes::copy_from_slice(&record)));
             }
             state.active.bytes() >= self.inner.options.memtable_bytes
-                || state.active.separated_bytes() >= self.separated_bytes_max(state)
+                || state.active.separated_bytes() >= state.separated_bytes_max
         };
         if full {
             self.freeze();
@@ -379,6 +395,15 @@ impl Engine {
         match &state.failure {
             Some(error) => Err(Error::Fenced(Box::new(error.clone()))),
             None if state.closed => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Engine::check_usable`], but a shard that is being closed may still flush.
+    fn check_unfenced(&self) -> Result<()> {
+        let state = self.inner.state.borrow();
+        match &state.failure {
+            Some(error) => Err(Error::Fenced(Box::new(error.clone()))),
             None => Ok(()),
         }
     }

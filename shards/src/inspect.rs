@@ -67,11 +67,15 @@ async fn inspect_manifest(path: &Path) -> Result<Text> {
     text.line("membership", membership);
     let installed = manifest.installed.map_or_else(none, |id| id.to_string());
     text.line("installed snapshot", installed);
-    for table in &manifest.tables {
+    text.line("policy", manifest.policy);
+    for placed in &manifest.tables {
+        let table = &placed.meta;
         text.line(
             "table",
             format_args!(
-                "{}, {} bytes, {} entries ({} deletions), sequence numbers {} to {}, keys {} to {}",
+                "level {}, run {}: {}, {} bytes, {} entries ({} deletions), sequence numbers {} to {}, keys {} to {}",
+                placed.level,
+                placed.run,
                 table.id,
                 table.file_bytes,
                 table.entries,
@@ -80,6 +84,24 @@ async fn inspect_manifest(path: &Path) -> Result<Text> {
                 table.highest,
                 table.first_key.escape_ascii(),
                 table.last_key.escape_ascii(),
+            ),
+        );
+        for reference in &table.references {
+            text.line("  refers to", reference);
+        }
+    }
+    text.line("next value segment", manifest.next_segment);
+    for segment in &manifest.segments {
+        text.line(
+            "value segment",
+            format_args!(
+                "{}, generation {}, {} bytes, {} records of {} bytes, up to log index {}",
+                segment.id,
+                segment.generation,
+                segment.file_bytes,
+                segment.records,
+                segment.bytes,
+                segment.highest,
             ),
         );
     }

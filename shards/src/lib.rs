@@ -5,6 +5,7 @@
 
 mod cache;
 mod checkpoint;
+mod compaction;
 pub mod engine;
 pub mod error;
 pub mod filename;
@@ -21,11 +22,15 @@ pub mod session;
 pub mod shard;
 mod sstable;
 mod varint;
+mod version;
 mod vlog;
 pub mod wal;
 
 pub use cache::BlockCache;
-pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};
+pub use compaction::Policy;
+pub use engine::{
+    Engine, Found, FoundRange, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter, Statistics,
+};
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
 pub use key::Space;

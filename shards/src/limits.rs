@@ -72,6 +72,32 @@ pub const FROZEN_MEMTABLES_MAX: usize = 2;
 /// How long a flush that found the device full waits before it is tried again.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// A memtable is frozen when this part of the live bytes of the value log has been written for it
+/// (at least its own budget, at most what follows): garbage that hides behind it stays in proportion.
+pub const SEPARATED_FRACTION: u64 = 16;
+/// Most bytes of separated values per byte of a memtable's budget: bounds the log, which holds the
+/// values back, and the replay.
+pub const SEPARATED_PER_MEMTABLE_BYTE: u64 = 8;
+
+// ---- compaction ----
+
+/// Levels of tables.
+pub const LEVELS_MAX: usize = 7;
+
+/// Longest pause that a single write is given because compaction lags.
+pub const THROTTLE_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How long compaction or collection waits after it met a damaged block.
+pub const DAMAGE_PAUSE: Duration = Duration::from_secs(10);
+
+// ---- value log ----
+
+/// A value at least this long is separated by default.
+pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
+
+/// Segments of the value log of one shard.
+pub const VALUE_SEGMENTS_MAX: usize = 1 << 16;
+
 // ---- sstable ----
 
 /// A data or index block is ended before it would exceed this length.
@@ -92,8 +118,11 @@ pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
 /// Value segments that one table refers to; a table is ended before it would refer to more.
 pub const TABLE_REFERENCES_MAX: usize = 1 << 16;
 
-/// A table that receives a snapshot is ended at this length.
+/// A table is ended at this length.
 pub const TABLE_BYTES: u64 = 64 << 20;
+
+/// A table that a memtable is flushed to may be longer: it is one run, and soon compacted.
+pub const FLUSHED_TABLE_BYTES: u64 = 256 << 20;
 
 /// Bits of filter per key; 12 gives about 0.5 % false positives.
 pub const FILTER_BITS_PER_KEY: u64 = 12;

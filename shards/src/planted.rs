@@ -7,6 +7,10 @@ pub enum Bug {
     AcknowledgeBeforeDurable,
     /// New names are not made durable.
     SkipDirectorySync,
+    /// Files that a new manifest does not name are removed before it is durable.
+    RemoveBeforeManifest,
+    /// A collected segment's old file goes although a reader or a pinned version needs it.
+    IgnorePinsOfSegments,
 }
 
 #[cfg(any(test, feature = "planted"))]

@@ -53,7 +53,7 @@ pub(crate) async fn recover(dir: &Path, owner: Owner) -> Result<Recovered> {
         return Err(Error::corrupt(dir, 0, "the log is missing"));
     }
     let is_orphan = |name: &FileName| match name {
-        FileName::Table(id) => !manifest.tables.iter().any(|table| table.id == *id),
+        FileName::Table(id) => !manifest.tables.iter().any(|table| table.meta.id == *id),
         FileName::ManifestTemporary => true,
         _ => false,
     };

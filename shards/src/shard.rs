@@ -1,9 +1,13 @@
 //! Opening a shard: the façade over its log and its engine.
 
-use crate::engine::{Engine, EngineParts};
+use crate::cache::BlockCache;
+use crate::compaction::Policy;
+use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
+use crate::limits::VALUE_THRESHOLD_BYTES;
+use crate::sstable::Compression;
 use crate::recovery;
 use crate::wal::{Log, LogOptions};
 use std::path::Path;
@@ -21,8 +25,16 @@ pub struct ShardOptions {
     pub segment_bytes: u64,
     /// Recent log entries kept in memory for slow followers, in bytes.
     pub log_cache_bytes: usize,
-    /// Blocks of sstables kept in memory, in bytes.
-    pub block_cache_bytes: usize,
+    /// Blocks of sstables kept in memory; one for all shards of a core.
+    pub cache: BlockCache,
+    /// How tables are compacted. Another one than before rearranges them in the background.
+    pub policy: Policy,
+    /// How blocks of new tables are stored.
+    pub compression: Compression,
+    /// A value at least this long goes to the value log instead of the log and the tables; 0: none.
+    pub value_threshold: usize,
+    /// Length of a segment of the value log.
+    pub value_segment_bytes: u64,
 }
 
 impl ShardOptions {
@@ -34,7 +46,11 @@ impl ShardOptions {
             memtable_bytes: 64 << 20,
             segment_bytes: 64 << 20,
             log_cache_bytes: 16 << 20,
-            block_cache_bytes: 32 << 20,
+            cache: BlockCache::new(32 << 20),
+            policy: Policy::default(),
+            compression: Compression::None,
+            value_threshold: VALUE_THRESHOLD_BYTES,
+            value_segment_bytes: 256 << 20,
         }
     }
 }
@@ -74,18 +90,29 @@ impl Shard {
         let installed = recovered.manifest.installed;
         join(dir, &log, checkpoint, installed).await?;
 
+        let values = crate::vlog::ValueLog;
         let barrier_log = log.clone();
+        let purged_log = log.clone();
         let engine = Engine::open(EngineParts {
             dir: dir.to_path_buf(),
             owner,
-            memtable_bytes: options.memtable_bytes,
-            block_cache_bytes: options.block_cache_bytes,
+            options: EngineOptions {
+                memtable_bytes: options.memtable_bytes,
+                policy: options.policy,
+                compression: options.compression,
+                value_threshold: options.value_threshold,
+            },
+            cache: options.cache,
+            values,
             manifest: recovered.manifest,
             lock: Some(recovered.lock),
-            log_barrier: Box::new(move || {
-                let log = barrier_log.clone();
-                Box::pin(async move { log.flush().await })
-            }),
+            log: LogHooks {
+                barrier: Box::new(move || {
+                    let log = barrier_log.clone();
+                    Box::pin(async move { log.flush().await })
+                }),
+                purged: Box::new(move || purged_log.range().purged.map(|id| id.index)),
+            },
         })
         .await?;
         Ok(Self { log, engine })

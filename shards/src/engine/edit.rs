@@ -3,7 +3,7 @@
 //! Invariant: a file is removed only after the manifest that no longer names it is durable, and when
 //! no reader holds it.
 
-use super::{Engine, State};
+use super::{Engine, State, separated_bytes_max};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
@@ -92,6 +92,8 @@ impl Engine {
         let mut obsolete: Vec<Rc<Table>> = tables.into_values().collect();
         obsolete.sort_by_key(|table| table.meta().id);
         state.obsolete.append(&mut obsolete);
+        let memtable_bytes = self.inner.options.memtable_bytes;
+        state.separated_bytes_max = separated_bytes_max(&state.version, memtable_bytes);
         state.manifest = manifest.clone();
         then(state);
     }

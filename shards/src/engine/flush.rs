@@ -1,13 +1,12 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
 use super::run_writer::RunWriter;
-use super::{Engine, Frozen, State};
+use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
 use crate::limits::{
-    DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES, SEPARATED_BYTES_MIN,
-    SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
+    DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES,
 };
 use crate::memtable::{Memtable, Value};
 use crate::sstable::{Content, FilterKind, TableOptions};
@@ -219,16 +218,6 @@ impl Engine {
                 _ => FilterKind::Fuse,
             },
         }
-    }
-
-    /// Bytes of separated values at which a memtable is frozen although it is not full: what of them
-    /// is garbage shows only when their pointers are in tables, and until then the log holds them.
-    pub(super) fn separated_bytes_max(&self, state: &State) -> u64 {
-        let live = state.version.tables().map(|table| table.meta().reference_bytes());
-        (live.sum::<u64>() / SEPARATED_FRACTION).clamp(
-            SEPARATED_BYTES_MIN,
-            self.inner.options.memtable_bytes as u64 * SEPARATED_PER_MEMTABLE_BYTE,
-        )
     }
 
     /// Flushes what can be flushed and stops the background work.

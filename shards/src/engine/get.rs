@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::memtable::{self, Value};
-use crate::sstable::{self, Table, hash_of};
+use crate::sstable::{self, Handle, Table, hash_of};
 use crate::vlog::{Segments, ValuePointer};
 use bytes::Bytes;
 use std::ops::Range;
@@ -35,7 +35,7 @@ enum Place {
 /// A value that is there, and where its bytes are.
 enum Source {
     Bytes(Bytes),
-    Table(Rc<Table>, sstable::Value),
+    Table(Rc<Table>, Handle),
     Log(ValuePointer),
 }
 
@@ -88,7 +88,7 @@ impl Engine {
         };
         let value = match source {
             Source::Bytes(bytes) => bytes,
-            Source::Table(table, value) => table.value(value).await?.unwrap_or_default(),
+            Source::Table(table, handle) => table.stored(handle).await?,
             Source::Log(pointer) => {
                 let values = &self.inner.values;
                 values.read(&segments, pointer, Some(key)).await?
@@ -109,7 +109,7 @@ impl Engine {
         };
         let whole = match source {
             Source::Bytes(bytes) => bytes,
-            Source::Table(table, value) => table.value(value).await?.unwrap_or_default(),
+            Source::Table(table, handle) => table.stored(handle).await?,
             Source::Log(pointer) => {
                 let len = u64::from(pointer.len);
                 let range = range.start.min(len)..range.end.min(len).max(range.start.min(len));
@@ -179,8 +179,9 @@ fn source_of(place: Place) -> Option<(LogIndex, Source)> {
         },
         Place::Table(table, at, value) => match value {
             sstable::Value::Deleted => None,
+            sstable::Value::Inline(bytes) => Some((at, Source::Bytes(bytes))),
+            sstable::Value::Stored(handle) => Some((at, Source::Table(table, handle))),
             sstable::Value::Separated(pointer) => Some((at, Source::Log(pointer))),
-            value => Some((at, Source::Table(table, value))),
         },
         Place::Nowhere => None,
     }

@@ -7,7 +7,7 @@ use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::SCAN_BATCH_ENTRIES;
 use crate::memtable::{self, Memtable};
-use crate::sstable::{self, Table, TableCursor};
+use crate::sstable::{self, Handle, Table, TableCursor};
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -32,7 +32,7 @@ pub(super) struct Span {
 enum Value {
     Deleted,
     Inline(Bytes),
-    InTable(Rc<Table>, sstable::Value, usize),
+    InTable(Rc<Table>, Handle),
     Separated(ValuePointer),
 }
 
@@ -53,7 +53,7 @@ impl Merged {
         match &self.value {
             Value::Deleted => 0,
             Value::Inline(bytes) => bytes.len(),
-            Value::InTable(_, _, len) => *len,
+            Value::InTable(_, handle) => handle.len as usize,
             Value::Separated(pointer) => pointer.len as usize,
         }
     }
@@ -63,7 +63,7 @@ impl Merged {
         match &self.value {
             Value::Deleted => Ok(None),
             Value::Inline(bytes) => Ok(Some(bytes.clone())),
-            Value::InTable(table, value, _) => table.value(value.clone()).await,
+            Value::InTable(table, handle) => Ok(Some(table.stored(*handle).await?)),
             Value::Separated(pointer) => {
                 let read = view.values.read(&view.segments, *pointer, Some(&self.key));
                 Ok(Some(read.await?))
@@ -263,10 +263,7 @@ impl Merge {
             sstable::Value::Deleted => Value::Deleted,
             sstable::Value::Inline(bytes) => Value::Inline(bytes.clone()),
             sstable::Value::Separated(pointer) => Value::Separated(*pointer),
-            sstable::Value::Stored(handle) => {
-                let len = handle.len as usize;
-                Value::InTable(Rc::clone(table), value.clone(), len)
-            }
+            sstable::Value::Stored(handle) => Value::InTable(Rc::clone(table), *handle),
         };
         self.heads.push(Head {
             key: Bytes::copy_from_slice(key),

@@ -172,7 +172,7 @@ fn is_in_order(manifest: &Manifest) -> bool {
 fn decode_table_1(payload: &mut &[u8]) -> Option<Placed> {
     let id = TableId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
-    let meta = TableMeta::decode_properties_1(id, file_bytes, payload)?;
+    let meta = TableMeta::decode_properties(1, id, file_bytes, payload)?;
     Some(Placed {
         level: 0,
         run: RunId(id.0),
@@ -185,7 +185,7 @@ fn decode_table(payload: &mut &[u8]) -> Option<Placed> {
     let level = payload.try_get_u8().ok()?;
     let run = RunId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
-    let meta = TableMeta::decode_properties(id, file_bytes, payload)?;
+    let meta = TableMeta::decode_properties(VERSION, id, file_bytes, payload)?;
     (usize::from(level) < LEVELS_MAX).then_some(Placed { level, run, meta })
 }
 

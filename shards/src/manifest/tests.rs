@@ -32,6 +32,14 @@ pub(crate) fn example() -> (Owner, Manifest) {
             })
             .collect(),
     };
+    let segment = |number, generation| SegmentMeta {
+        id: ValueSegmentId(number),
+        generation,
+        records: 10,
+        bytes: 70_000,
+        highest: LogIndex(number * 100),
+        file_bytes: 80 << 10,
+    };
     let manifest = Manifest {
         generation: 9,
         next_table: TableId(8),
@@ -40,7 +48,21 @@ pub(crate) fn example() -> (Owner, Manifest) {
             membership: Some((id(40), Bytes::from_static(b"members"))),
         },
         installed: Some(id(30)),
-        tables: vec![table(7), table(5)],
+        next_segment: ValueSegmentId(6),
+        policy: Policy::Tiered,
+        tables: vec![
+            Placed {
+                level: 0,
+                run: RunId(7),
+                meta: table(7),
+            },
+            Placed {
+                level: 6,
+                run: RunId(3),
+                meta: table(5),
+            },
+        ],
+        segments: vec![segment(2, 0), segment(5, 3)],
     };
     (owner, manifest)
 }

@@ -144,6 +144,11 @@ pub(crate) struct TableMeta {
 }
 
 impl TableMeta {
+    /// Bytes of the value log that the table refers to.
+    pub(crate) fn reference_bytes(&self) -> u64 {
+        self.references.iter().map(|reference| reference.bytes).sum()
+    }
+
     /// The payload of the properties block.
     pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
         for number in [

@@ -114,7 +114,8 @@ impl Table {
     }
 
     /// The version of a stored key that a read at `at` sees.
-    pub(crate) async fn get(&self, key: &[u8], at: LogIndex) -> Result<Option<(LogIndex, Value)>> {
+    pub(crate) fn excludes(&self, _key: &[u8], hash: u64) -> Option<bool> { Some(!self.may_contain(hash)) }
+    pub(crate) async fn get(&self, key: &[u8], hash: u64, at: LogIndex) -> Result<Option<(LogIndex, Value)>> {
         if key < &self.meta.first_key[..] || key > &self.meta.last_key[..] {
             return Ok(None);
         }

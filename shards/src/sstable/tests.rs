@@ -73,7 +73,7 @@ async fn value_of(table: &Table, value: &Value) -> Option<bytes::Bytes> {
 }
 
 async fn check_get(table: &Table, entries: &[Entry], key: &[u8], at: LogIndex) {
-    let found = table.get(key, at).await.unwrap();
+    let found = table.get(key, hash_of(key), at).await.unwrap();
     let expected = expected(entries, key, at);
     assert_eq!(
         found.as_ref().map(|found| found.0),

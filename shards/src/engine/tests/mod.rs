@@ -5,11 +5,14 @@ mod golden;
 mod model;
 mod snapshot;
 
-use super::{Engine, EngineParts, Found, Item, ScanPage, ScanRange};
+use super::{Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange};
+use crate::cache::BlockCache;
+use crate::compaction::Policy;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
 use crate::recovery;
+use crate::sstable::Compression;
 use bytes::Bytes;
 use corelith_io::OpenOptions;
 use std::path::Path;
@@ -42,11 +45,20 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
     Engine::open(EngineParts {
         dir: dir.to_path_buf(),
         owner: OWNER,
-        memtable_bytes,
-        block_cache_bytes: 1 << 20,
+        options: EngineOptions {
+            memtable_bytes,
+            policy: Policy::default(),
+            compression: Compression::None,
+            value_threshold: 0,
+        },
+        cache: BlockCache::new(1 << 20),
+        values: crate::vlog::ValueLog,
         manifest: recovered.manifest,
         lock: Some(recovered.lock),
-        log_barrier: Box::new(|| Box::pin(async { Ok(()) })),
+        log: LogHooks {
+            barrier: Box::new(|| Box::pin(async { Ok(()) })),
+            purged: Box::new(|| None),
+        },
     })
     .await
 }

@@ -1,0 +1,110 @@
+//! The tasks that compact and collect, and when they run.
+//!
+//! They hold the engine only while they work, so that an engine that is dropped without being closed
+//! ends.
+
+use super::{Engine, Inner};
+use crate::compaction::background_share;
+use corelith_io::sync::notify::Notify;
+use corelith_io::{BackgroundDemand, spawn_background};
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::{Rc, Weak};
+
+/// See the module. Belongs to the core of its engine.
+pub(super) struct Background {
+    wake: Rc<Notify>,
+    working: Cell<u32>,
+    demand: BackgroundDemand,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Self {
+            wake: Rc::new(Notify::new()),
+            working: Cell::new(0),
+            demand: BackgroundDemand::new(),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.wake.notify_waiters();
+    }
+}
+
+impl Background {
+    /// Has the tasks look for work.
+    pub(super) fn wake(&self) {
+        self.wake.notify_waiters();
+    }
+
+    /// Whether no task works.
+    pub(super) fn is_idle(&self) -> bool {
+        self.working.get() == 0
+    }
+}
+
+/// Whether there may be more work at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Look again.
+    Again,
+    /// Wait until something has changed.
+    Wait,
+}
+
+impl Engine {
+    pub(super) fn start_background(&self) {
+        self.measure_debt();
+        self.start(|engine| async move { engine.compact_once().await });
+        self.start(|engine| async move { engine.collect_once().await });
+    }
+
+    /// Runs `work` whenever there may be some.
+    fn start<Fut>(&self, work: impl Fn(Engine) -> Fut + 'static)
+    where
+        Fut: Future<Output = Turn> + 'static,
+    {
+        let weak: Weak<Inner> = Rc::downgrade(&self.inner);
+        let wake = Rc::clone(&self.inner.background.wake);
+        drop(spawn_background(async move {
+            loop {
+                let woken = wake.notified();
+                let Some(inner) = weak.upgrade() else { return };
+                let engine = Engine { inner };
+                let turn = if engine.check_usable().is_ok() {
+                    let working = &engine.inner.background.working;
+                    working.set(working.get() + 1);
+                    let turn = work(engine.clone()).await;
+                    working.set(working.get() - 1);
+                    engine.inner.changed.notify_waiters();
+                    turn
+                } else {
+                    Turn::Wait
+                };
+                drop(engine);
+                match turn {
+                    Turn::Again => corelith_io::yield_now().await,
+                    Turn::Wait => woken.await,
+                }
+            }
+        }));
+    }
+
+    /// Whether nothing is to be compacted or collected, and nothing is under way.
+    pub fn is_settled(&self) -> bool {
+        let state = self.inner.state.borrow();
+        state.frozen.is_empty()
+            && !state.flushing
+            && self.inner.background.is_idle()
+            && self.debt().bytes == 0
+    }
+
+    /// Sets how much of the core background work gets from what there is to do.
+    pub(super) fn ask_for_share(&self) {
+        let shares = background_share(&self.debt());
+        self.inner.background.demand.set(shares as usize);
+    }
+}

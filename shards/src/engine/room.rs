@@ -1,0 +1,92 @@
+//! How fast writes are taken: smoothly slower as compaction falls behind, and not at all while too
+//! many memtables wait for their flush.
+
+use super::Engine;
+use crate::compaction::{Debt, Throttle, throttle};
+use crate::error::Result;
+use crate::limits::{FROZEN_MEMTABLES_MAX, THROTTLE_PAUSE_MAX};
+use corelith_io::{Instant, now};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// When the next write is due while writes are slowed. Belongs to one core.
+#[derive(Default)]
+pub(super) struct Pace {
+    /// Bytes applied since the last pause.
+    bytes: Cell<u64>,
+    due: Cell<Option<Instant>>,
+    debt: Cell<Debt>,
+}
+
+impl Pace {
+    /// Notes bytes applied.
+    pub(super) fn note(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    /// How long to wait at `now` so that no more than `rate` bytes are applied per second.
+    fn pause(&self, now: Instant, rate: u64) -> Duration {
+        let due = self.due.get().map_or(now, |due| due.max(now));
+        let nanos = self.bytes.replace(0).saturating_mul(1_000_000_000) / rate.max(1);
+        let due = due + Duration::from_nanos(nanos);
+        // Nobody waits for long at once: what was applied before may be forgiven.
+        let due = due.min(now + THROTTLE_PAUSE_MAX);
+        self.due.set(Some(due));
+        due.saturating_duration_since(now)
+    }
+
+    fn reset(&self) {
+        self.bytes.set(0);
+        self.due.set(None);
+    }
+}
+
+impl Engine {
+    /// Waits while flushes lag so far behind that no more may be applied (memory budget), and a
+    /// little while compaction lags.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    pub async fn wait_for_room(&self) -> Result<()> {
+        loop {
+            let changed = self.inner.changed.notified();
+            self.check_usable()?;
+            match self.throttle() {
+                Throttle::Free => {
+                    self.inner.pace.reset();
+                    return Ok(());
+                }
+                Throttle::Slow { bytes_per_second } => {
+                    let pause = self.inner.pace.pause(now(), bytes_per_second);
+                    if !pause.is_zero() {
+                        corelith_io::sleep(pause).await;
+                    }
+                    return self.check_usable();
+                }
+                Throttle::Stop => changed.await,
+            }
+        }
+    }
+
+    /// Whether [`Engine::wait_for_room`] would return at once.
+    pub fn has_room(&self) -> bool {
+        self.check_usable().is_ok() && self.throttle() == Throttle::Free
+    }
+
+    fn throttle(&self) -> Throttle {
+        let frozen = self.inner.state.borrow().frozen.len();
+        if frozen >= FROZEN_MEMTABLES_MAX {
+            return Throttle::Stop;
+        }
+        throttle(&self.debt())
+    }
+
+    /// What compaction has yet to do, as of the last edit.
+    pub(super) fn debt(&self) -> Debt {
+        self.inner.pace.debt.get()
+    }
+
+    pub(super) fn set_debt(&self, debt: Debt) {
+        self.inner.pace.debt.set(debt);
+    }
+}

@@ -1,12 +1,25 @@
-//! stub
-use crate::ids::*;
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy { #[default] Leveled, Tiered }
-impl Policy { pub(crate) fn tag(self)->u8{match self{Self::Leveled=>1,Self::Tiered=>2}} pub(crate) fn of_tag(t:u8)->Option<Self>{match t{1=>Some(Self::Leveled),2=>Some(Self::Tiered),_=>None}} }
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Debt { pub bytes: u64 }
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Throttle { Free, Slow{bytes_per_second:u64}, Stop }
-pub(crate) fn throttle(_:&Debt)->Throttle{Throttle::Free}
-pub(crate) fn background_share(_:&Debt)->u32{100}
-impl std::fmt::Display for Policy { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("x") } }
+//! Which tables are merged next, and how hard writers and background work are driven meanwhile.
+//!
+//! All of it is pure: a [`Shape`] goes in, a [`Task`] comes out, and whoever asked does the I/O.
+//!
+//! * `shape` is what a picker sees of a version: levels, runs, tables, and what running tasks claim.
+//! * `picker` is the façade over the two policies, `leveled` and `tiered`; `window` holds the choices
+//!   that both make.
+//! * `mix` estimates from merges that were done how much of what is written replaces something.
+//! * `throttle` turns debt into a delay of writers and a share of the core.
+
+mod leveled;
+mod mix;
+mod picker;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod throttle;
+mod tiered;
+mod window;
+
+pub(crate) use mix::WriteMix;
+pub use picker::Policy;
+pub(crate) use picker::{Debt, Input, Options, Output, Task, debt, pick, settled};
+pub(crate) use shape::{Claim, LevelShape, RunShape, Shape, Span, TableShape};
+pub(crate) use throttle::{Load, Throttle, ThrottleLimits, background_share, throttle};

@@ -18,6 +18,7 @@ mod compact;
 mod edit;
 mod flush;
 mod get;
+mod inputs;
 mod install;
 mod merge;
 mod piece;
@@ -25,6 +26,7 @@ mod room;
 mod run_writer;
 mod scan;
 mod snapshot;
+mod space;
 mod statistics;
 mod versions;
 #[cfg(test)]
@@ -38,7 +40,7 @@ pub use statistics::Statistics;
 
 use crate::cache::BlockCache;
 use crate::checkpoint::Checkpoint;
-use crate::compaction::Policy;
+use crate::compaction::{self, Policy, ThrottleLimits, WriteMix};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
@@ -49,6 +51,7 @@ use crate::limits::{
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
 use crate::pins::{Pin, Pins};
+use crate::reserve::Reserve;
 use crate::session::SessionTable;
 use crate::sstable::{Compression, Table};
 use crate::version::Version;
@@ -61,7 +64,7 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
 use room::Pace;
 use statistics::Counters;
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
@@ -84,13 +87,17 @@ pub(crate) struct LogHooks {
     pub(crate) barrier: Box<dyn Fn() -> Pinned<Box<dyn Future<Output = Result<()>>>>>,
     /// The last purged entry: the log refers to no value of an entry up to it.
     pub(crate) purged: Box<dyn Fn() -> Option<LogIndex>>,
+    /// Whether the log waits for space on the device.
+    pub(crate) lacks_space: Box<dyn Fn() -> bool>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct EngineOptions {
     pub(crate) memtable_bytes: usize,
     pub(crate) policy: Policy,
+    pub(crate) compaction: compaction::Options,
+    pub(crate) throttle: ThrottleLimits,
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
@@ -105,6 +112,7 @@ pub(crate) struct EngineParts {
     pub(crate) values: ValueLog,
     pub(crate) manifest: Manifest,
     pub(crate) lock: Option<DirLock>,
+    pub(crate) reserve: Reserve,
     pub(crate) log: LogHooks,
 }
 
@@ -131,9 +139,12 @@ struct Inner {
     /// Held while a manifest edit is made.
     manifest_edit: Semaphore,
     /// Called when an edit, an install or a failure has changed the state.
-    changed: Notify,
+    changed: Rc<Notify>,
+    reserve: Reserve,
     background: Background,
     pace: Pace,
+    /// How much of what is written replaces something, as far as merges have told.
+    mix: Cell<WriteMix>,
     counters: Counters,
     _lock: Option<DirLock>,
 }
@@ -242,9 +253,11 @@ impl Engine {
             sessions: RefCell::new(sessions),
             state: RefCell::new(state),
             manifest_edit: Semaphore::new(1),
-            changed: Notify::new(),
+            changed: Rc::default(),
+            reserve: parts.reserve,
             background: Background::default(),
             pace: Pace::default(),
+            mix: Cell::default(),
             counters: Counters::default(),
             _lock: parts.lock,
         };
@@ -346,12 +359,6 @@ impl Engine {
         let state = self.inner.state.borrow();
         let frozen = state.frozen.iter().map(|frozen| frozen.memtable.bytes());
         state.active.bytes() + frozen.sum::<usize>()
-    }
-
-    /// Whether the device was found full. Work that makes room goes on, and is tried again; new
-    /// values should be refused until it is through.
-    pub fn is_disk_full(&self) -> bool {
-        self.inner.state.borrow().disk_full || self.inner.values.is_disk_full()
     }
 
     /// Number of tables, and their length in bytes.

@@ -15,6 +15,8 @@ pub enum FileName {
     Manifest,
     /// The next manifest, until it is renamed to [`FileName::Manifest`].
     ManifestTemporary,
+    /// Space held back for when the device is full.
+    Reserve,
     /// An sstable; it counts only if the manifest names it.
     Table(TableId),
     /// A segment of the log.
@@ -31,6 +33,7 @@ impl fmt::Display for FileName {
             Self::Creating => f.write_str("CREATING"),
             Self::Manifest => f.write_str("MANIFEST"),
             Self::ManifestTemporary => f.write_str("MANIFEST.tmp"),
+            Self::Reserve => f.write_str("RESERVE"),
             Self::Table(id) => write!(f, "{:012}.sst", id.0),
             Self::Segment(id) => write!(f, "{:012}.log", id.0),
             Self::SegmentTemporary(id) => write!(f, "{:012}.log.tmp", id.0),
@@ -45,6 +48,7 @@ impl FileName {
             "LOCK" => Some(Self::Lock),
             "CREATING" => Some(Self::Creating),
             "MANIFEST" => Some(Self::Manifest),
+            "RESERVE" => Some(Self::Reserve),
             "MANIFEST.tmp" => Some(Self::ManifestTemporary),
             _ => None,
         };

@@ -18,6 +18,7 @@ mod memtable;
 mod pins;
 pub mod planted;
 mod recovery;
+mod reserve;
 pub mod session;
 pub mod shard;
 mod sstable;

@@ -17,13 +17,14 @@ mod tests;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::compaction::Policy;
+use crate::compaction::{Policy, Task};
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
 use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
 use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 pub(crate) use format::MAGIC;
@@ -50,6 +51,17 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<SegmentMeta>,
 }
 
+/// Whether levels, runs and the tables of runs stand as they must.
+fn is_in_order(tables: &[Placed]) -> bool {
+    let pairs = tables.iter().zip(tables.iter().skip(1));
+    let mut fine = pairs.map(|(before, after)| {
+        before.level < after.level
+            || (before.level == after.level
+                && (before.run != after.run || before.meta.last_key < after.meta.first_key))
+    });
+    fine.all(|fine| fine)
+}
+
 /// A table and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placed {
@@ -70,6 +82,55 @@ impl Manifest {
             meta,
         });
         self.tables.splice(0..0, placed);
+    }
+
+    /// Replaces the inputs of a compaction by what it wrote, or moves them if it wrote nothing; `false`
+    /// if they are no longer there.
+    pub(crate) fn apply(&mut self, task: &Task, written: Option<Vec<TableMeta>>) -> bool {
+        let inputs: BTreeSet<TableId> = task
+            .inputs
+            .iter()
+            .flat_map(|input| input.tables.iter().copied())
+            .collect();
+        let is_input = |placed: &Placed| inputs.contains(&placed.meta.id);
+        let taken = self.tables.iter().filter(|placed| is_input(placed));
+        let taken: Vec<TableMeta> = taken.map(|placed| placed.meta.clone()).collect();
+        let Some(level) = u8::try_from(task.output.level)
+            .ok()
+            .filter(|_| taken.len() == inputs.len())
+        else {
+            // An installed snapshot has replaced them.
+            return false;
+        };
+        let metas = written.unwrap_or(taken);
+        // The run that the result becomes part of, and how many tables stand before it.
+        let in_level = |placed: &&Placed| placed.level == level;
+        let mut runs = self.tables.iter().filter(in_level).map(|placed| placed.run);
+        let run = match task.output.run.map(RunId) {
+            Some(run) if runs.clone().any(|other| other == run) => Some(run),
+            _ => runs.next(),
+        };
+        let begins = |placed: &Placed| match run {
+            Some(run) => placed.level == level && placed.run == run,
+            None => placed.level > level,
+        };
+        let until = self.tables.iter().position(begins);
+        let before = self.tables.iter().take(until.unwrap_or(usize::MAX));
+        let place = before.filter(|placed| !is_input(placed)).count();
+        let Some(run) = run.or(metas.first().map(|meta| RunId(meta.id.0))) else {
+            self.tables.retain(|placed| !is_input(placed));
+            return true;
+        };
+        let rest = std::mem::take(&mut self.tables).into_iter();
+        let (mut whole, stay): (Vec<Placed>, Vec<Placed>) = rest
+            .filter(|placed| !is_input(placed))
+            .partition(|placed| placed.level == level && placed.run == run);
+        whole.extend(metas.into_iter().map(|meta| Placed { level, run, meta }));
+        whole.sort_by(|left, right| left.meta.first_key.cmp(&right.meta.first_key));
+        self.tables = stay;
+        self.tables.splice(place..place, whole);
+        assert!(is_in_order(&self.tables), "a compaction broke the order");
+        true
     }
 
     /// Reads the manifest of `owner` in `dir`.

@@ -21,6 +21,14 @@ impl Pins {
         !counts.is_empty() && counts.range(version..superseded).next().is_some()
     }
 
+    /// The lowest pinned sequence number, the highest possible one if there is none.
+    pub(crate) fn oldest(&self) -> LogIndex {
+        let counts = self.counts.borrow();
+        counts
+            .first_key_value()
+            .map_or(LogIndex(u64::MAX), |(at, _)| *at)
+    }
+
     /// Notes that a version superseded at `superseded` was dropped.
     pub(crate) fn dropped(&self, superseded: LogIndex) {
         self.floor.set(self.floor.get().max(superseded));

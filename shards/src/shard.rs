@@ -1,14 +1,18 @@
 //! Opening a shard: the façade over its log and its engine.
 
 use crate::cache::BlockCache;
-use crate::compaction::Policy;
+use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::VALUE_THRESHOLD_BYTES;
+use crate::limits::{
+    DEBT_BYTES_HARD, DEBT_BYTES_SOFT, FROZEN_MEMTABLES_MAX, RUNS_HARD, RUNS_SOFT,
+    VALUE_THRESHOLD_BYTES,
+};
 use crate::sstable::Compression;
 use crate::recovery;
+use crate::reserve::Reserve;
 use crate::wal::{Log, LogOptions};
 use std::path::Path;
 
@@ -35,6 +39,9 @@ pub struct ShardOptions {
     pub value_threshold: usize,
     /// Length of a segment of the value log.
     pub value_segment_bytes: u64,
+    /// Space held back on the device for flushes, compactions, collections and the log when it is
+    /// full; 0: none.
+    pub reserve_bytes: u64,
 }
 
 impl ShardOptions {
@@ -51,6 +58,7 @@ impl ShardOptions {
             compression: Compression::None,
             value_threshold: VALUE_THRESHOLD_BYTES,
             value_segment_bytes: 256 << 20,
+            reserve_bytes: 0,
         }
     }
 }
@@ -92,13 +100,17 @@ impl Shard {
 
         let values = crate::vlog::ValueLog;
         let barrier_log = log.clone();
-        let purged_log = log.clone();
+        let (purged_log, full_log) = (log.clone(), log.clone());
+        let reserve = Reserve::new(dir, options.reserve_bytes);
+        reserve.take().await?;
         let engine = Engine::open(EngineParts {
             dir: dir.to_path_buf(),
             owner,
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
+                compaction: compaction::Options::default(),
+                throttle: throttle_limits(options.memtable_bytes),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
             },
@@ -112,7 +124,9 @@ impl Shard {
                     Box::pin(async move { log.flush().await })
                 }),
                 purged: Box::new(move || purged_log.range().purged.map(|id| id.index)),
+                lacks_space: Box::new(move || full_log.is_disk_full()),
             },
+            reserve,
         })
         .await?;
         Ok(Self { log, engine })
@@ -126,6 +140,19 @@ impl Shard {
         let flushed = self.engine.close().await;
         self.log.close().await?;
         flushed
+    }
+}
+
+/// From where on writes are slowed, and where they stop.
+pub(crate) fn throttle_limits(memtable_bytes: usize) -> ThrottleLimits {
+    let memtable = memtable_bytes as u64;
+    ThrottleLimits {
+        debt_bytes_soft: DEBT_BYTES_SOFT,
+        debt_bytes_hard: DEBT_BYTES_HARD,
+        runs_soft: RUNS_SOFT,
+        runs_hard: RUNS_HARD,
+        memtable_bytes_soft: memtable * 3 / 2,
+        memtable_bytes_hard: memtable * (FROZEN_MEMTABLES_MAX as u64 + 1),
     }
 }
 

@@ -9,6 +9,8 @@ pub(crate) mod format;
 mod inspect;
 mod options;
 mod reader;
+mod sequential;
+pub(crate) use sequential::SequentialCursor;
 #[cfg(test)]
 mod tests;
 mod writer;

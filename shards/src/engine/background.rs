@@ -58,6 +58,7 @@ pub(super) enum Turn {
 impl Engine {
     pub(super) fn start_background(&self) {
         self.measure_debt();
+        self.start_keeping_space();
         self.start(|engine| async move { engine.compact_once().await });
         self.start(|engine| async move { engine.collect_once().await });
     }
@@ -104,7 +105,7 @@ impl Engine {
 
     /// Sets how much of the core background work gets from what there is to do.
     pub(super) fn ask_for_share(&self) {
-        let shares = background_share(&self.debt());
+        let shares = background_share(&self.debt(), &self.inner.options.throttle);
         self.inner.background.demand.set(shares as usize);
     }
 }

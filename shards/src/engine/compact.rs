@@ -1,3 +1,183 @@
-//! stub
-use super::{Engine, background::Turn};
-impl Engine { pub(super) async fn compact_once(&self)->Turn{Turn::Wait} pub(super) fn measure_debt(&self){} }
+//! Running compactions, one at a time.
+//!
+//! A compaction reads tables that no longer change and writes others; nothing else waits for it. One
+//! manifest edit puts the new ones in the place of the old ones. The task gives way to the foreground
+//! after every few entries.
+
+use super::background::Turn;
+use super::inputs::Inputs;
+use super::run_writer::RunWriter;
+use super::versions::{Fate, Versions};
+use super::{Engine, edit};
+use crate::compaction::{self, Task};
+use crate::error::{Error, Result};
+use crate::limits::{DAMAGE_PAUSE, DISK_FULL_RETRY};
+use crate::sstable::{Content, Table, TableMeta, Value};
+use bytes::Bytes;
+use std::rc::Rc;
+
+/// Entries after which a compaction asks whether others want the core.
+const ENTRIES_PER_TURN: u32 = 16;
+
+impl Engine {
+    /// Looks at what compaction has to do, and how urgent it is.
+    pub(super) fn measure_debt(&self) {
+        let options = self.picker_options();
+        let debt = {
+            let state = self.inner.state.borrow();
+            compaction::debt(&edit::shape_of(&state.version), state.policy, &options)
+        };
+        self.set_debt(debt);
+    }
+
+    fn pick_compaction(&self) -> Option<Task> {
+        let options = self.picker_options();
+        let state = self.inner.state.borrow();
+        compaction::pick(&edit::shape_of(&state.version), state.policy, &options)
+    }
+
+    fn picker_options(&self) -> compaction::Options {
+        compaction::Options {
+            mix: self.inner.mix.get(),
+            oldest_pin: self.inner.pins.oldest(),
+            ..self.inner.options.compaction.clone()
+        }
+    }
+
+    /// Runs the most urgent compaction, if there is one.
+    pub(super) async fn compact_once(&self) -> Turn {
+        let Some(task) = self.pick_compaction() else {
+            return Turn::Wait;
+        };
+        match self.compact(&task).await {
+            Ok(()) => {
+                self.remove_unused().await;
+                Turn::Again
+            }
+            Err(error) => self.compaction_failed(&error).await,
+        }
+    }
+
+    /// Decides what a failure of background work means.
+    pub(super) async fn compaction_failed(&self, error: &Error) -> Turn {
+        let shard = self.inner.owner;
+        self.remove_unused().await;
+        match error {
+            Error::Closed | Error::Fenced(_) => return Turn::Wait,
+            error if error.is_no_space() => {
+                tracing::warn!(%shard, %error, "no room to compact or collect");
+                self.pause(DISK_FULL_RETRY).await;
+            }
+            // It could not be read; whoever asks for it is told, and nothing is lost by waiting.
+            error if error.is_corrupt() => {
+                tracing::error!(%shard, %error, "compaction or collection met damage");
+                self.pause(DAMAGE_PAUSE).await;
+            }
+            error => self.fence(error.clone()),
+        }
+        Turn::Again
+    }
+
+    /// Waits for a while, or until the shard is closed.
+    async fn pause(&self, duration: std::time::Duration) {
+        let until = corelith_io::now() + duration;
+        while self.check_usable().is_ok() {
+            let changed = self.inner.changed.notified();
+            let rest = until.saturating_duration_since(corelith_io::now());
+            if rest.is_zero() || corelith_io::timeout(rest, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn compact(&self, task: &Task) -> Result<()> {
+        if task.moves {
+            let moved = self.edit(&[], |manifest, _| manifest.apply(task, None), |_| {});
+            return moved.await.map(|_| ());
+        }
+        let counters = &self.inner.counters.compaction;
+        let _running = counters.start();
+        let runs = edit::inputs_of(&self.inner.state.borrow().version, task);
+        // An installed snapshot may have replaced them.
+        let Some(runs) = runs else { return Ok(()) };
+        let entries = |run: &Vec<Rc<Table>>| run.iter().map(|table| table.meta().entries).sum();
+        let merged: Vec<u64> = runs.iter().map(entries).collect();
+        let options = self.table_options(task.output.level);
+        let mut output = RunWriter::new(self, options, self.inner.options.compaction.table_bytes);
+        output.cut_before(&task.cuts);
+        self.merge(runs, task.bottom, &mut output).await?;
+        let tables: Vec<TableMeta> = output.finish().await?;
+        let kept = tables.iter().map(|table| table.entries).sum();
+        let opened: Vec<Rc<Table>> = self.open_tables(&tables).await?;
+        let replaced = self
+            .edit(
+                &opened,
+                |manifest, _| manifest.apply(task, Some(tables)),
+                |_| {},
+            )
+            .await;
+        if matches!(replaced, Ok(true)) || !self.is_unfenced() {
+            output.keep();
+        }
+        let mut mix = self.inner.mix.get();
+        mix.merged(&merged, kept);
+        self.inner.mix.set(mix);
+        counters.read(task.bytes);
+        counters.wrote(output.bytes());
+        replaced.map(|_| ())
+    }
+
+    /// Writes what survives of `runs` to `output`.
+    async fn merge(
+        &self,
+        runs: Vec<Vec<Rc<Table>>>,
+        is_bottom: bool,
+        output: &mut RunWriter,
+    ) -> Result<()> {
+        let mut inputs = Inputs::start(runs).await?;
+        let mut versions = Versions::new(&self.inner.pins, is_bottom);
+        let mut last_key: Vec<u8> = Vec::new();
+        // Whether the output has a version of the last key.
+        let mut is_begun = false;
+        let mut is_first = true;
+        let mut count = 0;
+        while let Some((key, at, value, table)) = inputs.current() {
+            let is_new_key = is_first || key != last_key;
+            if is_new_key {
+                is_first = false;
+                is_begun = false;
+                last_key.clear();
+                last_key.extend_from_slice(key);
+            }
+            let is_deleted = *value == Value::Deleted;
+            if versions.next(at, is_deleted, is_new_key) == Fate::Keep {
+                for deleted in versions.take_deletions() {
+                    output
+                        .add(&last_key, deleted, Content::Deleted, !is_begun)
+                        .await?;
+                    is_begun = true;
+                }
+                let stored: Bytes;
+                let content = match value {
+                    Value::Deleted => Content::Deleted,
+                    Value::Inline(bytes) => Content::Inline(bytes),
+                    Value::Separated(pointer) => Content::Separated(*pointer),
+                    Value::Stored(handle) => {
+                        stored = table.stored(*handle).await?;
+                        Content::Inline(&stored)
+                    }
+                };
+                output.add(&last_key, at, content, !is_begun).await?;
+                is_begun = true;
+            }
+            inputs.advance().await?;
+            count += 1;
+            if count == ENTRIES_PER_TURN {
+                count = 0;
+                self.check_usable()?;
+                corelith_io::yield_if_needed().await;
+            }
+        }
+        Ok(())
+    }
+}

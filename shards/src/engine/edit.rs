@@ -4,13 +4,14 @@
 //! no reader holds it.
 
 use super::{Engine, State, separated_bytes_max};
+use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
 use crate::manifest::{Manifest, Placed};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Table, TableMeta};
-use crate::version::Version;
+use crate::version::{Run, Version};
 use corelith_io::collections::HashMap;
 use std::rc::Rc;
 
@@ -20,6 +21,49 @@ pub(super) fn version_of(placed: &[Placed], tables: &HashMap<TableId, Rc<Table>>
         Some(table) => Rc::clone(table),
         None => panic!("table {id} is not open"),
     })
+}
+
+/// A version as the compaction's picker sees it.
+pub(super) fn shape_of(version: &Version) -> Shape {
+    let table = |table: &Rc<Table>| {
+        let meta = table.meta();
+        TableShape {
+            id: meta.id,
+            file_bytes: meta.file_bytes,
+            entries: meta.entries,
+            deletions: meta.deletions,
+            value_bytes: meta.reference_bytes(),
+            first: meta.first_key.clone(),
+            last: meta.last_key.clone(),
+            highest: meta.highest,
+            busy: false,
+        }
+    };
+    let run = |run: &Run| RunShape {
+        id: run.id.0,
+        tables: run.tables.iter().map(table).collect(),
+    };
+    let level = |runs: &Vec<Run>| LevelShape {
+        runs: runs.iter().map(run).collect(),
+    };
+    Shape {
+        levels: version.levels.iter().map(level).collect(),
+        claims: Vec::new(),
+    }
+}
+
+/// The tables that a compaction reads, by run; `None` if one of them is gone.
+pub(super) fn inputs_of(version: &Version, task: &Task) -> Option<Vec<Vec<Rc<Table>>>> {
+    let run_of = |input: &Input| {
+        let runs = version.levels.get(input.level)?;
+        let run = runs.iter().find(|run| run.id.0 == input.run)?;
+        let table = |id: &TableId| {
+            let mut tables = run.tables.iter();
+            tables.find(|table| table.meta().id == *id).cloned()
+        };
+        input.tables.iter().map(table).collect()
+    };
+    task.inputs.iter().map(run_of).collect()
 }
 
 impl Engine {
@@ -72,6 +116,7 @@ impl Engine {
             return Err(error);
         }
         self.retire(&manifest, opened, then);
+        self.measure_debt();
         inner.counters.edits.add(1);
         inner.changed.notify_waiters();
         inner.background.wake();

@@ -2,7 +2,7 @@
 //! many memtables wait for their flush.
 
 use super::Engine;
-use crate::compaction::{Debt, Throttle, throttle};
+use crate::compaction::{Debt, Load, Throttle, throttle};
 use crate::error::Result;
 use crate::limits::{FROZEN_MEMTABLES_MAX, THROTTLE_PAUSE_MAX};
 use corelith_io::{Instant, now};
@@ -78,7 +78,14 @@ impl Engine {
         if frozen >= FROZEN_MEMTABLES_MAX {
             return Throttle::Stop;
         }
-        throttle(&self.debt())
+        throttle(&self.debt(), &self.load(), &self.inner.options.throttle)
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            memtable_bytes: self.memtable_bytes() as u64,
+            background_bytes_per_second: self.inner.counters.background_rate(),
+        }
     }
 
     /// What compaction has yet to do, as of the last edit.

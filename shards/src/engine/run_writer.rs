@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::ids::{LogIndex, TableId};
 use crate::limits::TABLE_ENTRIES_MAX;
 use crate::manifest::sync_dir;
+use bytes::Bytes;
 use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
 
 /// The tables of a run being written. Dropped before [`RunWriter::keep`], its files are removed.
@@ -15,6 +16,8 @@ pub(super) struct RunWriter {
     writer: Option<TableWriter>,
     tables: Vec<TableMeta>,
     begun: Vec<TableId>,
+    /// Keys before which a table is best ended, last first.
+    cuts: Vec<Bytes>,
 }
 
 impl RunWriter {
@@ -27,7 +30,13 @@ impl RunWriter {
             writer: None,
             tables: Vec::new(),
             begun: Vec::new(),
+            cuts: Vec::new(),
         }
+    }
+
+    /// Has tables end before these keys, which are in order.
+    pub(super) fn cut_before(&mut self, cuts: &[Bytes]) {
+        self.cuts = cuts.iter().rev().cloned().collect();
     }
 
     /// Adds a version; versions come in the order of [`crate::key::compare`]. `is_new_key`: it is
@@ -39,10 +48,14 @@ impl RunWriter {
         content: Content<'_>,
         is_new_key: bool,
     ) -> Result<()> {
+        let mut is_cut = false;
+        while self.cuts.pop_if(|cut| key >= &cut[..]).is_some() {
+            is_cut = true;
+        }
         let is_full = self.writer.as_ref().is_some_and(|writer| {
             writer.file_bytes() >= self.table_bytes || writer.entries() >= TABLE_ENTRIES_MAX / 2
         });
-        if is_full && is_new_key {
+        if (is_full || is_cut) && is_new_key {
             self.finish_table().await?;
         }
         let writer = match &mut self.writer {

@@ -1,5 +1,6 @@
 //! What the engine counts of its work.
 
+use corelith_io::{Instant, now};
 use std::cell::Cell;
 
 /// A count that only grows.
@@ -23,6 +24,8 @@ pub(super) struct Work {
     jobs: Counter,
     read_bytes: Counter,
     written_bytes: Counter,
+    /// How long jobs ran, in nanoseconds.
+    busy_nanos: Counter,
 }
 
 impl Work {
@@ -30,7 +33,10 @@ impl Work {
     pub(super) fn start(&self) -> Running<'_> {
         self.jobs.add(1);
         self.running.set(self.running.get() + 1);
-        Running(self)
+        Running {
+            work: self,
+            since: now(),
+        }
     }
 
     pub(super) fn read(&self, bytes: u64) {
@@ -56,11 +62,17 @@ impl Work {
 }
 
 /// A job under way.
-pub(super) struct Running<'a>(&'a Work);
+pub(super) struct Running<'a> {
+    work: &'a Work,
+    since: Instant,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
+        let Self { work, since } = self;
+        work.running.set(work.running.get() - 1);
+        let nanos = now().saturating_duration_since(*since).as_nanos();
+        work.busy_nanos.add(u64::try_from(nanos).unwrap_or(u64::MAX));
     }
 }
 
@@ -71,6 +83,17 @@ pub(super) struct Counters {
     pub(super) compaction: Work,
     pub(super) collection: Work,
     pub(super) edits: Counter,
+}
+
+impl Counters {
+    /// Bytes per second that flushes and compactions wrote while they ran; 0 if none has yet.
+    pub(super) fn background_rate(&self) -> u64 {
+        let work = [&self.flush, &self.compaction];
+        let bytes: u64 = work.iter().map(|work| work.written_bytes.get()).sum();
+        let nanos: u64 = work.iter().map(|work| work.busy_nanos.get()).sum();
+        let rate = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
 }
 
 /// One kind of background work since the shard was opened.

@@ -13,7 +13,7 @@
 //! Version 1 has no next segment, policy, level, run and segments, and table properties without
 //! references: its tables stand newest first, each a run of level 0.
 
-use super::{Manifest, Placed};
+use super::{Manifest, Placed, is_in_order};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
@@ -150,23 +150,16 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         tables,
         segments,
     };
-    is_in_order(&manifest).then_some(manifest)
+    let fine = is_in_order(&manifest.tables)
+        && are_in_order(&manifest.segments, manifest.next_segment);
+    fine.then_some(manifest)
 }
 
-/// Whether levels, runs, tables and segments stand as they must.
-fn is_in_order(manifest: &Manifest) -> bool {
-    let tables = manifest.tables.iter().zip(manifest.tables.iter().skip(1));
-    let mut tables = tables.map(|(before, after)| {
-        before.level < after.level
-            || (before.level == after.level
-                && (before.run != after.run || before.meta.last_key < after.meta.first_key))
-    });
-    let segments = manifest.segments.iter();
-    let mut segments = segments
-        .clone()
-        .zip(segments.skip(1))
-        .map(|(before, after)| before.id < after.id && after.id < manifest.next_segment);
-    tables.all(|fine| fine) && segments.all(|fine| fine)
+/// Whether segments stand as they must.
+fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
+    let mut pairs = segments.iter().zip(segments.iter().skip(1));
+    pairs.all(|(before, after)| before.id < after.id)
+        && segments.last().is_none_or(|last| last.id < next)
 }
 
 fn decode_table_1(payload: &mut &[u8]) -> Option<Placed> {

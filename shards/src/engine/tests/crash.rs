@@ -3,7 +3,7 @@
 //! The log is not part of these runs: entry `index` is always [`apply`], so the state at an index is
 //! known, and a recovered engine must hold exactly the state at the index it says.
 
-use super::{log_id, open, range};
+use super::{log_id, open, range, settle};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::ids::LogIndex;
@@ -183,6 +183,7 @@ async fn recover(checkpointed: u64, applied: u64) -> Result<(), String> {
 }
 
 async fn check_no_orphans(engine: &Engine, dir: &Path) -> Result<(), String> {
+    settle(engine).await;
     let names = corelith_io::list_dir(dir)
         .await
         .map_err(|error| error.to_string())?;

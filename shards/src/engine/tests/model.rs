@@ -1,6 +1,6 @@
 //! Random runs against a model: every version of every key, kept for ever.
 
-use super::{log_id, on_core, open, range};
+use super::{abandon, log_id, on_core, open, range};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::ids::LogIndex;
@@ -151,10 +151,7 @@ impl Run {
             self.engine.close().await.unwrap();
         } else {
             // As after a crash: what is being flushed may get through or not.
-            self.engine.inner.state.borrow_mut().closed = true;
-            while self.engine.inner.state.borrow().flushing {
-                corelith_io::yield_now().await;
-            }
+            abandon(self.engine.clone()).await;
         }
         let dir = self.dir.with_extension("none");
         self.engine = open(&dir, MEMTABLE_BYTES).await.unwrap();

@@ -1,0 +1,79 @@
+//! Space held back on the device, so that what makes room still works when it is full.
+//!
+//! The reserve is a file that holds nothing but its space. When something finds the device full, the
+//! file goes, and flushes, compactions, collections and the log use its space. New values are refused
+//! from then on until the whole reserve could be taken again, so they never use it up.
+
+use crate::error::Result;
+use crate::filename::FileName;
+use corelith_io::{ErrorKind, OpenOptions};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+/// See the module. Belongs to one core.
+pub(crate) struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    is_held: Cell<bool>,
+}
+
+impl Reserve {
+    /// The reserve of the shard in `dir`, not yet taken.
+    pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
+        Self {
+            path: FileName::Reserve.path(dir),
+            bytes,
+            is_held: Cell::new(bytes == 0),
+        }
+    }
+
+    /// Whether all of it is there.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.get()
+    }
+
+    /// Takes it if there is room.
+    ///
+    /// # Errors
+    /// Whatever but a full device goes wrong.
+    pub(crate) async fn take(&self) -> Result<()> {
+        if self.is_held() {
+            return Ok(());
+        }
+        self.remove().await?;
+        let file = OpenOptions::new().write().create_new();
+        let file = match file.open(&self.path).await {
+            Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
+            file => file?,
+        };
+        match file.allocate(self.bytes).await {
+            Ok(()) => {
+                self.is_held.set(true);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                drop(file);
+                self.remove().await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives it up for others to use.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) async fn give_up(&self) -> Result<()> {
+        if self.bytes == 0 || !self.is_held.replace(false) {
+            return Ok(());
+        }
+        self.remove().await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        match corelith_io::remove_file(&self.path).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}

@@ -4,8 +4,8 @@ use crate::engine::{Engine, EngineParts};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
+use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
-use crate::wal::{Log, LogOptions};
 use std::path::Path;
 
 /// How to open a shard.
@@ -65,8 +65,9 @@ impl Shard {
             shard: options.shard,
             segment_bytes: options.segment_bytes,
             cache_bytes: options.log_cache_bytes,
+            separated_value_bytes: None,
         };
-        let (log, _) = Log::open(dir, log_options).await?;
+        let (log, _) = Log::open(dir, log_options, Values::Nowhere).await?;
         if recovered.creating {
             recovery::finish_creation(dir, owner, &recovered.manifest).await?;
         }

@@ -34,6 +34,11 @@ id!(/// A sorted run of sstables: each holds keys above those of the one before.
 id!(/// An sstable, numbered in order of creation.
     TableId(u64), "");
 
+/// A place in the order in which values were staged in the value log, from 1; 0 is before all of
+/// them. It says what must be durable, and means nothing after a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
 /// Names one entry of one leader's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {

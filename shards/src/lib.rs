@@ -13,6 +13,7 @@ pub mod ids;
 pub mod inspect;
 pub mod key;
 pub mod limits;
+pub mod log;
 mod manifest;
 mod memtable;
 mod pins;
@@ -33,11 +34,12 @@ pub use engine::{
     Engine, Found, FoundRange, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter, Statistics,
 };
 pub use error::{Error, Result};
-pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};
+pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};
 pub use key::Space;
+pub use log::{Log, LogOptions};
 pub use pins::Pin;
 pub use session::{Admission, Recorded, SessionTable};
 pub use shard::{Shard, ShardOptions};
 pub use sstable::Compression;
 pub use vlog::ValuePointer;
-pub use wal::{Entry, Log, LogOptions, LogRange, LogRecovered, Vote};
+pub use wal::{Entry, LogRange, LogRecovered, ValuePart, Vote};

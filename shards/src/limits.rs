@@ -26,7 +26,8 @@ pub const LOG_ENTRY_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);
 /// kept busy by several in flight.
 pub const LOG_BLOCK_BYTES_MAX: usize = 256 << 10;
 
-/// Block writes in flight at once. The device gives 47 k durable 16 KiB writes a second at 16, twice
+/// Blocks in flight at once: being written, or waiting for one before them or for the values that they
+/// refer to. The device gives 47 k durable 16 KiB writes a second at 16, twice
 /// the rate at 4.
 pub const LOG_WRITES_IN_FLIGHT_MAX: usize = 16;
 
@@ -36,6 +37,13 @@ pub const LOG_EAGER_WRITES: usize = 2;
 
 /// [`crate::Log::wait_for_room`] waits while more than this is appended and not yet durable.
 pub const LOG_STAGED_BYTES_MAX: usize = 32 << 20;
+
+/// Values shorter than this are never separated: a pointer, a record's header and its padding would
+/// weigh about as much.
+pub const SEPARATED_VALUE_BYTES_MIN: usize = 256;
+
+/// Values read at once to complete entries.
+pub const VALUE_READS_IN_FLIGHT_MAX: usize = 8;
 
 /// Shortest and longest segment. Offsets in a segment are kept as block counts in 32 bits.
 pub const LOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
@@ -179,6 +187,7 @@ const _: () = {
     assert!(LOG_BLOCK_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
     assert!(LOG_BLOCK_BYTES_MAX <= IO_BYTES_MAX);
     assert!(LOG_EAGER_WRITES < LOG_WRITES_IN_FLIGHT_MAX);
+    assert!(SEPARATED_VALUE_BYTES_MIN <= VALUE_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= MEMBERSHIP_BYTES_MAX);
     assert!(LOG_STAGED_BYTES_MAX >= 2 * LOG_ENTRY_BYTES_MAX);

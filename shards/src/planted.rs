@@ -5,6 +5,8 @@
 pub enum Bug {
     /// The log calls back before the entries are durable.
     AcknowledgeBeforeDurable,
+    /// The log calls back when its blocks are durable, whether the values they refer to are or not.
+    AcknowledgeBeforeValues,
     /// New names are not made durable.
     SkipDirectorySync,
     /// Files that a new manifest does not name are removed before it is durable.

@@ -10,10 +10,10 @@ use crate::limits::{
     DEBT_BYTES_HARD, DEBT_BYTES_SOFT, FROZEN_MEMTABLES_MAX, RUNS_HARD, RUNS_SOFT,
     VALUE_THRESHOLD_BYTES,
 };
-use crate::sstable::Compression;
+use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
-use crate::wal::{Log, LogOptions};
+use crate::sstable::Compression;
 use std::path::Path;
 
 /// How to open a shard.
@@ -89,8 +89,9 @@ impl Shard {
             shard: options.shard,
             segment_bytes: options.segment_bytes,
             cache_bytes: options.log_cache_bytes,
+            separated_value_bytes: None,
         };
-        let (log, _) = Log::open(dir, log_options).await?;
+        let (log, _) = Log::open(dir, log_options, Values::Nowhere).await?;
         if recovered.creating {
             recovery::finish_creation(dir, owner, &recovered.manifest).await?;
         }
@@ -123,7 +124,7 @@ impl Shard {
                     let log = barrier_log.clone();
                     Box::pin(async move { log.flush().await })
                 }),
-                purged: Box::new(move || purged_log.range().purged.map(|id| id.index)),
+                purged: Box::new(move || purged_log.purged_durable()),
                 lacks_space: Box::new(move || full_log.is_disk_full()),
             },
             reserve,

@@ -69,11 +69,7 @@ fn shard_dir() -> PathBuf {
 
 fn entry(index: u64) -> Entry {
     let len = usize::try_from(index * 37 % 3000).unwrap();
-    Entry {
-        id: log_id(index),
-        kind: 2,
-        body: Bytes::from(vec![index as u8; len]),
-    }
+    Entry::new(log_id(index), 2, Bytes::from(vec![index as u8; len]))
 }
 
 /// What the surroundings of a replica have been told.

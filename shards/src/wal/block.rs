@@ -1,8 +1,8 @@
 //! A block that is being filled. Records are encoded straight into the buffer that is written, so an
 //! entry's bytes are copied once.
 
-use super::format::{self, BlockHeader, HEADER_BYTES, Record, State};
-use crate::ids::{LogId, LogIndex};
+use super::format::{self, BlockHeader, EntryHead, HEADER_BYTES, Record, State};
+use crate::ids::{LogIndex, Ticket};
 use bytes::BufMut;
 use corelith_io::{BLOCK_SIZE, Buf};
 
@@ -17,6 +17,10 @@ pub(crate) struct Block {
     pub(crate) end_state: State,
     /// Place in the order of staging.
     pub(crate) sequence: u64,
+    /// Highest ticket of the values that entries which begin in it refer to.
+    pub(crate) values: Ticket,
+    /// Bytes of those values, which stay in memory until the block is durable.
+    pub(crate) value_bytes: usize,
 }
 
 /// Which entries begin in a block and are alive at its end, and what it cut off before them.
@@ -62,6 +66,8 @@ impl Block {
             entries: BlockEntries::default(),
             end_state: state,
             sequence,
+            values: Ticket::default(),
+            value_bytes: 0,
         }
     }
 
@@ -97,33 +103,38 @@ impl Block {
         self.buf.get_mut(self.len..).unwrap_or_default()
     }
 
-    /// Whether an entry should begin here: its header and a worthwhile part of its body fit.
-    pub(crate) fn takes_entry(&self, body_len: usize) -> bool {
-        let worthwhile = body_len.min(BLOCK_SIZE / 8);
-        self.room() >= format::FRAGMENT_HEADER_BYTES + format::ENTRY_HEADER_BYTES + worthwhile
+    /// Whether an entry should begin here: its header and a worthwhile part of what it stores fit.
+    pub(crate) fn takes_entry(&self, head: &EntryHead) -> bool {
+        let worthwhile = (head.stored_len as usize).min(BLOCK_SIZE / 8);
+        self.room() >= format::FRAGMENT_HEADER_BYTES + head.header_bytes() + worthwhile
     }
 
-    /// Begins an entry and returns how much of its body went in.
-    pub(crate) fn begin_entry(&mut self, id: LogId, kind: u8, body: &[u8]) -> usize {
-        debug_assert!(self.takes_entry(body.len()));
-        let overhead = format::FRAGMENT_HEADER_BYTES + format::ENTRY_HEADER_BYTES;
-        let here = body.len().min(self.room().saturating_sub(overhead));
+    /// Begins an entry that stores `stored`, and returns how much of that went in. `values` is the
+    /// ticket by which its value is durable, if it is separated.
+    pub(crate) fn begin_entry(&mut self, head: &EntryHead, stored: &[u8], values: Ticket) -> usize {
+        debug_assert!(self.takes_entry(head));
+        let overhead = format::FRAGMENT_HEADER_BYTES + head.header_bytes();
+        let here = stored.len().min(self.room().saturating_sub(overhead));
         let mut out = self.unused();
-        format::put_entry_header(&mut out, id, kind, body.len() as u32, here as u32);
-        out.put_slice(body.get(..here).unwrap_or_default());
+        format::put_entry_header(&mut out, head, here as u32);
+        out.put_slice(stored.get(..here).unwrap_or_default());
         self.len += overhead + here;
-        self.entries.begin(id.index);
-        self.end_state.last = Some(id);
+        self.entries.begin(head.id.index);
+        self.end_state.last = Some(head.id);
+        if let Some(separated) = &head.separated {
+            self.values = self.values.max(values);
+            self.value_bytes += separated.place.len as usize;
+        }
         here
     }
 
     /// Goes on with an entry begun in an earlier block and returns how much of `rest` went in.
-    pub(crate) fn continue_entry(&mut self, rest: &[u8]) -> usize {
+    pub(crate) fn continue_entry(&mut self, head: &EntryHead, rest: &[u8]) -> usize {
         let here = rest
             .len()
             .min(self.room().saturating_sub(format::FRAGMENT_HEADER_BYTES));
         let mut out = self.unused();
-        format::put_more_header(&mut out, here as u32, here == rest.len());
+        format::put_more_header(&mut out, head, here as u32, here == rest.len());
         out.put_slice(rest.get(..here).unwrap_or_default());
         self.len += format::FRAGMENT_HEADER_BYTES + here;
         here
@@ -140,7 +151,7 @@ impl Block {
         match *record {
             Record::TruncateAfter(last) => self.entries.truncate_after(last.map(|id| id.index)),
             Record::Purge(upto) => self.entries.purge(upto.index),
-            Record::Vote(_) | Record::Entry { .. } => {}
+            Record::Vote(_) | Record::Entry(_) => {}
         }
         self.end_state = state;
     }

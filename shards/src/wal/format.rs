@@ -17,7 +17,8 @@
 //!            20 previous               u32   header crc of the block before (the chain); 0 for block 0
 //!            24 store id               u64
 //!            32 block number           u64
-//!            40 flushed up to          u64   all blocks below this number were durable at this write
+//!            40 flushed up to          u64   all blocks below this number, and all values that they
+//!                                             refer to, were durable at this write
 //!            48 commit index           u64   plus one; 0 if none is known
 //!            56 segment                u32   id of the segment, which is its generation
 //!            60 shard                  u32
@@ -36,24 +37,34 @@
 //!            2 vote            term u64, node u64, committed u8
 //!            3 truncate after  presence u8, log id: all entries after it (all, if absent) are gone
 //!            4 purge           log id: all entries up to it are gone
+//!            5 separated entry log id, head length u32, key start u32, key length u32, pointer (all
+//!                              in the first fragment), head
+//! pointer    segment u64, slot u32, offset u64, length u32, crc u32
 //! ```
+//!
+//! A separated entry's body is its head and then the value that the pointer names in the value log;
+//! the value's key stands in the head. Format version 1 had no separated entries.
 //!
 //! A segment id is never used twice, so a block that carries another segment's id is left over from
 //! an earlier use of the file. Magic, format version and header crc keep their places in every
 //! format version, so that a newer one is told from damage.
 
 use super::Vote;
-use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term};
+use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, ValueSegmentId};
+use crate::vlog::ValuePointer;
 use bytes::BufMut;
 
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"CLWL");
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FRAGMENT_HEADER_BYTES: usize = 8;
 /// What comes before an entry's body in its first fragment.
-pub(crate) const ENTRY_HEADER_BYTES: usize = 28;
+const ENTRY_HEADER_BYTES: usize = LOG_ID_BYTES + 4;
+/// What comes before a separated entry's head in its first fragment.
+const SEPARATED_HEADER_BYTES: usize = ENTRY_HEADER_BYTES + 8 + POINTER_BYTES;
 const LOG_ID_BYTES: usize = 24;
+const POINTER_BYTES: usize = 28;
 pub(crate) const STATE_BYTES: usize = 24 + 2 * LOG_ID_BYTES;
 /// The longest record that is not an entry; it is never split.
 pub(crate) const SMALL_RECORD_BYTES_MAX: usize = 1 + LOG_ID_BYTES;
@@ -248,11 +259,55 @@ const RECORD_ENTRY: u8 = 1;
 const RECORD_VOTE: u8 = 2;
 const RECORD_TRUNCATE_AFTER: u8 = 3;
 const RECORD_PURGE: u8 = 4;
+const RECORD_SEPARATED_ENTRY: u8 = 5;
+
+/// What an entry's record says before the bytes of the body that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryHead {
+    pub(crate) id: LogId,
+    pub(crate) kind: u8,
+    /// Bytes of the body that the record holds: all of them, or the head of a separated entry.
+    pub(crate) stored_len: u32,
+    pub(crate) separated: Option<Separated>,
+}
+
+/// What a separated entry's record says beyond that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Separated {
+    /// Where in the head the key is.
+    pub(crate) key_start: u32,
+    pub(crate) key_len: u32,
+    /// Where the value is.
+    pub(crate) place: ValuePointer,
+}
+
+impl EntryHead {
+    /// Bytes before those of the body in the first fragment.
+    pub(crate) fn header_bytes(&self) -> usize {
+        match self.separated {
+            None => ENTRY_HEADER_BYTES,
+            Some(_) => SEPARATED_HEADER_BYTES,
+        }
+    }
+
+    /// Length of the whole body.
+    pub(crate) fn whole_len(&self) -> u64 {
+        let separated = self.separated.map_or(0, |separated| separated.place.len);
+        u64::from(self.stored_len) + u64::from(separated)
+    }
+
+    fn tag(&self) -> u8 {
+        match self.separated {
+            None => RECORD_ENTRY,
+            Some(_) => RECORD_SEPARATED_ENTRY,
+        }
+    }
+}
 
 /// A record without the body that an entry has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    Entry { id: LogId, kind: u8, body_len: u32 },
+    Entry(EntryHead),
     Vote(Vote),
     TruncateAfter(Option<LogId>),
     Purge(LogId),
@@ -268,30 +323,33 @@ pub(crate) enum Fragment<'a> {
     More(&'a [u8]),
 }
 
-/// Writes the header of an entry's first fragment, which `body_here` bytes of the body follow.
-pub(crate) fn put_entry_header(
-    out: &mut &mut [u8],
-    id: LogId,
-    kind: u8,
-    body_len: u32,
-    body_here: u32,
-) {
-    let part = if body_here == body_len {
+/// Writes the header of an entry's first fragment, which `here` bytes of the body follow.
+pub(crate) fn put_entry_header(out: &mut &mut [u8], head: &EntryHead, here: u32) {
+    let part = if here == head.stored_len {
         Part::Whole
     } else {
         Part::First
     };
-    out.put_u32_le(ENTRY_HEADER_BYTES as u32 + body_here);
-    out.put_slice(&[part.tag(), RECORD_ENTRY, kind, 0]);
-    put_log_id(out, id);
-    out.put_u32_le(body_len);
+    out.put_u32_le(head.header_bytes() as u32 + here);
+    out.put_slice(&[part.tag(), head.tag(), head.kind, 0]);
+    put_log_id(out, head.id);
+    out.put_u32_le(head.stored_len);
+    if let Some(separated) = &head.separated {
+        out.put_u32_le(separated.key_start);
+        out.put_u32_le(separated.key_len);
+        out.put_u64_le(separated.place.segment.0);
+        out.put_u32_le(separated.place.slot);
+        out.put_u64_le(separated.place.offset);
+        out.put_u32_le(separated.place.len);
+        out.put_u32_le(separated.place.crc);
+    }
 }
 
-/// Writes the header of a later fragment, which `here` bytes of the body follow.
-pub(crate) fn put_more_header(out: &mut &mut [u8], here: u32, is_last: bool) {
+/// Writes the header of a later fragment of an entry, which `here` bytes of the body follow.
+pub(crate) fn put_more_header(out: &mut &mut [u8], head: &EntryHead, here: u32, is_last: bool) {
     let part = if is_last { Part::Last } else { Part::Middle };
     out.put_u32_le(here);
-    out.put_slice(&[part.tag(), RECORD_ENTRY, 0, 0]);
+    out.put_slice(&[part.tag(), head.tag(), 0, 0]);
 }
 
 /// Encodes a whole record that is not an entry, and returns its length.
@@ -314,7 +372,7 @@ pub(crate) fn put_small_record(out: &mut [u8], record: &Record) -> usize {
             put_log_id(&mut rest, upto);
             RECORD_PURGE
         }
-        Record::Entry { .. } => panic!("an entry is not a small record"),
+        Record::Entry(_) => panic!("an entry is not a small record"),
     };
     let len = SMALL_RECORD_BYTES_MAX - rest.len();
     let mut out = out;
@@ -352,15 +410,25 @@ impl<'a> Fragments<'a> {
         let mut data = Cursor(self.rest.take(len as usize)?);
         let is_first = match part {
             1 | 2 => true,
-            3 | 4 if record == RECORD_ENTRY => return Some(Fragment::More(data.0)),
+            3 | 4 if matches!(record, RECORD_ENTRY | RECORD_SEPARATED_ENTRY) => {
+                return Some(Fragment::More(data.0));
+            }
             _ => return None,
         };
         let record = match record {
-            RECORD_ENTRY if is_first => Record::Entry {
-                id: data.log_id()?,
-                kind,
-                body_len: data.u32()?,
-            },
+            RECORD_ENTRY | RECORD_SEPARATED_ENTRY if is_first => {
+                let (id, stored_len) = (data.log_id()?, data.u32()?);
+                let separated = match record {
+                    RECORD_SEPARATED_ENTRY => Some(data.separated(stored_len)?),
+                    _ => None,
+                };
+                Record::Entry(EntryHead {
+                    id,
+                    kind,
+                    stored_len,
+                    separated,
+                })
+            }
             RECORD_VOTE => Record::Vote(Vote {
                 term: Term(data.u64()?),
                 node: NodeId(data.u64()?),
@@ -375,8 +443,8 @@ impl<'a> Fragments<'a> {
             _ => return None,
         };
         let well_formed = match record {
-            Record::Entry { body_len, .. } if part == 1 => data.0.len() == body_len as usize,
-            Record::Entry { body_len, .. } => data.0.len() < body_len as usize,
+            Record::Entry(head) if part == 1 => data.0.len() == head.stored_len as usize,
+            Record::Entry(head) => data.0.len() < head.stored_len as usize,
             _ => part == 1 && data.0.is_empty(),
         };
         well_formed.then_some(Fragment::Begin(record, data.0))
@@ -436,6 +504,23 @@ impl<'a> Cursor<'a> {
             node: NodeId(self.u64()?),
             index: LogIndex(self.u64()?),
         })
+    }
+
+    /// What stands between the length and the bytes of a head of `head_len`.
+    fn separated(&mut self, head_len: u32) -> Option<Separated> {
+        let separated = Separated {
+            key_start: self.u32()?,
+            key_len: self.u32()?,
+            place: ValuePointer {
+                segment: ValueSegmentId(self.u64()?),
+                slot: self.u32()?,
+                offset: self.u64()?,
+                len: self.u32()?,
+                crc: self.u32()?,
+            },
+        };
+        let key_end = separated.key_start.checked_add(separated.key_len)?;
+        (key_end <= head_len && separated.place.len > 0).then_some(separated)
     }
 }
 

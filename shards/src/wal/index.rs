@@ -10,7 +10,7 @@
 
 use super::block::BlockEntries;
 use super::format::State;
-use super::{Entry, LogRange};
+use super::{Entry, LogRange, Want};
 use crate::ids::{LogId, LogIndex, NodeId, SegmentId, Term};
 use std::collections::VecDeque;
 
@@ -245,12 +245,13 @@ impl Index {
     }
 
     /// The entries of `from..to` (held ones) if all of those wanted are in the cache: they end
-    /// early after `max_bytes` of bodies.
+    /// early after `max_bytes` of what is wanted.
     pub(crate) fn cached(
         &self,
         from: LogIndex,
         to: LogIndex,
         max_bytes: u64,
+        want: Want,
     ) -> Option<Vec<Entry>> {
         let skip = from.0.checked_sub(self.cache.front()?.entry.id.index.0)?;
         let mut bytes = 0;
@@ -259,8 +260,9 @@ impl Index {
             if entry.id.index >= to || (bytes > max_bytes && !entries.is_empty()) {
                 break;
             }
-            bytes += entry.body.len() as u64;
-            entries.push(entry.clone());
+            let entry = want.part_of(entry.clone());
+            bytes += want.len_of(&entry);
+            entries.push(entry);
         }
         Some(entries)
     }

@@ -98,20 +98,21 @@ fn what_is_not_durable_stays_in_memory() {
     let mut index = Index::new(100);
     for at in 0..10 {
         index.append(id(1, at));
-        let entry = Entry {
-            id: id(1, at),
-            kind: 0,
-            body: Bytes::from_static(&[0; 36]),
-        };
+        let entry = Entry::new(id(1, at), 0, Bytes::from_static(&[0; 36]));
         index.keep(entry, at);
     }
     index.evict(3);
     assert_eq!(index.first_cached(), Some(LogIndex(4)));
     index.evict(9);
     assert_eq!(index.first_cached(), Some(LogIndex(9)));
-    let cached = index.cached(LogIndex(9), LogIndex(10), 0).unwrap();
+    let cached = index
+        .cached(LogIndex(9), LogIndex(10), 0, Want::Bodies)
+        .unwrap();
     assert_eq!(cached.len(), 1);
-    assert_eq!(index.cached(LogIndex(8), LogIndex(10), 0), None);
+    assert_eq!(
+        index.cached(LogIndex(8), LogIndex(10), 0, Want::Bodies),
+        None
+    );
 }
 
 #[test]

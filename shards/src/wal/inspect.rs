@@ -2,8 +2,8 @@
 
 use super::Vote;
 use super::format::{
-    BadHeader, BlockHeader, FLAG_RECOVERED, FLAG_START, Fragment, Fragments, MAGIC as FORMAT_MAGIC,
-    Record, State,
+    BadHeader, BlockHeader, EntryHead, FLAG_RECOVERED, FLAG_START, Fragment, Fragments,
+    MAGIC as FORMAT_MAGIC, Record, Separated, State,
 };
 use super::scan::{self, Seen, Window};
 use crate::error::{Error, Result};
@@ -130,10 +130,25 @@ fn describe_payload(
 
 fn describe_record(text: &mut Text, record: &Record, here: usize) {
     match *record {
-        Record::Entry { id, kind, body_len } => text.line(
-            "  entry",
-            format_args!("{id}, kind {kind}, {body_len} bytes ({here} here)"),
-        ),
+        Record::Entry(EntryHead {
+            id,
+            kind,
+            stored_len,
+            separated,
+        }) => match separated {
+            None => text.line(
+                "  entry",
+                format_args!("{id}, kind {kind}, {stored_len} bytes ({here} here)"),
+            ),
+            Some(Separated { place, .. }) => text.line(
+                "  separated entry",
+                format_args!(
+                    "{id}, kind {kind}, head of {stored_len} bytes ({here} here), \
+                     value of {} bytes in slot {} of value segment {}",
+                    place.len, place.slot, place.segment
+                ),
+            ),
+        },
         Record::Vote(vote) => text.line("  vote", describe_vote(&vote)),
         Record::TruncateAfter(last) => text.line("  truncate after", log_id(last)),
         Record::Purge(upto) => text.line("  purge", upto),

@@ -1,15 +1,22 @@
 //! The write-ahead log of a shard, which is its Raft log.
 //!
-//! * `format`: the bytes on disk.
+//! * `entry`, `format`: what is kept, and the bytes on disk.
 //! * `block`, `index`, `pipeline`: what is staged, what is held, and the way from staged to durable;
 //!   pure.
-//! * `writer`, `segments`: the tasks that write blocks, and that prepare and free segment files.
+//! * `writer`, `segment`, `segments`: the task that writes blocks, and the one that prepares and frees
+//!   segment files.
 //! * `scan`, `replay`, `recovery`: finding out what the log holds after a start.
 //! * `reader`: entries read back. `inspect`: a segment file printed.
+//!
+//! The values of separated entries are elsewhere, in the value log. Here they are a ticket: an entry
+//! is durable when its blocks are and the value log has said that the values up to its ticket are
+//! ([`Wal::value_listener`]). Whoever removes values does so only of entries whose purge is durable
+//! ([`Wal::purged_durable`]).
 //!
 //! A failed write or sync is final: the log is fenced, since what the device holds is unknown.
 
 mod block;
+mod entry;
 mod format;
 mod index;
 pub(crate) mod inspect;
@@ -18,34 +25,26 @@ mod reader;
 mod recovery;
 mod replay;
 mod scan;
+mod segment;
 mod segments;
 mod writer;
 
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
+use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
-use bytes::Bytes;
+use crate::vlog::ValuePointer;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
-use pipeline::{Callback, Pipeline, Prepared};
+use pipeline::{Callback, Pipeline};
+use segment::Prepared;
 use segments::Directory;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-/// One log entry. `kind` and `body` are opaque here; `body` is a slice of a larger buffer more
-/// often than not (of a received frame), and is written as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Term, leader and index.
-    pub id: LogId,
-    /// What the body is; a tag of the layer above.
-    pub kind: u8,
-    /// The bytes.
-    pub body: Bytes,
-}
+pub use entry::{Entry, ValuePart};
 
 /// The vote of this replica: the highest leadership claim it has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +68,7 @@ pub struct LogRange {
 
 /// How to open a log.
 #[derive(Clone, Debug)]
-pub struct LogOptions {
+pub struct WalOptions {
     /// The id of the store; every block carries it.
     pub store_id: u64,
     /// Whose log it is; every block carries it.
@@ -86,18 +85,43 @@ pub struct LogOptions {
 pub struct LogRecovered {
     /// There was no log: it was created. A shard that has a checkpoint must take this for damage.
     pub created: bool,
-    /// Intact blocks beyond the end, dropped because a block before them is torn; none of them was
-    /// ever acknowledged.
+    /// Intact blocks beyond the end, dropped because a block before them is torn, or because a value
+    /// is that they or a block before them refer to; none of them was ever acknowledged.
     pub blocks_cut: u64,
+}
+
+/// How much of separated entries a reader wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Whole bodies: those of entries in memory, and the reader sees to the values of the others.
+    Bodies,
+    /// Heads.
+    Heads,
+}
+
+impl Want {
+    fn part_of(self, entry: Entry) -> Entry {
+        match self {
+            Self::Bodies => entry,
+            Self::Heads => entry.without_separated_value(),
+        }
+    }
+
+    fn len_of(self, entry: &Entry) -> u64 {
+        match self {
+            Self::Bodies => entry.whole_len(),
+            Self::Heads => entry.body.len() as u64,
+        }
+    }
 }
 
 /// The log of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
-pub struct Log {
+pub struct Wal {
     handle: Rc<Handle>,
 }
 
-/// Ends the background tasks when the last clone of a log goes without [`Log::close`].
+/// Ends the background tasks when the last clone of a log goes without [`Wal::close`].
 struct Handle {
     shared: Rc<Shared>,
 }
@@ -122,16 +146,24 @@ struct Shared {
     tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
-impl Log {
+impl Wal {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
+    /// `is_whole` is asked about values that may never have become durable: whether all of the
+    /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
+    /// after it was never acknowledged, and is dropped.
+    ///
     /// # Errors
-    /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
-    /// `Io` (`NoSpace` when there is no room even for a short segment).
-    pub async fn open(dir: &Path, options: LogOptions) -> Result<(Self, LogRecovered)> {
+    /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`,
+    /// `Io` (`NoSpace` when there is no room even for a short segment), and those of `is_whole`.
+    pub async fn open(
+        dir: &Path,
+        options: WalOptions,
+        is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
+    ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
         corelith_io::create_dir_all(dir).await?;
-        let recovered = recovery::recover(dir, &options).await?;
+        let recovered = recovery::recover(dir, &options, &is_whole).await?;
         let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
         let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
@@ -191,7 +223,7 @@ impl Log {
         flushed
     }
 
-    /// Waits while too much is appended that is not durable yet. Callers of [`Log::append`] wait
+    /// Waits while too much is appended that is not durable yet. Callers of [`Wal::append`] wait
     /// here first: that is what bounds the log's memory.
     ///
     /// # Errors
@@ -228,20 +260,27 @@ impl Log {
     /// never accepts anything again. Calls come in order of appends, from another task unless the
     /// answer is known at once. With `TooLarge` nothing was appended and the log goes on.
     ///
+    /// The values of separated entries are durable when those up to the ticket `values` are.
+    ///
     /// The first index must be `last + 1` (anything in a log that never held an entry).
     ///
     /// # Panics
-    /// If the indexes do not follow: a bug in the caller.
-    pub fn append(&self, entries: Vec<Entry>, durable: impl FnOnce(Result<()>) + 'static) {
-        let shared = self.shared();
-        let refusal = shared.pipeline.borrow().refusal();
-        if let Some(error) = refusal.or_else(|| too_large(&entries)) {
+    /// If the indexes do not follow, or a separated entry is not whole or not what its place says: a
+    /// bug in the caller.
+    pub fn append(
+        &self,
+        entries: Vec<Entry>,
+        values: Ticket,
+        durable: impl FnOnce(Result<()>) + 'static,
+    ) {
+        if let Err(error) = self.takes(&entries) {
             durable(Err(error));
             return;
         }
+        let shared = self.shared();
         let mut pipeline = shared.pipeline.borrow_mut();
         for entry in entries {
-            pipeline.stage_entry(entry);
+            pipeline.stage_entry(entry, values);
         }
         if is_planted(Bug::AcknowledgeBeforeDurable) {
             drop(pipeline);
@@ -254,6 +293,34 @@ impl Log {
         shared.wake_writer.notify_one();
         if let Some(durable) = at_once {
             durable(Ok(()));
+        }
+    }
+
+    /// Whether [`Wal::append`] would take these entries.
+    ///
+    /// # Errors
+    /// `TooLarge`, `Fenced` or `Closed`.
+    pub fn takes(&self, entries: &[Entry]) -> Result<()> {
+        let refusal = self.shared().pipeline.borrow().refusal();
+        refusal.map_or(Ok(()), Err)?;
+        let longest = entries.iter().map(Entry::whole_len).max().unwrap_or(0);
+        let limit = limits::LOG_ENTRY_BYTES_MAX as u64;
+        match longest > limit {
+            true => Err(Error::TooLarge {
+                len: longest,
+                limit,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// What the value log is to call when it has made values durable, with the highest ticket up to
+    /// which all are, and when it never will. It does not keep the log open.
+    pub fn value_listener(&self) -> impl Fn(Result<Ticket>) + 'static {
+        let shared = Rc::clone(self.shared());
+        move |progress| match progress {
+            Ok(upto) => shared.values_durable(upto),
+            Err(error) => shared.fail(error),
         }
     }
 
@@ -321,18 +388,38 @@ impl Log {
         self.shared().stage(|pipeline| pipeline.stage_purge(upto))
     }
 
+    /// The last entry whose purge is durable: no recovery asks for the values of entries up to it.
+    pub fn purged_durable(&self) -> Option<LogIndex> {
+        self.shared().pipeline.borrow().purged_durable()
+    }
+
     /// The id of the entry at `index`, if the log holds it. Needs no I/O.
     pub fn id_at(&self, index: LogIndex) -> Option<LogId> {
         self.shared().pipeline.borrow().index.id_at(index)
     }
 
     /// Returns the entries from `from` up to but not including `to` that the log holds, stopping
-    /// early once their bodies exceed `max_bytes` (but always at least one if there is one).
+    /// early once their whole bodies exceed `max_bytes` (but always at least one if there is one).
+    /// Of a separated entry that is no longer in memory only the head is there
+    /// ([`Entry::is_whole`]).
     ///
     /// # Errors
     /// `Corrupt` when a block on disk is damaged, `Io`.
     pub async fn read(&self, from: LogIndex, to: LogIndex, max_bytes: u64) -> Result<Vec<Entry>> {
-        reader::read(self.shared(), from, to, max_bytes).await
+        reader::read(self.shared(), from, to, max_bytes, Want::Bodies).await
+    }
+
+    /// As [`Wal::read`], but of every separated entry only the head is there and counts.
+    ///
+    /// # Errors
+    /// `Corrupt` when a block on disk is damaged, `Io`.
+    pub async fn read_heads(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: u64,
+    ) -> Result<Vec<Entry>> {
+        reader::read(self.shared(), from, to, max_bytes, Want::Heads).await
     }
 
     /// Waits until everything appended so far is durable.
@@ -344,7 +431,7 @@ impl Log {
     }
 }
 
-impl LogOptions {
+impl WalOptions {
     fn within_limits(mut self) -> Self {
         self.segment_bytes = self
             .segment_bytes
@@ -352,14 +439,6 @@ impl LogOptions {
             .next_multiple_of(BLOCK_SIZE as u64);
         self
     }
-}
-
-fn too_large(entries: &[Entry]) -> Option<Error> {
-    let longest = entries.iter().map(|entry| entry.body.len()).max()?;
-    (longest > limits::LOG_ENTRY_BYTES_MAX).then_some(Error::TooLarge {
-        len: longest as u64,
-        limit: limits::LOG_ENTRY_BYTES_MAX as u64,
-    })
 }
 
 impl Shared {
@@ -418,6 +497,13 @@ impl Shared {
         self.report(ready, &result);
     }
 
+    /// Notes that values are durable. Blocks that waited for them alone are so too.
+    fn values_durable(&self, upto: Ticket) {
+        let ready = self.pipeline.borrow_mut().values_durable(upto);
+        self.report(ready, &Ok(()));
+        self.wake_writer.notify_one();
+    }
+
     /// Fences the log.
     fn fail(&self, error: Error) {
         tracing::error!(%error, "the log is fenced");
@@ -454,4 +540,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! append ──> open block ──full──> sealed blocks ──submit──> in flight ──contiguous──> durable
-//!                 └──────few writes in flight───────┘
+//!                 └──────few writes in flight───────┘                     & values
 //! ```
 //!
 //! Invariants:
 //! * Blocks are submitted in the order of staging; their numbers and their crc chain follow it.
+//! * A block is durable when its write has completed and the values that it refers to are durable
+//!   (written by the value log, which tells its progress as the highest ticket of a contiguous
+//!   durable prefix). Until then it is in flight.
 //! * `durable` counts the contiguous durable prefix of all blocks; a waiter is called when the last
 //!   block that holds something of what it waits for is below it, in order of staging.
 //! * `proven` is the highest `flushed up to` in a durable block: damage below it can be told from a
@@ -15,15 +18,16 @@
 //! * After a failure nothing is submitted or acknowledged any more.
 
 use super::block::Block;
-use super::format::{self, BlockHeader, FLAG_RECOVERED, FLAG_START, Record, State, segment_number};
+use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Record, State, segment_number};
 use super::index::{Index, Slot};
-use super::{Entry, LogOptions, Vote};
+use super::segment::{Prepared, Released, Segment};
+use super::{Entry, Vote, WalOptions};
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, SegmentId};
+use crate::ids::{LogId, LogIndex, SegmentId, Ticket};
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 use corelith_io::{BLOCK_SIZE, Buf, File};
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 /// Called when something became durable, or never will.
@@ -34,35 +38,6 @@ enum Waiter {
     Callback(Callback),
     /// The log itself: a purge up to here takes effect on disk.
     Purge(LogIndex),
-}
-
-/// A segment that holds blocks of the log.
-#[derive(Clone)]
-pub(crate) struct Segment {
-    pub(crate) id: SegmentId,
-    pub(crate) path: PathBuf,
-    pub(crate) file: Rc<File>,
-    /// Number of its start block.
-    pub(crate) first_number: u64,
-    /// Bytes of blocks in it, submitted ones included.
-    pub(crate) end: u64,
-    /// Length of the file.
-    pub(crate) file_len: u64,
-}
-
-/// A pre-written file under the name of a segment to come; the name is durable.
-pub(crate) struct Prepared {
-    pub(crate) id: SegmentId,
-    pub(crate) path: PathBuf,
-    pub(crate) file: Rc<File>,
-    /// Its length.
-    pub(crate) len: u64,
-}
-
-/// A segment that the log needs no more once `proven` has reached `proof`.
-pub(crate) struct Released {
-    pub(crate) segment: Segment,
-    pub(crate) proof: u64,
 }
 
 /// A block to write.
@@ -87,7 +62,10 @@ struct InFlight {
     number: u64,
     sequence: u64,
     bytes: usize,
+    /// The values up to here must be durable.
+    values: Ticket,
     flushed_up_to: u64,
+    /// The write has completed.
     done: bool,
 }
 
@@ -102,7 +80,7 @@ pub(crate) struct Position {
 
 /// See the module. Belongs to the core of its log.
 pub(crate) struct Pipeline {
-    options: LogOptions,
+    options: WalOptions,
     block_bytes: usize,
     pub(crate) index: Index,
     /// After everything staged.
@@ -131,14 +109,19 @@ pub(crate) struct Pipeline {
     submitted_content: u64,
     /// Sequence of the last submitted block that cut entries off.
     submitted_cut: u64,
+    /// Blocks submitted and not durable.
     in_flight: VecDeque<InFlight>,
+    /// Writes that have not completed.
     flying: usize,
 
     durable: u64,
     durable_sequence: u64,
     proven: u64,
-    /// A durable purge whose segments are not released yet.
-    purge_durable: Option<LogIndex>,
+    values_durable: Ticket,
+    /// The last durable purge.
+    purged_durable: Option<LogIndex>,
+    /// The same while its segments are not released.
+    to_release: Option<LogIndex>,
 
     failed: Option<Error>,
     closed: bool,
@@ -146,7 +129,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn new(
-        options: LogOptions,
+        options: WalOptions,
         index: Index,
         segments: VecDeque<Segment>,
         position: Position,
@@ -180,7 +163,9 @@ impl Pipeline {
             durable: position.next_number,
             durable_sequence: 0,
             proven: 0,
-            purge_durable: position.state.purged.map(|id| id.index),
+            values_durable: Ticket::default(),
+            purged_durable: position.state.purged.map(|id| id.index),
+            to_release: position.state.purged.map(|id| id.index),
             failed: None,
             closed: false,
         }
@@ -210,22 +195,22 @@ impl Pipeline {
         self.sealed.extend(self.open.take());
     }
 
-    /// Stages an entry.
-    pub(crate) fn stage_entry(&mut self, entry: Entry) {
-        self.index.append(entry.id);
-        let mut rest = &*entry.body;
-        if !self.open_block().takes_entry(rest.len()) {
+    /// Stages an entry; if it is separated, its value is durable when those up to `values` are.
+    pub(crate) fn stage_entry(&mut self, entry: Entry, values: Ticket) {
+        let (head, mut rest) = entry.record();
+        self.index.append(head.id);
+        if !self.open_block().takes_entry(&head) {
             self.seal();
         }
-        let taken = self.open_block().begin_entry(entry.id, entry.kind, rest);
+        let taken = self.open_block().begin_entry(&head, rest, values);
         rest = rest.get(taken..).unwrap_or_default();
-        self.state.last = Some(entry.id);
+        self.state.last = Some(head.id);
         while !rest.is_empty() {
             self.seal();
-            let taken = self.open_block().continue_entry(rest);
+            let taken = self.open_block().continue_entry(&head, rest);
             rest = rest.get(taken..).unwrap_or_default();
         }
-        self.outstanding_bytes += format::ENTRY_HEADER_BYTES + entry.body.len();
+        self.outstanding_bytes += head.header_bytes() + entry.body.len();
         self.index.keep(entry, self.staged_sequence);
     }
 
@@ -393,7 +378,8 @@ impl Pipeline {
         self.in_flight.push_back(InFlight {
             number,
             sequence: block.sequence,
-            bytes: block.payload_len(),
+            bytes: block.payload_len() + block.value_bytes,
+            values: block.values,
             flushed_up_to: self.durable,
             done: false,
         });
@@ -425,10 +411,27 @@ impl Pipeline {
         for write in &mut self.in_flight {
             write.done |= write.number == number;
         }
+        (self.advance(), Ok(()))
+    }
+
+    /// Notes that the values up to `upto` are durable, and returns the callbacks whose time has
+    /// come.
+    pub(crate) fn values_durable(&mut self, upto: Ticket) -> Vec<Callback> {
+        self.values_durable = self.values_durable.max(upto);
+        self.advance()
+    }
+
+    /// Moves the durable prefix on as far as it goes.
+    fn advance(&mut self) -> Vec<Callback> {
         if self.failed.is_some() {
-            return (Vec::new(), Ok(()));
+            return Vec::new();
         }
-        while let Some(write) = self.in_flight.pop_front_if(|write| write.done) {
+        let values = match is_planted(Bug::AcknowledgeBeforeValues) {
+            true => Ticket(u64::MAX),
+            false => self.values_durable,
+        };
+        let is_durable = |write: &mut InFlight| write.done && write.values <= values;
+        while let Some(write) = self.in_flight.pop_front_if(is_durable) {
             assert_eq!(write.number, self.durable, "a gap in the durable prefix");
             self.durable += 1;
             self.durable_sequence = write.sequence;
@@ -443,12 +446,15 @@ impl Pipeline {
         while let Some((_, waiter)) = self.waiters.pop_front_if(|(at, _)| *at <= durable) {
             match waiter {
                 Waiter::Callback(callback) => ready.push(callback),
-                Waiter::Purge(upto) => self.purge_durable = Some(upto),
+                Waiter::Purge(upto) => {
+                    self.purged_durable = Some(upto);
+                    self.to_release = Some(upto);
+                }
             }
         }
         self.index.evict(durable);
         self.release();
-        (ready, Ok(()))
+        ready
     }
 
     /// Fences the log: everybody who waits is told, and nothing is taken any more.
@@ -476,7 +482,7 @@ impl Pipeline {
         if self.submitted_cut > self.durable_sequence {
             return;
         }
-        let Some(upto) = self.purge_durable.take() else {
+        let Some(upto) = self.to_release.take() else {
             return;
         };
         let needed = self.index.release_slots(upto);
@@ -484,7 +490,7 @@ impl Pipeline {
             && needed.is_none_or(|needed| oldest.id < needed)
         {
             if next.first_number >= self.durable {
-                self.purge_durable = Some(upto);
+                self.to_release = Some(upto);
                 return;
             }
             let proof = self.durable;
@@ -522,8 +528,19 @@ impl Pipeline {
         self.submitted_commit != self.committed.map(|id| id.index)
     }
 
+    /// Whether there is nothing to write or being written.
     pub(crate) fn is_idle(&self) -> bool {
         self.flying == 0 && self.open.is_none() && self.sealed.is_empty()
+    }
+
+    /// Whether everything staged is durable.
+    pub(crate) fn is_all_durable(&self) -> bool {
+        self.durable_sequence == self.staged_sequence && self.in_flight.is_empty()
+    }
+
+    /// The last entry whose purge is durable.
+    pub(crate) fn purged_durable(&self) -> Option<LogIndex> {
+        self.purged_durable
     }
 
     /// Whether the next segment should be prepared: none is, and the active one is half full.
@@ -594,7 +611,7 @@ impl Pipeline {
         self.failed.is_some()
     }
 
-    pub(crate) fn options(&self) -> &LogOptions {
+    pub(crate) fn options(&self) -> &WalOptions {
         &self.options
     }
 }
@@ -606,3 +623,7 @@ pub(crate) fn units(bytes: u64) -> u32 {
         Err(_) => panic!("offset {bytes} is beyond the longest segment"),
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

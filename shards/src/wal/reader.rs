@@ -1,21 +1,23 @@
 //! Reading entries back, from memory or from disk.
 
-use super::format::{Fragment, Fragments, Record};
-use super::pipeline::Segment;
+use super::format::{EntryHead, Fragment, Fragments, Record};
 use super::scan::{self, Seen, Window};
-use super::{Entry, Shared};
+use super::segment::Segment;
+use super::{Entry, Shared, Want};
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, Owner};
+use crate::ids::{LogIndex, Owner};
 use crate::limits;
 use bytes::{Bytes, BytesMut};
 use corelith_io::BLOCK_SIZE;
 
-/// Reads the held entries of `from..to`, ending early after `max_bytes` of bodies.
+/// Reads the held entries of `from..to`, ending early after `max_bytes` of what is wanted. Of
+/// separated entries that are not in memory it reads the heads.
 pub(super) async fn read(
     shared: &Shared,
     from: LogIndex,
     to: LogIndex,
     max_bytes: u64,
+    want: Want,
 ) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut bytes = 0;
@@ -31,7 +33,7 @@ pub(super) async fn read(
             }
             next = first;
             let rest = max_bytes.saturating_sub(bytes);
-            if let Some(cached) = pipeline.index.cached(next, end, rest) {
+            if let Some(cached) = pipeline.index.cached(next, end, rest, want) {
                 entries.extend(cached);
                 return Ok(entries);
             }
@@ -51,7 +53,7 @@ pub(super) async fn read(
             if shared.pipeline.borrow().index.id_at(entry.id.index) != Some(entry.id) {
                 return Ok(entries);
             }
-            bytes += entry.body.len() as u64;
+            bytes += want.len_of(&entry);
             next = LogIndex(entry.id.index.0 + 1);
             entries.push(entry);
             if bytes > max_bytes {
@@ -73,24 +75,24 @@ struct Reader<'a> {
 #[derive(Default)]
 struct Assembly {
     entries: Vec<Entry>,
-    open: Option<(LogId, u8, usize, BytesMut)>,
+    open: Option<(EntryHead, BytesMut)>,
 }
 
 impl Assembly {
     /// Takes a fragment; `None` if it does not fit.
     fn take(&mut self, fragment: Fragment<'_>) -> Option<()> {
         match fragment {
-            Fragment::Begin(Record::Entry { id, kind, body_len }, body) => {
-                let len = body_len as usize;
-                if len > limits::LOG_ENTRY_BYTES_MAX {
+            Fragment::Begin(Record::Entry(head), stored) => {
+                if head.whole_len() > limits::LOG_ENTRY_BYTES_MAX as u64 {
                     return None;
                 }
-                if body.len() == len {
-                    self.push(id, kind, Bytes::copy_from_slice(body));
+                let len = head.stored_len as usize;
+                if stored.len() == len {
+                    self.push(&head, Bytes::copy_from_slice(stored));
                 } else {
                     let mut whole = BytesMut::with_capacity(len);
-                    whole.extend_from_slice(body);
-                    self.open = Some((id, kind, len, whole));
+                    whole.extend_from_slice(stored);
+                    self.open = Some((head, whole));
                 }
             }
             Fragment::Begin(Record::TruncateAfter(last), _) => {
@@ -98,15 +100,16 @@ impl Assembly {
                 self.entries.retain(|entry| Some(entry.id.index) <= last);
             }
             Fragment::Begin(Record::Vote(_) | Record::Purge(_), _) => {}
-            Fragment::More(body) => {
+            Fragment::More(stored) => {
                 // The end of an entry that begins in an earlier block.
-                let Some((id, kind, len, mut whole)) = self.open.take() else {
+                let Some((head, mut whole)) = self.open.take() else {
                     return Some(());
                 };
-                whole.extend_from_slice(body);
+                whole.extend_from_slice(stored);
+                let len = head.stored_len as usize;
                 match whole.len() {
-                    got if got < len => self.open = Some((id, kind, len, whole)),
-                    got if got == len => self.push(id, kind, whole.freeze()),
+                    got if got < len => self.open = Some((head, whole)),
+                    got if got == len => self.push(&head, whole.freeze()),
                     _ => return None,
                 }
             }
@@ -115,11 +118,13 @@ impl Assembly {
     }
 
     fn is_open_before(&self, end: LogIndex) -> bool {
-        self.open.as_ref().is_some_and(|open| open.0.index < end)
+        self.open
+            .as_ref()
+            .is_some_and(|(head, _)| head.id.index < end)
     }
 
-    fn push(&mut self, id: LogId, kind: u8, body: Bytes) {
-        self.entries.push(Entry { id, kind, body });
+    fn push(&mut self, head: &EntryHead, stored: Bytes) {
+        self.entries.push(Entry::from_record(head, stored));
     }
 }
 

@@ -7,19 +7,27 @@
 //! the missing number, acknowledged data is damaged and the log is not opened. Otherwise the rest is
 //! a torn tail and does not count.
 //!
+//! A block is acknowledged together with the values that its entries refer to, and `flushed up to`
+//! speaks of both. So the values of the blocks from there on are looked at: an entry without its
+//! value ends the log as a torn block would, before the block in which it begins. Only entries that
+//! are held at the end of the log are asked for, since the values of purged ones may be gone. (With
+//! an earlier end a truncation may be undone, and there is another end to be looked at.)
+//!
 //! A recovery changes nothing that a later recovery could decide otherwise about: the log goes on in
 //! a segment that was never begun before, whose start names the block before it.
 
 use super::format::{FLAG_START, State};
 use super::index::Index;
-use super::pipeline::{Position, Segment, units};
+use super::pipeline::{Position, units};
 use super::replay::Replay;
 use super::scan::{self, Evidence, Seen, Window};
-use super::{LogOptions, index::Slot};
+use super::segment::Segment;
+use super::{WalOptions, index::Slot};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{Owner, SegmentId};
 use crate::limits;
+use crate::vlog::ValuePointer;
 use corelith_io::{BLOCK_SIZE, File, OpenOptions};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -72,8 +80,12 @@ struct Break {
     offset: u64,
 }
 
-/// Reads the log in `dir`.
-pub(super) async fn recover(dir: &Path, options: &LogOptions) -> Result<Recovered> {
+/// Reads the log in `dir`. `is_whole` tells whether a value is all there, and durable from now on.
+pub(super) async fn recover(
+    dir: &Path,
+    options: &WalOptions,
+    is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+) -> Result<Recovered> {
     let owner = Owner {
         store_id: options.store_id,
         shard: options.shard,
@@ -96,9 +108,10 @@ pub(super) async fn recover(dir: &Path, options: &LogOptions) -> Result<Recovere
             blocks_cut: 0,
         });
     };
-    let mut walk = Walk {
+    let start = |bound| Walk {
         owner,
         files: &files,
+        bound,
         replay: Replay::new(options.cache_bytes, &begun.state),
         next_number: begun.number,
         previous: begun.previous,
@@ -106,9 +119,25 @@ pub(super) async fn recover(dir: &Path, options: &LogOptions) -> Result<Recovere
         evidence: Evidence::default(),
         window: Window::default(),
     };
+    let mut walk = start(u64::MAX);
     let mut blocks_cut = 0;
     if let Some(broken) = walk.run(&live).await? {
         blocks_cut = walk.judge(&broken).await?;
+    }
+    while let Some(torn) = walk.first_without_value(is_whole).await? {
+        tracing::warn!(
+            block = torn,
+            "the log ends before a value that is not whole"
+        );
+        blocks_cut += walk.next_number - torn;
+        let evidence = walk.evidence;
+        walk = start(torn);
+        walk.evidence = evidence;
+        if let Some(broken) = walk.run(&live).await? {
+            let path = files.get(broken.file).map_or(dir, |file| &file.path);
+            let what = "a block that was intact a moment ago is not";
+            return Err(Error::corrupt(path, broken.offset, what));
+        }
     }
     walk.give_up_empty();
     let Walk {
@@ -255,6 +284,8 @@ async fn refuse_lost_start(files: &[LogFile], owner: Owner) -> Result<()> {
 struct Walk<'a> {
     owner: Owner,
     files: &'a [LogFile],
+    /// The log ends before this block.
+    bound: u64,
     replay: Replay,
     next_number: u64,
     previous: u32,
@@ -265,9 +296,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Walks the `live` segments until their end or the first break.
+    /// Walks the `live` segments until their end, the first break or the bound.
     async fn run(&mut self, live: &[usize]) -> Result<Option<Break>> {
         for (nth, &at) in live.iter().enumerate() {
+            if self.next_number == self.bound {
+                return Ok(None);
+            }
             let next = live
                 .get(nth + 1)
                 .and_then(|next| self.files.get(*next)?.begun);
@@ -294,6 +328,9 @@ impl Walk<'_> {
                     let what = "the next segment does not continue this one";
                     return Err(Error::corrupt(&file.path, offset, what));
                 }
+                break None;
+            }
+            if self.next_number == self.bound {
                 break None;
             }
             if offset >= file.len {
@@ -343,6 +380,19 @@ impl Walk<'_> {
         self.next_number += 1;
         self.previous = crc;
         Ok(Some(len))
+    }
+
+    /// The first block that ends the log because a value that it refers to is not whole.
+    async fn first_without_value(
+        &mut self,
+        is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+    ) -> Result<Option<u64>> {
+        for entry in self.replay.unflushed(self.evidence.flushed_up_to) {
+            if !is_whole(entry.place).await? {
+                return Ok(Some(entry.block));
+            }
+        }
+        Ok(None)
     }
 
     /// Gives up a last segment that holds nothing but its start, so that a node that crashes again

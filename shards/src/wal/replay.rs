@@ -6,6 +6,8 @@ use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Fragment, Fragments
 use super::index::{Index, Slot};
 use crate::ids::{LogId, LogIndex};
 use crate::limits;
+use crate::vlog::ValuePointer;
+use std::collections::VecDeque;
 
 /// Takes blocks in order, the first of which is the start of the oldest segment.
 pub(super) struct Replay {
@@ -19,6 +21,17 @@ pub(super) struct Replay {
     pending: Option<Pending>,
     /// Only the end of an entry begun in a segment that is gone has been seen so far.
     orphans: bool,
+    /// The separated entries that begin in blocks not known to be flushed, in order.
+    separated: VecDeque<SeparatedEntry>,
+}
+
+/// A separated entry whose value may never have become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SeparatedEntry {
+    index: LogIndex,
+    /// The block in which it begins.
+    pub(super) block: u64,
+    pub(super) place: ValuePointer,
 }
 
 struct Pending {
@@ -42,6 +55,7 @@ impl Replay {
             missing: last.filter(|_| last > purged),
             pending: None,
             orphans: true,
+            separated: VecDeque::new(),
         }
     }
 
@@ -62,6 +76,7 @@ impl Replay {
         slot: Slot,
     ) -> Result<(), Fault> {
         self.commit = self.commit.max(header.commit);
+        self.know_flushed(header.flushed_up_to);
         if header.flags & FLAG_START != 0 {
             return self.start(header, payload);
         }
@@ -74,7 +89,7 @@ impl Replay {
                         return Err("a record ends too early");
                     }
                     self.orphans = false;
-                    self.record(&record, body.len(), &mut entries)?;
+                    self.record(header.number, &record, body.len(), &mut entries)?;
                 }
             }
         }
@@ -113,28 +128,33 @@ impl Replay {
 
     fn record(
         &mut self,
+        block: u64,
         record: &Record,
-        body_here: usize,
+        stored_here: usize,
         entries: &mut BlockEntries,
     ) -> Result<(), Fault> {
         let range = self.index.range();
         match *record {
-            Record::Entry { id, body_len, .. } => {
-                if !self.index.takes(id.index) {
+            Record::Entry(head) => {
+                if !self.index.takes(head.id.index) {
                     return Err("an entry is out of order");
                 }
-                let body_len = body_len as usize;
-                if body_len > limits::LOG_ENTRY_BYTES_MAX {
+                if head.whole_len() > limits::LOG_ENTRY_BYTES_MAX as u64 {
                     return Err("an entry is too long");
                 }
-                self.index.append(id);
-                entries.begin(id.index);
-                if body_here < body_len {
-                    self.pending = Some(Pending {
-                        left: body_len - body_here,
-                        before: range.last,
-                    });
-                }
+                self.index.append(head.id);
+                entries.begin(head.id.index);
+                self.separated
+                    .extend(head.separated.map(|separated| SeparatedEntry {
+                        index: head.id.index,
+                        block,
+                        place: separated.place,
+                    }));
+                let left = (head.stored_len as usize).saturating_sub(stored_here);
+                self.pending = (left > 0).then_some(Pending {
+                    left,
+                    before: range.last,
+                });
             }
             Record::Vote(vote) => self.vote = Some(vote),
             Record::TruncateAfter(last) => {
@@ -144,6 +164,7 @@ impl Replay {
                     return Err("a truncation is out of range");
                 }
                 self.index.truncate_after(last);
+                self.drop_separated_after(index);
                 self.missing = self
                     .missing
                     .min(index.filter(|_| index > range.purged.map(|id| id.index)));
@@ -157,6 +178,11 @@ impl Replay {
                     return Err("a purge goes back");
                 }
                 self.index.purge(upto);
+                while let Some(first) = self.separated.front()
+                    && first.index <= upto.index
+                {
+                    self.separated.pop_front();
+                }
                 self.missing = self.missing.filter(|missing| *missing > upto.index);
                 entries.purge(upto.index);
             }
@@ -167,7 +193,33 @@ impl Replay {
     fn drop_pending(&mut self) {
         if let Some(pending) = self.pending.take() {
             self.index.drop_after(pending.before);
+            self.drop_separated_after(pending.before.map(|id| id.index));
         }
+    }
+
+    fn drop_separated_after(&mut self, last: Option<LogIndex>) {
+        while let Some(entry) = self.separated.back()
+            && Some(entry.index) > last
+        {
+            self.separated.pop_back();
+        }
+    }
+
+    /// Blocks below `upto` were durable once, with their values.
+    fn know_flushed(&mut self, upto: u64) {
+        while let Some(entry) = self.separated.front()
+            && entry.block < upto
+        {
+            self.separated.pop_front();
+        }
+    }
+
+    /// After the last block: the separated entries that are held and begin in blocks from
+    /// `flushed_up_to` on, in order.
+    pub(super) fn unflushed(&mut self, flushed_up_to: u64) -> VecDeque<SeparatedEntry> {
+        self.know_flushed(flushed_up_to);
+        self.drop_pending();
+        std::mem::take(&mut self.separated)
     }
 
     /// As [`Replay::drop_pending`], for an entry that began in a segment that is gone: nothing has

@@ -6,9 +6,9 @@
 //! * Segments are freed oldest first, each one durably before the next, so that no crash leaves a
 //!   gap in the log.
 
-use super::pipeline::{Prepared, Released};
 use super::recovery::FreeFile;
-use super::{LogOptions, Shared};
+use super::segment::{Prepared, Released};
+use super::{Shared, WalOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::SegmentId;
@@ -100,7 +100,7 @@ impl Directory {
     /// most one spare.
     pub(super) async fn after_recovery(
         &self,
-        options: &LogOptions,
+        options: &WalOptions,
         free: Vec<FreeFile>,
     ) -> Result<(Prepared, Option<Prepared>)> {
         let mut prepared = VecDeque::new();
@@ -120,7 +120,7 @@ impl Directory {
 
     /// On a full device a node must still start, so that what makes room can be done: a short
     /// segment will do.
-    async fn create_first(&self, options: &LogOptions) -> Result<Prepared> {
+    async fn create_first(&self, options: &WalOptions) -> Result<Prepared> {
         let at_once = |_| true;
         match self.create(options.segment_bytes, at_once).await {
             Err(error) if error.is_no_space() => {
@@ -205,7 +205,8 @@ fn next_step(shared: &Shared) -> Step {
         return Step::Free(released);
     }
     if pipeline.has_released() {
-        if pipeline.is_idle() && !pipeline.is_closed() {
+        // Without it durable, a block would prove nothing new.
+        if pipeline.is_all_durable() && !pipeline.is_closed() {
             pipeline.stage_empty();
             shared.wake_writer.notify_one();
         }

@@ -81,7 +81,9 @@ pub(super) async fn run_idle(shared: Rc<Shared>) {
                 return;
             }
             let mut pipeline = shared.pipeline.borrow_mut();
-            if pipeline.submitted() == before && pipeline.refusal().is_none() {
+            // While blocks wait for their values, another would prove nothing.
+            let is_idle = pipeline.submitted() == before && pipeline.is_all_durable();
+            if is_idle && pipeline.refusal().is_none() {
                 pipeline.stage_empty();
                 shared.wake_writer.notify_one();
             }

@@ -1,10 +1,10 @@
 //! Damage, failing devices and full ones.
 
-use super::{entry, id, options, vote};
+use super::{entry, id, no_values, options, vote};
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, ShardId};
+use crate::ids::{LogIndex, ShardId, Ticket};
 use crate::wal::format::BlockHeader;
-use crate::wal::{Log, LogOptions};
+use crate::wal::{Wal, WalOptions};
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use std::cell::RefCell;
 use std::path::Path;
@@ -13,14 +13,18 @@ use std::time::Duration;
 
 const DIR: &str = "/data/shard";
 
-async fn open(options: LogOptions) -> Result<Log> {
-    Log::open(Path::new(DIR), options).await.map(|(log, _)| log)
+async fn open(options: WalOptions) -> Result<Wal> {
+    Wal::open(Path::new(DIR), options, no_values)
+        .await
+        .map(|(log, _)| log)
 }
 
 /// Appends `count` entries of a few KiB, each after the one before is durable.
-async fn append_one_by_one(log: &Log, from: u64, count: u64) {
+async fn append_one_by_one(log: &Wal, from: u64, count: u64) {
     for index in from..from + count {
-        log.append(vec![entry(1, index, 3000)], |result| result.unwrap());
+        log.append(vec![entry(1, index, 3000)], Ticket(0), |result| {
+            result.unwrap()
+        });
         log.flush().await.unwrap();
     }
 }
@@ -63,7 +67,9 @@ fn a_flipped_bit_in_any_block_but_the_last_is_found() {
         let log = open(options()).await.unwrap();
         append_one_by_one(&log, 0, 20).await;
         // One that takes several blocks and segments.
-        log.append(vec![entry(1, 20, 150_000)], |result| result.unwrap());
+        log.append(vec![entry(1, 20, 150_000)], Ticket(0), |result| {
+            result.unwrap()
+        });
         log.save_vote(vote(5)).await.unwrap();
         append_one_by_one(&log, 21, 5).await;
         log.close().await.unwrap();
@@ -127,11 +133,11 @@ fn other_stores_and_newer_formats_are_refused() {
         let log = open(options()).await.unwrap();
         append_one_by_one(&log, 0, 3).await;
         log.close().await.unwrap();
-        let other_store = LogOptions {
+        let other_store = WalOptions {
             store_id: 78,
             ..options()
         };
-        let other_shard = LogOptions {
+        let other_shard = WalOptions {
             shard: ShardId(4),
             ..options()
         };
@@ -156,7 +162,7 @@ fn other_stores_and_newer_formats_are_refused() {
         outcome,
         Err(Error::NewerFormat {
             found: 9,
-            known: 1,
+            known: 2,
             ..
         })
     );
@@ -200,7 +206,7 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
         disk.fail(kind, "/data", pass);
         for index in 0..60 {
             let results = Rc::clone(&results);
-            log.append(vec![entry(1, index, 3000)], move |result| {
+            log.append(vec![entry(1, index, 3000)], Ticket(0), move |result| {
                 results.borrow_mut().push((index, result));
             });
             if index % 3 == 0 && log.flush().await.is_err() {
@@ -213,7 +219,7 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
             let results = Rc::new(RefCell::new(None));
             let result = Rc::clone(&results);
             let next = log.range().last.unwrap().index.0 + 1;
-            log.append(vec![entry(1, next, 1)], move |outcome| {
+            log.append(vec![entry(1, next, 1)], Ticket(0), move |outcome| {
                 *result.borrow_mut() = Some(outcome);
             });
             let outcome = results.borrow_mut().take().unwrap();
@@ -269,7 +275,7 @@ fn a_full_device_holds_appends_back_until_there_is_room() {
         let done = Rc::new(RefCell::new(0));
         for index in 0..40 {
             let done = Rc::clone(&done);
-            log.append(vec![entry(1, index, 3000)], move |result| {
+            log.append(vec![entry(1, index, 3000)], Ticket(0), move |result| {
                 result.unwrap();
                 *done.borrow_mut() += 1;
             });

@@ -5,10 +5,10 @@
     reason = "golden files are copied by ordinary means"
 )]
 
-use super::{entry, id, options, vote};
-use crate::ids::LogIndex;
+use super::{entry, id, no_values, options, vote};
+use crate::ids::{LogIndex, Ticket};
 use crate::inspect::inspect;
-use crate::wal::{Log, LogRange};
+use crate::wal::{LogRange, Wal};
 use std::path::{Path, PathBuf};
 
 fn golden() -> PathBuf {
@@ -17,21 +17,27 @@ fn golden() -> PathBuf {
 
 /// Puts everything that the format has into a log.
 async fn fill(dir: &Path) {
-    let (log, _) = Log::open(dir, options()).await.unwrap();
+    let (log, _) = Wal::open(dir, options(), no_values).await.unwrap();
     for index in 0..4 {
-        log.append(vec![entry(1, index, 100)], |result| result.unwrap());
+        log.append(vec![entry(1, index, 100)], Ticket(0), |result| {
+            result.unwrap()
+        });
     }
     log.purge(id(1, 1)).await.unwrap();
     log.truncate_after(Some(id(1, 2))).await.unwrap();
     log.save_vote(vote(4)).await.unwrap();
     // In two segments.
-    log.append(vec![entry(2, 3, 70_000), entry(2, 4, 0)], |result| {
-        result.unwrap();
-    });
+    log.append(
+        vec![entry(2, 3, 70_000), entry(2, 4, 0)],
+        Ticket(0),
+        |result| {
+            result.unwrap();
+        },
+    );
     log.note_committed(id(2, 3));
     log.close().await.unwrap();
     drop(log);
-    let (log, _) = Log::open(dir, options()).await.unwrap();
+    let (log, _) = Wal::open(dir, options(), no_values).await.unwrap();
     log.close().await.unwrap();
 }
 
@@ -70,7 +76,7 @@ fn a_log_of_version_1_opens() {
         std::fs::copy(golden().join(&name), path.join(&name)).unwrap();
     }
     corelith_io::core::run(move || async move {
-        let (log, found) = Log::open(&path, options()).await.unwrap();
+        let (log, found) = Wal::open(&path, options(), no_values).await.unwrap();
         assert!(!found.created);
         assert_eq!(found.blocks_cut, 0);
         let range = LogRange {

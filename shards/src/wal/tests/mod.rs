@@ -1,16 +1,16 @@
-//! Tests of the whole log.
+//! Tests of the log without a value log; with one, it is tested in `log/tests`.
 
-mod crash;
 mod damage;
 mod golden;
-mod model;
 
-use super::{Entry, LogOptions, Vote};
+use super::{Entry, Vote, WalOptions};
+use crate::error::Result;
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
+use crate::vlog::ValuePointer;
 use bytes::Bytes;
 
-fn options() -> LogOptions {
-    LogOptions {
+fn options() -> WalOptions {
+    WalOptions {
         store_id: 77,
         shard: ShardId(3),
         segment_bytes: 64 << 10,
@@ -18,7 +18,7 @@ fn options() -> LogOptions {
     }
 }
 
-fn id(term: u64, index: u64) -> LogId {
+pub(crate) fn id(term: u64, index: u64) -> LogId {
     LogId {
         term: Term(term),
         node: NodeId(term % 3 + 1),
@@ -27,17 +27,18 @@ fn id(term: u64, index: u64) -> LogId {
 }
 
 /// An entry whose body is made from its id.
-fn entry(term: u64, index: u64, len: usize) -> Entry {
+pub(crate) fn entry(term: u64, index: u64, len: usize) -> Entry {
     let seed = term.wrapping_mul(31).wrapping_add(index).to_le_bytes();
     let body: Vec<u8> = seed.iter().copied().cycle().take(len).collect();
-    Entry {
-        id: id(term, index),
-        kind: (index % 4) as u8,
-        body: Bytes::from(body),
-    }
+    Entry::new(id(term, index), (index % 4) as u8, Bytes::from(body))
 }
 
-fn vote(term: u64) -> Vote {
+/// For a log that holds no separated entries.
+async fn no_values(place: ValuePointer) -> Result<bool> {
+    panic!("asked for {place:?}");
+}
+
+pub(crate) fn vote(term: u64) -> Vote {
     Vote {
         term: Term(term),
         node: NodeId(term % 3 + 1),

@@ -1,8 +1,9 @@
 //! Random operations against a vector.
 
-use super::{entry, id, options, vote};
+use super::{check_heads, entry, id, open, vote, with_value, without_place};
 use crate::ids::{LogId, LogIndex};
-use crate::wal::{Entry, Log, LogRange, Vote};
+use crate::log::Log;
+use crate::wal::{Entry, LogRange, Vote};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -87,15 +88,16 @@ async fn check(log: &Log, model: &Model) {
         .await
         .unwrap();
     assert_eq!(all.len(), model.entries.len());
-    for (read, wrote) in all.iter().zip(&model.entries) {
-        assert_eq!(read, wrote);
+    for (read, wrote) in all.into_iter().zip(&model.entries) {
         assert_eq!(log.id_at(read.id.index), Some(read.id));
+        assert_eq!(without_place(read), *wrote);
     }
+    check_heads(log, &model.entries).await;
     assert_eq!(log.id_at(LogIndex(model.next())), None);
 }
 
 async fn run(dir: &Path, ops: Vec<Op>) {
-    let (mut log, found) = Log::open(dir, options()).await.unwrap();
+    let (mut log, _, found) = open(dir).await.unwrap();
     assert!(found.created);
     let mut model = Model::default();
     let acknowledged = Rc::new(Cell::new(0));
@@ -112,6 +114,7 @@ async fn run(dir: &Path, ops: Vec<Op>) {
                 model.entries.extend(entries.iter().cloned());
                 appended += 1;
                 let (acknowledged, nth) = (Rc::clone(&acknowledged), appended);
+                let entries = entries.into_iter().map(with_value).collect();
                 log.append(entries, move |result| {
                     result.unwrap();
                     assert_eq!(acknowledged.replace(nth), nth - 1);
@@ -165,7 +168,7 @@ async fn run(dir: &Path, ops: Vec<Op>) {
                 log.close().await.unwrap();
                 assert_eq!(acknowledged.get(), appended);
                 drop(log);
-                log = Log::open(dir, options()).await.unwrap().0;
+                log = open(dir).await.unwrap().0;
                 // What is known after a restart is bound to what is held.
                 if let Some(known) = model.committed {
                     model.committed = match (model.purged, model.last()) {
@@ -182,6 +185,7 @@ async fn run(dir: &Path, ops: Vec<Op>) {
                     .read(LogIndex(from), LogIndex(u64::MAX), max_bytes)
                     .await
                     .unwrap();
+                let read: Vec<_> = read.into_iter().map(without_place).collect();
                 let expected = &model.entries[at..];
                 assert_eq!(read.as_slice(), &expected[..read.len()]);
                 let bytes: u64 = read.iter().map(|entry| entry.body.len() as u64).sum();

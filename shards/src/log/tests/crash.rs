@@ -1,9 +1,10 @@
 //! Power cuts at every single I/O of a scripted run, and again during the recoveries after them.
 
-use super::{entry, id, options, vote};
+use super::{check_heads, entry, id, open, vote, with_value, without_place};
 use crate::ids::{LogId, LogIndex};
+use crate::log::Log;
 use crate::planted::{Bug, plant};
-use crate::wal::{Entry, Log, Vote};
+use crate::wal::{Entry, Vote};
 use corelith_io::sim::{Sim, SimNode};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -109,6 +110,8 @@ async fn recovered(log: &Log) -> State {
         .read(LogIndex(0), LogIndex(u64::MAX), u64::MAX)
         .await
         .unwrap();
+    let entries: Vec<_> = entries.into_iter().map(without_place).collect();
+    check_heads(log, &entries).await;
     let state = State {
         purged: range.purged,
         entries,
@@ -120,7 +123,7 @@ async fn recovered(log: &Log) -> State {
 
 /// Opens the log, checks it against the ledger and goes on for `steps`.
 async fn script(ledger: SharedLedger, steps: u64) {
-    let (log, found) = Log::open(Path::new(DIR), options()).await.unwrap();
+    let (log, values, found) = open(Path::new(DIR)).await.unwrap();
     let state = recovered(&log).await;
     let committed = log.committed().map(|id| id.index);
     assert!(committed <= state.last().map(|id| id.index));
@@ -132,6 +135,7 @@ async fn script(ledger: SharedLedger, steps: u64) {
     }
     for _ in 0..steps {
         step(&log, &ledger).await;
+        values.collect(log.purged_durable()).await;
     }
     log.close().await.unwrap();
     let mut ledger = ledger.borrow_mut();
@@ -155,7 +159,7 @@ async fn step(log: &Log, ledger: &SharedLedger) {
                     _ => inner.below(300),
                 };
                 let new = entry(inner.term, inner.state().next(), len as usize);
-                entries.push(new.clone());
+                entries.push(with_value(new.clone()));
                 version = inner.push(|state| state.entries.push(new));
             }
             drop(inner);
@@ -282,7 +286,7 @@ fn crash_at(seed: u64, at: u64, depth: u64) {
 fn nothing_is_left_over(sim: &Sim, node: SimNode, ledger: &SharedLedger) {
     let upto = ledger.borrow().state().last();
     sim.block_on(node, async move {
-        let (log, _) = Log::open(Path::new(DIR), options()).await.unwrap();
+        let (log, ..) = open(Path::new(DIR)).await.unwrap();
         if let Some(upto) = upto {
             log.purge(upto).await.unwrap();
         }
@@ -292,7 +296,8 @@ fn nothing_is_left_over(sim: &Sim, node: SimNode, ledger: &SharedLedger) {
         corelith_io::sleep(Duration::from_secs(5)).await;
         log.close().await.unwrap();
     });
-    let files = sim.disk(node).files();
+    let mut files = sim.disk(node).files();
+    files.retain(|(name, _)| !name.contains("/values/"));
     assert!(files.len() <= 4, "left over: {files:?}");
     assert!(files.iter().all(|(name, _)| !name.ends_with(".tmp")));
 }
@@ -359,6 +364,11 @@ fn finds(bug: Bug) -> bool {
 #[test]
 fn an_early_acknowledgement_is_found() {
     assert!(finds(Bug::AcknowledgeBeforeDurable));
+}
+
+#[test]
+fn an_acknowledgement_before_the_values_is_found() {
+    assert!(finds(Bug::AcknowledgeBeforeValues));
 }
 
 #[test]

@@ -1,0 +1,1 @@
+//! What only both logs together show.

@@ -1,0 +1,82 @@
+//! What the log needs of the value log.
+
+use crate::error::{Error, Result};
+use crate::ids::{LogIndex, Ticket};
+use crate::vlog::ValuePointer;
+use bytes::Bytes;
+use std::path::Path;
+
+#[cfg(test)]
+use super::tests::values::FakeValues;
+
+/// Where the values of separated entries are kept. Belongs to the core of its log.
+#[derive(Clone)]
+pub(crate) enum Values {
+    /// Nowhere: the log separates nothing.
+    Nowhere,
+    /// In a value log that breaks in the ways a test wants.
+    #[cfg(test)]
+    Fake(FakeValues),
+}
+
+impl Values {
+    /// Has the value of the entry `at` written; it is durable when everything up to the ticket is.
+    pub(super) fn stage(&self, at: LogIndex, key: &[u8], value: Bytes) -> (ValuePointer, Ticket) {
+        match self {
+            Self::Nowhere => panic!("entry {at} ({key:?}) has a value of {} bytes", value.len()),
+            #[cfg(test)]
+            Self::Fake(values) => values.stage(at, key, value),
+        }
+    }
+
+    /// Whether entries may be separated.
+    pub(super) fn is_somewhere(&self) -> bool {
+        !matches!(self, Self::Nowhere)
+    }
+
+    /// Reads a value back and checks it.
+    pub(super) async fn read(&self, place: ValuePointer, key: &[u8]) -> Result<Bytes> {
+        match self {
+            Self::Nowhere => {
+                let _ = key;
+                Err(missing(place))
+            }
+            #[cfg(test)]
+            Self::Fake(values) => values.read(place, key).await,
+        }
+    }
+
+    /// Whether all of a value is there, undamaged, and durable from now on.
+    pub(super) async fn is_whole(&self, place: ValuePointer) -> Result<bool> {
+        match self {
+            Self::Nowhere => Err(missing(place)),
+            #[cfg(test)]
+            Self::Fake(values) => values.is_whole(place).await,
+        }
+    }
+
+    /// Has `listener` called with every progress of the contiguous durable prefix, and with the
+    /// error after which there is none. Set once, before the first value is staged.
+    pub(super) fn on_durable(&self, listener: impl Fn(Result<Ticket>) + 'static) {
+        match self {
+            Self::Nowhere => drop(listener),
+            #[cfg(test)]
+            Self::Fake(values) => values.on_durable(listener),
+        }
+    }
+
+    /// Waits while too much is staged that is not durable yet.
+    pub(super) async fn wait_for_room(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether there is no room on the device for more values.
+    pub(super) fn is_disk_full(&self) -> bool {
+        false
+    }
+}
+
+fn missing(place: ValuePointer) -> Error {
+    let what = "the log refers to a value, and there is no value log";
+    Error::corrupt(Path::new("the value log"), place.offset, what)
+}

@@ -100,11 +100,25 @@ pub async fn remove_dir_all(path: &Path) -> Result<()> {
     }
 }
 
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What this process can still use.
+    pub free: u64,
+    /// Used and free.
+    pub total: u64,
+}
+
+/// The space of the file system that holds `path`.
+pub async fn space(path: &Path) -> Result<Space> {
+    match world::current() {
+        World::Uring(_) => uring::fs::space(path).await,
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::file::space(core, path).await,
+    }
+}
+
 /// Free bytes on the file system that holds `path`.
 pub async fn free_bytes(path: &Path) -> Result<u64> {
-    match world::current() {
-        World::Uring(_) => uring::fs::free_bytes(path).await,
-        #[cfg(feature = "sim")]
-        World::Sim(core) => sim::file::free_bytes(core, path).await,
-    }
+    Ok(space(path).await?.free)
 }

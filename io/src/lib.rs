@@ -50,14 +50,12 @@ pub use core::{CoreConfig, CoreHandle, blocking, run};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, OpenOptions};
 pub use fs::{
-    DirLock, Entry, create_dir_all, free_bytes, list_dir, lock_dir, remove_dir_all, remove_file,
-    rename, sync_dir,
+    DirLock, Entry, Space, create_dir_all, free_bytes, list_dir, lock_dir, remove_dir_all,
+    remove_file, rename, space, sync_dir,
 };
+pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};
 pub use mesh::{Receiver, Sender, channel};
 pub use net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
 pub use rng::{fill_random, random_u64};
-pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};
-pub use task::{
-    BackgroundDemand, JoinHandle, spawn, spawn_background, yield_if_needed, yield_now,
-};
+pub use task::{BackgroundDemand, JoinHandle, spawn, spawn_background, yield_if_needed, yield_now};
 pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout};

@@ -22,21 +22,23 @@ mod inputs;
 mod install;
 mod merge;
 mod piece;
+mod report;
 mod room;
 mod run_writer;
 mod scan;
 mod snapshot;
 mod space;
 mod statistics;
-mod versions;
 #[cfg(test)]
 pub(crate) mod tests;
+mod versions;
 
 pub use get::FoundRange;
 pub use install::SnapshotWriter;
+pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ScanPage, ScanRange};
 pub use snapshot::Snapshot;
-pub use statistics::Statistics;
+pub use statistics::{Statistics, WorkStatistics};
 
 use crate::cache::BlockCache;
 use crate::checkpoint::Checkpoint;
@@ -146,6 +148,8 @@ struct Inner {
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
+    /// Free part of the device, as seen last.
+    free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
 }
 
@@ -259,6 +263,7 @@ impl Engine {
             pace: Pace::default(),
             mix: Cell::default(),
             counters: Counters::default(),
+            free_fraction: Cell::new(1.0),
             _lock: parts.lock,
         };
         let engine = Self {

@@ -25,13 +25,14 @@ pub mod shard;
 mod sstable;
 mod varint;
 mod version;
-mod vlog;
+pub mod vlog;
 pub mod wal;
 
 pub use cache::BlockCache;
 pub use compaction::Policy;
 pub use engine::{
-    Engine, Found, FoundRange, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter, Statistics,
+    Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, Snapshot, SnapshotWriter,
+    Statistics, StorageReport, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -11,7 +11,7 @@
 
 mod values;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
@@ -85,7 +85,9 @@ impl Log {
     /// # Errors
     /// `Fenced`; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
-        self.wal.close().await
+        let closed = self.wal.close().await;
+        self.values.close().await?;
+        closed
     }
 
     /// Waits while too much is appended that is not durable yet. Callers of [`Log::append`] wait
@@ -130,16 +132,19 @@ impl Log {
         }
         let mut values = Ticket::default();
         for entry in &mut entries {
-            values = values.max(self.separate(entry));
+            match self.separate(entry) {
+                Ok(ticket) => values = values.max(ticket),
+                Err(error) => return durable(Err(error)),
+            }
         }
         self.wal.append(entries, values, durable);
     }
 
     /// Stages the entry's value in the value log if it belongs there, and returns its ticket.
-    fn separate(&self, entry: &mut Entry) -> Ticket {
+    fn separate(&self, entry: &mut Entry) -> Result<Ticket> {
         entry.place = None;
         let Some(value) = entry.value.take() else {
-            return Ticket::default();
+            return Ok(Ticket::default());
         };
         assert!(
             value.fits(entry.body.len()),
@@ -149,14 +154,20 @@ impl Log {
         );
         let is_long = self.separated_from.is_some_and(|from| value.len >= from);
         if !is_long || value.len as usize > limits::VALUE_BYTES_MAX {
-            return Ticket::default();
+            return Ok(Ticket::default());
         }
         let bytes = entry.body.slice(value.start as usize..);
         let key = key_of(&entry.body, value.key_start, value.key_len);
-        let (place, ticket) = self.values.stage(entry.id.index, key, bytes);
-        entry.value = Some(value);
-        entry.place = Some(place);
-        ticket
+        match self.values.stage(entry.id.index, key, bytes) {
+            Ok((place, ticket)) => {
+                entry.value = Some(value);
+                entry.place = Some(place);
+                Ok(ticket)
+            }
+            // A segment is shorter than that: the value stays in the entry.
+            Err(Error::TooLarge { .. }) => Ok(Ticket::default()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes `vote` durable, after everything appended before. On return it is also proven: damage

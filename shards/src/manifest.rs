@@ -15,9 +15,9 @@ mod format;
 mod tests;
 
 use crate::checkpoint::Checkpoint;
+use crate::compaction::{Policy, Task};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::compaction::{Policy, Task};
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
 use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};

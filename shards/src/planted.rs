@@ -11,7 +11,7 @@ pub enum Bug {
     SkipDirectorySync,
     /// Files that a new manifest does not name are removed before it is durable.
     RemoveBeforeManifest,
-    /// A collected segment's old file goes although a reader or a pinned version needs it.
+    /// Collection keeps only the newest version of a key, whoever sees an older one.
     IgnorePinsOfSegments,
 }
 

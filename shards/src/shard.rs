@@ -14,6 +14,7 @@ use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
+use crate::vlog::{ValueLog, ValueLogOptions};
 use std::path::Path;
 
 /// How to open a shard.
@@ -89,9 +90,20 @@ impl Shard {
             shard: options.shard,
             segment_bytes: options.segment_bytes,
             cache_bytes: options.log_cache_bytes,
-            separated_value_bytes: None,
+            separated_value_bytes: Some(options.value_threshold).filter(|bytes| *bytes > 0),
         };
-        let (log, _) = Log::open(dir, log_options, Values::Nowhere).await?;
+        let (values, _) = ValueLog::open(
+            dir,
+            owner,
+            ValueLogOptions {
+                segment_bytes: options.value_segment_bytes,
+                ..ValueLogOptions::default()
+            },
+            recovered.manifest.segments.clone(),
+            recovered.manifest.next_segment,
+        )
+        .await?;
+        let (log, _) = Log::open(dir, log_options, Values::On(values.clone())).await?;
         if recovered.creating {
             recovery::finish_creation(dir, owner, &recovered.manifest).await?;
         }
@@ -99,7 +111,6 @@ impl Shard {
         let installed = recovered.manifest.installed;
         join(dir, &log, checkpoint, installed).await?;
 
-        let values = crate::vlog::ValueLog;
         let barrier_log = log.clone();
         let (purged_log, full_log) = (log.clone(), log.clone());
         let reserve = Reserve::new(dir, options.reserve_bytes);

@@ -54,8 +54,8 @@ impl Version {
             match runs.last_mut() {
                 Some(run) if run.id == place.run => {
                     let before = run.tables.last();
-                    let in_order = before
-                        .is_none_or(|before| before.meta().last_key < table.meta().first_key);
+                    let in_order =
+                        before.is_none_or(|before| before.meta().last_key < table.meta().first_key);
                     assert!(in_order, "tables of a run overlap");
                     run.tables.push(table);
                 }

@@ -7,6 +7,7 @@ use crate::buf::{BLOCK_SIZE, Buf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::OpenOptions;
 use crate::fs::Entry;
+use crate::fs::Space;
 use crate::sync::oneshot;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -248,8 +249,8 @@ pub(crate) async fn remove_dir_all(core: Core, path: &Path) -> Result<()> {
     .await
 }
 
-pub(crate) async fn free_bytes(core: Core, _path: &Path) -> Result<u64> {
-    Ok(core.node.disk.borrow_mut().free_bytes())
+pub(crate) async fn space(core: Core, _path: &Path) -> Result<Space> {
+    Ok(core.node.disk.borrow_mut().space())
 }
 
 async fn at_path(core: &Core, operation: &'static str, path: &Path, op: Op) -> Result<()> {

@@ -7,7 +7,8 @@ use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
-    BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
+    BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH,
+    SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
 };
 use crate::probe::{self, ProbeError};
 use crate::world::{self, World};

@@ -3,6 +3,7 @@
 use super::sys;
 use super::task::blocking;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Space;
 use crate::fs::{Entry, LOCK_FILE};
 use std::fs::{File, TryLockError};
 use std::io;
@@ -129,6 +130,6 @@ pub(crate) async fn remove_dir_all(path: &Path) -> Result<()> {
     .await
 }
 
-pub(crate) async fn free_bytes(path: &Path) -> Result<u64> {
-    at_path("measure the free space of", path, sys::free_bytes).await
+pub(crate) async fn space(path: &Path) -> Result<Space> {
+    at_path("measure the free space of", path, sys::space).await
 }

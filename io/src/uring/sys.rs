@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
+use crate::fs::Space;
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
@@ -42,14 +43,17 @@ pub(crate) fn stat(file: &impl AsRawFd) -> io::Result<Stat> {
 }
 
 /// Bytes that an unprivileged user may still write to the file system that holds `path`.
-pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(crate) fn space(path: &Path) -> io::Result<Space> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: `path` is a C string and `stat` has room for the answer.
     check(unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) })?;
     // SAFETY: statvfs succeeded and filled it; all zeros is valid too.
     let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
 }
 
 /// Whether `path` is on a file system that lives in memory.

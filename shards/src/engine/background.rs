@@ -96,11 +96,14 @@ impl Engine {
 
     /// Whether nothing is to be compacted or collected, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        let state = self.inner.state.borrow();
-        state.frozen.is_empty()
-            && !state.flushing
+        let is_flushed = {
+            let state = self.inner.state.borrow();
+            state.frozen.is_empty() && !state.flushing
+        };
+        is_flushed
             && self.inner.background.is_idle()
             && self.debt().bytes == 0
+            && !self.is_collection_due()
     }
 
     /// Sets how much of the core background work gets from what there is to do.

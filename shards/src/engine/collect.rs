@@ -1,3 +1,178 @@
-//! stub
-use super::{Engine, background::Turn};
-impl Engine { pub(super) async fn collect_once(&self)->Turn{Turn::Wait} pub(super) fn garbage_report(&self)->crate::vlog::GarbageReport{crate::vlog::GarbageReport{total_bytes:0,garbage_bytes:0}} }
+//! Collecting the value log.
+//!
+//! What is garbage is known exactly: the bytes of a segment less those that the tables refer to. Only
+//! segments whose entries the log has purged count, since of the others the log, or a memtable, may
+//! refer to records that no table does. A collection never writes to the index: a record that is live
+//! is one that a table refers to, and it keeps its segment and slot.
+//!
+//! Invariants:
+//! * A record is dropped only if no table of the current version, and no memtable, has its pointer.
+//!   Versions that a pinned sequence number sees are in the tables, so their records stay.
+//! * Readers hold the segments of their view, so an old generation stays readable for them.
+//! * The order is: new file durable, manifest durable, old file removed.
+
+use super::background::Turn;
+use super::{Engine, View};
+use crate::error::Result;
+use crate::ids::{LogIndex, ValueSegmentId};
+use crate::key::Space;
+use crate::memtable;
+use crate::planted::{Bug, is_planted};
+use crate::sstable::hash_of;
+use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentUse, plan};
+use corelith_io::collections::HashMap;
+
+impl Engine {
+    /// What of the value log is garbage, and what collection does about it next.
+    pub(super) fn garbage_report(&self) -> GarbageReport {
+        let state = self.inner.state.borrow();
+        let mut referenced: HashMap<ValueSegmentId, u64> = HashMap::default();
+        for table in state.version.tables() {
+            for reference in &table.meta().references {
+                *referenced.entry(reference.segment).or_insert(0) += reference.bytes;
+            }
+        }
+        let received_from = state.receiving.iter().min().copied();
+        let segments: Vec<SegmentUse> = self
+            .inner
+            .values
+            .segments()
+            .values()
+            .map(|segment| {
+                let meta = segment.meta();
+                SegmentUse {
+                    id: meta.id,
+                    bytes: meta.bytes,
+                    referenced: referenced.get(&meta.id).copied().unwrap_or(0),
+                    records: meta.records,
+                    // What is being received is referred to when it is installed.
+                    sealed: segment.is_sealed() && received_from.is_none_or(|from| meta.id < from),
+                    highest: meta.highest,
+                }
+            })
+            .collect();
+        plan(PlanInput {
+            segments: &segments,
+            purged: (self.inner.log.purged)(),
+            free_fraction: self.inner.free_fraction.get(),
+        })
+    }
+
+    /// Whether collection has something to do.
+    pub(super) fn is_collection_due(&self) -> bool {
+        let report = self.garbage_report();
+        report.drops().next().is_some() || report.rewrite().is_some()
+    }
+
+    /// Removes the segments that are garbage as a whole, and rewrites the one with most garbage if
+    /// there is too much.
+    pub(super) async fn collect_once(&self) -> Turn {
+        let report = self.garbage_report();
+        let drops: Vec<ValueSegmentId> = report.drops().collect();
+        let result = match report.rewrite() {
+            _ if !drops.is_empty() => self.drop_segments(&drops).await,
+            Some(id) => self.rewrite_segment(id).await,
+            None => return Turn::Wait,
+        };
+        self.remove_unused().await;
+        match result {
+            Ok(()) => Turn::Again,
+            Err(error) => self.compaction_failed(&error).await,
+        }
+    }
+
+    async fn drop_segments(&self, ids: &[ValueSegmentId]) -> Result<()> {
+        let values = &self.inner.values;
+        self.edit(
+            &[],
+            |manifest, _| {
+                manifest
+                    .segments
+                    .retain(|segment| !ids.contains(&segment.id));
+                true
+            },
+            |_| ids.iter().for_each(|id| values.drop_segment(*id)),
+        )
+        .await
+        .map(|_| ())
+    }
+
+    async fn rewrite_segment(&self, id: ValueSegmentId) -> Result<()> {
+        let values = &self.inner.values;
+        let Some(segment) = values.segments().get(&id).cloned() else {
+            return Ok(());
+        };
+        let counters = &self.inner.counters.collection;
+        let _running = counters.start();
+        let before = segment.meta();
+        let view = self.view();
+        let rewritten = values
+            .rewrite(&segment, async |record| {
+                self.check_usable()?;
+                is_live(&view, record).await
+            })
+            .await?;
+        drop(view);
+        let meta = rewritten.meta();
+        counters.read(before.file_bytes);
+        counters.wrote(meta.file_bytes);
+        if is_planted(Bug::RemoveBeforeManifest) {
+            drop(segment);
+            values.install_rewritten(rewritten);
+            values.remove_obsolete().await;
+            let replace = |manifest: &mut crate::manifest::Manifest, _: &super::State| {
+                manifest.segments = values.sealed().0;
+                true
+            };
+            return self.edit(&[], replace, |_| {}).await.map(|_| ());
+        }
+        self.edit(
+            &[],
+            |manifest, _| {
+                let mut segments = manifest.segments.iter_mut();
+                let place = segments.find(|other| **other == before);
+                place.map(|place| *place = meta).is_some()
+            },
+            |_| values.install_rewritten(rewritten),
+        )
+        .await
+        .map(|_| ())
+    }
+}
+
+/// Whether anything of `view` has the record's pointer.
+async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
+    for memtable in &view.memtables {
+        let version = memtable.get(Space::User, record.key, record.at);
+        if let Some(version) = version
+            && version.value == memtable::Value::Separated(record.pointer)
+        {
+            return Ok(true);
+        }
+    }
+    let stored_key = Space::User.stored_key(record.key);
+    let hash = hash_of(&stored_key);
+    if is_planted(Bug::IgnorePinsOfSegments) {
+        for table in view.version.candidates(&stored_key) {
+            if let Some((at, _)) = table.get(&stored_key, hash, LogIndex(u64::MAX)).await? {
+                return Ok(at == record.at);
+            }
+        }
+    }
+    for table in view.version.candidates(&stored_key) {
+        let meta = table.meta();
+        let may_refer = meta
+            .references
+            .iter()
+            .any(|reference| reference.segment == record.pointer.segment);
+        if may_refer
+            && (meta.lowest..=meta.highest).contains(&record.at)
+            && table
+                .holds(&stored_key, hash, record.at, record.pointer)
+                .await?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -5,9 +5,7 @@ use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{
-    DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES,
-};
+use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;

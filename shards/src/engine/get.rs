@@ -113,7 +113,11 @@ impl Engine {
             Source::Log(pointer) => {
                 let len = u64::from(pointer.len);
                 let range = range.start.min(len)..range.end.min(len).max(range.start.min(len));
-                let bytes = self.inner.values.read_range(&segments, pointer, range).await?;
+                let bytes = self
+                    .inner
+                    .values
+                    .read_range(&segments, pointer, range)
+                    .await?;
                 return Ok(Some(FoundRange {
                     version,
                     len,

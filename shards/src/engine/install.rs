@@ -10,13 +10,12 @@ use super::snapshot::{Record, take_record};
 use super::{Engine, View, edit};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, RunId, ValueSegmentId};
+use crate::ids::{LogId, LogIndex, RunId, Ticket, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{LEVELS_MAX, TABLE_BYTES};
 use crate::manifest::Placed;
 use crate::session::SessionTable;
 use crate::sstable::{Content, TableMeta};
-use crate::vlog::Ticket;
 use bytes::{Buf, Bytes, BytesMut};
 use std::rc::Rc;
 
@@ -87,11 +86,16 @@ impl Engine {
         let placed: Vec<Placed> = tables
             .map(|meta| Placed {
                 level: BOTTOM_LEVEL,
-                run: received.tables.first().map_or(RunId(0), |first| RunId(first.id.0)),
+                run: received
+                    .tables
+                    .first()
+                    .map_or(RunId(0), |first| RunId(first.id.0)),
                 meta: meta.clone(),
             })
             .collect();
-        let by_id = opened.iter().map(|table| (table.meta().id, Rc::clone(table)));
+        let by_id = opened
+            .iter()
+            .map(|table| (table.meta().id, Rc::clone(table)));
         let view = View {
             memtables: Vec::new(),
             version: Rc::new(edit::version_of(&placed, &by_id.collect())),
@@ -198,7 +202,7 @@ impl SnapshotWriter {
             Some(key) => {
                 let values = &self.engine.inner.values;
                 values.wait_for_room().await?;
-                let (pointer, ticket) = values.stage(record.at, key, record.value.clone());
+                let (pointer, ticket) = values.stage(record.at, key, &record.value)?;
                 self.values = ticket;
                 Content::Separated(pointer)
             }

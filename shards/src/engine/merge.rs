@@ -1,13 +1,13 @@
 //! Going over memtables and tables at once, in key order, as of a sequence number.
 
 use super::View;
-use crate::version::Run;
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::SCAN_BATCH_ENTRIES;
 use crate::memtable::{self, Memtable};
 use crate::sstable::{self, Handle, Table, TableCursor};
+use crate::version::Run;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -160,7 +160,11 @@ impl Merge {
         self.push_from_memtable(self.sources.len() - 1);
     }
 
-    fn read_memtable(&self, memtable: &Memtable, from: Bound<&[u8]>) -> VecDeque<(Bytes, memtable::Version)> {
+    fn read_memtable(
+        &self,
+        memtable: &Memtable,
+        from: Bound<&[u8]>,
+    ) -> VecDeque<(Bytes, memtable::Version)> {
         let end = match self.span.end.as_ref() {
             [] => Bound::Unbounded,
             end => Bound::Excluded(end),

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::ids::{LogIndex, TableId};
 use crate::limits::TABLE_ENTRIES_MAX;
 use crate::manifest::sync_dir;
-use bytes::Bytes;
 use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
+use bytes::Bytes;
 
 /// The tables of a run being written. Dropped before [`RunWriter::keep`], its files are removed.
 pub(super) struct RunWriter {

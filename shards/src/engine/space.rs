@@ -43,6 +43,12 @@ impl Engine {
 
     async fn keep_space(&self) {
         let reserve = &self.inner.reserve;
+        if let Ok(space) = corelith_io::space(&self.inner.dir).await
+            && space.total > 0
+        {
+            let fraction = space.free as f64 / space.total as f64;
+            self.inner.free_fraction.set(fraction);
+        }
         let was_held = reserve.is_held();
         let result = if self.lacks_space() {
             reserve.give_up().await

@@ -72,7 +72,8 @@ impl Drop for Running<'_> {
         let Self { work, since } = self;
         work.running.set(work.running.get() - 1);
         let nanos = now().saturating_duration_since(*since).as_nanos();
-        work.busy_nanos.add(u64::try_from(nanos).unwrap_or(u64::MAX));
+        work.busy_nanos
+            .add(u64::try_from(nanos).unwrap_or(u64::MAX));
     }
 }
 
@@ -149,8 +150,8 @@ impl super::Engine {
             memtable_bytes: self.memtable_bytes() as u64,
             table_bytes,
             tables: tables as u64,
-            value_bytes: garbage.total_bytes,
-            garbage_bytes: garbage.garbage_bytes,
+            value_bytes: garbage.bytes,
+            garbage_bytes: garbage.garbage,
         }
     }
 }

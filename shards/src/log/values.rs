@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Ticket};
-use crate::vlog::ValuePointer;
+use crate::vlog::{ValueLog, ValuePointer};
 use bytes::Bytes;
 use std::path::Path;
 
@@ -14,6 +14,8 @@ use super::tests::values::FakeValues;
 pub(crate) enum Values {
     /// Nowhere: the log separates nothing.
     Nowhere,
+    /// In the shard's value log.
+    On(ValueLog),
     /// In a value log that breaks in the ways a test wants.
     #[cfg(test)]
     Fake(FakeValues),
@@ -21,11 +23,20 @@ pub(crate) enum Values {
 
 impl Values {
     /// Has the value of the entry `at` written; it is durable when everything up to the ticket is.
-    pub(super) fn stage(&self, at: LogIndex, key: &[u8], value: Bytes) -> (ValuePointer, Ticket) {
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`; `TooLarge` when the value log does not take values of that length.
+    pub(super) fn stage(
+        &self,
+        at: LogIndex,
+        key: &[u8],
+        value: Bytes,
+    ) -> Result<(ValuePointer, Ticket)> {
         match self {
             Self::Nowhere => panic!("entry {at} ({key:?}) has a value of {} bytes", value.len()),
+            Self::On(values) => values.stage(at, key, &value),
             #[cfg(test)]
-            Self::Fake(values) => values.stage(at, key, value),
+            Self::Fake(values) => Ok(values.stage(at, key, value)),
         }
     }
 
@@ -41,6 +52,7 @@ impl Values {
                 let _ = key;
                 Err(missing(place))
             }
+            Self::On(values) => values.read(&values.segments(), place, Some(key)).await,
             #[cfg(test)]
             Self::Fake(values) => values.read(place, key).await,
         }
@@ -50,6 +62,7 @@ impl Values {
     pub(super) async fn is_whole(&self, place: ValuePointer) -> Result<bool> {
         match self {
             Self::Nowhere => Err(missing(place)),
+            Self::On(values) => values.verify(&values.segments(), place).await,
             #[cfg(test)]
             Self::Fake(values) => values.is_whole(place).await,
         }
@@ -60,19 +73,40 @@ impl Values {
     pub(super) fn on_durable(&self, listener: impl Fn(Result<Ticket>) + 'static) {
         match self {
             Self::Nowhere => drop(listener),
+            Self::On(values) => values.on_durable(listener),
             #[cfg(test)]
             Self::Fake(values) => values.on_durable(listener),
         }
     }
 
     /// Waits while too much is staged that is not durable yet.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
     pub(super) async fn wait_for_room(&self) -> Result<()> {
-        Ok(())
+        match self {
+            Self::On(values) => values.wait_for_room().await,
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is no room on the device for more values.
     pub(super) fn is_disk_full(&self) -> bool {
-        false
+        match self {
+            Self::On(values) => values.is_disk_full(),
+            _ => false,
+        }
+    }
+
+    /// Waits for what is staged and ends the background work.
+    ///
+    /// # Errors
+    /// `Fenced`.
+    pub(super) async fn close(&self) -> Result<()> {
+        match self {
+            Self::On(values) => values.close().await,
+            _ => Ok(()),
+        }
     }
 }
 

@@ -15,12 +15,12 @@
 
 use super::{Manifest, Placed, is_in_order};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
+use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
-use crate::vlog::SegmentMeta;
-use crate::compaction::Policy;
 use crate::limits::{LEVELS_MAX, TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::TableMeta;
+use crate::vlog::SegmentMeta;
 use bytes::Buf;
 use corelith_io::BLOCK_SIZE;
 use std::path::Path;
@@ -150,8 +150,8 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         tables,
         segments,
     };
-    let fine = is_in_order(&manifest.tables)
-        && are_in_order(&manifest.segments, manifest.next_segment);
+    let fine =
+        is_in_order(&manifest.tables) && are_in_order(&manifest.segments, manifest.next_segment);
     fine.then_some(manifest)
 }
 

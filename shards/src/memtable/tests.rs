@@ -79,7 +79,13 @@ fn memory_is_accounted_for() {
         &pins,
     );
     assert!(received.is_unique());
-    memtable.insert(Space::User, at(3), b"large", Value::Inline(received.clone()), &pins);
+    memtable.insert(
+        Space::User,
+        at(3),
+        b"large",
+        Value::Inline(received.clone()),
+        &pins,
+    );
     assert!(!received.is_unique());
     assert!(memtable.bytes() >= KEPT_VALUE_CHARGE_MIN);
     memtable.insert(Space::User, at(4), b"large", Value::Deleted, &pins);
@@ -93,10 +99,7 @@ fn memory_is_accounted_for() {
     }
     assert!((1500 << 10..2100 << 10).contains(&memtable.bytes()));
     assert_eq!(
-        memtable
-            .get(Space::User, &[5], at(99))
-            .unwrap()
-            .value,
+        memtable.get(Space::User, &[5], at(99)).unwrap().value,
         Value::Inline(vec![3; 100 << 10].into())
     );
 }

@@ -113,9 +113,25 @@ impl Table {
         self.filter.may_contain(hash)
     }
 
+    pub(crate) async fn holds(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: LogIndex,
+        pointer: crate::vlog::ValuePointer,
+    ) -> Result<bool> {
+        Ok(self.get(key, hash, at).await? == Some((at, Value::Separated(pointer))))
+    }
     /// The version of a stored key that a read at `at` sees.
-    pub(crate) fn excludes(&self, _key: &[u8], hash: u64) -> Option<bool> { Some(!self.may_contain(hash)) }
-    pub(crate) async fn get(&self, key: &[u8], hash: u64, at: LogIndex) -> Result<Option<(LogIndex, Value)>> {
+    pub(crate) fn excludes(&self, _key: &[u8], hash: u64) -> Option<bool> {
+        Some(!self.may_contain(hash))
+    }
+    pub(crate) async fn get(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: LogIndex,
+    ) -> Result<Option<(LogIndex, Value)>> {
         if key < &self.meta.first_key[..] || key > &self.meta.last_key[..] {
             return Ok(None);
         }

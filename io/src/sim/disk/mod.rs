@@ -9,6 +9,7 @@ pub(super) mod faults;
 mod inode;
 mod names;
 
+use crate::fs::Space;
 pub(super) use faults::{Faults, IoKind, Verdict};
 use inode::{Inode, Loss, PAGE, SyncSet};
 use names::{Id, Names, Target};
@@ -146,6 +147,13 @@ impl Disk {
     /// Number of operations submitted since the disk was made.
     pub(super) fn submitted(&self) -> u64 {
         self.submitted
+    }
+
+    pub(super) fn space(&mut self) -> Space {
+        Space {
+            free: self.free_bytes(),
+            total: self.capacity_bytes,
+        }
     }
 
     pub(super) fn free_bytes(&mut self) -> u64 {

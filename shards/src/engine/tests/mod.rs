@@ -14,6 +14,7 @@ use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
+use crate::vlog::{ValueLog, ValueLogOptions};
 use bytes::Bytes;
 use corelith_io::OpenOptions;
 use std::path::Path;
@@ -23,6 +24,9 @@ pub(crate) const OWNER: Owner = Owner {
     store_id: 0x5eed,
     shard: ShardId(1),
 };
+
+/// Short, so that a run begins many.
+pub(crate) const VALUE_SEGMENT_BYTES: u64 = 64 << 10;
 
 pub(crate) fn log_id(index: u64) -> LogId {
     LogId {
@@ -44,6 +48,18 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
             .await?;
         recovery::finish_creation(dir, OWNER, &recovered.manifest).await?;
     }
+    let manifest = &recovered.manifest;
+    let (values, _) = ValueLog::open(
+        dir,
+        OWNER,
+        ValueLogOptions {
+            segment_bytes: VALUE_SEGMENT_BYTES,
+            ..ValueLogOptions::default()
+        },
+        manifest.segments.clone(),
+        manifest.next_segment,
+    )
+    .await?;
     Engine::open(EngineParts {
         dir: dir.to_path_buf(),
         owner: OWNER,
@@ -56,7 +72,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
             value_threshold: 0,
         },
         cache: BlockCache::new(1 << 20),
-        values: crate::vlog::ValueLog,
+        values,
         manifest: recovered.manifest,
         lock: Some(recovered.lock),
         log: LogHooks {

@@ -117,4 +117,18 @@ impl File {
             Inner::Sim(inner) => inner.set_len(len).await,
         }
     }
+
+    /// Reserves space for the first `len` bytes and makes the file at least that long; bytes that
+    /// were not written read as zeros. What is reserved, and the new length, last after
+    /// [`File::sync`]; writes into it cannot fail for want of space.
+    ///
+    /// # Errors
+    /// `NoSpace` when the device has not that much room; part of it may be reserved all the same.
+    pub async fn allocate(&self, len: u64) -> Result<()> {
+        match &self.inner {
+            Inner::Uring(inner) => inner.allocate(len).await,
+            #[cfg(feature = "sim")]
+            Inner::Sim(inner) => inner.allocate(len).await,
+        }
+    }
 }

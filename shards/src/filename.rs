@@ -1,6 +1,6 @@
 //! Every file name of a shard's directory.
 
-use crate::ids::{SegmentId, TableId};
+use crate::ids::{SegmentId, TableId, ValueSegmentId};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,11 @@ pub enum FileName {
     /// A segment of the log that is being pre-written, until it is renamed to
     /// [`FileName::Segment`].
     SegmentTemporary(SegmentId),
+    /// A segment of the value log and its generation.
+    ValueSegment(ValueSegmentId, u32),
+    /// A segment of the value log that is being prepared, until it is renamed to generation 0 of
+    /// [`FileName::ValueSegment`].
+    ValueSegmentTemporary(ValueSegmentId),
 }
 
 impl fmt::Display for FileName {
@@ -34,6 +39,8 @@ impl fmt::Display for FileName {
             Self::Table(id) => write!(f, "{:012}.sst", id.0),
             Self::Segment(id) => write!(f, "{:012}.log", id.0),
             Self::SegmentTemporary(id) => write!(f, "{:012}.log.tmp", id.0),
+            Self::ValueSegment(id, generation) => write!(f, "{:012}.{generation:03}.vlog", id.0),
+            Self::ValueSegmentTemporary(id) => write!(f, "{:012}.vlog.tmp", id.0),
         }
     }
 }
@@ -55,7 +62,11 @@ impl FileName {
                 "sst" => Some(Self::Table(TableId(number))),
                 "log" => Some(Self::Segment(SegmentId(number))),
                 "log.tmp" => Some(Self::SegmentTemporary(SegmentId(number))),
-                _ => None,
+                "vlog.tmp" => Some(Self::ValueSegmentTemporary(ValueSegmentId(number))),
+                _ => {
+                    let generation = extension.strip_suffix(".vlog")?.parse().ok()?;
+                    Some(Self::ValueSegment(ValueSegmentId(number), generation))
+                }
             }
         })?;
         // "1.sst" would be a second name for table 1.
@@ -84,6 +95,9 @@ mod tests {
             FileName::Table(TableId(u64::MAX)),
             FileName::Segment(SegmentId(12)),
             FileName::SegmentTemporary(SegmentId(12)),
+            FileName::ValueSegment(ValueSegmentId(0), 0),
+            FileName::ValueSegment(ValueSegmentId(u64::MAX), u32::MAX),
+            FileName::ValueSegmentTemporary(ValueSegmentId(12)),
         ] {
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
         }
@@ -94,6 +108,11 @@ mod tests {
             "000000000001.sst.tmp",
             "+00000000001.sst",
             "manifest",
+            "000000000001.vlog",
+            "000000000001.0.vlog",
+            "000000000001.0001.vlog",
+            "000000000001.+01.vlog",
+            "000000000001.000.vlog.tmp",
         ] {
             assert_eq!(FileName::parse(name), None, "{name}");
         }

@@ -21,7 +21,7 @@ pub mod session;
 pub mod shard;
 mod sstable;
 mod varint;
-mod vlog;
+pub mod vlog;
 pub mod wal;
 
 pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};

@@ -54,6 +54,49 @@ pub const LOG_PREWRITE_STEP_BYTES: usize = 256 << 10;
 /// Files of the log of one shard.
 pub const LOG_FILES_MAX: usize = 1 << 16;
 
+// ---- value log ----
+
+/// Shortest and longest segment of the value log.
+pub const VLOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// See [`VLOG_SEGMENT_BYTES_MIN`].
+pub const VLOG_SEGMENT_BYTES_MAX: u64 = 4 << 30;
+/// Segment length unless configured: long enough that a segment is prepared every quarter of a
+/// second at the most, short enough that collecting one is a small step.
+pub const VLOG_SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
+
+/// Records of one segment; bounds the memory that collecting it takes for the slot index (16 MiB).
+pub const VLOG_SLOTS_MAX: u32 = 1 << 20;
+
+/// The longest write of the value log.
+pub const VLOG_WRITE_BYTES_MAX: usize = IO_BYTES_MAX;
+
+/// Writes of the value log in flight at once; see `vlog/pipeline.rs` for what was measured.
+pub const VLOG_WRITES_IN_FLIGHT_MAX: usize = 8;
+
+/// Below this many writes in flight, whatever is staged is submitted at once; from here on only
+/// full buffers are, and smaller values gather.
+pub const VLOG_EAGER_WRITES: usize = 2;
+
+/// [`crate::vlog::ValueLog::wait_for_room`] waits while more than this is staged and not yet durable.
+pub const VLOG_STAGED_BYTES_MAX: usize = 32 << 20;
+
+/// Pieces of one value read at once.
+pub const VLOG_READS_IN_FLIGHT_MAX: usize = 4;
+
+/// A range that ends this close to the front of its value is read together with the record's head.
+pub const VLOG_NEAR_FRONT_BYTES: usize = 128 << 10;
+
+/// Slot-index pages of collected segments kept in memory, of 4 KiB each.
+pub const VLOG_INDEX_PAGES_CACHED_MAX: usize = 512;
+
+/// Writes of a collected segment in flight at once.
+pub const VLOG_REWRITES_IN_FLIGHT_MAX: usize = 2;
+
+/// How far beyond a record that is not intact the next one is looked for after a crash: as far as
+/// writes can have been in flight, and beyond the longest record.
+pub const VLOG_GAP_BYTES_MAX: u64 =
+    (VLOG_WRITES_IN_FLIGHT_MAX * VLOG_WRITE_BYTES_MAX + VALUE_BYTES_MAX + (1 << 20)) as u64;
+
 // ---- memtable ----
 
 /// Memory is taken for keys and small values in pieces of this size.
@@ -138,6 +181,12 @@ const _: () = {
     assert!(LOG_ENTRY_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= MEMBERSHIP_BYTES_MAX);
     assert!(LOG_STAGED_BYTES_MAX >= 2 * LOG_ENTRY_BYTES_MAX);
+    assert!(VLOG_WRITE_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
+    assert!(VLOG_WRITE_BYTES_MAX <= IO_BYTES_MAX);
+    assert!(VLOG_EAGER_WRITES < VLOG_WRITES_IN_FLIGHT_MAX);
+    assert!(VLOG_STAGED_BYTES_MAX >= 2 * VALUE_BYTES_MAX);
+    assert!(VLOG_SEGMENT_BYTES_DEFAULT > 2 * VALUE_BYTES_MAX as u64);
+    assert!(VLOG_NEAR_FRONT_BYTES + 2 * KEY_BYTES_MAX + (64 << 10) <= IO_BYTES_MAX);
     assert!(KEY_BYTES_MAX < TABLE_BLOCK_BYTES);
     assert!(KEEP_VALUE_BYTES_MIN * 2 <= KEPT_VALUE_CHARGE_MIN);
     assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);

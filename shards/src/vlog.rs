@@ -1,5 +1,344 @@
 //! The value log: values too long to be moved by every compaction, each written once.
+//!
+//! * `format`: the bytes on disk. `pointer`: what names a value.
+//! * `pipeline`: the way from staged to durable; pure. `writer`: the tasks that write, and that
+//!   prepare and seal segments.
+//! * `segments`: the segments there are, as snapshots. `reader`: values read back.
+//! * `walk`, `recovery`: reading a segment from its front, and what is true after a start.
+//! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
+//! * `inspect`: a segment checked and printed.
+//!
+//! Invariants:
+//! * A pointer stays true while anything refers to its record: collection keeps segment and slot.
+//! * A segment that was in use when the process ended is never appended to again.
+//! * A file counts if the manifest names its id and generation, or if it is the first generation of
+//!   a segment begun since the manifest was written. Everything else is removed at a start. So a
+//!   collection or a removal may be broken off anywhere.
+//! * A failed write or sync is final: the value log is fenced.
 
+mod format;
+mod inspect;
+mod pipeline;
+mod plan;
 mod pointer;
+mod reader;
+mod recovery;
+mod rewrite;
+mod segments;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod writer;
 
+pub(crate) use format::MAGIC;
+pub(crate) use inspect::inspect;
+pub use inspect::{Verified, Verifier};
+pub use plan::{Action, GarbageReport, PlanInput, SegmentGarbage, SegmentUse, plan};
 pub use pointer::ValuePointer;
+pub(crate) use pointer::record_bytes;
+pub use rewrite::{RecordRef, Rewritten};
+pub use segments::{Segment, SegmentMeta, Segments};
+
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{LogIndex, Owner, ValueSegmentId};
+use crate::limits;
+use corelith_io::sync::notify::Notify;
+use corelith_io::{BLOCK_SIZE, JoinHandle};
+use pipeline::Pipeline;
+use segments::IndexCache;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Counts the values staged since a value log was opened; 0 stands for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// How to open a value log.
+#[derive(Clone, Copy, Debug)]
+pub struct ValueLogOptions {
+    /// Length of a segment, rounded up to whole blocks and into the bounds of
+    /// [`limits`](crate::limits). A record never spans two.
+    pub segment_bytes: u64,
+    /// How fast a collection goes on at most, in bytes read per second; 0 for no limit.
+    pub rewrite_bytes_per_second: u64,
+}
+
+impl Default for ValueLogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: limits::VLOG_SEGMENT_BYTES_DEFAULT,
+            rewrite_bytes_per_second: 0,
+        }
+    }
+}
+
+/// The value log of one shard. Belongs to one core; clones share it.
+#[derive(Clone)]
+pub struct ValueLog {
+    handle: Rc<Handle>,
+}
+
+/// Ends the background tasks when the last clone goes without [`ValueLog::close`].
+struct Handle {
+    shared: Rc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+type OnDurable = Rc<dyn Fn(Result<Ticket>)>;
+
+/// What the value log and its tasks share.
+struct Shared {
+    dir: PathBuf,
+    owner: Owner,
+    options: ValueLogOptions,
+    pipeline: RefCell<Pipeline>,
+    segments: RefCell<Rc<Segments>>,
+    index_cache: RefCell<IndexCache>,
+    /// Segments that were replaced or dropped, until nobody reads them.
+    obsolete: RefCell<Vec<Rc<Segment>>>,
+    /// Files of collections that were broken off or not installed.
+    garbage: RefCell<Vec<PathBuf>>,
+    disk_full: Cell<bool>,
+    wake_writer: Notify,
+    wake_keeper: Notify,
+    closing: Notify,
+    /// Something became durable or was sealed, or the value log ended.
+    progress: Notify,
+    on_durable: RefCell<Option<OnDurable>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+}
+
+impl ValueLog {
+    /// Opens the value log in the existing directory `dir`. `known` are the segments that the
+    /// manifest names, and no other segment has an id below `next`. Returns also the names of files
+    /// that nothing refers to; they are removed.
+    ///
+    /// Segments begun since the manifest was written are among [`ValueLog::segments`], sealed, with
+    /// what a scan found in them; a value in them that was never reported durable may be there.
+    ///
+    /// # Errors
+    /// `Corrupt` when a known segment is missing or the header of any is damaged, `OtherStore`,
+    /// `NewerFormat`, `Io`.
+    pub async fn open(
+        dir: &Path,
+        owner: Owner,
+        options: ValueLogOptions,
+        known: Vec<SegmentMeta>,
+        next: ValueSegmentId,
+    ) -> Result<(Self, Vec<FileName>)> {
+        let options = options.within_limits();
+        let recovered = recovery::recover(dir, owner, &known, next).await?;
+        let shared = Rc::new(Shared {
+            dir: dir.to_path_buf(),
+            owner,
+            options,
+            pipeline: RefCell::new(Pipeline::new(owner, options, recovered.next)),
+            segments: RefCell::new(Rc::new(recovered.segments)),
+            index_cache: RefCell::default(),
+            obsolete: RefCell::default(),
+            garbage: RefCell::default(),
+            disk_full: Cell::new(false),
+            wake_writer: Notify::new(),
+            wake_keeper: Notify::new(),
+            closing: Notify::new(),
+            progress: Notify::new(),
+            on_durable: RefCell::new(None),
+            tasks: RefCell::default(),
+        });
+        shared.tasks.borrow_mut().extend([
+            corelith_io::spawn(writer::run(Rc::clone(&shared))),
+            corelith_io::spawn(writer::run_keeper(Rc::clone(&shared))),
+        ]);
+        let handle = Rc::new(Handle { shared });
+        Ok((Self { handle }, recovered.removed))
+    }
+
+    fn shared(&self) -> &Rc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Has `told` called whenever more values are durable, with the last one of the contiguous
+    /// durable prefix, and with the error after which nothing more ever will be. It may call the
+    /// value log. Set once.
+    pub fn on_durable(&self, told: impl Fn(Result<Ticket>) + 'static) {
+        let before = self.shared().on_durable.replace(Some(Rc::new(told)));
+        assert!(before.is_none(), "one is told of progress");
+    }
+
+    /// Stages a value for the write at `at` of `key`. It is in memory on return, and its pointer is
+    /// final; it is durable once [`ValueLog::durable`] has reached its ticket. Callers wait in
+    /// [`ValueLog::wait_for_room`] first: that is what bounds memory.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`; `TooLarge` when it exceeds the limits or a segment, which changes
+    /// nothing.
+    pub fn stage(&self, at: LogIndex, key: &[u8], value: &[u8]) -> Result<(ValuePointer, Ticket)> {
+        let shared = self.shared();
+        let staged = shared.pipeline.borrow_mut().stage(at, key, value)?;
+        shared.wake_writer.notify_one();
+        Ok(staged)
+    }
+
+    /// The last staged value.
+    pub fn staged(&self) -> Ticket {
+        self.shared().pipeline.borrow().staged()
+    }
+
+    /// The last value of the contiguous durable prefix of all staged ones.
+    pub fn durable(&self) -> Ticket {
+        self.shared().pipeline.borrow().durable()
+    }
+
+    /// Waits until a value is durable.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`: it never will be.
+    pub async fn wait_durable(&self, ticket: Ticket) -> Result<()> {
+        self.shared().wait_durable(ticket).await
+    }
+
+    /// Waits while too much is staged that is not durable yet.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    pub async fn wait_for_room(&self) -> Result<()> {
+        let shared = self.shared();
+        loop {
+            let progress = shared.progress.notified();
+            let outstanding = {
+                let pipeline = shared.pipeline.borrow();
+                pipeline.refusal().map_or(Ok(()), Err)?;
+                pipeline.outstanding_bytes()
+            };
+            if outstanding <= limits::VLOG_STAGED_BYTES_MAX {
+                return Ok(());
+            }
+            progress.await;
+        }
+    }
+
+    /// Whether there is no room on the device for the next segment. What is staged waits for it.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared().disk_full.get()
+    }
+
+    /// The segments at this moment; who holds the snapshot can read all values in it.
+    pub fn segments(&self) -> Rc<Segments> {
+        Rc::clone(&self.shared().segments.borrow())
+    }
+
+    /// The lowest id of a segment that is not sealed, begun or not. All segments below it are sealed:
+    /// a manifest that names those of [`ValueLog::segments`] gives this as the id from which on there
+    /// may be others.
+    pub fn first_unsealed(&self) -> ValueSegmentId {
+        let segments = self.shared().segments.borrow();
+        let unsealed = segments.values().find(|segment| !segment.is_sealed());
+        let next = || self.shared().pipeline.borrow().next_to_begin();
+        unsealed.map_or_else(next, |segment| segment.id())
+    }
+
+    /// Waits for everything staged and stops the background work. Whatever comes after that is
+    /// answered with `Closed`.
+    ///
+    /// # Errors
+    /// `Fenced`; the background work is stopped all the same.
+    pub async fn close(&self) -> Result<()> {
+        let shared = self.shared();
+        let last = self.staged();
+        let flushed = match self.is_disk_full() {
+            true => Ok(()),
+            false => shared.wait_durable(last).await,
+        };
+        shared.stop();
+        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        for task in tasks {
+            task.await;
+        }
+        flushed?;
+        match shared.pipeline.borrow().failure() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ValueLogOptions {
+    fn within_limits(mut self) -> Self {
+        let (min, max) = (
+            limits::VLOG_SEGMENT_BYTES_MIN,
+            limits::VLOG_SEGMENT_BYTES_MAX,
+        );
+        let bytes = self.segment_bytes.clamp(min, max);
+        self.segment_bytes = bytes.next_multiple_of(BLOCK_SIZE as u64);
+        self
+    }
+}
+
+impl Shared {
+    async fn wait_durable(&self, ticket: Ticket) -> Result<()> {
+        loop {
+            let progress = self.progress.notified();
+            {
+                let pipeline = self.pipeline.borrow();
+                if pipeline.durable() >= ticket {
+                    return Ok(());
+                }
+                if let Some(error) = pipeline.failure() {
+                    return Err(error);
+                }
+            }
+            progress.await;
+        }
+    }
+
+    /// Puts a changed copy of the map of segments in its place.
+    fn change_segments(&self, change: impl FnOnce(&mut Segments)) {
+        let mut segments = (**self.segments.borrow()).clone();
+        change(&mut segments);
+        *self.segments.borrow_mut() = Rc::new(segments);
+    }
+
+    /// Takes the outcome of a write.
+    fn complete(&self, number: u64, result: Result<()>) {
+        if let Err(error) = &result {
+            tracing::error!(%error, "a write of the value log failed: it is fenced");
+        }
+        let durable = self.pipeline.borrow_mut().complete(number, result);
+        self.report(durable.transpose());
+    }
+
+    /// Fences the value log.
+    fn fail(&self, error: Error) {
+        tracing::error!(%error, "the value log is fenced");
+        let error = self.pipeline.borrow_mut().fail(error);
+        self.report(Some(Err(error)));
+        self.wake_writer.notify_one();
+        self.wake_keeper.notify_one();
+    }
+
+    fn report(&self, news: Option<Result<Ticket>>) {
+        self.progress.notify_waiters();
+        if self.pipeline.borrow().has_full() {
+            self.wake_keeper.notify_one();
+        }
+        let told = self.on_durable.borrow().clone();
+        if let Some((told, news)) = told.zip(news) {
+            told(news);
+        }
+    }
+
+    fn stop(&self) {
+        self.pipeline.borrow_mut().close();
+        self.wake_writer.notify_one();
+        self.wake_keeper.notify_one();
+        self.closing.notify_waiters();
+        self.progress.notify_waiters();
+    }
+}

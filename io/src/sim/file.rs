@@ -98,6 +98,21 @@ impl File {
         .await
     }
 
+    pub(crate) async fn allocate(&self, len: u64) -> Result<()> {
+        self.check_writable("allocate")?;
+        if len == 0 {
+            return Ok(());
+        }
+        self.unit(
+            "allocate",
+            Op::Allocate {
+                handle: self.handle,
+                len,
+            },
+        )
+        .await
+    }
+
     fn check_writable(&self, operation: &'static str) -> Result<()> {
         if self.options.write || self.options.create_new {
             return Ok(());
@@ -305,7 +320,7 @@ fn weigh(op: &Op) -> (IoKind, usize) {
     match op {
         Op::Read { len, .. } => (IoKind::Read, *len),
         Op::Write { data, .. } => (IoKind::Write, data.len()),
-        Op::SetLen { .. } => (IoKind::Write, 0),
+        Op::SetLen { .. } | Op::Allocate { .. } => (IoKind::Write, 0),
         Op::Sync { .. } | Op::SyncDir { .. } => (IoKind::Sync, 0),
         _ => (IoKind::Name, 0),
     }

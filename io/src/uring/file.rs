@@ -162,6 +162,19 @@ impl File {
             .map_err(|error| self.failed("set the length of", io_error(error)))
     }
 
+    pub(crate) async fn allocate(&self, len: u64) -> Result<()> {
+        // The kernel refuses to reserve nothing.
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            match once(self.file.pre_allocate(len, false)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.retry("allocate", error)?,
+            }
+        }
+    }
+
     fn stat(&self) -> Result<sys::Stat> {
         sys::stat(&self.file).map_err(|error| self.failed("look at", error))
     }

@@ -1,7 +1,9 @@
 //! Files: reads, writes, lengths, many in flight.
 
 use crate::Place;
-use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions};
+use corelith_io::{
+    BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions, free_bytes, remove_file, sync_dir,
+};
 use futures_util::future::{join_all, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::path::PathBuf;
@@ -168,6 +170,42 @@ pub(crate) async fn a_new_length_is_seen(place: Place) {
         read[100..].iter().all(|byte| *byte == 0),
         "the gap is zeros"
     );
+}
+
+pub(crate) async fn allocated_space_is_zeros(place: Place) {
+    let file = create_with(&place, &pattern(BLOCK_SIZE + 100)).await;
+    file.allocate(0).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), BLOCK + 100);
+    file.allocate(5 * BLOCK).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), 5 * BLOCK);
+    let read = file.read_at(0, 9 * BLOCK_SIZE).await.unwrap();
+    assert_eq!(read.len(), 5 * BLOCK_SIZE);
+    assert_eq!(read[..BLOCK_SIZE + 100], pattern(BLOCK_SIZE + 100));
+    assert!(read[BLOCK_SIZE + 100..].iter().all(|byte| *byte == 0));
+    file.allocate(2 * BLOCK).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), 5 * BLOCK, "it never shortens");
+    file.write_at(3 * BLOCK, block_of(8)).await.unwrap();
+    file.sync().await.unwrap();
+    let read = file.read_at(2 * BLOCK, 2 * BLOCK_SIZE).await.unwrap();
+    assert_eq!(read[..BLOCK_SIZE], [0; BLOCK_SIZE]);
+    assert_eq!(read[BLOCK_SIZE..], [8; BLOCK_SIZE]);
+}
+
+pub(crate) async fn allocated_space_is_taken(place: Place) {
+    const LEN: u64 = 64 << 20;
+    let before = free_bytes(&place.dir).await.unwrap();
+    let file = create(&place).await;
+    let error = file.allocate(before + (1 << 40)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    drop(file);
+    remove_file(&path(&place)).await.unwrap();
+    sync_dir(&place.dir).await.unwrap();
+
+    let file = create(&place).await;
+    file.allocate(LEN).await.unwrap();
+    let read_only = File::open(&path(&place)).await.unwrap();
+    read_only.allocate(2 * LEN).await.unwrap_err();
+    assert_eq!(file.len().await.unwrap(), LEN);
 }
 
 pub(crate) async fn a_second_handle_sees_the_same_bytes(place: Place) {

@@ -47,6 +47,8 @@ macro_rules! for_each_case {
             files::many_durable_writes_in_flight,
             files::many_reads_and_writes_in_flight_from_one_task,
             files::a_new_length_is_seen,
+            files::allocated_space_is_zeros,
+            files::allocated_space_is_taken,
             files::a_second_handle_sees_the_same_bytes,
             files::an_abandoned_write_leaves_the_rest_alone,
             files::a_buffer_is_as_long_as_asked,

@@ -45,3 +45,8 @@ impl ValuePointer {
         })
     }
 }
+
+/// Bytes that the record of a value takes, without what aligns it.
+pub(crate) fn record_bytes(key_len: usize, len: u32) -> u64 {
+    48 + key_len as u64 + 4 * u64::from(len.div_ceil(65_536).max(1)) + u64::from(len)
+}

@@ -78,11 +78,9 @@ impl Inode {
 
     /// Bytes of disk space that a write would take beyond what the file has.
     pub(super) fn growth(&self, offset: u64, len: usize) -> u64 {
-        let first = index(offset) / PAGE;
-        let holes = (first..first + len.div_ceil(PAGE))
-            .filter(|page| self.pages.get(*page).is_none_or(Option::is_none))
-            .count();
-        (holes * PAGE) as u64
+        let (first, count) = (index(offset) / PAGE, len.div_ceil(PAGE));
+        let present = self.pages.iter().skip(first).take(count).flatten().count();
+        ((count - present) * PAGE) as u64
     }
 
     /// Writes whole pages; `offset` and the length are multiples of the page size.
@@ -156,6 +154,16 @@ impl Inode {
             self.put(pages - 1, Some(Rc::from(cut)), false);
         }
         self.len = len;
+    }
+
+    /// Fills the holes among the first `len` bytes with zeros, which take space.
+    pub(super) fn allocate(&mut self, len: u64, zeros: &Rc<[u8]>) {
+        for at in 0..index(len).div_ceil(PAGE) {
+            if self.pages.get(at).is_none_or(Option::is_none) {
+                self.put(at, Some(Rc::clone(zeros)), false);
+            }
+        }
+        self.len = self.len.max(len);
     }
 
     pub(super) fn begin_sync(&self) -> SyncSet {

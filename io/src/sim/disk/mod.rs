@@ -53,6 +53,10 @@ pub(super) enum Op {
         handle: Handle,
         len: u64,
     },
+    Allocate {
+        handle: Handle,
+        len: u64,
+    },
     Open {
         path: PathBuf,
         options: OpenOptions,
@@ -159,7 +163,8 @@ impl Disk {
             Op::Read { handle, .. }
             | Op::Write { handle, .. }
             | Op::Sync { handle }
-            | Op::SetLen { handle, .. } => self.path(*handle),
+            | Op::SetLen { handle, .. }
+            | Op::Allocate { handle, .. } => self.path(*handle),
             Op::Open { path, .. }
             | Op::CreateDirs { path }
             | Op::List { path }
@@ -284,6 +289,10 @@ impl Disk {
                 self.change_inode(*handle, |inode| inode.set_len(*len));
                 Ok(Output::Unit)
             }
+            Op::Allocate { handle, len } => {
+                self.allocate(*handle, *len)?;
+                Ok(Output::Unit)
+            }
             Op::Open { path, options } => self.open_file(path, *options).map(Output::Handle),
             Op::List { path } => self.list(path).map(Output::Entries),
             Op::SyncDir { path } => {
@@ -364,12 +373,26 @@ impl Disk {
 
     fn write(&mut self, handle: Handle, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
         let growth = self.inode(handle).growth(offset, data.len());
+        self.check_room(growth)?;
+        let zeros = Rc::clone(&self.zeros);
+        self.change_inode(handle, |inode| inode.write(offset, data, durable, &zeros));
+        Ok(())
+    }
+
+    fn allocate(&mut self, handle: Handle, len: u64) -> io::Result<()> {
+        let bytes = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(ENOSPC))?;
+        let growth = self.inode(handle).growth(0, bytes);
+        self.check_room(growth)?;
+        let zeros = Rc::clone(&self.zeros);
+        self.change_inode(handle, |inode| inode.allocate(len, &zeros));
+        Ok(())
+    }
+
+    fn check_room(&mut self, growth: u64) -> io::Result<()> {
         let seems_full = self.used_bytes + growth > self.capacity_bytes;
         if seems_full && growth > self.free_bytes() {
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
-        let zeros = Rc::clone(&self.zeros);
-        self.change_inode(handle, |inode| inode.write(offset, data, durable, &zeros));
         Ok(())
     }
 

@@ -1,0 +1,478 @@
+//! The way of a value from staged to durable: pure bookkeeping, without I/O.
+//!
+//! ```text
+//! stage ──> open buffer ──full──> sealed buffers ──submit──> in flight ──contiguous──> durable
+//!                └───────few writes in flight───────┘
+//! ```
+//!
+//! Invariants:
+//! * Where a record will be is decided when it is staged, whether or not its segment exists yet.
+//!   Segments are used in the order of their ids, without a gap.
+//! * Buffers are submitted in the order of staging, each at the offset that was decided.
+//! * `durable` counts the contiguous durable prefix of all staged values.
+//! * No block is written twice: what is submitted ends at a multiple of 4 KiB, and the next record
+//!   starts there or later.
+//! * After a failure nothing is submitted or reported durable any more.
+//!
+//! Writes go to allocated space with `O_DSYNC`. Measured on the development machine (ext4 on a
+//! virtio disk, other work on it; GiB/s, median of three runs, in brackets the 99th percentile of
+//! one write):
+//!
+//! ```text
+//! TABLE
+//! ```
+
+use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
+use super::pointer::ValuePointer;
+use super::segments::{Segment, Totals};
+use super::{Ticket, ValueLogOptions};
+use crate::error::{Error, Result};
+use crate::ids::{LogIndex, Owner, ValueSegmentId};
+use crate::limits;
+use corelith_io::{BLOCK_SIZE, Buf};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// A buffer of staged bytes that one write takes to its segment.
+struct Batch {
+    segment: ValueSegmentId,
+    offset: u64,
+    buf: Buf,
+    /// Bytes used.
+    len: usize,
+    mark: Mark,
+}
+
+/// The last record that ends in a buffer or before it.
+#[derive(Clone, Copy)]
+struct Mark {
+    ticket: Ticket,
+    /// Where it ends, or the first one of the segment begins.
+    end: u64,
+    /// Of the segment, up to it.
+    totals: Totals,
+}
+
+impl Batch {
+    fn room(&self) -> usize {
+        self.buf.len() - self.len
+    }
+
+    /// The buffer as it is written, padded with zeros.
+    fn finish(mut self) -> Buf {
+        let disk_len = self.len.next_multiple_of(BLOCK_SIZE);
+        let padding = self.buf.get_mut(self.len..disk_len).unwrap_or_default();
+        padding.fill(0);
+        if disk_len == self.buf.len() {
+            return self.buf;
+        }
+        // A buffer is recycled at the length it was written with; making a new one of the full
+        // length costs far more than this copy.
+        let mut exact = Buf::alloc(disk_len);
+        exact.copy_from_slice(self.buf.get(..disk_len).unwrap_or_default());
+        exact
+    }
+}
+
+struct InFlight {
+    number: u64,
+    segment: Rc<Segment>,
+    end: u64,
+    bytes: usize,
+    mark: Mark,
+    done: bool,
+}
+
+/// A buffer to write.
+pub(super) struct Write {
+    pub(super) number: u64,
+    pub(super) segment: Rc<Segment>,
+    pub(super) offset: u64,
+    pub(super) buf: Buf,
+}
+
+/// What the writer shall do next.
+pub(super) enum Next {
+    /// Wait.
+    Nothing,
+    /// Wait for a prepared segment.
+    NeedSegment,
+    /// Show this segment to readers: it is the one that is written from now on.
+    Begin(Rc<Segment>),
+    /// Submit this.
+    Write(Write),
+}
+
+/// See the module. Belongs to the core of its value log.
+pub(super) struct Pipeline {
+    owner: Owner,
+    segment_bytes: u64,
+
+    /// Where the next record goes.
+    segment: ValueSegmentId,
+    offset: u64,
+    slot: u32,
+    staged: Mark,
+    outstanding_bytes: usize,
+    open: Option<Batch>,
+    sealed: VecDeque<Batch>,
+
+    active: Option<Rc<Segment>>,
+    prepared: Option<Rc<Segment>>,
+    next_prepared: ValueSegmentId,
+    starved: bool,
+    /// Full segments, oldest first, whose writes may still be in flight.
+    full: VecDeque<Rc<Segment>>,
+
+    next_number: u64,
+    in_flight: VecDeque<InFlight>,
+    flying: usize,
+    durable: Ticket,
+    /// Records that begin before here are durable.
+    durable_at: (ValueSegmentId, u64),
+
+    failed: Option<Error>,
+    closed: bool,
+}
+
+impl Pipeline {
+    /// Starts with the segment `next`, which does not exist yet.
+    pub(super) fn new(owner: Owner, options: ValueLogOptions, next: ValueSegmentId) -> Self {
+        Self {
+            owner,
+            segment_bytes: options.segment_bytes,
+            segment: next,
+            offset: RECORDS_START,
+            slot: 0,
+            staged: Mark {
+                ticket: Ticket(0),
+                end: RECORDS_START,
+                totals: Totals::default(),
+            },
+            outstanding_bytes: 0,
+            open: None,
+            sealed: VecDeque::new(),
+            active: None,
+            prepared: None,
+            next_prepared: next,
+            starved: false,
+            full: VecDeque::new(),
+            next_number: 0,
+            in_flight: VecDeque::new(),
+            flying: 0,
+            durable: Ticket(0),
+            durable_at: (next, RECORDS_START),
+            failed: None,
+            closed: false,
+        }
+    }
+
+    // ---- staging ----
+
+    /// The error that ends all use of the value log, if there is one.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        match &self.failed {
+            Some(error) => Some(error.clone()),
+            None if self.closed => Some(Error::Closed),
+            None => None,
+        }
+    }
+
+    /// Why the value log is fenced, if it is.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failed.clone()
+    }
+
+    /// Stages a value.
+    pub(super) fn stage(
+        &mut self,
+        at: LogIndex,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(ValuePointer, Ticket)> {
+        self.refusal().map_or(Ok(()), Err)?;
+        let mut header = self.header_of(at, key, value)?;
+        let len = header.record_len();
+        let fits = |offset: u64| offset + len <= self.segment_bytes;
+        let start = self.offset.next_multiple_of(RECORD_ALIGNMENT);
+        let start = match fits(start) && self.slot < limits::VLOG_SLOTS_MAX {
+            true => start,
+            false => self.begin_segment(),
+        };
+        (header.slot, header.offset) = (self.slot, start);
+        // Two passes over the value: the checksums of its pages come before it.
+        let (head, crc) = header.encode_head(seed(self.owner, self.segment), key, value);
+        let padding = usize::try_from(start - self.offset).unwrap_or(0);
+        self.put(
+            [0; RECORD_ALIGNMENT as usize]
+                .get(..padding)
+                .unwrap_or_default(),
+        );
+        self.put(&head);
+        self.put(value);
+
+        self.slot += 1;
+        self.staged.ticket = Ticket(self.staged.ticket.0 + 1);
+        self.staged.end = start + len;
+        self.staged.totals.add(key.len(), header.value_len, at);
+        let last = self.open.as_mut().or(self.sealed.back_mut());
+        if let Some(batch) = last {
+            batch.mark = self.staged;
+        }
+        let pointer = ValuePointer {
+            segment: self.segment,
+            slot: header.slot,
+            offset: start,
+            len: header.value_len,
+            crc,
+        };
+        Ok((pointer, self.staged.ticket))
+    }
+
+    fn header_of(&self, at: LogIndex, key: &[u8], value: &[u8]) -> Result<RecordHeader> {
+        let key_len = check_len(key.len(), limits::KEY_BYTES_MAX)?;
+        let value_len = check_len(value.len(), limits::VALUE_BYTES_MAX)?;
+        let header = RecordHeader {
+            key_len,
+            value_len,
+            slot: 0,
+            at,
+            offset: 0,
+        };
+        let room = self.segment_bytes - RECORDS_START;
+        if header.record_len() > room {
+            return Err(Error::TooLarge {
+                len: header.record_len(),
+                limit: room,
+            });
+        }
+        Ok(header)
+    }
+
+    /// Goes on to the next segment; returns where its first record is.
+    fn begin_segment(&mut self) -> u64 {
+        self.seal();
+        self.segment = ValueSegmentId(self.segment.0 + 1);
+        self.offset = RECORDS_START;
+        self.slot = 0;
+        self.staged.end = RECORDS_START;
+        self.staged.totals = Totals::default();
+        RECORDS_START
+    }
+
+    /// Appends to the open buffer, and to as many more as it takes.
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (segment, offset) = (self.segment, self.offset);
+            let mark = self.staged;
+            let left = usize::try_from(self.segment_bytes - offset).unwrap_or(usize::MAX);
+            let batch = self.open.get_or_insert_with(|| {
+                assert!(offset.is_multiple_of(BLOCK), "a batch starts a block");
+                Batch {
+                    segment,
+                    offset,
+                    buf: Buf::alloc(limits::VLOG_WRITE_BYTES_MAX.min(left)),
+                    len: 0,
+                    mark,
+                }
+            });
+            let (here, rest) = bytes.split_at(bytes.len().min(batch.room()));
+            let to = batch.buf.get_mut(batch.len..batch.len + here.len());
+            to.unwrap_or_default().copy_from_slice(here);
+            batch.len += here.len();
+            let is_full = batch.room() == 0;
+            self.offset += here.len() as u64;
+            self.outstanding_bytes += here.len();
+            bytes = rest;
+            if is_full {
+                self.seal();
+            }
+        }
+    }
+
+    fn seal(&mut self) {
+        if let Some(batch) = self.open.take() {
+            self.offset = self.offset.next_multiple_of(BLOCK);
+            self.sealed.push_back(batch);
+        }
+    }
+
+    pub(super) fn staged(&self) -> Ticket {
+        self.staged.ticket
+    }
+
+    pub(super) fn durable(&self) -> Ticket {
+        self.durable
+    }
+
+    pub(super) fn outstanding_bytes(&self) -> usize {
+        self.outstanding_bytes
+    }
+
+    /// The segment that will be begun next.
+    pub(super) fn next_to_begin(&self) -> ValueSegmentId {
+        let prepared = self.prepared.as_ref();
+        prepared.map_or(self.next_prepared, |segment| segment.id())
+    }
+
+    /// Whether the record that begins there was staged here and is not durable yet.
+    pub(super) fn is_pending(&self, segment: ValueSegmentId, offset: u64) -> bool {
+        let place = (segment, offset);
+        self.durable_at <= place && place < (self.segment, self.staged.end)
+    }
+
+    // ---- submission ----
+
+    /// Decides what to write next.
+    pub(super) fn next(&mut self) -> Next {
+        if self.failed.is_some() || self.in_flight.len() >= limits::VLOG_WRITES_IN_FLIGHT_MAX {
+            return Next::Nothing;
+        }
+        if self.sealed.is_empty() && self.flying < limits::VLOG_EAGER_WRITES {
+            self.seal();
+        }
+        let Some(batch) = self.sealed.pop_front() else {
+            return Next::Nothing;
+        };
+        match &self.active {
+            Some(active) if active.id() == batch.segment => {
+                let active = Rc::clone(active);
+                Next::Write(self.submit(active, batch))
+            }
+            _ => {
+                self.sealed.push_front(batch);
+                self.next_segment()
+            }
+        }
+    }
+
+    fn next_segment(&mut self) -> Next {
+        let Some(prepared) = self.prepared.take() else {
+            self.starved = true;
+            return Next::NeedSegment;
+        };
+        self.full.extend(self.active.replace(Rc::clone(&prepared)));
+        Next::Begin(prepared)
+    }
+
+    fn submit(&mut self, segment: Rc<Segment>, batch: Batch) -> Write {
+        let (number, offset) = (self.next_number, batch.offset);
+        self.next_number += 1;
+        self.flying += 1;
+        self.in_flight.push_back(InFlight {
+            number,
+            segment: Rc::clone(&segment),
+            end: offset + batch.len.next_multiple_of(BLOCK_SIZE) as u64,
+            bytes: batch.len,
+            mark: batch.mark,
+            done: false,
+        });
+        Write {
+            number,
+            segment,
+            offset,
+            buf: batch.finish(),
+        }
+    }
+
+    // ---- completion ----
+
+    /// Takes the outcome of a write; returns what is durable since, if that is more than before.
+    pub(super) fn complete(&mut self, number: u64, result: Result<()>) -> Result<Option<Ticket>> {
+        self.flying -= 1;
+        if let Err(error) = result {
+            return Err(self.fail(error));
+        }
+        if self.failed.is_some() {
+            return Ok(None);
+        }
+        for write in &mut self.in_flight {
+            write.done |= write.number == number;
+        }
+        let before = self.durable;
+        while let Some(write) = self.in_flight.pop_front_if(|write| write.done) {
+            let mark = write.mark;
+            assert!(mark.ticket >= self.durable, "the durable prefix only grows");
+            write.segment.grow(write.end, mark.totals);
+            self.durable = mark.ticket;
+            self.durable_at = (write.segment.id(), mark.end);
+            self.outstanding_bytes -= write.bytes;
+        }
+        Ok((self.durable > before).then_some(self.durable))
+    }
+
+    /// Fences the value log; returns what everybody is told.
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        let fenced = match error {
+            Error::Fenced(_) | Error::Closed => error,
+            other => Error::Fenced(Box::new(other)),
+        };
+        self.sealed.clear();
+        self.open = None;
+        self.outstanding_bytes = 0;
+        self.failed.get_or_insert(fenced).clone()
+    }
+
+    // ---- segments ----
+
+    /// The segment to prepare, if one should be: when there is work for it, or the active one is
+    /// half full. A shard without separated values has none.
+    pub(super) fn wants_segment(&self) -> Option<ValueSegmentId> {
+        let half_full = self.active.as_ref().is_some_and(|active| {
+            (self.segment, self.offset) > (active.id(), self.segment_bytes / 2)
+        });
+        let wanted = self.failed.is_none()
+            && self.prepared.is_none()
+            && (self.starved || (half_full && !self.closed));
+        wanted.then_some(self.next_prepared)
+    }
+
+    pub(super) fn add_prepared(&mut self, segment: Rc<Segment>) {
+        assert_eq!(segment.id(), self.next_prepared, "segments come in order");
+        self.next_prepared = ValueSegmentId(segment.id().0 + 1);
+        self.prepared = Some(segment);
+        self.starved = false;
+    }
+
+    /// The oldest full segment, once nothing is in flight to it.
+    pub(super) fn take_full(&mut self) -> Option<Rc<Segment>> {
+        let oldest = self.in_flight.front().map(|write| write.segment.id());
+        let is_failed = self.failed.is_some();
+        self.full
+            .pop_front_if(|segment| !is_failed && oldest.is_none_or(|oldest| oldest > segment.id()))
+    }
+
+    pub(super) fn has_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// Whether everything staged is written, or never will be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flying == 0 && self.open.is_none() && self.sealed.is_empty()
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+}
+
+fn check_len(len: usize, limit: usize) -> Result<u32> {
+    let too_large = || Error::TooLarge {
+        len: len as u64,
+        limit: limit as u64,
+    };
+    match u32::try_from(len) {
+        Ok(len) if len as usize <= limit => Ok(len),
+        _ => Err(too_large()),
+    }
+}

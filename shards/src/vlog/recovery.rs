@@ -1,0 +1,81 @@
+//! What the value log holds after a start.
+
+use super::segments::{Segment, SegmentMeta, Segments};
+use super::{walk, writer};
+use crate::error::Result;
+use crate::filename::FileName;
+use crate::ids::{Owner, ValueSegmentId};
+use std::path::Path;
+use std::rc::Rc;
+
+/// What a recovery found and did.
+pub(super) struct Recovered {
+    pub(super) segments: Segments,
+    /// Files that nothing refers to, which are removed.
+    pub(super) removed: Vec<FileName>,
+    /// Higher than any id found.
+    pub(super) next: ValueSegmentId,
+}
+
+/// Opens the segments that the manifest names, adopts those begun since, and removes the rest.
+pub(super) async fn recover(
+    dir: &Path,
+    owner: Owner,
+    known: &[SegmentMeta],
+    next: ValueSegmentId,
+) -> Result<Recovered> {
+    let mut found = Recovered {
+        segments: Segments::new(),
+        removed: Vec::new(),
+        next,
+    };
+    for meta in known {
+        let segment = Segment::open(dir, owner, *meta).await?;
+        found.segments.insert(meta.id, Rc::new(segment));
+        found.next = found.next.max(ValueSegmentId(meta.id.0 + 1));
+    }
+    for entry in corelith_io::list_dir(dir).await? {
+        let name = match FileName::parse(&entry.name) {
+            Some(name @ FileName::ValueSegment(id, generation)) => {
+                found.next = found.next.max(ValueSegmentId(id.0 + 1));
+                let named = found.segments.get(&id);
+                if named.is_some_and(|segment| segment.generation() == generation) {
+                    continue;
+                }
+                let is_new = named.is_none() && id >= next && generation == 0;
+                if is_new && let Some(segment) = adopt(dir, owner, id).await? {
+                    found.segments.insert(id, segment);
+                    continue;
+                }
+                name
+            }
+            Some(name @ FileName::ValueSegmentTemporary(_)) => name,
+            _ => continue,
+        };
+        found.removed.push(name);
+    }
+    for name in &found.removed {
+        corelith_io::remove_file(&name.path(dir)).await?;
+    }
+    if !found.removed.is_empty() {
+        writer::sync_dir(dir).await?;
+    }
+    Ok(found)
+}
+
+/// Seals a segment begun after the last edit of the manifest at what a scan finds in it; `None` if
+/// that is nothing.
+async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Rc<Segment>>> {
+    let segment = Rc::new(Segment::open_unnamed(dir, owner, id).await?);
+    let scan = walk::scan(&segment).await?;
+    if let Some(offset) = scan.first_gap {
+        let file = segment.path.display();
+        tracing::warn!(%file, offset, "a record is missing before later ones");
+    }
+    if scan.totals.records == 0 {
+        return Ok(None);
+    }
+    segment.cut(scan.end, scan.totals);
+    segment.seal().await?;
+    Ok(Some(segment))
+}

@@ -1,0 +1,415 @@
+//! Collecting a segment: its live records written anew, as the next generation.
+//!
+//! The order of a collection, each step durable before the next: the new file
+//! ([`ValueLog::rewrite`]), the manifest that names it instead of the old one (the caller's), then
+//! [`ValueLog::install_rewritten`] and [`ValueLog::remove_obsolete`]. A crash in between leaves a
+//! file that no manifest names.
+
+use super::format::{
+    self, FileHeader, Footer, Head, INDEX_PAGE_ENTRIES, PageCheck, RECORD_ALIGNMENT, SlotPlace,
+};
+use super::pointer::ValuePointer;
+use super::segments::{Segment, SegmentMeta, Totals};
+use super::walk::{Step, Walk};
+use super::{Shared, ValueLog, writer};
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{LogIndex, ValueSegmentId};
+use crate::limits::{IO_BYTES_MAX, VLOG_REWRITES_IN_FLIGHT_MAX};
+use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, Instant, JoinHandle, OpenOptions};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A record that a collection has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// The user key.
+    pub key: &'a [u8],
+    /// The log index of the write.
+    pub at: LogIndex,
+    /// What names the record.
+    pub pointer: ValuePointer,
+}
+
+/// A segment written anew, not yet in use. Dropped, its file is removed by the next
+/// [`ValueLog::remove_obsolete`].
+pub struct Rewritten {
+    old: Rc<Segment>,
+    new: Rc<Segment>,
+    file: NewFile,
+}
+
+impl Rewritten {
+    /// What the manifest is to say of the new generation.
+    pub fn meta(&self) -> SegmentMeta {
+        self.new.meta()
+    }
+}
+
+/// A file that is garbage unless it is installed.
+struct NewFile {
+    shared: Rc<Shared>,
+    path: Option<PathBuf>,
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        self.shared.garbage.borrow_mut().extend(self.path.take());
+    }
+}
+
+impl ValueLog {
+    /// Writes the records of `segment` of which `is_live` says so into its next generation, and
+    /// checks every byte of them. Nothing in memory changes; the new file is durable on return.
+    ///
+    /// # Errors
+    /// `Corrupt` if any record that may be live is damaged, what `is_live` returns, `Io`; the new
+    /// file is then garbage.
+    ///
+    /// # Panics
+    /// If the segment is not sealed: a bug in the caller.
+    pub async fn rewrite(
+        &self,
+        segment: &Rc<Segment>,
+        is_live: impl AsyncFn(&RecordRef<'_>) -> Result<bool>,
+    ) -> Result<Rewritten> {
+        assert!(segment.is_sealed(), "only sealed segments are collected");
+        let shared = self.shared();
+        let header = FileHeader {
+            generation: segment.generation() + 1,
+            ..segment.header
+        };
+        let path = FileName::ValueSegment(header.segment, header.generation).path(&shared.dir);
+        // One of that name is of a collection that was broken off.
+        match corelith_io::remove_file(&path).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => shared.garbage.borrow_mut().retain(|other| *other != path),
+        }
+        let file = NewFile {
+            shared: Rc::clone(shared),
+            path: Some(path.clone()),
+        };
+        let options = OpenOptions::new().write().create_new();
+        let mut output = Output::new(options.open(&path).await?);
+        output.write(&header.encode()).await?;
+        output.align(BLOCK_SIZE as u64).await?;
+        let mut copy = Copy {
+            shared,
+            segment,
+            output,
+            slots: Vec::new(),
+            totals: Totals::default(),
+        };
+        copy.records(is_live).await?;
+        let meta = copy.finish(header).await?;
+        writer::sync_dir(&shared.dir).await?;
+        let new = Rc::new(Segment::open(&shared.dir, shared.owner, meta).await?);
+        Ok(Rewritten {
+            old: Rc::clone(segment),
+            new,
+            file,
+        })
+    }
+
+    /// Puts a segment written anew in the place of the old one, which is removed once nobody reads
+    /// it. The manifest must name the new one durably.
+    ///
+    /// # Panics
+    /// If the old one is in use no more: a bug in the caller.
+    pub fn install_rewritten(&self, rewritten: Rewritten) {
+        let Rewritten { old, new, mut file } = rewritten;
+        file.path = None;
+        self.replace(&old, Some(new));
+    }
+
+    /// Takes a segment out of use; it is removed once nobody reads it. The manifest must name it no
+    /// more, durably.
+    pub fn drop_segment(&self, id: ValueSegmentId) {
+        let held = self.segments().get(&id).cloned();
+        if let Some(segment) = held {
+            assert!(segment.is_sealed(), "only sealed segments are dropped");
+            self.replace(&segment, None);
+        }
+    }
+
+    fn replace(&self, old: &Rc<Segment>, new: Option<Rc<Segment>>) {
+        let shared = self.shared();
+        let id = old.id();
+        shared.change_segments(|segments| {
+            let replaced = match new {
+                Some(new) => segments.insert(id, new),
+                None => segments.remove(&id),
+            };
+            let is_old = replaced.is_some_and(|replaced| Rc::ptr_eq(&replaced, old));
+            assert!(is_old, "a segment was collected that is not in use");
+        });
+        shared.obsolete.borrow_mut().push(Rc::clone(old));
+    }
+
+    /// Removes the files that are out of use and that nobody reads. What fails is tried again, at
+    /// the latest by the next start.
+    pub async fn remove_obsolete(&self) {
+        let shared = self.shared();
+        let mut paths = std::mem::take(&mut *shared.garbage.borrow_mut());
+        shared.obsolete.borrow_mut().retain(|segment| {
+            let is_held = Rc::strong_count(segment) > 1;
+            if !is_held {
+                paths.push(segment.path.clone());
+            }
+            is_held
+        });
+        for path in paths {
+            match corelith_io::remove_file(&path).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!(%error, "an unused segment of the value log stays");
+                    shared.garbage.borrow_mut().push(path);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A collection going on.
+struct Copy<'a> {
+    shared: &'a Shared,
+    segment: &'a Rc<Segment>,
+    output: Output,
+    slots: Vec<SlotPlace>,
+    totals: Totals,
+}
+
+impl Copy<'_> {
+    /// Copies the live records.
+    async fn records(
+        &mut self,
+        is_live: impl AsyncFn(&RecordRef<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let mut walk = Walk::of_sealed(self.segment).await?;
+        let mut pace = Pace::new(self.shared.options.rewrite_bytes_per_second);
+        let mut seen = Totals::default();
+        let mut damage = None;
+        loop {
+            corelith_io::yield_if_needed().await;
+            let (offset, head) = match walk.next().await? {
+                Step::End => break,
+                Step::Damage(offset, what) => {
+                    damage = damage.or(Some((offset, what)));
+                    continue;
+                }
+                Step::Record(offset, head) => (offset, head),
+            };
+            seen.add(head.key().len(), head.header.value_len, head.header.at);
+            let record = record_ref(self.segment, &head);
+            if is_live(&record).await? {
+                self.record(&mut walk, offset, &head).await?;
+            }
+            pace.keep(walk.at()).await;
+        }
+        // A hole that a crash left is no damage: what was intact then was counted, and is still.
+        let meta = self.segment.meta();
+        if (seen.records, seen.bytes) != (meta.records, meta.bytes) {
+            let (offset, what) = damage.unwrap_or((walk.at(), "records are missing"));
+            return Err(self.segment.corrupt(offset, what));
+        }
+        Ok(())
+    }
+
+    /// Copies a record as it is, and checks its value on the way.
+    async fn record(&mut self, walk: &mut Walk, offset: u64, head: &Head) -> Result<()> {
+        let last = self.slots.last();
+        if last.is_some_and(|last| last.slot >= head.header.slot) {
+            return Err(self.segment.corrupt(offset, "a slot is out of order"));
+        }
+        self.output.align(RECORD_ALIGNMENT).await?;
+        self.slots.push(SlotPlace {
+            slot: head.header.slot,
+            offset: self.output.len(),
+        });
+        self.totals
+            .add(head.key().len(), head.header.value_len, head.header.at);
+        self.output.write(&head.bytes).await?;
+        let damaged = |page: usize| {
+            let at = offset + head.bytes.len() as u64 + (page * format::PAGE_BYTES) as u64;
+            self.segment.corrupt(at, "a page of a value is damaged")
+        };
+        let mut check = PageCheck::from_page(head, 0);
+        let mut at = offset + head.bytes.len() as u64;
+        let end = offset + head.header.record_len();
+        while at < end {
+            let max = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let chunk = walk.stream.chunk(at, max.min(IO_BYTES_MAX / 4)).await?;
+            if chunk.is_empty() {
+                return Err(self.segment.corrupt(at, "the file ends within a record"));
+            }
+            check.update(chunk).map_err(damaged)?;
+            self.output.write(chunk).await?;
+            at += chunk.len() as u64;
+            corelith_io::yield_if_needed().await;
+        }
+        check.finish().map_err(damaged)
+    }
+
+    /// Writes the slot index and makes the file durable.
+    async fn finish(mut self, header: FileHeader) -> Result<SegmentMeta> {
+        let records_end = self.output.len();
+        self.output.align(BLOCK_SIZE as u64).await?;
+        let mut firsts = Vec::new();
+        for (number, slots) in (0..).zip(self.slots.chunks(INDEX_PAGE_ENTRIES)) {
+            firsts.extend(slots.first().map(|place| place.slot));
+            let page = format::encode_index_page(header, number, slots);
+            self.output.write(&page).await?;
+            corelith_io::yield_if_needed().await;
+        }
+        self.output
+            .write(&format::encode_fence(header, &firsts))
+            .await?;
+        self.output.align(BLOCK_SIZE as u64).await?;
+        let footer = Footer {
+            index_pages: firsts.len() as u32,
+            records_end,
+            records: self.totals.records,
+            bytes: self.totals.bytes,
+            highest: self.totals.highest,
+        };
+        self.output.write(&footer.encode(header)).await?;
+        let file_bytes = self.output.len();
+        assert_eq!(
+            footer.file_bytes(),
+            Some(file_bytes),
+            "the index has its size"
+        );
+        self.output.finish().await?;
+        Ok(SegmentMeta {
+            id: header.segment,
+            generation: header.generation,
+            records: self.totals.records,
+            bytes: self.totals.bytes,
+            highest: self.totals.highest,
+            file_bytes,
+        })
+    }
+}
+
+/// What `is_live` is asked about.
+pub(super) fn record_ref<'a>(segment: &Segment, head: &'a Head) -> RecordRef<'a> {
+    RecordRef {
+        key: head.key(),
+        at: head.header.at,
+        pointer: ValuePointer {
+            segment: segment.id(),
+            slot: head.header.slot,
+            offset: head.header.offset,
+            len: head.header.value_len,
+            crc: head.crc,
+        },
+    }
+}
+
+/// A new file written from its front, a few large writes at a time.
+struct Output {
+    file: Rc<File>,
+    buf: Buf,
+    filled: usize,
+    /// Where the buffer goes.
+    offset: u64,
+    writes: VecDeque<JoinHandle<corelith_io::Result<()>>>,
+}
+
+impl Output {
+    fn new(file: File) -> Self {
+        Self {
+            file: Rc::new(file),
+            buf: Buf::alloc(IO_BYTES_MAX),
+            filled: 0,
+            offset: 0,
+            writes: VecDeque::new(),
+        }
+    }
+
+    /// Bytes so far.
+    fn len(&self) -> u64 {
+        self.offset + self.filled as u64
+    }
+
+    async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (here, rest) = bytes.split_at(bytes.len().min(self.buf.len() - self.filled));
+            let to = self.buf.get_mut(self.filled..self.filled + here.len());
+            to.unwrap_or_default().copy_from_slice(here);
+            self.filled += here.len();
+            bytes = rest;
+            if self.filled == self.buf.len() {
+                self.submit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes zeros up to a multiple of `unit`, which is at most a block.
+    async fn align(&mut self, unit: u64) -> Result<()> {
+        let padding = self.len().next_multiple_of(unit) - self.len();
+        let padding = usize::try_from(padding).unwrap_or(0);
+        self.write([0; BLOCK_SIZE].get(..padding).unwrap_or_default())
+            .await
+    }
+
+    async fn submit(&mut self) -> Result<()> {
+        let mut buf = std::mem::replace(&mut self.buf, Buf::alloc(IO_BYTES_MAX));
+        buf.truncate(self.filled);
+        let (file, offset) = (Rc::clone(&self.file), self.offset);
+        self.offset += self.filled as u64;
+        self.filled = 0;
+        let write = async move { file.write_at(offset, buf).await };
+        self.writes.push_back(corelith_io::spawn_background(write));
+        self.wait_until(VLOG_REWRITES_IN_FLIGHT_MAX).await
+    }
+
+    async fn wait_until(&mut self, in_flight_max: usize) -> Result<()> {
+        while self.writes.len() > in_flight_max
+            && let Some(write) = self.writes.pop_front()
+        {
+            write.await.ok_or(Error::Closed)??;
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        if self.filled > 0 {
+            self.submit().await?;
+        }
+        self.wait_until(0).await?;
+        Ok(self.file.sync().await?)
+    }
+}
+
+/// Holds a collection back to a number of bytes per second.
+struct Pace {
+    bytes_per_second: u64,
+    start: Instant,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            start: corelith_io::now(),
+        }
+    }
+
+    /// Waits until `done` bytes are due.
+    async fn keep(&mut self, done: u64) {
+        let Some(per_second) = std::num::NonZeroU64::new(self.bytes_per_second) else {
+            return;
+        };
+        let nanos = u128::from(done) * 1_000_000_000 / u128::from(per_second.get());
+        let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let elapsed = self.start.elapsed();
+        // Short waits cost more than they are worth.
+        if due > elapsed + Duration::from_millis(5) {
+            corelith_io::sleep(due - elapsed).await;
+        }
+    }
+}

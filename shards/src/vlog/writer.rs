@@ -1,0 +1,186 @@
+//! The tasks that write the value log: one submits buffers, one keeps segments ahead.
+//!
+//! Invariants:
+//! * A segment's name is durable before the first record is written to it, and its space is
+//!   allocated: a full device shows while a segment is prepared, never in a write.
+//! * A segment is sealed when all its writes are durable, oldest first.
+
+use super::Shared;
+use super::format::FileHeader;
+use super::pipeline::{Next, Write};
+use super::segments::Segment;
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::ValueSegmentId;
+use crate::limits::DISK_FULL_RETRY;
+use crate::planted::{Bug, is_planted};
+use corelith_io::{BLOCK_SIZE, Buf, OpenOptions};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::future::{Future, poll_fn};
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// Submits what the pipeline says and takes what completes, until the value log is closed.
+pub(super) async fn run(shared: Rc<Shared>) {
+    let mut writes = FuturesUnordered::new();
+    loop {
+        submit(&shared, |write| writes.push(execute(write)));
+        let (is_over, has_keeper_work) = {
+            let pipeline = shared.pipeline.borrow();
+            let is_over = pipeline.is_closed() || pipeline.is_failed();
+            (
+                is_over && pipeline.is_idle(),
+                pipeline.wants_segment().is_some(),
+            )
+        };
+        if is_over || has_keeper_work {
+            shared.wake_keeper.notify_one();
+        }
+        if is_over {
+            return;
+        }
+        let mut woken = pin!(shared.wake_writer.notified());
+        poll_fn(|cx| {
+            let mut is_ready = woken.as_mut().poll(cx).is_ready();
+            while let Poll::Ready(Some((number, result))) = writes.poll_next_unpin(cx) {
+                shared.complete(number, result);
+                is_ready = true;
+            }
+            match is_ready {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+}
+
+fn submit(shared: &Shared, mut start: impl FnMut(Write)) {
+    loop {
+        let next = shared.pipeline.borrow_mut().next();
+        match next {
+            Next::Write(write) => start(write),
+            Next::Begin(segment) => shared.change_segments(|segments| {
+                segments.insert(segment.id(), segment);
+            }),
+            Next::NeedSegment | Next::Nothing => return,
+        }
+    }
+}
+
+async fn execute(write: Write) -> (u64, Result<()>) {
+    let result = write.segment.file.write_at(write.offset, write.buf).await;
+    (write.number, result.map_err(Into::into))
+}
+
+/// What the keeper does next.
+enum Step {
+    End,
+    Prepare(ValueSegmentId),
+    Seal(Rc<Segment>),
+    Wait,
+}
+
+/// Keeps one segment ahead and seals full ones, until the value log is closed.
+pub(super) async fn run_keeper(shared: Rc<Shared>) {
+    loop {
+        let result = match next_step(&shared) {
+            Step::End => return,
+            Step::Prepare(id) => prepare(&shared, id).await,
+            Step::Seal(segment) => seal(&shared, &segment).await,
+            Step::Wait => {
+                shared.wake_keeper.notified().await;
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            shared.fail(error);
+        }
+    }
+}
+
+fn next_step(shared: &Shared) -> Step {
+    let mut pipeline = shared.pipeline.borrow_mut();
+    if let Some(id) = pipeline.wants_segment() {
+        return Step::Prepare(id);
+    }
+    if let Some(segment) = pipeline.take_full() {
+        return Step::Seal(segment);
+    }
+    if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
+        return Step::End;
+    }
+    Step::Wait
+}
+
+async fn seal(shared: &Shared, segment: &Segment) -> Result<()> {
+    segment.seal().await?;
+    shared.progress.notify_waiters();
+    Ok(())
+}
+
+async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
+    let header = FileHeader {
+        owner: shared.owner,
+        segment: id,
+        generation: 0,
+    };
+    match create(&shared.dir, header, shared.options.segment_bytes).await {
+        Ok(segment) => {
+            shared.pipeline.borrow_mut().add_prepared(Rc::new(segment));
+            shared.disk_full.set(false);
+            shared.wake_writer.notify_one();
+            Ok(())
+        }
+        Err(error) if error.is_no_space() => {
+            if !shared.disk_full.replace(true) {
+                tracing::warn!(%error, "no room for the next segment of the value log");
+            }
+            if shared.pipeline.borrow().is_closed() {
+                return Err(Error::Closed);
+            }
+            let woken = shared.closing.notified();
+            let _ = corelith_io::timeout(DISK_FULL_RETRY, woken).await;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Prepares a segment: its space, its header, its name.
+async fn create(dir: &Path, header: FileHeader, len: u64) -> Result<Segment> {
+    let temporary = FileName::ValueSegmentTemporary(header.segment).path(dir);
+    if let Err(error) = fill(&temporary, header, len).await {
+        // Whether this works or not, the name is removed at the next start.
+        let _ = corelith_io::remove_file(&temporary).await;
+        return Err(error);
+    }
+    let path = FileName::ValueSegment(header.segment, 0).path(dir);
+    corelith_io::rename(&temporary, &path).await?;
+    sync_dir(dir).await?;
+    Segment::open_prepared(dir, header).await
+}
+
+async fn fill(path: &Path, header: FileHeader, len: u64) -> Result<()> {
+    let file = OpenOptions::new().write().create_new().open(path).await?;
+    file.allocate(len).await?;
+    file.write_at(0, block_of(&header.encode())).await?;
+    Ok(file.sync().await?)
+}
+
+/// A block that begins with `bytes`.
+pub(super) fn block_of(bytes: &[u8]) -> Buf {
+    let mut block = Buf::zeroed(bytes.len().next_multiple_of(BLOCK_SIZE));
+    let start = block.get_mut(..bytes.len()).unwrap_or_default();
+    start.copy_from_slice(bytes);
+    block
+}
+
+pub(super) async fn sync_dir(dir: &Path) -> Result<()> {
+    if is_planted(Bug::SkipDirectorySync) {
+        return Ok(());
+    }
+    Ok(corelith_io::sync_dir(dir).await?)
+}

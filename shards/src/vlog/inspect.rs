@@ -3,7 +3,7 @@
 use super::format::Head;
 use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{Step, Walk};
-use super::{RecordRef, SegmentMeta, rewrite};
+use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
 use crate::inspect::Text;
 use std::path::Path;
@@ -14,13 +14,13 @@ use std::rc::Rc;
 pub enum Verified {
     /// A record is intact.
     Intact,
-    /// Something is damaged, with the key of the record if it can be read. The verifier goes on
-    /// behind it.
+    /// Something is damaged. The verifier goes on behind it.
     Damaged {
         /// `Corrupt`, with file and offset.
         error: Error,
-        /// The user key.
-        key: Option<Vec<u8>>,
+        /// Key and pointer of the record, if its head is intact. If nothing refers to it, it is one
+        /// that a crash has torn before it was acknowledged, and no harm is done.
+        record: Option<(Vec<u8>, ValuePointer)>,
     },
 }
 
@@ -93,41 +93,42 @@ impl Verifier {
         if self.over {
             return Ok(None);
         }
-        let step = loop {
+        let record = loop {
             match self.walk.next().await? {
                 Step::Damage(offset, what) => self.hole = self.hole.or(Some((offset, what))),
-                step => break step,
+                Step::Record(offset, head) => break Some((offset, head)),
+                Step::End => break None,
             }
         };
-        match step {
-            Step::Damage(..) => unreachable!("passed over above"),
-            Step::End => {
-                self.over = true;
-                let wrong = self.check_end().await?;
-                Ok(wrong.map(|verified| (verified, None)))
-            }
-            Step::Record(offset, head) => {
-                let header = head.header;
-                self.seen.add(head.key().len(), header.value_len, header.at);
-                let what = match self.walk.check_value(offset, &head).await? {
-                    false => Some("a page of a value is damaged"),
-                    true if !self.is_indexed(offset, header.slot).await? => {
-                        Some("the slot index has another place for a record")
-                    }
-                    true => None,
-                };
-                let verified = match what {
-                    Some(what) => self.damaged(offset, what, Some(head.key().to_vec())),
-                    None => Verified::Intact,
-                };
-                Ok(Some((verified, Some(head))))
-            }
-        }
+        let Some((offset, head)) = record else {
+            self.over = true;
+            let wrong = self.check_end().await?;
+            return Ok(wrong.map(|verified| (verified, None)));
+        };
+        let header = head.header;
+        self.seen.add(head.key().len(), header.value_len, header.at);
+        let is_indexed = self.is_indexed(offset, header.slot).await?;
+        let what = match self.walk.check_value(offset, &head).await? {
+            false => Some("a page of a value is damaged"),
+            true if !is_indexed => Some("the slot index has another place for a record"),
+            true => None,
+        };
+        let verified = match what {
+            Some(what) => self.damaged(offset, what, Some(&head)),
+            None => Verified::Intact,
+        };
+        Ok(Some((verified, Some(head))))
     }
 
-    fn damaged(&self, offset: u64, what: &'static str, key: Option<Vec<u8>>) -> Verified {
-        let error = self.segment.corrupt(offset, what);
-        Verified::Damaged { error, key }
+    fn damaged(&self, offset: u64, what: &'static str, head: Option<&Head>) -> Verified {
+        let record = head.map(|head| {
+            let record = rewrite::record_ref(&self.segment, head);
+            (record.key.to_vec(), record.pointer)
+        });
+        Verified::Damaged {
+            error: self.segment.corrupt(offset, what),
+            record,
+        }
     }
 
     /// Whether the next entry of the slot index is this record.

@@ -22,12 +22,12 @@
 //! TABLE
 //! ```
 
-use super::ValueLogOptions;
 use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
 use super::pointer::ValuePointer;
 use super::segments::{Segment, Totals};
+use super::{ValueLogOptions};
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::ids::{Ticket, LogIndex, Owner, ValueSegmentId};
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
 use std::collections::VecDeque;

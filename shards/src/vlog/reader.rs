@@ -219,7 +219,7 @@ impl Place {
             let key_len = head.key().len();
             return self.take(&head, pages.start, &body, key_len..key_len + end - start);
         }
-        let head = self.head(&*self.read_at(0, head_max).await?)?;
+        let head = self.head(&self.read_at(0, head_max).await?)?;
         let mut value = BytesMut::with_capacity(end - start);
         self.read_pages(&head, pages, &mut value).await?;
         Ok(value.freeze())

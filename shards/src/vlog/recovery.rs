@@ -44,7 +44,7 @@ pub(super) async fn recover(
                 }
                 let is_new = named.is_none() && id >= next && generation == 0;
                 if is_new && let Some(segment) = adopt(dir, owner, id).await? {
-                    found.segments.insert(id, Rc::new(segment));
+                    found.segments.insert(id, segment);
                     continue;
                 }
                 name
@@ -65,7 +65,7 @@ pub(super) async fn recover(
 
 /// Seals a segment begun after the last edit of the manifest at what a scan finds in it; `None` if
 /// that is nothing.
-async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Segment>> {
+async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Rc<Segment>>> {
     let segment = Rc::new(Segment::open_unnamed(dir, owner, id).await?);
     let scan = walk::scan(&segment).await?;
     if let Some(offset) = scan.first_gap {
@@ -75,10 +75,6 @@ async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Se
     if scan.totals.records == 0 {
         return Ok(None);
     }
-    let segment = Rc::into_inner(segment);
-    let Some(segment) = segment else {
-        panic!("a scan keeps nothing open");
-    };
     segment.cut(scan.end, scan.totals);
     segment.seal().await?;
     Ok(Some(segment))

@@ -89,7 +89,7 @@ impl Stream {
 
 /// What a walk comes to next.
 pub(super) enum Step {
-    /// A record, at that offset, whose head is intact. Its value is not checked yet.
+    /// A record, at that offset, whose head is intact. Its value is not checked.
     Record(u64, Head),
     /// Something at that offset that is no intact head, up to the next one or the end.
     Damage(u64, &'static str),
@@ -134,8 +134,8 @@ impl Walk {
         self.at
     }
 
-    /// Goes back to `offset`, whose record has turned out to be damaged, and on from there.
-    pub(super) async fn skip_damage(&mut self, offset: u64) -> Result<()> {
+    /// Goes on behind something at `offset` that is no intact head.
+    async fn skip_damage(&mut self, offset: u64) -> Result<()> {
         self.at = self.next_intact(offset + 1).await?.unwrap_or(self.end);
         Ok(())
     }
@@ -262,16 +262,17 @@ impl Walk {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scan {
     pub(super) totals: Totals,
-    /// Where the last intact record ends.
+    /// Where the last record ends.
     pub(super) end: u64,
-    /// Where the first record that is not intact is, if others follow it.
+    /// The first place without an intact head, if records follow it.
     pub(super) first_gap: Option<u64>,
 }
 
-/// Finds the intact records of a segment of generation 0 that was in use when the process ended.
+/// Finds the records of a segment of generation 0 that was in use when the process ended.
 ///
-/// Writes that were in flight at that moment may be there or not, in any order; so a record that is
-/// not intact does not end the segment. Whether it was acknowledged says the log, which names it.
+/// Writes that were in flight at that moment may be there or not, in any order; so a place without a
+/// record does not end the segment, and a record counts if its head is intact, whether or not its
+/// value is. What was acknowledged says the log, whose entries name records and are verified.
 pub(super) async fn scan(segment: &Rc<Segment>) -> Result<Scan> {
     let mut walk = Walk::new(Rc::clone(segment), segment.end());
     let mut found = Scan {
@@ -281,23 +282,17 @@ pub(super) async fn scan(segment: &Rc<Segment>) -> Result<Scan> {
     let mut damage = None;
     loop {
         corelith_io::yield_if_needed().await;
-        let bad = match walk.next().await? {
+        match walk.next().await? {
             Step::End => return Ok(found),
-            Step::Damage(offset, _) => offset,
-            Step::Record(offset, head) => {
-                if walk.check_value(offset, &head).await? {
-                    let header = head.header;
-                    found
-                        .totals
-                        .add(header.key_len as usize, header.value_len, header.at);
-                    found.end = walk.at();
-                    found.first_gap = found.first_gap.or(damage);
-                    continue;
-                }
-                walk.skip_damage(offset).await?;
-                offset
+            Step::Damage(offset, _) => damage = damage.or(Some(offset)),
+            Step::Record(_, head) => {
+                let header = head.header;
+                found
+                    .totals
+                    .add(header.key_len as usize, header.value_len, header.at);
+                found.end = walk.at();
+                found.first_gap = found.first_gap.or(damage);
             }
-        };
-        damage = damage.or(Some(bad));
+        }
     }
 }

@@ -182,7 +182,7 @@ mod tests {
                     assert_eq!(payload.len(), len);
                     found += 1;
                 }
-                None => cache.insert(number % 3, number, block(len), number % 5 == 0),
+                None => cache.insert(number % 3, number, block(len), number.is_multiple_of(5)),
             }
             assert!(cache.counters().bytes <= budget as u64);
         }

@@ -96,9 +96,9 @@ pub const TABLE_BLOCK_BYTES_MAX: usize = 32 << 10;
 /// and the root, which stays in memory, has 40 bytes for each of them: 1 MiB for 14 GB.
 pub const TABLE_LEAF_SPAN: usize = 4 << 10;
 
-/// Keys of one filter. Finding a filter of that many holds a core for at most half a millisecond, and
-/// what a read of a cold table needs of its filters is 12 KiB.
-pub const FILTER_KEYS_MAX: usize = 8192;
+/// Keys of one filter: as many as fill 12 KiB of the file with a Bloom filter. Finding a fuse filter of
+/// that many holds a core for at most half a millisecond.
+pub const FILTER_KEYS_MAX: usize = ((12 << 10) - 64) * 8 / FILTER_BITS_PER_KEY as usize;
 
 /// A longer value gets a block of its own, so that its key can be read without it.
 pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;

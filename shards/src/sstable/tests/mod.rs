@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::key::{Space, compare};
 use crate::limits::KEY_BYTES_MAX;
+use corelith_io::BLOCK_SIZE;
 use std::cmp::Ordering;
 use std::path::Path;
 use std::rc::Rc;
@@ -190,6 +191,35 @@ async fn read_on(table: &Rc<Table>, from: &[u8]) -> Result<Vec<Entry>> {
         }
     }
     Ok(entries)
+}
+
+/// A block as it is in the file.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    handle: Handle,
+    kind: u32,
+    whole: u32,
+}
+
+/// All blocks of a file.
+fn blocks(file: &[u8]) -> Vec<Found> {
+    let mut found = Vec::new();
+    let mut offset = BLOCK_SIZE;
+    while offset < file.len() {
+        let number =
+            |at: usize| u32::from_le_bytes(file[offset + at..offset + at + 4].try_into().unwrap());
+        let handle = Handle {
+            offset: offset as u64,
+            len: number(4),
+        };
+        found.push(Found {
+            handle,
+            kind: number(8),
+            whole: number(12),
+        });
+        offset += handle.span();
+    }
+    found
 }
 
 #[test]

@@ -28,7 +28,7 @@ mod version;
 pub mod vlog;
 pub mod wal;
 
-pub use cache::BlockCache;
+pub use cache::{BlockCache, CacheCounters};
 pub use compaction::Policy;
 pub use engine::{
     Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, Snapshot, SnapshotWriter,

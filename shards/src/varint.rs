@@ -9,8 +9,26 @@ pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
+/// Bytes that [`put`] appends.
+pub(crate) fn len(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// Takes a number from the front of `bytes`; `None` if there is none.
+#[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+    // Most are lengths of keys and the like.
+    if let Some((byte, rest)) = bytes.split_first()
+        && *byte < 0x80
+    {
+        *bytes = rest;
+        return Some(u64::from(*byte));
+    }
+    take_long(bytes)
+}
+
+fn take_long(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..70).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
@@ -41,6 +59,7 @@ mod tests {
         for number in [0, 1, 127, 128, 300, 1 << 32, u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
             put(&mut bytes, number);
+            assert_eq!(len(number), bytes.len());
             for len in 0..bytes.len() {
                 assert_eq!(take(&mut &bytes[..len]), None);
             }

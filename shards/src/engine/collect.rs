@@ -151,8 +151,8 @@ async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
         }
     }
     let stored_key = Space::User.stored_key(record.key);
-    let hash = hash_of(&stored_key);
     if is_planted(Bug::IgnorePinsOfSegments) {
+        let hash = hash_of(&stored_key);
         for table in view.version.candidates(&stored_key) {
             if let Some((at, _)) = table.get(&stored_key, hash, LogIndex(u64::MAX)).await? {
                 return Ok(at == record.at);
@@ -160,16 +160,9 @@ async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
         }
     }
     for table in view.version.candidates(&stored_key) {
-        let meta = table.meta();
-        let may_refer = meta
-            .references
-            .iter()
-            .any(|reference| reference.segment == record.pointer.segment);
-        if may_refer
-            && (meta.lowest..=meta.highest).contains(&record.at)
-            && table
-                .holds(&stored_key, hash, record.at, record.pointer)
-                .await?
+        if table
+            .holds(&stored_key, record.at, record.pointer, false)
+            .await?
         {
             return Ok(true);
         }

@@ -12,7 +12,7 @@ use super::{Engine, edit};
 use crate::compaction::{self, Task};
 use crate::error::{Error, Result};
 use crate::limits::{DAMAGE_PAUSE, DISK_FULL_RETRY};
-use crate::sstable::{Content, Table, TableMeta, Value};
+use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -141,7 +141,7 @@ impl Engine {
         let mut is_begun = false;
         let mut is_first = true;
         let mut count = 0;
-        while let Some((key, at, value, table)) = inputs.current() {
+        while let Some((EntryRef { key, at, value }, table)) = inputs.current() {
             let is_new_key = is_first || key != last_key;
             if is_new_key {
                 is_first = false;
@@ -149,7 +149,7 @@ impl Engine {
                 last_key.clear();
                 last_key.extend_from_slice(key);
             }
-            let is_deleted = *value == Value::Deleted;
+            let is_deleted = value == ValueRef::Deleted;
             if versions.next(at, is_deleted, is_new_key) == Fate::Keep {
                 for deleted in versions.take_deletions() {
                     output
@@ -159,11 +159,11 @@ impl Engine {
                 }
                 let stored: Bytes;
                 let content = match value {
-                    Value::Deleted => Content::Deleted,
-                    Value::Inline(bytes) => Content::Inline(bytes),
-                    Value::Separated(pointer) => Content::Separated(*pointer),
-                    Value::Stored(handle) => {
-                        stored = table.stored(*handle).await?;
+                    ValueRef::Deleted => Content::Deleted,
+                    ValueRef::Inline(bytes) => Content::Inline(bytes),
+                    ValueRef::Separated(pointer) => Content::Separated(pointer),
+                    ValueRef::Stored(handle) => {
+                        stored = table.stored(handle).await?;
                         Content::Inline(&stored)
                     }
                 };

@@ -3,13 +3,13 @@
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::compare;
-use crate::sstable::{SequentialCursor, Table, Value};
+use crate::sstable::{EntryRef, SequentialCursor, Table};
 use std::cmp::Ordering;
 use std::rc::Rc;
 
 /// A run, from its current entry on.
 struct Source {
-    /// The current table and those after it, last first.
+    /// The tables after the current one, last first.
     tables: Vec<Rc<Table>>,
     cursor: SequentialCursor,
 }
@@ -18,11 +18,10 @@ impl Source {
     /// Starts at the first entry of `tables`, which are in order.
     async fn start(mut tables: Vec<Rc<Table>>) -> Result<Option<Self>> {
         tables.reverse();
-        while let Some(first) = tables.last() {
-            if let Some(cursor) = SequentialCursor::start(first).await? {
+        while let Some(first) = tables.pop() {
+            if let Some(cursor) = SequentialCursor::start(first, &[]).await? {
                 return Ok(Some(Self { tables, cursor }));
             }
-            tables.pop();
         }
         Ok(None)
     }
@@ -32,20 +31,18 @@ impl Source {
         if self.cursor.advance().await? {
             return Ok(true);
         }
-        self.tables.pop();
-        while let Some(next) = self.tables.last() {
-            if let Some(cursor) = SequentialCursor::start(next).await? {
+        while let Some(next) = self.tables.pop() {
+            if let Some(cursor) = SequentialCursor::start(next, &[]).await? {
                 self.cursor = cursor;
                 return Ok(true);
             }
-            self.tables.pop();
         }
         Ok(false)
     }
 
     fn head(&self) -> (&[u8], LogIndex) {
-        let (key, at, _) = self.cursor.current();
-        (key, at)
+        let entry = self.cursor.current();
+        (entry.key, entry.at)
     }
 }
 
@@ -73,11 +70,10 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// The current entry (stored key, sequence number, value) and its table; `None` at the end.
-    pub(super) fn current(&self) -> Option<(&[u8], LogIndex, &Value, &Rc<Table>)> {
+    /// The current entry and its table; `None` at the end.
+    pub(super) fn current(&self) -> Option<(EntryRef<'_>, &Rc<Table>)> {
         let source = self.sources.get(*self.heap.first()?)?;
-        let (key, at, value) = source.cursor.current();
-        Some((key, at, value, source.tables.last()?))
+        Some((source.cursor.current(), source.cursor.table()))
     }
 
     /// Goes to the next entry.
@@ -86,7 +82,8 @@ impl Inputs {
             return Ok(());
         };
         let goes_on = match self.sources.get_mut(source) {
-            Some(source) => source.advance().await?,
+            // Nearly always the next entry is at hand.
+            Some(source) => source.cursor.advance_in_block()? || source.advance().await?,
             None => false,
         };
         if !goes_on {

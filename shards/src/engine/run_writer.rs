@@ -3,7 +3,6 @@
 use super::Engine;
 use crate::error::Result;
 use crate::ids::{LogIndex, TableId};
-use crate::limits::TABLE_ENTRIES_MAX;
 use crate::manifest::sync_dir;
 use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
 use bytes::Bytes;
@@ -53,7 +52,7 @@ impl RunWriter {
             is_cut = true;
         }
         let is_full = self.writer.as_ref().is_some_and(|writer| {
-            writer.file_bytes() >= self.table_bytes || writer.entries() >= TABLE_ENTRIES_MAX / 2
+            writer.file_bytes() >= self.table_bytes || writer.is_nearly_full()
         });
         if (is_full || is_cut) && is_new_key {
             self.finish_table().await?;

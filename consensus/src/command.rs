@@ -13,7 +13,10 @@
 //!     17     8  index of the entry that decided it
 //! ```
 
-use corelith_shards::{LogId, LogIndex, Term};
+use bytes::Bytes;
+use corelith_shards::limits::SEPARATED_VALUE_BYTES_MIN;
+use corelith_shards::{LogId, LogIndex, Term, ValuePart};
+use corelith_wire::request::WriteCommand;
 
 /// What the body of a log entry is. Numbers are never used again for something else.
 pub mod kind {
@@ -25,6 +28,37 @@ pub mod kind {
     pub const WRITE: u8 = 2;
     /// Opens a client session, named by the entry's index.
     pub const OPEN_SESSION: u8 = 3;
+}
+
+/// The value at the end of an entry's body and its key, if the entry is a put whose value is long
+/// enough for a log to separate it. What applying would refuse has none.
+pub(crate) fn value_part(kind: u8, body: &Bytes) -> Option<ValuePart> {
+    if kind != kind::WRITE {
+        return None;
+    }
+    let prefix = body.first_chunk::<4>()?;
+    let start = u32::from_le_bytes(*prefix).checked_add(4)?;
+    let len = u32::try_from(body.len()).ok()?.checked_sub(start)?;
+    // Spares the many short ones the parse.
+    if (len as usize) < SEPARATED_VALUE_BYTES_MIN {
+        return None;
+    }
+    let command = WriteCommand::parse(body).ok()?;
+    // The key shares the body's memory, unless it is empty.
+    let key_start = match command.key.is_empty() {
+        true => 0,
+        false => command
+            .key
+            .as_ptr()
+            .addr()
+            .checked_sub(body.as_ptr().addr())?,
+    };
+    Some(ValuePart {
+        start,
+        len,
+        key_start: u32::try_from(key_start).ok()?,
+        key_len: u32::try_from(command.key.len()).ok()?,
+    })
 }
 
 /// What became of a write when its entry was applied. The same on every replica.
@@ -141,6 +175,63 @@ impl WriteReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::cluster::command;
+    use corelith_wire::request::{Condition, Operation, WriteRequest};
+
+    fn write(operation: Operation, key: &[u8], value_len: usize) -> Bytes {
+        let request = WriteRequest {
+            session: 1,
+            number: 2,
+            answered_below: 1,
+            condition: Condition::Absent,
+            operation,
+            key,
+        };
+        command(&request, &Bytes::from(vec![7; value_len]))
+    }
+
+    fn put(key: &[u8], value_len: usize) -> Bytes {
+        write(Operation::Put, key, value_len)
+    }
+
+    #[test]
+    fn the_value_of_a_put_and_its_key_are_found() {
+        for (key, value_len) in [(&b""[..], 256), (b"k", 300), (&[9; 4096], 70_000)] {
+            let body = put(key, value_len);
+            let part = value_part(kind::WRITE, &body).unwrap();
+            assert_eq!(part.len as usize, value_len);
+            assert_eq!((part.start + part.len) as usize, body.len());
+            let key_end = part.key_start + part.key_len;
+            assert_eq!(&body[part.key_start as usize..key_end as usize], key);
+            assert!(key_end <= part.start);
+            // Applying reads the head as it reads the whole.
+            let head = WriteCommand::parse(&body.slice(..part.start as usize)).unwrap();
+            let whole = WriteCommand::parse(&body).unwrap();
+            let value = Bytes::new();
+            assert_eq!(head, WriteCommand { value, ..whole });
+        }
+    }
+
+    #[test]
+    fn what_is_short_or_would_be_refused_has_no_value_part() {
+        let long = put(b"key", 1000);
+        let cut = long.slice(..6);
+        let mut too_far = long.to_vec();
+        too_far[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let cases = [
+            (kind::WRITE, put(b"key", 255)),
+            (kind::WRITE, put(b"key", 0)),
+            (kind::WRITE, put(b"key", (8 << 20) + 1)),
+            (kind::WRITE, cut),
+            (kind::WRITE, write(Operation::Delete, b"key", 1000)),
+            (kind::WRITE, Bytes::from(too_far)),
+            (kind::WRITE, Bytes::new()),
+            (kind::OPEN_SESSION, long),
+        ];
+        for (kind, body) in cases {
+            assert_eq!(value_part(kind, &body), None, "{} bytes", body.len());
+        }
+    }
 
     #[test]
     fn records_read_back() {

@@ -67,7 +67,7 @@ pub(crate) fn append_request(head: &AppendHead, entries: Vec<PeerEntry>) -> Opti
         if id.index != expected || malformed {
             return None;
         }
-        taken.push(Entry::new(log_id(id), Payload { kind, body }));
+        taken.push(Entry::new(log_id(id), Payload::new(kind, body)));
     }
     Some(AppendRequest {
         vote: vote(head.vote),

@@ -300,7 +300,7 @@ impl Group {
         let proposing = self
             .inner
             .raft
-            .client_write_ff(Payload { kind, body }, Some(responder));
+            .client_write_ff(Payload::new(kind, body), Some(responder));
         let sent = proposing.now_or_never();
         debug_assert!(sent.is_some(), "the mailbox is larger than the budget");
     }

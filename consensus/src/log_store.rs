@@ -43,11 +43,20 @@ impl LogStore {
         if from >= to {
             return Ok(Vec::new());
         }
-        let entries = self
-            .log
-            .read(LogIndex(from), LogIndex(to), max_bytes)
-            .await
-            .map_err(io_error)?;
+        let (from, to) = (LogIndex(from), LogIndex(to));
+        let entries = self.log.read(from, to, max_bytes).await;
+        let entries = entries.map_err(io_error)?;
+        Ok(entries.into_iter().map(Entry::from).collect())
+    }
+
+    /// As [`LogStore::read`], without the values that the log has separated.
+    async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let (from, to) = (LogIndex(from), LogIndex(to));
+        let entries = self.log.read_heads(from, to, max_bytes).await;
+        let entries = entries.map_err(io_error)?;
         Ok(entries.into_iter().map(Entry::from).collect())
     }
 }
@@ -80,6 +89,7 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     /// The entries to apply, read a few MiB at a time: after a restart there may be gigabytes.
+    /// Applying does not look at separated values.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>>
     where
         RB: RangeBounds<u64> + Clone + Debug,
@@ -90,7 +100,7 @@ impl RaftLogReader<Types> for LogStore {
             move |from| {
                 let store = store.clone();
                 async move {
-                    let entries = store.read(from, to, APPLY_BYTES).await?;
+                    let entries = store.read_heads(from, to, APPLY_BYTES).await?;
                     let read = entries.len() as u64;
                     Ok::<_, io::Error>((read > 0).then(|| (entries, from + read)))
                 }

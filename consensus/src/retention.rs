@@ -18,8 +18,8 @@ pub(crate) struct Retention {
 
 impl Retention {
     /// Notes an applied entry.
-    pub(crate) fn note(&mut self, index: u64, bytes: usize) {
-        self.total += bytes as u64;
+    pub(crate) fn note(&mut self, index: u64, bytes: u64) {
+        self.total += bytes;
         let last = self.samples.back().map_or(0, |(_, total)| *total);
         if self.total - last < SAMPLE_BYTES {
             return;
@@ -64,9 +64,9 @@ impl Retention {
 mod tests {
     use super::*;
 
-    const MIB: usize = 1 << 20;
+    const MIB: u64 = 1 << 20;
 
-    fn noted(count: u64, bytes: usize) -> Retention {
+    fn noted(count: u64, bytes: u64) -> Retention {
         let mut retention = Retention::default();
         for index in 0..count {
             retention.note(index, bytes);
@@ -78,11 +78,11 @@ mod tests {
     fn keeps_the_bytes_asked_for() {
         let mut retention = noted(100, MIB);
         assert_eq!(
-            retention.purge_upto(99, 99, 10 * MIB as u64, 1000),
+            retention.purge_upto(99, 99, 10 * MIB, 1000),
             Some(89),
             "ten entries of 1 MiB stay"
         );
-        assert_eq!(retention.purge_upto(99, 99, 200 * MIB as u64, 1000), None);
+        assert_eq!(retention.purge_upto(99, 99, 200 * MIB, 1000), None);
     }
 
     #[test]

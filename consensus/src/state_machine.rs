@@ -15,7 +15,7 @@ use crate::retention::Retention;
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
-use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_shards::{self as shards, Admission, Engine, LogIndex, ValuePointer};
 use corelith_wire::request::{Condition, Operation, WriteCommand};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
@@ -55,7 +55,7 @@ impl StateMachine {
     async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
         let at = Decided::from(entry.id);
         let reply = match entry.kind {
-            kind::WRITE => self.write(at, &entry.body).await?,
+            kind::WRITE => self.write(at, entry).await?,
             kind::OPEN_SESSION => {
                 self.engine.sessions().open(entry.id.index);
                 let session = entry.id.index.0;
@@ -71,14 +71,15 @@ impl StateMachine {
         self.engine.set_applied(entry.id, membership);
         self.retention
             .borrow_mut()
-            .note(entry.id.index.0, entry.body.len());
+            .note(entry.id.index.0, entry.whole_len());
         self.applied.advance(entry.id);
         Ok(reply)
     }
 
-    async fn write(&self, at: Decided, body: &Bytes) -> io::Result<WriteReply> {
+    async fn write(&self, at: Decided, entry: &shards::Entry) -> io::Result<WriteReply> {
         let without_effect = |outcome| Ok(WriteReply { at, outcome });
-        let Ok(command) = WriteCommand::parse(body) else {
+        // The head of a separated entry parses as a put of an empty value.
+        let Ok(command) = WriteCommand::parse(&entry.body) else {
             return without_effect(Outcome::Malformed);
         };
         let WriteCommand {
@@ -101,7 +102,7 @@ impl StateMachine {
             Admission::WindowFull => return without_effect(Outcome::WindowFull),
             Admission::Unknown => return without_effect(Outcome::SessionExpired),
         }
-        let outcome = self.decide(at.index, command).await?;
+        let outcome = self.decide(at.index, command, entry.place).await?;
         let reply = WriteReply { at, outcome };
         if let Some(record) = reply.record() {
             self.engine.sessions().record(session, number, &record);
@@ -110,7 +111,12 @@ impl StateMachine {
     }
 
     /// Checks the condition and does the operation.
-    async fn decide(&self, at: LogIndex, command: WriteCommand) -> io::Result<Outcome> {
+    async fn decide(
+        &self,
+        at: LogIndex,
+        command: WriteCommand,
+        place: Option<ValuePointer>,
+    ) -> io::Result<Outcome> {
         if let Some(expected) = self.condition(command.condition) {
             let current = self
                 .engine
@@ -121,9 +127,13 @@ impl StateMachine {
                 return Ok(Outcome::Conflict { current });
             }
         }
-        match command.operation {
-            Operation::Put => self.engine.put(at, &command.key, command.value),
-            Operation::Delete => self.engine.delete(at, &command.key),
+        match (command.operation, place) {
+            (Operation::Put, None) => self.engine.put(at, &command.key, command.value),
+            (Operation::Put, Some(_)) => {
+                // Applied without its value, the key would lose it.
+                return Err(io::Error::other("the engine takes no separated values"));
+            }
+            (Operation::Delete, _) => self.engine.delete(at, &command.key),
         }
         Ok(Outcome::Applied { version: at })
     }

@@ -3,10 +3,10 @@
 //! An entry is its log id, a kind tag and a reference-counted slice: what arrives in a frame is what
 //! the log stores and what the next frame carries, without being copied or encoded in between.
 
-use crate::command::{WriteReply, kind};
+use crate::command::{self, WriteReply, kind};
 use crate::membership;
 use bytes::Bytes;
-use corelith_shards as shards;
+use corelith_shards::{self as shards, ValuePart, ValuePointer};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::impls::leader_id_adv;
 use openraft::type_config::alias;
@@ -65,8 +65,24 @@ impl openraft::RaftTypeConfig for Types {
 pub(crate) struct Payload {
     /// See [`kind`].
     pub(crate) kind: u8,
-    /// Its bytes.
+    /// Its bytes; of a separated entry that was read to be applied, only its head.
     pub(crate) body: Bytes,
+    /// The value at the end of the body, if there is one that the log may separate.
+    pub(crate) value: Option<ValuePart>,
+    /// Where this replica keeps the value, if its log has separated it.
+    pub(crate) place: Option<ValuePointer>,
+}
+
+impl Payload {
+    /// Makes what an entry says when it is proposed or received.
+    pub(crate) fn new(kind: u8, body: Bytes) -> Self {
+        Self {
+            kind,
+            value: command::value_part(kind, &body),
+            place: None,
+            body,
+        }
+    }
 }
 
 impl fmt::Display for Payload {
@@ -81,10 +97,7 @@ impl RaftPayload for Payload {
     type Node = ();
 
     fn blank() -> Self {
-        Self {
-            kind: kind::BLANK,
-            body: Bytes::new(),
-        }
+        Self::new(kind::BLANK, Bytes::new())
     }
 
     fn with_normal(self, data: Self) -> Self {
@@ -92,10 +105,7 @@ impl RaftPayload for Payload {
     }
 
     fn with_membership(self, membership: Membership) -> Self {
-        Self {
-            kind: kind::MEMBERSHIP,
-            body: membership::encode(&membership),
-        }
+        Self::new(kind::MEMBERSHIP, membership::encode(&membership))
     }
 
     fn get_membership(&self) -> Option<Membership> {
@@ -163,6 +173,8 @@ impl From<Entry> for shards::Entry {
             },
             kind: entry.payload.kind,
             body: entry.payload.body,
+            value: entry.payload.value,
+            place: entry.payload.place,
         }
     }
 }
@@ -178,6 +190,8 @@ impl From<shards::Entry> for Entry {
             payload: Payload {
                 kind: entry.kind,
                 body: entry.body,
+                value: entry.value,
+                place: entry.place,
             },
         }
     }

@@ -323,7 +323,7 @@ fn answer(groups: &Groups, ask: Ask) {
 }
 
 /// The payload of a write frame.
-pub(super) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
+pub(crate) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
     let mut out = Outbox::default();
     let head = Head {
         kind: Kind::WRITE,

@@ -2,6 +2,6 @@
 
 mod chaos;
 mod client;
-mod cluster;
+pub(crate) mod cluster;
 mod history;
 mod scenarios;

@@ -63,7 +63,7 @@ fn the_bytes_of_a_header_are_these() {
     ]
     .concat();
     let v1 = unhex(&format!("434c574c010003002a44a0d7{rest}"));
-    let v2 = unhex(&format!("434c574c0200030000000000{rest}"));
+    let v2 = unhex(&format!("434c574c0200030013cd82b5{rest}"));
     assert_eq!(header().encode().0.as_slice(), v2);
     for bytes in [v1, v2] {
         let crc = u32::from_le_bytes(bytes[8..12].try_into().unwrap());

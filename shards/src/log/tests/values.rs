@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Ticket, ValueSegmentId};
 use crate::vlog::ValuePointer;
 use bytes::{Buf as _, BufMut, Bytes};
+use corelith_io::sync::notify::Notify;
 use corelith_io::{BLOCK_SIZE, Buf, File, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -19,6 +20,8 @@ use std::time::Duration;
 /// Values in a segment before the next one is begun.
 const SEGMENT_VALUES: u32 = 8;
 const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Two of three writes begin up to this long after their value was staged, and overtake each other.
+const DELAY_US_MAX: u64 = 2000;
 /// Segments made at the start; the last one takes all that is left.
 const SEGMENTS: u64 = 3;
 
@@ -31,14 +34,38 @@ type Listener = Box<dyn Fn(Result<Ticket>)>;
 
 struct Inner {
     dir: PathBuf,
-    /// A write begins up to this long after its value was staged.
-    delay_max: Cell<Duration>,
+    /// What writes and reads wait for.
+    writes: Gate,
+    reads: Gate,
     segments: RefCell<Vec<Segment>>,
     active: Cell<usize>,
     staged: Cell<u64>,
     written: RefCell<BTreeSet<u64>>,
     durable: Cell<u64>,
     listener: RefCell<Option<Listener>>,
+}
+
+#[derive(Default)]
+struct Gate {
+    is_closed: Cell<bool>,
+    opened: Notify,
+}
+
+impl Gate {
+    fn close(&self, close: bool) {
+        self.is_closed.set(close);
+        self.opened.notify_waiters();
+    }
+
+    async fn pass(&self) {
+        loop {
+            let opened = self.opened.notified();
+            if !self.is_closed.get() {
+                return;
+            }
+            opened.await;
+        }
+    }
 }
 
 struct Segment {
@@ -80,7 +107,8 @@ impl FakeValues {
         corelith_io::sync_dir(dir).await?;
         let inner = Rc::new(Inner {
             dir: dir.to_path_buf(),
-            delay_max: Cell::new(Duration::from_millis(2)),
+            writes: Gate::default(),
+            reads: Gate::default(),
             segments: RefCell::new(segments),
             active: Cell::new(active),
             staged: Cell::new(0),
@@ -91,8 +119,18 @@ impl FakeValues {
         Ok(Self { inner })
     }
 
-    pub(crate) fn set_delay_max(&self, delay: Duration) {
-        self.inner.delay_max.set(delay);
+    /// Values staged from now on are not written until `hold` is taken back.
+    pub(super) fn hold_writes(&self, hold: bool) {
+        self.inner.writes.close(hold);
+    }
+
+    /// As [`FakeValues::hold_writes`], for reads.
+    pub(super) fn hold_reads(&self, hold: bool) {
+        self.inner.reads.close(hold);
+    }
+
+    pub(super) fn staged(&self) -> u64 {
+        self.inner.staged.get()
     }
 
     pub(crate) fn on_durable(&self, listener: impl Fn(Result<Ticket>) + 'static) {
@@ -144,6 +182,7 @@ impl FakeValues {
     }
 
     pub(crate) async fn read(&self, place: ValuePointer, key: &[u8]) -> Result<Bytes> {
+        self.inner.reads.pass().await;
         match self.record(place).await? {
             Some((found, value)) if found == key => Ok(value),
             _ => Err(Error::corrupt(
@@ -198,9 +237,9 @@ impl FakeValues {
 
 impl Inner {
     async fn write(self: Rc<Self>, ticket: u64, file: Rc<File>, offset: u64, buf: Buf) {
-        let delay_max = self.delay_max.get().as_micros() as u64;
-        if delay_max > 0 && !corelith_io::random_u64().is_multiple_of(3) {
-            let delay = corelith_io::random_u64() % delay_max;
+        self.writes.pass().await;
+        if !corelith_io::random_u64().is_multiple_of(3) {
+            let delay = corelith_io::random_u64() % DELAY_US_MAX;
             corelith_io::sleep(Duration::from_micros(delay)).await;
         }
         let result = file.write_at(offset, buf).await;

@@ -141,6 +141,7 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the value log");
             }
+            shared.progress.notify_waiters();
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
             }

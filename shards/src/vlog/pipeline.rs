@@ -349,11 +349,13 @@ impl Pipeline {
     }
 
     fn next_segment(&mut self) -> Next {
+        // Nothing more goes to the old one, whether or not there is a new one.
+        self.full.extend(self.active.take());
         let Some(prepared) = self.prepared.take() else {
             self.starved = true;
             return Next::NeedSegment;
         };
-        self.full.extend(self.active.replace(Rc::clone(&prepared)));
+        self.active = Some(Rc::clone(&prepared));
         Next::Begin(prepared)
     }
 

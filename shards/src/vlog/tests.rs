@@ -1,6 +1,8 @@
 //! Tests of the whole value log.
 
+mod crash;
 mod damage;
+mod golden;
 mod io;
 
 use super::{

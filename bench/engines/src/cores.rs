@@ -320,20 +320,27 @@ impl Lane {
         self.wait_for_window(units).await
     }
 
+    /// Puts what is due as soon as the window has room. In an open loop it takes until the put is durable
+    /// and applied; in a closed one, what counts is how long the writer was held up.
     async fn stage(&mut self, number: u64, due: Instant) {
         let len = value_bytes(&self.step.data, number);
         let units = len.div_ceil(WINDOW_UNIT_BYTES).clamp(1, WINDOW_UNITS);
         let permit = self.window.acquire(units).await;
         let value = self.step.values.cut(&mut self.picker.random, len);
         let recorder = Rc::clone(&self.recorder);
+        let is_paced = self.role.rate.is_some();
         self.ours.put_nowait(&key(number), value, move |result| {
             drop(permit);
             let mut recorder = recorder.borrow_mut();
             match result {
-                Ok(()) => recorder.record(Op::Put, due, KEY_BYTES + len),
+                Ok(()) if is_paced => recorder.record(Op::Put, due, KEY_BYTES + len),
+                Ok(()) => recorder.record_end(Op::Put, KEY_BYTES + len),
                 Err(_) => recorder.wrong += 1,
             }
         });
+        if !is_paced {
+            self.recorder.borrow_mut().record_latency(Op::Put, due);
+        }
     }
 
     async fn wait_for_window(&self, units: usize) -> Result<()> {

@@ -222,7 +222,7 @@ impl Harness<'_> {
         let all: Vec<_> = timelines.iter().map(|(_, timeline)| *timeline).collect();
         let range = picture::range(&all);
         for (engine, timeline) in timelines {
-            let title = format!("{}, {title}", engine.name());
+            let title = format!("{}, {title}", engine.display_name());
             let dir = &self.options.timeline_dir;
             std::fs::create_dir_all(dir).map_err(BenchError::file(dir))?;
             let file = dir.join(format!("timeline-{}.svg", engine.name()));

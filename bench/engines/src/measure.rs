@@ -254,7 +254,7 @@ impl Bench<'_> {
             used,
             seconds,
             polls,
-            directory_bytes_max,
+            directory_bytes_max: allocated_bytes(&self.plan.dir).max(directory_bytes_max),
         })
     }
 

@@ -42,7 +42,7 @@ pub(crate) fn range(timelines: &[&Timeline]) -> Range {
         high = high.max(spread.max_us);
     }
     let decade = |value: f64, round: fn(f64) -> f64| -> i32 {
-        let power = round(value.max(1.0).min(1e9).log10());
+        let power = round(value.clamp(1.0, 1e9).log10());
         #[expect(clippy::cast_possible_truncation, reason = "a whole number of 0 to 9")]
         let power = power as i32;
         power
@@ -53,6 +53,12 @@ pub(crate) fn range(timelines: &[&Timeline]) -> Range {
         high: decade(high, f64::ceil).max(low + 1),
     }
 }
+
+/// A panel: its name, upper edge, idle latency, and what of a point it shows.
+type Panel = (&'static str, f64, Option<f64>, fn(&Point) -> Option<Spread>);
+
+/// A curve: its colour, width, and what of a window it shows.
+type Curve = (&'static str, f64, fn(&Spread) -> f64);
 
 /// Places of times and latencies.
 #[derive(Clone, Copy)]
@@ -94,7 +100,7 @@ pub(crate) fn svg(title: &str, timeline: &Timeline, range: Range) -> String {
         escaped(title)
     );
     legend(&mut text, timeline.window_ms);
-    let panels: [(&str, f64, Option<f64>, fn(&Point) -> Option<Spread>); 2] = [
+    let panels: [Panel; 2] = [
         ("gets", GETS_TOP, timeline.get_idle_p99_us, |p| p.gets),
         ("puts", PUTS_TOP, timeline.put_idle_p99_us, |p| p.puts),
     ];
@@ -211,7 +217,7 @@ fn grid(text: &mut String, name: &str, scale: Scale) {
 }
 
 fn series(text: &mut String, points: &[(f64, Spread)], scale: Scale) {
-    let curves: [(&str, f64, fn(&Spread) -> f64); 3] = [
+    let curves: [Curve; 3] = [
         (MAX_COLOUR, 0.9, |spread| spread.max_us),
         (P99_COLOUR, 1.3, |spread| spread.p99_us),
         (P50_COLOUR, 1.3, |spread| spread.p50_us),
@@ -348,7 +354,7 @@ mod tests {
             let end = rest[start..].find('>').expect("a tag ends") + start;
             let tag = &rest[start + 1..end];
             assert!(
-                !tag.contains('<') && tag.matches('"').count() % 2 == 0,
+                !tag.contains('<') && tag.matches('"').count().is_multiple_of(2),
                 "{tag}"
             );
             let name = tag

@@ -24,6 +24,15 @@ impl Engine {
             Self::Fjall => "fjall",
         }
     }
+
+    /// As people write it.
+    pub(crate) fn display_name(self) -> &'static str {
+        match self {
+            Self::Ours => "Corelith",
+            Self::Rocksdb => "RocksDB",
+            Self::Fjall => "fjall",
+        }
+    }
 }
 
 /// Settings that mean the same to every engine.

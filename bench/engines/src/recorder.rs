@@ -67,28 +67,43 @@ impl Recorder {
 
     /// Counts an operation that was due at `due` and has ended now.
     pub(crate) fn record(&mut self, op: Op, due: Instant, bytes: usize) {
+        self.record_latency(op, due);
+        self.record_end(op, bytes);
+    }
+
+    /// Notes the time from `due` until now.
+    pub(crate) fn record_latency(&mut self, op: Op, due: Instant) {
         let now = Instant::now();
-        let latency = now.saturating_duration_since(due);
-        let bytes = bytes as u64;
-        let Window { start, end } = self.window;
-        let kind = match op {
-            Op::Put => &mut self.puts,
-            Op::Get => &mut self.gets,
-        };
-        kind.bytes_ever += bytes;
+        let start = self.window.start;
         if now < start {
             return;
         }
-        kind.latencies.record(latency);
-        if now < end {
-            kind.count += 1;
-            kind.bytes += bytes;
-        }
+        let latency = now.saturating_duration_since(due);
+        self.kind(op).latencies.record(latency);
         if let Some(samples) = &mut self.samples
             && due >= start
         {
             let at = due.saturating_duration_since(start);
             samples.push(Sample { op, at, latency });
+        }
+    }
+
+    /// Counts an operation that has ended now.
+    pub(crate) fn record_end(&mut self, op: Op, bytes: usize) {
+        let now = Instant::now();
+        let in_window = (self.window.start..self.window.end).contains(&now);
+        let kind = self.kind(op);
+        kind.bytes_ever += bytes as u64;
+        if in_window {
+            kind.count += 1;
+            kind.bytes += bytes as u64;
+        }
+    }
+
+    fn kind(&mut self, op: Op) -> &mut Kind {
+        match op {
+            Op::Put => &mut self.puts,
+            Op::Get => &mut self.gets,
         }
     }
 

@@ -230,6 +230,14 @@ impl ValueLog {
         Rc::clone(&self.shared().segments.borrow())
     }
 
+    /// What a manifest is to say: the sealed segments, and the id from which on there may be others.
+    pub(crate) fn sealed(&self) -> (Vec<SegmentMeta>, ValueSegmentId) {
+        let next = self.first_unsealed();
+        let segments = self.shared().segments.borrow();
+        let sealed = segments.range(..next).map(|(_, segment)| segment.meta());
+        (sealed.collect(), next)
+    }
+
     /// The lowest id of a segment that is not sealed, begun or not. All segments below it are sealed:
     /// a manifest that names those of [`ValueLog::segments`] gives this as the id from which on there
     /// may be others.

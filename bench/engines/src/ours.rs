@@ -12,13 +12,16 @@ use crate::subject::Statistics;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
-use corelith_io::{JoinHandle, spawn, yield_if_needed};
-use corelith_shards::{Engine, Entry, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions};
-use corelith_shards::{Error, Term};
+use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed};
+use corelith_shards::{
+    BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term,
+    ValuePart,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The store that all measurements pretend to be.
 const STORE_ID: u64 = 0xbe7c;
@@ -28,6 +31,9 @@ const KIND_PUT: u8 = 1;
 const REPLAY_BYTES: u64 = 4 << 20;
 /// A batch up to this long is applied by the task that found it durable; a longer one would hold up others.
 const APPLY_AT_ONCE_MAX: usize = 32;
+
+/// How often it is looked whether background work is done.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 type Done = Box<dyn FnOnce(Result<(), Error>)>;
 
@@ -46,19 +52,17 @@ pub(crate) struct Ours {
 struct Inner {
     log: Log,
     engine: Engine,
-    memtable_bytes: usize,
     next: Cell<LogIndex>,
     /// Not appended yet.
     staged: RefCell<Vec<Write>>,
     wake_appender: Notify,
     /// Durable and not applied yet, in log order.
-    durable: RefCell<VecDeque<(Entry, Done)>>,
+    durable: RefCell<VecDeque<(LogIndex, Done)>>,
     wake_applier: Notify,
     /// Puts whose `done` was not called yet.
     in_flight: Cell<u64>,
     /// Called when there are none.
     all_done: Notify,
-    flushes: Cell<u64>,
 }
 
 /// An open shard and its tasks, to be closed.
@@ -73,7 +77,8 @@ impl Opened {
     pub(crate) async fn open(dir: &Path, number: u32, tuning: Tuning) -> Result<Self> {
         let options = ShardOptions {
             memtable_bytes: tuning.memtable_bytes,
-            block_cache_bytes: tuning.cache_bytes,
+            cache: BlockCache::new(tuning.cache_bytes),
+            value_threshold: tuning.separate_bytes,
             ..ShardOptions::new(STORE_ID, ShardId(number))
         };
         let shard = Shard::open(dir, options).await?;
@@ -82,7 +87,6 @@ impl Opened {
         let inner = Rc::new(Inner {
             log: shard.log.clone(),
             engine: shard.engine.clone(),
-            memtable_bytes: tuning.memtable_bytes,
             next: Cell::new(LogIndex(last.map_or(1, |id| id.index.0 + 1))),
             staged: RefCell::default(),
             wake_appender: Notify::new(),
@@ -90,7 +94,6 @@ impl Opened {
             wake_applier: Notify::new(),
             in_flight: Cell::new(0),
             all_done: Notify::new(),
-            flushes: Cell::new(0),
         });
         let tasks = vec![
             spawn(append_staged(Rc::clone(&inner))),
@@ -137,11 +140,7 @@ impl Ours {
         inner.next.set(LogIndex(index.0 + 1));
         inner.in_flight.set(inner.in_flight.get() + 1);
         let write = Write {
-            entry: Entry {
-                id: log_id(index),
-                kind: KIND_PUT,
-                body: body(key, value),
-            },
+            entry: entry(index, key, value),
             done: Box::new(done),
         };
         let mut staged = inner.staged.borrow_mut();
@@ -162,16 +161,23 @@ impl Ours {
         if let Some(checkpoint) = self.inner.engine.checkpoint().await? {
             self.inner.log.purge(checkpoint).await?;
         }
-        Ok(self.inner.log.flush().await?)
+        self.inner.log.flush().await?;
+        while !self.inner.engine.is_settled() {
+            sleep(SETTLE_POLL).await;
+        }
+        Ok(())
     }
 
     /// See [`Statistics`].
     pub(crate) fn statistics(&self) -> Statistics {
-        // Beyond the limit there is a frozen memtable, which is being flushed.
-        let flushes = self.inner.engine.memtable_bytes() > self.inner.memtable_bytes;
+        let engine = self.inner.engine.statistics();
         Statistics {
-            flushes_running: u64::from(flushes),
-            flushes: self.inner.flushes.get(),
+            flushes_running: u64::from(engine.flush.running),
+            flushes: engine.flush.jobs,
+            compactions_running: u64::from(engine.compaction.running),
+            compactions: engine.compaction.jobs,
+            collections_running: u64::from(engine.collection.running),
+            collections: engine.collection.jobs,
             ..Statistics::default()
         }
     }
@@ -195,6 +201,20 @@ fn log_id(index: LogIndex) -> LogId {
     }
 }
 
+/// The entry that puts a value, which ends its body.
+fn entry(index: LogIndex, key: &[u8], value: &[u8]) -> Entry {
+    let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let part = ValuePart {
+        start: len(2 + key.len()),
+        len: len(value.len()),
+        key_start: 2,
+        key_len: len(key.len()),
+    };
+    let mut entry = Entry::new(log_id(index), KIND_PUT, body(key, value));
+    entry.value = Some(part);
+    entry
+}
+
 fn body(key: &[u8], value: &[u8]) -> Bytes {
     let mut body = BytesMut::with_capacity(2 + key.len() + value.len());
     body.put_u16_le(u16::try_from(key.len()).unwrap_or(u16::MAX));
@@ -212,7 +232,10 @@ fn parts(body: &Bytes) -> Option<(&[u8], Bytes)> {
 
 fn apply(engine: &Engine, entry: &Entry) {
     if let Some((key, value)) = parts(&entry.body) {
-        engine.put(entry.id.index, key, value);
+        match entry.place {
+            Some(place) => engine.put_separated(entry.id.index, key, place),
+            None => engine.put(entry.id.index, key, value),
+        }
     }
     engine.set_applied(entry.id, None);
 }
@@ -225,7 +248,7 @@ async fn replay(shard: &Shard) -> Result<()> {
     let applied = shard.engine.applied().0;
     let mut from = LogIndex(applied.map_or(1, |id| id.index.0 + 1));
     while from < end {
-        for entry in shard.log.read(from, end, REPLAY_BYTES).await? {
+        for entry in shard.log.read_heads(from, end, REPLAY_BYTES).await? {
             shard.engine.wait_for_room().await?;
             apply(&shard.engine, &entry);
             from = LogIndex(entry.id.index.0 + 1);
@@ -246,10 +269,10 @@ async fn append_staged(inner: Rc<Inner>) {
             .into_iter()
             .map(|Write { entry, done }| (entry, done))
             .unzip();
-        let kept = entries.clone();
+        let indexes: Vec<LogIndex> = entries.iter().map(|entry| entry.id.index).collect();
         let inner_then = Rc::clone(&inner);
         inner.log.append(entries, move |result| match result {
-            Ok(()) => inner_then.take_durable(kept, done),
+            Ok(()) => inner_then.take_durable(&indexes, done),
             Err(error) => {
                 for done in done {
                     inner_then.finish(done, Err(error.clone()));
@@ -260,12 +283,12 @@ async fn append_staged(inner: Rc<Inner>) {
 }
 
 impl Inner {
-    fn take_durable(&self, entries: Vec<Entry>, done: Vec<Done>) {
+    fn take_durable(&self, indexes: &[LogIndex], done: Vec<Done>) {
         let first = self.durable.borrow().is_empty();
-        let few = entries.len() <= APPLY_AT_ONCE_MAX;
+        let few = indexes.len() <= APPLY_AT_ONCE_MAX;
         self.durable
             .borrow_mut()
-            .extend(entries.into_iter().zip(done));
+            .extend(indexes.iter().copied().zip(done));
         if !(first && few) {
             self.wake_applier.notify_one();
             return;
@@ -276,18 +299,37 @@ impl Inner {
         }
     }
 
-    /// Applies the next durable entry if there is one and memtables have room.
+    /// Applies the next durable entry if there is one in memory, and memtables have room.
     fn apply_one(&self) -> bool {
         if !self.engine.has_room() {
             return false;
         }
+        let next = self.durable.borrow().front().map(|(index, _)| *index);
+        let entry = next.and_then(|index| self.log.head_in_memory(index));
+        entry.is_some_and(|entry| self.apply(&entry))
+    }
+
+    /// Applies the first durable entry, which is this one.
+    fn apply(&self, entry: &Entry) -> bool {
         let next = self.durable.borrow_mut().pop_front();
-        let Some((entry, done)) = next else {
-            return false;
-        };
-        apply(&self.engine, &entry);
-        self.finish(done, Ok(()));
+        if let Some((_, done)) = next {
+            apply(&self.engine, entry);
+            self.finish(done, Ok(()));
+        }
         true
+    }
+
+    async fn apply_from_disk(&self) {
+        let next = self.durable.borrow().front().map(|(index, _)| *index);
+        let Some(from) = next else { return };
+        match self.log.read_heads(from, LogIndex(from.0 + 1), 0).await {
+            Ok(entries) => entries.iter().for_each(|entry| drop(self.apply(entry))),
+            Err(error) => {
+                for (_, done) in self.durable.take() {
+                    self.finish(done, Err(error.clone()));
+                }
+            }
+        }
     }
 
     fn finish(&self, done: Done, result: Result<(), Error>) {
@@ -309,7 +351,10 @@ async fn apply_durable(inner: Rc<Inner>) {
                     inner.finish(done, Err(error.clone()));
                 }
             }
-            inner.apply_one();
+            // What the cache of the log did not hold is read back.
+            if !inner.apply_one() {
+                inner.apply_from_disk().await;
+            }
             yield_if_needed().await;
         }
     }
@@ -320,7 +365,6 @@ async fn purge_checkpointed(inner: Rc<Inner>) {
     let mut known = inner.engine.checkpointed();
     while let Some(checkpoint) = inner.engine.wait_checkpoint(known).await {
         known = Some(checkpoint);
-        inner.flushes.set(inner.flushes.get() + 1);
         if inner.log.purge(checkpoint).await.is_err() {
             return;
         }

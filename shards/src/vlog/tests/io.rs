@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::filename::FileName;
 use crate::ids::{Ticket, LogIndex, ValueSegmentId};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::vlog::{Ticket, ValueLog, ValueLogOptions, ValuePointer};
+use crate::vlog::{ValueLog, ValueLogOptions, ValuePointer};
 use corelith_io::sim::Sim;
 use proptest::prelude::*;
 use std::cell::RefCell;

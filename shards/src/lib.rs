@@ -24,7 +24,7 @@ mod varint;
 mod vlog;
 pub mod wal;
 
-pub use cache::BlockCache;
+pub use cache::{BlockCache, CacheCounters};
 pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};

@@ -74,8 +74,31 @@ pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
 // ---- sstable ----
 
-/// A data or index block is ended before it would exceed this length.
-pub const TABLE_BLOCK_BYTES: usize = 8 << 10;
+/// Part of a data block that may be left empty, as a divisor: a block is ended at the first multiple
+/// of 4 KiB of which the next entry would leave no more than this. So small entries get blocks of
+/// 4 KiB, which hold the fewest keys beside the one that is wanted in the cache, and entries of some
+/// hundred bytes get 8 KiB, where they leave 3 % empty instead of up to 8 %.
+pub const TABLE_BLOCK_WASTE: usize = 20;
+
+/// A data block with several entries takes at most this much. Reading 8 KiB at a random place takes
+/// the device as long as 4 KiB; a cold read pays for one I/O, not for its length. Values from 1 to
+/// 4 KiB leave 10 to 25 % of that empty, which is why those from about 4 KiB on are separated.
+pub const TABLE_BLOCK_SPAN: usize = 8 << 10;
+
+/// What a data block with several entries may hold when it is compressed; what it takes in the file
+/// is fitted to 4 or 8 KiB all the same. More would crowd the cache, which holds it unpacked.
+pub const TABLE_COMPRESSED_BLOCK_SPAN: usize = 16 << 10;
+
+/// The longest data block: a single entry with the longest key and inline value.
+pub const TABLE_BLOCK_BYTES_MAX: usize = 32 << 10;
+
+/// An index leaf takes at most this much (or has one entry): it refers to about half a MiB of data,
+/// and the root, which stays in memory, has 40 bytes for each of them: 1 MiB for 14 GB.
+pub const TABLE_LEAF_SPAN: usize = 4 << 10;
+
+/// Keys of one filter: as many as fill 12 KiB of the file with a Bloom filter. Finding a fuse filter of
+/// that many holds a core for at most half a millisecond.
+pub const FILTER_KEYS_MAX: usize = ((12 << 10) - 64) * 8 / FILTER_BITS_PER_KEY as usize;
 
 /// A longer value gets a block of its own, so that its key can be read without it.
 pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
@@ -86,7 +109,7 @@ pub const RESTART_INTERVAL: usize = 16;
 /// The longest payload of any block of a table.
 pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-/// Entries of one table; bounds its filter and the memory to build it.
+/// Entries of one table; bounds its root.
 pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
 
 /// Value segments that one table refers to; a table is ended before it would refer to more.
@@ -101,8 +124,17 @@ pub const FILTER_BITS_PER_KEY: u64 = 12;
 /// Writes of a table in flight at once.
 pub const TABLE_WRITES_IN_FLIGHT_MAX: usize = 4;
 
-/// Bytes that a scan reads ahead at once.
+/// Bytes that a scan reads ahead at once: it begins with the first and doubles up to the second.
+pub const READ_AHEAD_BYTES_MIN: usize = 16 << 10;
+/// See [`READ_AHEAD_BYTES_MIN`].
 pub const READ_AHEAD_BYTES: usize = 256 << 10;
+
+/// Index and filter blocks between data blocks are read along if they are no longer than this: one
+/// long read costs less than two.
+pub const READ_GAP_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a table that one step of a verification reads at most, apart from long values.
+pub const VERIFY_STEP_BYTES: usize = 256 << 10;
 
 // ---- manifest ----
 
@@ -141,12 +173,21 @@ const _: () = {
     assert!(LOG_ENTRY_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= MEMBERSHIP_BYTES_MAX);
     assert!(LOG_STAGED_BYTES_MAX >= 2 * LOG_ENTRY_BYTES_MAX);
-    assert!(KEY_BYTES_MAX < TABLE_BLOCK_BYTES);
+    assert!(TABLE_BLOCK_SPAN.is_multiple_of(BLOCK_SIZE));
+    assert!(TABLE_COMPRESSED_BLOCK_SPAN >= TABLE_BLOCK_SPAN);
+    assert!(TABLE_COMPRESSED_BLOCK_SPAN <= TABLE_BLOCK_BYTES_MAX);
+    assert!(INLINE_VALUE_BYTES_MAX + KEY_BYTES_MAX + 64 <= TABLE_BLOCK_BYTES_MAX);
+    // The hash table of LZ4 for short blocks.
+    assert!(TABLE_BLOCK_BYTES_MAX < 1 << 16);
+    // The shortest entry has 5 bytes; the keys of one block fit one filter.
+    assert!(TABLE_BLOCK_BYTES_MAX / 5 <= FILTER_KEYS_MAX);
+    assert!(TABLE_BLOCK_BYTES_MAX + BLOCK_SIZE <= VERIFY_STEP_BYTES);
+    assert!(VERIFY_STEP_BYTES <= IO_BYTES_MAX && READ_AHEAD_BYTES <= IO_BYTES_MAX);
+    assert!(READ_AHEAD_BYTES_MIN <= READ_AHEAD_BYTES);
     assert!(KEEP_VALUE_BYTES_MIN * 2 <= KEPT_VALUE_CHARGE_MIN);
     assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
-    assert!(INLINE_VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX + TABLE_BLOCK_BYTES <= IO_BYTES_MAX);
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
-    assert!(TABLE_ENTRIES_MAX * FILTER_BITS_PER_KEY / 8 <= BLOCK_PAYLOAD_BYTES_MAX as u64);
+    assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
     assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
     // A session's record is one inline-or-own-block value like any other.

@@ -3,23 +3,32 @@
 //! The writer and the reader share `format`; `block` is what both put into data and index blocks.
 
 mod block;
+mod compress;
 mod cursor;
 mod filter;
 pub(crate) mod format;
 mod inspect;
+mod lookup;
 mod options;
+mod output;
+mod properties;
 mod reader;
+mod sequential;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash_of;
-pub(crate) use format::{Handle, Reference, TableMeta};
+pub(crate) use format::Handle;
 pub(crate) use inspect::inspect;
 pub use options::Compression;
 pub(crate) use options::{FilterKind, TableOptions};
+pub(crate) use properties::{Reference, TableMeta};
 pub(crate) use reader::Table;
+pub(crate) use sequential::{EntryRef, SequentialCursor, ValueRef};
+pub(crate) use verify::Verifier;
 pub(crate) use writer::TableWriter;
 
 use crate::vlog::ValuePointer;

@@ -1,6 +1,7 @@
 //! Unsigned integers in 1 to 10 bytes, seven bits each, least significant first (LEB128).
 
 /// Appends `number`.
+#[inline]
 pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -9,8 +10,27 @@ pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
+/// Bytes that [`put`] appends.
+#[inline]
+pub(crate) fn len(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// Takes a number from the front of `bytes`; `None` if there is none.
+#[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+    // Most are lengths of keys and the like.
+    if let Some((byte, rest)) = bytes.split_first()
+        && *byte < 0x80
+    {
+        *bytes = rest;
+        return Some(u64::from(*byte));
+    }
+    take_long(bytes)
+}
+
+fn take_long(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..70).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
@@ -28,6 +48,7 @@ pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// As [`take`], for lengths.
+#[inline]
 pub(crate) fn take_len(bytes: &mut &[u8]) -> Option<usize> {
     usize::try_from(take(bytes)?).ok()
 }
@@ -41,6 +62,7 @@ mod tests {
         for number in [0, 1, 127, 128, 300, 1 << 32, u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
             put(&mut bytes, number);
+            assert_eq!(len(number), bytes.len());
             for len in 0..bytes.len() {
                 assert_eq!(take(&mut &bytes[..len]), None);
             }

@@ -74,8 +74,9 @@ impl Engine {
             return Ok(Place::Nowhere);
         }
         let stored_key = Space::User.stored_key(key);
+        let hash = hash_of(&stored_key);
         for table in candidates {
-            if let Some((at, value)) = table.get(&stored_key, NOW).await? {
+            if let Some((at, value)) = table.get(&stored_key, hash, NOW).await? {
                 return Ok(Place::Table(table, at, value));
             }
         }
@@ -97,9 +98,10 @@ impl Engine {
         if state.tables.is_empty() {
             return Vec::new();
         }
-        let hash = hash_of(&Space::User.stored_key(key));
+        let stored_key = Space::User.stored_key(key);
+        let hash = hash_of(&stored_key);
         let tables = state.tables.iter();
-        let candidates = tables.filter(|table| table.may_contain(hash));
+        let candidates = tables.filter(|table| table.excludes(&stored_key, hash) != Some(true));
         candidates.cloned().collect()
     }
 }

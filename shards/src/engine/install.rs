@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, TableId};
 use crate::key::Space;
-use crate::limits::{TABLE_BYTES, TABLE_ENTRIES_MAX};
+use crate::limits::TABLE_BYTES;
 use crate::manifest::{Manifest, sync_dir};
 use crate::session::SessionTable;
 use crate::sstable::{Content, Table, TableMeta, TableOptions, TableWriter};
@@ -177,9 +177,9 @@ impl SnapshotWriter {
         if !known_space || !in_order || Some(record.at) > applied {
             return Err(self.bad("a record that cannot be"));
         }
-        let full = self.writer.as_ref().is_some_and(|writer| {
-            writer.file_bytes() >= TABLE_BYTES || writer.entries() >= TABLE_ENTRIES_MAX
-        });
+        let writer = self.writer.as_ref();
+        let full =
+            writer.is_some_and(|writer| writer.file_bytes() >= TABLE_BYTES || writer.is_full());
         if full {
             self.finish_table().await?;
         }

@@ -1,123 +1,213 @@
 //! Going over a table in order, with read-ahead that grows as the scan goes on.
 
 use super::Value;
-use super::block::{Block, BlockCursor};
-use super::format::{Handle, Kind};
+use super::block::{BlockCursor, Damage};
+use super::format::{Handle, Kind, decode_block};
 use super::reader::Table;
 use crate::error::Result;
 use crate::ids::LogIndex;
-use crate::limits::{READ_AHEAD_BYTES, TABLE_BLOCK_BYTES};
+use crate::limits::{READ_AHEAD_BYTES, READ_AHEAD_BYTES_MIN, READ_GAP_BYTES_MAX};
 use std::collections::VecDeque;
 
 /// A place in a table. The table is handed to each call, so that a cursor can borrow it or share it.
 pub(crate) struct TableCursor {
-    root: BlockCursor,
-    leaf: BlockCursor,
-    data: Option<BlockCursor>,
-    /// Data blocks read ahead, with their offsets; the leaf stands at the last of them.
-    ahead: VecDeque<Block>,
+    walk: Walk,
+    data: BlockCursor,
+    data_at: u64,
+    value: Value,
+    /// Data blocks read ahead, with their offsets.
+    ahead: VecDeque<(u64, BlockCursor)>,
     ahead_bytes: usize,
 }
 
 impl TableCursor {
-    /// A cursor at the first entry at or after (`key`, `at`), if [`TableCursor::seek`] says so.
+    /// A cursor at the first entry at or after (`key`, `at`); `None` if there is none.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
     pub(crate) async fn seek(table: &Table, key: &[u8], at: LogIndex) -> Result<Option<Self>> {
-        let mut root = BlockCursor::new(table.root().clone());
-        root.seek_at_or_before(key, at)
-            .map_err(|what| table.damaged(0, what))?;
-        let mut leaf = table.child(&root, Kind::Leaf).await?;
-        leaf.seek_at_or_before(key, at)
-            .map_err(|what| table.damaged(0, what))?;
-        let mut data = table.child(&leaf, Kind::Data).await?;
-        let found = data.seek(key, at).map_err(|what| table.damaged(0, what))?;
-        let mut cursor = Self::after(root, leaf);
-        cursor.data = Some(data);
-        if found || cursor.advance(table).await? {
+        let (walk, handle) = Walk::seek(table, key, at, true).await?;
+        let mut data = cached_entries(table, handle, Kind::Data).await?;
+        let found = data
+            .seek(key, at)
+            .map_err(|what| table.damaged(handle.offset, what))?;
+        let mut cursor = Self {
+            walk,
+            data,
+            data_at: handle.offset,
+            value: Value::Deleted,
+            ahead: VecDeque::new(),
+            ahead_bytes: READ_AHEAD_BYTES_MIN,
+        };
+        if found {
+            cursor.take_value(table)?;
             return Ok(Some(cursor));
         }
-        Ok(None)
-    }
-
-    /// A cursor after the data block at which `leaf` stands.
-    pub(super) fn after(root: BlockCursor, leaf: BlockCursor) -> Self {
-        Self {
-            root,
-            leaf,
-            data: None,
-            ahead: VecDeque::new(),
-            ahead_bytes: TABLE_BLOCK_BYTES,
-        }
+        let more = cursor.advance(table).await?;
+        Ok(more.then_some(cursor))
     }
 
     /// The current entry: stored key, sequence number, value.
     pub(crate) fn current(&self) -> (&[u8], LogIndex, &Value) {
-        match &self.data {
-            Some(data) => (data.key(), data.at(), data.value()),
-            None => (&[], LogIndex(0), &Value::Deleted),
-        }
+        (self.data.key(), self.data.at(), &self.value)
     }
 
     /// Goes to the next entry; `false` after the last.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
     pub(crate) async fn advance(&mut self, table: &Table) -> Result<bool> {
         loop {
-            if self.advance_in_block(table)? {
+            let damaged = |what| table.damaged(self.data_at, what);
+            if self.data.advance().map_err(damaged)? {
+                self.take_value(table)?;
                 return Ok(true);
             }
-            if !self.next_block(table).await? {
-                return Ok(false);
+            if self.ahead.is_empty() {
+                self.read_ahead(table).await?;
             }
+            let Some((offset, data)) = self.ahead.pop_front() else {
+                return Ok(false);
+            };
+            self.data_at = offset;
+            self.data = data;
         }
     }
 
-    /// Goes to the next entry of the current block.
-    pub(super) fn advance_in_block(&mut self, table: &Table) -> Result<bool> {
-        match &mut self.data {
-            Some(data) => data.advance().map_err(|what| table.damaged(0, what)),
-            None => Ok(false),
-        }
-    }
-
-    /// Goes before the first entry of the next data block; `false` after the last block.
-    pub(super) async fn next_block(&mut self, table: &Table) -> Result<bool> {
-        if self.ahead.is_empty() {
-            self.read_ahead(table).await?;
-        }
-        self.data = self.ahead.pop_front().map(BlockCursor::new);
-        Ok(self.data.is_some())
+    fn take_value(&mut self, table: &Table) -> Result<()> {
+        let value = self.data.value();
+        self.value = value.map_err(|what| table.damaged(self.data_at, what))?;
+        Ok(())
     }
 
     async fn read_ahead(&mut self, table: &Table) -> Result<()> {
-        let damaged = |what| table.damaged(0, what);
-        if !self.leaf.advance().map_err(damaged)? {
-            if !self.root.advance().map_err(damaged)? {
-                return Ok(());
-            }
-            self.leaf = table.child(&self.root, Kind::Leaf).await?;
-            if !self.leaf.advance().map_err(damaged)? {
-                return Ok(());
-            }
-        }
-        let mut handles: Vec<Handle> = Vec::new();
-        loop {
-            let Value::Stored(handle) = *self.leaf.value() else {
-                return Err(damaged("an index entry without a block"));
-            };
-            handles.push(handle);
-            let mut next = self.leaf.clone();
-            if !next.advance().map_err(damaged)? {
-                break;
-            }
-            // Blocks of long values may lie between; they are not read along.
-            let first = handles.first().map_or(0, |first| first.offset);
-            let follows = matches!(next.value(), Value::Stored(next) if next.offset == handle.end()
-                && next.end() - first <= self.ahead_bytes as u64);
-            if !follows {
-                break;
-            }
-            self.leaf = next;
+        let handles = self.walk.next_run(table, self.ahead_bytes, true).await?;
+        if handles.is_empty() {
+            return Ok(());
         }
         self.ahead_bytes = (self.ahead_bytes * 2).min(READ_AHEAD_BYTES);
-        self.ahead = table.blocks(&handles).await?.into();
+        let blocks = table.read_data(handles).await?;
+        for handle in &blocks.handles {
+            let payload = decode_block(table.meta().id, *handle, Kind::Data, blocks.block(*handle))
+                .and_then(|stored| stored.to_bytes())
+                .map_err(|what| table.damaged(handle.offset, what))?;
+            let data = table.entries(*handle, payload)?;
+            self.ahead.push_back((handle.offset, data));
+            corelith_io::yield_if_needed().await;
+        }
         Ok(())
+    }
+}
+
+/// Reads a block of entries through the cache.
+async fn cached_entries(table: &Table, handle: Handle, kind: Kind) -> Result<BlockCursor> {
+    let cached = table.cached(handle);
+    table.cache().count(|counters| match &cached {
+        Some(_) => counters.hits += 1,
+        None => counters.misses += 1,
+    });
+    let payload = match cached {
+        Some(payload) => payload,
+        None => {
+            let payload = table.read(handle, kind).await?;
+            table.keep(handle, kind, payload.clone());
+            payload
+        }
+    };
+    table.entries(handle, payload)
+}
+
+/// Goes over the data blocks of a table by its index.
+pub(super) struct Walk {
+    root: BlockCursor,
+    leaf: BlockCursor,
+    leaf_at: u64,
+    /// A block that the last run had no room for.
+    pending: Option<Handle>,
+}
+
+impl Walk {
+    /// Finds the data block that holds the place of (`key`, `at`), and stands after it.
+    pub(super) async fn seek(
+        table: &Table,
+        key: &[u8],
+        at: LogIndex,
+        use_cache: bool,
+    ) -> Result<(Self, Handle)> {
+        let root_damaged = |what| table.root_damaged(what);
+        let mut root = BlockCursor::new(table.root().clone());
+        root.seek_at_or_before(key, at).map_err(root_damaged)?;
+        let handle = root.partition().map_err(root_damaged)?.leaf;
+        let mut leaf = Self::read_leaf(table, handle, use_cache).await?;
+        let damaged = |what: Damage| table.damaged(handle.offset, what);
+        leaf.seek_at_or_before(key, at).map_err(damaged)?;
+        let child = leaf.child().map_err(damaged)?;
+        let walk = Self {
+            root,
+            leaf,
+            leaf_at: handle.offset,
+            pending: None,
+        };
+        Ok((walk, child))
+    }
+
+    async fn read_leaf(table: &Table, handle: Handle, use_cache: bool) -> Result<BlockCursor> {
+        match use_cache {
+            true => cached_entries(table, handle, Kind::Leaf).await,
+            false => table.read_entries(handle, Kind::Leaf).await,
+        }
+    }
+
+    /// Makes `handle` the first block of the next run.
+    pub(super) fn put_back(&mut self, handle: Handle) {
+        self.pending = Some(handle);
+    }
+
+    /// The next data block; `None` after the last.
+    async fn next(&mut self, table: &Table, use_cache: bool) -> Result<Option<Handle>> {
+        if let Some(pending) = self.pending.take() {
+            return Ok(Some(pending));
+        }
+        loop {
+            let leaf_at = self.leaf_at;
+            let damaged = |what: Damage| table.damaged(leaf_at, what);
+            if self.leaf.advance().map_err(damaged)? {
+                return Ok(Some(self.leaf.child().map_err(damaged)?));
+            }
+            let root_damaged = |what| table.root_damaged(what);
+            if !self.root.advance().map_err(root_damaged)? {
+                return Ok(None);
+            }
+            let handle = self.root.partition().map_err(root_damaged)?.leaf;
+            self.leaf = Self::read_leaf(table, handle, use_cache).await?;
+            self.leaf_at = handle.offset;
+        }
+    }
+
+    /// The next data blocks that lie close enough together to be read with one read of at most
+    /// `bytes_max`; none after the last.
+    pub(super) async fn next_run(
+        &mut self,
+        table: &Table,
+        bytes_max: usize,
+        use_cache: bool,
+    ) -> Result<Vec<Handle>> {
+        let mut run: Vec<Handle> = Vec::new();
+        while let Some(handle) = self.next(table, use_cache).await? {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let gap = handle.offset.checked_sub(last.end());
+                let gap = gap.ok_or_else(|| {
+                    table.damaged(self.leaf_at, "an index whose blocks are not in order")
+                })?;
+                // Blocks of long values are passed over.
+                let far = gap > READ_GAP_BYTES_MAX as u64;
+                if far || handle.end() - first.offset > bytes_max as u64 {
+                    self.put_back(handle);
+                    break;
+                }
+            }
+            run.push(handle);
+        }
+        Ok(run)
     }
 }

@@ -4,40 +4,40 @@
 //! file   = header | block ... | footer              everything starts at a multiple of 4 KiB
 //! header = magic [8] "CLTABLE\0" | version u32 = 2 | shard u32 | store u64 | table u64 | crc32c u32
 //!          (of all before) | zeros to 4 KiB
-//! block  = crc32c u32 (of all after, without the zeros) | len u32 | kind u32 | 0 u32 | table u64 |
-//!          offset u64 (of this block in the file) | payload [len] | zeros to a multiple of 4 KiB
+//! block  = crc32c u32 (of all after, without the zeros) | len u32 | kind u32 | whole u32 |
+//!          table u64 | offset u64 (of this block in the file) | payload [len] |
+//!          zeros to a multiple of 4 KiB
 //! footer = a block of kind 6 and 4 KiB, the last of the file
 //! ```
-//! Payloads by kind:
+//! `whole` is 0, or the length of a payload that is stored in LZ4's block format; only data blocks
+//! are. Payloads by kind:
 //! ```text
-//! 1 data, 2 index leaf, 3 index root: see block.rs; the values of index entries are handles
+//! 1 data, 2 index leaf, 3 index root: see block.rs; leaves refer to data blocks, the root to leaves
+//!   and their filters
 //! 4 value: one long value
-//! 5 filter: see filter.rs
-//! 6 footer: version u32 | root handle | filter handle | properties handle
-//! 7 properties: entries u64 | deletions u64 | value bytes u64 | lowest sequence number u64 |
-//!   highest u64 | first stored key (u32 len, bytes) | last stored key (u32 len, bytes) |
-//!   reference count u32 | reference ...
-//! reference: value segment u64 | values u64 | bytes of their records u64
-//! handle: offset u64 | payload length u32
+//! 5 filter, of the keys in the data blocks of one leaf: see filter.rs
+//! 6 footer: version u32 | root handle | properties handle
+//! 7 properties: see properties.rs
+//! handle: offset u64 | length u32 of the payload as it is stored
 //! ```
-//! Version 1 has no references.
+//! A partition is a run of data blocks, its filter and its leaf, in this order. Blocks of long values
+//! lie before the data block that refers to them; root, properties and footer end the file.
+//!
+//! Version 1 compresses nothing, has one filter for the whole file, named by the footer between root
+//! and properties, and its root refers to leaves only.
 //!
 //! A block names its table and its place, so that a block written or read at a wrong place is found.
 
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner, ShardId, TableId, ValueSegmentId};
-use crate::limits::{BLOCK_PAYLOAD_BYTES_MAX, KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
-use bytes::{Buf, Bytes};
+use crate::ids::{Owner, ShardId, TableId};
+use crate::limits::{BLOCK_PAYLOAD_BYTES_MAX, TABLE_BLOCK_BYTES_MAX};
+use bytes::Buf;
 use corelith_io::BLOCK_SIZE;
-use std::fmt;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLTABLE\0";
-/// Versions that are read; the last is written.
-const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
-const VERSION: u32 = *VERSIONS.end();
-/// From this version on, properties list references.
-const VERSION_OF_REFERENCES: u32 = 2;
+/// The version that is written; all from 1 on are read.
+const VERSION: u32 = 2;
 
 /// Bytes of a block before its payload.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
@@ -61,14 +61,14 @@ pub(crate) enum Kind {
 pub(crate) struct Handle {
     /// Offset of the block in its file.
     pub(crate) offset: u64,
-    /// Length of its payload.
+    /// Length of its payload as it is stored.
     pub(crate) len: u32,
 }
 
 impl Handle {
     /// Bytes that the block takes in the file.
     pub(crate) fn span(self) -> usize {
-        (BLOCK_HEADER_BYTES + self.len as usize).next_multiple_of(BLOCK_SIZE)
+        span_of(self.len as usize)
     }
 
     /// Where the next block starts.
@@ -96,172 +96,48 @@ impl Handle {
     }
 }
 
-/// How much of a value segment a table refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reference {
-    /// The segment.
-    pub(crate) segment: ValueSegmentId,
-    /// How many values.
-    pub(crate) values: u64,
-    /// Length of their records, see [`crate::vlog::record_bytes`].
-    pub(crate) bytes: u64,
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            segment,
-            values,
-            bytes,
-        } = self;
-        write!(f, "{values} in value segment {segment}, {bytes} bytes")
-    }
-}
-
-/// What the manifest and the table itself say of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TableMeta {
-    /// Its number.
-    pub(crate) id: TableId,
-    /// Length of the file in bytes.
-    pub(crate) file_bytes: u64,
-    /// Versions in it.
-    pub(crate) entries: u64,
-    /// How many of them are deletions.
-    pub(crate) deletions: u64,
-    /// Sum of the values' lengths, wherever the values are.
-    pub(crate) value_bytes: u64,
-    /// Lowest sequence number.
-    pub(crate) lowest: LogIndex,
-    /// Highest sequence number.
-    pub(crate) highest: LogIndex,
-    /// First stored key.
-    pub(crate) first_key: Bytes,
-    /// Last stored key.
-    pub(crate) last_key: Bytes,
-    /// What it refers to in the value log, in order of segment, none twice.
-    pub(crate) references: Vec<Reference>,
-}
-
-impl TableMeta {
-    /// The payload of the properties block.
-    pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
-        for number in [
-            self.entries,
-            self.deletions,
-            self.value_bytes,
-            self.lowest.0,
-            self.highest.0,
-        ] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        for key in [&self.first_key, &self.last_key] {
-            let len = u32::try_from(key.len()).unwrap_or(u32::MAX);
-            out.extend_from_slice(&len.to_le_bytes());
-            out.extend_from_slice(key);
-        }
-        let count = u32::try_from(self.references.len()).unwrap_or(u32::MAX);
-        out.extend_from_slice(&count.to_le_bytes());
-        for reference in &self.references {
-            for number in [reference.segment.0, reference.values, reference.bytes] {
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-        }
-    }
-
-    /// Takes properties from the front of `bytes`, as that version of tables has them.
-    pub(crate) fn decode_properties(
-        version: u32,
-        id: TableId,
-        file_bytes: u64,
-        bytes: &mut &[u8],
-    ) -> Option<Self> {
-        Some(Self {
-            id,
-            file_bytes,
-            entries: bytes.try_get_u64_le().ok()?,
-            deletions: bytes.try_get_u64_le().ok()?,
-            value_bytes: bytes.try_get_u64_le().ok()?,
-            lowest: LogIndex(bytes.try_get_u64_le().ok()?),
-            highest: LogIndex(bytes.try_get_u64_le().ok()?),
-            first_key: take_key(bytes)?,
-            last_key: take_key(bytes)?,
-            references: match version {
-                VERSION_OF_REFERENCES.. => take_references(bytes)?,
-                _ => Vec::new(),
-            },
-        })
-    }
-}
-
-fn take_references(bytes: &mut &[u8]) -> Option<Vec<Reference>> {
-    const STORED_BYTES: usize = 24;
-    let count = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
-    if count > TABLE_REFERENCES_MAX || bytes.len() < count * STORED_BYTES {
-        return None;
-    }
-    let mut references: Vec<Reference> = Vec::with_capacity(count);
-    for _ in 0..count {
-        let reference = Reference {
-            segment: ValueSegmentId(bytes.try_get_u64_le().ok()?),
-            values: bytes.try_get_u64_le().ok()?,
-            bytes: bytes.try_get_u64_le().ok()?,
-        };
-        if references
-            .last()
-            .is_some_and(|last| last.segment >= reference.segment)
-        {
-            return None;
-        }
-        references.push(reference);
-    }
-    Some(references)
-}
-
-fn take_key(bytes: &mut &[u8]) -> Option<Bytes> {
-    let len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
-    if len > KEY_BYTES_MAX + 1 {
-        return None;
-    }
-    let (key, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    Some(Bytes::copy_from_slice(key))
+/// Bytes that a block with a payload of `len` bytes takes in the file.
+pub(super) fn span_of(len: usize) -> usize {
+    (BLOCK_HEADER_BYTES + len).next_multiple_of(BLOCK_SIZE)
 }
 
 /// The payload of the footer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Footer {
     pub(super) root: Handle,
-    pub(super) filter: Handle,
+    /// The filter of the whole file, of version 1.
+    pub(super) filter: Option<Handle>,
     pub(super) properties: Handle,
 }
 
 impl Footer {
-    /// Length of its payload.
-    pub(super) const PAYLOAD_BYTES: u32 = 4 + 3 * 12;
-
     pub(super) fn encode(self) -> Vec<u8> {
         let mut out = VERSION.to_le_bytes().to_vec();
         self.root.encode(&mut out);
-        self.filter.encode(&mut out);
         self.properties.encode(&mut out);
         out
     }
 
     pub(super) fn decode(version: u32, mut bytes: &[u8]) -> Option<Self> {
         let found = bytes.try_get_u32_le().ok()?;
+        let root = Handle::decode(&mut bytes)?;
+        let filter = match version {
+            1 => Some(Handle::decode(&mut bytes)?),
+            _ => None,
+        };
         let footer = Self {
-            root: Handle::decode(&mut bytes)?,
-            filter: Handle::decode(&mut bytes)?,
+            root,
+            filter,
             properties: Handle::decode(&mut bytes)?,
         };
         (found == version && bytes.is_empty()).then_some(footer)
     }
 
     /// Where the footer of a file is.
-    pub(super) fn handle(file_bytes: u64) -> Option<Handle> {
+    pub(super) fn handle(version: u32, file_bytes: u64) -> Option<Handle> {
+        let handles = if version == 1 { 3 } else { 2 };
         let offset = file_bytes.checked_sub(BLOCK_SIZE as u64)?;
-        Handle::checked(offset, u64::from(Self::PAYLOAD_BYTES))
+        Handle::checked(offset, 4 + handles * 12)
     }
 }
 
@@ -277,8 +153,16 @@ pub(super) fn encode_file_header(owner: Owner, id: TableId) -> Vec<u8> {
     out
 }
 
-/// Reads the first block of the table `file`: its format version, whose it is, and its number.
-pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<(u32, Owner, TableId)> {
+/// What the first block of a table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileHeader {
+    pub(super) version: u32,
+    pub(super) owner: Owner,
+    pub(super) id: TableId,
+}
+
+/// Reads the first block of the table `file`.
+pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<FileHeader> {
     const COVERED: usize = 32;
     let damaged = |what| Error::corrupt(file, 0, what);
     let (mut fields, mut after) = block
@@ -300,35 +184,47 @@ pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<(u32, Owne
             known: VERSION,
         });
     }
-    if !VERSIONS.contains(&version) {
+    if version == 0 {
         return Err(damaged("there is no such format version"));
     }
     let shard = ShardId(fields.get_u32_le());
     let store_id = fields.get_u64_le();
     let id = TableId(fields.get_u64_le());
-    Ok((version, Owner { store_id, shard }, id))
+    let owner = Owner { store_id, shard };
+    Ok(FileHeader { version, owner, id })
 }
 
-/// The header of the block at `handle` with that payload.
+/// The header of the block at `handle` with that payload, which has `whole` bytes when unpacked
+/// (0: it is not compressed).
 pub(super) fn encode_block_header(
     table: TableId,
     handle: Handle,
     kind: Kind,
+    whole: u32,
     payload: &[u8],
 ) -> [u8; BLOCK_HEADER_BYTES] {
     debug_assert_eq!(handle.len as usize, payload.len());
     let mut header = [0; BLOCK_HEADER_BYTES];
-    let mut fields = Vec::with_capacity(BLOCK_HEADER_BYTES - CRC_BYTES);
-    fields.extend_from_slice(&handle.len.to_le_bytes());
-    fields.extend_from_slice(&(kind as u32).to_le_bytes());
-    fields.extend_from_slice(&0_u32.to_le_bytes());
-    fields.extend_from_slice(&table.0.to_le_bytes());
-    fields.extend_from_slice(&handle.offset.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&fields), payload);
-    let (crc_place, rest) = header.split_at_mut(CRC_BYTES);
+    let (crc_place, fields) = header.split_at_mut(CRC_BYTES);
+    let numbers = [handle.len, kind as u32, whole];
+    let (places, rest) = fields.split_at_mut(3 * 4);
+    for (place, number) in places.chunks_exact_mut(4).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    for (place, number) in rest.chunks_exact_mut(8).zip([table.0, handle.offset]) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(fields), payload);
     crc_place.copy_from_slice(&crc.to_le_bytes());
-    rest.copy_from_slice(&fields);
     header
+}
+
+/// A payload as it is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Stored<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Its length when unpacked, at most [`TABLE_BLOCK_BYTES_MAX`]; `None` if it is not compressed.
+    pub(super) whole: Option<usize>,
 }
 
 /// Checks a block read at `handle` and returns its payload.
@@ -337,7 +233,7 @@ pub(super) fn decode_block(
     handle: Handle,
     kind: Kind,
     block: &[u8],
-) -> Result<&[u8], &'static str> {
+) -> Result<Stored<'_>, &'static str> {
     let len = handle.len as usize;
     let covered = block
         .get(CRC_BYTES..BLOCK_HEADER_BYTES + len)
@@ -347,13 +243,20 @@ pub(super) fn decode_block(
     if crc32c::crc32c(covered) != crc {
         return Err("a block's checksum does not match");
     }
-    let matches = fields.get_u32_le() == handle.len
-        && fields.get_u32_le() == kind as u32
-        && fields.get_u32_le() == 0
+    let found_len = fields.get_u32_le();
+    let found_kind = fields.get_u32_le();
+    let whole = fields.get_u32_le() as usize;
+    let matches = found_len == handle.len
+        && found_kind == kind as u32
         && fields.get_u64_le() == table.0
         && fields.get_u64_le() == handle.offset;
     if !matches {
         return Err("another block is in this place");
     }
-    fields.get(..len).ok_or("the file ends within a block")
+    if whole > 0 && (kind != Kind::Data || whole > TABLE_BLOCK_BYTES_MAX) {
+        return Err("a compressed block that cannot be");
+    }
+    let bytes = fields.get(..len).ok_or("the file ends within a block")?;
+    let whole = (whole > 0).then_some(whole);
+    Ok(Stored { bytes, whole })
 }

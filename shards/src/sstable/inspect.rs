@@ -13,11 +13,14 @@ use super::{TableCursor, Value};
 /// Describes the table at `path`: its properties and, up to a limit, its entries.
 pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
     let cache = BlockCache::new(0);
-    let (table, owner) = Table::open_path(path.to_path_buf(), &cache).await?;
+    let table = Table::open_path(path.to_path_buf(), &cache).await?;
     let meta = table.meta();
     let mut text = Text::default();
     text.line("kind", "sstable");
-    text.line("owner", owner);
+    if table.format_version() > 1 {
+        text.line("format version", table.format_version());
+    }
+    text.line("owner", table.owner());
     text.line("table", meta.id);
     text.line("file bytes", meta.file_bytes);
     text.line("entries", meta.entries);

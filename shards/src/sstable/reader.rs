@@ -1,19 +1,19 @@
-//! Reading an sstable. The index root and the filter stay in memory; index leaves and data blocks
-//! come through the cache; every block's checksum and place are checked whenever it is read.
+//! An open sstable. The index root stays in memory; filters, index leaves and data blocks come through
+//! the cache; every block's checksum and place are checked whenever it is read.
 
-use super::Value;
 use super::block::{Block, BlockCursor, Damage};
 use super::filter::Filter;
 use super::format::{
-    self, BLOCK_HEADER_BYTES, Footer, Handle, Kind, TableMeta, decode_block, decode_file_header,
+    BLOCK_HEADER_BYTES, FileHeader, Footer, Handle, Kind, decode_block, decode_file_header,
 };
+use super::properties::TableMeta;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner};
+use crate::ids::{Owner, TableId};
 use crate::limits::IO_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
-use corelith_io::{BLOCK_SIZE, File};
+use corelith_io::{BLOCK_SIZE, Buf, File};
 use std::path::{Path, PathBuf};
 
 /// An open table. Belongs to one core; shared by the versions and reads that hold it.
@@ -21,11 +21,24 @@ pub(crate) struct Table {
     meta: TableMeta,
     path: PathBuf,
     file: File,
-    filter: Filter,
+    header: FileHeader,
+    footer: Footer,
     root: Block,
+    /// The filter of the whole table, of version 1.
+    whole_filter: Option<Filter>,
     cache: BlockCache,
     /// Names this table in the cache.
     file_number: u64,
+}
+
+/// The blocks of a table that are read before all others.
+pub(super) struct Ends {
+    pub(super) header: FileHeader,
+    pub(super) footer: Footer,
+    pub(super) root: Bytes,
+    pub(super) meta: TableMeta,
+    /// Bytes of the file that they take.
+    pub(super) bytes: u64,
 }
 
 impl Table {
@@ -37,7 +50,8 @@ impl Table {
         cache: &BlockCache,
     ) -> Result<Self> {
         let path = FileName::Table(meta.id).path(dir);
-        let (table, found) = Self::open_path(path, cache).await?;
+        let table = Self::open_path(path, cache).await?;
+        let found = table.header.owner;
         if found != owner {
             return Err(Error::OtherStore {
                 file: table.path.display().to_string(),
@@ -51,48 +65,51 @@ impl Table {
         Ok(table)
     }
 
-    /// Opens the table at `path`, whatever it says of itself, and returns whose it is.
-    pub(super) async fn open_path(path: PathBuf, cache: &BlockCache) -> Result<(Self, Owner)> {
+    /// Opens the table at `path`, whatever it says of itself.
+    pub(crate) async fn open_path(path: PathBuf, cache: &BlockCache) -> Result<Self> {
         let file = File::open(&path).await?;
-        let file_bytes = file.len().await?;
-        let header = file.read_at(0, BLOCK_SIZE).await?;
-        let (version, owner, id) = decode_file_header(&path, &header)?;
-        let damaged = |offset, what| Error::corrupt(&path, offset, what);
-        let reader = BlockReader {
-            file: &file,
-            path: &path,
-            table: id,
+        let ends = Ends::read(&path, &file).await?;
+        let damaged = |handle: Handle, what| Error::corrupt(&path, handle.offset, what);
+        let root = Block::new(ends.root).map_err(|what| damaged(ends.footer.root, what))?;
+        let whole_filter = match ends.footer.filter {
+            None => None,
+            Some(handle) => {
+                let reader = BlockReader {
+                    file: &file,
+                    path: &path,
+                    table: ends.header.id,
+                };
+                let payload = reader.read(handle, Kind::Filter).await?;
+                let filter = Filter::of_version_1(payload)
+                    .ok_or_else(|| damaged(handle, "the filter is malformed"))?;
+                Some(filter)
+            }
         };
-
-        let handle = Footer::handle(file_bytes).ok_or(damaged(0, "the file is cut short"))?;
-        let footer = reader.read(handle, Kind::Footer).await?;
-        let footer = Footer::decode(version, &footer)
-            .ok_or(damaged(handle.offset, "the footer is malformed"))?;
-
-        let root = reader.read(footer.root, Kind::Root).await?;
-        let root = Block::new(root).map_err(|what| damaged(footer.root.offset, what))?;
-        let filter = reader.read(footer.filter, Kind::Filter).await?;
-        let filter =
-            Filter::new(filter).ok_or(damaged(footer.filter.offset, "the filter is malformed"))?;
-        let properties = reader.read(footer.properties, Kind::Properties).await?;
-        let meta =
-            TableMeta::decode_properties(version, id, file_bytes, &mut properties.as_ref()).ok_or(
-                damaged(footer.properties.offset, "the properties are malformed"),
-            )?;
-        let table = Self {
-            meta,
+        Ok(Self {
+            meta: ends.meta,
             path,
             file,
-            filter,
+            header: ends.header,
+            footer: ends.footer,
             root,
+            whole_filter,
             file_number: cache.next_file_number(),
             cache: cache.clone(),
-        };
-        Ok((table, owner))
+        })
     }
 
     pub(crate) fn meta(&self) -> &TableMeta {
         &self.meta
+    }
+
+    /// Whose it says it is.
+    pub(crate) fn owner(&self) -> Owner {
+        self.header.owner
+    }
+
+    /// Version of its format.
+    pub(crate) fn format_version(&self) -> u32 {
+        self.header.version
     }
 
     /// The name of its file, for messages.
@@ -100,110 +117,84 @@ impl Table {
         self.path.display().to_string()
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn footer(&self) -> Footer {
+        self.footer
+    }
+
     pub(super) fn root(&self) -> &Block {
         &self.root
+    }
+
+    pub(super) fn whole_filter(&self) -> Option<&Filter> {
+        self.whole_filter.as_ref()
+    }
+
+    pub(super) fn cache(&self) -> &BlockCache {
+        &self.cache
     }
 
     pub(super) fn damaged(&self, offset: u64, what: Damage) -> Error {
         Error::corrupt(&self.path, offset, what)
     }
 
-    /// Whether the stored key with this hash may be here; `false` is certain.
-    pub(crate) fn may_contain(&self, hash: u64) -> bool {
-        self.filter.may_contain(hash)
+    /// Damage of the root, whose checksum matched when the table was opened.
+    pub(super) fn root_damaged(&self, what: Damage) -> Error {
+        self.damaged(self.footer.root.offset, what)
     }
 
-    /// The version of a stored key that a read at `at` sees.
-    pub(crate) async fn get(&self, key: &[u8], at: LogIndex) -> Result<Option<(LogIndex, Value)>> {
-        if key < &self.meta.first_key[..] || key > &self.meta.last_key[..] {
-            return Ok(None);
+    /// A block's payload if the cache holds it.
+    pub(super) fn cached(&self, handle: Handle) -> Option<Bytes> {
+        self.cache.get(self.file_number, handle.offset)
+    }
+
+    /// Gives the cache a block that was read.
+    pub(super) fn keep(&self, handle: Handle, kind: Kind, payload: Bytes) {
+        let serves_many = matches!(kind, Kind::Filter | Kind::Leaf);
+        self.cache
+            .insert(self.file_number, handle.offset, payload, serves_many);
+    }
+
+    /// Reads a block's payload, past the cache.
+    pub(super) async fn read(&self, handle: Handle, kind: Kind) -> Result<Bytes> {
+        self.reader().read(handle, kind).await
+    }
+
+    /// Reads a block of entries, past the cache.
+    pub(super) async fn read_entries(&self, handle: Handle, kind: Kind) -> Result<BlockCursor> {
+        let payload = self.read(handle, kind).await?;
+        self.entries(handle, payload)
+    }
+
+    /// Goes over a block of entries.
+    pub(super) fn entries(&self, handle: Handle, payload: Bytes) -> Result<BlockCursor> {
+        Block::new(payload)
+            .map(BlockCursor::new)
+            .map_err(|what| self.damaged(handle.offset, what))
+    }
+
+    /// Reads data blocks that lie within one I/O, past the cache.
+    pub(super) async fn read_data(&self, handles: Vec<Handle>) -> Result<DataBlocks> {
+        let first = handles.first().map_or(0, |first| first.offset);
+        let end = handles.last().map_or(0, |last| last.end());
+        let len = usize::try_from(end.saturating_sub(first)).unwrap_or(usize::MAX);
+        if len > IO_BYTES_MAX {
+            return Err(self.damaged(first, "a data block that is too long"));
         }
-        let mut root = BlockCursor::new(self.root.clone());
-        let mut leaf = self.descend(&mut root, (key, at), 0, Kind::Leaf).await?;
-        let leaf_at = child_of(&root);
-        let mut data = self
-            .descend(&mut leaf, (key, at), leaf_at, Kind::Data)
-            .await?;
-        let data_at = child_of(&leaf);
-        let found = data
-            .seek(key, at)
-            .map_err(|what| self.damaged(data_at, what))?;
-        if found {
-            return Ok((data.key() == key).then(|| (data.at(), data.value().clone())));
-        }
-        // The versions of a key may go on in the next block; its bound is then (key, n), n < at.
-        if data.key() != key {
-            return Ok(None);
-        }
-        let mut cursor = super::TableCursor::after(root, leaf);
-        if cursor.next_block(self).await? && cursor.advance_in_block(self)? {
-            let (found, at, value) = cursor.current();
-            return Ok((found == key).then(|| (at, value.clone())));
-        }
-        Ok(None)
+        let bytes = self.file.read_at(first, len).await?;
+        Ok(DataBlocks { bytes, handles })
     }
 
-    /// Goes to the child of `index` (a block at `index_at`) that holds the place of `target`.
-    async fn descend(
-        &self,
-        index: &mut BlockCursor,
-        target: (&[u8], LogIndex),
-        index_at: u64,
-        kind: Kind,
-    ) -> Result<BlockCursor> {
-        index
-            .seek_at_or_before(target.0, target.1)
-            .map_err(|what| self.damaged(index_at, what))?;
-        self.child(index, kind).await
-    }
-
-    /// Reads the block that the current entry of an index refers to.
-    pub(super) async fn child(&self, index: &BlockCursor, kind: Kind) -> Result<BlockCursor> {
-        let Value::Stored(handle) = index.value() else {
-            return Err(self.damaged(0, "an index entry without a block"));
-        };
-        let block = self.block(*handle, kind).await?;
-        Ok(BlockCursor::new(block))
-    }
-
-    /// Reads a data or index block, through the cache.
-    async fn block(&self, handle: Handle, kind: Kind) -> Result<Block> {
-        let cached = self.cache.get(self.file_number, handle.offset);
-        let payload = match cached {
-            Some(payload) if payload.len() == handle.len as usize => payload,
-            _ => {
-                let payload = self.reader().read(handle, kind).await?;
-                self.cache
-                    .insert(self.file_number, handle.offset, payload.clone());
-                payload
-            }
-        };
-        Block::new(payload).map_err(|what| self.damaged(handle.offset, what))
-    }
-
-    /// Reads consecutive data blocks with one read, past the cache.
-    pub(super) async fn blocks(&self, handles: &[Handle]) -> Result<Vec<Block>> {
-        let (Some(first), Some(last)) = (handles.first(), handles.last()) else {
-            return Ok(Vec::new());
-        };
-        let len = usize::try_from(last.end() - first.offset).unwrap_or(usize::MAX);
-        debug_assert!(len <= IO_BYTES_MAX);
-        let bytes = self.file.read_at(first.offset, len).await?;
-        let mut blocks = Vec::with_capacity(handles.len());
-        for handle in handles {
-            let start = usize::try_from(handle.offset - first.offset).unwrap_or(usize::MAX);
-            let bytes = bytes.get(start..).unwrap_or_default();
-            let block = decode_block(self.meta.id, *handle, Kind::Data, bytes)
-                .and_then(|payload| Block::new(Bytes::copy_from_slice(payload)))
-                .map_err(|what| self.damaged(handle.offset, what))?;
-            blocks.push(block);
-        }
-        Ok(blocks)
-    }
-
-    /// The bytes of a [`Value::Stored`] found here.
+    /// The bytes of a [`super::Value::Stored`] found here.
     pub(crate) async fn stored(&self, handle: Handle) -> Result<Bytes> {
-        self.reader().read(handle, Kind::Value).await
+        self.read(handle, Kind::Value).await
     }
 
     fn reader(&self) -> BlockReader<'_> {
@@ -215,19 +206,62 @@ impl Table {
     }
 }
 
-/// The offset of the block that the current entry of an index refers to.
-fn child_of(index: &BlockCursor) -> u64 {
-    match index.value() {
-        Value::Stored(handle) => handle.offset,
-        _ => 0,
+/// Data blocks as one read brought them, unchecked.
+pub(super) struct DataBlocks {
+    pub(super) bytes: Buf,
+    pub(super) handles: Vec<Handle>,
+}
+
+impl DataBlocks {
+    /// The block at `handle`, one of those that were read, and what follows it.
+    pub(super) fn block(&self, handle: Handle) -> &[u8] {
+        let first = self.handles.first().map_or(0, |first| first.offset);
+        let start = usize::try_from(handle.offset.saturating_sub(first)).unwrap_or(usize::MAX);
+        self.bytes.get(start..).unwrap_or_default()
+    }
+}
+
+impl Ends {
+    pub(super) async fn read(path: &Path, file: &File) -> Result<Self> {
+        let file_bytes = file.len().await?;
+        let first = file.read_at(0, BLOCK_SIZE).await?;
+        let header = decode_file_header(path, &first)?;
+        let damaged = |offset, what| Error::corrupt(path, offset, what);
+        let reader = BlockReader {
+            file,
+            path,
+            table: header.id,
+        };
+        let at = Footer::handle(header.version, file_bytes)
+            .ok_or(damaged(0, "the file is cut short"))?;
+        let footer = reader.read(at, Kind::Footer).await?;
+        let footer = Footer::decode(header.version, &footer)
+            .ok_or(damaged(at.offset, "the footer is malformed"))?;
+        let root = reader.read(footer.root, Kind::Root).await?;
+        let payload = reader.read(footer.properties, Kind::Properties).await?;
+        let mut rest = payload.as_ref();
+        let meta = TableMeta::decode_properties(header.version, header.id, file_bytes, &mut rest)
+            .filter(|_| rest.is_empty())
+            .ok_or(damaged(
+                footer.properties.offset,
+                "the properties are malformed",
+            ))?;
+        let spans = footer.root.span() + footer.properties.span() + 2 * BLOCK_SIZE;
+        Ok(Self {
+            header,
+            footer,
+            root,
+            meta,
+            bytes: spans as u64,
+        })
     }
 }
 
 /// Reads blocks of one file.
-struct BlockReader<'a> {
+pub(super) struct BlockReader<'a> {
     file: &'a File,
     path: &'a Path,
-    table: crate::ids::TableId,
+    table: TableId,
 }
 
 impl BlockReader<'_> {
@@ -236,8 +270,9 @@ impl BlockReader<'_> {
         let damaged = |what| Error::corrupt(self.path, handle.offset, what);
         if span <= IO_BYTES_MAX {
             let bytes = self.file.read_at(handle.offset, span).await?;
-            let payload = decode_block(self.table, handle, kind, &bytes).map_err(damaged)?;
-            return Ok(Bytes::copy_from_slice(payload));
+            return decode_block(self.table, handle, kind, &bytes)
+                .and_then(|stored| stored.to_bytes())
+                .map_err(damaged);
         }
         let mut whole = BytesMut::with_capacity(span);
         while whole.len() < span {
@@ -250,10 +285,13 @@ impl BlockReader<'_> {
             whole.extend_from_slice(&bytes);
             corelith_io::yield_if_needed().await;
         }
-        decode_block(self.table, handle, kind, &whole).map_err(damaged)?;
+        let stored = decode_block(self.table, handle, kind, &whole).map_err(damaged)?;
+        if stored.whole.is_some() {
+            return Err(damaged("a compressed block that cannot be"));
+        }
         let payload = whole.freeze();
         Ok(payload.slice(BLOCK_HEADER_BYTES..BLOCK_HEADER_BYTES + handle.len as usize))
     }
 }
 
-const _: () = assert!(format::BLOCK_HEADER_BYTES < BLOCK_SIZE);
+const _: () = assert!(BLOCK_HEADER_BYTES < BLOCK_SIZE);

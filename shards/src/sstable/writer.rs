@@ -2,47 +2,61 @@
 //!
 //! Invariants:
 //! * Entries come in the order of `key::compare`, none twice.
+//! * The filter of a partition has every key with an entry in one of its data blocks; a key whose
+//!   versions go on in the next partition is in both filters.
 //! * Nothing refers to the table before [`TableWriter::finish`] has returned and the directory is
 //!   synced.
 
+use super::Content;
 use super::block::{BlockBuilder, Put, common_prefix};
-use super::filter::{FilterBuilder, hash_of};
+use super::compress::Compressor;
+use super::filter::{self, hash_of};
 use super::format::{
-    Footer, Handle, Kind, Reference, TableMeta, encode_block_header, encode_file_header,
+    BLOCK_HEADER_BYTES, Footer, Handle, Kind, encode_block_header, encode_file_header, span_of,
 };
-use super::{Content, TableOptions};
+use super::options::{Compression, TableOptions};
+use super::output::Output;
+use super::properties::{References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, TableId, ValueSegmentId};
-use crate::key::compare;
+use crate::ids::{LogIndex, Owner, TableId};
 use crate::limits::{
-    BLOCK_PAYLOAD_BYTES_MAX, INLINE_VALUE_BYTES_MAX, IO_BYTES_MAX, TABLE_BLOCK_BYTES,
-    TABLE_ENTRIES_MAX, TABLE_WRITES_IN_FLIGHT_MAX,
+    BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, TABLE_BLOCK_SPAN,
+    TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX, TABLE_LEAF_SPAN,
+    TABLE_REFERENCES_MAX,
 };
 use crate::vlog::record_bytes;
 use bytes::Bytes;
-use corelith_io::collections::HashMap;
-use corelith_io::{BLOCK_SIZE, Buf, File, JoinHandle, OpenOptions};
-use std::cmp::Ordering;
-use std::collections::VecDeque;
+use corelith_io::OpenOptions;
 use std::path::Path;
-use std::rc::Rc;
 
 /// A table being written. Dropped unfinished, its file is an orphan.
 pub(crate) struct TableWriter {
     id: TableId,
+    options: TableOptions,
     output: Output,
+    compressor: Option<Compressor>,
     data: BlockBuilder,
     /// Lower bound of the data block being filled, above all keys before it.
-    data_bound: (Vec<u8>, LogIndex),
-    leaf: BlockBuilder,
-    /// Lower bound of the first data block of the leaf being filled.
-    leaf_bound: (Vec<u8>, LogIndex),
-    root: BlockBuilder,
+    data_bound: Bound,
+    leaf: IndexBuilder,
+    root: IndexBuilder,
+    /// Of the keys in the leaf being filled, then of those in the data block being filled.
     hashes: Vec<u64>,
-    last: Option<(Vec<u8>, LogIndex)>,
+    /// How many of the hashes belong to the leaf.
+    leaf_hashes: usize,
+    filter: Vec<u8>,
+    last_key: Vec<u8>,
+    last_at: LogIndex,
     references: References,
     meta: TableMeta,
+}
+
+/// A place between the keys of two blocks.
+#[derive(Clone, Default)]
+struct Bound {
+    key: Vec<u8>,
+    at: LogIndex,
 }
 
 impl TableWriter {
@@ -51,7 +65,7 @@ impl TableWriter {
         dir: &Path,
         owner: Owner,
         id: TableId,
-        _options: TableOptions,
+        options: TableOptions,
     ) -> Result<Self> {
         let path = FileName::Table(id).path(dir);
         let file = OpenOptions::new().write().create_new().open(&path).await?;
@@ -60,33 +74,26 @@ impl TableWriter {
         output.pad().await?;
         Ok(Self {
             id,
+            options,
             output,
+            compressor: (options.compression == Compression::Lz4).then(Compressor::new),
             data: BlockBuilder::default(),
-            data_bound: (Vec::new(), LogIndex(0)),
-            leaf: BlockBuilder::default(),
-            leaf_bound: (Vec::new(), LogIndex(0)),
-            root: BlockBuilder::default(),
+            data_bound: Bound::default(),
+            leaf: IndexBuilder::default(),
+            root: IndexBuilder::default(),
             hashes: Vec::new(),
-            last: None,
+            leaf_hashes: 0,
+            filter: Vec::new(),
+            last_key: Vec::new(),
+            last_at: LogIndex(0),
             references: References::default(),
-            meta: TableMeta {
-                id,
-                file_bytes: 0,
-                entries: 0,
-                deletions: 0,
-                value_bytes: 0,
-                lowest: LogIndex(u64::MAX),
-                highest: LogIndex(0),
-                first_key: Bytes::new(),
-                last_key: Bytes::new(),
-                references: Vec::new(),
-            },
+            meta: TableMeta::empty(id),
         })
     }
 
     /// Length of the file so far.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.output.offset
+        self.output.offset()
     }
 
     /// Versions so far.
@@ -94,98 +101,147 @@ impl TableWriter {
         self.meta.entries
     }
 
+    /// Whether nothing more may be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.meta.entries >= TABLE_ENTRIES_MAX || self.references.len() >= TABLE_REFERENCES_MAX
+    }
+
     /// Adds a version of a stored key.
+    ///
+    /// # Panics
+    /// If it is not after the last one, or the table [is full](TableWriter::is_full).
     pub(crate) async fn add(
         &mut self,
         key: &[u8],
         at: LogIndex,
         content: Content<'_>,
     ) -> Result<()> {
-        assert!(self.meta.entries < TABLE_ENTRIES_MAX, "a table is bounded");
-        let mut same_key = false;
-        if let Some((last_key, last_at)) = &self.last {
-            let order = compare((last_key, *last_at), (key, at));
-            assert!(order == Ordering::Less, "entries are written in order");
-            same_key = last_key == key;
-        }
+        assert!(!self.is_full(), "a table is bounded");
+        let shared = common_prefix(&self.last_key, key);
+        let same_key = self.check_order(key, shared, at);
         let put = match content {
             Content::Deleted => Put::Deleted,
             Content::Inline(value) if value.len() <= INLINE_VALUE_BYTES_MAX => Put::Inline(value),
             Content::Inline(value) => Put::Stored(self.write_block(Kind::Value, value).await?),
             Content::Separated(pointer) => Put::Separated(pointer),
         };
-        let inline = match put {
-            Put::Inline(value) => value.len(),
-            _ => 0,
-        };
-        if !self.data.is_empty() && self.data.len() + key.len() + inline > TABLE_BLOCK_BYTES {
+        if self.ends_data_block(key, shared, at, &put) {
             self.finish_data_block().await?;
         }
-        if self.data.is_empty() {
-            self.data_bound = self.bound_before(key, at);
+        let begins = self.data.is_empty();
+        if begins {
+            self.begin_data_block(key, shared, same_key, at);
         }
-        self.data.add(key, at, put);
+        self.data.add(key, shared, at, put);
+        // Once in each block, so that every filter has the keys of its blocks.
+        if begins || !same_key {
+            self.hashes.push(hash_of(key));
+        }
+        self.last_key.truncate(shared);
+        let rest = key.get(shared..).unwrap_or_default();
+        self.last_key.extend_from_slice(rest);
+        self.last_at = at;
+        self.count(key, at, content);
+        Ok(())
+    }
 
-        self.meta.entries += 1;
+    /// Asserts that (`key`, `at`) may follow; returns whether it is another version of the last key.
+    fn check_order(&self, key: &[u8], shared: usize, at: LogIndex) -> bool {
+        let (last, next) = (self.last_key.get(shared), key.get(shared));
+        let same_key = self.meta.entries > 0 && last.is_none() && next.is_none();
+        let follows = self.meta.entries == 0 || last < next || (same_key && self.last_at > at);
+        assert!(follows, "entries are written in order");
+        same_key
+    }
+
+    fn count(&mut self, key: &[u8], at: LogIndex, content: Content<'_>) {
+        let meta = &mut self.meta;
+        if meta.entries == 0 {
+            meta.first_key = Bytes::copy_from_slice(key);
+        }
+        meta.entries += 1;
+        meta.lowest = meta.lowest.min(at);
+        meta.highest = meta.highest.max(at);
         match content {
-            Content::Deleted => self.meta.deletions += 1,
-            Content::Inline(value) => self.meta.value_bytes += value.len() as u64,
+            Content::Deleted => meta.deletions += 1,
+            Content::Inline(value) => meta.value_bytes += value.len() as u64,
             Content::Separated(pointer) => {
-                self.meta.value_bytes += u64::from(pointer.len);
-                // Without the space.
+                meta.value_bytes += u64::from(pointer.len);
+                // The record has the key without its space.
                 let record = record_bytes(key.len().saturating_sub(1), pointer.len);
                 self.references.add(pointer.segment, record);
             }
         }
-        self.meta.lowest = self.meta.lowest.min(at);
-        self.meta.highest = self.meta.highest.max(at);
-        if !same_key {
-            self.hashes.push(hash_of(key));
-        }
-        let mut last = self.last.take().unwrap_or_default();
-        if self.meta.entries == 1 {
-            self.meta.first_key = Bytes::copy_from_slice(key);
-        }
-        if !same_key {
-            last.0.clear();
-            last.0.extend_from_slice(key);
-        }
-        last.1 = at;
-        self.last = Some(last);
-        Ok(())
     }
 
-    /// The shortest key above the last one and not above (`key`, `at`).
-    fn bound_before(&self, key: &[u8], at: LogIndex) -> (Vec<u8>, LogIndex) {
-        match &self.last {
-            Some((last, _)) if last != key => {
-                let shared = common_prefix(last, key);
-                let bound = key.get(..=shared).unwrap_or(key).to_vec();
-                (bound, LogIndex(u64::MAX))
-            }
-            _ => (key.to_vec(), at),
+    /// Whether the data block is to end before this entry; see [`TABLE_BLOCK_WASTE`].
+    fn ends_data_block(&self, key: &[u8], shared: usize, at: LogIndex, put: &Put<'_>) -> bool {
+        if self.data.is_empty() {
+            return false;
         }
+        let whole = self.data.len_with(key, shared, at, put);
+        let compressor = self.compressor.as_ref();
+        let stored = |len| compressor.map_or(len, |compressor| compressor.expected(len));
+        let (len, with) = (stored(self.data.len()), span_of(stored(whole)));
+        let span = span_of(len);
+        if with == span {
+            return span_of(whole) > TABLE_COMPRESSED_BLOCK_SPAN;
+        }
+        let unused = span - BLOCK_HEADER_BYTES - len;
+        unused * TABLE_BLOCK_WASTE <= span
+            || with > TABLE_BLOCK_SPAN
+            || span_of(whole) > TABLE_COMPRESSED_BLOCK_SPAN
+    }
+
+    /// Notes the shortest key above the last one and not above (`key`, `at`).
+    fn begin_data_block(&mut self, key: &[u8], shared: usize, same_key: bool, at: LogIndex) {
+        let bound = &mut self.data_bound;
+        bound.key.clear();
+        let shortest = match self.meta.entries > 0 && !same_key {
+            true => key.get(..=shared),
+            false => None,
+        };
+        bound.at = shortest.map_or(at, |_| LogIndex(u64::MAX));
+        bound.key.extend_from_slice(shortest.unwrap_or(key));
     }
 
     async fn finish_data_block(&mut self) -> Result<()> {
         let payload = self.data.finish();
-        let handle = self.write_block(Kind::Data, &payload).await?;
-        let bound = std::mem::take(&mut self.data_bound);
-        if !self.leaf.is_empty() && self.leaf.len() + bound.0.len() > TABLE_BLOCK_BYTES {
+        let handle = self.write_data_block(&payload).await?;
+        self.data.reuse(payload);
+        let put = Put::Stored(handle);
+        let full = span_of(self.leaf.len_with(&self.data_bound, &put)) > TABLE_LEAF_SPAN
+            || self.hashes.len() > FILTER_KEYS_MAX;
+        if full && !self.leaf.is_empty() {
             self.finish_leaf().await?;
         }
-        if self.leaf.is_empty() {
-            self.leaf_bound = bound.clone();
-        }
-        self.leaf.add(&bound.0, bound.1, Put::Stored(handle));
+        self.leaf.add(&self.data_bound, put);
+        self.leaf_hashes = self.hashes.len();
         Ok(())
     }
 
+    /// Ends the partition whose data blocks are in the leaf.
     async fn finish_leaf(&mut self) -> Result<()> {
-        let payload = self.leaf.finish();
-        let handle = self.write_block(Kind::Leaf, &payload).await?;
-        let (key, at) = std::mem::take(&mut self.leaf_bound);
-        self.root.add(&key, at, Put::Stored(handle));
+        let next = self.hashes.split_off(self.leaf_hashes);
+        let mut hashes = std::mem::replace(&mut self.hashes, next);
+        self.leaf_hashes = 0;
+        // Versions of a key in several blocks.
+        hashes.dedup();
+        let mut filter = std::mem::take(&mut self.filter);
+        filter::build(self.options.filter, &mut hashes, &mut filter);
+        let filter_handle = self.write_block(Kind::Filter, &filter).await?;
+        self.filter = filter;
+
+        let bound = std::mem::take(&mut self.leaf.first);
+        let leaf = self.leaf.finish();
+        let leaf_handle = self.write_block(Kind::Leaf, &leaf).await?;
+        self.leaf.builder.reuse(leaf);
+        let put = Put::Partition {
+            leaf: leaf_handle,
+            filter: filter_handle,
+        };
+        self.root.add(&bound, put);
+        corelith_io::yield_if_needed().await;
         Ok(())
     }
 
@@ -201,15 +257,7 @@ impl TableWriter {
         let root = self.root.finish();
         let root = self.write_block(Kind::Root, &root).await?;
 
-        let mut filter = FilterBuilder::new(self.hashes.len());
-        for hashes in self.hashes.chunks(1024) {
-            hashes.iter().for_each(|hash| filter.add(*hash));
-            corelith_io::yield_if_needed().await;
-        }
-        let filter = self.write_block(Kind::Filter, &filter.finish()).await?;
-
-        let (last_key, _) = self.last.take().unwrap_or_default();
-        self.meta.last_key = last_key.into();
+        self.meta.last_key = std::mem::take(&mut self.last_key).into();
         self.meta.references = self.references.finish();
         let mut properties = Vec::new();
         self.meta.encode_properties(&mut properties);
@@ -217,7 +265,7 @@ impl TableWriter {
 
         let footer = Footer {
             root,
-            filter,
+            filter: None,
             properties,
         };
         self.write_block(Kind::Footer, &footer.encode()).await?;
@@ -225,156 +273,73 @@ impl TableWriter {
         Ok(self.meta)
     }
 
+    async fn write_data_block(&mut self, payload: &[u8]) -> Result<Handle> {
+        let Some(mut compressor) = self.compressor.take() else {
+            return self.write_block(Kind::Data, payload).await;
+        };
+        let written = match compressor.compress(payload) {
+            Some(packed) => {
+                let whole = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                self.write(Kind::Data, whole, packed).await
+            }
+            None => self.write_block(Kind::Data, payload).await,
+        };
+        self.compressor = Some(compressor);
+        written
+    }
+
     async fn write_block(&mut self, kind: Kind, payload: &[u8]) -> Result<Handle> {
+        self.write(kind, 0, payload).await
+    }
+
+    async fn write(&mut self, kind: Kind, whole: u32, payload: &[u8]) -> Result<Handle> {
         assert!(
             payload.len() <= BLOCK_PAYLOAD_BYTES_MAX,
             "a block is bounded"
         );
         let handle = Handle {
-            offset: self.output.offset,
+            offset: self.output.offset(),
             len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
         };
-        let header = encode_block_header(self.id, handle, kind, payload);
+        let header = encode_block_header(self.id, handle, kind, whole, payload);
         self.output.write(&header).await?;
         self.output.write(payload).await?;
         self.output.pad().await?;
-        debug_assert_eq!(self.output.offset, handle.end());
+        debug_assert_eq!(self.output.offset(), handle.end());
         Ok(handle)
     }
 }
 
-/// Counts what a table refers to in the value log. Values of neighbouring keys tend to be in one
-/// segment, so the last one is kept at hand.
+/// Builds a leaf or the root.
 #[derive(Default)]
-struct References {
-    last: Option<Reference>,
-    others: HashMap<ValueSegmentId, Reference>,
+struct IndexBuilder {
+    builder: BlockBuilder,
+    first: Bound,
+    last_key: Vec<u8>,
 }
 
-impl References {
-    fn add(&mut self, segment: ValueSegmentId, record_bytes: u64) {
-        let last = match &mut self.last {
-            Some(last) if last.segment == segment => last,
-            last => {
-                let next = self.others.remove(&segment).unwrap_or(Reference {
-                    segment,
-                    values: 0,
-                    bytes: 0,
-                });
-                if let Some(before) = last.replace(next) {
-                    self.others.insert(before.segment, before);
-                }
-                match last {
-                    Some(last) => last,
-                    None => return,
-                }
-            }
-        };
-        last.values += 1;
-        last.bytes += record_bytes;
+impl IndexBuilder {
+    fn is_empty(&self) -> bool {
+        self.builder.is_empty()
     }
 
-    /// In order of segment.
-    fn finish(&mut self) -> Vec<Reference> {
-        let others = std::mem::take(&mut self.others);
-        let mut all: Vec<_> = others.into_values().chain(self.last.take()).collect();
-        all.sort_unstable_by_key(|reference| reference.segment);
-        all
-    }
-}
-
-/// The end of the file being written: one buffer that fills, and a few that are on their way.
-struct Output {
-    file: Rc<File>,
-    /// Where the next byte goes.
-    offset: u64,
-    buffer: Buf,
-    filled: usize,
-    in_flight: VecDeque<JoinHandle<corelith_io::Result<()>>>,
-}
-
-impl Output {
-    fn new(file: File) -> Self {
-        Self {
-            file: Rc::new(file),
-            offset: 0,
-            buffer: Buf::alloc(IO_BYTES_MAX),
-            filled: 0,
-            in_flight: VecDeque::new(),
-        }
+    /// Length of the payload with this entry.
+    fn len_with(&self, bound: &Bound, put: &Put<'_>) -> usize {
+        let shared = common_prefix(&self.last_key, &bound.key);
+        self.builder.len_with(&bound.key, shared, bound.at, put)
     }
 
-    async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let free = self.buffer.get_mut(self.filled..).unwrap_or_default();
-            let len = free.len().min(bytes.len());
-            let (now, later) = bytes.split_at(len);
-            if let Some(place) = free.get_mut(..len) {
-                place.copy_from_slice(now);
-            }
-            bytes = later;
-            self.advance(len).await?;
+    fn add(&mut self, bound: &Bound, put: Put<'_>) {
+        if self.is_empty() {
+            self.first.clone_from(bound);
         }
-        Ok(())
+        let shared = common_prefix(&self.last_key, &bound.key);
+        self.builder.add(&bound.key, shared, bound.at, put);
+        self.last_key.clone_from(&bound.key);
     }
 
-    /// Writes zeros up to the next multiple of the block size.
-    async fn pad(&mut self) -> Result<()> {
-        let len = self.filled.next_multiple_of(BLOCK_SIZE) - self.filled;
-        let free = self.buffer.get_mut(self.filled..).unwrap_or_default();
-        if let Some(place) = free.get_mut(..len) {
-            place.fill(0);
-        }
-        self.advance(len).await
-    }
-
-    /// Counts `len` bytes that were put into the buffer, and sends it off when it is full.
-    async fn advance(&mut self, len: usize) -> Result<()> {
-        self.filled += len;
-        self.offset += len as u64;
-        if self.filled == self.buffer.len() {
-            let next = Buf::alloc(IO_BYTES_MAX);
-            let full = std::mem::replace(&mut self.buffer, next);
-            self.send(full).await?;
-            corelith_io::yield_if_needed().await;
-        }
-        Ok(())
-    }
-
-    /// Starts the write of `buffer`, whose last byte is the last one counted.
-    async fn send(&mut self, buffer: Buf) -> Result<()> {
-        if self.in_flight.len() >= TABLE_WRITES_IN_FLIGHT_MAX {
-            self.await_oldest().await?;
-        }
-        let at = self.offset - buffer.len() as u64;
-        let file = Rc::clone(&self.file);
-        let write = async move { file.write_at(at, buffer).await };
-        self.in_flight
-            .push_back(corelith_io::spawn_background(write));
-        self.filled = 0;
-        Ok(())
-    }
-
-    async fn await_oldest(&mut self) -> Result<()> {
-        if let Some(oldest) = self.in_flight.pop_front()
-            && let Some(result) = oldest.await
-        {
-            result?;
-        }
-        Ok(())
-    }
-
-    /// Writes the rest, makes the file durable and returns its length.
-    async fn finish(mut self) -> Result<u64> {
-        if self.filled > 0 {
-            let mut rest = std::mem::replace(&mut self.buffer, Buf::alloc(0));
-            rest.truncate(self.filled);
-            self.send(rest).await?;
-        }
-        while !self.in_flight.is_empty() {
-            self.await_oldest().await?;
-        }
-        self.file.sync().await?;
-        Ok(self.offset)
+    fn finish(&mut self) -> Vec<u8> {
+        self.last_key.clear();
+        self.builder.finish()
     }
 }

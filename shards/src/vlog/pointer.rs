@@ -38,6 +38,15 @@ pub struct ValuePointer {
 }
 
 impl ValuePointer {
+    /// Length of the stored form.
+    pub(crate) fn encoded_len(&self) -> usize {
+        varint::len(self.segment.0)
+            + varint::len(u64::from(self.slot))
+            + varint::len(self.offset)
+            + varint::len(u64::from(self.len))
+            + 4
+    }
+
     /// Appends the stored form.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         varint::put(out, self.segment.0);

@@ -15,8 +15,12 @@ use std::path::{Path, PathBuf};
 /// Files that make up a shard; the segment only stands for its log.
 const FILES: [&str; 3] = ["000000000000.sst", "000000000001.sst", "MANIFEST"];
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+/// The version that is written now; golden files of it and of all before must stay readable.
+const VERSION: u32 = 2;
+
+fn golden(version: u32) -> PathBuf {
+    let version = format!("tests/golden/v{version}");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(version)
 }
 
 /// Puts everything that a format has into a shard.
@@ -62,7 +66,7 @@ fn write_golden_files() {
         let engine = open(&dir, 1 << 20).await.unwrap();
         fill(&engine).await;
         for name in FILES {
-            std::fs::copy(dir.join(name), golden().join(name)).unwrap();
+            std::fs::copy(dir.join(name), golden(VERSION).join(name)).unwrap();
         }
         let mut snapshot = engine.snapshot();
         let mut pieces = Vec::new();
@@ -70,56 +74,64 @@ fn write_golden_files() {
             pieces.extend_from_slice(&u32::try_from(piece.len()).unwrap().to_le_bytes());
             pieces.extend_from_slice(&piece);
         }
-        std::fs::write(golden().join("snapshot"), pieces).unwrap();
+        std::fs::write(golden(VERSION).join("snapshot"), pieces).unwrap();
         for name in FILES {
-            let text = inspect(&golden().join(name)).await.unwrap();
-            std::fs::write(golden().join(format!("{name}.txt")), text).unwrap();
+            let text = inspect(&golden(VERSION).join(name)).await.unwrap();
+            std::fs::write(golden(VERSION).join(format!("{name}.txt")), text).unwrap();
         }
         engine.close().await.unwrap();
     });
 }
 
 #[test]
-fn a_shard_of_version_1_opens() {
+fn shards_of_all_versions_open() {
     on_core(|dir| async move {
-        std::fs::create_dir(&dir).unwrap();
-        for name in FILES {
-            std::fs::copy(golden().join(name), dir.join(name)).unwrap();
+        for version in 1..=VERSION {
+            let dir = dir.with_extension(format!("v{version}"));
+            std::fs::create_dir(&dir).unwrap();
+            for name in FILES {
+                std::fs::copy(golden(version).join(name), dir.join(name)).unwrap();
+            }
+            std::fs::write(dir.join("000000000001.log"), b"").unwrap();
+            let engine = open(&dir, 1 << 20).await.unwrap();
+            check(&engine).await;
+            engine.close().await.unwrap();
         }
-        std::fs::write(dir.join("000000000001.log"), b"").unwrap();
-        let engine = open(&dir, 1 << 20).await.unwrap();
-        check(&engine).await;
-        engine.close().await.unwrap();
     });
 }
 
 #[test]
-fn a_snapshot_of_version_1_is_received() {
+fn snapshots_of_all_versions_are_received() {
     on_core(|dir| async move {
-        let engine = open(&dir, 1 << 20).await.unwrap();
-        let mut received = engine.receive_snapshot().await.unwrap();
-        let mut pieces = Bytes::from(std::fs::read(golden().join("snapshot")).unwrap());
-        while !pieces.is_empty() {
-            let len = bytes::Buf::get_u32_le(&mut pieces);
-            received.piece(pieces.split_to(len as usize)).await.unwrap();
+        for version in 1..=VERSION {
+            let dir = dir.with_extension(format!("v{version}"));
+            let engine = open(&dir, 1 << 20).await.unwrap();
+            let mut received = engine.receive_snapshot().await.unwrap();
+            let pieces = std::fs::read(golden(version).join("snapshot")).unwrap();
+            let mut pieces = Bytes::from(pieces);
+            while !pieces.is_empty() {
+                let len = bytes::Buf::get_u32_le(&mut pieces);
+                received.piece(pieces.split_to(len as usize)).await.unwrap();
+            }
+            received.finish().await.unwrap();
+            engine.install(received).await.unwrap();
+            check(&engine).await;
+            engine.close().await.unwrap();
         }
-        received.finish().await.unwrap();
-        engine.install(received).await.unwrap();
-        check(&engine).await;
-        engine.close().await.unwrap();
     });
 }
 
 #[test]
-fn files_of_version_1_are_printed() {
+fn files_of_all_versions_are_printed() {
     on_core(|dir| async move {
-        for name in FILES {
-            let expected = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
-            assert_eq!(
-                inspect(&golden().join(name)).await.unwrap(),
-                expected,
-                "{name}"
-            );
+        for version in 1..=VERSION {
+            let golden = golden(version);
+            for name in FILES {
+                let expected = golden.join(format!("{name}.txt"));
+                let expected = std::fs::read_to_string(expected).unwrap();
+                let found = inspect(&golden.join(name)).await.unwrap();
+                assert_eq!(found, expected, "{name} of version {version}");
+            }
         }
         std::fs::create_dir(&dir).unwrap();
         let other = dir.join("other");
@@ -135,7 +147,7 @@ fn a_newer_format_is_refused_with_its_version() {
     on_core(|dir| async move {
         std::fs::create_dir(&dir).unwrap();
         for name in ["MANIFEST", "000000000000.sst"] {
-            let mut file = std::fs::read(golden().join(name)).unwrap();
+            let mut file = std::fs::read(golden(VERSION).join(name)).unwrap();
             file[8] = 3;
             if name != "MANIFEST" {
                 let crc = crc32c::crc32c(&file[..32]).to_le_bytes();

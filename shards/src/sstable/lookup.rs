@@ -1,0 +1,295 @@
+//! Finding one key in a table.
+//!
+//! A search is a plain function over blocks in memory. One that it misses ends it with the handle of
+//! that block; the block is read, and the search is made again with it at hand. So a search that the
+//! cache can answer never waits, there is one search for both cases, and nothing is allocated or
+//! awaited for the sake of the rare one.
+
+use super::Value;
+use super::block::{BlockCursor, Damage, Partition};
+use super::filter::Filter;
+use super::format::{Handle, Kind};
+use super::reader::Table;
+use crate::error::{Error, Result};
+use crate::ids::LogIndex;
+use crate::vlog::ValuePointer;
+use bytes::Bytes;
+
+/// Blocks that a search looks at: a filter, a leaf and a data block, and the leaf and data block
+/// where the versions of the key may go on.
+const BLOCKS_MAX: usize = 5;
+
+/// A version of a key as it was found.
+pub(crate) type Found = (LogIndex, Value);
+
+/// Why a search ended early.
+enum Stop {
+    Missing(Handle, Kind),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+struct Search<'a> {
+    table: &'a Table,
+    key: &'a [u8],
+    hash: u64,
+    at: LogIndex,
+    use_cache: bool,
+    held: [Option<(Handle, Bytes)>; BLOCKS_MAX],
+    hits: u64,
+    misses: u64,
+    /// What the filter said.
+    passed: Option<bool>,
+}
+
+impl Table {
+    /// Whether the stored key with this hash is certainly not here (`true`) or may be (`false`), if
+    /// memory knows: `None` means that the filter must be read.
+    pub(crate) fn excludes(&self, key: &[u8], hash: u64) -> Option<bool> {
+        if !self.covers(key) {
+            return Some(true);
+        }
+        let mut search = self.search(key, hash, LogIndex(u64::MAX), true);
+        match search.partition() {
+            Ok(found) => {
+                let excluded = found.is_none();
+                if excluded {
+                    search.count(&Ok(None));
+                }
+                Some(excluded)
+            }
+            // A search with I/O names the damage.
+            Err(_) => None,
+        }
+    }
+
+    /// As [`Table::get`] if everything that it needs is in memory; otherwise `None`.
+    pub(crate) fn get_cached(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: LogIndex,
+    ) -> Option<Result<Option<Found>>> {
+        if !self.covers(key) {
+            return Some(Ok(None));
+        }
+        let mut search = self.search(key, hash, at, true);
+        let found = match search.version() {
+            Ok(found) => Ok(found),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Missing(..)) => return None,
+        };
+        search.count(&found);
+        Some(found)
+    }
+
+    /// The version of a stored key, with that hash, that a read at `at` sees.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub(crate) async fn get(&self, key: &[u8], hash: u64, at: LogIndex) -> Result<Option<Found>> {
+        if !self.covers(key) {
+            return Ok(None);
+        }
+        self.search(key, hash, at, true).run().await
+    }
+
+    /// Whether the version of a stored key written at `at` is here, with its value in that segment
+    /// and slot of the value log. `use_cache` is for few questions: many would displace what
+    /// readers use.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub(crate) async fn holds(
+        &self,
+        key: &[u8],
+        at: LogIndex,
+        pointer: ValuePointer,
+        use_cache: bool,
+    ) -> Result<bool> {
+        let refers = |segment| {
+            let references = &self.meta().references;
+            references
+                .binary_search_by_key(&segment, |reference| reference.segment)
+                .is_ok()
+        };
+        let versions = self.meta().lowest..=self.meta().highest;
+        if !self.covers(key) || !versions.contains(&at) || !refers(pointer.segment) {
+            return Ok(false);
+        }
+        let hash = super::hash_of(key);
+        let found = self.search(key, hash, at, use_cache).run().await?;
+        Ok(match found {
+            Some((found_at, Value::Separated(found))) => {
+                found_at == at && (found.segment, found.slot) == (pointer.segment, pointer.slot)
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether `key` is between the first and the last key.
+    fn covers(&self, key: &[u8]) -> bool {
+        let meta = self.meta();
+        meta.first_key <= key && key <= &meta.last_key[..]
+    }
+
+    fn search<'a>(&'a self, key: &'a [u8], hash: u64, at: LogIndex, use_cache: bool) -> Search<'a> {
+        Search {
+            table: self,
+            key,
+            hash,
+            at,
+            use_cache,
+            held: Default::default(),
+            hits: 0,
+            misses: 0,
+            passed: None,
+        }
+    }
+}
+
+impl Search<'_> {
+    async fn run(mut self) -> Result<Option<Found>> {
+        loop {
+            let (handle, kind) = match self.version() {
+                Ok(found) => {
+                    let found = Ok(found);
+                    self.count(&found);
+                    return found;
+                }
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Missing(handle, kind)) => (handle, kind),
+            };
+            let payload = self.table.read(handle, kind).await?;
+            self.misses += 1;
+            if self.use_cache {
+                self.table.keep(handle, kind, payload.clone());
+            }
+            self.hold(handle, payload);
+        }
+    }
+
+    /// Counts a search that came to its end.
+    fn count(&self, found: &Result<Option<Found>>) {
+        if !self.use_cache {
+            return;
+        }
+        self.table.cache().count(|counters| {
+            counters.hits += self.hits;
+            counters.misses += self.misses;
+            match self.passed {
+                Some(false) => counters.filter_negatives += 1,
+                Some(true) => counters.filter_positives += 1,
+                None => {}
+            }
+            let nothing = matches!(found, Ok(None));
+            counters.false_positives += u64::from(self.passed == Some(true) && nothing);
+        });
+    }
+
+    fn hold(&mut self, handle: Handle, payload: Bytes) {
+        let free = self.held.iter_mut().find(|held| held.is_none());
+        assert!(free.is_some(), "a search looks at few blocks");
+        if let Some(free) = free {
+            *free = Some((handle, payload));
+        }
+    }
+
+    /// The payload of a block that is in memory. It stays at hand to the end of the search, so that
+    /// an eviction meanwhile changes nothing.
+    fn payload(&mut self, handle: Handle, kind: Kind) -> Result<Bytes, Stop> {
+        let mut held = self.held.iter().flatten();
+        if let Some((_, payload)) = held.find(|held| held.0 == handle) {
+            return Ok(payload.clone());
+        }
+        let cached = match self.use_cache {
+            true => self.table.cached(handle),
+            false => None,
+        };
+        let payload = cached.ok_or(Stop::Missing(handle, kind))?;
+        self.hits += 1;
+        self.hold(handle, payload.clone());
+        Ok(payload)
+    }
+
+    fn entries(&mut self, handle: Handle, kind: Kind) -> Result<BlockCursor, Stop> {
+        let payload = self.payload(handle, kind)?;
+        Ok(self.table.entries(handle, payload)?)
+    }
+
+    fn damaged(&self, handle: Handle) -> impl Fn(Damage) -> Error + use<'_> {
+        move |what| self.table.damaged(handle.offset, what)
+    }
+
+    /// The root, standing at the partition of the key, unless its filter excludes the key.
+    fn partition(&mut self) -> Result<Option<(BlockCursor, Partition)>, Stop> {
+        let table = self.table;
+        let mut root = BlockCursor::new(table.root().clone());
+        root.seek_at_or_before(self.key, self.at)
+            .map_err(|what| table.root_damaged(what))?;
+        let partition = root.partition().map_err(|what| table.root_damaged(what))?;
+        let passed = match (partition.filter, table.whole_filter()) {
+            (Some(handle), _) => {
+                let filter = Filter::new(self.payload(handle, Kind::Filter)?)
+                    .ok_or_else(|| table.damaged(handle.offset, "the filter is malformed"))?;
+                filter.may_contain(self.hash)
+            }
+            (None, Some(filter)) => filter.may_contain(self.hash),
+            (None, None) => return Err(table.root_damaged("a leaf without a filter").into()),
+        };
+        self.passed = Some(passed);
+        Ok(passed.then_some((root, partition)))
+    }
+
+    fn version(&mut self) -> Result<Option<Found>, Stop> {
+        let (key, at) = (self.key, self.at);
+        let Some((mut root, partition)) = self.partition()? else {
+            return Ok(None);
+        };
+        let mut leaf_handle = partition.leaf;
+        let mut leaf = self.entries(leaf_handle, Kind::Leaf)?;
+        leaf.seek_at_or_before(key, at)
+            .map_err(self.damaged(leaf_handle))?;
+        let handle = leaf.child().map_err(self.damaged(leaf_handle))?;
+        let mut data = self.entries(handle, Kind::Data)?;
+        if data.seek(key, at).map_err(self.damaged(handle))? {
+            return self.take(handle, &data);
+        }
+
+        // The versions of the key go on in the next block if its bound is the key.
+        if !leaf.advance().map_err(self.damaged(leaf_handle))? {
+            let table = self.table;
+            let more = root.advance().map_err(|what| table.root_damaged(what))?;
+            if !more || root.key() != key {
+                return Ok(None);
+            }
+            let next = root.partition().map_err(|what| table.root_damaged(what))?;
+            leaf_handle = next.leaf;
+            leaf = self.entries(leaf_handle, Kind::Leaf)?;
+            leaf.advance().map_err(self.damaged(leaf_handle))?;
+        }
+        if leaf.key() != key {
+            return Ok(None);
+        }
+        let handle = leaf.child().map_err(self.damaged(leaf_handle))?;
+        let mut data = self.entries(handle, Kind::Data)?;
+        match data.advance().map_err(self.damaged(handle))? {
+            true => self.take(handle, &data),
+            false => Ok(None),
+        }
+    }
+
+    /// The current entry, if it is of the key.
+    fn take(&self, handle: Handle, data: &BlockCursor) -> Result<Option<Found>, Stop> {
+        if data.key() != self.key {
+            return Ok(None);
+        }
+        let value = data.value().map_err(self.damaged(handle))?;
+        Ok(Some((data.at(), value)))
+    }
+}

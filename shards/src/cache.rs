@@ -245,9 +245,3 @@ mod tests {
         assert!(low.len() > 3800 && high.len() > 3800);
     }
 }
-
-impl std::fmt::Debug for BlockCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockCache").finish_non_exhaustive()
-    }
-}

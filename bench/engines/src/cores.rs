@@ -13,7 +13,8 @@ use crate::subject::{DUE_MAX, Role, Statistics, Step, Subject};
 use corelith_bench::arrivals::Arrivals;
 use corelith_bench::random::{Random, scramble};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_io::{CoreConfig, CoreHandle, JoinHandle, Receiver, Sender, spawn, yield_if_needed};
+use corelith_io::{CoreConfig, CoreHandle, JoinHandle, Receiver, Sender};
+use corelith_io::{spawn, yield_if_needed, yield_now};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
@@ -22,6 +23,8 @@ use std::time::Instant;
 const WINDOW_UNIT_BYTES: usize = 4096;
 /// Units in flight: 8 MiB of large values, or this many small ones.
 const WINDOW_UNITS: usize = 2048;
+/// Puts of a turn: some 50 µs of work.
+const TURN_PUTS: u64 = 32;
 /// Gets of an open loop in flight at once.
 const PACED_GETS_MAX: usize = 4096;
 
@@ -209,7 +212,7 @@ async fn run(ours: Ours, here: CoreStep) -> Result<Recorder> {
     for (nth, (role, (lanes, due))) in step.roles.iter().zip(here.shares).enumerate() {
         // Without waiting for each, one task keeps any number in flight.
         let single = due.is_some() || (role.op == Op::Put && !role.durable);
-        let lanes = if single { lanes.min(1) } else { lanes };
+        let lanes = if single { 1 } else { lanes };
         for picker in step.pickers(nth, role, lanes, here.part) {
             let lane = Lane {
                 ours: ours.clone(),
@@ -276,12 +279,17 @@ impl Lane {
 
     /// Puts, with as many in flight as the window has room for.
     async fn run_staged(mut self) -> Result<()> {
+        let mut staged = 0_u64;
         while self.step.goes_on(&self.role) {
             let Some(number) = self.picker.pick() else {
                 break;
             };
             self.stage(number, Instant::now()).await;
-            yield_if_needed().await;
+            staged += 1;
+            // It stands for many clients, whose puts would not come in one turn.
+            if staged.is_multiple_of(TURN_PUTS) {
+                yield_now().await;
+            }
         }
         self.wait_for_window(WINDOW_UNITS).await
     }

@@ -52,7 +52,10 @@ pub(super) struct Working(Engine);
 impl Drop for Working {
     fn drop(&mut self) {
         let inner = &self.0.inner;
-        inner.background.working.set(inner.background.working.get() - 1);
+        inner
+            .background
+            .working
+            .set(inner.background.working.get() - 1);
         inner.changed.notify_waiters();
     }
 }

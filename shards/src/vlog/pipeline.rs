@@ -29,12 +29,12 @@
 //! counted, but writes everything twice; the log does that, for its small writes. A sync per group is
 //! better only at a few small writes at once.
 
+use super::ValueLogOptions;
 use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
 use super::pointer::ValuePointer;
 use super::segments::{Segment, Totals};
-use super::{ValueLogOptions};
 use crate::error::{Error, Result};
-use crate::ids::{Ticket, LogIndex, Owner, ValueSegmentId};
+use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
 use std::collections::VecDeque;

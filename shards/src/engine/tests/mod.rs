@@ -150,7 +150,11 @@ fn what_is_checkpointed_is_there_after_a_restart() {
         assert_eq!(engine.sessions().len(), 1);
         assert_eq!(engine.get_in_memory(b"a"), None);
         assert_eq!(engine.get(b"zz").await.unwrap(), None);
-        assert_eq!(engine.get_in_memory(b"zz"), Some(None), "its filter is known");
+        assert_eq!(
+            engine.get_in_memory(b"zz"),
+            Some(None),
+            "its filter is known"
+        );
         let found = engine.get(b"a").await.unwrap().unwrap();
         assert_eq!((found.version, found.value), (LogIndex(1), "one".into()));
         let found = engine.get(b"b").await.unwrap().unwrap();

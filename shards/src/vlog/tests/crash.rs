@@ -3,9 +3,9 @@
 //! The manifest is played by the ledger: what is put there lasts from that moment on.
 
 use super::{DIR, Manifest, key, value};
-use crate::ids::{Ticket, LogIndex};
+use crate::ids::{LogIndex, Ticket};
 use crate::planted::{Bug, plant};
-use crate::vlog::{RecordRef, Ticket, ValueLog, ValuePointer};
+use crate::vlog::{RecordRef, ValueLog, ValuePointer};
 use corelith_io::sim::{Sim, SimNode};
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 use super::{DIR, Manifest, collect, key, put, reads_back, stage, value, wait_sealed};
 use crate::error::Error;
 use crate::filename::FileName;
-use crate::ids::{Ticket, LogIndex, Owner, ValueSegmentId};
-use crate::vlog::{Ticket, ValueLog, ValuePointer, Verified, Verifier};
+use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::vlog::{ValueLog, ValuePointer, Verified, Verifier};
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use std::cell::RefCell;
 use std::path::Path;

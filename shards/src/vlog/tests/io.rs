@@ -5,7 +5,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::filename::FileName;
-use crate::ids::{Ticket, LogIndex, ValueSegmentId};
+use crate::ids::{LogIndex, Ticket, ValueSegmentId};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::vlog::{ValueLog, ValueLogOptions, ValuePointer};
 use corelith_io::sim::Sim;

@@ -5,6 +5,7 @@
 
 mod cache;
 mod checkpoint;
+mod compaction;
 pub mod engine;
 pub mod error;
 pub mod filename;

@@ -1,0 +1,183 @@
+//! The next task, whatever the policy.
+
+use super::mix::WriteMix;
+use super::shape::{Claim, Shape, Span};
+use super::{leveled, tiered};
+use crate::ids::{LogIndex, TableId};
+use bytes::Bytes;
+use std::fmt;
+use std::str::FromStr;
+
+/// How a shard keeps its tables. It may be changed at any time: each policy starts from any shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// Few runs, little space, more rewriting: for reads. The default.
+    #[default]
+    Leveled,
+    /// More runs, more space, little rewriting: for writes.
+    Tiered,
+}
+
+impl Policy {
+    /// How the manifest stores it.
+    pub(crate) fn tag(self) -> u8 {
+        match self {
+            Self::Leveled => 1,
+            Self::Tiered => 2,
+        }
+    }
+
+    /// The policy that is stored as `tag`, if there is one.
+    pub(crate) fn of_tag(tag: u8) -> Option<Self> {
+        [Self::Leveled, Self::Tiered]
+            .into_iter()
+            .find(|policy| policy.tag() == tag)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leveled => "leveled",
+            Self::Tiered => "tiered",
+        })
+    }
+}
+
+/// Neither "leveled" nor "tiered".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the compaction policy is either \"leveled\" or \"tiered\"")]
+pub struct UnknownPolicy;
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        match name {
+            "leveled" => Ok(Self::Leveled),
+            "tiered" => Ok(Self::Tiered),
+            _ => Err(UnknownPolicy),
+        }
+    }
+}
+
+/// What the pickers go by.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Levels, the one of flushes included.
+    pub(crate) levels: usize,
+    /// A table is ended at this length.
+    pub(crate) table_bytes: u64,
+    /// How much longer a level may be than the one above it.
+    pub(crate) level_ratio: u64,
+    /// A level whose target is shorter than this is left out: level 0 is merged past it.
+    pub(crate) base_bytes: u64,
+    /// Runs, over all levels, up to which a leveled shape is left alone. A read of an absent key asks
+    /// the filter of each.
+    pub(crate) leveled_runs_max: usize,
+    /// The same of a tiered shape.
+    pub(crate) tiered_runs_max: usize,
+    /// What merges so far told about the writes.
+    pub(crate) mix: WriteMix,
+    /// The lowest pinned sequence number, the highest possible one if there is none: a deletion at or
+    /// below it can be dropped once nothing older is left.
+    pub(crate) oldest_pin: LogIndex,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            levels: 7,
+            table_bytes: crate::limits::TABLE_BYTES,
+            level_ratio: 10,
+            base_bytes: 1 << 30,
+            leveled_runs_max: 12,
+            tiered_runs_max: 20,
+            mix: WriteMix::default(),
+            oldest_pin: LogIndex(u64::MAX),
+        }
+    }
+}
+
+/// Tables of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Input {
+    pub(crate) level: usize,
+    pub(crate) run: u64,
+    /// In key order.
+    pub(crate) tables: Vec<TableId>,
+}
+
+/// Where the result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) level: usize,
+    /// The run whose place in the level it takes, together with the tables of that run that are not
+    /// inputs. `None`, or a run that has gone meanwhile: the only run of the level, made if there is
+    /// none.
+    pub(crate) run: Option<u64>,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    /// Newest run first.
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) output: Output,
+    /// The keys of all inputs.
+    pub(crate) span: Span,
+    /// Nothing older than the inputs holds any of these keys: deletions need not be kept.
+    pub(crate) bottom: bool,
+    /// The tables change their level without being rewritten, which is done at once.
+    pub(crate) moves: bool,
+    /// Tables of the output are best ended before these keys, so that none of them overlaps too much
+    /// of the next level.
+    pub(crate) cuts: Vec<Bytes>,
+    /// Bytes of all inputs.
+    pub(crate) bytes: u64,
+}
+
+impl Task {
+    /// What others must keep off while it runs. Level 0 is not part of it: there, runs are merged
+    /// whole or from the oldest on, so that its busy tables tell enough.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let top = self.inputs.iter().map(|input| input.level).min()?.max(1);
+        (self.output.level >= top).then(|| Claim {
+            top,
+            bottom: self.output.level,
+            span: self.span.clone(),
+        })
+    }
+}
+
+/// What compaction is behind by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Debt {
+    /// An estimate of the bytes that have to be rewritten until nothing is left to do.
+    pub(crate) bytes: u64,
+    /// Runs that a read may have to ask, beside one per level.
+    pub(crate) runs: usize,
+    /// How many times over its bound the worst part of the shape is; up to 1 there is nothing to do.
+    pub(crate) score: f64,
+}
+
+/// What to do next, beside what is running; `None` if there is nothing, or nothing that could run now.
+pub(crate) fn pick(shape: &Shape, policy: Policy, options: &Options) -> Option<Task> {
+    match policy {
+        Policy::Leveled => leveled::pick(shape, options),
+        Policy::Tiered => tiered::pick(shape, options),
+    }
+}
+
+/// How much there is to do.
+pub(crate) fn debt(shape: &Shape, policy: Policy, options: &Options) -> Debt {
+    match policy {
+        Policy::Leveled => leveled::debt(shape, options),
+        Policy::Tiered => tiered::debt(shape, options),
+    }
+}
+
+/// Whether nothing is running and nothing is left to do.
+pub(crate) fn settled(shape: &Shape, policy: Policy, options: &Options) -> bool {
+    !shape.busy() && pick(shape, policy, options).is_none()
+}

@@ -25,17 +25,12 @@ pub(crate) struct WriteMix {
 }
 
 impl WriteMix {
-    /// Takes account of a merge of runs with so many entries each, of which `kept` remain.
-    pub(crate) fn merged(&mut self, runs: &[u64], kept: u64) {
-        let mut pairs = 0.0;
-        let mut before = 0.0;
-        for entries in runs {
-            pairs += before * *entries as f64;
-            before += *entries as f64;
-        }
+    /// Takes account of a merge in which `dropped` entries went, and so many pairs of entries might
+    /// have been of the same key.
+    pub(crate) fn merged(&mut self, pairs: f64, dropped: u64) {
         if pairs > 0.0 {
             self.pairs = self.pairs * REMEMBERED + pairs;
-            self.dropped = self.dropped * REMEMBERED + (before - kept as f64).max(0.0);
+            self.dropped = self.dropped * REMEMBERED + dropped as f64;
         }
     }
 

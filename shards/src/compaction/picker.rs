@@ -119,7 +119,7 @@ pub(crate) struct Output {
 }
 
 /// What is to be done next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Task {
     /// Newest run first.
     pub(crate) inputs: Vec<Input>,
@@ -135,6 +135,11 @@ pub(crate) struct Task {
     pub(crate) cuts: Vec<Bytes>,
     /// Bytes of all inputs.
     pub(crate) bytes: u64,
+    /// Entries of all inputs. With `pairs` and the entries that remain, what [`WriteMix::merged`] is
+    /// told once the task is done.
+    pub(crate) entries: u64,
+    /// Pairs of entries of different inputs that might be of the same key.
+    pub(crate) pairs: f64,
 }
 
 impl Task {

@@ -80,7 +80,7 @@ impl<'a> Draft<'a> {
             && !(bottom && self.tables().any(|table| worth_cleaning(table, options)));
         Some(Task {
             cuts: cuts(shape, output.level, &span, options),
-            pairs: pairs(&self.inputs),
+            mixed: mixed(&self.inputs),
             inputs: self.inputs.iter().map(input).collect(),
             output,
             span,
@@ -114,24 +114,32 @@ fn older_overlap(shape: &Shape, output: Output, span: &Span) -> bool {
         .any(|run| !run.overlapping(span).is_empty())
 }
 
-/// Pairs of entries of different runs that might be of the same key; see [`super::WriteMix`].
-fn pairs(inputs: &[(Placed<'_>, &[TableShape])]) -> f64 {
-    let runs: Vec<(f64, Span)> = inputs
+/// What a merge of `inputs` tells about the writes; see [`Task::mixed`].
+fn mixed(inputs: &[(Placed<'_>, &[TableShape])]) -> Vec<u64> {
+    let Some((_, newer)) = inputs.split_last() else {
+        return Vec::new();
+    };
+    if newer
         .iter()
-        .filter_map(|(_, tables)| {
-            let entries = Sum::of(*tables).entries;
-            Some((entries as f64, Span::of(*tables)?))
-        })
-        .collect();
-    let mut pairs = 0.0;
-    for (position, (entries, span)) in runs.iter().enumerate() {
-        for (others, other) in runs.iter().skip(position + 1) {
-            if span.intersects(other) {
-                pairs += entries * others;
-            }
+        .any(|(from, tables)| from.run.tables.len() != tables.len())
+    {
+        return Vec::new();
+    }
+    let spans: Vec<Option<Span>> = inputs.iter().map(|(_, tables)| Span::of(*tables)).collect();
+    let met = |position: usize, span: &Span| {
+        spans
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != position)
+            .any(|(_, other)| other.as_ref().is_some_and(|other| other.intersects(span)))
+    };
+    let mut mixed = Vec::new();
+    for (position, (span, (_, tables))) in spans.iter().zip(inputs).enumerate() {
+        if span.as_ref().is_some_and(|span| met(position, span)) {
+            mixed.push(Sum::of(*tables).entries);
         }
     }
-    pairs
+    mixed
 }
 
 /// Keys before which a table of `level` is best ended, because from one to the next as much of the

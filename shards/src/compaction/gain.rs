@@ -1,5 +1,6 @@
 //! What a merge would do away with, as far as can be told beforehand.
 
+use super::draft::Placed;
 use super::picker::Options;
 use super::shape::{Sum, TableShape};
 use std::ops::Add;
@@ -11,6 +12,12 @@ const VALUES_PRICE: f64 = 0.02;
 /// A cheap merge is due when the newer tables refer to this fraction of the value log: values that they
 /// replace cannot be told from live ones before.
 const VALUES_HIDDEN: f64 = 0.05;
+
+/// The share of new entries that is assumed to replace something as long as nothing is known: half,
+/// but all where it is about values, since that costs little.
+const UNKNOWN_TABLES: f64 = 0.5;
+/// See [`UNKNOWN_TABLES`].
+const UNKNOWN_VALUES: f64 = 1.0;
 
 /// What a deletion takes in a table, beside its key.
 const DELETION_BYTES: u64 = 8;
@@ -37,13 +44,25 @@ fn mean(bytes: u64, entries: u64) -> f64 {
     bytes as f64 / entries.max(1) as f64
 }
 
-/// What goes because `upper` holds newer versions of keys in `next`.
-pub(super) fn by_replacing(upper: Sum, next: Sum, options: &Options) -> Gain {
-    let puts = upper.entries.saturating_sub(upper.deletions);
-    let replaced = (options.mix.replaced(next.entries) * puts as f64).min(next.entries as f64);
+/// What goes because `newer` runs hold later versions of keys in each other and in `next`.
+pub(super) fn by_replacing(newer: &[Placed<'_>], next: Sum, options: &Options) -> Gain {
+    let sums = newer.iter().map(|placed| Sum::of(&placed.run.tables));
+    let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
+    let mut runs: Vec<u64> = sums.clone().map(puts).collect();
+    let new: u64 = runs.iter().sum();
+    runs.push(puts(next));
+    let mut all = next;
+    for sum in sums {
+        all.bytes += sum.bytes;
+        all.entries += sum.entries;
+        all.value_bytes += sum.value_bytes;
+    }
+    let dropped = options.mix.dropped(&runs);
+    let assumed = |share: f64| (share * new as f64).min(next.entries as f64);
     Gain {
-        tables: replaced * mean(next.bytes, next.entries),
-        values: replaced * mean(next.value_bytes, next.entries),
+        tables: dropped.unwrap_or_else(|| assumed(UNKNOWN_TABLES)) * mean(all.bytes, all.entries),
+        values: dropped.unwrap_or_else(|| assumed(UNKNOWN_VALUES))
+            * mean(all.value_bytes, all.entries),
     }
 }
 

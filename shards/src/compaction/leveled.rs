@@ -240,7 +240,7 @@ impl<'a> Leveled<'a> {
         }
         let tables = newer.iter().flat_map(|placed| &placed.run.tables);
         let upper = Sum::of(tables.clone());
-        let gain = by_replacing(upper, next, self.options)
+        let gain = by_replacing(newer, next, self.options)
             + by_deleting(tables, newer.len(), next, below, self.options);
         let values = self.shape.tables().map(|table| table.value_bytes).sum();
         Some(
@@ -361,7 +361,8 @@ impl<'a> Leveled<'a> {
     /// Tables below level 0 whose deletions are worth a merge with the next level.
     fn deletions(&self) -> impl Iterator<Item = (f64, Placed<'a>, &'a [TableShape])> {
         let runs = self.runs.iter().skip(self.first_runs);
-        runs.filter(|placed| placed.level < self.last)
+        // Past another run of its level, a table must not go.
+        runs.filter(|placed| placed.level < self.last && self.only_run(placed.level).is_some())
             .flat_map(|placed| placed.run.tables.iter().map(move |table| (*placed, table)))
             .filter(|(_, table)| table.deletions > 0 && !table.busy)
             .map(|(placed, table)| {

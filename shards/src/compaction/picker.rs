@@ -135,11 +135,12 @@ pub(crate) struct Task {
     pub(crate) cuts: Vec<Bytes>,
     /// Bytes of all inputs.
     pub(crate) bytes: u64,
-    /// Entries of all inputs. With `pairs` and the entries that remain, what [`WriteMix::merged`] is
-    /// told once the task is done.
+    /// Entries of all inputs.
     pub(crate) entries: u64,
-    /// Pairs of entries of different inputs that might be of the same key.
-    pub(crate) pairs: f64,
+    /// Entries of each input run that shares a range with another, newest first; empty if only parts of
+    /// the newer runs are merged. Once the task is done, [`WriteMix::merged`] is told these, and
+    /// how many entries went because a newer version of their key was among the inputs.
+    pub(crate) mixed: Vec<u64>,
 }
 
 impl Task {

@@ -1,15 +1,15 @@
 //! Tiered compaction: runs are merged with their neighbours, and only when there are too many of them.
 //!
 //! Levels mean nothing to it: all runs are one sequence, newest first, and a merge leaves its result in
-//! the place of the oldest run it took. Space is bounded by merging everything when what the newer runs
-//! replace or delete, as far as merges have told, comes to as much as the oldest run.
+//! the place of the oldest run it took. Space is bounded by merging everything when what is replaced or
+//! deleted, as far as merges have told, comes to as much as the rest.
 
 use super::draft::{self, Draft, Placed};
 use super::gain::{by_deleting, by_replacing, hidden_values};
 use super::picker::{Debt, Options, Output, Task};
 use super::shape::{Shape, Span, Sum};
 
-/// Everything is merged when this many times the oldest run is replaced or deleted.
+/// Everything is merged when what is replaced or deleted comes to this many times the rest.
 const GARBAGE: f64 = 1.0;
 
 /// Everything is merged when this fraction of the value log is hidden, unless the tables are long.
@@ -18,9 +18,9 @@ const VALUES_GARBAGE: f64 = 0.2;
 pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
     let runs = draft::placed(shape);
     let finish = |draft: Draft<'_>| draft.finish(shape, options);
-    if let Some(draft) = joined(&runs, options)
-        && let Some(task) = finish(draft)
-    {
+    // One whose deletions are to go first is rewritten where it is instead.
+    let mut joined = joined(&runs, options).filter_map(finish);
+    if let Some(task) = joined.find(|task| task.moves) {
         return Some(task);
     }
     if whole_score(&runs, options) > 1.0
@@ -40,24 +40,22 @@ pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
         .find_map(finish)
 }
 
-/// A run that shares no key with the next older one, to become part of it as it is: keys that came in
-/// order.
-fn joined<'a>(runs: &[Placed<'a>], options: &Options) -> Option<Draft<'a>> {
-    runs.windows(2).rev().find_map(|pair| match pair {
-        [newer, older] => {
-            let whole = newer.run.tables.as_slice();
-            let movable = whole.iter().all(|table| draft::movable(table, options))
-                && older.run.tables.iter().all(|table| !table.busy)
-                && Span::of(whole).is_some_and(|span| older.run.overlapping(&span).is_empty());
-            movable.then(|| Draft {
-                inputs: vec![(*newer, whole)],
-                output: Output {
-                    level: older.level,
-                    run: Some(older.run.id),
-                },
-            })
-        }
-        _ => None,
+/// Runs that share no key with the next older one, each to become part of it as it is: keys that came
+/// in order.
+fn joined<'a>(runs: &[Placed<'a>], options: &Options) -> impl Iterator<Item = Draft<'a>> {
+    let pairs = runs.iter().zip(runs.iter().skip(1)).rev();
+    pairs.filter_map(|(newer, older)| {
+        let whole = newer.run.tables.as_slice();
+        let movable = whole.iter().all(|table| draft::movable(table, options))
+            && older.run.tables.iter().all(|table| !table.busy)
+            && Span::of(whole).is_some_and(|span| older.run.overlapping(&span).is_empty());
+        movable.then(|| Draft {
+            inputs: vec![(*newer, whole)],
+            output: Output {
+                level: older.level,
+                run: Some(older.run.id),
+            },
+        })
     })
 }
 
@@ -72,10 +70,11 @@ fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
     if upper.entries == 0 || lower.entries == 0 {
         return 0.0;
     }
-    let gain = by_replacing(upper, lower, options)
+    let gain = by_replacing(newer, lower, options)
         + by_deleting(tables(), newer.len(), lower, lower, options);
     let values = (upper.value_bytes + lower.value_bytes).max(1) as f64;
-    let of_tables = gain.tables / lower.bytes.max(1) as f64;
+    let rest = (upper.bytes + lower.bytes) as f64 - gain.tables;
+    let of_tables = gain.tables / rest.max(1.0);
     // Many tables are not rewritten for a few values.
     let of_values = (gain.values / (values * VALUES_GARBAGE))
         .min(gain.values / (upper.bytes + lower.bytes).max(1) as f64);

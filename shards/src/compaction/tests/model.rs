@@ -177,18 +177,23 @@ impl Tree {
     pub(super) fn flush(&mut self, keys: impl IntoIterator<Item = (u32, bool)>) {
         let mut memtable = BTreeMap::new();
         for (key, deleted) in keys {
-            let at = self.next_at;
-            self.next_at += 1;
-            let record = Record { key, at, deleted };
-            memtable.insert(key, record);
+            memtable.insert(key, self.write(key, deleted));
             if !deleted {
                 self.figures.values += self.sizes.value;
             }
         }
-        self.truth.extend(&memtable);
         let records: Vec<Record> = memtable.into_values().collect();
         self.figures.flushed += records.iter().map(|record| self.bytes(record)).sum::<u64>();
         self.add(0, &records);
+    }
+
+    /// A record that is newer than all before.
+    pub(super) fn write(&mut self, key: u32, deleted: bool) -> Record {
+        let at = self.next_at;
+        self.next_at += 1;
+        let record = Record { key, at, deleted };
+        self.truth.insert(key, record);
+        record
     }
 
     /// Adds a run at the front of `level`.
@@ -238,7 +243,7 @@ impl Tree {
                 let tables = Vec::new();
                 runs.push(Run { id, tables });
             }
-            assert_eq!(runs.len(), 1);
+            assert_eq!(runs.len(), 1, "{task:?}");
             0
         });
         let tables = &mut runs[position].tables;
@@ -259,7 +264,7 @@ impl Tree {
         let dropped = (before - merged.len()) as u64;
         let pin = self.options.oldest_pin;
         merged.retain(|_, record| !(task.bottom && record.deleted && LogIndex(record.at) <= pin));
-        self.options.mix.merged(task.pairs, dropped);
+        self.options.mix.merged(&task.mixed, dropped);
         let records: Vec<Record> = merged.into_values().collect();
         self.figures.merges += 1;
         self.figures.rewritten += records.iter().map(|record| self.bytes(record)).sum::<u64>();

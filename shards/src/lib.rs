@@ -29,7 +29,7 @@ pub mod vlog;
 pub mod wal;
 
 pub use cache::{BlockCache, CacheCounters};
-pub use compaction::Policy;
+pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, Snapshot, SnapshotWriter,
     Statistics, StorageReport, WorkStatistics,

@@ -138,15 +138,6 @@ pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
 /// Levels of tables.
 pub const LEVELS_MAX: usize = 7;
 
-/// Debt of compaction above which writes are slowed, and at which they stop.
-pub const DEBT_BYTES_SOFT: u64 = 4 << 30;
-/// See [`DEBT_BYTES_SOFT`].
-pub const DEBT_BYTES_HARD: u64 = 64 << 30;
-/// Runs beside one per level above which writes are slowed, and at which they stop.
-pub const RUNS_SOFT: usize = 16;
-/// See [`RUNS_SOFT`].
-pub const RUNS_HARD: usize = 48;
-
 /// Longest pause that a single write is given because compaction lags.
 pub const THROTTLE_PAUSE_MAX: Duration = Duration::from_millis(100);
 

@@ -6,10 +6,7 @@ use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::{
-    DEBT_BYTES_HARD, DEBT_BYTES_SOFT, FROZEN_MEMTABLES_MAX, RUNS_HARD, RUNS_SOFT,
-    VALUE_THRESHOLD_BYTES,
-};
+use crate::limits::{FROZEN_MEMTABLES_MAX, VALUE_THRESHOLD_BYTES};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -122,7 +119,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction: compaction::Options::default(),
-                throttle: throttle_limits(options.memtable_bytes),
+                throttle: ThrottleLimits::new(memtables_bytes(options.memtable_bytes)),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
             },
@@ -155,17 +152,9 @@ impl Shard {
     }
 }
 
-/// From where on writes are slowed, and where they stop.
-pub(crate) fn throttle_limits(memtable_bytes: usize) -> ThrottleLimits {
-    let memtable = memtable_bytes as u64;
-    ThrottleLimits {
-        debt_bytes_soft: DEBT_BYTES_SOFT,
-        debt_bytes_hard: DEBT_BYTES_HARD,
-        runs_soft: RUNS_SOFT,
-        runs_hard: RUNS_HARD,
-        memtable_bytes_soft: memtable * 3 / 2,
-        memtable_bytes_hard: memtable * (FROZEN_MEMTABLES_MAX as u64 + 1),
-    }
+/// Memory of all memtables of a shard, frozen ones included.
+pub(crate) fn memtables_bytes(memtable_bytes: usize) -> u64 {
+    memtable_bytes as u64 * (FROZEN_MEMTABLES_MAX as u64 + 1)
 }
 
 /// How the log and the checkpoint fit together.

@@ -119,7 +119,7 @@ impl Engine {
         };
         is_flushed
             && self.inner.background.is_idle()
-            && self.debt().bytes == 0
+            && self.is_compaction_settled()
             && !self.is_collection_due()
     }
 

@@ -7,7 +7,7 @@ mod snapshot;
 
 use super::{Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange};
 use crate::cache::BlockCache;
-use crate::compaction::{self, Policy};
+use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
@@ -67,7 +67,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
             memtable_bytes,
             policy: Policy::default(),
             compaction: compaction::Options::default(),
-            throttle: crate::shard::throttle_limits(memtable_bytes),
+            throttle: ThrottleLimits::new(crate::shard::memtables_bytes(memtable_bytes)),
             compression: Compression::None,
             value_threshold: 0,
         },

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 /// Longer buffers are freed instead of recycled.
 pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
-/// Idle bytes kept for recycling per core.
-pub(crate) const RECYCLED_BYTES_MAX: usize = 16 << 20;
+/// Idle bytes kept for recycling per core: as much as a value log may have staged, so that a burst does
+/// not end in giving back what the next one needs.
+pub(crate) const RECYCLED_BYTES_MAX: usize = 40 << 20;
 const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
 const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
 

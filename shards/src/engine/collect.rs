@@ -18,9 +18,13 @@ use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
 use crate::memtable;
 use crate::planted::{Bug, is_planted};
-use crate::sstable::hash_of;
-use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentUse, plan};
+use crate::sstable::{SequentialCursor, Table, ValueRef, hash_of};
+use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentMeta, SegmentUse, plan};
 use corelith_io::collections::HashMap;
+use std::rc::Rc;
+
+/// Entries after which a walk through a table asks whether others want the core.
+const ENTRIES_PER_TURN: u32 = 64;
 
 impl Engine {
     /// What of the value log is garbage, and what collection does about it next.
@@ -106,10 +110,14 @@ impl Engine {
         let _running = counters.start();
         let before = segment.meta();
         let view = self.view();
+        let live = self.live_slots(&view, before).await?;
         let rewritten = values
             .rewrite(&segment, async |record| {
                 self.check_usable()?;
-                is_live(&view, record).await
+                match &live {
+                    Some(live) => Ok(live.contains(record.pointer.slot)),
+                    None => is_live(&view, record).await,
+                }
             })
             .await?;
         drop(view);
@@ -140,6 +148,77 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The slots of a segment that tables refer to, if going through those tables is cheaper than to
+    /// look each record up: tables of pointers alone are short. The log has purged every entry of the
+    /// segment, so no memtable refers to it.
+    async fn live_slots(&self, view: &View, segment: SegmentMeta) -> Result<Option<Slots>> {
+        if is_planted(Bug::IgnorePinsOfSegments) {
+            return Ok(None);
+        }
+        let refers = |table: &&Rc<Table>| {
+            let references = &table.meta().references;
+            references
+                .binary_search_by_key(&segment.id, |reference| reference.segment)
+                .is_ok()
+        };
+        let tables: Vec<&Rc<Table>> = view.version.tables().filter(refers).collect();
+        let bytes: u64 = tables.iter().map(|table| table.meta().file_bytes).sum();
+        if bytes > segment.file_bytes {
+            return Ok(None);
+        }
+        self.inner.counters.collection.read(bytes);
+        let mut slots = Slots::default();
+        for table in tables {
+            let mut cursor = SequentialCursor::start(Rc::clone(table), &[]).await?;
+            let mut count = 0_u32;
+            while let Some(entry) = cursor.as_ref().map(SequentialCursor::current) {
+                if let ValueRef::Separated(pointer) = entry.value
+                    && pointer.segment == segment.id
+                {
+                    slots.add(pointer.slot);
+                }
+                let goes_on = match &mut cursor {
+                    Some(cursor) => cursor.advance_in_block()? || cursor.advance().await?,
+                    None => false,
+                };
+                if !goes_on {
+                    break;
+                }
+                count += 1;
+                if count.is_multiple_of(ENTRIES_PER_TURN) {
+                    self.check_usable()?;
+                    corelith_io::yield_if_needed().await;
+                }
+            }
+        }
+        Ok(Some(slots))
+    }
+}
+
+/// Slots of one segment, a bit each; they are bounded by `limits::VLOG_SLOTS_MAX`.
+#[derive(Default)]
+struct Slots {
+    words: Vec<u64>,
+}
+
+impl Slots {
+    fn add(&mut self, slot: u32) {
+        let word = slot as usize / 64;
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        if let Some(word) = self.words.get_mut(word) {
+            *word |= 1 << (slot % 64);
+        }
+    }
+
+    fn contains(&self, slot: u32) -> bool {
+        let word = self.words.get(slot as usize / 64);
+        word.is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
+}
+
 /// Whether anything of `view` has the record's pointer.
 async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
     for memtable in &view.memtables {
@@ -161,7 +240,7 @@ async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
     }
     for table in view.version.candidates(&stored_key) {
         if table
-            .holds(&stored_key, record.at, record.pointer, false)
+            .holds(&stored_key, record.at, record.pointer, true)
             .await?
         {
             return Ok(true);

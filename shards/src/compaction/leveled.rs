@@ -389,9 +389,9 @@ impl<'a> Leveled<'a> {
                 carried = bytes;
                 debt.bytes += bytes + self.first_level_overlap();
             } else if self.first_runs > room
-                && let Some((_, price)) = draft::cheapest(self.first_level(), |_| true)
+                && let Some((_, each)) = draft::cheapest(self.first_level(), |_| true)
             {
-                debt.bytes += (price * (self.first_runs - room) as f64) as u64;
+                debt.bytes += (each * (self.first_runs - room) as f64) as u64;
             }
         }
         debt.score = debt.score.max(self.first_runs as f64 / room.max(1) as f64);

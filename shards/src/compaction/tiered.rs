@@ -97,9 +97,9 @@ pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
     if whole > 1.0 {
         debt.bytes = runs.iter().map(|placed| placed.run.bytes()).sum();
     } else if runs.len() > allowed
-        && let Some((_, price)) = draft::cheapest(&runs, |_| true)
+        && let Some((_, each)) = draft::cheapest(&runs, |_| true)
     {
-        debt.bytes = (price * (runs.len() - allowed) as f64) as u64;
+        debt.bytes = (each * (runs.len() - allowed) as f64) as u64;
     }
     for draft in draft::cleanings(&runs, options) {
         debt.bytes += draft.bytes();

@@ -25,6 +25,7 @@ mod varint;
 mod vlog;
 pub mod wal;
 
+pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{Engine, Found, Item, ScanPage, ScanRange, Snapshot, SnapshotWriter};
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term};

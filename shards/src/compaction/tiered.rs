@@ -15,6 +15,9 @@ const GARBAGE: f64 = 1.0;
 /// Everything is merged when this fraction of the value log is hidden, unless the tables are long.
 const VALUES_GARBAGE: f64 = 0.2;
 
+/// The score of tables of deletions that hide nothing.
+const CLEANING: f64 = 2.0;
+
 pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
     let runs = draft::placed(shape);
     let finish = |draft: Draft<'_>| draft.finish(shape, options);
@@ -103,7 +106,7 @@ pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
     }
     for draft in draft::cleanings(&runs, options) {
         debt.bytes += draft.bytes();
-        debt.score = debt.score.max(2.0);
+        debt.score = debt.score.max(CLEANING);
     }
     debt
 }

@@ -159,6 +159,26 @@ fn the_first_level_is_merged_down_when_it_is_long_enough() {
 }
 
 #[test]
+fn a_long_first_level_is_merged_down_in_pieces() {
+    let oldest = [table(8, 0, 99, 600), table(9, 100, 999, 600)];
+    let lower = [table(1, 0, 99, 64), table(2, 100, 999, 640)];
+    let shape = shape(&[(0, &[table(20, 0, 999, 600)]), (0, &oldest), (6, &lower)]);
+    let pick_up_to = |whole_bytes_max| {
+        let options = Options {
+            whole_bytes_max,
+            ..filling()
+        };
+        pick(&shape, Policy::Leveled, &options).map(|task| ids(&task))
+    };
+    let whole = vec![(0, vec![20]), (0, vec![8, 9]), (6, vec![1, 2])];
+    assert_eq!(pick_up_to(4000 * MIB), Some(whole));
+    assert_eq!(
+        pick_up_to(2000 * MIB),
+        Some(vec![(0, vec![8]), (6, vec![1])])
+    );
+}
+
+#[test]
 fn what_meets_nothing_is_moved() {
     // Tables of level 0, and whether the newer one is moved past the older one into level 6.
     let older = table(1, 100, 200, 45);
@@ -180,7 +200,11 @@ fn what_meets_nothing_is_moved() {
     for (what, newer, moved) in cases {
         // The older one meets something, so that it stays.
         let lower = [table(8, 50, 120, 64)];
-        let shape = shape(&[(0, &[newer]), (0, &[older.clone()]), (6, &lower)]);
+        let shape = shape(&[
+            (0, &[newer]),
+            (0, std::slice::from_ref(&older)),
+            (6, &lower),
+        ]);
         let task = leveled(&shape).filter(|task| task.moves);
         assert_eq!(task.is_some(), moved, "{what}");
         let output = Output {

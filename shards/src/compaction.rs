@@ -4,7 +4,7 @@
 //!
 //! * `shape` is what a picker sees of a version: levels, runs, tables, and what running tasks claim.
 //! * `picker` is the façade over the two policies, `leveled` and `tiered`; `draft` holds the choices
-//!   that both make.
+//!   that both make, `gain` what a merge is worth.
 //! * `mix` estimates from merges that were done how much of what is written replaces something.
 //! * `throttle` turns debt into a delay of writers and a share of the core.
 

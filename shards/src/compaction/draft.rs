@@ -203,17 +203,19 @@ pub(super) fn movable(table: &TableShape, options: &Options) -> bool {
     !table.busy && table.file_bytes >= options.table_bytes / MOVABLE
 }
 
-/// The adjacent runs that are merged at the lowest price, and that price: bytes rewritten for each
-/// run fewer. At the same price, the merge that leaves fewer runs.
+/// The adjacent runs that are merged at the lowest price, and what each run fewer costs in bytes
+/// rewritten.
 ///
-/// The cheapest merge is of many short runs, so every run's length grows by a large factor from one
-/// merge to the next, and the bytes that are written for each byte of data grow with the logarithm of
-/// the data, as with tiers of fixed sizes; but it uses all the runs that are allowed.
+/// The price is the bytes rewritten by the square of how many runs fewer that leaves. It favours many
+/// short runs, so that runs grow by a large factor from one merge to the next and the bytes written for
+/// each byte of data grow with the logarithm of the data, as with tiers of a fixed fan-in; but all the
+/// runs that are allowed are used. (By the plain number, a full tree would be kept going by merging the
+/// two or three newest runs over and over; squared, it is once merged whole.)
 pub(super) fn cheapest(
     runs: &[Placed<'_>],
     usable: impl Fn(&RunShape) -> bool,
 ) -> Option<(Range<usize>, f64)> {
-    let mut best: Option<(Range<usize>, f64)> = None;
+    let mut best: Option<(Range<usize>, f64, f64)> = None;
     for first in 0..runs.len() {
         let mut bytes = 0;
         for (position, placed) in runs.iter().enumerate().skip(first) {
@@ -226,15 +228,16 @@ pub(super) fn cheapest(
                 continue;
             }
             let price = bytes as f64 / (fewer * fewer) as f64;
-            let better = best.as_ref().is_none_or(|(range, lowest)| {
+            let better = best.as_ref().is_none_or(|(range, lowest, _)| {
                 price < *lowest || (price == *lowest && fewer >= range.len())
             });
             if better {
-                best = Some((first..position + 1, price));
+                let each = bytes as f64 / fewer as f64;
+                best = Some((first..position + 1, price, each));
             }
         }
     }
-    best
+    best.map(|(range, _, each)| (range, each))
 }
 
 /// Adjacent tables of a run, up to `bytes_max` together, that overlap as little as possible of `below`

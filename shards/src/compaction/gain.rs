@@ -11,7 +11,7 @@ const VALUES_PRICE: f64 = 0.02;
 
 /// A cheap merge is due when the newer tables refer to this fraction of the value log: values that they
 /// replace cannot be told from live ones before.
-const VALUES_HIDDEN: f64 = 0.05;
+const VALUES_HIDDEN: f64 = 0.04;
 
 /// The share of new entries that is assumed to replace something as long as nothing is known: half,
 /// but all where it is about values, since that costs little.

@@ -34,12 +34,11 @@ const FIRST_LEVEL_RUNS_MIN: usize = 4;
 /// Tables of a level are moved down in pieces of up to so many full ones.
 const PIECE_TABLES: u64 = 2;
 
-/// A merge of level 0 that is longer than so many full tables is done in pieces. It takes a change of
-/// policy or a received snapshot to get there.
-const WHOLE_TABLES_MAX: u64 = 512;
-
 /// The score of a level that is to be emptied.
 const MISPLACED: f64 = 100.0;
+
+/// The score of tables of deletions that hide nothing.
+const CLEANING: f64 = 2.0;
 
 /// A shape under this policy.
 struct Leveled<'a> {
@@ -264,15 +263,13 @@ impl<'a> Leveled<'a> {
             .iter()
             .map(|placed| (*placed, placed.run.tables.as_slice()))
             .collect();
-        let task = self
-            .into(whole, self.output)?
-            .finish(self.shape, self.options)?;
-        let limit = self.options.table_bytes.saturating_mul(WHOLE_TABLES_MAX);
-        if task.bytes <= limit {
+        let draft = self.into(whole, self.output)?;
+        if draft.bytes() > self.options.whole_bytes_max
+            && let Some(task) = self.piece(*inputs.last()?, self.output)
+        {
             return Some(task);
         }
-        let oldest = inputs.last()?;
-        self.piece(*oldest, self.output).or(Some(task))
+        draft.finish(self.shape, self.options)
     }
 
     /// Some tables of `from` into the run of `level`, those with the least to rewrite.
@@ -380,67 +377,70 @@ impl<'a> Leveled<'a> {
             runs: self.first_runs,
             ..Debt::default()
         };
-        let mut carried = 0;
-        let room = self.room();
-        if let Some(score) = self.first_level_score(self.first_level()) {
-            debt.score = score;
-            let bytes = self.first_level_bytes();
-            if score > 1.0 {
-                carried = bytes;
-                debt.bytes += bytes + self.first_level_overlap();
-            } else if self.first_runs > room
-                && let Some((_, price)) = draft::cheapest(self.first_level(), |_| true)
-            {
-                debt.bytes += (price * (self.first_runs - room) as f64) as u64;
-            }
-        }
-        debt.score = debt.score.max(self.first_runs as f64 / room.max(1) as f64);
+        let arriving = self.first_level_debt(&mut debt);
         for level in 1..=self.last {
-            let bytes = self.shape.level_bytes(level);
-            let runs = self.shape.runs(level).len();
-            if runs > 1 {
-                debt.runs += runs - 1;
-                debt.bytes += bytes;
-            }
-            let score = self.level_score(level, |_| true);
-            debt.score = debt.score.max(score);
-            let arriving = if level == self.output { carried } else { 0 };
-            carried = if level == self.output { 0 } else { carried };
-            let target = self.targets.get(level).copied().unwrap_or_default();
-            if level < self.last && (score > 1.0 || arriving > 0) {
-                let excess = (bytes + arriving).saturating_sub(target);
-                let next = self.shape.level_bytes(level + 1);
-                let overlap = next as f64 / bytes.max(1) as f64;
-                if next > 0 {
-                    debt.bytes += excess + (excess as f64 * overlap).min(next as f64 * 2.0) as u64;
-                }
-            }
+            let arriving = if level == self.output { arriving } else { 0 };
+            self.level_debt(level, arriving, &mut debt);
         }
-        for (score, _, tables) in self.deletions() {
+        for (score, placed, tables) in self.deletions() {
             if score > 1.0 {
+                let next = Span::of(tables).map(|span| self.overlapping(placed.level + 1, &span));
                 debt.score = debt.score.max(score);
-                debt.bytes += Sum::of(tables).bytes;
+                debt.bytes += Sum::of(tables.iter().chain(next.unwrap_or_default())).bytes;
             }
         }
         for draft in draft::cleanings(&self.runs, self.options) {
+            debt.score = debt.score.max(CLEANING);
             debt.bytes += draft.bytes();
-            debt.score = debt.score.max(2.0);
         }
         debt
     }
 
-    fn first_level_bytes(&self) -> u64 {
-        self.shape.level_bytes(0)
+    /// What level 0 adds to `debt`, and the bytes that are to arrive in the next level.
+    fn first_level_debt(&self, debt: &mut Debt) -> u64 {
+        let room = self.room();
+        debt.score = self.first_runs as f64 / room.max(1) as f64;
+        let Some(score) = self.first_level_score(self.first_level()) else {
+            return 0;
+        };
+        debt.score = debt.score.max(score);
+        if score > 1.0 {
+            let bytes = self.shape.level_bytes(0);
+            let tables = self.first_level().iter();
+            let span = Span::of(tables.flat_map(|placed| &placed.run.tables));
+            let next = span.map(|span| self.overlapping(self.output, &span));
+            debt.bytes += bytes + Sum::of(next.unwrap_or_default()).bytes;
+            return bytes;
+        }
+        if self.first_runs > room
+            && let Some((_, each)) = draft::cheapest(self.first_level(), |_| true)
+        {
+            debt.bytes += (each * (self.first_runs - room) as f64) as u64;
+        }
+        0
     }
 
-    fn first_level_overlap(&self) -> u64 {
-        let tables = self
-            .first_level()
-            .iter()
-            .flat_map(|placed| &placed.run.tables);
-        Span::of(tables).map_or(0, |span| {
-            Sum::of(self.overlapping(self.output, &span)).bytes
-        })
+    /// What a deeper level adds to `debt` once so many bytes have arrived in it. What it passes on may
+    /// in turn be too much for the next level; that is left out.
+    fn level_debt(&self, level: usize, arriving: u64, debt: &mut Debt) {
+        let bytes = self.shape.level_bytes(level);
+        let runs = self.shape.runs(level).len();
+        if runs > 1 {
+            debt.runs += runs - 1;
+            debt.bytes += bytes;
+        }
+        let score = self.level_score(level, |_| true);
+        debt.score = debt.score.max(score);
+        if level == self.last || (score <= 1.0 && arriving == 0) {
+            return;
+        }
+        let target = self.targets.get(level).copied().unwrap_or_default();
+        let excess = (bytes + arriving).saturating_sub(target);
+        let next = self.shape.level_bytes(level + 1) as f64;
+        if next > 0.0 {
+            let overlap = excess as f64 / (bytes + arriving).max(1) as f64 * next;
+            debt.bytes += excess + overlap as u64;
+        }
     }
 }
 

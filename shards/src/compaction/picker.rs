@@ -72,6 +72,9 @@ pub(crate) struct Options {
     pub(crate) level_ratio: u64,
     /// A level whose target is shorter than this is left out: level 0 is merged past it.
     pub(crate) base_bytes: u64,
+    /// A merge of level 0 into the next level that would read more than this is done in pieces. It takes
+    /// a change of policy or a received snapshot to get there.
+    pub(crate) whole_bytes_max: u64,
     /// Runs, over all levels, up to which a leveled shape is left alone. A read of an absent key asks
     /// the filter of each.
     pub(crate) leveled_runs_max: usize,
@@ -91,6 +94,7 @@ impl Default for Options {
             table_bytes: crate::limits::TABLE_BYTES,
             level_ratio: 10,
             base_bytes: 1 << 30,
+            whole_bytes_max: 32 << 30,
             leveled_runs_max: 12,
             tiered_runs_max: 20,
             mix: WriteMix::default(),

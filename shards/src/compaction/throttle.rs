@@ -42,12 +42,12 @@ pub(crate) struct ThrottleLimits {
 impl ThrottleLimits {
     /// The limits of a shard whose memtables may hold `memtable_bytes` together.
     ///
-    /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge, the runs
-    /// that either policy leaves alone, and two of three memtables.
+    /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge and what it
+    /// passes on, the runs that either policy leaves alone, and two of three memtables.
     pub(crate) fn new(memtable_bytes: u64) -> Self {
         Self {
-            debt_bytes_soft: 16 << 30,
-            debt_bytes_hard: 64 << 30,
+            debt_bytes_soft: 64 << 30,
+            debt_bytes_hard: 256 << 30,
             runs_soft: 24,
             runs_hard: 36,
             memtable_bytes_soft: memtable_bytes / 3 * 2,
@@ -148,12 +148,12 @@ mod tests {
     fn soft_and_hard_limits() {
         let cases = [
             ("nothing", of(0, 0), 0, Some(0.0)),
-            ("as much as is usual", of(16 << 30, 20), 64 << 20, Some(0.0)),
-            ("debt half-way", of(40 << 30, 0), 0, Some(1.0)),
+            ("as much as is usual", of(64 << 30, 20), 64 << 20, Some(0.0)),
+            ("debt half-way", of(160 << 30, 0), 0, Some(1.0)),
             ("runs half-way", of(0, 30), 0, Some(1.0)),
             ("memtables half-way", of(0, 0), 160 << 20, Some(1.0)),
-            ("the worst counts", of(17 << 30, 30), 150 << 20, Some(1.0)),
-            ("too much debt", of(64 << 30, 0), 0, None),
+            ("the worst counts", of(65 << 30, 30), 150 << 20, Some(1.0)),
+            ("too much debt", of(256 << 30, 0), 0, None),
             ("too many runs", of(0, 36), 0, None),
             ("memory full", of(0, 0), MEMTABLES, None),
             ("far beyond", of(u64::MAX, usize::MAX), u64::MAX, None),
@@ -196,7 +196,7 @@ mod tests {
         check_smooth(
             "debt",
             jump,
-            (0..280).map(|quarter| delay(of(quarter * gib / 4, 0), 0)),
+            (0..280).map(|gibs| delay(of(gibs * gib, 0), 0)),
         );
         check_smooth(
             "memtables",
@@ -212,20 +212,13 @@ mod tests {
     fn background_gets_more_before_writers_are_slowed() {
         let limits = ThrottleLimits::new(MEMTABLES);
         let share = |debt| f64::from(background_share(&debt, &limits));
+        let more = |debt| Some(share(debt) - share(of(0, 0)));
         assert_eq!(share(of(0, 0)), 100.0);
-        assert_eq!(share(of(16 << 30, 0)), 800.0);
+        assert_eq!(share(of(64 << 30, 0)), 800.0);
         assert_eq!(share(of(0, 24)), 800.0);
         assert_eq!(share(of(u64::MAX, usize::MAX)), 800.0);
         let gib = 1 << 30;
-        check_smooth(
-            "share by debt",
-            120.0,
-            (0..40).map(|n| Some(share(of(n * gib / 2, 0)))),
-        );
-        check_smooth(
-            "share by runs",
-            120.0,
-            (0..40).map(|n| Some(share(of(0, n)))),
-        );
+        check_smooth("share by debt", 12.0, (0..80).map(|n| more(of(n * gib, 0))));
+        check_smooth("share by runs", 120.0, (0..40).map(|n| more(of(0, n))));
     }
 }

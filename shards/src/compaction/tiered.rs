@@ -15,6 +15,9 @@ const GARBAGE: f64 = 1.0;
 /// Everything is merged when this fraction of the value log is hidden, unless the tables are long.
 const VALUES_GARBAGE: f64 = 0.2;
 
+/// The score of tables of deletions that hide nothing.
+const CLEANING: f64 = 2.0;
+
 pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
     let runs = draft::placed(shape);
     let finish = |draft: Draft<'_>| draft.finish(shape, options);
@@ -97,13 +100,13 @@ pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
     if whole > 1.0 {
         debt.bytes = runs.iter().map(|placed| placed.run.bytes()).sum();
     } else if runs.len() > allowed
-        && let Some((_, price)) = draft::cheapest(&runs, |_| true)
+        && let Some((_, each)) = draft::cheapest(&runs, |_| true)
     {
-        debt.bytes = (price * (runs.len() - allowed) as f64) as u64;
+        debt.bytes = (each * (runs.len() - allowed) as f64) as u64;
     }
     for draft in draft::cleanings(&runs, options) {
         debt.bytes += draft.bytes();
-        debt.score = debt.score.max(2.0);
+        debt.score = debt.score.max(CLEANING);
     }
     debt
 }

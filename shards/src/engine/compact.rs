@@ -107,14 +107,11 @@ impl Engine {
         let runs = edit::inputs_of(&self.inner.state.borrow().version, task);
         // An installed snapshot may have replaced them.
         let Some(runs) = runs else { return Ok(()) };
-        let entries = |run: &Vec<Rc<Table>>| run.iter().map(|table| table.meta().entries).sum();
-        let merged: Vec<u64> = runs.iter().map(entries).collect();
         let options = self.table_options(task.output.level);
         let mut output = RunWriter::new(self, options, self.inner.options.compaction.table_bytes);
         output.cut_before(&task.cuts);
-        self.merge(runs, task.bottom, &mut output).await?;
+        let superseded = self.merge(runs, task.bottom, &mut output).await?;
         let tables: Vec<TableMeta> = output.finish().await?;
-        let kept = tables.iter().map(|table| table.entries).sum();
         let opened: Vec<Rc<Table>> = self.open_tables(&tables).await?;
         let replaced = self
             .edit(
@@ -127,20 +124,20 @@ impl Engine {
             output.keep();
         }
         let mut mix = self.inner.mix.get();
-        mix.merged(&merged, kept);
+        mix.merged(&task.mixed, superseded);
         self.inner.mix.set(mix);
         counters.read(task.bytes);
         counters.wrote(output.bytes());
         replaced.map(|_| ())
     }
 
-    /// Writes what survives of `runs` to `output`.
+    /// Writes what survives of `runs` to `output`; returns how many versions were superseded.
     async fn merge(
         &self,
         runs: Vec<Vec<Rc<Table>>>,
         is_bottom: bool,
         output: &mut RunWriter,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut inputs = Inputs::start(runs).await?;
         let mut versions = Versions::new(&self.inner.pins, is_bottom);
         let mut last_key: Vec<u8> = Vec::new();
@@ -185,6 +182,6 @@ impl Engine {
                 corelith_io::yield_if_needed().await;
             }
         }
-        Ok(())
+        Ok(versions.superseded())
     }
 }

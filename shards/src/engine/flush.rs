@@ -173,6 +173,8 @@ impl Engine {
 
     async fn write_memtable(&self, memtable: &Memtable, run: &mut RunWriter) -> Result<()> {
         for space in Space::ALL {
+            // A table of several spaces would overlap every other one.
+            run.end_table().await?;
             let mut last: Option<Bytes> = None;
             loop {
                 let from = match &last {

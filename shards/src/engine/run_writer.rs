@@ -55,7 +55,7 @@ impl RunWriter {
             writer.file_bytes() >= self.table_bytes || writer.is_nearly_full()
         });
         if (is_full || is_cut) && is_new_key {
-            self.finish_table().await?;
+            self.end_table().await?;
         }
         let writer = match &mut self.writer {
             Some(writer) => writer,
@@ -71,7 +71,8 @@ impl RunWriter {
         writer.add(key, at, content).await
     }
 
-    async fn finish_table(&mut self) -> Result<()> {
+    /// Ends the current table, if there is one.
+    pub(super) async fn end_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
             self.tables.push(writer.finish().await?);
         }
@@ -87,7 +88,7 @@ impl RunWriter {
 
     /// Makes the run durable, names included, and returns its tables.
     pub(super) async fn finish(&mut self) -> Result<Vec<TableMeta>> {
-        self.finish_table().await?;
+        self.end_table().await?;
         if !self.begun.is_empty() {
             sync_dir(&self.engine.inner.dir).await?;
         }

@@ -23,6 +23,7 @@ pub(super) struct Versions<'a> {
     newer: Option<LogIndex>,
     /// Deletions that go unless an older version stays.
     held_back: Vec<LogIndex>,
+    superseded: u64,
 }
 
 impl<'a> Versions<'a> {
@@ -32,6 +33,7 @@ impl<'a> Versions<'a> {
             is_bottom,
             newer: None,
             held_back: Vec::new(),
+            superseded: 0,
         }
     }
 
@@ -46,6 +48,7 @@ impl<'a> Versions<'a> {
             && !self.pins.sees(at, newer)
         {
             self.pins.dropped(newer);
+            self.superseded += 1;
             return Fate::Drop;
         }
         if is_deleted && self.is_bottom {
@@ -53,6 +56,11 @@ impl<'a> Versions<'a> {
             return Fate::Drop;
         }
         Fate::Keep
+    }
+
+    /// How many versions went because a newer one takes their place.
+    pub(super) fn superseded(&self) -> u64 {
+        self.superseded
     }
 
     /// The deletions that must come before a version that stays, newest first.

@@ -1,64 +1,68 @@
-//! What each policy costs, on trees of real keys. Lengths are those of a real store, records are
-//! longer so that there are fewer of them.
+//! What each policy costs, on trees of real keys. Lengths are those of a real store; records are longer,
+//! so that there are fewer of them. `cargo test figures -- --nocapture` prints all figures.
 
-use super::model::{Random, Sizes, Tree};
+use super::model::{Figures, Random, Sizes, Tree};
 use crate::compaction::Policy::{self, Leveled, Tiered};
 
-/// 1,440 of these make a flush of 45 MiB.
+/// Records of a flush.
+const FLUSH: u32 = 360;
+
+/// A flush is 45 MiB, a deletion about a sixth of a put: 256 bytes with their key, and the key.
 const SMALL: Sizes = Sizes {
-    put: 32 << 10,
-    deletion: 5 << 10,
+    put: 128 << 10,
+    deletion: 20 << 10,
     value: 0,
 };
-
-const FLUSH: u32 = 1440;
 
 fn report(what: &str, tree: &Tree) {
     let figures = &tree.figures;
     eprintln!(
-        "{what}, {}: written {:.2}, space {:.2} (at most {:.2}), runs {} (at most {}), {} merges \
-         (longest {} MiB), {} moves, values: hidden {:.3}, tables {:.4};{}",
+        "{}, {what}: written {:.2} x, space {:.2} x (at most {:.2}), runs {} (at most {}), {} merges \
+         (longest {} MiB), {} moves;{}",
         tree.policy,
         figures.amplification(),
         tree.space(),
         figures.space_max,
         tree.runs(),
-        figures.runs_max,
+        figures.settled_runs_max,
         figures.merges,
         figures.longest >> 20,
         figures.moves,
-        tree.hidden(),
-        (figures.flushed + figures.rewritten) as f64 / figures.values.max(1) as f64,
         tree.picture(),
     );
 }
 
-fn filled(policy: Policy, flushes: u32) -> Tree {
-    let mut tree = Tree::new(policy, SMALL);
-    let mut random = Random(7);
-    for _ in 0..flushes {
-        tree.flush((0..FLUSH).map(|_| (random.below(u32::MAX), false)));
-        tree.settle();
-    }
-    tree
-}
-
-/// Flushes of keys drawn from 0 to `keys`.
-fn overwrite(tree: &mut Tree, keys: u32, flushes: u32) {
-    let mut random = Random(11);
-    for _ in 0..flushes {
-        tree.flush((0..FLUSH).map(|_| (random.below(keys), false)));
-        tree.settle();
-    }
-}
-
 #[test]
 fn a_random_fill() {
-    for policy in [Leveled, Tiered] {
-        for flushes in [20, 40, 50, 55, 60, 65, 70, 80, 120, 240, 480] {
-            let tree = filled(policy, flushes);
-            report(&format!("random fill of {flushes}"), &tree);
+    // Flushes, and what may have been written for each byte until then.
+    let leveled: &[(u32, f64)] = &[
+        (40, 2.4),
+        (50, 2.4),
+        (60, 2.4),
+        (70, 2.4),
+        (120, 2.9),
+        (240, 3.6),
+    ];
+    let tiered: &[(u32, f64)] = &[(60, 2.05), (120, 2.05), (240, 3.0)];
+    for (policy, limits) in [(Leveled, leveled), (Tiered, tiered)] {
+        let mut tree = Tree::new(policy, SMALL);
+        let mut random = Random(7);
+        let mut done = 0;
+        for (flushes, amplification_max) in limits {
+            while done < *flushes {
+                tree.flush((0..FLUSH).map(|_| (random.below(u32::MAX), false)));
+                tree.settle();
+                done += 1;
+            }
+            report(&format!("random fill of {flushes} flushes"), &tree);
+            assert!(tree.figures.amplification() <= *amplification_max);
         }
+        let runs_max = match policy {
+            Leveled => tree.options.leveled_runs_max,
+            Tiered => tree.options.tiered_runs_max,
+        };
+        assert!(tree.figures.settled_runs_max <= runs_max);
+        tree.check();
     }
 }
 
@@ -70,21 +74,37 @@ fn a_fill_in_order() {
             tree.flush((0..FLUSH).map(|key| (flush * FLUSH + key, false)));
             tree.settle();
         }
-        report("fill in order", &tree);
+        report("fill in order of 300 flushes", &tree);
+        assert_eq!(tree.figures.rewritten, 0);
+        assert!(tree.runs() <= 3);
+    }
+}
+
+/// So many flushes of keys drawn from 0 to `keys`.
+fn overwrite(tree: &mut Tree, random: &mut Random, keys: u32, flushes: u32) {
+    for _ in 0..flushes {
+        tree.flush((0..FLUSH).map(|_| (random.below(keys), false)));
+        tree.settle();
     }
 }
 
 #[test]
 fn a_fixed_set_overwritten() {
-    for policy in [Leveled, Tiered] {
-        for flushes in [10, 60, 300] {
+    // Flushes of the set, bytes written for each byte, bytes of tables for each that is live.
+    let leveled: &[(u32, f64, f64)] = &[(10, 4.5, 1.35), (60, 5.5, 1.3), (200, 7.0, 1.3)];
+    let tiered: &[(u32, f64, f64)] = &[(10, 3.0, 2.8), (60, 2.8, 2.5), (200, 3.2, 2.3)];
+    for (policy, limits) in [(Leveled, leveled), (Tiered, tiered)] {
+        for (flushes, amplification_max, space_max) in limits {
             let keys = flushes * FLUSH;
+            let mut random = Random(11);
             let mut tree = Tree::new(policy, SMALL);
-            overwrite(&mut tree, keys, 3 * flushes);
-            report(&format!("warm-up of overwriting {flushes}"), &tree);
-            tree.figures = Default::default();
-            overwrite(&mut tree, keys, 2 * flushes);
-            report(&format!("overwriting {flushes}"), &tree);
+            overwrite(&mut tree, &mut random, keys, 2 * flushes);
+            tree.figures = Figures::default();
+            overwrite(&mut tree, &mut random, keys, 2 * flushes);
+            report(&format!("overwriting {flushes} flushes twice"), &tree);
+            assert!(tree.figures.amplification() <= *amplification_max);
+            assert!(tree.figures.space_max <= *space_max);
+            tree.check();
         }
     }
 }
@@ -92,12 +112,13 @@ fn a_fixed_set_overwritten() {
 #[test]
 fn everything_deleted() {
     for policy in [Leveled, Tiered] {
-        for flushes in [5, 60, 300] {
+        for flushes in [5, 60] {
             let keys = flushes * FLUSH;
             let mut tree = Tree::new(policy, SMALL);
-            overwrite(&mut tree, keys, flushes);
-            tree.figures = Default::default();
-            // Each deletion is for another key, in no order.
+            overwrite(&mut tree, &mut Random(13), keys, flushes);
+            let data = tree.table_bytes();
+            tree.figures = Figures::default();
+            // Every key once, in no order.
             for flush in 0..flushes {
                 tree.flush((0..FLUSH).map(|n| {
                     let key = u64::from(flush * FLUSH + n) * 2_654_435_761 % u64::from(keys);
@@ -105,58 +126,74 @@ fn everything_deleted() {
                 }));
                 tree.settle();
             }
-            tree.flush((0..keys).map(|key| (key, true)));
-            tree.settle();
-            report(&format!("deletion of {flushes}"), &tree);
+            let rewritten = tree.figures.rewritten as f64 / data as f64;
+            report(
+                &format!("deleting {flushes} flushes, {rewritten:.2} x rewritten"),
+                &tree,
+            );
+            assert_eq!(tree.table_bytes(), 0);
+            // A merge that pays does away with a fifth of what it reads.
+            assert!(rewritten <= 5.5);
         }
     }
 }
 
 #[test]
 fn the_other_policy() {
-    for (from, to) in [(Leveled, Tiered), (Tiered, Leveled)] {
-        let mut tree = filled(from, 300);
+    for (from, to, rewritten_max) in [(Leveled, Tiered, 0.0), (Tiered, Leveled, 2.0)] {
+        let mut tree = Tree::new(from, SMALL);
+        overwrite(&mut tree, &mut Random(17), u32::MAX, 120);
         report("before the change", &tree);
-        tree.figures = Default::default();
+        tree.figures = Figures::default();
         tree.policy = to;
-        tree.figures.flushed = tree.table_bytes();
         let tasks = tree.settle();
-        report(&format!("after {tasks} tasks"), &tree);
+        let rewritten = tree.figures.rewritten as f64 / tree.table_bytes() as f64;
+        report(
+            &format!("after {tasks} tasks, {rewritten:.2} x rewritten"),
+            &tree,
+        );
+        tree.check();
+        assert!(rewritten <= rewritten_max);
     }
 }
 
 #[test]
 fn separated_values() {
+    // Keys, bytes of a value; hidden values for each live one, table bytes for each of values.
+    let cases: [(u32, u64, f64, f64); 3] = [
+        (32 << 10, 64 << 10, 0.001, 0.011),
+        (200_000, 64 << 10, 0.045, 0.014),
+        (32 << 10, 4 << 10, 0.27, 0.05),
+    ];
     for policy in [Leveled, Tiered] {
-        for (keys, value, flush) in [
-            (32_768, 64 << 10, 2048),
-            (32_768, 4 << 10, 2048),
-            (200_000, 64 << 10, 2048),
-        ] {
+        for (keys, value, hidden_max, tables_max) in cases {
             let sizes = Sizes {
                 put: 40,
                 deletion: 24,
                 value,
             };
-            let mut tree = Tree::new(policy, sizes);
             let mut random = Random(3);
+            let mut tree = Tree::new(policy, sizes);
             tree.flush((0..keys).map(|key| (key, false)));
             tree.settle();
-            tree.figures = Default::default();
-            let (mut sum, mut most) = (0.0, 0.0f64);
+            tree.figures = Figures::default();
+            let (mut sum, mut most) = (0.0, 0.0_f64);
             for _ in 0..64 {
-                tree.flush((0..flush).map(|_| (random.below(keys), false)));
+                tree.flush((0..2048).map(|_| (random.below(keys), false)));
                 tree.settle();
                 sum += tree.hidden();
                 most = most.max(tree.hidden());
             }
+            let figures = tree.figures;
+            let tables = (figures.flushed + figures.rewritten) as f64 / figures.values as f64;
+            let mean = sum / 64.0;
             report(
                 &format!(
-                    "values of {value}: hidden {:.3}, at most {most:.3}",
-                    sum / 64.0
+                    "{keys} values of {value}: hidden {mean:.3} (at most {most:.3}), tables {tables:.4}"
                 ),
                 &tree,
             );
+            assert!(most <= hidden_max && tables <= tables_max);
         }
     }
 }

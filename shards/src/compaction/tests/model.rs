@@ -63,7 +63,10 @@ pub(super) struct Figures {
     pub(super) merges: u64,
     pub(super) moves: u64,
     pub(super) runs_max: usize,
+    /// Of trees in which nothing was left to do.
     pub(super) space_max: f64,
+    /// The same.
+    pub(super) settled_runs_max: usize,
     pub(super) longest: u64,
 }
 
@@ -255,17 +258,19 @@ impl Tree {
     }
 
     fn merge(&mut self, task: &Task, inputs: &[Rc<Table>]) -> Vec<Rc<Table>> {
-        let mut merged: BTreeMap<u32, Record> = BTreeMap::new();
-        // The oldest first, so that newer versions replace older ones, as the order of runs says.
-        for record in inputs.iter().rev().flat_map(|table| &table.records) {
-            merged.insert(record.key, *record);
+        // The first of a key is the newest, as the order of runs says: the sort is stable.
+        let mut merged: Vec<Record> = Vec::new();
+        for table in inputs {
+            merged.extend_from_slice(&table.records);
         }
+        merged.sort_by_key(|record| record.key);
+        merged.dedup_by_key(|record| record.key);
         let before: usize = inputs.iter().map(|table| table.records.len()).sum();
         let dropped = (before - merged.len()) as u64;
         let pin = self.options.oldest_pin;
-        merged.retain(|_, record| !(task.bottom && record.deleted && LogIndex(record.at) <= pin));
+        merged.retain(|record| !(task.bottom && record.deleted && LogIndex(record.at) <= pin));
         self.options.mix.merged(&task.mixed, dropped);
-        let records: Vec<Record> = merged.into_values().collect();
+        let records = merged;
         self.figures.merges += 1;
         self.figures.rewritten += records.iter().map(|record| self.bytes(record)).sum::<u64>();
         self.figures.longest = self.figures.longest.max(task.bytes);
@@ -278,7 +283,11 @@ impl Tree {
             let Some(task) = self.pick() else {
                 let debt = self.debt();
                 assert_eq!(debt.bytes, 0, "{debt:?} with nothing to do");
-                self.figures.space_max = self.figures.space_max.max(self.space());
+                let figures = &self.figures;
+                let space_max = figures.space_max.max(self.space());
+                let settled_runs_max = figures.settled_runs_max.max(self.runs());
+                self.figures.space_max = space_max;
+                self.figures.settled_runs_max = settled_runs_max;
                 return tasks;
             };
             assert!(task.moves || self.debt().bytes > 0, "no debt, yet {task:?}");

@@ -20,6 +20,7 @@ fn tree(policy: Policy) -> Tree {
         table_bytes: 4 << 10,
         level_ratio: 4,
         base_bytes: 8 << 10,
+        whole_bytes_max: 48 << 10,
         leveled_runs_max: 7,
         tiered_runs_max: 6,
         ..Options::default()

@@ -1,7 +1,8 @@
 //! One rule at a time.
 
+use crate::compaction::picker::Output;
 use crate::compaction::{
-    LevelShape, Options, Output, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick,
+    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick,
     settled,
 };
 use crate::ids::{LogIndex, TableId};

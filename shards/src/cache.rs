@@ -135,6 +135,17 @@ impl BlockCache {
         self.inner.blocks.borrow().get(&(file, offset)).cloned()
     }
 
+    /// What `look` sees in the payload of a block, if it is held.
+    pub(crate) fn with<T>(
+        &self,
+        file: u64,
+        offset: u64,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let blocks = self.inner.blocks.borrow();
+        blocks.get(&(file, offset)).map(|payload| look(payload))
+    }
+
     /// Holds the payload of a block, and lets go of others beyond the budget. `serves_many` is for
     /// filters and index leaves.
     pub(crate) fn insert(&self, file: u64, offset: u64, payload: Bytes, serves_many: bool) {

@@ -42,8 +42,19 @@ pub(super) fn build(kind: FilterKind, hashes: &mut Vec<u64>, out: &mut Vec<u8>) 
 
 /// A filter as it was stored.
 pub(super) enum Filter {
-    Bloom(bloom::Bloom),
-    Fuse(fuse::Fuse),
+    Bloom(bloom::Bloom<Bytes>),
+    Fuse(fuse::Fuse<Bytes>),
+}
+
+/// Whether a key with this hash may be where a filter with this payload says; `false` is certain,
+/// and `None` that it cannot be the payload of one.
+pub(super) fn passes(payload: &[u8], hash: u64) -> Option<bool> {
+    let (kind, filter) = payload.split_first()?;
+    match *kind {
+        BLOOM => Some(bloom::Bloom::new(filter)?.may_contain(hash)),
+        FUSE => Some(fuse::Fuse::new(filter)?.may_contain(hash)),
+        _ => None,
+    }
 }
 
 impl Filter {

@@ -7,7 +7,7 @@
 
 use super::Value;
 use super::block::{BlockCursor, Damage, Partition};
-use super::filter::Filter;
+use super::filter::passes;
 use super::format::{Handle, Kind};
 use super::reader::Table;
 use crate::error::{Error, Result};
@@ -226,29 +226,51 @@ impl Search<'_> {
         move |what| self.table.damaged(handle.offset, what)
     }
 
-    /// The root, standing at the partition of the key, unless its filter excludes the key.
-    fn partition(&mut self) -> Result<Option<(BlockCursor, Partition)>, Stop> {
+    /// The place of the key's partition in the root, unless its filter excludes the key.
+    fn partition(&mut self) -> Result<Option<(usize, Partition)>, Stop> {
         let table = self.table;
-        let mut root = BlockCursor::new(table.root().clone());
-        root.seek_at_or_before(self.key, self.at)
-            .map_err(|what| table.root_damaged(what))?;
-        let partition = root.partition().map_err(|what| table.root_damaged(what))?;
+        let place = table.partition_of(self.key, self.at);
+        let Some(bounded) = table.partition(place) else {
+            return Err(table.root_damaged("a root without leaves").into());
+        };
+        let partition = bounded.partition;
         let passed = match (partition.filter, table.whole_filter()) {
-            (Some(handle), _) => {
-                let filter = Filter::new(self.payload(handle, Kind::Filter)?)
-                    .ok_or_else(|| table.damaged(handle.offset, "the filter is malformed"))?;
-                filter.may_contain(self.hash)
-            }
+            (Some(handle), _) => self.passes(handle)?,
             (None, Some(filter)) => filter.may_contain(self.hash),
             (None, None) => return Err(table.root_damaged("a leaf without a filter").into()),
         };
         self.passed = Some(passed);
-        Ok(passed.then_some((root, partition)))
+        Ok(passed.then_some((place, partition)))
+    }
+
+    /// What a filter in memory says.
+    fn passes(&mut self, handle: Handle) -> Result<bool, Stop> {
+        let (table, hash) = (self.table, self.hash);
+        let mut held = self.held.iter().flatten();
+        let said = match held.find(|held| held.0 == handle) {
+            Some((_, payload)) => passes(payload, hash),
+            None => {
+                let look = |payload: &[u8]| passes(payload, hash);
+                let cached = match self.use_cache {
+                    true => table.cache().with(table.file_number(), handle.offset, look),
+                    false => None,
+                };
+                let said = cached.ok_or(Stop::Missing(handle, Kind::Filter))?;
+                self.hits += 1;
+                said
+            }
+        };
+        let damaged = || {
+            table
+                .damaged(handle.offset, "the filter is malformed")
+                .into()
+        };
+        said.ok_or_else(damaged)
     }
 
     fn version(&mut self) -> Result<Option<Found>, Stop> {
         let (key, at) = (self.key, self.at);
-        let Some((mut root, partition)) = self.partition()? else {
+        let Some((place, partition)) = self.partition()? else {
             return Ok(None);
         };
         let mut leaf_handle = partition.leaf;
@@ -263,13 +285,11 @@ impl Search<'_> {
 
         // The versions of the key go on in the next block if its bound is the key.
         if !leaf.advance().map_err(self.damaged(leaf_handle))? {
-            let table = self.table;
-            let more = root.advance().map_err(|what| table.root_damaged(what))?;
-            if !more || root.key() != key {
+            let next = self.table.partition(place + 1);
+            let Some(next) = next.filter(|next| next.key() == key) else {
                 return Ok(None);
-            }
-            let next = root.partition().map_err(|what| table.root_damaged(what))?;
-            leaf_handle = next.leaf;
+            };
+            leaf_handle = next.partition.leaf;
             leaf = self.entries(leaf_handle, Kind::Leaf)?;
             leaf.advance().map_err(self.damaged(leaf_handle))?;
         }

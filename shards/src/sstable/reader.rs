@@ -1,7 +1,7 @@
 //! An open sstable. The index root stays in memory; filters, index leaves and data blocks come through
 //! the cache; every block's checksum and place are checked whenever it is read.
 
-use super::block::{Block, BlockCursor, Damage};
+use super::block::{Block, BlockCursor, Damage, Partition};
 use super::filter::Filter;
 use super::format::{
     BLOCK_HEADER_BYTES, FileHeader, Footer, Handle, Kind, decode_block, decode_file_header,
@@ -10,10 +10,12 @@ use super::properties::TableMeta;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{Owner, TableId};
+use crate::ids::{LogIndex, Owner, TableId};
+use crate::key::compare;
 use crate::limits::IO_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use corelith_io::{BLOCK_SIZE, Buf, File};
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 /// An open table. Belongs to one core; shared by the versions and reads that hold it.
@@ -24,11 +26,26 @@ pub(crate) struct Table {
     header: FileHeader,
     footer: Footer,
     root: Block,
+    /// What the root holds, decoded: a lookup goes through it in every run that it asks.
+    partitions: Vec<Bounded>,
     /// The filter of the whole table, of version 1.
     whole_filter: Option<Filter>,
     cache: BlockCache,
     /// Names this table in the cache.
     file_number: u64,
+}
+
+/// A partition and the lower bound of its entries.
+pub(super) struct Bounded {
+    key: Box<[u8]>,
+    at: LogIndex,
+    pub(super) partition: Partition,
+}
+
+impl Bounded {
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
+    }
 }
 
 /// The blocks of a table that are read before all others.
@@ -39,6 +56,19 @@ pub(super) struct Ends {
     pub(super) meta: TableMeta,
     /// Bytes of the file that they take.
     pub(super) bytes: u64,
+}
+
+fn decode_root(root: &Block) -> Result<Vec<Bounded>, Damage> {
+    let mut cursor = BlockCursor::new(root.clone());
+    let mut partitions = Vec::new();
+    while cursor.advance()? {
+        partitions.push(Bounded {
+            key: cursor.key().into(),
+            at: cursor.at(),
+            partition: cursor.partition()?,
+        });
+    }
+    Ok(partitions)
 }
 
 impl Table {
@@ -71,6 +101,7 @@ impl Table {
         let ends = Ends::read(&path, &file).await?;
         let damaged = |handle: Handle, what| Error::corrupt(&path, handle.offset, what);
         let root = Block::new(ends.root).map_err(|what| damaged(ends.footer.root, what))?;
+        let partitions = decode_root(&root).map_err(|what| damaged(ends.footer.root, what))?;
         let whole_filter = match ends.footer.filter {
             None => None,
             Some(handle) => {
@@ -92,6 +123,7 @@ impl Table {
             header: ends.header,
             footer: ends.footer,
             root,
+            partitions,
             whole_filter,
             file_number: cache.next_file_number(),
             cache: cache.clone(),
@@ -131,6 +163,22 @@ impl Table {
 
     pub(super) fn root(&self) -> &Block {
         &self.root
+    }
+
+    /// The place of the partition that holds the place of (`key`, `at`), or of the first one.
+    pub(super) fn partition_of(&self, key: &[u8], at: LogIndex) -> usize {
+        let after = self.partitions.partition_point(|bounded| {
+            compare((&bounded.key, bounded.at), (key, at)) != Ordering::Greater
+        });
+        after.saturating_sub(1)
+    }
+
+    pub(super) fn partition(&self, place: usize) -> Option<&Bounded> {
+        self.partitions.get(place)
+    }
+
+    pub(super) fn file_number(&self) -> u64 {
+        self.file_number
     }
 
     pub(super) fn whole_filter(&self) -> Option<&Filter> {

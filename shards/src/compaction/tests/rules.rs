@@ -2,8 +2,7 @@
 
 use crate::compaction::picker::Output;
 use crate::compaction::{
-    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick,
-    settled,
+    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick, settled,
 };
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;

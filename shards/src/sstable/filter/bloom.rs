@@ -12,7 +12,7 @@
 //! shifted right by 27, a bit per word.
 
 use crate::limits::FILTER_BITS_PER_KEY;
-use bytes::Bytes;
+use std::ops::Deref;
 
 const WORDS: usize = 8;
 const BLOCK_BYTES: usize = WORDS * 4;
@@ -57,12 +57,12 @@ pub(super) fn build(hashes: &[u64], out: &mut Vec<u8>) {
     }
 }
 
-pub(in crate::sstable) struct Bloom {
-    bytes: Bytes,
+pub(in crate::sstable) struct Bloom<B> {
+    bytes: B,
 }
 
-impl Bloom {
-    pub(super) fn new(bytes: Bytes) -> Option<Self> {
+impl<B: Deref<Target = [u8]>> Bloom<B> {
+    pub(super) fn new(bytes: B) -> Option<Self> {
         let whole = !bytes.is_empty() && bytes.len().is_multiple_of(BLOCK_BYTES);
         whole.then_some(Self { bytes })
     }

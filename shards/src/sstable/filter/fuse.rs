@@ -15,7 +15,8 @@
 //! and from 0 on exclusive-or'ed to the place in the segment. The exclusive or of the three
 //! fingerprints is the lowest byte of the hash exclusive-or its upper half.
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
+use std::ops::Deref;
 use xorf::BinaryFuse8;
 
 /// Appends the filter of `hashes`, which are distinct; `false` if none was found.
@@ -31,15 +32,15 @@ pub(super) fn build(hashes: &[u64], out: &mut Vec<u8>) -> bool {
     true
 }
 
-pub(in crate::sstable) struct Fuse {
+pub(in crate::sstable) struct Fuse<B> {
     seed: u64,
     segment_len: u32,
     window: u32,
-    fingerprints: Bytes,
+    fingerprints: B,
 }
 
-impl Fuse {
-    pub(super) fn new(mut bytes: Bytes) -> Option<Self> {
+impl<B: Buf + Deref<Target = [u8]>> Fuse<B> {
+    pub(super) fn new(mut bytes: B) -> Option<Self> {
         let seed = bytes.try_get_u64_le().ok()?;
         let segment_len = bytes.try_get_u32_le().ok()?;
         let window = bytes.try_get_u32_le().ok()?;
@@ -95,7 +96,7 @@ mod tests {
             let theirs = BinaryFuse8::try_from(&hashes).unwrap();
             let mut bytes = Vec::new();
             assert!(build(&hashes, &mut bytes));
-            let ours = Fuse::new(bytes.into()).unwrap();
+            let ours = Fuse::new(bytes::Bytes::from(bytes)).unwrap();
             for number in 0..20_000 {
                 let hash = mix(number);
                 assert_eq!(ours.may_contain(hash), theirs.contains(&hash));

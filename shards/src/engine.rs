@@ -26,6 +26,7 @@ mod report;
 mod room;
 mod run_writer;
 mod scan;
+mod scrub;
 mod snapshot;
 mod space;
 mod statistics;
@@ -37,6 +38,7 @@ pub use get::FoundRange;
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ScanPage, ScanRange};
+pub use scrub::ScrubOptions;
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
 

@@ -31,8 +31,8 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::Policy;
 pub use engine::{
-    Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, Snapshot, SnapshotWriter,
-    Statistics, StorageReport, WorkStatistics,
+    Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, ScrubOptions, Snapshot,
+    SnapshotWriter, Statistics, StorageReport, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -161,6 +161,15 @@ pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 /// Segments of the value log of one shard.
 pub const VALUE_SEGMENTS_MAX: usize = 1 << 16;
 
+// ---- scrubbing ----
+
+/// A cycle over everything that is at rest begins at most this often: a small shard is checked in no
+/// time, and what is in use is checked by its reads.
+pub const SCRUB_CYCLE_MIN: Duration = Duration::from_secs(3600);
+
+/// Damaged blocks that a shard remembers.
+pub const DAMAGES_MAX: usize = 256;
+
 // ---- sstable ----
 
 /// Part of a data block that may be left empty, as a divisor: a block is ended at the first multiple

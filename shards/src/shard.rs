@@ -2,7 +2,7 @@
 
 use crate::cache::BlockCache;
 use crate::compaction::{self, Policy, ThrottleLimits};
-use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks};
+use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
@@ -40,6 +40,8 @@ pub struct ShardOptions {
     pub value_threshold: usize,
     /// Length of a segment of the value log.
     pub value_segment_bytes: u64,
+    /// How what is at rest is checked.
+    pub scrub: ScrubOptions,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
@@ -59,6 +61,7 @@ impl ShardOptions {
             compression: Compression::None,
             value_threshold: VALUE_THRESHOLD_BYTES,
             value_segment_bytes: 256 << 20,
+            scrub: ScrubOptions::default(),
             reserve_bytes: 0,
         }
     }

@@ -31,8 +31,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::Policy;
 pub use engine::{
-    Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, ScrubOptions, Snapshot,
-    SnapshotWriter, Statistics, StorageReport, WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
+    ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
+    WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

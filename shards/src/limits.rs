@@ -167,6 +167,9 @@ pub const VALUE_SEGMENTS_MAX: usize = 1 << 16;
 /// time, and what is in use is checked by its reads.
 pub const SCRUB_CYCLE_MIN: Duration = Duration::from_secs(3600);
 
+/// How long after a start the first cycle begins at the latest: a start has enough to read.
+pub const SCRUB_START_DELAY: Duration = Duration::from_secs(60);
+
 /// Damaged blocks that a shard remembers.
 pub const DAMAGES_MAX: usize = 256;
 

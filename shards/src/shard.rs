@@ -2,7 +2,7 @@
 
 use crate::cache::BlockCache;
 use crate::compaction::{self, Policy, ThrottleLimits};
-use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
+use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
@@ -42,6 +42,9 @@ pub struct ShardOptions {
     pub value_segment_bytes: u64,
     /// How what is at rest is checked.
     pub scrub: ScrubOptions,
+    /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
+    /// another replica for the data.
+    pub on_damage: Option<DamageHook>,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
@@ -62,6 +65,7 @@ impl ShardOptions {
             value_threshold: VALUE_THRESHOLD_BYTES,
             value_segment_bytes: 256 << 20,
             scrub: ScrubOptions::default(),
+            on_damage: None,
             reserve_bytes: 0,
         }
     }
@@ -128,6 +132,7 @@ impl Shard {
                 throttle: throttle_limits(options.memtable_bytes),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
+                scrub: options.scrub,
             },
             cache: options.cache,
             values,
@@ -142,6 +147,7 @@ impl Shard {
                 lacks_space: Box::new(move || full_log.is_disk_full()),
             },
             reserve,
+            on_damage: options.on_damage,
         })
         .await?;
         Ok(Self { log, engine })

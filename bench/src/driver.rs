@@ -11,10 +11,10 @@
 //! * The throughput counts completions between the two instants at which the processors' use was sampled.
 
 use crate::pacer::Pacer;
-use crate::random::Random;
 use crate::recorder::Recorder;
-use crate::usage::Usage;
 use crate::workload::{Operation, Workload};
+use corelith_bench::random::Random;
+use corelith_bench::usage::Usage;
 use corelith_client::{Client, Error};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -4,19 +4,17 @@ mod cluster;
 mod driver;
 mod options;
 mod pacer;
-mod random;
 mod recorder;
 mod report;
-mod usage;
 mod workload;
 
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::driver::{Step, Target};
 use crate::options::Options;
 use crate::report::{Load, Report, Run, StartedCluster};
-use crate::usage::Machine;
 use crate::workload::{Kind, Workload};
 use clap::Parser as _;
+use corelith_bench::usage::Machine;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -95,7 +93,7 @@ fn run(options: &Options) -> Result<bool, BenchError> {
         )?;
     }
     if started.is_some() {
-        usage::wait_until_settled(&target.server_pids);
+        corelith_bench::usage::wait_until_settled(&target.server_pids);
     }
     print!("{}", report::header());
     let mut runs = Vec::new();

@@ -1,6 +1,7 @@
-//! When the operations of an open loop are due.
+//! Hands the operations of an open loop to the loops when they are due.
 
-use crate::random::Random;
+use corelith_bench::arrivals::Arrivals;
+use corelith_bench::random::Random;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,10 +11,9 @@ use tokio::sync::Semaphore;
 /// lateness is part of every latency and reported as the start lag.
 const SLEEP_MIN: Duration = Duration::from_micros(50);
 
-/// Arrival times at exponentially distributed distances (a Poisson process), handed to the loops as they
-/// become due. Shared between the pacer's thread and one lane.
+/// Arrival times, handed to the loops as they become due. Shared between the pacer's thread and one lane.
 pub(crate) struct Pacer {
-    gap_mean: Duration,
+    rate: f64,
     /// Due and not yet taken; bounded by the rate times the length of the run.
     due: Mutex<VecDeque<Instant>>,
     ready: Semaphore,
@@ -23,25 +23,26 @@ impl Pacer {
     /// A pacer of `rate` operations a second.
     pub(crate) fn new(rate: f64) -> Self {
         Self {
-            gap_mean: Duration::from_secs_f64(1.0 / rate.max(0.001)),
+            rate,
             due: Mutex::default(),
             ready: Semaphore::new(0),
         }
     }
 
     /// Releases operations, on a thread of its own, until `done`.
-    pub(crate) fn run(&self, mut random: Random, done: impl Fn() -> bool) {
-        let mut next = Instant::now();
+    pub(crate) fn run(&self, random: Random, done: impl Fn() -> bool) {
+        let mut arrivals = Arrivals::new(self.rate, Instant::now(), random);
         while !done() {
             let now = Instant::now();
             let mut released = 0;
-            while next <= now {
-                self.lock().push_back(next);
-                next += self.gap_mean.mul_f64(exponential(random.fraction()));
+            while let Some(due) = arrivals.take_due(now) {
+                self.lock().push_back(due);
                 released += 1;
             }
             self.ready.add_permits(released);
-            let wait = next.saturating_duration_since(Instant::now());
+            let wait = arrivals
+                .next_due()
+                .saturating_duration_since(Instant::now());
             // Wakes often enough to see that the run is over.
             std::thread::sleep(wait.clamp(SLEEP_MIN, Duration::from_millis(100)));
         }
@@ -64,21 +65,9 @@ impl Pacer {
     }
 }
 
-/// Turns a uniform number in [0, 1) into an exponentially distributed one with mean 1.
-fn exponential(uniform: f64) -> f64 {
-    -(1.0 - uniform).ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gaps_have_the_mean_asked_for() {
-        let mut random = Random::new(9);
-        let sum: f64 = (0..100_000).map(|_| exponential(random.fraction())).sum();
-        assert!((sum / 100_000.0 - 1.0).abs() < 0.02, "{sum}");
-    }
 
     #[tokio::test]
     async fn operations_that_nobody_took_are_counted() {

@@ -1,9 +1,9 @@
 //! What is printed and what is written as JSON.
 
 use crate::driver::Outcome;
-use crate::recorder::{Latencies, Percentiles};
-use crate::usage::Machine;
 use crate::workload::{Distribution, Kind};
+use corelith_bench::latencies::{Latencies, Percentiles};
+use corelith_bench::usage::Machine;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -211,7 +211,7 @@ pub(crate) fn header() -> String {
 mod tests {
     use super::*;
     use crate::recorder::Recorder;
-    use crate::usage::Usage;
+    use corelith_bench::usage::Usage;
     use std::time::Duration;
 
     fn outcome() -> Outcome {

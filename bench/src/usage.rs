@@ -15,29 +15,32 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a process (or several) has used so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// User and system time in seconds, of all threads including ended ones.
-    pub(crate) cpu_seconds: f64,
+    pub cpu_seconds: f64,
     /// Bytes sent to the block layer.
-    pub(crate) written_bytes: u64,
+    pub written_bytes: u64,
     /// Resident memory in bytes; not a sum over time.
-    pub(crate) resident_bytes: u64,
+    pub resident_bytes: u64,
+    /// The most of it that there was since the process started.
+    pub peak_resident_bytes: u64,
 }
 
 impl Usage {
     /// Of this process.
-    pub(crate) fn of_self() -> Self {
+    pub fn of_self() -> Self {
         Self::of("self")
     }
 
     /// Of all of `pids` together; a process that is gone counts as nothing.
-    pub(crate) fn of_all(pids: &[u32]) -> Self {
+    pub fn of_all(pids: &[u32]) -> Self {
         pids.iter().fold(Self::default(), |sum, pid| {
             let one = Self::of(&pid.to_string());
             Self {
                 cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
                 written_bytes: sum.written_bytes + one.written_bytes,
                 resident_bytes: sum.resident_bytes + one.resident_bytes,
+                peak_resident_bytes: sum.peak_resident_bytes + one.peak_resident_bytes,
             }
         })
     }
@@ -46,26 +49,29 @@ impl Usage {
         let read = |name: &str| {
             std::fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default()
         };
+        let status = read("status");
         Self {
             cpu_seconds: cpu_seconds(&read("stat")),
             written_bytes: labelled_number(&read("io"), "write_bytes:"),
-            resident_bytes: labelled_number(&read("status"), "VmRSS:") * 1024,
+            resident_bytes: labelled_number(&status, "VmRSS:") * 1024,
+            peak_resident_bytes: labelled_number(&status, "VmHWM:") * 1024,
         }
     }
 
     /// What was used between `earlier` and `self`.
-    pub(crate) fn since(&self, earlier: &Self) -> Self {
+    pub fn since(&self, earlier: &Self) -> Self {
         Self {
             cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
             written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
             resident_bytes: self.resident_bytes,
+            peak_resident_bytes: self.peak_resident_bytes,
         }
     }
 }
 
 /// Waits until the servers write next to nothing: nodes that have just started write their log segments in
 /// advance, which would be measured along with the first operations.
-pub(crate) fn wait_until_settled(pids: &[u32]) {
+pub fn wait_until_settled(pids: &[u32]) {
     let end = Instant::now() + SETTLED_WITHIN;
     let mut before = Usage::of_all(pids).written_bytes;
     while Instant::now() < end {
@@ -102,22 +108,22 @@ fn labelled_number(text: &str, label: &str) -> u64 {
 
 /// The machine a run was made on.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// Processors this process may use.
-    pub(crate) cores: usize,
+    pub cores: usize,
     /// Model name of the first processor.
-    pub(crate) processor: String,
+    pub processor: String,
     /// Kernel release.
-    pub(crate) kernel: String,
+    pub kernel: String,
     /// Memory in MiB.
-    pub(crate) memory_mib: u64,
+    pub memory_mib: u64,
     /// File system type and mount point of the data, when the cluster was started here.
-    pub(crate) file_system: Option<String>,
+    pub file_system: Option<String>,
 }
 
 impl Machine {
     /// This machine; `data` is where the cluster writes, if it is here.
-    pub(crate) fn here(data: Option<&Path>) -> Self {
+    pub fn here(data: Option<&Path>) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,7 +1,7 @@
 //! What is asked of the cluster: which operation, on which key, with which value. Pure.
 
-use crate::random::{Random, scramble};
 use bytes::Bytes;
+use corelith_bench::random::{Random, scramble};
 
 /// Shortest key: eight characters hold enough digits for the largest key space.
 pub(crate) const KEY_SIZE_MIN: usize = 8;

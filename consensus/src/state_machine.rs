@@ -129,9 +129,8 @@ impl StateMachine {
         }
         match (command.operation, place) {
             (Operation::Put, None) => self.engine.put(at, &command.key, command.value),
-            (Operation::Put, Some(_)) => {
-                // Applied without its value, the key would lose it.
-                return Err(io::Error::other("the engine takes no separated values"));
+            (Operation::Put, Some(place)) => {
+                self.engine.put_separated(at, &command.key, place);
             }
             (Operation::Delete, _) => self.engine.delete(at, &command.key),
         }

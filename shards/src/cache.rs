@@ -95,6 +95,12 @@ pub struct BlockCache {
     inner: Rc<Inner>,
 }
 
+impl std::fmt::Debug for BlockCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockCache").finish_non_exhaustive()
+    }
+}
+
 impl BlockCache {
     /// A cache that holds up to `budget_bytes`.
     pub fn new(budget_bytes: usize) -> Self {
@@ -243,11 +249,5 @@ mod tests {
         }
         // 4096 draws of 65,536: about 3970 different ones.
         assert!(low.len() > 3800 && high.len() > 3800);
-    }
-}
-
-impl std::fmt::Debug for BlockCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockCache").finish_non_exhaustive()
     }
 }

@@ -3,11 +3,13 @@
 //! All of it is pure: a [`Shape`] goes in, a [`Task`] comes out, and whoever asked does the I/O.
 //!
 //! * `shape` is what a picker sees of a version: levels, runs, tables, and what running tasks claim.
-//! * `picker` is the façade over the two policies, `leveled` and `tiered`; `window` holds the choices
+//! * `picker` is the façade over the two policies, `leveled` and `tiered`; `draft` holds the choices
 //!   that both make.
 //! * `mix` estimates from merges that were done how much of what is written replaces something.
 //! * `throttle` turns debt into a delay of writers and a share of the core.
 
+mod draft;
+mod gain;
 mod leveled;
 mod mix;
 mod picker;
@@ -16,10 +18,9 @@ mod shape;
 mod tests;
 mod throttle;
 mod tiered;
-mod window;
 
 pub(crate) use mix::WriteMix;
-pub use picker::Policy;
-pub(crate) use picker::{Debt, Input, Options, Output, Task, debt, pick, settled};
-pub(crate) use shape::{Claim, LevelShape, RunShape, Shape, Span, TableShape};
+pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, settled};
+pub use picker::{Policy, UnknownPolicy};
+pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
 pub(crate) use throttle::{Load, Throttle, ThrottleLimits, background_share, throttle};

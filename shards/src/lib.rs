@@ -4,11 +4,13 @@
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
 
 mod cache;
+pub mod check;
 mod checkpoint;
 mod compaction;
 pub mod engine;
 pub mod error;
 pub mod filename;
+pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
@@ -29,7 +31,7 @@ pub mod vlog;
 pub mod wal;
 
 pub use cache::{BlockCache, CacheCounters};
-pub use compaction::Policy;
+pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
     ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,

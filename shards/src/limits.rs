@@ -138,15 +138,6 @@ pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
 /// Levels of tables.
 pub const LEVELS_MAX: usize = 7;
 
-/// Debt of compaction above which writes are slowed, and at which they stop.
-pub const DEBT_BYTES_SOFT: u64 = 4 << 30;
-/// See [`DEBT_BYTES_SOFT`].
-pub const DEBT_BYTES_HARD: u64 = 64 << 30;
-/// Runs beside one per level above which writes are slowed, and at which they stop.
-pub const RUNS_SOFT: usize = 16;
-/// See [`RUNS_SOFT`].
-pub const RUNS_HARD: usize = 48;
-
 /// Longest pause that a single write is given because compaction lags.
 pub const THROTTLE_PAUSE_MAX: Duration = Duration::from_millis(100);
 
@@ -172,6 +163,14 @@ pub const SCRUB_START_DELAY: Duration = Duration::from_secs(60);
 
 /// Damaged blocks that a shard remembers.
 pub const DAMAGES_MAX: usize = 256;
+
+// ---- checks of a whole shard ----
+
+/// Pointers looked at in one batch: some ten megabytes with their keys.
+pub const CHECK_POINTERS_MAX: usize = 1 << 16;
+
+/// Damaged records remembered until it is known whether anything refers to them; more are told at once.
+pub const CHECK_DAMAGED_MAX: usize = 1 << 16;
 
 // ---- sstable ----
 

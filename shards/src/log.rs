@@ -266,6 +266,11 @@ impl Log {
         self.wal.read_heads(from, to, max_bytes).await
     }
 
+    /// The entry at `index`, if memory has it; of a separated one only the head.
+    pub fn head_in_memory(&self, index: LogIndex) -> Option<Entry> {
+        self.wal.head_in_memory(index)
+    }
+
     /// Reads the value of an entry that comes without it.
     async fn complete(&self, mut entry: Entry) -> (LogId, Result<Entry>) {
         let id = entry.id;

@@ -6,10 +6,7 @@ use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, Sc
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::{
-    DEBT_BYTES_HARD, DEBT_BYTES_SOFT, FROZEN_MEMTABLES_MAX, RUNS_HARD, RUNS_SOFT,
-    VALUE_THRESHOLD_BYTES,
-};
+use crate::limits::{FROZEN_MEMTABLES_MAX, VALUE_THRESHOLD_BYTES};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -129,7 +126,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction: compaction::Options::default(),
-                throttle: throttle_limits(options.memtable_bytes),
+                throttle: ThrottleLimits::new(memtables_bytes(options.memtable_bytes)),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
@@ -164,22 +161,14 @@ impl Shard {
     }
 }
 
-/// From where on writes are slowed, and where they stop.
-pub(crate) fn throttle_limits(memtable_bytes: usize) -> ThrottleLimits {
-    let memtable = memtable_bytes as u64;
-    ThrottleLimits {
-        debt_bytes_soft: DEBT_BYTES_SOFT,
-        debt_bytes_hard: DEBT_BYTES_HARD,
-        runs_soft: RUNS_SOFT,
-        runs_hard: RUNS_HARD,
-        memtable_bytes_soft: memtable * 3 / 2,
-        memtable_bytes_hard: memtable * (FROZEN_MEMTABLES_MAX as u64 + 1),
-    }
+/// Memory of all memtables of a shard, frozen ones included.
+pub(crate) fn memtables_bytes(memtable_bytes: usize) -> u64 {
+    memtable_bytes as u64 * (FROZEN_MEMTABLES_MAX as u64 + 1)
 }
 
 /// How the log and the checkpoint fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fit {
+pub(crate) enum Fit {
     /// The log goes on where the checkpoint ends, or before.
     Whole,
     /// A snapshot was installed, and a crash came before the log was purged up to it.
@@ -191,7 +180,7 @@ enum Fit {
 }
 
 /// Decides from the log's purge point, its last entry and its entry at the checkpoint.
-fn fit(
+pub(crate) fn fit(
     checkpoint: Option<LogId>,
     installed: Option<LogId>,
     purged: Option<LogId>,

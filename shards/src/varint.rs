@@ -1,6 +1,7 @@
 //! Unsigned integers in 1 to 10 bytes, seven bits each, least significant first (LEB128).
 
 /// Appends `number`.
+#[inline]
 pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -10,6 +11,7 @@ pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Bytes that [`put`] appends.
+#[inline]
 pub(crate) fn len(number: u64) -> usize {
     let bits = u64::BITS - (number | 1).leading_zeros();
     bits.div_ceil(7) as usize
@@ -46,6 +48,7 @@ fn take_long(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// As [`take`], for lengths.
+#[inline]
 pub(crate) fn take_len(bytes: &mut &[u8]) -> Option<usize> {
     usize::try_from(take(bytes)?).ok()
 }

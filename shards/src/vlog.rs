@@ -232,6 +232,14 @@ impl ValueLog {
         Rc::clone(&self.shared().segments.borrow())
     }
 
+    /// What a manifest is to say: the sealed segments, and the id from which on there may be others.
+    pub(crate) fn sealed(&self) -> (Vec<SegmentMeta>, ValueSegmentId) {
+        let next = self.first_unsealed();
+        let segments = self.shared().segments.borrow();
+        let sealed = segments.range(..next).map(|(_, segment)| segment.meta());
+        (sealed.collect(), next)
+    }
+
     /// The lowest id of a segment that is not sealed, begun or not. All segments below it are sealed:
     /// a manifest that names those of [`ValueLog::segments`] gives this as the id from which on there
     /// may be others.
@@ -242,36 +250,24 @@ impl ValueLog {
         unsealed.map_or_else(next, |segment| segment.id())
     }
 
-    /// What a manifest is to say: the sealed segments, and the id from which on there may be others.
-    pub(crate) fn sealed(&self) -> (Vec<SegmentMeta>, ValueSegmentId) {
-        let next = self.first_unsealed();
-        let segments = self.shared().segments.borrow();
-        let sealed = segments.range(..next).map(|(_, segment)| segment.meta());
-        (sealed.collect(), next)
-    }
-
-    /// Waits for everything staged and stops the background work. Whatever comes after that is
-    /// answered with `Closed`.
+    /// Waits for everything staged, unless the device is full, and stops the background work.
+    /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
-    /// `Fenced`; the background work is stopped all the same.
+    /// `Fenced`, and `Closed` if something staged could not be written for want of space; the
+    /// background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
         let shared = self.shared();
-        let last = self.staged();
-        let flushed = match self.is_disk_full() {
-            true => Ok(()),
-            false => shared.wait_durable(last).await,
-        };
+        shared.drain().await;
         shared.stop();
         let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
         for task in tasks {
             task.await;
         }
-        flushed?;
-        match shared.pipeline.borrow().failure() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        // It may hold this value log.
+        shared.on_durable.replace(None);
+        let failure = shared.pipeline.borrow().failure();
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -299,6 +295,21 @@ impl Shared {
                 if let Some(error) = pipeline.failure() {
                     return Err(error);
                 }
+            }
+            progress.await;
+        }
+    }
+
+    /// Waits until everything staged is durable or cannot become so now.
+    async fn drain(&self) {
+        loop {
+            let progress = self.progress.notified();
+            let is_over = {
+                let pipeline = self.pipeline.borrow();
+                pipeline.durable() == pipeline.staged() || pipeline.is_failed()
+            };
+            if is_over || self.disk_full.get() {
+                return;
             }
             progress.await;
         }

@@ -1,30 +1,455 @@
-use super::picker::{Debt, Input, Options, Output, Task};
-use super::shape::{Shape, Span};
-pub(super) fn pick(shape: &Shape, _options: &Options) -> Option<Task> {
-    if shape.runs(0).len() < 3 {
-        return None;
-    }
-    let inputs: Vec<Input> = shape
-        .ordered_runs()
-        .map(|(level, run)| Input {
-            level,
-            run: run.id,
-            tables: run.tables.iter().map(|t| t.id).collect(),
-        })
-        .collect();
-    Some(Task {
-        inputs,
-        output: Output {
-            level: 6,
-            run: None,
-        },
-        span: Span::of(shape.tables())?,
-        bottom: true,
-        moves: false,
-        cuts: vec![],
-        bytes: 0,
-    })
+//! Leveled compaction, lazy at the top.
+//!
+//! The last level that has tables holds nearly everything in one run. Upwards from its real length,
+//! each level may be [`Options::level_ratio`] times shorter; the shallowest one whose target is at least
+//! [`Options::base_bytes`] is the base, and the levels between it and level 0 are empty. A level beyond
+//! its target gives some of its tables to the next one.
+//!
+//! Level 0 collects flushes. As long as no more than [`Options::leveled_runs_max`] runs have to be read,
+//! merging it into the next level must pay: because it has become long enough in comparison, because
+//! enough of what lies below is known to be replaced or deleted by it, or because the tables are so
+//! small in comparison with the values they refer to that it costs next to nothing. When there are too
+//! many runs before it pays, the cheapest merge within level 0 makes room.
+
+use super::draft::{self, Draft, Placed};
+use super::gain::{Gain, by_deleting, by_replacing, hidden_values};
+use super::picker::{Debt, Options, Output, Task};
+use super::shape::{Shape, Span, Sum, TableShape};
+
+/// Level 0 is merged into the last level when it is this many times as long: it costs no more than
+/// half a rewriting more of what comes in. Only a store that is filled with new keys gets there.
+const FILLED: u64 = 2;
+
+/// Level 0 is merged when it is this many times [`Options::base_bytes`] long, whatever it is merged
+/// with: the longest merge there is in the ordinary course of things reads this and a base level.
+const FIRST_LEVEL_BASES_MAX: u64 = 4;
+
+/// A merge pays when this fraction of what it reads goes. An overwritten store is then at most
+/// 1 / (1 - 0.2) = 1.25 times as long as what is in it.
+const GARBAGE: f64 = 0.2;
+
+/// Runs that level 0 may have however many levels there are.
+const FIRST_LEVEL_RUNS_MIN: usize = 4;
+
+/// Tables of a level are moved down in pieces of up to so many full ones.
+const PIECE_TABLES: u64 = 2;
+
+/// A merge of level 0 that is longer than so many full tables is done in pieces. It takes a change of
+/// policy or a received snapshot to get there.
+const WHOLE_TABLES_MAX: u64 = 512;
+
+/// The score of a level that is to be emptied.
+const MISPLACED: f64 = 100.0;
+
+/// A shape under this policy.
+struct Leveled<'a> {
+    shape: &'a Shape,
+    options: &'a Options,
+    /// The length that each level should not exceed.
+    targets: Vec<u64>,
+    last: usize,
+    /// The level into which level 0 is merged.
+    output: usize,
+    runs: Vec<Placed<'a>>,
+    /// How many of `runs` are in level 0.
+    first_runs: usize,
 }
-pub(super) fn debt(_shape: &Shape, _options: &Options) -> Debt {
-    Debt::default()
+
+pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
+    let leveled = Leveled::new(shape, options);
+    leveled
+        .move_down()
+        .or_else(|| leveled.make_room())
+        .or_else(|| leveled.best())
+}
+
+pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
+    Leveled::new(shape, options).debt()
+}
+
+impl<'a> Leveled<'a> {
+    fn new(shape: &'a Shape, options: &'a Options) -> Self {
+        let last = options.levels.max(2) - 1;
+        let mut targets = vec![0; last + 1];
+        let mut target = shape.level_bytes(last);
+        let mut base = last;
+        for level in (1..=last).rev() {
+            if target >= options.base_bytes {
+                base = level;
+            }
+            // A level above the base is given up only when it is much too short, so that a length
+            // near the bound does not make it come and go.
+            if let Some(slot) = targets.get_mut(level)
+                && target >= options.base_bytes / options.level_ratio.max(1)
+            {
+                *slot = target;
+            }
+            target /= options.level_ratio.max(2);
+        }
+        let filled = (1..=base).find(|level| shape.level_bytes(*level) > 0);
+        Self {
+            shape,
+            options,
+            targets,
+            last,
+            output: filled.unwrap_or(base),
+            runs: draft::placed(shape),
+            first_runs: shape.runs(0).len(),
+        }
+    }
+
+    fn first_level(&self) -> &[Placed<'a>] {
+        self.runs.get(..self.first_runs).unwrap_or_default()
+    }
+
+    /// The run of a level below the first, if it has exactly one.
+    fn only_run(&self, level: usize) -> Option<Placed<'a>> {
+        match self.shape.runs(level) {
+            [run] => Some(Placed { level, run }),
+            _ => None,
+        }
+    }
+
+    /// The tables of the only run of `level` that may hold keys of `span`.
+    fn overlapping(&self, level: usize, span: &Span) -> &'a [TableShape] {
+        self.only_run(level)
+            .map_or(&[], |placed| placed.run.overlapping(span))
+    }
+
+    /// What the levels from `level` on hold of `span`.
+    fn below(&self, level: usize, span: &Span) -> Sum {
+        let levels = self.shape.levels.iter().skip(level);
+        let runs = levels.flat_map(|level| &level.runs);
+        Sum::of(runs.flat_map(|run| run.overlapping(span)))
+    }
+
+    /// Tables of `from` into the run of `level`.
+    fn into(&self, inputs: Vec<(Placed<'a>, &'a [TableShape])>, level: usize) -> Option<Draft<'a>> {
+        let span = Span::of(inputs.iter().flat_map(|(_, tables)| tables.iter()))?;
+        let mut inputs = inputs;
+        if let Some(placed) = self.only_run(level) {
+            let overlapping = placed.run.overlapping(&span);
+            if !overlapping.is_empty() {
+                inputs.push((placed, overlapping));
+            }
+        } else if !self.shape.runs(level).is_empty() {
+            return None;
+        }
+        let run = self.only_run(level).map(|placed| placed.run.id);
+        Some(Draft {
+            inputs,
+            output: Output { level, run },
+        })
+    }
+
+    /// Tables of level 0 that meet nothing on their way down: keys that came in order.
+    fn move_down(&self) -> Option<Task> {
+        for (position, placed) in self.first_level().iter().enumerate().rev() {
+            let older = self.runs.get(position + 1..).unwrap_or_default();
+            let free = |span: &Span| {
+                older
+                    .iter()
+                    .take_while(|other| other.level <= self.output)
+                    .all(|other| other.run.overlapping(span).is_empty())
+                    && !self.shape.claimed(1, self.output, span)
+            };
+            let tables = placed.run.tables.as_slice();
+            let movable =
+                |table: &TableShape| draft::movable(table, self.options) && free(&table.span());
+            let Some(from) = tables.iter().position(movable) else {
+                continue;
+            };
+            let rest = tables.get(from..).unwrap_or_default();
+            let mut count = 0;
+            while let Some(stretch) = rest.get(..count + 1)
+                && stretch.last().is_some_and(movable)
+                && Span::of(stretch).is_some_and(|span| free(&span))
+            {
+                count += 1;
+            }
+            let stretch = rest.get(..count).unwrap_or_default();
+            let task = self
+                .into(vec![(*placed, stretch)], self.output)
+                .and_then(|draft| draft.finish(self.shape, self.options));
+            if task.is_some() {
+                return task;
+            }
+        }
+        None
+    }
+
+    /// The runs that level 0 may have.
+    fn room(&self) -> usize {
+        let levels = (1..=self.last).filter(|level| !self.shape.runs(*level).is_empty());
+        self.options
+            .leveled_runs_max
+            .saturating_sub(levels.count())
+            .max(FIRST_LEVEL_RUNS_MIN)
+    }
+
+    /// If level 0 has too many runs: it is merged into the next level if that pays, else some of it
+    /// together. Runs that are being merged count as one.
+    fn make_room(&self) -> Option<Task> {
+        let busy = |placed: &&Placed<'_>| placed.run.busy();
+        let merging = self.first_level().iter().filter(busy).count();
+        if self.first_runs - merging + merging.min(1) <= self.room() {
+            return None;
+        }
+        let down = self.first_level_down().filter(|(score, _)| *score > 1.0);
+        down.and_then(|(_, inputs)| self.merge_down(inputs))
+            .or_else(|| {
+                let (range, _) = draft::cheapest(self.first_level(), |run| !run.busy())?;
+                Draft::of_runs(self.first_level().get(range)?)?.finish(self.shape, self.options)
+            })
+    }
+
+    /// How much a merge of level 0 into the next level is due, and what it would take from level 0:
+    /// all runs from the oldest on that are not busy.
+    fn first_level_down(&self) -> Option<(f64, &[Placed<'a>])> {
+        let idle = self
+            .first_level()
+            .iter()
+            .rev()
+            .take_while(|placed| !placed.run.busy())
+            .count();
+        let inputs = self.first_level().get(self.first_runs - idle..)?;
+        Some((self.first_level_score(inputs)?, inputs))
+    }
+
+    fn first_level_score(&self, inputs: &[Placed<'_>]) -> Option<f64> {
+        let tables = inputs.iter().flat_map(|placed| &placed.run.tables);
+        let span = Span::of(tables.clone())?;
+        let bytes = Sum::of(tables).bytes;
+        let mut next = Sum::of(self.overlapping(self.output, &span));
+        let mut below = self.below(self.output, &span);
+        let ratio = if self.output == self.last { FILLED } else { 1 };
+        let long_enough = (next.bytes * ratio).clamp(
+            self.options.base_bytes,
+            self.options.base_bytes * FIRST_LEVEL_BASES_MAX,
+        );
+        let filled = bytes as f64 / long_enough.max(1) as f64;
+
+        // As long as the level below is empty, the oldest run stands for it.
+        let mut newer = inputs;
+        if below.entries == 0
+            && let Some((oldest, others)) = inputs.split_last()
+        {
+            newer = others;
+            next = Sum::of(&oldest.run.tables);
+            below = next;
+        }
+        let tables = newer.iter().flat_map(|placed| &placed.run.tables);
+        let upper = Sum::of(tables.clone());
+        let gain = by_replacing(newer, next, self.options)
+            + by_deleting(tables, newer.len(), next, below, self.options);
+        let values = self.shape.tables().map(|table| table.value_bytes).sum();
+        Some(
+            filled
+                .max(Self::garbage_score(gain, upper, next, below))
+                .max(hidden_values(upper, next, values)),
+        )
+    }
+
+    /// A gain in proportion to what has to go for a merge of `upper` with `next` to pay.
+    fn garbage_score(gain: Gain, upper: Sum, next: Sum, below: Sum) -> f64 {
+        let cost = (upper.bytes + next.bytes).max(1) as f64;
+        let values = (upper.value_bytes + below.value_bytes).max(1) as f64;
+        // Many tables are not rewritten for a few values.
+        let of_values = (gain.values / values).min((gain.tables + gain.values) / cost);
+        of_values.max(gain.tables / cost) / GARBAGE
+    }
+
+    fn merge_down(&self, inputs: &[Placed<'a>]) -> Option<Task> {
+        let whole = inputs
+            .iter()
+            .map(|placed| (*placed, placed.run.tables.as_slice()))
+            .collect();
+        let task = self
+            .into(whole, self.output)?
+            .finish(self.shape, self.options)?;
+        let limit = self.options.table_bytes.saturating_mul(WHOLE_TABLES_MAX);
+        if task.bytes <= limit {
+            return Some(task);
+        }
+        let oldest = inputs.last()?;
+        self.piece(*oldest, self.output).or(Some(task))
+    }
+
+    /// Some tables of `from` into the run of `level`, those with the least to rewrite.
+    fn piece(&self, from: Placed<'a>, level: usize) -> Option<Task> {
+        let below = self.only_run(level);
+        let tables: &'a [TableShape] = &from.run.tables;
+        let top = from.level.max(1);
+        let usable = |window: &[TableShape]| {
+            Span::of(window).is_some_and(|span| {
+                let next = self.overlapping(level, &span);
+                let span = Span::of(next).map_or(span.clone(), |other| other.hull(span));
+                next.iter().all(|table| !table.busy) && !self.shape.claimed(top, level, &span)
+            })
+        };
+        let chosen = draft::window(
+            tables,
+            below.map_or(&[], |placed| placed.run.tables.as_slice()),
+            self.options.table_bytes.saturating_mul(PIECE_TABLES),
+            usable,
+        )?;
+        self.into(vec![(from, chosen)], level)?
+            .finish(self.shape, self.options)
+    }
+
+    /// The most urgent of what is due and can run.
+    fn best(&self) -> Option<Task> {
+        let mut due: Vec<(f64, Due<'a, '_>)> = Vec::new();
+        if let Some((score, inputs)) = self.first_level_down() {
+            due.push((score, Due::FirstLevel(inputs)));
+        }
+        for level in 1..=self.last {
+            due.push((
+                self.level_score(level, |table| !table.busy),
+                Due::Level(level),
+            ));
+        }
+        due.extend(
+            self.deletions()
+                .map(|(score, from, table)| (score, Due::Table(from, table))),
+        );
+        due.retain(|(score, _)| *score > 1.0);
+        due.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+        due.into_iter()
+            .find_map(|(_, due)| self.task(due))
+            .or_else(|| {
+                draft::cleanings(&self.runs, self.options)
+                    .into_iter()
+                    .find_map(|draft| draft.finish(self.shape, self.options))
+            })
+    }
+
+    fn task(&self, due: Due<'a, '_>) -> Option<Task> {
+        match due {
+            Due::FirstLevel(inputs) => self.merge_down(inputs),
+            Due::Level(level) => match self.only_run(level) {
+                Some(placed) => self.piece(placed, level + 1),
+                None => {
+                    let same = |placed: &&Placed<'a>| placed.level == level;
+                    let runs: Vec<_> = self.runs.iter().filter(same).copied().collect();
+                    Draft::of_runs(&runs)?.finish(self.shape, self.options)
+                }
+            },
+            Due::Table(from, table) => self
+                .into(vec![(from, table)], from.level + 1)?
+                .finish(self.shape, self.options),
+        }
+    }
+
+    /// How many times over its target a level is, counting tables of which `counts` says so.
+    fn level_score(&self, level: usize, counts: impl Fn(&TableShape) -> bool) -> f64 {
+        if self.shape.runs(level).len() > 1 {
+            return MISPLACED;
+        }
+        let tables = self.shape.levels.get(level).into_iter();
+        let tables = tables.flat_map(|level| level.tables());
+        let bytes = Sum::of(tables.filter(|table| counts(table))).bytes;
+        let target = self.targets.get(level).copied().unwrap_or_default();
+        match (bytes, target) {
+            _ if level == self.last => 0.0,
+            (0, _) => 0.0,
+            (_, 0) => MISPLACED,
+            _ => (bytes as f64 / target as f64).min(MISPLACED),
+        }
+    }
+
+    /// Tables below level 0 whose deletions are worth a merge with the next level.
+    fn deletions(&self) -> impl Iterator<Item = (f64, Placed<'a>, &'a [TableShape])> {
+        let runs = self.runs.iter().skip(self.first_runs);
+        // Past another run of its level, a table must not go.
+        runs.filter(|placed| placed.level < self.last && self.only_run(placed.level).is_some())
+            .flat_map(|placed| placed.run.tables.iter().map(move |table| (*placed, table)))
+            .filter(|(_, table)| table.deletions > 0 && !table.busy)
+            .map(|(placed, table)| {
+                let span = table.span();
+                let next = Sum::of(self.overlapping(placed.level + 1, &span));
+                let below = self.below(placed.level + 1, &span);
+                let gain = by_deleting([table].into_iter(), 1, next, below, self.options);
+                let score = Self::garbage_score(gain, Sum::of([table]), next, below);
+                (score, placed, std::slice::from_ref(table))
+            })
+    }
+
+    fn debt(&self) -> Debt {
+        let mut debt = Debt {
+            runs: self.first_runs,
+            ..Debt::default()
+        };
+        let mut carried = 0;
+        let room = self.room();
+        if let Some(score) = self.first_level_score(self.first_level()) {
+            debt.score = score;
+            let bytes = self.first_level_bytes();
+            if score > 1.0 {
+                carried = bytes;
+                debt.bytes += bytes + self.first_level_overlap();
+            } else if self.first_runs > room
+                && let Some((_, price)) = draft::cheapest(self.first_level(), |_| true)
+            {
+                debt.bytes += (price * (self.first_runs - room) as f64) as u64;
+            }
+        }
+        debt.score = debt.score.max(self.first_runs as f64 / room.max(1) as f64);
+        for level in 1..=self.last {
+            let bytes = self.shape.level_bytes(level);
+            let runs = self.shape.runs(level).len();
+            if runs > 1 {
+                debt.runs += runs - 1;
+                debt.bytes += bytes;
+            }
+            let score = self.level_score(level, |_| true);
+            debt.score = debt.score.max(score);
+            let arriving = if level == self.output { carried } else { 0 };
+            carried = if level == self.output { 0 } else { carried };
+            let target = self.targets.get(level).copied().unwrap_or_default();
+            if level < self.last && (score > 1.0 || arriving > 0) {
+                let excess = (bytes + arriving).saturating_sub(target);
+                let next = self.shape.level_bytes(level + 1);
+                let overlap = next as f64 / bytes.max(1) as f64;
+                if next > 0 {
+                    debt.bytes += excess + (excess as f64 * overlap).min(next as f64 * 2.0) as u64;
+                }
+            }
+        }
+        for (score, _, tables) in self.deletions() {
+            if score > 1.0 {
+                debt.score = debt.score.max(score);
+                debt.bytes += Sum::of(tables).bytes;
+            }
+        }
+        for draft in draft::cleanings(&self.runs, self.options) {
+            debt.bytes += draft.bytes();
+            debt.score = debt.score.max(2.0);
+        }
+        debt
+    }
+
+    fn first_level_bytes(&self) -> u64 {
+        self.shape.level_bytes(0)
+    }
+
+    fn first_level_overlap(&self) -> u64 {
+        let tables = self
+            .first_level()
+            .iter()
+            .flat_map(|placed| &placed.run.tables);
+        Span::of(tables).map_or(0, |span| {
+            Sum::of(self.overlapping(self.output, &span)).bytes
+        })
+    }
+}
+
+/// What may be due.
+enum Due<'a, 's> {
+    /// These runs of level 0 into the next level.
+    FirstLevel(&'s [Placed<'a>]),
+    /// Some of a level into the next one, or its runs into one.
+    Level(usize),
+    /// These tables into the level below theirs.
+    Table(Placed<'a>, &'a [TableShape]),
 }

@@ -1,50 +1,156 @@
 //! How much of what is written replaces something.
 //!
 //! A store that is being filled gains nothing from merging early, one that is being overwritten gets its
-//! space back. The shape alone does not tell them apart, the merges do: of entries in different runs,
-//! each pair has some chance to be of the same key, and a merge counts both the pairs and what it
-//! dropped. Chance times entries below is how many of them a new entry replaces. (Capture and
-//! recapture, as ecologists count fish.)
+//! space back. The shape alone does not tell them apart, the merges do: if runs hold keys drawn from a
+//! set, the number of keys that they share tells how large the set is. (Capture and recapture, as
+//! ecologists count fish.) The size of the set then tells what another merge would drop.
 //!
-//! It is kept in memory only. After a start it is unknown, which lies between the two extremes, until
-//! the first merge.
+//! Keys are rarely drawn evenly. If a few are written to most often, the set seems smaller and a merge
+//! more rewarding than it is; the estimate is therefore limited to what could be at most.
+//!
+//! It is kept in memory only. After a start nothing is known until the first merge.
 
-/// Weight of what was known before a merge, against one of the same size.
+/// Weight of what was known before a merge, against a merge of the same size.
 const REMEMBERED: f64 = 0.5;
 
-/// What is assumed of entries as long as nothing is known.
-const UNKNOWN: f64 = 0.5;
+/// Steps of a bisection that starts with a factor of 2^60.
+const BISECTIONS: usize = 60;
 
-/// An estimate of how often writes go to existing keys. Belongs to a shard.
+/// An estimate of the number of keys that are written to. Belongs to a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct WriteMix {
     /// Pairs of entries of different runs that were merged.
     pairs: f64,
-    /// Entries that merges dropped.
-    dropped: f64,
+    /// Of these pairs, those of the same key.
+    same: f64,
+}
+
+/// What a merge of runs with so many entries each drops, if their keys are drawn from `keys`.
+fn expected(runs: &[u64], keys: f64) -> f64 {
+    let all: f64 = runs.iter().map(|entries| *entries as f64).sum();
+    // Logarithm of the share of the keys that no run holds; exact where that is nearly all.
+    let absent: f64 = runs
+        .iter()
+        .map(|entries| (-(*entries as f64 / keys).min(1.0)).ln_1p())
+        .sum();
+    all + keys * absent.exp_m1()
 }
 
 impl WriteMix {
-    /// Takes account of a merge of runs with so many entries each, of which `kept` remain.
-    pub(crate) fn merged(&mut self, runs: &[u64], kept: u64) {
+    /// Takes account of a merge of runs with so many entries each, of which `dropped` went.
+    pub(crate) fn merged(&mut self, runs: &[u64], dropped: u64) {
         let mut pairs = 0.0;
-        let mut before = 0.0;
+        let mut newer = 0.0;
         for entries in runs {
-            pairs += before * *entries as f64;
-            before += *entries as f64;
+            pairs += newer * *entries as f64;
+            newer += *entries as f64;
         }
-        if pairs > 0.0 {
-            self.pairs = self.pairs * REMEMBERED + pairs;
-            self.dropped = self.dropped * REMEMBERED + (before - kept as f64).max(0.0);
+        if pairs <= 0.0 {
+            return;
+        }
+        self.pairs = self.pairs * REMEMBERED + pairs;
+        self.same *= REMEMBERED;
+        if dropped > 0 {
+            let mut least = runs.iter().max().map_or(1.0, |entries| *entries as f64);
+            let mut most = least * (1_u64 << 60) as f64;
+            for _ in 0..BISECTIONS {
+                let keys = (least * most).sqrt();
+                if expected(runs, keys) > dropped as f64 {
+                    least = keys;
+                } else {
+                    most = keys;
+                }
+            }
+            self.same += pairs / least;
         }
     }
 
-    /// The share, from 0 to 1, of new entries that replace one of `existing` entries.
-    pub(crate) fn replaced(&self, existing: u64) -> f64 {
-        if self.pairs > 0.0 {
-            (self.dropped / self.pairs * existing as f64).min(1.0)
-        } else {
-            UNKNOWN
+    /// How many of the entries of runs, newest first, a merge of them would drop; `None` if nothing is
+    /// known. Never more than the newer runs have, as each entry replaces at most one.
+    pub(crate) fn dropped(&self, runs: &[u64]) -> Option<f64> {
+        if self.pairs <= 0.0 {
+            return None;
         }
+        let keys = self.pairs / self.same;
+        if !keys.is_finite() {
+            return Some(0.0);
+        }
+        let older = runs.iter().rev().skip(1);
+        let newer: f64 = older.map(|entries| *entries as f64).sum();
+        Some(expected(runs, keys).clamp(0.0, newer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_merge_tells_about_the_next() {
+        // Runs that were merged and what was dropped; runs to be merged and what is expected.
+        type Case<'a> = (&'a str, &'a [u64], u64, &'a [u64], f64);
+        let cases: [Case<'_>; 6] = [
+            ("only new keys", &[1000, 1000], 0, &[1000, 9000], 0.0),
+            (
+                "one set of 10,000",
+                &[1000, 1000],
+                100,
+                &[1000, 10_000],
+                1000.0,
+            ),
+            (
+                "the same, half full",
+                &[1000, 1000],
+                100,
+                &[1000, 5000],
+                500.0,
+            ),
+            ("new and older runs", &[1000, 1000], 100, &[1000; 2], 100.0),
+            (
+                "all overwritten",
+                &[1000, 10_000],
+                1000,
+                &[1000, 10_000],
+                1000.0,
+            ),
+            (
+                "few keys, much written",
+                &[1000, 1000],
+                1000,
+                &[2000, 90_000],
+                2000.0,
+            ),
+        ];
+        for (what, merged, dropped, runs, expected) in cases {
+            let mut mix = WriteMix::default();
+            assert_eq!(mix.dropped(runs), None);
+            mix.merged(merged, dropped);
+            let is = mix.dropped(runs).unwrap();
+            let within = expected * 0.01 + 1.0;
+            assert!(
+                (is - expected).abs() <= within,
+                "{what}: {is}, not {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_changes_is_noticed() {
+        let mut mix = WriteMix::default();
+        for _ in 0..10 {
+            mix.merged(&[1000, 10_000], 1000);
+        }
+        for _ in 0..10 {
+            mix.merged(&[1000, 10_000], 0);
+        }
+        assert!(mix.dropped(&[1000, 10_000]).unwrap() < 2.0);
+    }
+
+    #[test]
+    fn runs_that_share_no_keys_tell_nothing() {
+        let mut mix = WriteMix::default();
+        mix.merged(&[1000], 0);
+        mix.merged(&[], 0);
+        assert_eq!(mix, WriteMix::default());
     }
 }

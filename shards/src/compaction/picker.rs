@@ -119,7 +119,7 @@ pub(crate) struct Output {
 }
 
 /// What is to be done next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Task {
     /// Newest run first.
     pub(crate) inputs: Vec<Input>,
@@ -135,6 +135,12 @@ pub(crate) struct Task {
     pub(crate) cuts: Vec<Bytes>,
     /// Bytes of all inputs.
     pub(crate) bytes: u64,
+    /// Entries of all inputs.
+    pub(crate) entries: u64,
+    /// Entries of each input run that shares a range with another, newest first; empty if only parts of
+    /// the newer runs are merged. Once the task is done, [`WriteMix::merged`] is told these, and
+    /// how many entries went because a newer version of their key was among the inputs.
+    pub(crate) mixed: Vec<u64>,
 }
 
 impl Task {

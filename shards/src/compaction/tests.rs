@@ -1,1 +1,6 @@
+//! Rules in tables, figures by simulation, and whatever shape chance makes.
 
+mod figures;
+mod model;
+mod properties;
+mod rules;

@@ -6,6 +6,19 @@
 
 use super::picker::Debt;
 
+/// At the hard limit, writers are admitted at this fraction of the rate at which background work gets
+/// done; at a fraction `p` of the way there, at 1 / `p` times as much.
+const RATE_AT_LIMIT: f64 = 0.5;
+
+/// A background slower than this is not believed: it was idle, or starved.
+const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
+
+/// Shares of the core for background work without debt, and with the debt at which writers begin to
+/// be slowed. The foreground has 1000.
+const BACKGROUND_SHARE_MIN: u32 = 100;
+/// See [`BACKGROUND_SHARE_MIN`].
+const BACKGROUND_SHARE_MAX: u32 = 800;
+
 /// Beside the debt, what weighs on a shard.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
@@ -26,6 +39,23 @@ pub(crate) struct ThrottleLimits {
     pub(crate) memtable_bytes_hard: u64,
 }
 
+impl ThrottleLimits {
+    /// The limits of a shard whose memtables may hold `memtable_bytes` together.
+    ///
+    /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge, the runs
+    /// that either policy leaves alone, and two of three memtables.
+    pub(crate) fn new(memtable_bytes: u64) -> Self {
+        Self {
+            debt_bytes_soft: 16 << 30,
+            debt_bytes_hard: 64 << 30,
+            runs_soft: 24,
+            runs_hard: 36,
+            memtable_bytes_soft: memtable_bytes / 3 * 2,
+            memtable_bytes_hard: memtable_bytes,
+        }
+    }
+}
+
 /// What writers may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Throttle {
@@ -37,12 +67,165 @@ pub(crate) enum Throttle {
     Stop,
 }
 
+/// How far `value` is from `soft` (0) to `hard` (1).
+fn progress(value: f64, soft: f64, hard: f64) -> f64 {
+    ((value - soft) / (hard - soft).max(1.0)).clamp(0.0, 1.0)
+}
+
 /// What writers may do under `debt` and `load`.
-pub(crate) fn throttle(_debt: &Debt, _load: &Load, _limits: &ThrottleLimits) -> Throttle {
-    Throttle::Free
+pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Throttle {
+    let bytes = progress(
+        debt.bytes as f64,
+        limits.debt_bytes_soft as f64,
+        limits.debt_bytes_hard as f64,
+    );
+    let runs = progress(
+        debt.runs as f64,
+        limits.runs_soft as f64,
+        limits.runs_hard as f64,
+    );
+    let memtables = progress(
+        load.memtable_bytes as f64,
+        limits.memtable_bytes_soft as f64,
+        limits.memtable_bytes_hard as f64,
+    );
+    let pressure = bytes.max(runs).max(memtables);
+    if pressure >= 1.0 {
+        return Throttle::Stop;
+    }
+    if pressure <= 0.0 {
+        return Throttle::Free;
+    }
+    let background = load
+        .background_bytes_per_second
+        .max(BACKGROUND_BYTES_PER_SECOND_MIN);
+    Throttle::Slow {
+        bytes_per_second: (background as f64 * RATE_AT_LIMIT / pressure) as u64,
+    }
 }
 
 /// Shares of the core for background work, of which the foreground has 1000.
-pub(crate) fn background_share(_debt: &Debt, _limits: &ThrottleLimits) -> u32 {
-    100
+pub(crate) fn background_share(debt: &Debt, limits: &ThrottleLimits) -> u32 {
+    let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
+    let runs = progress(
+        debt.runs as f64,
+        limits.runs_soft as f64 / 2.0,
+        limits.runs_soft as f64,
+    );
+    let more = f64::from(BACKGROUND_SHARE_MAX - BACKGROUND_SHARE_MIN) * bytes.max(runs);
+    BACKGROUND_SHARE_MIN + more as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMTABLES: u64 = 192 << 20;
+    const BACKGROUND: u64 = 100 << 20;
+
+    /// Seconds that a byte is delayed.
+    fn delay(debt: Debt, memtable_bytes: u64) -> Option<f64> {
+        let load = Load {
+            memtable_bytes,
+            background_bytes_per_second: BACKGROUND,
+        };
+        match throttle(&debt, &load, &ThrottleLimits::new(MEMTABLES)) {
+            Throttle::Free => Some(0.0),
+            Throttle::Slow { bytes_per_second } => Some(1.0 / bytes_per_second as f64),
+            Throttle::Stop => None,
+        }
+    }
+
+    fn of(bytes: u64, runs: usize) -> Debt {
+        Debt {
+            bytes,
+            runs,
+            score: 0.0,
+        }
+    }
+
+    #[test]
+    fn soft_and_hard_limits() {
+        let cases = [
+            ("nothing", of(0, 0), 0, Some(0.0)),
+            ("as much as is usual", of(16 << 30, 20), 64 << 20, Some(0.0)),
+            ("debt half-way", of(40 << 30, 0), 0, Some(1.0)),
+            ("runs half-way", of(0, 30), 0, Some(1.0)),
+            ("memtables half-way", of(0, 0), 160 << 20, Some(1.0)),
+            ("the worst counts", of(17 << 30, 30), 150 << 20, Some(1.0)),
+            ("too much debt", of(64 << 30, 0), 0, None),
+            ("too many runs", of(0, 36), 0, None),
+            ("memory full", of(0, 0), MEMTABLES, None),
+            ("far beyond", of(u64::MAX, usize::MAX), u64::MAX, None),
+        ];
+        for (what, debt, memtable_bytes, background_rates) in cases {
+            let expected = background_rates.map(|rates| rates / BACKGROUND as f64);
+            match (delay(debt, memtable_bytes), expected) {
+                (Some(is), Some(expected)) => assert!(
+                    (is - expected).abs() < 0.01 / BACKGROUND as f64,
+                    "{what}: {is} instead of {expected}"
+                ),
+                (is, expected) => assert_eq!(is, expected, "{what}"),
+            }
+        }
+    }
+
+    /// Steps through `values`, and expects the result never to fall nor to jump.
+    fn check_smooth(what: &str, jump_max: f64, values: impl Iterator<Item = Option<f64>>) {
+        let mut before = 0.0;
+        let mut stopped = false;
+        for value in values {
+            let Some(value) = value else {
+                stopped = true;
+                continue;
+            };
+            assert!(!stopped, "{what}: writers go on beyond a stop");
+            assert!(value >= before, "{what} falls from {before} to {value}");
+            assert!(
+                value - before <= jump_max,
+                "{what} jumps from {before} to {value}"
+            );
+            before = value;
+        }
+    }
+
+    #[test]
+    fn the_delay_grows_without_jumps() {
+        let jump = 2.0 / BACKGROUND as f64 / 90.0;
+        let gib = 1 << 30;
+        check_smooth(
+            "debt",
+            jump,
+            (0..280).map(|quarter| delay(of(quarter * gib / 4, 0), 0)),
+        );
+        check_smooth(
+            "memtables",
+            jump,
+            (0..800).map(|n| delay(of(0, 0), n * MEMTABLES / 700)),
+        );
+        // Runs are few, so that their steps are larger: an eighth of the background's rate.
+        let jump = 2.0 / BACKGROUND as f64 / 8.0;
+        check_smooth("runs", jump, (0..40).map(|runs| delay(of(0, runs), 0)));
+    }
+
+    #[test]
+    fn background_gets_more_before_writers_are_slowed() {
+        let limits = ThrottleLimits::new(MEMTABLES);
+        let share = |debt| f64::from(background_share(&debt, &limits));
+        assert_eq!(share(of(0, 0)), 100.0);
+        assert_eq!(share(of(16 << 30, 0)), 800.0);
+        assert_eq!(share(of(0, 24)), 800.0);
+        assert_eq!(share(of(u64::MAX, usize::MAX)), 800.0);
+        let gib = 1 << 30;
+        check_smooth(
+            "share by debt",
+            120.0,
+            (0..40).map(|n| Some(share(of(n * gib / 2, 0)))),
+        );
+        check_smooth(
+            "share by runs",
+            120.0,
+            (0..40).map(|n| Some(share(of(0, n)))),
+        );
+    }
 }

@@ -51,6 +51,20 @@ impl Background {
     }
 }
 
+/// See [`Engine::working`].
+pub(super) struct Working(Engine);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let inner = &self.0.inner;
+        inner
+            .background
+            .working
+            .set(inner.background.working.get() - 1);
+        inner.changed.notify_waiters();
+    }
+}
+
 /// Whether there may be more work at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -82,12 +96,8 @@ impl Engine {
                 let Some(inner) = weak.upgrade() else { return };
                 let engine = Engine { inner };
                 let turn = if engine.check_usable().is_ok() {
-                    let working = &engine.inner.background.working;
-                    working.set(working.get() + 1);
-                    let turn = work(engine.clone()).await;
-                    working.set(working.get() - 1);
-                    engine.inner.changed.notify_waiters();
-                    turn
+                    let _working = engine.working();
+                    work(engine.clone()).await
                 } else {
                     Turn::Wait
                 };
@@ -100,6 +110,13 @@ impl Engine {
         }));
     }
 
+    /// Counts a task among those that work, until the guard is dropped.
+    pub(super) fn working(&self) -> Working {
+        let working = &self.inner.background.working;
+        working.set(working.get() + 1);
+        Working(self.clone())
+    }
+
     /// Whether nothing is to be compacted or collected, and nothing is under way.
     pub fn is_settled(&self) -> bool {
         let is_flushed = {
@@ -108,7 +125,7 @@ impl Engine {
         };
         is_flushed
             && self.inner.background.is_idle()
-            && self.debt().bytes == 0
+            && self.is_compaction_settled()
             && !self.is_collection_due()
     }
 

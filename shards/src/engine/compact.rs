@@ -36,6 +36,13 @@ impl Engine {
         compaction::pick(&edit::shape_of(&state.version), state.policy, &options)
     }
 
+    /// Whether compaction has nothing to do.
+    pub(super) fn is_compaction_settled(&self) -> bool {
+        let options = self.picker_options();
+        let state = self.inner.state.borrow();
+        compaction::settled(&edit::shape_of(&state.version), state.policy, &options)
+    }
+
     fn picker_options(&self) -> compaction::Options {
         compaction::Options {
             mix: self.inner.mix.get(),

@@ -27,7 +27,10 @@ impl Engine {
                 if engine.inner.state.borrow().closed {
                     return;
                 }
-                engine.keep_space().await;
+                {
+                    let _working = engine.working();
+                    engine.keep_space().await;
+                }
                 let changed = Rc::clone(&engine.inner.changed);
                 let lacking = engine.lacks_space();
                 drop(engine);

@@ -30,6 +30,9 @@ const STORED: u8 = 2;
 const SEPARATED: u8 = 3;
 const PARTITION: u8 = 4;
 
+/// Most keys are shorter, so that the memory for one is taken once.
+const KEY_BYTES_USUAL: usize = 64;
+
 /// What is wrong with a block whose checksum matched: it was written wrong.
 pub(super) type Damage = &'static str;
 
@@ -183,6 +186,7 @@ impl BlockBuilder {
 }
 
 /// Number of leading bytes that `left` and `right` share.
+#[inline]
 pub(super) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
     let (left_words, _) = left.as_chunks::<8>();
     let (right_words, _) = right.as_chunks::<8>();
@@ -303,12 +307,14 @@ impl Ahead {
         }))
     }
 
+    #[inline]
     fn key_rest<'a>(&self, entries: &'a [u8]) -> &'a [u8] {
         let rest = entries.get(self.rest_at..self.rest_at + self.rest);
         rest.unwrap_or_default()
     }
 
     /// The order of this entry, which follows `key_before`, and `target`.
+    #[inline]
     fn compare(&self, entries: &[u8], key_before: &[u8], target: (&[u8], LogIndex)) -> Ordering {
         let prefix = key_before.get(..self.shared).unwrap_or_default();
         let by_key = match target.0.split_at_checked(self.shared) {
@@ -336,7 +342,7 @@ impl Position {
     pub(super) fn new() -> Self {
         Self {
             next: 0,
-            key: Vec::new(),
+            key: Vec::with_capacity(KEY_BYTES_USUAL),
             at: LogIndex(0),
             held: Held::Deleted,
         }
@@ -358,6 +364,7 @@ impl Position {
         Ok(ahead.is_some())
     }
 
+    #[inline]
     fn accept(&mut self, entries: &[u8], ahead: &Ahead) {
         self.key.truncate(ahead.shared);
         self.key.extend_from_slice(ahead.key_rest(entries));

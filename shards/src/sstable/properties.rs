@@ -79,7 +79,10 @@ pub(crate) struct TableMeta {
 impl TableMeta {
     /// Bytes of the value log that the table refers to.
     pub(crate) fn reference_bytes(&self) -> u64 {
-        self.references.iter().map(|reference| reference.bytes).sum()
+        self.references
+            .iter()
+            .map(|reference| reference.bytes)
+            .sum()
     }
 
     /// What a table without entries would say.

@@ -1,13 +1,13 @@
 //! Tests of the whole value log.
 
+mod crash;
 mod damage;
+mod golden;
 mod io;
 
-use super::{
-    RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions, ValuePointer,
-};
+use super::{RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions, ValuePointer};
 use crate::error::Result;
-use crate::ids::{Ticket, LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::ids::{LogIndex, Owner, ShardId, Ticket, ValueSegmentId};
 use std::path::Path;
 
 const OWNER: Owner = Owner {

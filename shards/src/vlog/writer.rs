@@ -103,11 +103,14 @@ pub(super) async fn run_keeper(shared: Rc<Shared>) {
 
 fn next_step(shared: &Shared) -> Step {
     let mut pipeline = shared.pipeline.borrow_mut();
-    if let Some(id) = pipeline.wants_segment() {
-        return Step::Prepare(id);
-    }
-    if let Some(segment) = pipeline.take_full() {
+    let prepare = pipeline.wants_segment().map(Step::Prepare);
+    let is_late = prepare.is_some() && !shared.disk_full.get();
+    if !is_late && let Some(segment) = pipeline.take_full() {
+        // On a full device, what it gives back may be what is missing.
         return Step::Seal(segment);
+    }
+    if let Some(prepare) = prepare {
+        return prepare;
     }
     if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
         return Step::End;
@@ -138,6 +141,7 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the value log");
             }
+            shared.progress.notify_waiters();
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
             }

@@ -267,6 +267,13 @@ impl Index {
         Some(entries)
     }
 
+    /// The entry at `index` without a separated value, if it is in the cache.
+    pub(crate) fn cached_one(&self, index: LogIndex) -> Option<Entry> {
+        let skip = index.0.checked_sub(self.cache.front()?.entry.id.index.0)?;
+        let cached = self.cache.get(usize::try_from(skip).ok()?)?;
+        Some(cached.entry.clone().without_separated_value())
+    }
+
     /// The first entry in the cache; all after it are there too.
     pub(crate) fn first_cached(&self) -> Option<LogIndex> {
         self.cache.front().map(|cached| cached.entry.id.index)

@@ -423,6 +423,12 @@ impl Wal {
         reader::read(self.shared(), from, to, max_bytes, Want::Heads).await
     }
 
+    /// The entry at `index` without a separated value, if memory has it.
+    pub fn head_in_memory(&self, index: LogIndex) -> Option<Entry> {
+        let pipeline = self.shared().pipeline.borrow();
+        pipeline.index.cached_one(index)
+    }
+
     /// Waits until everything appended so far is durable.
     ///
     /// # Errors

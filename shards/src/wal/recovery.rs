@@ -91,6 +91,8 @@ struct Contents {
     next_number: u64,
     previous: u32,
     blocks_cut: u64,
+    /// Whether intact blocks continue the chain beyond its end.
+    is_cut: bool,
     lost: Vec<SeparatedEntry>,
 }
 
@@ -122,7 +124,8 @@ pub(super) async fn recover(
             blocks_cut: 0,
         });
     };
-    let (segments, free) = settle(files, &contents.ends, contents.evidence).await?;
+    let (segments, free) =
+        settle(files, &contents.ends, contents.evidence, contents.is_cut).await?;
     Ok(Recovered {
         index: contents.index,
         segments,
@@ -216,7 +219,7 @@ async fn read_files(
         window: Window::default(),
     };
     let mut walk = start(u64::MAX);
-    let mut blocks_cut = 0;
+    let (mut blocks_cut, mut is_cut) = (0, false);
     if let Some(broken) = walk.run(&live).await? {
         blocks_cut = walk.judge(&broken).await?;
     }
@@ -226,6 +229,7 @@ async fn read_files(
             "the log ends before a value that is not whole"
         );
         blocks_cut += walk.next_number - torn;
+        is_cut = true;
         let evidence = walk.evidence;
         walk = start(torn);
         walk.evidence = evidence;
@@ -263,6 +267,7 @@ async fn read_files(
         next_number,
         previous,
         blocks_cut,
+        is_cut,
         lost,
     }))
 }
@@ -563,11 +568,14 @@ impl Walk<'_> {
 }
 
 /// Makes what was read durable, gives back the space after each segment's end, and tells the
-/// segments from the files that are free.
+/// segments from the files that are free. If the log `is_cut`, intact blocks continue the chain beyond
+/// its end: they go before another block of their number is written, which they would be taken for
+/// if the start of its segment were lost.
 async fn settle(
     files: Vec<LogFile>,
     ends: &[(usize, u64, u64)],
     evidence: Evidence,
+    is_cut: bool,
 ) -> Result<(VecDeque<Segment>, Vec<FreeFile>)> {
     let mut segments = VecDeque::new();
     let mut rest = Vec::new();
@@ -585,9 +593,10 @@ async fn settle(
         let is_unproven = next_first > evidence.flushed_up_to;
         // A segment that was rolled full keeps its length, so that it can be used again.
         let is_wasteful = file.len - end > file.len / 8;
-        if is_unproven || is_wasteful {
+        let is_shortened = is_wasteful || (is_cut && nth + 1 == ends.len());
+        if is_unproven || is_shortened {
             let writable = OpenOptions::new().write().open(&file.path).await?;
-            if is_wasteful {
+            if is_shortened {
                 writable.set_len(end).await?;
             }
             writable.sync().await?;
@@ -598,7 +607,7 @@ async fn settle(
             file: file.file,
             first_number,
             end,
-            file_len: if is_wasteful { end } else { file.len },
+            file_len: if is_shortened { end } else { file.len },
         });
     }
     Ok((segments, rest))

@@ -10,7 +10,7 @@ use super::{
     Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange, ScrubOptions,
 };
 use crate::cache::BlockCache;
-use crate::compaction::{self, Policy};
+use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
@@ -79,7 +79,7 @@ async fn open_with(
             memtable_bytes,
             policy: Policy::default(),
             compaction: compaction::Options::default(),
-            throttle: crate::shard::throttle_limits(memtable_bytes),
+            throttle: ThrottleLimits::new(crate::shard::memtables_bytes(memtable_bytes)),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),
@@ -164,7 +164,12 @@ fn what_is_checkpointed_is_there_after_a_restart() {
         assert_eq!(engine.applied(), (Some(log_id(3)), members));
         assert_eq!(engine.sessions().len(), 1);
         assert_eq!(engine.get_in_memory(b"a"), None);
-        assert_eq!(engine.get_in_memory(b"zz"), Some(None));
+        assert_eq!(engine.get(b"zz").await.unwrap(), None);
+        assert_eq!(
+            engine.get_in_memory(b"zz"),
+            Some(None),
+            "its filter is known"
+        );
         let found = engine.get(b"a").await.unwrap().unwrap();
         assert_eq!((found.version, found.value), (LogIndex(1), "one".into()));
         let found = engine.get(b"b").await.unwrap().unwrap();

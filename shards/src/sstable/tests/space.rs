@@ -38,14 +38,16 @@ fn little_is_left_empty() {
             let empty = empty(&dir, options, &pointers).await;
             assert!(empty < 50, "{empty} of pointers");
         }
-        for (len, limit) in [
-            (0, 50),
+        // Tiny entries leave most of each leaf empty: few blocks have as many keys as a filter takes.
+        let limits = [
+            (0, 70),
             (20, 50),
             (100, 50),
             (256, 50),
             (400, 50),
             (1000, 120),
-        ] {
+        ];
+        for (len, limit) in limits {
             let entries = filled(20_000, |number| Kept::Bytes(noise(number, len)));
             let empty = empty(&dir, ALL_OPTIONS[0], &entries).await;
             assert!(empty < limit, "{empty} of values of {len} bytes");

@@ -1,0 +1,288 @@
+//! A task in the making, and the choices that both policies make among runs and tables.
+
+use super::picker::{Input, Options, Output, Task};
+use super::shape::{RunShape, Shape, Span, Sum, TableShape};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+/// Where a deletion is no longer needed, a table is rewritten to be rid of it if this fraction of its
+/// entries are deletions; fewer wait for the next merge.
+const USELESS_DELETIONS: u64 = 16;
+
+/// Only tables that are at least this fraction of a full one are moved as they are: a store that is
+/// flushed often would be left with a heap of small ones.
+const MOVABLE: u64 = 8;
+
+/// A table of a level is ended where it would overlap this many full tables of the level below.
+const OVERLAP_TABLES_MAX: u64 = 8;
+
+/// A run and the level it is in. Slices of these are ordered newest first.
+#[derive(Clone, Copy)]
+pub(super) struct Placed<'a> {
+    pub(super) level: usize,
+    pub(super) run: &'a RunShape,
+}
+
+/// All runs, newest first.
+pub(super) fn placed(shape: &Shape) -> Vec<Placed<'_>> {
+    shape
+        .ordered_runs()
+        .map(|(level, run)| Placed { level, run })
+        .collect()
+}
+
+/// Tables to be merged, and where to.
+pub(super) struct Draft<'a> {
+    /// Newest run first; the tables of one run adjacent.
+    pub(super) inputs: Vec<(Placed<'a>, &'a [TableShape])>,
+    pub(super) output: Output,
+}
+
+impl<'a> Draft<'a> {
+    /// Adjacent runs into one, in the place of the oldest of them; `None` if there are none.
+    pub(super) fn of_runs(runs: &[Placed<'a>]) -> Option<Self> {
+        let oldest = runs.last()?;
+        Some(Self {
+            inputs: runs
+                .iter()
+                .map(|placed| (*placed, placed.run.tables.as_slice()))
+                .collect(),
+            output: Output {
+                level: oldest.level,
+                run: Some(oldest.run.id),
+            },
+        })
+    }
+
+    /// Bytes of all inputs.
+    pub(super) fn bytes(&self) -> u64 {
+        Sum::of(self.tables()).bytes
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &'a TableShape> {
+        self.inputs.iter().flat_map(|(_, tables)| tables.iter())
+    }
+
+    /// The task, unless it would meet one that is running.
+    pub(super) fn finish(self, shape: &Shape, options: &Options) -> Option<Task> {
+        let span = Span::of(self.tables())?;
+        let top = self.inputs.iter().map(|(from, _)| from.level).min()?;
+        let (top, output) = (top.max(1), self.output);
+        if self.tables().any(|table| table.busy)
+            || (output.level >= top && shape.claimed(top, output.level, &span))
+        {
+            return None;
+        }
+        let bottom = !older_overlap(shape, output, &span);
+        let sum = Sum::of(self.tables());
+        let moves = matches!(self.inputs.as_slice(), [(from, _)] if Some(from.run.id) != output.run)
+            && !(bottom && self.tables().any(|table| worth_cleaning(table, options)));
+        Some(Task {
+            cuts: cuts(shape, output.level, &span, options),
+            mixed: mixed(&self.inputs),
+            inputs: self.inputs.iter().map(input).collect(),
+            output,
+            span,
+            bottom,
+            moves,
+            bytes: sum.bytes,
+            entries: sum.entries,
+        })
+    }
+}
+
+fn input((from, tables): &(Placed<'_>, &[TableShape])) -> Input {
+    Input {
+        level: from.level,
+        run: from.run.id,
+        tables: tables.iter().map(|table| table.id).collect(),
+    }
+}
+
+/// Whether runs older than what is written to `output` may hold keys of `span`.
+fn older_overlap(shape: &Shape, output: Output, span: &Span) -> bool {
+    let same_level = shape.runs(output.level);
+    let position = same_level
+        .iter()
+        .position(|run| Some(run.id) == output.run)
+        .map_or(same_level.len(), |position| position + 1);
+    let behind = same_level.iter().skip(position);
+    let below = shape.levels.iter().skip(output.level + 1);
+    behind
+        .chain(below.flat_map(|level| &level.runs))
+        .any(|run| !run.overlapping(span).is_empty())
+}
+
+/// What a merge of `inputs` tells about the writes; see [`Task::mixed`].
+fn mixed(inputs: &[(Placed<'_>, &[TableShape])]) -> Vec<u64> {
+    let Some((_, newer)) = inputs.split_last() else {
+        return Vec::new();
+    };
+    if newer
+        .iter()
+        .any(|(from, tables)| from.run.tables.len() != tables.len())
+    {
+        return Vec::new();
+    }
+    let spans: Vec<Option<Span>> = inputs.iter().map(|(_, tables)| Span::of(*tables)).collect();
+    let met = |position: usize, span: &Span| {
+        spans
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != position)
+            .any(|(_, other)| other.as_ref().is_some_and(|other| other.intersects(span)))
+    };
+    let mut mixed = Vec::new();
+    for (position, (span, (_, tables))) in spans.iter().zip(inputs).enumerate() {
+        if span.as_ref().is_some_and(|span| met(position, span)) {
+            mixed.push(Sum::of(*tables).entries);
+        }
+    }
+    mixed
+}
+
+/// Keys before which a table of `level` is best ended, because from one to the next as much of the
+/// level below lies as one table should overlap.
+fn cuts(shape: &Shape, level: usize, span: &Span, options: &Options) -> Vec<Bytes> {
+    let mut cuts = Vec::new();
+    if level == 0 {
+        return cuts;
+    }
+    let mut since = 0;
+    for table in shape
+        .runs(level + 1)
+        .iter()
+        .take(1)
+        .flat_map(|run| run.overlapping(span))
+    {
+        if since >= options.table_bytes.saturating_mul(OVERLAP_TABLES_MAX) {
+            cuts.push(table.first.clone());
+            since = 0;
+        }
+        since += table.file_bytes;
+    }
+    cuts
+}
+
+/// Whether so many of its entries are deletions, all of which could be dropped if nothing older were
+/// left, that the table should not stay as it is.
+fn worth_cleaning(table: &TableShape, options: &Options) -> bool {
+    table.deletions > 0
+        && table.deletions.saturating_mul(USELESS_DELETIONS) >= table.entries
+        && table.highest <= options.oldest_pin
+}
+
+/// Tables whose deletions hide nothing any more, each to be rewritten where it is.
+pub(super) fn cleanings<'a>(runs: &[Placed<'a>], options: &Options) -> Vec<Draft<'a>> {
+    let mut found = Vec::new();
+    for (position, placed) in runs.iter().enumerate() {
+        let older = runs.get(position + 1..).unwrap_or_default();
+        for table in &placed.run.tables {
+            let span = table.span();
+            if worth_cleaning(table, options)
+                && older
+                    .iter()
+                    .all(|other| other.run.overlapping(&span).is_empty())
+            {
+                found.push(Draft {
+                    inputs: vec![(*placed, std::slice::from_ref(table))],
+                    output: Output {
+                        level: placed.level,
+                        run: Some(placed.run.id),
+                    },
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Whether the table is long enough to be moved as it is.
+pub(super) fn movable(table: &TableShape, options: &Options) -> bool {
+    !table.busy && table.file_bytes >= options.table_bytes / MOVABLE
+}
+
+/// The adjacent runs that are merged at the lowest price, and that price: bytes rewritten for each
+/// run fewer. At the same price, the merge that leaves fewer runs.
+///
+/// The cheapest merge is of many short runs, so every run's length grows by a large factor from one
+/// merge to the next, and the bytes that are written for each byte of data grow with the logarithm of
+/// the data, as with tiers of fixed sizes; but it uses all the runs that are allowed.
+pub(super) fn cheapest(
+    runs: &[Placed<'_>],
+    usable: impl Fn(&RunShape) -> bool,
+) -> Option<(Range<usize>, f64)> {
+    let mut best: Option<(Range<usize>, f64)> = None;
+    for first in 0..runs.len() {
+        let mut bytes = 0;
+        for (position, placed) in runs.iter().enumerate().skip(first) {
+            if !usable(placed.run) {
+                break;
+            }
+            bytes += placed.run.bytes();
+            let fewer = position - first;
+            if fewer == 0 {
+                continue;
+            }
+            let price = bytes as f64 / (fewer * fewer) as f64;
+            let better = best.as_ref().is_none_or(|(range, lowest)| {
+                price < *lowest || (price == *lowest && fewer >= range.len())
+            });
+            if better {
+                best = Some((first..position + 1, price));
+            }
+        }
+    }
+    best
+}
+
+/// Adjacent tables of a run, up to `bytes_max` together, that overlap as little as possible of `below`
+/// in proportion to their length. Among equals, the one written longest ago: thus all get their turn.
+pub(super) fn window<'a>(
+    tables: &'a [TableShape],
+    below: &[TableShape],
+    bytes_max: u64,
+    usable: impl Fn(&[TableShape]) -> bool,
+) -> Option<&'a [TableShape]> {
+    /// Tables of one window.
+    const TABLES_MAX: usize = 64;
+    let mut ends = Vec::with_capacity(below.len() + 1);
+    let mut total = 0;
+    ends.push(0);
+    for table in below {
+        total += table.file_bytes;
+        ends.push(total);
+    }
+    let before = |count: usize| ends.get(count).copied().unwrap_or(total);
+    let mut best: Option<(f64, &'a [TableShape])> = None;
+    for (position, first) in tables.iter().enumerate() {
+        let from = below.partition_point(|table| table.last < first.first);
+        let mut bytes = 0;
+        for (count, last) in tables.iter().enumerate().skip(position).take(TABLES_MAX) {
+            bytes += last.file_bytes;
+            if last.busy || (bytes > bytes_max && count > position) {
+                break;
+            }
+            let to = below.partition_point(|table| table.first <= last.last);
+            let overlap = before(to).saturating_sub(before(from));
+            let ratio = overlap as f64 / bytes.max(1) as f64;
+            let better = best.is_none_or(|(lowest, found)| {
+                let age = |tables: &[TableShape]| tables.first().map(|table| table.id);
+                match ratio.total_cmp(&lowest) {
+                    Ordering::Less => true,
+                    Ordering::Equal => {
+                        let (this, other) = (Some(first.id), age(found));
+                        this < other || (this == other && count + 1 - position > found.len())
+                    }
+                    Ordering::Greater => false,
+                }
+            });
+            let chosen = tables.get(position..count + 1).unwrap_or_default();
+            if better && usable(chosen) {
+                best = Some((ratio, chosen));
+            }
+        }
+    }
+    best.map(|(_, tables)| tables)
+}

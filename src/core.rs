@@ -343,6 +343,11 @@ async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
                     router.mesh.push(core, Message::Status { ticket, shards });
                 }
                 Message::Status { ticket, shards } => router.status.heard(ticket, shards),
+                Message::StorageWanted { core, ticket } => {
+                    let shards = router.status.storage_of_core();
+                    router.mesh.push(core, Message::Storage { ticket, shards });
+                }
+                Message::Storage { ticket, shards } => router.status.heard_storage(ticket, shards),
             }
             if count % limits::FRAMES_PER_TURN == limits::FRAMES_PER_TURN - 1 {
                 corelith_io::yield_if_needed().await;

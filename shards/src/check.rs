@@ -10,6 +10,9 @@
 //! A damaged record that nothing refers to is none: a crash may have torn it before it was acknowledged,
 //! or it is garbage.
 //!
+//! Of a table, the first damaged block is told, and pointers up to it are looked at: it is to be replaced
+//! as a whole. Of a value segment every damaged record is told.
+//!
 //! Memory is bounded: pointers are looked at in batches, in the order of their places.
 
 use crate::cache::BlockCache;

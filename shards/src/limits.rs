@@ -298,6 +298,7 @@ const _: () = {
     assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
+    assert!(SCRUB_START_DELAY.as_secs() <= SCRUB_CYCLE_MIN.as_secs());
     assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
     assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
     // A session's record is one inline-or-own-block value like any other.

@@ -147,8 +147,6 @@ pub(crate) struct Examined {
     index: Index,
     /// Segments in use.
     pub(crate) segments: usize,
-    /// Intact blocks that count.
-    pub(crate) blocks: u64,
     /// Acknowledged entries whose values are not whole.
     pub(crate) lost: Vec<(LogIndex, ValuePointer)>,
 }
@@ -180,7 +178,6 @@ pub(crate) async fn examine(
     Ok(contents.map(|contents| Examined {
         index: contents.index,
         segments: contents.ends.len(),
-        blocks: contents.evidence.blocks,
         lost: contents
             .lost
             .iter()

@@ -8,8 +8,11 @@ mod check;
 #[cfg(test)]
 mod tests;
 
-use corelith_shards::NodeId;
-use serde::Deserialize;
+use crate::limits;
+use corelith_shards::limits::{VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
+use corelith_shards::{Compression, NodeId, Policy};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,7 +89,7 @@ pub struct ClusterConfig {
     pub nodes: Vec<NodeEntry>,
 }
 
-/// Sizes of the storage of one shard.
+/// The storage of one shard, but for the block cache, which the shards of a core share.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
@@ -96,10 +99,47 @@ pub struct StorageConfig {
     pub segment_bytes: u64,
     /// Recent log entries kept in memory for followers that are a little behind.
     pub log_cache_bytes: u64,
-    /// Blocks of sstables kept in memory.
+    /// Blocks of sstables kept in memory, for all shards of one core together.
     pub block_cache_bytes: u64,
     /// Applied log kept on disk for replicas that were away: one that missed more gets a snapshot.
     pub catch_up_bytes: u64,
+    /// How sstables are compacted.
+    #[serde(deserialize_with = "policy")]
+    pub compaction: Policy,
+    /// Whether blocks of new sstables are compressed.
+    #[serde(deserialize_with = "compression")]
+    pub compression: Compression,
+    /// A value at least this long is written once, to the value log; 0: none is.
+    pub value_threshold_bytes: u64,
+    /// Length of a segment of the value log.
+    pub value_segment_bytes: u64,
+    /// Space held back for a full device; see [`StorageConfig::reserve`].
+    pub reserve_bytes: Option<u64>,
+    /// How fast the scrubber reads what is at rest; 0: it does not run.
+    pub scrub_bytes_per_second: u64,
+}
+
+fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let policy = name.parse();
+    policy.map_err(|_| D::Error::unknown_variant(&name, &["leveled", "tiered"]))
+}
+
+fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compression, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "none" => Ok(Compression::None),
+        "lz4" => Ok(Compression::Lz4),
+        other => Err(D::Error::unknown_variant(other, &["none", "lz4"])),
+    }
+}
+
+impl StorageConfig {
+    /// Bytes held back on the device. Unless configured they are enough for what has to be written
+    /// before anything can be removed: both memtables, and a segment of the log.
+    pub fn reserve(&self) -> u64 {
+        let needed = 2 * self.memtable_bytes + self.segment_bytes;
+        self.reserve_bytes.unwrap_or(needed)
+    }
 }
 
 impl Default for StorageConfig {
@@ -108,8 +148,14 @@ impl Default for StorageConfig {
             memtable_bytes: 32 << 20,
             segment_bytes: 64 << 20,
             log_cache_bytes: 16 << 20,
-            block_cache_bytes: 32 << 20,
+            block_cache_bytes: 256 << 20,
             catch_up_bytes: 256 << 20,
+            compaction: Policy::Leveled,
+            compression: Compression::None,
+            value_threshold_bytes: VALUE_THRESHOLD_BYTES as u64,
+            value_segment_bytes: VLOG_SEGMENT_BYTES_DEFAULT,
+            reserve_bytes: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
         }
     }
 }
@@ -161,7 +207,7 @@ pub struct NodeConfig {
     pub pin: Vec<usize>,
     /// What all nodes agree on.
     pub cluster: ClusterConfig,
-    /// Sizes.
+    /// Sizes and ways of the storage.
     pub storage: StorageConfig,
     /// Timing.
     pub raft: RaftConfig,
@@ -257,8 +303,6 @@ impl ClusterConfig {
     /// Number of replicas of each shard.
     pub fn replica_count(&self) -> u32 {
         let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        self.replicas
-            .unwrap_or(crate::limits::REPLICAS_DEFAULT)
-            .min(nodes)
+        self.replicas.unwrap_or(limits::REPLICAS_DEFAULT).min(nodes)
     }
 }

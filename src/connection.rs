@@ -177,6 +177,7 @@ fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
             response::encode_session_opened(out, head, *meta, *session);
         }
         Answer::Status(status) => response::encode_status_reply(out, head, status),
+        Answer::Storage(storage) => response::encode_storage_reply(out, head, storage),
         Answer::Map(map) => response::encode_map(out, head, map),
         Answer::Failure { meta, failure } => {
             response::encode_failure(out, head, *meta, failure.clone());

@@ -18,7 +18,8 @@ use crate::server::Server;
 use crate::status::NodeStatus;
 use corelith_consensus::{Group, Groups, Options};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
-use corelith_shards::{NodeId, Shard, ShardId, ShardOptions};
+use corelith_shards::limits::SCRUB_CYCLE_MIN;
+use corelith_shards::{BlockCache, NodeId, ScrubOptions, Shard, ShardId, ShardOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -256,14 +257,20 @@ async fn open_shards(
     store_id: u64,
 ) -> Result<Vec<Group>, NodeError> {
     let shards = setup.placement.shards_of_core(setup.core);
+    let cache = BlockCache::new(length(setup.config.storage.block_cache_bytes));
     stream::iter(
         shards
             .into_iter()
-            .map(|shard| open_shard(setup, groups, store_id, shard)),
+            .map(|shard| open_shard(setup, groups, store_id, shard, cache.clone())),
     )
     .buffer_unordered(limits::SHARDS_OPENED_AT_ONCE)
     .try_collect()
     .await
+}
+
+/// A configured length in memory, whose bounds were checked.
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 async fn open_shard(
@@ -271,6 +278,7 @@ async fn open_shard(
     groups: &Groups,
     store_id: u64,
     id: ShardId,
+    cache: BlockCache,
 ) -> Result<Group, NodeError> {
     let dir = shard_dir(&setup.config.data_dir, id);
     let failed = |reason: String| NodeError::Shard {
@@ -280,10 +288,19 @@ async fn open_shard(
     };
     let storage = &setup.config.storage;
     let options = ShardOptions {
-        memtable_bytes: usize::try_from(storage.memtable_bytes).unwrap_or(usize::MAX),
+        memtable_bytes: length(storage.memtable_bytes),
         segment_bytes: storage.segment_bytes,
-        log_cache_bytes: usize::try_from(storage.log_cache_bytes).unwrap_or(usize::MAX),
-        block_cache_bytes: usize::try_from(storage.block_cache_bytes).unwrap_or(usize::MAX),
+        log_cache_bytes: length(storage.log_cache_bytes),
+        cache,
+        policy: storage.compaction,
+        compression: storage.compression,
+        value_threshold: length(storage.value_threshold_bytes),
+        value_segment_bytes: storage.value_segment_bytes,
+        reserve_bytes: storage.reserve(),
+        scrub: ScrubOptions {
+            bytes_per_second: storage.scrub_bytes_per_second,
+            cycle_min: SCRUB_CYCLE_MIN,
+        },
         ..ShardOptions::new(store_id, id)
     };
     let shard = Shard::open(&dir, options)
@@ -326,6 +343,11 @@ async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
                     router.mesh.push(core, Message::Status { ticket, shards });
                 }
                 Message::Status { ticket, shards } => router.status.heard(ticket, shards),
+                Message::StorageWanted { core, ticket } => {
+                    let shards = router.status.storage_of_core();
+                    router.mesh.push(core, Message::Storage { ticket, shards });
+                }
+                Message::Storage { ticket, shards } => router.status.heard_storage(ticket, shards),
             }
             if count % limits::FRAMES_PER_TURN == limits::FRAMES_PER_TURN - 1 {
                 corelith_io::yield_if_needed().await;

@@ -89,8 +89,11 @@ fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
             memtable_bytes: 16 << 20,
             segment_bytes: 16 << 20,
             log_cache_bytes: 4 << 20,
-            block_cache_bytes: 8 << 20,
+            block_cache_bytes: 32 << 20,
             catch_up_bytes: 32 << 20,
+            value_segment_bytes: 32 << 20,
+            reserve_bytes: Some(16 << 20),
+            ..StorageConfig::default()
         },
         raft: RaftConfig {
             heartbeat_ms: 100,

@@ -14,6 +14,7 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::{Receiver, Sender};
 use corelith_wire::response::Answer;
 use corelith_wire::status::ShardStatus;
+use corelith_wire::storage::ShardStorage;
 use corelith_wire::{Frame, Head};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,6 +32,13 @@ pub(crate) enum Message {
     Status {
         ticket: u64,
         shards: Vec<ShardStatus>,
+    },
+    /// Tell the state of your shards' storage to `core`.
+    StorageWanted { core: u16, ticket: u64 },
+    /// The state of my shards' storage.
+    Storage {
+        ticket: u64,
+        shards: Vec<ShardStorage>,
     },
 }
 

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "node";
 const NEW_FILE_NAME: &str = "node.new";
-const SHARDS_DIR: &str = "shards";
+pub(crate) const SHARDS_DIR: &str = "shards";
 pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
 const FORMAT_VERSION: u32 = 1;
 const NODES_AT: usize = 48;

@@ -16,8 +16,8 @@ pub enum InspectError {
     Identity(#[from] IdentityError),
 }
 
-/// Reads, checks and describes the file at `path`: a node's identity, or a log segment, sstable or
-/// manifest of a shard. Must run on a core.
+/// Reads, checks and describes the file at `path`: a node's identity, or a log segment, value log
+/// segment, sstable or manifest of a shard. Must run on a core.
 ///
 /// # Errors
 /// What is damaged, and where; a file of a newer format or not of ours.

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod inspect;
 pub mod limits;
 pub mod node;
+pub mod offline;
 pub mod placement;
 mod router;
 mod scan_views;

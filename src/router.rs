@@ -22,6 +22,8 @@ enum Route {
     Core(u16),
     /// Tell the state of the whole node.
     Status,
+    /// Tell the state of the whole node's storage.
+    Storage,
     /// Tell the cluster map.
     Describe,
     /// The client's map is old: send the newer one.
@@ -37,6 +39,7 @@ enum Route {
 fn route(placement: &Placement, core: u16, head: &Head) -> Route {
     match head.kind {
         Kind::STATUS => return Route::Status,
+        Kind::STORAGE => return Route::Storage,
         Kind::DESCRIBE => return Route::Describe,
         _ => {}
     }
@@ -77,6 +80,7 @@ impl Router {
             Route::Here => self.handler.handle(frame, reply),
             Route::Core(core) => self.mesh.forward(core, frame, reply),
             Route::Status => Rc::clone(&self.status).tell(reply),
+            Route::Storage => Rc::clone(&self.status).tell_storage(reply),
             Route::Describe => reply.send(&Answer::Map(ClusterMap::clone(&self.map))),
             Route::OldMap => reply.send(&failed(Failure::WrongEpoch {
                 map: ClusterMap::clone(&self.map),
@@ -138,6 +142,7 @@ mod tests {
             (0, Kind::GET, 0, 0, Route::OldMap),
             (0, Kind::GET, 0, 2, Route::NewMap),
             (0, Kind::STATUS, 99, 0, Route::Status),
+            (1, Kind::STORAGE, 99, 0, Route::Storage),
             (0, Kind::DESCRIBE, 99, 7, Route::Describe),
         ];
         for (core, kind, shard, epoch, expected) in table {

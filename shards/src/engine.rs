@@ -15,6 +15,7 @@
 mod background;
 mod collect;
 mod compact;
+mod damage;
 mod edit;
 mod flush;
 mod get;
@@ -26,6 +27,7 @@ mod report;
 mod room;
 mod run_writer;
 mod scan;
+mod scrub;
 mod snapshot;
 mod space;
 mod statistics;
@@ -33,10 +35,13 @@ mod statistics;
 pub(crate) mod tests;
 mod versions;
 
+pub(crate) use damage::describe_keys;
+pub use damage::{Damage, DamageHook};
 pub use get::FoundRange;
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ScanPage, ScanRange};
+pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
 
@@ -64,7 +69,9 @@ use corelith_io::DirLock;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
+use damage::Damages;
 use room::Pace;
+use scrub::Scrubbing;
 use statistics::Counters;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -103,6 +110,7 @@ pub(crate) struct EngineOptions {
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
+    pub(crate) scrub: ScrubOptions,
 }
 
 /// What an engine is opened with.
@@ -116,6 +124,8 @@ pub(crate) struct EngineParts {
     pub(crate) lock: Option<DirLock>,
     pub(crate) reserve: Reserve,
     pub(crate) log: LogHooks,
+    /// Told of damage.
+    pub(crate) on_damage: Option<DamageHook>,
 }
 
 /// The engine of one shard. Belongs to one core; clones share it.
@@ -144,6 +154,8 @@ struct Inner {
     changed: Rc<Notify>,
     reserve: Reserve,
     background: Background,
+    damages: Damages,
+    scrubbing: Scrubbing,
     pace: Pace,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
@@ -260,6 +272,8 @@ impl Engine {
             changed: Rc::default(),
             reserve: parts.reserve,
             background: Background::default(),
+            damages: Damages::new(parts.on_damage),
+            scrubbing: Scrubbing::default(),
             pace: Pace::default(),
             mix: Cell::default(),
             counters: Counters::default(),

@@ -4,11 +4,13 @@
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
 
 mod cache;
+pub mod check;
 mod checkpoint;
 mod compaction;
 pub mod engine;
 pub mod error;
 pub mod filename;
+pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
@@ -31,8 +33,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange, Snapshot, SnapshotWriter,
-    Statistics, StorageReport, WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
+    ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
+    WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -152,6 +152,26 @@ pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 /// Segments of the value log of one shard.
 pub const VALUE_SEGMENTS_MAX: usize = 1 << 16;
 
+// ---- scrubbing ----
+
+/// A cycle over everything that is at rest begins at most this often: a small shard is checked in no
+/// time, and what is in use is checked by its reads.
+pub const SCRUB_CYCLE_MIN: Duration = Duration::from_secs(3600);
+
+/// How long after a start the first cycle begins at the latest: a start has enough to read.
+pub const SCRUB_START_DELAY: Duration = Duration::from_secs(60);
+
+/// Damaged blocks that a shard remembers.
+pub const DAMAGES_MAX: usize = 256;
+
+// ---- checks of a whole shard ----
+
+/// Pointers looked at in one batch: some ten megabytes with their keys.
+pub const CHECK_POINTERS_MAX: usize = 1 << 16;
+
+/// Damaged records remembered until it is known whether anything refers to them; more are told at once.
+pub const CHECK_DAMAGED_MAX: usize = 1 << 16;
+
 // ---- sstable ----
 
 /// Part of a data block that may be left empty, as a divisor: a block is ended at the first multiple
@@ -278,6 +298,7 @@ const _: () = {
     assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
+    assert!(SCRUB_START_DELAY.as_secs() <= SCRUB_CYCLE_MIN.as_secs());
     assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
     assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
     // A session's record is one inline-or-own-block value like any other.

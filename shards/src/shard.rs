@@ -2,7 +2,7 @@
 
 use crate::cache::BlockCache;
 use crate::compaction::{self, Policy, ThrottleLimits};
-use crate::engine::{Engine, EngineOptions, EngineParts, LogHooks};
+use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
@@ -37,6 +37,11 @@ pub struct ShardOptions {
     pub value_threshold: usize,
     /// Length of a segment of the value log.
     pub value_segment_bytes: u64,
+    /// How what is at rest is checked.
+    pub scrub: ScrubOptions,
+    /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
+    /// another replica for the data.
+    pub on_damage: Option<DamageHook>,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
@@ -56,6 +61,8 @@ impl ShardOptions {
             compression: Compression::None,
             value_threshold: VALUE_THRESHOLD_BYTES,
             value_segment_bytes: 256 << 20,
+            scrub: ScrubOptions::default(),
+            on_damage: None,
             reserve_bytes: 0,
         }
     }
@@ -122,6 +129,7 @@ impl Shard {
                 throttle: ThrottleLimits::new(memtables_bytes(options.memtable_bytes)),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
+                scrub: options.scrub,
             },
             cache: options.cache,
             values,
@@ -136,6 +144,7 @@ impl Shard {
                 lacks_space: Box::new(move || full_log.is_disk_full()),
             },
             reserve,
+            on_damage: options.on_damage,
         })
         .await?;
         Ok(Self { log, engine })
@@ -159,7 +168,7 @@ pub(crate) fn memtables_bytes(memtable_bytes: usize) -> u64 {
 
 /// How the log and the checkpoint fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fit {
+pub(crate) enum Fit {
     /// The log goes on where the checkpoint ends, or before.
     Whole,
     /// A snapshot was installed, and a crash came before the log was purged up to it.
@@ -171,7 +180,7 @@ enum Fit {
 }
 
 /// Decides from the log's purge point, its last entry and its entry at the checkpoint.
-fn fit(
+pub(crate) fn fit(
     checkpoint: Option<LogId>,
     installed: Option<LogId>,
     purged: Option<LogId>,

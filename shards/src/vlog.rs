@@ -6,7 +6,7 @@
 //! * `segments`: the segments there are, as snapshots. `reader`: values read back.
 //! * `walk`, `recovery`: reading a segment from its front, and what is true after a start.
 //! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
-//! * `inspect`: a segment checked and printed.
+//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that nobody has open.
 //!
 //! Invariants:
 //! * A pointer stays true while anything refers to its record: collection keeps segment and slot.
@@ -16,6 +16,7 @@
 //!   collection or a removal may be broken off anywhere.
 //! * A failed write or sync is final: the value log is fenced.
 
+mod at_rest;
 mod format;
 mod inspect;
 mod pipeline;
@@ -30,6 +31,7 @@ mod tests;
 mod walk;
 mod writer;
 
+pub(crate) use at_rest::AtRest;
 pub(crate) use format::MAGIC;
 pub(crate) use inspect::inspect;
 pub use inspect::{Verified, Verifier};

@@ -76,8 +76,14 @@ pub enum Command {
     Dev(Dev),
     /// Run one node of a cluster.
     Node(Node),
-    /// Print any file that Corelith has written: log segment, sstable, manifest, node identity.
+    /// Print any file that Corelith has written: log segment, sstable, value log segment, manifest,
+    /// node identity.
     Inspect(Inspect),
+    /// Check all data of a node that does not run. Changes nothing.
+    Check(Check),
+    /// Look at the garbage of the value log.
+    #[command(subcommand)]
+    Gc(GcCommand),
     /// A client of a cluster.
     #[command(flatten)]
     Client(ClientCommand),
@@ -238,6 +244,38 @@ pub struct Expected {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
+    /// Show the storage of every shard instead: levels, value log, compaction debt, scrubbing,
+    /// damage.
+    #[arg(long)]
+    pub storage: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The data directory of a node or of `corelith dev`, or the directory of one shard.
+    pub dir: PathBuf,
+    /// As JSON, one object on each line: every problem, then a summary of each shard.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do about garbage.
+#[derive(Debug, Subcommand)]
+pub enum GcCommand {
+    /// Show what of the value log is garbage, and what collection would do next.
+    Plan(GcPlan),
+}
+
+/// Arguments of `gc plan`.
+#[derive(Debug, Args)]
+pub struct GcPlan {
+    /// The data directory of a node or of `corelith dev`, or the directory of one shard. A node may
+    /// run on it.
+    pub dir: PathBuf,
     /// As JSON.
     #[arg(long)]
     pub json: bool,

@@ -2,7 +2,7 @@
 
 use super::args::{Cas, ClientCommand, Connection, Delete, Get, Put, Scan, Value};
 use super::failure::Failure;
-use super::{connect, export, import, output, status};
+use super::{connect, export, import, output, status, storage};
 use corelith_client::{Client, Written};
 use futures_util::StreamExt;
 use std::ffi::OsString;
@@ -18,6 +18,9 @@ pub(super) async fn run(connection: Connection, command: ClientCommand) -> Resul
         ClientCommand::Delete(delete) => run_delete(&client, delete).await,
         ClientCommand::Scan(scan) => run_scan(&client, scan).await,
         ClientCommand::Cas(cas) => run_cas(&client, cas).await,
+        ClientCommand::Status(arguments) if arguments.storage => {
+            storage::run(&client, arguments.json).await
+        }
         ClientCommand::Status(arguments) => status::run(&client, arguments.json).await,
         ClientCommand::Import(arguments) => import::run(&client, arguments).await,
         ClientCommand::Export(arguments) => export::run(&client, arguments).await,

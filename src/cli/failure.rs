@@ -3,6 +3,7 @@
 use super::args::Connection;
 use super::output;
 use crate::error::NodeError;
+use crate::offline::OfflineError;
 use corelith_client::Error;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,15 @@ pub enum Failure {
     Inspect {
         /// What is wrong with it.
         source: crate::inspect::InspectError,
+    },
+    /// A directory cannot be looked at.
+    #[error("{0}")]
+    Offline(#[from] OfflineError),
+    /// A check found damage; each problem was printed.
+    #[error("{problems} problems found, see above")]
+    Damaged {
+        /// How many.
+        problems: u64,
     },
     /// A core cannot run here.
     #[error("cannot read files: {source}")]
@@ -136,7 +146,8 @@ impl Failure {
         match self {
             Self::OutputClosed => 0,
             Self::NotFound { .. } | Self::Conflict { .. } => 1,
-            Self::Inspect { .. } | Self::DirectoryNotEmpty(_) => 2,
+            Self::Inspect { .. } | Self::Damaged { .. } | Self::DirectoryNotEmpty(_) => 2,
+            Self::Offline(OfflineError::NoData { .. }) => 2,
             Self::Connecting { source, .. } => match source {
                 Error::Invalid { .. } => 2,
                 _ => 3,
@@ -148,7 +159,7 @@ impl Failure {
             {
                 2
             }
-            Self::Node(_) | Self::Core { .. } | Self::Local { .. } => 5,
+            Self::Offline(_) | Self::Node(_) | Self::Core { .. } | Self::Local { .. } => 5,
             Self::Partly { code, .. } => *code,
             Self::Cluster(error) => match error {
                 Error::NotFound | Error::Conflict { .. } => 1,

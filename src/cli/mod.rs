@@ -1,6 +1,6 @@
 //! The command line: arguments, and what each command does.
 //!
-//! `node`, `dev` and `inspect` run on this machine; everything else is a client of a cluster and
+//! `node`, `dev`, `inspect`, `check` and `gc` run on this machine; everything else is a client of a cluster and
 //! uses nothing but the SDK.
 #![expect(
     clippy::disallowed_methods,
@@ -12,8 +12,11 @@ mod client;
 mod export;
 mod failure;
 mod import;
+mod offline;
 mod output;
 mod status;
+mod storage;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +24,7 @@ mod tests;
 pub use args::{Arguments, Command};
 pub use failure::Failure;
 
-use args::Connection;
+use args::{Connection, GcCommand};
 use corelith_client::Client;
 use corelith_io::{CoreConfig, CoreHandle};
 use std::future::Future;
@@ -34,6 +37,8 @@ pub fn run(arguments: Arguments) -> u8 {
         Command::Node(node) => crate::node::run(&node.config).map_err(Failure::node),
         Command::Dev(dev) => crate::dev::run(dev.options()).map_err(Failure::node),
         Command::Inspect(inspect) => inspect_file(&inspect.file),
+        Command::Check(check) => offline::check(&check.dir, check.json),
+        Command::Gc(GcCommand::Plan(plan)) => offline::plan(&plan.dir, plan.json),
         Command::Client(command) => on_runtime(client::run(arguments.connection, command)),
     };
     match outcome {
@@ -65,21 +70,30 @@ async fn connect(connection: &Connection) -> Result<Client, Failure> {
         .map_err(|error| Failure::connecting(connection, error))
 }
 
-/// Prints a file of ours. It is read as a node reads it, on a core of its own.
+/// Prints a file of ours. It is read as a node reads it.
 fn inspect_file(file: &Path) -> Result<(), Failure> {
-    let core_failed = |source| Failure::Core { source };
-    let (found, finding) = corelith_io::channel(1);
     let path = file.to_owned();
-    CoreConfig::new("inspect")
+    let found = on_core("inspect", move || async move {
+        crate::inspect::inspect(&path).await
+    })?;
+    output::text(&found.map_err(|source| Failure::Inspect { source })?)
+}
+
+/// Runs `work` on a core of its own.
+fn on_core<T, F, Fut>(name: &str, work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let core_failed = |source| Failure::Core { source };
+    let (done, result) = corelith_io::channel(1);
+    CoreConfig::new(name)
         .start(move || async move {
             // The receiver waits below.
-            let _ = found.send(crate::inspect::inspect(&path).await).await;
+            let _ = done.send(work().await).await;
         })
         .and_then(CoreHandle::join)
         .map_err(core_failed)?;
-    match finding.recv_blocking() {
-        Ok(Ok(text)) => output::text(&text),
-        Ok(Err(source)) => Err(Failure::Inspect { source }),
-        Err(closed) => Err(Failure::node(closed)),
-    }
+    result.recv_blocking().map_err(Failure::node)
 }

@@ -17,6 +17,20 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
 }
 
+/// A document of JSON, with a line end.
+pub(super) fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(document)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::local("write JSON", "", error.into()))
+}
+
+/// A line of JSON.
+pub(super) fn json_line(document: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(document)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::local("write JSON", "", error.into()))
+}
+
 /// Prints a value exactly as it is; on a terminal a line end follows it.
 pub(super) fn value(value: &[u8]) -> Result<(), Failure> {
     bytes(value)?;

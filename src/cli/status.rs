@@ -2,9 +2,9 @@
 
 use super::failure::Failure;
 use super::output;
-use corelith_client::{Client, ClusterStatus, NodeStatus, ShardRole, ShardStatus};
+use super::table::Table;
+use corelith_client::{Client, ClusterStatus, MapNode, ShardRole, ShardStatus};
 use serde::Serialize;
-use std::fmt::Write;
 use std::time::Duration;
 
 /// Prints the state.
@@ -28,8 +28,8 @@ fn role(role: ShardRole) -> &'static str {
     }
 }
 
-fn address(node: &NodeStatus) -> String {
-    format!("{}:{}", node.node.host, node.node.base_port)
+pub(super) fn address(node: &MapNode) -> String {
+    format!("{}:{}", node.host, node.base_port)
 }
 
 fn tables(status: &ClusterStatus) -> String {
@@ -58,7 +58,7 @@ fn tables(status: &ClusterStatus) -> String {
                 let uptime = Duration::from_millis(reply.uptime_ms);
                 nodes.row([
                     id,
-                    address(node),
+                    address(&node.node),
                     cores,
                     reply.version.clone(),
                     indicatif::HumanDuration(uptime).to_string(),
@@ -72,7 +72,7 @@ fn tables(status: &ClusterStatus) -> String {
                 let state = format!("down: {cause}");
                 nodes.row([
                     id,
-                    address(node),
+                    address(&node.node),
                     cores,
                     unknown(),
                     unknown(),
@@ -104,43 +104,6 @@ fn tables(status: &ClusterStatus) -> String {
         ]);
     }
     format!("{}\n{}", nodes.text(), shards.text())
-}
-
-/// A table whose columns are as wide as their longest cell.
-struct Table<const COLUMNS: usize> {
-    rows: Vec<[String; COLUMNS]>,
-}
-
-impl<const COLUMNS: usize> Table<COLUMNS> {
-    fn new(head: &[&str; COLUMNS]) -> Self {
-        Self {
-            rows: vec![head.map(str::to_owned)],
-        }
-    }
-
-    fn row(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells);
-    }
-
-    fn text(&self) -> String {
-        let mut widths = [0; COLUMNS];
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                // Writing to a string does not fail.
-                let _ = write!(line, "{cell:<width$}  ");
-            }
-            text += line.trim_end();
-            text.push('\n');
-        }
-        text
-    }
 }
 
 #[derive(Serialize)]
@@ -203,7 +166,7 @@ fn json(status: &ClusterStatus) -> Result<String, Failure> {
         let reply = node.reply.as_ref();
         Node {
             id: node.node.id,
-            address: address(node),
+            address: address(&node.node),
             cores: node.node.cores,
             up: reply.is_ok(),
             error: reply.err().map(ToString::to_string),
@@ -221,7 +184,5 @@ fn json(status: &ClusterStatus) -> Result<String, Failure> {
         shards: status.map.shards.len(),
         nodes: nodes.collect(),
     };
-    serde_json::to_string_pretty(&cluster)
-        .map(|text| text + "\n")
-        .map_err(|error| Failure::local("write JSON", "", error.into()))
+    output::json(&cluster)
 }

@@ -2,6 +2,7 @@
 
 use super::{ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig};
 use crate::limits;
+use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
 
 /// (key, what is wrong and what is allowed)
@@ -237,15 +238,7 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         limits::SEGMENT_BYTES_MIN,
         limits::SEGMENT_BYTES_MAX,
     )?;
-    if !storage.segment_bytes.is_multiple_of(1 << 20) {
-        return problem(
-            "storage.segment_bytes",
-            format!(
-                "{} is not allowed: a multiple of 1048576",
-                storage.segment_bytes
-            ),
-        );
-    }
+    mebibytes("storage.segment_bytes", storage.segment_bytes)?;
     within(
         "storage.log_cache_bytes",
         storage.log_cache_bytes,
@@ -263,6 +256,55 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         storage.catch_up_bytes,
         limits::CATCH_UP_BYTES_MIN,
         limits::CATCH_UP_BYTES_MAX,
+    )?;
+    values(storage)?;
+    within(
+        "storage.reserve_bytes",
+        storage.reserve(),
+        0,
+        limits::RESERVE_BYTES_MAX,
+    )?;
+    zero_or_within(
+        "storage.scrub_bytes_per_second",
+        storage.scrub_bytes_per_second,
+        limits::SCRUB_BYTES_PER_SECOND_MIN,
+        limits::SCRUB_BYTES_PER_SECOND_MAX,
+    )
+}
+
+fn values(storage: &StorageConfig) -> Result<(), Problem> {
+    zero_or_within(
+        "storage.value_threshold_bytes",
+        storage.value_threshold_bytes,
+        SEPARATED_VALUE_BYTES_MIN as u64,
+        VALUE_BYTES_MAX as u64,
+    )?;
+    within(
+        "storage.value_segment_bytes",
+        storage.value_segment_bytes,
+        limits::VALUE_SEGMENT_BYTES_MIN,
+        limits::VALUE_SEGMENT_BYTES_MAX,
+    )?;
+    mebibytes("storage.value_segment_bytes", storage.value_segment_bytes)
+}
+
+fn mebibytes(key: &str, bytes: u64) -> Result<(), Problem> {
+    if bytes.is_multiple_of(1 << 20) {
+        return Ok(());
+    }
+    problem(
+        key,
+        format!("{bytes} is not allowed: a multiple of 1048576"),
+    )
+}
+
+fn zero_or_within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Problem> {
+    if value == 0 || (min..=max).contains(&value) {
+        return Ok(());
+    }
+    problem(
+        key,
+        format!("{value} is not allowed: {min} to {max}, or 0 for none"),
     )
 }
 

@@ -1,5 +1,5 @@
 use super::{ConfigError, NodeConfig};
-use corelith_shards::NodeId;
+use corelith_shards::{Compression, NodeId, Policy};
 
 const GOOD: &str = r#"
 [node]
@@ -40,6 +40,20 @@ fn a_good_file_is_read() {
     assert_eq!(config.cluster.nodes[2].cores, 1);
     assert_eq!(config.storage.segment_bytes, 64 << 20);
     assert_eq!(config.raft.election_ms, 1000);
+}
+
+#[test]
+fn storage_is_configured_by_name_and_the_reserve_follows_the_memtable() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.storage.reserve(), 2 * (32 << 20) + (64 << 20));
+    let keys = "33554432\ncompaction = \"tiered\"\ncompression = \"lz4\"\nreserve_bytes = 0\n\
+                value_threshold_bytes = 0\nscrub_bytes_per_second = 0";
+    let storage = parse(&GOOD.replace("33554432", keys)).unwrap().storage;
+    assert_eq!(storage.compaction, Policy::Tiered);
+    assert_eq!(storage.compression, Compression::Lz4);
+    assert_eq!(storage.reserve(), 0);
+    assert_eq!(storage.value_threshold_bytes, 0);
+    assert_eq!(storage.scrub_bytes_per_second, 0);
 }
 
 #[test]
@@ -142,6 +156,31 @@ fn every_problem_names_the_key_and_what_is_allowed() {
             "c.toml: storage.segment_bytes: 20000000 is not allowed: a multiple of 1048576",
         ),
         (
+            "33554432",
+            "33554432\nvalue_segment_bytes = 17000000",
+            "c.toml: storage.value_segment_bytes: 17000000 is not allowed: a multiple of 1048576",
+        ),
+        (
+            "33554432",
+            "33554432\nvalue_segment_bytes = 1048576",
+            "c.toml: storage.value_segment_bytes: 1048576 is not allowed: 16777216 to 4294967296",
+        ),
+        (
+            "33554432",
+            "33554432\nvalue_threshold_bytes = 100",
+            "c.toml: storage.value_threshold_bytes: 100 is not allowed: 256 to 8388608, or 0 for none",
+        ),
+        (
+            "33554432",
+            "33554432\nreserve_bytes = 99999999999999",
+            "c.toml: storage.reserve_bytes: 99999999999999 is not allowed: 0 to 68719476736",
+        ),
+        (
+            "33554432",
+            "33554432\nscrub_bytes_per_second = 1",
+            "c.toml: storage.scrub_bytes_per_second: 1 is not allowed: 65536 to 1073741824, or 0 for none",
+        ),
+        (
             "election_ms = 1000",
             "election_ms = 300",
             "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000",
@@ -174,6 +213,16 @@ fn syntax_problems_name_line_and_key() {
             "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`",
         ),
         ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
+        (
+            "33554432",
+            "33554432\ncompaction = \"fast\"",
+            "c.toml, line 19, key `compaction`: unknown variant `fast`, expected `leveled` or `tiered`",
+        ),
+        (
+            "33554432",
+            "33554432\ncompression = \"zstd\"",
+            "c.toml, line 19, key `compression`: unknown variant `zstd`, expected `none` or `lz4`",
+        ),
     ];
     for (replace, by, expected) in table {
         let error = parse(&GOOD.replacen(replace, by, 1))

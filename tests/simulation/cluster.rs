@@ -219,6 +219,9 @@ fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
             log_cache_bytes: 128 << 10,
             block_cache_bytes: 256 << 10,
             catch_up_bytes: 256 << 10,
+            value_segment_bytes: 512 << 10,
+            reserve_bytes: Some(256 << 10),
+            ..StorageConfig::default()
         },
         raft: RaftConfig {
             heartbeat_ms: 100,

@@ -50,7 +50,7 @@ pub(crate) fn configuration(name: &str, node: usize, data_dir: &Path, ports: &[u
         .collect();
     format!(
         "[node]\nid = {node}\ndata_dir = \"{}\"\n\n\
-         [storage]\nsegment_bytes = 16777216\nmemtable_bytes = 4194304\n\n\
+         [storage]\nsegment_bytes = 16777216\nmemtable_bytes = 4194304\nvalue_segment_bytes = 16777216\n\n\
          [cluster]\nname = \"{name}\"\nshards = {SHARDS}\n{nodes}",
         data_dir.display()
     )

@@ -40,6 +40,11 @@ impl Background {
         self.wake.notify_waiters();
     }
 
+    /// What wakes the tasks, and is told when the engine goes.
+    pub(super) fn waker(&self) -> Rc<Notify> {
+        Rc::clone(&self.wake)
+    }
+
     /// Whether no task works.
     pub(super) fn is_idle(&self) -> bool {
         self.working.get() == 0
@@ -75,6 +80,7 @@ impl Engine {
         self.start_keeping_space();
         self.start(|engine| async move { engine.compact_once().await });
         self.start(|engine| async move { engine.collect_once().await });
+        self.start_scrubbing();
     }
 
     /// Runs `work` whenever there may be some.

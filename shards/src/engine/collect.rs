@@ -220,7 +220,7 @@ impl Slots {
 }
 
 /// Whether anything of `view` has the record's pointer.
-async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
+pub(super) async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
     for memtable in &view.memtables {
         let version = memtable.get(Space::User, record.key, record.at);
         if let Some(version) = version

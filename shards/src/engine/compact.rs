@@ -69,6 +69,7 @@ impl Engine {
     pub(super) async fn compaction_failed(&self, error: &Error) -> Turn {
         let shard = self.inner.owner;
         self.remove_unused().await;
+        self.note_damage(error, None).await;
         match error {
             Error::Closed | Error::Fenced(_) => return Turn::Wait,
             error if error.is_no_space() => {

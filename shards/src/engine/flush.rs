@@ -228,7 +228,9 @@ impl Engine {
         self.inner.background.wake();
         loop {
             let changed = self.inner.changed.notified();
-            if !self.inner.state.borrow().flushing && self.inner.background.is_idle() {
+            let is_flushing = self.inner.state.borrow().flushing;
+            let is_scrubbing = self.inner.scrubbing.is_working();
+            if !is_flushing && !is_scrubbing && self.inner.background.is_idle() {
                 break;
             }
             changed.await;

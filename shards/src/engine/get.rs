@@ -45,7 +45,8 @@ impl Engine {
     /// # Errors
     /// `Io` or `Corrupt` of a table.
     pub async fn version_of(&self, key: &[u8]) -> Result<Option<LogIndex>> {
-        Ok(match self.find(key).await?.0 {
+        let found = self.find(key).await;
+        Ok(match self.noted(found, None).await?.0 {
             Place::Memory(version) => is_there(&version).then_some(version.at),
             Place::Table(_, _, sstable::Value::Deleted) | Place::Nowhere => None,
             Place::Table(_, at, _) => Some(at),
@@ -82,6 +83,11 @@ impl Engine {
     /// # Errors
     /// `Io`, or `Corrupt` of a table or of the value log.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
+        let found = self.look_up(key).await;
+        self.noted(found, Some(key)).await
+    }
+
+    async fn look_up(&self, key: &[u8]) -> Result<Option<Found>> {
         let (place, segments) = self.find(key).await?;
         let Some((version, source)) = source_of(place) else {
             return Ok(None);
@@ -103,6 +109,11 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn get_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<FoundRange>> {
+        let found = self.look_up_range(key, range).await;
+        self.noted(found, Some(key)).await
+    }
+
+    async fn look_up_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<FoundRange>> {
         let (place, segments) = self.find(key).await?;
         let Some((version, source)) = source_of(place) else {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! What a shard's storage looks like now, for people.
 
-use super::{Engine, Statistics};
+use super::{Damage, Engine, ScrubProgress, Statistics};
 use crate::compaction::Policy;
 use crate::vlog::GarbageReport;
 
@@ -36,6 +36,10 @@ pub struct StorageReport {
     pub statistics: Statistics,
     /// Whether new values are refused because the device is full.
     pub is_disk_full: bool,
+    /// How far the scrubber has come.
+    pub scrub: ScrubProgress,
+    /// Damage met since the shard was opened, in files that are still in use.
+    pub damages: Vec<Damage>,
 }
 
 impl Engine {
@@ -69,6 +73,8 @@ impl Engine {
             garbage: self.garbage_report(),
             statistics: self.statistics(),
             is_disk_full: self.is_disk_full(),
+            scrub: self.inner.scrubbing.progress(),
+            damages: self.damages(),
         }
     }
 }

@@ -64,10 +64,15 @@ impl Engine {
             at,
         };
         let view = self.view();
-        let mut merge = Merge::start(&view, span).await?;
+        let merge = Merge::start(&view, span).await;
+        let mut merge = self.noted(merge, None).await?;
         let mut page = ScanPage::default();
         let mut bytes = 0_usize;
-        while let Some(merged) = merge.next().await? {
+        loop {
+            let next = merge.next().await;
+            let Some(merged) = self.noted(next, None).await? else {
+                break;
+            };
             corelith_io::yield_if_needed().await;
             if merged.is_deleted() {
                 continue;
@@ -77,7 +82,8 @@ impl Engine {
                 page.more = true;
                 break;
             }
-            if let Some(value) = merged.value(&view).await? {
+            let value = merged.value(&view).await;
+            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
                 let version = merged.at;
                 page.items.push(Item {
                     key: merged.key,

@@ -5,6 +5,7 @@ use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{Step, Walk};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
+use crate::ids::LogIndex;
 use crate::inspect::Text;
 use std::path::Path;
 use std::rc::Rc;
@@ -18,9 +19,9 @@ pub enum Verified {
     Damaged {
         /// `Corrupt`, with file and offset.
         error: Error,
-        /// Key and pointer of the record, if its head is intact. If nothing refers to it, it is one
-        /// that a crash has torn before it was acknowledged, and no harm is done.
-        record: Option<(Vec<u8>, ValuePointer)>,
+        /// Key, log index and pointer of the record, if its head is intact. If nothing refers to it,
+        /// it is one that a crash has torn before it was acknowledged, and no harm is done.
+        record: Option<(Vec<u8>, LogIndex, ValuePointer)>,
     },
 }
 
@@ -55,7 +56,8 @@ impl Verifier {
         Self::start(segment).await
     }
 
-    async fn start(segment: &Rc<Segment>) -> Result<Self> {
+    /// As [`Verifier::new`]; of a segment that is not sealed, what is there is checked.
+    pub(super) async fn start(segment: &Rc<Segment>) -> Result<Self> {
         let index = match segment.generation() {
             0 => None,
             _ => Some(IndexWalk {
@@ -123,7 +125,7 @@ impl Verifier {
     fn damaged(&self, offset: u64, what: &'static str, head: Option<&Head>) -> Verified {
         let record = head.map(|head| {
             let record = rewrite::record_ref(&self.segment, head);
-            (record.key.to_vec(), record.pointer)
+            (record.key.to_vec(), record.at, record.pointer)
         });
         Verified::Damaged {
             error: self.segment.corrupt(offset, what),

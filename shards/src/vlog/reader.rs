@@ -95,7 +95,7 @@ impl ValueLog {
 }
 
 /// Bytes of the head of a record without its key.
-fn fixed_len(pointer: ValuePointer) -> usize {
+pub(super) fn fixed_len(pointer: ValuePointer) -> usize {
     RECORD_HEADER_BYTES + 4 * page_count(pointer.len)
 }
 
@@ -146,26 +146,26 @@ impl Shared {
 }
 
 /// A record and where it is.
-struct Place {
-    segment: Rc<Segment>,
-    offset: u64,
-    pointer: ValuePointer,
+pub(super) struct Place {
+    pub(super) segment: Rc<Segment>,
+    pub(super) offset: u64,
+    pub(super) pointer: ValuePointer,
 }
 
 impl Place {
-    fn corrupt(&self, at: usize, what: &'static str) -> Error {
+    pub(super) fn corrupt(&self, at: usize, what: &'static str) -> Error {
         self.segment
             .corrupt(self.offset.saturating_add(at as u64), what)
     }
 
     /// Reads from the record, at most to the end of the segment.
-    async fn read_at(&self, at: usize, len: usize) -> Result<Buf> {
+    pub(super) async fn read_at(&self, at: usize, len: usize) -> Result<Buf> {
         let start = self.offset.saturating_add(at as u64);
         Ok(self.segment.file.read_at(start, len).await?)
     }
 
     /// Checks the head of the record against the pointer.
-    fn head(&self, bytes: &[u8]) -> Result<Head> {
+    pub(super) fn head(&self, bytes: &[u8]) -> Result<Head> {
         let head = Head::decode(self.segment.header.seed(), bytes)
             .ok_or_else(|| self.corrupt(0, "the head of a record is damaged"))?;
         let (header, pointer) = (head.header, self.pointer);
@@ -194,7 +194,7 @@ impl Place {
     }
 
     /// Reads whole pages, by as few I/Os at once as it takes.
-    async fn pages(&self, pages: Range<usize>) -> Result<Bytes> {
+    pub(super) async fn pages(&self, pages: Range<usize>) -> Result<Bytes> {
         let fixed = fixed_len(self.pointer);
         let start = pages.start * PAGE_BYTES;
         let end = page_end(self.pointer, pages.end);

@@ -102,6 +102,16 @@ impl Segment {
         Ok(segment)
     }
 
+    /// Opens the first generation of a segment that no manifest names, for reading alone.
+    pub(super) async fn open_begun(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Self> {
+        let path = FileName::ValueSegment(id, 0).path(dir);
+        let file = File::open(&path).await?;
+        let header = check_header(&path, &file, owner, id, 0).await?;
+        let segment = Self::new(header, path, file);
+        segment.end.set(segment.file.len().await?);
+        Ok(segment)
+    }
+
     /// Opens a segment that was prepared, for writing.
     pub(super) async fn open_prepared(dir: &Path, header: FileHeader) -> Result<Self> {
         let path = FileName::ValueSegment(header.segment, 0).path(dir);

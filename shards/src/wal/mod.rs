@@ -45,6 +45,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 pub use entry::{Entry, ValuePart};
+pub(crate) use recovery::examine;
 
 /// The vote of this replica: the highest leadership claim it has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,13 +19,13 @@
 use super::format::{FLAG_START, State};
 use super::index::Index;
 use super::pipeline::{Position, units};
-use super::replay::Replay;
+use super::replay::{Asked, Replay, SeparatedEntry};
 use super::scan::{self, Evidence, Seen, Window};
 use super::segment::Segment;
-use super::{WalOptions, index::Slot};
+use super::{LogRange, WalOptions, index::Slot};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{Owner, SegmentId};
+use crate::ids::{LogId, LogIndex, Owner, SegmentId};
 use crate::limits;
 use crate::vlog::ValuePointer;
 use corelith_io::{BLOCK_SIZE, File, OpenOptions};
@@ -80,7 +80,24 @@ struct Break {
     offset: u64,
 }
 
-/// Reads the log in `dir`. `is_whole` tells whether a value is all there, and durable from now on.
+/// What the files of a log hold.
+struct Contents {
+    index: Index,
+    state: State,
+    committed: Option<LogId>,
+    /// See [`Walk::ends`].
+    ends: Vec<(usize, u64, u64)>,
+    evidence: Evidence,
+    next_number: u64,
+    previous: u32,
+    blocks_cut: u64,
+    /// Whether intact blocks continue the chain beyond its end.
+    is_cut: bool,
+    lost: Vec<SeparatedEntry>,
+}
+
+/// Reads the log in `dir` and makes it ready to go on. `is_whole` tells whether a value is all there,
+/// and durable from now on.
 pub(super) async fn recover(
     dir: &Path,
     options: &WalOptions,
@@ -90,16 +107,15 @@ pub(super) async fn recover(
         store_id: options.store_id,
         shard: options.shard,
     };
+    remove_unfinished(dir).await?;
     let files = open_files(dir, owner).await?;
     let next_id = SegmentId(files.last().map_or(1, |file| file.id.0 + 1));
-    let live = live_segments(&files);
-    let Some((&oldest, begun)) = live
-        .first()
-        .and_then(|oldest| Some((oldest, files.get(*oldest)?.begun?)))
+    let cache_bytes = options.cache_bytes;
+    let Some(contents) =
+        read_files(dir, &files, owner, cache_bytes, Asked::Unproven, is_whole).await?
     else {
-        refuse_lost_start(&files, owner).await?;
         return Ok(Recovered {
-            index: Index::new(options.cache_bytes),
+            index: Index::new(cache_bytes),
             segments: VecDeque::new(),
             position: Position::default(),
             free: files.into_iter().map(free).collect(),
@@ -108,11 +124,91 @@ pub(super) async fn recover(
             blocks_cut: 0,
         });
     };
+    let (segments, free) =
+        settle(files, &contents.ends, contents.evidence, contents.is_cut).await?;
+    Ok(Recovered {
+        index: contents.index,
+        segments,
+        position: Position {
+            next_number: contents.next_number,
+            previous: contents.previous,
+            state: contents.state,
+            committed: contents.committed,
+        },
+        free,
+        next_id,
+        created: false,
+        blocks_cut: contents.blocks_cut,
+    })
+}
+
+/// What a log holds, as far as can be told without changing any of it.
+pub(crate) struct Examined {
+    index: Index,
+    /// Segments in use.
+    pub(crate) segments: usize,
+    /// Acknowledged entries whose values are not whole.
+    pub(crate) lost: Vec<(LogIndex, ValuePointer)>,
+}
+
+impl Examined {
+    /// The entries it holds.
+    pub(crate) fn range(&self) -> LogRange {
+        self.index.range()
+    }
+
+    /// The entry at an index, if it is held.
+    pub(crate) fn id_at(&self, index: LogIndex) -> Option<LogId> {
+        self.index.id_at(index)
+    }
+}
+
+/// Reads the log in `dir` as a recovery does, and asks for the values of all entries held; `None` if
+/// there is no log.
+///
+/// # Errors
+/// `Corrupt`, `NewerFormat`, `OtherStore`, `Io`, and those of `is_whole`.
+pub(crate) async fn examine(
+    dir: &Path,
+    owner: Owner,
+    is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
+) -> Result<Option<Examined>> {
+    let files = open_files(dir, owner).await?;
+    let contents = read_files(dir, &files, owner, 0, Asked::All, &is_whole).await?;
+    Ok(contents.map(|contents| Examined {
+        index: contents.index,
+        segments: contents.ends.len(),
+        lost: contents
+            .lost
+            .iter()
+            .map(|entry| (entry.index, entry.place))
+            .collect(),
+    }))
+}
+
+/// Finds out what the files hold; `None` if that is no log. Changes nothing.
+async fn read_files(
+    dir: &Path,
+    files: &[LogFile],
+    owner: Owner,
+    cache_bytes: usize,
+    asked: Asked,
+    is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+) -> Result<Option<Contents>> {
+    let live = live_segments(files);
+    let Some((&oldest, begun)) = live
+        .first()
+        .and_then(|oldest| Some((oldest, files.get(*oldest)?.begun?)))
+    else {
+        refuse_lost_start(files, owner).await?;
+        return Ok(None);
+    };
     let start = |bound| Walk {
         owner,
-        files: &files,
+        files,
         bound,
-        replay: Replay::new(options.cache_bytes, &begun.state),
+        replay: Replay::new(cache_bytes, &begun.state, asked),
+        lost: Vec::new(),
         next_number: begun.number,
         previous: begun.previous,
         ends: Vec::new(),
@@ -147,6 +243,7 @@ pub(super) async fn recover(
         previous,
         ends,
         evidence,
+        lost,
         ..
     } = walk;
     let (index, state, committed) = match replay.finish() {
@@ -158,22 +255,18 @@ pub(super) async fn recover(
             return Err(Error::corrupt(file, 0, fault));
         }
     };
-    let (segments, free) = settle(files, &ends, evidence, is_cut).await?;
-    let position = Position {
-        next_number,
-        previous,
+    Ok(Some(Contents {
+        index,
         state,
         committed,
-    };
-    Ok(Recovered {
-        index,
-        segments,
-        position,
-        free,
-        next_id,
-        created: false,
+        ends,
+        evidence,
+        next_number,
+        previous,
         blocks_cut,
-    })
+        is_cut,
+        lost,
+    }))
 }
 
 fn free(file: LogFile) -> FreeFile {
@@ -183,36 +276,40 @@ fn free(file: LogFile) -> FreeFile {
     }
 }
 
-/// Opens every segment file, in order of ids, and reads its start; removes unfinished ones.
-async fn open_files(dir: &Path, owner: Owner) -> Result<Vec<LogFile>> {
-    let mut files = Vec::new();
+/// Removes segments whose preparation was broken off.
+async fn remove_unfinished(dir: &Path) -> Result<()> {
     let mut has_temporary = false;
     for entry in corelith_io::list_dir(dir).await? {
-        let path = dir.join(&entry.name);
-        match FileName::parse(&entry.name) {
-            Some(FileName::SegmentTemporary(_)) => {
-                corelith_io::remove_file(&path).await?;
-                has_temporary = true;
-            }
-            Some(FileName::Segment(id)) => {
-                let file = Rc::new(File::open(&path).await?);
-                let begun = read_start(&file, &path, id, owner).await?;
-                files.push(LogFile {
-                    id,
-                    path,
-                    len: entry.len,
-                    file,
-                    begun,
-                });
-            }
-            _ => {}
-        }
-        if files.len() > limits::LOG_FILES_MAX {
-            return Err(Error::corrupt(dir, 0, "there are too many log segments"));
+        if let Some(FileName::SegmentTemporary(_)) = FileName::parse(&entry.name) {
+            corelith_io::remove_file(&dir.join(&entry.name)).await?;
+            has_temporary = true;
         }
     }
     if has_temporary {
         corelith_io::sync_dir(dir).await?;
+    }
+    Ok(())
+}
+
+/// Opens every segment file, in order of ids, and reads its start.
+async fn open_files(dir: &Path, owner: Owner) -> Result<Vec<LogFile>> {
+    let mut files = Vec::new();
+    for entry in corelith_io::list_dir(dir).await? {
+        let path = dir.join(&entry.name);
+        if let Some(FileName::Segment(id)) = FileName::parse(&entry.name) {
+            let file = Rc::new(File::open(&path).await?);
+            let begun = read_start(&file, &path, id, owner).await?;
+            files.push(LogFile {
+                id,
+                path,
+                len: entry.len,
+                file,
+                begun,
+            });
+        }
+        if files.len() > limits::LOG_FILES_MAX {
+            return Err(Error::corrupt(dir, 0, "there are too many log segments"));
+        }
     }
     files.sort_by_key(|file| file.id);
     Ok(files)
@@ -292,6 +389,8 @@ struct Walk<'a> {
     previous: u32,
     /// Per walked segment: its place in `files`, its first number, and the bytes that count.
     ends: Vec<(usize, u64, u64)>,
+    /// Entries of acknowledged blocks whose values are not whole; filled if all are asked for.
+    lost: Vec<SeparatedEntry>,
     evidence: Evidence,
     window: Window,
 }
@@ -369,7 +468,7 @@ impl Walk<'_> {
         }
         let len = header.used_len().next_multiple_of(BLOCK_SIZE) as u64;
         let slot = Slot {
-            first: crate::ids::LogIndex(0),
+            first: LogIndex(0),
             segment: super::format::segment_number(file.id),
             offset_units: units(offset),
             len_units: units(len),
@@ -388,10 +487,15 @@ impl Walk<'_> {
         &mut self,
         is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
     ) -> Result<Option<u64>> {
-        for entry in self.replay.unflushed(self.evidence.flushed_up_to) {
-            if !is_whole(entry.place).await? {
+        let proven = self.evidence.flushed_up_to;
+        for entry in self.replay.separated(proven) {
+            if is_whole(entry.place).await? {
+                continue;
+            }
+            if entry.block >= proven {
                 return Ok(Some(entry.block));
             }
+            self.lost.push(entry);
         }
         Ok(None)
     }

@@ -21,14 +21,24 @@ pub(super) struct Replay {
     pending: Option<Pending>,
     /// Only the end of an entry begun in a segment that is gone has been seen so far.
     orphans: bool,
-    /// The separated entries that begin in blocks not known to be flushed, in order.
+    asked: Asked,
+    /// The separated entries that are asked for, in order.
     separated: VecDeque<SeparatedEntry>,
+}
+
+/// Which values a recovery asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Those of blocks that are not known to have been flushed: they may never have been written.
+    Unproven,
+    /// All of entries held.
+    All,
 }
 
 /// A separated entry whose value may never have become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeparatedEntry {
-    index: LogIndex,
+    pub(super) index: LogIndex,
     /// The block in which it begins.
     pub(super) block: u64,
     pub(super) place: ValuePointer,
@@ -45,7 +55,7 @@ pub(super) type Fault = &'static str;
 
 impl Replay {
     /// Begins with the state at the start of the oldest segment.
-    pub(super) fn new(cache_bytes: usize, state: &State) -> Self {
+    pub(super) fn new(cache_bytes: usize, state: &State, asked: Asked) -> Self {
         let last = state.last.map(|id| id.index);
         let purged = state.purged.map(|id| id.index);
         Self {
@@ -55,6 +65,7 @@ impl Replay {
             missing: last.filter(|_| last > purged),
             pending: None,
             orphans: true,
+            asked,
             separated: VecDeque::new(),
         }
     }
@@ -209,14 +220,15 @@ impl Replay {
     fn know_flushed(&mut self, upto: u64) {
         while let Some(entry) = self.separated.front()
             && entry.block < upto
+            && self.asked == Asked::Unproven
         {
             self.separated.pop_front();
         }
     }
 
-    /// After the last block: the separated entries that are held and begin in blocks from
-    /// `flushed_up_to` on, in order.
-    pub(super) fn unflushed(&mut self, flushed_up_to: u64) -> VecDeque<SeparatedEntry> {
+    /// After the last block, and knowing that those below `flushed_up_to` were flushed: the separated
+    /// entries that are held and asked for, in order.
+    pub(super) fn separated(&mut self, flushed_up_to: u64) -> VecDeque<SeparatedEntry> {
         self.know_flushed(flushed_up_to);
         self.drop_pending();
         std::mem::take(&mut self.separated)

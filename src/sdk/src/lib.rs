@@ -46,5 +46,8 @@ pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use error::{Cause, Error, Result};
 pub use read::{Entry, Get, Lookup};
 pub use scan::Scan;
-pub use status::{ClusterStatus, NodeStatus, ShardRole, ShardStatus, StatusReply};
+pub use status::{
+    ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, ScrubState, ShardRole,
+    ShardStatus, ShardStorage, StatusReply, StorageReply,
+};
 pub use write::{Delete, Put, Written};

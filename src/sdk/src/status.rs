@@ -6,13 +6,16 @@ use crate::limits::CONNECT_TIMEOUT;
 use crate::operation::Event;
 use crate::route::Target;
 use corelith_wire::map::{ClusterMap, MapNode};
-use corelith_wire::request::encode_status;
+use corelith_wire::request::{encode_status, encode_storage};
 use corelith_wire::response::Answer;
-use corelith_wire::{DecodeError, Epoch, Head, Kind, NodeId, ShardId};
+use corelith_wire::{DecodeError, Epoch, Head, Kind, NodeId, Outbox, ShardId};
 use futures_util::future::join_all;
 use std::sync::Arc;
 
 pub use corelith_wire::status::{ShardRole, ShardStatus, StatusReply};
+pub use corelith_wire::storage::{
+    DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply,
+};
 
 /// The state of the cluster, as its nodes told within moments of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,16 @@ pub struct NodeStatus {
     pub reply: std::result::Result<StatusReply, Cause>,
 }
 
+/// The state of one node's storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStorage {
+    /// The node, as the map says.
+    pub node: MapNode,
+    /// What it told, or why it told nothing.
+    pub reply: std::result::Result<StorageReply, Cause>,
+}
+
 impl Client {
     /// Asks every node for its state. A node that does not answer is listed with the cause.
     ///
@@ -43,17 +56,55 @@ impl Client {
         let map = self.cluster_map();
         let asking = map.nodes.iter().map(|node| self.status_of(node, map.epoch));
         let nodes = join_all(asking).await;
-        let mut last = Cause::NotTried;
-        for node in &nodes {
-            match &node.reply {
-                Ok(_) => return Ok(ClusterStatus { map, nodes }),
-                Err(cause) => last = *cause,
-            }
-        }
-        Err(Error::Unavailable { cause: last })
+        any_answer(nodes.iter().map(|node| &node.reply))?;
+        Ok(ClusterStatus { map, nodes })
+    }
+
+    /// Asks every node for the state of its storage. A node that does not answer is listed with the
+    /// cause; one of a release that cannot tell does not answer.
+    ///
+    /// # Errors
+    /// `Unavailable` if no node answers.
+    pub async fn storage(&self) -> Result<Vec<NodeStorage>> {
+        let map = self.cluster_map();
+        let asking = map
+            .nodes
+            .iter()
+            .map(|node| self.storage_of(node, map.epoch));
+        let nodes = join_all(asking).await;
+        any_answer(nodes.iter().map(|node| &node.reply))?;
+        Ok(nodes)
     }
 
     async fn status_of(&self, node: &MapNode, epoch: u32) -> NodeStatus {
+        let reply = match self.ask(node, epoch, encode_status).await {
+            Ok(Answer::Status(reply)) => Ok(reply),
+            answer => Err(cause_of(answer)),
+        };
+        NodeStatus {
+            node: node.clone(),
+            reply,
+        }
+    }
+
+    async fn storage_of(&self, node: &MapNode, epoch: u32) -> NodeStorage {
+        let reply = match self.ask(node, epoch, encode_storage).await {
+            Ok(Answer::Storage(reply)) => Ok(reply),
+            answer => Err(cause_of(answer)),
+        };
+        NodeStorage {
+            node: node.clone(),
+            reply,
+        }
+    }
+
+    /// Asks a node something about all of it; `encode` sets the kind of the question.
+    async fn ask(
+        &self,
+        node: &MapNode,
+        epoch: u32,
+        encode: impl Fn(&mut Outbox, Head),
+    ) -> std::result::Result<Answer, Cause> {
         let target = Target {
             node: NodeId(node.id),
             core: 0,
@@ -62,33 +113,48 @@ impl Client {
         let until = self.clock().now() + CONNECT_TIMEOUT;
         let event = match self.transport().connection(target, address) {
             Some(connection) => {
-                let encode = |out: &mut _, request_id| {
+                let encode = |out: &mut Outbox, request_id| {
                     let (kind, shard, epoch) = (Kind::STATUS, ShardId(0), Epoch(epoch));
-                    encode_status(
-                        out,
-                        Head {
-                            kind,
-                            request_id,
-                            shard,
-                            epoch,
-                        },
-                    );
+                    let head = Head {
+                        kind,
+                        request_id,
+                        shard,
+                        epoch,
+                    };
+                    encode(out, head);
                 };
                 connection.call(encode, until).await
             }
             None => Event::NotSent(Cause::WrongNode),
         };
-        let reply = match event {
-            Event::Answer(Answer::Status(reply)) => Ok(reply),
-            Event::Answer(Answer::Failure { .. }) => Err(Cause::Starting),
-            Event::Answer(_) => Err(Cause::Answer(DecodeError::Malformed {
-                what: "kind of answer",
-            })),
+        match event {
+            Event::Answer(answer) => Ok(answer),
             Event::NotSent(cause) | Event::Lost(cause) => Err(cause),
-        };
-        NodeStatus {
-            node: node.clone(),
-            reply,
         }
     }
+}
+
+/// Why there is no answer of the kind that was wanted.
+fn cause_of(answer: std::result::Result<Answer, Cause>) -> Cause {
+    match answer {
+        Ok(Answer::Failure { .. }) => Cause::Starting,
+        Ok(_) => Cause::Answer(DecodeError::Malformed {
+            what: "kind of answer",
+        }),
+        Err(cause) => cause,
+    }
+}
+
+/// The last cause if nobody has answered.
+fn any_answer<'a, T: 'a>(
+    replies: impl Iterator<Item = &'a std::result::Result<T, Cause>>,
+) -> Result<()> {
+    let mut last = Cause::NotTried;
+    for reply in replies {
+        match reply {
+            Ok(_) => return Ok(()),
+            Err(cause) => last = *cause,
+        }
+    }
+    Err(Error::Unavailable { cause: last })
 }

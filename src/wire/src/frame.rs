@@ -39,6 +39,8 @@ impl Kind {
     pub const STATUS: Self = Self(0x05);
     /// Ask for the cluster map.
     pub const DESCRIBE: Self = Self(0x06);
+    /// Ask for the state of a node's storage.
+    pub const STORAGE: Self = Self(0x07);
 
     /// Answer: the write is applied.
     pub const WRITTEN: Self = Self(0x81);
@@ -58,6 +60,8 @@ impl Kind {
     pub const MAP: Self = Self(0x88);
     /// Answer: not done, with the reason.
     pub const FAILURE: Self = Self(0x89);
+    /// Answer: the state of a node's storage.
+    pub const STORAGE_REPLY: Self = Self(0x8a);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
@@ -83,9 +87,12 @@ impl Accepts {
         match self {
             Self::Requests => match kind {
                 Kind::WRITE => Some(limits::WRITE_BYTES_MAX),
-                Kind::OPEN_SESSION | Kind::GET | Kind::SCAN | Kind::STATUS | Kind::DESCRIBE => {
-                    Some(limits::PLAIN_REQUEST_BYTES_MAX)
-                }
+                Kind::OPEN_SESSION
+                | Kind::GET
+                | Kind::SCAN
+                | Kind::STATUS
+                | Kind::DESCRIBE
+                | Kind::STORAGE => Some(limits::PLAIN_REQUEST_BYTES_MAX),
                 _ => None,
             },
             Self::Answers => match kind {
@@ -94,7 +101,9 @@ impl Accepts {
                 }
                 Kind::VALUE => Some(limits::VALUE_REPLY_BYTES_MAX),
                 Kind::SCAN_PAGE => Some(limits::SCAN_REPLY_BYTES_MAX),
-                Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE => Some(limits::MAP_REPLY_BYTES_MAX),
+                Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE | Kind::STORAGE_REPLY => {
+                    Some(limits::MAP_REPLY_BYTES_MAX)
+                }
                 _ => None,
             },
             Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)

@@ -21,6 +21,7 @@ pub mod placement;
 pub mod request;
 pub mod response;
 pub mod status;
+pub mod storage;
 pub mod version;
 
 pub use error::{DecodeError, FrameError, HandshakeError};

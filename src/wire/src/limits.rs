@@ -19,6 +19,10 @@ pub const VALUE_REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX + REQUEST_OVERHEAD_BYTE
 pub const SMALL_REPLY_BYTES_MAX: usize = 1024;
 /// Most bytes of an answer that lists nodes and shards: 65,536 shards of 7 replicas fit.
 pub const MAP_REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Damaged places that a node lists; of the others it says how many there are.
+pub const DAMAGES_LISTED_MAX: usize = 1024;
+/// Longest text of a damaged place: file, what, or keys, each.
+pub const DAMAGE_TEXT_BYTES_MAX: usize = 512;
 /// Most keys in one page of a scan.
 pub const SCAN_ITEMS_MAX: usize = 4096;
 /// Most bytes of keys and values that a client may ask for in one page. A page holds at least one
@@ -59,5 +63,6 @@ const _: () = {
     assert!(PEER_BYTES_MAX > WRITE_BYTES_MAX);
     // A shard in the map takes 8 bytes and 8 per replica.
     assert!(SHARDS_MAX as usize * (8 + 8 * REPLICAS_MAX) < MAP_REPLY_BYTES_MAX);
+    assert!(DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX < MAP_REPLY_BYTES_MAX / 2);
     assert!(NODES_MAX * (32 + HOST_BYTES_MAX) < MAP_REPLY_BYTES_MAX / 2);
 };

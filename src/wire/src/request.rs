@@ -246,6 +246,16 @@ pub fn encode_status(out: &mut Outbox, head: Head) {
     .seal();
 }
 
+/// Appends a question for the state of the node's storage, all its cores included. Its body is empty.
+/// A node of a release without it closes the connection.
+pub fn encode_storage(out: &mut Outbox, head: Head) {
+    let head = Head {
+        kind: Kind::STORAGE,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head).seal();
+}
+
 /// Appends a question for the cluster map. Its body is empty.
 pub fn encode_describe(out: &mut Outbox, head: Head) {
     FrameBuilder::begin(

@@ -119,6 +119,7 @@ fn scans_and_sessions_survive_the_wire() {
     let found = frame(|out| encode_open_session(out, HEAD, open));
     assert_eq!(OpenSession::parse(found.body()), Ok(open));
     assert!(frame(|out| encode_status(out, HEAD)).body().is_empty());
+    assert!(frame(|out| encode_storage(out, HEAD)).body().is_empty());
     assert!(frame(|out| encode_describe(out, HEAD)).body().is_empty());
 }
 

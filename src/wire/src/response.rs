@@ -8,6 +8,7 @@ use crate::limits::{self, DETACH_BYTES_MIN};
 use crate::map::ClusterMap;
 use crate::outbox::Outbox;
 use crate::status::StatusReply;
+use crate::storage::StorageReply;
 use bytes::{BufMut, Bytes};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -264,6 +265,17 @@ pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
         .seal();
 }
 
+/// Appends the state of a node's storage.
+pub fn encode_storage_reply(out: &mut Outbox, head: Head, storage: &StorageReply) {
+    let head = Head {
+        kind: Kind::STORAGE_REPLY,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .nested(storage)
+        .seal();
+}
+
 /// Appends the cluster map.
 pub fn encode_map(out: &mut Outbox, head: Head, map: &ClusterMap) {
     FrameBuilder::begin(
@@ -330,6 +342,8 @@ pub enum Answer {
     },
     /// The state of a node.
     Status(StatusReply),
+    /// The state of a node's storage.
+    Storage(StorageReply),
     /// The cluster map.
     Map(ClusterMap),
     /// Not done.
@@ -370,6 +384,7 @@ impl Answer {
             }
             Kind::SCAN_PAGE => parse_page(frame).map(Self::ScanPage),
             Kind::STATUS_REPLY => StatusReply::parse(body).map(Self::Status),
+            Kind::STORAGE_REPLY => StorageReply::parse(body).map(Self::Storage),
             Kind::MAP => ClusterMap::parse(body).map(Self::Map),
             Kind::FAILURE => {
                 let found = access::<ArchivedFailureBody>(body, "failure")?;

@@ -3,6 +3,7 @@ use crate::frame::{Accepts, FrameParser};
 use crate::ids::{ClusterId, Epoch, RequestId, ShardId};
 use crate::map::MapNode;
 use crate::status::{ShardRole, ShardStatus};
+use crate::storage::{DamagedPlace, LevelStorage, ShardStorage};
 use bytes::BytesMut;
 
 const META: ReplyMeta = ReplyMeta { term: 3, index: 44 };
@@ -44,6 +45,28 @@ fn status() -> StatusReply {
     }
 }
 
+fn storage() -> StorageReply {
+    StorageReply {
+        node: 2,
+        shards: vec![ShardStorage {
+            shard: 3,
+            policy: "leveled".into(),
+            levels: vec![LevelStorage {
+                level: 6,
+                tables: 9,
+                ..Default::default()
+            }],
+            damaged: 1,
+            damages: vec![DamagedPlace {
+                file: "/d/1.sst".into(),
+                offset: 4096,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+    }
+}
+
 fn page() -> ScanPage {
     let item = |key: &str, value: &str| ScanItem {
         key: Bytes::copy_from_slice(key.as_bytes()),
@@ -72,6 +95,7 @@ fn encode(out: &mut Outbox, answer: &Answer) {
         Answer::ScanPage(page) => encode_scan_page(out, HEAD, &page),
         Answer::SessionOpened { meta, session } => encode_session_opened(out, HEAD, meta, session),
         Answer::Status(status) => encode_status_reply(out, HEAD, &status),
+        Answer::Storage(storage) => encode_storage_reply(out, HEAD, &storage),
         Answer::Map(map) => encode_map(out, HEAD, &map),
         Answer::Failure { meta, failure } => encode_failure(out, HEAD, meta, failure),
     }
@@ -109,6 +133,7 @@ fn all() -> Vec<Answer> {
             session: 4,
         },
         Answer::Status(status()),
+        Answer::Storage(storage()),
         Answer::Map(map()),
     ];
     let reason = Reason::LeadershipLost;

@@ -3,9 +3,12 @@
 pub(crate) mod crash;
 mod golden;
 mod model;
+mod scrub;
 mod snapshot;
 
-use super::{Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange};
+use super::{
+    Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange, ScrubOptions,
+};
 use crate::cache::BlockCache;
 use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::error::Result;
@@ -38,6 +41,15 @@ pub(crate) fn log_id(index: u64) -> LogId {
 
 /// Opens an engine without a log; a file stands in for it.
 pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
+    open_with(dir, memtable_bytes, |_| {}).await
+}
+
+/// The same, with something changed.
+async fn open_with(
+    dir: &Path,
+    memtable_bytes: usize,
+    change: impl FnOnce(&mut EngineParts),
+) -> Result<Engine> {
     let recovered = recovery::recover(dir, OWNER).await?;
     if recovered.creating {
         let segment = FileName::Segment(SegmentId(1)).path(dir);
@@ -60,7 +72,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
         manifest.next_segment,
     )
     .await?;
-    Engine::open(EngineParts {
+    let mut parts = EngineParts {
         dir: dir.to_path_buf(),
         owner: OWNER,
         options: EngineOptions {
@@ -70,6 +82,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
             throttle: ThrottleLimits::new(crate::shard::memtables_bytes(memtable_bytes)),
             compression: Compression::None,
             value_threshold: 0,
+            scrub: ScrubOptions::default(),
         },
         cache: BlockCache::new(1 << 20),
         values,
@@ -81,8 +94,10 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
             lacks_space: Box::new(|| false),
         },
         reserve: Reserve::new(dir, 0),
-    })
-    .await
+        on_damage: None,
+    };
+    change(&mut parts);
+    Engine::open(parts).await
 }
 
 /// Waits until nothing is left to flush, compact or collect, and unused files are gone.

@@ -131,7 +131,7 @@ async fn check_case(log: &ValueLog, case: &Case, pointers: &[ValuePointer]) {
                 Ok(Some(Verified::Intact)) => {}
                 Ok(Some(Verified::Damaged { error, record })) => {
                     assert!(error.is_corrupt());
-                    damaged.push(record.map(|(key, _)| key));
+                    damaged.push(record.map(|(key, ..)| key));
                 }
                 Ok(None) => break,
                 Err(error) => {

@@ -451,6 +451,8 @@ fn encode(out: &mut Outbox, head: Head, answer: Answer) {
             response::encode_session_opened(out, head, meta, session);
         }
         Answer::Failure { meta, failure } => response::encode_failure(out, head, meta, failure),
-        Answer::Status(_) | Answer::Map(_) => unreachable!("answered elsewhere"),
+        Answer::Status(_) | Answer::Storage(_) | Answer::Map(_) => {
+            unreachable!("answered elsewhere")
+        }
     }
 }

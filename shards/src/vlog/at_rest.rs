@@ -1,0 +1,116 @@
+//! The segments of a shard that nobody has open, for checking them. Nothing is changed: a segment that
+//! a crash left is looked at as it is.
+
+use super::format::page_count;
+use super::inspect::Verifier;
+use super::reader::{Place, fixed_len};
+use super::segments::{self, IndexCache, Segment, SegmentMeta, Segments};
+use super::{ValuePointer, walk};
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{LogIndex, Owner, ValueSegmentId};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// See the module. Belongs to one check.
+pub(crate) struct AtRest {
+    dir: PathBuf,
+    owner: Owner,
+    segments: Segments,
+    index_cache: RefCell<IndexCache>,
+}
+
+impl AtRest {
+    pub(crate) fn new(dir: &Path, owner: Owner) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+            owner,
+            segments: Segments::new(),
+            index_cache: RefCell::default(),
+        }
+    }
+
+    /// Opens a segment that the manifest names.
+    ///
+    /// # Errors
+    /// `Corrupt` (also when it is missing), `NewerFormat`, `OtherStore`, `Io`.
+    pub(crate) async fn open(&mut self, meta: SegmentMeta) -> Result<Verifier> {
+        let segment = Rc::new(Segment::open(&self.dir, self.owner, meta).await?);
+        self.segments.insert(meta.id, Rc::clone(&segment));
+        Verifier::start(&segment).await
+    }
+
+    /// Opens a segment begun since the manifest was written, and finds its end as a start does.
+    ///
+    /// # Errors
+    /// As [`AtRest::open`].
+    pub(crate) async fn open_begun(&mut self, id: ValueSegmentId) -> Result<Verifier> {
+        let segment = Rc::new(Segment::open_begun(&self.dir, self.owner, id).await?);
+        let scan = walk::scan(&segment).await?;
+        segment.cut(scan.end, scan.totals);
+        self.segments.insert(id, Rc::clone(&segment));
+        Verifier::start(&segment).await
+    }
+
+    /// What is known of an open segment.
+    pub(crate) fn meta(&self, id: ValueSegmentId) -> Option<SegmentMeta> {
+        self.segments.get(&id).map(|segment| segment.meta())
+    }
+
+    /// Checks that the record that `pointer` names is there, and of that key and write. Its head says
+    /// so, and has the checksums of the value, which are not looked at here.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) async fn check_head(
+        &self,
+        pointer: ValuePointer,
+        key: &[u8],
+        at: LogIndex,
+    ) -> Result<()> {
+        let place = self.place(pointer).await?;
+        let bytes = place.read_at(0, fixed_len(pointer) + key.len()).await?;
+        let head = place.head(&bytes)?;
+        if head.key() != key {
+            return Err(place.corrupt(0, "the record is of another key"));
+        }
+        if head.header.at != at {
+            return Err(place.corrupt(0, "the record is of another write"));
+        }
+        Ok(())
+    }
+
+    /// Whether all of the record that `pointer` names is there and intact.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) async fn is_whole(&self, pointer: ValuePointer) -> Result<bool> {
+        let read = async {
+            let place = self.place(pointer).await?;
+            place.pages(0..page_count(pointer.len)).await
+        };
+        match read.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_corrupt() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn place(&self, pointer: ValuePointer) -> Result<Place> {
+        let Some(segment) = self.segments.get(&pointer.segment).cloned() else {
+            let path = FileName::ValueSegment(pointer.segment, 0).path(&self.dir);
+            return Err(Error::corrupt(&path, 0, "there is no such segment"));
+        };
+        let offset = match segment.generation() {
+            0 => Some(pointer.offset),
+            _ => segments::locate(&self.index_cache, &segment, pointer.slot).await?,
+        };
+        let offset = offset.ok_or_else(|| segment.corrupt(0, "there is no such record"))?;
+        Ok(Place {
+            segment,
+            offset,
+            pointer,
+        })
+    }
+}

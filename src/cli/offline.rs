@@ -1,0 +1,268 @@
+//! `check` and `gc plan`: what data directories hold, without a cluster.
+
+use super::failure::Failure;
+use super::table::Table;
+use super::{on_core, output};
+use crate::offline::{self, OfflineError};
+use corelith_shards::check::{Problem, Summary};
+use corelith_shards::gc_plan::ShardPlan;
+use corelith_shards::vlog::{Action, SegmentGarbage};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Checks everything under `dir`; problems are printed as they are found.
+pub(super) fn check(dir: &Path, as_json: bool) -> Result<(), Failure> {
+    let dir = dir.to_owned();
+    let problems = on_core(
+        "check",
+        move || async move { check_all(&dir, as_json).await },
+    )??;
+    match problems {
+        0 => Ok(()),
+        problems => Err(Failure::Damaged { problems }),
+    }
+}
+
+async fn check_all(dir: &Path, as_json: bool) -> Result<u64, Failure> {
+    let data = offline::open(dir, true).await?;
+    let mut problems = 0;
+    for problem in &data.problems {
+        problems += 1;
+        print_problem(dir, problem, as_json)?;
+    }
+    for shard in &data.shards {
+        let mut printed = Ok(());
+        let summary = offline::check(shard, |problem| {
+            if printed.is_ok() {
+                printed = print_problem(shard, &problem, as_json);
+            }
+        });
+        let summary = summary.await?;
+        printed?;
+        problems += summary.problems;
+        output::text(&match as_json {
+            true => output::json_line(&SummaryLine::new(shard, &summary))?,
+            false => describe(shard, &summary),
+        })?;
+    }
+    Ok(problems)
+}
+
+fn print_problem(dir: &Path, problem: &Problem, as_json: bool) -> Result<(), Failure> {
+    output::text(&match as_json {
+        true => output::json_line(&ProblemLine {
+            kind: "problem",
+            dir: dir.display().to_string(),
+            file: &problem.file,
+            offset: problem.offset,
+            what: &problem.what,
+            keys: (!problem.last_key.is_empty()).then(|| problem.keys()),
+        })?,
+        false => format!("{problem}\n"),
+    })
+}
+
+fn describe(dir: &Path, summary: &Summary) -> String {
+    let dir = dir.display();
+    if summary.is_unfinished {
+        return format!("{dir}: its creation was broken off, it holds nothing yet\n");
+    }
+    let Summary {
+        files,
+        bytes,
+        tables,
+        entries,
+        pointers,
+        value_segments,
+        value_records,
+        torn_records,
+        log_segments,
+        log_entries,
+        problems,
+        ..
+    } = summary;
+    let mut text = format!(
+        "{dir}: {problems} problems in {files} files of {bytes} bytes; {tables} tables with {entries} \
+         entries, {pointers} pointers to values, {value_segments} value segments with {value_records} \
+         records, {log_segments} log segments with {log_entries} entries\n"
+    );
+    if *torn_records > 0 {
+        text += &format!("{dir}: {torn_records} damaged records that nothing refers to\n");
+    }
+    if !summary.orphans.is_empty() {
+        let orphans = summary.orphans.join(", ");
+        text += &format!("{dir}: files that nothing refers to: {orphans}\n");
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct ProblemLine<'a> {
+    kind: &'static str,
+    dir: String,
+    file: &'a str,
+    offset: u64,
+    what: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    kind: &'static str,
+    dir: String,
+    shard: Option<u32>,
+    unfinished: bool,
+    problems: u64,
+    files: u64,
+    bytes: u64,
+    tables: u64,
+    entries: u64,
+    pointers: u64,
+    value_segments: u64,
+    value_records: u64,
+    torn_records: u64,
+    log_segments: u64,
+    log_entries: u64,
+    orphans: &'a [String],
+}
+
+impl<'a> SummaryLine<'a> {
+    fn new(dir: &Path, summary: &'a Summary) -> Self {
+        Self {
+            kind: "shard",
+            dir: dir.display().to_string(),
+            shard: summary.shard.map(|shard| shard.0),
+            unfinished: summary.is_unfinished,
+            problems: summary.problems,
+            files: summary.files,
+            bytes: summary.bytes,
+            tables: summary.tables,
+            entries: summary.entries,
+            pointers: summary.pointers,
+            value_segments: summary.value_segments,
+            value_records: summary.value_records,
+            torn_records: summary.torn_records,
+            log_segments: summary.log_segments,
+            log_entries: summary.log_entries,
+            orphans: &summary.orphans,
+        }
+    }
+}
+
+/// Prints what collection would do with the shards under `dir`.
+pub(super) fn plan(dir: &Path, as_json: bool) -> Result<(), Failure> {
+    let dir = dir.to_owned();
+    let plans = on_core("gc plan", move || async move { plan_all(&dir).await })??;
+    output::text(&match as_json {
+        true => output::json(&plans.iter().map(Plan::from).collect::<Vec<_>>())?,
+        false => plan_tables(&plans),
+    })
+}
+
+async fn plan_all(dir: &Path) -> Result<Vec<(PathBuf, ShardPlan)>, OfflineError> {
+    let data = offline::open(dir, false).await?;
+    let mut plans = Vec::with_capacity(data.shards.len());
+    for shard in data.shards {
+        if let Some(plan) = offline::plan(&shard).await? {
+            plans.push((shard, plan));
+        }
+    }
+    Ok(plans)
+}
+
+fn action(action: Action) -> &'static str {
+    match action {
+        Action::Wait => "wait",
+        Action::Keep => "keep",
+        Action::Rewrite => "rewrite",
+        Action::Drop => "drop",
+    }
+}
+
+fn plan_tables(plans: &[(PathBuf, ShardPlan)]) -> String {
+    let mut table = Table::new(&[
+        "SHARD",
+        "SEGMENT",
+        "BYTES",
+        "GARBAGE",
+        "ACTION",
+        "COMES BACK",
+    ]);
+    let (mut bytes, mut garbage, mut reclaimed) = (0, 0, 0);
+    for (_, plan) in plans {
+        for segment in &plan.report.segments {
+            table.row([
+                plan.shard.0.to_string(),
+                segment.id.to_string(),
+                segment.bytes.to_string(),
+                segment.garbage.to_string(),
+                action(segment.action).to_owned(),
+                segment.reclaimed.to_string(),
+            ]);
+        }
+        bytes += plan.report.bytes;
+        garbage += plan.report.garbage;
+        reclaimed += plan.report.reclaimed();
+    }
+    let cells = [bytes, garbage, reclaimed].map(|count| count.to_string());
+    let [bytes, garbage, reclaimed] = cells;
+    let (all, none) = ("all".to_owned(), String::new());
+    table.row([all, none.clone(), bytes, garbage, none, reclaimed]);
+    let mut text = table.text();
+    let ratio = plans.first().map(|(_, plan)| plan.report.ratio * 100.0);
+    if let Some(ratio) = ratio {
+        text += &format!(
+            "\nA segment is rewritten when more than {ratio:.0} % of a shard's value log is garbage, the \
+             worst one first.\n"
+        );
+    }
+    text + "Told from manifests: what was written since is not among it, and the logs are taken to be \
+            purged up to the last checkpoint;\nsegments of which a log still holds entries wait for that.\n"
+}
+
+#[derive(Serialize)]
+struct Plan {
+    dir: String,
+    shard: u32,
+    /// The log is taken to be purged up to here.
+    assumed_purged: Option<u64>,
+    free_fraction: f64,
+    garbage_ratio: f64,
+    bytes: u64,
+    garbage: u64,
+    reclaimed: u64,
+    segments: Vec<Segment>,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    segment: u64,
+    bytes: u64,
+    garbage: u64,
+    action: &'static str,
+    reclaimed: u64,
+}
+
+impl From<&(PathBuf, ShardPlan)> for Plan {
+    fn from((dir, plan): &(PathBuf, ShardPlan)) -> Self {
+        let segment = |segment: &SegmentGarbage| Segment {
+            segment: segment.id.0,
+            bytes: segment.bytes,
+            garbage: segment.garbage,
+            action: action(segment.action),
+            reclaimed: segment.reclaimed,
+        };
+        Self {
+            dir: dir.display().to_string(),
+            shard: plan.shard.0,
+            assumed_purged: plan.checkpointed.map(|index| index.0),
+            free_fraction: plan.free_fraction,
+            garbage_ratio: plan.report.ratio,
+            bytes: plan.report.bytes,
+            garbage: plan.report.garbage,
+            reclaimed: plan.report.reclaimed(),
+            segments: plan.report.segments.iter().map(segment).collect(),
+        }
+    }
+}

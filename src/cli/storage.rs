@@ -1,0 +1,225 @@
+//! `status --storage`: the state of every shard's storage as tables, or as JSON.
+
+use super::failure::Failure;
+use super::output;
+use super::status::address;
+use super::table::Table;
+use corelith_client::{Client, DamagedPlace, LevelStorage, NodeStorage, ScrubState, ShardStorage};
+use serde::Serialize;
+
+/// Prints the state.
+pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
+    let nodes = client.storage().await?;
+    let text = match as_json {
+        true => output::json(&nodes.iter().map(Node::from).collect::<Vec<_>>())?,
+        false => tables(&nodes),
+    };
+    output::text(&text)
+}
+
+fn tables(nodes: &[NodeStorage]) -> String {
+    let mut shards = Table::new(&[
+        "SHARD", "NODE", "CORE", "POLICY", "TABLES", "BYTES", "SEGMENTS", "VALUES", "GARBAGE",
+        "DEBT", "SCRUB", "DAMAGED", "DISK",
+    ]);
+    let mut levels = Table::new(&[
+        "SHARD",
+        "NODE",
+        "LEVEL",
+        "RUNS",
+        "TABLES",
+        "BYTES",
+        "ENTRIES",
+        "DELETIONS",
+    ]);
+    let mut rest = String::new();
+    let mut rows: Vec<(&ShardStorage, u64)> = Vec::new();
+    for node in nodes {
+        match &node.reply {
+            Ok(reply) => rows.extend(reply.shards.iter().map(|shard| (shard, reply.node))),
+            Err(cause) => {
+                let address = address(&node.node);
+                rest += &format!(
+                    "node {} at {address} does not tell: {cause}\n",
+                    node.node.id
+                );
+            }
+        }
+    }
+    rows.sort_by_key(|(shard, node)| (shard.shard, *node));
+    for (shard, node) in rows {
+        shards.row(shard_row(shard, node));
+        for level in &shard.levels {
+            levels.row([
+                shard.shard.to_string(),
+                node.to_string(),
+                level.level.to_string(),
+                level.runs.to_string(),
+                level.tables.to_string(),
+                level.bytes.to_string(),
+                level.entries.to_string(),
+                level.deletions.to_string(),
+            ]);
+        }
+        for place in &shard.damages {
+            let DamagedPlace {
+                file,
+                offset,
+                what,
+                keys,
+            } = place;
+            rest += &format!("damage on node {node}: {file}, offset {offset}: {what} ({keys})\n");
+        }
+        if (shard.damages.len() as u64) < shard.damaged {
+            let more = shard.damaged - shard.damages.len() as u64;
+            rest += &format!(
+                "damage on node {node}: {more} more places in shard {}\n",
+                shard.shard
+            );
+        }
+    }
+    let rest = if rest.is_empty() {
+        rest
+    } else {
+        format!("\n{rest}")
+    };
+    format!("{}\n{}{rest}", shards.text(), levels.text())
+}
+
+fn shard_row(shard: &ShardStorage, node: u64) -> [String; 13] {
+    let tables: u64 = shard.levels.iter().map(|level| level.tables).sum();
+    let bytes: u64 = shard.levels.iter().map(|level| level.bytes).sum();
+    [
+        shard.shard.to_string(),
+        node.to_string(),
+        shard.core.to_string(),
+        shard.policy.clone(),
+        tables.to_string(),
+        bytes.to_string(),
+        shard.value_segments.to_string(),
+        shard.value_bytes.to_string(),
+        shard.garbage_bytes.to_string(),
+        shard.debt_bytes.to_string(),
+        progress(&shard.scrub),
+        shard.damaged.to_string(),
+        match shard.is_disk_full {
+            true => "full".to_owned(),
+            false => "ok".to_owned(),
+        },
+    ]
+}
+
+/// "3: 40%" in the third cycle, "3: done" after it.
+fn progress(scrub: &ScrubState) -> String {
+    let percent = u128::from(scrub.bytes_done) * 100 / u128::from(scrub.bytes_total.max(1));
+    match (scrub.cycle, scrub.is_running) {
+        (0, _) => "-".to_owned(),
+        (cycle, true) => format!("{cycle}: {percent}%"),
+        (cycle, false) => format!("{cycle}: done"),
+    }
+}
+
+#[derive(Serialize)]
+struct Node<'a> {
+    id: u64,
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    shards: Vec<Shard<'a>>,
+}
+
+#[derive(Serialize)]
+struct Shard<'a> {
+    shard: u32,
+    core: u16,
+    policy: &'a str,
+    levels: Vec<Level>,
+    value_segments: u64,
+    value_bytes: u64,
+    garbage_bytes: u64,
+    debt_bytes: u64,
+    memtable_bytes: u64,
+    disk_full: bool,
+    scrub: Scrub,
+    damaged: u64,
+    damages: Vec<Damage<'a>>,
+}
+
+#[derive(Serialize)]
+struct Level {
+    level: u32,
+    runs: u64,
+    tables: u64,
+    bytes: u64,
+    entries: u64,
+    deletions: u64,
+}
+
+#[derive(Serialize)]
+struct Scrub {
+    cycle: u64,
+    running: bool,
+    bytes_done: u64,
+    bytes_total: u64,
+    damaged: u64,
+}
+
+#[derive(Serialize)]
+struct Damage<'a> {
+    file: &'a str,
+    offset: u64,
+    what: &'a str,
+    keys: &'a str,
+}
+
+impl<'a> From<&'a NodeStorage> for Node<'a> {
+    fn from(node: &'a NodeStorage) -> Self {
+        let shards = node.reply.as_ref().map(|reply| reply.shards.as_slice());
+        Self {
+            id: node.node.id,
+            address: address(&node.node),
+            error: node.reply.as_ref().err().map(ToString::to_string),
+            shards: shards.unwrap_or_default().iter().map(Shard::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a ShardStorage> for Shard<'a> {
+    fn from(shard: &'a ShardStorage) -> Self {
+        let level = |level: &LevelStorage| Level {
+            level: level.level,
+            runs: level.runs,
+            tables: level.tables,
+            bytes: level.bytes,
+            entries: level.entries,
+            deletions: level.deletions,
+        };
+        let damage = |place: &'a DamagedPlace| Damage {
+            file: &place.file,
+            offset: place.offset,
+            what: &place.what,
+            keys: &place.keys,
+        };
+        Self {
+            shard: shard.shard,
+            core: shard.core,
+            policy: &shard.policy,
+            levels: shard.levels.iter().map(level).collect(),
+            value_segments: shard.value_segments,
+            value_bytes: shard.value_bytes,
+            garbage_bytes: shard.garbage_bytes,
+            debt_bytes: shard.debt_bytes,
+            memtable_bytes: shard.memtable_bytes,
+            disk_full: shard.is_disk_full,
+            scrub: Scrub {
+                cycle: shard.scrub.cycle,
+                running: shard.scrub.is_running,
+                bytes_done: shard.scrub.bytes_done,
+                bytes_total: shard.scrub.bytes_total,
+                damaged: shard.scrub.damaged,
+            },
+            damaged: shard.damaged,
+            damages: shard.damages.iter().map(damage).collect(),
+        }
+    }
+}

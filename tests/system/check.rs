@@ -1,0 +1,142 @@
+//! Data at rest: what a stopped node holds is checked, damage is named, and a running node is left alone.
+
+use crate::cluster::{Cluster, NODES, corelith};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+/// Every file with that extension under `dir`.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn run(arguments: &[&str]) -> Output {
+    corelith().args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Does something while a bit of a file is flipped.
+fn with_flipped_bit(path: &Path, at: usize, work: impl FnOnce()) {
+    let whole = fs::read(path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[at] ^= 0x10;
+    fs::write(path, damaged).unwrap();
+    work();
+    fs::write(path, whole).unwrap();
+}
+
+/// A long value that can be found again in a file.
+fn value(number: usize) -> Vec<u8> {
+    format!("<{number:04}>").repeat(2000).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_a_stopped_node_is_named() {
+    let mut cluster = Cluster::start();
+    let client = cluster.client().await;
+    for number in 0..200 {
+        let key = format!("key/{number:04}");
+        match number % 2 {
+            0 => client.put(key, value(number)).await.unwrap(),
+            _ => client.put(key, format!("{number}")).await.unwrap(),
+        };
+    }
+    let storage = cluster.run_ok(&["status", "--storage"]);
+    assert!(
+        storage.contains("leveled") && storage.contains("DAMAGED"),
+        "{storage}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&cluster.run_ok(&["status", "--storage", "--json"])).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), NODES, "{json}");
+    assert_eq!(json[0]["shards"][0]["disk_full"], false, "{json}");
+
+    let dir = cluster.path("node-1");
+    let dir = dir.to_str().unwrap();
+    let refused = run(&["check", dir]);
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(complaint.contains("in use"), "{complaint}");
+    let planned = run(&["gc", "plan", dir]);
+    assert!(
+        planned.status.success(),
+        "beside a running node: {planned:?}"
+    );
+
+    let stopped = cluster.stop_all();
+    assert!(stopped.iter().all(std::process::ExitStatus::success));
+    let clean = run(&["check", dir]);
+    assert!(clean.status.success(), "{clean:?}");
+    assert!(text(&clean).contains("0 problems"), "{clean:?}");
+    let plan = run(&["gc", "plan", dir, "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert!(
+        plan.as_array().is_some_and(|shards| !shards.is_empty()),
+        "{plan}"
+    );
+
+    let needle = value(42);
+    let holds = |path: &PathBuf| {
+        let bytes = fs::read(path).unwrap();
+        let at = bytes.windows(needle.len()).position(|part| part == needle);
+        at.map(|at| (path.clone(), at))
+    };
+    let segments = files(Path::new(dir), "vlog");
+    let (segment, at) = segments.iter().find_map(holds).unwrap();
+    let inspected = run(&["inspect", segment.to_str().unwrap()]);
+    assert!(
+        text(&inspected).contains("value log segment"),
+        "{inspected:?}"
+    );
+    with_flipped_bit(&segment, at + 5000, || {
+        let checked = run(&["check", dir]);
+        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+        let told = text(&checked);
+        let lines: Vec<&str> = told.lines().filter(|line| line.contains(": ")).collect();
+        let named = lines
+            .iter()
+            .find(|line| line.contains(segment.to_str().unwrap()));
+        assert!(
+            named.is_some_and(|line| line.contains("key/0042")),
+            "{told}"
+        );
+    });
+    let table = files(Path::new(dir), "sst").remove(0);
+    with_flipped_bit(&table, 4096 + 20, || {
+        let checked = run(&["check", dir, "--json"]);
+        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+        let lines = text(&checked);
+        let mut lines = lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let named = lines.find(|line| line["kind"] == "problem").unwrap();
+        assert_eq!(named["file"], table.to_str().unwrap());
+        assert!(named["keys"].is_string(), "{named}");
+    });
+    assert!(run(&["check", dir]).status.success());
+}
+
+#[test]
+fn a_directory_without_data_is_refused() {
+    let dir = crate::cluster::directory();
+    let refused = run(&["check", dir.path().to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing is made"
+    );
+}

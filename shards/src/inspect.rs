@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
 use crate::sstable;
+use crate::vlog;
 use crate::wal;
 use corelith_io::{BLOCK_SIZE, File};
 use std::fmt::{Display, Write};
@@ -44,6 +45,7 @@ pub async fn inspect(path: &Path) -> Result<String> {
             sstable::inspect(path, ENTRIES_PRINTED_MAX).await?
         }
         Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
+        Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
     };
     Ok(text.into_string())

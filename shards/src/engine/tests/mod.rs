@@ -38,6 +38,22 @@ pub(crate) fn log_id(index: u64) -> LogId {
 
 /// Opens an engine without a log; a file stands in for it.
 pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
+    open_with(dir, options(memtable_bytes)).await
+}
+
+fn options(memtable_bytes: usize) -> EngineOptions {
+    EngineOptions {
+        memtable_bytes,
+        policy: Policy::default(),
+        compaction: compaction::Options::default(),
+        throttle: ThrottleLimits::new(crate::shard::memtables_bytes(memtable_bytes)),
+        compression: Compression::None,
+        value_threshold: 0,
+    }
+}
+
+/// As [`open`], with other options.
+async fn open_with(dir: &Path, options: EngineOptions) -> Result<Engine> {
     let recovered = recovery::recover(dir, OWNER).await?;
     if recovered.creating {
         let segment = FileName::Segment(SegmentId(1)).path(dir);
@@ -63,14 +79,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
     Engine::open(EngineParts {
         dir: dir.to_path_buf(),
         owner: OWNER,
-        options: EngineOptions {
-            memtable_bytes,
-            policy: Policy::default(),
-            compaction: compaction::Options::default(),
-            throttle: ThrottleLimits::new(crate::shard::memtables_bytes(memtable_bytes)),
-            compression: Compression::None,
-            value_threshold: 0,
-        },
+        options,
         cache: BlockCache::new(1 << 20),
         values,
         manifest: recovered.manifest,

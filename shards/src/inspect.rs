@@ -46,6 +46,7 @@ pub async fn inspect(path: &Path) -> Result<String> {
         }
         Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
+        Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
     };
     Ok(text.into_string())

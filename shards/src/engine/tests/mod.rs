@@ -44,7 +44,7 @@ pub(crate) async fn open(dir: &Path, memtable_bytes: usize) -> Result<Engine> {
     open_with(dir, memtable_bytes, |_| {}).await
 }
 
-/// The same, with something changed.
+/// As [`open`], with something changed.
 async fn open_with(
     dir: &Path,
     memtable_bytes: usize,

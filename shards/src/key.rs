@@ -6,6 +6,7 @@
 
 use crate::ids::LogIndex;
 use std::cmp::Ordering;
+use std::ops::Range;
 
 /// Separates user keys from the shard's own records, so that one flush covers all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +50,53 @@ pub(crate) fn compare(left: (&[u8], LogIndex), right: (&[u8], LogIndex)) -> Orde
     left.0.cmp(right.0).then_with(|| right.1.cmp(&left.1))
 }
 
+/// Finds places among sorted keys without touching the keys: eight bytes of each lie side by side.
+#[derive(Default)]
+pub(crate) struct Prefixes {
+    /// Leading bytes that all keys have in common.
+    skip: usize,
+    prefixes: Vec<u64>,
+}
+
+impl Prefixes {
+    /// Of sorted keys, all of which lie from `first` to `last`.
+    pub(crate) fn new<'a>(first: &[u8], last: &[u8], keys: impl Iterator<Item = &'a [u8]>) -> Self {
+        let shared = first
+            .iter()
+            .zip(last)
+            .take_while(|(one, other)| one == other);
+        let skip = shared.count();
+        Self {
+            skip,
+            prefixes: keys.map(|key| prefix(key, skip)).collect(),
+        }
+    }
+
+    /// The keys that `key`, which lies from `first` to `last` too, must be compared with: those
+    /// before the range are below it, those behind it above.
+    pub(crate) fn undecided(&self, key: &[u8]) -> Range<usize> {
+        let wanted = prefix(key, self.skip);
+        let start = self.prefixes.partition_point(|prefix| *prefix < wanted);
+        let rest = self.prefixes.get(start..).unwrap_or_default();
+        start..start + rest.partition_point(|prefix| *prefix == wanted)
+    }
+}
+
+/// Eight bytes of a key from `skip` on, as a number that orders as they do.
+fn prefix(key: &[u8], skip: usize) -> u64 {
+    let rest = key.get(skip..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(eight) => u64::from_be_bytes(*eight),
+        None => {
+            let mut eight = [0; 8];
+            if let Some(place) = eight.get_mut(..rest.len()) {
+                place.copy_from_slice(rest);
+            }
+            u64::from_be_bytes(eight)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +125,27 @@ mod tests {
         }
         assert_eq!(Space::of_stored(b""), None);
         assert_eq!(Space::of_stored(b"\x03k"), None);
+    }
+
+    #[test]
+    fn prefixes_leave_few_keys_to_compare() {
+        let keys: Vec<Vec<u8>> = (0..2000_u32)
+            .map(|number| format!("common/{:05}", number * 3).into_bytes())
+            .chain(["common/1", "common/10", "common/10\0"].map(|key| key.into()))
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let (first, last) = (keys.first().unwrap(), keys.last().unwrap());
+        let prefixes = Prefixes::new(first, last, keys.iter().map(Vec::as_slice));
+        let wanted = (0..6000_u32).map(|number| format!("common/{number:05}").into_bytes());
+        for wanted in wanted.chain(keys.iter().cloned()) {
+            if wanted < *first || wanted > *last {
+                continue;
+            }
+            let range = prefixes.undecided(&wanted);
+            assert!(keys[..range.start].iter().all(|key| *key < wanted));
+            assert!(keys[range.end..].iter().all(|key| *key > wanted));
+            assert!(range.len() <= 4, "{range:?}");
+        }
     }
 }

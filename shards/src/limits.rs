@@ -206,6 +206,9 @@ pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
 /// Every this many entries of a block, a key is stored whole (a restart point).
 pub const RESTART_INTERVAL: usize = 16;
 
+/// The same in an index leaf, which every lookup goes through: keys there share little anyway.
+pub const LEAF_RESTART_INTERVAL: usize = 4;
+
 /// The longest payload of any block of a table.
 pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 

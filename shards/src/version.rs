@@ -7,23 +7,49 @@
 //! * The tables of a run are in order of their keys and no key is in two of them.
 
 use crate::ids::{RunId, TableId};
+use crate::key::Prefixes;
 use crate::manifest::Placed;
-use crate::sstable::Table;
+use crate::sstable::{Table, TableMeta};
+use bytes::Bytes;
 use std::rc::Rc;
 
 /// Tables in order of their keys, no key in two of them.
 pub(crate) struct Run {
     pub(crate) id: RunId,
     pub(crate) tables: Vec<Rc<Table>>,
+    /// First and last stored key of the run.
+    first: Bytes,
+    last: Bytes,
+    /// Of the tables' last keys.
+    ends: Prefixes,
 }
 
 impl Run {
+    fn new(id: RunId, tables: Vec<Rc<Table>>) -> Self {
+        let key = |table: Option<&Rc<Table>>, end: fn(&TableMeta) -> &Bytes| {
+            table.map_or_else(Bytes::new, |table| end(table.meta()).clone())
+        };
+        let first = key(tables.first(), |meta| &meta.first_key);
+        let last = key(tables.last(), |meta| &meta.last_key);
+        let ends = tables.iter().map(|table| &table.meta().last_key[..]);
+        Self {
+            id,
+            ends: Prefixes::new(&first, &last, ends),
+            first,
+            last,
+            tables,
+        }
+    }
+
     /// The table that may hold `stored_key`.
     pub(crate) fn table_for(&self, stored_key: &[u8]) -> Option<&Rc<Table>> {
-        let after = self
-            .tables
-            .partition_point(|table| &table.meta().last_key[..] < stored_key);
-        let table = self.tables.get(after)?;
+        if stored_key < &self.first[..] || stored_key > &self.last[..] {
+            return None;
+        }
+        let undecided = self.ends.undecided(stored_key);
+        let below = self.tables.get(undecided.clone()).unwrap_or_default();
+        let below = below.partition_point(|table| &table.meta().last_key[..] < stored_key);
+        let table = self.tables.get(undecided.start + below)?;
         (&table.meta().first_key[..] <= stored_key).then_some(table)
     }
 }
@@ -42,27 +68,22 @@ impl Version {
     /// If the manifest's order is broken: it was checked when it was decoded or made here.
     pub(crate) fn new(placed: &[Placed], mut table: impl FnMut(TableId) -> Rc<Table>) -> Self {
         let mut version = Self::default();
-        for place in placed {
+        let is_same_run =
+            |one: &Placed, other: &Placed| one.level == other.level && one.run == other.run;
+        for run in placed.chunk_by(is_same_run) {
+            let Some(place) = run.first() else { continue };
             let level = usize::from(place.level);
             if version.levels.len() <= level {
                 version.levels.resize_with(level + 1, Vec::new);
             }
-            let Some(runs) = version.levels.get_mut(level) else {
-                continue;
-            };
-            let table = table(place.meta.id);
-            match runs.last_mut() {
-                Some(run) if run.id == place.run => {
-                    let before = run.tables.last();
-                    let in_order =
-                        before.is_none_or(|before| before.meta().last_key < table.meta().first_key);
-                    assert!(in_order, "tables of a run overlap");
-                    run.tables.push(table);
-                }
-                _ => runs.push(Run {
-                    id: place.run,
-                    tables: vec![table],
-                }),
+            let tables: Vec<Rc<Table>> = run.iter().map(|place| table(place.meta.id)).collect();
+            let pairs = tables.iter().zip(tables.iter().skip(1));
+            for (before, after) in pairs {
+                let in_order = before.meta().last_key < after.meta().first_key;
+                assert!(in_order, "tables of a run overlap");
+            }
+            if let Some(runs) = version.levels.get_mut(level) {
+                runs.push(Run::new(place.run, tables));
             }
         }
         version

@@ -88,14 +88,31 @@ fn take_handle(bytes: &mut &[u8]) -> Result<Handle, Damage> {
 }
 
 /// Builds the payload of a block.
-#[derive(Default)]
 pub(super) struct BlockBuilder {
+    /// Every this many entries a key is stored whole.
+    interval: usize,
     payload: Vec<u8>,
     restarts: Vec<u32>,
     entries: usize,
 }
 
+impl Default for BlockBuilder {
+    fn default() -> Self {
+        Self::with_interval(RESTART_INTERVAL)
+    }
+}
+
 impl BlockBuilder {
+    /// A builder of blocks with more or fewer restarts than usual: a lookup decodes half an interval.
+    pub(super) fn with_interval(interval: usize) -> Self {
+        Self {
+            interval,
+            payload: Vec::new(),
+            restarts: Vec::new(),
+            entries: 0,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries == 0
     }
@@ -120,7 +137,7 @@ impl BlockBuilder {
     }
 
     fn restarts_next(&self) -> bool {
-        self.entries.is_multiple_of(RESTART_INTERVAL)
+        self.entries.is_multiple_of(self.interval)
     }
 
     /// Adds an entry; entries come in order. `shared` is what its key has in common with the key

@@ -11,7 +11,7 @@ use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
-use crate::key::compare;
+use crate::key::{Prefixes, compare};
 use crate::limits::IO_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use corelith_io::{BLOCK_SIZE, Buf, File};
@@ -28,6 +28,8 @@ pub(crate) struct Table {
     root: Block,
     /// What the root holds, decoded: a lookup goes through it in every run that it asks.
     partitions: Vec<Bounded>,
+    /// Of the partitions' bounds.
+    bounds: Prefixes,
     /// The filter of the whole table, of version 1.
     whole_filter: Option<Filter>,
     cache: BlockCache,
@@ -116,7 +118,13 @@ impl Table {
                 Some(filter)
             }
         };
+        let bounds = Prefixes::new(
+            &ends.meta.first_key,
+            &ends.meta.last_key,
+            partitions.iter().map(Bounded::key),
+        );
         Ok(Self {
+            bounds,
             meta: ends.meta,
             path,
             file,
@@ -167,10 +175,12 @@ impl Table {
 
     /// The place of the partition that holds the place of (`key`, `at`), or of the first one.
     pub(super) fn partition_of(&self, key: &[u8], at: LogIndex) -> usize {
-        let after = self.partitions.partition_point(|bounded| {
+        let undecided = self.bounds.undecided(key);
+        let below = self.partitions.get(undecided.clone()).unwrap_or_default();
+        let below = below.partition_point(|bounded| {
             compare((&bounded.key, bounded.at), (key, at)) != Ordering::Greater
         });
-        after.saturating_sub(1)
+        (undecided.start + below).saturating_sub(1)
     }
 
     pub(super) fn partition(&self, place: usize) -> Option<&Bounded> {

@@ -21,9 +21,9 @@ use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
 use crate::limits::{
-    BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, TABLE_BLOCK_SPAN,
-    TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX, TABLE_LEAF_SPAN,
-    TABLE_REFERENCES_MAX,
+    BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
+    TABLE_BLOCK_SPAN, TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX,
+    TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX,
 };
 use crate::vlog::record_bytes;
 use bytes::Bytes;
@@ -318,11 +318,20 @@ impl TableWriter {
 }
 
 /// Builds a leaf or the root.
-#[derive(Default)]
 struct IndexBuilder {
     builder: BlockBuilder,
     first: Bound,
     last_key: Vec<u8>,
+}
+
+impl Default for IndexBuilder {
+    fn default() -> Self {
+        Self {
+            builder: BlockBuilder::with_interval(LEAF_RESTART_INTERVAL),
+            first: Bound::default(),
+            last_key: Vec::new(),
+        }
+    }
 }
 
 impl IndexBuilder {

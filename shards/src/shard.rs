@@ -84,6 +84,15 @@ impl Shard {
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
+        Self::open_tuned(dir, options, compaction::Options::default()).await
+    }
+
+    /// As [`Shard::open`], with other bounds of compaction.
+    async fn open_tuned(
+        dir: &Path,
+        options: ShardOptions,
+        compaction: compaction::Options,
+    ) -> Result<Self> {
         let owner = Owner {
             store_id: options.store_id,
             shard: options.shard,
@@ -125,7 +134,7 @@ impl Shard {
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
-                compaction: compaction::Options::default(),
+                compaction,
                 throttle: ThrottleLimits::new(memtables_bytes(options.memtable_bytes)),
                 compression: options.compression,
                 value_threshold: options.value_threshold,

@@ -5,6 +5,7 @@
 
 use super::{Engine, Inner};
 use crate::compaction::background_share;
+use crate::ids::LogIndex;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{BackgroundDemand, spawn_background};
 use std::cell::Cell;
@@ -15,6 +16,8 @@ use std::rc::{Rc, Weak};
 pub(super) struct Background {
     wake: Rc<Notify>,
     working: Cell<u32>,
+    /// What was seen last of [`Engine::circumstances`].
+    circumstances: Cell<Circumstances>,
     demand: BackgroundDemand,
 }
 
@@ -23,6 +26,7 @@ impl Default for Background {
         Self {
             wake: Rc::new(Notify::new()),
             working: Cell::new(0),
+            circumstances: Cell::default(),
             demand: BackgroundDemand::new(),
         }
     }
@@ -49,6 +53,16 @@ impl Background {
     pub(super) fn is_idle(&self) -> bool {
         self.working.get() == 0
     }
+}
+
+/// What decides about work and changes without an edit of the manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Circumstances {
+    /// The log has forgotten everything up to here.
+    purged: Option<LogIndex>,
+    oldest_pin: LogIndex,
+    /// Hundredths of the device that are free.
+    free_percent: u32,
 }
 
 /// See [`Engine::working`].
@@ -108,6 +122,23 @@ impl Engine {
                 }
             }
         }));
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            purged: (self.inner.log.purged)(),
+            oldest_pin: self.inner.pins.oldest(),
+            free_percent: (self.inner.free_fraction.get() * 100.0) as u32,
+        }
+    }
+
+    /// Has the tasks look for work if there may be some that no edit has brought.
+    pub(super) fn wake_for_circumstances(&self) {
+        let background = &self.inner.background;
+        let now = self.circumstances();
+        if background.circumstances.replace(now) != now {
+            background.wake();
+        }
     }
 
     /// Counts a task among those that work, until the guard is dropped.

@@ -97,8 +97,10 @@ impl Engine {
             },
             |_| ids.iter().for_each(|id| values.drop_segment(*id)),
         )
-        .await
-        .map(|_| ())
+        .await?;
+        let dropped = &self.inner.counters.dropped_segments;
+        dropped.add(ids.len() as u64);
+        Ok(())
     }
 
     async fn rewrite_segment(&self, id: ValueSegmentId) -> Result<()> {

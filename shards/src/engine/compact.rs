@@ -101,7 +101,9 @@ impl Engine {
     async fn compact(&self, task: &Task) -> Result<()> {
         if task.moves {
             let moved = self.edit(&[], |manifest, _| manifest.apply(task, None), |_| {});
-            return moved.await.map(|_| ());
+            let moved = moved.await?;
+            self.inner.counters.moves.add(u64::from(moved));
+            return Ok(());
         }
         let counters = &self.inner.counters.compaction;
         let _running = counters.start();

@@ -1,4 +1,4 @@
-//! Noticing that the device is full, and that it no longer is.
+//! Noticing that the device is full, and that it no longer is, and what else comes by itself.
 
 use super::Engine;
 use crate::limits::SPACE_PERIOD;
@@ -30,6 +30,7 @@ impl Engine {
                 {
                     let _working = engine.working();
                     engine.keep_space().await;
+                    engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);
                 let lacking = engine.lacks_space();

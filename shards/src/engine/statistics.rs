@@ -84,6 +84,10 @@ pub(super) struct Counters {
     pub(super) compaction: Work,
     pub(super) collection: Work,
     pub(super) edits: Counter,
+    /// Compactions that only moved tables.
+    pub(super) moves: Counter,
+    /// Value segments removed because nothing referred to them.
+    pub(super) dropped_segments: Counter,
 }
 
 impl Counters {
@@ -121,6 +125,10 @@ pub struct Statistics {
     pub collection: WorkStatistics,
     /// Manifests written.
     pub edits: u64,
+    /// Compactions that moved tables to another level without rewriting them.
+    pub moves: u64,
+    /// Segments of the value log that were removed as a whole.
+    pub dropped_segments: u64,
     /// Bytes that compaction has yet to rewrite.
     pub debt_bytes: u64,
     /// Memory that memtables hold, in bytes.
@@ -146,6 +154,8 @@ impl super::Engine {
             compaction: counters.compaction.statistics(),
             collection: counters.collection.statistics(),
             edits: counters.edits.get(),
+            moves: counters.moves.get(),
+            dropped_segments: counters.dropped_segments.get(),
             debt_bytes: self.debt().bytes,
             memtable_bytes: self.memtable_bytes() as u64,
             table_bytes,

@@ -1,6 +1,9 @@
+mod model;
+mod replica;
+
 use super::*;
 use crate::engine::tests::crash::{apply, check, seeds};
-use crate::engine::tests::log_id;
+use crate::engine::tests::{log_id, settle};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::wal::{Entry, Vote};
 use bytes::Bytes;
@@ -242,5 +245,32 @@ fn a_lost_log_is_never_taken_for_an_empty_one() {
             let opened = Shard::open(&shard_dir(), options()).await;
             assert!(opened.err().unwrap().is_corrupt());
         }
+    });
+}
+
+/// Nothing but the purge makes a value garbage that the log may ask for, and no flush follows it.
+#[test]
+fn a_purge_alone_lets_garbage_go() {
+    use replica::{Config, Ledger, Replica, Write};
+    let sim = Sim::new(1);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let ledger = Ledger::new();
+        let opened = Replica::open(&shard_dir(), &Config::default(), &ledger).await;
+        let replica = opened.unwrap();
+        for number in 0..60 {
+            let key = format!("{}", number % 4).into_bytes();
+            let len = Some(5000);
+            replica.write(vec![Write { key, len }]).await.unwrap();
+        }
+        replica.checkpoint().await.unwrap();
+        settle(&replica.shard.engine).await;
+        assert_eq!(replica.shard.engine.statistics().dropped_segments, 0);
+        replica.purge(0).await.unwrap();
+        replica.shard.log.flush().await.unwrap();
+        settle(&replica.shard.engine).await;
+        assert!(replica.shard.engine.statistics().dropped_segments > 2);
+        replica.check().await.unwrap();
+        replica.close().await.unwrap();
     });
 }

@@ -34,13 +34,13 @@ fn write(index: u64) -> (Vec<u8>, Option<Bytes>) {
     (key, value)
 }
 
-fn membership(index: u64) -> Option<Bytes> {
+pub(crate) fn membership(index: u64) -> Option<Bytes> {
     let record = || Bytes::copy_from_slice(&index.to_le_bytes());
     (index % 15 == 1).then(record)
 }
 
 /// Sessions: every sixth entry opens one, the others use the last one or the one before.
-fn use_sessions(table: &mut SessionTable, index: u64) {
+pub(crate) fn use_sessions(table: &mut SessionTable, index: u64) {
     if index % 6 == 1 {
         table.open(LogIndex(index));
         return;

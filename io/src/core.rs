@@ -27,13 +27,13 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// The defaults for a core of that name: unpinned, 512 KiB locked, 300 µs preempt timer.
+    /// The defaults for a core of that name: unpinned, 512 KiB locked, 200 µs preempt timer.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             cpu: None,
             locked_memory_bytes: 512 << 10,
-            preempt: Duration::from_micros(300),
+            preempt: Duration::from_micros(200),
             spin: Duration::from_micros(0),
             watchdog: Duration::from_secs(5),
         }

@@ -12,7 +12,7 @@ use crate::subject::Statistics;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
-use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed};
+use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed, yield_now};
 use corelith_shards::{
     BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term,
     ValuePart,
@@ -31,6 +31,10 @@ const KIND_PUT: u8 = 1;
 const REPLAY_BYTES: u64 = 4 << 20;
 /// A batch up to this long is applied by the task that found it durable; a longer one would hold up others.
 const APPLY_AT_ONCE_MAX: usize = 32;
+/// Entries appended, and applied, before other tasks get their turn: some 50 µs of work.
+const APPEND_MAX: usize = 64;
+/// See [`APPEND_MAX`].
+const APPLY_TURN: usize = 32;
 
 /// How often it is looked whether background work is done.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
@@ -264,11 +268,14 @@ async fn append_staged(inner: Rc<Inner>) {
         inner.wake_appender.notified().await;
         // An error is final; every append is answered with it from here on.
         let _ = inner.log.wait_for_room().await;
-        let writes = inner.staged.take();
+        let mut writes = inner.staged.borrow_mut();
+        let count = writes.len().min(APPEND_MAX);
         let (entries, done): (Vec<_>, Vec<_>) = writes
-            .into_iter()
+            .drain(..count)
             .map(|Write { entry, done }| (entry, done))
             .unzip();
+        let are_more = !writes.is_empty();
+        drop(writes);
         let indexes: Vec<LogIndex> = entries.iter().map(|entry| entry.id.index).collect();
         let inner_then = Rc::clone(&inner);
         inner.log.append(entries, move |result| match result {
@@ -279,6 +286,10 @@ async fn append_staged(inner: Rc<Inner>) {
                 }
             }
         });
+        if are_more {
+            inner.wake_appender.notify_one();
+            yield_now().await;
+        }
     }
 }
 
@@ -345,6 +356,7 @@ impl Inner {
 async fn apply_durable(inner: Rc<Inner>) {
     loop {
         inner.wake_applier.notified().await;
+        let mut applied = 0_usize;
         while !inner.durable.borrow().is_empty() {
             if let Err(error) = inner.engine.wait_for_room().await {
                 for (_, done) in inner.durable.take() {
@@ -355,7 +367,11 @@ async fn apply_durable(inner: Rc<Inner>) {
             if !inner.apply_one() {
                 inner.apply_from_disk().await;
             }
-            yield_if_needed().await;
+            applied += 1;
+            match applied % APPLY_TURN {
+                0 => yield_now().await,
+                _ => yield_if_needed().await,
+            }
         }
     }
 }

@@ -100,9 +100,10 @@ async fn open_with(
     Engine::open(parts).await
 }
 
-/// Waits until nothing is left to flush, compact or collect, and unused files are gone.
+/// Waits until nothing is left to flush, compact or collect, or nothing will ever be done any more, and
+/// unused files are gone.
 pub(crate) async fn settle(engine: &Engine) {
-    while !engine.is_settled() {
+    while !engine.is_settled() && engine.check_usable().is_ok() {
         let changed = engine.inner.changed.notified();
         let _ = corelith_io::timeout(Duration::from_millis(5), changed).await;
     }

@@ -591,6 +591,7 @@ impl Replica {
     pub(super) async fn check_files(&self) -> Result<()> {
         let engine = &self.shard.engine;
         settle(engine).await;
+        engine.wait_for_room().await?;
         self.note();
         let names = corelith_io::list_dir(&self.dir).await?;
         let names: Vec<String> = names.into_iter().map(|entry| entry.name).collect();

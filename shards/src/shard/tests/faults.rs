@@ -1,0 +1,254 @@
+//! The exam scenarios "EIO on one sync" and "ENOSPC at every allocation", for whole shards.
+
+use super::crash::{DIR, Source, life, source};
+use super::model::Random;
+use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
+use crate::engine::tests::crash::seeds;
+use crate::error::{Error, Result};
+use corelith_io::sim::{IoKind, Sim, SimNode};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+type Ended = Rc<RefCell<Option<Result<()>>>>;
+
+/// Starts the life of `crash.rs`, which may fail.
+fn start(sim: &Sim, node: SimNode, ledger: &SharedLedger, source: &Rc<Source>) -> Ended {
+    let ended = Ended::default();
+    let (ledger, source, result) = (Rc::clone(ledger), Rc::clone(source), Rc::clone(&ended));
+    sim.start(node, 0, move || async move {
+        let lived = life(ledger, source).await;
+        *result.borrow_mut() = Some(lived);
+    });
+    ended
+}
+
+/// A life to its end, without faults.
+fn live_on(sim: &Sim, node: SimNode, ledger: &SharedLedger, source: &Rc<Source>) {
+    for _ in 0..2 {
+        let ended = start(sim, node, ledger, source);
+        assert!(sim.run_until(|| ended.borrow().is_some(), LIMIT));
+        ended.take().unwrap().unwrap();
+        sim.crash(node);
+    }
+}
+
+/// The exam scenario "EIO on one sync: not acknowledged, not retried, the shard fences itself", at every
+/// write and sync of the script: a device that fails one has dropped what it held, and says no more of
+/// it, so that a retry would acknowledge what is lost.
+#[test]
+fn a_failed_write_or_sync_is_final() {
+    let source = source();
+    for seed in seeds() {
+        for kind in [IoKind::Write, IoKind::Sync] {
+            let (mut runs, mut fenced) = (0, 0);
+            // Every fifth of them with each seed.
+            for pass in (seed % 5..).step_by(5) {
+                let sim = Sim::new(seed << 20 | pass);
+                let node = sim.add_node();
+                let ledger = Ledger::new();
+                sim.disk(node).fail(kind, DIR, pass);
+                let ended = start(&sim, node, &ledger, &source);
+                assert!(
+                    sim.run_until(|| ended.borrow().is_some(), LIMIT),
+                    "{kind:?} {pass}"
+                );
+                let result = ended.take().unwrap();
+                sim.crash(node);
+                sim.disk(node).heal();
+                runs += 1;
+                live_on(&sim, node, &ledger, &source);
+                match result {
+                    Ok(()) => {}
+                    Err(Error::Fenced(_) | Error::Io(_)) => fenced += 1,
+                    Err(other) => panic!("{kind:?} {pass}: {other}"),
+                }
+                if fenced + 3 < runs {
+                    // Beyond the last one.
+                    break;
+                }
+            }
+            assert!(fenced > 10, "{kind:?}: {fenced} of {runs}");
+        }
+    }
+}
+
+/// A shard that has failed to write takes nothing more, and still reads.
+#[test]
+fn a_fenced_shard_takes_nothing_and_still_reads() {
+    for (kind, part) in [
+        (IoKind::Write, ".log"),
+        (IoKind::Write, ".vlog"),
+        (IoKind::Write, ".sst"),
+        (IoKind::Write, "MANIFEST"),
+        (IoKind::Sync, ".sst"),
+        (IoKind::Sync, "MANIFEST"),
+    ] {
+        let sim = Sim::new(11);
+        let node = sim.add_node();
+        let ledger = Ledger::new();
+        let opened = Rc::clone(&ledger);
+        let replica = sim.block_on(node, async move {
+            let replica = Replica::open(Path::new(DIR), &Config::default(), &opened)
+                .await
+                .unwrap();
+            let random = Random::new(1);
+            for _ in 0..20 {
+                replica.write(random.writes(3)).await.unwrap();
+            }
+            replica.shard.log.flush().await.unwrap();
+            replica
+        });
+        sim.disk(node).fail(kind, part, 0);
+        sim.block_on(node, async move {
+            let random = Random::new(2);
+            let mut failed = None;
+            for _ in 0..200 {
+                if let Err(error) = replica.write(random.writes(3)).await {
+                    failed = Some(error);
+                    break;
+                }
+                if let Err(error) = replica.checkpoint().await {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            let failed = failed.unwrap_or_else(|| panic!("{kind:?} {part} does not fence"));
+            assert!(matches!(failed, Error::Fenced(_)), "{failed}");
+            let written = replica.write(random.writes(1)).await;
+            let again = replica.checkpoint().await.is_err() || written.is_err();
+            assert!(again, "{kind:?} {part}");
+            // What was durable before is still read.
+            let found = replica.shard.engine.get(b"key/1").await;
+            assert!(
+                found.is_ok() || part.contains("log"),
+                "{kind:?} {part}: {found:?}"
+            );
+        });
+        sim.crash(node);
+        sim.disk(node).heal();
+        sim.block_on(node, async move {
+            let replica = Replica::open(Path::new(DIR), &Config::default(), &ledger)
+                .await
+                .unwrap();
+            replica.check().await.unwrap();
+            replica.close().await.unwrap();
+        });
+    }
+}
+
+/// The exam scenario "ENOSPC at every allocation": whatever needs space waits or fails with a clear
+/// error, reads go on, and when there is space again everything does.
+#[test]
+fn a_device_that_fills_up_anywhere_loses_nothing() {
+    let source = source();
+    for seed in seeds() {
+        // The most that a life takes, about; each step is one block more.
+        let steps: Vec<u64> = (0..).map(|n| (4 << 10) + n * (20 << 10)).take(45).collect();
+        let mut waited = 0;
+        for (nth, capacity) in steps.into_iter().enumerate() {
+            let sim = Sim::new(seed << 20 | nth as u64);
+            let node = sim.add_node();
+            let ledger = Ledger::new();
+            let capacity = capacity + seed * (4 << 10);
+            sim.disk(node).set_capacity(capacity);
+            let ended = start(&sim, node, &ledger, &source);
+            let is_over = sim.run_until(|| ended.borrow().is_some(), Duration::from_secs(5));
+            waited += u64::from(!is_over);
+            if nth % 3 == 1 && !is_over {
+                // Power fails while the device is full.
+                sim.crash(node);
+            }
+            sim.disk(node).set_capacity(1 << 30);
+            if sim.is_up(node) {
+                let is_over = sim.run_until(|| ended.borrow().is_some(), LIMIT);
+                assert!(is_over, "capacity {capacity}: nothing goes on");
+                match ended.take().unwrap() {
+                    Ok(()) => {}
+                    Err(error) => assert!(error.is_no_space(), "capacity {capacity}: {error}"),
+                }
+                sim.crash(node);
+            }
+            live_on(&sim, node, &ledger, &source);
+        }
+        assert!(waited > 10, "{waited}");
+    }
+}
+
+/// The exam scenario "ENOSPC: reads and deletes work, live after space is freed", where the deletes are
+/// what frees it: the reserve pays for them.
+#[test]
+fn a_full_shard_is_emptied_by_deletes() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        sim.disk(node).set_capacity(3 << 20);
+        sim.block_on(node, async move {
+            let ledger = Ledger::new();
+            let config = Config {
+                reserve_bytes: 1 << 20,
+                ..Config::default()
+            };
+            let opened = Replica::open(Path::new(DIR), &config, &ledger).await;
+            let replica = opened.unwrap();
+            let (log, engine) = (replica.shard.log.clone(), replica.shard.engine.clone());
+            // As a node does: new values are refused while the device is full.
+            let mut keys = 0_u64;
+            while !engine.is_disk_full() {
+                let key = format!("key/{keys}").into_bytes();
+                let len = Some(4000);
+                replica.write(vec![Write { key, len }]).await.unwrap();
+                keys += 1;
+                if keys.is_multiple_of(20) {
+                    let checkpoint = replica.checkpoint();
+                    let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
+                    replica.purge(0).await.unwrap();
+                }
+                corelith_io::sleep(Duration::from_millis(1)).await;
+                assert!(keys < 2000, "it is never full");
+            }
+            let state = replica
+                .ledger
+                .borrow()
+                .state(replica.ledger.borrow().applied);
+            assert!(
+                replica.scan(None, 50).await.unwrap() == state,
+                "reads go on"
+            );
+            for key in 0..keys {
+                let key = format!("key/{key}").into_bytes();
+                replica.write(vec![Write { key, len: None }]).await.unwrap();
+            }
+            let flushed = corelith_io::timeout(Duration::from_secs(60), log.flush()).await;
+            flushed
+                .expect("deletes are taken by a full device")
+                .unwrap();
+            let mut waited = 0;
+            while engine.is_disk_full() {
+                let checkpoint = replica.checkpoint();
+                let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
+                replica.purge(0).await.unwrap();
+                corelith_io::sleep(Duration::from_secs(1)).await;
+                waited += 1;
+                assert!(
+                    waited < 100,
+                    "space does not come back: {:?}",
+                    engine.report()
+                );
+            }
+            replica
+                .write(vec![Write {
+                    key: b"new".to_vec(),
+                    len: Some(4000),
+                }])
+                .await
+                .unwrap();
+            replica.check_files().await.unwrap();
+            replica.check().await.unwrap();
+            replica.close().await.unwrap();
+        });
+    }
+}

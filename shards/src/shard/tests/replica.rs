@@ -46,7 +46,7 @@ impl Default for Config {
 }
 
 /// Everything that was asked of a shard and answered by it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ledger {
     /// All entries that its log may have held, by index and term.
     written: BTreeMap<(u64, u64), Write>,
@@ -129,6 +129,11 @@ impl Ledger {
             term: 1,
             ..Self::default()
         }))
+    }
+
+    /// The same knowledge again, for a start that is undone.
+    pub(super) fn copy(&self) -> SharedLedger {
+        Rc::new(RefCell::new(self.clone()))
     }
 
     pub(super) fn last(&self) -> u64 {

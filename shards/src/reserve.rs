@@ -6,12 +6,14 @@
 
 use crate::error::Result;
 use crate::filename::FileName;
+use crate::manifest::sync_dir;
 use corelith_io::{ErrorKind, OpenOptions};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// See the module. Belongs to one core.
 pub(crate) struct Reserve {
+    dir: PathBuf,
     path: PathBuf,
     bytes: u64,
     is_held: Cell<bool>,
@@ -21,6 +23,7 @@ impl Reserve {
     /// The reserve of the shard in `dir`, not yet taken.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
         Self {
+            dir: dir.to_path_buf(),
             path: FileName::Reserve.path(dir),
             bytes,
             is_held: Cell::new(bytes == 0),
@@ -67,7 +70,9 @@ impl Reserve {
         if self.bytes == 0 || !self.is_held.replace(false) {
             return Ok(());
         }
-        self.remove().await
+        self.remove().await?;
+        // Until the removal is durable, the space may still be the file's.
+        sync_dir(&self.dir).await
     }
 
     async fn remove(&self) -> Result<()> {

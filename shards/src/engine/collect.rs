@@ -75,8 +75,8 @@ impl Engine {
         let drops: Vec<ValueSegmentId> = report.drops().collect();
         let result = match report.rewrite() {
             _ if !drops.is_empty() => self.drop_segments(&drops).await,
-            Some(id) => self.rewrite_segment(id).await,
-            None => return Turn::Wait,
+            Some(id) if !self.gives_way() => self.rewrite_segment(id).await,
+            _ => return Turn::Wait,
         };
         self.remove_unused().await;
         match result {

@@ -81,6 +81,9 @@ impl Engine {
 
     /// Runs the most urgent compaction, if there is one.
     pub(super) async fn compact_once(&self) -> Turn {
+        if self.gives_way() {
+            return Turn::Wait;
+        }
         let Some(compacting) = self.pick_compaction() else {
             return Turn::Wait;
         };
@@ -93,6 +96,14 @@ impl Engine {
             }
             Err(error) => self.compaction_failed(&error).await,
         }
+    }
+
+    /// Whether work that needs space leaves what there is to others: on a full device flushes come
+    /// first, since writers and the log wait for them, and then one compaction at a time.
+    pub(super) fn gives_way(&self) -> bool {
+        let is_flushing = !self.inner.state.borrow().frozen.is_empty();
+        let is_compacting = !self.inner.compacting.borrow().is_empty();
+        self.is_disk_full() && (is_flushing || is_compacting)
     }
 
     /// Decides what a failure of background work means.

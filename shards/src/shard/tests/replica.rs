@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
 use crate::session::SessionTable;
 use crate::shard::{Shard, ShardOptions};
+use crate::sstable::Compression;
 use crate::wal::{Entry, ValuePart};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -31,6 +32,7 @@ pub(super) struct Config {
     pub(super) memtable_bytes: usize,
     pub(super) threshold: usize,
     pub(super) policy: Policy,
+    pub(super) compression: Compression,
     pub(super) reserve_bytes: u64,
 }
 
@@ -40,6 +42,7 @@ impl Default for Config {
             memtable_bytes: 6 << 10,
             threshold: 512,
             policy: Policy::Leveled,
+            compression: Compression::None,
             reserve_bytes: 0,
         }
     }
@@ -252,6 +255,7 @@ impl Replica {
             segment_bytes: 64 << 10,
             log_cache_bytes: 8 << 10,
             policy: config.policy,
+            compression: config.compression,
             value_threshold: config.threshold,
             value_segment_bytes: 64 << 10,
             reserve_bytes: config.reserve_bytes,

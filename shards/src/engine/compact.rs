@@ -19,6 +19,10 @@ use std::rc::Rc;
 /// Entries after which a compaction asks whether others want the core.
 const ENTRIES_PER_TURN: u32 = 16;
 
+pub(super) fn is_no_space(result: &Result<()>) -> bool {
+    result.as_ref().is_err_and(Error::is_no_space)
+}
+
 impl Engine {
     /// Looks at what compaction has to do, and how urgent it is.
     pub(super) fn measure_debt(&self) {
@@ -53,10 +57,14 @@ impl Engine {
 
     /// Runs the most urgent compaction, if there is one.
     pub(super) async fn compact_once(&self) -> Turn {
+        let is_stuck = &self.inner.background.compaction_is_stuck;
         let Some(task) = self.pick_compaction() else {
+            is_stuck.set(false);
             return Turn::Wait;
         };
-        match self.compact(&task).await {
+        let result = self.compact(&task).await;
+        is_stuck.set(is_no_space(&result));
+        match result {
             Ok(()) => {
                 self.remove_unused().await;
                 Turn::Again

@@ -99,8 +99,10 @@ pub(crate) struct LogHooks {
     pub(crate) barrier: Box<dyn Fn() -> Barrier>,
     /// The last purged entry: the log refers to no value of an entry up to it.
     pub(crate) purged: Box<dyn Fn() -> Option<LogIndex>>,
-    /// Whether the log waits for space on the device.
-    pub(crate) lacks_space: Box<dyn Fn() -> bool>,
+    /// Whether there is no room on the device for the next segment of the log or of the value log.
+    pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
+    /// Whether something appended waits for room on the device.
+    pub(crate) is_stuck: Box<dyn Fn() -> bool>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].

@@ -50,6 +50,10 @@ pub const LOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// See [`LOG_SEGMENT_BYTES_MIN`].
 pub const LOG_SEGMENT_BYTES_MAX: u64 = 4 << 30;
 
+/// On a full device, a log that cannot go on gets a segment of this fraction of the usual length: of 16
+/// MiB it is room for 250 deletions one after the other.
+pub const LOG_SHORT_SEGMENT_DIVISOR: u64 = 16;
+
 /// Pre-written segments kept beyond the active one; more freed ones are removed.
 pub const LOG_SPARE_SEGMENTS_MAX: usize = 2;
 

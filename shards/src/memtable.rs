@@ -118,7 +118,6 @@ impl Memtable {
     }
 
     /// Number of versions of all keys.
-    #[cfg(test)]
     pub(crate) fn versions(&self) -> u64 {
         self.contents.borrow().versions
     }
@@ -126,6 +125,11 @@ impl Memtable {
     /// Bytes of the value log that were written for what was put here.
     pub(crate) fn separated_bytes(&self) -> u64 {
         self.contents.borrow().separated_bytes
+    }
+
+    /// Whether it holds nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.versions() == 0
     }
 
     /// Adds a version, and drops the one before if no pin can see it; returns whether it did.

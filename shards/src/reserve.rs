@@ -1,8 +1,9 @@
 //! Space held back on the device, so that what makes room still works when it is full.
 //!
-//! The reserve is a file that holds nothing but its space. When something finds the device full, the
-//! file goes, and flushes, compactions, collections and the log use its space. New values are refused
-//! from then on until the whole reserve could be taken again, so they never use it up.
+//! The reserve is a file that holds nothing but its space. New values are refused as soon as a segment
+//! cannot be prepared for them. When something that makes room cannot go on either, the file goes, and
+//! flushes, compactions, collections and the log use its space. New values are refused until the whole
+//! reserve could be taken again, so they never use it up.
 
 use crate::error::Result;
 use crate::filename::FileName;

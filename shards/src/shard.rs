@@ -125,7 +125,7 @@ impl Shard {
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
-        let (purged_log, full_log) = (log.clone(), log.clone());
+        let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
         let reserve = Reserve::new(dir, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -150,7 +150,8 @@ impl Shard {
                     Box::pin(async move { log.flush().await })
                 }),
                 purged: Box::new(move || purged_log.purged_durable()),
-                lacks_space: Box::new(move || full_log.is_disk_full()),
+                is_disk_full: Box::new(move || full_log.is_disk_full()),
+                is_stuck: Box::new(move || stuck_log.is_stuck()),
             },
             reserve,
             on_damage: options.on_damage,

@@ -103,7 +103,12 @@ struct Shared {
     obsolete: RefCell<Vec<Rc<Segment>>>,
     /// Files of collections that were broken off or not installed.
     garbage: RefCell<Vec<PathBuf>>,
+    /// There was no room for a whole segment.
     disk_full: Cell<bool>,
+    /// What is staged waits for room on the device.
+    is_stuck: Cell<bool>,
+    /// See [`ValueLog::set_thrifty`].
+    is_thrifty: Cell<bool>,
     wake_writer: Notify,
     wake_keeper: Notify,
     closing: Notify,
@@ -143,6 +148,8 @@ impl ValueLog {
             obsolete: RefCell::default(),
             garbage: RefCell::default(),
             disk_full: Cell::new(false),
+            is_stuck: Cell::new(false),
+            is_thrifty: Cell::new(false),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
             closing: Notify::new(),
@@ -222,9 +229,22 @@ impl ValueLog {
         }
     }
 
-    /// Whether there is no room on the device for the next segment. What is staged waits for it.
+    /// Whether there is no room on the device for the next segment.
     pub fn is_disk_full(&self) -> bool {
         self.shared().disk_full.get()
+    }
+
+    /// Whether what is staged waits for room on the device.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared().is_stuck.get()
+    }
+
+    /// A thrifty value log prepares no segment ahead: there is space only for what cannot wait.
+    pub(crate) fn set_thrifty(&self, is_thrifty: bool) {
+        let shared = self.shared();
+        if shared.is_thrifty.replace(is_thrifty) && !is_thrifty {
+            shared.wake_keeper.notify_one();
+        }
     }
 
     /// The segments at this moment; who holds the snapshot can read all values in it.
@@ -308,7 +328,7 @@ impl Shared {
                 let pipeline = self.pipeline.borrow();
                 pipeline.durable() == pipeline.staged() || pipeline.is_failed()
             };
-            if is_over || self.disk_full.get() {
+            if is_over || self.is_stuck.get() {
                 return;
             }
             progress.await;

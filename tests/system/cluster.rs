@@ -16,6 +16,11 @@ pub(crate) const SHARDS: u32 = 4;
 /// Clusters of one test process run one after the other: each takes all of a small machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Nothing else of this process keeps the machine busy while it is held.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The program under test.
 pub(crate) fn corelith() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_corelith"));
@@ -116,7 +121,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts all nodes of a new cluster and waits until they listen.
     pub(crate) fn start() -> Self {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let mut cluster = Self {
             nodes: (0..NODES).map(|_| None).collect(),
             ports: free_ports(NODES),

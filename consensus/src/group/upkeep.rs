@@ -2,12 +2,13 @@
 //! back, notice that openraft has stopped.
 
 use super::{Group, Inner};
-use crate::types::LogId;
+use crate::types::{LogId, Types};
 use corelith_io::sleep;
 use corelith_shards::NodeId;
 use futures_util::future::select;
 use openraft::LogIdOptionExt;
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftDataMetrics;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,6 +19,9 @@ const LEAD_BACK_EVERY: Duration = Duration::from_millis(500);
 /// How far behind the preferred leader may be when it gets the lead back, in entries: few enough
 /// that it catches up at once.
 const LEAD_BACK_LAG_MAX: u64 = 1000;
+/// How often it is looked whether the log may be purged, beside after each checkpoint: the device may
+/// have become full since.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
 /// Least number of entries worth purging at once.
 const PURGE_ENTRIES_MIN: u64 = 256;
 
@@ -89,10 +93,14 @@ impl Inner {
 
     /// Purges the log behind the engine's checkpoints, except for what lagging followers may need.
     async fn purge_behind_checkpoints(&self) {
-        let mut known = None;
         loop {
-            known = self.engine.wait_checkpoint(known).await;
-            let Some(checkpointed) = known else { continue };
+            let known = self.engine.checkpointed();
+            let checkpoint = self.engine.wait_checkpoint(known);
+            // It has come, or it is time to look.
+            let _ = corelith_io::timeout(PURGE_EVERY, checkpoint).await;
+            let Some(checkpointed) = self.engine.checkpointed() else {
+                continue;
+            };
             let Some(upto) = self.purge_target(checkpointed.index.0) else {
                 continue;
             };
@@ -119,15 +127,31 @@ impl Inner {
     fn purge_target(&self, checkpointed: u64) -> Option<u64> {
         let held = self.log.range();
         let last = held.last?.index.0;
+        let purged = held.purged.map_or(0, |id| id.index.0);
+        let lowest_transfer = self.transfers.lowest().unwrap_or(u64::MAX);
+        if self.engine.is_disk_full() {
+            // What entries refer to is not collected, and no space is as bad for a follower that is
+            // far behind as it is for all others: that one gets a snapshot.
+            let upto = checkpointed.min(lowest_transfer).min(self.lowest_heard());
+            return (upto > purged).then_some(upto);
+        }
         let upto = self.retention.borrow_mut().purge_upto(
             checkpointed,
             last,
             self.options.catch_up_bytes,
             self.options.catch_up_entries,
         )?;
-        let upto = upto.min(self.transfers.lowest().unwrap_or(u64::MAX));
-        let purged = held.purged.map_or(0, |id| id.index.0);
+        let upto = upto.min(lowest_transfer);
         (upto >= purged + PURGE_ENTRIES_MIN).then_some(upto)
+    }
+
+    /// The last index that all followers have which answer, if this node leads.
+    fn lowest_heard(&self) -> u64 {
+        let data = self.data.borrow_watched();
+        let replication = data.replication.iter().flatten();
+        let answering = replication.filter(|(node, _)| self.has_answered(&data, **node));
+        let matching = answering.map(|(_, matching)| matching.index().unwrap_or(0));
+        matching.min().unwrap_or(u64::MAX)
     }
 
     /// Gives the lead to the preferred leader once it has been able to take it for a while.
@@ -167,15 +191,17 @@ impl Inner {
             .replication
             .as_ref()
             .and_then(|replication| replication.get(&node.0).copied().flatten());
-        let answered = data
-            .heartbeat
-            .as_ref()
-            .and_then(|heartbeat| heartbeat.get(&node.0).copied().flatten());
         let lag =
             data.last_log.next_index() - matching.next_index().min(data.last_log.next_index());
-        let recently = answered.is_some_and(|answered| {
+        matching.is_some() && lag <= LEAD_BACK_LAG_MAX && self.has_answered(&data, node.0)
+    }
+
+    /// Whether `node` has answered this leader lately.
+    fn has_answered(&self, data: &RaftDataMetrics<Types>, node: u64) -> bool {
+        let heartbeat = data.heartbeat.as_ref();
+        let answered = heartbeat.and_then(|heartbeat| heartbeat.get(&node).copied().flatten());
+        answered.is_some_and(|answered| {
             corelith_io::now() - answered.into_inner().0 < self.options.election_timeout_max
-        });
-        matching.is_some() && lag <= LEAD_BACK_LAG_MAX && recently
+        })
     }
 }

@@ -17,6 +17,10 @@ use std::rc::{Rc, Weak};
 pub(super) struct Background {
     wake: Rc<Notify>,
     working: Cell<u32>,
+    /// Whether the last compaction found no room for its output.
+    pub(super) compaction_is_stuck: Cell<bool>,
+    /// The same of collection.
+    pub(super) collection_is_stuck: Cell<bool>,
     /// What was seen last of [`Engine::circumstances`].
     circumstances: Cell<Circumstances>,
     demand: BackgroundDemand,
@@ -27,6 +31,8 @@ impl Default for Background {
         Self {
             wake: Rc::new(Notify::new()),
             working: Cell::new(0),
+            compaction_is_stuck: Cell::default(),
+            collection_is_stuck: Cell::default(),
             circumstances: Cell::default(),
             demand: BackgroundDemand::new(),
         }

@@ -12,6 +12,7 @@
 //! * The order is: new file durable, manifest durable, old file removed.
 
 use super::background::Turn;
+use super::compact::is_no_space;
 use super::{Engine, View};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
@@ -71,13 +72,19 @@ impl Engine {
     /// Removes the segments that are garbage as a whole, and rewrites the one with most garbage if
     /// there is too much.
     pub(super) async fn collect_once(&self) -> Turn {
+        let is_stuck = &self.inner.background.collection_is_stuck;
         let report = self.garbage_report();
         let drops: Vec<ValueSegmentId> = report.drops().collect();
         let result = match report.rewrite() {
             _ if !drops.is_empty() => self.drop_segments(&drops).await,
             Some(id) if !self.gives_way() => self.rewrite_segment(id).await,
-            _ => return Turn::Wait,
+            Some(_) => return Turn::Wait,
+            None => {
+                is_stuck.set(false);
+                return Turn::Wait;
+            }
         };
+        is_stuck.set(is_no_space(&result));
         self.remove_unused().await;
         match result {
             Ok(()) => Turn::Again,

@@ -32,6 +32,10 @@ impl Drop for Compacting {
     }
 }
 
+pub(super) fn is_no_space(result: &Result<()>) -> bool {
+    result.as_ref().is_err_and(Error::is_no_space)
+}
+
 impl Engine {
     /// Looks at what compaction has to do, and how urgent it is.
     pub(super) fn measure_debt(&self) {
@@ -84,10 +88,13 @@ impl Engine {
         if self.gives_way() {
             return Turn::Wait;
         }
+        let is_stuck = &self.inner.background.compaction_is_stuck;
         let Some(compacting) = self.pick_compaction() else {
+            is_stuck.set(false);
             return Turn::Wait;
         };
         let result = self.compact(&compacting.task).await;
+        is_stuck.set(is_no_space(&result));
         drop(compacting);
         match result {
             Ok(()) => {

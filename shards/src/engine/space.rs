@@ -8,16 +8,20 @@ use std::rc::Rc;
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
-        !self.inner.reserve.is_held() || self.lacks_space()
+        !self.inner.reserve.is_held() || (self.inner.log.is_disk_full)() || self.is_stuck()
     }
 
-    /// Whether something waits for space.
-    fn lacks_space(&self) -> bool {
+    /// Whether something waits for space that makes room, or was accepted.
+    fn is_stuck(&self) -> bool {
         let inner = &self.inner;
-        inner.state.borrow().disk_full || inner.values.is_disk_full() || (inner.log.lacks_space)()
+        let background = &inner.background;
+        inner.state.borrow().disk_full
+            || background.compaction_is_stuck.get()
+            || background.collection_is_stuck.get()
+            || (inner.log.is_stuck)()
     }
 
-    /// Gives the reserve up while something lacks space, and takes it again when nothing does.
+    /// Gives the reserve up while something is stuck, and takes it again when nothing is.
     pub(super) fn start_keeping_space(&self) {
         let weak = Rc::downgrade(&self.inner);
         drop(spawn_background(async move {
@@ -33,10 +37,10 @@ impl Engine {
                     engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);
-                let lacking = engine.lacks_space();
+                let is_full = engine.is_disk_full();
                 drop(engine);
                 let woken = changed.notified();
-                if lacking {
+                if is_full {
                     corelith_io::sleep(SPACE_PERIOD).await;
                 } else {
                     let _ = corelith_io::timeout(SPACE_PERIOD, woken).await;
@@ -54,11 +58,14 @@ impl Engine {
             self.inner.free_fraction.set(fraction);
         }
         let was_held = reserve.is_held();
-        let result = if self.lacks_space() {
+        let result = if self.is_stuck() {
+            // What is there now is for what cannot wait.
+            self.inner.values.set_thrifty(true);
             reserve.give_up().await
         } else {
             reserve.take().await
         };
+        self.inner.values.set_thrifty(!reserve.is_held());
         if let Err(error) = result {
             tracing::warn!(shard = %self.inner.owner, %error, "the reserve of space");
         }
@@ -66,6 +73,20 @@ impl Engine {
             tracing::warn!(shard = %self.inner.owner, "the device is full: new values are refused");
         } else if !was_held && reserve.is_held() {
             tracing::info!(shard = %self.inner.owner, "there is room on the device again");
+        }
+        if self.is_disk_full() {
+            self.flush_for_space();
+        }
+    }
+
+    /// Flushes what is in memory: what it deletes, and replaces, is garbage only then.
+    fn flush_for_space(&self) {
+        let is_due = {
+            let state = self.inner.state.borrow();
+            state.frozen.is_empty() && !state.active.is_empty()
+        };
+        if is_due {
+            self.freeze();
         }
     }
 }

@@ -85,6 +85,15 @@ impl Values {
         }
     }
 
+    /// Whether what is staged waits for room on the device.
+    pub(super) fn is_stuck(&self) -> bool {
+        match self {
+            Self::On(values) => values.is_stuck(),
+            #[cfg(test)]
+            Self::Fake(_) => false,
+        }
+    }
+
     /// Waits for what is staged and ends the background work.
     ///
     /// # Errors

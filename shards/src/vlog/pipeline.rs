@@ -438,6 +438,26 @@ impl Pipeline {
         wanted.then_some(self.next_prepared)
     }
 
+    /// Whether what is staged waits for the segment that is to be prepared.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Has what is staged end the segment that it waits for, and returns how long that has to be: there
+    /// is no room for a whole one.
+    pub(super) fn shorten_next(&mut self) -> u64 {
+        assert!(self.starved, "something is staged for it");
+        if self.segment == self.next_prepared {
+            self.begin_segment();
+        }
+        let last = self
+            .sealed
+            .iter()
+            .rfind(|batch| batch.segment == self.next_prepared);
+        let end = last.map_or(RECORDS_START, |batch| batch.offset + batch.len as u64);
+        end.next_multiple_of(BLOCK)
+    }
+
     pub(super) fn add_prepared(&mut self, segment: Rc<Segment>) {
         assert_eq!(segment.id(), self.next_prepared, "segments come in order");
         self.next_prepared = ValueSegmentId(segment.id().0 + 1);

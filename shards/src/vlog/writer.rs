@@ -4,6 +4,8 @@
 //! * A segment's name is durable before the first record is written to it, and its space is
 //!   allocated: a full device shows while a segment is prepared, never in a write.
 //! * A segment is sealed when all its writes are durable, oldest first.
+//! * On a full device, what is staged gets a segment that is just long enough if there is room for that;
+//!   none is prepared ahead from what was held back for other things.
 
 use super::Shared;
 use super::format::FileHeader;
@@ -103,7 +105,9 @@ pub(super) async fn run_keeper(shared: Rc<Shared>) {
 
 fn next_step(shared: &Shared) -> Step {
     let mut pipeline = shared.pipeline.borrow_mut();
-    let prepare = pipeline.wants_segment().map(Step::Prepare);
+    let may_prepare = pipeline.is_starved() || !shared.is_thrifty.get();
+    let prepare = pipeline.wants_segment().filter(|_| may_prepare);
+    let prepare = prepare.map(Step::Prepare);
     let is_late = prepare.is_some() && !shared.disk_full.get();
     if !is_late && let Some(segment) = pipeline.take_full() {
         // On a full device, what it gives back may be what is missing.
@@ -130,17 +134,28 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
         segment: id,
         generation: 0,
     };
-    match create(&shared.dir, header, shared.options.segment_bytes).await {
-        Ok(segment) => {
-            shared.pipeline.borrow_mut().add_prepared(Rc::new(segment));
-            shared.disk_full.set(false);
-            shared.wake_writer.notify_one();
-            Ok(())
-        }
+    let prepared = match create(&shared.dir, header, shared.options.segment_bytes).await {
         Err(error) if error.is_no_space() => {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the value log");
             }
+            create_short(shared, header).await
+        }
+        Ok(segment) => {
+            shared.disk_full.set(false);
+            Ok(Some(segment))
+        }
+        Err(error) => Err(error),
+    };
+    match prepared? {
+        Some(segment) => {
+            shared.pipeline.borrow_mut().add_prepared(Rc::new(segment));
+            shared.is_stuck.set(false);
+            shared.wake_writer.notify_one();
+            Ok(())
+        }
+        None => {
+            shared.is_stuck.set(shared.pipeline.borrow().is_starved());
             shared.progress.notify_waiters();
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
@@ -149,7 +164,19 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             let _ = corelith_io::timeout(DISK_FULL_RETRY, woken).await;
             Ok(())
         }
-        Err(error) => Err(error),
+    }
+}
+
+/// Prepares a segment for what is staged and waits for it, if there is room for that.
+async fn create_short(shared: &Shared, header: FileHeader) -> Result<Option<Segment>> {
+    let len = {
+        let mut pipeline = shared.pipeline.borrow_mut();
+        pipeline.is_starved().then(|| pipeline.shorten_next())
+    };
+    let Some(len) = len else { return Ok(None) };
+    match create(&shared.dir, header, len).await {
+        Err(error) if error.is_no_space() => Ok(None),
+        result => result.map(Some),
     }
 }
 

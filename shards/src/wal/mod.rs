@@ -137,7 +137,10 @@ impl Drop for Handle {
 struct Shared {
     pipeline: RefCell<Pipeline>,
     directory: Directory,
+    /// There was no room for a whole segment.
     disk_full: Cell<bool>,
+    /// What is staged waits for room on the device.
+    is_stuck: Cell<bool>,
     wake_writer: Notify,
     wake_keeper: Notify,
     wake_idle: Notify,
@@ -183,6 +186,7 @@ impl Wal {
             pipeline: RefCell::new(pipeline),
             directory,
             disk_full: Cell::new(false),
+            is_stuck: Cell::new(false),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
             wake_idle: Notify::new(),
@@ -249,6 +253,11 @@ impl Wal {
     /// what makes room (deletes, membership changes, votes); new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         self.shared().disk_full.get()
+    }
+
+    /// Whether what is appended waits for room on the device.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared().is_stuck.get()
     }
 
     /// What the log holds, entries not yet durable included.
@@ -532,7 +541,7 @@ impl Shared {
 
     fn add_prepared(&self, prepared: Prepared) {
         self.pipeline.borrow_mut().add_prepared(prepared);
-        self.disk_full.set(false);
+        self.is_stuck.set(false);
         self.wake_writer.notify_one();
     }
 

@@ -583,6 +583,16 @@ impl Pipeline {
         self.starved
     }
 
+    /// The length of a segment with which a starved writer can go on when there is no room for a whole
+    /// one: a fraction, but any block fits.
+    pub(crate) fn short_segment_bytes(&self) -> Option<u64> {
+        let whole = self.options.segment_bytes;
+        let least = (self.block_bytes + BLOCK_SIZE) as u64;
+        let short = (whole / limits::LOG_SHORT_SEGMENT_DIVISOR).next_multiple_of(BLOCK_SIZE as u64);
+        let short = short.max(least);
+        (self.starved && short < whole).then_some(short)
+    }
+
     pub(crate) fn add_prepared(&mut self, prepared: Prepared) {
         self.prepared.push_back(prepared);
         self.starved = false;

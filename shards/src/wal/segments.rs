@@ -212,7 +212,9 @@ fn next_step(shared: &Shared) -> Step {
         }
         return Step::Wait;
     }
-    match pipeline.wants_segment() {
+    // A short segment does for the writer; that there is room again shows with a whole one.
+    let is_owed = shared.disk_full.get() && !pipeline.is_closed();
+    match pipeline.wants_segment() || is_owed {
         true => Step::Prepare,
         false => Step::Wait,
     }
@@ -229,6 +231,7 @@ async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
     if wants_spare && !is_read && segment.file_len == segment_bytes {
         let prepared = shared.directory.reuse(&segment.path, segment_bytes).await?;
         shared.add_prepared(prepared);
+        shared.disk_full.set(false);
         Ok(())
     } else {
         shared.directory.remove(&segment.path).await
@@ -238,15 +241,26 @@ async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
 async fn prepare(shared: &Rc<Shared>) -> Result<()> {
     let len = shared.pipeline.borrow().options().segment_bytes;
     let is_behind = |done| shared.pipeline.borrow().is_behind(done);
-    match shared.directory.create(len, is_behind).await {
-        Ok(prepared) => {
-            shared.add_prepared(prepared);
-            Ok(())
-        }
+    let prepared = match shared.directory.create(len, is_behind).await {
         Err(error) if error.is_no_space() => {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the log");
             }
+            create_short(shared).await
+        }
+        Ok(prepared) => {
+            shared.disk_full.set(false);
+            Ok(Some(prepared))
+        }
+        Err(error) => Err(error),
+    };
+    match prepared? {
+        Some(prepared) => {
+            shared.add_prepared(prepared);
+            Ok(())
+        }
+        None => {
+            shared.is_stuck.set(shared.pipeline.borrow().is_starved());
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
             }
@@ -255,6 +269,15 @@ async fn prepare(shared: &Rc<Shared>) -> Result<()> {
             let _ = corelith_io::timeout(FULL_RETRY, freed).await;
             Ok(())
         }
-        Err(error) => Err(error),
+    }
+}
+
+/// Prepares a short segment for a writer that waits for one, if there is room for that.
+async fn create_short(shared: &Shared) -> Result<Option<Prepared>> {
+    let len = shared.pipeline.borrow().short_segment_bytes();
+    let Some(len) = len else { return Ok(None) };
+    match shared.directory.create(len, |_| true).await {
+        Err(error) if error.is_no_space() => Ok(None),
+        result => result.map(Some),
     }
 }

@@ -91,7 +91,8 @@ async fn open_with(
         log: LogHooks {
             barrier: Box::new(|| Box::pin(async { Ok(()) })),
             purged: Box::new(|| None),
-            lacks_space: Box::new(|| false),
+            is_disk_full: Box::new(|| false),
+            is_stuck: Box::new(|| false),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,

@@ -457,6 +457,62 @@ fn a_full_device_holds_values_back_until_there_is_room() {
 }
 
 #[test]
+fn values_get_a_short_segment_where_a_whole_one_does_not_fit() {
+    let sim = Sim::new(9);
+    let node = sim.add_node();
+    let disk = sim.disk(node);
+    sim.block_on(node, async move {
+        let log = Manifest::default()
+            .open(Path::new(DIR), 64 << 10)
+            .await
+            .unwrap();
+        put(&log, 0, &[1000]).await;
+        disk.set_capacity(disk.used_bytes() + (24 << 10));
+        // The first segment takes 19 of them.
+        let mut pointers: Vec<_> = (1..24).map(|index| stage(&log, index, 3000).0).collect();
+        log.wait_durable(log.staged()).await.unwrap();
+        assert!(log.is_disk_full() && !log.is_stuck());
+        let last = log.segments().values().last().unwrap().meta();
+        assert!(last.file_bytes <= 24 << 10, "{last:?}");
+        pointers.push(stage(&log, 24, 3000).0);
+        corelith_io::sleep(Duration::from_secs(3)).await;
+        assert!(log.is_stuck());
+        disk.set_capacity(1 << 30);
+        log.wait_durable(log.staged()).await.unwrap();
+        assert!(!log.is_disk_full() && !log.is_stuck());
+        for (index, pointer) in (1..).zip(&pointers) {
+            assert!(reads_back(&log, index, *pointer).await);
+        }
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_thrifty_value_log_prepares_nothing_ahead() {
+    let sim = Sim::new(10);
+    let node = sim.add_node();
+    let disk = sim.disk(node);
+    sim.block_on(node, async move {
+        let log = Manifest::default()
+            .open(Path::new(DIR), 64 << 10)
+            .await
+            .unwrap();
+        put(&log, 0, &[1000]).await;
+        log.set_thrifty(true);
+        let used = disk.used_bytes();
+        let pointer = stage(&log, 1, 40_000).0;
+        log.wait_durable(log.staged()).await.unwrap();
+        corelith_io::sleep(Duration::from_secs(3)).await;
+        assert_eq!(disk.used_bytes(), used);
+        log.set_thrifty(false);
+        corelith_io::sleep(Duration::from_secs(3)).await;
+        assert_eq!(disk.used_bytes(), used + (64 << 10));
+        assert!(reads_back(&log, 1, pointer).await);
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_value_log_closes_on_a_full_device() {
     let sim = Sim::new(8);
     let node = sim.add_node();

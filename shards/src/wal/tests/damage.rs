@@ -295,6 +295,34 @@ fn a_full_device_holds_appends_back_until_there_is_room() {
 }
 
 #[test]
+fn a_log_goes_on_in_a_short_segment_where_a_whole_one_does_not_fit() {
+    let sim = Sim::new(9);
+    let node = sim.add_node();
+    let disk = sim.disk(node);
+    sim.block_on(node, async move {
+        let options = WalOptions {
+            segment_bytes: 2 << 20,
+            ..options()
+        };
+        let log = open(options).await.unwrap();
+        disk.set_capacity(disk.used_bytes() + (600 << 10));
+        // Two blocks more than the first segment takes.
+        for index in 0..22 {
+            log.append(vec![entry(1, index, 100_000)], Ticket(0), |result| {
+                result.unwrap()
+            });
+        }
+        log.flush().await.unwrap();
+        assert!(log.is_disk_full() && !log.is_stuck());
+        disk.set_capacity(1 << 30);
+        corelith_io::sleep(Duration::from_secs(5)).await;
+        assert!(!log.is_disk_full(), "that there is room again is noticed");
+        log.close().await.unwrap();
+    });
+    assert_eq!(reopen(&sim, node).unwrap(), 22);
+}
+
+#[test]
 fn a_log_opens_on_a_full_device() {
     let sim = Sim::new(8);
     let node = sim.add_node();

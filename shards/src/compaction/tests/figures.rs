@@ -53,6 +53,7 @@ fn overwrite(tree: &mut Tree, keys: u32, flushes: u32) {
 }
 
 #[test]
+#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn a_random_fill() {
     for policy in [Leveled, Tiered] {
         for flushes in [20, 40, 50, 55, 60, 65, 70, 80, 120, 240, 480] {
@@ -75,6 +76,7 @@ fn a_fill_in_order() {
 }
 
 #[test]
+#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn a_fixed_set_overwritten() {
     for policy in [Leveled, Tiered] {
         for flushes in [10, 60, 300] {
@@ -90,6 +92,7 @@ fn a_fixed_set_overwritten() {
 }
 
 #[test]
+#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn everything_deleted() {
     for policy in [Leveled, Tiered] {
         for flushes in [5, 60, 300] {
@@ -113,6 +116,7 @@ fn everything_deleted() {
 }
 
 #[test]
+#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn the_other_policy() {
     for (from, to) in [(Leveled, Tiered), (Tiered, Leveled)] {
         let mut tree = filled(from, 300);
@@ -126,6 +130,7 @@ fn the_other_policy() {
 }
 
 #[test]
+#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn separated_values() {
     for policy in [Leveled, Tiered] {
         for (keys, value, flush) in [

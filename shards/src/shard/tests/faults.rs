@@ -44,9 +44,9 @@ fn a_failed_write_or_sync_is_final() {
     let source = source();
     for seed in seeds() {
         for kind in [IoKind::Write, IoKind::Sync] {
-            let (mut runs, mut fenced) = (0, 0);
-            // Every fifth of them with each seed.
-            for pass in (seed % 5..).step_by(5) {
+            let (mut runs, mut fenced, mut unnoticed) = (0, 0, 0);
+            // Every second of them with each seed: two seeds meet all.
+            for pass in (seed % 2..).step_by(2) {
                 let sim = Sim::new(seed << 20 | pass);
                 let node = sim.add_node();
                 let ledger = Ledger::new();
@@ -62,16 +62,17 @@ fn a_failed_write_or_sync_is_final() {
                 runs += 1;
                 live_on(&sim, node, &ledger, &source);
                 match result {
-                    Ok(()) => {}
-                    Err(Error::Fenced(_) | Error::Io(_)) => fenced += 1,
+                    Ok(()) => unnoticed += 1,
+                    Err(Error::Fenced(_) | Error::Io(_)) => (fenced, unnoticed) = (fenced + 1, 0),
                     Err(other) => panic!("{kind:?} {pass}: {other}"),
                 }
-                if fenced + 3 < runs {
-                    // Beyond the last one.
+                // Background work may fail after the last step of a life; so many in a row are those
+                // beyond the last write or sync.
+                if unnoticed > 15 {
                     break;
                 }
             }
-            assert!(fenced > 10, "{kind:?}: {fenced} of {runs}");
+            assert!(fenced > 40, "{kind:?}: {fenced} of {runs}");
         }
     }
 }
@@ -140,13 +141,13 @@ fn a_fenced_shard_takes_nothing_and_still_reads() {
     }
 }
 
-/// The exam scenario "ENOSPC at every allocation": whatever needs space waits or fails with a clear
+/// The exam scenario "ENOSPC at every allocation", with the device full at every 20 KiB of what the
+/// script comes to need: whatever needs space waits or fails with a clear
 /// error, reads go on, and when there is space again everything does.
 #[test]
 fn a_device_that_fills_up_anywhere_loses_nothing() {
     let source = source();
     for seed in seeds() {
-        // The most that a life takes, about; each step is one block more.
         let steps: Vec<u64> = (0..).map(|n| (4 << 10) + n * (20 << 10)).take(45).collect();
         let mut waited = 0;
         for (nth, capacity) in steps.into_iter().enumerate() {

@@ -89,11 +89,14 @@ pub struct Found {
     pub value: Bytes,
 }
 
+/// See [`LogHooks::barrier`].
+pub(crate) type Barrier = Pinned<Box<dyn Future<Output = Result<()>>>>;
+
 /// What the engine asks of the log.
 pub(crate) struct LogHooks {
     /// Completes when the log, values included, is durable up to everything that was appended before
     /// the call.
-    pub(crate) barrier: Box<dyn Fn() -> Pinned<Box<dyn Future<Output = Result<()>>>>>,
+    pub(crate) barrier: Box<dyn Fn() -> Barrier>,
     /// The last purged entry: the log refers to no value of an entry up to it.
     pub(crate) purged: Box<dyn Fn() -> Option<LogIndex>>,
     /// Whether there is no room on the device for the next segment of the log or of the value log.
@@ -159,6 +162,8 @@ struct Inner {
     damages: Damages,
     scrubbing: Scrubbing,
     pace: Pace,
+    /// Compactions that run.
+    compacting: RefCell<Vec<Rc<compaction::Task>>>,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
@@ -277,6 +282,7 @@ impl Engine {
             damages: Damages::new(parts.on_damage),
             scrubbing: Scrubbing::default(),
             pace: Pace::default(),
+            compacting: RefCell::default(),
             mix: Cell::default(),
             counters: Counters::default(),
             free_fraction: Cell::new(1.0),

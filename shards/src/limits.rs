@@ -139,6 +139,9 @@ pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
 
 // ---- compaction ----
 
+/// Compactions of a shard at once: one long one, and one that keeps the runs few meanwhile.
+pub const COMPACTIONS_MAX: usize = 2;
+
 /// Levels of tables.
 pub const LEVELS_MAX: usize = 7;
 

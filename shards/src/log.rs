@@ -68,7 +68,6 @@ impl Log {
         values.on_durable(wal.value_listener());
         let separated_from = options
             .separated_value_bytes
-            .filter(|_| values.is_somewhere())
             .map(|bytes| bytes.max(limits::SEPARATED_VALUE_BYTES_MIN))
             .and_then(|bytes| u32::try_from(bytes).ok());
         let log = Self {

@@ -7,12 +7,14 @@
 
 use crate::error::Result;
 use crate::filename::FileName;
+use crate::manifest::sync_dir;
 use corelith_io::{ErrorKind, OpenOptions};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// See the module. Belongs to one core.
 pub(crate) struct Reserve {
+    dir: PathBuf,
     path: PathBuf,
     bytes: u64,
     is_held: Cell<bool>,
@@ -22,6 +24,7 @@ impl Reserve {
     /// The reserve of the shard in `dir`, not yet taken.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
         Self {
+            dir: dir.to_path_buf(),
             path: FileName::Reserve.path(dir),
             bytes,
             is_held: Cell::new(bytes == 0),
@@ -69,11 +72,8 @@ impl Reserve {
             return Ok(());
         }
         self.remove().await?;
-        // A file whose end a crash may undo still has its space.
-        if let Some(dir) = self.path.parent() {
-            corelith_io::sync_dir(dir).await?;
-        }
-        Ok(())
+        // Until the removal is durable, the space may still be the file's.
+        sync_dir(&self.dir).await
     }
 
     async fn remove(&self) -> Result<()> {

@@ -25,7 +25,9 @@ pub(crate) use format::Handle;
 pub(crate) use inspect::inspect;
 pub use options::Compression;
 pub(crate) use options::{FilterKind, TableOptions};
-pub(crate) use properties::{Reference, TableMeta};
+#[cfg(test)]
+pub(crate) use properties::Reference;
+pub(crate) use properties::TableMeta;
 pub(crate) use reader::Table;
 pub(crate) use sequential::{EntryRef, SequentialCursor, ValueRef};
 pub(crate) use verify::Verifier;

@@ -126,10 +126,6 @@ impl RunShape {
         self.tables.iter().map(|table| table.file_bytes).sum()
     }
 
-    pub(super) fn entries(&self) -> u64 {
-        self.tables.iter().map(|table| table.entries).sum()
-    }
-
     pub(super) fn busy(&self) -> bool {
         self.tables.iter().any(|table| table.busy)
     }

@@ -6,6 +6,7 @@
 use super::{Engine, Inner};
 use crate::compaction::background_share;
 use crate::ids::LogIndex;
+use crate::limits::COMPACTIONS_MAX;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{BackgroundDemand, spawn_background};
 use std::cell::Cell;
@@ -98,7 +99,9 @@ impl Engine {
     pub(super) fn start_background(&self) {
         self.measure_debt();
         self.start_keeping_space();
-        self.start(|engine| async move { engine.compact_once().await });
+        for _ in 0..COMPACTIONS_MAX {
+            self.start(|engine| async move { engine.compact_once().await });
+        }
         self.start(|engine| async move { engine.collect_once().await });
         self.start_scrubbing();
     }

@@ -77,7 +77,8 @@ impl Engine {
         let drops: Vec<ValueSegmentId> = report.drops().collect();
         let result = match report.rewrite() {
             _ if !drops.is_empty() => self.drop_segments(&drops).await,
-            Some(id) => self.rewrite_segment(id).await,
+            Some(id) if !self.gives_way() => self.rewrite_segment(id).await,
+            Some(_) => return Turn::Wait,
             None => {
                 is_stuck.set(false);
                 return Turn::Wait;

@@ -1,4 +1,4 @@
-//! Running compactions, one at a time.
+//! Running compactions: a few at a time, so that merges of small runs go on beside a long one.
 //!
 //! A compaction reads tables that no longer change and writes others; nothing else waits for it. One
 //! manifest edit puts the new ones in the place of the old ones. The task gives way to the foreground
@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::run_writer::RunWriter;
 use super::versions::{Fate, Versions};
 use super::{Engine, edit};
-use crate::compaction::{self, Task};
+use crate::compaction::{self, Shape, Task};
 use crate::error::{Error, Result};
 use crate::limits::{DAMAGE_PAUSE, DISK_FULL_RETRY};
 use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
@@ -18,6 +18,19 @@ use std::rc::Rc;
 
 /// Entries after which a compaction asks whether others want the core.
 const ENTRIES_PER_TURN: u32 = 16;
+
+/// A compaction that runs; others keep off its tables and keys.
+struct Compacting {
+    engine: Engine,
+    task: Rc<Task>,
+}
+
+impl Drop for Compacting {
+    fn drop(&mut self) {
+        let running = &mut self.engine.inner.compacting.borrow_mut();
+        running.retain(|task| !Rc::ptr_eq(task, &self.task));
+    }
+}
 
 pub(super) fn is_no_space(result: &Result<()>) -> bool {
     result.as_ref().is_err_and(Error::is_no_space)
@@ -32,19 +45,34 @@ impl Engine {
             compaction::debt(&edit::shape_of(&state.version), state.policy, &options)
         };
         self.set_debt(debt);
+        self.ask_for_share();
     }
 
-    fn pick_compaction(&self) -> Option<Task> {
-        let options = self.picker_options();
-        let state = self.inner.state.borrow();
-        compaction::pick(&edit::shape_of(&state.version), state.policy, &options)
+    /// The version as the picker sees it, with what runs.
+    fn shape(&self) -> Shape {
+        let mut shape = edit::shape_of(&self.inner.state.borrow().version);
+        for task in self.inner.compacting.borrow().iter() {
+            shape.start(task);
+        }
+        shape
+    }
+
+    /// Takes the most urgent compaction that can run beside those that do.
+    fn pick_compaction(&self) -> Option<Compacting> {
+        let policy = self.inner.state.borrow().policy;
+        let task = compaction::pick(&self.shape(), policy, &self.picker_options())?;
+        let task = Rc::new(task);
+        self.inner.compacting.borrow_mut().push(Rc::clone(&task));
+        Some(Compacting {
+            engine: self.clone(),
+            task,
+        })
     }
 
     /// Whether compaction has nothing to do.
     pub(super) fn is_compaction_settled(&self) -> bool {
-        let options = self.picker_options();
-        let state = self.inner.state.borrow();
-        compaction::settled(&edit::shape_of(&state.version), state.policy, &options)
+        let policy = self.inner.state.borrow().policy;
+        compaction::settled(&self.shape(), policy, &self.picker_options())
     }
 
     fn picker_options(&self) -> compaction::Options {
@@ -57,13 +85,17 @@ impl Engine {
 
     /// Runs the most urgent compaction, if there is one.
     pub(super) async fn compact_once(&self) -> Turn {
+        if self.gives_way() {
+            return Turn::Wait;
+        }
         let is_stuck = &self.inner.background.compaction_is_stuck;
-        let Some(task) = self.pick_compaction() else {
+        let Some(compacting) = self.pick_compaction() else {
             is_stuck.set(false);
             return Turn::Wait;
         };
-        let result = self.compact(&task).await;
+        let result = self.compact(&compacting.task).await;
         is_stuck.set(is_no_space(&result));
+        drop(compacting);
         match result {
             Ok(()) => {
                 self.remove_unused().await;
@@ -71,6 +103,14 @@ impl Engine {
             }
             Err(error) => self.compaction_failed(&error).await,
         }
+    }
+
+    /// Whether work that needs space leaves what there is to others: on a full device flushes come
+    /// first, since writers and the log wait for them, and then one compaction at a time.
+    pub(super) fn gives_way(&self) -> bool {
+        let is_flushing = !self.inner.state.borrow().frozen.is_empty();
+        let is_compacting = !self.inner.compacting.borrow().is_empty();
+        self.is_disk_full() && (is_flushing || is_compacting)
     }
 
     /// Decides what a failure of background work means.

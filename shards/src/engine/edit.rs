@@ -8,7 +8,7 @@ use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
-use crate::manifest::{Manifest, Placed};
+use crate::manifest::{Manifest, Placed, sync_dir};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Table, TableMeta};
 use crate::version::{Run, Version};
@@ -167,5 +167,12 @@ impl Engine {
             }
         }
         self.inner.values.remove_obsolete().await;
+        // Elsewhere the next edit makes removals durable; a full device may not come to it without
+        // their space.
+        if self.is_disk_full()
+            && let Err(error) = sync_dir(&self.inner.dir).await
+        {
+            tracing::warn!(%error, "removed files may still take space");
+        }
     }
 }

@@ -58,7 +58,10 @@ impl Engine {
     pub fn version_in_memory(&self, key: &[u8]) -> Option<Option<LogIndex>> {
         match self.find_in_memory(key) {
             Some(version) => Some(is_there(&version).then_some(version.at)),
-            None => self.is_excluded(key).then_some(None),
+            None => match self.find_in_cache(key)? {
+                Some((_, sstable::Value::Deleted)) | None => Some(None),
+                Some((at, _)) => Some(Some(at)),
+            },
         }
     }
 
@@ -74,7 +77,14 @@ impl Engine {
                 })),
                 Value::Separated(_) => None,
             },
-            None => self.is_excluded(key).then_some(None),
+            None => match self.find_in_cache(key)? {
+                Some((_, sstable::Value::Deleted)) | None => Some(None),
+                Some((version, sstable::Value::Inline(value))) => {
+                    Some(Some(Found { version, value }))
+                }
+                // The value itself must be read.
+                Some(_) => None,
+            },
         }
     }
 
@@ -171,13 +181,22 @@ impl Engine {
         })
     }
 
-    /// Whether memory tells that no table holds `key`.
-    fn is_excluded(&self, key: &[u8]) -> bool {
+    /// What the tables hold of `key`, if all blocks that it takes to know are in the cache.
+    #[expect(
+        clippy::option_option,
+        reason = "outside: whether it is known; inside: whether there is anything"
+    )]
+    fn find_in_cache(&self, key: &[u8]) -> Option<Option<(LogIndex, sstable::Value)>> {
         let state = self.inner.state.borrow();
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
-        let mut candidates = state.version.candidates(&stored_key);
-        candidates.all(|table| table.excludes(&stored_key, hash) == Some(true))
+        for table in state.version.candidates(&stored_key) {
+            // A read with I/O names the damage, if there is some.
+            if let Some(found) = table.get_cached(&stored_key, hash, NOW)?.ok()? {
+                return Some(Some(found));
+            }
+        }
+        Some(None)
     }
 }
 

@@ -1,6 +1,8 @@
 mod crash;
+mod damage;
 mod faults;
 mod model;
+mod race;
 mod replica;
 
 use super::*;

@@ -50,6 +50,7 @@ struct Search<'a> {
 impl Table {
     /// Whether the stored key with this hash is certainly not here (`true`) or may be (`false`), if
     /// memory knows: `None` means that the filter must be read.
+    #[cfg(test)]
     pub(crate) fn excludes(&self, key: &[u8], hash: u64) -> Option<bool> {
         if !self.covers(key) {
             return Some(true);

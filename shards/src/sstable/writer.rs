@@ -96,11 +96,6 @@ impl TableWriter {
         self.output.offset()
     }
 
-    /// Versions so far.
-    pub(crate) fn entries(&self) -> u64 {
-        self.meta.entries
-    }
-
     /// Whether nothing more may be added.
     pub(crate) fn is_full(&self) -> bool {
         self.meta.entries >= TABLE_ENTRIES_MAX || self.references.len() >= TABLE_REFERENCES_MAX

@@ -2,7 +2,7 @@
 //! so that there are fewer of them. `cargo test figures -- --nocapture` prints all figures.
 
 use super::model::{Figures, Random, Sizes, Tree};
-use crate::compaction::Policy::{self, Leveled, Tiered};
+use crate::compaction::Policy::{Leveled, Tiered};
 
 /// Records of a flush.
 const FLUSH: u32 = 360;

@@ -323,10 +323,6 @@ impl Tree {
         (puts - self.live().min(puts)) as f64 / self.live().max(1) as f64
     }
 
-    pub(super) fn deletions(&self) -> usize {
-        self.records().filter(|record| record.deleted).count()
-    }
-
     /// What must be true of every tree: runs are sorted and share no key, versions of a key are newest
     /// first, and every key reads as it should.
     pub(super) fn check(&self) {

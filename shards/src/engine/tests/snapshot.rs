@@ -94,7 +94,11 @@ fn an_installed_snapshot_replaces_everything_and_lasts() {
         drop(target);
         let names = corelith_io::list_dir(&target_dir).await.unwrap();
         let tables = names.iter().filter(|entry| entry.name.ends_with(".sst"));
-        assert_eq!(tables.count(), 2);
+        assert_eq!(
+            tables.count(),
+            3,
+            "one of user keys, then those of both spaces"
+        );
 
         let target = open(&target_dir, 1 << 20).await.unwrap();
         assert_eq!(target.applied().0, Some(log_id(6)));

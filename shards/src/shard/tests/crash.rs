@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 const INSTALL_AT: u64 = 24;
 const INSTALLED: u64 = 32;
 /// How many entries the script reaches.
-const LAST: u64 = 60;
+pub(super) const LAST: u64 = 60;
 
 fn config() -> Config {
     Config {

@@ -10,6 +10,7 @@ use crate::compaction::Policy;
 use crate::engine::tests::settle;
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
+use crate::sstable::Compression;
 use corelith_io::sim::Sim;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ impl Random {
             memtable_bytes: (4 << self.below(3)) << 10,
             threshold: [0, 256, 512, 1024][self.below(4) as usize],
             policy: [Policy::Leveled, Policy::Tiered][self.below(2) as usize],
+            compression: [Compression::None, Compression::Lz4][self.below(2) as usize],
             reserve_bytes: [0, 64 << 10][self.below(2) as usize],
         }
     }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
 use crate::session::SessionTable;
 use crate::shard::{Shard, ShardOptions};
+use crate::sstable::Compression;
 use crate::wal::{Entry, ValuePart};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -31,6 +32,7 @@ pub(super) struct Config {
     pub(super) memtable_bytes: usize,
     pub(super) threshold: usize,
     pub(super) policy: Policy,
+    pub(super) compression: Compression,
     pub(super) reserve_bytes: u64,
 }
 
@@ -40,13 +42,14 @@ impl Default for Config {
             memtable_bytes: 6 << 10,
             threshold: 512,
             policy: Policy::Leveled,
+            compression: Compression::None,
             reserve_bytes: 0,
         }
     }
 }
 
 /// Everything that was asked of a shard and answered by it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ledger {
     /// All entries that its log may have held, by index and term.
     written: BTreeMap<(u64, u64), Write>,
@@ -113,9 +116,10 @@ impl Done {
 /// The keys and values at some index, with their versions.
 pub(super) type State = BTreeMap<Vec<u8>, (u64, Bytes)>;
 
-pub(super) fn value(index: u64, term: u64, len: usize) -> Bytes {
+fn value(index: u64, term: u64, len: usize) -> Bytes {
     let seed = [index.to_le_bytes(), term.to_le_bytes()].concat();
-    let mut value: Vec<u8> = seed.into_iter().cycle().take(len).collect();
+    let mut value = seed.repeat(len.div_ceil(seed.len()));
+    value.truncate(len);
     // No two pages alike, so that a page from elsewhere shows.
     for (number, page) in value.chunks_mut(1024).enumerate() {
         page[0] ^= number as u8;
@@ -129,6 +133,11 @@ impl Ledger {
             term: 1,
             ..Self::default()
         }))
+    }
+
+    /// The same knowledge again, for a start that is undone.
+    pub(super) fn copy(&self) -> SharedLedger {
+        Rc::new(RefCell::new(self.clone()))
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -149,18 +158,29 @@ impl Ledger {
 
     /// The state after entry `at`.
     pub(super) fn state(&self, at: u64) -> State {
-        let mut state = State::new();
+        let mut newest = BTreeMap::new();
         for index in 1..=at {
             let Write { key, len } = self.write_of(index);
             match len {
-                Some(len) => {
-                    let value = value(index, self.terms[index as usize - 1], *len);
-                    state.insert(key.clone(), (index, value))
-                }
-                None => state.remove(key),
+                Some(_) => newest.insert(key, index),
+                None => newest.remove(key),
             };
         }
-        state
+        let newest = newest.into_iter();
+        let state = newest.map(|(key, index)| (key.clone(), (index, self.value_of(index))));
+        state.collect()
+    }
+
+    /// The version of `key` after entry `at`.
+    pub(super) fn version(&self, key: &[u8], at: u64) -> Option<u64> {
+        let index = (1..=at).rev().find(|at| self.write_of(*at).key == key)?;
+        self.write_of(index).len.map(|_| index)
+    }
+
+    /// The value that entry `index` put.
+    pub(super) fn value_of(&self, index: u64) -> Bytes {
+        let len = self.write_of(index).len.unwrap_or(0);
+        value(index, self.terms[index as usize - 1], len)
     }
 
     fn keys(&self) -> Vec<Vec<u8>> {
@@ -235,6 +255,7 @@ impl Replica {
             segment_bytes: 64 << 10,
             log_cache_bytes: 8 << 10,
             policy: config.policy,
+            compression: config.compression,
             value_threshold: config.threshold,
             value_segment_bytes: 64 << 10,
             reserve_bytes: config.reserve_bytes,

@@ -1,0 +1,217 @@
+//! The exam scenarios "damaged sstable block, value-log record", "damaged manifest", "log damaged in the
+//! middle" and "misdirected write and read", for whole shards: what is damaged is named or made no use
+//! of, and never served.
+
+use super::crash::{DIR, LAST, life, source};
+use super::model::Random;
+use super::replica::{Config, Ledger, Replica, SharedLedger};
+use crate::engine::tests::crash::seeds;
+use crate::error::{Error, Result};
+use corelith_io::sim::{IoKind, Sim, SimNode};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// A closed shard with tables, value segments of several generations, and a log that holds entries
+/// beyond the checkpoint.
+fn fill(sim: &Sim, node: SimNode, seed: u64) -> SharedLedger {
+    let ledger = Ledger::new();
+    let filled = Rc::clone(&ledger);
+    sim.block_on(node, async move {
+        let opened = Replica::open(Path::new(DIR), &Config::default(), &filled).await;
+        let replica = opened.unwrap();
+        let random = Random::new(seed);
+        for round in 0..40 {
+            replica.write(random.writes(5)).await.unwrap();
+            if round % 10 == 9 {
+                replica.checkpoint().await.unwrap();
+                replica.purge(10).await.unwrap();
+                crate::engine::tests::settle(&replica.shard.engine).await;
+            }
+        }
+        replica.write(random.writes(9)).await.unwrap();
+        // The log alone is closed, so its last entries are proven and in no table.
+        replica.note();
+        replica.shard.log.close().await.unwrap();
+    });
+    sim.kill(node);
+    ledger
+}
+
+/// Opens the shard and reads all of it.
+fn open_and_check(sim: &Sim, node: SimNode, ledger: &SharedLedger) -> Result<()> {
+    let copy = ledger.borrow().copy();
+    let result = sim.block_on(node, async move {
+        let replica = Replica::open(Path::new(DIR), &Config::default(), &copy).await?;
+        replica.check().await
+    });
+    sim.kill(node);
+    result
+}
+
+/// Where a file does not hold zeros, which fill much of it.
+fn content(file: &[u8]) -> Vec<u64> {
+    let bytes = (0..).zip(file);
+    let content = bytes.filter(|(_, byte)| **byte != 0);
+    content.map(|(offset, _)| offset).collect()
+}
+
+/// What kind of file it is.
+fn kind(path: &str) -> &str {
+    path.rsplit(['.', '/']).next().unwrap_or_default()
+}
+
+#[test]
+fn every_damaged_file_is_noticed_and_named() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let ledger = fill(&sim, node, seed);
+        let image = sim.disk(node).image();
+        open_and_check(&sim, node, &ledger).unwrap();
+        sim.disk(node).restore(&image);
+        let mut noticed = std::collections::BTreeMap::<String, (u32, u32)>::new();
+        for (path, _) in sim.disk(node).files() {
+            let content = content(&sim.disk(node).read(&path).unwrap());
+            for _ in 0..24.min(content.len()) {
+                let offset = content[sim.random_below(content.len() as u64) as usize];
+                sim.disk(node).flip_bit(&path, offset);
+                let result = open_and_check(&sim, node, &ledger);
+                let (all, found) = noticed.entry(kind(&path).to_owned()).or_default();
+                *all += 1;
+                match result {
+                    Ok(()) => {}
+                    Err(Error::Corrupt { file, .. }) => {
+                        assert!(
+                            path.ends_with(&file) || file == path || kind(&path) == "log",
+                            "{path} at {offset}, but {file}"
+                        );
+                        *found += 1;
+                    }
+                    // The damaged field says so.
+                    Err(Error::NewerFormat { file, .. } | Error::OtherStore { file, .. }) => {
+                        assert_eq!(file, path);
+                        *found += 1;
+                    }
+                    Err(error) => panic!("{path} at {offset}: {error}"),
+                }
+                sim.disk(node).restore(&image);
+            }
+        }
+        // Of a log, what was purged does not matter; of a value segment, what is garbage.
+        for (kind, least) in [("sst", 50), ("vlog", 30), ("log", 10), ("MANIFEST", 100)] {
+            let (all, found) = noticed[kind];
+            assert!(found * 100 >= all * least, "{noticed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_manifest_never_opens() {
+    let sim = Sim::new(5);
+    let node = sim.add_node();
+    let ledger = fill(&sim, node, 5);
+    let image = sim.disk(node).image();
+    let path = format!("{DIR}/MANIFEST");
+    let content = content(&sim.disk(node).read(&path).unwrap());
+    for offset in content {
+        sim.disk(node).flip_bit(&path, offset);
+        let error = open_and_check(&sim, node, &ledger).unwrap_err();
+        let refused = matches!(
+            error,
+            Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::OtherStore { .. }
+        );
+        assert!(refused, "at {offset}: {error}");
+        sim.disk(node).restore(&image);
+    }
+    sim.disk(node).remove(&path);
+    assert!(
+        open_and_check(&sim, node, &ledger)
+            .unwrap_err()
+            .is_corrupt()
+    );
+}
+
+/// What a file of the shard is called, in part.
+const PARTS: [&str; 4] = [".sst", ".vlog", ".log", "MANIFEST"];
+
+/// A write that goes elsewhere in its file damages two places; whatever the shard reads of them is
+/// refused, now or after a restart.
+#[test]
+fn a_misdirected_write_is_never_served() {
+    let source = source();
+    for seed in seeds() {
+        let mut detected = 0;
+        for part in PARTS {
+            for pass in (0..120).step_by(6) {
+                let sim = Sim::new(seed << 20 | pass);
+                let node = sim.add_node();
+                let ledger = Ledger::new();
+                sim.disk(node).misdirect(IoKind::Write, part, pass);
+                let ended = Rc::new(RefCell::new(None));
+                let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
+                let source = Rc::clone(&source);
+                sim.start(node, 0, move || async move {
+                    let lived = life(living, source).await;
+                    *result.borrow_mut() = Some(lived);
+                });
+                // Background work that meets damage waits.
+                sim.run_until(|| ended.borrow().is_some(), Duration::from_secs(60));
+                let lived = ended.take();
+                let is_whole = matches!(lived, Some(Ok(())));
+                if let Some(Err(error)) = lived {
+                    assert!(error.is_corrupt(), "{part} {pass}: {error}");
+                }
+                sim.kill(node);
+                let reopened = open_and_check(&sim, node, &ledger);
+                if let Err(error) = &reopened {
+                    assert!(error.is_corrupt(), "{part} {pass}: {error}");
+                }
+                detected += u32::from(!is_whole || reopened.is_err());
+            }
+        }
+        assert!(detected > 5, "{detected}");
+    }
+}
+
+/// A read that comes from elsewhere is refused; the next one is right.
+#[test]
+fn a_misdirected_read_is_never_served() {
+    let source = source();
+    for seed in seeds() {
+        let mut detected = 0;
+        for part in PARTS {
+            for pass in (0..160).step_by(8) {
+                let sim = Sim::new(seed << 20 | pass);
+                let node = sim.add_node();
+                let ledger = Ledger::new();
+                sim.disk(node).misdirect(IoKind::Read, part, pass);
+                for life_number in 0..3 {
+                    let ended = Rc::new(RefCell::new(None));
+                    let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
+                    let source = Rc::clone(&source);
+                    sim.start(node, 0, move || async move {
+                        let lived = life(living, source).await;
+                        *result.borrow_mut() = Some(lived);
+                    });
+                    assert!(
+                        sim.run_until(|| ended.borrow().is_some(), LIMIT),
+                        "{part} {pass}"
+                    );
+                    sim.kill(node);
+                    match ended.take().unwrap() {
+                        Ok(()) => break,
+                        Err(error) if error.is_corrupt() => detected += 1,
+                        Err(error) => panic!("{part} {pass}: {error}"),
+                    }
+                    assert!(life_number < 2, "{part} {pass}: it stays");
+                }
+                assert_eq!(ledger.borrow().last(), LAST);
+            }
+        }
+        assert!(detected > 5, "{detected}");
+    }
+}

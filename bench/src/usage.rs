@@ -20,6 +20,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Bytes sent to the block layer.
     pub written_bytes: u64,
+    /// Bytes fetched from the block layer.
+    pub read_bytes: u64,
     /// Resident memory in bytes; not a sum over time.
     pub resident_bytes: u64,
     /// The most of it that there was since the process started.
@@ -39,6 +41,7 @@ impl Usage {
             Self {
                 cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
                 written_bytes: sum.written_bytes + one.written_bytes,
+                read_bytes: sum.read_bytes + one.read_bytes,
                 resident_bytes: sum.resident_bytes + one.resident_bytes,
                 peak_resident_bytes: sum.peak_resident_bytes + one.peak_resident_bytes,
             }
@@ -49,10 +52,11 @@ impl Usage {
         let read = |name: &str| {
             std::fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default()
         };
-        let status = read("status");
+        let (status, io) = (read("status"), read("io"));
         Self {
             cpu_seconds: cpu_seconds(&read("stat")),
-            written_bytes: labelled_number(&read("io"), "write_bytes:"),
+            written_bytes: labelled_number(&io, "write_bytes:"),
+            read_bytes: labelled_number(&io, "read_bytes:"),
             resident_bytes: labelled_number(&status, "VmRSS:") * 1024,
             peak_resident_bytes: labelled_number(&status, "VmHWM:") * 1024,
         }
@@ -63,6 +67,7 @@ impl Usage {
         Self {
             cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
             written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
+            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
             resident_bytes: self.resident_bytes,
             peak_resident_bytes: self.peak_resident_bytes,
         }

@@ -53,6 +53,8 @@ pub(crate) fn of(workload: Workload, options: &Options) -> Vec<Case> {
         Workload::Mixed => mixed(options),
         Workload::Overwrite => vec![overwrite(options)],
         Workload::Timeline => vec![timeline(options)],
+        // It is no comparison.
+        Workload::Scale => Vec::new(),
     }
 }
 

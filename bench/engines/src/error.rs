@@ -27,6 +27,14 @@ pub(crate) enum BenchError {
         engine: &'static str,
         status: std::process::ExitStatus,
     },
+    #[error(
+        "{} MiB were resident at most, and {} MiB are the budget: see --scale-cache and --scale-memtable",
+        peak >> 20,
+        budget >> 20
+    )]
+    Memory { peak: u64, budget: u64 },
+    #[error("the writing process was to be killed, and ended with {0}")]
+    NotKilled(std::process::ExitStatus),
     #[error("what a measurement reported cannot be read: {0}")]
     Report(#[from] serde_json::Error),
 }

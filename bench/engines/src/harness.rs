@@ -7,6 +7,7 @@ use crate::metrics::{Metrics, Outcome, medians};
 use crate::options::{Options, Workload};
 use crate::picture;
 use crate::plan::{Data, Engine, Job, Plan};
+use crate::scale::{self, Scale};
 use crate::table;
 use crate::timeline::Timeline;
 use corelith_bench::usage::Machine;
@@ -28,6 +29,8 @@ struct Report<'a> {
     rounds: u32,
     smoke: bool,
     cases: &'a [CaseReport],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale: Option<Scale>,
 }
 
 /// The figures of a case.
@@ -86,13 +89,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         directories: 0,
     };
     let mut reports = Vec::new();
+    let mut scale = None;
     for workload in &options.workload {
+        if *workload == Workload::Scale {
+            let dir = harness.new_dir();
+            scale = Some(scale::run(options, &harness.program, &dir)?);
+        }
         for case in cases::of(*workload, options) {
             reports.push(harness.case(*workload, case)?);
         }
     }
+    let within_budget = scale.as_ref().map_or(Ok(()), Scale::check);
     let Some(path) = &options.json else {
-        return Ok(());
+        return within_budget;
     };
     let report = Report {
         machine: &machine,
@@ -103,9 +112,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         rounds: options.rounds,
         smoke: options.smoke,
         cases: &reports,
+        scale,
     };
     let text = serde_json::to_string_pretty(&report)?;
-    std::fs::write(path, text + "\n").map_err(BenchError::file(path))
+    std::fs::write(path, text + "\n").map_err(BenchError::file(path))?;
+    within_budget
 }
 
 impl Harness<'_> {

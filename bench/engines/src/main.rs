@@ -3,7 +3,8 @@
 //! The harness (`harness.rs`) runs each measurement in a child of its own program (`measure.rs`), which opens
 //! one engine, loads it, and reports figures as JSON. What the loads are is the same for all engines
 //! (`plan.rs`, `data.rs`, `subject.rs`); blocking engines are driven by threads (`threads.rs`), ours by tasks on
-//! its own cores (`cores.rs`).
+//! its own cores (`cores.rs`). What ours does with many keys in little memory is no comparison, and has a
+//! file of its own (`scale.rs`).
 
 mod cases;
 mod cores;
@@ -21,6 +22,7 @@ mod picture;
 mod plan;
 mod recorder;
 mod rocks;
+mod scale;
 mod subject;
 mod table;
 mod threads;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match (arguments.next(), arguments.next()) {
         (Some(first), Some(plan)) if first == harness::CHILD_ARGUMENT => measure_one(&plan),
+        (Some(first), Some(plan)) if first == scale::CHILD_ARGUMENT => scale::child(&plan),
         _ => harness::run(&Options::parse().in_effect()),
     };
     match result {

@@ -98,6 +98,21 @@ pub(crate) struct Options {
     /// timeline: keys; three values in four have 256 bytes, one has 16 KiB
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     pub(crate) timeline_keys: u64,
+    /// scale: keys, of 100-byte values; written, and then overwritten for `--duration`
+    #[arg(long, default_value_t = 50_000_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    pub(crate) scale_keys: u64,
+    /// scale: gets of absent keys
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    pub(crate) scale_gets: u64,
+    /// scale: memory that the process must not exceed
+    #[arg(long, default_value = "512M", value_parser = size)]
+    pub(crate) scale_memory: usize,
+    /// scale: block cache
+    #[arg(long, default_value = "192M", value_parser = size)]
+    pub(crate) scale_cache: usize,
+    /// scale: memtable
+    #[arg(long, default_value = "32M", value_parser = size)]
+    pub(crate) scale_memtable: usize,
 }
 
 /// A group of cases.
@@ -116,9 +131,12 @@ pub(crate) enum Workload {
     Overwrite,
     /// Latency over time
     Timeline,
+    /// Ours alone: many keys in little memory, and a start after a crash; only if asked for
+    Scale,
 }
 
 impl Workload {
+    /// What is run unless something else is asked for.
     const ALL: [Self; 6] = [
         Self::Put,
         Self::Fill,
@@ -147,6 +165,9 @@ impl Options {
             self.timeline_seconds = Duration::from_secs(2);
             self.timeline_rate = 500.0;
             self.timeline_keys = 2000;
+            self.scale_keys = 30_000;
+            self.scale_gets = 5000;
+            self.scale_memtable = 1 << 20;
         }
         self
     }

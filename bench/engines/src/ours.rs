@@ -14,8 +14,8 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
 use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed, yield_now};
 use corelith_shards::{
-    BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term,
-    ValuePart,
+    BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions,
+    Term, ValuePart,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -56,6 +56,9 @@ pub(crate) struct Ours {
 struct Inner {
     log: Log,
     engine: Engine,
+    cache: BlockCache,
+    /// Entries applied when it was opened.
+    replayed: u64,
     next: Cell<LogIndex>,
     /// Not appended yet.
     staged: RefCell<Vec<Write>>,
@@ -79,18 +82,21 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens shard `number` in `dir` and applies what its log holds beyond the last checkpoint.
     pub(crate) async fn open(dir: &Path, number: u32, tuning: Tuning) -> Result<Self> {
+        let cache = BlockCache::new(tuning.cache_bytes);
         let options = ShardOptions {
             memtable_bytes: tuning.memtable_bytes,
-            cache: BlockCache::new(tuning.cache_bytes),
+            cache: cache.clone(),
             value_threshold: tuning.separate_bytes,
             ..ShardOptions::new(STORE_ID, ShardId(number))
         };
         let shard = Shard::open(dir, options).await?;
-        replay(&shard).await?;
+        let replayed = replay(&shard).await?;
         let last = shard.log.range().last;
         let inner = Rc::new(Inner {
             log: shard.log.clone(),
             engine: shard.engine.clone(),
+            cache,
+            replayed,
             next: Cell::new(LogIndex(last.map_or(1, |id| id.index.0 + 1))),
             staged: RefCell::default(),
             wake_appender: Notify::new(),
@@ -175,7 +181,12 @@ impl Ours {
     /// See [`Statistics`].
     pub(crate) fn statistics(&self) -> Statistics {
         let engine = self.inner.engine.statistics();
+        let cache = self.inner.cache.counters();
         Statistics {
+            replayed: self.inner.replayed,
+            cache_misses: cache.misses,
+            false_positives: cache.false_positives,
+            cache_bytes: cache.bytes,
             flushes_running: u64::from(engine.flush.running),
             flushes: engine.flush.jobs,
             compactions_running: u64::from(engine.compaction.running),
@@ -244,13 +255,15 @@ fn apply(engine: &Engine, entry: &Entry) {
     engine.set_applied(entry.id, None);
 }
 
-async fn replay(shard: &Shard) -> Result<()> {
+/// Applies what the log holds beyond the checkpoint; returns how many entries it was.
+async fn replay(shard: &Shard) -> Result<u64> {
     let Some(last) = shard.log.range().last else {
-        return Ok(());
+        return Ok(0);
     };
     let end = LogIndex(last.index.0 + 1);
     let applied = shard.engine.applied().0;
     let mut from = LogIndex(applied.map_or(1, |id| id.index.0 + 1));
+    let count = end.0.saturating_sub(from.0);
     while from < end {
         for entry in shard.log.read_heads(from, end, REPLAY_BYTES).await? {
             shard.engine.wait_for_room().await?;
@@ -259,7 +272,7 @@ async fn replay(shard: &Shard) -> Result<()> {
             yield_if_needed().await;
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Appends what tasks have staged, all of a turn at once.

@@ -89,6 +89,13 @@ pub(crate) struct Statistics {
     pub(crate) collections: u64,
     /// Bytes that it wrote, by its own account.
     pub(crate) written_bytes: Option<u64>,
+    /// Entries that were applied from the log when it was opened.
+    pub(crate) replayed: u64,
+    /// Blocks that had to be read, and searches of tables that filters let pass in vain.
+    pub(crate) cache_misses: u64,
+    pub(crate) false_positives: u64,
+    /// Memory that the block cache holds.
+    pub(crate) cache_bytes: u64,
 }
 
 impl Statistics {
@@ -106,6 +113,10 @@ impl Statistics {
             compactions: self.compactions + other.compactions,
             collections: self.collections + other.collections,
             written_bytes: sum(self.written_bytes, other.written_bytes),
+            replayed: self.replayed + other.replayed,
+            cache_misses: self.cache_misses + other.cache_misses,
+            false_positives: self.false_positives + other.false_positives,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
         }
     }
 }

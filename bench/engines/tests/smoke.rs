@@ -74,3 +74,28 @@ fn two_cores_share_the_keys() {
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaints}");
 }
+
+#[test]
+fn a_shard_is_filled_killed_and_opened() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let json = dir.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_corelith-engine-bench"))
+        .args(["--smoke", "--workload", "scale"])
+        .arg("--dir")
+        .arg(dir.path())
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let (filled, read) = (&report["scale"]["filled"], &report["scale"]["read"]);
+    assert!(
+        filled["write_amplification"].as_f64() > Some(1.0),
+        "{filled}"
+    );
+    assert!(read["replayed_entries"].as_u64() > Some(0), "{read}");
+    assert_eq!(read["gets"], 5001, "{read}");
+}

@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 pub(super) struct Background {
     wake: Rc<Notify>,
     working: Cell<u32>,
-    /// Whether the last compaction found no room for its output.
+    /// Whether the last compaction that had an output found no room for it.
     pub(super) compaction_is_stuck: Cell<bool>,
     /// The same of collection.
     pub(super) collection_is_stuck: Cell<bool>,

@@ -105,10 +105,12 @@ impl Engine {
             };
             let Some(oldest) = oldest else { break };
             let result = self.flush(&oldest).await;
+            if result.is_ok() {
+                self.inner.state.borrow_mut().disk_full = false;
+            }
             self.remove_unused().await;
             match result {
                 Ok(()) => {
-                    self.inner.state.borrow_mut().disk_full = false;
                     self.inner.changed.notify_waiters();
                     free(oldest).await;
                 }

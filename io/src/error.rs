@@ -39,6 +39,11 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Whether a read failed: nothing was changed, and another one may succeed.
+    pub fn is_read(&self) -> bool {
+        self.operation == "read"
+    }
+
     /// Makes an error from the failure of `operation` on `subject`; the kind follows from `source`.
     pub fn new(
         operation: &'static str,

@@ -282,6 +282,10 @@ async fn wait_until_writing(client: &Client, acknowledged: &Mutex<Acknowledged>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "it keeps other tests of this process from running, none of which is a task of this one"
+)]
 async fn a_full_device_is_lived_with_until_there_is_space() {
     let device = match FileSystem::make(DEVICE_BYTES) {
         Ok(device) => device,

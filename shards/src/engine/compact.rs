@@ -129,6 +129,11 @@ impl Engine {
                 tracing::error!(%shard, %error, "compaction or collection met damage");
                 self.pause(DAMAGE_PAUSE).await;
             }
+            // What is there may still be read another time; nothing was written wrong.
+            Error::Io(io) if io.is_read() => {
+                tracing::error!(%shard, %error, "compaction or collection cannot read");
+                self.pause(DAMAGE_PAUSE).await;
+            }
             error => self.fence(error.clone()),
         }
         Turn::Again

@@ -34,10 +34,6 @@ const SHARES_PERIOD: Duration = Duration::from_millis(50);
 /// slice that is over before anything ran for idleness and sleeps until the next event: a thread that lost
 /// its processor at that point would never start its core if the slice were short.
 const FIRST_TIME_SLICE: Duration = Duration::from_millis(100);
-/// A core looks for work at least this often. The same mistake of glommio's as above makes a busy core
-/// sleep until its next timer when its thread was kept off the processor for a whole time slice; without
-/// this timer such sleeps took the better part of a second.
-const IDLE_MAX: Duration = Duration::from_millis(10);
 /// The registered buffers are accounted once for each of the three rings; the rest is slack.
 const REGISTERED_FRACTION: usize = 4;
 
@@ -261,11 +257,6 @@ fn begin(config: &CoreConfig) -> Core {
     world::set(Some(World::Uring(core.clone())));
     let clock = core.clone();
     crate::task::spawn(async move { clock.clock().drive().await });
-    crate::task::spawn(async {
-        loop {
-            crate::time::sleep(IDLE_MAX).await;
-        }
-    });
     let pulse = watchdog::watch(&config.name, config.watchdog);
     crate::task::spawn(async move { pulse.beat().await });
     core

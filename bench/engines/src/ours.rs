@@ -347,7 +347,11 @@ impl Inner {
         let next = self.durable.borrow().front().map(|(index, _)| *index);
         let Some(from) = next else { return };
         match self.log.read_heads(from, LogIndex(from.0 + 1), 0).await {
-            Ok(entries) => entries.iter().for_each(|entry| drop(self.apply(entry))),
+            Ok(entries) => {
+                for entry in &entries {
+                    self.apply(entry);
+                }
+            }
             Err(error) => {
                 for (_, done) in self.durable.take() {
                     self.finish(done, Err(error.clone()));

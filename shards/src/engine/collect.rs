@@ -143,17 +143,27 @@ impl Engine {
             };
             return self.edit(&[], replace, |_| {}).await.map(|_| ());
         }
-        self.edit(
-            &[],
-            |manifest, _| {
-                let mut segments = manifest.segments.iter_mut();
-                let place = segments.find(|other| **other == before);
-                place.map(|place| *place = meta).is_some()
-            },
-            |_| values.install_rewritten(rewritten),
-        )
-        .await
-        .map(|_| ())
+        let mut rewritten = Some(rewritten);
+        let edited = self
+            .edit(
+                &[],
+                |manifest, _| {
+                    let mut segments = manifest.segments.iter_mut();
+                    let place = segments.find(|other| **other == before);
+                    place.map(|place| *place = meta).is_some()
+                },
+                |_| {
+                    if let Some(rewritten) = rewritten.take() {
+                        values.install_rewritten(rewritten);
+                    }
+                },
+            )
+            .await;
+        // After a failure of the edit's end the manifest on disk may name the new file.
+        if let Some(rewritten) = rewritten.filter(|_| !self.is_unfenced()) {
+            rewritten.keep();
+        }
+        edited.map(|_| ())
     }
 }
 

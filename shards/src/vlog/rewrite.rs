@@ -46,6 +46,11 @@ impl Rewritten {
     pub fn meta(&self) -> SegmentMeta {
         self.new.meta()
     }
+
+    /// Leaves the file where it is, out of use: a manifest on disk may name it.
+    pub fn keep(mut self) {
+        self.file.path = None;
+    }
 }
 
 /// A file that is garbage unless it is installed.

@@ -629,8 +629,8 @@ impl Replica {
         assert!(has_end(".vlog").count() <= values.len() + 2, "{names:?}");
         let known = ["LOCK", "MANIFEST", "RESERVE"];
         let others = names.iter().filter(|name| {
-            // A spare segment of the log is prepared slowly.
-            let ends = [".sst", ".vlog", ".log", ".log.tmp"];
+            // Spare segments may be under preparation.
+            let ends = [".sst", ".vlog", ".vlog.tmp", ".log", ".log.tmp"];
             !known.contains(&&name[..]) && !ends.iter().any(|end| name.ends_with(end))
         });
         assert_eq!(others.count(), 0, "{names:?}");

@@ -203,9 +203,9 @@ pub const TABLE_BLOCK_BYTES_MAX: usize = 32 << 10;
 /// and the root, which stays in memory, has 40 bytes for each of them: 1 MiB for 14 GB.
 pub const TABLE_LEAF_SPAN: usize = 4 << 10;
 
-/// Keys of one filter: as many as fill 12 KiB of the file with a Bloom filter. Finding a fuse filter of
+/// Keys of one filter: as many as fill 20 KiB of the file with a Bloom filter. Finding a fuse filter of
 /// that many holds a core for at most half a millisecond.
-pub const FILTER_KEYS_MAX: usize = ((12 << 10) - 64) * 8 / FILTER_BITS_PER_KEY as usize;
+pub const FILTER_KEYS_MAX: usize = ((20 << 10) - 64) * 8 / FILTER_BITS_PER_KEY as usize;
 
 /// A longer value gets a block of its own, so that its key can be read without it.
 pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
@@ -231,8 +231,10 @@ pub const TABLE_BYTES: u64 = 64 << 20;
 /// A table that a memtable is flushed to may be longer: it is one run, and soon compacted.
 pub const FLUSHED_TABLE_BYTES: u64 = 256 << 20;
 
-/// Bits of filter per key; 12 gives about 0.5 % false positives.
-pub const FILTER_BITS_PER_KEY: u64 = 12;
+/// Bits per key of the Bloom filters of level 0. A read of an absent key asks up to a dozen of them, so
+/// that each must let very few pass: 20 bits give 0.03 % false positives, where 12 would give 0.5 %, a
+/// disk read for every twentieth absent key. Level 0 holds a small part of all keys.
+pub const FILTER_BITS_PER_KEY: u64 = 20;
 
 /// Writes of a table in flight at once.
 pub const TABLE_WRITES_IN_FLIGHT_MAX: usize = 4;

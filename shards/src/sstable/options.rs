@@ -14,7 +14,7 @@ pub enum Compression {
 /// How the keys of a table are summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FilterKind {
-    /// Split-block Bloom: 12 bits per key, a few nanoseconds per key to build. For tables that are
+    /// Split-block Bloom: 20 bits per key, a few nanoseconds per key to build. For tables that are
     /// soon compacted away.
     #[default]
     Bloom,

@@ -165,6 +165,9 @@ impl Engine {
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         for table in version.candidates(&stored_key) {
+            if table.excludes(&stored_key, hash, NOW) {
+                continue;
+            }
             if let Some((at, value)) = table.get(&stored_key, hash, NOW).await? {
                 return Ok((Place::Table(Rc::clone(table), at, value), segments));
             }
@@ -191,6 +194,9 @@ impl Engine {
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         for table in state.version.candidates(&stored_key) {
+            if table.excludes(&stored_key, hash, NOW) {
+                continue;
+            }
             // A read with I/O names the damage, if there is some.
             if let Some(found) = table.get_cached(&stored_key, hash, NOW)?.ok()? {
                 return Some(Some(found));

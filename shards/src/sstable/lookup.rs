@@ -48,25 +48,27 @@ struct Search<'a> {
 }
 
 impl Table {
-    /// Whether the stored key with this hash is certainly not here (`true`) or may be (`false`), if
-    /// memory knows: `None` means that the filter must be read.
-    #[cfg(test)]
-    pub(crate) fn excludes(&self, key: &[u8], hash: u64) -> Option<bool> {
-        if !self.covers(key) {
-            return Some(true);
+    /// Whether a filter in memory says that the stored key with this hash is not here. Otherwise it
+    /// takes [`Table::get`] to know. This is all that a read asks most runs, so it keeps nothing at
+    /// hand for what might follow.
+    pub(crate) fn excludes(&self, key: &[u8], hash: u64, at: LogIndex) -> bool {
+        let bounded = self.partition(self.partition_of(key, at));
+        let filter = bounded.and_then(|bounded| bounded.partition.filter);
+        let look = |payload: &[u8]| passes(payload, hash);
+        let said = match (filter, self.whole_filter()) {
+            (Some(handle), _) => self.cache().with(self.file_number(), handle.offset, look),
+            (None, Some(filter)) => Some(Some(filter.may_contain(hash))),
+            (None, None) => None,
+        };
+        // A search names the damage of a malformed one.
+        let excludes = said == Some(Some(false));
+        if excludes {
+            self.cache().count(|counters| {
+                counters.hits += u64::from(filter.is_some());
+                counters.filter_negatives += 1;
+            });
         }
-        let mut search = self.search(key, hash, LogIndex(u64::MAX), true);
-        match search.partition() {
-            Ok(found) => {
-                let excluded = found.is_none();
-                if excluded {
-                    search.count(&Ok(None));
-                }
-                Some(excluded)
-            }
-            // A search with I/O names the damage.
-            Err(_) => None,
-        }
+        excludes
     }
 
     /// As [`Table::get`] if everything that it needs is in memory; otherwise `None`.

@@ -6,7 +6,8 @@
 //! * `picker` is the façade over the two policies, `leveled` and `tiered`; `draft` holds the choices
 //!   that both make, `gain` what a merge is worth.
 //! * `mix` estimates from merges that were done how much of what is written replaces something.
-//! * `throttle` turns debt into a delay of writers and a share of the core.
+//! * `throttle` turns debt into a delay of writers, and into a share of the core and a rate for
+//!   background work.
 
 mod draft;
 mod gain;
@@ -20,7 +21,9 @@ mod throttle;
 mod tiered;
 
 pub(crate) use mix::WriteMix;
-pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, settled};
+pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, searches_due, settled};
 pub use picker::{Policy, UnknownPolicy};
 pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
-pub(crate) use throttle::{Load, Throttle, ThrottleLimits, background_share, throttle};
+pub(crate) use throttle::{
+    Incoming, Load, Throttle, ThrottleLimits, background_share, flush_rate, rewrite_rate, throttle,
+};

@@ -22,6 +22,7 @@ mod get;
 mod inputs;
 mod install;
 mod merge;
+mod pacer;
 mod piece;
 mod report;
 mod room;
@@ -70,6 +71,8 @@ use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
 use damage::Damages;
+use get::Searches;
+use pacer::Pacer;
 use room::Pace;
 use scrub::Scrubbing;
 use statistics::Counters;
@@ -162,6 +165,8 @@ struct Inner {
     damages: Damages,
     scrubbing: Scrubbing,
     pace: Pace,
+    pacer: Pacer,
+    searches: Searches,
     /// Compactions that run.
     compacting: RefCell<Vec<Rc<compaction::Task>>>,
     /// How much of what is written replaces something, as far as merges have told.
@@ -282,6 +287,8 @@ impl Engine {
             damages: Damages::new(parts.on_damage),
             scrubbing: Scrubbing::default(),
             pace: Pace::default(),
+            pacer: Pacer::default(),
+            searches: Searches::default(),
             compacting: RefCell::default(),
             mix: Cell::default(),
             counters: Counters::default(),
@@ -336,6 +343,10 @@ impl Engine {
             "writes are applied in log order"
         );
         self.inner.pace.note(key.len() + value.len());
+        match &value {
+            Value::Separated(_) => self.inner.pacer.note_write(key.len(), value.len()),
+            _ => self.inner.pacer.note_write(key.len() + value.len(), 0),
+        }
         let pins = &self.inner.pins;
         if state.active.insert(Space::User, at, key, value, pins) {
             pins.dropped(at);

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod log;
 mod manifest;
 mod memtable;
+mod output;
 mod pins;
 pub mod planted;
 mod recovery;

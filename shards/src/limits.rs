@@ -14,6 +14,10 @@ pub const VALUE_BYTES_MAX: usize = 8 << 20;
 /// The largest single read or write.
 pub const IO_BYTES_MAX: usize = 1 << 20;
 
+/// The largest read or write of compaction and collection. The device serves requests in turn: a read
+/// of the foreground waits for what is before it, about 0.1 ms for each of these.
+pub const BACKGROUND_IO_BYTES: usize = 128 << 10;
+
 /// Longest membership record.
 pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
 
@@ -100,9 +104,6 @@ pub const VLOG_NEAR_FRONT_BYTES: usize = 128 << 10;
 
 /// Slot-index pages of collected segments kept in memory, of 4 KiB each.
 pub const VLOG_INDEX_PAGES_CACHED_MAX: usize = 512;
-
-/// Writes of a collected segment in flight at once.
-pub const VLOG_REWRITES_IN_FLIGHT_MAX: usize = 2;
 
 /// How far beyond a record that is not intact the next one is looked for after a crash: as far as
 /// writes can have been in flight, and beyond the longest record.
@@ -236,8 +237,8 @@ pub const FLUSHED_TABLE_BYTES: u64 = 256 << 20;
 /// disk read for every twentieth absent key. Level 0 holds a small part of all keys.
 pub const FILTER_BITS_PER_KEY: u64 = 20;
 
-/// Writes of a table in flight at once.
-pub const TABLE_WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Writes of one table or segment in flight at once.
+pub const OUTPUT_WRITES_IN_FLIGHT_MAX: usize = 8;
 
 /// Bytes that a scan reads ahead at once: it begins with the first and doubles up to the second.
 pub const READ_AHEAD_BYTES_MIN: usize = 16 << 10;
@@ -291,6 +292,7 @@ const _: () = {
     assert!(LOG_STAGED_BYTES_MAX >= 2 * LOG_ENTRY_BYTES_MAX);
     assert!(VLOG_WRITE_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
     assert!(VLOG_WRITE_BYTES_MAX <= IO_BYTES_MAX);
+    assert!(BACKGROUND_IO_BYTES.is_multiple_of(BLOCK_SIZE) && BACKGROUND_IO_BYTES <= IO_BYTES_MAX);
     assert!(VLOG_EAGER_WRITES < VLOG_WRITES_IN_FLIGHT_MAX);
     assert!(VLOG_STAGED_BYTES_MAX >= 2 * VALUE_BYTES_MAX);
     assert!(VLOG_SEGMENT_BYTES_DEFAULT > 2 * VALUE_BYTES_MAX as u64);

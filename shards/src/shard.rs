@@ -110,7 +110,6 @@ impl Shard {
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
-                ..ValueLogOptions::default()
             },
             recovered.manifest.segments.clone(),
             recovered.manifest.next_segment,

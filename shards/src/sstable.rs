@@ -10,7 +10,6 @@ pub(crate) mod format;
 mod inspect;
 mod lookup;
 mod options;
-mod output;
 mod properties;
 mod reader;
 mod sequential;

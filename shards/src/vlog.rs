@@ -59,15 +59,12 @@ pub struct ValueLogOptions {
     /// Length of a segment, rounded up to whole blocks and into the bounds of
     /// [`limits`](crate::limits). A record never spans two.
     pub segment_bytes: u64,
-    /// How fast a collection goes on at most, in bytes read per second; 0 for no limit.
-    pub rewrite_bytes_per_second: u64,
 }
 
 impl Default for ValueLogOptions {
     fn default() -> Self {
         Self {
             segment_bytes: limits::VLOG_SEGMENT_BYTES_DEFAULT,
-            rewrite_bytes_per_second: 0,
         }
     }
 }

@@ -10,6 +10,11 @@
 //! enough of what lies below is known to be replaced or deleted by it, or because the tables are so
 //! small in comparison with the values they refer to that it costs next to nothing. When there are too
 //! many runs before it pays, the cheapest merge within level 0 makes room.
+//!
+//! Runs cost reads. When the reads so far have paid for it, having asked so many runs that a merge would
+//! have taken no more time, level 0 is merged into one run. (Who rents skis until the rents add up to
+//! their price, and buys then, pays at most twice what he could have.) A store that is only written to
+//! never does it, one that is only read does it once.
 
 use super::draft::{self, Draft, Placed};
 use super::gain::{Gain, by_deleting, by_replacing, hidden_values};
@@ -33,6 +38,12 @@ const FIRST_LEVEL_RUNS_MIN: usize = 4;
 
 /// Tables of a level are moved down in pieces of up to so many full ones.
 const PIECE_TABLES: u64 = 2;
+
+/// What a merge costs in the time that asking the filter of one more run takes (0.2 to 0.3 µs): so many
+/// for an entry, and one for so many bytes.
+const SEARCHES_PER_ENTRY: u64 = 3;
+/// See [`SEARCHES_PER_ENTRY`].
+const BYTES_PER_SEARCH: u64 = 160;
 
 /// The score of a level that is to be emptied.
 const MISPLACED: f64 = 100.0;
@@ -60,6 +71,11 @@ pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
         .move_down()
         .or_else(|| leveled.make_room())
         .or_else(|| leveled.best())
+        .or_else(|| leveled.for_reads())
+}
+
+pub(super) fn searches_due(shape: &Shape, options: &Options) -> Option<u64> {
+    Leveled::new(shape, options).searches_due()
 }
 
 pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
@@ -200,6 +216,35 @@ impl<'a> Leveled<'a> {
                 let (range, _) = draft::cheapest(self.first_level(), |run| !run.busy())?;
                 Draft::of_runs(self.first_level().get(range)?)?.finish(self.shape, self.options)
             })
+    }
+
+    /// The runs of level 0 whose merge spares reads the most: without an oldest one that outweighs all
+    /// newer ones.
+    fn runs_for_reads(&self) -> &[Placed<'a>] {
+        let mut runs = self.first_level();
+        let bytes = |placed: &Placed<'_>| Sum::of(&placed.run.tables).bytes;
+        while let Some((oldest, newer)) = runs.split_last()
+            && bytes(oldest) > newer.iter().map(bytes).sum()
+        {
+            runs = newer;
+        }
+        runs
+    }
+
+    fn searches_due(&self) -> Option<u64> {
+        let runs = self.runs_for_reads();
+        let spared = u64::try_from(runs.len().checked_sub(1)?).ok()?;
+        let sum = Sum::of(runs.iter().flat_map(|placed| &placed.run.tables));
+        let price = sum.entries * SEARCHES_PER_ENTRY + sum.bytes / BYTES_PER_SEARCH;
+        price.checked_div(spared)
+    }
+
+    /// Level 0 into one run, if reads have paid for it.
+    fn for_reads(&self) -> Option<Task> {
+        if self.options.searches < self.searches_due()? {
+            return None;
+        }
+        Draft::of_runs(self.runs_for_reads())?.finish(self.shape, self.options)
     }
 
     /// How much a merge of level 0 into the next level is due, and what it would take from level 0:

@@ -82,6 +82,8 @@ pub(crate) struct Options {
     pub(crate) tiered_runs_max: usize,
     /// What merges so far told about the writes.
     pub(crate) mix: WriteMix,
+    /// Reads that had to ask several runs since level 0 was merged last.
+    pub(crate) searches: u64,
     /// The lowest pinned sequence number, the highest possible one if there is none: a deletion at or
     /// below it can be dropped once nothing older is left.
     pub(crate) oldest_pin: LogIndex,
@@ -98,6 +100,7 @@ impl Default for Options {
             leveled_runs_max: 12,
             tiered_runs_max: 20,
             mix: WriteMix::default(),
+            searches: 0,
             oldest_pin: LogIndex(u64::MAX),
         }
     }
@@ -176,6 +179,15 @@ pub(crate) fn pick(shape: &Shape, policy: Policy, options: &Options) -> Option<T
     match policy {
         Policy::Leveled => leveled::pick(shape, options),
         Policy::Tiered => tiered::pick(shape, options),
+    }
+}
+
+/// The [`Options::searches`] from which on a merge pays for the sake of reads; `None` if none would.
+pub(crate) fn searches_due(shape: &Shape, policy: Policy, options: &Options) -> Option<u64> {
+    match policy {
+        Policy::Leveled => leveled::searches_due(shape, options),
+        // Whoever chose it wants little rewriting.
+        Policy::Tiered => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Debt into a delay of writers and a share of the core.
+//! Debt into a delay of writers, and into a share of the core and a rate for background work.
 //!
 //! Background work is given more of the core first; only when that does not suffice are writers slowed,
 //! and they are stopped only where memory or disk would run out. Nothing jumps: the delay of a byte
@@ -18,6 +18,21 @@ const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
 const BACKGROUND_SHARE_MIN: u32 = 100;
 /// See [`BACKGROUND_SHARE_MIN`].
 const BACKGROUND_SHARE_MAX: u32 = 800;
+
+/// Background work moves at least this many bytes a second, read and written ones together.
+const BACKGROUND_RATE_MIN: f64 = (32 << 20) as f64;
+
+/// Bytes that compaction may move for each byte that comes in and is kept in tables: twice what leveled
+/// compaction of a large store takes, which rewrites it about four times.
+const MOVED_PER_INLINE_BYTE: f64 = 16.0;
+
+/// Bytes that collection may move for each byte that comes in and is kept in the value log. With a
+/// fraction `g` of garbage it takes 2 (1 - g) / g to be rid of as many bytes as come in: 6 where a quarter
+/// is garbage, and less when it lags, so that garbage never goes beyond all bounds.
+const MOVED_PER_SEPARATED_BYTE: f64 = 8.0;
+
+/// How many times faster than a memtable fills, the one before it is flushed.
+const FLUSHED_PER_INLINE_BYTE: f64 = 4.0;
 
 /// Beside the debt, what weighs on a shard.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,14 +121,55 @@ pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Thr
 
 /// Shares of the core for background work, of which the foreground has 1000.
 pub(crate) fn background_share(debt: &Debt, limits: &ThrottleLimits) -> u32 {
-    let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
-    let runs = progress(
-        debt.runs as f64,
-        limits.runs_soft as f64 / 2.0,
-        limits.runs_soft as f64,
-    );
-    let more = f64::from(BACKGROUND_SHARE_MAX - BACKGROUND_SHARE_MIN) * bytes.max(runs);
+    let more = f64::from(BACKGROUND_SHARE_MAX - BACKGROUND_SHARE_MIN) * urgency(debt, limits);
     BACKGROUND_SHARE_MIN + more as u32
+}
+
+/// What is written to a shard, in bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Incoming {
+    /// Keys, and values kept with them.
+    pub(crate) inline: f64,
+    /// Values in the value log.
+    pub(crate) separated: f64,
+}
+
+/// Bytes per second that compaction and collection may read and write together; `None` for no limit.
+///
+/// They need as much as what comes in brings them to do. Any faster they would only make the
+/// foreground wait, until they lag.
+pub(crate) fn rewrite_rate(
+    incoming: Incoming,
+    debt: &Debt,
+    limits: &ThrottleLimits,
+) -> Option<u64> {
+    let needed =
+        incoming.inline * MOVED_PER_INLINE_BYTE + incoming.separated * MOVED_PER_SEPARATED_BYTE;
+    urged(needed, urgency(debt, limits))
+}
+
+/// The same of flushes, of which each must end before the next memtable is full.
+pub(crate) fn flush_rate(
+    incoming: Incoming,
+    memtable_bytes: u64,
+    limits: &ThrottleLimits,
+) -> Option<u64> {
+    let soft = limits.memtable_bytes_soft as f64;
+    let lag = progress(memtable_bytes as f64, soft / 2.0, soft);
+    urged(incoming.inline * FLUSHED_PER_INLINE_BYTE, lag)
+}
+
+/// A rate that grows beyond all bounds as `lag` goes from 0 to 1.
+fn urged(rate: f64, lag: f64) -> Option<u64> {
+    let rate = rate.max(BACKGROUND_RATE_MIN) / (1.0 - lag);
+    rate.is_finite().then_some(rate as u64)
+}
+
+/// How far background work lags, from 0 to where writers begin to be slowed (1).
+fn urgency(debt: &Debt, limits: &ThrottleLimits) -> f64 {
+    let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
+    let soft = limits.runs_soft as f64;
+    bytes.max(progress(debt.runs as f64, soft / 2.0, soft))
 }
 
 #[cfg(test)]
@@ -220,5 +276,33 @@ mod tests {
         let gib = 1 << 30;
         check_smooth("share by debt", 12.0, (0..80).map(|n| more(of(n * gib, 0))));
         check_smooth("share by runs", 120.0, (0..40).map(|n| more(of(0, n))));
+    }
+
+    #[test]
+    fn background_moves_what_comes_in_and_more_when_it_lags() {
+        let limits = ThrottleLimits::new(MEMTABLES);
+        let incoming = |inline: u64, separated: u64| Incoming {
+            inline: inline as f64,
+            separated: separated as f64,
+        };
+        let mib = 1 << 20;
+        let rate = |incoming, debt| rewrite_rate(incoming, &debt, &limits);
+        assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(32 * mib));
+        assert_eq!(rate(incoming(10 * mib, 0), of(0, 12)), Some(160 * mib));
+        assert_eq!(rate(incoming(mib, 10 * mib), of(0, 0)), Some(96 * mib));
+        assert_eq!(rate(incoming(10 * mib, 0), of(0, 18)), Some(320 * mib));
+        assert_eq!(
+            rate(incoming(10 * mib, 0), of(32 << 30, 0)),
+            Some(320 * mib)
+        );
+        assert_eq!(rate(incoming(0, 0), of(0, 24)), None);
+        assert_eq!(rate(incoming(0, 0), of(u64::MAX, usize::MAX)), None);
+
+        let flush = |inline, memtables| flush_rate(incoming(inline, 0), memtables, &limits);
+        assert_eq!(flush(0, 64 * mib), Some(32 * mib));
+        assert_eq!(flush(20 * mib, 64 * mib), Some(80 * mib));
+        assert_eq!(flush(20 * mib, 96 * mib), Some(160 * mib));
+        assert_eq!(flush(20 * mib, 128 * mib), None);
+        assert_eq!(flush(20 * mib, u64::MAX), None);
     }
 }

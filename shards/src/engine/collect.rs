@@ -13,6 +13,7 @@
 
 use super::background::Turn;
 use super::compact::is_no_space;
+use super::pacer::{Lane, PACE_STEP_BYTES};
 use super::{Engine, View};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
@@ -22,6 +23,7 @@ use crate::planted::{Bug, is_planted};
 use crate::sstable::{SequentialCursor, Table, ValueRef, hash_of};
 use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentMeta, SegmentUse, plan};
 use corelith_io::collections::HashMap;
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Entries after which a walk through a table asks whether others want the core.
@@ -120,13 +122,21 @@ impl Engine {
         let before = segment.meta();
         let view = self.view();
         let live = self.live_slots(&view, before).await?;
+        let moved = Cell::new(0);
         let rewritten = values
             .rewrite(&segment, async |record| {
                 self.check_usable()?;
-                match &live {
-                    Some(live) => Ok(live.contains(record.pointer.slot)),
-                    None => is_live(&view, record).await,
+                let is_live = match &live {
+                    Some(live) => live.contains(record.pointer.slot),
+                    None => is_live(&view, record).await?,
+                };
+                // Garbage is not read.
+                let bytes = if is_live { record.pointer.len } else { 0 };
+                moved.set(moved.get() + 2 * (record.key.len() as u64 + u64::from(bytes)));
+                if moved.get() >= PACE_STEP_BYTES {
+                    self.pace(Lane::Rewrite, moved.take()).await;
                 }
+                Ok(is_live)
             })
             .await?;
         drop(view);
@@ -191,7 +201,9 @@ impl Engine {
         for table in tables {
             let mut cursor = SequentialCursor::start(Rc::clone(table), &[]).await?;
             let mut count = 0_u32;
+            let mut moved = 0;
             while let Some(entry) = cursor.as_ref().map(SequentialCursor::current) {
+                moved += (entry.key.len() + entry.value.table_len()) as u64;
                 if let ValueRef::Separated(pointer) = entry.value
                     && pointer.segment == segment.id
                 {
@@ -207,6 +219,7 @@ impl Engine {
                 count += 1;
                 if count.is_multiple_of(ENTRIES_PER_TURN) {
                     self.check_usable()?;
+                    self.pace(Lane::Rewrite, std::mem::take(&mut moved)).await;
                     corelith_io::yield_if_needed().await;
                 }
             }

@@ -6,6 +6,7 @@
 
 use super::background::Turn;
 use super::inputs::Inputs;
+use super::pacer::{Lane, PACE_STEP_BYTES};
 use super::run_writer::RunWriter;
 use super::versions::{Fate, Versions};
 use super::{Engine, edit};
@@ -46,6 +47,9 @@ impl Engine {
         };
         self.set_debt(debt);
         self.ask_for_share();
+        let policy = self.inner.state.borrow().policy;
+        let due = compaction::searches_due(&self.shape(), policy, &options);
+        self.inner.searches.due_from(due);
     }
 
     /// The version as the picker sees it, with what runs.
@@ -78,6 +82,7 @@ impl Engine {
     fn picker_options(&self) -> compaction::Options {
         compaction::Options {
             mix: self.inner.mix.get(),
+            searches: self.inner.searches.count(),
             oldest_pin: self.inner.pins.oldest(),
             ..self.inner.options.compaction.clone()
         }
@@ -179,6 +184,9 @@ impl Engine {
         if matches!(replaced, Ok(true)) || !self.is_unfenced() {
             output.keep();
         }
+        if task.inputs.iter().any(|input| input.level == 0) {
+            self.inner.searches.reset();
+        }
         let mut mix = self.inner.mix.get();
         mix.merged(&task.mixed, superseded);
         self.inner.mix.set(mix);
@@ -201,6 +209,8 @@ impl Engine {
         let mut is_begun = false;
         let mut is_first = true;
         let mut count = 0;
+        // Read and, at most, written.
+        let mut moved = 0;
         while let Some((EntryRef { key, at, value }, table)) = inputs.current() {
             let is_new_key = is_first || key != last_key;
             if is_new_key {
@@ -209,6 +219,7 @@ impl Engine {
                 last_key.clear();
                 last_key.extend_from_slice(key);
             }
+            moved += 2 * (key.len() + value.table_len()) as u64;
             let is_deleted = value == ValueRef::Deleted;
             if versions.next(at, is_deleted, is_new_key) == Fate::Keep {
                 for deleted in versions.take_deletions() {
@@ -235,6 +246,9 @@ impl Engine {
             if count == ENTRIES_PER_TURN {
                 count = 0;
                 self.check_usable()?;
+                if moved >= PACE_STEP_BYTES {
+                    self.pace(Lane::Rewrite, std::mem::take(&mut moved)).await;
+                }
                 corelith_io::yield_if_needed().await;
             }
         }

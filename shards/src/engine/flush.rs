@@ -1,5 +1,6 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
+use super::pacer::Lane;
 use super::run_writer::RunWriter;
 use super::{Engine, Frozen};
 use crate::error::{Error, Result};
@@ -187,6 +188,7 @@ impl Engine {
                 let batch = memtable.all_versions(space, range, SCAN_BATCH_ENTRIES);
                 let Some((key, _)) = batch.last() else { break };
                 last = Some(key.clone());
+                let written = run.bytes();
                 for (key, versions) in batch {
                     let stored_key = space.stored_key(&key);
                     let mut newer = None;
@@ -204,6 +206,8 @@ impl Engine {
                         newer = Some(version.at);
                     }
                 }
+                self.pace(Lane::Flush, run.bytes().saturating_sub(written))
+                    .await;
                 corelith_io::yield_if_needed().await;
             }
         }

@@ -8,6 +8,7 @@ use crate::memtable::{self, Value};
 use crate::sstable::{self, Handle, Table, hash_of};
 use crate::vlog::{Segments, ValuePointer};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -37,6 +38,40 @@ enum Source {
     Bytes(Bytes),
     Table(Rc<Table>, Handle),
     Log(ValuePointer),
+}
+
+/// Counts the reads that had to ask several runs, for which merging them may pay. Belongs to one core.
+#[derive(Default)]
+pub(super) struct Searches {
+    count: Cell<u64>,
+    /// The count from which on a merge pays, until that has been told.
+    due: Cell<Option<u64>>,
+}
+
+impl Searches {
+    pub(super) fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    pub(super) fn due_from(&self, due: Option<u64>) {
+        self.due.set(due);
+    }
+
+    /// Begins anew: runs were merged.
+    pub(super) fn reset(&self) {
+        self.count.set(0);
+    }
+
+    /// Counts one; says whether a merge has come to pay by it.
+    fn add(&self) -> bool {
+        let count = self.count.get() + 1;
+        self.count.set(count);
+        let is_due = self.due.get().is_some_and(|due| count >= due);
+        if is_due {
+            self.due.set(None);
+        }
+        is_due
+    }
 }
 
 impl Engine {
@@ -164,18 +199,31 @@ impl Engine {
         let version = Rc::clone(&self.inner.state.borrow().version);
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
+        let mut asked = 0;
+        let mut place = Place::Nowhere;
         for table in version.candidates(&stored_key) {
+            asked += 1;
             if table.excludes(&stored_key, hash, NOW) {
                 continue;
             }
             if let Some((at, value)) = table.get(&stored_key, hash, NOW).await? {
-                return Ok((Place::Table(Rc::clone(table), at, value), segments));
+                place = Place::Table(Rc::clone(table), at, value);
+                break;
             }
         }
-        Ok((Place::Nowhere, segments))
+        self.note_search(asked);
+        Ok((place, segments))
+    }
+
+    /// Notes that a read has asked so many runs.
+    fn note_search(&self, asked: usize) {
+        if asked > 1 && self.inner.searches.add() {
+            self.inner.background.wake();
+        }
     }
 
     fn find_in_memory(&self, key: &[u8]) -> Option<memtable::Version> {
+        self.inner.pacer.note_read();
         let state = self.inner.state.borrow();
         let active = state.active.get(Space::User, key, NOW);
         active.or_else(|| {
@@ -193,16 +241,21 @@ impl Engine {
         let state = self.inner.state.borrow();
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
+        let mut asked = 0;
+        let mut found = None;
         for table in state.version.candidates(&stored_key) {
+            asked += 1;
             if table.excludes(&stored_key, hash, NOW) {
                 continue;
             }
             // A read with I/O names the damage, if there is some.
-            if let Some(found) = table.get_cached(&stored_key, hash, NOW)?.ok()? {
-                return Some(Some(found));
+            found = table.get_cached(&stored_key, hash, NOW)?.ok()?;
+            if found.is_some() {
+                break;
             }
         }
-        Some(None)
+        self.note_search(asked);
+        Some(found)
     }
 }
 

@@ -8,7 +8,7 @@ use super::format::{Handle, Kind, Stored, decode_block};
 use super::reader::{DataBlocks, Table};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
-use crate::limits::IO_BYTES_MAX;
+use crate::limits::BACKGROUND_IO_BYTES;
 use crate::vlog::ValuePointer;
 use corelith_io::JoinHandle;
 use std::ops::Range;
@@ -35,6 +35,18 @@ pub(crate) enum ValueRef<'a> {
     Stored(Handle),
     /// In the value log.
     Separated(ValuePointer),
+}
+
+impl ValueRef<'_> {
+    /// Bytes that the table has of it.
+    pub(crate) fn table_len(&self) -> usize {
+        match self {
+            Self::Deleted => 0,
+            Self::Inline(value) => value.len(),
+            Self::Stored(handle) => handle.len as usize,
+            Self::Separated(pointer) => pointer.encoded_len(),
+        }
+    }
 }
 
 /// The blocks that come next, or none; the walk goes on behind them.
@@ -219,7 +231,7 @@ impl SequentialCursor {
 fn read_ahead(table: &Rc<Table>, mut walk: Walk) -> JoinHandle<Ahead> {
     let table = Rc::clone(table);
     corelith_io::spawn_background(async move {
-        let run = walk.next_run(&table, IO_BYTES_MAX, false).await?;
+        let run = walk.next_run(&table, BACKGROUND_IO_BYTES, false).await?;
         let blocks = match run.is_empty() {
             true => None,
             false => Some(table.read_data(run).await?),

@@ -15,7 +15,6 @@ use super::format::{
     BLOCK_HEADER_BYTES, Footer, Handle, Kind, encode_block_header, encode_file_header, span_of,
 };
 use super::options::{Compression, TableOptions};
-use super::output::Output;
 use super::properties::{References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
@@ -25,9 +24,10 @@ use crate::limits::{
     TABLE_BLOCK_SPAN, TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX,
     TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX,
 };
+use crate::output::Output;
 use crate::vlog::record_bytes;
 use bytes::Bytes;
-use corelith_io::OpenOptions;
+use corelith_io::{BLOCK_SIZE, OpenOptions};
 use std::path::Path;
 
 /// A table being written. Dropped unfinished, its file is an orphan.
@@ -71,7 +71,7 @@ impl TableWriter {
         let file = OpenOptions::new().write().create_new().open(&path).await?;
         let mut output = Output::new(file);
         output.write(&encode_file_header(owner, id)).await?;
-        output.pad().await?;
+        output.align(BLOCK_SIZE).await?;
         Ok(Self {
             id,
             options,
@@ -306,7 +306,7 @@ impl TableWriter {
         let header = encode_block_header(self.id, handle, kind, whole, payload);
         self.output.write(&header).await?;
         self.output.write(payload).await?;
-        self.output.pad().await?;
+        self.output.align(BLOCK_SIZE).await?;
         debug_assert_eq!(self.output.offset(), handle.end());
         Ok(handle)
     }

@@ -12,15 +12,14 @@ use super::pointer::ValuePointer;
 use super::segments::{Segment, SegmentMeta, Totals};
 use super::walk::{Step, Walk};
 use super::{Shared, ValueLog, writer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
-use crate::limits::{IO_BYTES_MAX, VLOG_REWRITES_IN_FLIGHT_MAX};
-use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, Instant, JoinHandle, OpenOptions};
-use std::collections::VecDeque;
+use crate::limits::BACKGROUND_IO_BYTES;
+use crate::output::Output;
+use corelith_io::{BLOCK_SIZE, ErrorKind, OpenOptions};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// A record that a collection has come to.
 #[derive(Clone, Copy, Debug)]
@@ -99,9 +98,8 @@ impl ValueLog {
         let options = OpenOptions::new().write().create_new();
         let mut output = Output::new(options.open(&path).await?);
         output.write(&header.encode()).await?;
-        output.align(BLOCK_SIZE as u64).await?;
+        output.align(BLOCK_SIZE).await?;
         let mut copy = Copy {
-            shared,
             segment,
             output,
             slots: Vec::new(),
@@ -179,7 +177,6 @@ impl ValueLog {
 
 /// A collection going on.
 struct Copy<'a> {
-    shared: &'a Shared,
     segment: &'a Rc<Segment>,
     output: Output,
     slots: Vec<SlotPlace>,
@@ -193,7 +190,6 @@ impl Copy<'_> {
         is_live: impl AsyncFn(&RecordRef<'_>) -> Result<bool>,
     ) -> Result<()> {
         let mut walk = Walk::of_sealed(self.segment).await?;
-        let mut pace = Pace::new(self.shared.options.rewrite_bytes_per_second);
         let mut seen = Totals::default();
         let mut damage = None;
         loop {
@@ -211,7 +207,6 @@ impl Copy<'_> {
             if is_live(&record).await? {
                 self.record(&mut walk, offset, &head).await?;
             }
-            pace.keep(walk.at()).await;
         }
         // A hole that a crash left is no damage: what was intact then was counted, and is still.
         let meta = self.segment.meta();
@@ -228,10 +223,10 @@ impl Copy<'_> {
         if last.is_some_and(|last| last.slot >= head.header.slot) {
             return Err(self.segment.corrupt(offset, "a slot is out of order"));
         }
-        self.output.align(RECORD_ALIGNMENT).await?;
+        self.output.align(RECORD_ALIGNMENT as usize).await?;
         self.slots.push(SlotPlace {
             slot: head.header.slot,
-            offset: self.output.len(),
+            offset: self.output.offset(),
         });
         self.totals
             .add(head.key().len(), head.header.value_len, head.header.at);
@@ -245,7 +240,7 @@ impl Copy<'_> {
         let end = offset + head.header.record_len();
         while at < end {
             let max = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let chunk = walk.stream.chunk(at, max.min(IO_BYTES_MAX / 4)).await?;
+            let chunk = walk.stream.chunk(at, max.min(BACKGROUND_IO_BYTES)).await?;
             if chunk.is_empty() {
                 return Err(self.segment.corrupt(at, "the file ends within a record"));
             }
@@ -259,8 +254,8 @@ impl Copy<'_> {
 
     /// Writes the slot index and makes the file durable.
     async fn finish(mut self, header: FileHeader) -> Result<SegmentMeta> {
-        let records_end = self.output.len();
-        self.output.align(BLOCK_SIZE as u64).await?;
+        let records_end = self.output.offset();
+        self.output.align(BLOCK_SIZE).await?;
         let mut firsts = Vec::new();
         for (number, slots) in (0..).zip(self.slots.chunks(INDEX_PAGE_ENTRIES)) {
             firsts.extend(slots.first().map(|place| place.slot));
@@ -271,7 +266,7 @@ impl Copy<'_> {
         self.output
             .write(&format::encode_fence(header, &firsts))
             .await?;
-        self.output.align(BLOCK_SIZE as u64).await?;
+        self.output.align(BLOCK_SIZE).await?;
         let footer = Footer {
             index_pages: firsts.len() as u32,
             records_end,
@@ -280,7 +275,7 @@ impl Copy<'_> {
             highest: self.totals.highest,
         };
         self.output.write(&footer.encode(header)).await?;
-        let file_bytes = self.output.len();
+        let file_bytes = self.output.offset();
         assert_eq!(
             footer.file_bytes(),
             Some(file_bytes),
@@ -310,111 +305,5 @@ pub(super) fn record_ref<'a>(segment: &Segment, head: &'a Head) -> RecordRef<'a>
             len: head.header.value_len,
             crc: head.crc,
         },
-    }
-}
-
-/// A new file written from its front, a few large writes at a time.
-struct Output {
-    file: Rc<File>,
-    buf: Buf,
-    filled: usize,
-    /// Where the buffer goes.
-    offset: u64,
-    writes: VecDeque<JoinHandle<corelith_io::Result<()>>>,
-}
-
-impl Output {
-    fn new(file: File) -> Self {
-        Self {
-            file: Rc::new(file),
-            buf: Buf::alloc(IO_BYTES_MAX),
-            filled: 0,
-            offset: 0,
-            writes: VecDeque::new(),
-        }
-    }
-
-    /// Bytes so far.
-    fn len(&self) -> u64 {
-        self.offset + self.filled as u64
-    }
-
-    async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let (here, rest) = bytes.split_at(bytes.len().min(self.buf.len() - self.filled));
-            let to = self.buf.get_mut(self.filled..self.filled + here.len());
-            to.unwrap_or_default().copy_from_slice(here);
-            self.filled += here.len();
-            bytes = rest;
-            if self.filled == self.buf.len() {
-                self.submit().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes zeros up to a multiple of `unit`, which is at most a block.
-    async fn align(&mut self, unit: u64) -> Result<()> {
-        let padding = self.len().next_multiple_of(unit) - self.len();
-        let padding = usize::try_from(padding).unwrap_or(0);
-        self.write([0; BLOCK_SIZE].get(..padding).unwrap_or_default())
-            .await
-    }
-
-    async fn submit(&mut self) -> Result<()> {
-        let mut buf = std::mem::replace(&mut self.buf, Buf::alloc(IO_BYTES_MAX));
-        buf.truncate(self.filled);
-        let (file, offset) = (Rc::clone(&self.file), self.offset);
-        self.offset += self.filled as u64;
-        self.filled = 0;
-        let write = async move { file.write_at(offset, buf).await };
-        self.writes.push_back(corelith_io::spawn_background(write));
-        self.wait_until(VLOG_REWRITES_IN_FLIGHT_MAX).await
-    }
-
-    async fn wait_until(&mut self, in_flight_max: usize) -> Result<()> {
-        while self.writes.len() > in_flight_max
-            && let Some(write) = self.writes.pop_front()
-        {
-            write.await.ok_or(Error::Closed)??;
-        }
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<()> {
-        if self.filled > 0 {
-            self.submit().await?;
-        }
-        self.wait_until(0).await?;
-        Ok(self.file.sync().await?)
-    }
-}
-
-/// Holds a collection back to a number of bytes per second.
-struct Pace {
-    bytes_per_second: u64,
-    start: Instant,
-}
-
-impl Pace {
-    fn new(bytes_per_second: u64) -> Self {
-        Self {
-            bytes_per_second,
-            start: corelith_io::now(),
-        }
-    }
-
-    /// Waits until `done` bytes are due.
-    async fn keep(&mut self, done: u64) {
-        let Some(per_second) = std::num::NonZeroU64::new(self.bytes_per_second) else {
-            return;
-        };
-        let nanos = u128::from(done) * 1_000_000_000 / u128::from(per_second.get());
-        let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let elapsed = self.start.elapsed();
-        // Short waits cost more than they are worth.
-        if due > elapsed + Duration::from_millis(5) {
-            corelith_io::sleep(due - elapsed).await;
-        }
     }
 }

@@ -17,10 +17,7 @@ const OWNER: Owner = Owner {
 const DIR: &str = "/data/shard";
 
 fn options(segment_bytes: u64) -> ValueLogOptions {
-    ValueLogOptions {
-        segment_bytes,
-        ..ValueLogOptions::default()
-    }
+    ValueLogOptions { segment_bytes }
 }
 
 /// What the manifest of a shard would say.

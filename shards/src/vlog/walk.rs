@@ -6,7 +6,7 @@ use super::format::{
 };
 use super::segments::{Segment, Totals};
 use crate::error::Result;
-use crate::limits::{IO_BYTES_MAX, VLOG_GAP_BYTES_MAX};
+use crate::limits::{BACKGROUND_IO_BYTES, VLOG_GAP_BYTES_MAX};
 use corelith_io::{BLOCK_SIZE, Buf, JoinHandle};
 use std::rc::Rc;
 
@@ -71,7 +71,7 @@ impl Stream {
         self.start = start;
         let next = start + self.window.len() as u64;
         let len = self.len_at(next);
-        if len > 0 && self.window.len() == IO_BYTES_MAX {
+        if len > 0 && self.window.len() == BACKGROUND_IO_BYTES {
             let segment = Rc::clone(&self.segment);
             let read = async move { segment.file.read_at(next, len).await };
             self.ahead = Some((next, corelith_io::spawn_background(read)));
@@ -83,7 +83,7 @@ impl Stream {
         let left = self.end.saturating_sub(start);
         usize::try_from(left)
             .unwrap_or(usize::MAX)
-            .min(IO_BYTES_MAX)
+            .min(BACKGROUND_IO_BYTES)
     }
 }
 
@@ -220,7 +220,7 @@ impl Walk {
         let mut at = from.next_multiple_of(RECORD_ALIGNMENT);
         while self.segment.generation() == 0 && at < limit {
             corelith_io::yield_if_needed().await;
-            let chunk = self.stream.chunk(at, IO_BYTES_MAX / 4).await?;
+            let chunk = self.stream.chunk(at, BACKGROUND_IO_BYTES).await?;
             let mut units = chunk.chunks_exact(RECORD_ALIGNMENT as usize);
             let count = units.len() as u64;
             if count == 0 {
@@ -247,7 +247,7 @@ impl Walk {
         let mut check = PageCheck::from_page(head, 0);
         while at < end {
             let max = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let chunk = self.stream.chunk(at, max.min(IO_BYTES_MAX / 4)).await?;
+            let chunk = self.stream.chunk(at, max.min(BACKGROUND_IO_BYTES)).await?;
             if chunk.is_empty() || check.update(chunk).is_err() {
                 return Ok(false);
             }

@@ -66,7 +66,6 @@ async fn open_with(
         OWNER,
         ValueLogOptions {
             segment_bytes: VALUE_SEGMENT_BYTES,
-            ..ValueLogOptions::default()
         },
         manifest.segments.clone(),
         manifest.next_segment,

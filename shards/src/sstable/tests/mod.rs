@@ -360,7 +360,13 @@ fn filters_spare_most_searches_and_are_counted() {
                 let key = absent(number);
                 let hash = hash_of(&key);
                 assert!(table.get(&key, hash, NEWEST).await.unwrap().is_none());
-                assert!(table.get_cached(&key, hash, NEWEST).unwrap().unwrap().is_none());
+                assert!(
+                    table
+                        .get_cached(&key, hash, NEWEST)
+                        .unwrap()
+                        .unwrap()
+                        .is_none()
+                );
                 excluded += u64::from(table.excludes(&key, hash, NEWEST));
             }
             let counters = table.cache().counters();

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Ticket, ValueSegmentId};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::vlog::{ValueLog, ValueLogOptions, ValuePointer};
+use crate::vlog::{ValueLog, ValuePointer};
 use corelith_io::sim::Sim;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -343,33 +343,6 @@ fn values_gather_while_writes_are_in_flight() {
     });
     let writes = sim.io_count(node) - before;
     assert!(writes <= 6, "{writes} writes for 4 MB");
-}
-
-#[test]
-fn a_collection_keeps_to_its_rate() {
-    let sim = Sim::new(4);
-    let node = sim.add_node();
-    sim.block_on(node, async {
-        let options = ValueLogOptions {
-            segment_bytes: 1 << 20,
-            rewrite_bytes_per_second: 100_000,
-        };
-        let dir = Path::new(DIR);
-        corelith_io::create_dir_all(dir).await.unwrap();
-        let opened = ValueLog::open(dir, OWNER, options, Vec::new(), ValueSegmentId(0)).await;
-        let log = opened.unwrap().0;
-        put(&log, 0, &[10_000; 110]).await;
-        wait_sealed(&log).await;
-        let start = corelith_io::now();
-        let bytes = collect(&log, 0, |_| true).await.unwrap().meta().bytes;
-        let expected = std::time::Duration::from_millis(bytes / 100);
-        assert!(
-            start.elapsed() >= expected.mul_f64(0.9),
-            "{:?}",
-            start.elapsed()
-        );
-        log.close().await.unwrap();
-    });
 }
 
 async fn check_range(log: &ValueLog, pointer: ValuePointer, index: u64, start: u64, end: u64) {

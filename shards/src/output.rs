@@ -1,13 +1,14 @@
-//! The end of a file being written: one buffer that fills, and a few that are on their way.
+//! The end of a file that background work writes: one buffer that fills, and a few that are on their
+//! way.
 
 use crate::error::Result;
-use crate::limits::{IO_BYTES_MAX, TABLE_WRITES_IN_FLIGHT_MAX};
+use crate::limits::{BACKGROUND_IO_BYTES, OUTPUT_WRITES_IN_FLIGHT_MAX};
 use corelith_io::{BLOCK_SIZE, Buf, File, JoinHandle};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Writes a file from its front to its end.
-pub(super) struct Output {
+pub(crate) struct Output {
     file: Rc<File>,
     /// Where the next byte goes.
     offset: u64,
@@ -17,22 +18,22 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         Self {
             file: Rc::new(file),
             offset: 0,
-            buffer: Buf::alloc(IO_BYTES_MAX),
+            buffer: Buf::alloc(BACKGROUND_IO_BYTES),
             filled: 0,
             in_flight: VecDeque::new(),
         }
     }
 
     /// Where the next byte goes.
-    pub(super) fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let free = self.buffer.get_mut(self.filled..).unwrap_or_default();
             let len = free.len().min(bytes.len());
@@ -46,9 +47,10 @@ impl Output {
         Ok(())
     }
 
-    /// Writes zeros up to the next multiple of the block size.
-    pub(super) async fn pad(&mut self) -> Result<()> {
-        let len = self.filled.next_multiple_of(BLOCK_SIZE) - self.filled;
+    /// Writes zeros up to the next multiple of `unit`, of which a block is a multiple.
+    pub(crate) async fn align(&mut self, unit: usize) -> Result<()> {
+        debug_assert!(BLOCK_SIZE.is_multiple_of(unit), "buffers begin at blocks");
+        let len = self.filled.next_multiple_of(unit) - self.filled;
         let free = self.buffer.get_mut(self.filled..).unwrap_or_default();
         if let Some(place) = free.get_mut(..len) {
             place.fill(0);
@@ -61,7 +63,7 @@ impl Output {
         self.filled += len;
         self.offset += len as u64;
         if self.filled == self.buffer.len() {
-            let next = Buf::alloc(IO_BYTES_MAX);
+            let next = Buf::alloc(BACKGROUND_IO_BYTES);
             let full = std::mem::replace(&mut self.buffer, next);
             self.send(full).await?;
             corelith_io::yield_if_needed().await;
@@ -71,7 +73,7 @@ impl Output {
 
     /// Starts the write of `buffer`, whose last byte is the last one counted.
     async fn send(&mut self, buffer: Buf) -> Result<()> {
-        if self.in_flight.len() >= TABLE_WRITES_IN_FLIGHT_MAX {
+        if self.in_flight.len() >= OUTPUT_WRITES_IN_FLIGHT_MAX {
             self.await_oldest().await?;
         }
         let at = self.offset - buffer.len() as u64;
@@ -93,7 +95,7 @@ impl Output {
     }
 
     /// Writes the rest, makes the file durable and returns its length.
-    pub(super) async fn finish(mut self) -> Result<u64> {
+    pub(crate) async fn finish(mut self) -> Result<u64> {
         if self.filled > 0 {
             let mut rest = std::mem::replace(&mut self.buffer, Buf::alloc(0));
             rest.truncate(self.filled);

@@ -1,0 +1,145 @@
+//! How fast background work moves bytes: as fast as what comes in makes necessary, in small steps, so
+//! that a read of the foreground seldom finds the device or the core taken. It goes faster the further
+//! it lags, and as fast as it can while nobody is there to be disturbed.
+
+use super::Engine;
+use crate::compaction::{Incoming, flush_rate, rewrite_rate};
+use corelith_io::{Instant, now};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// What comes in is measured over at least this long.
+const WINDOW: Duration = Duration::from_millis(50);
+
+/// How long what came in before weighs about as much as what comes in now, in seconds.
+const MEMORY_SECONDS: f64 = 2.0;
+
+/// Bytes between two looks at the clock.
+pub(super) const PACE_STEP_BYTES: u64 = 64 << 10;
+
+/// Shorter pauses cost more than they are worth; they are made up for later.
+const PAUSE_MIN: Duration = Duration::from_millis(3);
+
+/// After a longer pause the rate is looked at again.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// With less than this part of the device free, space is more urgent than latency.
+const FREE_FRACTION_MIN: f64 = 0.1;
+
+/// Work that is paced on its own: a flush does not wait for what a long compaction has used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Flush,
+    /// Compaction and collection.
+    Rewrite,
+}
+
+/// What the foreground has done since some moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Foreground {
+    operations: u64,
+    inline_bytes: u64,
+    separated_bytes: u64,
+}
+
+/// See the module. Belongs to one core.
+#[derive(Default)]
+pub(super) struct Pacer {
+    foreground: Cell<Foreground>,
+    /// When the measurement under way began.
+    since: Cell<Option<Instant>>,
+    incoming: Cell<Incoming>,
+    /// Whether the foreground did something during the last measurement.
+    is_busy: Cell<bool>,
+    flush_due: Cell<Option<Instant>>,
+    rewrite_due: Cell<Option<Instant>>,
+}
+
+impl Pacer {
+    /// Notes a read.
+    pub(super) fn note_read(&self) {
+        let mut foreground = self.foreground.get();
+        foreground.operations += 1;
+        self.foreground.set(foreground);
+    }
+
+    /// Notes a write of so many bytes, and of a value of so many in the value log.
+    pub(super) fn note_write(&self, inline_bytes: usize, separated_bytes: usize) {
+        let mut foreground = self.foreground.get();
+        foreground.operations += 1;
+        foreground.inline_bytes += inline_bytes as u64;
+        foreground.separated_bytes += separated_bytes as u64;
+        self.foreground.set(foreground);
+    }
+
+    /// Takes account of what the foreground did.
+    fn measure(&self, now: Instant) {
+        let Some(since) = self.since.get() else {
+            self.since.set(Some(now));
+            return;
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < WINDOW {
+            return;
+        }
+        self.since.set(Some(now));
+        let done = self.foreground.take();
+        self.is_busy.set(done.operations > 0);
+        let seconds = elapsed.as_secs_f64();
+        let weight = seconds / (seconds + MEMORY_SECONDS);
+        let mix = |before: f64, bytes: u64| before + (bytes as f64 / seconds - before) * weight;
+        let before = self.incoming.get();
+        self.incoming.set(Incoming {
+            inline: mix(before.inline, done.inline_bytes),
+            separated: mix(before.separated, done.separated_bytes),
+        });
+    }
+
+    /// How long to wait at `now`, after so many bytes were moved.
+    fn pause(&self, lane: Lane, now: Instant, bytes: u64, rate: Option<u64>) -> Duration {
+        let due = match lane {
+            Lane::Flush => &self.flush_due,
+            Lane::Rewrite => &self.rewrite_due,
+        };
+        let Some(rate) = rate else {
+            due.set(None);
+            return Duration::ZERO;
+        };
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+        let taken = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let next = due.get().map_or(now, |due| due.max(now - PAUSE_MAX)) + taken;
+        due.set(Some(next));
+        let pause = next.saturating_duration_since(now).min(PAUSE_MAX);
+        if pause < PAUSE_MIN {
+            return Duration::ZERO;
+        }
+        pause
+    }
+}
+
+impl Engine {
+    /// Counts bytes that background work has read and written, and waits until they are due.
+    pub(super) async fn pace(&self, lane: Lane, bytes: u64) {
+        let pacer = &self.inner.pacer;
+        let now = now();
+        pacer.measure(now);
+        let pause = pacer.pause(lane, now, bytes, self.pace_rate(lane));
+        if !pause.is_zero() {
+            corelith_io::sleep(pause).await;
+        }
+    }
+
+    fn pace_rate(&self, lane: Lane) -> Option<u64> {
+        let pacer = &self.inner.pacer;
+        let needs_space = self.is_disk_full() || self.inner.free_fraction.get() < FREE_FRACTION_MIN;
+        if !pacer.is_busy.get() || needs_space || self.inner.state.borrow().closed {
+            return None;
+        }
+        let limits = &self.inner.options.throttle;
+        let incoming = pacer.incoming.get();
+        match lane {
+            Lane::Flush => flush_rate(incoming, self.memtable_bytes() as u64, limits),
+            Lane::Rewrite => rewrite_rate(incoming, &self.debt(), limits),
+        }
+    }
+}

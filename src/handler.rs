@@ -131,7 +131,7 @@ impl Handler {
         let engine = group.engine().clone();
         let handler = Rc::clone(self);
         self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
-        corelith_io::spawn(async move {
+        corelith_io::spawn_urgent(async move {
             let permit = handler.disk.acquire(1).await;
             handler
                 .waiting_for_disk

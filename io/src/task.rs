@@ -51,25 +51,40 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
+/// The queues of a core, each with its share of the core's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Urgent,
+    Foreground,
+    Background,
+}
+
+/// Starts a task in the urgent queue of the current core: for short work that a client waits for, such
+/// as a read from the disk. On a core that is busy with writes it does not wait until all of them have
+/// had their turn.
+pub fn spawn_urgent<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    spawn_in(future, Queue::Urgent)
+}
+
 /// Starts a task in the foreground queue (latency matters) of the current core.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-    spawn_in(future, false)
+    spawn_in(future, Queue::Foreground)
 }
 
 /// Starts a task in the background queue (flush, compaction, scrubbing) of the current core, which
 /// gives way to the foreground.
 pub fn spawn_background<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-    spawn_in(future, true)
+    spawn_in(future, Queue::Background)
 }
 
-fn spawn_in<T: 'static>(
-    future: impl Future<Output = T> + 'static,
-    background: bool,
-) -> JoinHandle<T> {
+fn spawn_in<T: 'static>(future: impl Future<Output = T> + 'static, queue: Queue) -> JoinHandle<T> {
     let inner = world::with(|world| match world {
-        World::Uring(core) => Inner::Uring(uring::task::spawn(core, background, future)),
+        World::Uring(core) => Inner::Uring(uring::task::spawn(core, queue, future)),
         #[cfg(feature = "sim")]
-        World::Sim(core) => Inner::Sim(sim::task::spawn(core, background, future)),
+        World::Sim(core) => {
+            let background = queue == Queue::Background;
+            Inner::Sim(sim::task::spawn(core, background, future))
+        }
     });
     JoinHandle { inner }
 }

@@ -14,7 +14,7 @@ use corelith_bench::arrivals::Arrivals;
 use corelith_bench::random::{Random, scramble};
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{CoreConfig, CoreHandle, JoinHandle, Receiver, Sender};
-use corelith_io::{spawn, yield_if_needed, yield_now};
+use corelith_io::{spawn, spawn_urgent, yield_if_needed, yield_now};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
@@ -228,6 +228,7 @@ async fn run(ours: Ours, here: CoreStep) -> Result<Recorder> {
             tasks.push(match due.clone() {
                 Some(due) => spawn(lane.run_paced(due)),
                 None if single => spawn(lane.run_staged()),
+                None if role.op == Op::Get => spawn_urgent(lane.run()),
                 None => spawn(lane.run()),
             });
         }
@@ -310,7 +311,7 @@ impl Lane {
                     let permit = self.window.acquire(1).await;
                     let (ours, step, role) = (self.ours.clone(), Rc::clone(&self.step), self.role);
                     let recorder = Rc::clone(&self.recorder);
-                    spawn(async move {
+                    spawn_urgent(async move {
                         let got = get(&ours, &step, &role, &recorder, number, at).await;
                         drop(permit);
                         if got.is_err() {

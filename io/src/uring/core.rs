@@ -11,6 +11,7 @@ use crate::limits::{
     SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
 };
 use crate::probe::{self, ProbeError};
+use crate::task::Queue;
 use crate::world::{self, World};
 use glommio::{
     Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares, SharesManager,
@@ -26,6 +27,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Shares of the urgent queue. Its tasks use little time, so that it is nearly always the one that has
+/// had the least, and is next.
+const URGENT_SHARES: usize = 2000;
 /// Shares of the foreground queue; those of the background queue are set by what it has to do.
 const FOREGROUND_SHARES: usize = 1000;
 /// How often a change of the background queue's shares takes effect.
@@ -42,6 +46,7 @@ const REGISTERED_FRACTION: usize = 4;
 pub(crate) struct Core(Rc<Inner>);
 
 struct Inner {
+    urgent: TaskQueueHandle,
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
     background_shares: Rc<BackgroundShares>,
@@ -74,6 +79,11 @@ impl Core {
         let shares = Rc::new(BackgroundShares::default());
         let background_shares = Rc::clone(&shares);
         Self(Rc::new(Inner {
+            urgent: executor.create_task_queue(
+                Shares::Static(URGENT_SHARES),
+                Latency::Matters(config.preempt),
+                "urgent",
+            ),
             foreground: executor.create_task_queue(
                 Shares::Static(FOREGROUND_SHARES),
                 Latency::Matters(config.preempt),
@@ -91,11 +101,11 @@ impl Core {
         }))
     }
 
-    pub(crate) fn queue(&self, background: bool) -> TaskQueueHandle {
-        if background {
-            self.0.background
-        } else {
-            self.0.foreground
+    pub(crate) fn queue(&self, queue: Queue) -> TaskQueueHandle {
+        match queue {
+            Queue::Urgent => self.0.urgent,
+            Queue::Foreground => self.0.foreground,
+            Queue::Background => self.0.background,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tasks of a glommio executor, and its blocking pool.
 
 use super::Core;
+use crate::task::Queue;
 use crate::world::{self, World};
 use glommio::task::JoinHandle as Scheduled;
 use std::any::Any;
@@ -119,7 +120,7 @@ impl<T> Future for JoinHandle<T> {
 
 pub(crate) fn spawn<T: 'static>(
     core: &Core,
-    background: bool,
+    queue: Queue,
     future: impl Future<Output = T> + 'static,
 ) -> JoinHandle<T> {
     let shared = Rc::new(Shared {
@@ -138,7 +139,7 @@ pub(crate) fn spawn<T: 'static>(
         running.shared.output.set(Some(output));
         drop(running);
     };
-    let queue = core.queue(background);
+    let queue = core.queue(queue);
     match glommio::spawn_local_into(task, queue) {
         Ok(task) => core.tasks().fill(slot, task.detach()),
         Err(error) => panic!("the queues of a core live as long as the core: {error}"),

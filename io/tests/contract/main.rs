@@ -86,7 +86,7 @@ macro_rules! for_each_case {
             tasks::an_aborted_task_returns_nothing,
             tasks::abort_drops_the_future,
             tasks::abort_after_the_end_changes_nothing,
-            tasks::background_tasks_run,
+            tasks::tasks_of_every_queue_run,
             tasks::a_yield_lets_others_run,
             tasks::a_loop_that_yields_if_needed_lets_timers_run,
             tasks::blocking_work_returns,

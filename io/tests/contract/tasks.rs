@@ -4,7 +4,7 @@ use crate::Place;
 use corelith_io::mesh::TrySendError;
 use corelith_io::{
     TcpListener, blocking, channel, fill_random, now, random_u64, sleep, spawn, spawn_background,
-    timeout, yield_if_needed, yield_now,
+    spawn_urgent, timeout, yield_if_needed, yield_now,
 };
 use futures_util::future::{Either, select};
 use std::cell::Cell;
@@ -93,9 +93,10 @@ pub(crate) async fn abort_after_the_end_changes_nothing(_place: Place) {
     assert_eq!(other.await, Some(2));
 }
 
-pub(crate) async fn background_tasks_run(_place: Place) {
+pub(crate) async fn tasks_of_every_queue_run(_place: Place) {
     let nested = spawn_background(async { spawn(async { 1 }).await.unwrap() + 1 });
-    assert_eq!(nested.await, Some(2));
+    let urgent = spawn_urgent(async move { nested.await.unwrap() + 1 });
+    assert_eq!(urgent.await, Some(3));
 }
 
 pub(crate) async fn a_yield_lets_others_run(_place: Place) {

@@ -63,7 +63,7 @@ impl Searches {
     }
 
     /// Counts one; says whether a merge has come to pay by it.
-    fn add(&self) -> bool {
+    pub(super) fn add(&self) -> bool {
         let count = self.count.get() + 1;
         self.count.set(count);
         let is_due = self.due.get().is_some_and(|due| count >= due);

@@ -2,7 +2,8 @@
 
 use crate::compaction::picker::Output;
 use crate::compaction::{
-    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick, settled,
+    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, WriteMix, debt, pick,
+    searches_due, settled,
 };
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
@@ -127,6 +128,39 @@ fn too_many_runs_are_merged_at_the_lowest_price() {
     assert_eq!(task.output, output);
     assert!(!task.bottom && !task.moves);
     assert_eq!(task.mixed, [45 * 4096; 9]);
+}
+
+#[test]
+fn the_first_level_becomes_one_run_when_reads_have_paid_for_it() {
+    let mut runs = flushes(11, 5);
+    runs.push((0, vec![table(2, 0, 1000, 200)]));
+    runs.push((0, vec![table(1, 0, 1000, 800)]));
+    runs.push((6, vec![table(0, 0, 1000, 900)]));
+    let shape = with(&runs);
+    // Six runs of 425 MiB become one, which spares five; the oldest run is longer than they are.
+    let price = 425 * 4096 + 425 * MIB / 320;
+    let due = searches_due(&shape, Policy::Leveled, &filling()).unwrap();
+    assert_eq!(due, price / 5);
+    let after = |searches: u64| Options {
+        searches,
+        ..filling()
+    };
+    assert_eq!(pick(&shape, Policy::Leveled, &after(due - 1)), None);
+    let task = pick(&shape, Policy::Leveled, &after(due)).unwrap();
+    let first: Vec<(usize, Vec<u64>)> = [11, 12, 13, 14, 15, 2].map(|id| (0, vec![id])).into();
+    assert_eq!(ids(&task), first);
+    assert_eq!((task.output.level, task.output.run), (0, Some(2)));
+    assert!(!settled(&shape, Policy::Leveled, &after(due)));
+
+    let pick_at_last = |runs: &[(usize, Vec<TableShape>)]| {
+        let shape = with(runs);
+        assert_eq!(searches_due(&shape, Policy::Leveled, &filling()), None);
+        pick(&shape, Policy::Leveled, &after(u64::MAX))
+    };
+    let one = [runs[0].clone(), runs[6].clone(), runs[7].clone()];
+    assert_eq!(pick_at_last(&one), None, "nothing that could be spared");
+    assert_eq!(pick_at_last(&[]), None);
+    assert_eq!(pick(&shape, Policy::Tiered, &after(u64::MAX)), None);
 }
 
 #[test]

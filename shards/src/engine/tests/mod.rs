@@ -3,6 +3,7 @@
 pub(crate) mod crash;
 mod golden;
 mod model;
+mod pace;
 mod scrub;
 mod snapshot;
 
@@ -115,7 +116,7 @@ pub(crate) async fn abandon(engine: Engine) {
     engine.inner.state.borrow_mut().closed = true;
     engine.inner.background.wake();
     while engine.inner.state.borrow().flushing || !engine.inner.background.is_idle() {
-        corelith_io::yield_now().await;
+        corelith_io::sleep(Duration::from_millis(1)).await;
     }
 }
 

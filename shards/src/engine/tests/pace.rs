@@ -1,0 +1,113 @@
+//! How fast background work goes, in the Sim world, where time passes for I/O and sleep only.
+
+use super::{log_id, open, settle};
+use crate::compaction::WriteMix;
+use crate::engine::Engine;
+use crate::engine::pacer::Lane;
+use crate::ids::LogIndex;
+use bytes::Bytes;
+use corelith_io::sim::Sim;
+use std::path::Path;
+use std::time::Duration;
+
+const DIR: &str = "/data/shard";
+
+/// Bytes of one of the runs that are merged.
+const RUN_BYTES: usize = 1 << 20;
+const RUNS: u64 = 5;
+
+fn key(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+/// Keys of a run.
+const KEYS: u64 = RUN_BYTES as u64 / 1024;
+
+/// An engine with a few runs of keys of their own, one beside the other, and told that this is so.
+async fn engine_of_runs() -> Engine {
+    let engine = open(Path::new(DIR), 64 << 20).await.unwrap();
+    let mut mix = WriteMix::default();
+    mix.merged(&[1000, 1000], 0);
+    engine.inner.mix.set(mix);
+    let mut index = 0;
+    for run in 0..RUNS {
+        for number in 0..KEYS {
+            index += 1;
+            let value = Bytes::from(vec![index as u8; 1016]);
+            engine.put(LogIndex(index), &key(number * RUNS + run), value);
+            engine.set_applied(log_id(index), None);
+        }
+        engine.checkpoint().await.unwrap();
+    }
+    engine
+}
+
+fn runs(engine: &Engine) -> usize {
+    engine.view().version.runs().count()
+}
+
+/// Has level 0 merged as reads would, and returns how long it took; `busy` does something meanwhile.
+async fn merge_for_reads(engine: &Engine, busy: impl AsyncFn()) -> Duration {
+    // What was written before is forgotten by now.
+    for _ in 0..20 {
+        corelith_io::sleep(Duration::from_secs(1)).await;
+        busy().await;
+        engine.pace(Lane::Rewrite, 0).await;
+    }
+    assert_eq!(runs(engine) as u64, RUNS);
+    let start = corelith_io::now();
+    while !engine.inner.searches.add() {}
+    engine.inner.background.wake();
+    while runs(engine) > 1 {
+        corelith_io::sleep(Duration::from_millis(5)).await;
+        busy().await;
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_merge_takes_its_time_beside_reads_and_none_alone() {
+    let mut times = Vec::new();
+    for is_busy in [true, false] {
+        let sim = Sim::new(8);
+        let node = sim.add_node();
+        times.push(sim.block_on(node, async move {
+            let engine = engine_of_runs().await;
+            let took = merge_for_reads(&engine, async || {
+                if is_busy {
+                    assert!(engine.get(&key(0)).await.unwrap().is_some());
+                }
+            })
+            .await;
+            engine.close().await.unwrap();
+            took
+        }));
+    }
+    // Nothing comes in: 32 MiB/s, for what is read and what is written.
+    let least = Duration::from_secs_f64(RUNS as f64 * 2.0 / 32.0 * 0.7);
+    assert!(times[0] > least, "{times:?}");
+    assert!(times[1] < least / 2, "{times:?}");
+}
+
+#[test]
+fn reads_that_ask_several_runs_have_them_merged() {
+    let sim = Sim::new(9);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let engine = engine_of_runs().await;
+        settle(&engine).await;
+        assert_eq!(runs(&engine) as u64, RUNS);
+        let mut reads = 0_u64;
+        while runs(&engine) > 1 {
+            // In the oldest run.
+            let number = reads % KEYS * RUNS;
+            assert!(engine.get(&key(number)).await.unwrap().is_some());
+            reads += 1;
+            assert!(reads < 100_000, "they have paid for it");
+        }
+        for number in 0..KEYS * RUNS {
+            assert!(engine.get(&key(number)).await.unwrap().is_some());
+        }
+        engine.close().await.unwrap();
+    });
+}

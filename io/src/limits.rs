@@ -25,6 +25,8 @@ pub(crate) const START_ATTEMPTS: u32 = 40;
 pub(crate) const START_PAUSE: Duration = Duration::from_millis(50);
 /// Rounds in which the tasks of an ended core may end.
 pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
+/// The pause after each of these rounds, in which the tasks get their turn.
+pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
 /// The watchdog asks a core this many times per limit.
 pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;

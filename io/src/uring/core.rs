@@ -7,7 +7,7 @@ use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
-    BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH,
+    BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_PAUSE,
     SHUTDOWN_ROUNDS_MAX, START_ATTEMPTS, START_PAUSE,
 };
 use crate::probe::{self, ProbeError};
@@ -152,8 +152,12 @@ impl Core {
                 return;
             }
             self.0.tasks.abort_all();
-            glommio::executor().yield_task_queue_now().await;
+            // Merely yielding would not do: a queue that has had more than its share gets no turn as
+            // long as this one wants it.
+            glommio::timer::sleep(SHUTDOWN_PAUSE).await;
         }
+        let left = self.0.tasks.running();
+        tracing::warn!(left, "a core ends before its tasks");
     }
 }
 

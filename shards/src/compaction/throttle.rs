@@ -20,7 +20,7 @@ const BACKGROUND_SHARE_MIN: u32 = 100;
 const BACKGROUND_SHARE_MAX: u32 = 800;
 
 /// Background work moves at least this many bytes a second, read and written ones together.
-const BACKGROUND_RATE_MIN: f64 = (32 << 20) as f64;
+const BACKGROUND_RATE_MIN: f64 = (64 << 20) as f64;
 
 /// Bytes that compaction may move for each byte that comes in and is kept in tables: twice what leveled
 /// compaction of a large store takes, which rewrites it about four times.
@@ -287,7 +287,7 @@ mod tests {
         };
         let mib = 1 << 20;
         let rate = |incoming, debt| rewrite_rate(incoming, &debt, &limits);
-        assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(32 * mib));
+        assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(64 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 12)), Some(160 * mib));
         assert_eq!(rate(incoming(mib, 10 * mib), of(0, 0)), Some(96 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 18)), Some(320 * mib));
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(rate(incoming(0, 0), of(u64::MAX, usize::MAX)), None);
 
         let flush = |inline, memtables| flush_rate(incoming(inline, 0), memtables, &limits);
-        assert_eq!(flush(0, 64 * mib), Some(32 * mib));
+        assert_eq!(flush(0, 64 * mib), Some(64 * mib));
         assert_eq!(flush(20 * mib, 64 * mib), Some(80 * mib));
         assert_eq!(flush(20 * mib, 96 * mib), Some(160 * mib));
         assert_eq!(flush(20 * mib, 128 * mib), None);

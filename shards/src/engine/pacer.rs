@@ -48,7 +48,7 @@ pub(super) struct Pacer {
     foreground: Cell<Foreground>,
     /// When the measurement under way began.
     since: Cell<Option<Instant>>,
-    incoming: Cell<Incoming>,
+    incoming: Cell<Option<Incoming>>,
     /// Whether the foreground did something during the last measurement.
     is_busy: Cell<bool>,
     flush_due: Cell<Option<Instant>>,
@@ -86,13 +86,19 @@ impl Pacer {
         let done = self.foreground.take();
         self.is_busy.set(done.operations > 0);
         let seconds = elapsed.as_secs_f64();
+        let now = Incoming {
+            inline: done.inline_bytes as f64 / seconds,
+            separated: done.separated_bytes as f64 / seconds,
+        };
         let weight = seconds / (seconds + MEMORY_SECONDS);
-        let mix = |before: f64, bytes: u64| before + (bytes as f64 / seconds - before) * weight;
-        let before = self.incoming.get();
-        self.incoming.set(Incoming {
-            inline: mix(before.inline, done.inline_bytes),
-            separated: mix(before.separated, done.separated_bytes),
-        });
+        let mix = |before: f64, now: f64| before + (now - before) * weight;
+        self.incoming.set(Some(match self.incoming.get() {
+            Some(before) => Incoming {
+                inline: mix(before.inline, now.inline),
+                separated: mix(before.separated, now.separated),
+            },
+            None => now,
+        }));
     }
 
     /// How long to wait at `now`, after so many bytes were moved.
@@ -136,7 +142,7 @@ impl Engine {
             return None;
         }
         let limits = &self.inner.options.throttle;
-        let incoming = pacer.incoming.get();
+        let incoming = pacer.incoming.get().unwrap_or_default();
         match lane {
             Lane::Flush => flush_rate(incoming, self.memtable_bytes() as u64, limits),
             Lane::Rewrite => rewrite_rate(incoming, &self.debt(), limits),

@@ -83,8 +83,8 @@ fn a_merge_takes_its_time_beside_reads_and_none_alone() {
             took
         }));
     }
-    // Nothing comes in: 32 MiB/s, for what is read and what is written.
-    let least = Duration::from_secs_f64(RUNS as f64 * 2.0 / 32.0 * 0.7);
+    // Nothing comes in: 64 MiB/s, for what is read and what is written, but for what may be ahead.
+    let least = Duration::from_secs_f64(RUNS as f64 * 2.0 / 64.0 * 0.6);
     assert!(times[0] > least, "{times:?}");
     assert!(times[1] < least / 2, "{times:?}");
 }

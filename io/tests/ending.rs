@@ -1,0 +1,34 @@
+//! A core ends with its tasks, whatever they are doing.
+
+use corelith_io::{now, sleep, spawn_background, yield_if_needed};
+use std::time::Duration;
+
+/// Uses its core when it goes, as guards that measure something do.
+struct Clocked;
+
+impl Drop for Clocked {
+    fn drop(&mut self) {
+        now();
+    }
+}
+
+#[test]
+fn background_tasks_at_work_end_before_their_core() {
+    for _ in 0..5 {
+        corelith_io::core::run(|| async {
+            for _ in 0..3 {
+                spawn_background(async {
+                    let _clocked = Clocked;
+                    loop {
+                        // Some work between two turns.
+                        let start = now();
+                        while start.elapsed() < Duration::from_micros(100) {}
+                        yield_if_needed().await;
+                    }
+                });
+            }
+            // Alone for a while, the background has had far more than its share.
+            sleep(Duration::from_millis(200)).await;
+        });
+    }
+}

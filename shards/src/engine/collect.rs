@@ -265,7 +265,10 @@ pub(super) async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool>
     if is_planted(Bug::IgnorePinsOfSegments) {
         let hash = hash_of(&stored_key);
         for table in view.version.candidates(&stored_key) {
-            if let Some((at, _)) = table.get(&stored_key, hash, LogIndex(u64::MAX)).await? {
+            let now = LogIndex(u64::MAX);
+            let said = table.ask(&stored_key, hash, now);
+            let found = table.get_asked(&stored_key, hash, now, &said).await?;
+            if let Some((at, _)) = found {
                 return Ok(at == record.at);
             }
         }

@@ -203,10 +203,12 @@ impl Engine {
         let mut place = Place::Nowhere;
         for table in version.candidates(&stored_key) {
             asked += 1;
-            if table.excludes(&stored_key, hash, NOW) {
+            let said = table.ask(&stored_key, hash, NOW);
+            if said.excludes() {
                 continue;
             }
-            if let Some((at, value)) = table.get(&stored_key, hash, NOW).await? {
+            let found = table.get_asked(&stored_key, hash, NOW, &said).await?;
+            if let Some((at, value)) = found {
                 place = Place::Table(Rc::clone(table), at, value);
                 break;
             }
@@ -245,11 +247,12 @@ impl Engine {
         let mut found = None;
         for table in state.version.candidates(&stored_key) {
             asked += 1;
-            if table.excludes(&stored_key, hash, NOW) {
+            let said = table.ask(&stored_key, hash, NOW);
+            if said.excludes() {
                 continue;
             }
             // A read with I/O names the damage, if there is some.
-            found = table.get_cached(&stored_key, hash, NOW)?.ok()?;
+            found = table.get_cached(&stored_key, hash, NOW, &said)?.ok()?;
             if found.is_some() {
                 break;
             }

@@ -1,9 +1,9 @@
 //! Finding one key in a table.
 //!
 //! A search is a plain function over blocks in memory. One that it misses ends it with the handle of
-//! that block; the block is read, and the search is made again with it at hand. So a search that the
-//! cache can answer never waits, there is one search for both cases, and nothing is allocated or
-//! awaited for the sake of the rare one.
+//! that block; the block is read, and the search goes on from what it has found out already. So a search
+//! that the cache can answer never waits, there is one search for both cases, and nothing is allocated
+//! or awaited for the sake of the rare one.
 
 use super::Value;
 use super::block::{BlockCursor, Damage, Partition};
@@ -34,6 +34,19 @@ impl From<Error> for Stop {
     }
 }
 
+/// What a table says of a key without I/O: whether its filter lets it pass, if that is in memory.
+pub(crate) struct Asked {
+    place: usize,
+    passed: Option<bool>,
+}
+
+impl Asked {
+    /// Whether the key is certainly not in the table. Otherwise it takes [`Table::get_asked`] to know.
+    pub(crate) fn excludes(&self) -> bool {
+        self.passed == Some(false)
+    }
+}
+
 struct Search<'a> {
     table: &'a Table,
     key: &'a [u8],
@@ -43,17 +56,20 @@ struct Search<'a> {
     held: [Option<(Handle, Bytes)>; BLOCKS_MAX],
     hits: u64,
     misses: u64,
+    /// The place of the key's partition in the root.
+    place: usize,
     /// What the filter said.
     passed: Option<bool>,
+    /// The data block in which the key would be first.
+    first: Option<Handle>,
 }
 
 impl Table {
-    /// Whether a filter in memory says that the stored key with this hash is not here. Otherwise it
-    /// takes [`Table::get`] to know. This is all that a read asks most runs, so it keeps nothing at
-    /// hand for what might follow.
-    pub(crate) fn excludes(&self, key: &[u8], hash: u64, at: LogIndex) -> bool {
-        let bounded = self.partition(self.partition_of(key, at));
-        let filter = bounded.and_then(|bounded| bounded.partition.filter);
+    /// Asks the filter for the stored key with this hash, if it is in memory. This is all that a read
+    /// wants of most runs, so it keeps nothing at hand for what might follow.
+    pub(crate) fn ask(&self, key: &[u8], hash: u64, at: LogIndex) -> Asked {
+        let place = self.partition_of(key, at);
+        let filter = self.partition(place).and_then(|it| it.partition.filter);
         let look = |payload: &[u8]| passes(payload, hash);
         let said = match (filter, self.whole_filter()) {
             (Some(handle), _) => self.cache().with(self.file_number(), handle.offset, look),
@@ -61,27 +77,26 @@ impl Table {
             (None, None) => None,
         };
         // A search names the damage of a malformed one.
-        let excludes = said == Some(Some(false));
-        if excludes {
-            self.cache().count(|counters| {
-                counters.hits += u64::from(filter.is_some());
-                counters.filter_negatives += 1;
-            });
-        }
-        excludes
+        let passed = said.flatten();
+        self.cache().count(|counters| {
+            counters.hits += u64::from(filter.is_some() && passed.is_some());
+            counters.filter_negatives += u64::from(passed == Some(false));
+        });
+        Asked { place, passed }
     }
 
-    /// As [`Table::get`] if everything that it needs is in memory; otherwise `None`.
+    /// As [`Table::get_asked`] if everything that it needs is in memory; otherwise `None`.
     pub(crate) fn get_cached(
         &self,
         key: &[u8],
         hash: u64,
         at: LogIndex,
+        asked: &Asked,
     ) -> Option<Result<Option<Found>>> {
-        if !self.covers(key) {
+        if asked.excludes() || !self.covers(key) {
             return Some(Ok(None));
         }
-        let mut search = self.search(key, hash, at, true);
+        let mut search = self.search(key, hash, at, asked);
         let found = match search.version() {
             Ok(found) => Ok(found),
             Err(Stop::Failed(error)) => Err(error),
@@ -91,15 +106,28 @@ impl Table {
         Some(found)
     }
 
-    /// The version of a stored key, with that hash, that a read at `at` sees.
+    /// [`Table::ask`] and [`Table::get_asked`].
+    #[cfg(test)]
+    pub(crate) async fn get(&self, key: &[u8], hash: u64, at: LogIndex) -> Result<Option<Found>> {
+        let asked = self.ask(key, hash, at);
+        self.get_asked(key, hash, at, &asked).await
+    }
+
+    /// The version of a stored key, with that hash, that a read at `at` sees, after it was asked for.
     ///
     /// # Errors
     /// `Io`, `Corrupt`.
-    pub(crate) async fn get(&self, key: &[u8], hash: u64, at: LogIndex) -> Result<Option<Found>> {
-        if !self.covers(key) {
+    pub(crate) async fn get_asked(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: LogIndex,
+        asked: &Asked,
+    ) -> Result<Option<Found>> {
+        if asked.excludes() || !self.covers(key) {
             return Ok(None);
         }
-        self.search(key, hash, at, true).run().await
+        self.search(key, hash, at, asked).run().await
     }
 
     /// Whether the version of a stored key written at `at` is here, with its value in that segment
@@ -126,7 +154,13 @@ impl Table {
             return Ok(false);
         }
         let hash = super::hash_of(key);
-        let found = self.search(key, hash, at, use_cache).run().await?;
+        let asked = Asked {
+            place: self.partition_of(key, at),
+            passed: None,
+        };
+        let mut search = self.search(key, hash, at, &asked);
+        search.use_cache = use_cache;
+        let found = search.run().await?;
         Ok(match found {
             Some((found_at, Value::Separated(found))) => {
                 found_at == at && (found.segment, found.slot) == (pointer.segment, pointer.slot)
@@ -141,17 +175,19 @@ impl Table {
         meta.first_key <= key && key <= &meta.last_key[..]
     }
 
-    fn search<'a>(&'a self, key: &'a [u8], hash: u64, at: LogIndex, use_cache: bool) -> Search<'a> {
+    fn search<'a>(&'a self, key: &'a [u8], hash: u64, at: LogIndex, asked: &Asked) -> Search<'a> {
         Search {
             table: self,
             key,
             hash,
             at,
-            use_cache,
+            use_cache: true,
             held: Default::default(),
             hits: 0,
             misses: 0,
-            passed: None,
+            place: asked.place,
+            passed: asked.passed,
+            first: None,
         }
     }
 }
@@ -229,21 +265,21 @@ impl Search<'_> {
         move |what| self.table.damaged(handle.offset, what)
     }
 
-    /// The place of the key's partition in the root, unless its filter excludes the key.
-    fn partition(&mut self) -> Result<Option<(usize, Partition)>, Stop> {
+    /// The key's partition, unless its filter excludes the key.
+    fn partition(&mut self) -> Result<Option<Partition>, Stop> {
         let table = self.table;
-        let place = table.partition_of(self.key, self.at);
-        let Some(bounded) = table.partition(place) else {
+        let Some(bounded) = table.partition(self.place) else {
             return Err(table.root_damaged("a root without leaves").into());
         };
         let partition = bounded.partition;
-        let passed = match (partition.filter, table.whole_filter()) {
-            (Some(handle), _) => self.passes(handle)?,
-            (None, Some(filter)) => filter.may_contain(self.hash),
-            (None, None) => return Err(table.root_damaged("a leaf without a filter").into()),
+        let passed = match (self.passed, partition.filter, table.whole_filter()) {
+            (Some(passed), _, _) => passed,
+            (None, Some(handle), _) => self.passes(handle)?,
+            (None, None, Some(filter)) => filter.may_contain(self.hash),
+            (None, None, None) => return Err(table.root_damaged("a leaf without a filter").into()),
         };
         self.passed = Some(passed);
-        Ok(passed.then_some((place, partition)))
+        Ok(passed.then_some(partition))
     }
 
     /// What a filter in memory says.
@@ -273,22 +309,27 @@ impl Search<'_> {
 
     fn version(&mut self) -> Result<Option<Found>, Stop> {
         let (key, at) = (self.key, self.at);
-        let Some((place, partition)) = self.partition()? else {
+        let Some(partition) = self.partition()? else {
             return Ok(None);
         };
         let mut leaf_handle = partition.leaf;
-        let mut leaf = self.entries(leaf_handle, Kind::Leaf)?;
-        leaf.seek_at_or_before(key, at)
-            .map_err(self.damaged(leaf_handle))?;
-        let handle = leaf.child().map_err(self.damaged(leaf_handle))?;
+        let handle = match self.first {
+            Some(handle) => handle,
+            None => {
+                let leaf = self.leaf_at(leaf_handle)?;
+                leaf.child().map_err(self.damaged(leaf_handle))?
+            }
+        };
+        self.first = Some(handle);
         let mut data = self.entries(handle, Kind::Data)?;
         if data.seek(key, at).map_err(self.damaged(handle))? {
             return self.take(handle, &data);
         }
 
         // The versions of the key go on in the next block if its bound is the key.
+        let mut leaf = self.leaf_at(leaf_handle)?;
         if !leaf.advance().map_err(self.damaged(leaf_handle))? {
-            let next = self.table.partition(place + 1);
+            let next = self.table.partition(self.place + 1);
             let Some(next) = next.filter(|next| next.key() == key) else {
                 return Ok(None);
             };
@@ -305,6 +346,14 @@ impl Search<'_> {
             true => self.take(handle, &data),
             false => Ok(None),
         }
+    }
+
+    /// A leaf, at the entry that leads to the key.
+    fn leaf_at(&mut self, handle: Handle) -> Result<BlockCursor, Stop> {
+        let mut leaf = self.entries(handle, Kind::Leaf)?;
+        leaf.seek_at_or_before(self.key, self.at)
+            .map_err(self.damaged(handle))?;
+        Ok(leaf)
     }
 
     /// The current entry, if it is of the key.

@@ -75,7 +75,7 @@ fn tables_of_version_1_are_read_and_verified() {
             assert_eq!(read.len(), entries);
             for (key, at, _) in &read {
                 assert!(check_get(&table, &read, key, *at).await);
-                assert!(!table.excludes(key, hash_of(key), *at));
+                assert!(!table.ask(key, hash_of(key), *at).excludes());
             }
             verify(&table).await.unwrap();
         }

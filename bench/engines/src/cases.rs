@@ -130,7 +130,7 @@ fn mixed(options: &Options) -> Vec<Case> {
                     data,
                     outstanding: *outstanding,
                     puts_per_second,
-                    durable: options.mixed_durable,
+                    durable: false,
                     span: span(options),
                 },
                 directory: Directory::Copied(data),
@@ -166,9 +166,13 @@ fn overwrite(options: &Options) -> Case {
 
 fn timeline(options: &Options) -> Case {
     let rate = options.timeline_rate;
+    let puts = match options.durable_peers {
+        true => "durable puts",
+        false => "puts",
+    };
     Case {
         title: format!(
-            "timeline: {rate} puts/s and {rate} gets/s, one value in {TIMELINE_LARGE_EVERY} of {}, others of {}",
+            "timeline: {rate} {puts}/s and {rate} gets/s, one value in {TIMELINE_LARGE_EVERY} of {}, others of {}",
             bytes(TIMELINE_LARGE_BYTES),
             bytes(SMALL_BYTES)
         ),
@@ -181,6 +185,7 @@ fn timeline(options: &Options) -> Case {
             },
             puts_per_second: rate,
             gets_per_second: rate,
+            durable: false,
             writers: options.writers,
             span: Span {
                 warm_up: options.warm_up,
@@ -223,6 +228,25 @@ mod tests {
         let data = cold_data(&options);
         let stored = data.keys * data.value_bytes as u64;
         assert_eq!(stored, 4 * options.cache as u64);
+    }
+
+    #[test]
+    fn peers_are_durable_if_asked_for() {
+        for (arguments, expected) in [
+            (vec!["bench"], false),
+            (vec!["bench", "--durable-peers"], true),
+        ] {
+            let options = Options::parse_from(arguments);
+            for workload in [Workload::Mixed, Workload::Timeline] {
+                for case in of(workload, &options) {
+                    let (Job::Mixed { durable, .. } | Job::Timeline { durable, .. }) = case.job
+                    else {
+                        panic!("{workload:?} has no other jobs");
+                    };
+                    assert_eq!(durable, expected, "{}", case.title);
+                }
+            }
+        }
     }
 
     #[test]

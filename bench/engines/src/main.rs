@@ -3,12 +3,14 @@
 //! The harness (`harness.rs`) runs each measurement in a child of its own program (`measure.rs`), which opens
 //! one engine, loads it, and reports figures as JSON. What the loads are is the same for all engines
 //! (`plan.rs`, `data.rs`, `subject.rs`); blocking engines are driven by threads (`threads.rs`), ours by tasks on
-//! its own cores (`cores.rs`). What ours does with many keys in little memory is no comparison, and has a
+//! its own cores (`cores.rs`). Beside a timeline the device is probed (`device.rs`), so that what it did is told
+//! apart from what an engine did (`stall.rs`, `timeline.rs`). What ours does with many keys in little memory is no comparison, and has a
 //! file of its own (`scale.rs`).
 
 mod cases;
 mod cores;
 mod data;
+mod device;
 mod directory;
 mod error;
 mod fjalls;
@@ -23,6 +25,7 @@ mod plan;
 mod recorder;
 mod rocks;
 mod scale;
+mod stall;
 mod subject;
 mod table;
 mod threads;

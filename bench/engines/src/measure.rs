@@ -2,10 +2,11 @@
 
 use crate::cores::Cores;
 use crate::data::{Choice, Values, live_bytes};
+use crate::device::{DeviceProbe, Reading};
 use crate::directory::allocated_bytes;
 use crate::error::{BenchError, Result};
 use crate::fjalls::Fjall;
-use crate::metrics::{Metric as M, Metrics, Outcome, add_latencies};
+use crate::metrics::{Metric as M, Metrics, Outcome, add_latencies, add_timeline};
 use crate::plan::{Data, Engine, Job, Plan, Span};
 use crate::recorder::{Op, Recorder, Window};
 use crate::rocks::Rocks;
@@ -94,7 +95,7 @@ impl Bench<'_> {
                     durable: true,
                     ..put_role(Choice::Fresh, outstanding, None)
                 };
-                let measured = self.timed(vec![role], span, false)?;
+                let measured = self.timed(vec![role], span)?;
                 let mut metrics = self.figures(&measured);
                 self.add_space(&mut metrics, measured.recorder.puts.bytes_ever);
                 Ok(metrics.into())
@@ -109,7 +110,7 @@ impl Bench<'_> {
                     true => Choice::Absent,
                     false => Choice::Uniform,
                 };
-                let measured = self.timed(vec![get_role(choice, outstanding)], span, false)?;
+                let measured = self.timed(vec![get_role(choice, outstanding)], span)?;
                 Ok(self.figures(&measured).into())
             }
             Job::Mixed {
@@ -126,18 +127,20 @@ impl Bench<'_> {
                     ..put_role(Choice::Uniform, if waits { PACED_LANES } else { 1 }, None)
                 };
                 let roles = vec![get_role(Choice::Uniform, outstanding), puts];
-                Ok(self.figures(&self.timed(roles, span, false)?).into())
+                Ok(self.figures(&self.timed(roles, span)?).into())
             }
             Job::Timeline {
                 data,
                 puts_per_second,
                 gets_per_second,
+                durable,
                 writers,
                 span,
             } => {
                 self.load(data.keys, writers)?;
                 let puts = Role {
                     rate: Some(puts_per_second),
+                    durable,
                     ..put_role(Choice::Uniform, PACED_LANES, None)
                 };
                 let gets = Role {
@@ -192,23 +195,38 @@ impl Bench<'_> {
     }
 
     /// Runs roles for a time.
-    fn timed(&self, roles: Vec<Role>, span: Span, keep_samples: bool) -> Result<Measured> {
+    fn timed(&self, roles: Vec<Role>, span: Span) -> Result<Measured> {
         let start = Instant::now() + span.warm_up;
-        let step = self.step(roles, start, start + span.measure, keep_samples);
+        let step = self.step(roles, start, start + span.measure, false);
         self.watched(&step, || self.subject.run(&step))
     }
 
     fn timeline(&self, roles: Vec<Role>, span: Span) -> Result<Outcome> {
-        let mut measured = self.timed(roles, span, true)?;
+        let probe = DeviceProbe::beside(&self.plan.dir, self.plan.seed)?;
+        let start = Instant::now() + span.warm_up;
+        let step = self.step(roles, start, start + span.measure, true);
+        let (mut measured, readings) = self.probed(&step, probe)?;
         let mut metrics = self.figures(&measured);
         self.add_space(&mut metrics, live_bytes(&self.data, self.data.keys));
         let samples = measured.recorder.samples.take().unwrap_or_default();
-        let timeline = Timeline::new(&samples, &measured.watched.polls, span.measure);
-        metrics.extend(timeline.get_idle_p99_us.map(|us| (M::GetIdleP99Us, us)));
-        metrics.extend(timeline.put_idle_p99_us.map(|us| (M::PutIdleP99Us, us)));
+        let polls = &measured.watched.polls;
+        let timeline = Timeline::new(&samples, polls, &readings, span.measure);
+        add_timeline(&mut metrics, &timeline);
         Ok(Outcome {
             metrics,
             timeline: Some(timeline),
+        })
+    }
+
+    /// Runs a step while another thread probes the device.
+    fn probed(&self, step: &Step, probe: DeviceProbe) -> Result<(Measured, Vec<Reading>)> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let probing = scope.spawn(|| probe.run(step.window, &done));
+            let measured = self.watched(step, || self.subject.run(step));
+            done.store(true, Ordering::Release);
+            let readings = probing.join().map_err(|_| BenchError::Ended)?;
+            Ok((measured?, readings?))
         })
     }
 

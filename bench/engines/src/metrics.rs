@@ -31,9 +31,20 @@ pub(crate) enum Metric {
     GetP999Us,
     GetP9999Us,
     GetMaxUs,
-    /// Of the operations of quiet windows of a timeline.
+    /// Of the operations of a timeline's windows without background work, see [`crate::timeline`].
     PutIdleP99Us,
     GetIdleP99Us,
+    /// And of those with compaction or collection.
+    PutBusyP99Us,
+    GetBusyP99Us,
+    /// The one divided by the other.
+    PutBusyToIdle,
+    GetBusyToIdle,
+    /// How often the device stood still beside a timeline, and how long in all.
+    Stalls,
+    StalledMs,
+    /// Of reads that go past the engine.
+    ProbeP99Us,
     /// User and system time of the process, load generator included.
     CpuUsPerOp,
     /// Sent to the block layer, as the kernel counts it.
@@ -114,6 +125,36 @@ pub(crate) fn add_latencies(metrics: &mut Metrics, puts: &Latencies, gets: &Late
     }
 }
 
+/// Adds what a timeline tells of the whole time.
+pub(crate) fn add_timeline(metrics: &mut Metrics, timeline: &Timeline) {
+    let busy_to_idle = |busy: Option<f64>, idle: Option<f64>| {
+        let idle = idle.filter(|idle| *idle > 0.0);
+        Some(idle? / busy?)
+    };
+    let (get_idle, get_busy) = (timeline.get_idle_p99_us, timeline.get_busy_p99_us);
+    let (put_idle, put_busy) = (timeline.put_idle_p99_us, timeline.put_busy_p99_us);
+    let stalled_ms = timeline
+        .stalls
+        .iter()
+        .map(|stall| stall.to_ms - stall.from_ms);
+    let figures = [
+        (M::GetIdleP99Us, get_idle),
+        (M::GetBusyP99Us, get_busy),
+        (M::GetBusyToIdle, busy_to_idle(get_busy, get_idle)),
+        (M::PutIdleP99Us, put_idle),
+        (M::PutBusyP99Us, put_busy),
+        (M::PutBusyToIdle, busy_to_idle(put_busy, put_idle)),
+        (M::Stalls, Some(timeline.stalls.len() as f64)),
+        (M::StalledMs, Some(stalled_ms.sum::<u64>() as f64)),
+        (M::ProbeP99Us, timeline.probe.map(|probe| probe.p99_us)),
+    ];
+    metrics.extend(
+        figures
+            .into_iter()
+            .filter_map(|(metric, value)| Some((metric, value?))),
+    );
+}
+
 /// The median of each figure.
 pub(crate) fn medians<'a>(rounds: impl IntoIterator<Item = &'a Metrics>) -> Metrics {
     let mut values: BTreeMap<Metric, Vec<f64>> = BTreeMap::new();
@@ -139,6 +180,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stall::Stall;
     use std::time::Duration;
 
     #[test]
@@ -157,6 +199,29 @@ mod tests {
         ];
         let expected = Metrics::from([(M::OpsPerSecond, 2.0), (M::GetMaxUs, 7.0)]);
         assert_eq!(medians(&rounds), expected);
+    }
+
+    #[test]
+    fn a_timeline_gives_what_it_has() {
+        let stall = |from_ms, to_ms| Stall { from_ms, to_ms };
+        let timeline = Timeline {
+            stalls: vec![stall(10, 40), stall(100, 1100)],
+            get_idle_p99_us: Some(200.0),
+            get_busy_p99_us: Some(300.0),
+            put_busy_p99_us: Some(500.0),
+            ..Timeline::default()
+        };
+        let mut metrics = Metrics::default();
+        add_timeline(&mut metrics, &timeline);
+        let expected = Metrics::from([
+            (M::GetIdleP99Us, 200.0),
+            (M::GetBusyP99Us, 300.0),
+            (M::GetBusyToIdle, 1.5),
+            (M::PutBusyP99Us, 500.0),
+            (M::Stalls, 2.0),
+            (M::StalledMs, 1030.0),
+        ]);
+        assert_eq!(metrics, expected);
     }
 
     #[test]

@@ -80,9 +80,9 @@ pub(crate) struct Options {
     /// mixed: puts a second beside the gets; at full speed too
     #[arg(long, default_value = "20000", value_parser = positive)]
     pub(crate) mixed_puts: f64,
-    /// mixed: RocksDB and fjall sync each put, with 64 threads, as ours always does
+    /// mixed, timeline: RocksDB and fjall sync each put, with 64 threads, as ours always does
     #[arg(long)]
-    pub(crate) mixed_durable: bool,
+    pub(crate) durable_peers: bool,
     /// overwrite: live data, of 64 KiB values
     #[arg(long, default_value = "2G", value_parser = size)]
     pub(crate) overwrite_live: usize,

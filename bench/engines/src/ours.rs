@@ -281,14 +281,7 @@ async fn append_staged(inner: Rc<Inner>) {
         inner.wake_appender.notified().await;
         // An error is final; every append is answered with it from here on.
         let _ = inner.log.wait_for_room().await;
-        let mut writes = inner.staged.borrow_mut();
-        let count = writes.len().min(APPEND_MAX);
-        let (entries, done): (Vec<_>, Vec<_>) = writes
-            .drain(..count)
-            .map(|Write { entry, done }| (entry, done))
-            .unzip();
-        let are_more = !writes.is_empty();
-        drop(writes);
+        let (entries, done) = inner.take_staged();
         let indexes: Vec<LogIndex> = entries.iter().map(|entry| entry.id.index).collect();
         let inner_then = Rc::clone(&inner);
         inner.log.append(entries, move |result| match result {
@@ -299,7 +292,7 @@ async fn append_staged(inner: Rc<Inner>) {
                 }
             }
         });
-        if are_more {
+        if !inner.staged.borrow().is_empty() {
             inner.wake_appender.notify_one();
             yield_now().await;
         }
@@ -307,6 +300,16 @@ async fn append_staged(inner: Rc<Inner>) {
 }
 
 impl Inner {
+    /// The first of the staged writes, as many as are appended at once.
+    fn take_staged(&self) -> (Vec<Entry>, Vec<Done>) {
+        let mut writes = self.staged.borrow_mut();
+        let count = writes.len().min(APPEND_MAX);
+        writes
+            .drain(..count)
+            .map(|Write { entry, done }| (entry, done))
+            .unzip()
+    }
+
     fn take_durable(&self, indexes: &[LogIndex], done: Vec<Done>) {
         let first = self.durable.borrow().is_empty();
         let few = indexes.len() <= APPLY_AT_ONCE_MAX;

@@ -1,25 +1,29 @@
 //! A timeline as an SVG picture: latency of gets and of puts over time on a logarithmic scale, and below it
-//! when the engine worked in the background.
+//! when the engine worked in the background and when the device stood still.
 
-use crate::timeline::{Mark, Point, Spread, Timeline, Work};
+use crate::timeline::{Point, Spread, Timeline, Work};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 1200.0;
-const LEFT: f64 = 86.0;
+const LEFT: f64 = 124.0;
 const RIGHT: f64 = 1176.0;
 const PANEL_HEIGHT: f64 = 250.0;
-const GETS_TOP: f64 = 96.0;
+const GETS_TOP: f64 = 108.0;
 const PUTS_TOP: f64 = GETS_TOP + PANEL_HEIGHT + 40.0;
-const WORK_TOP: f64 = PUTS_TOP + PANEL_HEIGHT + 26.0;
+/// Upper edge of the rows of work and stalls.
+const ROWS_TOP: f64 = PUTS_TOP + PANEL_HEIGHT + 26.0;
 const ROW_HEIGHT: f64 = 16.0;
 const ROW_GAP: f64 = 5.0;
-const AXIS_TOP: f64 = WORK_TOP + 3.0 * (ROW_HEIGHT + ROW_GAP);
+const ROWS: f64 = Work::ALL.len() as f64 + 1.0;
+const AXIS_TOP: f64 = ROWS_TOP + ROWS * (ROW_HEIGHT + ROW_GAP);
 const HEIGHT: f64 = AXIS_TOP + 48.0;
 
 const MAX_COLOUR: &str = "#9aa5b1";
 const P99_COLOUR: &str = "#c2410c";
 const P50_COLOUR: &str = "#1d4ed8";
 const IDLE_COLOUR: &str = "#15803d";
+const BUSY_COLOUR: &str = "#6d28d9";
+const STALL_COLOUR: &str = "#e11d48";
 const INK: &str = "#1f2933";
 const FAINT: &str = "#e4e7eb";
 
@@ -54,8 +58,16 @@ pub(crate) fn range(timelines: &[&Timeline]) -> Range {
     }
 }
 
-/// A panel: its name, upper edge, idle latency, and what of a point it shows.
-type Panel = (&'static str, f64, Option<f64>, fn(&Point) -> Option<Spread>);
+/// A panel: its name, upper edge, idle and busy latency, and what of a point it shows.
+type Panel = (
+    &'static str,
+    f64,
+    [Option<f64>; 2],
+    fn(&Point) -> Option<Spread>,
+);
+
+/// A row below the panels: its name, its colour, and from when to when it has a bar, in milliseconds.
+type Row = (&'static str, &'static str, Vec<(u64, u64)>);
 
 /// A curve: its colour, width, and what of a window it shows.
 type Curve = (&'static str, f64, fn(&Spread) -> f64);
@@ -100,13 +112,16 @@ pub(crate) fn svg(title: &str, timeline: &Timeline, range: Range) -> String {
         escaped(title)
     );
     legend(&mut text, timeline.window_ms);
+    let gets = [timeline.get_idle_p99_us, timeline.get_busy_p99_us];
+    let puts = [timeline.put_idle_p99_us, timeline.put_busy_p99_us];
     let panels: [Panel; 2] = [
-        ("gets", GETS_TOP, timeline.get_idle_p99_us, |p| p.gets),
-        ("puts", PUTS_TOP, timeline.put_idle_p99_us, |p| p.puts),
+        ("gets", GETS_TOP, gets, |p| p.gets),
+        ("puts", PUTS_TOP, puts, |p| p.puts),
     ];
-    for (name, top, idle, of) in panels {
+    let rows = rows(timeline);
+    for (name, top, [idle, busy], of) in panels {
         let scale = scale(top);
-        shades(&mut text, &timeline.marks, scale);
+        shades(&mut text, &rows, scale);
         grid(&mut text, name, scale);
         let points: Vec<_> = timeline
             .points
@@ -117,12 +132,16 @@ pub(crate) fn svg(title: &str, timeline: &Timeline, range: Range) -> String {
             })
             .collect();
         series(&mut text, &points, scale);
+        // Their labels stand at different ends, since the lines may be close to each other.
+        if let Some(us) = busy {
+            level(&mut text, us, BUSY_COLOUR, (LEFT + 6.0, "start"), scale);
+        }
         if let Some(us) = idle {
-            idle_line(&mut text, us, scale);
+            level(&mut text, us, IDLE_COLOUR, (RIGHT - 6.0, "end"), scale);
         }
     }
-    rows(&mut text, &timeline.marks, scale(WORK_TOP));
-    time_axis(&mut text, scale(WORK_TOP));
+    draw_rows(&mut text, &rows, scale(ROWS_TOP));
+    time_axis(&mut text, scale(ROWS_TOP));
     text.push_str("</svg>\n");
     text
 }
@@ -149,7 +168,8 @@ fn legend(text: &mut String, window_ms: u64) {
         ("max", MAX_COLOUR, 1.0, "none"),
         ("p99", P99_COLOUR, 1.6, "none"),
         ("p50", P50_COLOUR, 1.6, "none"),
-        ("p99 without background work", IDLE_COLOUR, 1.6, "7 4"),
+        ("idle p99", IDLE_COLOUR, 1.6, "7 4"),
+        ("busy p99", BUSY_COLOUR, 1.6, "7 4"),
     ];
     for (name, colour, width, dashes) in lines {
         let _ = writeln!(
@@ -163,25 +183,27 @@ fn legend(text: &mut String, window_ms: u64) {
     }
     let _ = writeln!(
         text,
-        r##"<text x="{RIGHT}" y="60" text-anchor="end" fill="#616e7c">windows of {window_ms} ms; operations counted when they were due</text>"##
+        r##"<text x="{RIGHT}" y="60" text-anchor="end" fill="#616e7c">windows of {window_ms} ms; operations counted when they were due</text><text x="{LEFT}" y="82" fill="#616e7c">idle: without background work; busy: beside compaction or collection; both without what waited for a device that stood still</text>"##
     );
 }
 
-/// Background work behind the curves, faintly.
-fn shades(text: &mut String, marks: &[Mark], scale: Scale) {
-    for mark in marks {
-        bar(text, mark, scale, scale.top, PANEL_HEIGHT, 0.10);
+/// What the rows have, behind the curves, faintly.
+fn shades(text: &mut String, rows: &[Row], scale: Scale) {
+    for row in rows {
+        bars(text, row, scale, PANEL_HEIGHT, 0.10);
     }
 }
 
-fn bar(text: &mut String, mark: &Mark, scale: Scale, top: f64, height: f64, opacity: f64) {
-    let (from, to) = (scale.x(mark.from_ms as f64), scale.x(mark.to_ms as f64));
-    let _ = writeln!(
-        text,
-        r#"<rect x="{from:.1}" y="{top:.1}" width="{:.1}" height="{height:.1}" fill="{}" fill-opacity="{opacity}"/>"#,
-        (to - from).max(1.0),
-        colour(mark.work)
-    );
+fn bars(text: &mut String, (_, colour, times): &Row, scale: Scale, height: f64, opacity: f64) {
+    for (from_ms, to_ms) in times {
+        let (from, to) = (scale.x(*from_ms as f64), scale.x(*to_ms as f64));
+        let _ = writeln!(
+            text,
+            r#"<rect x="{from:.1}" y="{:.1}" width="{:.1}" height="{height:.1}" fill="{colour}" fill-opacity="{opacity}"/>"#,
+            scale.top,
+            (to - from).max(1.0)
+        );
+    }
 }
 
 /// The frame of a panel with its latency axis.
@@ -234,33 +256,44 @@ fn series(text: &mut String, points: &[(f64, Spread)], scale: Scale) {
     }
 }
 
-fn idle_line(text: &mut String, us: f64, scale: Scale) {
+/// A line across a panel, with its latency at a place and anchored there.
+fn level(text: &mut String, us: f64, colour: &str, (x, anchor): (f64, &str), scale: Scale) {
     let y = scale.y(us);
     let _ = writeln!(
         text,
-        r#"<line x1="{LEFT}" y1="{y:.1}" x2="{RIGHT}" y2="{y:.1}" stroke="{IDLE_COLOUR}" stroke-width="1.6" stroke-dasharray="7 4"/><text x="{:.0}" y="{:.1}" text-anchor="end" fill="{IDLE_COLOUR}" stroke="white" stroke-width="3" paint-order="stroke">{}</text>"#,
-        RIGHT - 6.0,
+        r#"<line x1="{LEFT}" y1="{y:.1}" x2="{RIGHT}" y2="{y:.1}" stroke="{colour}" stroke-width="1.6" stroke-dasharray="7 4"/><text x="{x:.0}" y="{:.1}" text-anchor="{anchor}" fill="{colour}" stroke="white" stroke-width="3" paint-order="stroke">{}</text>"#,
         y - 5.0,
         latency(us)
     );
 }
 
-/// A row for each kind of background work.
-fn rows(text: &mut String, marks: &[Mark], scale: Scale) {
-    let mut top = scale.top;
+/// A row for each kind of background work, and one for the device.
+fn rows(timeline: &Timeline) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
     for work in Work::ALL {
+        let marks = timeline.marks.iter().filter(|mark| mark.work == work);
+        let times = marks.map(|mark| (mark.from_ms, mark.to_ms)).collect();
+        rows.push((name(work), colour(work), times));
+    }
+    let stalls = timeline.stalls.iter();
+    let times = stalls.map(|stall| (stall.from_ms, stall.to_ms)).collect();
+    rows.push(("", STALL_COLOUR, Vec::new())); drop::<Vec<(u64, u64)>>(times);
+    rows
+}
+
+fn draw_rows(text: &mut String, rows: &[Row], mut scale: Scale) {
+    for row in rows {
         let _ = writeln!(
             text,
-            r##"<text x="{:.0}" y="{:.1}" text-anchor="end" font-size="12">{}</text><rect x="{LEFT}" y="{top:.1}" width="{:.1}" height="{ROW_HEIGHT}" fill="#f5f7fa"/>"##,
+            r##"<text x="{:.0}" y="{:.1}" text-anchor="end" font-size="12">{}</text><rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{ROW_HEIGHT}" fill="#f5f7fa"/>"##,
             LEFT - 8.0,
-            top + ROW_HEIGHT - 4.0,
-            name(work),
+            scale.top + ROW_HEIGHT - 4.0,
+            row.0,
+            scale.top,
             RIGHT - LEFT
         );
-        for mark in marks.iter().filter(|mark| mark.work == work) {
-            bar(text, mark, scale, top, ROW_HEIGHT, 1.0);
-        }
-        top += ROW_HEIGHT + ROW_GAP;
+        bars(text, row, scale, ROW_HEIGHT, 1.0);
+        scale.top += ROW_HEIGHT + ROW_GAP;
     }
 }
 
@@ -318,6 +351,8 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stall::Stall;
+    use crate::timeline::{Mark, Pace};
 
     fn timeline() -> Timeline {
         let spread = |us: f64| Spread {
@@ -331,6 +366,7 @@ mod tests {
             points: (0..600)
                 .map(|nth| Point {
                     at_ms: nth * 100,
+                    pace: Pace::Idle,
                     gets: (nth % 50 != 7).then(|| spread(80.0 + (nth % 90) as f64)),
                     puts: Some(spread(200.0)),
                 })
@@ -340,8 +376,12 @@ mod tests {
                 from_ms: 4000,
                 to_ms: 9000,
             }],
+            stalls: [(12_000, 12_300), (30_000, 30_020)]
+                .map(|(from_ms, to_ms)| Stall { from_ms, to_ms })
+                .to_vec(),
             get_idle_p99_us: Some(250.0),
-            put_idle_p99_us: None,
+            put_busy_p99_us: Some(4500.0),
+            ..Timeline::default()
         }
     }
 
@@ -386,12 +426,24 @@ mod tests {
             "1 ms",
             "10 ms",
             "250 µs",
+            "4.5 ms",
+            "device stood still",
         ] {
             assert!(picture.contains(part), "{part} is missing");
         }
         assert_eq!(picture.matches("<polyline").count(), 6);
-        let bars = format!("fill=\"{}\"", colour(Work::Compaction));
-        assert_eq!(picture.matches(&bars).count(), 3, "two shades and a row");
+        let bars = |colour| {
+            let fill = format!("fill=\"{colour}\" fill-opacity");
+            picture.matches(&fill).count()
+        };
+        assert_eq!(bars(colour(Work::Compaction)), 3, "two shades and a row");
+        assert_eq!(bars(STALL_COLOUR), 6, "two stalls in three places");
+        assert_eq!(bars(colour(Work::Flush)), 0);
+        let levels = |colour| {
+            let label = format!("fill=\"{colour}\" stroke=\"white\"");
+            picture.matches(&label).count()
+        };
+        assert_eq!((levels(IDLE_COLOUR), levels(BUSY_COLOUR)), (1, 1));
         assert!(!picture.contains("NaN"));
     }
 

@@ -123,6 +123,7 @@ pub(crate) enum Job {
         data: Data,
         puts_per_second: f64,
         gets_per_second: f64,
+        durable: bool,
         writers: usize,
         span: Span,
     },

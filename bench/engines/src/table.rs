@@ -74,16 +74,18 @@ fn columns(workload: Workload) -> &'static [Column] {
         ("gets/s", 1.0, M::GetsPerSecond),
         ("p50 ms", MS, M::GetP50Us),
         ("p99", MS, M::GetP99Us),
-        ("p99.9", MS, M::GetP999Us),
-        ("max", MS, M::GetMaxUs),
         ("idle p99", MS, M::GetIdleP99Us),
+        ("busy p99", MS, M::GetBusyP99Us),
+        ("max", MS, M::GetMaxUs),
         ("puts/s", 1.0, M::PutsPerSecond),
         ("p99 ms", MS, M::PutP99Us),
-        ("p99.9", MS, M::PutP999Us),
+        ("idle p99", MS, M::PutIdleP99Us),
+        ("busy p99", MS, M::PutBusyP99Us),
         ("max", MS, M::PutMaxUs),
+        ("stalls", 1.0, M::Stalls),
+        ("stall ms", 1.0, M::StalledMs),
         ("us CPU/op", 1.0, M::CpuUsPerOp),
         ("write amp", 1.0, M::WriteAmplification),
-        ("space amp", 1.0, M::SpaceAmplification),
     ];
     match workload {
         Workload::Put => PUT,
@@ -116,6 +118,9 @@ pub(crate) fn rows(workload: Workload, title: &str, engines: &[(Engine, Metrics)
     };
     for (engine, theirs) in engines.iter().filter(|(engine, _)| *engine != Engine::Ours) {
         let cells = columns.iter().map(|(_, _, metric)| {
+            if is_of_the_device(*metric) {
+                return None;
+            }
             let (ours, theirs) = (ours.get(metric)?, theirs.get(metric)?);
             (*theirs != 0.0).then(|| format!("x{:.2}", ours / theirs))
         });
@@ -132,6 +137,11 @@ pub(crate) fn rows(workload: Workload, title: &str, engines: &[(Engine, Metrics)
         }
     }
     text
+}
+
+/// Whether a figure says nothing about the engine beside which it was measured.
+fn is_of_the_device(metric: M) -> bool {
+    metric == M::ProbeP99Us
 }
 
 fn line(text: &mut String, name: &str, cells: impl Iterator<Item = Option<String>>) {
@@ -179,6 +189,25 @@ mod tests {
             let cells: Vec<_> = line.split_whitespace().collect();
             assert_eq!([cells[0], cells[1], cells[5]], expected, "{text}");
         }
+    }
+
+    #[test]
+    fn stalls_are_shown_and_not_divided() {
+        let metrics = |stalls| Metrics::from([(M::Stalls, stalls), (M::StalledMs, 100.0 * stalls)]);
+        let engines = [
+            (Engine::Ours, metrics(2.0)),
+            (Engine::Rocksdb, metrics(1.0)),
+        ];
+        let text = rows(Workload::Timeline, "timeline", &engines);
+        let lines: Vec<_> = text.lines().skip(2).collect();
+        let cells = |line: &str| -> Vec<String> {
+            line.split_whitespace()
+                .filter(|cell| *cell != "-")
+                .map(str::to_owned)
+                .collect()
+        };
+        assert_eq!(cells(lines[1]), ["ours", "2.00", "200"], "{text}");
+        assert_eq!(cells(lines[3]), ["ours/rocksdb"], "{text}");
     }
 
     #[test]

@@ -42,6 +42,10 @@ fn every_workload_runs_on_every_engine() {
             let writes = !title.starts_with("get");
             assert_eq!(figure("write_amplification").is_some(), writes, "{title}");
             assert_eq!(figure("put_max_us").is_some(), writes, "{title}");
+            let is_probed = title.starts_with("timeline");
+            for name in ["stalls", "stalled_ms", "probe_p99_us"] {
+                assert_eq!(figure(name).is_some(), is_probed, "{title}: {name}");
+            }
         }
     }
     for engine in ["ours", "rocksdb", "fjall"] {

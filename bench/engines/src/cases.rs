@@ -130,7 +130,7 @@ fn mixed(options: &Options) -> Vec<Case> {
                     data,
                     outstanding: *outstanding,
                     puts_per_second,
-                    durable: false,
+                    durable: options.durable_peers,
                     span: span(options),
                 },
                 directory: Directory::Copied(data),
@@ -185,7 +185,7 @@ fn timeline(options: &Options) -> Case {
             },
             puts_per_second: rate,
             gets_per_second: rate,
-            durable: false,
+            durable: options.durable_peers,
             writers: options.writers,
             span: Span {
                 warm_up: options.warm_up,

@@ -129,7 +129,7 @@ pub(crate) fn add_latencies(metrics: &mut Metrics, puts: &Latencies, gets: &Late
 pub(crate) fn add_timeline(metrics: &mut Metrics, timeline: &Timeline) {
     let busy_to_idle = |busy: Option<f64>, idle: Option<f64>| {
         let idle = idle.filter(|idle| *idle > 0.0);
-        Some(idle? / busy?)
+        Some(busy? / idle?)
     };
     let (get_idle, get_busy) = (timeline.get_idle_p99_us, timeline.get_busy_p99_us);
     let (put_idle, put_busy) = (timeline.put_idle_p99_us, timeline.put_busy_p99_us);

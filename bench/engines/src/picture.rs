@@ -277,7 +277,7 @@ fn rows(timeline: &Timeline) -> Vec<Row> {
     }
     let stalls = timeline.stalls.iter();
     let times = stalls.map(|stall| (stall.from_ms, stall.to_ms)).collect();
-    rows.push(("", STALL_COLOUR, Vec::new())); drop::<Vec<(u64, u64)>>(times);
+    rows.push(("device stood still", STALL_COLOUR, times));
     rows
 }
 

@@ -24,7 +24,7 @@ impl Stall {
     /// Whether what was due in a window may have waited for it: the window overlaps the stall or the time to
     /// drain.
     pub(crate) fn touches(&self, from_ms: u64, to_ms: u64) -> bool {
-        self.from_ms < to_ms && from_ms <= self.to_ms
+        self.from_ms < to_ms && from_ms <= self.to_ms + DRAIN_MS
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn stalls(readings: &[Reading]) -> Vec<Stall> {
         }
         let (from_ms, to_ms) = (floor_ms(*at), ceil_ms(*at + *took));
         match stalls.last_mut() {
-            Some(last) if from_ms + 100 < last.to_ms => last.to_ms = last.to_ms.max(to_ms),
+            Some(last) if from_ms <= last.to_ms => last.to_ms = last.to_ms.max(to_ms),
             _ => stalls.push(Stall { from_ms, to_ms }),
         }
     }

@@ -141,7 +141,7 @@ pub(crate) fn rows(workload: Workload, title: &str, engines: &[(Engine, Metrics)
 
 /// Whether a figure says nothing about the engine beside which it was measured.
 fn is_of_the_device(metric: M) -> bool {
-    metric == M::ProbeP99Us
+    matches!(metric, M::Stalls | M::StalledMs | M::ProbeP99Us)
 }
 
 fn line(text: &mut String, name: &str, cells: impl Iterator<Item = Option<String>>) {

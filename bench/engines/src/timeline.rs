@@ -25,7 +25,7 @@ impl Work {
     /// Whether it makes a window busy; a flush alone does not.
     fn is_busy(self) -> bool {
         match self {
-            Self::Flush => true,
+            Self::Flush => false,
             Self::Compaction | Self::Collection => true,
         }
     }

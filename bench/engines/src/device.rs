@@ -1,5 +1,6 @@
-//! A probe of the block device: small direct reads of a file of its own, one after the other, beside the
-//! engine. What they take is what the device takes, whatever the engine does.
+//! A probe of the machine: small direct reads of a file of its own, one after the other, beside the engine.
+//! How late they end is what the device and the processors take, whatever the engine does: a virtual machine
+//! may stand still as a whole.
 
 use crate::error::{BenchError, Result};
 use crate::recorder::Window;
@@ -24,8 +25,9 @@ struct Block([u8; BLOCK_BYTES]);
 /// A read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// When it began, from the start of the window.
+    /// When it was to begin, from the start of the window.
     pub(crate) at: Duration,
+    /// How long after that it ended.
     pub(crate) took: Duration,
 }
 
@@ -90,8 +92,8 @@ impl DeviceProbe {
                 .map_err(BenchError::file(self.path.as_path()))?;
             let ended = Instant::now();
             readings.push(Reading {
-                at: began.saturating_duration_since(window.start),
-                took: ended.saturating_duration_since(began),
+                at: due.saturating_duration_since(window.start),
+                took: ended.saturating_duration_since(due),
             });
             due = (due + PERIOD).max(ended);
         }

@@ -1,10 +1,11 @@
-//! When the device stood still: a virtual disk may complete nothing at all for up to a second, whoever asks.
+//! When the device, or the machine as a whole, stood still: a virtual one may do nothing at all for up to a
+//! second, whoever asks.
 
 use crate::device::Reading;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A read of the probe that took this long found the device standing still. Beside the durable puts of an
+/// A read of the probe that ended this late found the device or the machine standing still. Beside the durable puts of an
 /// engine reads were measured to take 0.1 ms at the median and less than 1 ms in 99 of 100, behind a flush or
 /// at the start of a compaction of RocksDB 15 to 30 ms; a device that stood still took 50 to 1,000 ms.
 const STALL_MIN: Duration = Duration::from_millis(50);

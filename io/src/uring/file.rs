@@ -209,22 +209,28 @@ fn open_named(options: OpenOptions, path: &Path) -> io::Result<std::fs::File> {
 }
 
 /// Opens an open file once more, for glommio.
+///
+/// Reads do not change the time of access: that would need the journal, and a read that waits there for
+/// a commit holds up its whole core. Only the owner of a file may ask for this; others read all the same.
 async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFile> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let mut open = glommio::io::OpenOptions::new();
-    open.read(true).write(options.write || options.create_new);
-    if options.dsync {
-        open.custom_flags(libc::O_DSYNC);
-    }
-    open.dma_open(&path).await.map_err(|error| {
-        let error = io_error(error);
-        match error.raw_os_error() {
-            Some(libc::EINVAL) => io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file system does not take direct I/O",
-            ),
-            _ => error,
-        }
+    let dsync = if options.dsync { libc::O_DSYNC } else { 0 };
+    let open = async |flags| {
+        let mut open = glommio::io::OpenOptions::new();
+        open.read(true).write(options.write || options.create_new);
+        open.custom_flags(flags);
+        open.dma_open(&path).await.map_err(io_error)
+    };
+    let opened = match open(dsync | libc::O_NOATIME).await {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(dsync).await,
+        opened => opened,
+    };
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the file system does not take direct I/O",
+        ),
+        _ => error,
     })
 }
 

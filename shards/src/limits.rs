@@ -154,7 +154,7 @@ pub const DAMAGE_PAUSE: Duration = Duration::from_secs(10);
 
 // ---- value log ----
 
-/// A value at least this long is separated by default.
+/// A value at least this long is separated by default; docs/benchmarks.md has what was measured.
 pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 
 /// Segments of the value log of one shard.

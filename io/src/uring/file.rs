@@ -210,8 +210,8 @@ fn open_named(options: OpenOptions, path: &Path) -> io::Result<std::fs::File> {
 
 /// Opens an open file once more, for glommio.
 ///
-/// Reads do not change the time of access: that would need the journal, and a read that waits there for
-/// a commit holds up its whole core. Only the owner of a file may ask for this; others read all the same.
+/// Reads leave the time of access alone: nobody asks for it, and to keep it is a change of metadata. Only
+/// the owner of a file may have it so; others read all the same.
 async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFile> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let dsync = if options.dsync { libc::O_DSYNC } else { 0 };

@@ -39,8 +39,8 @@ const FIRST_LEVEL_RUNS_MIN: usize = 4;
 /// Tables of a level are moved down in pieces of up to so many full ones.
 const PIECE_TABLES: u64 = 2;
 
-/// What a merge costs, in the time that asking one more run for its filter takes (0.35 µs where every
-/// run is large, 0.6 µs among reads from the disk): so many for an entry, and one for so many bytes.
+/// What a merge costs, in the time that asking one more run for its filter takes (estimated at 0.3 to 0.6
+/// µs from gets of stores with few and with many runs): so many for an entry, and one for so many bytes.
 const SEARCHES_PER_ENTRY: u64 = 1;
 /// See [`SEARCHES_PER_ENTRY`].
 const BYTES_PER_SEARCH: u64 = 320;

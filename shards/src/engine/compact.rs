@@ -41,14 +41,16 @@ impl Engine {
     /// Looks at what compaction has to do, and how urgent it is.
     pub(super) fn measure_debt(&self) {
         let options = self.picker_options();
-        let debt = {
+        let (debt, due) = {
             let state = self.inner.state.borrow();
-            compaction::debt(&edit::shape_of(&state.version), state.policy, &options)
+            let shape = edit::shape_of(&state.version);
+            (
+                compaction::debt(&shape, state.policy, &options),
+                compaction::searches_due(&shape, state.policy, &options),
+            )
         };
         self.set_debt(debt);
         self.ask_for_share();
-        let policy = self.inner.state.borrow().policy;
-        let due = compaction::searches_due(&self.shape(), policy, &options);
         self.inner.searches.due_from(due);
     }
 

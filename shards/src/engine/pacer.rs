@@ -135,7 +135,7 @@ impl Engine {
         }
     }
 
-    fn pace_rate(&self, lane: Lane) -> Option<u64> {
+    pub(super) fn pace_rate(&self, lane: Lane) -> Option<u64> {
         let pacer = &self.inner.pacer;
         let needs_space = self.is_disk_full() || self.inner.free_fraction.get() < FREE_FRACTION_MIN;
         if !pacer.is_busy.get() || needs_space || self.inner.state.borrow().closed {

@@ -4,10 +4,9 @@
 use super::format::page_count;
 use super::inspect::Verifier;
 use super::reader::{Place, fixed_len};
-use super::segments::{self, IndexCache, Segment, SegmentMeta, Segments};
+use super::segments::{IndexCache, Segment, SegmentMeta, Segments};
 use super::{ValuePointer, walk};
-use crate::error::{Error, Result};
-use crate::filename::FileName;
+use crate::error::Result;
 use crate::ids::{LogIndex, Owner, ValueSegmentId};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -98,19 +97,7 @@ impl AtRest {
     }
 
     async fn place(&self, pointer: ValuePointer) -> Result<Place> {
-        let Some(segment) = self.segments.get(&pointer.segment).cloned() else {
-            let path = FileName::ValueSegment(pointer.segment, 0).path(&self.dir);
-            return Err(Error::corrupt(&path, 0, "there is no such segment"));
-        };
-        let offset = match segment.generation() {
-            0 => Some(pointer.offset),
-            _ => segments::locate(&self.index_cache, &segment, pointer.slot).await?,
-        };
-        let offset = offset.ok_or_else(|| segment.corrupt(0, "there is no such record"))?;
-        Ok(Place {
-            segment,
-            offset,
-            pointer,
-        })
+        let segment = self.segments.get(&pointer.segment).cloned();
+        Place::find(&self.dir, segment, &self.index_cache, pointer).await
     }
 }

@@ -5,7 +5,7 @@
 
 use super::format::{Head, PAGE_BYTES, PageCheck, RECORD_HEADER_BYTES, page_count};
 use super::pointer::ValuePointer;
-use super::segments::{self, Segment, Segments};
+use super::segments::{self, IndexCache, Segment, Segments};
 use super::{Shared, ValueLog};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
@@ -14,7 +14,9 @@ use bytes::{Bytes, BytesMut};
 use corelith_io::Buf;
 use futures_util::future::try_join;
 use futures_util::stream::{StreamExt, iter};
+use std::cell::RefCell;
 use std::ops::Range;
+use std::path::Path;
 use std::rc::Rc;
 
 /// Pages read by one I/O.
@@ -111,20 +113,7 @@ impl Shared {
         self.wait_for_record(pointer).await?;
         let held = segments.get(&pointer.segment).cloned();
         let newest = || self.segments.borrow().get(&pointer.segment).cloned();
-        let Some(segment) = held.or_else(newest) else {
-            let path = FileName::ValueSegment(pointer.segment, 0).path(&self.dir);
-            return Err(Error::corrupt(&path, 0, "there is no such segment"));
-        };
-        let offset = match segment.generation() {
-            0 => Some(pointer.offset),
-            _ => segments::locate(&self.index_cache, &segment, pointer.slot).await?,
-        };
-        let offset = offset.ok_or_else(|| segment.corrupt(0, "there is no such record"))?;
-        Ok(Place {
-            segment,
-            offset,
-            pointer,
-        })
+        Place::find(&self.dir, held.or_else(newest), &self.index_cache, pointer).await
     }
 
     /// A committed value may be read before this replica's own write of it is durable.
@@ -153,6 +142,29 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The place in its segment of the record that `pointer` names, if there is that segment.
+    pub(super) async fn find(
+        dir: &Path,
+        segment: Option<Rc<Segment>>,
+        index_cache: &RefCell<IndexCache>,
+        pointer: ValuePointer,
+    ) -> Result<Self> {
+        let Some(segment) = segment else {
+            let path = FileName::ValueSegment(pointer.segment, 0).path(dir);
+            return Err(Error::corrupt(&path, 0, "there is no such segment"));
+        };
+        let offset = match segment.generation() {
+            0 => Some(pointer.offset),
+            _ => segments::locate(index_cache, &segment, pointer.slot).await?,
+        };
+        let offset = offset.ok_or_else(|| segment.corrupt(0, "there is no such record"))?;
+        Ok(Self {
+            segment,
+            offset,
+            pointer,
+        })
+    }
+
     pub(super) fn corrupt(&self, at: usize, what: &'static str) -> Error {
         self.segment
             .corrupt(self.offset.saturating_add(at as u64), what)

@@ -33,7 +33,6 @@ fn report(what: &str, tree: &Tree) {
 }
 
 #[test]
-#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn a_random_fill() {
     // Flushes, and what may have been written for each byte until then.
     let leveled: &[(u32, f64)] = &[
@@ -90,7 +89,6 @@ fn overwrite(tree: &mut Tree, random: &mut Random, keys: u32, flushes: u32) {
 }
 
 #[test]
-#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn a_fixed_set_overwritten() {
     // Flushes of the set, bytes written for each byte, bytes of tables for each that is live.
     let leveled: &[(u32, f64, f64)] = &[(10, 4.5, 1.35), (60, 5.5, 1.3), (200, 7.0, 1.3)];
@@ -112,7 +110,6 @@ fn a_fixed_set_overwritten() {
 }
 
 #[test]
-#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn everything_deleted() {
     for policy in [Leveled, Tiered] {
         for flushes in [5, 60] {
@@ -142,7 +139,6 @@ fn everything_deleted() {
 }
 
 #[test]
-#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn the_other_policy() {
     for (from, to, rewritten_max) in [(Leveled, Tiered, 0.0), (Tiered, Leveled, 2.0)] {
         let mut tree = Tree::new(from, SMALL);
@@ -162,7 +158,6 @@ fn the_other_policy() {
 }
 
 #[test]
-#[ignore = "prints figures, for minutes: --ignored --nocapture figures"]
 fn separated_values() {
     // Keys, bytes of a value; hidden values for each live one, table bytes for each of values.
     let cases: [(u32, u64, f64, f64); 3] = [

@@ -115,8 +115,13 @@ pub(crate) async fn settle(engine: &Engine) {
 pub(crate) async fn abandon(engine: Engine) {
     engine.inner.state.borrow_mut().closed = true;
     engine.inner.background.wake();
-    while engine.inner.state.borrow().flushing || !engine.inner.background.is_idle() {
-        corelith_io::sleep(Duration::from_millis(1)).await;
+    loop {
+        let changed = engine.inner.changed.notified();
+        let is_flushing = engine.inner.state.borrow().flushing;
+        if !is_flushing && engine.inner.background.is_idle() {
+            return;
+        }
+        changed.await;
     }
 }
 

@@ -16,6 +16,9 @@ const DIR: &str = "/data/shard";
 const RUN_BYTES: usize = 1 << 20;
 const RUNS: u64 = 5;
 
+/// Bytes per second of background work beside a client when nothing comes in.
+const RATE_MIN: u64 = 64 << 20;
+
 fn key(number: u64) -> [u8; 8] {
     number.to_be_bytes()
 }
@@ -46,13 +49,17 @@ fn runs(engine: &Engine) -> usize {
     engine.view().version.runs().count()
 }
 
-/// Has level 0 merged as reads would, and returns how long it took; `busy` does something meanwhile.
-async fn merge_for_reads(engine: &Engine, busy: impl AsyncFn()) -> Duration {
-    // What was written before is forgotten by now.
-    for _ in 0..20 {
+/// Has level 0 merged as reads would, once background work may go at `rate`, and returns how long it
+/// took; `busy` does something meanwhile.
+async fn merge_for_reads(engine: &Engine, rate: Option<u64>, busy: impl AsyncFn()) -> Duration {
+    // Until what was written before is forgotten.
+    let mut seconds = 0;
+    while seconds == 0 || engine.pace_rate(Lane::Rewrite) != rate {
         corelith_io::sleep(Duration::from_secs(1)).await;
         busy().await;
         engine.pace(Lane::Rewrite, 0).await;
+        seconds += 1;
+        assert!(seconds < 100, "it has another rate");
     }
     assert_eq!(runs(engine) as u64, RUNS);
     let start = corelith_io::now();
@@ -73,7 +80,7 @@ fn a_merge_takes_its_time_beside_reads_and_none_alone() {
         let node = sim.add_node();
         times.push(sim.block_on(node, async move {
             let engine = engine_of_runs().await;
-            let took = merge_for_reads(&engine, async || {
+            let took = merge_for_reads(&engine, is_busy.then_some(RATE_MIN), async || {
                 if is_busy {
                     assert!(engine.get(&key(0)).await.unwrap().is_some());
                 }
@@ -83,8 +90,9 @@ fn a_merge_takes_its_time_beside_reads_and_none_alone() {
             took
         }));
     }
-    // Nothing comes in: 64 MiB/s, for what is read and what is written, but for what may be ahead.
-    let least = Duration::from_secs_f64(RUNS as f64 * 2.0 / 64.0 * 0.6);
+    // What is read and what is written, but for what may be ahead.
+    let moved = 2 * RUNS * RUN_BYTES as u64;
+    let least = Duration::from_secs_f64(moved as f64 / RATE_MIN as f64 * 0.6);
     assert!(times[0] > least, "{times:?}");
     assert!(times[1] < least / 2, "{times:?}");
 }

@@ -28,6 +28,13 @@ pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 /// The pause after each of these rounds, in which the tasks get their turn.
 pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
+/// The first timer of a core's guard while the core is at work ...
+pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// ... and when it has had nothing to do for about as long.
+pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(32);
+/// Timers of a guard; each is set for twice as long as the one before it.
+pub(crate) const GUARD_TIMERS: usize = 8;
+
 /// The watchdog asks a core this many times per limit.
 pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;
 /// The process ends when a core has made no progress for this many limits.

@@ -59,6 +59,7 @@ use crate::limits::{
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
 use crate::pins::{Pin, Pins};
+use crate::removal::Removals;
 use crate::reserve::Reserve;
 use crate::session::SessionTable;
 use crate::sstable::{Compression, Table};
@@ -119,6 +120,7 @@ pub(crate) struct EngineOptions {
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
     pub(crate) scrub: ScrubOptions,
+    pub(crate) removal_step_bytes: u64,
 }
 
 /// What an engine is opened with.
@@ -161,6 +163,7 @@ struct Inner {
     /// Called when an edit, an install or a failure has changed the state.
     changed: Rc<Notify>,
     reserve: Reserve,
+    removals: Removals,
     background: Background,
     damages: Damages,
     scrubbing: Scrubbing,
@@ -273,6 +276,7 @@ impl Engine {
         let inner = Inner {
             dir: parts.dir,
             owner: parts.owner,
+            removals: Removals::new(parts.options.removal_step_bytes),
             options: parts.options,
             log: parts.log,
             cache: parts.cache,

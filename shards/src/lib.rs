@@ -22,6 +22,7 @@ mod output;
 mod pins;
 pub mod planted;
 mod recovery;
+pub mod removal;
 mod reserve;
 pub mod session;
 pub mod shard;

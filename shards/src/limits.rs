@@ -237,6 +237,13 @@ pub const FLUSHED_TABLE_BYTES: u64 = 256 << 20;
 /// disk read for every twentieth absent key. Level 0 holds a small part of all keys.
 pub const FILTER_BITS_PER_KEY: u64 = 20;
 
+/// Files that are removed shrink by this much at a time ...
+pub const REMOVAL_STEP_BYTES: u64 = 4 << 20;
+/// ... with at most this pause after each step (200 MB/s) ...
+pub const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+/// ... and none when this much is to be given back.
+pub const REMOVAL_BACKLOG_BYTES_MAX: u64 = 2 << 30;
+
 /// Writes of one table or segment in flight at once.
 pub const OUTPUT_WRITES_IN_FLIGHT_MAX: usize = 8;
 

@@ -6,7 +6,7 @@ use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, Sc
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::{FROZEN_MEMTABLES_MAX, VALUE_THRESHOLD_BYTES};
+use crate::limits::{FROZEN_MEMTABLES_MAX, REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -42,6 +42,9 @@ pub struct ShardOptions {
     /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
     /// another replica for the data.
     pub on_damage: Option<DamageHook>,
+    /// Files out of use are given back to the file system in steps of so many bytes; see
+    /// [`removal`](crate::removal).
+    pub removal_step_bytes: u64,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
@@ -63,6 +66,7 @@ impl ShardOptions {
             value_segment_bytes: 256 << 20,
             scrub: ScrubOptions::default(),
             on_damage: None,
+            removal_step_bytes: REMOVAL_STEP_BYTES,
             reserve_bytes: 0,
         }
     }
@@ -138,6 +142,7 @@ impl Shard {
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
+                removal_step_bytes: options.removal_step_bytes,
             },
             cache: options.cache,
             values,

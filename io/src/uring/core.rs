@@ -1,5 +1,6 @@
 //! Executors: one thread per core.
 
+use super::guard::{self, Guard};
 use super::sys;
 use super::task::Tasks;
 use super::time::Clock;
@@ -34,9 +35,8 @@ const URGENT_SHARES: usize = 2000;
 const FOREGROUND_SHARES: usize = 1000;
 /// How often a change of the background queue's shares takes effect.
 const SHARES_PERIOD: Duration = Duration::from_millis(50);
-/// How long the executor's own queue runs, which holds the core's first task only. glommio 0.9 takes a time
-/// slice that is over before anything ran for idleness and sleeps until the next event: a thread that lost
-/// its processor at that point would never start its core if the slice were short.
+/// How long the executor's own queue runs, which holds the core's first task only. The guard is not there
+/// yet: a thread that lost its processor for a short slice would never start its core.
 const FIRST_TIME_SLICE: Duration = Duration::from_millis(100);
 /// The registered buffers are accounted once for each of the three rings; the rest is slack.
 const REGISTERED_FRACTION: usize = 4;
@@ -261,19 +261,21 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let core = begin(&config);
+    let (core, _guard) = begin(&config);
     crate::task::spawn(main()).await;
     end(core).await;
 }
 
-fn begin(config: &CoreConfig) -> Core {
+/// The guard is to outlive all tasks.
+fn begin(config: &CoreConfig) -> (Core, Guard) {
     let core = Core::new(config);
     world::set(Some(World::Uring(core.clone())));
     let clock = core.clone();
     crate::task::spawn(async move { clock.clock().drive().await });
     let pulse = watchdog::watch(&config.name, config.watchdog);
     crate::task::spawn(async move { pulse.beat().await });
-    core
+    let guard = guard::start(core.0.foreground);
+    (core, guard)
 }
 
 async fn end(core: Core) {
@@ -286,7 +288,7 @@ pub(crate) fn run_here<T>(config: &CoreConfig, main: impl Future<Output = T>) ->
     let executor = executor_of(config)
         .map_err(|error| Error::new("start core", config.name.clone(), advised(error)))?;
     Ok(executor.run(async {
-        let core = begin(config);
+        let (core, _guard) = begin(config);
         let output = main.await;
         end(core).await;
         output

@@ -3,6 +3,7 @@
 pub(crate) mod core;
 pub(crate) mod file;
 pub(crate) mod fs;
+mod guard;
 pub(crate) mod memory;
 pub(crate) mod net;
 mod once;

@@ -5,33 +5,58 @@
 //! the clock, so that a process that was stopped as a whole finds nothing wrong when it goes on.
 
 use crate::limits::{WATCHDOG_ABORT_AFTER_LIMITS, WATCHDOG_ROUND_MIN, WATCHDOG_ROUNDS_PER_LIMIT};
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// The core's side: answers as long as its executor runs.
 pub(crate) struct Pulse {
     shared: Arc<Shared>,
-    questions: flume::Receiver<()>,
 }
 
 struct Shared {
     name: String,
     is_asked: AtomicBool,
+    /// Wakes the task that answers.
+    answerer: Mutex<Option<Waker>>,
+}
+
+impl Shared {
+    fn answerer(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.answerer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a sign of life. Wakes the executor if it sleeps, also over a question asked before.
+    fn ask(&self) {
+        if let Some(answerer) = self.answerer().as_ref() {
+            answerer.wake_by_ref();
+        }
+    }
 }
 
 impl Pulse {
     pub(crate) async fn beat(self) {
-        while self.questions.recv_async().await.is_ok() {
+        poll_fn(|cx| {
+            *self.shared.answerer() = Some(cx.waker().clone());
             self.shared.is_asked.store(false, Ordering::Release);
-        }
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        // On the thread it belongs to.
+        *self.shared.answerer() = None;
     }
 }
 
 struct Watched {
     shared: Weak<Shared>,
-    questions: flume::Sender<()>,
     round: Duration,
     until_round: Duration,
     rounds_unanswered: u32,
@@ -40,15 +65,14 @@ struct Watched {
 /// Starts to watch a core. It is forgotten when its pulse is dropped.
 pub(crate) fn watch(name: &str, limit: Duration) -> Pulse {
     static WATCHDOG: OnceLock<mpsc::Sender<Watched>> = OnceLock::new();
-    let (asking, questions) = flume::bounded(1);
     let shared = Arc::new(Shared {
         name: name.to_owned(),
         is_asked: AtomicBool::new(false),
+        answerer: Mutex::default(),
     });
     let round = (limit / WATCHDOG_ROUNDS_PER_LIMIT).max(WATCHDOG_ROUND_MIN);
     let watched = Watched {
         shared: Arc::downgrade(&shared),
-        questions: asking,
         round,
         until_round: round,
         rounds_unanswered: 0,
@@ -65,7 +89,7 @@ pub(crate) fn watch(name: &str, limit: Duration) -> Pulse {
     });
     // A watchdog that could not start has been reported; the core runs without one.
     let _ = watchdog.send(watched);
-    Pulse { shared, questions }
+    Pulse { shared }
 }
 
 fn run(arrivals: &mpsc::Receiver<Watched>) {
@@ -98,12 +122,13 @@ impl Watched {
             return true;
         }
         self.until_round = self.round;
-        if !shared.is_asked.swap(true, Ordering::AcqRel) {
+        let was_asked = shared.is_asked.swap(true, Ordering::AcqRel);
+        shared.ask();
+        if !was_asked {
             if self.rounds_unanswered >= WATCHDOG_ROUNDS_PER_LIMIT {
                 tracing::warn!(core = shared.name, "the core makes progress again");
             }
             self.rounds_unanswered = 0;
-            let _ = self.questions.try_send(());
             return true;
         }
         self.rounds_unanswered += 1;

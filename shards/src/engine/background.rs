@@ -165,6 +165,7 @@ impl Engine {
         };
         is_flushed
             && self.inner.background.is_idle()
+            && self.inner.removals.is_idle()
             && self.is_compaction_settled()
             && !self.is_collection_due()
     }

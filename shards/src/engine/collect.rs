@@ -146,7 +146,7 @@ impl Engine {
         if is_planted(Bug::RemoveBeforeManifest) {
             drop(segment);
             values.install_rewritten(rewritten);
-            values.remove_obsolete().await;
+            values.remove_obsolete(&self.inner.removals).await;
             let replace = |manifest: &mut crate::manifest::Manifest, _: &super::State| {
                 manifest.segments = values.sealed().0;
                 true

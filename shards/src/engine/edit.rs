@@ -148,25 +148,28 @@ impl Engine {
     pub(super) async fn remove_unused(&self) {
         let removable = {
             let state = &mut *self.inner.state.borrow_mut();
-            let mut removable = std::mem::take(&mut state.garbage);
+            let garbage = std::mem::take(&mut state.garbage).into_iter();
+            let mut removable: Vec<_> = garbage.map(|id| (id, u64::MAX)).collect();
             state.obsolete.retain(|table| {
                 let held = Rc::strong_count(table) > 1;
                 if !held {
-                    removable.push(table.meta().id);
+                    removable.push((table.meta().id, table.meta().file_bytes));
                 }
                 held
             });
             removable
         };
-        for id in removable {
+        let removals = &self.inner.removals;
+        if self.is_disk_full() {
+            removals.set_haste(true);
+        }
+        for (id, bytes) in removable {
             let path = FileName::Table(id).path(&self.inner.dir);
-            if let Err(error) = corelith_io::remove_file(&path).await
-                && error.kind() != corelith_io::ErrorKind::NotFound
-            {
+            if let Err(error) = removals.remove(&path, bytes).await {
                 tracing::warn!(%error, "an unused table stays");
             }
         }
-        self.inner.values.remove_obsolete().await;
+        self.inner.values.remove_obsolete(removals).await;
         // Elsewhere the next edit makes removals durable; a full device may not come to it without
         // their space.
         if self.is_disk_full()

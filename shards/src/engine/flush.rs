@@ -241,6 +241,7 @@ impl Engine {
             }
             changed.await;
         }
+        self.inner.removals.set_haste(true);
         self.remove_unused().await;
         match flushed {
             Ok(_) | Err(Error::Closed) => Ok(()),

@@ -5,10 +5,18 @@ use crate::limits::SPACE_PERIOD;
 use corelith_io::spawn_background;
 use std::rc::Rc;
 
+/// With less than this part of the device free, space is more urgent than latency.
+const FREE_FRACTION_MIN: f64 = 0.1;
+
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         !self.inner.reserve.is_held() || (self.inner.log.is_disk_full)() || self.is_stuck()
+    }
+
+    /// Whether space is more urgent than latency.
+    pub(super) fn needs_space(&self) -> bool {
+        self.is_disk_full() || self.inner.free_fraction.get() < FREE_FRACTION_MIN
     }
 
     /// Whether something waits for space that makes room, or was accepted.
@@ -50,12 +58,13 @@ impl Engine {
     }
 
     async fn keep_space(&self) {
-        let reserve = &self.inner.reserve;
+        let (reserve, removals) = (&self.inner.reserve, &self.inner.removals);
         if let Ok(space) = corelith_io::space(&self.inner.dir).await
             && space.total > 0
         {
             let fraction = space.free as f64 / space.total as f64;
             self.inner.free_fraction.set(fraction);
+            removals.set_haste(self.needs_space() || removals.bytes() > space.free / 2);
         }
         let was_held = reserve.is_held();
         let result = if self.is_stuck() {

@@ -17,6 +17,7 @@ use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
+use crate::removal::Removals;
 use corelith_io::{BLOCK_SIZE, ErrorKind, OpenOptions};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -153,7 +154,7 @@ impl ValueLog {
 
     /// Removes the files that are out of use and that nobody reads. What fails is tried again, at
     /// the latest by the next start.
-    pub async fn remove_obsolete(&self) {
+    pub async fn remove_obsolete(&self, removals: &Removals) {
         let shared = self.shared();
         let mut paths = std::mem::take(&mut *shared.garbage.borrow_mut());
         shared.obsolete.borrow_mut().retain(|segment| {
@@ -164,12 +165,9 @@ impl ValueLog {
             is_held
         });
         for path in paths {
-            match corelith_io::remove_file(&path).await {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    tracing::warn!(%error, "an unused segment of the value log stays");
-                    shared.garbage.borrow_mut().push(path);
-                }
-                _ => {}
+            if let Err(error) = removals.remove(&path, u64::MAX).await {
+                tracing::warn!(%error, "an unused segment of the value log stays");
+                shared.garbage.borrow_mut().push(path);
             }
         }
     }

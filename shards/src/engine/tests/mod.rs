@@ -83,6 +83,7 @@ async fn open_with(
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),
+            removal_step_bytes: 4 << 10,
         },
         cache: BlockCache::new(1 << 20),
         values,

@@ -259,6 +259,7 @@ impl Replica {
             value_threshold: config.threshold,
             value_segment_bytes: 64 << 10,
             reserve_bytes: config.reserve_bytes,
+            removal_step_bytes: 8 << 10,
             ..ShardOptions::new(7, ShardId(1))
         };
         let compaction = compaction::Options {

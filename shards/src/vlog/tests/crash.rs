@@ -5,6 +5,7 @@
 use super::{DIR, Manifest, key, value};
 use crate::ids::{LogIndex, Ticket};
 use crate::planted::{Bug, plant};
+use crate::removal::Removals;
 use crate::vlog::{RecordRef, ValueLog, ValuePointer};
 use corelith_io::sim::{Sim, SimNode};
 use std::cell::RefCell;
@@ -210,7 +211,7 @@ async fn collect(log: &ValueLog, ledger: &SharedLedger) {
             .retain(|meta| meta.id != id);
         log.drop_segment(id);
     }
-    log.remove_obsolete().await;
+    log.remove_obsolete(&Removals::new(4 << 10)).await;
 }
 
 fn start(sim: &Sim, node: SimNode, ledger: &SharedLedger, steps: u64) {

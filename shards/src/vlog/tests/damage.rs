@@ -4,6 +4,7 @@ use super::{DIR, Manifest, collect, key, put, reads_back, stage, value, wait_sea
 use crate::error::Error;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::removal::Removals;
 use crate::vlog::{ValueLog, ValuePointer, Verified, Verifier};
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use std::cell::RefCell;
@@ -31,7 +32,7 @@ fn filled(sim: &Sim, node: SimNode, generation: u32) -> (Manifest, Vec<ValuePoin
         wait_sealed(&log).await;
         for _ in 0..generation {
             log.install_rewritten(collect(&log, 0, |_| true).await.unwrap());
-            log.remove_obsolete().await;
+            log.remove_obsolete(&Removals::new(4 << 10)).await;
         }
         log.close().await.unwrap();
         (Manifest::of(&log), pointers)
@@ -123,7 +124,7 @@ async fn check_case(log: &ValueLog, case: &Case, pointers: &[ValuePointer]) {
     // not need.
     let collected = collect(log, 0, |_| true).await.map(drop);
     assert_eq!(collected.is_ok(), what == "the slot index", "{what}");
-    log.remove_obsolete().await;
+    log.remove_obsolete(&Removals::new(4 << 10)).await;
     let mut damaged = Vec::new();
     match Verifier::new(segment).await {
         Ok(mut verifier) => loop {

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Ticket, ValueSegmentId};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::removal::Removals;
 use crate::vlog::{ValueLog, ValuePointer};
 use corelith_io::sim::Sim;
 use proptest::prelude::*;
@@ -198,7 +199,7 @@ fn a_collected_segment_keeps_its_pointers() {
             assert_eq!(meta.highest, LogIndex(*live.last().unwrap()));
             let before = log.segments();
             log.install_rewritten(rewritten);
-            log.remove_obsolete().await;
+            log.remove_obsolete(&Removals::new(4 << 10)).await;
             let previous = FileName::ValueSegment(ValueSegmentId(0), generation - 1);
             assert!(
                 names(&dir).await.contains(&previous.to_string()),
@@ -216,7 +217,7 @@ fn a_collected_segment_keeps_its_pointers() {
             assert_eq!(of_old, value(*index, pointer.len as usize));
         }
         drop(old);
-        log.remove_obsolete().await;
+        log.remove_obsolete(&Removals::new(4 << 10)).await;
         let manifest = Manifest::of(&log);
         log.close().await.unwrap();
         drop(log);
@@ -264,7 +265,7 @@ fn broken_off_collections_and_dropped_segments_leave_nothing() {
                 .await
                 .contains(&"000000000000.001.vlog".to_owned())
         );
-        log.remove_obsolete().await;
+        log.remove_obsolete(&Removals::new(4 << 10)).await;
         assert!(
             !names(&dir)
                 .await
@@ -272,7 +273,7 @@ fn broken_off_collections_and_dropped_segments_leave_nothing() {
         );
         log.install_rewritten(collect(&log, 0, |_| false).await.unwrap());
         log.drop_segment(ValueSegmentId(1));
-        log.remove_obsolete().await;
+        log.remove_obsolete(&Removals::new(4 << 10)).await;
         let manifest = Manifest::of(&log);
         assert_eq!(manifest.known[0].records, 0);
         let held = names(&dir).await;

@@ -1,0 +1,53 @@
+//! Keeps a core from sleeping over tasks that are ready to run.
+//!
+//! glommio 0.9 runs task queues until the preemption timer has fired, and takes it for idleness if no queue
+//! has run before that: a thread that loses its processor for a time slice just then, which is likely, since
+//! the kernel takes it where the timer has just been set, sleeps until the next event. There may be none for
+//! long: whoever has something for the core knows that its tasks are awake, and does not wake it again.
+//!
+//! The guard always has timers ahead, so that such a sleep is short.
+
+use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS};
+use glommio::timer::Timer;
+use glommio::{Task, TaskQueueHandle};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+/// Watches until it is dropped.
+pub(crate) struct Guard {
+    _task: Task<()>,
+}
+
+/// Starts the guard of this thread's executor.
+pub(crate) fn start(queue: TaskQueueHandle) -> Guard {
+    match glommio::spawn_local_into(stand(), queue) {
+        Ok(task) => Guard { _task: task },
+        Err(error) => panic!("the queues of a core live as long as the core: {error}"),
+    }
+}
+
+async fn stand() {
+    let mut pause = GUARD_PAUSE_MIN;
+    loop {
+        // More than one: what the first has woken may be slept over just as well, the guard included.
+        let mut timers: [Timer; GUARD_TIMERS] =
+            std::array::from_fn(|nth| Timer::new(pause * (1 << nth)));
+        poll_fn(|cx| {
+            let mut outcome = Poll::Pending;
+            for timer in &mut timers {
+                if Pin::new(timer).poll(cx).is_ready() {
+                    outcome = Poll::Ready(());
+                }
+            }
+            outcome
+        })
+        .await;
+        // Its own turn is one of them.
+        let is_busy = glommio::executor().executor_stats().tasks_executed() > 1;
+        pause = match is_busy {
+            true => GUARD_PAUSE_MIN,
+            false => (pause * 2).min(GUARD_PAUSE_MAX),
+        };
+    }
+}

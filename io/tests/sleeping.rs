@@ -1,0 +1,66 @@
+//! A core does not sleep while it has something to do.
+
+use corelith_io::{CoreConfig, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Far more than an answer takes, far less than until the watchdog asks for a sign of life.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const QUESTIONS: u32 = 10_000;
+
+/// Sets a flag when it goes, by a panic as well.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_core_that_loses_its_processor_at_any_moment_goes_on() {
+    let (questions, asked) = channel(1);
+    let (answers, answered) = channel(1);
+    let mut config = CoreConfig::new("robbed");
+    // Shorter than usual, so that one is more often over before a task has had its turn.
+    config.preempt = Duration::from_micros(50);
+    config.watchdog = Duration::from_secs(3600);
+    let core = config
+        .start(move || async move {
+            while let Ok(question) = asked.recv().await {
+                if answers.send(question).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&is_over);
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        for question in 0..QUESTIONS {
+            questions.send_blocking(question).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let answer = loop {
+                if let Some(answer) = answered.try_recv() {
+                    break answer;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "the core sleeps over question {question}"
+                );
+                std::thread::park_timeout(Duration::from_micros(20));
+            };
+            assert_eq!(answer, question);
+        }
+    });
+    drop(questions);
+    core.join().unwrap();
+}

@@ -29,7 +29,7 @@ pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
 /// The first timer of a core's guard while the core is at work ...
-pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(1);
+pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(2);
 /// ... and when it has had nothing to do for about as long.
 pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(32);
 /// Timers of a guard; each is set for twice as long as the one before it.

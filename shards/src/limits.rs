@@ -59,7 +59,7 @@ pub const LOG_SEGMENT_BYTES_MAX: u64 = 4 << 30;
 pub const LOG_SHORT_SEGMENT_DIVISOR: u64 = 16;
 
 /// Pre-written segments kept beyond the active one; more freed ones are removed.
-pub const LOG_SPARE_SEGMENTS_MAX: usize = 2;
+pub const LOG_SPARE_SEGMENTS_MAX: usize = 4;
 
 /// Writes in flight while a segment is pre-written.
 pub const LOG_PREWRITES_IN_FLIGHT_MAX: usize = 4;

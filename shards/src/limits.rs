@@ -241,8 +241,11 @@ pub const FILTER_BITS_PER_KEY: u64 = 20;
 pub const REMOVAL_STEP_BYTES: u64 = 4 << 20;
 /// ... with at most this pause after each step (200 MB/s) ...
 pub const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
-/// ... and none when this much is to be given back.
-pub const REMOVAL_BACKLOG_BYTES_MAX: u64 = 2 << 30;
+/// ... and shorter ones the more space is held back that way, up to this much ...
+pub const REMOVAL_HELD_BYTES_MAX: u64 = 2 << 30;
+const _: () = assert!(REMOVAL_STEP_BYTES <= REMOVAL_HELD_BYTES_MAX);
+/// ... and to this part of what is free on the device.
+pub const REMOVAL_HELD_FRACTION: u64 = 16;
 
 /// Writes of one table or segment in flight at once.
 pub const OUTPUT_WRITES_IN_FLIGHT_MAX: usize = 8;

@@ -5,7 +5,7 @@
 //! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
 //! step by step. After a crash the file system frees what is left of it by itself.
 
-use crate::limits::{REMOVAL_BACKLOG_BYTES_MAX, REMOVAL_PAUSE};
+use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_PAUSE};
 use corelith_io::{ErrorKind, File, OpenOptions, Result, spawn_background};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,9 +22,9 @@ pub struct Removals {
 struct Inner {
     step_bytes: u64,
     nameless: RefCell<VecDeque<Nameless>>,
-    /// What all of them hold.
-    bytes: Cell<u64>,
-    in_haste: Cell<bool>,
+    /// What all of them hold, one being shortened included.
+    held: Cell<u64>,
+    held_max: Cell<u64>,
     is_running: Cell<bool>,
 }
 
@@ -41,17 +41,20 @@ impl Removals {
             inner: Rc::new(Inner {
                 step_bytes: step_bytes.max(1),
                 nameless: RefCell::default(),
-                bytes: Cell::new(0),
-                in_haste: Cell::new(false),
+                held: Cell::new(0),
+                held_max: Cell::new(REMOVAL_HELD_BYTES_MAX),
                 is_running: Cell::new(false),
             }),
         }
     }
 
-    /// Removes the file at `path`, of at most `bytes`, if it is there. Its space comes back later.
+    /// Removes the file at `path`, of at most `bytes`, if it is there. Its space comes back later,
+    /// or at once if that would hold back too much.
     pub(crate) async fn remove(&self, path: &Path, bytes: u64) -> Result<()> {
-        let is_long = bytes > self.inner.step_bytes && !self.inner.in_haste.get();
+        let inner = &self.inner;
+        let is_long = bytes > inner.step_bytes && inner.held_max.get() > 0;
         let nameless = match is_long {
+            // What cannot be opened goes as a whole.
             true => hold(path).await.ok(),
             false => None,
         };
@@ -59,16 +62,14 @@ impl Removals {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if let Some(nameless) = nameless {
-            self.inner.add(nameless);
+        if let Some(nameless) = nameless
+            && inner.held.get() + nameless.len <= inner.held_max.get()
+        {
+            inner.held.set(inner.held.get() + nameless.len);
+            inner.nameless.borrow_mut().push_back(nameless);
             self.start();
         }
         Ok(())
-    }
-
-    /// Bytes that are still to come back.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.inner.bytes.get()
     }
 
     /// Whether all space is given back.
@@ -76,12 +77,14 @@ impl Removals {
         !self.inner.is_running.get()
     }
 
-    /// Gives all space back at once, from now on or for the time being.
-    pub(crate) fn set_haste(&self, in_haste: bool) {
-        self.inner.in_haste.set(in_haste);
-        if in_haste {
-            self.inner.nameless.borrow_mut().clear();
-            self.inner.bytes.set(0);
+    /// Holds back at most so many bytes from now on, and gives back at once what is beyond.
+    pub(crate) fn set_held_max(&self, bytes: u64) {
+        let inner = &self.inner;
+        inner.held_max.set(bytes);
+        while inner.held.get() > bytes
+            && let Some(nameless) = inner.pop()
+        {
+            inner.gave_back(nameless.len);
         }
     }
 
@@ -99,19 +102,18 @@ impl Removals {
 }
 
 impl Inner {
-    fn add(&self, nameless: Nameless) {
-        self.bytes.set(self.bytes.get() + nameless.len);
-        self.nameless.borrow_mut().push_back(nameless);
+    fn pop(&self) -> Option<Nameless> {
+        self.nameless.borrow_mut().pop_front()
     }
 
     fn gave_back(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+        self.held.set(self.held.get() - bytes);
     }
 
-    /// Shorter the more there is to give back, so that it never becomes more than a bound.
+    /// Shorter the more is held.
     fn pause(&self) -> Duration {
-        let left = REMOVAL_BACKLOG_BYTES_MAX.saturating_sub(self.bytes.get());
-        REMOVAL_PAUSE.mul_f64(left as f64 / REMOVAL_BACKLOG_BYTES_MAX as f64)
+        let left = self.held_max.get().saturating_sub(self.held.get());
+        REMOVAL_PAUSE.mul_f64(left as f64 / self.held_max.get().max(1) as f64)
     }
 }
 
@@ -124,22 +126,22 @@ async fn hold(path: &Path) -> Result<Nameless> {
 /// Gives back the next bytes and returns how long to wait before those after them, if there are any.
 async fn step(weak: &Weak<Inner>) -> Option<Duration> {
     let inner = weak.upgrade()?;
-    let next = inner.nameless.borrow_mut().pop_front();
-    let Some(nameless) = next else {
+    let Some(nameless) = inner.pop() else {
         inner.is_running.set(false);
         return None;
     };
     let (before, left) = (nameless.len, nameless.len.saturating_sub(inner.step_bytes));
-    match nameless.shorten(left).await {
-        Ok(Some(nameless)) if !inner.in_haste.get() => {
+    let shortened = nameless.shorten(left).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the space of a removed file comes back at once");
+        None
+    });
+    inner.gave_back(before - left);
+    match shortened {
+        Some(nameless) if inner.held.get() <= inner.held_max.get() => {
             inner.nameless.borrow_mut().push_front(nameless);
-            inner.gave_back(before - left);
         }
-        Ok(_) => inner.gave_back(before),
-        Err(error) => {
-            tracing::warn!(%error, "the space of a removed file comes back at once");
-            inner.gave_back(before);
-        }
+        // Closed, it gives back the rest.
+        _ => inner.gave_back(left),
     }
     Some(inner.pause())
 }

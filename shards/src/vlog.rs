@@ -46,6 +46,7 @@ use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::sync::notify::Notify;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
 use pipeline::Pipeline;
 use segments::IndexCache;
@@ -98,6 +99,8 @@ struct Shared {
     index_cache: RefCell<IndexCache>,
     /// Segments that were replaced or dropped, until nobody reads them.
     obsolete: RefCell<Vec<Rc<Segment>>>,
+    /// Held while files are removed: a name must not be given anew meanwhile.
+    removing: Semaphore,
     /// Files of collections that were broken off or not installed.
     garbage: RefCell<Vec<PathBuf>>,
     /// There was no room for a whole segment.
@@ -143,6 +146,7 @@ impl ValueLog {
             segments: RefCell::new(Rc::new(recovered.segments)),
             index_cache: RefCell::default(),
             obsolete: RefCell::default(),
+            removing: Semaphore::new(1),
             garbage: RefCell::default(),
             disk_full: Cell::new(false),
             is_stuck: Cell::new(false),

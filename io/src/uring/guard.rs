@@ -5,7 +5,8 @@
 //! the kernel takes it where the timer has just been set, sleeps until the next event. There may be none for
 //! long: whoever has something for the core knows that its tasks are awake, and does not wake it again.
 //!
-//! The guard always has timers ahead, so that such a sleep is short.
+//! The guard has timers ahead, so that such a sleep is short, however often in a row it happens. Should all of
+//! them be used up, the watchdog wakes the core.
 
 use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS};
 use glommio::timer::Timer;
@@ -14,7 +15,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Watches until it is dropped.
+/// Watches until it is dropped. Belongs to the core that started it.
 pub(crate) struct Guard {
     _task: Task<()>,
 }
@@ -32,7 +33,7 @@ async fn stand() {
     loop {
         // More than one: what the first has woken may be slept over just as well, the guard included.
         let mut timers: [Timer; GUARD_TIMERS] =
-            std::array::from_fn(|nth| Timer::new(pause * (1 << nth)));
+            std::array::from_fn(|nth| Timer::new(pause * (1 << (2 * nth))));
         poll_fn(|cx| {
             let mut outcome = Poll::Pending;
             for timer in &mut timers {

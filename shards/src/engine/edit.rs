@@ -161,7 +161,7 @@ impl Engine {
         };
         let removals = &self.inner.removals;
         if self.is_disk_full() {
-            removals.set_haste(true);
+            removals.set_held_max(0);
         }
         for (id, bytes) in removable {
             let path = FileName::Table(id).path(&self.inner.dir);

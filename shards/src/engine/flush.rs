@@ -106,9 +106,14 @@ impl Engine {
             };
             let Some(oldest) = oldest else { break };
             let result = self.flush(&oldest).await;
-            if result.is_ok() {
-                self.inner.state.borrow_mut().disk_full = false;
+            match &result {
+                Ok(()) => self.inner.state.borrow_mut().disk_full = false,
+                Err(error) if error.is_no_space() => {
+                    self.inner.state.borrow_mut().disk_full = true;
+                }
+                Err(_) => {}
             }
+            // What a flush without room has written goes at once.
             self.remove_unused().await;
             match result {
                 Ok(()) => {
@@ -116,12 +121,7 @@ impl Engine {
                     free(oldest).await;
                 }
                 Err(error) if error.is_no_space() && self.is_unfenced() => {
-                    let closed = {
-                        let state = &mut *self.inner.state.borrow_mut();
-                        state.disk_full = true;
-                        state.closed
-                    };
-                    if closed {
+                    if self.inner.state.borrow().closed {
                         self.fence(error);
                     } else {
                         tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
@@ -241,7 +241,7 @@ impl Engine {
             }
             changed.await;
         }
-        self.inner.removals.set_haste(true);
+        self.inner.removals.set_held_max(0);
         self.remove_unused().await;
         match flushed {
             Ok(_) | Err(Error::Closed) => Ok(()),

@@ -1,7 +1,7 @@
 //! Noticing that the device is full, and that it no longer is, and what else comes by itself.
 
 use super::Engine;
-use crate::limits::SPACE_PERIOD;
+use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD};
 use corelith_io::spawn_background;
 use std::rc::Rc;
 
@@ -64,7 +64,10 @@ impl Engine {
         {
             let fraction = space.free as f64 / space.total as f64;
             self.inner.free_fraction.set(fraction);
-            removals.set_haste(self.needs_space() || removals.bytes() > space.free / 2);
+            removals.set_held_max(match self.is_disk_full() {
+                true => 0,
+                false => REMOVAL_HELD_BYTES_MAX.min(space.free / REMOVAL_HELD_FRACTION),
+            });
         }
         let was_held = reserve.is_held();
         let result = if self.is_stuck() {

@@ -51,7 +51,8 @@ fn a_long_file_goes_in_steps_with_pauses_after_its_name() {
             corelith_io::sleep(Duration::from_millis(1)).await;
             let used = disk.used_bytes();
             assert!(before - used <= STEP, "{} bytes at once", before - used);
-            assert_eq!(removals.bytes().div_ceil(STEP), (used - empty) / STEP);
+            let held = removals.inner.held.get();
+            assert!(held.abs_diff(used - empty) <= STEP, "{held}");
             before = used;
         }
         assert_eq!(disk.used_bytes(), empty);
@@ -73,7 +74,7 @@ fn a_short_file_goes_as_a_whole_and_one_that_is_not_there_is_no_error() {
 }
 
 #[test]
-fn in_haste_all_space_comes_back_at_once() {
+fn where_nothing_may_be_held_all_space_comes_back_at_once() {
     simulate(|sim, node| async move {
         for name in ["a", "b", "c"] {
             write(name, 10 * STEP).await;
@@ -81,9 +82,8 @@ fn in_haste_all_space_comes_back_at_once() {
         let removals = Removals::new(STEP);
         remove(&removals, "a", u64::MAX).await;
         remove(&removals, "b", u64::MAX).await;
-        assert!(removals.bytes() > 0);
-        removals.set_haste(true);
-        assert_eq!(removals.bytes(), 0);
+        assert!(removals.inner.held.get() > 18 * STEP);
+        removals.set_held_max(0);
         remove(&removals, "c", u64::MAX).await;
         let since = now();
         while !removals.is_idle() {
@@ -91,11 +91,41 @@ fn in_haste_all_space_comes_back_at_once() {
         }
         assert!(since.elapsed() <= 2 * REMOVAL_PAUSE);
         assert_eq!(sim.disk(node).used_bytes(), 0);
+        assert_eq!(removals.inner.held.get(), 0);
         // What comes later takes its time again.
-        removals.set_haste(false);
+        removals.set_held_max(REMOVAL_HELD_BYTES_MAX);
         write("d", 10 * STEP).await;
         remove(&removals, "d", u64::MAX).await;
         assert!(!removals.is_idle());
+    });
+}
+
+#[test]
+fn no_more_is_held_than_may_be_whenever_that_changes() {
+    simulate(|sim, node| async move {
+        let removals = Removals::new(STEP);
+        removals.set_held_max(25 * STEP);
+        for round in 0..60 {
+            let name = format!("{round}");
+            write(&name, 10 * STEP).await;
+            remove(&removals, &name, u64::MAX).await;
+            assert!(removals.inner.held.get() <= 25 * STEP);
+            match round % 9 {
+                // In the middle of a step, and up again before it ends.
+                4 => {
+                    removals.set_held_max(0);
+                    removals.set_held_max(25 * STEP);
+                }
+                7 => removals.set_held_max(5 * STEP),
+                8 => removals.set_held_max(25 * STEP),
+                _ => {}
+            }
+        }
+        while !removals.is_idle() {
+            corelith_io::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(removals.inner.held.get(), 0);
+        assert_eq!(sim.disk(node).used_bytes(), 0);
     });
 }
 

@@ -87,6 +87,7 @@ impl ValueLog {
             ..segment.header
         };
         let path = FileName::ValueSegment(header.segment, header.generation).path(&shared.dir);
+        let removing = shared.removing.acquire(1).await;
         // One of that name is of a collection that was broken off.
         match corelith_io::remove_file(&path).await {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
@@ -98,6 +99,7 @@ impl ValueLog {
         };
         let options = OpenOptions::new().write().create_new();
         let mut output = Output::new(options.open(&path).await?);
+        drop(removing);
         output.write(&header.encode()).await?;
         output.align(BLOCK_SIZE).await?;
         let mut copy = Copy {
@@ -156,6 +158,7 @@ impl ValueLog {
     /// the latest by the next start.
     pub async fn remove_obsolete(&self, removals: &Removals) {
         let shared = self.shared();
+        let _removing = shared.removing.acquire(1).await;
         let mut paths = std::mem::take(&mut *shared.garbage.borrow_mut());
         shared.obsolete.borrow_mut().retain(|segment| {
             let is_held = Rc::strong_count(segment) > 1;

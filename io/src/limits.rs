@@ -33,10 +33,11 @@ pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// ... and when it has had nothing to do for about as long.
 pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(40);
-/// Timers of a guard; each is set for four times as long as the one before it.
-pub(crate) const GUARD_TIMERS: usize = 5;
 const _: () = assert!(GUARD_PAUSE_MIN.as_nanos() <= GUARD_PAUSE_MAX.as_nanos());
-const _: () = assert!(GUARD_TIMERS > 1 && GUARD_TIMERS < 16);
+/// When the timers of a guard fire, in milliseconds after the first: a thread that has lost its processor at
+/// the wrong moment is likely to lose it there again. With the clock's they are no more than fit into one
+/// node of glommio's map.
+pub(crate) const GUARD_TIMERS_MILLIS: [u64; 8] = [0, 1, 2, 3, 5, 10, 30, 150];
 
 /// The watchdog asks a core this many times per limit.
 pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;

@@ -8,12 +8,13 @@
 //! The guard has timers ahead, so that such a sleep is short, however often in a row it happens. Should all of
 //! them be used up, the watchdog wakes the core.
 
-use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS};
+use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS_MILLIS};
 use glommio::timer::Timer;
 use glommio::{Task, TaskQueueHandle};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 /// Watches until it is dropped. Belongs to the core that started it.
 pub(crate) struct Guard {
@@ -32,8 +33,8 @@ async fn stand() {
     let mut pause = GUARD_PAUSE_MIN;
     loop {
         // More than one: what the first has woken may be slept over just as well, the guard included.
-        let mut timers: [Timer; GUARD_TIMERS] =
-            std::array::from_fn(|nth| Timer::new(pause * (1 << (2 * nth))));
+        let mut timers =
+            GUARD_TIMERS_MILLIS.map(|after| Timer::new(pause + Duration::from_millis(after)));
         poll_fn(|cx| {
             let mut outcome = Poll::Pending;
             for timer in &mut timers {

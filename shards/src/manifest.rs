@@ -21,9 +21,10 @@ use crate::filename::FileName;
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
 use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
+use crate::removal::remove_if_there;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
-use corelith_io::{BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions};
+use corelith_io::{BLOCK_SIZE, Buf, File, OpenOptions};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -206,10 +207,7 @@ impl Manifest {
 }
 
 async fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    match corelith_io::remove_file(path).await {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    remove_if_there(path).await?;
     let file = OpenOptions::new().write().create_new().open(path).await?;
     let mut offset = 0;
     for piece in bytes.chunks(IO_BYTES_MAX) {

@@ -1,7 +1,7 @@
 //! Gives the space of files that are out of use back in steps.
 //!
-//! A file system that is mounted with `discard` tells the device of freed space at once, and many a device
-//! serves nothing else meanwhile: with a segment of 256 MiB removed as a whole, reads and writes were measured
+//! A file system that is mounted with `discard` tells the device of freed space at once, and a device may
+//! serve nothing else meanwhile: with a segment of 256 MiB removed as a whole, reads and writes were measured
 //! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
 //! step by step. After a crash the file system frees what is left of it by itself.
 
@@ -58,10 +58,7 @@ impl Removals {
             true => hold(path).await.ok(),
             false => None,
         };
-        match corelith_io::remove_file(path).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(path).await?;
         if let Some(nameless) = nameless
             && inner.held.get() + nameless.len <= inner.held_max.get()
         {
@@ -114,6 +111,14 @@ impl Inner {
     fn pause(&self) -> Duration {
         let left = self.held_max.get().saturating_sub(self.held.get());
         REMOVAL_PAUSE.mul_f64(left as f64 / self.held_max.get().max(1) as f64)
+    }
+}
+
+/// Removes the file at `path` as a whole, if there is one.
+pub(crate) async fn remove_if_there(path: &Path) -> Result<()> {
+    match corelith_io::remove_file(path).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

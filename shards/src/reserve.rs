@@ -8,6 +8,7 @@
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::manifest::sync_dir;
+use crate::removal::remove_if_there;
 use corelith_io::{ErrorKind, OpenOptions};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -77,9 +78,6 @@ impl Reserve {
     }
 
     async fn remove(&self) -> Result<()> {
-        match corelith_io::remove_file(&self.path).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        Ok(remove_if_there(&self.path).await?)
     }
 }

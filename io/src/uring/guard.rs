@@ -1,9 +1,9 @@
 //! Keeps a core from sleeping over tasks that are ready to run.
 //!
 //! glommio 0.9 runs task queues until the preemption timer has fired, and takes it for idleness if no queue
-//! has run before that: a thread that loses its processor for a time slice just then, which is likely, since
-//! the kernel takes it where the timer has just been set, sleeps until the next event. There may be none for
-//! long: whoever has something for the core knows that its tasks are awake, and does not wake it again.
+//! has run before that: a thread that loses its processor for a time slice just then sleeps until the next
+//! event. There may be none for long: whoever has something for the core knows that its tasks are awake, and
+//! does not wake it again.
 //!
 //! The guard has timers ahead, so that such a sleep is short, however often in a row it happens. Should all of
 //! them be used up, the watchdog wakes the core.

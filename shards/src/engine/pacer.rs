@@ -23,6 +23,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(3);
 /// After a longer pause the rate is looked at again.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// With less than this part of the device free, space is more urgent than latency.
+const FREE_FRACTION_MIN: f64 = 0.1;
+
 /// Work that is paced on its own: a flush does not wait for what a long compaction has used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -134,7 +137,8 @@ impl Engine {
 
     pub(super) fn pace_rate(&self, lane: Lane) -> Option<u64> {
         let pacer = &self.inner.pacer;
-        if !pacer.is_busy.get() || self.needs_space() || self.inner.state.borrow().closed {
+        let needs_space = self.is_disk_full() || self.inner.free_fraction.get() < FREE_FRACTION_MIN;
+        if !pacer.is_busy.get() || needs_space || self.inner.state.borrow().closed {
             return None;
         }
         let limits = &self.inner.options.throttle;

@@ -5,18 +5,10 @@ use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD}
 use corelith_io::spawn_background;
 use std::rc::Rc;
 
-/// With less than this part of the device free, space is more urgent than latency.
-const FREE_FRACTION_MIN: f64 = 0.1;
-
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         !self.inner.reserve.is_held() || (self.inner.log.is_disk_full)() || self.is_stuck()
-    }
-
-    /// Whether space is more urgent than latency.
-    pub(super) fn needs_space(&self) -> bool {
-        self.is_disk_full() || self.inner.free_fraction.get() < FREE_FRACTION_MIN
     }
 
     /// Whether something waits for space that makes room, or was accepted.

@@ -17,8 +17,8 @@ use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
-use crate::removal::Removals;
-use corelith_io::{BLOCK_SIZE, ErrorKind, OpenOptions};
+use crate::removal::{Removals, remove_if_there};
+use corelith_io::{BLOCK_SIZE, OpenOptions};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -89,10 +89,8 @@ impl ValueLog {
         let path = FileName::ValueSegment(header.segment, header.generation).path(&shared.dir);
         let removing = shared.removing.acquire(1).await;
         // One of that name is of a collection that was broken off.
-        match corelith_io::remove_file(&path).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => shared.garbage.borrow_mut().retain(|other| *other != path),
-        }
+        remove_if_there(&path).await?;
+        shared.garbage.borrow_mut().retain(|other| *other != path);
         let file = NewFile {
             shared: Rc::clone(shared),
             path: Some(path.clone()),

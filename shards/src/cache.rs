@@ -140,10 +140,10 @@ impl BlockCache {
         &self,
         file: u64,
         offset: u64,
-        look: impl FnOnce(&[u8]) -> T,
+        look: impl FnOnce(&Bytes) -> T,
     ) -> Option<T> {
         let blocks = self.inner.blocks.borrow();
-        blocks.get(&(file, offset)).map(|payload| look(payload))
+        blocks.get(&(file, offset)).map(look)
     }
 
     /// Holds the payload of a block, and lets go of others beyond the budget. `serves_many` is for

@@ -13,6 +13,8 @@
 //! `shared` counts the bytes that the key has in common with the key before. A restart is the offset
 //! of an entry whose `shared` is 0; the first entry is one. Kinds 3 and 4 came with version 2.
 
+pub(super) mod find;
+
 use super::Value;
 use super::format::Handle;
 use crate::ids::LogIndex;
@@ -408,15 +410,61 @@ impl Block {
         let entries = self.payload.get(..self.layout.entries_end);
         entries.unwrap_or_default()
     }
+}
 
-    fn restart(&self, index: usize) -> Result<usize, Damage> {
-        let offset = read_u32(&self.payload, self.layout.entries_end + index * 4)
-            .and_then(|offset| usize::try_from(offset).ok());
-        match offset {
-            Some(offset) if offset < self.layout.entries_end => Ok(offset),
-            _ => Err("a restart outside of its block"),
+impl Held {
+    /// The value of an entry of a data block with that payload.
+    pub(super) fn value(self, payload: &Bytes) -> Result<Value, Damage> {
+        Ok(match self {
+            Self::Deleted => Value::Deleted,
+            Self::Inline { start, len } => Value::Inline(payload.slice(start..start + len)),
+            Self::Stored(handle) => Value::Stored(handle),
+            Self::Separated(pointer) => Value::Separated(pointer),
+            Self::Partition { .. } => return Err("an index entry among data"),
+        })
+    }
+
+    /// The block that an entry of a leaf refers to.
+    pub(super) fn child(self) -> Result<Handle, Damage> {
+        match self {
+            Self::Stored(handle) => Ok(handle),
+            _ => Err("an index entry without a block"),
         }
     }
+}
+
+/// Offset of the restart with that number.
+fn restart(payload: &[u8], layout: Layout, number: usize) -> Result<usize, Damage> {
+    let offset = read_u32(payload, layout.entries_end + number * 4)
+        .and_then(|offset| usize::try_from(offset).ok());
+    match offset {
+        Some(offset) if offset < layout.entries_end => Ok(offset),
+        _ => Err("a restart outside of its block"),
+    }
+}
+
+/// Offset of the last restart that is at or before (`key`, `at`), or of the first.
+fn restart_before(
+    payload: &[u8],
+    layout: Layout,
+    key: &[u8],
+    at: LogIndex,
+) -> Result<usize, Damage> {
+    let entries = payload.get(..layout.entries_end).ok_or(SHORT)?;
+    // Restarts below `low` are at or before the target, those from `high` on are after it.
+    let (mut low, mut high) = (1, layout.restart_count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = restart(payload, layout, middle)?;
+        let ahead = Ahead::decode(entries, start, 0)?;
+        let ahead = ahead.ok_or("a restart without an entry")?;
+        if ahead.compare(entries, &[], (key, at)) == Ordering::Greater {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    restart(payload, layout, low - 1)
 }
 
 /// Goes over the entries of a block.
@@ -445,23 +493,12 @@ impl BlockCursor {
 
     /// The value of the current entry of a data block.
     pub(super) fn value(&self) -> Result<Value, Damage> {
-        Ok(match self.position.held {
-            Held::Deleted => Value::Deleted,
-            Held::Inline { start, len } => {
-                Value::Inline(self.block.payload.slice(start..start + len))
-            }
-            Held::Stored(handle) => Value::Stored(handle),
-            Held::Separated(pointer) => Value::Separated(pointer),
-            Held::Partition { .. } => return Err("an index entry among data"),
-        })
+        self.position.held.value(&self.block.payload)
     }
 
     /// The block that the current entry of a leaf refers to.
     pub(super) fn child(&self) -> Result<Handle, Damage> {
-        match self.position.held {
-            Held::Stored(handle) => Ok(handle),
-            _ => Err("an index entry without a block"),
-        }
+        self.position.held.child()
     }
 
     /// What the current entry of a root refers to.
@@ -512,21 +549,7 @@ impl BlockCursor {
 
     /// Goes before the last restart that is at or before (`key`, `at`), or before the first.
     fn seek_restart(&mut self, key: &[u8], at: LogIndex) -> Result<(), Damage> {
-        // Restarts below `low` are at or before the target, those from `high` on are after it.
-        let (mut low, mut high) = (1, self.block.layout.restart_count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let start = self.block.restart(middle)?;
-            let entries = self.block.entries();
-            let ahead = Ahead::decode(entries, start, 0)?;
-            let ahead = ahead.ok_or("a restart without an entry")?;
-            if ahead.compare(entries, &[], (key, at)) == Ordering::Greater {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        self.position.next = self.block.restart(low - 1)?;
+        self.position.next = restart_before(&self.block.payload, self.block.layout, key, at)?;
         self.position.key.clear();
         Ok(())
     }

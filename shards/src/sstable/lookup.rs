@@ -6,7 +6,7 @@
 //! or awaited for the sake of the rare one.
 
 use super::Value;
-use super::block::{BlockCursor, Damage, Partition};
+use super::block::{BlockCursor, Damage, Partition, find};
 use super::filter::passes;
 use super::format::{Handle, Kind};
 use super::reader::Table;
@@ -53,6 +53,7 @@ struct Search<'a> {
     hash: u64,
     at: LogIndex,
     use_cache: bool,
+    /// Blocks read for this search: they stay at hand, so that an eviction meanwhile changes nothing.
     held: [Option<(Handle, Bytes)>; BLOCKS_MAX],
     hits: u64,
     misses: u64,
@@ -70,7 +71,7 @@ impl Table {
     pub(crate) fn ask(&self, key: &[u8], hash: u64, at: LogIndex) -> Asked {
         let place = self.partition_of(key, at);
         let filter = self.partition(place).and_then(|it| it.partition.filter);
-        let look = |payload: &[u8]| passes(payload, hash);
+        let look = |payload: &Bytes| passes(payload, hash);
         let said = match (filter, self.whole_filter()) {
             (Some(handle), _) => self.cache().with(self.file_number(), handle.offset, look),
             (None, Some(filter)) => Some(Some(filter.may_contain(hash))),
@@ -239,25 +240,32 @@ impl Search<'_> {
         }
     }
 
-    /// The payload of a block that is in memory. It stays at hand to the end of the search, so that
-    /// an eviction meanwhile changes nothing.
-    fn payload(&mut self, handle: Handle, kind: Kind) -> Result<Bytes, Stop> {
+    /// What `look` sees in the payload of a block that is in memory.
+    fn look<T>(
+        &mut self,
+        handle: Handle,
+        kind: Kind,
+        look: impl FnOnce(&Bytes) -> Result<T, Damage>,
+    ) -> Result<T, Stop> {
+        let table = self.table;
         let mut held = self.held.iter().flatten();
-        if let Some((_, payload)) = held.find(|held| held.0 == handle) {
-            return Ok(payload.clone());
-        }
-        let cached = match self.use_cache {
-            true => self.table.cached(handle),
-            false => None,
+        let seen = match held.find(|held| held.0 == handle) {
+            Some((_, payload)) => look(payload),
+            None => {
+                let cached = match self.use_cache {
+                    true => table.cache().with(table.file_number(), handle.offset, look),
+                    false => None,
+                };
+                let seen = cached.ok_or(Stop::Missing(handle, kind))?;
+                self.hits += 1;
+                seen
+            }
         };
-        let payload = cached.ok_or(Stop::Missing(handle, kind))?;
-        self.hits += 1;
-        self.hold(handle, payload.clone());
-        Ok(payload)
+        seen.map_err(|what| table.damaged(handle.offset, what).into())
     }
 
     fn entries(&mut self, handle: Handle, kind: Kind) -> Result<BlockCursor, Stop> {
-        let payload = self.payload(handle, kind)?;
+        let payload = self.look(handle, kind, |payload| Ok(payload.clone()))?;
         Ok(self.table.entries(handle, payload)?)
     }
 
@@ -284,27 +292,10 @@ impl Search<'_> {
 
     /// What a filter in memory says.
     fn passes(&mut self, handle: Handle) -> Result<bool, Stop> {
-        let (table, hash) = (self.table, self.hash);
-        let mut held = self.held.iter().flatten();
-        let said = match held.find(|held| held.0 == handle) {
-            Some((_, payload)) => passes(payload, hash),
-            None => {
-                let look = |payload: &[u8]| passes(payload, hash);
-                let cached = match self.use_cache {
-                    true => table.cache().with(table.file_number(), handle.offset, look),
-                    false => None,
-                };
-                let said = cached.ok_or(Stop::Missing(handle, Kind::Filter))?;
-                self.hits += 1;
-                said
-            }
-        };
-        let damaged = || {
-            table
-                .damaged(handle.offset, "the filter is malformed")
-                .into()
-        };
-        said.ok_or_else(damaged)
+        let hash = self.hash;
+        self.look(handle, Kind::Filter, |payload| {
+            passes(payload, hash).ok_or("the filter is malformed")
+        })
     }
 
     fn version(&mut self) -> Result<Option<Found>, Stop> {
@@ -312,21 +303,38 @@ impl Search<'_> {
         let Some(partition) = self.partition()? else {
             return Ok(None);
         };
-        let mut leaf_handle = partition.leaf;
+        let leaf_handle = partition.leaf;
         let handle = match self.first {
             Some(handle) => handle,
-            None => {
-                let leaf = self.leaf_at(leaf_handle)?;
-                leaf.child().map_err(self.damaged(leaf_handle))?
-            }
+            None => self.look(leaf_handle, Kind::Leaf, |payload| {
+                find::last_at_or_before(payload, key, at)?.held.child()
+            })?,
         };
         self.first = Some(handle);
-        let mut data = self.entries(handle, Kind::Data)?;
-        if data.seek(key, at).map_err(self.damaged(handle))? {
-            return self.take(handle, &data);
+        match self.first_in(handle)? {
+            Some(found) => Ok(found),
+            None => self.version_in_next_block(leaf_handle),
         }
+    }
 
-        // The versions of the key go on in the next block if its bound is the key.
+    /// The first entry of a data block that is not before the one wanted, with what it holds if it is
+    /// of the key.
+    fn first_in(&mut self, handle: Handle) -> Result<Option<Option<Found>>, Stop> {
+        let (key, at) = (self.key, self.at);
+        self.look(handle, Kind::Data, |payload| {
+            let Some(hit) = find::first_at_or_after(payload, key, at)? else {
+                return Ok(None);
+            };
+            Ok(Some(match hit.is_key {
+                true => Some((hit.at, hit.held.value(payload)?)),
+                false => None,
+            }))
+        })
+    }
+
+    /// The versions of the key go on in the next block if its bound is the key.
+    fn version_in_next_block(&mut self, mut leaf_handle: Handle) -> Result<Option<Found>, Stop> {
+        let key = self.key;
         let mut leaf = self.leaf_at(leaf_handle)?;
         if !leaf.advance().map_err(self.damaged(leaf_handle))? {
             let next = self.table.partition(self.place + 1);
@@ -341,11 +349,7 @@ impl Search<'_> {
             return Ok(None);
         }
         let handle = leaf.child().map_err(self.damaged(leaf_handle))?;
-        let mut data = self.entries(handle, Kind::Data)?;
-        match data.advance().map_err(self.damaged(handle))? {
-            true => self.take(handle, &data),
-            false => Ok(None),
-        }
+        Ok(self.first_in(handle)?.flatten())
     }
 
     /// A leaf, at the entry that leads to the key.
@@ -354,14 +358,5 @@ impl Search<'_> {
         leaf.seek_at_or_before(self.key, self.at)
             .map_err(self.damaged(handle))?;
         Ok(leaf)
-    }
-
-    /// The current entry, if it is of the key.
-    fn take(&self, handle: Handle, data: &BlockCursor) -> Result<Option<Found>, Stop> {
-        if data.key() != self.key {
-            return Ok(None);
-        }
-        let value = data.value().map_err(self.damaged(handle))?;
-        Ok(Some((data.at(), value)))
     }
 }

@@ -63,7 +63,8 @@ async fn write_as(dir: &Path, options: TableOptions, entries: &[Entry]) -> Table
 }
 
 async fn open(dir: &Path, meta: TableMeta) -> Result<Table> {
-    Table::open(dir, OWNER, meta, &BlockCache::new(1 << 20)).await
+    // Room for every block, so that what was read once is there.
+    Table::open(dir, OWNER, meta, &BlockCache::new(64 << 20)).await
 }
 
 async fn table_of(dir: &Path, options: TableOptions, entries: &[Entry]) -> Rc<Table> {

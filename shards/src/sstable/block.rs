@@ -10,8 +10,9 @@
 //!           handle | handle (kind 4, a leaf and its filter; in the root only)
 //! handle  = offset / 4096 varint | payload length varint
 //! ```
-//! `shared` counts the bytes that the key has in common with the key before. A restart is the offset
-//! of an entry whose `shared` is 0; the first entry is one. Kinds 3 and 4 came with version 2.
+//! `shared` counts all bytes that the key has in common with the key before, on which searches rely. A
+//! restart is the offset of an entry whose `shared` is 0 whatever it has in common; the first entry is one.
+//! Kinds 3 and 4 came with version 2.
 
 pub(super) mod find;
 
@@ -410,6 +411,33 @@ impl Block {
         let entries = self.payload.get(..self.layout.entries_end);
         entries.unwrap_or_default()
     }
+
+    /// Checks that every key leaves out just what it has in common with the one before, and that restarts
+    /// are where the block says.
+    fn check(&self) -> Result<(), Damage> {
+        let entries = self.entries();
+        let mut position = Position::new();
+        let mut before = Vec::new();
+        let mut restarts = 0;
+        while let Some(ahead) = Ahead::decode(entries, position.next, position.key.len())? {
+            let is_restart = restarts < self.layout.restart_count
+                && restart(&self.payload, self.layout, restarts)? == position.next;
+            before.clone_from(&position.key);
+            position.accept(entries, &ahead);
+            let shared = match is_restart {
+                true => 0,
+                false => common_prefix(&before, &position.key),
+            };
+            if ahead.shared != shared {
+                return Err("a key that leaves out more or less than it shares");
+            }
+            restarts += usize::from(is_restart);
+        }
+        match restarts == self.layout.restart_count {
+            true => Ok(()),
+            false => Err("a restart that is no entry"),
+        }
+    }
 }
 
 impl Held {
@@ -481,6 +509,11 @@ impl BlockCursor {
             block,
             position: Position::new(),
         }
+    }
+
+    /// See [`Block::check`].
+    pub(super) fn check(&self) -> Result<(), Damage> {
+        self.block.check()
     }
 
     pub(super) fn key(&self) -> &[u8] {

@@ -1,12 +1,12 @@
 //! Finding one key in a table.
 //!
-//! A search is a plain function over blocks in memory. One that it misses ends it with the handle of
-//! that block; the block is read, and the search goes on from what it has found out already. So a search
+//! A search is a plain function over blocks in memory, each of which it looks at once. One that it misses
+//! ends it with the handle of that block; the block is read, and the search goes on from there. So a search
 //! that the cache can answer never waits, there is one search for both cases, and nothing is allocated
 //! or awaited for the sake of the rare one.
 
 use super::Value;
-use super::block::{BlockCursor, Damage, Partition, find};
+use super::block::{Damage, Partition, find};
 use super::filter::passes;
 use super::format::{Handle, Kind};
 use super::reader::Table;
@@ -14,10 +14,6 @@ use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
-
-/// Blocks that a search looks at: a filter, a leaf and a data block, and the leaf and data block
-/// where the versions of the key may go on.
-const BLOCKS_MAX: usize = 5;
 
 /// A version of a key as it was found.
 pub(crate) type Found = (LogIndex, Value);
@@ -53,16 +49,43 @@ struct Search<'a> {
     hash: u64,
     at: LogIndex,
     use_cache: bool,
-    /// Blocks read for this search: they stay at hand, so that an eviction meanwhile changes nothing.
-    held: [Option<(Handle, Bytes)>; BLOCKS_MAX],
+    /// The block read last, which the search goes on with, whatever the cache does.
+    read: Option<(Handle, Bytes)>,
     hits: u64,
     misses: u64,
     /// The place of the key's partition in the root.
     place: usize,
     /// What the filter said.
     passed: Option<bool>,
-    /// The data block in which the key would be first.
-    first: Option<Handle>,
+    stage: Stage,
+}
+
+/// How far a search has come.
+#[derive(Clone, Copy)]
+enum Stage {
+    Filter,
+    /// At the leaf of the key's partition.
+    Leaf(Handle),
+    Data(Handle, Beyond),
+    /// At the leaf of the next partition, which begins with versions of the key.
+    NextLeaf(Handle),
+}
+
+/// What the first entry of a data block is that is not before the one wanted.
+enum First {
+    Wanted(Found),
+    OtherKey,
+    /// All entries of the block are before it.
+    Beyond,
+}
+
+/// Where the versions of the key may go on behind a data block.
+#[derive(Clone, Copy)]
+enum Beyond {
+    Nowhere,
+    Data(Handle),
+    /// In the next partition, if that begins with them.
+    NextPartition,
 }
 
 impl Table {
@@ -183,12 +206,12 @@ impl Table {
             hash,
             at,
             use_cache: true,
-            held: Default::default(),
+            read: None,
             hits: 0,
             misses: 0,
             place: asked.place,
             passed: asked.passed,
-            first: None,
+            stage: Stage::Filter,
         }
     }
 }
@@ -210,7 +233,7 @@ impl Search<'_> {
             if self.use_cache {
                 self.table.keep(handle, kind, payload.clone());
             }
-            self.hold(handle, payload);
+            self.read = Some((handle, payload));
         }
     }
 
@@ -232,14 +255,6 @@ impl Search<'_> {
         });
     }
 
-    fn hold(&mut self, handle: Handle, payload: Bytes) {
-        let free = self.held.iter_mut().find(|held| held.is_none());
-        assert!(free.is_some(), "a search looks at few blocks");
-        if let Some(free) = free {
-            *free = Some((handle, payload));
-        }
-    }
-
     /// What `look` sees in the payload of a block that is in memory.
     fn look<T>(
         &mut self,
@@ -248,10 +263,9 @@ impl Search<'_> {
         look: impl FnOnce(&Bytes) -> Result<T, Damage>,
     ) -> Result<T, Stop> {
         let table = self.table;
-        let mut held = self.held.iter().flatten();
-        let seen = match held.find(|held| held.0 == handle) {
-            Some((_, payload)) => look(payload),
-            None => {
+        let seen = match &self.read {
+            Some((read, payload)) if *read == handle => look(payload),
+            _ => {
                 let cached = match self.use_cache {
                     true => table.cache().with(table.file_number(), handle.offset, look),
                     false => None,
@@ -262,15 +276,6 @@ impl Search<'_> {
             }
         };
         seen.map_err(|what| table.damaged(handle.offset, what).into())
-    }
-
-    fn entries(&mut self, handle: Handle, kind: Kind) -> Result<BlockCursor, Stop> {
-        let payload = self.look(handle, kind, |payload| Ok(payload.clone()))?;
-        Ok(self.table.entries(handle, payload)?)
-    }
-
-    fn damaged(&self, handle: Handle) -> impl Fn(Damage) -> Error + use<'_> {
-        move |what| self.table.damaged(handle.offset, what)
     }
 
     /// The key's partition, unless its filter excludes the key.
@@ -298,65 +303,60 @@ impl Search<'_> {
         })
     }
 
+    /// Goes on from where the search has come to.
     fn version(&mut self) -> Result<Option<Found>, Stop> {
         let (key, at) = (self.key, self.at);
-        let Some(partition) = self.partition()? else {
-            return Ok(None);
-        };
-        let leaf_handle = partition.leaf;
-        let handle = match self.first {
-            Some(handle) => handle,
-            None => self.look(leaf_handle, Kind::Leaf, |payload| {
-                find::last_at_or_before(payload, key, at)?.held.child()
-            })?,
-        };
-        self.first = Some(handle);
-        match self.first_in(handle)? {
-            Some(found) => Ok(found),
-            None => self.version_in_next_block(leaf_handle),
+        loop {
+            self.stage = match self.stage {
+                Stage::Filter => match self.partition()? {
+                    Some(partition) => Stage::Leaf(partition.leaf),
+                    None => return Ok(None),
+                },
+                Stage::Leaf(leaf) => self.look(leaf, Kind::Leaf, |payload| {
+                    let led = find::lead(payload, key, at)?;
+                    let beyond = match led.beyond {
+                        None => Beyond::NextPartition,
+                        Some(hit) if hit.is_key => Beyond::Data(hit.held.child()?),
+                        Some(_) => Beyond::Nowhere,
+                    };
+                    Ok(Stage::Data(led.to.held.child()?, beyond))
+                })?,
+                Stage::Data(block, beyond) => match self.first_in(block)? {
+                    First::Wanted(found) => return Ok(Some(found)),
+                    First::OtherKey => return Ok(None),
+                    First::Beyond => match self.stage_beyond(beyond) {
+                        Some(stage) => stage,
+                        None => return Ok(None),
+                    },
+                },
+                Stage::NextLeaf(leaf) => self.look(leaf, Kind::Leaf, |payload| {
+                    let block = find::lead(payload, key, at)?.to.held.child()?;
+                    Ok(Stage::Data(block, Beyond::Nowhere))
+                })?,
+            };
         }
     }
 
-    /// The first entry of a data block that is not before the one wanted, with what it holds if it is
-    /// of the key.
-    fn first_in(&mut self, handle: Handle) -> Result<Option<Option<Found>>, Stop> {
+    /// The first entry of a data block that is not before the one wanted.
+    fn first_in(&mut self, handle: Handle) -> Result<First, Stop> {
         let (key, at) = (self.key, self.at);
         self.look(handle, Kind::Data, |payload| {
-            let Some(hit) = find::first_at_or_after(payload, key, at)? else {
-                return Ok(None);
-            };
-            Ok(Some(match hit.is_key {
-                true => Some((hit.at, hit.held.value(payload)?)),
-                false => None,
-            }))
+            Ok(match find::first_at_or_after(payload, key, at)? {
+                None => First::Beyond,
+                Some(hit) if hit.is_key => First::Wanted((hit.at, hit.held.value(payload)?)),
+                Some(_) => First::OtherKey,
+            })
         })
     }
 
-    /// The versions of the key go on in the next block if its bound is the key.
-    fn version_in_next_block(&mut self, mut leaf_handle: Handle) -> Result<Option<Found>, Stop> {
-        let key = self.key;
-        let mut leaf = self.leaf_at(leaf_handle)?;
-        if !leaf.advance().map_err(self.damaged(leaf_handle))? {
-            let next = self.table.partition(self.place + 1);
-            let Some(next) = next.filter(|next| next.key() == key) else {
-                return Ok(None);
-            };
-            leaf_handle = next.partition.leaf;
-            leaf = self.entries(leaf_handle, Kind::Leaf)?;
-            leaf.advance().map_err(self.damaged(leaf_handle))?;
+    fn stage_beyond(&self, beyond: Beyond) -> Option<Stage> {
+        match beyond {
+            Beyond::Nowhere => None,
+            Beyond::Data(block) => Some(Stage::Data(block, Beyond::Nowhere)),
+            Beyond::NextPartition => {
+                let next = self.table.partition(self.place + 1)?;
+                (next.key() == self.key).then_some(Stage::NextLeaf(next.partition.leaf))
+            }
         }
-        if leaf.key() != key {
-            return Ok(None);
-        }
-        let handle = leaf.child().map_err(self.damaged(leaf_handle))?;
-        Ok(self.first_in(handle)?.flatten())
-    }
-
-    /// A leaf, at the entry that leads to the key.
-    fn leaf_at(&mut self, handle: Handle) -> Result<BlockCursor, Stop> {
-        let mut leaf = self.entries(handle, Kind::Leaf)?;
-        leaf.seek_at_or_before(self.key, self.at)
-            .map_err(self.damaged(handle))?;
-        Ok(leaf)
     }
 }

@@ -119,6 +119,7 @@ impl Verifier {
         let handle = partition.leaf;
         let damaged = |what| table.damaged(handle.offset, what);
         let mut leaf = table.read_entries(handle, Kind::Leaf).await?;
+        leaf.check().map_err(damaged)?;
         let at_block = leaf.advance().map_err(damaged)?;
         if (leaf.key(), leaf.at()) != (root.key(), root.at()) {
             return Err(damaged("a leaf that begins elsewhere than the root says"));
@@ -171,6 +172,7 @@ impl Verifier {
         if found.is_not_below(bound) {
             return Err(damaged("a block that the index has in a wrong place"));
         }
+        data.check().map_err(damaged)?;
         let mut bytes = 0;
         let mut is_first = true;
         while data.advance().map_err(damaged)? {

@@ -1,10 +1,10 @@
 //! Finding one entry of a block that is only borrowed, without putting keys together.
 //!
 //! Of the entry passed last it is known how many bytes its key has in common with the key that is looked
-//! for. What the next entry shares with it says on which side of the target it is, and only if the two
-//! numbers are equal do bytes have to be compared. Restarts, which say that they share nothing, are no
-//! exception: a search starts at the last one that is not after the target, so another one that it comes
-//! to is after it.
+//! for. What the next entry shares with it says on which side of the target it is; only if the two numbers
+//! are equal do bytes have to be compared to know. This needs `shared` to be exact. Restarts, which say that
+//! they share nothing, are no exception: a search starts at the last one that is not after the target, so
+//! another one that it comes to is after it.
 
 use super::{Ahead, Damage, Held, Layout, SHORT, common_prefix, restart_before};
 use crate::ids::LogIndex;
@@ -18,7 +18,7 @@ pub(in crate::sstable) struct Hit {
     pub(in crate::sstable) held: Held,
 }
 
-/// Goes over entries that are before a target.
+/// Goes over entries until one is after a target.
 struct Approach<'a> {
     entries: &'a [u8],
     next: usize,
@@ -43,7 +43,7 @@ impl<'a> Approach<'a> {
         })
     }
 
-    /// The next entry and its order to the target; it is passed unless it is after the target.
+    /// The next entry and its order to the target. There is no going on behind one that is after it.
     #[inline]
     fn advance(&mut self) -> Result<Option<(Ordering, Hit)>, Damage> {
         let Some(ahead) = Ahead::decode(self.entries, self.next, self.key_len)? else {
@@ -98,25 +98,29 @@ pub(in crate::sstable) fn first_at_or_after(
     Ok(None)
 }
 
-/// The last entry at or before (`key`, `at`), or the first entry if there is none: in an index, the one
-/// that leads to the block that holds the place of that key.
-pub(in crate::sstable) fn last_at_or_before(
-    payload: &[u8],
-    key: &[u8],
-    at: LogIndex,
-) -> Result<Hit, Damage> {
+/// Where an index leads.
+pub(in crate::sstable) struct Led {
+    /// The last entry at or before the target, or the first entry if there is none.
+    pub(in crate::sstable) to: Hit,
+    /// The first entry after the target, if `to` is not that one and another one follows.
+    pub(in crate::sstable) beyond: Option<Hit>,
+}
+
+/// Finds the entry of an index that leads to the block that holds the place of (`key`, `at`).
+pub(in crate::sstable) fn lead(payload: &[u8], key: &[u8], at: LogIndex) -> Result<Led, Damage> {
     let mut approach = Approach::new(payload, key, at)?;
-    let (mut order, mut last) = approach.advance()?.ok_or("a block without entries")?;
-    while order != Ordering::Greater {
-        let Some((next_order, next)) = approach.advance()? else {
-            break;
-        };
-        order = next_order;
-        if order != Ordering::Greater {
-            last = next;
-        }
+    let (order, mut to) = approach.advance()?.ok_or("a block without entries")?;
+    if order == Ordering::Greater {
+        return Ok(Led { to, beyond: None });
     }
-    Ok(last)
+    while let Some((order, hit)) = approach.advance()? {
+        if order == Ordering::Greater {
+            let beyond = Some(hit);
+            return Ok(Led { to, beyond });
+        }
+        to = hit;
+    }
+    Ok(Led { to, beyond: None })
 }
 
 #[cfg(test)]
@@ -157,6 +161,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn finds_what_a_search_of_the_entries_finds(
             entries in entries(),
@@ -164,6 +170,7 @@ mod tests {
             wanted in prop::collection::vec((prop::collection::vec(0..3_u8, 0..13), 0..5_u64), 1..40),
         ) {
             let payload = block_of(&entries, interval);
+            prop_assert!(Block::new(payload.clone()).unwrap().check().is_ok());
             let all = entries.iter().cloned().chain(wanted);
             for (key, at) in all {
                 let place = entries.partition_point(|(other, other_at)| {
@@ -183,8 +190,14 @@ mod tests {
                 let behind = entries.partition_point(|(other, other_at)| {
                     other.cmp(&key).then(at.cmp(other_at)) != Ordering::Greater
                 });
-                let hit = last_at_or_before(&payload, &key, LogIndex(at)).unwrap();
-                prop_assert_eq!(value(&payload, hit.held), behind.saturating_sub(1));
+                let led = lead(&payload, &key, LogIndex(at)).unwrap();
+                prop_assert_eq!(value(&payload, led.to.held), behind.saturating_sub(1));
+                let beyond = entries.get(behind).filter(|_| behind > 0);
+                prop_assert_eq!(led.beyond.is_some(), beyond.is_some());
+                if let (Some(hit), Some(entry)) = (led.beyond, beyond) {
+                    prop_assert_eq!(value(&payload, hit.held), behind);
+                    prop_assert_eq!(hit.is_key, entry.0 == key);
+                }
             }
         }
 
@@ -201,8 +214,9 @@ mod tests {
             payload[place] = byte;
             for at in 0..4 {
                 let first = first_at_or_after(&payload, &key, LogIndex(at));
-                let last = last_at_or_before(&payload, &key, LogIndex(at));
-                let hits = first.ok().flatten().into_iter().chain(last.ok());
+                let led = lead(&payload, &key, LogIndex(at)).ok();
+                let led = led.into_iter().flat_map(|led| led.beyond.into_iter().chain([led.to]));
+                let hits = first.ok().flatten().into_iter().chain(led);
                 for hit in hits {
                     if let Held::Inline { start, len } = hit.held {
                         prop_assert!(start + len <= payload.len());
@@ -219,6 +233,29 @@ mod tests {
         let payload = block_of(&entries, 3);
         let hit = first_at_or_after(&payload, b"bbb", LogIndex(9)).unwrap();
         assert!(hit.is_some_and(|hit| hit.is_key && hit.at == LogIndex(5)));
+    }
+
+    #[test]
+    fn a_block_that_a_search_would_err_in_is_noticed() {
+        let keys: [&[u8]; 5] = [b"ab", b"ac", b"ad", b"ae", b"af"];
+        let build = |shared: [usize; 5]| {
+            let mut builder = BlockBuilder::with_interval(4);
+            for (key, shared) in keys.iter().zip(shared) {
+                builder.add(key, shared, LogIndex(5), Put::Deleted);
+            }
+            builder.finish()
+        };
+        let check = |payload: Vec<u8>| Block::new(payload.into()).unwrap().check();
+        let payload = build([0, 1, 1, 1, 1]);
+        assert_eq!(check(payload.clone()), Ok(()));
+        assert!(check(build([0, 1, 0, 1, 1])).is_err());
+        // The second of two restarts, before their count.
+        let place = payload.len() - 8;
+        for offset in 0..=u8::try_from(place).unwrap() {
+            let mut other = payload.clone();
+            other[place] = offset;
+            assert_eq!(check(other.clone()).is_ok(), other == payload, "{offset}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::key::{Space, compare};
 use crate::limits::KEY_BYTES_MAX;
 use corelith_io::BLOCK_SIZE;
+use futures_util::stream::{self, StreamExt};
 use std::cmp::Ordering;
 use std::path::Path;
 use std::rc::Rc;
@@ -272,6 +273,17 @@ fn versions_go_on_over_blocks_and_partitions() {
         verify(&table).await.unwrap();
         let counters = table.cache().counters();
         assert_eq!(counters.filter_negatives, 0);
+
+        // The same while blocks are evicted between the steps of a search.
+        let cache = BlockCache::new(48 << 10);
+        let meta = table.meta().clone();
+        let table = Table::open(&dir, OWNER, meta, &cache).await.unwrap();
+        let searches = (10..versions * 10).step_by(5).map(async |at| {
+            let found = table.get(&key, hash_of(&key), LogIndex(at)).await.unwrap();
+            assert_eq!(found.expect("it is there").0, LogIndex(at - at % 10));
+        });
+        let count = stream::iter(searches).buffer_unordered(32).count().await;
+        assert!(cache.counters().misses as usize > count / 2);
     });
 }
 
@@ -377,6 +389,29 @@ fn filters_spare_most_searches_and_are_counted() {
             // Twice 0.4 % of 19,999.
             assert!(counters.false_positives < 320, "{counters:?}");
             assert!(counters.misses < 200, "{counters:?}");
+            remove(&dir, table).await;
+        }
+    });
+}
+
+#[test]
+fn searches_that_evict_each_others_blocks_find_everything() {
+    on_core(|dir| async move {
+        let entries = mixed();
+        for (budget, options) in [(48 << 10, ALL_OPTIONS[0]), (200 << 10, ALL_OPTIONS[3])] {
+            let meta = write_as(&dir, options, &entries).await;
+            let cache = BlockCache::new(budget);
+            let table = Rc::new(Table::open(&dir, OWNER, meta, &cache).await.unwrap());
+            let wanted = entries.iter().step_by(3);
+            let searches = wanted.map(async |(key, at, value)| {
+                let found = table.get(key, hash_of(key), *at).await.unwrap();
+                let (found_at, found) = found.expect("it is there");
+                assert_eq!(found_at, *at);
+                assert!(kept(&table, found).await == *value);
+            });
+            let count = stream::iter(searches).buffer_unordered(32).count().await;
+            // Each filter, leaf and data block was read several times.
+            assert!(cache.counters().misses as usize > count / 2);
             remove(&dir, table).await;
         }
     });

@@ -5,11 +5,6 @@ use corelith::cli::{Arguments, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Blocks of 4 to 8 KiB come and go with every read from a disk, and small pieces with every write: with this
-/// allocator puts and gets take about a tenth less CPU than with the one of the C library.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What is logged unless the user says otherwise: openraft reports every vote that is refused.
 const LOG_DEFAULT: &str = "warn,openraft=error";
 

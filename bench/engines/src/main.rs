@@ -36,10 +36,6 @@ use crate::options::Options;
 use clap::Parser as _;
 use std::process::ExitCode;
 
-/// As in `corelith`; fjall has it too, RocksDB that of the C library.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match (arguments.next(), arguments.next()) {

@@ -76,7 +76,7 @@ enum First {
     Wanted(Found),
     OtherKey,
     /// All entries of the block are before it.
-    Beyond,
+    Nothing,
 }
 
 /// Where the versions of the key may go on behind a data block.
@@ -324,7 +324,7 @@ impl Search<'_> {
                 Stage::Data(block, beyond) => match self.first_in(block)? {
                     First::Wanted(found) => return Ok(Some(found)),
                     First::OtherKey => return Ok(None),
-                    First::Beyond => match self.stage_beyond(beyond) {
+                    First::Nothing => match self.stage_beyond(beyond) {
                         Some(stage) => stage,
                         None => return Ok(None),
                     },
@@ -342,7 +342,7 @@ impl Search<'_> {
         let (key, at) = (self.key, self.at);
         self.look(handle, Kind::Data, |payload| {
             Ok(match find::first_at_or_after(payload, key, at)? {
-                None => First::Beyond,
+                None => First::Nothing,
                 Some(hit) if hit.is_key => First::Wanted((hit.at, hit.held.value(payload)?)),
                 Some(_) => First::OtherKey,
             })

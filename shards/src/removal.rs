@@ -13,6 +13,9 @@ use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+/// A compaction leaves a few files behind at once, each shorter than a step, which together are not.
+const SHORT_FRACTION: u64 = 16;
+
 /// See the module. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Removals {
@@ -35,7 +38,8 @@ struct Nameless {
 }
 
 impl Removals {
-    /// Shortens files by so many bytes at a time; shorter ones are removed as a whole.
+    /// Shortens files by so many bytes at a time, one after the other; those shorter than a
+    /// [`SHORT_FRACTION`]th of it are removed as a whole.
     pub fn new(step_bytes: u64) -> Self {
         Self {
             inner: Rc::new(Inner {
@@ -52,7 +56,7 @@ impl Removals {
     /// or at once if that would hold back too much.
     pub(crate) async fn remove(&self, path: &Path, bytes: u64) -> Result<()> {
         let inner = &self.inner;
-        let is_long = bytes > inner.step_bytes && inner.held_max.get() > 0;
+        let is_long = bytes > inner.step_bytes / SHORT_FRACTION && inner.held_max.get() > 0;
         let nameless = match is_long {
             // What cannot be opened goes as a whole.
             true => hold(path).await.ok(),

@@ -2,7 +2,7 @@ use super::*;
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use corelith_io::{Buf, sync_dir};
 
-const STEP: u64 = 16 << 10;
+const STEP: u64 = 64 << 10;
 const DIR: &str = "/d";
 /// Far more than any of this takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -93,12 +93,32 @@ fn a_long_file_goes_in_steps_with_pauses_after_its_name() {
 #[test]
 fn a_short_file_goes_as_a_whole_and_one_that_is_not_there_is_no_error() {
     let world = World::new();
-    world.write("short", STEP);
-    world.remove("short", STEP);
+    world.write("short", STEP / 16);
+    world.remove("short", STEP / 16);
     assert!(world.removals.is_idle());
     assert_eq!(world.used(), 0);
     world.remove("missing", u64::MAX);
     assert!(world.removals.is_idle());
+}
+
+#[test]
+fn many_files_go_one_after_the_other() {
+    let world = World::new();
+    let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    names.iter().for_each(|name| world.write(name, STEP / 2));
+    let since = world.sim.now();
+    names.iter().for_each(|name| world.remove(name, STEP / 2));
+    let mut before = world.used();
+    assert!(before >= 4 * STEP, "their space is not back at once");
+    let mut is_over = || {
+        let used = world.used();
+        assert!(before - used <= STEP, "{} bytes at once", before - used);
+        before = used;
+        world.removals.is_idle()
+    };
+    assert!(world.sim.run_until(&mut is_over, LIMIT), "it never ends");
+    world.finish();
+    assert!(world.sim.now() - since >= REMOVAL_PAUSE.mul_f64(8.9));
 }
 
 #[test]

@@ -25,5 +25,6 @@ pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, searches_due, se
 pub use picker::{Policy, UnknownPolicy};
 pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
 pub(crate) use throttle::{
-    Incoming, Load, Throttle, ThrottleLimits, background_share, flush_rate, rewrite_rate, throttle,
+    Incoming, Load, Throttle, ThrottleLimits, background_share, collection_rate, compaction_rate,
+    flush_ahead, flush_rate, throttle,
 };

@@ -19,8 +19,8 @@ const BACKGROUND_SHARE_MIN: u32 = 100;
 /// See [`BACKGROUND_SHARE_MIN`].
 const BACKGROUND_SHARE_MAX: u32 = 800;
 
-/// Background work moves at least this many bytes a second, read and written ones together.
-const BACKGROUND_RATE_MIN: f64 = (64 << 20) as f64;
+/// Compaction and collection each move at least this many bytes a second, read and written ones together.
+const REWRITE_RATE_MIN: f64 = (32 << 20) as f64;
 
 /// Bytes that compaction may move for each byte that comes in and is kept in tables: twice what leveled
 /// compaction of a large store takes, which rewrites it about four times.
@@ -32,7 +32,10 @@ const MOVED_PER_INLINE_BYTE: f64 = 16.0;
 const MOVED_PER_SEPARATED_BYTE: f64 = 8.0;
 
 /// How many times faster than a memtable fills, the one before it is flushed.
-const FLUSHED_PER_INLINE_BYTE: f64 = 4.0;
+const FLUSHED_PER_INLINE_BYTE: u64 = 4;
+
+/// Bytes a second that a flush writes when nothing comes in.
+const FLUSH_RATE_MIN: f64 = (16 << 20) as f64;
 
 /// Beside the debt, what weighs on a shard.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,40 +131,46 @@ pub(crate) fn background_share(debt: &Debt, limits: &ThrottleLimits) -> u32 {
 /// What is written to a shard, in bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Incoming {
-    /// Keys, and values kept with them.
+    /// Keys, and the values kept with them.
     pub(crate) inline: f64,
     /// Values in the value log.
     pub(crate) separated: f64,
 }
 
-/// Bytes per second that compaction and collection may read and write together; `None` for no limit.
+/// Bytes per second that compaction may read and write together; `None` for no limit.
 ///
-/// They need as much as what comes in brings them to do. Any faster they would only make the
-/// foreground wait, until they lag.
-pub(crate) fn rewrite_rate(
+/// It needs as much as what comes in brings it to do. Any faster it would only make the foreground
+/// wait, until it lags.
+pub(crate) fn compaction_rate(
     incoming: Incoming,
     debt: &Debt,
     limits: &ThrottleLimits,
 ) -> Option<u64> {
-    let needed =
-        incoming.inline * MOVED_PER_INLINE_BYTE + incoming.separated * MOVED_PER_SEPARATED_BYTE;
-    urged(needed, urgency(debt, limits))
+    let needed = incoming.inline * MOVED_PER_INLINE_BYTE;
+    urged(needed.max(REWRITE_RATE_MIN), urgency(debt, limits))
 }
 
-/// The same of flushes, of which each must end before the next memtable is full.
-pub(crate) fn flush_rate(
-    incoming: Incoming,
-    memtable_bytes: u64,
-    limits: &ThrottleLimits,
-) -> Option<u64> {
+/// The same of collection, which has less to do for each byte the further it lags.
+pub(crate) fn collection_rate(incoming: Incoming) -> u64 {
+    (incoming.separated * MOVED_PER_SEPARATED_BYTE).max(REWRITE_RATE_MIN) as u64
+}
+
+/// Bytes per second that a flush may write beyond what it must keep up with; `None` for no limit.
+pub(crate) fn flush_rate(memtable_bytes: u64, limits: &ThrottleLimits) -> Option<u64> {
     let soft = limits.memtable_bytes_soft as f64;
     let lag = progress(memtable_bytes as f64, soft / 2.0, soft);
-    urged(incoming.inline * FLUSHED_PER_INLINE_BYTE, lag)
+    urged(FLUSH_RATE_MIN, lag)
+}
+
+/// Of so many bytes that a flush has written, those to which [`flush_rate`] applies, when `inline` bytes
+/// came in meanwhile: it must end before the next memtable is full, however fast that fills.
+pub(crate) fn flush_ahead(written: u64, inline: u64) -> u64 {
+    written.saturating_sub(inline.saturating_mul(FLUSHED_PER_INLINE_BYTE))
 }
 
 /// A rate that grows beyond all bounds as `lag` goes from 0 to 1.
 fn urged(rate: f64, lag: f64) -> Option<u64> {
-    let rate = rate.max(BACKGROUND_RATE_MIN) / (1.0 - lag);
+    let rate = rate / (1.0 - lag);
     rate.is_finite().then_some(rate as u64)
 }
 
@@ -286,10 +295,10 @@ mod tests {
             separated: separated as f64,
         };
         let mib = 1 << 20;
-        let rate = |incoming, debt| rewrite_rate(incoming, &debt, &limits);
-        assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(64 * mib));
+        let rate = |incoming, debt| compaction_rate(incoming, &debt, &limits);
+        assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(32 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 12)), Some(160 * mib));
-        assert_eq!(rate(incoming(mib, 10 * mib), of(0, 0)), Some(96 * mib));
+        assert_eq!(rate(incoming(4 * mib, 10 * mib), of(0, 0)), Some(64 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 18)), Some(320 * mib));
         assert_eq!(
             rate(incoming(10 * mib, 0), of(32 << 30, 0)),
@@ -298,11 +307,25 @@ mod tests {
         assert_eq!(rate(incoming(0, 0), of(0, 24)), None);
         assert_eq!(rate(incoming(0, 0), of(u64::MAX, usize::MAX)), None);
 
-        let flush = |inline, memtables| flush_rate(incoming(inline, 0), memtables, &limits);
-        assert_eq!(flush(0, 64 * mib), Some(64 * mib));
-        assert_eq!(flush(20 * mib, 64 * mib), Some(80 * mib));
-        assert_eq!(flush(20 * mib, 96 * mib), Some(160 * mib));
-        assert_eq!(flush(20 * mib, 128 * mib), None);
-        assert_eq!(flush(20 * mib, u64::MAX), None);
+        let rate = |incoming| collection_rate(incoming);
+        assert_eq!(rate(incoming(10 * mib, 0)), 32 * mib);
+        assert_eq!(rate(incoming(10 * mib, 10 * mib)), 80 * mib);
+    }
+
+    #[test]
+    fn a_flush_keeps_ahead_of_the_next_memtable() {
+        let limits = ThrottleLimits::new(MEMTABLES);
+        let mib = 1 << 20;
+        let rate = |memtables| flush_rate(memtables, &limits);
+        assert_eq!(rate(0), Some(16 * mib));
+        assert_eq!(rate(64 * mib), Some(16 * mib));
+        assert_eq!(rate(96 * mib), Some(32 * mib));
+        assert_eq!(rate(128 * mib), None);
+        assert_eq!(rate(u64::MAX), None);
+
+        assert_eq!(flush_ahead(100, 0), 100);
+        assert_eq!(flush_ahead(100, 20), 20);
+        assert_eq!(flush_ahead(100, 25), 0);
+        assert_eq!(flush_ahead(100, u64::MAX), 0);
     }
 }

@@ -134,7 +134,7 @@ impl Engine {
                 let bytes = if is_live { record.pointer.len } else { 0 };
                 moved.set(moved.get() + 2 * (record.key.len() as u64 + u64::from(bytes)));
                 if moved.get() >= PACE_STEP_BYTES {
-                    self.pace(Lane::Rewrite, moved.take()).await;
+                    self.pace(Lane::Collection, moved.take()).await;
                 }
                 Ok(is_live)
             })
@@ -219,7 +219,8 @@ impl Engine {
                 count += 1;
                 if count.is_multiple_of(ENTRIES_PER_TURN) {
                     self.check_usable()?;
-                    self.pace(Lane::Rewrite, std::mem::take(&mut moved)).await;
+                    self.pace(Lane::Collection, std::mem::take(&mut moved))
+                        .await;
                     corelith_io::yield_if_needed().await;
                 }
             }

@@ -12,7 +12,7 @@ use super::versions::{Fate, Versions};
 use super::{Engine, edit};
 use crate::compaction::{self, Shape, Task};
 use crate::error::{Error, Result};
-use crate::limits::{DAMAGE_PAUSE, DISK_FULL_RETRY};
+use crate::limits::{BACKGROUND_IO_BYTES, DAMAGE_PAUSE, DISK_FULL_RETRY};
 use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -204,7 +204,11 @@ impl Engine {
         is_bottom: bool,
         output: &mut RunWriter,
     ) -> Result<u64> {
-        let mut inputs = Inputs::start(runs).await?;
+        let begun = async || {
+            self.pace(Lane::Compaction, BACKGROUND_IO_BYTES as u64)
+                .await
+        };
+        let mut inputs = Inputs::start(runs, begun).await?;
         let mut versions = Versions::new(&self.inner.pins, is_bottom);
         let mut last_key: Vec<u8> = Vec::new();
         // Whether the output has a version of the last key.
@@ -249,7 +253,8 @@ impl Engine {
                 count = 0;
                 self.check_usable()?;
                 if moved >= PACE_STEP_BYTES {
-                    self.pace(Lane::Rewrite, std::mem::take(&mut moved)).await;
+                    self.pace(Lane::Compaction, std::mem::take(&mut moved))
+                        .await;
                 }
                 corelith_io::yield_if_needed().await;
             }

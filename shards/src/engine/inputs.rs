@@ -54,11 +54,12 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Starts at the first of all entries of `runs`.
-    pub(super) async fn start(runs: Vec<Vec<Rc<Table>>>) -> Result<Self> {
+    /// Starts at the first of all entries of `runs`; waits for `begun` after the first reads of each.
+    pub(super) async fn start(runs: Vec<Vec<Rc<Table>>>, begun: impl AsyncFn()) -> Result<Self> {
         let mut sources = Vec::with_capacity(runs.len());
         for tables in runs {
             sources.extend(Source::start(tables).await?);
+            begun().await;
         }
         let mut inputs = Self {
             heap: (0..sources.len()).collect(),

@@ -3,7 +3,7 @@
 //! it lags, and as fast as it can while nobody is there to be disturbed.
 
 use super::Engine;
-use crate::compaction::{Incoming, flush_rate, rewrite_rate};
+use crate::compaction::{Incoming, collection_rate, compaction_rate, flush_ahead, flush_rate};
 use corelith_io::{Instant, now};
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// What comes in is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// How long what came in before weighs about as much as what comes in now, in seconds.
+/// What came in so many seconds ago weighs a factor of e less than what comes in now.
 const MEMORY_SECONDS: f64 = 2.0;
 
 /// Bytes between two looks at the clock.
@@ -23,6 +23,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(3);
 /// After a longer pause the rate is looked at again.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// Work that was held up, or was not there, makes up for this much time: as late as timers come. More
+/// would let each job begin with a burst.
+const MADE_UP_MAX: Duration = Duration::from_millis(10);
+
 /// With less than this part of the device free, space is more urgent than latency.
 const FREE_FRACTION_MIN: f64 = 0.1;
 
@@ -30,11 +34,11 @@ const FREE_FRACTION_MIN: f64 = 0.1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Flush,
-    /// Compaction and collection.
-    Rewrite,
+    Compaction,
+    Collection,
 }
 
-/// What the foreground has done since some moment.
+/// What the foreground has done.
 #[derive(Clone, Copy, Debug, Default)]
 struct Foreground {
     operations: u64,
@@ -46,13 +50,17 @@ struct Foreground {
 #[derive(Default)]
 pub(super) struct Pacer {
     foreground: Cell<Foreground>,
-    /// When the measurement under way began.
+    /// When the measurement under way began, and what was done until then.
     since: Cell<Option<Instant>>,
+    before: Cell<Foreground>,
+    /// What came in when a flush was looked at last.
+    flush_inline_bytes: Cell<u64>,
     incoming: Cell<Option<Incoming>>,
     /// Whether the foreground did something during the last measurement.
     is_busy: Cell<bool>,
     flush_due: Cell<Option<Instant>>,
-    rewrite_due: Cell<Option<Instant>>,
+    compaction_due: Cell<Option<Instant>>,
+    collection_due: Cell<Option<Instant>>,
 }
 
 impl Pacer {
@@ -74,23 +82,26 @@ impl Pacer {
 
     /// Takes account of what the foreground did.
     fn measure(&self, now: Instant) {
-        let Some(since) = self.since.get() else {
-            self.since.set(Some(now));
-            return;
-        };
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed < WINDOW {
+        let elapsed = self
+            .since
+            .get()
+            .map(|since| now.saturating_duration_since(since));
+        if elapsed.is_some_and(|elapsed| elapsed < WINDOW) {
             return;
         }
         self.since.set(Some(now));
-        let done = self.foreground.take();
-        self.is_busy.set(done.operations > 0);
-        let seconds = elapsed.as_secs_f64();
-        let now = Incoming {
-            inline: done.inline_bytes as f64 / seconds,
-            separated: done.separated_bytes as f64 / seconds,
+        let done = self.foreground.get();
+        let before = self.before.replace(done);
+        self.is_busy.set(done.operations > before.operations);
+        let Some(seconds) = elapsed.map(|elapsed| elapsed.as_secs_f64()) else {
+            return;
         };
-        let weight = seconds / (seconds + MEMORY_SECONDS);
+        let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+        let now = Incoming {
+            inline: rate(done.inline_bytes, before.inline_bytes),
+            separated: rate(done.separated_bytes, before.separated_bytes),
+        };
+        let weight = 1.0 - (-seconds / MEMORY_SECONDS).exp();
         let mix = |before: f64, now: f64| before + (now - before) * weight;
         self.incoming.set(Some(match self.incoming.get() {
             Some(before) => Incoming {
@@ -101,11 +112,18 @@ impl Pacer {
         }));
     }
 
+    /// What came in inline since this was asked last.
+    fn inline_bytes_since_flush(&self) -> u64 {
+        let now = self.foreground.get().inline_bytes;
+        now - self.flush_inline_bytes.replace(now)
+    }
+
     /// How long to wait at `now`, after so many bytes were moved.
     fn pause(&self, lane: Lane, now: Instant, bytes: u64, rate: Option<u64>) -> Duration {
         let due = match lane {
             Lane::Flush => &self.flush_due,
-            Lane::Rewrite => &self.rewrite_due,
+            Lane::Compaction => &self.compaction_due,
+            Lane::Collection => &self.collection_due,
         };
         let Some(rate) = rate else {
             due.set(None);
@@ -113,7 +131,7 @@ impl Pacer {
         };
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
         let taken = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let next = due.get().map_or(now, |due| due.max(now - PAUSE_MAX)) + taken;
+        let next = due.get().map_or(now, |due| due.max(now - MADE_UP_MAX)) + taken;
         due.set(Some(next));
         let pause = next.saturating_duration_since(now).min(PAUSE_MAX);
         if pause < PAUSE_MIN {
@@ -129,6 +147,10 @@ impl Engine {
         let pacer = &self.inner.pacer;
         let now = now();
         pacer.measure(now);
+        let bytes = match lane {
+            Lane::Flush => flush_ahead(bytes, pacer.inline_bytes_since_flush()),
+            Lane::Compaction | Lane::Collection => bytes,
+        };
         let pause = pacer.pause(lane, now, bytes, self.pace_rate(lane));
         if !pause.is_zero() {
             corelith_io::sleep(pause).await;
@@ -144,8 +166,9 @@ impl Engine {
         let limits = &self.inner.options.throttle;
         let incoming = pacer.incoming.get().unwrap_or_default();
         match lane {
-            Lane::Flush => flush_rate(incoming, self.memtable_bytes() as u64, limits),
-            Lane::Rewrite => rewrite_rate(incoming, &self.debt(), limits),
+            Lane::Flush => flush_rate(self.memtable_bytes() as u64, limits),
+            Lane::Compaction => compaction_rate(incoming, &self.debt(), limits),
+            Lane::Collection => Some(collection_rate(incoming)),
         }
     }
 }

@@ -16,8 +16,8 @@ const DIR: &str = "/data/shard";
 const RUN_BYTES: usize = 1 << 20;
 const RUNS: u64 = 5;
 
-/// Bytes per second of background work beside a client when nothing comes in.
-const RATE_MIN: u64 = 64 << 20;
+/// Bytes per second of compaction beside a client when nothing comes in.
+const RATE_MIN: u64 = 32 << 20;
 
 fn key(number: u64) -> [u8; 8] {
     number.to_be_bytes()
@@ -54,10 +54,10 @@ fn runs(engine: &Engine) -> usize {
 async fn merge_for_reads(engine: &Engine, rate: Option<u64>, busy: impl AsyncFn()) -> Duration {
     // Until what was written before is forgotten.
     let mut seconds = 0;
-    while seconds == 0 || engine.pace_rate(Lane::Rewrite) != rate {
+    while seconds == 0 || engine.pace_rate(Lane::Compaction) != rate {
         corelith_io::sleep(Duration::from_secs(1)).await;
         busy().await;
-        engine.pace(Lane::Rewrite, 0).await;
+        engine.pace(Lane::Compaction, 0).await;
         seconds += 1;
         assert!(seconds < 100, "it has another rate");
     }
@@ -118,4 +118,43 @@ fn reads_that_ask_several_runs_have_them_merged() {
         }
         engine.close().await.unwrap();
     });
+}
+
+#[test]
+fn a_flush_takes_its_time_beside_reads_and_none_alone() {
+    const VALUES: u64 = 2048;
+    let mut times = Vec::new();
+    for is_busy in [true, false] {
+        let sim = Sim::new(10);
+        let node = sim.add_node();
+        times.push(sim.block_on(node, async move {
+            let engine = open(Path::new(DIR), 64 << 20).await.unwrap();
+            for index in 1..=VALUES {
+                engine.put(LogIndex(index), &key(index), Bytes::from(vec![1; 1016]));
+                engine.set_applied(log_id(index), None);
+            }
+            // The writes are past.
+            engine.pace(Lane::Flush, 0).await;
+            let busy = async || {
+                corelith_io::sleep(Duration::from_millis(5)).await;
+                if is_busy {
+                    assert!(engine.get(&key(1)).await.unwrap().is_some());
+                }
+            };
+            for _ in 0..20 {
+                busy().await;
+            }
+            let start = corelith_io::now();
+            engine.freeze();
+            while engine.checkpointed().is_none() {
+                busy().await;
+            }
+            let took = start.elapsed();
+            engine.close().await.unwrap();
+            took
+        }));
+    }
+    let least = Duration::from_secs_f64(VALUES as f64 * 1024.0 / f64::from(16 << 20) * 0.6);
+    assert!(times[0] > least, "{times:?}");
+    assert!(times[1] < least / 2, "{times:?}");
 }

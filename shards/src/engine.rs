@@ -24,6 +24,7 @@ mod install;
 mod merge;
 mod pacer;
 mod piece;
+mod reclaim;
 mod report;
 mod room;
 mod run_writer;
@@ -74,6 +75,7 @@ use corelith_io::sync::semaphore::Semaphore;
 use damage::Damages;
 use get::Searches;
 use pacer::Pacer;
+use reclaim::Reclaim;
 use room::Pace;
 use scrub::Scrubbing;
 use statistics::Counters;
@@ -169,6 +171,7 @@ struct Inner {
     scrubbing: Scrubbing,
     pace: Pace,
     pacer: Pacer,
+    reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
     compacting: RefCell<Vec<Rc<compaction::Task>>>,
@@ -292,6 +295,7 @@ impl Engine {
             scrubbing: Scrubbing::default(),
             pace: Pace::default(),
             pacer: Pacer::default(),
+            reclaim: Rc::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
             mix: Cell::default(),

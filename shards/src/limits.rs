@@ -284,6 +284,17 @@ pub const SESSION_RESULTS_MAX: usize = 1 << 18;
 /// Longest recorded result of a write.
 pub const RESULT_BYTES_MAX: usize = 31;
 
+// ---- memory out of use ----
+
+/// Entries of memtables, and purged ones of the log, that are freed at once: some 20 us of work.
+pub const FREED_AT_ONCE: usize = 64;
+/// How long the core does other things before it frees the next.
+pub const FREE_PAUSE: Duration = Duration::from_millis(1);
+/// Memtables out of use that wait to be freed at that pace; beyond that they are freed first of all.
+pub const RETIRED_MEMTABLES_MAX: usize = 1;
+/// How often it is looked whether somebody still reads from one.
+pub const HELD_MEMTABLE_PAUSE: Duration = Duration::from_millis(20);
+
 // ---- scans and snapshots ----
 
 /// Entries a scan takes from a memtable at once.

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use key::Key;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::{Entry, IntoIter};
 use std::ops::Bound;
 
 /// Memory of one map entry beside the arena: 96 bytes in a node that is two thirds full.
@@ -234,16 +234,27 @@ impl Memtable {
             .collect()
     }
 
-    /// Frees the memory in small steps: dropping a million entries at once would hold up the core.
-    pub(crate) async fn free(self) {
+    /// What is left to be freed of a memtable out of use.
+    pub(crate) fn into_leftovers(self) -> Leftovers {
         let contents = self.contents.into_inner();
-        for map in [contents.user, contents.session, contents.system] {
-            for (count, entry) in map.into_iter().enumerate() {
-                drop(entry);
-                if count % 64 == 0 {
-                    corelith_io::yield_if_needed().await;
-                }
-            }
+        let maps = [contents.user, contents.session, contents.system];
+        Leftovers {
+            entries: maps.map(BTreeMap::into_iter),
+            _arena: contents.arena,
         }
+    }
+}
+
+/// The entries of a memtable out of use.
+pub(crate) struct Leftovers {
+    entries: [IntoIter<Key, Chain>; 3],
+    /// Some keys are in it.
+    _arena: Arena,
+}
+
+impl Leftovers {
+    /// Frees up to `count` entries; `false` if there were fewer.
+    pub(crate) fn free(&mut self, count: usize) -> bool {
+        self.entries.iter_mut().flatten().take(count).count() == count
     }
 }

@@ -118,7 +118,9 @@ impl Engine {
             match result {
                 Ok(()) => {
                     self.inner.changed.notify_waiters();
-                    free(oldest).await;
+                    self.retire_memtable(Rc::clone(&oldest.memtable));
+                    drop(oldest);
+                    self.keep_up_freeing().await;
                 }
                 Err(error) if error.is_no_space() && self.is_unfenced() => {
                     if self.inner.state.borrow().closed {
@@ -255,14 +257,5 @@ fn content_of(value: &Value) -> Content<'_> {
         Value::Deleted => Content::Deleted,
         Value::Inline(value) => Content::Inline(value),
         Value::Separated(pointer) => Content::Separated(*pointer),
-    }
-}
-
-/// Frees a flushed memtable, unless a read still holds it.
-async fn free(frozen: Rc<Frozen>) {
-    if let Ok(frozen) = Rc::try_unwrap(frozen)
-        && let Ok(memtable) = Rc::try_unwrap(frozen.memtable)
-    {
-        memtable.free().await;
     }
 }

@@ -123,8 +123,12 @@ impl Engine {
                     );
                     let index = checkpoint.index().unwrap_or_default();
                     self.inner.pins.dropped(index);
-                    state.active = Rc::default();
-                    state.frozen.clear();
+                    let active = std::mem::take(&mut state.active);
+                    let frozen = state.frozen.drain(..);
+                    let frozen = frozen.map(|frozen| Rc::clone(&frozen.memtable));
+                    for memtable in frozen.chain([active]) {
+                        self.retire_memtable(memtable);
+                    }
                     state.applied = checkpoint.clone();
                     *self.inner.sessions.borrow_mut() = sessions;
                 },

@@ -6,7 +6,8 @@
 //! * `runs` name the leader of every held index; their first indexes ascend, neighbours differ.
 //! * `slots` name every submitted block in which a held entry begins, in order of their first
 //!   index: the entry `i` begins in the last slot whose first index is at most `i`.
-//! * `cache` holds the last entries, without a gap, up to `last`.
+//! * `cache` holds the last entries, without a gap, up to `last`; it may begin with purged ones, which
+//!   nobody is given any more.
 
 use super::block::BlockEntries;
 use super::format::State;
@@ -56,6 +57,9 @@ pub(crate) struct Index {
     runs: VecDeque<Run>,
     slots: VecDeque<Slot>,
     cache: VecDeque<Cached>,
+    /// Purged entries that were cached, and those after them are none that follow.
+    gone: VecDeque<Cached>,
+    /// Of both.
     cache_bytes: usize,
     cache_bytes_max: usize,
 }
@@ -67,6 +71,7 @@ impl Index {
             runs: VecDeque::new(),
             slots: VecDeque::new(),
             cache: VecDeque::new(),
+            gone: VecDeque::new(),
             cache_bytes: 0,
             cache_bytes_max,
         }
@@ -130,6 +135,9 @@ impl Index {
     /// block `durable` stay, since they cannot be read from disk.
     pub(crate) fn evict(&mut self, durable: u64) {
         while self.cache_bytes > self.cache_bytes_max {
+            if self.forget_purged(1) {
+                continue;
+            }
             match self.cache.front() {
                 Some(oldest) if oldest.sequence <= durable => {
                     self.cache_bytes -= charge(&oldest.entry);
@@ -191,6 +199,7 @@ impl Index {
         if self.range.last.is_none_or(|last| last.index <= upto.index) {
             self.runs.clear();
             self.range.last = Some(upto);
+            self.gone.append(&mut self.cache);
         }
         while self.runs.get(1).is_some_and(|second| second.first <= next) {
             self.runs.pop_front();
@@ -198,13 +207,25 @@ impl Index {
         if let Some(run) = self.runs.front_mut() {
             run.first = run.first.max(next);
         }
-        while let Some(Cached { entry, .. }) = self.cache.front()
-            && entry.id.index <= upto.index
-        {
-            self.cache_bytes -= charge(entry);
-            self.cache.pop_front();
-        }
         self.range.purged = Some(upto);
+    }
+
+    /// Drops up to `count` purged entries from memory; `false` if there were fewer. Dropping all at once
+    /// would hold up the core.
+    pub(crate) fn forget_purged(&mut self, count: usize) -> bool {
+        let purged = self.range.purged.map(|id| id.index);
+        for _ in 0..count {
+            let cached = self.gone.pop_front().or_else(|| {
+                self.cache
+                    .pop_front_if(|cached| Some(cached.entry.id.index) <= purged)
+            });
+            let Some(Cached { entry, .. }) = cached else {
+                self.gone = VecDeque::new();
+                return false;
+            };
+            self.cache_bytes -= charge(&entry);
+        }
+        true
     }
 
     /// Forgets the blocks of which every entry is at or below `purged`, and returns the first
@@ -267,16 +288,19 @@ impl Index {
         Some(entries)
     }
 
-    /// The entry at `index` without a separated value, if it is in the cache.
+    /// The entry at `index` without a separated value, if it is held and in the cache.
     pub(crate) fn cached_one(&self, index: LogIndex) -> Option<Entry> {
+        self.first().filter(|first| *first <= index)?;
         let skip = index.0.checked_sub(self.cache.front()?.entry.id.index.0)?;
         let cached = self.cache.get(usize::try_from(skip).ok()?)?;
         Some(cached.entry.clone().without_separated_value())
     }
 
-    /// The first entry in the cache; all after it are there too.
+    /// The first held entry in the cache; all after it are there too.
     pub(crate) fn first_cached(&self) -> Option<LogIndex> {
-        self.cache.front().map(|cached| cached.entry.id.index)
+        let first = self.first()?;
+        let cached = self.cache.front()?;
+        Some(cached.entry.id.index.max(first))
     }
 
     /// The block in which the entry `index` begins, and the first index that does not begin there.

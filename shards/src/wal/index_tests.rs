@@ -93,14 +93,81 @@ fn a_purge_releases_what_is_below_it() {
     }
 }
 
-#[test]
-fn what_is_not_durable_stays_in_memory() {
-    let mut index = Index::new(100);
-    for at in 0..10 {
+/// Appends entries of 100 bytes each, charge included, and keeps them.
+fn keep(index: &mut Index, ids: std::ops::Range<u64>) {
+    for at in ids {
         index.append(id(1, at));
         let entry = Entry::new(id(1, at), 0, Bytes::from_static(&[0; 36]));
         index.keep(entry, at);
     }
+}
+
+/// What the cache has of the held part of a range.
+fn cached(index: &Index, from: u64, to: u64) -> Option<Vec<u64>> {
+    let (from, to) = index.clip(LogIndex(from), LogIndex(to));
+    let entries = index.cached(from, to, u64::MAX, Want::Bodies)?;
+    Some(entries.iter().map(|entry| entry.id.index.0).collect())
+}
+
+#[test]
+fn purged_entries_are_forgotten_bit_by_bit_and_never_given() {
+    let mut index = Index::new(10_000);
+    keep(&mut index, 0..10);
+    index.purge(id(1, 6));
+    for left in (0..=7).rev() {
+        assert_eq!(index.first_cached(), Some(LogIndex(7)));
+        assert_eq!(index.cached_one(LogIndex(6)), None);
+        assert_eq!(index.cached_one(LogIndex(7)).unwrap().id, id(1, 7));
+        assert_eq!(cached(&index, 0, 99), Some(vec![7, 8, 9]));
+        assert_eq!(index.cache_bytes, 100 * (3 + left));
+        assert_eq!(index.forget_purged(1), left > 0);
+    }
+    assert!(!index.forget_purged(5));
+    assert_eq!(cached(&index, 0, 99), Some(vec![7, 8, 9]));
+}
+
+#[test]
+fn entries_after_a_gap_follow_none_that_were_purged() {
+    let mut index = Index::new(10_000);
+    keep(&mut index, 0..10);
+    index.purge(id(1, 19));
+    assert_eq!(index.first_cached(), None);
+    assert_eq!(index.cached_one(LogIndex(9)), None);
+    keep(&mut index, 20..23);
+    index.purge(id(1, 20));
+    assert_eq!(cached(&index, 0, 99), Some(vec![21, 22]));
+    index.purge(id(1, 29));
+    keep(&mut index, 30..32);
+    assert_eq!(cached(&index, 0, 99), Some(vec![30, 31]));
+    assert_eq!(index.cache_bytes, 1500);
+    assert!(index.forget_purged(13));
+    assert!(!index.forget_purged(1));
+    assert_eq!(index.cache_bytes, 200);
+    assert_eq!(cached(&index, 0, 99), Some(vec![30, 31]));
+    index.truncate_after(Some(id(1, 29)));
+    assert_eq!(index.cache_bytes, 0);
+}
+
+#[test]
+fn purged_entries_make_room_first() {
+    let mut index = Index::new(1000);
+    keep(&mut index, 0..10);
+    index.purge(id(1, 5));
+    keep(&mut index, 10..14);
+    index.evict(0);
+    assert_eq!(index.cache_bytes, 1000);
+    assert_eq!(index.first_cached(), Some(LogIndex(6)));
+    keep(&mut index, 14..18);
+    index.evict(0);
+    // None of the others is durable.
+    assert_eq!(index.cache_bytes, 1200);
+    assert_eq!(index.first_cached(), Some(LogIndex(6)));
+}
+
+#[test]
+fn what_is_not_durable_stays_in_memory() {
+    let mut index = Index::new(100);
+    keep(&mut index, 0..10);
     index.evict(3);
     assert_eq!(index.first_cached(), Some(LogIndex(4)));
     index.evict(9);

@@ -395,7 +395,22 @@ impl Wal {
         if purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
         }
-        self.shared().stage(|pipeline| pipeline.stage_purge(upto))
+        self.shared().stage(|pipeline| pipeline.stage_purge(upto))?;
+        self.forget_purged();
+        Ok(())
+    }
+
+    /// Frees the memory of purged entries bit by bit.
+    fn forget_purged(&self) {
+        let shared = Rc::downgrade(self.shared());
+        drop(corelith_io::spawn_background(async move {
+            while let Some(shared) = shared.upgrade()
+                && shared.pipeline.borrow_mut().forget_purged()
+            {
+                drop(shared);
+                corelith_io::sleep(limits::FREE_PAUSE).await;
+            }
+        }));
     }
 
     /// The last entry whose purge is durable: no recovery asks for the values of entries up to it.

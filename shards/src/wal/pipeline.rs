@@ -235,6 +235,11 @@ impl Pipeline {
         self.stage_small_record(&Record::TruncateAfter(last));
     }
 
+    /// Drops some of what was purged from memory; `false` when it has.
+    pub(crate) fn forget_purged(&mut self) -> bool {
+        self.index.forget_purged(limits::FREED_AT_ONCE)
+    }
+
     /// Stages a purge.
     pub(crate) fn stage_purge(&mut self, upto: LogId) {
         self.index.purge(upto);

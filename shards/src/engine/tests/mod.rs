@@ -4,6 +4,7 @@ pub(crate) mod crash;
 mod golden;
 mod model;
 mod pace;
+mod reclaim;
 mod scrub;
 mod snapshot;
 

@@ -1,0 +1,76 @@
+//! Frees memtables that are out of use bit by bit: dropping all their entries at once would hold up the
+//! core for many milliseconds, and so would a read that is the last to let go of one.
+
+use super::Engine;
+use crate::limits::{FREE_PAUSE, FREED_AT_ONCE, HELD_MEMTABLE_PAUSE, RETIRED_MEMTABLES_MAX};
+use crate::memtable::{Leftovers, Memtable};
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+/// Memtables out of use. Belongs to one engine.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    /// Oldest first. Some may still be read from.
+    pub(super) retired: RefCell<Vec<Rc<Memtable>>>,
+    pub(super) is_running: Cell<bool>,
+}
+
+impl Reclaim {
+    /// Takes the oldest memtable that nobody reads from, if there are more than `spared` such.
+    fn take_unused(&self, spared: usize) -> Option<Leftovers> {
+        let retired = &mut *self.retired.borrow_mut();
+        let is_unused = |memtable: &Rc<Memtable>| Rc::strong_count(memtable) == 1;
+        let mut unused = (0..retired.len()).filter(|at| retired.get(*at).is_some_and(is_unused));
+        let first = unused.next()?;
+        if unused.count() < spared {
+            return None;
+        }
+        Rc::try_unwrap(retired.remove(first))
+            .ok()
+            .map(Memtable::into_leftovers)
+    }
+}
+
+impl Engine {
+    /// Has a memtable freed that the state no longer has, once nobody reads from it.
+    pub(super) fn retire_memtable(&self, memtable: Rc<Memtable>) {
+        let reclaim = &self.inner.reclaim;
+        reclaim.retired.borrow_mut().push(memtable);
+        if !reclaim.is_running.replace(true) {
+            drop(corelith_io::spawn_background(run(Rc::downgrade(reclaim))));
+        }
+    }
+
+    /// Frees memtables at once until only a few wait for it.
+    pub(super) async fn keep_up_freeing(&self) {
+        while let Some(mut leftovers) = self.inner.reclaim.take_unused(RETIRED_MEMTABLES_MAX) {
+            while leftovers.free(FREED_AT_ONCE) {
+                corelith_io::yield_if_needed().await;
+            }
+        }
+    }
+}
+
+async fn run(weak: Weak<Reclaim>) {
+    let mut leftovers: Option<Leftovers> = None;
+    while let Some(reclaim) = weak.upgrade() {
+        let pause = match &mut leftovers {
+            Some(some) => {
+                if !some.free(FREED_AT_ONCE) {
+                    leftovers = None;
+                }
+                FREE_PAUSE
+            }
+            None => {
+                leftovers = reclaim.take_unused(0);
+                if reclaim.retired.borrow().is_empty() && leftovers.is_none() {
+                    reclaim.is_running.set(false);
+                    return;
+                }
+                HELD_MEMTABLE_PAUSE
+            }
+        };
+        drop(reclaim);
+        corelith_io::sleep(pause).await;
+    }
+}

@@ -76,9 +76,12 @@ pub const LOG_FILES_MAX: usize = 1 << 16;
 pub const VLOG_SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// See [`VLOG_SEGMENT_BYTES_MIN`].
 pub const VLOG_SEGMENT_BYTES_MAX: u64 = 4 << 30;
-/// Segment length unless configured: long enough that a segment is prepared every quarter of a
-/// second at the most, short enough that collecting one is a small step.
-pub const VLOG_SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
+/// Segment length unless configured: long enough that a segment is prepared every eighth of a
+/// second at the most, short enough that collecting one is a small step, and as long as ext4 keeps
+/// the extents of a file being filled in its inode. A longer one has a block for them, which each
+/// durable write allocates and frees again, and the device is told to discard: one of 20 KiB alone
+/// was measured to take 0.22 ms in a segment of 256 MiB, 0.15 ms in one of 128 MiB.
+pub const VLOG_SEGMENT_BYTES_DEFAULT: u64 = 128 << 20;
 
 /// Records of one segment; bounds the memory that collecting it takes for the slot index (16 MiB).
 pub const VLOG_SLOTS_MAX: u32 = 1 << 20;

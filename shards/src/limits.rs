@@ -125,8 +125,8 @@ pub const KEEP_VALUE_BYTES_MIN: usize = 128 << 10;
 /// What a kept value is charged at least: the receive buffer it may be a slice of.
 pub const KEPT_VALUE_CHARGE_MIN: usize = 256 << 10;
 
-/// Frozen memtables that wait for their flush before writers are made to wait.
-pub const FROZEN_MEMTABLES_MAX: usize = 2;
+/// Memtables of a shard, the active one included; writers wait before there is another.
+pub const MEMTABLES_MAX: usize = 3;
 
 /// How long a flush that found the device full waits before it is tried again.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, Sc
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::{FROZEN_MEMTABLES_MAX, REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES};
+use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -138,7 +138,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                throttle: ThrottleLimits::new(memtables_bytes(options.memtable_bytes)),
+                throttle: ThrottleLimits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
@@ -173,11 +173,6 @@ impl Shard {
         self.log.close().await?;
         flushed
     }
-}
-
-/// Memory of all memtables of a shard, frozen ones included.
-pub(crate) fn memtables_bytes(memtable_bytes: usize) -> u64 {
-    memtable_bytes as u64 * (FROZEN_MEMTABLES_MAX as u64 + 1)
 }
 
 /// How the log and the checkpoint fit together.

@@ -5,6 +5,7 @@
 //! grows from nothing in proportion to the pressure.
 
 use super::picker::Debt;
+use crate::limits::MEMTABLES_MAX;
 
 /// At the hard limit, writers are admitted at this fraction of the rate at which background work gets
 /// done; at a fraction `p` of the way there, at 1 / `p` times as much.
@@ -40,8 +41,8 @@ const FLUSH_RATE_MIN: f64 = (16 << 20) as f64;
 /// Beside the debt, what weighs on a shard.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
-    /// Bytes of all memtables, frozen ones included.
-    pub(crate) memtable_bytes: u64,
+    /// Full memtables; one that is half full counts half.
+    pub(crate) memtables: f64,
     /// Bytes per second that flushes and compactions were measured to write; 0 if not known yet.
     pub(crate) background_bytes_per_second: u64,
 }
@@ -53,23 +54,22 @@ pub(crate) struct ThrottleLimits {
     pub(crate) debt_bytes_hard: u64,
     pub(crate) runs_soft: usize,
     pub(crate) runs_hard: usize,
-    pub(crate) memtable_bytes_soft: u64,
-    pub(crate) memtable_bytes_hard: u64,
+    pub(crate) memtables_soft: f64,
+    pub(crate) memtables_hard: f64,
 }
 
-impl ThrottleLimits {
-    /// The limits of a shard whose memtables may hold `memtable_bytes` together.
-    ///
+impl Default for ThrottleLimits {
     /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge and what it
-    /// passes on, the runs that either policy leaves alone, and two of three memtables.
-    pub(crate) fn new(memtable_bytes: u64) -> Self {
+    /// passes on, the runs that either policy leaves alone, and one memtable that fills while the one
+    /// before it is flushed.
+    fn default() -> Self {
         Self {
             debt_bytes_soft: 64 << 30,
             debt_bytes_hard: 256 << 30,
             runs_soft: 24,
             runs_hard: 36,
-            memtable_bytes_soft: memtable_bytes / 3 * 2,
-            memtable_bytes_hard: memtable_bytes,
+            memtables_soft: 2.0,
+            memtables_hard: MEMTABLES_MAX as f64,
         }
     }
 }
@@ -102,11 +102,7 @@ pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Thr
         limits.runs_soft as f64,
         limits.runs_hard as f64,
     );
-    let memtables = progress(
-        load.memtable_bytes as f64,
-        limits.memtable_bytes_soft as f64,
-        limits.memtable_bytes_hard as f64,
-    );
+    let memtables = progress(load.memtables, limits.memtables_soft, limits.memtables_hard);
     let pressure = bytes.max(runs).max(memtables);
     if pressure >= 1.0 {
         return Throttle::Stop;
@@ -123,8 +119,9 @@ pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Thr
 }
 
 /// Shares of the core for background work, of which the foreground has 1000.
-pub(crate) fn background_share(debt: &Debt, limits: &ThrottleLimits) -> u32 {
-    let more = f64::from(BACKGROUND_SHARE_MAX - BACKGROUND_SHARE_MIN) * urgency(debt, limits);
+pub(crate) fn background_share(debt: &Debt, memtables: f64, limits: &ThrottleLimits) -> u32 {
+    let urgency = urgency(debt, limits).max(flush_lag(memtables, limits));
+    let more = f64::from(BACKGROUND_SHARE_MAX - BACKGROUND_SHARE_MIN) * urgency;
     BACKGROUND_SHARE_MIN + more as u32
 }
 
@@ -156,10 +153,8 @@ pub(crate) fn collection_rate(incoming: Incoming) -> u64 {
 }
 
 /// Bytes per second that a flush may write beyond what it must keep up with; `None` for no limit.
-pub(crate) fn flush_rate(memtable_bytes: u64, limits: &ThrottleLimits) -> Option<u64> {
-    let soft = limits.memtable_bytes_soft as f64;
-    let lag = progress(memtable_bytes as f64, soft / 2.0, soft);
-    urged(FLUSH_RATE_MIN, lag)
+pub(crate) fn flush_rate(memtables: f64, limits: &ThrottleLimits) -> Option<u64> {
+    urged(FLUSH_RATE_MIN, flush_lag(memtables, limits))
 }
 
 /// Of so many bytes that a flush has written, those to which [`flush_rate`] applies, when `inline` bytes
@@ -174,7 +169,16 @@ fn urged(rate: f64, lag: f64) -> Option<u64> {
     rate.is_finite().then_some(rate as u64)
 }
 
-/// How far background work lags, from 0 to where writers begin to be slowed (1).
+/// How far a flush lags, from 0 to where writers begin to be slowed (1).
+fn flush_lag(memtables: f64, limits: &ThrottleLimits) -> f64 {
+    progress(
+        memtables,
+        limits.memtables_soft / 2.0,
+        limits.memtables_soft,
+    )
+}
+
+/// How far compaction lags, from 0 to where writers begin to be slowed (1).
 fn urgency(debt: &Debt, limits: &ThrottleLimits) -> f64 {
     let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
     let soft = limits.runs_soft as f64;
@@ -185,16 +189,15 @@ fn urgency(debt: &Debt, limits: &ThrottleLimits) -> f64 {
 mod tests {
     use super::*;
 
-    const MEMTABLES: u64 = 192 << 20;
     const BACKGROUND: u64 = 100 << 20;
 
     /// Seconds that a byte is delayed.
-    fn delay(debt: Debt, memtable_bytes: u64) -> Option<f64> {
+    fn delay(debt: Debt, memtables: f64) -> Option<f64> {
         let load = Load {
-            memtable_bytes,
+            memtables,
             background_bytes_per_second: BACKGROUND,
         };
-        match throttle(&debt, &load, &ThrottleLimits::new(MEMTABLES)) {
+        match throttle(&debt, &load, &ThrottleLimits::default()) {
             Throttle::Free => Some(0.0),
             Throttle::Slow { bytes_per_second } => Some(1.0 / bytes_per_second as f64),
             Throttle::Stop => None,
@@ -212,20 +215,20 @@ mod tests {
     #[test]
     fn soft_and_hard_limits() {
         let cases = [
-            ("nothing", of(0, 0), 0, Some(0.0)),
-            ("as much as is usual", of(64 << 30, 20), 64 << 20, Some(0.0)),
-            ("debt half-way", of(160 << 30, 0), 0, Some(1.0)),
-            ("runs half-way", of(0, 30), 0, Some(1.0)),
-            ("memtables half-way", of(0, 0), 160 << 20, Some(1.0)),
-            ("the worst counts", of(65 << 30, 30), 150 << 20, Some(1.0)),
-            ("too much debt", of(256 << 30, 0), 0, None),
-            ("too many runs", of(0, 36), 0, None),
-            ("memory full", of(0, 0), MEMTABLES, None),
-            ("far beyond", of(u64::MAX, usize::MAX), u64::MAX, None),
+            ("nothing", of(0, 0), 0.0, Some(0.0)),
+            ("as much as is usual", of(64 << 30, 20), 2.0, Some(0.0)),
+            ("debt half-way", of(160 << 30, 0), 0.0, Some(1.0)),
+            ("runs half-way", of(0, 30), 0.0, Some(1.0)),
+            ("memtables half-way", of(0, 0), 2.5, Some(1.0)),
+            ("the worst counts", of(65 << 30, 30), 2.4, Some(1.0)),
+            ("too much debt", of(256 << 30, 0), 0.0, None),
+            ("too many runs", of(0, 36), 0.0, None),
+            ("memory full", of(0, 0), 3.0, None),
+            ("far beyond", of(u64::MAX, usize::MAX), 99.0, None),
         ];
-        for (what, debt, memtable_bytes, background_rates) in cases {
+        for (what, debt, memtables, background_rates) in cases {
             let expected = background_rates.map(|rates| rates / BACKGROUND as f64);
-            match (delay(debt, memtable_bytes), expected) {
+            match (delay(debt, memtables), expected) {
                 (Some(is), Some(expected)) => assert!(
                     (is - expected).abs() < 0.01 / BACKGROUND as f64,
                     "{what}: {is} instead of {expected}"
@@ -261,27 +264,31 @@ mod tests {
         check_smooth(
             "debt",
             jump,
-            (0..280).map(|gibs| delay(of(gibs * gib, 0), 0)),
+            (0..280).map(|gibs| delay(of(gibs * gib, 0), 0.0)),
         );
         check_smooth(
             "memtables",
             jump,
-            (0..800).map(|n| delay(of(0, 0), n * MEMTABLES / 700)),
+            (0..400).map(|n| delay(of(0, 0), f64::from(n) / 100.0)),
         );
         // Runs are few, so that their steps are larger: an eighth of the background's rate.
         let jump = 2.0 / BACKGROUND as f64 / 8.0;
-        check_smooth("runs", jump, (0..40).map(|runs| delay(of(0, runs), 0)));
+        check_smooth("runs", jump, (0..40).map(|runs| delay(of(0, runs), 0.0)));
     }
 
     #[test]
     fn background_gets_more_before_writers_are_slowed() {
-        let limits = ThrottleLimits::new(MEMTABLES);
-        let share = |debt| f64::from(background_share(&debt, &limits));
+        let limits = ThrottleLimits::default();
+        let with = |debt, memtables| f64::from(background_share(&debt, memtables, &limits));
+        let share = |debt| with(debt, 1.0);
         let more = |debt| Some(share(debt) - share(of(0, 0)));
         assert_eq!(share(of(0, 0)), 100.0);
         assert_eq!(share(of(64 << 30, 0)), 800.0);
         assert_eq!(share(of(0, 24)), 800.0);
         assert_eq!(share(of(u64::MAX, usize::MAX)), 800.0);
+        assert_eq!(with(of(0, 0), 1.5), 450.0);
+        assert_eq!(with(of(0, 0), 2.0), 800.0);
+        assert_eq!(with(of(0, 0), 99.0), 800.0);
         let gib = 1 << 30;
         check_smooth("share by debt", 12.0, (0..80).map(|n| more(of(n * gib, 0))));
         check_smooth("share by runs", 120.0, (0..40).map(|n| more(of(0, n))));
@@ -289,7 +296,7 @@ mod tests {
 
     #[test]
     fn background_moves_what_comes_in_and_more_when_it_lags() {
-        let limits = ThrottleLimits::new(MEMTABLES);
+        let limits = ThrottleLimits::default();
         let incoming = |inline: u64, separated: u64| Incoming {
             inline: inline as f64,
             separated: separated as f64,
@@ -314,14 +321,14 @@ mod tests {
 
     #[test]
     fn a_flush_keeps_ahead_of_the_next_memtable() {
-        let limits = ThrottleLimits::new(MEMTABLES);
+        let limits = ThrottleLimits::default();
         let mib = 1 << 20;
         let rate = |memtables| flush_rate(memtables, &limits);
-        assert_eq!(rate(0), Some(16 * mib));
-        assert_eq!(rate(64 * mib), Some(16 * mib));
-        assert_eq!(rate(96 * mib), Some(32 * mib));
-        assert_eq!(rate(128 * mib), None);
-        assert_eq!(rate(u64::MAX), None);
+        assert_eq!(rate(0.0), Some(16 * mib));
+        assert_eq!(rate(1.0), Some(16 * mib));
+        assert_eq!(rate(1.5), Some(32 * mib));
+        assert_eq!(rate(2.0), None);
+        assert_eq!(rate(99.0), None);
 
         assert_eq!(flush_ahead(100, 0), 100);
         assert_eq!(flush_ahead(100, 20), 20);

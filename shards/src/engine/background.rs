@@ -172,7 +172,11 @@ impl Engine {
 
     /// Sets how much of the core background work gets from what there is to do.
     pub(super) fn ask_for_share(&self) {
-        let shares = background_share(&self.debt(), &self.inner.options.throttle);
+        let shares = background_share(
+            &self.debt(),
+            self.full_memtables(),
+            &self.inner.options.throttle,
+        );
         self.inner.background.demand.set(shares as usize);
     }
 }

@@ -147,6 +147,7 @@ impl Engine {
         let pacer = &self.inner.pacer;
         let now = now();
         pacer.measure(now);
+        self.ask_for_share();
         let bytes = match lane {
             Lane::Flush => flush_ahead(bytes, pacer.inline_bytes_since_flush()),
             Lane::Compaction | Lane::Collection => bytes,
@@ -166,7 +167,7 @@ impl Engine {
         let limits = &self.inner.options.throttle;
         let incoming = pacer.incoming.get().unwrap_or_default();
         match lane {
-            Lane::Flush => flush_rate(self.memtable_bytes() as u64, limits),
+            Lane::Flush => flush_rate(self.full_memtables(), limits),
             Lane::Compaction => compaction_rate(incoming, &self.debt(), limits),
             Lane::Collection => Some(collection_rate(incoming)),
         }

@@ -4,7 +4,7 @@
 use super::Engine;
 use crate::compaction::{Debt, Load, Throttle, throttle};
 use crate::error::Result;
-use crate::limits::{FROZEN_MEMTABLES_MAX, THROTTLE_PAUSE_MAX};
+use crate::limits::THROTTLE_PAUSE_MAX;
 use corelith_io::{Instant, now};
 use std::cell::Cell;
 use std::time::Duration;
@@ -74,18 +74,26 @@ impl Engine {
     }
 
     fn throttle(&self) -> Throttle {
-        let frozen = self.inner.state.borrow().frozen.len();
-        if frozen >= FROZEN_MEMTABLES_MAX {
-            return Throttle::Stop;
-        }
         throttle(&self.debt(), &self.load(), &self.inner.options.throttle)
     }
 
     fn load(&self) -> Load {
         Load {
-            memtable_bytes: self.memtable_bytes() as u64,
+            memtables: self.full_memtables(),
             background_bytes_per_second: self.inner.counters.background_rate(),
         }
+    }
+
+    /// How many memtables are full, those that are flushed included; one that is half full counts half.
+    pub(super) fn full_memtables(&self) -> f64 {
+        let state = self.inner.state.borrow();
+        let part = |is: u64, of: u64| is as f64 / of.max(1) as f64;
+        let memory = part(
+            state.active.bytes() as u64,
+            self.inner.options.memtable_bytes as u64,
+        );
+        let values = part(state.active.separated_bytes(), state.separated_bytes_max);
+        state.frozen.len() as f64 + memory.max(values).min(1.0)
     }
 
     /// What compaction has yet to do, as of the last edit.

@@ -170,7 +170,7 @@ struct Inner {
     damages: Damages,
     scrubbing: Scrubbing,
     pace: Pace,
-    pacer: Pacer,
+    pacer: Rc<Pacer>,
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
@@ -276,10 +276,14 @@ impl Engine {
             garbage: Vec::new(),
             receiving: Vec::new(),
         };
+        let pacer = Rc::<Pacer>::default();
+        let quiet = Rc::clone(&pacer);
         let inner = Inner {
             dir: parts.dir,
             owner: parts.owner,
-            removals: Removals::new(parts.options.removal_step_bytes),
+            removals: Removals::with_quiet(parts.options.removal_step_bytes, move || {
+                quiet.is_quiet()
+            }),
             options: parts.options,
             log: parts.log,
             cache: parts.cache,
@@ -294,7 +298,7 @@ impl Engine {
             damages: Damages::new(parts.on_damage),
             scrubbing: Scrubbing::default(),
             pace: Pace::default(),
-            pacer: Pacer::default(),
+            pacer,
             reclaim: Rc::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),

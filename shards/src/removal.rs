@@ -5,7 +5,7 @@
 //! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
 //! step by step. After a crash the file system frees what is left of it by itself.
 
-use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_PAUSE};
+use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_PAUSE, REMOVAL_PAUSE_QUIET};
 use corelith_io::{ErrorKind, File, OpenOptions, Result, spawn_background};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,6 +29,8 @@ struct Inner {
     held: Cell<u64>,
     held_max: Cell<u64>,
     is_running: Cell<bool>,
+    /// Whether nobody is there to be disturbed.
+    is_quiet: Box<dyn Fn() -> bool>,
 }
 
 /// A file whose name is gone.
@@ -41,6 +43,11 @@ impl Removals {
     /// Shortens files by so many bytes at a time, one after the other; those shorter than a
     /// [`SHORT_FRACTION`]th of it are removed as a whole.
     pub fn new(step_bytes: u64) -> Self {
+        Self::with_quiet(step_bytes, || false)
+    }
+
+    /// As [`Removals::new`], with short pauses while `is_quiet`.
+    pub(crate) fn with_quiet(step_bytes: u64, is_quiet: impl Fn() -> bool + 'static) -> Self {
         Self {
             inner: Rc::new(Inner {
                 step_bytes: step_bytes.max(1),
@@ -48,6 +55,7 @@ impl Removals {
                 held: Cell::new(0),
                 held_max: Cell::new(REMOVAL_HELD_BYTES_MAX),
                 is_running: Cell::new(false),
+                is_quiet: Box::new(is_quiet),
             }),
         }
     }
@@ -113,6 +121,9 @@ impl Inner {
 
     /// Shorter the more is held.
     fn pause(&self) -> Duration {
+        if (self.is_quiet)() {
+            return REMOVAL_PAUSE_QUIET;
+        }
         let left = self.held_max.get().saturating_sub(self.held.get());
         REMOVAL_PAUSE.mul_f64(left as f64 / self.held_max.get().max(1) as f64)
     }

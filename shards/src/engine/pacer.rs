@@ -80,6 +80,12 @@ impl Pacer {
         self.foreground.set(foreground);
     }
 
+    /// Whether the foreground does nothing.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.measure(now());
+        !self.is_busy.get()
+    }
+
     /// Takes account of what the foreground did.
     fn measure(&self, now: Instant) {
         let elapsed = self

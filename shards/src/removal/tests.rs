@@ -102,6 +102,21 @@ fn a_short_file_goes_as_a_whole_and_one_that_is_not_there_is_no_error() {
 }
 
 #[test]
+fn while_nobody_is_disturbed_a_file_goes_fast() {
+    let mut times = Vec::new();
+    for is_quiet in [true, false] {
+        let mut world = World::new();
+        world.removals = Removals::with_quiet(STEP, move || is_quiet);
+        world.write("long", 10 * STEP);
+        let since = world.sim.now();
+        world.remove("long", 10 * STEP);
+        world.finish();
+        times.push(world.sim.now() - since);
+    }
+    assert!(times[0] < times[1] / 4, "{times:?}");
+}
+
+#[test]
 fn many_files_go_one_after_the_other() {
     let world = World::new();
     let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();

@@ -9,7 +9,7 @@ mod check;
 mod tests;
 
 use crate::limits;
-use corelith_shards::limits::{VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
+use corelith_shards::limits::{MEMTABLES_MAX, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use corelith_shards::{Compression, NodeId, Policy};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -135,9 +135,9 @@ fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compression
 
 impl StorageConfig {
     /// Bytes held back on the device. Unless configured they are enough for what has to be written
-    /// before anything can be removed: both memtables, and a segment of the log.
+    /// before anything can be removed: all memtables, and a segment of the log.
     pub fn reserve(&self) -> u64 {
-        let needed = 2 * self.memtable_bytes + self.segment_bytes;
+        let needed = MEMTABLES_MAX as u64 * self.memtable_bytes + self.segment_bytes;
         self.reserve_bytes.unwrap_or(needed)
     }
 }

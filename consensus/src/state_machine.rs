@@ -184,8 +184,10 @@ impl RaftStateMachine<Types> for StateMachine {
             let (entry, responder) = next?;
             if turn == APPLY_TURN_ENTRIES {
                 turn = 0;
-                self.engine.wait_for_room().await.map_err(io_error)?;
                 corelith_io::yield_if_needed().await;
+            }
+            if !self.engine.has_room() {
+                self.engine.wait_for_room().await.map_err(io_error)?;
             }
             turn += 1;
             let reply = self.apply_entry(&entry.into()).await?;

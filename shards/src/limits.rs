@@ -149,7 +149,7 @@ pub const COMPACTIONS_MAX: usize = 2;
 /// Levels of tables.
 pub const LEVELS_MAX: usize = 7;
 
-/// Longest pause that a single write is given because compaction lags.
+/// Longest pause that a single write is given because flushes or compaction lag.
 pub const THROTTLE_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How long compaction or collection waits after it met a damaged block.
@@ -160,8 +160,8 @@ pub const DAMAGE_PAUSE: Duration = Duration::from_secs(10);
 /// A value at least this long is separated by default; docs/benchmarks.md has what was measured.
 pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 
-/// Segments of the value log of one shard.
-pub const VALUE_SEGMENTS_MAX: usize = 1 << 16;
+/// Segments of the value log of one shard: 16 TiB of the default length.
+pub const VALUE_SEGMENTS_MAX: usize = 1 << 17;
 
 // ---- scrubbing ----
 
@@ -242,10 +242,10 @@ pub const FILTER_BITS_PER_KEY: u64 = 20;
 
 /// Files that are removed shrink by this much at a time ...
 pub const REMOVAL_STEP_BYTES: u64 = 4 << 20;
-/// ... with at most this pause after each step (200 MB/s) ...
+/// ... with at most this pause after each step (200 MB/s of long files) ...
 pub const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
-/// ... or this one while there are no clients ...
-pub const REMOVAL_PAUSE_QUIET: Duration = Duration::from_millis(1);
+/// ... or this one while the shard has no clients: others may share the device ...
+pub const REMOVAL_PAUSE_QUIET: Duration = Duration::from_millis(5);
 /// ... and shorter ones the more space is held back that way, up to this much ...
 pub const REMOVAL_HELD_BYTES_MAX: u64 = 2 << 30;
 const _: () = assert!(REMOVAL_STEP_BYTES <= REMOVAL_HELD_BYTES_MAX);

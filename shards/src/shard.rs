@@ -6,7 +6,7 @@ use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, Sc
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, ShardId};
-use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES};
+use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -63,7 +63,7 @@ impl ShardOptions {
             policy: Policy::default(),
             compression: Compression::None,
             value_threshold: VALUE_THRESHOLD_BYTES,
-            value_segment_bytes: 256 << 20,
+            value_segment_bytes: VLOG_SEGMENT_BYTES_DEFAULT,
             scrub: ScrubOptions::default(),
             on_damage: None,
             removal_step_bytes: REMOVAL_STEP_BYTES,

@@ -45,7 +45,7 @@ fn a_good_file_is_read() {
 #[test]
 fn storage_is_configured_by_name_and_the_reserve_follows_the_memtable() {
     let config = parse(GOOD).unwrap();
-    assert_eq!(config.storage.reserve(), 2 * (32 << 20) + (64 << 20));
+    assert_eq!(config.storage.reserve(), 3 * (32 << 20) + (64 << 20));
     let keys = "33554432\ncompaction = \"tiered\"\ncompression = \"lz4\"\nreserve_bytes = 0\n\
                 value_threshold_bytes = 0\nscrub_bytes_per_second = 0";
     let storage = parse(&GOOD.replace("33554432", keys)).unwrap().storage;

@@ -37,7 +37,7 @@ pub(super) struct Cluster {
     groups: Rc<RefCell<Vec<Option<Groups>>>>,
     options: Options,
     shards: u32,
-    memtable_bytes: usize,
+    pub(super) memtable_bytes: usize,
 }
 
 impl Cluster {

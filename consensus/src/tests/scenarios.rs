@@ -199,6 +199,35 @@ fn a_follower_that_lags_too_far_gets_a_snapshot() {
 }
 
 #[test]
+fn writes_one_by_one_wait_for_flushes_too() {
+    let mut cluster = Cluster::new(
+        9,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options::default(),
+        1,
+    );
+    cluster.memtable_bytes = 4 << 10;
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    let session = cluster.open_session(leader);
+    // A flush is many operations of the disk, one after the other, a write is one.
+    for node in &cluster.nodes {
+        cluster.sim.disk(*node).set_slowness(5);
+    }
+    let value = "v".repeat(2000);
+    for number in 1..200 {
+        let key = format!("key-{number}");
+        let command = put(session, number, Condition::Any, &key, &value);
+        applied(cluster.write(leader, command).unwrap().outcome);
+        for at in 0..3 {
+            let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+            let held = group.engine().memtable_bytes();
+            assert!(held <= 3 * (4 << 10) + 3 * 2500, "{held} bytes at {at}");
+        }
+    }
+}
+
+#[test]
 fn a_replica_whose_log_fails_fences_itself_and_others_take_over() {
     let cluster = Cluster::started(9);
     let leader = cluster.wait_leader();

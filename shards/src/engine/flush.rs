@@ -107,7 +107,7 @@ impl Engine {
             let Some(oldest) = oldest else { break };
             let result = self.flush(&oldest).await;
             match &result {
-                Ok(()) => self.inner.state.borrow_mut().disk_full = false,
+                Ok(_) => self.inner.state.borrow_mut().disk_full = false,
                 Err(error) if error.is_no_space() => {
                     self.inner.state.borrow_mut().disk_full = true;
                 }
@@ -116,9 +116,11 @@ impl Engine {
             // What a flush without room has written goes at once.
             self.remove_unused().await;
             match result {
-                Ok(()) => {
+                Ok(is_flushed) => {
                     self.inner.changed.notify_waiters();
-                    self.retire_memtable(Rc::clone(&oldest.memtable));
+                    if is_flushed {
+                        self.retire_memtable(Rc::clone(&oldest.memtable));
+                    }
                     drop(oldest);
                     self.keep_up_freeing().await;
                 }
@@ -136,8 +138,9 @@ impl Engine {
         self.inner.changed.notify_waiters();
     }
 
-    /// Makes one frozen memtable durable as a run and a checkpoint.
-    async fn flush(&self, frozen: &Rc<Frozen>) -> Result<()> {
+    /// Makes one frozen memtable durable as a run and a checkpoint; `false` if an installed snapshot has
+    /// taken its place.
+    async fn flush(&self, frozen: &Rc<Frozen>) -> Result<bool> {
         let counters = &self.inner.counters;
         let _running = counters.flush.start();
         let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
@@ -173,7 +176,7 @@ impl Engine {
             counters.flush.wrote(run.bytes());
             run.keep();
         }
-        published.map(|_| ())
+        published
     }
 
     async fn write_memtable(&self, memtable: &Memtable, run: &mut RunWriter) -> Result<()> {

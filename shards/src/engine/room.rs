@@ -1,5 +1,5 @@
-//! How fast writes are taken: smoothly slower as compaction falls behind, and not at all while too
-//! many memtables wait for their flush.
+//! How fast writes are taken: smoothly slower as flushes or compaction fall behind, and not at all
+//! while all memtables are full.
 
 use super::Engine;
 use crate::compaction::{Debt, Load, Throttle, throttle};
@@ -43,7 +43,7 @@ impl Pace {
 
 impl Engine {
     /// Waits while flushes lag so far behind that no more may be applied (memory budget), and a
-    /// little while compaction lags.
+    /// little while they or compaction lag.
     ///
     /// # Errors
     /// `Fenced` or `Closed`.
@@ -57,13 +57,17 @@ impl Engine {
                     return Ok(());
                 }
                 Throttle::Slow { bytes_per_second } => {
+                    self.ask_for_share();
                     let pause = self.inner.pace.pause(now(), bytes_per_second);
                     if !pause.is_zero() {
                         corelith_io::sleep(pause).await;
                     }
                     return self.check_usable();
                 }
-                Throttle::Stop => changed.await,
+                Throttle::Stop => {
+                    self.ask_for_share();
+                    changed.await;
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Memtables out of use, in the Sim world.
 
+use super::snapshot::{pieces, receive, source};
 use super::{log_id, open};
 use crate::engine::Engine;
 use crate::ids::LogIndex;
@@ -68,6 +69,32 @@ fn no_more_than_a_few_memtables_wait_to_be_freed() {
             waited = waited.max(waiting);
         }
         assert!(waited > 0, "each was freed before the next came");
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_memtable_is_freed_when_a_snapshot_comes_while_it_is_flushed() {
+    let sim = Sim::new(6);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = source(Path::new("/data/source")).await;
+        let pieces = pieces(&source).await;
+        let engine = open(Path::new("/data/shard"), 1 << 20).await.unwrap();
+        let received = receive(&engine, &pieces).await;
+        engine.put(LogIndex(1), b"old", Bytes::from_static(b"v"));
+        engine.set_applied(log_id(1), None);
+        engine.freeze();
+        let memtable = {
+            let state = engine.inner.state.borrow();
+            Rc::downgrade(&state.frozen.front().unwrap().memtable)
+        };
+        engine.install(received).await.unwrap();
+        assert!(engine.inner.state.borrow().frozen.is_empty());
+        corelith_io::sleep(Duration::from_secs(1)).await;
+        assert_eq!(memtable.strong_count(), 0);
+        assert!(!engine.inner.reclaim.is_running.get());
+        source.close().await.unwrap();
         engine.close().await.unwrap();
     });
 }

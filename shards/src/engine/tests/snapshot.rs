@@ -7,7 +7,7 @@ use crate::ids::LogIndex;
 use bytes::Bytes;
 use std::path::Path;
 
-async fn pieces(engine: &Engine) -> Vec<Bytes> {
+pub(super) async fn pieces(engine: &Engine) -> Vec<Bytes> {
     let mut snapshot = engine.snapshot();
     let mut pieces = Vec::new();
     while let Some(piece) = snapshot.next_piece().await.unwrap() {
@@ -19,7 +19,7 @@ async fn pieces(engine: &Engine) -> Vec<Bytes> {
 }
 
 /// An engine with a few keys, a long value, a deletion and a session.
-async fn source(dir: &Path) -> Engine {
+pub(super) async fn source(dir: &Path) -> Engine {
     let engine = open(dir, 1 << 20).await.unwrap();
     put(&engine, 1, b"gone", b"x");
     put(&engine, 2, b"a", b"one");
@@ -58,7 +58,7 @@ async fn check_copy(engine: &Engine) {
     assert!(matches!(admission, crate::Admission::Repeated(result) if result[..] == *b"result"));
 }
 
-async fn receive(engine: &Engine, pieces: &[Bytes]) -> SnapshotWriter {
+pub(super) async fn receive(engine: &Engine, pieces: &[Bytes]) -> SnapshotWriter {
     let mut received = engine.receive_snapshot().await.unwrap();
     for piece in pieces {
         received.piece(piece.clone()).await.unwrap();

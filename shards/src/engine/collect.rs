@@ -203,7 +203,8 @@ impl Engine {
             let mut count = 0_u32;
             let mut moved = 0;
             while let Some(entry) = cursor.as_ref().map(SequentialCursor::current) {
-                moved += (entry.key.len() + entry.value.table_len()) as u64;
+                // To look at it costs the core about what writing it would.
+                moved += 2 * (entry.key.len() + entry.value.table_len()) as u64;
                 if let ValueRef::Separated(pointer) = entry.value
                     && pointer.segment == segment.id
                 {

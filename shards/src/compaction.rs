@@ -26,5 +26,5 @@ pub use picker::{Policy, UnknownPolicy};
 pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
 pub(crate) use throttle::{
     Incoming, Load, Throttle, ThrottleLimits, background_share, collection_rate, compaction_rate,
-    flush_ahead, flush_rate, throttle,
+    flush_allowance, flush_rate, throttle,
 };

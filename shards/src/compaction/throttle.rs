@@ -23,6 +23,12 @@ const BACKGROUND_SHARE_MAX: u32 = 800;
 /// Compaction and collection each move at least this many bytes a second, read and written ones together.
 const REWRITE_RATE_MIN: f64 = (32 << 20) as f64;
 
+/// Compaction moves at most this many bytes a second while a flush lags more than it does, and by this
+/// much: both share what background work has of the core, and writers wait for the flush first.
+const RATE_BEHIND_FLUSH: u64 = 8 << 20;
+/// See [`RATE_BEHIND_FLUSH`].
+const FLUSH_LAG_MIN: f64 = 0.2;
+
 /// Bytes that compaction may move for each byte that comes in and is kept in tables: twice what leveled
 /// compaction of a large store takes, which rewrites it about four times.
 const MOVED_PER_INLINE_BYTE: f64 = 16.0;
@@ -141,10 +147,15 @@ pub(crate) struct Incoming {
 pub(crate) fn compaction_rate(
     incoming: Incoming,
     debt: &Debt,
+    memtables: f64,
     limits: &ThrottleLimits,
 ) -> Option<u64> {
+    let urgency = urgency(debt, limits);
+    if flush_lag(memtables, limits) > urgency.max(FLUSH_LAG_MIN) {
+        return Some(RATE_BEHIND_FLUSH);
+    }
     let needed = incoming.inline * MOVED_PER_INLINE_BYTE;
-    urged(needed.max(REWRITE_RATE_MIN), urgency(debt, limits))
+    urged(needed.max(REWRITE_RATE_MIN), urgency)
 }
 
 /// The same of collection, which has less to do for each byte the further it lags.
@@ -157,10 +168,10 @@ pub(crate) fn flush_rate(memtables: f64, limits: &ThrottleLimits) -> Option<u64>
     urged(FLUSH_RATE_MIN, flush_lag(memtables, limits))
 }
 
-/// Of so many bytes that a flush has written, those to which [`flush_rate`] applies, when `inline` bytes
-/// came in meanwhile: it must end before the next memtable is full, however fast that fills.
-pub(crate) fn flush_ahead(written: u64, inline: u64) -> u64 {
-    written.saturating_sub(inline.saturating_mul(FLUSHED_PER_INLINE_BYTE))
+/// Bytes that a flush may write at once when `inline` bytes have come in: it must end before the next
+/// memtable is full, however fast that fills.
+pub(crate) fn flush_allowance(inline: u64) -> u64 {
+    inline.saturating_mul(FLUSHED_PER_INLINE_BYTE)
 }
 
 /// A rate that grows beyond all bounds as `lag` goes from 0 to 1.
@@ -302,7 +313,8 @@ mod tests {
             separated: separated as f64,
         };
         let mib = 1 << 20;
-        let rate = |incoming, debt| compaction_rate(incoming, &debt, &limits);
+        let with = |incoming, debt, memtables| compaction_rate(incoming, &debt, memtables, &limits);
+        let rate = |incoming, debt| with(incoming, debt, 1.2);
         assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(32 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 12)), Some(160 * mib));
         assert_eq!(rate(incoming(4 * mib, 10 * mib), of(0, 0)), Some(64 * mib));
@@ -313,6 +325,10 @@ mod tests {
         );
         assert_eq!(rate(incoming(0, 0), of(0, 24)), None);
         assert_eq!(rate(incoming(0, 0), of(u64::MAX, usize::MAX)), None);
+        assert_eq!(with(incoming(10 * mib, 0), of(0, 0), 1.3), Some(8 * mib));
+        assert_eq!(with(incoming(10 * mib, 0), of(0, 18), 1.6), Some(8 * mib));
+        assert_eq!(with(incoming(10 * mib, 0), of(0, 18), 1.4), Some(320 * mib));
+        assert_eq!(with(incoming(10 * mib, 0), of(0, 24), 2.5), None);
 
         let rate = |incoming| collection_rate(incoming);
         assert_eq!(rate(incoming(10 * mib, 0)), 32 * mib);
@@ -330,9 +346,7 @@ mod tests {
         assert_eq!(rate(2.0), None);
         assert_eq!(rate(99.0), None);
 
-        assert_eq!(flush_ahead(100, 0), 100);
-        assert_eq!(flush_ahead(100, 20), 20);
-        assert_eq!(flush_ahead(100, 25), 0);
-        assert_eq!(flush_ahead(100, u64::MAX), 0);
+        assert_eq!(flush_allowance(25), 100);
+        assert_eq!(flush_allowance(u64::MAX), u64::MAX);
     }
 }

@@ -143,6 +143,7 @@ impl Engine {
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<bool> {
         let counters = &self.inner.counters;
         let _running = counters.flush.start();
+        self.inner.pacer.begin_flush();
         let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;

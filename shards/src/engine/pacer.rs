@@ -3,7 +3,7 @@
 //! it lags, and as fast as it can while nobody is there to be disturbed.
 
 use super::Engine;
-use crate::compaction::{Incoming, collection_rate, compaction_rate, flush_ahead, flush_rate};
+use crate::compaction::{Incoming, collection_rate, compaction_rate, flush_allowance, flush_rate};
 use corelith_io::{Instant, now};
 use std::cell::Cell;
 use std::time::Duration;
@@ -26,6 +26,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Work that was held up, or was not there, makes up for this much time: as late as timers come. More
 /// would let each job begin with a burst.
 const MADE_UP_MAX: Duration = Duration::from_millis(10);
+
+/// From so many bytes a second on, writes are said to come fast.
+const FAST_WRITES: f64 = (4 << 20) as f64;
 
 /// With less than this part of the device free, space is more urgent than latency.
 const FREE_FRACTION_MIN: f64 = 0.1;
@@ -53,8 +56,9 @@ pub(super) struct Pacer {
     /// When the measurement under way began, and what was done until then.
     since: Cell<Option<Instant>>,
     before: Cell<Foreground>,
-    /// What came in when a flush was looked at last.
+    /// What had come in when the flush was looked at last, and what it may write for it yet.
     flush_inline_bytes: Cell<u64>,
+    flush_allowance: Cell<u64>,
     incoming: Cell<Option<Incoming>>,
     /// Whether the foreground did something during the last measurement.
     is_busy: Cell<bool>,
@@ -78,6 +82,12 @@ impl Pacer {
         foreground.inline_bytes += inline_bytes as u64;
         foreground.separated_bytes += separated_bytes as u64;
         self.foreground.set(foreground);
+    }
+
+    /// Whether keys and inline values come in fast, as far as was measured.
+    pub(super) fn is_written_fast(&self) -> bool {
+        let incoming = self.incoming.get();
+        incoming.is_some_and(|incoming| incoming.inline > FAST_WRITES)
     }
 
     /// Whether the foreground does nothing.
@@ -118,10 +128,21 @@ impl Pacer {
         }));
     }
 
-    /// What came in inline since this was asked last.
-    fn inline_bytes_since_flush(&self) -> u64 {
+    /// Notes that a flush begins: what came in before counts for nothing.
+    pub(super) fn begin_flush(&self) {
+        self.flush_inline_bytes
+            .set(self.foreground.get().inline_bytes);
+        self.flush_allowance.set(0);
+    }
+
+    /// Of so many bytes that the flush has written, those that go beyond what comes in.
+    fn ahead_of_incoming(&self, written: u64) -> u64 {
         let now = self.foreground.get().inline_bytes;
-        now - self.flush_inline_bytes.replace(now)
+        let came = now - self.flush_inline_bytes.replace(now);
+        let allowance = self.flush_allowance.get();
+        let allowance = allowance.saturating_add(flush_allowance(came));
+        self.flush_allowance.set(allowance.saturating_sub(written));
+        written.saturating_sub(allowance)
     }
 
     /// How long to wait at `now`, after so many bytes were moved.
@@ -155,7 +176,7 @@ impl Engine {
         pacer.measure(now);
         self.ask_for_share();
         let bytes = match lane {
-            Lane::Flush => flush_ahead(bytes, pacer.inline_bytes_since_flush()),
+            Lane::Flush => pacer.ahead_of_incoming(bytes),
             Lane::Compaction | Lane::Collection => bytes,
         };
         let pause = pacer.pause(lane, now, bytes, self.pace_rate(lane));
@@ -174,8 +195,32 @@ impl Engine {
         let incoming = pacer.incoming.get().unwrap_or_default();
         match lane {
             Lane::Flush => flush_rate(self.full_memtables(), limits),
-            Lane::Compaction => compaction_rate(incoming, &self.debt(), limits),
+            Lane::Compaction => {
+                compaction_rate(incoming, &self.debt(), self.full_memtables(), limits)
+            }
             Lane::Collection => Some(collection_rate(incoming)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_may_write_for_all_that_came_in_since_it_began() {
+        let pacer = Pacer::default();
+        pacer.note_write(1000, 0);
+        pacer.begin_flush();
+        assert_eq!(pacer.ahead_of_incoming(10), 10);
+        // The core writes in turns: most looks see nothing come in.
+        pacer.note_write(100, 5000);
+        assert_eq!(pacer.ahead_of_incoming(0), 0);
+        assert_eq!(pacer.ahead_of_incoming(150), 0);
+        assert_eq!(pacer.ahead_of_incoming(150), 0);
+        assert_eq!(pacer.ahead_of_incoming(150), 50);
+        pacer.note_write(100, 0);
+        pacer.begin_flush();
+        assert_eq!(pacer.ahead_of_incoming(7), 7);
     }
 }

@@ -27,7 +27,7 @@ const REWRITE_RATE_MIN: f64 = (32 << 20) as f64;
 /// much: both share what background work has of the core, and writers wait for the flush first.
 const RATE_BEHIND_FLUSH: u64 = 8 << 20;
 /// See [`RATE_BEHIND_FLUSH`].
-const FLUSH_LAG_MIN: f64 = 0.2;
+const FLUSH_LAG_MIN: f64 = 0.02;
 
 /// Bytes that compaction may move for each byte that comes in and is kept in tables: twice what leveled
 /// compaction of a large store takes, which rewrites it about four times.
@@ -314,7 +314,7 @@ mod tests {
         };
         let mib = 1 << 20;
         let with = |incoming, debt, memtables| compaction_rate(incoming, &debt, memtables, &limits);
-        let rate = |incoming, debt| with(incoming, debt, 1.2);
+        let rate = |incoming, debt| with(incoming, debt, 1.0);
         assert_eq!(rate(incoming(0, 0), of(0, 0)), Some(32 * mib));
         assert_eq!(rate(incoming(10 * mib, 0), of(0, 12)), Some(160 * mib));
         assert_eq!(rate(incoming(4 * mib, 10 * mib), of(0, 0)), Some(64 * mib));

@@ -186,9 +186,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 turn = 0;
                 corelith_io::yield_if_needed().await;
             }
-            if !self.engine.has_room() {
-                self.engine.wait_for_room().await.map_err(io_error)?;
-            }
+            self.engine.wait_for_room().await.map_err(io_error)?;
             turn += 1;
             let reply = self.apply_entry(&entry.into()).await?;
             if let Some(responder) = responder {

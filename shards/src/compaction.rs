@@ -25,6 +25,6 @@ pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, searches_due, se
 pub use picker::{Policy, UnknownPolicy};
 pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
 pub(crate) use throttle::{
-    Incoming, Load, Throttle, ThrottleLimits, background_share, collection_rate, compaction_rate,
+    Incoming, Throttle, ThrottleLimits, background_share, collection_rate, compaction_rate,
     flush_allowance, flush_rate, throttle,
 };

@@ -44,15 +44,6 @@ const FLUSHED_PER_INLINE_BYTE: u64 = 4;
 /// Bytes a second that a flush writes when nothing comes in.
 const FLUSH_RATE_MIN: f64 = (16 << 20) as f64;
 
-/// Beside the debt, what weighs on a shard.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Load {
-    /// Full memtables; one that is half full counts half.
-    pub(crate) memtables: f64,
-    /// Bytes per second that flushes and compactions were measured to write; 0 if not known yet.
-    pub(crate) background_bytes_per_second: u64,
-}
-
 /// Where slowing down begins, and where writers stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThrottleLimits {
@@ -96,8 +87,15 @@ fn progress(value: f64, soft: f64, hard: f64) -> f64 {
     ((value - soft) / (hard - soft).max(1.0)).clamp(0.0, 1.0)
 }
 
-/// What writers may do under `debt` and `load`.
-pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Throttle {
+/// What writers may do under `debt` and with so many full `memtables`, of which one that is half full
+/// counts half. `background` says how many bytes per second flushes and compactions were measured to
+/// write, 0 if that is not known yet; it is asked only where writers are slowed.
+pub(crate) fn throttle(
+    debt: &Debt,
+    memtables: f64,
+    background: impl FnOnce() -> u64,
+    limits: &ThrottleLimits,
+) -> Throttle {
     let bytes = progress(
         debt.bytes as f64,
         limits.debt_bytes_soft as f64,
@@ -108,7 +106,7 @@ pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Thr
         limits.runs_soft as f64,
         limits.runs_hard as f64,
     );
-    let memtables = progress(load.memtables, limits.memtables_soft, limits.memtables_hard);
+    let memtables = progress(memtables, limits.memtables_soft, limits.memtables_hard);
     let pressure = bytes.max(runs).max(memtables);
     if pressure >= 1.0 {
         return Throttle::Stop;
@@ -116,9 +114,7 @@ pub(crate) fn throttle(debt: &Debt, load: &Load, limits: &ThrottleLimits) -> Thr
     if pressure <= 0.0 {
         return Throttle::Free;
     }
-    let background = load
-        .background_bytes_per_second
-        .max(BACKGROUND_BYTES_PER_SECOND_MIN);
+    let background = background().max(BACKGROUND_BYTES_PER_SECOND_MIN);
     Throttle::Slow {
         bytes_per_second: (background as f64 * RATE_AT_LIMIT / pressure) as u64,
     }
@@ -204,11 +200,7 @@ mod tests {
 
     /// Seconds that a byte is delayed.
     fn delay(debt: Debt, memtables: f64) -> Option<f64> {
-        let load = Load {
-            memtables,
-            background_bytes_per_second: BACKGROUND,
-        };
-        match throttle(&debt, &load, &ThrottleLimits::default()) {
+        match throttle(&debt, memtables, || BACKGROUND, &ThrottleLimits::default()) {
             Throttle::Free => Some(0.0),
             Throttle::Slow { bytes_per_second } => Some(1.0 / bytes_per_second as f64),
             Throttle::Stop => None,

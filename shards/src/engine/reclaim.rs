@@ -29,7 +29,7 @@ impl Reclaim {
     }
 
     /// Takes the oldest memtable that nobody reads from, if there are more than `spared` such.
-    fn take_unused(&self, spared: usize) -> Option<Leftovers> {
+    pub(super) fn take_unused(&self, spared: usize) -> Option<Leftovers> {
         let retired = &mut *self.retired.borrow_mut();
         let is_unused = |memtable: &Rc<Memtable>| Rc::strong_count(memtable) == 1;
         let mut unused = (0..retired.len()).filter(|at| retired.get(*at).is_some_and(is_unused));

@@ -2,7 +2,7 @@
 //! while all memtables are full.
 
 use super::Engine;
-use crate::compaction::{Debt, Load, Throttle, throttle};
+use crate::compaction::{Debt, Throttle, throttle};
 use crate::error::Result;
 use crate::limits::THROTTLE_PAUSE_MAX;
 use corelith_io::{Instant, now};
@@ -48,14 +48,11 @@ impl Engine {
     /// # Errors
     /// `Fenced` or `Closed`.
     pub async fn wait_for_room(&self) -> Result<()> {
-        loop {
+        while !self.has_room() {
             let changed = self.inner.changed.notified();
             self.check_usable()?;
             match self.throttle() {
-                Throttle::Free => {
-                    self.inner.pace.reset();
-                    return Ok(());
-                }
+                Throttle::Free => {}
                 Throttle::Slow { bytes_per_second } => {
                     self.ask_for_share();
                     let pause = self.inner.pace.pause(now(), bytes_per_second);
@@ -70,6 +67,7 @@ impl Engine {
                 }
             }
         }
+        Ok(())
     }
 
     /// Whether [`Engine::wait_for_room`] would return at once.
@@ -78,14 +76,17 @@ impl Engine {
     }
 
     fn throttle(&self) -> Throttle {
-        throttle(&self.debt(), &self.load(), &self.inner.options.throttle)
-    }
-
-    fn load(&self) -> Load {
-        Load {
-            memtables: self.full_memtables(),
-            background_bytes_per_second: self.inner.counters.background_rate(),
+        let throttle = throttle(
+            &self.debt(),
+            self.full_memtables(),
+            || self.inner.counters.background_rate(),
+            &self.inner.options.throttle,
+        );
+        if throttle == Throttle::Free {
+            // What was taken while writers were free is not held against them when they are slowed.
+            self.inner.pace.reset();
         }
+        throttle
     }
 
     /// How many memtables are full, those that are flushed included; one that is half full counts half.

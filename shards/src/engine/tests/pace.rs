@@ -18,6 +18,11 @@ const RUNS: u64 = 5;
 
 /// Bytes per second of compaction beside a client when nothing comes in.
 const RATE_MIN: u64 = 32 << 20;
+/// And of a flush.
+const FLUSH_RATE_MIN: u64 = 16 << 20;
+
+/// A client reads this often.
+const CLIENT_PERIOD: Duration = Duration::from_millis(5);
 
 fn key(number: u64) -> [u8; 8] {
     number.to_be_bytes()
@@ -49,24 +54,30 @@ fn runs(engine: &Engine) -> usize {
     engine.view().version.runs().count()
 }
 
-/// Has level 0 merged as reads would, once background work may go at `rate`, and returns how long it
-/// took; `busy` does something meanwhile.
-async fn merge_for_reads(engine: &Engine, rate: Option<u64>, busy: impl AsyncFn()) -> Duration {
-    // Until what was written before is forgotten.
+/// Waits until work of a lane may go at `rate`: what was written before is forgotten, and whether there are
+/// clients is known. `busy` does something meanwhile.
+async fn wait_rate(engine: &Engine, lane: Lane, rate: Option<u64>, busy: &impl AsyncFn()) {
     let mut seconds = 0;
-    while seconds == 0 || engine.pace_rate(Lane::Compaction) != rate {
+    while seconds == 0 || engine.pace_rate(lane) != rate {
         corelith_io::sleep(Duration::from_secs(1)).await;
         busy().await;
-        engine.pace(Lane::Compaction, 0).await;
+        engine.pace(lane, 0).await;
         seconds += 1;
         assert!(seconds < 100, "it has another rate");
     }
+}
+
+/// Has level 0 merged as reads would, once background work may go at `rate`, and returns how long it
+/// took; `busy` does something meanwhile.
+async fn merge_for_reads(engine: &Engine, rate: Option<u64>, busy: impl AsyncFn()) -> Duration {
+    wait_rate(engine, Lane::Compaction, rate, &busy).await;
     assert_eq!(runs(engine) as u64, RUNS);
     let start = corelith_io::now();
     while !engine.inner.searches.add() {}
     engine.inner.background.wake();
     while runs(engine) > 1 {
-        corelith_io::sleep(Duration::from_millis(5)).await;
+        let changed = engine.inner.changed.notified();
+        let _ = corelith_io::timeout(CLIENT_PERIOD, changed).await;
         busy().await;
     }
     start.elapsed()
@@ -133,20 +144,20 @@ fn a_flush_takes_its_time_beside_reads_and_none_alone() {
                 engine.put(LogIndex(index), &key(index), Bytes::from(vec![1; 1016]));
                 engine.set_applied(log_id(index), None);
             }
-            // The writes are past.
-            engine.pace(Lane::Flush, 0).await;
             let busy = async || {
-                corelith_io::sleep(Duration::from_millis(5)).await;
                 if is_busy {
                     assert!(engine.get(&key(1)).await.unwrap().is_some());
                 }
             };
-            for _ in 0..20 {
-                busy().await;
-            }
+            let rate = is_busy.then_some(FLUSH_RATE_MIN);
+            wait_rate(&engine, Lane::Flush, rate, &busy).await;
             let start = corelith_io::now();
             engine.freeze();
-            while engine.checkpointed().is_none() {
+            let flushed = async || {
+                let flushed = engine.wait_checkpoint(None);
+                corelith_io::timeout(CLIENT_PERIOD, flushed).await.is_ok()
+            };
+            while !flushed().await {
                 busy().await;
             }
             let took = start.elapsed();
@@ -154,7 +165,40 @@ fn a_flush_takes_its_time_beside_reads_and_none_alone() {
             took
         }));
     }
-    let least = Duration::from_secs_f64(VALUES as f64 * 1024.0 / f64::from(16 << 20) * 0.6);
+    let least = Duration::from_secs_f64(VALUES as f64 * 1024.0 / FLUSH_RATE_MIN as f64 * 0.6);
     assert!(times[0] > least, "{times:?}");
     assert!(times[1] < least / 2, "{times:?}");
+}
+
+#[test]
+fn writers_that_were_free_are_not_held_up_for_it_when_they_are_slowed() {
+    let sim = Sim::new(11);
+    let node = sim.add_node();
+    let disk = sim.disk(node);
+    sim.block_on(node, async move {
+        let engine = open(Path::new(DIR), 1 << 20).await.unwrap();
+        let mut index = 0;
+        let mut put = |len| {
+            index += 1;
+            engine.put(LogIndex(index), &key(index), Bytes::from(vec![1; len]));
+            engine.set_applied(log_id(index), None);
+        };
+        for _ in 0..200 {
+            assert!(engine.has_room());
+            put(1 << 20);
+            engine.checkpoint().await.unwrap();
+        }
+        disk.stall(Duration::from_secs(1));
+        while engine.has_room() {
+            put(64 << 10);
+        }
+        let start = corelith_io::now();
+        engine.wait_for_room().await.unwrap();
+        assert!(
+            start.elapsed() < Duration::from_millis(10),
+            "{:?}",
+            start.elapsed()
+        );
+        engine.close().await.unwrap();
+    });
 }

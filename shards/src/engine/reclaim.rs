@@ -1,8 +1,8 @@
 //! Frees memtables that are out of use bit by bit: dropping all their entries at once would hold up the
 //! core for many milliseconds, and so would a read that is the last to let go of one.
 //!
-//! Between the bits the core pauses, unless writes come fast: the memory of the last memtable is what the
-//! next one is best made of. Where it came back late, puts at full speed took a third more CPU.
+//! Between the bits the core pauses, unless writes come fast: then the next memtable needs the memory. With
+//! pauses two shards that were written to at full speed held 464 MiB, without them 251.
 
 use super::Engine;
 use super::pacer::Pacer;

@@ -1,4 +1,4 @@
-//! Going over a table from front to back as compaction does: past the cache, in reads of up to 1 MiB,
+//! Going over a table from front to back as compaction does: past the cache, in reads of up to 128 KiB,
 //! the next of which is on its way while the current one is decoded. Keys and values are borrowed from
 //! what was read.
 

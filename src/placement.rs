@@ -107,12 +107,8 @@ impl Placement {
 
     /// The nodes that hold `shard`, the preferred leader first.
     pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
-        let nodes: Vec<_> = self
-            .members
-            .iter()
-            .map(|m| corelith_wire::NodeId(m.id.0))
-            .collect();
-        let shard = corelith_wire::ShardId(shard.0);
+        let nodes: Vec<_> = self.members.iter().map(|m| m.id).collect();
+        let shard = shard;
         corelith_wire::placement::replicas_of(shard, &nodes, self.replicas as usize)
             .into_iter()
             .map(|node| NodeId(node.0))
@@ -122,7 +118,7 @@ impl Placement {
     /// The core that `shard` belongs to on `node`.
     pub fn core_of(&self, node: NodeId, shard: ShardId) -> u16 {
         let cores = self.member(node).map_or(1, |member| member.cores);
-        corelith_wire::placement::core_of(corelith_wire::ShardId(shard.0), cores)
+        corelith_wire::placement::core_of(shard, cores)
     }
 
     /// The address at which `node` serves `shard`; `None` for an unknown node.

@@ -146,7 +146,7 @@ impl Server {
             hello,
             ClusterId(placement.cluster_id),
             Epoch(placement.epoch),
-            corelith_wire::NodeId(placement.me.0),
+            placement.me,
             self.router.core,
         );
         if welcome.status == Status::Welcome {

@@ -149,7 +149,7 @@ impl Group {
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
         let network = Network::new(
-            corelith_wire::ShardId(shard_id.0),
+            shard_id,
             link_to,
             options.peer_timeout,
             Rc::clone(&lease),

@@ -46,7 +46,7 @@ impl Groups {
     ) -> Result<Self, OpenError> {
         options.validate()?;
         let link_config = LinkConfig {
-            me: corelith_wire::NodeId(me.0),
+            me,
             cluster: ClusterId(cluster_id),
             epoch: Epoch(epoch),
             timeout: options.peer_timeout,
@@ -87,7 +87,7 @@ impl Groups {
                 match links.upgrade() {
                     Some(inner) => inner.link(node, address),
                     // The core is going away; what is asked of this link fails.
-                    None => Link::closed(corelith_wire::NodeId(node.0), address, fallback.clone()),
+                    None => Link::closed(node, address, fallback.clone()),
                 }
             }),
             options: self.inner.options.clone(),
@@ -139,13 +139,9 @@ impl Groups {
 impl Inner {
     fn link(&self, node: NodeId, address: SocketAddr) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        let link = links.entry((node, address)).or_insert_with(|| {
-            Link::open(
-                corelith_wire::NodeId(node.0),
-                address,
-                self.link_config.clone(),
-            )
-        });
+        let link = links
+            .entry((node, address))
+            .or_insert_with(|| Link::open(node, address, self.link_config.clone()));
         Rc::clone(link)
     }
 }

@@ -279,13 +279,7 @@ async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()>
             return None;
         }
     };
-    let welcome = Welcome::answer(
-        &hello,
-        ClusterId(CLUSTER),
-        Epoch(1),
-        corelith_wire::NodeId(me.0),
-        0,
-    );
+    let welcome = Welcome::answer(&hello, ClusterId(CLUSTER), Epoch(1), me, 0);
     write.write_all(&welcome.encode()).await.ok()?;
     let leftover = received.split_off(HELLO_BYTES);
     groups

@@ -525,5 +525,4 @@ impl<'a> Cursor<'a> {
 }
 
 #[cfg(test)]
-#[path = "format_tests.rs"]
 mod tests;

@@ -321,5 +321,4 @@ fn charge(entry: &Entry) -> usize {
 }
 
 #[cfg(test)]
-#[path = "index_tests.rs"]
 mod tests;

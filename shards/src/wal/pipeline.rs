@@ -640,5 +640,4 @@ pub(crate) fn units(bytes: u64) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "pipeline_tests.rs"]
 mod tests;

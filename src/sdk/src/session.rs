@@ -451,5 +451,4 @@ fn cause_of(reason: Reason) -> Cause {
 }
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

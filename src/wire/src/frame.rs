@@ -460,5 +460,4 @@ fn patch(out: &mut BytesMut, at: usize, value: u32) {
 }
 
 #[cfg(test)]
-#[path = "frame_tests.rs"]
 mod tests;

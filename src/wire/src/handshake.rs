@@ -316,5 +316,4 @@ fn check(bytes: &[u8]) -> Result<(), HandshakeError> {
 }
 
 #[cfg(test)]
-#[path = "handshake_tests.rs"]
 mod tests;

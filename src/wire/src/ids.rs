@@ -1,15 +1,17 @@
-//! The ids of the protocol, as newtypes so that the compiler refuses a mix-up.
+//! The ids that nodes, shards and clients share, as newtypes so that the compiler refuses a mix-up.
 
 use std::fmt;
 
+/// Defines an id: a public newtype that is compared, hashed and shown with a prefix.
+#[macro_export]
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub $inner);
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 write!(f, concat!($prefix, "{}"), self.0)
             }
         }
@@ -20,6 +22,11 @@ id!(/// A shard of the cluster, counted from 0.
     ShardId(u32), "s");
 id!(/// A node of the cluster, as its configuration names it; from 1. 0 stands for "none".
     NodeId(u64), "n");
+id!(/// A Raft term.
+    Term(u64), "t");
+id!(/// An index in a shard's log, from 0. It is also the sequence number of the write it holds and
+    /// the version of the key it writes.
+    LogIndex(u64), "");
 id!(/// A generation of the cluster map, from 1. 0 stands for "not known".
     Epoch(u32), "e");
 id!(/// Pairs an answer with its request on one connection; chosen by the asking side.
@@ -32,5 +39,22 @@ pub struct ClusterId(pub u64);
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Names one entry of one leader's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// Term in which the entry was proposed.
+    pub term: Term,
+    /// The leader that proposed it.
+    pub node: NodeId,
+    /// Its place in the log.
+    pub index: LogIndex,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.term, self.node, self.index)
     }
 }

@@ -9,25 +9,22 @@
 //! allocated, then the checksum, then the body. What cannot be decoded is a typed [`error`].
 
 mod body;
+pub mod client;
 pub mod error;
 pub mod frame;
 pub mod handshake;
 pub mod ids;
 pub mod limits;
-pub mod map;
 pub mod outbox;
 pub mod peer;
 pub mod placement;
-pub mod request;
-pub mod response;
-pub mod status;
-pub mod storage;
 pub mod version;
 
+pub use client::{map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Frame, FrameBuilder, FrameParser, Head, Header, Kind};
-pub use ids::{ClusterId, Epoch, NodeId, RequestId, ShardId};
+pub use ids::{ClusterId, Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
 pub use outbox::Outbox;
 
 #[cfg(test)]
-mod golden_tests;
+mod golden;

@@ -281,5 +281,4 @@ fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), DecodeE
 }
 
 #[cfg(test)]
-#[path = "request_tests.rs"]
 mod tests;

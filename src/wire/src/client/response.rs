@@ -445,5 +445,4 @@ fn parse_page(frame: &Frame) -> Result<ScanPage, DecodeError> {
 }
 
 #[cfg(test)]
-#[path = "response_tests.rs"]
 mod tests;

@@ -1,6 +1,9 @@
 use super::*;
+use crate::frame::Frame;
 use crate::frame::{Accepts, FrameParser};
 use crate::ids::{Epoch, RequestId, ShardId};
+use crate::limits::DETACH_BYTES_MIN;
+use bytes::Bytes;
 
 fn head() -> Head {
     Head {

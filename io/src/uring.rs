@@ -11,8 +11,6 @@ pub(crate) mod sys;
 pub(crate) mod task;
 pub(crate) mod time;
 mod timers;
-#[cfg(test)]
-mod timers_tests;
 mod watchdog;
 
 pub(crate) use self::core::Core;

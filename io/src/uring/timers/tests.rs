@@ -1,5 +1,5 @@
-use super::time::tick_of;
-use super::timers::{Slot, Timers};
+use super::super::time::tick_of;
+use super::{Slot, Timers};
 use crate::time::Instant;
 use std::task::Waker;
 

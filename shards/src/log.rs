@@ -105,6 +105,11 @@ impl Log {
         self.wal.is_disk_full() || self.values.is_disk_full()
     }
 
+    /// Segments of the write-ahead log that are in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.wal.segments()
+    }
+
     /// Whether what is appended, or the values of it, waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.wal.is_stuck() || self.values.is_stuck()

@@ -1,6 +1,7 @@
 //! Opening a shard: the façade over its log and its engine.
 
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
@@ -88,14 +89,21 @@ impl Shard {
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
-        Self::open_tuned(dir, options, compaction::Options::default()).await
+        Self::open_tuned(
+            dir,
+            options,
+            compaction::Options::default(),
+            Capacity::default(),
+        )
+        .await
     }
 
-    /// As [`Shard::open`], with other bounds of compaction.
+    /// As [`Shard::open`], with other bounds of compaction and of what there may be.
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
         compaction: compaction::Options,
+        capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
             store_id: options.store_id,
@@ -129,6 +137,7 @@ impl Shard {
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
+        let segments_log = log.clone();
         let reserve = Reserve::new(dir, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -143,6 +152,7 @@ impl Shard {
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
                 removal_step_bytes: options.removal_step_bytes,
+                capacity,
             },
             cache: options.cache,
             values,
@@ -156,6 +166,7 @@ impl Shard {
                 purged: Box::new(move || purged_log.purged_durable()),
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
                 is_stuck: Box::new(move || stuck_log.is_stuck()),
+                segments: Box::new(move || segments_log.segments()),
             },
             reserve,
             on_damage: options.on_damage,

@@ -255,6 +255,11 @@ impl Wal {
         self.shared().disk_full.get()
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.shared().pipeline.borrow().segments()
+    }
+
     /// Whether what is appended waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.shared().is_stuck.get()

@@ -603,6 +603,11 @@ impl Pipeline {
         self.starved = false;
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
         let at = self.segments.partition_point(|segment| segment.id < id);
         self.segments.get(at).filter(|segment| segment.id == id)

@@ -307,9 +307,6 @@ async fn open_files(dir: &Path, owner: Owner) -> Result<Vec<LogFile>> {
                 begun,
             });
         }
-        if files.len() > limits::LOG_FILES_MAX {
-            return Err(Error::corrupt(dir, 0, "there are too many log segments"));
-        }
     }
     files.sort_by_key(|file| file.id);
     Ok(files)

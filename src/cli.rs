@@ -9,6 +9,7 @@
 
 mod args;
 mod client;
+pub mod dev;
 mod export;
 mod failure;
 mod import;
@@ -34,8 +35,8 @@ use std::path::Path;
 /// Runs the command and returns the process's exit code.
 pub fn run(arguments: Arguments) -> u8 {
     let outcome = match arguments.command {
-        Command::Node(node) => crate::node::run(&node.config).map_err(Failure::node),
-        Command::Dev(dev) => crate::dev::run(dev.options()).map_err(Failure::node),
+        Command::Node(node) => crate::node::run::run(&node.config).map_err(Failure::node),
+        Command::Dev(dev) => crate::cli::dev::run(dev.options()).map_err(Failure::node),
         Command::Inspect(inspect) => inspect_file(&inspect.file),
         Command::Check(check) => offline::check(&check.dir, check.json),
         Command::Gc(GcCommand::Plan(plan)) => offline::plan(&plan.dir, plan.json),
@@ -74,7 +75,7 @@ async fn connect(connection: &Connection) -> Result<Client, Failure> {
 fn inspect_file(file: &Path) -> Result<(), Failure> {
     let path = file.to_owned();
     let found = on_core("inspect", move || async move {
-        crate::inspect::inspect(&path).await
+        crate::node::data_dir::inspect::inspect(&path).await
     })?;
     output::text(&found.map_err(|source| Failure::Inspect { source })?)
 }

@@ -28,6 +28,7 @@ mod reserve;
 pub mod session;
 pub mod shard;
 mod sstable;
+mod text;
 mod varint;
 mod version;
 pub mod vlog;

@@ -132,8 +132,8 @@ pub struct Dev {
 
 impl Dev {
     /// As the library takes them.
-    pub fn options(self) -> crate::dev::Options {
-        crate::dev::Options {
+    pub fn options(self) -> crate::cli::dev::Options {
+        crate::cli::dev::Options {
             data: self.data,
             nodes: self.nodes,
             shards: self.shards,

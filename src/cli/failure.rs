@@ -2,8 +2,8 @@
 
 use super::args::Connection;
 use super::output;
-use crate::error::NodeError;
-use crate::offline::OfflineError;
+use crate::node::data_dir::on_disk::OfflineError;
+use crate::node::error::NodeError;
 use corelith_client::Error;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ pub enum Failure {
     #[error("{source}")]
     Inspect {
         /// What is wrong with it.
-        source: crate::inspect::InspectError,
+        source: crate::node::data_dir::inspect::InspectError,
     },
     /// A directory cannot be looked at.
     #[error("{0}")]

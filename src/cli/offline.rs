@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::table::Table;
 use super::{on_core, output};
-use crate::offline::{self, OfflineError};
+use crate::node::data_dir::on_disk::{self, OfflineError};
 use corelith_shards::check::{Problem, Summary};
 use corelith_shards::gc_plan::ShardPlan;
 use corelith_shards::vlog::{Action, SegmentGarbage};
@@ -24,7 +24,7 @@ pub(super) fn check(dir: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 async fn check_all(dir: &Path, as_json: bool) -> Result<u64, Failure> {
-    let data = offline::open(dir, true).await?;
+    let data = on_disk::open(dir, true).await?;
     let mut problems = 0;
     for problem in &data.problems {
         problems += 1;
@@ -32,7 +32,7 @@ async fn check_all(dir: &Path, as_json: bool) -> Result<u64, Failure> {
     }
     for shard in &data.shards {
         let mut printed = Ok(());
-        let summary = offline::check(shard, |problem| {
+        let summary = on_disk::check(shard, |problem| {
             if printed.is_ok() {
                 printed = print_problem(shard, &problem, as_json);
             }
@@ -161,10 +161,10 @@ pub(super) fn plan(dir: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 async fn plan_all(dir: &Path) -> Result<Vec<(PathBuf, ShardPlan)>, OfflineError> {
-    let data = offline::open(dir, false).await?;
+    let data = on_disk::open(dir, false).await?;
     let mut plans = Vec::with_capacity(data.shards.len());
     for shard in data.shards {
-        if let Some(plan) = offline::plan(&shard).await? {
+        if let Some(plan) = on_disk::plan(&shard).await? {
             plans.push((shard, plan));
         }
     }

@@ -1,8 +1,10 @@
 //! Three nodes in a simulated world.
 
-use corelith::config::{ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig};
-use corelith::core::{self, CoreEvent, CoreEventKind};
-use corelith::placement::Placement;
+use corelith::node::cluster::placement::Placement;
+use corelith::node::config::{
+    ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
+};
+use corelith::node::run::core::{self, CoreEvent, CoreEventKind};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender};
 use corelith_shards::NodeId;

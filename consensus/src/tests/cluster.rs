@@ -282,9 +282,7 @@ async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()>
     let welcome = Welcome::answer(&hello, ClusterId(CLUSTER), Epoch(1), me, 0);
     write.write_all(&welcome.encode()).await.ok()?;
     let leftover = received.split_off(HELLO_BYTES);
-    groups
-        .serve_peer(read, write, leftover, NodeId(hello.node.0))
-        .await;
+    groups.serve_peer(read, write, leftover, hello.node).await;
     Some(())
 }
 

@@ -447,5 +447,31 @@ fn parse_page(frame: &Frame) -> Result<ScanPage, DecodeError> {
     })
 }
 
+/// Appends any answer as the frame that `head` begins.
+pub fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
+    match answer {
+        Answer::Written { meta, version } => encode_written(out, head, *meta, *version),
+        Answer::Conflict { meta, current } => encode_conflict(out, head, *meta, *current),
+        Answer::NotFound { meta } => encode_not_found(out, head, *meta),
+        Answer::Value {
+            meta,
+            version,
+            value,
+        } => {
+            encode_value(out, head, *meta, *version, value);
+        }
+        Answer::ScanPage(page) => encode_scan_page(out, head, page),
+        Answer::SessionOpened { meta, session } => {
+            encode_session_opened(out, head, *meta, *session);
+        }
+        Answer::Status(status) => encode_status_reply(out, head, status),
+        Answer::Storage(storage) => encode_storage_reply(out, head, storage),
+        Answer::Map(map) => encode_map(out, head, map),
+        Answer::Failure { meta, failure } => {
+            encode_failure(out, head, *meta, failure.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

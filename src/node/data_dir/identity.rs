@@ -20,8 +20,8 @@
 //! ```
 //! All numbers are little-endian.
 
-use crate::limits;
-use crate::placement::Placement;
+use crate::node::cluster::placement::Placement;
+use crate::node::limits;
 use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
 use corelith_shards::{NodeId, ShardId};
 use std::path::{Path, PathBuf};

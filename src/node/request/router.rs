@@ -1,14 +1,15 @@
 //! Where a request goes: to this core's handler, to another core, or straight back.
 
-use crate::connection::Connection;
-use crate::forward::{Mesh, Reply};
-use crate::handler::Handler;
-use crate::limits;
-use crate::placement::{Home, Placement};
-use crate::status::NodeStatus;
-use corelith_shards::ShardId;
+use super::answers::{Reply, failed, throttled};
+use super::connection::Connection;
+use super::forward::Forwards;
+use super::handler::Handler;
+use crate::node::admin::status::NodeStatus;
+use crate::node::cluster::placement::{Home, Placement};
+use crate::node::local::LocalGroups;
+use crate::node::mesh::{Mesh, Message};
 use corelith_wire::map::ClusterMap;
-use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta};
+use corelith_wire::response::{Answer, Failure, Reason};
 use corelith_wire::{Frame, Head, Kind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn route(placement: &Placement, core: u16, head: &Head) -> Route {
     if head.epoch.0 > placement.epoch {
         return Route::NewMap;
     }
-    match placement.home(core, ShardId(head.shard.0)) {
+    match placement.home(core, head.shard) {
         Home::Here => Route::Here,
         Home::OtherCore(other) => Route::Core(other),
         Home::OtherNode(_) => Route::WrongNode,
@@ -64,6 +65,8 @@ pub(crate) struct Router {
     pub(crate) map: Rc<ClusterMap>,
     pub(crate) handler: Rc<Handler>,
     pub(crate) mesh: Rc<Mesh>,
+    pub(crate) forwards: Forwards,
+    pub(crate) groups: Rc<LocalGroups>,
     pub(crate) status: Rc<NodeStatus>,
 }
 
@@ -75,45 +78,52 @@ impl Router {
         if !connection.admit(len) {
             return connection.refuse(head, &throttled());
         }
-        let reply = Reply::local(Rc::clone(connection), head, len);
+        let reply = || Reply::local(Rc::clone(connection), head, len);
         match route(&self.placement, self.core, &head) {
-            Route::Here => self.handler.handle(frame, reply),
-            Route::Core(core) => self.mesh.forward(core, frame, reply),
-            Route::Status => Rc::clone(&self.status).tell(reply),
-            Route::Storage => Rc::clone(&self.status).tell_storage(reply),
-            Route::Describe => reply.send(&Answer::Map(ClusterMap::clone(&self.map))),
-            Route::OldMap => reply.send(&failed(Failure::WrongEpoch {
+            Route::Here => self.handler.handle(frame, reply()),
+            Route::Core(core) => {
+                self.forwards
+                    .forward(core, frame, Rc::clone(connection), head, len);
+            }
+            Route::Status => {
+                let (status, reply) = (Rc::clone(&self.status), reply());
+                corelith_io::spawn(async move { reply.send(&status.status().await) });
+            }
+            Route::Storage => {
+                let (status, reply) = (Rc::clone(&self.status), reply());
+                corelith_io::spawn(async move { reply.send(&status.storage().await) });
+            }
+            Route::Describe => reply().send(&Answer::Map(ClusterMap::clone(&self.map))),
+            Route::OldMap => reply().send(&failed(Failure::WrongEpoch {
                 map: ClusterMap::clone(&self.map),
             })),
-            Route::NewMap => reply.send(&failed(Failure::Unavailable {
+            Route::NewMap => reply().send(&failed(Failure::Unavailable {
                 reason: Reason::Starting,
                 nothing_done: true,
             })),
-            Route::WrongNode => reply.send(&failed(Failure::WrongNode)),
-            Route::NoShard => reply.send(&failed(Failure::Malformed)),
+            Route::WrongNode => reply().send(&failed(Failure::WrongNode)),
+            Route::NoShard => reply().send(&failed(Failure::Malformed)),
         }
     }
-}
 
-/// A failure that no shard has decided.
-pub(crate) fn failed(failure: Failure) -> Answer {
-    let meta = ReplyMeta::default();
-    Answer::Failure { meta, failure }
-}
-
-/// The answer when a budget or queue is full; nothing was done.
-pub(crate) fn throttled() -> Answer {
-    let wait = limits::THROTTLED_RETRY_AFTER.as_millis();
-    failed(Failure::Throttled {
-        retry_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),
-    })
+    /// Takes what another core says. Does not wait.
+    pub(crate) fn hear(&self, message: Message) {
+        match message {
+            Message::Request { origin, frame } => {
+                let reply = Reply::remote(Rc::clone(&self.mesh), origin);
+                self.handler.handle(frame, reply);
+            }
+            Message::Answer { origin, answer } => self.forwards.answered(origin, &answer),
+            Message::Question(question) => question(self.core, &self.groups),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Route, route};
-    use crate::config::NodeConfig;
-    use crate::placement::Placement;
+    use crate::node::cluster::placement::Placement;
+    use crate::node::config::NodeConfig;
     use corelith_wire::{Epoch, Head, Kind, RequestId, ShardId};
     use std::convert::Infallible;
     use std::net::SocketAddr;

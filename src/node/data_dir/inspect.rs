@@ -1,6 +1,6 @@
 //! Describing any file that a node has written.
 
-use crate::identity::{self, Identity, IdentityError};
+use crate::node::data_dir::identity::{self, Identity, IdentityError};
 use corelith_io::{BLOCK_SIZE, File};
 use std::fmt::Write;
 use std::path::Path;

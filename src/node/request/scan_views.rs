@@ -1,6 +1,6 @@
 //! The views of scans that take several pages: what the first page saw is kept for the next ones.
 
-use crate::limits;
+use crate::node::limits;
 use corelith_io::Instant;
 use corelith_shards::Pin;
 use corelith_shards::{LogIndex, ShardId};

@@ -1,7 +1,7 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
 use super::{ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig};
-use crate::limits;
+use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
 

@@ -249,6 +249,9 @@ fn the_sample_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
     let config = NodeConfig::load(path.as_ref()).unwrap();
     assert_eq!(config.cluster.nodes.len(), 3);
-    assert_eq!(config.storage, crate::config::StorageConfig::default());
-    assert_eq!(config.raft, crate::config::RaftConfig::default());
+    assert_eq!(
+        config.storage,
+        crate::node::config::StorageConfig::default()
+    );
+    assert_eq!(config.raft, crate::node::config::RaftConfig::default());
 }

@@ -2,13 +2,13 @@
 //!
 //! Every problem is one sentence that names the file, the key and what is allowed. The cluster
 //! section must say the same on every node; what a data directory was created with is checked
-//! against it at every start (see [`crate::identity`]).
+//! against it at every start (see [`crate::node::data_dir::identity`]).
 
 mod check;
 #[cfg(test)]
 mod tests;
 
-use crate::limits;
+use crate::node::limits;
 use corelith_shards::limits::{MEMTABLES_MAX, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use corelith_shards::{Compression, NodeId, Policy};
 use serde::de::Error as _;

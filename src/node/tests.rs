@@ -1,9 +1,9 @@
 //! A simulated cluster, asked over its wire protocol.
 
-use crate::config::NodeConfig;
-use crate::core::{self, CoreEvent, CoreEventKind};
-use crate::limits;
-use crate::placement::Placement;
+use crate::node::cluster::placement::Placement;
+use crate::node::config::NodeConfig;
+use crate::node::limits;
+use crate::node::run::core::{self, CoreEvent, CoreEventKind};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};

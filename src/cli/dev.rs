@@ -1,11 +1,11 @@
 //! A cluster for development: several nodes in this process, on the loopback interface. Nothing is
 //! left out but the machines: each node has its cores, ports, log and data directory.
 
-use crate::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
-use crate::config::{RaftConfig, StorageConfig};
-use crate::error::NodeError;
-use crate::limits;
-use crate::node::{say, supervise};
+use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
+use crate::node::config::{RaftConfig, StorageConfig};
+use crate::node::error::NodeError;
+use crate::node::limits;
+use crate::node::run::{say, supervise};
 use corelith_shards::NodeId;
 use std::path::PathBuf;
 

@@ -5,17 +5,19 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use crate::budget::Budget;
-use crate::config::NodeConfig;
-use crate::error::NodeError;
-use crate::forward::{Mesh, MeshReceiver, MeshSender, Message};
-use crate::handler::Handler;
-use crate::identity::{DataDir, shard_dir};
-use crate::limits;
-use crate::placement::Placement;
-use crate::router::Router;
-use crate::server::Server;
-use crate::status::NodeStatus;
+use crate::node::admin::status::NodeStatus;
+use crate::node::cluster::placement::Placement;
+use crate::node::config::NodeConfig;
+use crate::node::data_dir::identity::{DataDir, shard_dir};
+use crate::node::error::NodeError;
+use crate::node::limits;
+use crate::node::local::LocalGroups;
+use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
+use crate::node::request::budget::Budget;
+use crate::node::request::forward::Forwards;
+use crate::node::request::handler::Handler;
+use crate::node::request::router::Router;
+use crate::node::request::server::Server;
 use corelith_consensus::{Group, Groups, Options};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
@@ -156,20 +158,20 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
     let budget = Budget::new(limits::REQUESTS_PER_CORE_BYTES_MAX);
     let mesh = Mesh::new(setup.core, setup.config.cores);
     mesh.start(setup.senders.clone());
-    let handler = Handler::new(setup.placement.shards, opened.clone(), budget.clone());
-    let status = NodeStatus::new(
-        setup.core,
-        Arc::clone(&setup.placement),
-        Rc::clone(&handler),
-        Rc::clone(&mesh),
-    );
+    let local = Rc::new(LocalGroups::new(setup.placement.shards, opened.clone()));
     let router = Rc::new(Router {
         core: setup.core,
         placement: Arc::clone(&setup.placement),
         map: Rc::new(setup.placement.cluster_map()),
-        handler,
+        handler: Handler::new(setup.placement.shards, Rc::clone(&local), budget.clone()),
+        forwards: Forwards::new(Rc::clone(&mesh)),
+        status: NodeStatus::new(
+            Arc::clone(&setup.placement),
+            Rc::clone(&local),
+            Rc::clone(&mesh),
+        ),
         mesh,
-        status,
+        groups: local,
     });
     let server = Server::new(Rc::clone(&router), groups.clone(), budget);
     let tasks = [
@@ -333,22 +335,7 @@ async fn wait_for_leaders(groups: &[Group], stop: &Receiver<()>) -> bool {
 async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
     while let Ok(batch) = inbox.recv().await {
         for (count, message) in batch.into_iter().enumerate() {
-            match message {
-                Message::Request { origin, frame } => {
-                    router.mesh.handle(&router.handler, origin, frame);
-                }
-                Message::Answer { origin, answer } => router.mesh.answered(origin, &answer),
-                Message::StatusWanted { core, ticket } => {
-                    let shards = router.status.of_core();
-                    router.mesh.push(core, Message::Status { ticket, shards });
-                }
-                Message::Status { ticket, shards } => router.status.heard(ticket, shards),
-                Message::StorageWanted { core, ticket } => {
-                    let shards = router.status.storage_of_core();
-                    router.mesh.push(core, Message::Storage { ticket, shards });
-                }
-                Message::Storage { ticket, shards } => router.status.heard_storage(ticket, shards),
-            }
+            router.hear(message);
             if count % limits::FRAMES_PER_TURN == limits::FRAMES_PER_TURN - 1 {
                 corelith_io::yield_if_needed().await;
             }

@@ -1,7 +1,7 @@
 //! Data directories without a node: finding the shards in them, and looking at each. Nothing is
 //! changed. Must run on a core.
 
-use crate::identity::{self, IdentityError};
+use crate::node::data_dir::identity::{self, IdentityError};
 use bytes::Bytes;
 use corelith_io::{BLOCK_SIZE, DirLock, ErrorKind, File};
 use corelith_shards::check::{Problem, Summary, check_shard};

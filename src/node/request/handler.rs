@@ -4,11 +4,11 @@
 //! task is started for either. Only reads that must wait for a disk or for a confirmation of the
 //! leadership wait in a task or callback of their own.
 
-use crate::budget::Budget;
-use crate::forward::Reply;
-use crate::limits;
-use crate::router::{failed, throttled};
-use crate::scan_views::ScanViews;
+use super::answers::{Reply, failed, throttled};
+use super::budget::Budget;
+use super::scan_views::ScanViews;
+use crate::node::limits;
+use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
@@ -23,8 +23,7 @@ use std::rc::Rc;
 /// Handles the requests about one core's shards. Belongs to one core.
 pub(crate) struct Handler {
     shard_count: u32,
-    /// By shard; `None` for shards of other cores and nodes.
-    groups: Vec<Option<Group>>,
+    groups: Rc<LocalGroups>,
     budget: Budget,
     disk: Semaphore,
     waiting_for_disk: Cell<usize>,
@@ -32,26 +31,15 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(shard_count: u32, groups: Vec<Group>, budget: Budget) -> Rc<Self> {
-        let mut by_shard: Vec<Option<Group>> = (0..shard_count).map(|_| None).collect();
-        for group in groups {
-            if let Some(place) = by_shard.get_mut(group.shard().0 as usize) {
-                *place = Some(group);
-            }
-        }
+    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>, budget: Budget) -> Rc<Self> {
         Rc::new(Self {
             shard_count,
-            groups: by_shard,
+            groups,
             budget,
             disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
             waiting_for_disk: Cell::new(0),
             scan_views: ScanViews::default(),
         })
-    }
-
-    /// All groups of the core.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().flatten()
     }
 
     /// Lets go of what was kept for scans that did not go on.
@@ -61,8 +49,8 @@ impl Handler {
 
     /// Handles a request and sends its answer, now or later.
     pub(crate) fn handle(self: &Rc<Self>, frame: Frame, reply: Reply) {
-        let shard = ShardId(frame.header.head.shard.0);
-        let Some(Some(group)) = self.groups.get(shard.0 as usize) else {
+        let shard = frame.header.head.shard;
+        let Some(group) = self.groups.get(shard) else {
             // The router sends only what belongs here.
             return reply.send(&failed(Failure::WrongNode));
         };

@@ -1,7 +1,7 @@
 //! Why a node cannot start or go on: each is one sentence that says what to do.
 
-use crate::config::ConfigError;
-use crate::identity::IdentityError;
+use crate::node::config::ConfigError;
+use crate::node::data_dir::identity::IdentityError;
 use corelith_io::probe::ProbeError;
 use corelith_shards::ShardId;
 

@@ -1,13 +1,14 @@
 //! The listening side of a core: accepts, shakes hands, hands on by role.
 
-use crate::budget::Budget;
-use crate::connection::{self, Connection, ConnectionId};
-use crate::limits;
-use crate::router::Router;
+use super::budget::Budget;
+use super::connection::Connection;
+use super::router::Router;
+use super::serve;
+use crate::node::limits;
+use crate::node::mesh::ConnectionId;
 use bytes::BytesMut;
 use corelith_consensus::Groups;
 use corelith_io::{Instant, ReadHalf, TcpListener, TcpStream, WriteHalf};
-use corelith_shards::NodeId;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Status, Welcome};
 use corelith_wire::{ClusterId, Epoch, HandshakeError};
 use std::cell::{Cell, RefCell};
@@ -91,7 +92,7 @@ impl Server {
         };
         match hello.role {
             Role::Peer => {
-                let peer = NodeId(hello.node.0);
+                let peer = hello.node;
                 self.groups.serve_peer(read, write, buffer, peer).await;
             }
             Role::Client | Role::Bulk => self.serve_client(read, write, buffer).await,
@@ -104,8 +105,8 @@ impl Server {
         let epoch = Epoch(self.router.placement.epoch);
         let connection = Connection::new(id, epoch, self.budget.clone());
         self.clients.borrow_mut().insert(id, Rc::clone(&connection));
-        connection::serve(connection, Rc::clone(&self.router), read, write, buffer).await;
-        self.router.mesh.forget(id);
+        serve::serve(connection, Rc::clone(&self.router), read, write, buffer).await;
+        self.router.forwards.forget(id);
         self.clients.borrow_mut().remove(&id);
     }
 
@@ -150,8 +151,7 @@ impl Server {
             self.router.core,
         );
         if welcome.status == Status::Welcome {
-            let other_node =
-                hello.node.0 != placement.me.0 && placement.member(NodeId(hello.node.0)).is_some();
+            let other_node = hello.node != placement.me && placement.member(hello.node).is_some();
             welcome.status = match hello.role {
                 Role::Client if self.count.get() > limits::CONNECTIONS_PER_CORE_MAX => Status::Busy,
                 Role::Client => Status::Welcome,

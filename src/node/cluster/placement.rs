@@ -4,10 +4,10 @@
 //! * Shard `s` has its replicas on the nodes `(s + 0..R) mod N` of the list sorted by id, and
 //!   prefers the first of them as its leader, so that replicas and leaders are spread evenly.
 //! * On a node with `C` cores shard `s` belongs to core `s mod C`.
-//! * All nodes of a cluster compute the same placement; [`crate::identity`] holds a node to the
+//! * All nodes of a cluster compute the same placement; [`crate::node::data_dir::identity`] holds a node to the
 //!   one its data directory was created with.
 
-use crate::config::NodeConfig;
+use crate::node::config::NodeConfig;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::map::{ClusterMap, MapNode};
 use std::net::SocketAddr;
@@ -108,11 +108,7 @@ impl Placement {
     /// The nodes that hold `shard`, the preferred leader first.
     pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
         let nodes: Vec<_> = self.members.iter().map(|m| m.id).collect();
-        let shard = shard;
         corelith_wire::placement::replicas_of(shard, &nodes, self.replicas as usize)
-            .into_iter()
-            .map(|node| NodeId(node.0))
-            .collect()
     }
 
     /// The core that `shard` belongs to on `node`.
@@ -177,7 +173,7 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::{Home, Placement};
-    use crate::config::NodeConfig;
+    use crate::node::config::NodeConfig;
     use corelith_shards::{NodeId, ShardId};
     use std::convert::Infallible;
     use std::net::SocketAddr;

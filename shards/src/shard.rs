@@ -6,7 +6,7 @@ use crate::compaction::{self, Policy, ThrottleLimits};
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogId, Owner, ShardId};
+use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
 use crate::recovery;
@@ -127,12 +127,13 @@ impl Shard {
             recovered.manifest.next_segment,
         )
         .await?;
-        let (log, _) = Log::open(dir, log_options, Values::On(values.clone())).await?;
+        let checkpoint = recovered.manifest.checkpoint.applied;
+        let installed = recovered.manifest.installed;
+        let covered = covered(checkpoint, installed);
+        let (log, _) = Log::open(dir, log_options, covered, Values::On(values.clone())).await?;
         if recovered.creating {
             recovery::finish_creation(dir, owner, &recovered.manifest).await?;
         }
-        let checkpoint = recovered.manifest.checkpoint.applied;
-        let installed = recovered.manifest.installed;
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
@@ -197,6 +198,13 @@ pub(crate) enum Fit {
     Discard(LogId),
     /// Entries between the checkpoint and the log are missing, or are not those applied.
     Damaged(&'static str),
+}
+
+/// Up to which entry the log was durable before the checkpoint was. An installed snapshot does not wait
+/// for the log.
+fn covered(checkpoint: Option<LogId>, installed: Option<LogId>) -> Option<LogIndex> {
+    let checkpoint = checkpoint.filter(|id| installed != Some(*id));
+    checkpoint.map(|id| id.index)
 }
 
 /// Decides from the log's purge point, its last entry and its entry at the checkpoint.

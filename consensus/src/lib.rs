@@ -22,6 +22,7 @@ mod network;
 pub mod options;
 mod peer_server;
 mod proposal;
+mod replay;
 mod retention;
 mod runtime;
 mod snapshot;

@@ -70,6 +70,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Waits while all memtables are full, and for nothing else: what is applied again after a start is
+    /// not slowed.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    pub async fn wait_for_memory(&self) -> Result<()> {
+        while self.throttle() == Throttle::Stop {
+            let changed = self.inner.changed.notified();
+            self.check_usable()?;
+            self.ask_for_share();
+            changed.await;
+        }
+        Ok(())
+    }
+
     /// Whether [`Engine::wait_for_room`] would return at once.
     pub fn has_room(&self) -> bool {
         self.check_usable().is_ok() && self.throttle() == Throttle::Free

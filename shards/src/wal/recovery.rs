@@ -604,6 +604,7 @@ async fn settle(
             file: file.file,
             first_number,
             end,
+            durable_end: end,
             file_len: if is_shortened { end } else { file.len },
         });
     }

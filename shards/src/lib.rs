@@ -4,6 +4,7 @@
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
 
 mod cache;
+mod capacity;
 pub mod check;
 mod checkpoint;
 mod compaction;

@@ -6,7 +6,7 @@ use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES};
+use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
@@ -124,12 +124,14 @@ impl Engine {
                     drop(oldest);
                     self.keep_up_freeing().await;
                 }
-                Err(error) if error.is_no_space() && self.is_unfenced() => {
+                Err(error) if error.wants_room() && self.is_unfenced() => {
                     if self.inner.state.borrow().closed {
                         self.fence(error);
                     } else {
                         tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
-                        corelith_io::sleep(DISK_FULL_RETRY).await;
+                        let is_full = matches!(error, Error::Full { .. });
+                        self.pause(if is_full { FULL_RETRY } else { DISK_FULL_RETRY })
+                            .await;
                     }
                 }
                 Err(error) => self.fence(error),

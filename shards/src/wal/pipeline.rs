@@ -623,6 +623,11 @@ impl Pipeline {
         self.starved = false;
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
         let at = self.position(id);
         self.segments.get(at).filter(|segment| segment.id == id)

@@ -144,6 +144,7 @@ fn all() -> Vec<Answer> {
         Failure::Throttled { retry_after_ms: 5 },
         Failure::TooLarge { limit: 6 },
         Failure::DiskFull,
+        Failure::ShardFull,
         Failure::Unavailable {
             reason,
             nothing_done: true,

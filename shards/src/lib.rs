@@ -20,6 +20,7 @@ pub mod log;
 mod manifest;
 mod memtable;
 mod output;
+mod pace;
 mod pins;
 pub mod planted;
 mod recovery;

@@ -49,7 +49,7 @@ impl Engine {
         max_items: usize,
         max_bytes: usize,
     ) -> Result<ScanPage> {
-        self.inner.pacer.note_read();
+        self.inner.pace.meter.note_read();
         // What is seen must stay until the scan is done.
         let now = self.pin();
         let at = at.map_or(now.at(), |at| at.min(now.at()));

@@ -14,10 +14,11 @@ use super::{
 };
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
-use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::compaction::{self, Policy};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
+use crate::pace::Limits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -82,7 +83,7 @@ async fn open_with(
             memtable_bytes,
             policy: Policy::default(),
             compaction: compaction::Options::default(),
-            throttle: ThrottleLimits::default(),
+            limits: Limits::default(),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),

@@ -39,10 +39,10 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::FoundRange;
+pub use get::{FoundHead, FoundRange};
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
-pub use scan::{Item, ScanPage, ScanRange};
+pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};

@@ -1,5 +1,9 @@
 //! Reading one key.
 
+mod head;
+
+pub use head::FoundHead;
+
 use super::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;

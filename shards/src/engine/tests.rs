@@ -324,6 +324,16 @@ fn the_longest_keys_and_values_are_kept() {
         engine.checkpoint().await.unwrap();
         assert_eq!(engine.get_in_memory(&key), None);
         assert_eq!(engine.get(&key).await.unwrap().unwrap().value, value);
+        let head = engine.head(&key).await.unwrap().unwrap();
+        assert_eq!(
+            (head.version, head.len),
+            (LogIndex(1), VALUE_BYTES_MAX as u64)
+        );
+        assert_eq!(
+            engine.head_in_memory(&key),
+            Some(Some(head)),
+            "the index is read"
+        );
         let empty = engine.get(b"").await.unwrap().unwrap();
         assert_eq!(empty.value, Bytes::new());
         let page = engine

@@ -93,7 +93,9 @@ impl Session {
     /// An operation that must have ended at `deadline`.
     pub fn operation(&self, request: Request, deadline: Duration) -> Operation {
         let shard = match &request {
-            Request::Write { key, .. } | Request::Get { key } => self.map().shard_of(key),
+            Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
+                self.map().shard_of(key)
+            }
             Request::Scan { shard, .. } => *shard,
         };
         Operation {
@@ -219,7 +221,11 @@ impl Session {
             (_, _) if operation.opening => false,
             (Answer::Written { .. } | Answer::Conflict { .. }, Request::Write { .. }) => true,
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Get { .. }) => true,
+            (Answer::Head { .. }, Request::Head { .. }) => true,
             (Answer::ScanPage(_), Request::Scan { .. }) => true,
+            (Answer::ScanHeads(_), Request::Scan { keys_only, .. }) => *keys_only,
+            // Of a release that always sends the value.
+            (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
         if fits {

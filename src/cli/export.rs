@@ -4,7 +4,6 @@ use super::args::Export;
 use super::failure::Failure;
 use super::manifest::{Record, Subject, Writer, file_names};
 use super::output::printable;
-use super::scan::successor;
 use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
 use corelith_client::{Client, Entry, Error};
 use futures_util::{StreamExt, stream};
@@ -91,18 +90,21 @@ fn rest(
     manifest: &Writer,
     prefix: &[u8],
 ) -> impl futures_util::Stream<Item = Result<Vec<u8>, Failure>> + use<> {
-    let start = match &manifest.summary.last {
-        // The first key after it.
-        Some(last) => [last.as_slice(), &[0]].concat(),
-        None => prefix.to_vec(),
-    };
+    // The first key after the last one.
+    let start = manifest
+        .summary
+        .last
+        .as_ref()
+        .map(|last| [last.as_slice(), &[0]].concat());
     let limit = match manifest.summary.is_ended {
         true => 0,
         false => u64::MAX,
     };
     client
-        .scan_range(start, successor(prefix))
+        .scan(prefix.to_vec())
+        .start_at(start.unwrap_or_default())
         .limit(limit)
+        .keys_only()
         .map(|entry| match entry {
             Ok(entry) => Ok(entry.key.to_vec()),
             Err(error) => Err(Failure::Cluster(error)),

@@ -52,31 +52,25 @@ pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Fail
 pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     let key = get.key.into_vec();
     check_key(&reached.client, &key)?;
+    let absent = || Failure::on_key(&key, corelith_client::Error::NotFound);
+    let failed = |error| Failure::on_key(&key, error);
     let request = reached.client.get(key.clone()).deadline(reached.left());
-    let found = request
-        .lookup()
-        .await
-        .map_err(|error| Failure::on_key(&key, error))?;
-    let Some(entry) = found.entry else {
-        return Err(Failure::on_key(&key, corelith_client::Error::NotFound));
-    };
-    if get.meta || get.json {
-        let (text, base64) = text_or_base64(&key);
-        let (value, value_base64) = text_or_base64(&entry.value);
-        let meta = Meta {
-            kind: "entry",
-            key: text,
-            key_base64: base64,
-            version: entry.version,
-            length: entry.value.len() as u64,
-            shard: found.shard,
-            value: value.filter(|_| !get.meta),
-            value_base64: value_base64.filter(|_| !get.meta),
-        };
+    if get.meta {
+        let found = request.head().await.map_err(failed)?;
+        let head = found.entry.ok_or_else(absent)?;
+        let meta = Meta::new(&key, head.version, head.value_len, found.shard);
         return output::text(&match get.json {
             true => output::json_line(&meta)?,
-            false => describe(&meta, &key),
+            false => meta.describe(&key),
         });
+    }
+    let found = request.lookup().await.map_err(failed)?;
+    let entry = found.entry.ok_or_else(absent)?;
+    if get.json {
+        let length = entry.value.len() as u64;
+        let mut meta = Meta::new(&key, entry.version, length, found.shard);
+        (meta.value, meta.value_base64) = text_or_base64(&entry.value);
+        return output::text(&output::json_line(&meta)?);
     }
     match get.output {
         Some(path) => std::fs::write(&path, &entry.value)
@@ -90,7 +84,7 @@ pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     }
 }
 
-/// A key with what is known of its value.
+/// A key with what is known of its value, and with it if it was asked for.
 #[derive(Serialize)]
 struct Meta<'a> {
     kind: &'static str,
@@ -107,15 +101,31 @@ struct Meta<'a> {
     value_base64: Option<String>,
 }
 
-fn describe(meta: &Meta<'_>, key: &[u8]) -> String {
-    let Meta {
-        version,
-        length,
-        shard,
-        ..
-    } = meta;
-    let key = output::printable(key);
-    format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
+impl<'a> Meta<'a> {
+    fn new(key: &'a [u8], version: u64, length: u64, shard: u32) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        Self {
+            kind: "entry",
+            key,
+            key_base64,
+            version,
+            length,
+            shard,
+            value: None,
+            value_base64: None,
+        }
+    }
+
+    fn describe(&self, key: &[u8]) -> String {
+        let Self {
+            version,
+            length,
+            shard,
+            ..
+        } = self;
+        let key = output::printable(key);
+        format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
+    }
 }
 
 #[derive(Serialize)]

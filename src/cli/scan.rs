@@ -1,11 +1,11 @@
 //! `scan`: keys in order, in pieces if wanted.
 
 use super::args::Scan;
-use super::encoding::{argument, text_or_base64, unescape};
+use super::encoding::text_or_base64;
 use super::failure::Failure;
 use super::output;
-use corelith_client::{Client, Entry};
-use futures_util::StreamExt;
+use corelith_client::{Client, Entry, EntryHead, ScanToken};
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,109 +13,119 @@ use std::os::unix::ffi::OsStringExt;
 
 /// Prints keys in order, and the token to go on with if there may be more of them.
 pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
-    let range = Range::of(&scan)?;
-    // One more than is printed tells whether there are more.
-    let limit = scan.limit.map_or(u64::MAX, |limit| limit.saturating_add(1));
-    let request = client.scan_range(range.start, range.end).limit(limit);
-    let mut entries = std::pin::pin!(request);
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut printed = 0;
-    let mut last = None;
-    let mut next = None;
-    while let Some(entry) = entries.next().await {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                // What was read is shown before the failure.
-                out.flush().map_err(output::closed)?;
-                return Err(error.into());
+    let mut request = match (&scan.token, scan.prefix) {
+        (Some(token), _) => client.resume_scan(&read_token(token)?)?,
+        (None, Some(prefix)) => client.scan(prefix.into_vec()),
+        (None, None) => {
+            let bytes = |key: Option<OsString>| key.unwrap_or_default().into_vec();
+            let (start, end) = (bytes(scan.start), bytes(scan.end));
+            if !end.is_empty() && end <= start {
+                return Err(Failure::Argument("--end must come after --start"));
             }
-        };
-        if scan.limit == Some(printed) {
-            next = last.as_deref().map(argument);
-            break;
+            client.scan_range(start, end)
         }
-        let line = match scan.json {
-            true => json_line(&entry, scan.keys_only)?,
-            false => line(&entry, scan.keys_only),
-        };
-        out.write_all(line.as_bytes()).map_err(output::closed)?;
-        printed += 1;
-        last = Some(entry.key);
+    };
+    if let Some(limit) = scan.limit {
+        request = request.limit(limit);
     }
-    if scan.json {
-        let end = output::json_line(&End {
+    let (printed, outcome, token) = if scan.keys_only {
+        let mut rows = request.keys_only();
+        let (printed, outcome) = print(&mut rows, scan.json).await;
+        (printed, outcome, rows.token())
+    } else {
+        let (printed, outcome) = print(&mut request, scan.json).await;
+        (printed, outcome, request.token())
+    };
+    let token = token.map(|token| token.to_string());
+    if scan.json && outcome.is_ok() {
+        output::text(&output::json_line(&End {
             kind: "end",
             entries: printed,
-            token: next.as_deref(),
-        })?;
-        out.write_all(end.as_bytes()).map_err(output::closed)?;
-    }
-    out.flush().map_err(output::closed)?;
-    if let Some(token) = next
-        && !scan.json
+            token: token.as_deref(),
+        })?)?;
+    } else if let Some(token) = token
+        && !matches!(outcome, Err(Failure::OutputClosed))
     {
         // Nobody is left to tell if standard error is gone.
-        let _ = writeln!(
-            std::io::stderr(),
-            "there are more: go on with --token {token}"
-        );
+        let _ = writeln!(std::io::stderr(), "to go on: --token {token}");
     }
-    Ok(())
+    outcome
 }
 
-/// Keys from `start` up to the one before `end`; an empty end is the end of all keys.
-#[derive(Debug, PartialEq, Eq)]
-struct Range {
-    start: Vec<u8>,
-    end: Vec<u8>,
+fn read_token(text: &str) -> Result<ScanToken, Failure> {
+    let wrong = |_| Failure::Argument("--token is none that a scan has told");
+    text.parse().map_err(wrong)
 }
 
-impl Range {
-    fn of(scan: &Scan) -> Result<Self, Failure> {
-        let bytes = |key: &Option<OsString>| key.clone().unwrap_or_default().into_vec();
-        let mut range = match &scan.prefix {
-            Some(prefix) => {
-                let start = prefix.clone().into_vec();
-                let end = successor(&start);
-                Self { start, end }
+/// Prints rows as they come; what was read is shown before a failure. Returns how many were printed.
+async fn print<T: Row>(
+    rows: &mut (impl Stream<Item = corelith_client::Result<T>> + Unpin),
+    as_json: bool,
+) -> (u64, Result<(), Failure>) {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut printed = 0;
+    let mut outcome = Ok(());
+    while let Some(row) = rows.next().await {
+        let line = row.map_err(Failure::Cluster).and_then(|row| match as_json {
+            true => row.json_line(),
+            false => Ok(row.line()),
+        });
+        let written = line.and_then(|line| out.write_all(line.as_bytes()).map_err(output::closed));
+        match written {
+            Ok(()) => printed += 1,
+            Err(failure) => {
+                outcome = Err(failure);
+                break;
             }
-            None => Self {
-                start: bytes(&scan.start),
-                end: bytes(&scan.end),
-            },
-        };
-        if !range.end.is_empty() && range.end <= range.start && scan.prefix.is_none() {
-            return Err(Failure::Argument("--end must come after --start"));
         }
-        if let Some(token) = &scan.token {
-            let mut after = unescape(token)
-                .filter(|key| !key.is_empty())
-                .ok_or(Failure::Argument("--token is none that a scan has told"))?;
-            after.push(0);
-            range.start = range.start.max(after);
-        }
-        Ok(range)
+    }
+    let flushed = out.flush().map_err(output::closed);
+    (printed, outcome.and(flushed))
+}
+
+/// A key as a line.
+trait Row {
+    fn line(&self) -> String;
+    fn json_line(&self) -> Result<String, Failure>;
+}
+
+impl Row for Entry {
+    fn line(&self) -> String {
+        let (key, value) = (output::printable(&self.key), output::printable(&self.value));
+        format!("{key}\t{value}\n")
+    }
+
+    fn json_line(&self) -> Result<String, Failure> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        let (value, value_base64) = text_or_base64(&self.value);
+        output::json_line(&EntryLine {
+            kind: "entry",
+            key,
+            key_base64,
+            version: self.version,
+            length: self.value.len() as u64,
+            value,
+            value_base64,
+        })
     }
 }
 
-/// The first key after all keys that begin with `prefix`; empty if there is none.
-pub(super) fn successor(prefix: &[u8]) -> Vec<u8> {
-    let mut key = prefix.to_vec();
-    while let Some(last) = key.pop() {
-        if let Some(next) = last.checked_add(1) {
-            key.push(next);
-            break;
-        }
+impl Row for EntryHead {
+    fn line(&self) -> String {
+        output::printable(&self.key) + "\n"
     }
-    key
-}
 
-fn line(entry: &Entry, keys_only: bool) -> String {
-    let key = output::printable(&entry.key);
-    match keys_only {
-        true => key + "\n",
-        false => format!("{key}\t{}\n", output::printable(&entry.value)),
+    fn json_line(&self) -> Result<String, Failure> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        output::json_line(&EntryLine {
+            kind: "entry",
+            key,
+            key_base64,
+            version: self.version,
+            length: self.value_len,
+            value: None,
+            value_base64: None,
+        })
     }
 }
 
@@ -139,21 +149,4 @@ struct End<'a> {
     kind: &'static str,
     entries: u64,
     token: Option<&'a str>,
-}
-
-fn json_line(entry: &Entry, keys_only: bool) -> Result<String, Failure> {
-    let (key, key_base64) = text_or_base64(&entry.key);
-    let (value, value_base64) = match keys_only {
-        true => (None, None),
-        false => text_or_base64(&entry.value),
-    };
-    output::json_line(&EntryLine {
-        kind: "entry",
-        key,
-        key_base64,
-        version: entry.version,
-        length: entry.value.len() as u64,
-        value,
-        value_base64,
-    })
 }

@@ -202,12 +202,12 @@ pub struct Scan {
     /// First key beyond the last one.
     #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
     pub end: Option<OsString>,
-    /// Most keys to print. If there are more, the token to go on with is told: on standard error, in
+    /// Most keys to print. If there may be more, the token to go on with is told: on standard error, in
     /// JSON in the last line.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Go on where an earlier scan of the same keys stopped: the token that it told.
-    #[arg(long, value_name = "TOKEN")]
+    /// Go on where an earlier scan stopped, up to its end: the token that it told.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["prefix", "start", "end"])]
     pub token: Option<String>,
     /// Print the keys alone.
     #[arg(long)]

@@ -9,6 +9,7 @@ use crate::map::ClusterMap;
 use crate::outbox::Outbox;
 use crate::status::StatusReply;
 use crate::storage::StorageReply;
+use crate::width::u32_len;
 use bytes::{BufMut, Bytes};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -234,8 +235,8 @@ pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
         let mut row = [0u8; limits::SCAN_ITEM_BYTES];
         {
             let mut fields = row.as_mut_slice();
-            fields.put_u32_le(item.key.len() as u32);
-            fields.put_u32_le(item.value.len() as u32);
+            fields.put_u32_le(u32_len(item.key.len()));
+            fields.put_u32_le(u32_len(item.value.len()));
             fields.put_u64_le(item.version);
         }
         frame = frame.raw(&row);
@@ -248,7 +249,7 @@ pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
         .flat(&PageHead {
             meta: page.meta,
             at_version: page.at_version,
-            item_count: page.items.len() as u32,
+            item_count: u32_len(page.items.len()),
             more: page.more,
         })
         .seal_parts(tail);

@@ -39,7 +39,7 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::FoundRange;
+pub use get::{FoundRange, Lookup, Search, Sought, Stored};
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ScanPage, ScanRange};

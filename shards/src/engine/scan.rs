@@ -33,6 +33,8 @@ pub struct ScanPage {
     pub items: Vec<Item>,
     /// Whether keys may follow; go on after the last item's key.
     pub more: bool,
+    /// There are no items, since the first one has this many bytes, more than was allowed.
+    pub too_long: Option<usize>,
 }
 
 impl Engine {
@@ -48,6 +50,23 @@ impl Engine {
         at: Option<LogIndex>,
         max_items: usize,
         max_bytes: usize,
+    ) -> Result<ScanPage> {
+        self.scan_within(range, at, max_items, max_bytes, usize::MAX)
+            .await
+    }
+
+    /// As [`Engine::scan`], but a first item of more than `first_max` bytes is not read: its length is
+    /// what the page says then.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub async fn scan_within(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+        first_max: usize,
     ) -> Result<ScanPage> {
         self.inner.pacer.note_read();
         // What is seen must stay until the scan is done.
@@ -80,6 +99,11 @@ impl Engine {
             }
             bytes = bytes.saturating_add(merged.key.len() + merged.value_len());
             if bytes > max_bytes && !page.items.is_empty() {
+                page.more = true;
+                break;
+            }
+            if bytes > first_max && page.items.is_empty() {
+                page.too_long = Some(bytes);
                 page.more = true;
                 break;
             }

@@ -1,8 +1,8 @@
 //! A cluster for development: several nodes in this process, on the loopback interface. Nothing is
 //! left out but the machines: each node has its cores, ports, log and data directory.
 
+use crate::node::config::{ClientsConfig, RaftConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
-use crate::node::config::{RaftConfig, StorageConfig};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::run::{say, supervise};
@@ -95,6 +95,7 @@ fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
             reserve_bytes: Some(16 << 20),
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
             heartbeat_ms: 100,
             election_ms: 500,

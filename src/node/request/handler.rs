@@ -5,14 +5,14 @@
 //! leadership wait in a task or callback of their own.
 
 use super::answers::{Reply, failed, throttled};
-use super::budget::Budget;
 use super::scan_views::ScanViews;
+use super::slow_read::{DiskTurn, SlowRead};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, LogIndex, ScanRange, ShardId};
+use corelith_shards::{Found, LogIndex, Lookup, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanItem, ScanPage};
@@ -24,18 +24,16 @@ use std::rc::Rc;
 pub(crate) struct Handler {
     shard_count: u32,
     groups: Rc<LocalGroups>,
-    budget: Budget,
-    disk: Semaphore,
-    waiting_for_disk: Cell<usize>,
+    pub(super) disk: Semaphore,
+    pub(super) waiting_for_disk: Cell<usize>,
     scan_views: ScanViews,
 }
 
 impl Handler {
-    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>) -> Rc<Self> {
         Rc::new(Self {
             shard_count,
             groups,
-            budget,
             disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
             waiting_for_disk: Cell::new(0),
             scan_views: ScanViews::default(),
@@ -98,7 +96,7 @@ impl Handler {
         }
         let handler = Rc::clone(self);
         let group_then = group.clone();
-        let key = frame.payload().slice_ref(key);
+        let key = Bytes::copy_from_slice(key);
         group.on_read_point(move |point| match point {
             Ok(point) => handler.read(&group_then, point, &key, reply),
             Err(error) => reply.send(&failed(read_failure(&error))),
@@ -106,42 +104,41 @@ impl Handler {
     }
 
     /// Answers a get from what is applied at `point` or later.
-    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
-        if let Some(found) = group.engine().get_in_memory(key) {
-            return reply.send(&get_answer(point, found));
+    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
+        let lookup = group.engine().look_up(key);
+        if let Lookup::Found(found) = &lookup {
+            let len = found.as_ref().map_or(0, |found| found.value.len());
+            if reply.try_reserve(len) {
+                let Lookup::Found(found) = lookup else { return };
+                return reply.send(&get_answer(point, found));
+            }
         }
-        if !self.budget.has_room(wire_limits::VALUE_BYTES_MAX)
-            || self.waiting_for_disk.get() >= limits::DISK_READS_WAITING_MAX
-        {
+        let Some(turn) = DiskTurn::new(self) else {
             return reply.send(&throttled());
+        };
+        if let Lookup::Stored(stored) = &lookup {
+            // If there is no room the connection is known to wait for it from here on.
+            reply.try_reserve(stored.value_len());
         }
-        let key = Bytes::copy_from_slice(key);
-        let engine = group.engine().clone();
-        let handler = Rc::clone(self);
-        self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
+        let read = SlowRead {
+            engine: group.engine().clone(),
+            key: Bytes::copy_from_slice(key),
+            turn,
+        };
         corelith_io::spawn_urgent(async move {
-            let permit = handler.disk.acquire(1).await;
-            handler
-                .waiting_for_disk
-                .set(handler.waiting_for_disk.get() - 1);
-            let found = engine.get(&key).await;
-            let answer = match found {
-                Ok(found) => get_answer(point, found),
-                Err(error) => failed(storage_failure(&error)),
-            };
-            reply.send(&answer);
-            drop(permit);
+            match read.run(lookup, &mut reply).await {
+                Some(Ok(found)) => reply.send(&get_answer(point, found)),
+                Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
+                None => {}
+            }
         });
     }
 
-    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, reply: Reply) {
+    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, mut reply: Reply) {
         let request = match ScanRequest::parse(frame.body()) {
             Ok(request) => request,
             Err(error) => return reply.send(&failed(decode_failure(error))),
         };
-        if !self.budget.has_room(wire_limits::SCAN_PAGE_BYTES_MAX) {
-            return reply.send(&throttled());
-        }
         let scan = Scan {
             range: ScanRange {
                 start: Bytes::copy_from_slice(request.start),
@@ -154,15 +151,23 @@ impl Handler {
         let handler = Rc::clone(self);
         let group = group.clone();
         corelith_io::spawn(async move {
-            let answer = match handler.page(&group, scan).await {
-                Ok(page) => Answer::ScanPage(page),
-                Err(failure) => failed(failure),
-            };
-            reply.send(&answer);
+            // Room for what was asked for, and then for a longer first item.
+            let mut first_max = scan.bytes_max;
+            loop {
+                let bytes = scan.bytes_max.max(first_max);
+                if !reply.reserve(bytes + scan.table_bytes()).await {
+                    return;
+                }
+                match handler.page(&group, &scan, first_max).await {
+                    Ok(Paged::Page(page)) => return reply.send(&Answer::ScanPage(page)),
+                    Ok(Paged::TooLong(bytes)) => first_max = bytes,
+                    Err(failure) => return reply.send(&failed(failure)),
+                }
+            }
         });
     }
 
-    async fn page(&self, group: &Group, scan: Scan) -> Result<ScanPage, Failure> {
+    async fn page(&self, group: &Group, scan: &Scan, first_max: usize) -> Result<Paged, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
         let _permit = self.disk.acquire(1).await;
@@ -171,9 +176,18 @@ impl Handler {
         let view = engine.pin();
         let at = scan.at.unwrap_or_else(|| view.at());
         let page = engine
-            .scan(&scan.range, Some(at), scan.items_max, scan.bytes_max)
+            .scan_within(
+                &scan.range,
+                Some(at),
+                scan.items_max,
+                scan.bytes_max,
+                first_max,
+            )
             .await
             .map_err(|error| storage_failure(&error))?;
+        if let Some(bytes) = page.too_long {
+            return Ok(Paged::TooLong(bytes));
+        }
         if scan.at.is_none() && page.more {
             self.scan_views.keep(group.shard(), view);
         } else if page.more {
@@ -184,7 +198,7 @@ impl Handler {
             version: item.found.version.0,
             value: item.found.value,
         });
-        Ok(ScanPage {
+        Ok(Paged::Page(ScanPage {
             meta: ReplyMeta {
                 term: point.term.0,
                 index: at.0,
@@ -192,8 +206,15 @@ impl Handler {
             at_version: at.0,
             more: page.more,
             items: items.collect(),
-        })
+        }))
     }
+}
+
+/// What reading a page gave.
+enum Paged {
+    Page(ScanPage),
+    /// Its first item has this many bytes: it was not read.
+    TooLong(usize),
 }
 
 struct Scan {
@@ -201,6 +222,13 @@ struct Scan {
     at: Option<LogIndex>,
     items_max: usize,
     bytes_max: usize,
+}
+
+impl Scan {
+    /// Most bytes of the item table.
+    fn table_bytes(&self) -> usize {
+        self.items_max * wire_limits::SCAN_ITEM_BYTES
+    }
 }
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {

@@ -2,12 +2,13 @@
 
 use crate::batch::Batch;
 use crate::error::{Cause, Error, Result};
-use crate::limits::{DEADLINE, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
 use crate::read::Get;
+use crate::resolve::Resolver;
 use crate::scan::{Scan, ScanToken};
-use crate::seeds;
+use crate::seeds::{self, Patience};
 use crate::session::Session;
 use crate::transport::Transport;
 use crate::write::{Delete, Put};
@@ -55,7 +56,8 @@ pub struct Limits {
 pub struct ClientBuilder {
     seeds: Vec<String>,
     deadline: Duration,
-    connect_deadline: Duration,
+    connect_deadline: Option<Duration>,
+    resolver: Resolver,
 }
 
 /// Environment variable that [`ClientBuilder::seeds_from_env`] reads.
@@ -82,26 +84,33 @@ impl ClientBuilder {
         self.seeds(seeds)
     }
 
-    /// How long an operation may take from call to answer, retries included, unless it says
-    /// otherwise itself. 15 s if not set.
+    /// How long an operation may take from call to answer, unless it says otherwise itself. That bounds
+    /// all that it does: resolving names, connecting, retries, waiting for leaders. A node that is
+    /// restarting is waited for within it, also if all nodes refuse connections. 15 s if not set.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long [`connect`](Self::connect) may try. 5 s if not set.
+    /// How long [`connect`](Self::connect) may try, whatever the seeds say: an application that may be
+    /// started before its cluster waits for it with this.
+    ///
+    /// If not set, it is 5 s or the [`deadline`](Self::deadline), whichever is shorter, and half a
+    /// second if every seed refuses: no port is open there, the name does not resolve, or something
+    /// else answers.
     #[must_use]
     pub fn connect_deadline(mut self, deadline: Duration) -> Self {
-        self.connect_deadline = deadline;
+        self.connect_deadline = Some(deadline);
         self
     }
 
-    /// Finds the cluster through the seeds and learns its map and limits.
+    /// Finds the cluster through the seeds and learns its map and limits. The seeds are asked one
+    /// after the other, the next one when one fails or is slow. Dropping the future ends the search.
     ///
     /// # Errors
     /// `Invalid` without seeds or with a malformed one, `NoSeed` if none of them leads to a cluster
-    /// before the deadline.
+    /// before the deadline; it names each seed and what was met there.
     pub async fn connect(self) -> Result<Client> {
         if self.seeds.is_empty() {
             return Err(Error::Invalid {
@@ -114,35 +123,41 @@ impl ClientBuilder {
             .map(|s| seeds::split(s))
             .collect::<Result<_>>()?;
         let clock = Clock::start();
-        let mut pause = RETRY_PAUSE_MIN;
-        loop {
-            let mut met = Cause::NotTried;
-            for (host, port) in &seeds {
-                match seeds::describe(host, *port, ClusterId(0), clock).await {
-                    Ok((map, welcome)) => {
-                        let limits = Limits {
-                            key_bytes_max: map.limits.key_bytes_max as usize,
-                            value_bytes_max: map.limits.value_bytes_max,
-                        };
-                        return Ok(Client::new(
-                            map,
-                            welcome.session_window,
-                            limits,
-                            clock,
-                            self.deadline,
-                            seeds,
-                        ));
-                    }
-                    Err(cause) => met = cause,
-                }
-            }
-            if clock.now() + pause >= self.connect_deadline {
-                let seeds = self.seeds.join(", ");
-                return Err(Error::NoSeed { seeds, cause: met });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
-        }
+        let patience = match self.connect_deadline {
+            Some(at_most) => Patience {
+                at_most,
+                refused: at_most,
+            },
+            None => Patience {
+                at_most: FIND_TIMEOUT.min(self.deadline),
+                refused: REFUSED_GRACE,
+            },
+        };
+        let resolver = self.resolver;
+        let found = seeds::find(&seeds, patience, clock, &resolver).await;
+        let (map, welcome) = found.map_err(|met| seeds::none_found(&self.seeds, met))?;
+        let limits = Limits {
+            key_bytes_max: map.limits.key_bytes_max as usize,
+            value_bytes_max: map.limits.value_bytes_max,
+        };
+        let cluster = ClusterId(map.cluster);
+        let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
+        // Without the system's randomness the address of a fresh allocation still tells clients of
+        // one process apart; jitter and client tags need no more.
+        let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
+        let session = Session::new(Arc::new(map), welcome.session_window, seed);
+        Ok(Client {
+            inner: Arc::new(Inner {
+                session: Mutex::new(session),
+                stirred,
+                transport: Transport::new(cluster, clock, resolver),
+                clock,
+                deadline: self.deadline,
+                limits,
+                cluster,
+                seeds,
+            }),
+        })
     }
 }
 
@@ -152,7 +167,8 @@ impl Client {
         ClientBuilder {
             seeds: Vec::new(),
             deadline: DEADLINE,
-            connect_deadline: Duration::from_secs(5),
+            connect_deadline: None,
+            resolver: Resolver::system(),
         }
     }
 
@@ -162,34 +178,6 @@ impl Client {
     /// See [`ClientBuilder::connect`].
     pub async fn connect<S: Into<String>>(seeds: impl IntoIterator<Item = S>) -> Result<Self> {
         Self::builder().seeds(seeds).connect().await
-    }
-
-    fn new(
-        map: ClusterMap,
-        session_window: u32,
-        limits: Limits,
-        clock: Clock,
-        deadline: Duration,
-        seeds: Vec<(String, u16)>,
-    ) -> Self {
-        let cluster = ClusterId(map.cluster);
-        let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
-        // Without the system's randomness the address of a fresh allocation still tells clients of
-        // one process apart; jitter and client tags need no more.
-        let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
-        let session = Session::new(Arc::new(map), session_window, seed);
-        Self {
-            inner: Arc::new(Inner {
-                session: Mutex::new(session),
-                stirred,
-                transport: Transport::new(cluster, clock),
-                clock,
-                deadline,
-                limits,
-                cluster,
-                seeds,
-            }),
-        }
     }
 
     /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
@@ -247,6 +235,10 @@ impl Client {
 
     pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
         placement::shard_of(key, self.inner.stirred.len() as u32)
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.inner.deadline
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -331,7 +323,9 @@ impl Inner {
             .map(|node| (node.host.as_str(), node.base_port));
         let seeds = self.seeds.iter().map(|(host, port)| (host.as_str(), *port));
         for (host, port) in nodes.chain(seeds) {
-            if let Ok((map, _)) = seeds::describe(host, port, self.cluster, self.clock).await {
+            let resolver = self.transport.resolver();
+            let asked = seeds::describe(host, port, self.cluster, self.clock, resolver);
+            if let Ok((map, _)) = asked.await {
                 if self.session().adopt(map) {
                     self.transport.keep(|target| self.session().address(target));
                 }
@@ -372,5 +366,56 @@ impl Drop for Flight<'_> {
             drop(session);
             self.inner.stir(stirred);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::mpsc;
+
+    fn builder(
+        resolver: impl Fn(&str) -> io::Result<Vec<std::net::IpAddr>> + Send + Sync + 'static,
+    ) -> ClientBuilder {
+        ClientBuilder {
+            resolver: Resolver::new(resolver),
+            ..Client::builder().seeds(["db.example:7411"])
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_bounds_names_that_do_not_come_back() {
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = Mutex::new(ended);
+        let hanging = move |_: &str| {
+            // Until the test is over.
+            let _ = ended.lock().unwrap().recv();
+            Err(io::Error::other("hung up"))
+        };
+        let deadline = Duration::from_millis(300);
+        let before = tokio::time::Instant::now();
+        let error = builder(hanging).deadline(deadline).connect().await;
+        assert_eq!(before.elapsed(), deadline);
+        assert!(matches!(error, Err(Error::NoSeed { .. })), "{error:?}");
+        drop(end);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_told_with_its_reason() {
+        let builder = builder(|_| Err(io::Error::other("no such host is known")));
+        let error = builder
+            .connect_deadline(Duration::from_millis(20))
+            .connect();
+        let error = error.await.unwrap_err();
+        let Error::NoSeed { tried } = &error else {
+            panic!("{error}");
+        };
+        assert!(matches!(tried[0].cause, Cause::Resolve { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("db.example does not resolve: no such host"),
+            "{text}"
+        );
     }
 }

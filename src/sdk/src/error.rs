@@ -1,6 +1,7 @@
 //! What can go wrong, and what the caller can do about it.
 
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -62,12 +63,10 @@ pub enum Error {
         what: &'static str,
     },
     /// None of the seeds led to a cluster.
-    #[error("no node could be reached at {seeds}: {cause}")]
+    #[error("no node could be reached: {}", listed(.tried))]
     NoSeed {
-        /// The addresses that were tried.
-        seeds: String,
-        /// What the last one met.
-        cause: Cause,
+        /// Every seed, and what was met there last.
+        tried: Vec<SeedFailure>,
     },
     /// The builder or the call was given something impossible.
     #[error("invalid {what}")]
@@ -93,13 +92,38 @@ impl Error {
     }
 }
 
+/// A seed that led to no cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeedFailure {
+    /// The seed, as it was given.
+    pub seed: String,
+    /// What was met there last.
+    pub cause: Cause,
+}
+
+fn listed(tried: &[SeedFailure]) -> String {
+    let each = tried
+        .iter()
+        .map(|SeedFailure { seed, cause }| format!("{seed}: {cause}"));
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// What stood in the way of the last attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// No attempt was made before the deadline.
     #[error("the deadline passed before it could be sent")]
     NotTried,
+    /// The host name leads to no address.
+    #[error("the name {host} does not resolve: {reason}")]
+    Resolve {
+        /// The name.
+        host: Arc<str>,
+        /// What the system said of it.
+        reason: Arc<str>,
+    },
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(std::io::ErrorKind),

@@ -30,6 +30,7 @@ mod link;
 mod numbers;
 mod operation;
 mod read;
+mod resolve;
 mod route;
 mod scan;
 mod seeds;
@@ -43,7 +44,7 @@ pub use batch::{Batch, BatchOperation, BatchResult};
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
-pub use error::{Cause, Error, Result};
+pub use error::{Cause, Error, Result, SeedFailure};
 pub use read::{Entry, EntryHead, Get, Lookup};
 pub use scan::{Scan, ScanToken};
 pub use status::{

@@ -196,8 +196,9 @@ impl Session {
     }
 
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
+        let suspected = suspicion(&cause);
         operation.cause = cause;
-        if let (Some(node), Some(suspicion)) = (operation.asked, suspicion(cause)) {
+        if let (Some(node), Some(suspicion)) = (operation.asked, suspected) {
             self.routes.suspect(node, now + suspicion);
             // Pauses may outlast a suspicion: the next attempt must go elsewhere all the same, or a
             // leader that is gone would be asked for ever.
@@ -353,7 +354,7 @@ impl Session {
     /// Ends an operation whose server does not keep to the protocol.
     fn broken(&mut self, operation: &mut Operation, what: &'static str) -> Step {
         if operation.is_write() && !operation.opening {
-            let cause = operation.cause;
+            let cause = operation.cause.clone();
             self.end(operation, Err(Error::Indeterminate { cause }))
         } else {
             self.end(operation, Err(Error::Protocol { what }))
@@ -381,7 +382,7 @@ impl Session {
 
     /// Ends an operation that cannot be done in time, with what can honestly be said of it.
     fn give_up(&mut self, operation: &mut Operation) -> Step {
-        let cause = operation.cause;
+        let cause = operation.cause.clone();
         let error = match operation.retry_after {
             _ if operation.doubt => Error::Indeterminate { cause },
             Some(retry_after) => Error::Throttled { retry_after },
@@ -438,10 +439,10 @@ impl Session {
 
 /// How long others are preferred to a node after this: long if finding out again takes long. A
 /// connection that broke says little, the attempt to make it anew will tell.
-fn suspicion(cause: Cause) -> Option<Duration> {
+fn suspicion(cause: &Cause) -> Option<Duration> {
     match cause {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
-        Cause::Connect(_) | Cause::Handshake(_) => Some(REFUSED_SUSPICION),
+        Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
     }
 }

@@ -455,25 +455,18 @@ async fn those_who_cannot_be_used_are_named() {
     };
     mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.status = Status::TooOld);
     let error = connect(mock.seed()).await.unwrap_err();
-    let cause = Cause::Handshake(HandshakeError::TooOld { ours: 1 });
-    assert_eq!(
-        error,
-        Error::NoSeed {
-            seeds: mock.seed(),
-            cause
-        }
-    );
+    let Error::NoSeed { tried } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(tried[0].seed, mock.seed());
+    let too_old = HandshakeError::TooOld { ours: 1 };
+    assert_eq!(tried[0].cause, Cause::Handshake(too_old));
     let seed = mock.seed();
     drop(mock);
     let error = connect(seed).await.unwrap_err();
     assert!(
-        matches!(
-            error,
-            Error::NoSeed {
-                cause: Cause::Connect(_),
-                ..
-            }
-        ) && error.is_retryable()
+        matches!(&error, Error::NoSeed { tried } if matches!(tried[0].cause, Cause::Connect(_)))
+            && error.is_retryable()
     );
     assert!(matches!(
         connect("nowhere".into()).await,
@@ -508,4 +501,58 @@ async fn many_callers_share_one_client() {
         caller.unwrap();
     }
     assert_eq!(mock.state().applied, 64 * 40);
+}
+
+/// Addresses where nobody accepts, or nobody listens. The first live as long as the listeners.
+fn silent_and_closed() -> (std::net::TcpListener, String, String) {
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent, closed) = (bind(), bind());
+    let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
+    let (at, gone) = (address(&silent), address(&closed));
+    (silent, at, gone)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_bounds_connecting() {
+    let (_silent, at, gone) = silent_and_closed();
+    let before = tokio::time::Instant::now();
+    let builder = Client::builder().seeds([at.clone(), gone.clone()]);
+    let error = builder.deadline(Duration::from_millis(300)).connect().await;
+    let Err(Error::NoSeed { tried }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(before.elapsed(), Duration::from_millis(300));
+    assert_eq!(tried[0].cause, Cause::Timeout);
+    assert!(matches!(tried[1].cause, Cause::Connect(_)), "{tried:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_server_the_answer_comes_within_a_second() {
+    let (_silent, _, gone) = silent_and_closed();
+    let (_silent, _, other) = silent_and_closed();
+    let before = tokio::time::Instant::now();
+    let error = Client::connect([gone.clone(), other.clone()]).await;
+    let error = error.unwrap_err();
+    assert!(before.elapsed() < Duration::from_secs(1));
+    let text = error.to_string();
+    assert!(text.contains(&gone) && text.contains(&other), "{text}");
+    // One who asks for it is patient.
+    let wished = Duration::from_secs(3);
+    let builder = Client::builder().seeds([gone]).connect_deadline(wished);
+    let before = tokio::time::Instant::now();
+    assert!(builder.connect().await.is_err());
+    assert_eq!(before.elapsed(), wished);
+}
+
+#[tokio::test]
+async fn a_silent_seed_does_not_hold_up_the_next_one() {
+    let mock = Mock::start(1, 1).await;
+    let (_silent, at, _) = silent_and_closed();
+    let builder = Client::builder().seeds([at, mock.seed()]);
+    // Less than a silent seed is given alone would fail by.
+    let client = builder
+        .deadline(Duration::from_millis(1900))
+        .connect()
+        .await;
+    client.unwrap().put("key", "value").await.unwrap();
 }

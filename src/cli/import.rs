@@ -41,7 +41,8 @@ async fn put(client: &Client, source: &Source) -> Result<(), Failure> {
     // Refused before it is read, so that a huge file costs no memory.
     let limit = client.limits().value_bytes_max;
     if source.len > limit {
-        return Err(corelith_client::Error::TooLarge { limit }.into());
+        let (what, len) = (corelith_client::Field::Value, source.len);
+        return Err(corelith_client::Error::TooLarge { what, len, limit }.into());
     }
     let value = tokio::fs::read(&source.path)
         .await

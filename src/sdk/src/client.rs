@@ -11,14 +11,18 @@ use crate::scan::{Scan, ScanToken};
 use crate::seeds::{self, Patience};
 use crate::session::Session;
 use crate::transport::Transport;
+use crate::value::IntoValue;
 use crate::write::{Delete, Put};
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
+use corelith_wire::request::Operation as WriteKind;
 use corelith_wire::response::Answer;
 use corelith_wire::{ClusterId, ShardId, placement};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 /// A client of one cluster. Cheap to clone; clones share connections and sessions. It must be made
 /// and used within a tokio runtime.
@@ -181,28 +185,28 @@ impl Client {
     }
 
     /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
-    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
-        Put::new(self.clone(), key.into(), value.into())
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl IntoValue) -> Put {
+        Put::new(self.clone(), own(key), value.into_value())
     }
 
     /// Takes the value of `key` away. Deleting a key without value is a success.
-    pub fn delete(&self, key: impl Into<Bytes>) -> Delete {
-        Delete::new(self.clone(), key.into())
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
+        Delete::new(self.clone(), own(key))
     }
 
     /// Reads `key`: the latest acknowledged write is seen (linearizable).
-    pub fn get(&self, key: impl Into<Bytes>) -> Get {
-        Get::new(self.clone(), key.into())
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
+        Get::new(self.clone(), own(key))
     }
 
     /// Reads all keys that start with `prefix`, in order.
-    pub fn scan(&self, prefix: impl Into<Bytes>) -> Scan {
-        Scan::prefix(self.clone(), prefix.into())
+    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
+        Scan::prefix(self.clone(), own(prefix))
     }
 
     /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
-    pub fn scan_range(&self, start: impl Into<Bytes>, end: impl Into<Bytes>) -> Scan {
-        Scan::range(self.clone(), start.into(), end.into())
+    pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
+        Scan::range(self.clone(), own(start), own(end))
     }
 
     /// Goes on with a scan where [`Scan::token`] says, with what is there now.
@@ -255,12 +259,29 @@ impl Client {
         let now = inner.clock.now();
         let deadline = now + deadline.unwrap_or(inner.deadline);
         let operation = inner.session().operation(request, deadline);
-        let mut flight = Flight { inner, operation };
+        let span = span_of(&operation);
+        let mut flight = Flight {
+            inner,
+            operation,
+            attempts: 0,
+            span: span.clone(),
+        };
+        let result = flight.go(deadline).instrument(span).await;
+        flight.record(outcome(&result));
+        result
+    }
+}
+
+impl Flight<'_> {
+    async fn go(&mut self, deadline: Duration) -> Result<Answer> {
+        let inner = self.inner;
+        let flight = self;
         let mut step = flight.advance(Session::proceed);
         loop {
             step = match step {
                 Step::Done(result) => return result,
                 Step::Send { target, until } => {
+                    flight.attempts += 1;
                     let address = || inner.session().address(target);
                     let event = match inner.transport.connection(target, address) {
                         Some(connection) => {
@@ -303,6 +324,11 @@ impl Client {
     }
 }
 
+/// A copy of a key.
+fn own(key: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(key.as_ref())
+}
+
 impl Inner {
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
@@ -340,9 +366,53 @@ impl Inner {
 struct Flight<'a> {
     inner: &'a Inner,
     operation: Operation,
+    /// How often a request was sent, openings of a session included.
+    attempts: u32,
+    span: Span,
+}
+
+/// The span of an operation. Disabled, it costs the check of a flag.
+fn span_of(operation: &Operation) -> Span {
+    macro_rules! span {
+        ($name:literal, $key:expr) => {
+            tracing::debug_span!(
+                target: "corelith_client",
+                $name,
+                key_len = $key.len(),
+                shard = operation.shard().0,
+                attempts = Empty,
+                outcome = Empty,
+            )
+        };
+    }
+    match &operation.request {
+        Request::Write { key, kind, .. } => match kind {
+            WriteKind::Put => span!("put", key),
+            WriteKind::Delete => span!("delete", key),
+        },
+        Request::Get { key } => span!("get", key),
+        Request::Head { key } => span!("head", key),
+        Request::Scan { start, .. } => span!("scan_page", start),
+    }
+}
+
+fn outcome(result: &Result<Answer>) -> &'static str {
+    match result {
+        Ok(Answer::Conflict { .. }) => "conflict",
+        Ok(Answer::NotFound { .. }) => "not found",
+        Ok(_) => "ok",
+        Err(error) => error.name(),
+    }
 }
 
 impl Flight<'_> {
+    fn record(&self, outcome: &'static str) {
+        if !self.span.is_disabled() {
+            self.span.record("attempts", self.attempts);
+            self.span.record("outcome", outcome);
+        }
+    }
+
     fn advance(
         &mut self,
         decide: impl FnOnce(&mut Session, &mut Operation, Duration) -> Step,
@@ -360,6 +430,7 @@ impl Flight<'_> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         if !self.operation.done {
+            self.record("dropped");
             let mut session = self.inner.session();
             session.abandon(&mut self.operation);
             let stirred = session.take_stirred();

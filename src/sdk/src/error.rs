@@ -1,6 +1,7 @@
 //! What can go wrong, and what the caller can do about it.
 
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -36,8 +37,12 @@ pub enum Error {
     #[error("the shard holds as much as it can; delete something")]
     ShardFull,
     /// The key or the value is too long. Nothing was changed.
-    #[error("too large: at most {limit} bytes are allowed")]
+    #[error("the {what} is too large: it has {len} bytes, at most {limit} are allowed")]
     TooLarge {
+        /// Which of the two.
+        what: Field,
+        /// How long it is, in bytes.
+        len: u64,
         /// The longest that would do, in bytes.
         limit: u64,
     },
@@ -81,6 +86,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// Its name, for logs and measurements.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not found",
+            Self::Conflict { .. } => "conflict",
+            Self::Throttled { .. } => "throttled",
+            Self::DiskFull => "disk full",
+            Self::ShardFull => "shard full",
+            Self::TooLarge { .. } => "too large",
+            Self::Corrupt => "corrupt",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Indeterminate { .. } => "indeterminate",
+            Self::ScanExpired => "scan expired",
+            Self::Protocol { .. } => "protocol",
+            Self::NoSeed { .. } => "no seed",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+
     /// Whether the same call may succeed later without anything being changed by the caller, and
     /// repeating it does no harm. (A conflict, for one, needs a new decision; an indeterminate
     /// write a look at the key.)
@@ -94,6 +118,24 @@ impl Error {
                 | Self::ScanExpired
                 | Self::NoSeed { .. }
         )
+    }
+}
+
+/// Key or value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The key.
+    Key,
+    /// The value.
+    Value,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Value => "value",
+        })
     }
 }
 

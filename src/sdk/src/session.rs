@@ -107,6 +107,7 @@ impl Session {
             doubt: false,
             asked: None,
             turn: None,
+            unable: Vec::new(),
             redirects: 0,
             pauses: 0,
             cause: Cause::NotTried,
@@ -271,7 +272,10 @@ impl Session {
                 self.pause_until(operation, now + retry_after + spread, now)
             }
             // These say something about the request itself, so no attempt of it was applied.
-            Failure::TooLarge { limit } => self.end(operation, Err(Error::TooLarge { limit })),
+            Failure::TooLarge { limit } => {
+                let (what, len) = operation.largest(limit);
+                self.end(operation, Err(Error::TooLarge { what, len, limit }))
+            }
             Failure::Malformed => self.end(
                 operation,
                 Err(Error::Protocol {
@@ -281,13 +285,9 @@ impl Session {
             Failure::VersionGone if matches!(operation.request, Request::Scan { .. }) => {
                 self.end(operation, Err(Error::ScanExpired))
             }
-            // Only this attempt had no effect; an earlier one may have had.
-            Failure::DiskFull | Failure::ShardFull | Failure::Corrupt if operation.doubt => {
-                self.pause(operation, now)
-            }
-            Failure::ShardFull => self.end(operation, Err(Error::ShardFull)),
-            Failure::DiskFull => self.end(operation, Err(Error::DiskFull)),
-            Failure::Corrupt => self.end(operation, Err(Error::Corrupt)),
+            Failure::DiskFull => self.cannot(operation, Error::DiskFull, now),
+            Failure::ShardFull => self.cannot(operation, Error::ShardFull, now),
+            Failure::Corrupt => self.cannot(operation, Error::Corrupt, now),
             Failure::Unavailable {
                 reason,
                 nothing_done,
@@ -323,6 +323,34 @@ impl Session {
             return self.pause(operation, now);
         }
         self.routes.leads(operation.shard, leader);
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.pause(operation, now)
+        }
+    }
+
+    /// A node says that its own disk, shard or data does not allow it. It may not lead, or not any
+    /// more: the others are asked before it is believed, once each.
+    fn cannot(&mut self, operation: &mut Operation, error: Error, now: Duration) -> Step {
+        let asked = operation.asked.unwrap_or_default();
+        self.routes.does_not_lead(operation.shard, asked);
+        operation.turn = Some(asked);
+        let known = operation.unable.contains(&asked);
+        if !known {
+            operation.unable.push(asked);
+        }
+        let mut replicas = self.map().replicas(operation.shard);
+        let is_last = replicas.all(|node| operation.unable.contains(&node));
+        drop(replicas);
+        if known || is_last {
+            if operation.doubt {
+                // Only this attempt had no effect; an earlier one may have had.
+                return self.pause(operation, now);
+            }
+            return self.end(operation, Err(error));
+        }
         operation.redirects += 1;
         if operation.redirects <= REDIRECTS_MAX {
             self.proceed(operation, now)

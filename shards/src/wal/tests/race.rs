@@ -15,7 +15,9 @@ async fn read_behind_a_writer(last: u64) -> u64 {
         cache_bytes: 200,
         ..options()
     };
-    let (log, _) = Wal::open(Path::new(DIR), options, None, no_values).await.unwrap();
+    let (log, _) = Wal::open(Path::new(DIR), options, None, no_values)
+        .await
+        .unwrap();
     let written = log.clone();
     let writer = corelith_io::spawn(async move {
         for index in 0..=last {

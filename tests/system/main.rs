@@ -20,6 +20,7 @@ mod check;
 mod cluster;
 mod dependencies;
 mod dev;
+mod examples;
 mod full_disk;
 mod history;
 mod import;

@@ -18,6 +18,7 @@
 
 mod check;
 mod cluster;
+mod commands;
 mod dependencies;
 mod dev;
 mod full_disk;
@@ -28,4 +29,5 @@ mod refusals;
 mod rounds;
 mod seccomp;
 mod smoke;
+mod transfer;
 mod waiting;

@@ -221,6 +221,12 @@ impl Group {
         self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
     }
 
+    /// Whether this node leads the shard and the shard holds as much as it can: puts should be refused,
+    /// deletes are what makes room.
+    pub fn is_full(&self) -> bool {
+        self.inner.leading().is_some() && self.inner.engine.check_capacity().is_err()
+    }
+
     /// The members, the preferred leader first.
     pub fn members(&self) -> &[NodeId] {
         &self.inner.members

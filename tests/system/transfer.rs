@@ -136,7 +136,7 @@ async fn what_is_left_out_is_told_and_counted() {
     assert_eq!(imported.status.code(), Some(2), "{imported:?}");
     let complaint = said(&imported);
     assert!(
-        complaint.contains("large: the value is too large: 9437184 bytes"),
+        complaint.contains("large: the value is too large: it has 9437184 bytes"),
         "{complaint}"
     );
     assert!(complaint.contains("link: skipped"), "{complaint}");

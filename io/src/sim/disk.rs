@@ -1,13 +1,14 @@
 //! The disk of a simulated node.
 //!
-//! An operation is submitted, is in flight for a while, and then takes effect all at once and
-//! completes. A power loss lets each operation in flight happen or not and then leaves a random part
+//! An operation is submitted, is in flight for a while, and then takes effect and completes. Reads and
+//! writes alone take effect sector by sector while they are in flight (`race`). A power loss lets each operation in flight happen or not and then leaves a random part
 //! of what is not durable; the end of a process only does the former.
 
 pub(super) mod control;
 pub(super) mod faults;
 mod inode;
 mod names;
+mod race;
 
 use crate::fs::Space;
 pub(super) use faults::{Faults, IoKind, Verdict};
@@ -100,6 +101,8 @@ struct InFlight {
     sync: Option<SyncSet>,
     latest_change: u64,
     verdict: Verdict,
+    /// Of a read: see `race`.
+    sampled: race::Sampled,
     done: oneshot::Sender<io::Result<Output>>,
 }
 
@@ -239,6 +242,7 @@ impl Disk {
             sync,
             latest_change,
             verdict,
+            sampled: race::Sampled::default(),
             done,
         };
         self.in_flight.insert(self.submitted, in_flight);
@@ -265,12 +269,19 @@ impl Disk {
                 offset,
                 len,
             } => {
-                let offset = match in_flight.verdict {
-                    Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
-                    _ => *offset,
-                };
                 let mut buf = Buf::alloc(*len);
-                let count = self.inode(*handle).read(offset, &mut buf);
+                let count = match in_flight.verdict {
+                    Verdict::Misdirect => {
+                        let other = self.elsewhere(*handle, *offset, rng);
+                        self.inode(*handle).read(other, &mut buf)
+                    }
+                    _ => {
+                        self.reach_early(handle.file, *offset, *len, rng);
+                        let count = self.inode(*handle).read(*offset, &mut buf);
+                        in_flight.sampled.restore(*offset, &mut buf);
+                        count
+                    }
+                };
                 buf.truncate(count);
                 Ok(Output::Data(buf))
             }
@@ -284,7 +295,7 @@ impl Disk {
                     Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
                     _ => *offset,
                 };
-                self.write(*handle, offset, data, *durable)?;
+                self.write(*handle, offset, data, *durable, rng)?;
                 Ok(Output::Unit)
             }
             Op::Sync { handle } => {
@@ -361,7 +372,7 @@ impl Disk {
             } => match rng.below(3) {
                 0 => {}
                 fate => {
-                    let _ = self.write(*handle, *offset, data, fate == 1);
+                    let _ = self.write(*handle, *offset, data, fate == 1, rng);
                 }
             },
             _ => {}
@@ -379,9 +390,17 @@ impl Disk {
         self.used_bytes = self.used_bytes + inode.allocated_bytes() - before;
     }
 
-    fn write(&mut self, handle: Handle, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
+    fn write(
+        &mut self,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        durable: bool,
+        rng: &Rng,
+    ) -> io::Result<()> {
         let growth = self.inode(handle).growth(offset, data.len());
         self.check_room(growth)?;
+        self.sample_before(handle.file, offset, data.len(), rng);
         let zeros = Rc::clone(&self.zeros);
         self.change_inode(handle, |inode| inode.write(offset, data, durable, &zeros));
         Ok(())

@@ -3,7 +3,7 @@
 use crate::{BLOCK, block_of, create, create_durable, for_seeds, ms};
 use corelith_io::sim::{IoKind, Sim};
 use corelith_io::{
-    BLOCK_SIZE, ErrorKind, File, OpenOptions, lock_dir, now, remove_file, rename, sync_dir,
+    BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions, lock_dir, now, remove_file, rename, sync_dir,
 };
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -106,6 +106,66 @@ fn writes_in_flight_at_once_are_lost_in_any_combination() {
         kept.insert(bytes.chunks(BLOCK_SIZE).map(new).collect::<Vec<_>>());
     });
     assert_eq!(kept.len(), 8, "{kept:?}");
+}
+
+#[test]
+fn a_read_that_races_a_write_sees_any_mix_of_sectors() {
+    let mut seen = BTreeSet::new();
+    for_seeds(60, |sim, node| {
+        let racing = sim.block_on(node, async {
+            let file = create_durable("/f", 1).await;
+            let before = file.read_at(0, BLOCK_SIZE).await.unwrap();
+            assert_eq!(classify(&before), "old");
+            let (racing, written) = futures_util::future::join(
+                file.read_at(0, BLOCK_SIZE),
+                file.write_at(0, block_of(1)),
+            )
+            .await;
+            written.unwrap();
+            let after = file.read_at(0, BLOCK_SIZE).await.unwrap();
+            assert_eq!(classify(&after), "new");
+            classify(&racing.unwrap())
+        });
+        seen.insert(racing);
+    });
+    assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
+}
+
+#[test]
+fn a_sector_that_was_read_as_new_stays_new() {
+    let mut seen = BTreeSet::new();
+    for_seeds(40, |sim, node| {
+        let states = sim.block_on(node, async {
+            let blocks = 256;
+            let file = Rc::new(create_durable("/f", blocks).await);
+            let writing = Rc::clone(&file);
+            let done = Rc::new(Cell::new(false));
+            let is_written = Rc::clone(&done);
+            let write = corelith_io::spawn(async move {
+                // Long enough for many reads.
+                let mut long = Buf::alloc(BLOCK_SIZE * blocks as usize);
+                long.fill(1);
+                writing.write_at(0, long).await.unwrap();
+                is_written.set(true);
+            });
+            let (mut new, mut states) = (BTreeSet::new(), BTreeSet::new());
+            while !done.get() {
+                let block = file.read_at(0, BLOCK_SIZE).await.unwrap();
+                states.insert(classify(&block));
+                let sectors = (0..).zip(block.chunks(512));
+                let now: BTreeSet<usize> = sectors
+                    .filter(|(_, sector)| sector[0] == 1)
+                    .map(|(at, _)| at)
+                    .collect();
+                assert!(now.is_superset(&new), "{new:?} before {now:?}");
+                new = now;
+            }
+            write.await.unwrap();
+            states
+        });
+        seen.extend(states);
+    });
+    assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
 }
 
 #[test]

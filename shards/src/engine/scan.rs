@@ -120,7 +120,7 @@ impl Engine {
         cost: impl Fn(&Merged) -> usize,
         mut take: impl AsyncFnMut(Merged, &View) -> Result<usize>,
     ) -> Result<bool> {
-        self.inner.pacer.note_read();
+        self.inner.pace.meter.note_read();
         // What is seen must stay until the scan is done.
         let now = self.pin();
         let at = at.map_or(now.at(), |at| at.min(now.at()));

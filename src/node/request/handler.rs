@@ -71,10 +71,8 @@ impl Handler {
         let refused = match WriteCommand::parse(&payload) {
             Err(error) => Some(decode_failure(error)),
             Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
-            Ok(command) => {
-                let grows = command.operation == Operation::Put;
-                (grows && group.is_disk_full()).then_some(Failure::DiskFull)
-            }
+            Ok(command) if command.operation == Operation::Put => no_room(group),
+            Ok(_) => None,
         };
         match refused {
             Some(failure) => reply.send(&failed(failure)),
@@ -263,6 +261,15 @@ fn wire_len(len: u64) -> u32 {
     match u32::try_from(len) {
         Ok(len) => len,
         Err(_) => unreachable!("a value of {len} bytes is above the limit of values"),
+    }
+}
+
+/// Why the shard takes no new values, if it takes none.
+fn no_room(group: &Group) -> Option<Failure> {
+    if group.is_disk_full() {
+        Some(Failure::DiskFull)
+    } else {
+        group.is_full().then_some(Failure::ShardFull)
     }
 }
 

@@ -104,6 +104,9 @@ pub enum Failure {
     VersionGone = 11,
     /// The write's number is too far beyond the session's lowest unanswered one.
     WindowFull = 12,
+    /// The shard holds as much as it can: it takes no new values until some are deleted; deletes and
+    /// reads work.
+    ShardFull = 13,
 }
 
 /// Body of a [`Kind::FAILURE`].

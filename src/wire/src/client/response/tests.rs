@@ -149,6 +149,7 @@ fn all() -> Vec<Answer> {
         Failure::Throttled { retry_after_ms: 5 },
         Failure::TooLarge { limit: 6 },
         Failure::DiskFull,
+        Failure::ShardFull,
         Failure::Unavailable {
             reason,
             nothing_done: true,

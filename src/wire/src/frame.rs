@@ -20,6 +20,7 @@ use crate::body::{self, Flat, Nested};
 use crate::error::FrameError;
 use crate::ids::{Epoch, RequestId, ShardId};
 use crate::limits::{self, HEADER_BYTES};
+use crate::width::u32_len;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// What a frame is. Numbers are never used again for something else.
@@ -476,14 +477,6 @@ impl<'a> FrameBuilder<'a> {
         let frame = self.out.get(self.start..).unwrap_or_default();
         let crc = crc32c::crc32c_append(checksum(frame), detached);
         patch(self.out, self.start + 4, crc);
-    }
-}
-
-/// A length as the frame states it.
-pub(crate) fn u32_len(len: usize) -> u32 {
-    match u32::try_from(len) {
-        Ok(len) => len,
-        Err(_) => unreachable!("limits.rs keeps a frame of {len} bytes from being built"),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod peer;
 pub mod placement;
 pub mod version;
+pub mod width;
 
 pub use client::{map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};

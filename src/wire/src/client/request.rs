@@ -147,7 +147,12 @@ impl OpenSession {
     /// # Errors
     /// It is malformed.
     pub fn parse(body: &[u8]) -> Result<Self, DecodeError> {
-        let request = access::<ArchivedOpenSession>(body, "session opening")?;
+        let what = "session opening";
+        // What precedes the message in a longer body would never be looked at.
+        if body.len() != size_of::<ArchivedOpenSession>() {
+            return Err(DecodeError::Malformed { what });
+        }
+        let request = access::<ArchivedOpenSession>(body, what)?;
         Ok(Self {
             client: request.client.into(),
         })

@@ -3,12 +3,13 @@
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
-use crate::frame::{Frame, FrameBuilder, Head, Kind, field, u32_len};
+use crate::frame::{Frame, FrameBuilder, Head, Kind, field};
 use crate::limits::{self, DETACH_BYTES_MIN};
 use crate::map::ClusterMap;
 use crate::outbox::Outbox;
 use crate::status::StatusReply;
 use crate::storage::StorageReply;
+use crate::width::u32_len;
 use bytes::{BufMut, Bytes};
 use rkyv::{Archive, Deserialize, Serialize};
 

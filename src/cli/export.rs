@@ -101,7 +101,7 @@ fn rest(
         false => u64::MAX,
     };
     client
-        .scan(prefix.to_vec())
+        .scan(prefix)
         .start_at(start.unwrap_or_default())
         .limit(limit)
         .keys_only()

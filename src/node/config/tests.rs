@@ -210,15 +210,13 @@ fn every_problem_names_the_key_and_what_is_allowed() {
 
 #[test]
 fn a_cpu_that_does_not_exist_is_a_wrong_configuration() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("c.toml");
-    std::fs::write(&file, GOOD.replace("pin = [0, 1]", "pin = [0, 99999]")).unwrap();
-    let error = NodeConfig::load(&file).unwrap_err().to_string();
-    let (_, problem) = error.split_once("c.toml: ").unwrap();
-    assert!(
-        problem.starts_with("node.pin: CPU 99999 does not exist: this machine has 0"),
-        "{error}"
-    );
+    let online = "0-3\n";
+    assert_eq!(super::check::cpus(&[3, 0], online), Ok(()));
+    let (key, problem) = super::check::cpus(&[0, 99], online).unwrap_err();
+    assert_eq!(key, "node.pin");
+    assert_eq!(problem, "CPU 99 does not exist: this machine has 0-3");
+    // A kernel that does not tell refuses nothing here.
+    assert_eq!(super::check::cpus(&[99], ""), Ok(()));
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
-use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::compaction::{self, Policy};
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
+use crate::pace::Limits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -148,7 +149,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                throttle: ThrottleLimits::default(),
+                limits: Limits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,

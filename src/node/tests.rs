@@ -1,5 +1,7 @@
 //! A simulated cluster, asked over its wire protocol.
 
+mod abuse;
+
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::limits;
@@ -41,6 +43,7 @@ fn config(me: u32, count: u32) -> NodeConfig {
     let text = format!(
         "node = {{ id = {me}, data_dir = \"/data\" }}\n\
          storage = {{ memtable_bytes = 1048576, segment_bytes = 16777216 }}\n\
+         clients = {{ memory_bytes = 67108864 }}\n\
          cluster = {{ name = \"test\", shards = {SHARDS}, nodes = [{}] }}",
         nodes.join(", ")
     );
@@ -488,6 +491,49 @@ fn scans_see_one_moment_over_their_pages() {
         }
         let expected: Vec<_> = keys.into_iter().map(|key| (key, b"old".to_vec())).collect();
         assert_eq!(found, expected);
+    });
+}
+
+#[test]
+fn heads_come_without_values() {
+    let cluster = Cluster::start(8, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let (mut client, _) = Client::connect(address).await;
+        let session = client.open_session(0).await;
+        let mut keys: Vec<_> = (0..4).map(|salt| key_of(0, salt)).collect();
+        keys.sort();
+        for (number, key) in (1..).zip(&keys) {
+            let value = vec![7; 10_000 * number as usize];
+            client.put(0, (session, number), key, &value).await;
+        }
+        let request = ScanRequest {
+            start: b"",
+            end: b"",
+            limit_items: 3,
+            max_bytes: 1000,
+            at_version: 0,
+        };
+        let answer = client.ask(0, |out, head| {
+            request::encode_scan_keys(out, head, &request)
+        });
+        let Answer::ScanHeads(page) = answer.await else {
+            panic!("not a page of heads");
+        };
+        assert!(page.more);
+        let lens: Vec<_> = page.items.iter().map(|item| item.value_len).collect();
+        assert_eq!(lens, [10_000, 20_000, 30_000]);
+        assert!(page.items.iter().map(|item| &item.key).eq(&keys[..3]));
+        for (key, expected) in [(&keys[3], Some(40_000)), (&key_of(0, 9), None)] {
+            let request = GetRequest { key };
+            let answer = client.ask(0, |out, head| request::encode_get_head(out, head, &request));
+            let found = match answer.await {
+                Answer::Head { value_len, .. } => Some(value_len),
+                Answer::NotFound { .. } => None,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected);
+        }
     });
 }
 

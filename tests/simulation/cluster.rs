@@ -2,7 +2,7 @@
 
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
 };
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
@@ -225,6 +225,7 @@ fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
             reserve_bytes: Some(256 << 10),
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
             heartbeat_ms: 100,
             election_ms: 600,

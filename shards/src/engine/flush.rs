@@ -1,6 +1,5 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
-use super::pacer::Lane;
 use super::run_writer::RunWriter;
 use super::{Engine, Frozen};
 use crate::error::{Error, Result};
@@ -8,6 +7,7 @@ use crate::ids::LogId;
 use crate::key::Space;
 use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
+use crate::pace::Lane;
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -145,7 +145,7 @@ impl Engine {
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<bool> {
         let counters = &self.inner.counters;
         let _running = counters.flush.start();
-        self.inner.pacer.begin_flush();
+        self.inner.pace.begin_flush();
         let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;

@@ -14,10 +14,11 @@ use super::{
 };
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
-use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::compaction::{self, Policy};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
+use crate::pace::Limits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -82,7 +83,7 @@ async fn open_with(
             memtable_bytes,
             policy: Policy::default(),
             compaction: compaction::Options::default(),
-            throttle: ThrottleLimits::default(),
+            limits: Limits::default(),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),
@@ -333,6 +334,16 @@ fn the_longest_keys_and_values_are_kept() {
         engine.checkpoint().await.unwrap();
         assert_eq!(engine.get_in_memory(&key), None);
         assert_eq!(engine.get(&key).await.unwrap().unwrap().value, value);
+        let head = engine.head(&key).await.unwrap().unwrap();
+        assert_eq!(
+            (head.version, head.len),
+            (LogIndex(1), VALUE_BYTES_MAX as u64)
+        );
+        assert_eq!(
+            engine.look_up(&key).into_head().ok(),
+            Some(Some(head)),
+            "the index is read"
+        );
         let empty = engine.get(b"").await.unwrap().unwrap();
         assert_eq!(empty.value, Bytes::new());
         let page = engine

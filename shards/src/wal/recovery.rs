@@ -620,6 +620,7 @@ async fn settle(
             file: file.file,
             first_number,
             end,
+            durable_end: end,
             file_len: if is_shortened { end } else { file.len },
         });
     }

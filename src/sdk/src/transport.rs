@@ -5,6 +5,7 @@ use crate::error::Cause;
 use crate::limits::{CONNECT_TIMEOUT, RECONNECT_PAUSE_MAX, RECONNECT_PAUSE_MIN};
 use crate::link::{Clock, Link};
 use crate::operation::Event;
+use crate::resolve::Resolver;
 use crate::route::Target;
 use corelith_wire::{ClusterId, Outbox, RequestId};
 use std::collections::BTreeMap;
@@ -18,15 +19,21 @@ pub(crate) struct Transport {
     connections: Mutex<BTreeMap<Target, Arc<Connection>>>,
     cluster: ClusterId,
     clock: Clock,
+    resolver: Resolver,
 }
 
 impl Transport {
-    pub(crate) fn new(cluster: ClusterId, clock: Clock) -> Self {
+    pub(crate) fn new(cluster: ClusterId, clock: Clock, resolver: Resolver) -> Self {
         Self {
             connections: Mutex::default(),
             cluster,
             clock,
+            resolver,
         }
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// The connection to `target`, whose address is asked for if it is new.
@@ -44,6 +51,7 @@ impl Transport {
             port,
             cluster: self.cluster,
             clock: self.clock,
+            resolver: self.resolver.clone(),
             phase: Mutex::new(Phase::Idle),
             changed: Notify::new(),
         });
@@ -103,6 +111,7 @@ pub(crate) struct Connection {
     port: u16,
     cluster: ClusterId,
     clock: Clock,
+    resolver: Resolver,
     phase: Mutex<Phase>,
     /// Notified when connecting has ended.
     changed: Notify,
@@ -150,7 +159,7 @@ impl Connection {
                 Some(_) => RECONNECT_PAUSE_MIN,
             },
             Phase::Down { cause, until, .. } if self.clock.now() < *until => {
-                return Ready::Failed(*cause);
+                return Ready::Failed(cause.clone());
             }
             Phase::Down { pause, .. } => *pause,
             Phase::Connecting { .. } => return Ready::Wait,
@@ -164,7 +173,8 @@ impl Connection {
 
     /// Connects, then serves the connection until it ends.
     async fn establish(self: Arc<Self>) {
-        let connecting = Link::connect(&self.host, self.port, self.cluster, self.clock);
+        let (host, port) = (&self.host, self.port);
+        let connecting = Link::connect(host, port, self.cluster, self.clock, &self.resolver);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or(Err(Cause::Connect(std::io::ErrorKind::TimedOut)));

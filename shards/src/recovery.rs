@@ -9,8 +9,14 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::Owner;
 use crate::manifest::{Manifest, sync_dir};
-use corelith_io::{DirLock, OpenOptions};
+use corelith_io::{DirLock, ErrorKind, OpenOptions};
 use std::path::Path;
+
+/// What is wrong with a shard that was created before and is not there.
+pub(crate) const IS_MISSING: &str = "the shard is missing";
+/// What is wrong with a directory in which a shard is being created that was created before.
+pub(crate) const IS_ANOTHER: &str =
+    "the shard is missing, and another one was being created in its place";
 
 /// A directory that is ready for its log and engine to be opened.
 pub(crate) struct Recovered {
@@ -20,8 +26,12 @@ pub(crate) struct Recovered {
     pub(crate) lock: DirLock,
 }
 
-/// Locks the directory, reads its manifest and removes files that the manifest does not name.
-pub(crate) async fn recover(dir: &Path, owner: Owner) -> Result<Recovered> {
+/// Locks the directory, reads its manifest and removes files that the manifest does not name. A shard
+/// that `is_known` was created before: what is missing of it is damage, and nothing is made.
+pub(crate) async fn recover(dir: &Path, owner: Owner, is_known: bool) -> Result<Recovered> {
+    if is_known {
+        refuse_lost(dir).await?;
+    }
     corelith_io::create_dir_all(dir).await?;
     let lock = corelith_io::lock_dir(dir).await?;
     let entries = corelith_io::list_dir(dir).await?;
@@ -69,6 +79,28 @@ pub(crate) async fn recover(dir: &Path, owner: Owner) -> Result<Recovered> {
         creating: false,
         lock,
     })
+}
+
+/// Refuses a shard that was created before if there is nothing of it, or a creation that was broken off.
+async fn refuse_lost(dir: &Path) -> Result<()> {
+    let entries = match corelith_io::list_dir(dir).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        entries => entries?,
+    };
+    let mut names = entries
+        .iter()
+        .filter_map(|entry| FileName::parse(&entry.name));
+    if entries
+        .iter()
+        .any(|entry| entry.name == FileName::Creating.to_string())
+    {
+        let path = FileName::Creating.path(dir);
+        return Err(Error::corrupt(&path, 0, IS_ANOTHER));
+    }
+    match names.any(|name| name != FileName::Lock) {
+        true => Ok(()),
+        false => Err(Error::corrupt(dir, 0, IS_MISSING)),
+    }
 }
 
 /// Leaves the directory with the marker alone.

@@ -50,6 +50,9 @@ pub struct ShardOptions {
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
+    /// Whether the shard was created before: if it is missing, that is damage, and it is not created
+    /// anew.
+    pub is_known: bool,
 }
 
 impl ShardOptions {
@@ -70,6 +73,7 @@ impl ShardOptions {
             on_damage: None,
             removal_step_bytes: REMOVAL_STEP_BYTES,
             reserve_bytes: 0,
+            is_known: false,
         }
     }
 }
@@ -83,7 +87,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Opens the shard in `dir`, creating it if `dir` is missing or empty: reads the manifest,
+    /// Opens the shard in `dir`, creating it if `dir` is missing or empty and it is not a known one: reads the manifest,
     /// removes orphan files, scans the log. Entries after the checkpoint are not applied here: the
     /// consensus layer replays them.
     ///
@@ -110,7 +114,7 @@ impl Shard {
             store_id: options.store_id,
             shard: options.shard,
         };
-        let recovered = recovery::recover(dir, owner).await?;
+        let recovered = recovery::recover(dir, owner, options.is_known).await?;
         let log_options = LogOptions {
             store_id: options.store_id,
             shard: options.shard,

@@ -55,7 +55,7 @@ async fn open_with(
     memtable_bytes: usize,
     change: impl FnOnce(&mut EngineParts),
 ) -> Result<Engine> {
-    let recovered = recovery::recover(dir, OWNER).await?;
+    let recovered = recovery::recover(dir, OWNER, false).await?;
     if recovered.creating {
         let segment = FileName::Segment(SegmentId(1)).path(dir);
         OpenOptions::new()
@@ -401,7 +401,7 @@ fn missing_files_are_never_taken_for_an_empty_shard() {
             store_id: 1,
             ..OWNER
         };
-        let refused = recovery::recover(&dir, other).await;
+        let refused = recovery::recover(&dir, other, false).await;
         assert!(matches!(refused, Err(crate::Error::OtherStore { .. })));
         let engine = open(&dir, 1 << 20).await.unwrap();
         assert!(engine.get(b"a").await.unwrap().is_some());

@@ -1,8 +1,8 @@
 //! Tests of the argument parser and of the pure parts of the commands.
 
 use super::args::{Arguments, Command, EXIT_CODES};
+use super::encoding::printable;
 use super::failure::{Failure, code};
-use super::output::printable;
 use clap::CommandFactory;
 use corelith_client::{Cause, Error};
 use std::time::Duration;
@@ -14,7 +14,10 @@ fn the_arguments_are_consistent() {
 
 /// Every command that does something, with its words.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
-    for part in command.get_subcommands() {
+    for part in command
+        .get_subcommands()
+        .filter(|part| part.get_name() != "help")
+    {
         let words = format!("{words} {}", part.get_name());
         match part.has_subcommands() {
             true => leaves(part, &words, found),

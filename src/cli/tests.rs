@@ -176,3 +176,15 @@ fn keys_print_unambiguously() {
         assert_eq!(printable(key), *expected);
     }
 }
+
+#[test]
+fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
+    for text in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/operations.md"),
+        include_str!("../../tuning/README.md"),
+    ] {
+        let start: String = text.lines().take(20).collect();
+        assert!(start.contains("no authentication"), "{start}");
+    }
+}

@@ -24,6 +24,7 @@ use crate::log_store::LogStore;
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::proposal::{self, Budget, Responder};
+use crate::replay::replay;
 use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
@@ -171,6 +172,7 @@ impl Group {
             Rc::clone(&retention),
             &options,
         );
+        replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,

@@ -24,6 +24,7 @@ pub mod options;
 mod peer_server;
 mod proposal;
 mod refusals;
+mod replay;
 mod retention;
 mod runtime;
 mod snapshot;

@@ -1,12 +1,11 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
-use super::args::Connection;
 use super::output;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
 use crate::node::error::NodeError;
-use corelith_client::{Cause, Error};
+use corelith_client::Error;
 use std::path::{Path, PathBuf};
 
 /// Exit codes, as [`EXIT_CODES`](super::args) lists them.
@@ -29,14 +28,9 @@ pub enum Failure {
     Cluster(#[from] Error),
     /// No node of the cluster answers.
     #[error(
-        "no cluster at {seeds}: {reason} (start one with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
+        "{0} (start one with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
     )]
-    NotFoundAt {
-        /// Where it was looked for.
-        seeds: String,
-        /// What the last attempt met.
-        reason: Cause,
-    },
+    NoCluster(Error),
     /// The key does not exist.
     #[error("key {key} does not exist")]
     NotFound {
@@ -166,12 +160,9 @@ impl Failure {
     }
 
     /// A failure to find the cluster.
-    pub fn connecting(connection: &Connection, error: Error) -> Self {
+    pub fn connecting(error: Error) -> Self {
         match error {
-            Error::NoSeed { cause, .. } => Self::NotFoundAt {
-                seeds: connection.seeds.join(", "),
-                reason: cause,
-            },
+            Error::NoSeed { .. } => Self::NoCluster(error),
             error => Self::Cluster(error),
         }
     }
@@ -202,7 +193,7 @@ impl Failure {
             Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
             Self::TooLarge { .. } | Self::Unusable { .. } | Self::Argument(_) => code::WRONG_INPUT,
             Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
-            Self::NotFoundAt { .. } => code::UNREACHABLE,
+            Self::NoCluster(_) => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),
             Self::Offline(error) => of_offline(error),
             Self::Node(error) => error
@@ -222,7 +213,7 @@ fn of_cluster(error: &Error) -> u8 {
         Error::TooLarge { .. } | Error::Invalid { .. } => code::WRONG_INPUT,
         Error::Indeterminate { .. } => code::UNKNOWN,
         Error::Corrupt => code::DAMAGED,
-        Error::DiskFull => code::DISK_FULL,
+        Error::DiskFull | Error::ShardFull => code::DISK_FULL,
         _ => code::UNREACHABLE,
     }
 }

@@ -119,7 +119,7 @@ fn options_appear_where_they_mean_something() {
 #[test]
 fn every_exit_code_has_its_failures() {
     let failure = |error: Error| Failure::on_key(b"k", error);
-    let cause = Cause::Timeout;
+    let cause = || Cause::Timeout;
     let local = std::io::Error::from(std::io::ErrorKind::StorageFull);
     let table: &[(Failure, u8)] = &[
         (failure(Error::NotFound), code::ABSENT),
@@ -131,9 +131,15 @@ fn every_exit_code_has_its_failures() {
             Failure::unusable("/d".as_ref(), "is not empty"),
             code::WRONG_INPUT,
         ),
-        (failure(Error::Unavailable { cause }), code::UNREACHABLE),
+        (
+            failure(Error::Unavailable { cause: cause() }),
+            code::UNREACHABLE,
+        ),
         (failure(Error::ScanExpired), code::UNREACHABLE),
-        (failure(Error::Indeterminate { cause }), code::UNKNOWN),
+        (
+            failure(Error::Indeterminate { cause: cause() }),
+            code::UNKNOWN,
+        ),
         (Failure::file("write", "/f".as_ref(), local), code::LOCAL),
         (failure(Error::Corrupt), code::DAMAGED),
         (Failure::Damaged { problems: 1 }, code::DAMAGED),

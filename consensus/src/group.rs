@@ -13,6 +13,8 @@
 
 mod read;
 mod upkeep;
+#[cfg(any(test, feature = "planted"))]
+mod window;
 
 use crate::applied::Applied;
 use crate::command::{WriteReply, kind};
@@ -22,6 +24,7 @@ use crate::link::Link;
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
 use crate::retention::Retention;
 use crate::snapshot::Transfers;
@@ -140,10 +143,13 @@ impl Group {
             return Err(OpenError::NotAMember);
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
+        if is_planted(Bug::DelayByAddress) {
+            let address = std::ptr::from_ref(&*link_to).cast::<()>().addr();
+            corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
+        }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let promised = !brand_new && members.len() > 1;
-        let embargo_until =
-            embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
+        let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
@@ -155,12 +161,7 @@ impl Group {
             Rc::clone(&lease),
             Rc::clone(&transfers),
         );
-        let machine = StateMachine::new(
-            engine.clone(),
-            Rc::clone(&applied),
-            Rc::clone(&retention),
-            &options,
-        );
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
@@ -202,6 +203,8 @@ impl Group {
         });
         let group = Self { inner };
         group.start_upkeep(brand_new);
+        #[cfg(any(test, feature = "planted"))]
+        group.watch();
         Ok(group)
     }
 
@@ -389,14 +392,8 @@ impl Group {
 
 /// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
 /// to vote; see the module.
-fn embargo(options: &Options, promised: bool) -> bool {
-    #[cfg(any(test, feature = "planted"))]
-    if options.planted.vote_after_restart {
-        return false;
-    }
-    #[cfg(not(any(test, feature = "planted")))]
-    let _ = options;
-    promised
+fn embargo(promised: bool) -> bool {
+    promised && !is_planted(Bug::VoteAfterRestart)
 }
 
 impl Inner {

@@ -21,6 +21,7 @@ mod membership;
 mod network;
 pub mod options;
 mod peer_server;
+pub mod planted;
 mod proposal;
 mod retention;
 mod runtime;

@@ -29,6 +29,7 @@ mod limits;
 mod link;
 mod numbers;
 mod operation;
+mod phase;
 mod read;
 mod route;
 mod scan;
@@ -38,6 +39,14 @@ mod slots;
 mod status;
 mod transport;
 mod write;
+
+/// The decisions of connections, for a simulator.
+#[doc(hidden)]
+pub mod connection {
+    pub use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX, TICK};
+    pub use crate::phase::{Phase, Ready};
+    pub use crate::slots::{Room, Slots};
+}
 
 pub use batch::{Batch, BatchOperation, BatchResult};
 pub use bytes::Bytes;

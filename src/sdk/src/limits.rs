@@ -11,11 +11,11 @@ pub(crate) const COPY_OUT_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const OUTBOX_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 /// How often deadlines of requests in flight are looked at.
-pub(crate) const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(20);
 /// Longest time to establish a connection, handshake included.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection with requests in flight that says nothing for this long is given up.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(6);
+pub const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Pause before a failed connection is tried again: first and longest.
 pub(crate) const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// See [`RECONNECT_PAUSE_MIN`].

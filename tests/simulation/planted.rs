@@ -1,0 +1,1 @@
+//! Bugs are planted, and found.

@@ -1,6 +1,5 @@
 //! The `corelith` program: a node, a cluster for development, and the command-line client.
 
-use clap::Parser;
 use corelith::cli::{Arguments, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -9,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 const LOG_DEFAULT: &str = "warn,openraft=error";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_process();
     let filter = match arguments.log.as_deref().map(EnvFilter::try_new).transpose() {
         Ok(filter) => filter.unwrap_or_else(|| EnvFilter::new(LOG_DEFAULT)),
         Err(error) => {

@@ -11,6 +11,7 @@
 //!   first start is fast. (A replica that *lost* its log and vote is another matter: it must not
 //!   come back under the same identity.)
 
+mod door;
 mod read;
 mod upkeep;
 #[cfg(any(test, feature = "planted"))]
@@ -22,7 +23,7 @@ use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::Link;
 use crate::log_store::LogStore;
-use crate::network::Network;
+use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use corelith_io::Instant;
 use corelith_io::sync::{oneshot, watch};
 use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term};
+use corelith_wire::peer::Health;
 use futures_util::FutureExt;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -107,10 +109,12 @@ struct Inner {
     retention: Rc<RefCell<Retention>>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
+    healths: Rc<Healths>,
     data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     budget: Budget,
     readers: read::Readers,
+    door: door::Door,
     embargo_until: Option<Instant>,
     options: Options,
     closing: watch::Sender<bool>,
@@ -154,8 +158,14 @@ impl Group {
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
+        let healths = Rc::new(Healths::default());
         let network = Network::new(
-            shard_id,
+            Rc::new(GroupOfPeers {
+                me,
+                shard: shard_id,
+                members: members.clone(),
+            }),
+            Rc::clone(&healths),
             link_to,
             options.peer_timeout,
             Rc::clone(&lease),
@@ -194,8 +204,10 @@ impl Group {
             retention,
             transfers,
             lease,
+            healths,
             budget,
             readers: read::Readers::default(),
+            door: door::Door::default(),
             embargo_until,
             options,
             closing: watch::channel(false).0,
@@ -222,6 +234,20 @@ impl Group {
     /// until it has; deletes are what makes room.
     pub fn is_disk_full(&self) -> bool {
         self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+    }
+
+    /// Whether this node leads the shard and the shard holds as much as it can: puts should be refused,
+    /// deletes are what makes room.
+    pub fn is_full(&self) -> bool {
+        self.inner.leading().is_some() && self.inner.engine.check_capacity().is_err()
+    }
+
+    /// What speaks against this replica's leading.
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            is_disk_full: self.is_disk_full(),
+            is_damaged: !self.inner.engine.damages().is_empty(),
+        }
     }
 
     /// The members, the preferred leader first.
@@ -362,15 +388,10 @@ impl Group {
     }
 
     /// Whether the replica may neither vote nor stand yet.
-    pub(crate) fn embargoed(&self) -> bool {
+    fn embargoed(&self) -> bool {
         self.inner
             .embargo_until
             .is_some_and(|until| corelith_io::now() < until)
-    }
-
-    /// The openraft handle, for the peer server.
-    pub(crate) fn raft(&self) -> &Raft {
-        &self.inner.raft
     }
 
     /// Stops the replica and closes its shard.

@@ -5,6 +5,7 @@
 //! A write goes `group` → openraft → `log_store` (durable) and `network` (to the followers) →
 //! `state_machine` → the answer. A follower receives in `peer_server`.
 
+mod admission;
 mod applied;
 pub mod command;
 mod config;
@@ -23,6 +24,7 @@ pub mod options;
 mod peer_server;
 pub mod planted;
 mod proposal;
+mod refusals;
 mod retention;
 mod runtime;
 mod snapshot;

@@ -14,6 +14,8 @@
 //! * **Completion.** An operation owns its buffer until it completes. Dropping a future leaves the
 //!   outcome of the operation unknown (a dropped write may still reach the disk later).
 //! * **Alignment.** Writes start at and span multiples of [`BLOCK_SIZE`]; reads may start anywhere.
+//! * **Races.** A read that is in flight together with a write of the same place may see any mix of old
+//!   and new sectors (512 bytes).
 //! * **Durability.** A write to a file opened with [`OpenOptions::dsync`] is durable when it
 //!   completes; any other write is durable after [`File::sync`]. A created, renamed or removed name
 //!   lasts only after [`sync_dir`] of its directory. Writes in flight at once may complete, and
@@ -42,6 +44,7 @@ pub mod sim;
 pub mod sync;
 pub mod task;
 pub mod time;
+mod transfer;
 mod uring;
 mod world;
 

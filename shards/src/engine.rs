@@ -22,11 +22,10 @@ mod get;
 mod inputs;
 mod install;
 mod merge;
-mod pacer;
+mod pace;
 mod piece;
 mod reclaim;
 mod report;
-mod room;
 mod run_writer;
 mod scan;
 mod scrub;
@@ -39,17 +38,18 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::FoundRange;
+pub use get::{FoundHead, FoundRange};
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
-pub use scan::{Item, ScanPage, ScanRange};
+pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
 
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::checkpoint::Checkpoint;
-use crate::compaction::{self, Policy, ThrottleLimits, WriteMix};
+use crate::compaction::{self, Policy, WriteMix};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
@@ -59,6 +59,7 @@ use crate::limits::{
 };
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
+use crate::pace::{Limits, Pace, Pressure, judge};
 use crate::pins::{Pin, Pins};
 use crate::removal::Removals;
 use crate::reserve::Reserve;
@@ -74,9 +75,8 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
 use damage::Damages;
 use get::Searches;
-use pacer::Pacer;
+use pace::Backlog;
 use reclaim::Reclaim;
-use room::Pace;
 use scrub::Scrubbing;
 use statistics::Counters;
 use std::cell::{Cell, RefCell, RefMut};
@@ -109,6 +109,8 @@ pub(crate) struct LogHooks {
     pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
     /// Whether something appended waits for room on the device.
     pub(crate) is_stuck: Box<dyn Fn() -> bool>,
+    /// Segments in use.
+    pub(crate) segments: Box<dyn Fn() -> usize>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -117,12 +119,14 @@ pub(crate) struct EngineOptions {
     pub(crate) memtable_bytes: usize,
     pub(crate) policy: Policy,
     pub(crate) compaction: compaction::Options,
-    pub(crate) throttle: ThrottleLimits,
+    pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
     pub(crate) scrub: ScrubOptions,
     pub(crate) removal_step_bytes: u64,
+    /// How much there may be.
+    pub(crate) capacity: Capacity,
 }
 
 /// What an engine is opened with.
@@ -170,7 +174,7 @@ struct Inner {
     damages: Damages,
     scrubbing: Scrubbing,
     pace: Pace,
-    pacer: Rc<Pacer>,
+    backlog: Backlog,
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
@@ -178,6 +182,10 @@ struct Inner {
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
+    /// Length of the manifest in effect.
+    manifest_bytes: Cell<u64>,
+    /// Whether new values were refused for want of capacity when that was looked at last.
+    was_full: Cell<bool>,
     /// Free part of the device, as seen last.
     free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
@@ -276,14 +284,22 @@ impl Engine {
             garbage: Vec::new(),
             receiving: Vec::new(),
         };
-        let pacer = Rc::<Pacer>::default();
-        let quiet = Rc::clone(&pacer);
+        let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
+        let pace = Pace::default();
+        let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));
+        let removal_rate = move |removals| {
+            meter.measure(corelith_io::now());
+            let pressure = Pressure {
+                is_busy: meter.is_busy(),
+                removals,
+                ..Pressure::default()
+            };
+            judge(&pressure, &limits).removal
+        };
         let inner = Inner {
             dir: parts.dir,
             owner: parts.owner,
-            removals: Removals::with_quiet(parts.options.removal_step_bytes, move || {
-                quiet.is_quiet()
-            }),
+            removals: Removals::with_rate(parts.options.removal_step_bytes, removal_rate),
             options: parts.options,
             log: parts.log,
             cache: parts.cache,
@@ -297,13 +313,15 @@ impl Engine {
             background: Background::default(),
             damages: Damages::new(parts.on_damage),
             scrubbing: Scrubbing::default(),
-            pace: Pace::default(),
-            reclaim: Rc::new(Reclaim::new(Rc::clone(&pacer))),
-            pacer,
+            reclaim: Rc::new(Reclaim::new(limits, Rc::clone(&pace.meter))),
+            pace,
+            backlog: Backlog::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
             mix: Cell::default(),
             counters: Counters::default(),
+            manifest_bytes: Cell::new(manifest_bytes),
+            was_full: Cell::new(false),
             free_fraction: Cell::new(1.0),
             _lock: parts.lock,
         };
@@ -354,10 +372,10 @@ impl Engine {
             state.applied.index() < Some(at),
             "writes are applied in log order"
         );
-        self.inner.pace.note(key.len() + value.len());
+        let pace = &self.inner.pace;
         match &value {
-            Value::Separated(_) => self.inner.pacer.note_write(key.len(), value.len()),
-            _ => self.inner.pacer.note_write(key.len() + value.len(), 0),
+            Value::Separated(_) => pace.note_write(key.len(), value.len()),
+            _ => pace.note_write(key.len() + value.len(), 0),
         }
         let pins = &self.inner.pins;
         if state.active.insert(Space::User, at, key, value, pins) {

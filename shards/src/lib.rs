@@ -4,6 +4,7 @@
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
 
 mod cache;
+mod capacity;
 pub mod check;
 mod checkpoint;
 mod compaction;
@@ -19,6 +20,7 @@ pub mod log;
 mod manifest;
 mod memtable;
 mod output;
+mod pace;
 mod pins;
 pub mod planted;
 mod recovery;
@@ -27,6 +29,7 @@ mod reserve;
 pub mod session;
 pub mod shard;
 mod sstable;
+mod text;
 mod varint;
 mod version;
 pub mod vlog;
@@ -35,9 +38,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
-    ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
-    WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport,
+    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics,
+    StorageReport, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

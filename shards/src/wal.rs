@@ -153,6 +153,8 @@ struct Shared {
 impl Wal {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
+    /// A checkpoint says that the log was durable up to the entry `covered`.
+    ///
     /// `is_whole` is asked about values that may never have become durable: whether all of the
     /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
     /// after it was never acknowledged, and is dropped.
@@ -163,11 +165,12 @@ impl Wal {
     pub async fn open(
         dir: &Path,
         options: WalOptions,
+        covered: Option<LogIndex>,
         is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
         corelith_io::create_dir_all(dir).await?;
-        let recovered = recovery::recover(dir, &options, &is_whole).await?;
+        let recovered = recovery::recover(dir, &options, covered, &is_whole).await?;
         let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
         let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
@@ -253,6 +256,11 @@ impl Wal {
     /// what makes room (deletes, membership changes, votes); new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         self.shared().disk_full.get()
+    }
+
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.shared().pipeline.borrow().segments()
     }
 
     /// Whether what is appended waits for room on the device.

@@ -17,14 +17,8 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
 }
 
-/// A document of JSON, with a line end.
-pub(super) fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(document)
-        .map(|text| text + "\n")
-        .map_err(|error| Failure::local("write JSON", "", error.into()))
-}
-
-/// A line of JSON.
+/// A line of JSON. Everything that is printed as JSON is such lines, each an object whose `kind` says
+/// what the other fields are (docs/operations.md lists them).
 pub(super) fn json_line(document: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string(document)
         .map(|text| text + "\n")

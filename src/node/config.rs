@@ -16,6 +16,9 @@ use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where the kernel lists the CPUs.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+
 /// What is wrong with a configuration, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -161,8 +164,7 @@ impl Default for StorageConfig {
 }
 
 /// Timing of the consensus groups.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
     /// A leader is heard from at least this often.
     pub heartbeat_ms: u64,
@@ -221,7 +223,15 @@ struct RawConfig {
     #[serde(default)]
     storage: StorageConfig,
     #[serde(default)]
-    raft: RaftConfig,
+    raft: RawRaft,
+}
+
+/// The timing as far as it is given.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRaft {
+    heartbeat_ms: Option<u64>,
+    election_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -253,7 +263,15 @@ impl NodeConfig {
             file: file.clone(),
             reason: error.to_string(),
         })?;
-        Self::parse(&file, &text)
+        let config = Self::parse(&file, &text)?;
+        // Where the kernel does not tell, the core that is to be pinned does.
+        let online = std::fs::read_to_string(CPUS_ONLINE).unwrap_or_default();
+        check::cpus(&config.pin, &online).map_err(|(key, problem)| ConfigError::Value {
+            file,
+            key,
+            problem,
+        })?;
+        Ok(config)
     }
 
     /// Checks a configuration given as text; `file` is named in errors.
@@ -270,7 +288,12 @@ impl NodeConfig {
         };
         check::cluster(&raw.cluster).map_err(problem)?;
         check::storage(&raw.storage).map_err(problem)?;
-        check::raft(&raw.raft).map_err(problem)?;
+        let default = RaftConfig::default();
+        let raft = RaftConfig {
+            heartbeat_ms: raw.raft.heartbeat_ms.unwrap_or(default.heartbeat_ms),
+            election_ms: raw.raft.election_ms.unwrap_or(default.election_ms),
+        };
+        check::raft(&raft, raw.raft.election_ms.is_some()).map_err(problem)?;
         let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
         let listen = match &raw.node.listen {
             Some(text) => check::listen(text, entry).map_err(problem)?,
@@ -289,7 +312,7 @@ impl NodeConfig {
             pin: raw.node.pin,
             cluster: raw.cluster,
             storage: raw.storage,
-            raft: raw.raft,
+            raft,
         })
     }
 }

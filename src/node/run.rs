@@ -20,6 +20,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// One sentence about what keeps it from running.
 pub fn run(config: &Path) -> Result<(), NodeError> {
     let config = NodeConfig::load(config)?;
+    let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
+    // Before the probe, which creates the data directory.
+    refuse_taken_ports(std::slice::from_ref(&config), instead)?;
     let cores = usize::from(config.cores);
     corelith_io::probe::probe(
         &config.data_dir,
@@ -30,11 +33,40 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
         "ready: node {} of cluster {} serves {}:{}",
         config.id.0, config.cluster.name, config.listen.host, config.listen.port
     );
-    let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
     supervise(vec![config], instead, || {
         say(&line);
         systemd::notify("READY=1");
     })
+}
+
+/// Refuses ports that are taken, before anything is created. Whoever takes one after that is met when
+/// the core listens.
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked at before the first core starts"
+)]
+pub(crate) fn refuse_taken_ports(
+    nodes: &[NodeConfig],
+    instead: &'static str,
+) -> Result<(), NodeError> {
+    for node in nodes {
+        let first = resolve(&node.listen.host, node.listen.port)?;
+        for core in 0..node.cores {
+            let port = node.listen.port.saturating_add(core);
+            let address = SocketAddr::new(first.ip(), port);
+            // What else may be wrong with an address is told by the core that listens.
+            if let Err(error) = std::net::TcpListener::bind(address)
+                && error.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Err(NodeError::PortInUse {
+                    host: first.ip().to_string(),
+                    port,
+                    instead,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Prints a line for the user. That nobody reads it must not stop a node.

@@ -492,6 +492,49 @@ fn scans_see_one_moment_over_their_pages() {
 }
 
 #[test]
+fn heads_come_without_values() {
+    let cluster = Cluster::start(8, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let (mut client, _) = Client::connect(address).await;
+        let session = client.open_session(0).await;
+        let mut keys: Vec<_> = (0..4).map(|salt| key_of(0, salt)).collect();
+        keys.sort();
+        for (number, key) in (1..).zip(&keys) {
+            let value = vec![7; 10_000 * number as usize];
+            client.put(0, (session, number), key, &value).await;
+        }
+        let request = ScanRequest {
+            start: b"",
+            end: b"",
+            limit_items: 3,
+            max_bytes: 1000,
+            at_version: 0,
+        };
+        let answer = client.ask(0, |out, head| {
+            request::encode_scan_keys(out, head, &request)
+        });
+        let Answer::ScanHeads(page) = answer.await else {
+            panic!("not a page of heads");
+        };
+        assert!(page.more);
+        let lens: Vec<_> = page.items.iter().map(|item| item.value_len).collect();
+        assert_eq!(lens, [10_000, 20_000, 30_000]);
+        assert!(page.items.iter().map(|item| &item.key).eq(&keys[..3]));
+        for (key, expected) in [(&keys[3], Some(40_000)), (&key_of(0, 9), None)] {
+            let request = GetRequest { key };
+            let answer = client.ask(0, |out, head| request::encode_get_head(out, head, &request));
+            let found = match answer.await {
+                Answer::Head { value_len, .. } => Some(value_len),
+                Answer::NotFound { .. } => None,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected);
+        }
+    });
+}
+
+#[test]
 fn a_stopped_node_ends_in_order_and_finds_its_data_again() {
     let mut cluster = Cluster::start(9, 1);
     let node = cluster.nodes[0];

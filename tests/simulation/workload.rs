@@ -314,6 +314,7 @@ impl Lane {
                 limit_items: 1 + (random_u64() % 6) as u32,
                 max_bytes: 64 << 10,
                 at_version,
+                keys_only: false,
             };
             let page = match self.client.run(request, Self::deadline()).await {
                 Ok(Answer::ScanPage(page)) => page,

@@ -193,9 +193,9 @@ impl Inner {
         drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 
-    /// Whether this node leads, and `node` answers and is nearly caught up.
+    /// Whether this node leads, and `node` answers, is well and nearly caught up.
     fn could_lead(&self, node: NodeId) -> bool {
-        if self.leading().is_none() {
+        if self.leading().is_none() || !self.healths.is_well(node) {
             return false;
         }
         let data = self.data.borrow_watched();

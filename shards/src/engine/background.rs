@@ -4,7 +4,6 @@
 //! ends.
 
 use super::{Engine, Inner};
-use crate::compaction::background_share;
 use crate::ids::LogIndex;
 use crate::limits::COMPACTIONS_MAX;
 use corelith_io::sync::notify::Notify;
@@ -54,6 +53,11 @@ impl Background {
     /// What wakes the tasks, and is told when the engine goes.
     pub(super) fn waker(&self) -> Rc<Notify> {
         Rc::clone(&self.wake)
+    }
+
+    /// Sets the shares of the core that background work gets.
+    pub(super) fn demand(&self, shares: u32) {
+        self.demand.set(shares as usize);
     }
 
     /// Whether no task works.
@@ -168,15 +172,5 @@ impl Engine {
             && self.inner.removals.is_idle()
             && self.is_compaction_settled()
             && !self.is_collection_due()
-    }
-
-    /// Sets how much of the core background work gets from what there is to do.
-    pub(super) fn ask_for_share(&self) {
-        let shares = background_share(
-            &self.debt(),
-            self.full_memtables(),
-            &self.inner.options.throttle,
-        );
-        self.inner.background.demand.set(shares as usize);
     }
 }

@@ -13,12 +13,12 @@
 
 use super::background::Turn;
 use super::compact::is_no_space;
-use super::pacer::{Lane, PACE_STEP_BYTES};
 use super::{Engine, View};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
 use crate::memtable;
+use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{SequentialCursor, Table, ValueRef, hash_of};
 use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentMeta, SegmentUse, plan};

@@ -1,13 +1,13 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
-use super::pacer::Lane;
 use super::run_writer::RunWriter;
 use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES};
+use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
+use crate::pace::Lane;
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
@@ -128,12 +128,14 @@ impl Engine {
                     drop(oldest);
                     self.keep_up_freeing().await;
                 }
-                Err(error) if error.is_no_space() && self.is_unfenced() => {
+                Err(error) if error.wants_room() && self.is_unfenced() => {
                     if self.inner.state.borrow().closed {
                         self.fence(error);
                     } else {
                         tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
-                        corelith_io::sleep(DISK_FULL_RETRY).await;
+                        let is_full = matches!(error, Error::Full { .. });
+                        self.pause(if is_full { FULL_RETRY } else { DISK_FULL_RETRY })
+                            .await;
                     }
                 }
                 Err(error) => self.fence(error),
@@ -147,7 +149,7 @@ impl Engine {
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<bool> {
         let counters = &self.inner.counters;
         let _running = counters.flush.start();
-        self.inner.pacer.begin_flush();
+        self.inner.pace.begin_flush();
         let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;

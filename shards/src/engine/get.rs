@@ -1,5 +1,9 @@
 //! Reading one key.
 
+mod head;
+
+pub use head::FoundHead;
+
 use super::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
@@ -225,7 +229,7 @@ impl Engine {
     }
 
     fn find_in_memory(&self, key: &[u8]) -> Option<memtable::Version> {
-        self.inner.pacer.note_read();
+        self.inner.pace.meter.note_read();
         let state = self.inner.state.borrow();
         let active = state.active.get(Space::User, key, NOW);
         active.or_else(|| {

@@ -1,7 +1,7 @@
 //! Reading a range of keys.
 
-use super::merge::{Merge, Span};
-use super::{Engine, Found};
+use super::merge::{Merge, Merged, Span};
+use super::{Engine, Found, FoundHead, View};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
@@ -17,6 +17,15 @@ pub struct Item {
     pub found: Found,
 }
 
+/// One key of a scan that reads no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemHead {
+    /// User key.
+    pub key: Bytes,
+    /// Version and length of its value.
+    pub found: FoundHead,
+}
+
 /// What to scan: user keys `start <= key < end` (`end` empty: to the last key).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanRange {
@@ -27,10 +36,10 @@ pub struct ScanRange {
 }
 
 /// A part of a scan's result.
-#[derive(Clone, Debug, Default)]
-pub struct ScanPage {
+#[derive(Clone, Debug)]
+pub struct ScanPage<T = Item> {
     /// In key order.
-    pub items: Vec<Item>,
+    pub items: Vec<T>,
     /// Whether keys may follow; go on after the last item's key.
     pub more: bool,
 }
@@ -49,7 +58,69 @@ impl Engine {
         max_items: usize,
         max_bytes: usize,
     ) -> Result<ScanPage> {
-        self.inner.pacer.note_read();
+        let mut items = Vec::new();
+        let take = async |merged: Merged, view: &View| {
+            let value = merged.value(view).await;
+            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
+                let version = merged.at;
+                items.push(Item {
+                    key: merged.key,
+                    found: Found { version, value },
+                });
+            }
+            Ok(items.len())
+        };
+        let cost = |merged: &Merged| merged.key.len() + merged.value_len();
+        let more = self
+            .walk(range, at, max_items, max_bytes, cost, take)
+            .await?;
+        Ok(ScanPage { items, more })
+    }
+
+    /// As [`Engine::scan`], but with the lengths of values instead of the values, which are not read;
+    /// `max_bytes` bounds the keys.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub async fn scan_heads(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<ScanPage<ItemHead>> {
+        let mut items = Vec::new();
+        let take = async |merged: Merged, _: &View| {
+            let found = FoundHead {
+                version: merged.at,
+                len: merged.value_len() as u64,
+            };
+            items.push(ItemHead {
+                key: merged.key,
+                found,
+            });
+            Ok(items.len())
+        };
+        let cost = |merged: &Merged| merged.key.len();
+        let more = self
+            .walk(range, at, max_items, max_bytes, cost, take)
+            .await?;
+        Ok(ScanPage { items, more })
+    }
+
+    /// Goes over what `range` held as of `at`, deletions left out, and hands it to `take`, which says
+    /// how many it has taken; until those are `max_items`, or the costs of what was handed over exceed
+    /// `max_cost`. Whether anything may follow.
+    async fn walk(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_cost: usize,
+        cost: impl Fn(&Merged) -> usize,
+        mut take: impl AsyncFnMut(Merged, &View) -> Result<usize>,
+    ) -> Result<bool> {
+        self.inner.pace.meter.note_read();
         // What is seen must stay until the scan is done.
         let now = self.pin();
         let at = at.map_or(now.at(), |at| at.min(now.at()));
@@ -67,35 +138,24 @@ impl Engine {
         let view = self.view();
         let merge = Merge::start(&view, span).await;
         let mut merge = self.noted(merge, None).await?;
-        let mut page = ScanPage::default();
-        let mut bytes = 0_usize;
+        let (mut taken, mut spent) = (0, 0_usize);
         loop {
             let next = merge.next().await;
             let Some(merged) = self.noted(next, None).await? else {
-                break;
+                return Ok(false);
             };
             corelith_io::yield_if_needed().await;
             if merged.is_deleted() {
                 continue;
             }
-            bytes = bytes.saturating_add(merged.key.len() + merged.value_len());
-            if bytes > max_bytes && !page.items.is_empty() {
-                page.more = true;
-                break;
+            spent = spent.saturating_add(cost(&merged));
+            if spent > max_cost && taken > 0 {
+                return Ok(true);
             }
-            let value = merged.value(&view).await;
-            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
-                let version = merged.at;
-                page.items.push(Item {
-                    key: merged.key,
-                    found: Found { version, value },
-                });
-            }
-            if page.items.len() >= max_items.max(1) {
-                page.more = merge.may_go_on();
-                break;
+            taken = take(merged, &view).await?;
+            if taken >= max_items.max(1) {
+                return Ok(merge.may_go_on());
             }
         }
-        Ok(page)
     }
 }

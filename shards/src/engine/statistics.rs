@@ -156,7 +156,7 @@ impl super::Engine {
             edits: counters.edits.get(),
             moves: counters.moves.get(),
             dropped_segments: counters.dropped_segments.get(),
-            debt_bytes: self.debt().bytes,
+            debt_bytes: self.inner.backlog.debt.get().bytes,
             memtable_bytes: self.memtable_bytes() as u64,
             table_bytes,
             tables: tables as u64,

@@ -61,6 +61,9 @@ pub(crate) enum Next {
 struct InFlight {
     number: u64,
     sequence: u64,
+    segment: SegmentId,
+    /// Where the block ends in it.
+    end: u64,
     bytes: usize,
     /// The values up to here must be durable.
     values: Ticket,
@@ -338,6 +341,7 @@ impl Pipeline {
             file: prepared.file,
             first_number: self.next_number,
             end: 0,
+            durable_end: 0,
             file_len: prepared.len,
         });
         let start = Block::start(self.submitted_sequence, self.submitted_state);
@@ -389,6 +393,8 @@ impl Pipeline {
         self.in_flight.push_back(InFlight {
             number,
             sequence: block.sequence,
+            segment: active.id,
+            end: active.end,
             bytes: block.payload_len() + block.value_bytes,
             values: block.values,
             flushed_up_to: self.durable,
@@ -449,6 +455,7 @@ impl Pipeline {
             assert_eq!(write.number, self.durable, "a gap in the durable prefix");
             self.durable += 1;
             self.durable_sequence = write.sequence;
+            self.note_durable(write.segment, write.end);
             self.proven = self.proven.max(write.flushed_up_to);
             self.outstanding_bytes = match self.durable_sequence == self.staged_sequence {
                 true => 0,
@@ -469,6 +476,19 @@ impl Pipeline {
         self.index.evict(durable);
         self.release();
         ready
+    }
+
+    fn note_durable(&mut self, id: SegmentId, end: u64) {
+        let at = self.position(id);
+        let Some(segment) = self.segments.get_mut(at).filter(|found| found.id == id) else {
+            panic!(
+                "segment {} was released before its blocks were durable",
+                id.0
+            );
+        };
+        let grows = segment.durable_end < end && end <= segment.end;
+        assert!(grows, "the durable part of a segment grows within it");
+        segment.durable_end = end;
     }
 
     /// Fences the log: everybody who waits is told, and nothing is taken any more.
@@ -615,9 +635,18 @@ impl Pipeline {
         self.starved = false;
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
-        let at = self.segments.partition_point(|segment| segment.id < id);
+        let at = self.position(id);
         self.segments.get(at).filter(|segment| segment.id == id)
+    }
+
+    fn position(&self, id: SegmentId) -> usize {
+        self.segments.partition_point(|segment| segment.id < id)
     }
 
     /// The segment that follows `id`.

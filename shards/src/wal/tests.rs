@@ -2,6 +2,7 @@
 
 pub(crate) mod damage;
 mod golden;
+mod race;
 
 use super::{Entry, Vote, WalOptions};
 use crate::error::Result;

@@ -183,13 +183,57 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "election_ms = 1000",
             "election_ms = 300",
-            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000",
+            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000, at least five times raft.heartbeat_ms",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 200",
+            "c.toml: raft.heartbeat_ms: 200 is not allowed: 10 to 150, a fifth of raft.election_ms, which is 750 if it is not given",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 20000",
+            "c.toml: raft.heartbeat_ms: 20000 is not allowed: 10 to 10000",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "election_ms = 700",
+            "c.toml: raft.election_ms: 700 is not allowed: 750 to 60000, at least five times raft.heartbeat_ms",
         ),
     ];
     for (replace, by, expected) in table {
         assert!(GOOD.contains(replace), "{replace}");
         let error = parse(&GOOD.replacen(replace, by, 1)).unwrap_err();
         assert_eq!(error.to_string(), *expected);
+    }
+}
+
+#[test]
+fn a_cpu_that_does_not_exist_is_a_wrong_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, GOOD.replace("pin = [0, 1]", "pin = [0, 99999]")).unwrap();
+    let error = NodeConfig::load(&file).unwrap_err().to_string();
+    let (_, problem) = error.split_once("c.toml: ").unwrap();
+    assert!(
+        problem.starts_with("node.pin: CPU 99999 does not exist: this machine has 0"),
+        "{error}"
+    );
+}
+
+#[test]
+fn lists_of_cpus_are_read_as_the_kernel_writes_them() {
+    let has = |online: &str, cpu| super::check::lists_cpu(online, cpu);
+    for (online, cpu, expected) in [
+        ("0\n", 0, Some(true)),
+        ("0-3\n", 3, Some(true)),
+        ("0-3", 4, Some(false)),
+        ("0-1,4,6-7", 4, Some(true)),
+        ("0-1,4,6-7", 5, Some(false)),
+        ("", 0, None),
+        ("?", 0, None),
+    ] {
+        assert_eq!(has(online, cpu), expected, "{online} {cpu}");
     }
 }
 

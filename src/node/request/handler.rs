@@ -12,11 +12,11 @@ use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, LogIndex, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
-use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanItem, ScanPage};
-use corelith_wire::{DecodeError, Frame, Kind, placement};
+use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
+use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -71,10 +71,8 @@ impl Handler {
         let refused = match WriteCommand::parse(&payload) {
             Err(error) => Some(decode_failure(error)),
             Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
-            Ok(command) => {
-                let grows = command.operation == Operation::Put;
-                (grows && group.is_disk_full()).then_some(Failure::DiskFull)
-            }
+            Ok(command) if command.operation == Operation::Put => no_room(group),
+            Ok(_) => None,
         };
         match refused {
             Some(failure) => reply.send(&failed(failure)),
@@ -93,15 +91,45 @@ impl Handler {
             Ok(_) => return reply.send(&failed(Failure::Malformed)),
             Err(error) => return reply.send(&failed(decode_failure(error))),
         };
+        let read = if frame.header.flags.contains(Flags::WITHOUT_VALUES) {
+            Self::read_head
+        } else {
+            Self::read
+        };
         if let Some(point) = group.try_read_point() {
-            return self.read(group, point, key, reply);
+            return read(self, group, point, key, reply);
         }
         let handler = Rc::clone(self);
         let group_then = group.clone();
         let key = frame.payload().slice_ref(key);
         group.on_read_point(move |point| match point {
-            Ok(point) => handler.read(&group_then, point, &key, reply),
+            Ok(point) => read(&handler, &group_then, point, &key, reply),
             Err(error) => reply.send(&failed(read_failure(&error))),
+        });
+    }
+
+    /// Answers a get without value from what is applied at `point` or later.
+    fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
+        if let Some(found) = group.engine().head_in_memory(key) {
+            return reply.send(&head_answer(point, found));
+        }
+        if self.waiting_for_disk.get() >= limits::DISK_READS_WAITING_MAX {
+            return reply.send(&throttled());
+        }
+        let key = Bytes::copy_from_slice(key);
+        let engine = group.engine().clone();
+        let handler = Rc::clone(self);
+        self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
+        corelith_io::spawn_urgent(async move {
+            let _permit = handler.disk.acquire(1).await;
+            handler
+                .waiting_for_disk
+                .set(handler.waiting_for_disk.get() - 1);
+            let answer = match engine.head(&key).await {
+                Ok(found) => head_answer(point, found),
+                Err(error) => failed(storage_failure(&error)),
+            };
+            reply.send(&answer);
         });
     }
 
@@ -150,19 +178,20 @@ impl Handler {
             at: (request.at_version != 0).then_some(LogIndex(request.at_version)),
             items_max: request.limit_items.max(1) as usize,
             bytes_max: request.max_bytes as usize,
+            heads: frame.header.flags.contains(Flags::WITHOUT_VALUES),
         };
         let handler = Rc::clone(self);
         let group = group.clone();
         corelith_io::spawn(async move {
             let answer = match handler.page(&group, scan).await {
-                Ok(page) => Answer::ScanPage(page),
+                Ok(answer) => answer,
                 Err(failure) => failed(failure),
             };
             reply.send(&answer);
         });
     }
 
-    async fn page(&self, group: &Group, scan: Scan) -> Result<ScanPage, Failure> {
+    async fn page(&self, group: &Group, scan: Scan) -> Result<Answer, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
         let _permit = self.disk.acquire(1).await;
@@ -170,29 +199,77 @@ impl Handler {
         // What is applied now is at least the read point, and stays as it is seen from here on.
         let view = engine.pin();
         let at = scan.at.unwrap_or_else(|| view.at());
-        let page = engine
-            .scan(&scan.range, Some(at), scan.items_max, scan.bytes_max)
-            .await
-            .map_err(|error| storage_failure(&error))?;
-        if scan.at.is_none() && page.more {
+        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
+        let head = PageHead { point, at };
+        let (more, answer) = if scan.heads {
+            let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            (page.more, Answer::ScanHeads(head.with(page, scan_head)))
+        } else {
+            let page = engine.scan(range, Some(at), items_max, bytes_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            (page.more, Answer::ScanPage(head.with(page, scan_item)))
+        };
+        if scan.at.is_none() && more {
             self.scan_views.keep(group.shard(), view);
-        } else if page.more {
+        } else if more {
             self.scan_views.use_again(group.shard(), at);
         }
-        let items = page.items.into_iter().map(|item| ScanItem {
-            key: item.key,
-            version: item.found.version.0,
-            value: item.found.value,
-        });
-        Ok(ScanPage {
+        Ok(answer)
+    }
+}
+
+/// Where in the shard's history a page was read.
+struct PageHead {
+    point: ReadPoint,
+    at: LogIndex,
+}
+
+impl PageHead {
+    /// `page` as it is sent.
+    fn with<T, U>(self, page: corelith_shards::ScanPage<T>, item: fn(T) -> U) -> ScanPage<U> {
+        ScanPage {
             meta: ReplyMeta {
-                term: point.term.0,
-                index: at.0,
+                term: self.point.term.0,
+                index: self.at.0,
             },
-            at_version: at.0,
+            at_version: self.at.0,
             more: page.more,
-            items: items.collect(),
-        })
+            items: page.items.into_iter().map(item).collect(),
+        }
+    }
+}
+
+fn scan_item(item: corelith_shards::Item) -> ScanItem {
+    ScanItem {
+        key: item.key,
+        version: item.found.version.0,
+        value: item.found.value,
+    }
+}
+
+fn scan_head(item: corelith_shards::ItemHead) -> ScanHead {
+    ScanHead {
+        key: item.key,
+        version: item.found.version.0,
+        value_len: wire_len(item.found.len),
+    }
+}
+
+/// The length of a value as a page states it.
+fn wire_len(len: u64) -> u32 {
+    match u32::try_from(len) {
+        Ok(len) => len,
+        Err(_) => unreachable!("a value of {len} bytes is above the limit of values"),
+    }
+}
+
+/// Why the shard takes no new values, if it takes none.
+fn no_room(group: &Group) -> Option<Failure> {
+    if group.is_disk_full() {
+        Some(Failure::DiskFull)
+    } else {
+        group.is_full().then_some(Failure::ShardFull)
     }
 }
 
@@ -201,6 +278,8 @@ struct Scan {
     at: Option<LogIndex>,
     items_max: usize,
     bytes_max: usize,
+    /// Without values.
+    heads: bool,
 }
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {
@@ -223,6 +302,24 @@ fn get_answer(point: ReadPoint, found: Option<Found>) -> Answer {
             value,
         },
         None => Answer::NotFound { meta },
+    }
+}
+
+fn head_answer(point: ReadPoint, found: Option<FoundHead>) -> Answer {
+    let (term, index) = (point.term.0, point.index.0);
+    match found {
+        Some(FoundHead { version, len }) => Answer::Head {
+            // The value may be newer than the read point.
+            meta: ReplyMeta {
+                term,
+                index: index.max(version.0),
+            },
+            version: version.0,
+            value_len: len,
+        },
+        None => Answer::NotFound {
+            meta: ReplyMeta { term, index },
+        },
     }
 }
 

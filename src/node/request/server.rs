@@ -80,6 +80,7 @@ impl Server {
     }
 
     async fn serve(&self, stream: TcpStream) {
+        let address = stream.peer_addr().ok();
         let (mut read, mut write) = stream.into_split();
         let hands = self.shake_hands(&mut read, &mut write);
         let (hello, buffer) = match corelith_io::timeout(limits::HANDSHAKE_DEADLINE, hands).await {
@@ -93,7 +94,9 @@ impl Server {
         match hello.role {
             Role::Peer => {
                 let peer = hello.node;
-                self.groups.serve_peer(read, write, buffer, peer).await;
+                self.groups
+                    .serve_peer(read, write, buffer, peer, address)
+                    .await;
             }
             Role::Client | Role::Bulk => self.serve_client(read, write, buffer).await,
         }

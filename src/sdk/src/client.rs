@@ -6,7 +6,7 @@ use crate::limits::{DEADLINE, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
 use crate::read::Get;
-use crate::scan::Scan;
+use crate::scan::{Scan, ScanToken};
 use crate::seeds;
 use crate::session::Session;
 use crate::transport::Transport;
@@ -217,6 +217,15 @@ impl Client {
         Scan::range(self.clone(), start.into(), end.into())
     }
 
+    /// Goes on with a scan where [`Scan::token`] says, with what is there now.
+    ///
+    /// # Errors
+    /// `Invalid` if the token is of another cluster.
+    pub fn resume_scan(&self, token: &ScanToken) -> Result<Scan> {
+        let (start, end) = token.range(self.cluster_id())?;
+        Ok(Scan::range(self.clone(), start, end))
+    }
+
     /// Collects operations that are then carried out together, each on its own.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
@@ -230,6 +239,10 @@ impl Client {
     /// The cluster map that the client goes by.
     pub fn cluster_map(&self) -> Arc<ClusterMap> {
         Arc::clone(self.inner.session().map())
+    }
+
+    pub(crate) fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster
     }
 
     pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {

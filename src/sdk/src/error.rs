@@ -30,6 +30,10 @@ pub enum Error {
     /// reads and deletes work.
     #[error("the shard's disk is full; delete something or add space")]
     DiskFull,
+    /// The shard holds as much as a shard can. Nothing was changed: delete something; reads and deletes
+    /// work.
+    #[error("the shard holds as much as it can; delete something")]
+    ShardFull,
     /// The key or the value is too long. Nothing was changed.
     #[error("too large: at most {limit} bytes are allowed")]
     TooLarge {
@@ -86,6 +90,7 @@ impl Error {
             self,
             Self::Throttled { .. }
                 | Self::DiskFull
+                | Self::ShardFull
                 | Self::Unavailable { .. }
                 | Self::ScanExpired
                 | Self::NoSeed { .. }

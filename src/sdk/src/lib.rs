@@ -53,8 +53,8 @@ pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use error::{Cause, Error, Result};
-pub use read::{Entry, Get, Lookup};
-pub use scan::Scan;
+pub use read::{Entry, EntryHead, Get, Lookup};
+pub use scan::{Scan, ScanToken};
 pub use status::{
     ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, ScrubState, ShardRole,
     ShardStatus, ShardStorage, StatusReply, StorageReply,

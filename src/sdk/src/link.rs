@@ -337,6 +337,7 @@ fn copied_out(mut answer: Answer) -> Answer {
     };
     match &mut answer {
         Answer::Value { value, .. } => small(value),
+        Answer::ScanHeads(page) => page.items.iter_mut().for_each(|item| small(&mut item.key)),
         Answer::ScanPage(page) => {
             let page_bytes: usize = page.items.iter().map(|item| item.value.len()).sum();
             if page_bytes < COPY_OUT_BYTES_MAX {

@@ -30,6 +30,11 @@ pub enum Request {
         /// The key.
         key: Bytes,
     },
+    /// Reads the version and length of a key's value.
+    Head {
+        /// The key.
+        key: Bytes,
+    },
     /// Reads a page of keys `start <= key < end` of one shard.
     Scan {
         /// The shard.
@@ -44,6 +49,8 @@ pub enum Request {
         max_bytes: u32,
         /// Log index to read at, 0 for the latest.
         at_version: u64,
+        /// Whether versions and lengths are enough.
+        keys_only: bool,
     },
 }
 
@@ -107,7 +114,7 @@ impl Operation {
         let value_len = match &self.request {
             Request::Write { value, .. } => value.len(),
             // How large the answer is shows only when it comes.
-            Request::Get { .. } | Request::Scan { .. } => 1 << 20,
+            Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => 1 << 20,
         };
         // Values have at most a few MiB.
         ATTEMPT_TIMEOUT + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
@@ -158,6 +165,7 @@ impl Operation {
                 request::encode_write(out, head, &body, value);
             }
             Request::Get { key } => request::encode_get(out, head, &GetRequest { key }),
+            Request::Head { key } => request::encode_get_head(out, head, &GetRequest { key }),
             Request::Scan {
                 shard: _,
                 start,
@@ -165,6 +173,7 @@ impl Operation {
                 limit_items,
                 max_bytes,
                 at_version,
+                keys_only,
             } => {
                 let body = ScanRequest {
                     start,
@@ -173,7 +182,11 @@ impl Operation {
                     max_bytes: *max_bytes,
                     at_version: *at_version,
                 };
-                request::encode_scan(out, head, &body);
+                if *keys_only {
+                    request::encode_scan_keys(out, head, &body);
+                } else {
+                    request::encode_scan(out, head, &body);
+                }
             }
         }
     }

@@ -9,8 +9,8 @@
 //! - A write keeps its session and number over all attempts, so that it applies at most once. It
 //!   gets another number only if its session is gone and no attempt can have been applied.
 //! - `answered_below` passes a number only when its write has ended.
-//! - `Unavailable`, `Throttled` and `DiskFull` of a write mean that it had no effect and will have
-//!   none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
+//! - `Unavailable`, `Throttled`, `DiskFull` and `ShardFull` of a write mean that it had no effect and
+//!   will have none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
 //!   very number, or as `Indeterminate`.
 //! - One opening of a session is under way per shard.
 
@@ -93,7 +93,9 @@ impl Session {
     /// An operation that must have ended at `deadline`.
     pub fn operation(&self, request: Request, deadline: Duration) -> Operation {
         let shard = match &request {
-            Request::Write { key, .. } | Request::Get { key } => self.map().shard_of(key),
+            Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
+                self.map().shard_of(key)
+            }
             Request::Scan { shard, .. } => *shard,
         };
         Operation {
@@ -219,7 +221,11 @@ impl Session {
             (_, _) if operation.opening => false,
             (Answer::Written { .. } | Answer::Conflict { .. }, Request::Write { .. }) => true,
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Get { .. }) => true,
+            (Answer::Head { .. }, Request::Head { .. }) => true,
             (Answer::ScanPage(_), Request::Scan { .. }) => true,
+            (Answer::ScanHeads(_), Request::Scan { keys_only, .. }) => *keys_only,
+            // Of a release that always sends the value.
+            (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
         if fits {
@@ -275,7 +281,10 @@ impl Session {
                 self.end(operation, Err(Error::ScanExpired))
             }
             // Only this attempt had no effect; an earlier one may have had.
-            Failure::DiskFull | Failure::Corrupt if operation.doubt => self.pause(operation, now),
+            Failure::DiskFull | Failure::ShardFull | Failure::Corrupt if operation.doubt => {
+                self.pause(operation, now)
+            }
+            Failure::ShardFull => self.end(operation, Err(Error::ShardFull)),
             Failure::DiskFull => self.end(operation, Err(Error::DiskFull)),
             Failure::Corrupt => self.end(operation, Err(Error::Corrupt)),
             Failure::Unavailable {

@@ -109,6 +109,131 @@ async fn scans_merge_the_shards_in_key_order() {
 }
 
 #[tokio::test]
+async fn keys_are_read_without_values() {
+    for knows_heads in [true, false] {
+        let mock = Mock::start(3, 5).await;
+        mock.state().knows_heads = knows_heads;
+        let client = mock.client().await;
+        let value = |n: usize| vec![7; n * 100];
+        for n in 0..40 {
+            client.put(format!("k/{n:02}"), value(n)).await.unwrap();
+        }
+        let whole: Vec<_> = client.scan("k/").try_collect().await.unwrap();
+        let heads: Vec<_> = client.scan("k/").keys_only().try_collect().await.unwrap();
+        assert_eq!(heads.len(), 40);
+        for (head, entry) in heads.iter().zip(&whole) {
+            assert_eq!((&head.key, head.version), (&entry.key, entry.version));
+            assert_eq!(head.value_len, entry.value.len() as u64);
+        }
+        let found = client.get("k/07").head().await.unwrap();
+        assert_eq!(found.entry.as_ref(), Some(&heads[7]));
+        assert_eq!(
+            found.shard,
+            client.get("k/07").lookup().await.unwrap().shard
+        );
+        assert_eq!(client.get("none").head().await.unwrap().entry, None);
+    }
+}
+
+#[tokio::test]
+async fn a_scan_goes_on_where_its_token_says() {
+    let mock = Mock::start(1, 3).await;
+    let client = mock.client().await;
+    let keys: Vec<String> = (0..50).map(|n| format!("t/{n:02}")).collect();
+    for key in &keys {
+        client.put(key.clone(), "value").await.unwrap();
+    }
+    client.put("u", "behind").await.unwrap();
+    // A page of seven keys at a time, each with a client of its own.
+    let (mut found, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let client = mock.client().await;
+        let scan = match &token {
+            None => client.scan("t/"),
+            Some(text) => client.resume_scan(&text.parse().unwrap()).unwrap(),
+        };
+        let mut scan = scan.limit(7).keys_only();
+        while let Some(head) = scan.try_next().await.unwrap() {
+            found.push(head.key);
+        }
+        match scan.token() {
+            Some(next) => token = Some(next.to_string()),
+            None => break,
+        }
+    }
+    assert!(found.iter().eq(&keys), "{found:?}");
+    // After an error, the rest can be had.
+    let mut scan = client.scan("t/");
+    assert_eq!(scan.try_next().await.unwrap().unwrap().key, "t/00");
+    mock.script(std::iter::repeat_n(Act::Fail(Failure::Malformed), 3));
+    let mut given = 1;
+    let error = loop {
+        match scan.try_next().await {
+            Ok(Some(_)) => given += 1,
+            Ok(None) => panic!("the scan has not failed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
+    mock.state().script.clear();
+    let rest = client.resume_scan(&scan.token().unwrap()).unwrap();
+    let rest: Vec<_> = rest.try_collect().await.unwrap();
+    assert_eq!(given + rest.len(), keys.len());
+    assert_eq!(rest.last().unwrap().key, "t/49");
+}
+
+#[tokio::test]
+async fn the_range_of_a_scan_can_be_narrowed() {
+    let mock = Mock::start(1, 3).await;
+    let client = mock.client().await;
+    for key in ["a/1", "a/2", "a/3", "a/4", "b"] {
+        client.put(key, "value").await.unwrap();
+    }
+    let all = || client.scan("a/");
+    for (scan, expected) in [
+        (all().start_at("a/2"), &["a/2", "a/3", "a/4"][..]),
+        (all().start_at("a/2").end_before("a/4"), &["a/2", "a/3"]),
+        (
+            all().start_at("").end_before(""),
+            &["a/1", "a/2", "a/3", "a/4"],
+        ),
+        (all().end_before("z").limit(1), &["a/1"]),
+        (all().start_at("b"), &[]),
+        (all().end_before("a"), &[]),
+        (client.scan("").start_at("a/4"), &["a/4", "b"]),
+    ] {
+        let text = format!("{scan:?}");
+        let found: Vec<_> = scan.try_collect().await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|entry| entry.key).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_scan_goes_on_behind_a_longest_key() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let mut keys: Vec<Vec<u8>> = (0..20)
+        .map(|n| {
+            let mut key = vec![b'k'; limits::KEY_BYTES_MAX];
+            key[limits::KEY_BYTES_MAX - 1] = n;
+            key
+        })
+        .collect();
+    keys.push(vec![0xff; limits::KEY_BYTES_MAX]);
+    for key in &keys {
+        client.put(key.clone(), "value").await.unwrap();
+    }
+    let found: Vec<_> = client.scan("").try_collect().await.unwrap();
+    assert!(found.iter().map(|entry| &entry.key).eq(&keys));
+    let mut scan = client.scan("").limit(20);
+    while scan.try_next().await.unwrap().is_some() {}
+    let rest = client.resume_scan(&scan.token().unwrap()).unwrap();
+    let rest: Vec<_> = rest.try_collect().await.unwrap();
+    assert_eq!(rest.len(), 1);
+}
+
+#[tokio::test]
 async fn scans_of_many_shards_fetch_a_few_at_a_time() {
     let mock = Mock::start(1, 40).await;
     let client = mock.client().await;

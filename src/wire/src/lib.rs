@@ -19,10 +19,11 @@ pub mod outbox;
 pub mod peer;
 pub mod placement;
 pub mod version;
+pub mod width;
 
 pub use client::{map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
-pub use frame::{Frame, FrameBuilder, FrameParser, Head, Header, Kind};
+pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{ClusterId, Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
 pub use outbox::Outbox;
 

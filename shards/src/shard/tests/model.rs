@@ -74,6 +74,7 @@ impl Random {
             policy: [Policy::Leveled, Policy::Tiered][self.below(2) as usize],
             compression: [Compression::None, Compression::Lz4][self.below(2) as usize],
             reserve_bytes: [0, 64 << 10][self.below(2) as usize],
+            ..Config::default()
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 const DIR: &str = "/data/shard";
 
 async fn open(options: WalOptions) -> Result<Wal> {
-    Wal::open(Path::new(DIR), options, no_values)
+    Wal::open(Path::new(DIR), options, None, no_values)
         .await
         .map(|(log, _)| log)
 }

@@ -294,6 +294,11 @@ fn at_the_deadline_the_truth_is_told() {
             throttled,
         ),
         (failure(Failure::DiskFull), Error::DiskFull, Error::DiskFull),
+        (
+            failure(Failure::ShardFull),
+            Error::ShardFull,
+            Error::ShardFull,
+        ),
         (failure(Failure::Corrupt), Error::Corrupt, Error::Corrupt),
         (
             failure(Failure::TooLarge { limit: 5 }),
@@ -329,7 +334,7 @@ fn at_the_deadline_the_truth_is_told() {
 
 #[test]
 fn what_says_nothing_about_earlier_attempts_does_not_end_a_doubtful_write() {
-    for event in [Failure::DiskFull, Failure::Corrupt] {
+    for event in [Failure::DiskFull, Failure::ShardFull, Failure::Corrupt] {
         let (mut session, mut operation) = writing();
         let step = session.report(&mut operation, Event::Lost(Cause::Timeout), START);
         after_pause(&mut session, &mut operation, &step);

@@ -172,12 +172,7 @@ impl Group {
             Rc::clone(&lease),
             Rc::clone(&transfers),
         );
-        let machine = StateMachine::new(
-            engine.clone(),
-            Rc::clone(&applied),
-            Rc::clone(&retention),
-            &options,
-        );
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
         replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,

@@ -22,6 +22,7 @@ mod membership;
 mod network;
 pub mod options;
 mod peer_server;
+pub mod planted;
 mod proposal;
 mod refusals;
 mod replay;

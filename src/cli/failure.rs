@@ -1,6 +1,6 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
-use super::output;
+use super::encoding::printable;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
@@ -162,7 +162,7 @@ impl Failure {
 
     /// What the SDK said about an operation on `key`.
     pub fn on_key(key: &[u8], error: Error) -> Self {
-        let key = output::printable(key);
+        let key = printable(key);
         match error {
             Error::NotFound => Self::NotFound { key },
             Error::Conflict {

@@ -2,7 +2,7 @@
 
 use super::args::{Cas, Delete, Get, Put, Value};
 use super::connect::Reached;
-use super::encoding::text_or_base64;
+use super::encoding::{printable, text_or_base64};
 use super::failure::Failure;
 use super::output;
 use corelith_client::{Client, Error, Field, Written};
@@ -123,7 +123,7 @@ impl<'a> Meta<'a> {
             shard,
             ..
         } = self;
-        let key = output::printable(key);
+        let key = printable(key);
         format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
     }
 }

@@ -1,8 +1,8 @@
 //! Tests of the argument parser and of the pure parts of the commands.
 
 use super::args::{Arguments, Command, EXIT_CODES};
+use super::encoding::printable;
 use super::failure::{Failure, code};
-use super::output::printable;
 use clap::CommandFactory;
 use corelith_client::{Cause, Error};
 use std::time::Duration;
@@ -14,7 +14,10 @@ fn the_arguments_are_consistent() {
 
 /// Every command that does something, with its words.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
-    for part in command.get_subcommands() {
+    for part in command
+        .get_subcommands()
+        .filter(|part| part.get_name() != "help")
+    {
         let words = format!("{words} {}", part.get_name());
         match part.has_subcommands() {
             true => leaves(part, &words, found),
@@ -171,5 +174,17 @@ fn keys_print_unambiguously() {
     ];
     for (key, expected) in cases {
         assert_eq!(printable(key), *expected);
+    }
+}
+
+#[test]
+fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
+    for text in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/operations.md"),
+        include_str!("../../tuning/README.md"),
+    ] {
+        let start: String = text.lines().take(20).collect();
+        assert!(start.contains("no authentication"), "{start}");
     }
 }

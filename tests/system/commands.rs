@@ -1,6 +1,6 @@
 //! What scripts rely on: exit codes, bounded time, one shape of JSON.
 
-use crate::cluster::{Cluster, corelith, free_ports};
+use crate::cluster::{Cluster, corelith, free_ports, signal};
 use serde_json::Value;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Output};
@@ -163,6 +163,26 @@ fn json_is_lines_of_objects_with_a_kind() {
     assert_eq!(of_kind(&status, "replica").len(), 12);
     let storage = json(&["status", "--storage"]);
     assert_eq!(of_kind(&storage, "storage").len(), 12);
+}
+
+#[test]
+fn a_silent_node_is_listed_and_holds_nothing_up() {
+    let cluster = Cluster::start();
+    signal("STOP", cluster.id(1));
+    for arguments in [&["status"][..], &["status", "--storage"]] {
+        let start = Instant::now();
+        let arguments = [arguments, &["--timeout", "2", "--json"]].concat();
+        let lines = lines(&cluster.run_ok(&arguments));
+        let took = start.elapsed();
+        assert!(took < SOON, "{took:?}");
+        let nodes = of_kind(&lines, "node");
+        let silent: Vec<_> = nodes
+            .iter()
+            .filter(|node| node["error"].is_string())
+            .collect();
+        assert_eq!((nodes.len(), silent.len()), (3, 1), "{lines:?}");
+        assert_eq!(silent[0]["node"], 1);
+    }
 }
 
 #[test]

@@ -181,7 +181,7 @@ pub(super) fn listen(text: &str, entry: &NodeEntry) -> Result<Listen, Problem> {
     let Some((host, port)) = parsed else {
         return problem(
             key,
-            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\""),
+            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
         );
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');

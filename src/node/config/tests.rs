@@ -93,7 +93,7 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "0.0.0.0:7411",
             "7411",
-            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\"",
+            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\"",
         ),
         (
             "0.0.0.0:7411",
@@ -291,6 +291,11 @@ fn the_sample_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
     let config = NodeConfig::load(path.as_ref()).unwrap();
     assert_eq!(config.cluster.nodes.len(), 3);
+    let hosts = config.cluster.nodes.iter().map(|node| &node.host);
+    for host in hosts.chain([&config.listen.host]) {
+        let address: std::net::Ipv4Addr = host.parse().unwrap();
+        assert!(address.is_private(), "{host}: nobody is authenticated");
+    }
     assert_eq!(
         config.storage,
         crate::node::config::StorageConfig::default()

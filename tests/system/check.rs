@@ -128,6 +128,44 @@ async fn damage_of_a_stopped_node_is_named() {
         assert!(named["keys"].is_string(), "{named}");
     });
     assert!(run(&["check", dir]).status.success());
+
+    let of = |shard: &str| Path::new(dir).join("shards").join(shard);
+    let aside = cluster.path("aside");
+    fs::rename(of("00002"), &aside).unwrap();
+    fs::rename(of("00001"), of("00002")).unwrap();
+    let checked = run(&["check", dir]);
+    assert_eq!(checked.status.code(), Some(6), "{checked:?}");
+    let told = text(&checked);
+    let missing = format!("{}, offset 0: the shard is missing", of("00001").display());
+    assert!(told.contains(&missing), "{told}");
+    assert!(told.contains("it belongs to shard 1"), "{told}");
+    assert!(!of("00001").exists(), "nothing is made");
+
+    cluster.start_all();
+    let client = cluster.client().await;
+    for number in (0..200).step_by(2) {
+        let found = client.get(format!("key/{number:04}")).await.unwrap();
+        assert_eq!(found.value, value(number), "another node answers");
+    }
+    let status = cluster.run_ok(&["status"]);
+    let down = format!("shard 1 is down on node 1: {missing}");
+    assert!(status.contains(&down), "{status}");
+    assert!(status.contains("shard 2 is down on node 1: "), "{status}");
+    let json = lines(&cluster.run_ok(&["status", "--json"]));
+    let is_down = |line: &&serde_json::Value| line["reason"].is_string();
+    assert_eq!(json.iter().filter(is_down).count(), 2, "{json:?}");
+    assert!(
+        cluster
+            .stop_all()
+            .iter()
+            .all(std::process::ExitStatus::success)
+    );
+    assert!(!of("00001").exists(), "nothing is made");
+
+    for (name, kind) in [("LOCK", "lock"), ("RESERVE", "space held back")] {
+        let inspected = run(&["inspect", of("00003").join(name).to_str().unwrap()]);
+        assert!(text(&inspected).contains(kind), "{inspected:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, NODES, corelith};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Every file with that extension under `dir`.
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
@@ -42,6 +42,26 @@ fn with_flipped_bit(path: &Path, at: usize, work: impl FnOnce()) {
     fs::write(path, damaged).unwrap();
     work();
     fs::write(path, whole).unwrap();
+}
+
+/// Checks a directory where nothing can be written, if this machine lets us mount it so.
+fn check_on_a_read_only_mount(dir: &str) {
+    const NOT_MOUNTED: i32 = 99;
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 99; \
+                  exec \"$2\" check \"$1\"";
+    let checked = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh", dir])
+        .arg(env!("CARGO_BIN_EXE_corelith"))
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&checked.stderr);
+    let is_refused = complaint.starts_with("unshare: ");
+    if is_refused || checked.status.code() == Some(NOT_MOUNTED) {
+        eprintln!("no read-only mount here: {complaint}");
+        return;
+    }
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(text(&checked).contains("0 problems"), "{checked:?}");
 }
 
 /// A long value that can be found again in a file.
@@ -91,6 +111,8 @@ async fn damage_of_a_stopped_node_is_named() {
     let plan = run(&["gc", "plan", dir, "--json"]);
     let plan = lines(&text(&plan));
     assert!(plan.iter().any(|line| line["kind"] == "shard"), "{plan:?}");
+
+    check_on_a_read_only_mount(dir);
 
     let needle = value(42);
     let holds = |path: &PathBuf| {

@@ -21,6 +21,7 @@ mod cluster;
 mod commands;
 mod dependencies;
 mod dev;
+mod examples;
 mod full_disk;
 mod history;
 mod import;

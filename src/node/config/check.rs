@@ -1,6 +1,8 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
-use super::{ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig};
+use super::{
+    ClientsConfig, ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig,
+};
 use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
@@ -372,5 +374,23 @@ pub(super) fn raft(raft: &RaftConfig, is_election_given: bool) -> Result<(), Pro
             raft.election_ms,
             limits::ELECTION_MS_MAX
         ),
+    )
+}
+
+pub(super) fn clients(clients: &ClientsConfig) -> Result<(), Problem> {
+    within(
+        "clients.memory_bytes",
+        clients.memory_bytes,
+        limits::CLIENT_MEMORY_BYTES_MIN,
+        limits::CLIENT_MEMORY_BYTES_MAX,
+    )?;
+    if clients.idle_seconds == 0 {
+        return Ok(());
+    }
+    within(
+        "clients.idle_seconds",
+        clients.idle_seconds,
+        limits::IDLE_MIN.as_secs(),
+        limits::IDLE_SECONDS_MAX,
     )
 }

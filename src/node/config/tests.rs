@@ -252,7 +252,7 @@ fn syntax_problems_name_line_and_key() {
         (
             "[raft]",
             "[draft]",
-            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`, `clients`",
         ),
         ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
         (

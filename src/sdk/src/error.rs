@@ -72,7 +72,7 @@ pub enum Error {
         what: &'static str,
     },
     /// None of the seeds led to a cluster.
-    #[error("no node could be reached: {}", listed(.tried))]
+    #[error("no cluster at {}", listed(.tried))]
     NoSeed {
         /// Every seed, and what was met there last.
         tried: Vec<SeedFailure>,
@@ -149,10 +149,13 @@ pub struct SeedFailure {
     pub cause: Cause,
 }
 
+/// Names seeds that met the same together: `a:1, b:1: refused; c:1: no answer`.
 fn listed(tried: &[SeedFailure]) -> String {
-    let each = tried
-        .iter()
-        .map(|SeedFailure { seed, cause }| format!("{seed}: {cause}"));
+    let groups = tried.chunk_by(|one, next| one.cause == next.cause);
+    let each = groups.filter_map(|group| {
+        let seeds: Vec<&str> = group.iter().map(|failure| &failure.seed[..]).collect();
+        Some(format!("{}: {}", seeds.join(", "), group.first()?.cause))
+    });
     each.collect::<Vec<_>>().join("; ")
 }
 

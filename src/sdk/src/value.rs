@@ -124,6 +124,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "references are what is tested"
+    )]
     fn every_form_of_bytes_and_text_is_a_value() {
         let (text, bytes) = (String::from("text"), b"text".to_vec());
         let shared = Bytes::from(bytes.clone());

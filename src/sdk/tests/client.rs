@@ -9,7 +9,7 @@ use corelith_wire::response::{Failure, Reason};
 use corelith_wire::{HandshakeError, limits};
 use futures_util::future::join_all;
 use futures_util::{FutureExt, TryStreamExt};
-use mock::{Act, Mock};
+use mock::{Act, Mock, silent_and_closed};
 use std::time::Duration;
 
 #[tokio::test]
@@ -316,6 +316,10 @@ async fn the_deadline_of_a_batch_bounds_all_of_it() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "references are what is tested"
+)]
 async fn keys_are_whatever_is_bytes() {
     let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
@@ -631,15 +635,6 @@ async fn many_callers_share_one_client() {
         caller.unwrap();
     }
     assert_eq!(mock.state().applied, 64 * 40);
-}
-
-/// Addresses where nobody accepts, or nobody listens. The first live as long as the listeners.
-fn silent_and_closed() -> (std::net::TcpListener, String, String) {
-    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (silent, closed) = (bind(), bind());
-    let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
-    let (at, gone) = (address(&silent), address(&closed));
-    (silent, at, gone)
 }
 
 #[tokio::test(start_paused = true)]

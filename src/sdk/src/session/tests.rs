@@ -207,7 +207,8 @@ fn a_hint_to_a_node_that_just_failed_waits() {
 fn who_cannot_is_believed_after_the_others_were_asked() {
     let full = || failure(Failure::DiskFull);
     let leads = |leader| move || failure(Failure::NotLeader { leader });
-    let table: [(&str, [&dyn Fn() -> Event; 3], &[u64], bool); 5] = [
+    type Answers<'a> = [&'a dyn Fn() -> Event; 3];
+    let table: [(&str, Answers<'_>, &[u64], bool); 5] = [
         // (case, what the nodes 1 to 3 answer, who is asked from 1 on, whether it is written)
         (
             "it does not lead",

@@ -1,6 +1,7 @@
 //! Where the answer to a request goes, and the answers that no shard decides.
 
 use super::connection::Connection;
+use super::scan_views::Owner;
 use crate::node::limits;
 use crate::node::mesh::{Mesh, Message, Origin};
 use corelith_wire::Head;
@@ -41,6 +42,20 @@ impl Reply {
     pub(crate) fn remote(mesh: Rc<Mesh>, origin: Origin) -> Self {
         Self {
             target: Target::Remote { mesh, origin },
+        }
+    }
+
+    /// The connection that asks, as seen from `core`.
+    pub(super) fn owner(&self, core: u16) -> Owner {
+        match &self.target {
+            Target::Local { connection, .. } => Owner {
+                core,
+                connection: connection.id(),
+            },
+            Target::Remote { origin, .. } => Owner {
+                core: origin.core,
+                connection: origin.connection,
+            },
         }
     }
 

@@ -6,13 +6,14 @@
 
 use super::answers::{Reply, failed, throttled};
 use super::budget::Budget;
-use super::scan_views::ScanViews;
+use super::scan_views::{Owner, ScanViews};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
+use crate::node::mesh::ConnectionId;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, FoundHead, LogIndex, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
@@ -22,6 +23,7 @@ use std::rc::Rc;
 
 /// Handles the requests about one core's shards. Belongs to one core.
 pub(crate) struct Handler {
+    core: u16,
     shard_count: u32,
     groups: Rc<LocalGroups>,
     budget: Budget,
@@ -31,8 +33,14 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(
+        core: u16,
+        shard_count: u32,
+        groups: Rc<LocalGroups>,
+        budget: Budget,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            core,
             shard_count,
             groups,
             budget,
@@ -40,6 +48,13 @@ impl Handler {
             waiting_for_disk: Cell::new(0),
             scan_views: ScanViews::default(),
         })
+    }
+
+    /// Notes that a connection of this core has closed.
+    pub(crate) fn closed(&self, connection: ConnectionId) {
+        let core = self.core;
+        let owner = Owner { core, connection };
+        self.scan_views.closed(owner, corelith_io::now());
     }
 
     /// Lets go of what was kept for scans that did not go on.
@@ -182,8 +197,9 @@ impl Handler {
         };
         let handler = Rc::clone(self);
         let group = group.clone();
+        let owner = reply.owner(self.core);
         corelith_io::spawn(async move {
-            let answer = match handler.page(&group, scan).await {
+            let answer = match handler.page(&group, scan, owner).await {
                 Ok(answer) => answer,
                 Err(failure) => failed(failure),
             };
@@ -191,16 +207,29 @@ impl Handler {
         });
     }
 
-    async fn page(&self, group: &Group, scan: Scan) -> Result<Answer, Failure> {
+    async fn page(&self, group: &Group, scan: Scan, owner: Owner) -> Result<Answer, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
-        let _permit = self.disk.acquire(1).await;
         let engine = group.engine();
         // What is applied now is at least the read point, and stays as it is seen from here on.
-        let view = engine.pin();
-        let at = scan.at.unwrap_or_else(|| view.at());
-        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
+        let view = match scan.at {
+            None => engine.pin(),
+            Some(at) => engine.pin_at(at).ok_or(Failure::VersionGone)?,
+        };
+        let at = view.at();
         let head = PageHead { point, at };
+        if scan.is_touch() {
+            self.keep(owner, group, view);
+            return Ok(Answer::ScanHeads(head.with(
+                corelith_shards::ScanPage {
+                    items: Vec::new(),
+                    more: false,
+                },
+                scan_head,
+            )));
+        }
+        let _permit = self.disk.acquire(1).await;
+        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
         let (more, answer) = if scan.heads {
             let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
             let page = page.await.map_err(|error| storage_failure(&error))?;
@@ -210,12 +239,17 @@ impl Handler {
             let page = page.await.map_err(|error| storage_failure(&error))?;
             (page.more, Answer::ScanPage(head.with(page, scan_item)))
         };
-        if scan.at.is_none() && more {
-            self.scan_views.keep(group.shard(), view);
-        } else if more {
-            self.scan_views.use_again(group.shard(), at);
+        if more {
+            self.keep(owner, group, view);
         }
         Ok(answer)
+    }
+
+    /// Keeps the view of a scan for its next page.
+    fn keep(&self, owner: Owner, group: &Group, view: Pin) {
+        let (shard, at) = (group.shard(), view.at());
+        self.scan_views
+            .keep(owner, shard, at, view, corelith_io::now());
     }
 }
 
@@ -270,6 +304,14 @@ fn no_room(group: &Group) -> Option<Failure> {
         Some(Failure::DiskFull)
     } else {
         group.is_full().then_some(Failure::ShardFull)
+    }
+}
+
+impl Scan {
+    /// Whether it asks for nothing: the client wants to keep the view of an earlier page.
+    fn is_touch(&self) -> bool {
+        let ScanRange { start, end } = &self.range;
+        self.at.is_some() && !start.is_empty() && start == end
     }
 }
 

@@ -110,6 +110,7 @@ impl Server {
         self.clients.borrow_mut().insert(id, Rc::clone(&connection));
         serve::serve(connection, Rc::clone(&self.router), read, write, buffer).await;
         self.router.forwards.forget(id);
+        self.router.handler.closed(id);
         self.clients.borrow_mut().remove(&id);
     }
 

@@ -163,7 +163,12 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
         core: setup.core,
         placement: Arc::clone(&setup.placement),
         map: Rc::new(setup.placement.cluster_map()),
-        handler: Handler::new(setup.placement.shards, Rc::clone(&local), budget.clone()),
+        handler: Handler::new(
+            setup.core,
+            setup.placement.shards,
+            Rc::clone(&local),
+            budget.clone(),
+        ),
         forwards: Forwards::new(Rc::clone(&mesh)),
         status: NodeStatus::new(
             Arc::clone(&setup.placement),

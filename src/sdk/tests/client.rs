@@ -193,6 +193,76 @@ async fn a_scan_goes_on_where_its_token_says() {
 }
 
 #[tokio::test]
+async fn a_scan_goes_on_after_its_moment_is_gone_and_says_so() {
+    let mock = Mock::start(1, 3).await;
+    let client = mock.client().await;
+    let keys: Vec<String> = (0..90).map(|n| format!("{n:02}")).collect();
+    for key in &keys {
+        client.put(key, "value").await.unwrap();
+    }
+    for one_moment in [false, true] {
+        let mut scan = client.scan("");
+        if one_moment {
+            scan = scan.one_moment();
+        }
+        let mut found = vec![scan.try_next().await.unwrap().unwrap().key];
+        assert!(scan.is_consistent());
+        mock.script([Act::Fail(Failure::VersionGone)]);
+        let error = loop {
+            match scan.try_next().await {
+                Ok(Some(entry)) => found.push(entry.key),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        mock.state().script.clear();
+        if one_moment {
+            assert_eq!(error, Some(Error::ScanExpired));
+        } else {
+            assert_eq!(error, None);
+            assert!(found.iter().eq(&keys), "each once, in order: {found:?}");
+            assert!(!scan.is_consistent());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_open_scan_is_kept_alive_until_it_is_forgotten() {
+    let mock = Mock::start(1, 3).await;
+    let client = mock.client().await;
+    for n in 0..3000 {
+        client.put(format!("{n:04}"), "value").await.unwrap();
+    }
+    let mut scan = client.scan("");
+    scan.try_next().await.unwrap().unwrap();
+    // From here on time passes as fast as everybody waits.
+    tokio::time::pause();
+    let touches = || mock.state().touches;
+    assert_eq!(touches(), 0);
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    let after_a_minute = touches();
+    assert!(
+        (3 * 6..=3 * 8).contains(&after_a_minute),
+        "{after_a_minute}"
+    );
+    scan.try_next().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(2000)).await;
+    let forgotten = touches();
+    let most = 3 * (600 / 8 + 10);
+    assert!((3 * 60..=most).contains(&forgotten), "{forgotten}");
+    tokio::time::sleep(Duration::from_secs(2000)).await;
+    assert_eq!(touches(), forgotten, "it was not polled for long");
+    // One that has ended, or is dropped, is not touched.
+    let mut dropped = client.scan("");
+    dropped.try_next().await.unwrap().unwrap();
+    drop(dropped);
+    let mut ended = client.scan("").limit(1);
+    while ended.try_next().await.unwrap().is_some() {}
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(touches(), forgotten);
+}
+
+#[tokio::test]
 async fn the_range_of_a_scan_can_be_narrowed() {
     let mock = Mock::start(1, 3).await;
     let client = mock.client().await;

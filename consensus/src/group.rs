@@ -14,6 +14,8 @@
 mod door;
 mod read;
 mod upkeep;
+#[cfg(any(test, feature = "planted"))]
+mod window;
 
 use crate::applied::Applied;
 use crate::command::{WriteReply, kind};
@@ -23,7 +25,9 @@ use crate::link::Link;
 use crate::log_store::LogStore;
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
+use crate::replay::replay;
 use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
@@ -144,10 +148,13 @@ impl Group {
             return Err(OpenError::NotAMember);
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
+        if is_planted(Bug::DelayByAddress) {
+            let address = std::ptr::from_ref(&*link_to).cast::<()>().addr();
+            corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
+        }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let promised = !brand_new && members.len() > 1;
-        let embargo_until =
-            embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
+        let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
@@ -165,12 +172,8 @@ impl Group {
             Rc::clone(&lease),
             Rc::clone(&transfers),
         );
-        let machine = StateMachine::new(
-            engine.clone(),
-            Rc::clone(&applied),
-            Rc::clone(&retention),
-            &options,
-        );
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
+        replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
@@ -214,6 +217,8 @@ impl Group {
         });
         let group = Self { inner };
         group.start_upkeep(brand_new);
+        #[cfg(any(test, feature = "planted"))]
+        group.watch();
         Ok(group)
     }
 
@@ -410,14 +415,8 @@ impl Group {
 
 /// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
 /// to vote; see the module.
-fn embargo(options: &Options, promised: bool) -> bool {
-    #[cfg(any(test, feature = "planted"))]
-    if options.planted.vote_after_restart {
-        return false;
-    }
-    #[cfg(not(any(test, feature = "planted")))]
-    let _ = options;
-    promised
+fn embargo(promised: bool) -> bool {
+    promised && !is_planted(Bug::VoteAfterRestart)
 }
 
 impl Inner {

@@ -74,9 +74,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport,
-    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics,
-    StorageReport, WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
+    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter, Sought,
+    Statistics, StorageReport, Stored, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

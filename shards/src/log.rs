@@ -323,4 +323,4 @@ fn joined(head: &[u8], value: &[u8]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

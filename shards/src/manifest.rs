@@ -82,7 +82,10 @@ impl Manifest {
             run,
             meta,
         });
-        self.tables.splice(0..0, placed);
+        match is_planted(Bug::RunBehind) {
+            true => self.tables.extend(placed),
+            false => drop(self.tables.splice(0..0, placed)),
+        }
     }
 
     /// Replaces the inputs of a compaction by what it wrote, or moves them if it wrote nothing; `false`

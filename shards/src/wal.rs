@@ -349,6 +349,12 @@ impl Wal {
     /// `Fenced` or `Closed`.
     pub async fn save_vote(&self, vote: Vote) -> Result<()> {
         self.shared().stage(|pipeline| pipeline.stage_vote(vote))?;
+        if is_planted(Bug::VoteBeforeDurable) {
+            return Ok(());
+        }
+        if is_planted(Bug::VoteWithoutProof) {
+            return self.shared().flush().await;
+        }
         self.shared().flush_proven().await
     }
 
@@ -528,7 +534,10 @@ impl Shared {
     }
 
     /// Takes the outcome of a block's write.
-    fn complete(&self, number: u64, result: Result<()>) {
+    fn complete(&self, number: u64, mut result: Result<()>) {
+        if is_planted(Bug::IgnoreFailedWrites) {
+            result = Ok(());
+        }
         if let Err(error) = &result {
             tracing::error!(%error, "a write of the log failed: it is fenced");
         }

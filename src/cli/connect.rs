@@ -2,9 +2,9 @@
 
 use super::args::Connection;
 use super::failure::Failure;
-use corelith_client::{Cause, Client, Error};
+use corelith_client::Client;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// A cluster that answers.
 pub(super) struct Reached {
@@ -17,18 +17,6 @@ impl Reached {
     /// What is left of `--timeout` for a command that is one operation.
     pub(super) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
-    }
-
-    /// What `work` gives if it ends in time.
-    pub(super) async fn within<T>(
-        &self,
-        work: impl Future<Output = corelith_client::Result<T>>,
-    ) -> Result<T, Failure> {
-        let cause = Cause::Timeout;
-        timeout_at(self.end, work)
-            .await
-            .unwrap_or(Err(Error::Unavailable { cause }))
-            .map_err(Failure::Cluster)
     }
 }
 
@@ -45,8 +33,7 @@ pub(super) fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Res
     outcome
 }
 
-/// Finds the cluster within the time that an operation has. Where every address refuses, the SDK says
-/// so at once.
+/// Finds the cluster within the time that an operation has; the SDK bounds the search.
 pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure> {
     let end = Instant::now() + connection.timeout;
     let client = Client::builder()

@@ -1,5 +1,6 @@
 //! A simulated cluster, asked over its wire protocol.
 
+mod abuse;
 mod scans;
 
 use crate::node::cluster::placement::Placement;
@@ -11,9 +12,7 @@ use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{Hello, Status, WELCOME_BYTES, Welcome};
-use corelith_wire::request::{
-    self, Condition, GetRequest, OpenSession, Operation, ScanRequest, WriteRequest,
-};
+use corelith_wire::request::{self, Condition, GetRequest, OpenSession, Operation, WriteRequest};
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{
     ClusterId, Epoch, FrameParser, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement,
@@ -43,6 +42,7 @@ fn config(me: u32, count: u32) -> NodeConfig {
     let text = format!(
         "node = {{ id = {me}, data_dir = \"/data\" }}\n\
          storage = {{ memtable_bytes = 1048576, segment_bytes = 16777216 }}\n\
+         clients = {{ memory_bytes = 67108864 }}\n\
          cluster = {{ name = \"test\", shards = {SHARDS}, nodes = [{}] }}",
         nodes.join(", ")
     );

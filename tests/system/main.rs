@@ -18,6 +18,7 @@
 
 mod check;
 mod cluster;
+mod commands;
 mod dependencies;
 mod dev;
 mod examples;
@@ -29,4 +30,5 @@ mod refusals;
 mod rounds;
 mod seccomp;
 mod smoke;
+mod transfer;
 mod waiting;

@@ -8,6 +8,7 @@ use crate::key::Space;
 use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
 use crate::pace::Lane;
+use crate::planted::{Bug, is_planted};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -67,6 +68,9 @@ impl Engine {
             }
             assert!(covered < Some(applied), "checkpoints advance");
             for (session, record) in self.inner.sessions.borrow_mut().take_changes() {
+                if is_planted(Bug::ForgetSessions) {
+                    continue;
+                }
                 let key = session.to_be_bytes();
                 let record = record.map_or(Value::Deleted, |record| Value::Inline(record.into()));
                 let pins = &self.inner.pins;
@@ -150,7 +154,9 @@ impl Engine {
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;
         // A follower may apply an entry before its own log has it.
-        (self.inner.log.barrier)().await?;
+        if !is_planted(Bug::SkipBarrier) {
+            (self.inner.log.barrier)().await?;
+        }
         let opened = self.open_tables(&tables).await?;
         let published = self
             .edit(
@@ -165,7 +171,10 @@ impl Engine {
                         manifest.checkpoint.index() < frozen.checkpoint.index(),
                         "checkpoints advance"
                     );
-                    manifest.checkpoint = frozen.checkpoint.clone();
+                    manifest.checkpoint = match is_planted(Bug::CheckpointAhead) {
+                        true => state.applied.clone(),
+                        false => frozen.checkpoint.clone(),
+                    };
                     manifest.push_run(tables);
                     true
                 },

@@ -5,13 +5,15 @@ use crate::capacity::Capacity;
 use crate::error::Result;
 use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD};
 use crate::manifest::SEGMENT_BYTES;
+use crate::planted::{Bug, is_planted};
 use corelith_io::spawn_background;
 use std::rc::Rc;
 
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
-        !self.inner.reserve.is_held() || (self.inner.log.is_disk_full)() || self.is_stuck()
+        let is_spent = !self.inner.reserve.is_held() && !is_planted(Bug::SpendReserve);
+        is_spent || (self.inner.log.is_disk_full)() || self.is_stuck()
     }
 
     /// Whether the shard takes new values: whether what its metadata can hold leaves room for more. What

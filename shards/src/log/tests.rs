@@ -1,6 +1,6 @@
 //! Tests of the log together with a value log that a test can delay and break.
 
-mod crash;
+pub(crate) mod crash;
 mod facade;
 mod model;
 pub(crate) mod values;

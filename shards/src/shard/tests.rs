@@ -3,6 +3,7 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
+mod planted;
 mod race;
 mod replica;
 

@@ -235,7 +235,9 @@ impl Pipeline {
     pub(crate) fn stage_truncate_after(&mut self, last: Option<LogId>) {
         self.index.truncate_after(last);
         self.state.last = self.index.range().last;
-        self.stage_small_record(&Record::TruncateAfter(last));
+        if !is_planted(Bug::ForgetTruncation) {
+            self.stage_small_record(&Record::TruncateAfter(last));
+        }
     }
 
     /// Drops some of what was purged from memory; `false` when it has.
@@ -251,6 +253,10 @@ impl Pipeline {
         self.stage_small_record(&Record::Purge(upto));
         self.waiters
             .push_back((self.staged_sequence, Waiter::Purge(upto.index)));
+        if is_planted(Bug::ReleaseEarly) {
+            self.to_release = Some(upto.index);
+            self.release();
+        }
     }
 
     /// Stages a block without records, unless a block is staged anyway.
@@ -441,7 +447,10 @@ impl Pipeline {
             true => Ticket(u64::MAX),
             false => self.values_durable,
         };
-        let is_durable = |write: &mut InFlight| write.done && write.values <= values;
+        let skips_gaps =
+            is_planted(Bug::IgnoreGaps) && self.in_flight.iter().any(|write| write.done);
+        let is_durable =
+            |write: &mut InFlight| (write.done || skips_gaps) && write.values <= values;
         while let Some(write) = self.in_flight.pop_front_if(is_durable) {
             assert_eq!(write.number, self.durable, "a gap in the durable prefix");
             self.durable += 1;
@@ -514,7 +523,7 @@ impl Pipeline {
         while let (Some(oldest), Some(next)) = (self.segments.front(), self.segments.get(1))
             && needed.is_none_or(|needed| oldest.id < needed)
         {
-            if next.first_number >= self.durable {
+            if next.first_number >= self.durable && !is_planted(Bug::ReleaseEarly) {
                 self.to_release = Some(upto);
                 return;
             }
@@ -595,7 +604,10 @@ impl Pipeline {
 
     /// The oldest released segment, once it may be freed.
     pub(crate) fn take_released(&mut self) -> Option<Released> {
-        let proven = self.proven;
+        let proven = match is_planted(Bug::ReleaseEarly) {
+            true => u64::MAX,
+            false => self.proven,
+        };
         self.released
             .pop_front_if(|released| released.proof <= proven)
     }

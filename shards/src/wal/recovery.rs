@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, SegmentId};
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 use crate::vlog::ValuePointer;
 use corelith_io::{BLOCK_SIZE, File, OpenOptions};
 use std::collections::VecDeque;
@@ -560,7 +561,7 @@ impl Walk<'_> {
         }
         let known = &mut self.evidence.flushed_up_to;
         *known = beyond.flushed_up_to.max(*known);
-        if *known <= self.next_number {
+        if *known <= self.next_number || is_planted(Bug::TakeDamageForTorn) {
             return Ok(beyond.blocks);
         }
         let what = "an acknowledged block is damaged or missing";
@@ -607,7 +608,7 @@ async fn settle(
         // A segment that was rolled full keeps its length, so that it can be used again.
         let is_wasteful = file.len - end > file.len / 8;
         let is_shortened = is_wasteful || (is_cut && nth + 1 == ends.len());
-        if is_unproven || is_shortened {
+        if (is_unproven || is_shortened) && !is_planted(Bug::SkipSettling) {
             let writable = OpenOptions::new().write().open(&file.path).await?;
             if is_shortened {
                 writable.set_len(end).await?;

@@ -1,6 +1,6 @@
 //! Tests of the log without a value log; with one, it is tested in `log/tests`.
 
-mod damage;
+pub(crate) mod damage;
 mod golden;
 mod race;
 

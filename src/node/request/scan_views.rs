@@ -7,24 +7,17 @@
 //!   connection has closed: a client that connects again finds it, one that is gone leaves nothing.
 
 use crate::node::limits;
-use crate::node::mesh::ConnectionId;
 use corelith_io::Instant;
 use corelith_shards::Pin;
 use corelith_shards::{LogIndex, ShardId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-/// The connection that a scan comes from, and the core that it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Owner {
-    pub(crate) core: u16,
-    pub(crate) connection: ConnectionId,
-}
-
-/// The views that a core keeps. Belongs to that core. A scan whose view is gone is told so if what it
+/// The views that a core keeps, by the address of the connection that uses them. Belongs to that core. A scan whose view is gone is told so if what it
 /// saw is gone as well.
 pub(crate) struct ScanViews<P = Pin> {
-    views: RefCell<BTreeMap<(Owner, ShardId, LogIndex), View<P>>>,
+    views: RefCell<BTreeMap<(SocketAddr, ShardId, LogIndex), View<P>>>,
 }
 
 struct View<P> {
@@ -42,7 +35,14 @@ impl<P> Default for ScanViews<P> {
 
 impl<P> ScanViews<P> {
     /// Keeps what `pin` sees, which is the shard as of `at`, from now on; also if it is kept already.
-    pub(crate) fn keep(&self, owner: Owner, shard: ShardId, at: LogIndex, pin: P, now: Instant) {
+    pub(crate) fn keep(
+        &self,
+        owner: SocketAddr,
+        shard: ShardId,
+        at: LogIndex,
+        pin: P,
+        now: Instant,
+    ) {
         let mut views = self.views.borrow_mut();
         let until = now + limits::SCAN_VIEW_KEPT;
         views.insert((owner, shard, at), View { _pin: pin, until });
@@ -58,7 +58,7 @@ impl<P> ScanViews<P> {
     }
 
     /// Notes that a connection has closed.
-    pub(crate) fn closed(&self, owner: Owner, now: Instant) {
+    pub(crate) fn closed(&self, owner: SocketAddr, now: Instant) {
         let until = now + limits::SCAN_VIEW_ORPHANED;
         let mut views = self.views.borrow_mut();
         let first = (owner, ShardId(0), LogIndex(0));
@@ -76,9 +76,9 @@ impl<P> ScanViews<P> {
 
 /// Which of too many views goes.
 fn least_worth<P>(
-    views: &BTreeMap<(Owner, ShardId, LogIndex), View<P>>,
-) -> Option<(Owner, ShardId, LogIndex)> {
-    let mut counts = BTreeMap::<Owner, usize>::new();
+    views: &BTreeMap<(SocketAddr, ShardId, LogIndex), View<P>>,
+) -> Option<(SocketAddr, ShardId, LogIndex)> {
+    let mut counts = BTreeMap::<SocketAddr, usize>::new();
     for (owner, ..) in views.keys() {
         *counts.entry(*owner).or_default() += 1;
     }
@@ -95,11 +95,8 @@ mod tests {
 
     const SHARD: ShardId = ShardId(3);
 
-    fn owner(connection: u64) -> Owner {
-        Owner {
-            core: 1,
-            connection: ConnectionId(connection),
-        }
+    fn owner(connection: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], connection))
     }
 
     /// Runs `test` with an instant to count from.
@@ -107,7 +104,7 @@ mod tests {
         corelith_io::core::run_here(async { test(corelith_io::now()) });
     }
 
-    fn held(views: &ScanViews<Rc<()>>, connection: u64) -> usize {
+    fn held(views: &ScanViews<Rc<()>>, connection: u16) -> usize {
         let views = views.views.borrow();
         let its = views.keys().filter(|(of, ..)| *of == owner(connection));
         its.count()

@@ -45,6 +45,7 @@ mod limits;
 mod link;
 mod numbers;
 mod operation;
+mod phase;
 mod read;
 mod resolve;
 mod route;
@@ -56,6 +57,14 @@ mod status;
 mod transport;
 mod value;
 mod write;
+
+/// The decisions of connections, for a simulator.
+#[doc(hidden)]
+pub mod connection {
+    pub use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX, TICK};
+    pub use crate::phase::{Phase, Ready};
+    pub use crate::slots::{Room, Slots};
+}
 
 pub use batch::{
     Batch, BatchHandle, BatchOperation, BatchResult, BatchResults, IntoBatchOperation,

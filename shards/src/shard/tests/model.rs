@@ -255,7 +255,7 @@ async fn live(case: Rc<Case>, steps: u64, end: End) {
 }
 
 /// Runs one case and returns what its shards did.
-fn run_case(seed: u64) -> Done {
+pub(super) fn run_case(seed: u64) -> Done {
     let sim = Sim::new(seed);
     let node = sim.add_node();
     let random = Random::new(seed);

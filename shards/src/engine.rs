@@ -422,6 +422,12 @@ impl Engine {
         Pin::new(&self.inner.pins, applied.unwrap_or_default())
     }
 
+    /// Pins an earlier moment, if what was there can still be read.
+    pub fn pin_at(&self, at: LogIndex) -> Option<Pin> {
+        let now = self.pin();
+        self.inner.pins.pin_at(at.min(now.at()))
+    }
+
     /// Memory that memtables hold, in bytes.
     pub fn memtable_bytes(&self) -> usize {
         let state = self.inner.state.borrow();

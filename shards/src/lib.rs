@@ -20,6 +20,7 @@ mod manifest;
 mod memtable;
 mod output;
 mod pace;
+mod patience;
 mod pins;
 pub mod planted;
 mod recovery;
@@ -36,9 +37,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
-    ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
-    WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, Returning, ScanPage,
+    ScanRange, ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
+    Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

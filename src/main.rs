@@ -1,7 +1,7 @@
 //! The `corelith` program: a node, a cluster for development, and the command-line client.
 
-use clap::Parser;
 use corelith::cli::{Arguments, run};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 const LOG_DEFAULT: &str = "warn,openraft=error";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_process();
     let filter = match arguments.log.as_deref().map(EnvFilter::try_new).transpose() {
         Ok(filter) => filter.unwrap_or_else(|| EnvFilter::new(LOG_DEFAULT)),
         Err(error) => {
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     ExitCode::from(run(arguments))
 }

@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use corelith_shards::limits::SEPARATED_VALUE_BYTES_MIN;
 use corelith_shards::{LogId, LogIndex, Term, ValuePart};
-use corelith_wire::request::WriteCommand;
+use corelith_wire::request::{OpenSession, WriteCommand};
 
 /// What the body of a log entry is. Numbers are never used again for something else.
 pub mod kind {
@@ -59,6 +59,17 @@ pub(crate) fn value_part(kind: u8, body: &Bytes) -> Option<ValuePart> {
         key_start: u32::try_from(key_start).ok()?,
         key_len: u32::try_from(command.key.len()).ok()?,
     })
+}
+
+/// Whether `body` is one that a leader proposes for an entry of that kind; a membership's is for
+/// `membership.rs` to say.
+pub(crate) fn is_sound(kind: u8, body: &Bytes) -> bool {
+    match kind {
+        kind::BLANK => body.is_empty(),
+        kind::WRITE => WriteCommand::parse(body).is_ok(),
+        kind::OPEN_SESSION => OpenSession::parse(body).is_ok(),
+        _ => false,
+    }
 }
 
 /// What became of a write when its entry was applied. The same on every replica.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{ReadHalf, WriteHalf};
 use corelith_wire::frame::{Accepts, FrameParser, Frames};
-use corelith_wire::{FrameError, Outbox};
+use corelith_wire::{FrameError, Outbox, ShardId};
 use std::cell::RefCell;
 
 /// Why a peer connection ended.
@@ -30,6 +30,9 @@ pub(crate) enum ConnectionError {
     /// A frame of a kind that has no business in this direction.
     #[error("unexpected frame of kind {0:#x}")]
     Unexpected(u16),
+    /// An answer about another shard than was asked about.
+    #[error("an answer about {0}, which was not asked about")]
+    OtherShard(ShardId),
     /// Nothing came for too long although answers were due.
     #[error("no answer for too long")]
     Silent,

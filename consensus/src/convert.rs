@@ -1,14 +1,15 @@
 //! Between openraft's types and those of the wire.
 
-use crate::membership;
-use crate::types::{AppendRequest, Entry, LeaderId, LogId, Payload, Vote};
-use corelith_wire::peer::{AppendHead, Heartbeat, PeerEntry, PeerLogId, PeerVote};
+use crate::types::{self, AppendRequest, Entry, LeaderId, Payload, Vote};
+use corelith_shards::{NodeId, Term};
+use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote};
+use corelith_wire::width::u32_len;
 use openraft::entry::RaftEntry;
 
 pub(crate) fn peer_vote(vote: &Vote) -> PeerVote {
     PeerVote {
-        term: vote.leader_id.term,
-        node: vote.leader_id.node_id,
+        term: Term(vote.leader_id.term),
+        node: NodeId(vote.leader_id.node_id),
         committed: vote.committed,
     }
 }
@@ -16,28 +17,10 @@ pub(crate) fn peer_vote(vote: &Vote) -> PeerVote {
 pub(crate) fn vote(vote: PeerVote) -> Vote {
     Vote {
         leader_id: LeaderId {
-            term: vote.term,
-            node_id: vote.node,
+            term: vote.term.0,
+            node_id: vote.node.0,
         },
         committed: vote.committed,
-    }
-}
-
-pub(crate) fn peer_log_id(id: LogId) -> PeerLogId {
-    PeerLogId {
-        term: id.leader_id.term,
-        node: id.leader_id.node_id,
-        index: id.index,
-    }
-}
-
-pub(crate) fn log_id(id: PeerLogId) -> LogId {
-    LogId {
-        leader_id: LeaderId {
-            term: id.term,
-            node_id: id.node,
-        },
-        index: id.index,
     }
 }
 
@@ -45,44 +28,28 @@ pub(crate) fn log_id(id: PeerLogId) -> LogId {
 pub(crate) fn append(request: AppendRequest) -> (AppendHead, impl Iterator<Item = PeerEntry>) {
     let head = AppendHead {
         vote: peer_vote(&request.vote),
-        before: request.prev_log_id.map(peer_log_id),
-        committed: request.leader_commit.map(peer_log_id),
-        count: u32::try_from(request.entries.len()).unwrap_or(u32::MAX),
+        before: request.prev_log_id.map(types::shard_log_id),
+        committed: request.leader_commit.map(types::shard_log_id),
+        count: u32_len(request.entries.len()),
     };
     let entries = request.entries.into_iter().map(|entry| PeerEntry {
-        id: peer_log_id(entry.log_id()),
+        id: types::shard_log_id(entry.log_id()),
         kind: entry.payload.kind,
         body: entry.payload.body,
     });
     (head, entries)
 }
 
-/// A received append request; `None` if an entry is out of place or a membership malformed.
-pub(crate) fn append_request(head: &AppendHead, entries: Vec<PeerEntry>) -> Option<AppendRequest> {
-    let first = head.before.map_or(0, |before| before.index + 1);
-    let mut taken = Vec::with_capacity(entries.len());
-    for (expected, PeerEntry { id, kind, body }) in (first..).zip(entries) {
-        let malformed =
-            kind == crate::command::kind::MEMBERSHIP && membership::decode(&body).is_none();
-        if id.index != expected || malformed {
-            return None;
-        }
-        taken.push(Entry::new(log_id(id), Payload::new(kind, body)));
-    }
-    Some(AppendRequest {
-        vote: vote(head.vote),
-        prev_log_id: head.before.map(log_id),
-        entries: taken,
-        leader_commit: head.committed.map(log_id),
-    })
-}
-
-/// A received heartbeat, as openraft takes it.
-pub(crate) fn heartbeat_request(beat: &Heartbeat) -> AppendRequest {
+/// An append or a heartbeat that was admitted, as openraft takes it.
+pub(crate) fn append_request(head: &AppendHead, entries: Vec<PeerEntry>) -> AppendRequest {
+    let entries = entries
+        .into_iter()
+        .map(|PeerEntry { id, kind, body }| Entry::new(types::log_id(id), Payload::new(kind, body)))
+        .collect();
     AppendRequest {
-        vote: vote(beat.vote),
-        prev_log_id: beat.before.map(log_id),
-        entries: Vec::new(),
-        leader_commit: beat.committed.map(log_id),
+        vote: vote(head.vote),
+        prev_log_id: head.before.map(types::log_id),
+        entries,
+        leader_commit: head.committed.map(types::log_id),
     }
 }

@@ -11,8 +11,11 @@
 //!   first start is fast. (A replica that *lost* its log and vote is another matter: it must not
 //!   come back under the same identity.)
 
+mod door;
 mod read;
 mod upkeep;
+#[cfg(any(test, feature = "planted"))]
+mod window;
 
 use crate::applied::Applied;
 use crate::command::{WriteReply, kind};
@@ -20,9 +23,11 @@ use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::Link;
 use crate::log_store::LogStore;
-use crate::network::Network;
+use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
+use crate::replay::replay;
 use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
@@ -32,6 +37,7 @@ use bytes::Bytes;
 use corelith_io::Instant;
 use corelith_io::sync::{oneshot, watch};
 use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term};
+use corelith_wire::peer::Health;
 use futures_util::FutureExt;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -104,10 +110,12 @@ struct Inner {
     retention: Rc<RefCell<Retention>>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
+    healths: Rc<Healths>,
     data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     budget: Budget,
     readers: read::Readers,
+    door: door::Door,
     embargo_until: Option<Instant>,
     options: Options,
     closing: watch::Sender<bool>,
@@ -140,27 +148,32 @@ impl Group {
             return Err(OpenError::NotAMember);
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
+        if is_planted(Bug::DelayByAddress) {
+            let address = std::ptr::from_ref(&*link_to).cast::<()>().addr();
+            corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
+        }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let promised = !brand_new && members.len() > 1;
-        let embargo_until =
-            embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
+        let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
+        let healths = Rc::new(Healths::default());
         let network = Network::new(
-            shard_id,
+            Rc::new(GroupOfPeers {
+                me,
+                shard: shard_id,
+                members: members.clone(),
+            }),
+            Rc::clone(&healths),
             link_to,
             options.peer_timeout,
             Rc::clone(&lease),
             Rc::clone(&transfers),
         );
-        let machine = StateMachine::new(
-            engine.clone(),
-            Rc::clone(&applied),
-            Rc::clone(&retention),
-            &options,
-        );
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
+        replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
@@ -193,8 +206,10 @@ impl Group {
             retention,
             transfers,
             lease,
+            healths,
             budget,
             readers: read::Readers::default(),
+            door: door::Door::default(),
             embargo_until,
             options,
             closing: watch::channel(false).0,
@@ -202,6 +217,8 @@ impl Group {
         });
         let group = Self { inner };
         group.start_upkeep(brand_new);
+        #[cfg(any(test, feature = "planted"))]
+        group.watch();
         Ok(group)
     }
 
@@ -219,6 +236,20 @@ impl Group {
     /// until it has; deletes are what makes room.
     pub fn is_disk_full(&self) -> bool {
         self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+    }
+
+    /// Whether this node leads the shard and the shard holds as much as it can: puts should be refused,
+    /// deletes are what makes room.
+    pub fn is_full(&self) -> bool {
+        self.inner.leading().is_some() && self.inner.engine.check_capacity().is_err()
+    }
+
+    /// What speaks against this replica's leading.
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            is_disk_full: self.is_disk_full(),
+            is_damaged: !self.inner.engine.damages().is_empty(),
+        }
     }
 
     /// The members, the preferred leader first.
@@ -359,15 +390,10 @@ impl Group {
     }
 
     /// Whether the replica may neither vote nor stand yet.
-    pub(crate) fn embargoed(&self) -> bool {
+    fn embargoed(&self) -> bool {
         self.inner
             .embargo_until
             .is_some_and(|until| corelith_io::now() < until)
-    }
-
-    /// The openraft handle, for the peer server.
-    pub(crate) fn raft(&self) -> &Raft {
-        &self.inner.raft
     }
 
     /// Stops the replica and closes its shard.
@@ -389,14 +415,8 @@ impl Group {
 
 /// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
 /// to vote; see the module.
-fn embargo(options: &Options, promised: bool) -> bool {
-    #[cfg(any(test, feature = "planted"))]
-    if options.planted.vote_after_restart {
-        return false;
-    }
-    #[cfg(not(any(test, feature = "planted")))]
-    let _ = options;
-    promised
+fn embargo(promised: bool) -> bool {
+    promised && !is_planted(Bug::VoteAfterRestart)
 }
 
 impl Inner {

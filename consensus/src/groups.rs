@@ -5,6 +5,7 @@ use crate::group::{Group, Surroundings};
 use crate::link::{Link, LinkConfig};
 use crate::options::Options;
 use crate::peer_server;
+use crate::refusals::Refusals;
 use bytes::BytesMut;
 use corelith_io::{ReadHalf, WriteHalf};
 use corelith_shards::{NodeId, Shard, ShardId};
@@ -30,6 +31,7 @@ struct Inner {
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
     links: RefCell<BTreeMap<(NodeId, SocketAddr), Rc<Link>>>,
+    refusals: Rc<Refusals>,
 }
 
 impl Groups {
@@ -51,12 +53,14 @@ impl Groups {
             epoch: Epoch(epoch),
             timeout: options.peer_timeout,
             gather: options.heartbeat / 8,
+            refusals: Rc::default(),
         };
         Ok(Self {
             inner: Rc::new(Inner {
                 me,
                 route,
                 options,
+                refusals: Rc::clone(&link_config.refusals),
                 link_config,
                 groups: RefCell::default(),
                 links: RefCell::default(),
@@ -110,17 +114,24 @@ impl Groups {
         self.inner.groups.borrow().values().cloned().collect()
     }
 
-    /// Serves a connection on which `peer` has introduced itself and was welcomed; returns when it
-    /// ends. `leftover` is what was read beyond the handshake.
+    /// Serves a connection from `address` on which `peer` has introduced itself and was welcomed;
+    /// returns when it ends. `leftover` is what was read beyond the handshake.
     pub async fn serve_peer(
         &self,
         read: ReadHalf,
         write: WriteHalf,
         leftover: BytesMut,
         peer: NodeId,
+        address: Option<SocketAddr>,
     ) {
-        let ended = peer_server::serve(self.clone(), read, write, leftover).await;
-        tracing::debug!(%peer, %ended, "peer connection ended");
+        let ended = peer_server::serve(self.clone(), read, write, leftover, peer, address).await;
+        let address = address.map(tracing::field::display);
+        tracing::debug!(%peer, address, %ended, "peer connection ended");
+    }
+
+    /// Where refused messages of peers are noted.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.inner.refusals
     }
 
     /// Stops all groups and closes their shards (which flushes them).

@@ -5,6 +5,7 @@
 //! A write goes `group` → openraft → `log_store` (durable) and `network` (to the followers) →
 //! `state_machine` → the answer. A follower receives in `peer_server`.
 
+mod admission;
 mod applied;
 pub mod command;
 mod config;
@@ -21,7 +22,10 @@ mod membership;
 mod network;
 pub mod options;
 mod peer_server;
+pub mod planted;
 mod proposal;
+mod refusals;
+mod replay;
 mod retention;
 mod runtime;
 mod snapshot;

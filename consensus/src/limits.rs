@@ -20,6 +20,8 @@ pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 pub const APPEND_BYTES_IN_FLIGHT_MAX: usize = 8 << 20;
 /// Bytes of entries read from the log at once to be applied.
 pub const APPLY_BYTES: u64 = 4 << 20;
+/// Bytes of entries read from the log at once after a start, twice: one piece while another is applied.
+pub const REPLAY_BYTES: u64 = 4 << 20;
 /// Entries applied before other tasks of the core get a turn.
 pub const APPLY_TURN_ENTRIES: usize = 64;
 /// Readers that wait for one confirmation of leadership.
@@ -32,9 +34,16 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const PEER_READ_BYTES: usize = 256 << 10;
 /// Pieces of a snapshot on their way to one follower.
 pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
+/// How far above the own term a peer's may be; see `admission.rs`.
+pub const TERM_STEP_MAX: u64 = 1 << 24;
+/// Highest term that is taken from a peer.
+pub const TERM_MAX: u64 = 1 << 40;
+/// Highest log index that is taken from a peer: a thousand years of a million entries a second.
+pub const INDEX_MAX: u64 = 1 << 55;
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < MAILBOX_LEN_MAX);
+const _: () = assert!(TERM_STEP_MAX < TERM_MAX && TERM_MAX < u64::MAX - TERM_STEP_MAX);
 const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX < PEER_REQUESTS_MAX);

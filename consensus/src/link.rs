@@ -4,15 +4,17 @@
 //! again whenever it fails, with growing, jittered pauses. Requests made while it is down fail at
 //! once.
 
+use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
 use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
+use crate::refusals::Refusals;
 use bytes::BytesMut;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
 use corelith_io::{Instant, ReadHalf, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use corelith_wire::peer::{self, AppendResult, Heartbeat, kinds};
+use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, kinds};
 use corelith_wire::{ClusterId, Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -33,6 +35,8 @@ const _: () = assert!(HELLO_BYTES > 0);
 /// Who this side is, and how it behaves.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkConfig {
+    /// Where refused answers are noted.
+    pub(crate) refusals: Rc<Refusals>,
     /// This node.
     pub(crate) me: NodeId,
     /// Its cluster.
@@ -52,12 +56,14 @@ pub(crate) struct Down;
 
 /// Who waits for an answer. When the request fails the sender is dropped.
 enum Waiter {
-    Frame(oneshot::Sender<Frame>),
-    Beat(oneshot::Sender<AppendResult>),
+    /// For an answer of that kind, or `REFUSED`.
+    Frame(Kind, oneshot::Sender<Frame>),
+    Beat(oneshot::Sender<(AppendResult, Option<Health>)>),
 }
 
 struct Waiting {
     waiter: Waiter,
+    shard: ShardId,
     deadline: Instant,
 }
 
@@ -119,16 +125,17 @@ impl Link {
         }
     }
 
-    /// Sends a request about `shard`; `append` adds its frame. The answer is lost (the sender
-    /// dropped) when the link fails or the answer takes longer than `limit`.
+    /// Sends a request about `shard`; `append` adds its frame. The answer is of the kind `expected` or
+    /// `REFUSED`; it is lost (the sender dropped) when the link fails or takes longer than `limit`.
     pub(crate) fn ask(
         &self,
         shard: ShardId,
         limit: Duration,
+        expected: Kind,
         append: impl FnOnce(&mut Outbox, Head),
     ) -> Result<oneshot::Receiver<Frame>, Down> {
         let (sender, receiver) = oneshot::channel();
-        let id = self.expect(Waiter::Frame(sender), limit)?;
+        let id = self.expect(shard, Waiter::Frame(expected, sender), limit)?;
         let head = self.head(shard, id);
         self.outgoing.send(|out| append(out, head));
         Ok(receiver)
@@ -140,9 +147,9 @@ impl Link {
         &self,
         mut beat: Heartbeat,
         hurry: bool,
-    ) -> Result<oneshot::Receiver<AppendResult>, Down> {
+    ) -> Result<oneshot::Receiver<(AppendResult, Option<Health>)>, Down> {
         let (sender, receiver) = oneshot::channel();
-        beat.beat = self.expect(Waiter::Beat(sender), self.config.timeout)?;
+        beat.beat = self.expect(beat.shard, Waiter::Beat(sender), self.config.timeout)?;
         self.beats.borrow_mut().push(beat);
         if hurry {
             self.outgoing.send(|out| self.append_beats(out));
@@ -161,7 +168,7 @@ impl Link {
         }
     }
 
-    fn expect(&self, waiter: Waiter, limit: Duration) -> Result<u64, Down> {
+    fn expect(&self, shard: ShardId, waiter: Waiter, limit: Duration) -> Result<u64, Down> {
         let mut waiting = self.waiting.borrow_mut();
         let full = waiting.len() >= PEER_REQUESTS_MAX || self.outgoing.len() > PEER_QUEUE_BYTES_MAX;
         if !*self.up.borrow() || full {
@@ -170,7 +177,12 @@ impl Link {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let deadline = corelith_io::now() + limit;
-        waiting.insert(id, Waiting { waiter, deadline });
+        let request = Waiting {
+            waiter,
+            shard,
+            deadline,
+        };
+        waiting.insert(id, request);
         Ok(id)
     }
 
@@ -299,26 +311,54 @@ impl Link {
         }
     }
 
+    /// Hands an answer to whoever asked. One that does not fit what was asked under its number ends
+    /// the connection: which answer belongs to whom cannot be told any more.
     fn answer(&self, frame: Frame) -> Result<(), ConnectionError> {
         let Head {
-            kind, request_id, ..
+            kind,
+            request_id,
+            shard,
+            ..
         } = frame.header.head;
+        // Whoever asked may have given up.
         if kind == kinds::HEARTBEATS_REPLY {
             for reply in peer::parse_heartbeats_reply(&frame)? {
-                if let Some(Waiter::Beat(sender)) = self.take(reply.beat) {
-                    // Whoever asked may have given up.
-                    let _ = sender.send(reply.result);
+                match self.take(reply.beat, reply.shard)? {
+                    Some(Waiter::Beat(sender)) => {
+                        let _ = sender.send((reply.result, reply.health));
+                    }
+                    Some(Waiter::Frame(..)) => return Err(ConnectionError::Unexpected(kind.0)),
+                    None => {}
                 }
             }
-        } else if let Some(Waiter::Frame(sender)) = self.take(request_id.0) {
-            let _ = sender.send(frame);
+            return Ok(());
+        }
+        match self.take(request_id.0, shard)? {
+            Some(Waiter::Frame(expected, sender)) if kind == expected || kind == kinds::REFUSED => {
+                drop(sender.send(frame));
+            }
+            Some(_) => return Err(ConnectionError::Unexpected(kind.0)),
+            None => {}
         }
         Ok(())
     }
 
-    fn take(&self, id: u64) -> Option<Waiter> {
-        let taken = self.waiting.borrow_mut().remove(&id);
-        taken.map(|waiting| waiting.waiter)
+    fn take(&self, id: u64, shard: ShardId) -> Result<Option<Waiter>, ConnectionError> {
+        match self.waiting.borrow_mut().remove(&id) {
+            Some(waiting) if waiting.shard != shard => Err(ConnectionError::OtherShard(shard)),
+            waiting => Ok(waiting.map(|waiting| waiting.waiter)),
+        }
+    }
+
+    /// Says that an answer about `shard` was refused.
+    pub(crate) fn refused(&self, shard: ShardId, refusal: &Refusal) {
+        let refusals = &self.config.refusals;
+        refusals.note(shard, self.peer, Some(self.address), refusal);
+    }
+
+    /// The node at the other end.
+    pub(crate) fn peer(&self) -> NodeId {
+        self.peer
     }
 
     fn go_down(&self) {

@@ -14,6 +14,7 @@
 use crate::limits::MEMBERS_MAX;
 use crate::types::Membership;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use corelith_shards::NodeId;
 use std::collections::BTreeSet;
 
 /// Configurations of one membership.
@@ -40,7 +41,8 @@ fn put_ids(out: &mut BytesMut, ids: impl ExactSizeIterator<Item = u64>) {
 }
 
 fn put_len(out: &mut BytesMut, len: usize) {
-    out.put_u16_le(u16::try_from(len).unwrap_or(u16::MAX));
+    assert!(len <= MEMBERS_MAX, "{len} ids in one membership");
+    out.put_u16_le(len as u16);
 }
 
 /// Decodes what [`encode`] wrote; `None` if `body` is something else.
@@ -57,6 +59,13 @@ pub(crate) fn decode(body: &[u8]) -> Option<Membership> {
     }
     let nodes: std::collections::BTreeMap<u64, ()> = nodes.into_iter().map(|id| (id, ())).collect();
     Some(Membership::new_with_defaults(configs, nodes.into_keys()))
+}
+
+/// Whether all of `members`, and nobody else, are voters, as in a group that nobody changes.
+pub(crate) fn is_plain(membership: &Membership, members: &[NodeId]) -> bool {
+    let expected: BTreeSet<u64> = members.iter().map(|member| member.0).collect();
+    matches!(membership.get_joint_config().as_slice(), [voters] if *voters == expected)
+        && membership.nodes().map(|(id, ())| *id).eq(expected)
 }
 
 fn get_len(body: &mut &[u8], max: usize) -> Option<usize> {
@@ -94,6 +103,22 @@ mod tests {
         ];
         for membership in cases {
             assert_eq!(decode(&encode(&membership)), Some(membership));
+        }
+    }
+
+    #[test]
+    fn only_the_whole_group_is_plain() {
+        let group = [NodeId(3), NodeId(1), NodeId(2)];
+        let cases = [
+            (membership(&[&[1, 2, 3]], &[1, 2, 3]), true),
+            (membership(&[&[1, 2]], &[1, 2, 3]), false),
+            (membership(&[&[1, 2]], &[1, 2]), false),
+            (membership(&[&[1, 2, 3]], &[1, 2, 3, 4]), false),
+            (membership(&[&[1, 2, 3], &[1, 2, 3]], &[1, 2, 3]), false),
+            (membership(&[], &[]), false),
+        ];
+        for (membership, expected) in cases {
+            assert_eq!(is_plain(&membership, &group), expected, "{membership}");
         }
     }
 

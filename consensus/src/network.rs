@@ -1,14 +1,18 @@
 //! openraft's network: what one group says to one peer.
 
+use crate::admission::{self, Known, Refusal, Sent};
 use crate::convert;
 use crate::lease::Lease;
 use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT};
 use crate::link::Link;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
-use crate::types::{AppendRequest, LogId, Types, Vote, VoteRequest, VoteResponse};
+use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
 use corelith_io::sync::oneshot;
-use corelith_wire::peer::{self, AppendResult, Heartbeat, Transfer, VoteAsk, kinds};
-use corelith_wire::{DecodeError, Frame, ShardId};
+use corelith_shards as shards;
+use corelith_wire::peer::{
+    self, AppendResult, Health, Heartbeat, PeerVote, Transfer, VoteAsk, kinds,
+};
+use corelith_wire::{DecodeError, Frame, NodeId, ShardId};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -19,7 +23,8 @@ use openraft::raft::{
     AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse,
 };
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -29,9 +34,35 @@ use std::time::Duration;
 /// How long installing a snapshot may take at the follower, after all of it arrived.
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
+/// Which group it is that talks.
+#[derive(Debug)]
+pub(crate) struct GroupOfPeers {
+    pub(crate) me: NodeId,
+    pub(crate) shard: ShardId,
+    pub(crate) members: Vec<NodeId>,
+}
+
+/// How the peers of a group are, as they said last.
+#[derive(Debug, Default)]
+pub(crate) struct Healths(RefCell<BTreeMap<NodeId, Health>>);
+
+impl Healths {
+    fn note(&self, peer: NodeId, health: Health) {
+        self.0.borrow_mut().insert(peer, health);
+    }
+
+    /// Whether a peer said that it is well, or nothing.
+    pub(crate) fn is_well(&self, peer: NodeId) -> bool {
+        let healths = self.0.borrow();
+        healths.get(&peer).copied().is_none_or(Health::is_well)
+    }
+}
+
 /// Makes the [`Peer`]s of one group.
 pub(crate) struct Network {
-    shard: ShardId,
+    group: Rc<GroupOfPeers>,
+    matched: Rc<Matched>,
+    healths: Rc<Healths>,
     link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
     timeout: Duration,
     lease: Rc<Lease>,
@@ -41,14 +72,17 @@ pub(crate) struct Network {
 impl Network {
     /// For one group; `link_to` gives the link to a node's core that owns the shard.
     pub(crate) fn new(
-        shard: ShardId,
+        group: Rc<GroupOfPeers>,
+        healths: Rc<Healths>,
         link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
         timeout: Duration,
         lease: Rc<Lease>,
         transfers: Rc<Transfers>,
     ) -> Self {
         Self {
-            shard,
+            group,
+            matched: Rc::default(),
+            healths,
             link_to,
             timeout,
             lease,
@@ -58,7 +92,9 @@ impl Network {
 
     fn peer(&self, target: u64, beats: bool) -> Peer {
         Peer {
-            shard: self.shard,
+            group: Rc::clone(&self.group),
+            matched: Rc::clone(&self.matched),
+            healths: Rc::clone(&self.healths),
             link: (self.link_to)(target),
             timeout: self.timeout,
             beats,
@@ -80,9 +116,30 @@ impl openraft::RaftNetworkFactory<Types> for Network {
     }
 }
 
+/// The last entry that each peer has acknowledged, and to which leader.
+#[derive(Debug, Default)]
+struct Matched(RefCell<BTreeMap<NodeId, (PeerVote, Option<shards::LogId>)>>);
+
+impl Matched {
+    fn of(&self, peer: NodeId, vote: PeerVote) -> Option<shards::LogId> {
+        let matched = self.0.borrow();
+        let (leader, matching) = matched.get(&peer)?;
+        (*leader == vote).then_some(*matching)?
+    }
+
+    fn raise(&self, peer: NodeId, vote: PeerVote, matching: Option<shards::LogId>) {
+        let known = self.of(peer, vote);
+        let higher = known.max(matching);
+        self.0.borrow_mut().insert(peer, (vote, higher));
+    }
+}
+
 /// One group's view of one peer.
+#[derive(Clone)]
 pub(crate) struct Peer {
-    shard: ShardId,
+    group: Rc<GroupOfPeers>,
+    matched: Rc<Matched>,
+    healths: Rc<Healths>,
     link: Rc<Link>,
     timeout: Duration,
     /// Whether appends are heartbeats, which travel with those of other groups.
@@ -99,35 +156,80 @@ fn malformed(error: DecodeError) -> RPCError<Types> {
     RPCError::Network(NetworkError::new(&error))
 }
 
-/// What follows from an append's or heartbeat's answer.
-fn append_outcome(result: AppendResult) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
-    match result {
-        AppendResult::Taken { matching } => Ok(Ok(matching.map(convert::log_id))),
-        AppendResult::Conflict { at } => Ok(Err(StreamAppendError::Conflict(convert::log_id(at)))),
-        AppendResult::HigherVote { vote } => {
-            Ok(Err(StreamAppendError::HigherVote(convert::vote(vote))))
-        }
-        AppendResult::Unable => Err(unreachable("the peer takes no part in the group now")),
-    }
-}
-
 impl Peer {
+    /// What this node knows of a group that it leads, or stands in, under `vote`.
+    fn known(&self, vote: &PeerVote) -> Known<'_> {
+        Known {
+            me: self.group.me,
+            peer: self.link.peer(),
+            members: &self.group.members,
+            term: vote.term,
+        }
+    }
+
+    /// Passes an answer on that was admitted.
+    fn admitted<T>(&self, answer: T, verdict: Result<(), Refusal>) -> Result<T, RPCError<Types>> {
+        match verdict {
+            Ok(()) => Ok(answer),
+            Err(refusal) => {
+                self.link.refused(self.group.shard, &refusal);
+                Err(unreachable(refusal))
+            }
+        }
+    }
+
+    /// What follows from the answer to an append or heartbeat.
+    fn append_outcome(
+        &self,
+        sent: &Sent,
+        result: AppendResult,
+    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        let peer = self.link.peer();
+        let matched = self.matched.of(peer, sent.vote);
+        let verdict = admission::append_answer(&self.known(&sent.vote), sent, matched, &result);
+        match self.admitted(result, verdict)? {
+            AppendResult::Taken { matching } => {
+                self.matched.raise(peer, sent.vote, matching);
+                Ok(Ok(matching.map(types::log_id)))
+            }
+            AppendResult::Conflict { at } => {
+                Ok(Err(StreamAppendError::Conflict(types::log_id(at))))
+            }
+            AppendResult::HigherVote { vote } => {
+                let vote = self.known(&sent.vote).as_heard(vote, &sent.vote);
+                Ok(Err(StreamAppendError::HigherVote(convert::vote(vote))))
+            }
+            AppendResult::Unable => Err(unreachable("the peer takes no part in the group now")),
+        }
+    }
+
     async fn beat(
         &self,
         request: AppendRequest,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let beat = Heartbeat {
             beat: 0,
-            shard: self.shard.0,
+            shard: self.group.shard,
             vote: convert::peer_vote(&request.vote),
-            before: request.prev_log_id.map(convert::peer_log_id),
-            committed: request.leader_commit.map(convert::peer_log_id),
+            before: request.prev_log_id.map(types::shard_log_id),
+            committed: request.leader_commit.map(types::shard_log_id),
         };
+        let sent = Sent {
+            vote: beat.vote,
+            before: beat.before,
+            last: beat.before,
+        };
+        // What comes before a heartbeat is what the peer has acknowledged.
+        self.matched.raise(self.link.peer(), sent.vote, sent.before);
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())
             .map_err(unreachable)?;
-        append_outcome(answer.await.map_err(unreachable)?)
+        let (result, health) = answer.await.map_err(unreachable)?;
+        if let Some(health) = health {
+            self.healths.note(self.link.peer(), health);
+        }
+        self.append_outcome(&sent, result)
     }
 
     async fn answer(&self, asked: oneshot::Receiver<Frame>) -> Result<Frame, RPCError<Types>> {
@@ -146,21 +248,23 @@ impl Peer {
     ) -> Result<VoteResponse, RPCError<Types>> {
         let ask = VoteAsk {
             vote: convert::peer_vote(&request.vote),
-            last: request.last_log_id.map(convert::peer_log_id),
+            last: request.last_log_id.map(types::shard_log_id),
             transfer: request.leadership_transfer,
         };
         self.link.wait_up(limit).await.map_err(unreachable)?;
         let asked = self
             .link
-            .ask(self.shard, limit, |out, head| {
+            .ask(self.group.shard, limit, kinds::VOTE_REPLY, |out, head| {
                 peer::encode_vote(out, head, pre, &ask);
             })
             .map_err(unreachable)?;
         let answer = peer::parse_vote_reply(&self.answer(asked).await?).map_err(malformed)?;
+        let verdict = admission::vote_answer(&self.known(&ask.vote), pre, &ask.vote, &answer);
+        let answer = self.admitted(answer, verdict)?;
         Ok(VoteResponse {
-            vote: convert::vote(answer.vote),
+            vote: convert::vote(self.known(&ask.vote).as_heard(answer.vote, &ask.vote)),
             vote_granted: answer.granted,
-            last_log_id: answer.last.map(convert::log_id),
+            last_log_id: answer.last.map(types::log_id),
         })
     }
 
@@ -175,14 +279,15 @@ impl Peer {
         let vote = convert::peer_vote(vote);
         let transfer = corelith_io::random_u64();
         self.link.wait_up(self.timeout).await.map_err(unreachable)?;
-        let ask = |kind, limit| {
+        let covered = snapshot.meta.last_log_id.map(types::shard_log_id);
+        let ask = |kind, expected, limit| {
             self.link
-                .ask(self.shard, limit, |out, head| {
+                .ask(self.group.shard, limit, expected, |out, head| {
                     peer::encode_snapshot(out, head, kind, transfer, &vote);
                 })
                 .map_err(unreachable)
         };
-        self.answer(ask(kinds::SNAPSHOT_BEGIN, self.timeout)?)
+        self.answer(ask(kinds::SNAPSHOT_BEGIN, kinds::DONE, self.timeout)?)
             .await?;
         let mut in_flight = VecDeque::new();
         while let Some(piece) = pieces
@@ -197,9 +302,14 @@ impl Peer {
             }
             let asked = self
                 .link
-                .ask(self.shard, self.timeout * 4, |out, head| {
-                    peer::encode_snapshot_piece(out, head, transfer, piece);
-                })
+                .ask(
+                    self.group.shard,
+                    self.timeout * 4,
+                    kinds::DONE,
+                    |out, head| {
+                        peer::encode_snapshot_piece(out, head, transfer, piece);
+                    },
+                )
                 .map_err(unreachable)?;
             in_flight.push_back(asked);
         }
@@ -207,10 +317,19 @@ impl Peer {
             self.answer(asked).await?;
         }
         let end = self
-            .answer(ask(kinds::SNAPSHOT_END, INSTALL_LIMIT)?)
+            .answer(ask(
+                kinds::SNAPSHOT_END,
+                kinds::SNAPSHOT_REPLY,
+                INSTALL_LIMIT,
+            )?)
             .await?;
-        let vote = peer::parse_snapshot_reply(&end).map_err(malformed)?;
-        Ok(convert::vote(vote))
+        let answered = peer::parse_snapshot_reply(&end).map_err(malformed)?;
+        let verdict = admission::snapshot_answer(&self.known(&vote), &vote, &answered);
+        let answered = self.admitted(answered, verdict)?;
+        if answered == vote {
+            self.matched.raise(self.link.peer(), vote, covered);
+        }
+        Ok(convert::vote(self.known(&vote).as_heard(answered, &vote)))
     }
 }
 
@@ -258,9 +377,7 @@ impl RaftNetworkV2<Types> for Peer {
             } else {
                 Box::pin(Appends {
                     input: Some(input),
-                    shard: self.shard,
-                    link: Rc::clone(&self.link),
-                    timeout: self.timeout,
+                    peer: self.clone(),
                     in_flight: VecDeque::new(),
                     in_flight_bytes: 0,
                     failed: None,
@@ -313,14 +430,19 @@ impl RaftNetworkV2<Types> for Peer {
         self.lease.give_up(request.from_leader().leader_id);
         let transfer = Transfer {
             from: convert::peer_vote(request.from_leader()),
-            to: *request.to_node_id(),
-            last: request.last_log_id().copied().map(convert::peer_log_id),
+            to: NodeId(*request.to_node_id()),
+            last: request.last_log_id().copied().map(types::shard_log_id),
         };
         let asked = self
             .link
-            .ask(self.shard, option.hard_ttl(), |out, head| {
-                peer::encode_transfer(out, head, &transfer);
-            })
+            .ask(
+                self.group.shard,
+                option.hard_ttl(),
+                kinds::DONE,
+                |out, head| {
+                    peer::encode_transfer(out, head, &transfer);
+                },
+            )
             .map_err(unreachable)?;
         self.answer(asked).await?;
         Ok(Ok(()))
@@ -339,16 +461,14 @@ fn async_stream<T>(future: impl Future<Output = Option<T>>) -> impl Stream<Item 
 
 struct InFlight {
     answer: oneshot::Receiver<Frame>,
-    last: Option<LogId>,
+    sent: Sent,
     bytes: usize,
 }
 
 /// Appends on their way to one peer, many at a time; answers in order of the requests.
 struct Appends<S> {
     input: Option<S>,
-    shard: ShardId,
-    link: Rc<Link>,
-    timeout: Duration,
+    peer: Peer,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
     /// Why a request could not be sent; told after the answers to those before it.
@@ -373,25 +493,33 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
     }
 
     fn send(&mut self, request: AppendRequest) {
-        let last = request
-            .entries
-            .last()
-            .map_or(request.prev_log_id, |entry| Some(entry.log_id()));
+        let last = request.entries.last().map(RaftEntry::log_id);
+        let sent = Sent {
+            vote: convert::peer_vote(&request.vote),
+            before: request.prev_log_id.map(types::shard_log_id),
+            last: last.or(request.prev_log_id).map(types::shard_log_id),
+        };
         let bytes = request
             .entries
             .iter()
             .map(|entry| entry.payload.body.len())
             .sum();
-        let asked = self.link.ask(self.shard, self.timeout, |out, head| {
-            let (append, entries) = convert::append(request);
-            peer::encode_append(out, head, &append, entries);
-        });
+        let peer = &self.peer;
+        let asked = peer.link.ask(
+            peer.group.shard,
+            peer.timeout,
+            kinds::APPEND_REPLY,
+            |out, head| {
+                let (append, entries) = convert::append(request);
+                peer::encode_append(out, head, &append, entries);
+            },
+        );
         match asked {
             Ok(answer) => {
                 self.in_flight_bytes += bytes;
                 self.in_flight.push_back(InFlight {
                     answer,
-                    last,
+                    sent,
                     bytes,
                 });
             }
@@ -404,15 +532,15 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
 
     fn outcome(
         &mut self,
-        last: Option<LogId>,
+        sent: &Sent,
         answer: Result<Frame, oneshot::Closed>,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let result = answer
             .map_err(unreachable)
             .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
-            .and_then(append_outcome);
-        // After anything but full success, what was sent behind it is void.
-        self.ended = !matches!(&result, Ok(Ok(matching)) if *matching == last);
+            .and_then(|result| self.peer.append_outcome(sent, result));
+        // After anything but success, what was sent behind it is void.
+        self.ended = !matches!(&result, Ok(Ok(_)));
         result
     }
 }
@@ -439,10 +567,10 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Stream for Appends<S> {
         match Pin::new(&mut first.answer).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(answer) => {
-                let InFlight { last, bytes, .. } = *first;
+                let InFlight { sent, bytes, .. } = *first;
                 this.in_flight.pop_front();
                 this.in_flight_bytes -= bytes;
-                Poll::Ready(Some(this.outcome(last, answer)))
+                Poll::Ready(Some(this.outcome(&sent, answer)))
             }
         }
     }

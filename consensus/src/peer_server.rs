@@ -3,32 +3,32 @@
 //! Requests about one shard reach its group in the order they came, without waiting for each other
 //! or for other shards; answers go out as they are ready, all that are ready in one write.
 
+use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
-use crate::convert;
 use crate::group::Group;
 use crate::groups::Groups;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
-use crate::snapshot::{Snapshot, SnapshotData};
-use crate::state_machine::stored_membership;
-use crate::types::{self, AppendRequest, SnapshotMeta, Types, VoteRequest};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{ReadHalf, WriteHalf};
-use corelith_shards as shards;
-use corelith_wire::peer::{self, AppendResult, HeartbeatReply, PeerVote, VoteAnswer, kinds};
-use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId};
+use corelith_wire::peer::{
+    self, AppendHead, AppendResult, HeartbeatReply, PeerEntry, PeerVote, kinds,
+};
+use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
-use openraft::entry::RaftEntry;
-use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
 /// One connection of a peer.
 struct Server {
     groups: Groups,
+    /// The node at the other end, and where it is.
+    peer: NodeId,
+    address: Option<SocketAddr>,
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
@@ -37,6 +37,7 @@ struct Server {
 
 struct Receiving {
     transfer: u64,
+    vote: PeerVote,
     parts: mpsc::Sender<(Head, Part)>,
 }
 
@@ -51,9 +52,13 @@ pub(crate) async fn serve(
     read: ReadHalf,
     write: WriteHalf,
     leftover: BytesMut,
+    peer: NodeId,
+    address: Option<SocketAddr>,
 ) -> ConnectionError {
     let server = Rc::new(Server {
         groups,
+        peer,
+        address,
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
         receiving: RefCell::default(),
@@ -96,14 +101,14 @@ impl Server {
             kinds::APPEND => self.append(frame)?,
             kinds::HEARTBEATS => {
                 for beat in peer::parse_heartbeats(frame)? {
-                    self.beat(&beat);
+                    self.beat(beat);
                 }
             }
             kinds::VOTE | kinds::PRE_VOTE => self.vote(frame)?,
             kinds::TRANSFER => self.transfer(frame)?,
             kinds::SNAPSHOT_BEGIN => {
-                let (transfer, _) = peer::parse_snapshot(frame)?;
-                self.begin_snapshot(head, transfer);
+                let (transfer, vote) = peer::parse_snapshot(frame)?;
+                self.begin_snapshot(head, transfer, vote);
             }
             kinds::SNAPSHOT_PIECE => {
                 let (transfer, piece) = peer::parse_snapshot_piece(frame)?;
@@ -119,12 +124,18 @@ impl Server {
     }
 
     fn group(&self, shard: ShardId) -> Option<Group> {
-        self.groups.group(shards::ShardId(shard.0))
+        self.groups.group(shard)
     }
 
     fn plain(&self, head: Head, kind: Kind) {
         self.outgoing
             .send(|out| peer::encode_plain(out, head, kind));
+    }
+
+    /// Says why a message about `shard` was refused.
+    fn refused(&self, shard: ShardId, refusal: &Refusal) {
+        let refusals = self.groups.refusals();
+        refusals.note(shard, self.peer, self.address, refusal);
     }
 
     /// Starts `work` now, which keeps the order of requests, and finishes it in a task of its own
@@ -140,12 +151,9 @@ impl Server {
     fn append(self: &Rc<Self>, frame: &Frame) -> Result<(), ConnectionError> {
         let head = frame.header.head;
         let (append, entries) = peer::parse_append(frame)?;
-        let malformed = corelith_wire::DecodeError::Malformed { what: "append" };
-        let request = convert::append_request(&append, entries).ok_or(malformed)?;
-        let group = self.group(head.shard);
         let server = Rc::clone(self);
         Self::start(async move {
-            let result = take_append(group, request).await;
+            let result = server.take(head.shard, append, entries).await;
             server
                 .outgoing
                 .send(|out| peer::encode_append_reply(out, head, &result));
@@ -153,20 +161,44 @@ impl Server {
         Ok(())
     }
 
-    fn beat(self: &Rc<Self>, beat: &peer::Heartbeat) {
-        let (id, shard) = (beat.beat, beat.shard);
-        let group = self.group(ShardId(shard));
-        let request = convert::heartbeat_request(beat);
+    fn beat(self: &Rc<Self>, beat: peer::Heartbeat) {
+        let append = AppendHead {
+            vote: beat.vote,
+            before: beat.before,
+            committed: beat.committed,
+            count: 0,
+        };
         let server = Rc::clone(self);
         Self::start(async move {
-            let result = take_append(group, request).await;
+            let result = server.take(beat.shard, append, Vec::new()).await;
+            let health = server.group(beat.shard).map(|group| group.health());
             server.beat_replies.borrow_mut().push(HeartbeatReply {
-                beat: id,
-                shard,
+                beat: beat.beat,
+                shard: beat.shard,
                 result,
+                health,
             });
             server.outgoing.send(|out| server.append_beat_replies(out));
         });
+    }
+
+    /// Hands an append or heartbeat to its group.
+    async fn take(
+        &self,
+        shard: ShardId,
+        append: AppendHead,
+        entries: Vec<PeerEntry>,
+    ) -> AppendResult {
+        let Some(group) = self.group(shard) else {
+            return AppendResult::Unable;
+        };
+        match group.take_append(self.peer, append, entries).await {
+            Ok(result) => result,
+            Err(refusal) => {
+                self.refused(shard, &refusal);
+                AppendResult::Unable
+            }
+        }
     }
 
     fn append_beat_replies(&self, out: &mut Outbox) {
@@ -186,82 +218,74 @@ impl Server {
     fn vote(self: &Rc<Self>, frame: &Frame) -> Result<(), ConnectionError> {
         let head = frame.header.head;
         let ask = peer::parse_vote(frame)?;
-        let Some(group) = self.group(head.shard).filter(|group| !group.embargoed()) else {
+        let Some(group) = self.group(head.shard) else {
             self.plain(head, kinds::REFUSED);
             return Ok(());
         };
-        let request = VoteRequest {
-            vote: convert::vote(ask.vote),
-            last_log_id: ask.last.map(convert::log_id),
-            leadership_transfer: ask.transfer,
-        };
         let server = Rc::clone(self);
         Self::start(async move {
-            let answered = if head.kind == kinds::PRE_VOTE {
-                group.raft().pre_vote(request).await
-            } else {
-                group.raft().vote(request).await
-            };
-            match answered {
-                Ok(answer) => {
-                    let answer = VoteAnswer {
-                        vote: convert::peer_vote(&answer.vote),
-                        last: answer.last_log_id.map(convert::peer_log_id),
-                        granted: answer.vote_granted,
-                    };
-                    server
-                        .outgoing
-                        .send(|out| peer::encode_vote_reply(out, head, &answer));
-                }
-                Err(_) => server.plain(head, kinds::REFUSED),
+            let pre = head.kind == kinds::PRE_VOTE;
+            match group.take_vote(server.peer, pre, ask).await {
+                Ok(Some(answer)) => server
+                    .outgoing
+                    .send(|out| peer::encode_vote_reply(out, head, &answer)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
             }
         });
         Ok(())
     }
 
+    /// Refuses what is asked, and says why.
+    fn refuse(&self, head: Head, refusal: &Refusal) {
+        self.refused(head.shard, refusal);
+        self.plain(head, kinds::REFUSED);
+    }
+
     fn transfer(self: &Rc<Self>, frame: &Frame) -> Result<(), ConnectionError> {
         let head = frame.header.head;
         let transfer = peer::parse_transfer(frame)?;
-        let Some(group) = self.group(head.shard).filter(|group| !group.embargoed()) else {
+        let Some(group) = self.group(head.shard) else {
             self.plain(head, kinds::REFUSED);
             return Ok(());
         };
-        let request = TransferLeaderRequest::<Types>::new(
-            convert::vote(transfer.from),
-            transfer.to,
-            transfer.last.map(convert::log_id),
-        );
         let server = Rc::clone(self);
         Self::start(async move {
-            let done = group.raft().handle_transfer_leader(request).await;
-            let kind = if matches!(done, Ok(Ok(()))) {
-                kinds::DONE
-            } else {
-                kinds::REFUSED
-            };
-            server.plain(head, kind);
+            match group.take_transfer(server.peer, transfer).await {
+                Ok(true) => server.plain(head, kinds::DONE),
+                Ok(false) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
         });
         Ok(())
     }
 
-    fn begin_snapshot(self: &Rc<Self>, head: Head, transfer: u64) {
+    fn begin_snapshot(self: &Rc<Self>, head: Head, transfer: u64, vote: PeerVote) {
         let Some(group) = self.group(head.shard) else {
             self.plain(head, kinds::REFUSED);
             return;
         };
+        if let Err(refusal) = group.admit_snapshot(self.peer, &vote) {
+            self.refuse(head, &refusal);
+            return;
+        }
         let (parts, queue) = mpsc::channel(2 * SNAPSHOT_PIECES_IN_FLIGHT + 1);
         // An earlier transfer ends when its queue does.
-        self.receiving
-            .borrow_mut()
-            .insert(head.shard, Receiving { transfer, parts });
+        let receiving = Receiving {
+            transfer,
+            vote,
+            parts,
+        };
+        self.receiving.borrow_mut().insert(head.shard, receiving);
         drop(corelith_io::spawn(
             Rc::clone(self).receive_snapshot(group, head, queue),
         ));
     }
 
     fn snapshot_part(&self, head: Head, transfer: u64, part: Part) {
-        let queued = match self.receiving.borrow().get(&head.shard) {
-            Some(receiving) if receiving.transfer == transfer => {
+        let queued = match (self.receiving.borrow().get(&head.shard), &part) {
+            (Some(receiving), Part::End(vote)) if receiving.vote != *vote => false,
+            (Some(receiving), _) if receiving.transfer == transfer => {
                 receiving.parts.try_send((head, part)).is_ok()
             }
             _ => false,
@@ -297,70 +321,16 @@ impl Server {
                     self.plain(head, kinds::DONE);
                 }
                 Part::End(vote) => {
-                    match install(&group, writer, vote).await {
-                        Some(vote) => self
+                    match group.install(self.peer, writer, vote).await {
+                        Ok(Some(vote)) => self
                             .outgoing
                             .send(|out| peer::encode_snapshot_reply(out, head, &vote)),
-                        None => self.plain(head, kinds::REFUSED),
+                        Ok(None) => self.plain(head, kinds::REFUSED),
+                        Err(refusal) => self.refuse(head, &refusal),
                     }
                     return;
                 }
             }
         }
-    }
-}
-
-/// Installs a received snapshot through openraft, and returns the vote to answer with.
-async fn install(
-    group: &Group,
-    mut writer: shards::SnapshotWriter,
-    vote: PeerVote,
-) -> Option<PeerVote> {
-    let (applied, membership) = match writer.finish().await {
-        Ok(held) => held,
-        Err(error) => {
-            tracing::warn!(shard = %group.shard(), %error, "snapshot refused");
-            return None;
-        }
-    };
-    let snapshot = Snapshot {
-        meta: SnapshotMeta {
-            last_log_id: applied.map(types::log_id),
-            last_membership: stored_membership(membership).ok()?,
-        },
-        snapshot: SnapshotData::Received(Box::new(writer)),
-    };
-    let installed = group
-        .raft()
-        .install_full_snapshot(convert::vote(vote), snapshot)
-        .await;
-    installed
-        .ok()
-        .map(|response| convert::peer_vote(&response.vote))
-}
-
-/// Hands an append or heartbeat to its group.
-async fn take_append(group: Option<Group>, request: AppendRequest) -> AppendResult {
-    let Some(group) = group else {
-        return AppendResult::Unable;
-    };
-    let before = request.prev_log_id;
-    let last = request
-        .entries
-        .last()
-        .map_or(before, |entry| Some(entry.log_id()));
-    let Ok(response) = group.raft().append_entries(request).await else {
-        return AppendResult::Unable;
-    };
-    match response.into_stream_result(before, last) {
-        Ok(matching) => AppendResult::Taken {
-            matching: matching.map(convert::peer_log_id),
-        },
-        Err(StreamAppendError::Conflict(at)) => AppendResult::Conflict {
-            at: convert::peer_log_id(at),
-        },
-        Err(StreamAppendError::HigherVote(vote)) => AppendResult::HigherVote {
-            vote: convert::peer_vote(&vote),
-        },
     }
 }

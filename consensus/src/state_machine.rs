@@ -10,7 +10,7 @@ use crate::command::{Decided, Outcome, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
-use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::retention::Retention;
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
@@ -28,8 +28,6 @@ pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
     retention: Rc<RefCell<Retention>>,
-    #[cfg(any(test, feature = "planted"))]
-    skip_conditions: bool,
 }
 
 impl StateMachine {
@@ -38,21 +36,16 @@ impl StateMachine {
         engine: Engine,
         applied: Rc<Applied>,
         retention: Rc<RefCell<Retention>>,
-        options: &Options,
     ) -> Self {
-        #[cfg(not(any(test, feature = "planted")))]
-        let _ = options;
         Self {
             engine,
             applied,
             retention,
-            #[cfg(any(test, feature = "planted"))]
-            skip_conditions: options.planted.skip_conditions,
         }
     }
 
     /// Applies one entry and says what came of it.
-    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
+    pub(crate) async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
         let at = Decided::from(entry.id);
         let reply = match entry.kind {
             kind::WRITE => self.write(at, entry).await?,
@@ -117,12 +110,14 @@ impl StateMachine {
         command: WriteCommand,
         place: Option<ValuePointer>,
     ) -> io::Result<Outcome> {
-        if let Some(expected) = self.condition(command.condition) {
-            let current = self
-                .engine
-                .version_of(&command.key)
-                .await
-                .map_err(io_error)?;
+        if let Some(expected) = condition(command.condition) {
+            let current = if is_planted(Bug::DecideFromMemory) {
+                let found = self.engine.get_in_memory(&command.key);
+                found.flatten().map(|found| found.version)
+            } else {
+                let found = self.engine.version_of(&command.key).await;
+                found.map_err(io_error)?
+            };
             if current != expected {
                 return Ok(Outcome::Conflict { current });
             }
@@ -136,18 +131,15 @@ impl StateMachine {
         }
         Ok(Outcome::Applied { version: at })
     }
+}
 
-    /// The version that the key must have, if that matters.
-    fn condition(&self, condition: Condition) -> Option<Option<LogIndex>> {
-        #[cfg(any(test, feature = "planted"))]
-        if self.skip_conditions {
-            return None;
-        }
-        match condition {
-            Condition::Any => None,
-            Condition::Absent => Some(None),
-            Condition::Version(version) => Some(Some(LogIndex(version))),
-        }
+/// The version that the key must have, if that matters.
+fn condition(condition: Condition) -> Option<Option<LogIndex>> {
+    match condition {
+        _ if is_planted(Bug::SkipConditions) => None,
+        Condition::Any => None,
+        Condition::Absent => Some(None),
+        Condition::Version(version) => Some(Some(LogIndex(version))),
     }
 }
 

@@ -5,3 +5,4 @@ mod client;
 pub(crate) mod cluster;
 mod history;
 mod scenarios;
+mod tamper;

@@ -131,7 +131,7 @@ impl Sim {
             host_up: Cell::new(true),
             paused: Cell::new(false),
             clock: Cell::new(clock),
-            disk: RefCell::new(Disk::new(world.config.disk_capacity_bytes)),
+            disk: RefCell::new(Disk::new(&world.config)),
             crash_at_io: Cell::new(None),
             parked: RefCell::default(),
         }));

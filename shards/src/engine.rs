@@ -39,16 +39,17 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::FoundRange;
+pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
 pub use install::SnapshotWriter;
 pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
-pub use scan::{Item, ScanPage, ScanRange};
+pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
 
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::checkpoint::Checkpoint;
 use crate::compaction::{self, Policy, WriteMix};
 use crate::error::{Error, Result};
@@ -111,6 +112,8 @@ pub(crate) struct LogHooks {
     pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
     /// Whether something appended waits for room on the device.
     pub(crate) is_stuck: Rc<dyn Fn() -> bool>,
+    /// Segments in use.
+    pub(crate) segments: Box<dyn Fn() -> usize>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -125,6 +128,8 @@ pub(crate) struct EngineOptions {
     pub(crate) value_threshold: usize,
     pub(crate) scrub: ScrubOptions,
     pub(crate) removal_step_bytes: u64,
+    /// How much there may be.
+    pub(crate) capacity: Capacity,
 }
 
 /// What an engine is opened with.
@@ -181,6 +186,10 @@ struct Inner {
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
+    /// Length of the manifest in effect.
+    manifest_bytes: Cell<u64>,
+    /// Whether new values were refused for want of capacity when that was looked at last.
+    was_full: Cell<bool>,
     /// Free part of the device, as seen last.
     free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
@@ -296,6 +305,7 @@ impl Engine {
             garbage: Vec::new(),
             receiving: Vec::new(),
         };
+        let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
         let pace = Pace::default();
         let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));
         let removal_rate = move |removals| {
@@ -332,6 +342,8 @@ impl Engine {
             compacting: RefCell::default(),
             mix: Cell::default(),
             counters: Counters::default(),
+            manifest_bytes: Cell::new(manifest_bytes),
+            was_full: Cell::new(false),
             free_fraction: Cell::new(1.0),
             _lock: parts.lock,
         };

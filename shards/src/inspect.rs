@@ -3,31 +3,14 @@
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
 use crate::sstable;
+use crate::text::Text;
 use crate::vlog;
 use crate::wal;
 use corelith_io::{BLOCK_SIZE, File};
-use std::fmt::{Display, Write};
 use std::path::Path;
 
 /// Entries that are printed; all are read and checked.
 const ENTRIES_PRINTED_MAX: usize = 1000;
-
-/// Lines of "what: how much".
-#[derive(Default)]
-pub(crate) struct Text {
-    text: String,
-}
-
-impl Text {
-    pub(crate) fn line(&mut self, what: &str, content: impl Display) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "{what}: {content}");
-    }
-
-    pub(crate) fn into_string(self) -> String {
-        self.text
-    }
-}
 
 /// Reads and checks the whole file at `path`, and describes it.
 ///
@@ -46,7 +29,6 @@ pub async fn inspect(path: &Path) -> Result<String> {
         }
         Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
-        Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
     };
     Ok(text.into_string())

@@ -67,8 +67,8 @@ pub const LOG_PREWRITES_IN_FLIGHT_MAX: usize = 4;
 /// (32 MB/s): at full speed it would hold up the appends of every log on the device.
 pub const LOG_PREWRITE_STEP_BYTES: usize = 256 << 10;
 
-/// Files of the log of one shard.
-pub const LOG_FILES_MAX: usize = 1 << 16;
+/// Segments of the log of one shard. See [`FULL_FROM`].
+pub const LOG_SEGMENTS_MAX: usize = 1 << 16;
 
 // ---- value log ----
 
@@ -181,7 +181,7 @@ pub const DAMAGE_PAUSE: Duration = Duration::from_secs(10);
 /// A value at least this long is separated by default; docs/benchmarks.md has what was measured.
 pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 
-/// Segments of the value log of one shard: 16 TiB of the default length.
+/// Segments of the value log of one shard: 16 TiB of the default length. See [`FULL_FROM`].
 pub const VALUE_SEGMENTS_MAX: usize = 1 << 17;
 
 // ---- scrubbing ----
@@ -244,8 +244,12 @@ pub const LEAF_RESTART_INTERVAL: usize = 4;
 /// The longest payload of any block of a table.
 pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-/// Entries of one table; bounds its root.
+/// Entries of one table.
 pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
+
+/// A table is ended before the next key when its index root is this long: long keys that differ at
+/// their ends only make one of a thousand bytes per block.
+pub const TABLE_ROOT_BYTES: usize = 4 << 20;
 
 /// Value segments that one table refers to; a table is ended before it would refer to more.
 pub const TABLE_REFERENCES_MAX: usize = 1 << 16;
@@ -290,11 +294,19 @@ pub const VERIFY_STEP_BYTES: usize = 256 << 10;
 
 // ---- manifest ----
 
-/// Longest manifest.
+/// Longest manifest that is read, and so the longest that is written. See [`FULL_FROM`].
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
 
-/// Tables of one shard.
+/// Tables of one shard. See [`FULL_FROM`].
 pub const TABLES_MAX: usize = 1 << 16;
+
+/// Numerator and denominator of the part of the bounds on tables, value segments, log segments and the
+/// manifest from which a shard refuses new values. What is left is for what was accepted before, and
+/// for what makes room: deletions, compaction, collection.
+pub const FULL_FROM: (u64, u64) = (3, 4);
+
+/// How long a flush that would make the manifest too long waits for compaction and collection.
+pub const FULL_RETRY: Duration = Duration::from_secs(10);
 
 // ---- sessions ----
 
@@ -360,6 +372,8 @@ const _: () = {
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SCRUB_START_DELAY.as_secs() <= SCRUB_CYCLE_MIN.as_secs());
+    assert!(FULL_FROM.0 < FULL_FROM.1);
+    assert!(TABLE_ROOT_BYTES * 3 + 4 * (KEY_BYTES_MAX + 64) <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
     assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
     // A session's record is one inline-or-own-block value like any other.

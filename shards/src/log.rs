@@ -47,7 +47,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in the directory `dir`, creating it if there is none, over an open value log.
+    /// Opens the log in the directory `dir`, creating it if there is none, over an open value log. A
+    /// checkpoint says that it was durable up to the entry `covered`.
     ///
     /// # Errors
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
@@ -55,6 +56,7 @@ impl Log {
     pub(crate) async fn open(
         dir: &Path,
         options: LogOptions,
+        covered: Option<LogIndex>,
         values: Values,
     ) -> Result<(Self, LogRecovered)> {
         let wal_options = WalOptions {
@@ -64,7 +66,7 @@ impl Log {
             cache_bytes: options.cache_bytes,
         };
         let is_whole = async |place| values.is_whole(place).await;
-        let (wal, recovered) = Wal::open(dir, wal_options, is_whole).await?;
+        let (wal, recovered) = Wal::open(dir, wal_options, covered, is_whole).await?;
         values.on_durable(wal.value_listener());
         let separated_from = options
             .separated_value_bytes
@@ -109,6 +111,11 @@ impl Log {
     /// membership changes, votes) is still taken; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         self.wal.is_disk_full() || self.values.is_disk_full()
+    }
+
+    /// Segments of the write-ahead log that are in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.wal.segments()
     }
 
     /// Whether what is appended, or the values of it, waits for room on the device.
@@ -322,4 +329,4 @@ fn joined(head: &[u8], value: &[u8]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

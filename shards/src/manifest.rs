@@ -28,7 +28,7 @@ use corelith_io::{BLOCK_SIZE, Buf, File, OpenOptions};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-pub(crate) use format::MAGIC;
+pub(crate) use format::{MAGIC, SEGMENT_BYTES};
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +82,10 @@ impl Manifest {
             run,
             meta,
         });
-        self.tables.splice(0..0, placed);
+        match is_planted(Bug::RunBehind) {
+            true => self.tables.extend(placed),
+            false => drop(self.tables.splice(0..0, placed)),
+        }
     }
 
     /// Replaces the inputs of a compaction by what it wrote, or moves them if it wrote nothing; `false`
@@ -175,19 +178,26 @@ impl Manifest {
     /// # Errors
     /// The old manifest may be in place, or this one.
     pub(crate) async fn store(&self, dir: &Path, owner: Owner) -> Result<()> {
-        self.prepare(dir, owner).await?;
+        Self::prepare(dir, &self.encode(owner)).await?;
         Self::commit(dir).await
+    }
+
+    /// The bytes of its file.
+    pub(crate) fn encode(&self, owner: Owner) -> Vec<u8> {
+        format::encode(owner, self)
     }
 
     /// The first half of [`Manifest::store`]: writes the new file beside the old one.
     ///
     /// # Errors
     /// The old manifest is in place.
-    pub(crate) async fn prepare(&self, dir: &Path, owner: Owner) -> Result<()> {
-        let bytes = format::encode(owner, self);
+    ///
+    /// # Panics
+    /// If it is longer than what is read: a bug, whoever makes an edit looks before.
+    pub(crate) async fn prepare(dir: &Path, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= MANIFEST_BYTES_MAX, "a manifest is bounded");
         let temporary = FileName::ManifestTemporary.path(dir);
-        let written = write_file(&temporary, &bytes).await;
+        let written = write_file(&temporary, bytes).await;
         if written.is_err() {
             // What is left of it would hold space that the next attempt needs.
             let _ = corelith_io::remove_file(&temporary).await;

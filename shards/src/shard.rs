@@ -1,11 +1,12 @@
 //! Opening a shard: the façade over its log and its engine.
 
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogId, Owner, ShardId};
+use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
 use crate::pace::Limits;
@@ -90,14 +91,21 @@ impl Shard {
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
-        Self::open_tuned(dir, options, compaction::Options::default()).await
+        Self::open_tuned(
+            dir,
+            options,
+            compaction::Options::default(),
+            Capacity::default(),
+        )
+        .await
     }
 
-    /// As [`Shard::open`], with other bounds of compaction.
+    /// As [`Shard::open`], with other bounds of compaction and of what there may be.
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
         compaction: compaction::Options,
+        capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
             store_id: options.store_id,
@@ -121,16 +129,18 @@ impl Shard {
             recovered.manifest.next_segment,
         )
         .await?;
-        let (log, _) = Log::open(dir, log_options, Values::On(values.clone())).await?;
+        let checkpoint = recovered.manifest.checkpoint.applied;
+        let installed = recovered.manifest.installed;
+        let covered = covered(checkpoint, installed);
+        let (log, _) = Log::open(dir, log_options, covered, Values::On(values.clone())).await?;
         if recovered.creating {
             recovery::finish_creation(dir, owner, &recovered.manifest).await?;
         }
-        let checkpoint = recovered.manifest.checkpoint.applied;
-        let installed = recovered.manifest.installed;
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
+        let segments_log = log.clone();
         let reserve = Reserve::new(dir, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -145,6 +155,7 @@ impl Shard {
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
                 removal_step_bytes: options.removal_step_bytes,
+                capacity,
             },
             cache: options.cache,
             values,
@@ -158,6 +169,7 @@ impl Shard {
                 purged: Box::new(move || purged_log.purged_durable()),
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
                 is_stuck: Rc::new(move || stuck_log.is_stuck()),
+                segments: Box::new(move || segments_log.segments()),
             },
             reserve,
             on_damage: options.on_damage,
@@ -197,6 +209,13 @@ pub(crate) enum Fit {
     Discard(LogId),
     /// Entries between the checkpoint and the log are missing, or are not those applied.
     Damaged(&'static str),
+}
+
+/// Up to which entry the log was durable before the checkpoint was. An installed snapshot does not wait
+/// for the log.
+fn covered(checkpoint: Option<LogId>, installed: Option<LogId>) -> Option<LogIndex> {
+    let checkpoint = checkpoint.filter(|id| installed != Some(*id));
+    checkpoint.map(|id| id.index)
 }
 
 /// Decides from the log's purge point, its last entry and its entry at the checkpoint.

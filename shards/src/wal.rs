@@ -155,6 +155,8 @@ struct Shared {
 impl Wal {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
+    /// A checkpoint says that the log was durable up to the entry `covered`.
+    ///
     /// `is_whole` is asked about values that may never have become durable: whether all of the
     /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
     /// after it was never acknowledged, and is dropped.
@@ -165,11 +167,12 @@ impl Wal {
     pub async fn open(
         dir: &Path,
         options: WalOptions,
+        covered: Option<LogIndex>,
         is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
         corelith_io::create_dir_all(dir).await?;
-        let recovered = recovery::recover(dir, &options, &is_whole).await?;
+        let recovered = recovery::recover(dir, &options, covered, &is_whole).await?;
         let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
         let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
@@ -274,6 +277,11 @@ impl Wal {
         self.shared().disk_full.get()
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.shared().pipeline.borrow().segments()
+    }
+
     /// Whether what is appended waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.shared().is_stuck.get()
@@ -360,6 +368,12 @@ impl Wal {
     /// `Fenced` or `Closed`.
     pub async fn save_vote(&self, vote: Vote) -> Result<()> {
         self.shared().stage(|pipeline| pipeline.stage_vote(vote))?;
+        if is_planted(Bug::VoteBeforeDurable) {
+            return Ok(());
+        }
+        if is_planted(Bug::VoteWithoutProof) {
+            return self.shared().flush().await;
+        }
         self.shared().flush_proven().await
     }
 
@@ -539,7 +553,10 @@ impl Shared {
     }
 
     /// Takes the outcome of a block's write.
-    fn complete(&self, number: u64, result: Result<()>) {
+    fn complete(&self, number: u64, mut result: Result<()>) {
+        if is_planted(Bug::IgnoreFailedWrites) {
+            result = Ok(());
+        }
         if let Err(error) = &result {
             tracing::error!(%error, "a write of the log failed: it is fenced");
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     let status = client.status().await?;
     let text = if as_json {
-        json(&status)?
+        json_lines(&status)?
     } else {
         tables(&status)
     };
@@ -107,16 +107,17 @@ fn tables(status: &ClusterStatus) -> String {
 }
 
 #[derive(Serialize)]
-struct Cluster<'a> {
+struct ClusterLine {
+    kind: &'static str,
     cluster: String,
     epoch: u32,
     shards: usize,
-    nodes: Vec<Node<'a>>,
 }
 
 #[derive(Serialize)]
-struct Node<'a> {
-    id: u64,
+struct NodeLine<'a> {
+    kind: &'static str,
+    node: u64,
     address: String,
     cores: u16,
     up: bool,
@@ -126,13 +127,14 @@ struct Node<'a> {
     version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uptime_ms: Option<u64>,
-    replicas: Vec<Replica>,
 }
 
-/// Log positions are 0 where there is none yet; `leader` is absent while it is not known.
+/// Log positions are 0 where there is none yet; `leader` is null while it is not known.
 #[derive(Serialize)]
-struct Replica {
+struct ReplicaLine {
+    kind: &'static str,
     shard: u32,
+    node: u64,
     core: u16,
     role: &'static str,
     leader: Option<u64>,
@@ -144,10 +146,12 @@ struct Replica {
     purged: u64,
 }
 
-impl From<&ShardStatus> for Replica {
-    fn from(shard: &ShardStatus) -> Self {
+impl ReplicaLine {
+    fn new(shard: &ShardStatus, node: u64) -> Self {
         Self {
+            kind: "replica",
             shard: shard.shard,
+            node,
             core: shard.core,
             role: role(shard.role),
             leader: (shard.leader != 0).then_some(shard.leader),
@@ -161,28 +165,36 @@ impl From<&ShardStatus> for Replica {
     }
 }
 
-fn json(status: &ClusterStatus) -> Result<String, Failure> {
-    let nodes = status.nodes.iter().map(|node| {
+fn json_lines(status: &ClusterStatus) -> Result<String, Failure> {
+    let mut text = output::json_line(&ClusterLine {
+        kind: "cluster",
+        cluster: format!("{:016x}", status.map.cluster),
+        epoch: status.map.epoch,
+        shards: status.map.shards.len(),
+    })?;
+    let mut replicas = Vec::new();
+    for node in &status.nodes {
         let reply = node.reply.as_ref();
-        Node {
-            id: node.node.id,
+        text += &output::json_line(&NodeLine {
+            kind: "node",
+            node: node.node.id,
             address: address(&node.node),
             cores: node.node.cores,
             up: reply.is_ok(),
             error: reply.err().map(ToString::to_string),
             version: reply.ok().map(|reply| reply.version.as_str()),
             uptime_ms: reply.ok().map(|reply| reply.uptime_ms),
-            replicas: reply.map_or_else(
-                |_| Vec::new(),
-                |reply| reply.shards.iter().map(Replica::from).collect(),
-            ),
-        }
-    });
-    let cluster = Cluster {
-        cluster: format!("{:016x}", status.map.cluster),
-        epoch: status.map.epoch,
-        shards: status.map.shards.len(),
-        nodes: nodes.collect(),
-    };
-    output::json(&cluster)
+        })?;
+        let shards = reply.map_or(&[][..], |reply| reply.shards.as_slice());
+        replicas.extend(
+            shards
+                .iter()
+                .map(|shard| ReplicaLine::new(shard, node.node.id)),
+        );
+    }
+    replicas.sort_by_key(|replica| (replica.shard, replica.node));
+    for replica in replicas {
+        text += &output::json_line(&replica)?;
+    }
+    Ok(text)
 }

@@ -1,6 +1,5 @@
 use super::LogStore;
 use crate::applied::Applied;
-use crate::options::Options;
 use crate::state_machine::StateMachine;
 use crate::types::Types;
 use corelith_io::sim::Sim;
@@ -25,7 +24,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let dir = self.dir.join(number.to_string());
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let machine = StateMachine::new(engine, applied, Rc::default(), &Options::default());
+        let machine = StateMachine::new(engine, applied, Rc::default());
         Ok(((), LogStore::new(log), machine))
     }
 }

@@ -1,20 +1,24 @@
 //! Three simulated nodes with one core each.
 
+use super::tamper;
 use crate::{GroupError, Groups, Options, Outcome, ReadPoint, WriteReply};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
-use corelith_wire::request::{Condition, Operation, WriteRequest, encode_write};
+use corelith_wire::request::{
+    Condition, OpenSession, Operation, WriteRequest, encode_open_session, encode_write,
+};
 use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId};
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 const CLUSTER: u64 = 77;
-const PORT: u16 = 7000;
+pub(super) const PORT: u16 = 7000;
 
 /// A write or read that a client asks of a node, with where the answer goes.
 pub(super) enum Ask {
@@ -38,6 +42,8 @@ pub(super) struct Cluster {
     options: Options,
     shards: u32,
     pub(super) memtable_bytes: usize,
+    /// Whether peers reach each other through `tamper.rs`.
+    pub(super) tampered: bool,
 }
 
 impl Cluster {
@@ -54,6 +60,7 @@ impl Cluster {
             options,
             shards,
             memtable_bytes: 1 << 20,
+            tampered: false,
         }
     }
 
@@ -74,12 +81,21 @@ impl Cluster {
         }
     }
 
+    /// Where a node reaches each node.
+    fn peers_of(&self, at: usize) -> Vec<SocketAddr> {
+        let address = |peer: usize| match self.tampered {
+            true => self.outside.address(tamper::port(at, peer)),
+            false => self.nodes[peer].address(PORT),
+        };
+        (0..self.nodes.len()).map(address).collect()
+    }
+
     /// Starts a node that is down.
     pub(super) fn start(&self, at: usize) {
         let node = Node {
             me: NodeId(at as u64 + 1),
             address: self.nodes[at].address(PORT),
-            peers: self.nodes.clone(),
+            peers: self.peers_of(at),
             options: self.options.clone(),
             shards: self.shards,
             memtable_bytes: self.memtable_bytes,
@@ -107,6 +123,13 @@ impl Cluster {
     fn forget(&self, at: usize) {
         self.doors.borrow_mut()[at] = None;
         let groups = self.groups.borrow_mut()[at].take();
+        let refused = groups
+            .as_ref()
+            .map_or(0, |groups| groups.refusals().total());
+        assert!(
+            self.tampered || refused == 0 || std::thread::panicking(),
+            "node {at} refused {refused} messages of nodes that do as they should"
+        );
         self.sim.enter(self.nodes[at], || drop(groups));
     }
 
@@ -215,8 +238,8 @@ impl Drop for Cluster {
 
 struct Node {
     me: NodeId,
-    address: std::net::SocketAddr,
-    peers: Vec<SimNode>,
+    address: SocketAddr,
+    peers: Vec<SocketAddr>,
     options: Options,
     shards: u32,
     memtable_bytes: usize,
@@ -229,7 +252,7 @@ impl Node {
             self.me,
             CLUSTER,
             1,
-            Rc::new(move |node, _| peers[node.0 as usize - 1].address(PORT)),
+            Rc::new(move |node, _| peers[node.0 as usize - 1]),
             self.options.clone(),
         )
         .unwrap();
@@ -269,6 +292,7 @@ impl Node {
 }
 
 async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()> {
+    let address = stream.peer_addr().ok();
     let (mut read, mut write) = stream.into_split();
     let mut received = BytesMut::new();
     let hello = loop {
@@ -283,7 +307,7 @@ async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()>
     write.write_all(&welcome.encode()).await.ok()?;
     let leftover = received.split_off(HELLO_BYTES);
     groups
-        .serve_peer(read, write, leftover, NodeId(hello.node.0))
+        .serve_peer(read, write, leftover, hello.node, address)
         .await;
     Some(())
 }
@@ -297,7 +321,7 @@ fn answer(groups: &Groups, ask: Ask) {
         },
         Ask::Open(shard, reply) => match groups.group(shard) {
             Some(group) => {
-                group.submit_open_session(Bytes::new(), move |answer| drop(reply.try_send(answer)));
+                group.submit_open_session(open_body(), move |answer| drop(reply.try_send(answer)));
             }
             None => drop(reply.try_send(Err(GroupError::Unavailable))),
         },
@@ -333,6 +357,21 @@ pub(crate) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
     frame.freeze().slice(corelith_wire::limits::HEADER_BYTES..)
 }
 
+/// The payload of a frame that opens a session.
+fn open_body() -> Bytes {
+    let mut out = Outbox::default();
+    let head = Head {
+        kind: Kind::OPEN_SESSION,
+        request_id: RequestId(0),
+        shard: corelith_wire::ShardId(0),
+        epoch: Epoch(0),
+    };
+    encode_open_session(&mut out, head, OpenSession { client: 1 });
+    out.buffer()
+        .split_off(corelith_wire::limits::HEADER_BYTES)
+        .freeze()
+}
+
 /// A put of a session.
 pub(super) fn put(
     session: u64,
@@ -363,7 +402,7 @@ impl Cluster {
     pub(super) fn open_session(&self, at: usize) -> u64 {
         let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
         let opened = self.sim.block_on(self.nodes[at], async move {
-            group.open_session(Bytes::new()).await
+            group.open_session(open_body()).await
         });
         match opened.unwrap().outcome {
             Outcome::SessionOpened { session } => session,

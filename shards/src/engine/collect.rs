@@ -71,7 +71,10 @@ impl Engine {
             .collect();
         plan(PlanInput {
             segments: &segments,
-            purged: (self.inner.log.purged)(),
+            purged: match is_planted(Bug::CollectUnpurged) {
+                true => Some(LogIndex(u64::MAX)),
+                false => (self.inner.log.purged)(),
+            },
             free_fraction: self.inner.free_fraction.get(),
             is_eager: self.is_eager(),
         })
@@ -142,6 +145,7 @@ impl Engine {
             .rewrite(&segment, async |record| {
                 self.check_usable()?;
                 let is_live = match &live {
+                    _ if is_planted(Bug::IgnoreReferences) => false,
                     Some(live) => live.contains(record.pointer.slot),
                     None => is_live(&view, record).await?,
                 };

@@ -132,7 +132,7 @@ impl Engine {
         self.note_damage(error, None).await;
         match error {
             Error::Closed | Error::Fenced(_) => return Turn::Wait,
-            error if error.is_no_space() => {
+            error if error.wants_room() => {
                 tracing::warn!(%shard, %error, "no room to compact or collect");
                 self.pause(DISK_FULL_RETRY).await;
             }
@@ -152,7 +152,7 @@ impl Engine {
     }
 
     /// Waits for a while, or until the shard is closed.
-    async fn pause(&self, duration: std::time::Duration) {
+    pub(super) async fn pause(&self, duration: std::time::Duration) {
         let until = corelith_io::now() + duration;
         while self.check_usable().is_ok() {
             let changed = self.inner.changed.notified();

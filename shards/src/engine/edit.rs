@@ -84,7 +84,7 @@ impl Engine {
     ///
     /// # Errors
     /// The old manifest is in effect; after a failed commit, which fences the shard, the new one may
-    /// be on disk.
+    /// be on disk. `Full` if the new one would be too long to be read.
     pub(super) async fn edit(
         &self,
         opened: &[Rc<Table>],
@@ -106,7 +106,9 @@ impl Engine {
             }
             manifest
         };
-        manifest.prepare(&inner.dir, inner.owner).await?;
+        let bytes = manifest.encode(inner.owner);
+        inner.options.capacity.takes_manifest(bytes.len() as u64)?;
+        Manifest::prepare(&inner.dir, &bytes).await?;
         if is_planted(Bug::RemoveBeforeManifest) {
             self.retire(&manifest, opened, |_| {});
             self.remove_unused().await;
@@ -115,6 +117,7 @@ impl Engine {
             self.fence(error.clone());
             return Err(error);
         }
+        inner.manifest_bytes.set(bytes.len() as u64);
         self.retire(&manifest, opened, then);
         self.measure_debt();
         inner.counters.edits.add(1);

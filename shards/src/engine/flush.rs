@@ -5,10 +5,11 @@ use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES};
+use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
 use crate::pace::Lane;
 use crate::patience;
+use crate::planted::{Bug, is_planted};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -68,6 +69,9 @@ impl Engine {
             }
             assert!(covered < Some(applied), "checkpoints advance");
             for (session, record) in self.inner.sessions.borrow_mut().take_changes() {
+                if is_planted(Bug::ForgetSessions) {
+                    continue;
+                }
                 let key = session.to_be_bytes();
                 let record = record.map_or(Value::Deleted, |record| Value::Inline(record.into()));
                 let pins = &self.inner.pins;
@@ -127,7 +131,7 @@ impl Engine {
                     self.keep_up_freeing().await;
                 }
                 Err(error) if self.is_unfenced() && self.gives_up_flushing(&error) => break,
-                Err(error) if error.is_no_space() && self.is_unfenced() => {
+                Err(error) if error.wants_room() && self.is_unfenced() => {
                     self.wait_to_flush(error).await;
                 }
                 Err(error) => self.fence(error),
@@ -145,14 +149,17 @@ impl Engine {
             given_up.unwrap_or_else(|error| self.fence(error));
         } else {
             tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
-            corelith_io::sleep(DISK_FULL_RETRY).await;
+            let is_full = matches!(error, Error::Full { .. });
+            self.pause(if is_full { FULL_RETRY } else { DISK_FULL_RETRY })
+                .await;
         }
     }
 
     /// Whether nothing is flushed any more: a shard that is to stop has no room for it, not even with
     /// the reserve. Nothing is lost by it: the log has what the memtables have.
     fn gives_up_flushing(&self, error: &Error) -> bool {
-        let has_tried_all = error.is_no_space() && self.inner.reserve.is_given_up();
+        let has_tried_all = !error.is_no_space() || self.inner.reserve.is_given_up();
+        let has_tried_all = error.wants_room() && has_tried_all;
         let state = &mut *self.inner.state.borrow_mut();
         let gives_up = state.stopping && !state.closed && has_tried_all;
         if gives_up {
@@ -175,9 +182,11 @@ impl Engine {
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;
         // A follower may apply an entry before its own log has it.
-        let is_stuck = Rc::clone(&self.inner.log.is_stuck);
-        let barrier = (self.inner.log.barrier)();
-        patience::unless_stuck(barrier, || self.is_stopping() && is_stuck()).await?;
+        if !is_planted(Bug::SkipBarrier) {
+            let is_stuck = Rc::clone(&self.inner.log.is_stuck);
+            let barrier = (self.inner.log.barrier)();
+            patience::unless_stuck(barrier, || self.is_stopping() && is_stuck()).await?;
+        }
         let opened = self.open_tables(&tables).await?;
         let published = self
             .edit(
@@ -192,7 +201,10 @@ impl Engine {
                         manifest.checkpoint.index() < frozen.checkpoint.index(),
                         "checkpoints advance"
                     );
-                    manifest.checkpoint = frozen.checkpoint.clone();
+                    manifest.checkpoint = match is_planted(Bug::CheckpointAhead) {
+                        true => state.applied.clone(),
+                        false => frozen.checkpoint.clone(),
+                    };
                     manifest.push_run(tables);
                     true
                 },

@@ -1,5 +1,6 @@
 //! Tests of the engine in the Uring world, on real files.
 
+mod capacity;
 pub(crate) mod crash;
 mod golden;
 mod model;
@@ -12,6 +13,7 @@ use super::{
     Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange, ScrubOptions,
 };
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
 use crate::error::Result;
 use crate::filename::FileName;
@@ -87,6 +89,7 @@ async fn open_with(
             value_threshold: 0,
             scrub: ScrubOptions::default(),
             removal_step_bytes: 4 << 10,
+            capacity: Capacity::default(),
         },
         cache: BlockCache::new(1 << 20),
         values,
@@ -97,12 +100,18 @@ async fn open_with(
             purged: Box::new(|| None),
             is_disk_full: Box::new(|| false),
             is_stuck: Rc::new(|| false),
+            segments: Box::new(|| 1),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,
     };
     change(&mut parts);
     Engine::open(parts).await
+}
+
+/// Length of the manifest in effect.
+pub(crate) fn manifest_bytes(engine: &Engine) -> u64 {
+    engine.inner.manifest_bytes.get()
 }
 
 /// Waits until nothing is left to flush, compact or collect, or nothing will ever be done any more, and
@@ -326,6 +335,16 @@ fn the_longest_keys_and_values_are_kept() {
         engine.checkpoint().await.unwrap();
         assert_eq!(engine.get_in_memory(&key), None);
         assert_eq!(engine.get(&key).await.unwrap().unwrap().value, value);
+        let head = engine.head(&key).await.unwrap().unwrap();
+        assert_eq!(
+            (head.version, head.len),
+            (LogIndex(1), VALUE_BYTES_MAX as u64)
+        );
+        assert_eq!(
+            engine.look_up(&key).into_head().ok(),
+            Some(Some(head)),
+            "the index is read"
+        );
         let empty = engine.get(b"").await.unwrap().unwrap();
         assert_eq!(empty.value, Bytes::new());
         let page = engine

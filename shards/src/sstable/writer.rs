@@ -22,7 +22,7 @@ use crate::ids::{LogIndex, Owner, TableId};
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
     TABLE_BLOCK_SPAN, TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX,
-    TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX,
+    TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX, TABLE_ROOT_BYTES,
 };
 use crate::output::Output;
 use crate::vlog::record_bytes;
@@ -98,7 +98,9 @@ impl TableWriter {
 
     /// Whether nothing more may be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.meta.entries >= TABLE_ENTRIES_MAX || self.references.len() >= TABLE_REFERENCES_MAX
+        self.meta.entries >= TABLE_ENTRIES_MAX
+            || self.references.len() >= TABLE_REFERENCES_MAX
+            || self.root.len() >= 3 * TABLE_ROOT_BYTES
     }
 
     /// Whether the next key should begin another table: there is room left for the versions of this
@@ -106,6 +108,7 @@ impl TableWriter {
     pub(crate) fn is_nearly_full(&self) -> bool {
         self.meta.entries >= TABLE_ENTRIES_MAX / 2
             || self.references.len() >= TABLE_REFERENCES_MAX / 2
+            || self.root.len() >= TABLE_ROOT_BYTES
     }
 
     /// Adds a version of a stored key.
@@ -332,6 +335,11 @@ impl Default for IndexBuilder {
 impl IndexBuilder {
     fn is_empty(&self) -> bool {
         self.builder.is_empty()
+    }
+
+    /// Length of the payload.
+    fn len(&self) -> usize {
+        self.builder.len()
     }
 
     /// Length of the payload with this entry.

@@ -6,7 +6,7 @@ use super::walk::{Step, Walk};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
-use crate::inspect::Text;
+use crate::text::Text;
 use std::path::Path;
 use std::rc::Rc;
 

@@ -8,8 +8,8 @@ use super::format::{
 use super::scan::{self, Seen, Window};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Owner};
-use crate::inspect::Text;
 use crate::limits;
+use crate::text::Text;
 use corelith_io::{BLOCK_SIZE, File};
 use std::path::Path;
 

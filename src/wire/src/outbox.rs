@@ -3,6 +3,7 @@
 
 use crate::frame::{FrameBuilder, Head};
 use crate::limits::{DETACH_BYTES_MIN, HEADER_BYTES};
+use crate::width::u32_len;
 use bytes::{Bytes, BytesMut};
 
 /// Frames to be written, in order. Owned by the writer of one connection, and reused.
@@ -90,7 +91,7 @@ impl Outbox {
     }
 
     fn patch(&mut self, at: usize, value: usize) {
-        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        let value = u32_len(value);
         if let Some(place) = self.buffer.get_mut(at..at + 4) {
             place.copy_from_slice(&value.to_le_bytes());
         }

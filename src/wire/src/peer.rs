@@ -18,7 +18,10 @@
 //!  45  append result
 //! vote:           8 term, 8 node, 1 committed
 //! log id:         8 term, 8 node, 8 index; index 2^64-1 stands for "none"
-//! append result:  1 tag, 24 log id, 17 vote, 3 zero
+//! append result:  1 tag, 24 log id, 17 vote, 1 tag again (0 from those that do not send it),
+//!                 1 health (of a heartbeat's answer), 1 zero
+//! health:         0 not told, else bit 0, with bit 1 if there is no room for values and bit 2 if
+//!                 the shard is damaged
 //! ```
 
 mod append;
@@ -33,8 +36,8 @@ pub use append::{
     parse_append, parse_append_reply,
 };
 pub use beat::{
-    Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply, parse_heartbeats,
-    parse_heartbeats_reply,
+    Health, Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply,
+    parse_heartbeats, parse_heartbeats_reply,
 };
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
@@ -47,6 +50,7 @@ pub use vote::{
 
 use crate::error::DecodeError;
 use crate::frame::{FrameBuilder, Head, Kind};
+use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::outbox::Outbox;
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -89,26 +93,15 @@ pub mod kinds {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerVote {
     /// Term.
-    pub term: u64,
+    pub term: Term,
     /// Node.
-    pub node: u64,
+    pub node: NodeId,
     /// Whether a majority granted it.
     pub committed: bool,
 }
 
-/// Names a log entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerLogId {
-    /// Term.
-    pub term: u64,
-    /// Node.
-    pub node: u64,
-    /// Index.
-    pub index: u64,
-}
-
 /// The index that stands for "no log id". No log reaches it.
-const NO_INDEX: u64 = u64::MAX;
+const NO_INDEX: LogIndex = LogIndex(u64::MAX);
 
 /// Bytes of a vote.
 const VOTE_BYTES: usize = 17;
@@ -116,21 +109,20 @@ const VOTE_BYTES: usize = 17;
 const LOG_ID_BYTES: usize = 24;
 
 fn put_vote(out: &mut BytesMut, vote: &PeerVote) {
-    out.put_u64_le(vote.term);
-    out.put_u64_le(vote.node);
+    out.put_u64_le(vote.term.0);
+    out.put_u64_le(vote.node.0);
     out.put_u8(u8::from(vote.committed));
 }
 
-fn put_log_id(out: &mut BytesMut, id: Option<&PeerLogId>) {
-    let none = PeerLogId {
-        term: 0,
-        node: 0,
+fn put_log_id(out: &mut BytesMut, id: Option<&LogId>) {
+    let none = LogId {
         index: NO_INDEX,
+        ..LogId::default()
     };
     let id = id.unwrap_or(&none);
-    out.put_u64_le(id.term);
-    out.put_u64_le(id.node);
-    out.put_u64_le(id.index);
+    out.put_u64_le(id.term.0);
+    out.put_u64_le(id.node.0);
+    out.put_u64_le(id.index.0);
 }
 
 /// Reads the fields of a record, remembering whether there was too little.
@@ -170,24 +162,19 @@ impl<'a> Fields<'a> {
 
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {
         Ok(PeerVote {
-            term: self.u64()?,
-            node: self.u64()?,
+            term: Term(self.u64()?),
+            node: NodeId(self.u64()?),
             committed: self.flag()?,
         })
     }
 
-    pub(super) fn log_id(&mut self) -> Result<Option<PeerLogId>, DecodeError> {
-        let id = PeerLogId {
-            term: self.u64()?,
-            node: self.u64()?,
-            index: self.u64()?,
+    pub(super) fn log_id(&mut self) -> Result<Option<LogId>, DecodeError> {
+        let id = LogId {
+            term: Term(self.u64()?),
+            node: NodeId(self.u64()?),
+            index: LogIndex(self.u64()?),
         };
         Ok((id.index != NO_INDEX).then_some(id))
-    }
-
-    /// Skips bytes that are zero today.
-    pub(super) fn zeros(&mut self, count: usize) {
-        self.rest.advance(count.min(self.rest.len()));
     }
 
     pub(super) fn end(self) -> Result<(), DecodeError> {

@@ -223,6 +223,16 @@ impl Names {
         }
     }
 
+    /// Some of the changes that a sync would have covered are forgotten: a later sync does not make
+    /// them durable either, though lookups see them until a power loss.
+    pub(super) fn fail_sync(&mut self, dir: Id, latest: u64, rng: &Rng) {
+        self.pending.retain(|change| {
+            let is_covered =
+                change.number <= latest && change.effects.iter().any(|effect| effect.0 == dir);
+            !is_covered || rng.below(2) == 0
+        });
+    }
+
     pub(super) fn sync_all(&mut self) {
         for change in std::mem::take(&mut self.pending) {
             self.make_durable(&change);

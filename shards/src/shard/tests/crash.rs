@@ -166,7 +166,7 @@ impl Run {
 
 /// Cuts the power at I/O `at` of the script and `depth` more times during what follows, and lets the
 /// shard come to the end of its life. Returns whether there was a first cut.
-fn crash_at(source: &Rc<Source>, seed: u64, at: u64, depth: u64) -> bool {
+pub(super) fn crash_at(source: &Rc<Source>, seed: u64, at: u64, depth: u64) -> bool {
     let run = Run::new(seed, source);
     run.sim.crash_at_io(run.node, at);
     run.start();

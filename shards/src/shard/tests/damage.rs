@@ -4,9 +4,11 @@
 
 use super::crash::{DIR, LAST, life, source};
 use super::model::Random;
-use super::replica::{Config, Ledger, Replica, SharedLedger};
+use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
 use crate::engine::tests::crash::seeds;
 use crate::error::{Error, Result};
+use crate::ids::LogIndex;
+use bytes::Bytes;
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use std::cell::RefCell;
 use std::path::Path;
@@ -239,4 +241,139 @@ fn a_misdirected_read_is_never_served() {
         }
         assert!(detected > 5, "{detected}");
     }
+}
+
+/// A life of three entries that a checkpoint covers; nothing in the log proves the last, whose value is
+/// returned, to have been flushed.
+fn unproven(sim: &Sim, node: SimNode) -> (SharedLedger, Bytes) {
+    let ledger = Ledger::new();
+    let lived = Rc::clone(&ledger);
+    sim.block_on(node, async move {
+        let opened = Replica::open(Path::new(DIR), &Config::default(), &lived).await;
+        let replica = opened.unwrap();
+        for number in 1..=3_u8 {
+            let write = Write {
+                key: vec![b'a' + number],
+                len: Some(5000),
+            };
+            replica.write(vec![write]).await.unwrap();
+            replica.shard.log.flush().await.unwrap();
+        }
+        replica.checkpoint().await.unwrap();
+        replica.note();
+    });
+    sim.kill(node);
+    let value = ledger.borrow().value_of(3);
+    (ledger, value)
+}
+
+/// Flips a bit of a value in the value log.
+fn damage_value(sim: &Sim, node: SimNode, value: &Bytes) {
+    let place = sim.disk(node).files().into_iter().find_map(|(path, _)| {
+        let bytes = sim
+            .disk(node)
+            .read(&path)
+            .filter(|_| kind(&path) == "vlog")?;
+        let at = bytes
+            .windows(64)
+            .position(|part| part == &value[1024..1088])?;
+        Some((path, at as u64))
+    });
+    let (path, at) = place.expect("the value is in the value log");
+    sim.disk(node).flip_bit(&path, at);
+}
+
+/// A damaged value that the log still refers to keeps no shard from opening if a checkpoint covers its
+/// entry. Whoever reads it is told, and everything else is there.
+#[test]
+fn a_damaged_value_that_a_checkpoint_covers_is_not_needed_to_open() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let (ledger, covered) = unproven(&sim, node);
+        damage_value(&sim, node, &covered);
+        sim.block_on(node, async move {
+            let options = crate::ShardOptions {
+                segment_bytes: 64 << 10,
+                value_segment_bytes: 64 << 10,
+                ..crate::ShardOptions::new(7, crate::ShardId(1))
+            };
+            let shard = crate::Shard::open(Path::new(DIR), options).await.unwrap();
+            assert_eq!(shard.log.range().last, Some(ledger.borrow().id(3)));
+            let error = shard.engine.get(b"d").await.unwrap_err();
+            assert!(matches!(&error, Error::Corrupt { file, .. } if file.ends_with(".vlog")));
+            let all = shard.log.read(LogIndex(1), LogIndex(4), u64::MAX).await;
+            assert!(all.unwrap_err().is_corrupt());
+            let rest = shard.log.read(LogIndex(1), LogIndex(3), u64::MAX).await;
+            assert_eq!(rest.unwrap().len(), 2);
+            let heads = shard.log.read_heads(LogIndex(1), LogIndex(4), u64::MAX);
+            assert_eq!(heads.await.unwrap().len(), 3);
+            shard.close().await.unwrap();
+        });
+        sim.kill(node);
+    }
+}
+
+/// The same of a block of the log: it is needed, and named.
+#[test]
+fn a_damaged_block_that_a_checkpoint_covers_is_named() {
+    let sim = Sim::new(6);
+    let node = sim.add_node();
+    let (ledger, _) = unproven(&sim, node);
+    let needle = [1, 1, 0, b'd'];
+    let place = sim.disk(node).files().into_iter().find_map(|(path, _)| {
+        let bytes = sim
+            .disk(node)
+            .read(&path)
+            .filter(|_| kind(&path) == "log")?;
+        let at = bytes.windows(4).position(|part| part == needle)?;
+        Some((path, at as u64))
+    });
+    let (path, at) = place.expect("the head of the entry is in the log");
+    sim.disk(node).flip_bit(&path, at);
+    match open_and_check(&sim, node, &ledger).unwrap_err() {
+        Error::Corrupt { file, offset, .. } => {
+            assert_eq!(file, path);
+            assert!(offset <= at && at < offset + (4 << 10), "{offset}, {at}");
+        }
+        error => panic!("{error}"),
+    }
+}
+
+/// A damaged value of an entry that has yet to be applied is found when it is read: entries are applied
+/// without their values.
+#[test]
+fn a_damaged_value_that_is_to_be_replayed_is_found_by_who_reads_it() {
+    let sim = Sim::new(4);
+    let node = sim.add_node();
+    let ledger = fill(&sim, node, 4);
+    let last = ledger.borrow().last();
+    let checkpointed = ledger.borrow().checkpointed;
+    let index =
+        (checkpointed + 1..=last).find(|index| ledger.borrow().value_of(*index).len() > 1100);
+    let value = ledger
+        .borrow()
+        .value_of(index.expect("a long value after the checkpoint"));
+    damage_value(&sim, node, &value);
+    sim.block_on(node, async move {
+        let options = crate::ShardOptions {
+            segment_bytes: 64 << 10,
+            value_segment_bytes: 64 << 10,
+            ..crate::ShardOptions::new(7, crate::ShardId(1))
+        };
+        let shard = crate::Shard::open(Path::new(DIR), options).await.unwrap();
+        assert_eq!(shard.log.range().last, Some(ledger.borrow().id(last)));
+        let all = (LogIndex(checkpointed + 1), LogIndex(last + 1));
+        let heads = shard.log.read_heads(all.0, all.1, u64::MAX).await.unwrap();
+        assert_eq!(heads.len() as u64, last - checkpointed);
+        assert!(
+            shard
+                .log
+                .read(all.0, all.1, u64::MAX)
+                .await
+                .unwrap_err()
+                .is_corrupt()
+        );
+    });
+    sim.kill(node);
 }

@@ -37,6 +37,24 @@ fn live_on(sim: &Sim, node: SimNode, ledger: &SharedLedger, source: &Rc<Source>)
     }
 }
 
+/// Lets one operation of a life fail, and lives on; returns what came of that life.
+pub(super) fn fail_at(source: &Rc<Source>, seed: u64, kind: IoKind, pass: u64) -> Result<()> {
+    let sim = Sim::new(seed << 20 | pass);
+    let node = sim.add_node();
+    let ledger = Ledger::new();
+    sim.disk(node).fail(kind, DIR, pass);
+    let ended = start(&sim, node, &ledger, source);
+    assert!(
+        sim.run_until(|| ended.borrow().is_some(), LIMIT),
+        "{kind:?} {pass}"
+    );
+    let result = ended.take().unwrap();
+    sim.crash(node);
+    sim.disk(node).heal();
+    live_on(&sim, node, &ledger, source);
+    result
+}
+
 /// The exam scenario "EIO on one sync: not acknowledged, not retried, the shard fences itself", at every
 /// write and sync of the script: a device that fails one has dropped what it held, and says no more of
 /// it, so that a retry would acknowledge what is lost.
@@ -48,20 +66,8 @@ fn a_failed_write_or_sync_is_final() {
             let (mut runs, mut fenced, mut unnoticed) = (0, 0, 0);
             // Every second of them with each seed: two seeds meet all.
             for pass in (seed % 2..).step_by(2) {
-                let sim = Sim::new(seed << 20 | pass);
-                let node = sim.add_node();
-                let ledger = Ledger::new();
-                sim.disk(node).fail(kind, DIR, pass);
-                let ended = start(&sim, node, &ledger, &source);
-                assert!(
-                    sim.run_until(|| ended.borrow().is_some(), LIMIT),
-                    "{kind:?} {pass}"
-                );
-                let result = ended.take().unwrap();
-                sim.crash(node);
-                sim.disk(node).heal();
+                let result = fail_at(&source, seed, kind, pass);
                 runs += 1;
-                live_on(&sim, node, &ledger, &source);
                 match result {
                     Ok(()) => unnoticed += 1,
                     Err(Error::Fenced(_) | Error::Io(_)) => (fenced, unnoticed) = (fenced + 1, 0),
@@ -224,56 +230,58 @@ async fn open_with_reserve(ledger: &SharedLedger) -> Replica {
 /// what frees it: the reserve pays for them.
 #[test]
 fn a_full_shard_is_emptied_by_deletes() {
-    for seed in seeds() {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
-        sim.disk(node).set_capacity(3 << 20);
-        sim.block_on(node, async move {
-            let ledger = Ledger::new();
-            let replica = open_with_reserve(&ledger).await;
-            let (log, engine) = (replica.shard.log.clone(), replica.shard.engine.clone());
-            let keys = fill(&replica).await;
-            let state = replica
-                .ledger
-                .borrow()
-                .state(replica.ledger.borrow().applied);
+    seeds().for_each(empty_by_deletes);
+}
+
+pub(super) fn empty_by_deletes(seed: u64) {
+    let sim = Sim::new(seed);
+    let node = sim.add_node();
+    sim.disk(node).set_capacity(3 << 20);
+    sim.block_on(node, async move {
+        let ledger = Ledger::new();
+        let replica = open_with_reserve(&ledger).await;
+        let (log, engine) = (replica.shard.log.clone(), replica.shard.engine.clone());
+        let keys = fill(&replica).await;
+        let state = replica
+            .ledger
+            .borrow()
+            .state(replica.ledger.borrow().applied);
+        assert!(
+            replica.scan(None, 50).await.unwrap() == state,
+            "reads go on"
+        );
+        for number in 0..keys {
+            let key = key(number);
+            replica.write(vec![Write { key, len: None }]).await.unwrap();
+        }
+        let flushed = corelith_io::timeout(Duration::from_secs(60), log.flush()).await;
+        flushed
+            .expect("deletes are taken by a full device")
+            .unwrap();
+        let mut waited = 0;
+        while engine.is_disk_full() {
+            let checkpoint = replica.checkpoint();
+            let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
+            replica.purge(0).await.unwrap();
+            corelith_io::sleep(Duration::from_secs(1)).await;
+            waited += 1;
             assert!(
-                replica.scan(None, 50).await.unwrap() == state,
-                "reads go on"
+                waited < 100,
+                "space does not come back: {:?}",
+                engine.report()
             );
-            for number in 0..keys {
-                let key = key(number);
-                replica.write(vec![Write { key, len: None }]).await.unwrap();
-            }
-            let flushed = corelith_io::timeout(Duration::from_secs(60), log.flush()).await;
-            flushed
-                .expect("deletes are taken by a full device")
-                .unwrap();
-            let mut waited = 0;
-            while engine.is_disk_full() {
-                let checkpoint = replica.checkpoint();
-                let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
-                replica.purge(0).await.unwrap();
-                corelith_io::sleep(Duration::from_secs(1)).await;
-                waited += 1;
-                assert!(
-                    waited < 100,
-                    "space does not come back: {:?}",
-                    engine.report()
-                );
-            }
-            replica
-                .write(vec![Write {
-                    key: b"new".to_vec(),
-                    len: Some(4000),
-                }])
-                .await
-                .unwrap();
-            replica.check_files().await.unwrap();
-            replica.check().await.unwrap();
-            replica.close().await.unwrap();
-        });
-    }
+        }
+        replica
+            .write(vec![Write {
+                key: b"new".to_vec(),
+                len: Some(4000),
+            }])
+            .await
+            .unwrap();
+        replica.check_files().await.unwrap();
+        replica.check().await.unwrap();
+        replica.close().await.unwrap();
+    });
 }
 
 /// Deletes of some of what is there make room soon, although they are too few to be worth a merge while

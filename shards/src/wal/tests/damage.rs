@@ -14,7 +14,7 @@ use std::time::Duration;
 const DIR: &str = "/data/shard";
 
 async fn open(options: WalOptions) -> Result<Wal> {
-    Wal::open(Path::new(DIR), options, no_values)
+    Wal::open(Path::new(DIR), options, None, no_values)
         .await
         .map(|(log, _)| log)
 }
@@ -60,7 +60,7 @@ fn blocks(sim: &Sim, node: SimNode) -> Vec<(String, u64, BlockHeader)> {
 }
 
 #[test]
-fn a_flipped_bit_in_any_block_but_the_last_is_found() {
+pub(crate) fn a_flipped_bit_in_any_block_but_the_last_is_found() {
     let sim = Sim::new(1);
     let node = sim.add_node();
     sim.block_on(node, async {

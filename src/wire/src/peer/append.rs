@@ -1,12 +1,12 @@
 //! Entries of a log on their way to a follower, and what became of them.
 
-use super::{
-    Fields, LOG_ID_BYTES, PeerLogId, PeerVote, VOTE_BYTES, kinds, put_log_id, put_vote, sealed,
-};
+use super::{Fields, LOG_ID_BYTES, PeerVote, VOTE_BYTES, kinds, put_log_id, put_vote, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
+use crate::ids::LogId;
 use crate::limits::DETACH_BYTES_MIN;
 use crate::outbox::Outbox;
+use crate::width::u32_len;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of an append result.
@@ -24,9 +24,9 @@ pub struct AppendHead {
     /// The leader's vote.
     pub vote: PeerVote,
     /// The entry before the first.
-    pub before: Option<PeerLogId>,
+    pub before: Option<LogId>,
     /// Everything up to it is committed.
-    pub committed: Option<PeerLogId>,
+    pub committed: Option<LogId>,
     /// How many entries follow.
     pub count: u32,
 }
@@ -35,7 +35,7 @@ pub struct AppendHead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerEntry {
     /// Its log id.
-    pub id: PeerLogId,
+    pub id: LogId,
     /// What its body is.
     pub kind: u8,
     /// The body; on the receiving side a slice of the receive buffer.
@@ -63,7 +63,7 @@ pub fn encode_append(
         let buffer = out.buffer();
         put_log_id(buffer, Some(&entry.id));
         buffer.put_u8(entry.kind);
-        buffer.put_u32_le(u32::try_from(entry.body.len()).unwrap_or(u32::MAX));
+        buffer.put_u32_le(u32_len(entry.body.len()));
         out.value(entry.body);
     }
     out.seal_mixed(frame, APPEND_HEAD_BYTES);
@@ -113,12 +113,12 @@ pub enum AppendResult {
     /// Everything up to `matching` is durable at the follower and equal to the leader's.
     Taken {
         /// The last such entry.
-        matching: Option<PeerLogId>,
+        matching: Option<LogId>,
     },
     /// The follower does not have the entry `at` that should come before.
     Conflict {
         /// That entry.
-        at: PeerLogId,
+        at: LogId,
     },
     /// The follower knows of a higher vote.
     HigherVote {
@@ -129,7 +129,8 @@ pub enum AppendResult {
     Unable,
 }
 
-pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult) {
+/// Writes an append result and, of a heartbeat, the health.
+pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult, health: u8) {
     let (tag, log_id, vote) = match result {
         AppendResult::Taken { matching } => (0, matching.as_ref(), PeerVote::default()),
         AppendResult::Conflict { at } => (1, Some(at), PeerVote::default()),
@@ -139,13 +140,15 @@ pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult) {
     out.put_u8(tag);
     put_log_id(out, log_id);
     put_vote(out, &vote);
-    out.put_bytes(0, 3);
+    out.put_u8(tag);
+    out.put_u8(health);
+    out.put_u8(0);
 }
 
 /// Appends the answer to an `APPEND`.
 pub fn encode_append_reply(out: &mut Outbox, head: Head, result: &AppendResult) {
     let mut body = BytesMut::with_capacity(RESULT_BYTES);
-    put_result(&mut body, result);
+    put_result(&mut body, result, 0);
     sealed(out, head, kinds::APPEND_REPLY, &body);
 }
 
@@ -155,22 +158,29 @@ pub fn encode_append_reply(out: &mut Outbox, head: Head, result: &AppendResult) 
 /// It is malformed.
 pub fn parse_append_reply(frame: &Frame) -> Result<AppendResult, DecodeError> {
     let mut fields = Fields::of(frame.body(), "append reply");
-    let result = result(&mut fields)?;
+    let (result, _) = result(&mut fields)?;
     fields.end()?;
     Ok(result)
 }
 
-/// Reads an append result.
-pub(super) fn result(fields: &mut Fields<'_>) -> Result<AppendResult, DecodeError> {
+/// Reads an append result and a health. The tag is there twice, since one that is wrong makes a
+/// refusal an acknowledgement.
+pub(super) fn result(fields: &mut Fields<'_>) -> Result<(AppendResult, u8), DecodeError> {
     let tag = fields.u8()?;
     let log_id = fields.log_id()?;
     let vote = fields.vote()?;
-    fields.zeros(3);
-    match (tag, log_id) {
-        (0, matching) => Ok(AppendResult::Taken { matching }),
-        (1, Some(at)) => Ok(AppendResult::Conflict { at }),
-        (2, _) => Ok(AppendResult::HigherVote { vote }),
-        (3, _) => Ok(AppendResult::Unable),
-        _ => Err(fields.malformed()),
+    let again = fields.u8()?;
+    let health = fields.u8()?;
+    fields.u8()?;
+    if again != tag && again != 0 {
+        return Err(fields.malformed());
     }
+    let result = match (tag, log_id) {
+        (0, matching) => AppendResult::Taken { matching },
+        (1, Some(at)) => AppendResult::Conflict { at },
+        (2, _) => AppendResult::HigherVote { vote },
+        (3, _) => AppendResult::Unable,
+        _ => return Err(fields.malformed()),
+    };
+    Ok((result, health))
 }

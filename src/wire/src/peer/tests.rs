@@ -1,7 +1,7 @@
 use super::*;
 use crate::frame::Frame;
 use crate::frame::{Accepts, FrameParser};
-use crate::ids::{Epoch, RequestId, ShardId};
+use crate::ids::{Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
 use crate::limits::DETACH_BYTES_MIN;
 use bytes::Bytes;
 
@@ -30,17 +30,17 @@ fn received(out: &Outbox) -> Vec<Frame> {
     frames
 }
 
-fn id(index: u64) -> PeerLogId {
-    PeerLogId {
-        term: 5,
-        node: 2,
-        index,
+fn id(index: u64) -> LogId {
+    LogId {
+        term: Term(5),
+        node: NodeId(2),
+        index: LogIndex(index),
     }
 }
 
 const VOTE: PeerVote = PeerVote {
-    term: 5,
-    node: 2,
+    term: Term(5),
+    node: NodeId(2),
     committed: true,
 };
 
@@ -108,11 +108,36 @@ fn answers_read_back() {
 }
 
 #[test]
+fn a_refusal_with_one_byte_changed_is_no_acknowledgement() {
+    for result in [
+        AppendResult::Conflict { at: id(6) },
+        AppendResult::HigherVote { vote: VOTE },
+        AppendResult::Unable,
+    ] {
+        let mut out = Outbox::default();
+        encode_append_reply(&mut out, head(), &result);
+        let good = received(&out).remove(0).body().to_vec();
+        for (at, bit) in (0..good.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut wrong = good.clone();
+            wrong[at] ^= 1 << bit;
+            let parsed = parse_append_reply(&forged(kinds::APPEND_REPLY, &wrong, &[]));
+            let taken = matches!(parsed, Ok(AppendResult::Taken { .. }));
+            assert!(!taken, "{result:?} with bit {bit} of byte {at} changed");
+        }
+        // As nodes sent it before they sent the tag twice.
+        let mut old = good;
+        old[42] = 0;
+        let parsed = parse_append_reply(&forged(kinds::APPEND_REPLY, &old, &[]));
+        assert_eq!(parsed, Ok(result));
+    }
+}
+
+#[test]
 fn heartbeats_read_back() {
     let beats: Vec<Heartbeat> = (0..5)
         .map(|n| Heartbeat {
             beat: n,
-            shard: n as u32,
+            shard: ShardId(n as u32),
             vote: VOTE,
             before: (n > 2).then(|| id(n)),
             committed: Some(id(n)),
@@ -121,10 +146,14 @@ fn heartbeats_read_back() {
     let replies: Vec<HeartbeatReply> = (0..5)
         .map(|n| HeartbeatReply {
             beat: n,
-            shard: n as u32,
+            shard: ShardId(n as u32),
             result: AppendResult::Taken {
                 matching: Some(id(n)),
             },
+            health: (n > 0).then_some(Health {
+                is_disk_full: n & 1 != 0,
+                is_damaged: n & 2 != 0,
+            }),
         })
         .collect();
     let mut out = Outbox::default();
@@ -149,7 +178,7 @@ fn votes_transfers_and_snapshots_read_back() {
     };
     let transfer = Transfer {
         from: VOTE,
-        to: 3,
+        to: NodeId(3),
         last: Some(id(8)),
     };
     let piece = Bytes::from(vec![1; 100_000]);
@@ -204,4 +233,70 @@ fn malformed_content_is_refused() {
     assert!(parse_append(&forged(kinds::APPEND, &lying, &value)).is_err());
     assert!(parse_heartbeats(&forged(kinds::HEARTBEATS, &[], &[0; 84])).is_err());
     assert!(parse_append_reply(&forged(kinds::APPEND_REPLY, &[9; 45], &[])).is_err());
+}
+
+/// Parses a frame as every kind there is, whatever its own.
+fn parse_as_anything(frame: &Frame) {
+    let _ = parse_append(frame);
+    let _ = parse_append_reply(frame);
+    let _ = parse_heartbeats(frame);
+    let _ = parse_heartbeats_reply(frame);
+    let _ = parse_vote(frame);
+    let _ = parse_vote_reply(frame);
+    let _ = parse_transfer(frame);
+    let _ = parse_snapshot(frame);
+    let _ = parse_snapshot_piece(frame);
+    let _ = parse_snapshot_reply(frame);
+}
+
+#[test]
+fn whatever_comes_with_a_right_checksum_is_parsed_or_refused() {
+    let (append_head, entries) = append(&[Bytes::from_static(b"a"), Bytes::from_static(b"bc")]);
+    let beat = Heartbeat {
+        beat: 1,
+        shard: ShardId(2),
+        vote: VOTE,
+        before: Some(id(1)),
+        committed: None,
+    };
+    let reply = HeartbeatReply {
+        beat: 1,
+        shard: ShardId(2),
+        result: AppendResult::Unable,
+        health: None,
+    };
+    let ask = VoteAsk {
+        vote: VOTE,
+        last: Some(id(1)),
+        transfer: false,
+    };
+    let mut out = Outbox::default();
+    encode_append(&mut out, head(), &append_head, entries.into_iter());
+    encode_append_reply(&mut out, head(), &reply.result);
+    encode_heartbeats(&mut out, head(), &[beat, beat]);
+    encode_heartbeats_reply(&mut out, head(), &[reply, reply]);
+    encode_vote(&mut out, head(), false, &ask);
+    encode_snapshot(&mut out, head(), kinds::SNAPSHOT_BEGIN, 4, &VOTE);
+    for good in received(&out) {
+        let (kind, body, value) = (good.header.head.kind, good.body(), good.value());
+        let whole = [body, &value].concat();
+        for bit in 0..whole.len() * 8 {
+            let mut wrong = whole.clone();
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            let (body, value) = wrong.split_at(body.len());
+            parse_as_anything(&forged(kind, body, value));
+        }
+        for len in 0..whole.len() {
+            let cut = &whole[..len];
+            let (body, value) = cut.split_at(body.len().min(len));
+            parse_as_anything(&forged(kind, body, value));
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn random_bodies_are_parsed_or_refused(body: Vec<u8>, value: Vec<u8>) {
+        parse_as_anything(&forged(kinds::APPEND, &body, &value));
+    }
 }

@@ -1,8 +1,9 @@
 //! Votes, and the hand-over of a lead.
 
-use super::{Fields, PeerLogId, PeerVote, kinds, put_log_id, put_vote, sealed};
+use super::{Fields, PeerVote, kinds, put_log_id, put_vote, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
+use crate::ids::{LogId, NodeId};
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
 
@@ -12,7 +13,7 @@ pub struct VoteAsk {
     /// The candidate's vote.
     pub vote: PeerVote,
     /// Its last entry.
-    pub last: Option<PeerLogId>,
+    pub last: Option<LogId>,
     /// Whether the leader handed the lead over to it.
     pub transfer: bool,
 }
@@ -48,7 +49,7 @@ pub struct VoteAnswer {
     /// The vote of the one that was asked.
     pub vote: PeerVote,
     /// Its last entry.
-    pub last: Option<PeerLogId>,
+    pub last: Option<LogId>,
     /// Whether it grants the vote.
     pub granted: bool,
 }
@@ -83,16 +84,16 @@ pub struct Transfer {
     /// The leader's vote.
     pub from: PeerVote,
     /// Who shall lead.
-    pub to: u64,
+    pub to: NodeId,
     /// The leader's last entry.
-    pub last: Option<PeerLogId>,
+    pub last: Option<LogId>,
 }
 
 /// Appends a `TRANSFER`.
 pub fn encode_transfer(out: &mut Outbox, head: Head, transfer: &Transfer) {
     let mut body = BytesMut::with_capacity(64);
     put_vote(&mut body, &transfer.from);
-    body.put_u64_le(transfer.to);
+    body.put_u64_le(transfer.to.0);
     put_log_id(&mut body, transfer.last.as_ref());
     sealed(out, head, kinds::TRANSFER, &body);
 }
@@ -105,7 +106,7 @@ pub fn parse_transfer(frame: &Frame) -> Result<Transfer, DecodeError> {
     let mut fields = Fields::of(frame.body(), "transfer");
     let transfer = Transfer {
         from: fields.vote()?,
-        to: fields.u64()?,
+        to: NodeId(fields.u64()?),
         last: fields.log_id()?,
     };
     fields.end()?;

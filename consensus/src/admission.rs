@@ -1,0 +1,597 @@
+//! What a peer may say: everything that comes from another node is held against what a correct node
+//! could send, before openraft sees it. openraft trusts its peers; a wrong field would end it or
+//! stay for ever.
+//!
+//! The functions are pure: they take a message and what this replica knows, and give a [`Refusal`]
+//! or what may be handed on. A refused message changes nothing here.
+//!
+//! How far a term may rise ([`TERM_STEP_MAX`]): a term rises by one with each real election, and pre-votes keep
+//! nodes that nobody hears from holding any. With the shortest legal timers (30 ms) a node would have
+//! to be away through six days of failed elections without a pause to meet a step of 2^24, with
+//! the default ones through three months. So a node always finds back, and a wrong term moves a group by
+//! little: it takes 65,536 such messages, each adopted after the other, to reach [`TERM_MAX`], beyond
+//! which no election could follow.
+//!
+//! Invariants of what is admitted:
+//! * A vote names the node at the other end of the connection, which is a member of the group.
+//! * Terms and indexes are far from overflow, and no log id is newer than the vote it came with.
+//! * Log ids of an append follow each other, in index and in (term, node).
+//! * Nothing that is committed here is contradicted, and no leader contradicts what it has shown: openraft
+//!   would cut entries that it has acknowledged.
+//! * The commit index lies within what this leader has shown: what it says beyond is cut, since
+//!   every append carries it anew.
+
+use crate::command::{self, kind};
+use crate::limits::{INDEX_MAX, TERM_MAX, TERM_STEP_MAX};
+use crate::membership;
+use bytes::Bytes;
+use corelith_shards::{LogId, LogIndex, NodeId, Term};
+use corelith_wire::peer::{
+    AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
+};
+
+/// Why a message of a peer was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The peer, or a node that it names, has no part in the group.
+    #[error("{0} is no member of the group")]
+    NotAMember(NodeId),
+    /// It speaks in the name of another node.
+    #[error("{peer} speaks in the name of {claimed}")]
+    NotTheSender {
+        /// Who is at the other end.
+        peer: NodeId,
+        /// Who it says it is.
+        claimed: NodeId,
+    },
+    /// An elected leader's vote where a candidate's belongs, or the other way round.
+    #[error("the vote of {0} is of the wrong sort")]
+    WrongVote(NodeId),
+    /// The term is none, or too far above the own one.
+    #[error("{term} is out of reach from {ours}")]
+    Term {
+        /// The term of the message.
+        term: Term,
+        /// This replica's.
+        ours: Term,
+    },
+    /// No log gets that long.
+    #[error("log index {0} is out of reach")]
+    Index(LogIndex),
+    /// Log ids are out of order, among themselves or against the vote.
+    #[error("{0} is out of order")]
+    Order(LogId),
+    /// An entry of a kind that does not exist.
+    #[error("entry {at} is of the unknown kind {kind}")]
+    Kind {
+        /// The entry.
+        at: LogId,
+        /// Its kind.
+        kind: u8,
+    },
+    /// An entry whose body nobody could apply.
+    #[error("entry {0} makes no sense")]
+    Entry(LogId),
+    /// Another membership than the group has.
+    #[error("the membership at {0} is not the group's")]
+    Membership(LogId),
+    /// It contradicts what is committed, or what the leader itself has shown.
+    #[error("{0} contradicts the log")]
+    Contradicts(LogId),
+    /// A snapshot that covers nothing, or says nothing about the members.
+    #[error("the snapshot is incomplete")]
+    Snapshot,
+    /// An answer that does not fit what was asked.
+    #[error("the answer does not fit the question")]
+    Answer,
+    /// The peer has lost entries that it acknowledged.
+    #[error("the peer lost entries up to {0}, which it had acknowledged")]
+    Lost(LogId),
+}
+
+/// Who is at the other end, and what this replica knows of its group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) peer: NodeId,
+    pub(crate) members: &'a [NodeId],
+    pub(crate) term: Term,
+}
+
+/// The log of this replica.
+pub(crate) struct Held<'a> {
+    pub(crate) purged: Option<LogId>,
+    /// Up to here it is for good: what is committed, and, for an append of the leader that it goes by,
+    /// what that leader has shown.
+    pub(crate) settled: Option<LogIndex>,
+    pub(crate) id_at: &'a dyn Fn(LogIndex) -> Option<LogId>,
+}
+
+/// Who made an entry, or claims to lead: openraft's order.
+pub(crate) type Leader = (Term, NodeId);
+
+pub(crate) fn leader_of(id: LogId) -> Leader {
+    (id.term, id.node)
+}
+
+pub(crate) fn leader_of_vote(vote: &PeerVote) -> Leader {
+    (vote.term, vote.node)
+}
+
+impl Known<'_> {
+    fn member(&self, node: NodeId) -> Result<(), Refusal> {
+        match self.members.contains(&node) {
+            true => Ok(()),
+            false => Err(Refusal::NotAMember(node)),
+        }
+    }
+
+    fn term(&self, term: Term) -> Result<(), Refusal> {
+        let reach = self.term.0.saturating_add(TERM_STEP_MAX).min(TERM_MAX);
+        match term.0 >= 1 && term.0 <= reach {
+            true => Ok(()),
+            false => Err(Refusal::Term {
+                term,
+                ours: self.term,
+            }),
+        }
+    }
+
+    /// A vote in the peer's own name: an elected leader's if `elected`, else a candidate's.
+    fn claim(&self, vote: &PeerVote, elected: bool) -> Result<(), Refusal> {
+        let (peer, claimed) = (self.peer, vote.node);
+        if claimed != peer || claimed == self.me {
+            return Err(Refusal::NotTheSender { peer, claimed });
+        }
+        self.member(claimed)?;
+        if vote.committed != elected {
+            return Err(Refusal::WrongVote(claimed));
+        }
+        self.term(vote.term)
+    }
+
+    /// A vote that the peer has heard of.
+    fn heard(&self, vote: &PeerVote) -> Result<(), Refusal> {
+        self.member(vote.node)?;
+        self.term(vote.term)
+    }
+
+    /// A vote that the peer has heard of, as this node may follow it. Of a vote of this node that it
+    /// never gave (the peer was told so by a wrong message, or this node's disk has lost it) only the
+    /// term is taken, as if the peer itself had claimed it: this node then stands in a term above, and
+    /// does not lead one in which nobody elected it.
+    pub(crate) fn as_heard(&self, vote: PeerVote, ours: &PeerVote) -> PeerVote {
+        if vote.node == self.me && leader_of_vote(&vote) > leader_of_vote(ours) {
+            return PeerVote {
+                node: self.peer,
+                committed: false,
+                ..vote
+            };
+        }
+        vote
+    }
+}
+
+/// A log id that is no newer than `leader`.
+fn within(id: Option<LogId>, leader: Leader) -> Result<(), Refusal> {
+    let Some(id) = id else { return Ok(()) };
+    if id.index.0 > INDEX_MAX {
+        return Err(Refusal::Index(id.index));
+    }
+    match leader_of(id) <= leader {
+        true => Ok(()),
+        false => Err(Refusal::Order(id)),
+    }
+}
+
+/// What an append or a heartbeat (one without entries) says by itself.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn append(
+    known: &Known<'_>,
+    head: &AppendHead,
+    entries: &[PeerEntry],
+) -> Result<(), Refusal> {
+    known.claim(&head.vote, true)?;
+    let leader = leader_of_vote(&head.vote);
+    within(head.before, leader)?;
+    within(head.committed, leader)?;
+    let mut before = head.before;
+    for entry in entries {
+        let follows = match before {
+            None => entry.id.index.0 == 0,
+            Some(before) => {
+                entry.id.index.0 == before.index.0 + 1 && leader_of(entry.id) >= leader_of(before)
+            }
+        };
+        if !follows {
+            return Err(Refusal::Order(entry.id));
+        }
+        within(Some(entry.id), leader)?;
+        body(known, entry)?;
+        before = Some(entry.id);
+    }
+    Ok(())
+}
+
+/// Whether an entry is one that a leader proposes.
+fn body(known: &Known<'_>, entry: &PeerEntry) -> Result<(), Refusal> {
+    let at = entry.id;
+    let good = match entry.kind {
+        kind::MEMBERSHIP => return membership(known, at, &entry.body),
+        kind::BLANK | kind::WRITE | kind::OPEN_SESSION => {
+            command::is_sound(entry.kind, &entry.body)
+        }
+        kind => return Err(Refusal::Kind { at, kind }),
+    };
+    match good {
+        true => Ok(()),
+        false => Err(Refusal::Entry(at)),
+    }
+}
+
+/// A group's members do not change.
+fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<(), Refusal> {
+    let same = membership::decode(body)
+        .is_some_and(|membership| membership::is_plain(&membership, known.members));
+    match same {
+        true => Ok(()),
+        false => Err(Refusal::Membership(at)),
+    }
+}
+
+impl Held<'_> {
+    /// Whether the log holds that entry, or ends its purged part with it.
+    fn has(&self, id: LogId) -> bool {
+        self.purged == Some(id) || (!self.is_purged(id.index) && (self.id_at)(id.index) == Some(id))
+    }
+
+    fn is_purged(&self, index: LogIndex) -> bool {
+        self.purged.is_some_and(|purged| index <= purged.index)
+    }
+
+    /// Of what is purged only the order of leaders is known.
+    fn fits_purged(&self, id: LogId) -> bool {
+        match self.purged {
+            Some(purged) if id.index == purged.index => id == purged,
+            Some(purged) => leader_of(id) <= leader_of(purged),
+            None => false,
+        }
+    }
+
+    /// Whether what is settled here agrees with `id`.
+    fn agrees(&self, id: LogId) -> Result<(), Refusal> {
+        let agrees = match self.is_purged(id.index) {
+            true => self.fits_purged(id),
+            false => Some(id.index) > self.settled || self.has(id),
+        };
+        match agrees {
+            true => Ok(()),
+            false => Err(Refusal::Contradicts(id)),
+        }
+    }
+}
+
+/// What one leader has shown of its log: appends that follow it extend the log and cut nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// The leader.
+    vote: PeerVote,
+    /// The last entry that it has shown.
+    tail: Option<LogId>,
+    /// From here on the entries up to the tail are of the leader's own term.
+    own_from: Option<LogIndex>,
+}
+
+/// Where an append goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What it may commit.
+    pub(crate) committed: Option<LogId>,
+    /// The line after it; `None` if it is refused by what Raft demands of every append.
+    pub(crate) line: Option<Line>,
+}
+
+impl Line {
+    fn after(
+        vote: PeerVote,
+        before: Option<Self>,
+        tail: Option<LogId>,
+        entries: &[PeerEntry],
+    ) -> Self {
+        let own = |id: LogId| leader_of(id) == leader_of_vote(&vote);
+        let own_from = before
+            .and_then(|line| line.own_from)
+            .or_else(|| {
+                entries
+                    .iter()
+                    .map(|entry| entry.id)
+                    .find(|id| own(*id))
+                    .map(|id| id.index)
+            })
+            .or_else(|| tail.filter(|id| own(*id)).map(|id| id.index));
+        Self {
+            vote,
+            tail,
+            own_from,
+        }
+    }
+
+    /// Whether it is the line of the leader with that vote.
+    pub(crate) fn is_of(&self, vote: &PeerVote) -> bool {
+        self.vote == *vote
+    }
+
+    /// Up to where it goes.
+    pub(crate) fn tail(&self) -> Option<LogIndex> {
+        self.tail.map(|id| id.index)
+    }
+
+    fn shows_own(&self, id: LogId) -> bool {
+        leader_of(id) == leader_of_vote(&self.vote)
+            && self.own_from.is_some_and(|from| from <= id.index)
+            && self.tail.is_some_and(|tail| id.index <= tail.index)
+    }
+}
+
+/// Where an append goes that goes on where its leader stopped; `None` if it does not, or if that
+/// cannot be told from the line alone. What is settled is not looked at: it may lag behind what
+/// openraft knows.
+pub(crate) fn in_line(
+    line: &Line,
+    head: &AppendHead,
+    entries: &[PeerEntry],
+    held: &Held<'_>,
+) -> Option<Place> {
+    if line.vote != head.vote {
+        return None;
+    }
+    let goes_on = head.before == line.tail
+        || (entries.is_empty()
+            && head
+                .before
+                .is_none_or(|before| !is_beyond(before, line.tail) && held.has(before)));
+    // What lies behind the line is from before this leader, and may be committed.
+    let cuts_nothing = entries.iter().all(|entry| {
+        !held.is_purged(entry.id.index)
+            && (held.id_at)(entry.id.index).is_none_or(|id| id == entry.id)
+    });
+    if !goes_on || !cuts_nothing {
+        return None;
+    }
+    let tail = entries.last().map(|entry| entry.id).or(line.tail);
+    let after = Line::after(head.vote, Some(*line), tail, entries);
+    let committed = match head.committed {
+        None => None,
+        Some(committed) if is_beyond(committed, tail) => cut(committed, tail).ok()?,
+        Some(committed) => {
+            let shown = after.shows_own(committed)
+                || entries.iter().any(|entry| entry.id == committed)
+                || held.has(committed);
+            Some(shown.then_some(committed)?)
+        }
+    };
+    Some(Place {
+        committed,
+        line: Some(after),
+    })
+}
+
+fn is_beyond(id: LogId, tail: Option<LogId>) -> bool {
+    tail.is_none_or(|tail| id.index > tail.index)
+}
+
+/// A commit index beyond `tail`, cut to it.
+fn cut(committed: LogId, tail: Option<LogId>) -> Result<Option<LogId>, Refusal> {
+    match tail {
+        Some(tail) if leader_of(committed) < leader_of(tail) => Err(Refusal::Order(committed)),
+        tail => Ok(tail),
+    }
+}
+
+/// Where any append goes, if `held` and `ours` (this replica's vote) are exactly what openraft knows.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn place(
+    ours: &PeerVote,
+    head: &AppendHead,
+    entries: &[PeerEntry],
+    held: &Held<'_>,
+) -> Result<Place, Refusal> {
+    let mut ids = entries.iter().map(|entry| entry.id);
+    for id in head.before.into_iter().chain(ids.clone()) {
+        held.agrees(id)?;
+    }
+    if let Some(committed) = head.committed {
+        held.agrees(committed)?;
+    }
+    let reaches = head
+        .before
+        .is_none_or(|before| held.is_purged(before.index) || held.has(before));
+    if !reaches || leader_of_vote(&head.vote) < leader_of_vote(ours) {
+        // The answer says so; openraft would take the commit index all the same.
+        return Ok(Place {
+            committed: None,
+            line: None,
+        });
+    }
+    let tail = entries.last().map(|entry| entry.id).or(head.before);
+    let committed = match head.committed {
+        None => None,
+        Some(committed) if is_beyond(committed, tail) => cut(committed, tail)?,
+        Some(committed) => {
+            // The leader's log up to `before` is the own one.
+            let shown = held.is_purged(committed.index)
+                || held.has(committed)
+                || ids.any(|id| id == committed);
+            if !shown || is_replaced(committed, entries) {
+                return Err(Refusal::Contradicts(committed));
+            }
+            Some(committed)
+        }
+    };
+    Ok(Place {
+        committed,
+        line: Some(Line::after(head.vote, None, tail, entries)),
+    })
+}
+
+/// Whether the append itself has another entry in that place.
+fn is_replaced(id: LogId, entries: &[PeerEntry]) -> bool {
+    entries
+        .iter()
+        .any(|entry| entry.id.index == id.index && entry.id != id)
+}
+
+/// A request for a vote, or a question whether it would be granted (`pre`).
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn vote(known: &Known<'_>, pre: bool, ask: &VoteAsk) -> Result<(), Refusal> {
+    known.claim(&ask.vote, false)?;
+    if pre && ask.transfer {
+        return Err(Refusal::WrongVote(ask.vote.node));
+    }
+    // A candidate's term is above that of everything in its log.
+    within(ask.last, leader_of_vote(&ask.vote))?;
+    match ask.last {
+        Some(last) if last.term >= ask.vote.term => Err(Refusal::Order(last)),
+        _ => Ok(()),
+    }
+}
+
+/// The hand-over of a lead.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn transfer(known: &Known<'_>, transfer: &Transfer) -> Result<(), Refusal> {
+    known.claim(&transfer.from, true)?;
+    known.member(transfer.to)?;
+    if transfer.to == transfer.from.node {
+        return Err(Refusal::WrongVote(transfer.to));
+    }
+    within(transfer.last, leader_of_vote(&transfer.from))
+}
+
+/// The leader's vote with which a snapshot comes.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn snapshot_vote(known: &Known<'_>, vote: &PeerVote) -> Result<(), Refusal> {
+    known.claim(vote, true)
+}
+
+/// What a received snapshot covers: the last entry, and the membership with the entry that set it.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn snapshot(
+    known: &Known<'_>,
+    vote: &PeerVote,
+    applied: Option<LogId>,
+    members: Option<&(LogId, Bytes)>,
+    committed: Option<LogId>,
+) -> Result<(), Refusal> {
+    let (Some(applied), Some((at, body))) = (applied, members) else {
+        return Err(Refusal::Snapshot);
+    };
+    within(Some(applied), leader_of_vote(vote))?;
+    if at.index > applied.index || leader_of(*at) > leader_of(applied) {
+        return Err(Refusal::Order(*at));
+    }
+    membership(known, *at, body)?;
+    let Some(committed) = committed else {
+        return Ok(());
+    };
+    let ordered = match applied.index.cmp(&committed.index) {
+        std::cmp::Ordering::Less => leader_of(applied) <= leader_of(committed),
+        std::cmp::Ordering::Equal => applied == committed,
+        std::cmp::Ordering::Greater => leader_of(applied) >= leader_of(committed),
+    };
+    match ordered {
+        true => Ok(()),
+        false => Err(Refusal::Contradicts(applied)),
+    }
+}
+
+/// The answer to a request for a vote.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn vote_answer(
+    known: &Known<'_>,
+    pre: bool,
+    asked: &PeerVote,
+    answer: &VoteAnswer,
+) -> Result<(), Refusal> {
+    if answer.granted && !pre && answer.vote != *asked {
+        return Err(Refusal::Answer);
+    }
+    // Term 0 says that it never voted.
+    if answer.vote.term != Term(0) {
+        known.heard(&answer.vote)?;
+    }
+    within(answer.last, leader_of_vote(&answer.vote))
+}
+
+/// What was sent to a peer: `before` its entries, and the last of them (`before` if it had none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) vote: PeerVote,
+    pub(crate) before: Option<LogId>,
+    pub(crate) last: Option<LogId>,
+}
+
+/// The answer to an append or a heartbeat. `matched` is the last entry that the peer has
+/// acknowledged to this leader.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn append_answer(
+    known: &Known<'_>,
+    sent: &Sent,
+    matched: Option<LogId>,
+    result: &AppendResult,
+) -> Result<(), Refusal> {
+    match *result {
+        AppendResult::Taken { matching } if matching == sent.last => Ok(()),
+        AppendResult::Taken { .. } => Err(Refusal::Answer),
+        AppendResult::Conflict { at } if Some(at) != sent.before => Err(Refusal::Answer),
+        AppendResult::Conflict { at }
+            if matched.is_some_and(|matched| at.index <= matched.index) =>
+        {
+            Err(Refusal::Lost(at))
+        }
+        AppendResult::Conflict { .. } | AppendResult::Unable => Ok(()),
+        AppendResult::HigherVote { vote } => higher(known, &sent.vote, &vote),
+    }
+}
+
+/// A vote that a peer prefers to that of this leader.
+fn higher(known: &Known<'_>, ours: &PeerVote, vote: &PeerVote) -> Result<(), Refusal> {
+    known.heard(vote)?;
+    match leader_of_vote(vote) > leader_of_vote(ours) {
+        true => Ok(()),
+        false => Err(Refusal::Answer),
+    }
+}
+
+/// The answer to a snapshot.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn snapshot_answer(
+    known: &Known<'_>,
+    sent: &PeerVote,
+    vote: &PeerVote,
+) -> Result<(), Refusal> {
+    match vote == sent {
+        true => Ok(()),
+        false => higher(known, sent, vote),
+    }
+}
+
+#[cfg(test)]
+mod tests;

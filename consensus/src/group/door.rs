@@ -1,0 +1,241 @@
+//! What comes from peers, on its way to openraft.
+//!
+//! Every request is held against [`admission`]. Appends also against the log, for which the log must
+//! be what openraft goes by when the append gets there: an append that goes on where its leader
+//! stopped needs nothing more than what the leader has shown so far ([`Line`]); any other one
+//! waits until openraft has done all that came before, and those behind it wait too.
+
+use super::Group;
+use crate::admission::{self, Held, Known, Line, Place, Refusal};
+use crate::convert;
+use crate::snapshot::{Snapshot, SnapshotData};
+use crate::state_machine::stored_membership;
+use crate::types::{self, SnapshotMeta, Types, VoteRequest};
+use corelith_io::sync::semaphore::Semaphore;
+use corelith_shards::{self as shards, LogIndex, NodeId, Term};
+use corelith_wire::peer::{
+    AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
+};
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+
+/// Where appends of a group come in.
+pub(super) struct Door {
+    /// Appends enter one after the other.
+    turn: Semaphore,
+    /// What the leader of the last append has shown.
+    line: Cell<Option<Line>>,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            line: Cell::new(None),
+        }
+    }
+}
+
+impl Group {
+    /// What the group knows when `peer` says something.
+    fn known(&self, peer: NodeId) -> Known<'_> {
+        Known {
+            me: self.inner.me,
+            peer,
+            members: &self.inner.members,
+            term: Term(self.inner.server.borrow_watched().vote.leader_id.term),
+        }
+    }
+
+    /// Takes an append or a heartbeat (one without entries).
+    pub(crate) async fn take_append(
+        &self,
+        peer: NodeId,
+        mut head: AppendHead,
+        entries: Vec<PeerEntry>,
+    ) -> Result<AppendResult, Refusal> {
+        admission::append(&self.known(peer), &head, &entries)?;
+        let door = &self.inner.door;
+        let turn = door.turn.acquire(1).await;
+        let Some(Place { committed, line }) = self.place(&head, &entries).await? else {
+            return Ok(AppendResult::Unable);
+        };
+        head.committed = committed;
+        door.line.set(line);
+        let (before, vote) = (head.before, head.vote);
+        let last = entries.last().map(|entry| entry.id).or(before);
+        let request = convert::append_request(&head, entries);
+        // Enters the mailbox when it is polled first; the next one may follow.
+        let mut answer = pin!(self.inner.raft.append_entries(request));
+        let at_once = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+        drop(turn);
+        let answer = match at_once {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => answer.await,
+        };
+        let result = match answer {
+            Err(_) => AppendResult::Unable,
+            Ok(response) => {
+                let (before, last) = (before.map(types::log_id), last.map(types::log_id));
+                match response.into_stream_result(before, last) {
+                    Ok(matching) => AppendResult::Taken {
+                        matching: matching.map(types::shard_log_id),
+                    },
+                    Err(StreamAppendError::Conflict(at)) => AppendResult::Conflict {
+                        at: types::shard_log_id(at),
+                    },
+                    Err(StreamAppendError::HigherVote(vote)) => AppendResult::HigherVote {
+                        vote: convert::peer_vote(&vote),
+                    },
+                }
+            }
+        };
+        let taken = matches!(result, AppendResult::Taken { .. });
+        if !taken && door.line.get().is_some_and(|line| line.is_of(&vote)) {
+            door.line.set(None);
+        }
+        Ok(result)
+    }
+
+    /// Where an append goes; `None` if openraft has stopped.
+    async fn place(
+        &self,
+        head: &AppendHead,
+        entries: &[PeerEntry],
+    ) -> Result<Option<Place>, Refusal> {
+        let log = &self.inner.log;
+        let id_at = |index: LogIndex| log.id_at(index);
+        let held = |settled| Held {
+            purged: log.range().purged,
+            settled,
+            id_at: &id_at,
+        };
+        let line = self.inner.door.line.get();
+        if let Some(line) = line
+            && let Some(place) = admission::in_line(&line, head, entries, &held(None))
+        {
+            return Ok(Some(place));
+        }
+        let Some((vote, committed)) = self.inner.caught_up().await else {
+            return Ok(None);
+        };
+        let line = line.filter(|line| line.is_of(&head.vote));
+        let settled = committed
+            .map(|id| id.index)
+            .max(line.and_then(|line| line.tail()));
+        admission::place(&vote, head, entries, &held(settled)).map(Some)
+    }
+
+    /// Asks for a vote, or whether it would be granted (`pre`); `None` if openraft has stopped or the
+    /// replica may not vote yet.
+    pub(crate) async fn take_vote(
+        &self,
+        peer: NodeId,
+        pre: bool,
+        ask: VoteAsk,
+    ) -> Result<Option<VoteAnswer>, Refusal> {
+        admission::vote(&self.known(peer), pre, &ask)?;
+        if self.embargoed() {
+            return Ok(None);
+        }
+        let request = VoteRequest {
+            vote: convert::vote(ask.vote),
+            last_log_id: ask.last.map(types::log_id),
+            leadership_transfer: ask.transfer,
+        };
+        let raft = &self.inner.raft;
+        let answer = match pre {
+            true => raft.pre_vote(request).await,
+            false => raft.vote(request).await,
+        };
+        Ok(answer.ok().map(|answer| VoteAnswer {
+            vote: convert::peer_vote(&answer.vote),
+            last: answer.last_log_id.map(types::shard_log_id),
+            granted: answer.vote_granted,
+        }))
+    }
+
+    /// Takes note that the leader hands over the lead; whether openraft took it.
+    pub(crate) async fn take_transfer(
+        &self,
+        peer: NodeId,
+        transfer: Transfer,
+    ) -> Result<bool, Refusal> {
+        admission::transfer(&self.known(peer), &transfer)?;
+        if self.embargoed() {
+            return Ok(false);
+        }
+        let request = TransferLeaderRequest::<Types>::new(
+            convert::vote(transfer.from),
+            transfer.to.0,
+            transfer.last.map(types::log_id),
+        );
+        let done = self.inner.raft.handle_transfer_leader(request).await;
+        Ok(matches!(done, Ok(Ok(()))))
+    }
+
+    /// Whether a snapshot under that vote may be received.
+    pub(crate) fn admit_snapshot(&self, peer: NodeId, vote: &PeerVote) -> Result<(), Refusal> {
+        admission::snapshot_vote(&self.known(peer), vote)
+    }
+
+    /// Installs a received snapshot through openraft, and returns the vote to answer with; `None` if
+    /// it is damaged or openraft has stopped.
+    pub(crate) async fn install(
+        &self,
+        peer: NodeId,
+        mut writer: shards::SnapshotWriter,
+        vote: PeerVote,
+    ) -> Result<Option<PeerVote>, Refusal> {
+        let (applied, membership) = match writer.finish().await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::warn!(shard = %self.shard(), %error, "a snapshot is damaged");
+                return Ok(None);
+            }
+        };
+        // No append changes what is committed between the check and the installation.
+        let _turn = self.inner.door.turn.acquire(1).await;
+        let Some((_, committed)) = self.inner.caught_up().await else {
+            return Ok(None);
+        };
+        let known = self.known(peer);
+        admission::snapshot(&known, &vote, applied, membership.as_ref(), committed)?;
+        self.inner.door.line.set(None);
+        let Ok(last_membership) = stored_membership(membership) else {
+            return Err(Refusal::Snapshot);
+        };
+        let snapshot = Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: applied.map(types::log_id),
+                last_membership,
+            },
+            snapshot: SnapshotData::Received(Box::new(writer)),
+        };
+        let installed = self
+            .inner
+            .raft
+            .install_full_snapshot(convert::vote(vote), snapshot)
+            .await;
+        Ok(installed
+            .ok()
+            .map(|response| convert::peer_vote(&response.vote)))
+    }
+}
+
+impl super::Inner {
+    /// This replica's vote and what it knows to be committed, after openraft has done all that came in
+    /// before; `None` if it has stopped.
+    async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {
+        let state = self.raft.with_raft_state(|state| {
+            let committed = state.local_committed().copied();
+            (convert::peer_vote(state.vote_ref()), committed)
+        });
+        let (vote, committed) = state.await.ok()?;
+        Some((vote, committed.map(types::shard_log_id)))
+    }
+}

@@ -1,0 +1,302 @@
+//! Peers that reach each other through somebody who changes what they say: one field of one frame at a
+//! time, with the right checksum, to values at the edge of what is possible. The group must neither
+//! panic nor stop for good, and no term may run away.
+//!
+//! `CORELITH_SIM_SEEDS=200 cargo test -p corelith-consensus tamper` runs more seeds.
+//!
+//! Left out are the fields in which every value is one that a correct node could send: keys and values, and the
+//! last entry of a candidate. The checksums are there for those.
+
+use super::cluster::{Cluster, PORT, put};
+use crate::limits::{TERM_MAX, TERM_STEP_MAX};
+use crate::{GroupError, Options};
+use bytes::{Buf, BytesMut};
+use corelith_io::sim::SimConfig;
+use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
+use corelith_shards::ShardId;
+use corelith_wire::Kind;
+use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
+use corelith_wire::limits::HEADER_BYTES;
+use corelith_wire::peer::kinds;
+use corelith_wire::request::Condition;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Where `from` reaches `to`.
+pub(super) fn port(from: usize, to: usize) -> u16 {
+    PORT + 1 + (10 * from + to) as u16
+}
+
+/// A field of a frame: where after the header it begins, and how long it is.
+type Field = (usize, usize);
+
+const VOTE: [usize; 3] = [8, 8, 1];
+const LOG_ID: [usize; 3] = [8, 8, 8];
+/// An entry before its body; the last field is the body's length.
+const ENTRY: [usize; 5] = [8, 8, 8, 1, 4];
+
+/// The fields of a frame with that payload, those of its header (`at` below 0 is none) left out.
+fn fields(kind: Kind, payload: &[u8]) -> Vec<Field> {
+    let row = |start: usize, widths: &[usize]| -> Vec<Field> {
+        let mut at = start;
+        let field = |width: &usize| {
+            at += width;
+            (at - width, *width)
+        };
+        widths.iter().map(field).collect()
+    };
+    let rows = |bytes: usize, widths: &[usize]| -> Vec<Field> {
+        let starts = (0..payload.len() / bytes).map(|at| at * bytes);
+        starts.flat_map(|start| row(start, widths)).collect()
+    };
+    match kind {
+        kinds::APPEND => {
+            let head = [&VOTE[..], &LOG_ID, &LOG_ID, &[4]].concat();
+            let mut fields = row(0, &head);
+            let mut at = head.iter().sum::<usize>();
+            while at < payload.len() {
+                fields.extend(row(at, &ENTRY));
+                let len = payload[at + 25..at + 29].try_into().unwrap();
+                at += 29 + u32::from_le_bytes(len) as usize;
+            }
+            fields
+        }
+        kinds::HEARTBEATS => rows(85, &[&[8, 4][..], &VOTE, &LOG_ID, &LOG_ID].concat()),
+        kinds::HEARTBEATS_REPLY => rows(57, &[&[8, 4, 1][..], &LOG_ID, &VOTE, &[1, 1]].concat()),
+        kinds::APPEND_REPLY => row(0, &[&[1][..], &LOG_ID, &VOTE, &[1]].concat()),
+        kinds::VOTE | kinds::PRE_VOTE => [row(0, &VOTE), row(41, &[1])].concat(),
+        kinds::VOTE_REPLY => row(0, &[&VOTE[..], &LOG_ID, &[1]].concat()),
+        kinds::TRANSFER => row(0, &[&VOTE[..], &[8], &LOG_ID].concat()),
+        kinds::SNAPSHOT_BEGIN | kinds::SNAPSHOT_END => row(0, &[&[8][..], &VOTE].concat()),
+        kinds::SNAPSHOT_PIECE => row(0, &[8]),
+        kinds::SNAPSHOT_REPLY => row(0, &VOTE),
+        _ => Vec::new(),
+    }
+}
+
+/// Kind, request id and shard, in the header.
+const HEADER_FIELDS: [Field; 3] = [(8, 2), (16, 8), (24, 4)];
+
+fn below(bound: usize) -> usize {
+    (random_u64() % bound as u64) as usize
+}
+
+fn pick<T: Copy>(of: &[T]) -> T {
+    of[below(of.len())]
+}
+
+/// Something else than `old`, at the edge of what is possible.
+fn extreme(old: u64) -> u64 {
+    let step = TERM_STEP_MAX;
+    pick(&[
+        0,
+        1,
+        2,
+        3,
+        old.wrapping_sub(1),
+        old.wrapping_add(1),
+        old.wrapping_add(2),
+        old.wrapping_add(1 << 20),
+        old.wrapping_add(step),
+        old.wrapping_add(step + 1),
+        1 << 32,
+        TERM_MAX,
+        TERM_MAX + 1,
+        1 << 55,
+        1 << 63,
+        u64::MAX - 1,
+        u64::MAX,
+        old ^ (1 << below(64)),
+    ])
+}
+
+/// How much is changed, and of what.
+#[derive(Default)]
+struct Tampering {
+    /// One of so many frames; none if 0.
+    one_of: Cell<u64>,
+    changed: std::cell::RefCell<BTreeMap<u16, u64>>,
+}
+
+impl Tampering {
+    /// Changes one field of `frame`, perhaps.
+    fn touch(&self, frame: &mut [u8]) {
+        let one_of = self.one_of.get();
+        if one_of == 0 || !random_u64().is_multiple_of(one_of) {
+            return;
+        }
+        let kind = u16::from_le_bytes([frame[8], frame[9]]);
+        let payload = fields(Kind(kind), &frame[HEADER_BYTES..]);
+        let (at, width) = match below(payload.len() + 1) {
+            0 => pick(&HEADER_FIELDS),
+            one => {
+                let (at, width) = payload[one - 1];
+                (HEADER_BYTES + at, width)
+            }
+        };
+        let mut old = [0; 8];
+        old[..width].copy_from_slice(&frame[at..at + width]);
+        let new = extreme(u64::from_le_bytes(old)).to_le_bytes();
+        frame[at..at + width].copy_from_slice(&new[..width]);
+        let crc = crc32c::crc32c(&frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        *self.changed.borrow_mut().entry(kind).or_default() += 1;
+    }
+}
+
+/// Carries what comes in on, `first` bytes as they are and then frame by frame.
+async fn carry(
+    mut read: ReadHalf,
+    mut write: WriteHalf,
+    first: usize,
+    tampering: Rc<Tampering>,
+) -> Option<()> {
+    let mut buffer = BytesMut::new();
+    while buffer.len() < first {
+        if read.read_buf(&mut buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+    write.write_all(&buffer.split_to(first)).await.ok()?;
+    loop {
+        while buffer.len() >= HEADER_BYTES {
+            let len = u32::from_le_bytes(buffer[..4].try_into().unwrap()) as usize;
+            if buffer.len() < HEADER_BYTES + len {
+                break;
+            }
+            let mut frame = buffer.split_to(HEADER_BYTES + len);
+            tampering.touch(&mut frame);
+            write.write_all(frame.chunk()).await.ok()?;
+        }
+        if read.read_buf(&mut buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// Stands between all nodes.
+fn stand_between(cluster: &Cluster, tampering: &Rc<Tampering>) {
+    for (from, to) in (0..9).map(|pair| (pair / 3, pair % 3)) {
+        let here = cluster.outside.address(port(from, to));
+        let there = cluster.nodes[to].address(PORT);
+        let tampering = Rc::clone(tampering);
+        cluster.sim.start(cluster.outside, 0, move || async move {
+            let listener = TcpListener::bind(here).unwrap();
+            while let Ok(asking) = listener.accept().await {
+                let tampering = Rc::clone(&tampering);
+                drop(corelith_io::spawn(async move {
+                    let Ok(asked) = TcpStream::connect(there).await else {
+                        return;
+                    };
+                    let (from_asking, to_asking) = asking.into_split();
+                    let (from_asked, to_asked) = asked.into_split();
+                    let there = carry(from_asking, to_asked, HELLO_BYTES, Rc::clone(&tampering));
+                    let back = carry(from_asked, to_asking, WELCOME_BYTES, tampering);
+                    let (there, back) = (std::pin::pin!(there), std::pin::pin!(back));
+                    futures_util::future::select(there, back).await;
+                }));
+            }
+        });
+    }
+}
+
+fn highest_term(cluster: &Cluster) -> u64 {
+    let term = |at| {
+        let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+        group.status().term.0
+    };
+    (0..3).map(term).max().unwrap()
+}
+
+/// Runs a group through somebody who changes one of `one_of` frames; returns how many frames of which kind
+/// were changed.
+fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
+    let options = Options {
+        lead_back_after: Some(Duration::from_millis(500)),
+        ..Options::default()
+    };
+    let mut cluster = Cluster::new(seed, SimConfig::default(), options, 1);
+    cluster.tampered = true;
+    let tampering = Rc::new(Tampering::default());
+    stand_between(&cluster, &tampering);
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    let session = cluster.open_session(leader);
+    let mut number = 0;
+    let mut write = |cluster: &Cluster, at: usize| {
+        number += 1;
+        let command = put(
+            session,
+            number,
+            Condition::Any,
+            &format!("k{}", number % 5),
+            "v",
+        );
+        let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+        let answered = Rc::new(Cell::new(None::<Result<(), GroupError>>));
+        let answer = Rc::clone(&answered);
+        cluster.sim.enter(cluster.nodes[at], || {
+            group.submit(command, move |result| answer.set(Some(result.map(drop))));
+        });
+        answered
+    };
+    tampering.one_of.set(one_of);
+    for round in 0..120 {
+        for at in 0..3 {
+            write(&cluster, at);
+        }
+        let pause = cluster.sim.random_below(60);
+        cluster.sim.run_for(Duration::from_millis(pause));
+        // The others elect another one, which then hands the lead back.
+        if round % 40 == 30
+            && let Some(leader) = cluster.leader()
+        {
+            cluster.sim.pause(cluster.nodes[leader]);
+            cluster.sim.run_for(Duration::from_secs(2));
+            cluster.sim.resume(cluster.nodes[leader]);
+        }
+    }
+    tampering.one_of.set(0);
+    let changed: u64 = tampering.changed.borrow().values().sum();
+    assert!(
+        highest_term(&cluster) <= (changed + 100) * TERM_STEP_MAX,
+        "the term ran away"
+    );
+    cluster.wait("all nodes follow one leader and take writes", || {
+        cluster.leader().is_some_and(|at| {
+            let answered = write(&cluster, at);
+            cluster.sim.run_for(Duration::from_secs(1));
+            matches!(answered.take(), Some(Ok(())))
+        })
+    });
+    cluster.check_replicas_equal();
+    let changed = tampering.changed.borrow().clone();
+    changed
+}
+
+#[test]
+fn a_group_outlives_changed_frames() {
+    let seeds = std::env::var("CORELITH_SIM_SEEDS").map_or(12, |seeds| seeds.parse().unwrap());
+    let mut changed = BTreeMap::<u16, u64>::new();
+    for seed in 0..seeds {
+        println!("seed {seed}");
+        for (kind, count) in run(seed, [5, 20, 100][seed as usize % 3]) {
+            *changed.entry(kind).or_default() += count;
+        }
+    }
+    println!("changed, by kind: {changed:x?}");
+    for kind in [
+        kinds::APPEND,
+        kinds::HEARTBEATS,
+        kinds::VOTE,
+        kinds::PRE_VOTE,
+        kinds::TRANSFER,
+        kinds::APPEND_REPLY,
+        kinds::HEARTBEATS_REPLY,
+        kinds::VOTE_REPLY,
+    ] {
+        assert!(changed.contains_key(&kind.0), "no {kind:?} was changed");
+    }
+}

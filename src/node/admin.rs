@@ -1,0 +1,3 @@
+//! What an operator asks of a whole node.
+
+pub(crate) mod status;

@@ -1,0 +1,167 @@
+//! The state of a node: what its cores say of their shards, put together.
+
+use crate::node::cluster::placement::Placement;
+use crate::node::limits;
+use crate::node::local::LocalGroups;
+use crate::node::mesh::Mesh;
+use corelith_consensus::{Group, Role};
+use corelith_io::Instant;
+use corelith_shards::LogId;
+use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
+use corelith_wire::response::Answer;
+use corelith_wire::status::{ShardRole, ShardStatus, StatusReply};
+use corelith_wire::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Tells the state of the node to clients of one core. Belongs to that core.
+pub(crate) struct NodeStatus {
+    started: Instant,
+    placement: Arc<Placement>,
+    groups: Rc<LocalGroups>,
+    mesh: Rc<Mesh>,
+}
+
+impl NodeStatus {
+    pub(crate) fn new(
+        placement: Arc<Placement>,
+        groups: Rc<LocalGroups>,
+        mesh: Rc<Mesh>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            started: corelith_io::now(),
+            placement,
+            groups,
+            mesh,
+        })
+    }
+
+    /// The state of the whole node's shards. Those of a core that does not answer in time are left out.
+    pub(crate) async fn status(&self) -> Answer {
+        let mut shards = self.ask_shards(shard_status).await;
+        shards.sort_by_key(|status| status.shard);
+        let me = self.placement.member(self.placement.me);
+        Answer::Status(StatusReply {
+            node: self.placement.me.0,
+            cluster: self.placement.cluster_id,
+            epoch: self.placement.epoch,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cores: me.map_or(0, |member| member.cores),
+            shards,
+        })
+    }
+
+    /// The state of the whole node's storage, as [`NodeStatus::status`].
+    pub(crate) async fn storage(&self) -> Answer {
+        let mut shards = self.ask_shards(shard_storage).await;
+        shards.sort_by_key(|storage| storage.shard);
+        let mut listed = DAMAGES_LISTED_MAX;
+        for shard in &mut shards {
+            shard.damages.truncate(listed);
+            listed -= shard.damages.len();
+        }
+        Answer::Storage(StorageReply {
+            node: self.placement.me.0,
+            shards,
+        })
+    }
+
+    /// Longest answer to a question for the status.
+    pub(crate) fn status_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES + self.shards_max() * limits::STATUS_SHARD_BYTES
+    }
+
+    /// Longest answer to a question for the storage.
+    pub(crate) fn storage_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES
+            + self.shards_max() * limits::STORAGE_SHARD_BYTES
+            + DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX
+    }
+
+    fn shards_max(&self) -> usize {
+        self.placement.shards as usize
+    }
+
+    /// What `tell` says of each shard of the node.
+    async fn ask_shards<T: Send + 'static>(&self, tell: fn(u16, &Group) -> T) -> Vec<T> {
+        let of_core = move |core: u16, groups: &LocalGroups| -> Vec<T> {
+            groups.iter().map(|group| tell(core, group)).collect()
+        };
+        let answers = self.mesh.ask_all(&self.groups, of_core).await;
+        answers.into_iter().flatten().collect()
+    }
+}
+
+fn shard_storage(core: u16, group: &Group) -> ShardStorage {
+    let report = group.engine().report();
+    let statistics = report.statistics;
+    let levels = report.levels.iter().map(|level| LevelStorage {
+        level: u32::try_from(level.level).unwrap_or(u32::MAX),
+        runs: level.runs as u64,
+        tables: level.tables as u64,
+        bytes: level.bytes,
+        entries: level.entries,
+        deletions: level.deletions,
+    });
+    let damages = report.damages.iter().map(|damage| DamagedPlace {
+        file: shortened(damage.file.clone()),
+        offset: damage.offset,
+        what: damage.what.to_owned(),
+        keys: shortened(damage.keys()),
+    });
+    ShardStorage {
+        shard: group.shard().0,
+        core,
+        policy: report.policy.to_string(),
+        levels: levels.collect(),
+        value_segments: report.garbage.segments.len() as u64,
+        value_bytes: report.garbage.bytes,
+        garbage_bytes: report.garbage.garbage,
+        debt_bytes: statistics.debt_bytes,
+        memtable_bytes: statistics.memtable_bytes,
+        is_disk_full: report.is_disk_full,
+        scrub: ScrubState {
+            cycle: report.scrub.cycle,
+            bytes_done: report.scrub.bytes_done,
+            bytes_total: report.scrub.bytes_total,
+            damaged: report.scrub.damaged,
+            is_running: report.scrub.running,
+        },
+        damaged: report.damages.len() as u64,
+        damages: damages.collect(),
+    }
+}
+
+/// Long keys and paths, cut to what an answer has room for.
+fn shortened(mut text: String) -> String {
+    if text.len() > DAMAGE_TEXT_BYTES_MAX {
+        let end = text.floor_char_boundary(DAMAGE_TEXT_BYTES_MAX - 3);
+        text.truncate(end);
+        text += "...";
+    }
+    text
+}
+
+fn shard_status(core: u16, group: &Group) -> ShardStatus {
+    let status = group.status();
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index.0);
+    ShardStatus {
+        shard: status.shard.0,
+        core,
+        role: match status.role {
+            Role::Leader => ShardRole::Leader,
+            Role::Follower => ShardRole::Follower,
+            Role::Candidate => ShardRole::Candidate,
+            Role::Learner => ShardRole::Learner,
+            Role::Stopped => ShardRole::Down,
+        },
+        leader: status.leader.map_or(0, |node| node.0),
+        term: status.term.0,
+        last: index(status.last_log),
+        committed: index(status.committed),
+        applied: index(status.applied),
+        checkpointed: index(status.checkpointed),
+        purged: index(status.purged),
+    }
+}

@@ -1,0 +1,3 @@
+//! What all nodes of a cluster agree on.
+
+pub mod placement;

@@ -1,0 +1,363 @@
+//! The configuration of a node: read from TOML, checked completely before anything starts.
+//!
+//! Every problem is one sentence that names the file, the key and what is allowed. The cluster
+//! section must say the same on every node; what a data directory was created with is checked
+//! against it at every start (see [`crate::node::data_dir::identity`]).
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+use crate::node::limits;
+use corelith_shards::limits::{MEMTABLES_MAX, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
+use corelith_shards::{Compression, NodeId, Policy};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the kernel lists the CPUs.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {file}: {reason}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The file is no TOML, has an unknown key, lacks a key, or a value is of the wrong type.
+    #[error("{file}, line {line}{key}: {reason}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// The key as `", key `x`"`, or empty if it is not known.
+        key: String,
+        /// What the parser expected.
+        reason: String,
+    },
+    /// A value is outside of what is allowed.
+    #[error("{file}: {key}: {problem}")]
+    Value {
+        /// The file, or where else the configuration came from.
+        file: String,
+        /// The key with its table.
+        key: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+}
+
+/// Where a node listens: the port of its first core; core `c` listens on `port + c`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Host name or address.
+    pub host: String,
+    /// Port of core 0.
+    pub port: u16,
+}
+
+/// A node of the cluster, as every other node and every client reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeEntry {
+    /// Its id, from 1; never reused for another machine.
+    pub id: u64,
+    /// Host name or address.
+    pub host: String,
+    /// Port of its core 0.
+    pub port: u16,
+    /// Number of cores it runs on.
+    #[serde(default = "one")]
+    pub cores: u16,
+}
+
+/// What all nodes of a cluster agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Its name; the cluster id is derived from it, and nodes of another cluster are refused.
+    pub name: String,
+    /// Number of shards, fixed when the cluster is created.
+    pub shards: u32,
+    /// Number of replicas of each shard; without it 3, or all nodes if there are fewer.
+    pub replicas: Option<u32>,
+    /// All nodes.
+    pub nodes: Vec<NodeEntry>,
+}
+
+/// The storage of one shard, but for the block cache, which the shards of a core share.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// A memtable of this size is flushed.
+    pub memtable_bytes: u64,
+    /// Length of a log segment; segments are written in advance.
+    pub segment_bytes: u64,
+    /// Recent log entries kept in memory for followers that are a little behind.
+    pub log_cache_bytes: u64,
+    /// Blocks of sstables kept in memory, for all shards of one core together.
+    pub block_cache_bytes: u64,
+    /// Applied log kept on disk for replicas that were away: one that missed more gets a snapshot.
+    pub catch_up_bytes: u64,
+    /// How sstables are compacted.
+    #[serde(deserialize_with = "policy")]
+    pub compaction: Policy,
+    /// Whether blocks of new sstables are compressed.
+    #[serde(deserialize_with = "compression")]
+    pub compression: Compression,
+    /// A value at least this long is written once, to the value log; 0: none is.
+    pub value_threshold_bytes: u64,
+    /// Length of a segment of the value log.
+    pub value_segment_bytes: u64,
+    /// Space held back for a full device; see [`StorageConfig::reserve`].
+    pub reserve_bytes: Option<u64>,
+    /// How fast the scrubber reads what is at rest; 0: it does not run.
+    pub scrub_bytes_per_second: u64,
+}
+
+fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let policy = name.parse();
+    policy.map_err(|_| D::Error::unknown_variant(&name, &["leveled", "tiered"]))
+}
+
+fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compression, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "none" => Ok(Compression::None),
+        "lz4" => Ok(Compression::Lz4),
+        other => Err(D::Error::unknown_variant(other, &["none", "lz4"])),
+    }
+}
+
+impl StorageConfig {
+    /// Bytes held back on the device. Unless configured they are enough for what has to be written
+    /// before anything can be removed: all memtables, and a segment of the log.
+    pub fn reserve(&self) -> u64 {
+        let needed = MEMTABLES_MAX as u64 * self.memtable_bytes + self.segment_bytes;
+        self.reserve_bytes.unwrap_or(needed)
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 32 << 20,
+            segment_bytes: 64 << 20,
+            log_cache_bytes: 16 << 20,
+            block_cache_bytes: 256 << 20,
+            catch_up_bytes: 256 << 20,
+            compaction: Policy::Leveled,
+            compression: Compression::None,
+            value_threshold_bytes: VALUE_THRESHOLD_BYTES as u64,
+            value_segment_bytes: VLOG_SEGMENT_BYTES_DEFAULT,
+            reserve_bytes: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
+        }
+    }
+}
+
+/// Timing of the consensus groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// A leader is heard from at least this often.
+    pub heartbeat_ms: u64,
+    /// Without a word from the leader for this long (up to twice as long, at random) a follower
+    /// stands for election.
+    pub election_ms: u64,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 150,
+            election_ms: 750,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// Time between heartbeats.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms)
+    }
+
+    /// Shortest time without a leader before an election.
+    pub fn election(&self) -> Duration {
+        Duration::from_millis(self.election_ms)
+    }
+}
+
+/// What the clients of one core may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientsConfig {
+    /// Memory for connections, requests and answers of one core.
+    pub memory_bytes: u64,
+    /// A connection on which nothing goes on for this long is closed; 0: none is, while there are places.
+    pub idle_seconds: u64,
+}
+
+impl Default for ClientsConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::CLIENT_MEMORY_BYTES_DEFAULT,
+            idle_seconds: limits::IDLE_SECONDS_DEFAULT,
+        }
+    }
+}
+
+impl ClientsConfig {
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_seconds != 0).then_some(Duration::from_secs(self.idle_seconds))
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// This node.
+    pub id: NodeId,
+    /// Where everything durable is.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Number of cores (from its entry in the cluster section).
+    pub cores: u16,
+    /// CPU of each core; unpinned if empty.
+    pub pin: Vec<usize>,
+    /// What all nodes agree on.
+    pub cluster: ClusterConfig,
+    /// Sizes and ways of the storage.
+    pub storage: StorageConfig,
+    /// Timing.
+    pub raft: RaftConfig,
+    /// Bounds of the clients.
+    pub clients: ClientsConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    node: RawNode,
+    cluster: ClusterConfig,
+    #[serde(default)]
+    storage: StorageConfig,
+    #[serde(default)]
+    raft: RawRaft,
+    #[serde(default)]
+    clients: ClientsConfig,
+}
+
+/// The timing as far as it is given.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRaft {
+    heartbeat_ms: Option<u64>,
+    election_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNode {
+    id: u64,
+    data_dir: PathBuf,
+    listen: Option<String>,
+    #[serde(default)]
+    pin: Vec<usize>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+impl NodeConfig {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// One sentence about the first problem found.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "read before the first core starts"
+    )]
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+            file: file.clone(),
+            reason: error.to_string(),
+        })?;
+        let config = Self::parse(&file, &text)?;
+        // Where the kernel does not tell, the core that is to be pinned does.
+        let online = std::fs::read_to_string(CPUS_ONLINE).unwrap_or_default();
+        check::cpus(&config.pin, &online).map_err(|(key, problem)| ConfigError::Value {
+            file,
+            key,
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    /// Checks a configuration given as text; `file` is named in errors.
+    ///
+    /// # Errors
+    /// One sentence about the first problem found.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let raw: RawConfig =
+            toml::from_str(text).map_err(|error| check::syntax_error(file, text, &error))?;
+        let problem = |(key, problem): (String, String)| ConfigError::Value {
+            file: file.to_owned(),
+            key,
+            problem,
+        };
+        check::cluster(&raw.cluster).map_err(problem)?;
+        check::storage(&raw.storage).map_err(problem)?;
+        let default = RaftConfig::default();
+        let raft = RaftConfig {
+            heartbeat_ms: raw.raft.heartbeat_ms.unwrap_or(default.heartbeat_ms),
+            election_ms: raw.raft.election_ms.unwrap_or(default.election_ms),
+        };
+        check::raft(&raft, raw.raft.election_ms.is_some()).map_err(problem)?;
+        check::clients(&raw.clients).map_err(problem)?;
+        let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
+        let listen = match &raw.node.listen {
+            Some(text) => check::listen(text, entry).map_err(problem)?,
+            None => Listen {
+                host: entry.host.clone(),
+                port: entry.port,
+            },
+        };
+        check::pin(&raw.node.pin, entry.cores).map_err(problem)?;
+        check::data_dir(&raw.node.data_dir).map_err(problem)?;
+        Ok(Self {
+            id: NodeId(raw.node.id),
+            data_dir: raw.node.data_dir,
+            listen,
+            cores: entry.cores,
+            pin: raw.node.pin,
+            cluster: raw.cluster,
+            storage: raw.storage,
+            raft,
+            clients: raw.clients,
+        })
+    }
+}
+
+impl ClusterConfig {
+    /// The id that connections carry: never 0, which means "any" in a handshake.
+    pub fn id(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).max(1)
+    }
+
+    /// Number of replicas of each shard.
+    pub fn replica_count(&self) -> u32 {
+        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        self.replicas.unwrap_or(limits::REPLICAS_DEFAULT).min(nodes)
+    }
+}

@@ -1,0 +1,396 @@
+//! The rules of the configuration, as pure functions: each returns the key and what is wrong.
+
+use super::{
+    ClientsConfig, ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig,
+};
+use crate::node::limits;
+use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
+use std::path::Path;
+
+/// With fewer one delayed packet would start an election.
+const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
+
+/// (key, what is wrong and what is allowed)
+type Problem = (String, String);
+
+fn problem<T>(key: impl Into<String>, what: impl Into<String>) -> Result<T, Problem> {
+    Err((key.into(), what.into()))
+}
+
+/// Turns the parser's error into one sentence with the line and, where it can be told, the key.
+pub(super) fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let before = text.get(..at).unwrap_or(text);
+    let line_number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(line_number - 1).unwrap_or("").trim();
+    let key = match line.split_once('=') {
+        Some((key, _)) if !line.starts_with('#') => format!(", key `{}`", key.trim()),
+        _ => String::new(),
+    };
+    ConfigError::Syntax {
+        file: file.to_owned(),
+        line: line_number,
+        key,
+        reason: error.message().trim().replace('\n', ", "),
+    }
+}
+
+pub(super) fn cluster(cluster: &ClusterConfig) -> Result<(), Problem> {
+    let name = &cluster.name;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > limits::CLUSTER_NAME_LEN_MAX || !name.chars().all(allowed) {
+        return problem(
+            "cluster.name",
+            format!(
+                "{name:?} is not allowed: 1 to {} letters, digits, `-`, `_` or `.`",
+                limits::CLUSTER_NAME_LEN_MAX
+            ),
+        );
+    }
+    within(
+        "cluster.shards",
+        cluster.shards.into(),
+        1,
+        limits::SHARDS_MAX.into(),
+    )?;
+    if cluster.nodes.is_empty() || cluster.nodes.len() > limits::NODES_MAX {
+        return problem(
+            "cluster.nodes",
+            format!(
+                "{} nodes are listed; 1 to {} are allowed",
+                cluster.nodes.len(),
+                limits::NODES_MAX
+            ),
+        );
+    }
+    if let Some(replicas) = cluster.replicas {
+        let nodes = cluster.nodes.len() as u64;
+        within(
+            "cluster.replicas",
+            replicas.into(),
+            1,
+            nodes.min(limits::REPLICAS_MAX.into()),
+        )?;
+    }
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        self::node(node, cluster.nodes.get(..place).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// Checks a node's entry by itself and against the entries before it.
+fn node(node: &NodeEntry, earlier: &[NodeEntry]) -> Result<(), Problem> {
+    let key = |field: &str| format!("cluster.nodes, id {}: {field}", node.id);
+    if node.id == 0 {
+        return problem("cluster.nodes: id", "0 is not allowed: ids count from 1");
+    }
+    if earlier.iter().any(|other| other.id == node.id) {
+        return problem(
+            key("id"),
+            "listed twice; each node has an id of its own".to_owned(),
+        );
+    }
+    host(&key("host"), &node.host)?;
+    within(
+        &key("cores"),
+        node.cores.into(),
+        1,
+        limits::CORES_MAX.into(),
+    )?;
+    ports(&key("port"), node.port, node.cores)?;
+    let overlaps = |other: &&NodeEntry| {
+        other.host == node.host
+            && u32::from(node.port) < u32::from(other.port) + u32::from(other.cores)
+            && u32::from(other.port) < u32::from(node.port) + u32::from(node.cores)
+    };
+    if let Some(other) = earlier.iter().find(overlaps) {
+        return problem(
+            key("port"),
+            format!(
+                "{} to {} overlap the ports {} to {} of node {} on the same host: each core of \
+                 each node needs a port of its own",
+                node.port,
+                last_port(node.port, node.cores),
+                other.port,
+                last_port(other.port, other.cores),
+                other.id
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn host(key: &str, host: &str) -> Result<(), Problem> {
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == '/') {
+        return problem(
+            key,
+            format!("{host:?} is not allowed: a host name or an IP address, without a port"),
+        );
+    }
+    Ok(())
+}
+
+fn last_port(port: u16, cores: u16) -> u32 {
+    u32::from(port) + u32::from(cores) - 1
+}
+
+fn ports(key: &str, port: u16, cores: u16) -> Result<(), Problem> {
+    if port == 0 || last_port(port, cores) > u32::from(u16::MAX) {
+        return problem(
+            key,
+            format!(
+                "{port} is not allowed: 1 to {}, since each of the {cores} cores listens on the \
+                 next port",
+                u32::from(u16::MAX) + 1 - u32::from(cores)
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Problem> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    problem(key, format!("{value} is not allowed: {min} to {max}"))
+}
+
+pub(super) fn own_entry(id: u64, cluster: &ClusterConfig) -> Result<&NodeEntry, Problem> {
+    if let Some(entry) = cluster.nodes.iter().find(|node| node.id == id) {
+        return Ok(entry);
+    }
+    let ids: Vec<String> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.id.to_string())
+        .collect();
+    problem(
+        "node.id",
+        format!(
+            "{id} is not in cluster.nodes, which lists {}",
+            ids.join(", ")
+        ),
+    )
+}
+
+pub(super) fn listen(text: &str, entry: &NodeEntry) -> Result<Listen, Problem> {
+    let key = "node.listen";
+    let parsed = text
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let Some((host, port)) = parsed else {
+        return problem(
+            key,
+            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
+        );
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    self::host(key, host)?;
+    ports(key, port, entry.cores)?;
+    Ok(Listen {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+pub(super) fn pin(pin: &[usize], cores: u16) -> Result<(), Problem> {
+    if !pin.is_empty() && pin.len() != usize::from(cores) {
+        return problem(
+            "node.pin",
+            format!(
+                "{} CPUs are given for {cores} cores: one CPU for each core, or none",
+                pin.len()
+            ),
+        );
+    }
+    let twice = pin
+        .iter()
+        .enumerate()
+        .find(|(place, cpu)| pin.get(..*place).unwrap_or_default().contains(cpu));
+    match twice {
+        Some((_, cpu)) => problem(
+            "node.pin",
+            format!("CPU {cpu} is given twice: each core needs one of its own"),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the CPUs exist; `online` lists those that do, as the kernel writes it: `0-3,8`.
+pub(super) fn cpus(pin: &[usize], online: &str) -> Result<(), Problem> {
+    match pin
+        .iter()
+        .find(|cpu| lists_cpu(online, **cpu) == Some(false))
+    {
+        Some(cpu) => problem(
+            "node.pin",
+            format!(
+                "CPU {cpu} does not exist: this machine has {}",
+                online.trim()
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Whether a list of the kernel has the CPU; `None` if the list cannot be read.
+pub(super) fn lists_cpu(list: &str, cpu: usize) -> Option<bool> {
+    let mut found = false;
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = first.parse::<usize>().ok()?..=last.parse().ok()?;
+        found |= range.contains(&cpu);
+    }
+    Some(found)
+}
+
+pub(super) fn data_dir(dir: &Path) -> Result<(), Problem> {
+    if dir.is_absolute() {
+        return Ok(());
+    }
+    problem(
+        "node.data_dir",
+        format!(
+            "{:?} is not allowed: an absolute path, so that the node finds its data from any \
+             working directory",
+            dir.display().to_string()
+        ),
+    )
+}
+
+pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
+    within(
+        "storage.memtable_bytes",
+        storage.memtable_bytes,
+        limits::MEMTABLE_BYTES_MIN,
+        limits::MEMTABLE_BYTES_MAX,
+    )?;
+    within(
+        "storage.segment_bytes",
+        storage.segment_bytes,
+        limits::SEGMENT_BYTES_MIN,
+        limits::SEGMENT_BYTES_MAX,
+    )?;
+    mebibytes("storage.segment_bytes", storage.segment_bytes)?;
+    within(
+        "storage.log_cache_bytes",
+        storage.log_cache_bytes,
+        limits::LOG_CACHE_BYTES_MIN,
+        limits::LOG_CACHE_BYTES_MAX,
+    )?;
+    within(
+        "storage.block_cache_bytes",
+        storage.block_cache_bytes,
+        limits::BLOCK_CACHE_BYTES_MIN,
+        limits::BLOCK_CACHE_BYTES_MAX,
+    )?;
+    within(
+        "storage.catch_up_bytes",
+        storage.catch_up_bytes,
+        limits::CATCH_UP_BYTES_MIN,
+        limits::CATCH_UP_BYTES_MAX,
+    )?;
+    values(storage)?;
+    within(
+        "storage.reserve_bytes",
+        storage.reserve(),
+        0,
+        limits::RESERVE_BYTES_MAX,
+    )?;
+    zero_or_within(
+        "storage.scrub_bytes_per_second",
+        storage.scrub_bytes_per_second,
+        limits::SCRUB_BYTES_PER_SECOND_MIN,
+        limits::SCRUB_BYTES_PER_SECOND_MAX,
+    )
+}
+
+fn values(storage: &StorageConfig) -> Result<(), Problem> {
+    zero_or_within(
+        "storage.value_threshold_bytes",
+        storage.value_threshold_bytes,
+        SEPARATED_VALUE_BYTES_MIN as u64,
+        VALUE_BYTES_MAX as u64,
+    )?;
+    within(
+        "storage.value_segment_bytes",
+        storage.value_segment_bytes,
+        limits::VALUE_SEGMENT_BYTES_MIN,
+        limits::VALUE_SEGMENT_BYTES_MAX,
+    )?;
+    mebibytes("storage.value_segment_bytes", storage.value_segment_bytes)
+}
+
+fn mebibytes(key: &str, bytes: u64) -> Result<(), Problem> {
+    if bytes.is_multiple_of(1 << 20) {
+        return Ok(());
+    }
+    problem(
+        key,
+        format!("{bytes} is not allowed: a multiple of 1048576"),
+    )
+}
+
+fn zero_or_within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Problem> {
+    if value == 0 || (min..=max).contains(&value) {
+        return Ok(());
+    }
+    problem(
+        key,
+        format!("{value} is not allowed: {min} to {max}, or 0 for none"),
+    )
+}
+
+/// Checks the timing. Whoever gives the heartbeat alone has not set the election time that it does not
+/// fit: the heartbeat is to blame then.
+pub(super) fn raft(raft: &RaftConfig, is_election_given: bool) -> Result<(), Problem> {
+    within(
+        "raft.heartbeat_ms",
+        raft.heartbeat_ms,
+        limits::HEARTBEAT_MS_MIN,
+        limits::HEARTBEAT_MS_MAX,
+    )?;
+    let longest = raft.election_ms / HEARTBEATS_PER_ELECTION_MIN;
+    if !is_election_given && raft.heartbeat_ms > longest {
+        return problem(
+            "raft.heartbeat_ms",
+            format!(
+                "{} is not allowed: {} to {longest}, a fifth of raft.election_ms, which is {} if it is not \
+                 given",
+                raft.heartbeat_ms,
+                limits::HEARTBEAT_MS_MIN,
+                raft.election_ms
+            ),
+        );
+    }
+    let shortest = raft.heartbeat_ms * HEARTBEATS_PER_ELECTION_MIN;
+    if (shortest..=limits::ELECTION_MS_MAX).contains(&raft.election_ms) {
+        return Ok(());
+    }
+    problem(
+        "raft.election_ms",
+        format!(
+            "{} is not allowed: {shortest} to {}, at least five times raft.heartbeat_ms",
+            raft.election_ms,
+            limits::ELECTION_MS_MAX
+        ),
+    )
+}
+
+pub(super) fn clients(clients: &ClientsConfig) -> Result<(), Problem> {
+    within(
+        "clients.memory_bytes",
+        clients.memory_bytes,
+        limits::CLIENT_MEMORY_BYTES_MIN,
+        limits::CLIENT_MEMORY_BYTES_MAX,
+    )?;
+    if clients.idle_seconds == 0 {
+        return Ok(());
+    }
+    within(
+        "clients.idle_seconds",
+        clients.idle_seconds,
+        limits::IDLE_MIN.as_secs(),
+        limits::IDLE_SECONDS_MAX,
+    )
+}

@@ -1,0 +1,304 @@
+use super::{ConfigError, NodeConfig};
+use corelith_shards::{Compression, NodeId, Policy};
+
+const GOOD: &str = r#"
+[node]
+id = 2
+data_dir = "/var/lib/corelith"
+listen = "0.0.0.0:7411"
+pin = [0, 1]
+
+[cluster]
+name = "test"
+shards = 8
+nodes = [
+    { id = 1, host = "10.0.0.1", port = 7411, cores = 2 },
+    { id = 2, host = "10.0.0.2", port = 7411, cores = 2 },
+    { id = 3, host = "10.0.0.3", port = 7411 },
+]
+
+[storage]
+memtable_bytes = 33554432
+
+[raft]
+heartbeat_ms = 200
+election_ms = 1000
+"#;
+
+fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::parse("c.toml", text)
+}
+
+#[test]
+fn a_good_file_is_read() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.id, NodeId(2));
+    assert_eq!(config.cores, 2);
+    assert_eq!(config.listen.host, "0.0.0.0");
+    assert_eq!(config.pin, [0, 1]);
+    assert_eq!(config.cluster.replica_count(), 3);
+    assert_eq!(config.cluster.nodes[2].cores, 1);
+    assert_eq!(config.storage.segment_bytes, 64 << 20);
+    assert_eq!(config.raft.election_ms, 1000);
+}
+
+#[test]
+fn storage_is_configured_by_name_and_the_reserve_follows_the_memtable() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.storage.reserve(), 3 * (32 << 20) + (64 << 20));
+    let keys = "33554432\ncompaction = \"tiered\"\ncompression = \"lz4\"\nreserve_bytes = 0\n\
+                value_threshold_bytes = 0\nscrub_bytes_per_second = 0";
+    let storage = parse(&GOOD.replace("33554432", keys)).unwrap().storage;
+    assert_eq!(storage.compaction, Policy::Tiered);
+    assert_eq!(storage.compression, Compression::Lz4);
+    assert_eq!(storage.reserve(), 0);
+    assert_eq!(storage.value_threshold_bytes, 0);
+    assert_eq!(storage.scrub_bytes_per_second, 0);
+}
+
+#[test]
+fn listen_defaults_to_the_entry() {
+    let config = parse(&GOOD.replace("listen = \"0.0.0.0:7411\"\n", "")).unwrap();
+    assert_eq!(
+        (config.listen.host.as_str(), config.listen.port),
+        ("10.0.0.2", 7411)
+    );
+}
+
+#[test]
+fn the_cluster_id_follows_the_name() {
+    let one = parse(GOOD).unwrap().cluster.id();
+    let other = parse(&GOOD.replace("\"test\"", "\"prod\""))
+        .unwrap()
+        .cluster
+        .id();
+    assert_ne!(one, other);
+    assert_ne!(one, 0);
+}
+
+#[test]
+fn every_problem_names_the_key_and_what_is_allowed() {
+    // (replace, by, the error)
+    let table: &[(&str, &str, &str)] = &[
+        (
+            "id = 2\n",
+            "id = 9\n",
+            "c.toml: node.id: 9 is not in cluster.nodes, which lists 1, 2, 3",
+        ),
+        (
+            "/var/lib/corelith",
+            "data",
+            "c.toml: node.data_dir: \"data\" is not allowed: an absolute path, so that the node finds its data from any working directory",
+        ),
+        (
+            "0.0.0.0:7411",
+            "7411",
+            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\"",
+        ),
+        (
+            "0.0.0.0:7411",
+            "0.0.0.0:65535",
+            "c.toml: node.listen: 65535 is not allowed: 1 to 65534, since each of the 2 cores listens on the next port",
+        ),
+        (
+            "pin = [0, 1]",
+            "pin = [0]",
+            "c.toml: node.pin: 1 CPUs are given for 2 cores: one CPU for each core, or none",
+        ),
+        (
+            "pin = [0, 1]",
+            "pin = [1, 1]",
+            "c.toml: node.pin: CPU 1 is given twice: each core needs one of its own",
+        ),
+        (
+            "\"test\"",
+            "\"a b\"",
+            "c.toml: cluster.name: \"a b\" is not allowed: 1 to 64 letters, digits, `-`, `_` or `.`",
+        ),
+        (
+            "shards = 8",
+            "shards = 0",
+            "c.toml: cluster.shards: 0 is not allowed: 1 to 4096",
+        ),
+        (
+            "shards = 8",
+            "shards = 8\nreplicas = 4",
+            "c.toml: cluster.replicas: 4 is not allowed: 1 to 3",
+        ),
+        (
+            "id = 3,",
+            "id = 1,",
+            "c.toml: cluster.nodes, id 1: id: listed twice; each node has an id of its own",
+        ),
+        (
+            "id = 3,",
+            "id = 0,",
+            "c.toml: cluster.nodes: id: 0 is not allowed: ids count from 1",
+        ),
+        (
+            "10.0.0.3\", port = 7411",
+            "10.0.0.1\", port = 7412",
+            "c.toml: cluster.nodes, id 3: port: 7412 to 7412 overlap the ports 7411 to 7412 of node 1 on the same host: each core of each node needs a port of its own",
+        ),
+        (
+            "\"10.0.0.3\"",
+            "\"10.0.0.3/24\"",
+            "c.toml: cluster.nodes, id 3: host: \"10.0.0.3/24\" is not allowed: a host name or an IP address, without a port",
+        ),
+        (
+            "33554432",
+            "1",
+            "c.toml: storage.memtable_bytes: 1 is not allowed: 1048576 to 4294967296",
+        ),
+        (
+            "33554432",
+            "33554432\nsegment_bytes = 20000000",
+            "c.toml: storage.segment_bytes: 20000000 is not allowed: a multiple of 1048576",
+        ),
+        (
+            "33554432",
+            "33554432\nvalue_segment_bytes = 17000000",
+            "c.toml: storage.value_segment_bytes: 17000000 is not allowed: a multiple of 1048576",
+        ),
+        (
+            "33554432",
+            "33554432\nvalue_segment_bytes = 1048576",
+            "c.toml: storage.value_segment_bytes: 1048576 is not allowed: 16777216 to 4294967296",
+        ),
+        (
+            "33554432",
+            "33554432\nvalue_threshold_bytes = 100",
+            "c.toml: storage.value_threshold_bytes: 100 is not allowed: 256 to 8388608, or 0 for none",
+        ),
+        (
+            "33554432",
+            "33554432\nreserve_bytes = 99999999999999",
+            "c.toml: storage.reserve_bytes: 99999999999999 is not allowed: 0 to 68719476736",
+        ),
+        (
+            "33554432",
+            "33554432\nscrub_bytes_per_second = 1",
+            "c.toml: storage.scrub_bytes_per_second: 1 is not allowed: 65536 to 1073741824, or 0 for none",
+        ),
+        (
+            "election_ms = 1000",
+            "election_ms = 300",
+            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000, at least five times raft.heartbeat_ms",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 200",
+            "c.toml: raft.heartbeat_ms: 200 is not allowed: 10 to 150, a fifth of raft.election_ms, which is 750 if it is not given",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 20000",
+            "c.toml: raft.heartbeat_ms: 20000 is not allowed: 10 to 10000",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "election_ms = 700",
+            "c.toml: raft.election_ms: 700 is not allowed: 750 to 60000, at least five times raft.heartbeat_ms",
+        ),
+    ];
+    for (replace, by, expected) in table {
+        assert!(GOOD.contains(replace), "{replace}");
+        let error = parse(&GOOD.replacen(replace, by, 1)).unwrap_err();
+        assert_eq!(error.to_string(), *expected);
+    }
+}
+
+#[test]
+fn a_cpu_that_does_not_exist_is_a_wrong_configuration() {
+    let online = "0-3\n";
+    assert_eq!(super::check::cpus(&[3, 0], online), Ok(()));
+    let (key, problem) = super::check::cpus(&[0, 99], online).unwrap_err();
+    assert_eq!(key, "node.pin");
+    assert_eq!(problem, "CPU 99 does not exist: this machine has 0-3");
+    // A kernel that does not tell refuses nothing here.
+    assert_eq!(super::check::cpus(&[99], ""), Ok(()));
+}
+
+#[test]
+fn lists_of_cpus_are_read_as_the_kernel_writes_them() {
+    let has = |online: &str, cpu| super::check::lists_cpu(online, cpu);
+    for (online, cpu, expected) in [
+        ("0\n", 0, Some(true)),
+        ("0-3\n", 3, Some(true)),
+        ("0-3", 4, Some(false)),
+        ("0-1,4,6-7", 4, Some(true)),
+        ("0-1,4,6-7", 5, Some(false)),
+        ("", 0, None),
+        ("?", 0, None),
+    ] {
+        assert_eq!(has(online, cpu), expected, "{online} {cpu}");
+    }
+}
+
+#[test]
+fn syntax_problems_name_line_and_key() {
+    let table: &[(&str, &str, &str)] = &[
+        (
+            "id = 2\n",
+            "id = \"two\"\n",
+            "c.toml, line 3, key `id`: invalid type: string \"two\", expected u64",
+        ),
+        (
+            "id = 2\n",
+            "id = 2\ncolour = 1\n",
+            "c.toml, line 4, key `colour`: unknown field `colour`, expected one of `id`, `data_dir`, `listen`, `pin`",
+        ),
+        ("id = 2\n", "", "c.toml, line 2: missing field `id`"),
+        (
+            "[raft]",
+            "[draft]",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`, `clients`",
+        ),
+        ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
+        (
+            "33554432",
+            "33554432\ncompaction = \"fast\"",
+            "c.toml, line 19, key `compaction`: unknown variant `fast`, expected `leveled` or `tiered`",
+        ),
+        (
+            "33554432",
+            "33554432\ncompression = \"zstd\"",
+            "c.toml, line 19, key `compression`: unknown variant `zstd`, expected `none` or `lz4`",
+        ),
+    ];
+    for (replace, by, expected) in table {
+        let error = parse(&GOOD.replacen(replace, by, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains('\n'));
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = NodeConfig::load("/nowhere/c.toml".as_ref()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read the configuration file /nowhere/c.toml: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_sample_is_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
+    let config = NodeConfig::load(path.as_ref()).unwrap();
+    assert_eq!(config.cluster.nodes.len(), 3);
+    let hosts = config.cluster.nodes.iter().map(|node| &node.host);
+    for host in hosts.chain([&config.listen.host]) {
+        let address: std::net::Ipv4Addr = host.parse().unwrap();
+        assert!(address.is_private(), "{host}: nobody is authenticated");
+    }
+    assert_eq!(
+        config.storage,
+        crate::node::config::StorageConfig::default()
+    );
+    assert_eq!(config.raft, crate::node::config::RaftConfig::default());
+}

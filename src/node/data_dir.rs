@@ -1,0 +1,5 @@
+//! What a node owns on disk: whose the directory is, and its shards.
+
+pub mod identity;
+pub mod inspect;
+pub mod on_disk;

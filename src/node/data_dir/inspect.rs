@@ -1,0 +1,59 @@
+//! Describing any file that a node has written.
+
+use crate::node::data_dir::identity::{self, Identity, IdentityError};
+use corelith_io::{BLOCK_SIZE, File};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Why a file cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// It is a file of a shard, or none of ours at all.
+    #[error(transparent)]
+    Shard(#[from] corelith_shards::Error),
+    /// It is a node's identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Reads, checks and describes the file at `path`: a node's identity, or a log segment, value log
+/// segment, sstable or manifest of a shard. Must run on a core.
+///
+/// # Errors
+/// What is damaged, and where; a file of a newer format or not of ours.
+pub async fn inspect(path: &Path) -> Result<String, InspectError> {
+    let file = File::open(path)
+        .await
+        .map_err(corelith_shards::Error::from)?;
+    let start = file
+        .read_at(0, BLOCK_SIZE)
+        .await
+        .map_err(corelith_shards::Error::from)?;
+    if start.starts_with(identity::MAGIC) {
+        return Ok(describe(&identity::decode(
+            &path.display().to_string(),
+            &start,
+        )?));
+    }
+    Ok(corelith_shards::inspect::inspect(path).await?)
+}
+
+fn describe(identity: &Identity) -> String {
+    let mut text = String::new();
+    let nodes: Vec<String> = identity.nodes.iter().map(ToString::to_string).collect();
+    let lines = [
+        ("kind", "identity of a data directory".to_owned()),
+        ("node", identity.node.to_string()),
+        ("cluster id", format!("{:016x}", identity.cluster_id)),
+        ("store id", format!("{:016x}", identity.store_id)),
+        ("cores", identity.cores.to_string()),
+        ("shards", identity.shards.to_string()),
+        ("replicas", identity.replicas.to_string()),
+        ("nodes", nodes.join(" ")),
+    ];
+    for (what, content) in lines {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{what}: {content}");
+    }
+    text
+}

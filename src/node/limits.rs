@@ -1,0 +1,210 @@
+//! Every bound of the node, in one place.
+
+use std::time::Duration;
+
+/// Nodes of a cluster.
+pub const NODES_MAX: usize = 64;
+/// Cores of a node.
+pub const CORES_MAX: u16 = 256;
+/// Shards of a cluster.
+pub const SHARDS_MAX: u32 = 4096;
+/// Replicas of a shard, if the configuration does not say.
+pub const REPLICAS_DEFAULT: u32 = 3;
+/// Replicas of a shard: each more costs a copy of everything and gains little.
+pub const REPLICAS_MAX: u32 = 7;
+/// Bytes of a cluster's name.
+pub const CLUSTER_NAME_LEN_MAX: usize = 64;
+
+/// Bounds of `storage.memtable_bytes`.
+pub const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
+/// See [`MEMTABLE_BYTES_MIN`].
+pub const MEMTABLE_BYTES_MAX: u64 = 4 << 30;
+/// Bounds of `storage.segment_bytes`: a segment holds at least one of the largest entries.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// See [`SEGMENT_BYTES_MIN`].
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Bounds of `storage.log_cache_bytes`.
+pub const LOG_CACHE_BYTES_MIN: u64 = 1 << 20;
+/// See [`LOG_CACHE_BYTES_MIN`].
+pub const LOG_CACHE_BYTES_MAX: u64 = 1 << 30;
+/// Bounds of `storage.block_cache_bytes`.
+pub const BLOCK_CACHE_BYTES_MIN: u64 = 1 << 20;
+/// See [`BLOCK_CACHE_BYTES_MIN`].
+pub const BLOCK_CACHE_BYTES_MAX: u64 = 64 << 30;
+/// Bounds of `storage.catch_up_bytes`.
+pub const CATCH_UP_BYTES_MIN: u64 = 1 << 20;
+/// See [`CATCH_UP_BYTES_MIN`].
+pub const CATCH_UP_BYTES_MAX: u64 = 64 << 30;
+/// Bounds of `storage.value_segment_bytes`: a segment holds at least one of the largest values.
+pub const VALUE_SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// See [`VALUE_SEGMENT_BYTES_MIN`].
+pub const VALUE_SEGMENT_BYTES_MAX: u64 = 4 << 30;
+/// Largest `storage.reserve_bytes`.
+pub const RESERVE_BYTES_MAX: u64 = 64 << 30;
+/// Bounds of `storage.scrub_bytes_per_second`, unless it is 0.
+pub const SCRUB_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// See [`SCRUB_BYTES_PER_SECOND_MIN`].
+pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
+/// How fast a shard is scrubbed unless configured: a terabyte in six days, a hundred gigabytes in 14
+/// hours. The 24 shards of the sample's nodes take 48 MiB/s of a device together, some 5 %.
+pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 2 << 20;
+/// Bounds of `raft.heartbeat_ms`.
+pub const HEARTBEAT_MS_MIN: u64 = 10;
+/// See [`HEARTBEAT_MS_MIN`].
+pub const HEARTBEAT_MS_MAX: u64 = 10_000;
+/// Largest `raft.election_ms`.
+pub const ELECTION_MS_MAX: u64 = 60_000;
+
+/// Locked memory of the rings of one core; the kernel default allows 8 MiB for all of a user's
+/// processes.
+pub const LOCKED_MEMORY_PER_CORE_BYTES: usize = 512 << 10;
+
+/// Open files of a node apart from its clients' connections, roughly.
+pub const OPEN_FILES_MIN: u64 = 16_384;
+/// Clients of one core; a smaller budget allows fewer.
+pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+/// Memory of a client's connection: its tasks, and the part of a frame that needs no permit.
+pub const CONNECTION_BYTES: usize = 4 << 10;
+/// Connections of one core that have not introduced themselves; the oldest goes for one more.
+pub const STRANGERS_PER_CORE_MAX: usize = 1024;
+/// Connections of each core of a peer. There is one, and one that is not known to be dead yet; the oldest goes for
+/// one more.
+pub const CONNECTIONS_PER_PEER_CORE_MAX: usize = 4;
+/// A client that was idle for less is never closed for want of places.
+pub const IDLE_MIN: Duration = Duration::from_secs(60);
+/// How long a client may be idle, unless configured.
+pub const IDLE_SECONDS_DEFAULT: u64 = 3600;
+/// Largest `clients.idle_seconds`.
+pub const IDLE_SECONDS_MAX: u64 = 30 * 86_400;
+/// Time a new connection has for its handshake.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Receive buffer of a connection that has not introduced itself yet.
+pub const HANDSHAKE_BUFFER_BYTES: usize = 4 << 10;
+/// Time a frame has to arrive completely once it has begun, and a batch of answers to be taken:
+/// a connection that sends or takes a byte a second is closed. Large ones get more, see
+/// [`TRANSFER_BYTES_PER_SECOND_MIN`].
+pub const TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
+/// Slowest connection that can move a large value in time.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// How often a core looks for connections that are past a deadline.
+pub const DEADLINE_SWEEP: Duration = Duration::from_millis(250);
+/// Requests of one connection that are not answered yet; beyond, its socket is not read.
+pub const IN_FLIGHT_PER_CONNECTION_MAX: u32 = 4096;
+/// Answers of one connection that wait for its socket, in bytes; beyond, it is not read.
+pub const ANSWERS_PER_CONNECTION_BYTES_MAX: usize = 1 << 20;
+/// Bounds of `clients.memory_bytes`: its share of long answers holds one of the longest.
+pub const CLIENT_MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// See [`CLIENT_MEMORY_BYTES_MIN`].
+pub const CLIENT_MEMORY_BYTES_MAX: u64 = 64 << 30;
+/// Memory for the clients of one core, unless configured.
+pub const CLIENT_MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+/// Memory of a request apart from its frame: its task or callbacks, and a short answer.
+pub const REQUEST_BYTES: usize = 1 << 10;
+/// Longest answer that a request has memory for without asking.
+pub const ANSWER_BYTES_COVERED: usize = 512;
+/// Bytes of an answer apart from its values.
+pub const ANSWER_HEAD_BYTES: usize = 192;
+/// Answers up to this length have a share of their own, so that longer ones do not keep them waiting.
+pub const ANSWER_BYTES_SMALL: usize = 64 << 10;
+/// Answers that one connection may have on their way, in bytes: two of the longest, one that is read while the
+/// other is written.
+pub const CREDIT_PER_CONNECTION_BYTES: usize = 17 << 20;
+/// Room that a forwarded get is given before its value's length is known.
+pub const FORWARDED_ANSWER_BYTES: usize = 8 << 10;
+/// With this much less in use than lately, freed memory is given back to the system.
+pub const TRIM_BYTES: usize = 24 << 20;
+/// What a client is told to wait after `Throttled`.
+pub const THROTTLED_RETRY_AFTER: Duration = Duration::from_millis(20);
+/// What one read brings at most, but for the rest of a long frame.
+pub const READ_BYTES: usize = 64 << 10;
+/// A part of a shorter frame is kept without a permit.
+pub const FRAME_BYTES_FREE: usize = 1 << 10;
+/// Longer frames are uploads, with a share of their own.
+pub const FRAME_BYTES_SMALL: usize = 64 << 10;
+/// Bytes given to a socket at once; how fast they are taken is looked at in between.
+pub const WRITE_PIECE_BYTES: usize = 256 << 10;
+/// A connection that is slower than [`TRANSFER_BYTES_PER_SECOND_MIN`] at so many looks in a row (3 s) is closed if
+/// others wait for what it holds ...
+pub const SLOW_LOOKS_MAX: u32 = 12;
+/// ... and one that stands still sooner, within a second.
+pub const STILL_LOOKS: u32 = 3;
+/// What a connection has to move between two looks.
+pub const TRANSFER_BYTES_PER_LOOK_MIN: u64 =
+    TRANSFER_BYTES_PER_SECOND_MIN * DEADLINE_SWEEP.as_millis() as u64 / 1000;
+/// Answer buffer that a connection starts with when an answer is ready.
+pub const ANSWER_BUFFER_BYTES: usize = 16 << 10;
+/// A longer one is freed instead of kept for the next connection.
+pub const ANSWER_BUFFER_BYTES_KEPT: usize = 256 << 10;
+/// Idle answer buffers of a core.
+pub const ANSWER_BUFFERS_KEPT: usize = 32;
+/// Connections of a core whose refusal is logged, in each of ...
+pub const REJECTIONS_LOGGED_MAX: u32 = 10;
+/// ... these spans.
+pub const REJECTIONS_LOGGED_EVERY: Duration = Duration::from_secs(10);
+/// Frames dispatched before other tasks may run.
+pub const FRAMES_PER_TURN: usize = 32;
+/// Reads from disk under way for clients of one core. Each may bring some blocks of an index into memory, beside
+/// the value that the budget knows of.
+pub const DISK_READS_PER_CORE_MAX: usize = 32;
+/// Reads that wait for their turn at the disk.
+pub const DISK_READS_WAITING_MAX: usize = 16_384;
+/// Scans of several pages whose view a core keeps; beyond, the oldest must start again.
+pub const SCAN_VIEWS_PER_CORE_MAX: usize = 1024;
+/// How long the view of a scan is kept for its next page.
+pub const SCAN_VIEW_KEPT: Duration = Duration::from_secs(30);
+
+/// Batches that wait in the channel from one core to another.
+pub const MESH_BATCHES_MAX: usize = 256;
+/// Forwarded requests that wait for room in that channel; beyond, they are answered `Throttled`.
+pub const MESH_WAITING_MAX: usize = 16_384;
+
+/// Most bytes of what a node says of itself, its shards and their damage aside.
+pub const STATUS_BYTES: usize = 1 << 10;
+/// Most bytes of what it says of one shard.
+pub const STATUS_SHARD_BYTES: usize = 128;
+/// Most bytes of what it says of the storage of one shard, damage aside.
+pub const STORAGE_SHARD_BYTES: usize = 1 << 10;
+/// How long a core waits for what the others say of their shards.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(1);
+/// Pause after an accept that failed for want of descriptors or memory ...
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// ... or for the so-manieth time in a row, and it is not known why.
+pub const ACCEPT_FAILURES_MAX: u32 = 100;
+/// How long open connections may take to write their last answers when the node stops.
+pub const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Time that a stop has for closing everything in order, before the process ends anyway.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// A signal this long after the one that began the stop ends the process at once.
+pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(500);
+/// Exit code of a process that could not stop in order.
+pub const EXIT_CODE_GAVE_UP: i32 = 5;
+/// Shards of a core that are opened at once.
+pub const SHARDS_OPENED_AT_ONCE: usize = 8;
+/// How often a starting core looks whether its shards have leaders.
+pub const READY_POLL: Duration = Duration::from_millis(10);
+
+const _: () = assert!(MEMTABLE_BYTES_MIN < MEMTABLE_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_MIN < SEGMENT_BYTES_MAX);
+const _: () =
+    assert!(VALUE_SEGMENT_BYTES_MIN >= 2 * corelith_shards::limits::VALUE_BYTES_MAX as u64);
+const _: () = assert!(VALUE_SEGMENT_BYTES_MAX <= corelith_shards::limits::VLOG_SEGMENT_BYTES_MAX);
+const _: () = assert!(2 * MEMTABLE_BYTES_MAX + SEGMENT_BYTES_MAX <= RESERVE_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_MS_MAX * 5 <= ELECTION_MS_MAX);
+const _: () = assert!(CLIENT_MEMORY_BYTES_MIN <= CLIENT_MEMORY_BYTES_DEFAULT);
+/// The smallest shares hold the longest frame and the longest answer.
+const _: () = assert!(
+    CLIENT_MEMORY_BYTES_MIN as usize / 4
+        >= corelith_wire::limits::HEADER_BYTES
+            + corelith_wire::limits::SCAN_REPLY_BYTES_MAX
+            + REQUEST_BYTES
+);
+const _: () = assert!(ANSWER_BYTES_COVERED >= ANSWER_HEAD_BYTES);
+const _: () = assert!(REQUEST_BYTES >= ANSWER_BYTES_COVERED);
+const _: () = assert!(FRAME_BYTES_SMALL <= READ_BYTES);
+const _: () = assert!(FRAME_BYTES_FREE < CONNECTION_BYTES);
+const _: () = assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
+const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
+const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
+const _: () =
+    assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);

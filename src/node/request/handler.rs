@@ -1,0 +1,508 @@
+//! Requests about shards of this core: wire to domain, and back.
+//!
+//! A put goes to its group with a callback, a get whose key is in memory is answered at once: no
+//! task is started for either. Only reads that must wait for a disk or for a confirmation of the
+//! leadership wait in a task or callback of their own.
+
+use super::answers::{Reply, failed, throttled};
+use super::scan_views::ScanViews;
+use super::slow_read::{DiskTurn, SlowRead};
+use crate::node::limits;
+use crate::node::local::LocalGroups;
+use bytes::Bytes;
+use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
+use corelith_io::sync::semaphore::Semaphore;
+use corelith_shards::{Found, FoundHead, LogIndex, Lookup, ScanRange, ShardId};
+use corelith_wire::limits as wire_limits;
+use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
+use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
+use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// Handles the requests about one core's shards. Belongs to one core.
+pub(crate) struct Handler {
+    shard_count: u32,
+    groups: Rc<LocalGroups>,
+    pub(super) disk: Semaphore,
+    pub(super) waiting_for_disk: Cell<usize>,
+    scan_views: ScanViews,
+}
+
+impl Handler {
+    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>) -> Rc<Self> {
+        Rc::new(Self {
+            shard_count,
+            groups,
+            disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
+            waiting_for_disk: Cell::new(0),
+            scan_views: ScanViews::default(),
+        })
+    }
+
+    /// Lets go of what was kept for scans that did not go on.
+    pub(crate) fn sweep(&self) {
+        self.scan_views.sweep(corelith_io::now());
+    }
+
+    /// Handles a request and sends its answer, now or later.
+    pub(crate) fn handle(self: &Rc<Self>, frame: Frame, reply: Reply) {
+        let shard = frame.header.head.shard;
+        let Some(group) = self.groups.get(shard) else {
+            // The router sends only what belongs here.
+            return reply.send(&failed(Failure::WrongNode));
+        };
+        let refused = match frame.header.head.kind {
+            Kind::WRITE => return self.write(group, frame.into_payload(), reply),
+            Kind::GET => return self.get(group, &frame, reply),
+            Kind::SCAN => return self.scan(group, &frame, reply),
+            Kind::OPEN_SESSION => match OpenSession::parse(frame.body()) {
+                Ok(_) => return open_session(group, frame.into_payload(), reply),
+                Err(error) => decode_failure(error),
+            },
+            _ => Failure::Malformed,
+        };
+        reply.send(&failed(refused));
+    }
+
+    fn write(&self, group: &Group, payload: Bytes, reply: Reply) {
+        let refused = match WriteCommand::parse(&payload) {
+            Err(error) => Some(decode_failure(error)),
+            Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
+            Ok(command) if command.operation == Operation::Put => no_room(group),
+            Ok(_) => None,
+        };
+        match refused {
+            Some(failure) => reply.send(&failed(failure)),
+            None => group.submit(payload, move |result| reply.send(&write_answer(result))),
+        }
+    }
+
+    /// Whether `key` is a key, and one of `shard`.
+    fn belongs(&self, key: &[u8], shard: ShardId) -> bool {
+        !key.is_empty() && placement::shard_of(key, self.shard_count).0 == shard.0
+    }
+
+    fn get(self: &Rc<Self>, group: &Group, frame: &Frame, reply: Reply) {
+        let key = match GetRequest::parse(frame.body()) {
+            Ok(request) if self.belongs(request.key, group.shard()) => request.key,
+            Ok(_) => return reply.send(&failed(Failure::Malformed)),
+            Err(error) => return reply.send(&failed(decode_failure(error))),
+        };
+        let read = if frame.header.flags.contains(Flags::WITHOUT_VALUES) {
+            Self::read_head
+        } else {
+            Self::read
+        };
+        if let Some(point) = group.try_read_point() {
+            return read(self, group, point, key, reply);
+        }
+        let handler = Rc::clone(self);
+        let group_then = group.clone();
+        let key = Bytes::copy_from_slice(key);
+        group.on_read_point(move |point| match point {
+            Ok(point) => read(&handler, &group_then, point, &key, reply),
+            Err(error) => reply.send(&failed(read_failure(&error))),
+        });
+    }
+
+    /// Answers a get without value from what is applied at `point` or later.
+    fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
+        let search = match group.engine().look_up(key).into_head() {
+            Ok(found) => return reply.send(&head_answer(point, found)),
+            Err(search) => search,
+        };
+        let Some(turn) = DiskTurn::new(self) else {
+            return reply.send(&throttled());
+        };
+        let key = Bytes::copy_from_slice(key);
+        let engine = group.engine().clone();
+        corelith_io::spawn_urgent(async move {
+            let _turn = turn.take().await;
+            let answer = match engine.search(&key, search).await {
+                Ok(sought) => head_answer(point, sought.into_head()),
+                Err(error) => failed(storage_failure(&error)),
+            };
+            reply.send(&answer);
+        });
+    }
+
+    /// Answers a get from what is applied at `point` or later.
+    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
+        let lookup = group.engine().look_up(key);
+        if let Lookup::Found(found) = &lookup {
+            let len = found.as_ref().map_or(0, |found| found.value.len());
+            if reply.try_reserve(len) {
+                let Lookup::Found(found) = lookup else { return };
+                return reply.send(&get_answer(point, found));
+            }
+        }
+        let Some(turn) = DiskTurn::new(self) else {
+            return reply.send(&throttled());
+        };
+        if let Lookup::Stored(stored) = &lookup {
+            // If there is no room the connection is known to wait for it from here on.
+            reply.try_reserve(stored.value_len());
+        }
+        let read = SlowRead {
+            engine: group.engine().clone(),
+            key: Bytes::copy_from_slice(key),
+            turn,
+        };
+        corelith_io::spawn_urgent(async move {
+            match read.run(lookup, &mut reply).await {
+                Some(Ok(found)) => reply.send(&get_answer(point, found)),
+                Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
+                None => {}
+            }
+        });
+    }
+
+    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, mut reply: Reply) {
+        let request = match ScanRequest::parse(frame.body()) {
+            Ok(request) => request,
+            Err(error) => return reply.send(&failed(decode_failure(error))),
+        };
+        let scan = Scan {
+            range: ScanRange {
+                start: Bytes::copy_from_slice(request.start),
+                end: Bytes::copy_from_slice(request.end),
+            },
+            at: (request.at_version != 0).then_some(LogIndex(request.at_version)),
+            items_max: request.limit_items.max(1) as usize,
+            bytes_max: request.max_bytes as usize,
+            heads: frame.header.flags.contains(Flags::WITHOUT_VALUES),
+        };
+        let handler = Rc::clone(self);
+        let group = group.clone();
+        corelith_io::spawn(async move {
+            // Room for what was asked for, and then for a longer first item.
+            let mut first_max = scan.bytes_max;
+            loop {
+                let bytes = scan.bytes_max.max(first_max);
+                if !reply.reserve(bytes + scan.table_bytes()).await {
+                    return;
+                }
+                match handler.page(&group, &scan, first_max).await {
+                    Ok(Paged::Page(answer)) => return reply.send(&answer),
+                    Ok(Paged::TooLong(bytes)) => first_max = bytes,
+                    Err(failure) => return reply.send(&failed(failure)),
+                }
+            }
+        });
+    }
+
+    async fn page(&self, group: &Group, scan: &Scan, first_max: usize) -> Result<Paged, Failure> {
+        let point = group.read_barrier().await;
+        let point = point.map_err(|error| read_failure(&error))?;
+        let _permit = self.disk.acquire(1).await;
+        let engine = group.engine();
+        // What is applied now is at least the read point, and stays as it is seen from here on.
+        let view = engine.pin();
+        let at = scan.at.unwrap_or_else(|| view.at());
+        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
+        let head = PageHead { point, at };
+        let (more, answer) = if scan.heads {
+            let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            (page.more, Answer::ScanHeads(head.with(page, scan_head)))
+        } else {
+            let page = engine.scan_within(range, Some(at), items_max, bytes_max, first_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            if let Some(bytes) = page.too_long {
+                return Ok(Paged::TooLong(bytes));
+            }
+            (page.more, Answer::ScanPage(head.with(page, scan_item)))
+        };
+        if scan.at.is_none() && more {
+            self.scan_views.keep(group.shard(), view);
+        } else if more {
+            self.scan_views.use_again(group.shard(), at);
+        }
+        Ok(Paged::Page(answer))
+    }
+}
+
+/// Where in the shard's history a page was read.
+struct PageHead {
+    point: ReadPoint,
+    at: LogIndex,
+}
+
+impl PageHead {
+    /// `page` as it is sent.
+    fn with<T, U>(self, page: corelith_shards::ScanPage<T>, item: fn(T) -> U) -> ScanPage<U> {
+        ScanPage {
+            meta: ReplyMeta {
+                term: self.point.term.0,
+                index: self.at.0,
+            },
+            at_version: self.at.0,
+            more: page.more,
+            items: page.items.into_iter().map(item).collect(),
+        }
+    }
+}
+
+fn scan_item(item: corelith_shards::Item) -> ScanItem {
+    ScanItem {
+        key: item.key,
+        version: item.found.version.0,
+        value: item.found.value,
+    }
+}
+
+fn scan_head(item: corelith_shards::ItemHead) -> ScanHead {
+    ScanHead {
+        key: item.key,
+        version: item.found.version.0,
+        value_len: wire_len(item.found.len),
+    }
+}
+
+/// The length of a value as a page states it.
+fn wire_len(len: u64) -> u32 {
+    match u32::try_from(len) {
+        Ok(len) => len,
+        Err(_) => unreachable!("a value of {len} bytes is above the limit of values"),
+    }
+}
+
+/// Why the shard takes no new values, if it takes none.
+fn no_room(group: &Group) -> Option<Failure> {
+    if group.is_disk_full() {
+        Some(Failure::DiskFull)
+    } else {
+        group.is_full().then_some(Failure::ShardFull)
+    }
+}
+
+/// What reading a page gave.
+enum Paged {
+    Page(Answer),
+    /// Its first item has this many bytes: it was not read.
+    TooLong(usize),
+}
+
+struct Scan {
+    range: ScanRange,
+    at: Option<LogIndex>,
+    items_max: usize,
+    bytes_max: usize,
+    /// Without values.
+    heads: bool,
+}
+
+impl Scan {
+    /// Most bytes of the item table.
+    fn table_bytes(&self) -> usize {
+        self.items_max * wire_limits::SCAN_ITEM_BYTES
+    }
+}
+
+fn open_session(group: &Group, payload: Bytes, reply: Reply) {
+    group.submit_open_session(payload, move |result| reply.send(&write_answer(result)));
+}
+
+fn get_answer(point: ReadPoint, found: Option<Found>) -> Answer {
+    let meta = ReplyMeta {
+        term: point.term.0,
+        index: point.index.0,
+    };
+    match found {
+        Some(Found { version, value }) => Answer::Value {
+            // The value may be newer than the read point.
+            meta: ReplyMeta {
+                index: meta.index.max(version.0),
+                ..meta
+            },
+            version: version.0,
+            value,
+        },
+        None => Answer::NotFound { meta },
+    }
+}
+
+fn head_answer(point: ReadPoint, found: Option<FoundHead>) -> Answer {
+    let (term, index) = (point.term.0, point.index.0);
+    match found {
+        Some(FoundHead { version, len }) => Answer::Head {
+            // The value may be newer than the read point.
+            meta: ReplyMeta {
+                term,
+                index: index.max(version.0),
+            },
+            version: version.0,
+            value_len: len,
+        },
+        None => Answer::NotFound {
+            meta: ReplyMeta { term, index },
+        },
+    }
+}
+
+fn write_answer(result: Result<WriteReply, GroupError>) -> Answer {
+    let reply = match result {
+        Ok(reply) => reply,
+        Err(error) => return failed(write_failure(&error)),
+    };
+    let meta = ReplyMeta {
+        term: reply.at.term.0,
+        index: reply.at.index.0,
+    };
+    let failure = match reply.outcome {
+        Outcome::Applied { version } => {
+            return Answer::Written {
+                meta,
+                version: version.0,
+            };
+        }
+        Outcome::Conflict { current } => {
+            return Answer::Conflict {
+                meta,
+                current: current.map_or(0, |version| version.0),
+            };
+        }
+        Outcome::SessionOpened { session } => return Answer::SessionOpened { meta, session },
+        Outcome::SessionExpired => Failure::SessionExpired,
+        Outcome::Stale => Failure::Stale,
+        Outcome::WindowFull => Failure::WindowFull,
+        Outcome::Malformed | Outcome::Internal => Failure::Malformed,
+    };
+    Answer::Failure { meta, failure }
+}
+
+fn decode_failure(error: DecodeError) -> Failure {
+    match error {
+        DecodeError::TooLarge { limit, .. } => Failure::TooLarge {
+            limit: limit as u64,
+        },
+        DecodeError::Malformed { .. } => Failure::Malformed,
+    }
+}
+
+/// The failure of a read: it changes nothing in any case.
+fn read_failure(error: &GroupError) -> Failure {
+    match write_failure(error) {
+        Failure::Unavailable { reason, .. } => Failure::Unavailable {
+            reason,
+            nothing_done: true,
+        },
+        other => other,
+    }
+}
+
+fn write_failure(error: &GroupError) -> Failure {
+    let unavailable = |reason, nothing_done| Failure::Unavailable {
+        reason,
+        nothing_done,
+    };
+    match error {
+        GroupError::NotLeader { leader } => Failure::NotLeader {
+            leader: leader.map_or(0, |node| node.0),
+        },
+        GroupError::LeadershipLost { .. } => unavailable(Reason::LeadershipLost, false),
+        GroupError::Unavailable => unavailable(Reason::NoQuorum, true),
+        GroupError::Throttled => Failure::Throttled {
+            retry_after_ms: u32::try_from(limits::THROTTLED_RETRY_AFTER.as_millis())
+                .unwrap_or(u32::MAX),
+        },
+        GroupError::Malformed => Failure::Malformed,
+        // It may have failed while the write was on its way.
+        GroupError::Storage => unavailable(Reason::StorageFailed, false),
+        GroupError::Shutdown => unavailable(Reason::Stopping, false),
+    }
+}
+
+/// The failure of a read from storage.
+fn storage_failure(error: &corelith_shards::Error) -> Failure {
+    if matches!(error, corelith_shards::Error::SequenceGone { .. }) {
+        return Failure::VersionGone;
+    }
+    tracing::error!(%error, "a read from storage failed");
+    if error.is_corrupt() {
+        return Failure::Corrupt;
+    }
+    Failure::Unavailable {
+        reason: Reason::StorageFailed,
+        nothing_done: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read_failure, write_answer, write_failure};
+    use corelith_consensus::{Decided, GroupError, Outcome, WriteReply};
+    use corelith_shards::{LogIndex, NodeId, Term};
+    use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta};
+
+    #[test]
+    fn outcomes_become_answers() {
+        let at = Decided {
+            term: Term(3),
+            index: LogIndex(9),
+        };
+        let meta = ReplyMeta { term: 3, index: 9 };
+        let failure = |failure| Answer::Failure { meta, failure };
+        let table = [
+            (
+                Outcome::Applied {
+                    version: LogIndex(7),
+                },
+                Answer::Written { meta, version: 7 },
+            ),
+            (
+                Outcome::Conflict { current: None },
+                Answer::Conflict { meta, current: 0 },
+            ),
+            (
+                Outcome::Conflict {
+                    current: Some(LogIndex(4)),
+                },
+                Answer::Conflict { meta, current: 4 },
+            ),
+            (
+                Outcome::SessionOpened { session: 9 },
+                Answer::SessionOpened { meta, session: 9 },
+            ),
+            (Outcome::SessionExpired, failure(Failure::SessionExpired)),
+            (Outcome::Stale, failure(Failure::Stale)),
+            (Outcome::WindowFull, failure(Failure::WindowFull)),
+        ];
+        for (outcome, expected) in table {
+            assert_eq!(write_answer(Ok(WriteReply { at, outcome })), expected);
+        }
+    }
+
+    #[test]
+    fn only_certain_failures_say_that_nothing_was_done() {
+        let nothing_done = |failure| match failure {
+            Failure::Unavailable { nothing_done, .. } => Some(nothing_done),
+            _ => None,
+        };
+        let table = [
+            (GroupError::NotLeader { leader: None }, None),
+            (GroupError::LeadershipLost { leader: None }, Some(false)),
+            (GroupError::Unavailable, Some(true)),
+            (GroupError::Throttled, None),
+            (GroupError::Storage, Some(false)),
+            (GroupError::Shutdown, Some(false)),
+        ];
+        for (error, expected) in table {
+            assert_eq!(nothing_done(write_failure(&error)), expected, "{error}");
+            assert_ne!(nothing_done(read_failure(&error)), Some(false), "{error}");
+        }
+        let leader = Some(NodeId(5));
+        assert_eq!(
+            write_failure(&GroupError::NotLeader { leader }),
+            Failure::NotLeader { leader: 5 }
+        );
+        assert!(matches!(
+            write_failure(&GroupError::Unavailable),
+            Failure::Unavailable {
+                reason: Reason::NoQuorum,
+                ..
+            }
+        ));
+    }
+}

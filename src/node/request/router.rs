@@ -1,0 +1,204 @@
+//! Where a request goes: to this core's handler, to another core, or straight back.
+
+use super::answers::{Reply, failed};
+use super::budget::Claim;
+use super::connection::Connection;
+use super::forward::Forwards;
+use super::handler::Handler;
+use crate::node::admin::status::NodeStatus;
+use crate::node::cluster::placement::{Home, Placement};
+use crate::node::local::LocalGroups;
+use crate::node::mesh::{Mesh, Message};
+use corelith_io::sync::semaphore::Permit;
+use corelith_wire::map::ClusterMap;
+use corelith_wire::response::{self, Answer, Failure, Reason};
+use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What to do with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// This core owns the shard.
+    Here,
+    /// Another core of this node does.
+    Core(u16),
+    /// Tell the state of the whole node.
+    Status,
+    /// Tell the state of the whole node's storage.
+    Storage,
+    /// Tell the cluster map.
+    Describe,
+    /// The client's map is old: send the newer one.
+    OldMap,
+    /// This node's map is old: it must not answer for the shard.
+    NewMap,
+    /// The shard is on other nodes only.
+    WrongNode,
+    /// There is no such shard.
+    NoShard,
+}
+
+fn route(placement: &Placement, core: u16, head: &Head) -> Route {
+    match head.kind {
+        Kind::STATUS => return Route::Status,
+        Kind::STORAGE => return Route::Storage,
+        Kind::DESCRIBE => return Route::Describe,
+        _ => {}
+    }
+    if head.epoch.0 < placement.epoch {
+        return Route::OldMap;
+    }
+    if head.epoch.0 > placement.epoch {
+        return Route::NewMap;
+    }
+    match placement.home(core, head.shard) {
+        Home::Here => Route::Here,
+        Home::OtherCore(other) => Route::Core(other),
+        Home::OtherNode(_) => Route::WrongNode,
+        Home::Nowhere => Route::NoShard,
+    }
+}
+
+/// Sends every request of a core's clients on its way. Belongs to one core.
+pub(crate) struct Router {
+    pub(crate) core: u16,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) map: Rc<ClusterMap>,
+    /// See [`map_bytes`].
+    pub(crate) map_bytes: usize,
+    pub(crate) handler: Rc<Handler>,
+    pub(crate) mesh: Rc<Mesh>,
+    pub(crate) forwards: Rc<Forwards>,
+    pub(crate) groups: Rc<LocalGroups>,
+    pub(crate) status: Rc<NodeStatus>,
+}
+
+impl Router {
+    /// Sends `frame` on its way, which holds `permit` of the budget; its answer goes to `connection`.
+    pub(super) fn dispatch(&self, connection: &Rc<Connection>, frame: Frame, permit: Permit) {
+        connection.admit();
+        let head = frame.header.head;
+        let claim = Claim::new(permit);
+        let connection = Rc::clone(connection);
+        let there = route(&self.placement, self.core, &head);
+        if let Route::Core(core) = there {
+            return self.forwards.forward(core, frame, connection, claim);
+        }
+        let reply = Reply::local(connection, head, claim);
+        match there {
+            Route::Here => self.handler.handle(frame, reply),
+            Route::Status => self.tell_status(reply),
+            Route::Storage => self.tell_storage(reply),
+            Route::Describe => self.send_map(reply, Answer::Map),
+            Route::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
+            Route::NewMap => reply.send(&failed(Failure::Unavailable {
+                reason: Reason::Starting,
+                nothing_done: true,
+            })),
+            Route::WrongNode => reply.send(&failed(Failure::WrongNode)),
+            Route::NoShard | Route::Core(_) => reply.send(&failed(Failure::Malformed)),
+        }
+    }
+
+    fn send_map(&self, reply: Reply, answer: fn(ClusterMap) -> Answer) {
+        let map = Rc::clone(&self.map);
+        reply.send_with(self.map_bytes, move || answer(ClusterMap::clone(&map)));
+    }
+
+    fn tell_status(&self, mut reply: Reply) {
+        let status = Rc::clone(&self.status);
+        corelith_io::spawn(async move {
+            if reply.reserve(status.status_bytes_max()).await {
+                reply.send(&status.status().await);
+            }
+        });
+    }
+
+    fn tell_storage(&self, mut reply: Reply) {
+        let status = Rc::clone(&self.status);
+        corelith_io::spawn(async move {
+            if reply.reserve(status.storage_bytes_max()).await {
+                reply.send(&status.storage().await);
+            }
+        });
+    }
+
+    /// Takes what another core says. Does not wait.
+    pub(crate) fn hear(&self, message: Message) {
+        match message {
+            Message::Request { origin, frame } => {
+                let reply = Reply::remote(Rc::clone(&self.mesh), origin);
+                self.handler.handle(frame, reply);
+            }
+            Message::Reserve {
+                request,
+                len,
+                granted,
+            } => self.forwards.reserve(request, len, granted),
+            Message::Answer { request, answer } => self.forwards.answered(request, &answer),
+            Message::Question(question) => question(self.core, &self.groups),
+        }
+    }
+}
+
+/// Bytes of the cluster's map in an answer.
+pub(crate) fn map_bytes(map: &ClusterMap) -> usize {
+    let mut out = Outbox::default();
+    let head = Head {
+        kind: Kind::MAP,
+        request_id: RequestId(0),
+        shard: ShardId(0),
+        epoch: Epoch(0),
+    };
+    response::encode(&mut out, head, &Answer::Map(map.clone()));
+    out.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Route, route};
+    use crate::node::cluster::placement::Placement;
+    use crate::node::config::NodeConfig;
+    use corelith_wire::{Epoch, Head, Kind, RequestId, ShardId};
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn routes() {
+        // Shard s is on the nodes (s + 0..2) mod 3; this is node 1 with two cores.
+        let nodes =
+            "[{id=1,host=\"h\",port=1,cores=2},{id=2,host=\"i\",port=1},{id=3,host=\"j\",port=1}]";
+        let text = format!(
+            "node = {{ id = 1, data_dir = \"/d\" }}\n\
+             cluster = {{ name = \"c\", shards = 6, replicas = 2, nodes = {nodes} }}"
+        );
+        let config = NodeConfig::parse("t", &text).unwrap();
+        let resolve = |_: &str, port| Ok::<_, Infallible>(SocketAddr::from(([10, 0, 0, 1], port)));
+        let placement = Placement::new(&config, resolve).unwrap();
+        let table = [
+            // (core, kind, shard, epoch, route)
+            (0, Kind::GET, 0, 1, Route::Here),
+            (1, Kind::GET, 0, 1, Route::Core(0)),
+            (0, Kind::WRITE, 3, 1, Route::Core(1)),
+            (1, Kind::WRITE, 3, 1, Route::Here),
+            (0, Kind::WRITE, 1, 1, Route::WrongNode),
+            (0, Kind::SCAN, 6, 1, Route::NoShard),
+            (0, Kind::SCAN, u32::MAX, 1, Route::NoShard),
+            (0, Kind::GET, 0, 0, Route::OldMap),
+            (0, Kind::GET, 0, 2, Route::NewMap),
+            (0, Kind::STATUS, 99, 0, Route::Status),
+            (1, Kind::STORAGE, 99, 0, Route::Storage),
+            (0, Kind::DESCRIBE, 99, 7, Route::Describe),
+        ];
+        for (core, kind, shard, epoch, expected) in table {
+            let head = Head {
+                kind,
+                request_id: RequestId(1),
+                shard: ShardId(shard),
+                epoch: Epoch(epoch),
+            };
+            assert_eq!(route(&placement, core, &head), expected, "{core} {head:?}");
+        }
+    }
+}

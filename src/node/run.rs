@@ -1,0 +1,270 @@
+//! Running a node, or several, in this process: from the configuration to the last core's end.
+
+pub mod core;
+mod systemd;
+
+use crate::node::cluster::placement::Placement;
+use crate::node::config::NodeConfig;
+use crate::node::error::NodeError;
+use crate::node::limits;
+use core::{CoreEvent, CoreEventKind};
+use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs the node configured in the file at `config` until a signal (SIGTERM, SIGINT) stops it.
+///
+/// # Errors
+/// One sentence about what keeps it from running.
+pub fn run(config: &Path) -> Result<(), NodeError> {
+    let config = NodeConfig::load(config)?;
+    let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
+    // Before the probe, which creates the data directory.
+    refuse_taken_ports(std::slice::from_ref(&config), instead)?;
+    let cores = usize::from(config.cores);
+    corelith_io::probe::probe(
+        &config.data_dir,
+        cores,
+        limits::LOCKED_MEMORY_PER_CORE_BYTES,
+    )?;
+    let line = format!(
+        "ready: node {} of cluster {} serves {}:{}",
+        config.id.0, config.cluster.name, config.listen.host, config.listen.port
+    );
+    supervise(vec![config], instead, || {
+        say(&line);
+        systemd::notify("READY=1");
+    })
+}
+
+/// Refuses ports that are taken, before anything is created. Whoever takes one after that is met when
+/// the core listens.
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked at before the first core starts"
+)]
+pub(crate) fn refuse_taken_ports(
+    nodes: &[NodeConfig],
+    instead: &'static str,
+) -> Result<(), NodeError> {
+    for node in nodes {
+        let first = resolve(&node.listen.host, node.listen.port)?;
+        for core in 0..node.cores {
+            let port = node.listen.port.saturating_add(core);
+            let address = SocketAddr::new(first.ip(), port);
+            // What else may be wrong with an address is told by the core that listens.
+            if let Err(error) = std::net::TcpListener::bind(address)
+                && error.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Err(NodeError::PortInUse {
+                    host: first.ip().to_string(),
+                    port,
+                    instead,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Prints a line for the user. That nobody reads it must not stop a node.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Runs nodes until a signal stops them or one of them fails; calls `ready` once all their shards
+/// have leaders.
+pub(crate) fn supervise(
+    nodes: Vec<NodeConfig>,
+    instead: &'static str,
+    ready: impl FnOnce(),
+) -> Result<(), NodeError> {
+    let system = |what| move |source| NodeError::System { what, source };
+    raise_open_files_limit(&nodes);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the signal handling"))?
+        .block_on(async move {
+            let mut signals = Signals::new().map_err(system("handle signals"))?;
+            let cores: usize = nodes.iter().map(|node| usize::from(node.cores)).sum();
+            let (events, happened) = corelith_io::channel(2 * cores);
+            let mut running = Running::default();
+            let mut outcome = Ok(());
+            for node in nodes {
+                outcome = running.start(node, instead, &events);
+                if outcome.is_err() {
+                    break;
+                }
+            }
+            drop(events);
+            if outcome.is_ok() {
+                outcome = wait(&mut signals, &happened, cores, ready).await;
+            }
+            systemd::notify("STOPPING=1");
+            let stopped = running.stop(&mut signals).await;
+            outcome.and(stopped)
+        })
+}
+
+/// Raises the limit of open files, and says if clients could use it up.
+fn raise_open_files_limit(nodes: &[NodeConfig]) {
+    let cores: u64 = nodes.iter().map(|node| u64::from(node.cores)).sum();
+    let wanted = cores * limits::CONNECTIONS_PER_CORE_MAX as u64 + limits::OPEN_FILES_MIN;
+    match corelith_io::probe::raise_open_files_limit() {
+        Ok(limit) if limit < wanted => tracing::info!(
+            limit,
+            wanted,
+            "the limit of open files is lower than all clients and files may need: see LimitNOFILE"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
+}
+
+/// Waits for a signal (`Ok`) or the end of a core.
+async fn wait(
+    signals: &mut Signals,
+    happened: &Receiver<CoreEvent>,
+    cores: usize,
+    ready: impl FnOnce(),
+) -> Result<(), NodeError> {
+    let mut ready = Some(ready);
+    let mut unready = cores;
+    loop {
+        let event = tokio::select! {
+            () = signals.next() => return Ok(()),
+            event = happened.recv() => event,
+        };
+        let Ok(event) = event else {
+            return Ok(());
+        };
+        match event.what {
+            CoreEventKind::Ready => unready = unready.saturating_sub(1),
+            CoreEventKind::Ended(Err(error)) => return Err(error),
+            CoreEventKind::Ended(Ok(())) => {
+                return Err(NodeError::Ended {
+                    node: event.node.0,
+                    core: event.core,
+                });
+            }
+        }
+        if unready == 0
+            && let Some(ready) = ready.take()
+        {
+            ready();
+        }
+    }
+}
+
+/// The signals that stop the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal that is meant as another one: a supervisor may send the first one twice,
+    /// to the process and to its group.
+    async fn again(&mut self) {
+        let first = tokio::time::Instant::now();
+        loop {
+            self.next().await;
+            if first.elapsed() >= limits::SECOND_SIGNAL_AFTER {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The cores that run in this process.
+#[derive(Default)]
+struct Running {
+    stops: Vec<Sender<()>>,
+    cores: Vec<(u64, u16, CoreHandle)>,
+}
+
+impl Running {
+    fn start(
+        &mut self,
+        config: NodeConfig,
+        instead: &'static str,
+        events: &Sender<CoreEvent>,
+    ) -> Result<(), NodeError> {
+        let placement = Placement::new(&config, resolve)?;
+        let listen = resolve(&config.listen.host, config.listen.port)?;
+        let node = config.id.0;
+        let pin = config.pin.clone();
+        let (setups, stops) = core::prepare(config, placement, listen, instead, events);
+        self.stops.extend(stops);
+        for (core, setup) in (0..).zip(setups) {
+            let executor = CoreConfig {
+                cpu: pin.get(usize::from(core)).copied(),
+                locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
+                ..CoreConfig::new(format!("n{node}-core{core}"))
+            };
+            let handle = executor
+                .start(move || core::run(setup))
+                .map_err(|source| NodeError::Core { node, core, source })?;
+            self.cores.push((node, core, handle));
+        }
+        Ok(())
+    }
+
+    /// Tells all cores to stop and waits for their end; a second signal ends the wait.
+    async fn stop(self, signals: &mut Signals) -> Result<(), NodeError> {
+        drop(self.stops);
+        let cores = self.cores;
+        let ended = tokio::task::spawn_blocking(move || {
+            for (node, core, handle) in cores {
+                handle
+                    .join()
+                    .map_err(|source| NodeError::Core { node, core, source })?;
+            }
+            Ok(())
+        });
+        tokio::select! {
+            // The task neither panics nor is cancelled.
+            ended = ended => ended.unwrap_or(Ok(())),
+            () = tokio::time::sleep(limits::STOP_DEADLINE) => give_up(&NodeError::SlowStop {
+                seconds: limits::STOP_DEADLINE.as_secs(),
+            }),
+            () = signals.again() => give_up(&NodeError::Interrupted),
+        }
+    }
+}
+
+/// Ends the process although cores still run: nothing could make them end.
+fn give_up(why: &NodeError) -> ! {
+    let _ = writeln!(std::io::stderr(), "corelith: {why}");
+    std::process::exit(limits::EXIT_CODE_GAVE_UP)
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, NodeError> {
+    let failed = |reason: String| NodeError::Resolve {
+        host: host.to_owned(),
+        reason,
+    };
+    (host, port)
+        .to_socket_addrs()
+        .map_err(|error| failed(error.to_string()))?
+        .next()
+        .ok_or_else(|| failed("the name service knows none".to_owned()))
+}

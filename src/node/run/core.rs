@@ -1,0 +1,356 @@
+//! The main task of one core: opens its shards, listens, serves until it is told to stop.
+//!
+//! Invariants:
+//! * The first core opens and locks the data directory before any core opens a shard, and lets go
+//!   of it after every other core has ended.
+//! * A core that fails tells why before anything else of the node can notice.
+
+use crate::node::admin::status::NodeStatus;
+use crate::node::cluster::placement::Placement;
+use crate::node::config::NodeConfig;
+use crate::node::data_dir::identity::{DataDir, shard_dir};
+use crate::node::error::NodeError;
+use crate::node::limits;
+use crate::node::local::LocalGroups;
+use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
+use crate::node::request::budget::Budget;
+use crate::node::request::forward::Forwards;
+use crate::node::request::handler::Handler;
+use crate::node::request::router::{Router, map_bytes};
+use crate::node::request::server::Server;
+use corelith_consensus::{Group, Groups, Options};
+use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
+use corelith_shards::limits::SCRUB_CYCLE_MIN;
+use corelith_shards::{BlockCache, NodeId, ScrubOptions, Shard, ShardId, ShardOptions};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What a core tells the thread that started the node.
+#[derive(Debug)]
+pub struct CoreEvent {
+    /// The node.
+    pub node: NodeId,
+    /// The core.
+    pub core: u16,
+    /// What happened.
+    pub what: CoreEventKind,
+}
+
+/// See [`CoreEvent`].
+#[derive(Debug)]
+pub enum CoreEventKind {
+    /// It serves, and all its shards have leaders.
+    Ready,
+    /// It has ended: because it was told to (`Ok`), or why else.
+    Ended(Result<(), NodeError>),
+}
+
+/// What the first core gives the others, once: the id of the store.
+enum Opening {
+    First {
+        tell: Vec<Sender<u64>>,
+        /// Closed when all other cores have ended.
+        others: Receiver<()>,
+    },
+    Other {
+        store_id: Receiver<u64>,
+        _alive: Sender<()>,
+    },
+}
+
+/// Everything a core needs to start.
+pub struct CoreSetup {
+    config: Arc<NodeConfig>,
+    placement: Arc<Placement>,
+    listen: SocketAddr,
+    /// How to choose another port, for the error when it is in use.
+    instead: &'static str,
+    core: u16,
+    opening: Opening,
+    senders: Vec<MeshSender>,
+    inbox: MeshReceiver,
+    stop: Receiver<()>,
+    events: Sender<CoreEvent>,
+}
+
+/// Prepares all cores of a node, in order. Dropping the returned senders stops the cores. `listen` is
+/// the address of core 0; `events` must have room for two events of each core.
+pub fn prepare(
+    config: NodeConfig,
+    placement: Placement,
+    listen: SocketAddr,
+    instead: &'static str,
+    events: &Sender<CoreEvent>,
+) -> (Vec<CoreSetup>, Vec<Sender<()>>) {
+    let cores = config.cores;
+    let config = Arc::new(config);
+    let placement = Arc::new(placement);
+    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..cores)
+        .map(|_| corelith_io::channel(limits::MESH_BATCHES_MAX))
+        .unzip();
+    let (tell, store_ids): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
+    let (alive, others) = corelith_io::channel(1);
+    let mut openings = vec![Opening::First { tell, others }];
+    openings.extend(store_ids.into_iter().map(|store_id| Opening::Other {
+        store_id,
+        _alive: alive.clone(),
+    }));
+    let mut setups = Vec::with_capacity(usize::from(cores));
+    let mut stops = Vec::with_capacity(usize::from(cores));
+    for ((core, opening), inbox) in (0..cores).zip(openings).zip(inboxes) {
+        let (stop, stopped) = corelith_io::channel(1);
+        stops.push(stop);
+        let mut listen = listen;
+        listen.set_port(listen.port().saturating_add(core));
+        setups.push(CoreSetup {
+            config: Arc::clone(&config),
+            placement: Arc::clone(&placement),
+            listen,
+            instead,
+            core,
+            opening,
+            senders: senders.clone(),
+            inbox,
+            stop: stopped,
+            events: events.clone(),
+        });
+    }
+    (setups, stops)
+}
+
+/// Runs a core until it is told to stop or fails; both are told as an event.
+pub async fn run(setup: CoreSetup) {
+    let result = serve(&setup).await;
+    setup.tell(CoreEventKind::Ended(result));
+    if let CoreSetup {
+        opening: Opening::First { tell, others },
+        ..
+    } = setup
+    {
+        drop(tell);
+        // An error means that all others have ended.
+        while others.recv().await.is_ok() {}
+    }
+}
+
+impl CoreSetup {
+    fn tell(&self, what: CoreEventKind) {
+        let event = CoreEvent {
+            node: self.config.id,
+            core: self.core,
+            what,
+        };
+        // Nobody listens any more when the process ends.
+        let _ = self.events.try_send(event);
+    }
+}
+
+async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
+    let Some((store_id, data_dir)) = open_data_dir(setup).await? else {
+        return Ok(());
+    };
+    let listener = listen(setup)?;
+    let groups = new_groups(setup)?;
+    let opened = open_shards(setup, &groups, store_id).await?;
+
+    let clients = &setup.config.clients;
+    let budget = Budget::new(length(clients.memory_bytes));
+    let mesh = Mesh::new(setup.core, setup.config.cores);
+    mesh.start(setup.senders.clone());
+    let local = Rc::new(LocalGroups::new(setup.placement.shards, opened.clone()));
+    let map = setup.placement.cluster_map();
+    let router = Rc::new(Router {
+        core: setup.core,
+        placement: Arc::clone(&setup.placement),
+        map_bytes: map_bytes(&map),
+        map: Rc::new(map),
+        handler: Handler::new(setup.placement.shards, Rc::clone(&local)),
+        forwards: Rc::new(Forwards::new(Rc::clone(&mesh))),
+        status: NodeStatus::new(
+            Arc::clone(&setup.placement),
+            Rc::clone(&local),
+            Rc::clone(&mesh),
+        ),
+        mesh,
+        groups: local,
+    });
+    let server = Server::new(Rc::clone(&router), groups.clone(), budget, clients.idle());
+    let tasks = [
+        corelith_io::spawn(Rc::clone(&server).accept(listener)),
+        corelith_io::spawn(take_messages(Rc::clone(&router), setup.inbox.clone())),
+        corelith_io::spawn(sweep(Rc::clone(&server), router)),
+    ];
+    if wait_for_leaders(&opened, &setup.stop).await {
+        setup.tell(CoreEventKind::Ready);
+        // An error means that the node is told to stop, as a message does.
+        let _ = setup.stop.recv().await;
+    }
+    let [accepting, ..] = tasks;
+    accepting.abort();
+    groups.shutdown().await;
+    server.drain().await;
+    drop(data_dir);
+    Ok(())
+}
+
+/// The first core opens the directory and keeps it open; the others learn the store's id. `None`:
+/// the first core has failed, and tells why.
+async fn open_data_dir(setup: &CoreSetup) -> Result<Option<(u64, Option<DataDir>)>, NodeError> {
+    match &setup.opening {
+        Opening::First { tell, .. } => {
+            let dir = &setup.config.data_dir;
+            let opened = DataDir::open(dir, &setup.placement, setup.config.cores).await?;
+            for other in tell {
+                // A core that has failed needs no id.
+                let _ = other.try_send(opened.identity.store_id);
+            }
+            Ok(Some((opened.identity.store_id, Some(opened))))
+        }
+        Opening::Other { store_id, .. } => {
+            Ok(store_id.recv().await.ok().map(|store_id| (store_id, None)))
+        }
+    }
+}
+
+fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(setup.listen).map_err(|source| match source.kind() {
+        ErrorKind::AddressInUse => NodeError::PortInUse {
+            host: setup.listen.ip().to_string(),
+            port: setup.listen.port(),
+            instead: setup.instead,
+        },
+        _ => NodeError::Listen {
+            address: setup.listen.to_string(),
+            source,
+        },
+    })
+}
+
+fn new_groups(setup: &CoreSetup) -> Result<Groups, NodeError> {
+    let placement = Arc::clone(&setup.placement);
+    let route = move |node: NodeId, shard: ShardId| {
+        // Members are nodes of the placement; a connection to nowhere fails.
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        placement.address_of(node, shard).unwrap_or(nowhere)
+    };
+    let raft = &setup.config.raft;
+    let options = Options {
+        heartbeat: raft.heartbeat(),
+        election_timeout_min: raft.election(),
+        election_timeout_max: raft.election() * 2,
+        catch_up_bytes: setup.config.storage.catch_up_bytes,
+        ..Options::default()
+    };
+    let placement = &setup.placement;
+    Groups::new(
+        placement.me,
+        placement.cluster_id,
+        placement.epoch,
+        Rc::new(route),
+        options,
+    )
+    .map_err(|error| NodeError::Raft {
+        reason: error.to_string(),
+    })
+}
+
+async fn open_shards(
+    setup: &CoreSetup,
+    groups: &Groups,
+    store_id: u64,
+) -> Result<Vec<Group>, NodeError> {
+    let shards = setup.placement.shards_of_core(setup.core);
+    let cache = BlockCache::new(length(setup.config.storage.block_cache_bytes));
+    stream::iter(
+        shards
+            .into_iter()
+            .map(|shard| open_shard(setup, groups, store_id, shard, cache.clone())),
+    )
+    .buffer_unordered(limits::SHARDS_OPENED_AT_ONCE)
+    .try_collect()
+    .await
+}
+
+/// A configured length in memory, whose bounds were checked.
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+async fn open_shard(
+    setup: &CoreSetup,
+    groups: &Groups,
+    store_id: u64,
+    id: ShardId,
+    cache: BlockCache,
+) -> Result<Group, NodeError> {
+    let dir = shard_dir(&setup.config.data_dir, id);
+    let failed = |reason: String| NodeError::Shard {
+        shard: id,
+        dir: dir.display().to_string(),
+        reason,
+    };
+    let storage = &setup.config.storage;
+    let options = ShardOptions {
+        memtable_bytes: length(storage.memtable_bytes),
+        segment_bytes: storage.segment_bytes,
+        log_cache_bytes: length(storage.log_cache_bytes),
+        cache,
+        policy: storage.compaction,
+        compression: storage.compression,
+        value_threshold: length(storage.value_threshold_bytes),
+        value_segment_bytes: storage.value_segment_bytes,
+        reserve_bytes: storage.reserve(),
+        scrub: ScrubOptions {
+            bytes_per_second: storage.scrub_bytes_per_second,
+            cycle_min: SCRUB_CYCLE_MIN,
+        },
+        ..ShardOptions::new(store_id, id)
+    };
+    let shard = Shard::open(&dir, options)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let members = setup.placement.replicas_of(id);
+    let preferred = members.first().copied().unwrap_or(setup.placement.me);
+    groups
+        .open(shard, id, members, preferred)
+        .await
+        .map_err(|error| failed(error.to_string()))
+}
+
+/// Waits until every shard has a leader; `false` if the node is told to stop first.
+async fn wait_for_leaders(groups: &[Group], stop: &Receiver<()>) -> bool {
+    loop {
+        if groups.iter().all(|group| group.leader().is_some()) {
+            return true;
+        }
+        if corelith_io::timeout(limits::READY_POLL, stop.recv())
+            .await
+            .is_ok()
+        {
+            return false;
+        }
+    }
+}
+
+/// Handles what the other cores say, without ever waiting for anything but the next message.
+async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
+    while let Ok(batch) = inbox.recv().await {
+        for (count, message) in batch.into_iter().enumerate() {
+            router.hear(message);
+            if count % limits::FRAMES_PER_TURN == limits::FRAMES_PER_TURN - 1 {
+                corelith_io::yield_if_needed().await;
+            }
+        }
+    }
+}
+
+/// Enforces deadlines.
+async fn sweep(server: Rc<Server>, router: Rc<Router>) {
+    loop {
+        corelith_io::sleep(limits::DEADLINE_SWEEP).await;
+        server.sweep(corelith_io::now()).await;
+        router.handler.sweep();
+    }
+}

@@ -57,6 +57,7 @@ mod manifest;
 mod memtable;
 mod output;
 mod pace;
+mod patience;
 mod pins;
 pub mod planted;
 mod recovery;
@@ -75,8 +76,8 @@ pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
-    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter, Sought,
-    Statistics, StorageReport, Stored, WorkStatistics,
+    Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
+    Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -131,12 +131,33 @@ pub const MEMTABLES_MAX: usize = 3;
 /// How long a flush that found the device full waits before it is tried again.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// A stop waits for what has no room on the device for this many looks: as often as whoever waits for
+/// room asks for it again, with the reserve given up ...
+pub const STOP_LOOKS_MAX: u32 = 4;
+/// ... at this interval.
+pub const STOP_LOOK_PERIOD: Duration = Duration::from_secs(1);
+
 /// A memtable is frozen when this part of the live bytes of the value log has been written for it
 /// (at least its own budget, at most what follows): garbage that hides behind it stays in proportion.
 pub const SEPARATED_FRACTION: u64 = 16;
 /// Most bytes of separated values per byte of a memtable's budget: bounds the log, which holds the
 /// values back, and the replay.
 pub const SEPARATED_PER_MEMTABLE_BYTE: u64 = 8;
+
+/// A memtable is flushed this long after its first entry although it is not full: what it holds back of
+/// the log is bounded by time too ...
+pub const MEMTABLE_AGE_MAX: Duration = Duration::from_secs(600);
+/// ... and after this long if so many bytes of values come back only then.
+pub const MEMTABLE_AGE_PINNING: Duration = Duration::from_secs(30);
+/// See [`MEMTABLE_AGE_PINNING`].
+pub const PINNED_BYTES_MIN: u64 = 1 << 20;
+const _: () = assert!(MEMTABLE_AGE_PINNING.as_secs() < MEMTABLE_AGE_MAX.as_secs());
+
+/// When next to nothing was written for this long, garbage is got rid of that is not worth it under load.
+pub const QUIET_AFTER: Duration = Duration::from_secs(30);
+
+/// How often a shard looks for space that only time brings back.
+pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often a shard looks whether its device is full, or still is.
 pub const SPACE_PERIOD: Duration = Duration::from_secs(1);

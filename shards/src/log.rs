@@ -80,13 +80,19 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// Waits for everything appended, makes the commit index durable and stops the background work.
+    /// Says that the log will be closed: nobody waits for room any more.
+    pub(crate) fn begin_stop(&self) {
+        self.wal.begin_stop();
+        self.values.begin_stop();
+    }
+
+    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and stops the background work.
     /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
     /// `Fenced`; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
-        let closed = self.wal.close().await;
+        let closed = self.wal.close_unless(|| self.is_stuck()).await;
         self.values.close().await?;
         closed
     }

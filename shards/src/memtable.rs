@@ -3,6 +3,7 @@
 //! Invariants:
 //! * The versions of a key are in descending order of sequence number.
 //! * An overwritten version stays while a pinned sequence number can see it.
+//! * `deletions` and `references` say what the versions that are there say.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
 
 mod arena;
@@ -13,7 +14,7 @@ mod value;
 
 pub(crate) use value::Value;
 
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{KEEP_VALUE_BYTES_MIN, KEPT_VALUE_CHARGE_MIN};
 use crate::pins::Pins;
@@ -74,6 +75,10 @@ struct Contents {
     /// Memory besides the arena's.
     other_bytes: usize,
     versions: u64,
+    /// Versions that are deletions.
+    deletions: u64,
+    /// Bytes of records that versions refer to, by segment.
+    references: BTreeMap<ValueSegmentId, u64>,
     /// Bytes of the value log that were written for what was put here, overwritten or not.
     separated_bytes: u64,
 }
@@ -91,6 +96,37 @@ impl Contents {
     fn added(&mut self) {
         self.versions += 1;
         self.other_bytes += ENTRY_BYTES;
+    }
+
+    /// Counts what a version that comes says.
+    fn refers(&mut self, key_len: usize, value: &Value) {
+        match value {
+            Value::Deleted => self.deletions += 1,
+            Value::Inline(_) => {}
+            Value::Separated(pointer) => {
+                let bytes = record_bytes(key_len, pointer.len);
+                self.separated_bytes += bytes;
+                *self.references.entry(pointer.segment).or_default() += bytes;
+            }
+        }
+    }
+
+    /// Counts it no more.
+    fn forgets(&mut self, key_len: usize, value: &Value) {
+        match value {
+            Value::Deleted => self.deletions -= 1,
+            Value::Inline(_) => {}
+            Value::Separated(pointer) => {
+                let bytes = record_bytes(key_len, pointer.len);
+                let Some(left) = self.references.get_mut(&pointer.segment) else {
+                    panic!("a version that goes was counted");
+                };
+                *left -= bytes;
+                if *left == 0 {
+                    self.references.remove(&pointer.segment);
+                }
+            }
+        }
     }
 }
 
@@ -127,6 +163,18 @@ impl Memtable {
         self.contents.borrow().separated_bytes
     }
 
+    /// Versions that are deletions.
+    pub(crate) fn deletions(&self) -> u64 {
+        self.contents.borrow().deletions
+    }
+
+    /// Calls `each` with the segments that versions refer to, and the bytes of the records.
+    pub(crate) fn for_references(&self, mut each: impl FnMut(ValueSegmentId, u64)) {
+        for (segment, bytes) in &self.contents.borrow().references {
+            each(*segment, *bytes);
+        }
+    }
+
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.versions() == 0
@@ -147,12 +195,9 @@ impl Memtable {
             Value::Inline(value) if value.len() < KEEP_VALUE_BYTES_MIN => {
                 Value::Inline(contents.arena.copy(&value))
             }
-            Value::Separated(pointer) => {
-                contents.separated_bytes += record_bytes(key.len(), pointer.len);
-                value
-            }
             value => value,
         };
+        contents.refers(key.len(), &value);
         let newest = Version { at, value };
         let map = match space {
             Space::User => &mut contents.user,
@@ -184,6 +229,7 @@ impl Memtable {
         let dropped = !pins.sees(before.at, at);
         if dropped {
             contents.other_bytes -= charge(&before.value);
+            contents.forgets(key.len(), &before.value);
         } else {
             present.older.get_or_insert_default().insert(0, before);
             contents.added();

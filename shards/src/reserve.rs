@@ -37,6 +37,11 @@ impl Reserve {
         self.is_held.get()
     }
 
+    /// Whether nothing is held back any more that could be given up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.bytes == 0 || !self.is_held()
+    }
+
     /// Takes it if there is room.
     ///
     /// # Errors

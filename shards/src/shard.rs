@@ -15,6 +15,7 @@ use crate::reserve::Reserve;
 use crate::sstable::Compression;
 use crate::vlog::{ValueLog, ValueLogOptions};
 use std::path::Path;
+use std::rc::Rc;
 
 /// How to open a shard.
 #[derive(Clone, Debug)]
@@ -171,7 +172,7 @@ impl Shard {
                 }),
                 purged: Box::new(move || purged_log.purged_durable()),
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
-                is_stuck: Box::new(move || stuck_log.is_stuck()),
+                is_stuck: Rc::new(move || stuck_log.is_stuck()),
                 segments: Box::new(move || segments_log.segments()),
             },
             reserve,
@@ -181,11 +182,20 @@ impl Shard {
         Ok(Self { log, engine })
     }
 
+    /// Says that the shard will be closed: whoever waits for room in memory or on the device gets
+    /// `Closed` from now on, so that a full device does not keep anybody from ending.
+    pub fn begin_stop(&self) {
+        self.log.begin_stop();
+        self.engine.begin_stop();
+    }
+
     /// Flushes what can be flushed, waits for writes in flight and stops background work.
     ///
     /// # Errors
-    /// What kept it from flushing; everything acknowledged is in the log nevertheless.
+    /// What kept it from flushing, a full device among it, or kept entries from becoming durable.
+    /// Everything acknowledged is in the log nevertheless.
     pub async fn close(self) -> Result<()> {
+        self.begin_stop();
         let flushed = self.engine.close().await;
         self.log.close().await?;
         flushed

@@ -32,6 +32,7 @@ mod writer;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
 use crate::limits;
+use crate::patience;
 use crate::planted::{Bug, is_planted};
 use crate::vlog::ValuePointer;
 use corelith_io::sync::notify::Notify;
@@ -141,6 +142,7 @@ struct Shared {
     disk_full: Cell<bool>,
     /// What is staged waits for room on the device.
     is_stuck: Cell<bool>,
+    is_stopping: Cell<bool>,
     wake_writer: Notify,
     wake_keeper: Notify,
     wake_idle: Notify,
@@ -190,6 +192,7 @@ impl Wal {
             directory,
             disk_full: Cell::new(false),
             is_stuck: Cell::new(false),
+            is_stopping: Cell::new(false),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
             wake_idle: Notify::new(),
@@ -215,14 +218,27 @@ impl Wal {
         &self.handle.shared
     }
 
+    /// Has [`Wal::wait_for_room`] wait no more.
+    pub(crate) fn begin_stop(&self) {
+        let shared = self.shared();
+        shared.is_stopping.set(true);
+        shared.progress.notify_waiters();
+    }
+
     /// Waits for everything appended, makes the commit index durable and stops the background work.
-    /// Whatever comes after that is answered with `Closed`.
+    /// Whatever comes after that is answered with `Closed`. What waits for room on the device is given up
+    /// after a while.
     ///
     /// # Errors
-    /// `Fenced`; the background work is stopped all the same.
+    /// `Fenced`, and one of no space if something was given up; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
+        self.close_unless(|| self.is_stuck()).await
+    }
+
+    /// As [`Wal::close`], where `is_stuck` tells whether something waits for room.
+    pub(crate) async fn close_unless(&self, is_stuck: impl Fn() -> bool) -> Result<()> {
         let shared = self.shared();
-        let flushed = shared.flush_proven().await;
+        let flushed = patience::unless_stuck(shared.flush_proven(), is_stuck).await;
         shared.stop();
         let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
         for task in tasks {
@@ -247,6 +263,9 @@ impl Wal {
             };
             if outstanding <= limits::LOG_STAGED_BYTES_MAX {
                 return Ok(());
+            }
+            if shared.is_stopping.get() {
+                return Err(Error::Closed);
             }
             progress.await;
         }

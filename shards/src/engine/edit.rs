@@ -146,6 +146,16 @@ impl Engine {
         then(state);
     }
 
+    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files end without a
+    /// word.
+    pub(super) fn has_unused(&self) -> bool {
+        let state = self.inner.state.borrow();
+        let mut obsolete = state.obsolete.iter();
+        !state.garbage.is_empty()
+            || obsolete.any(|table| Rc::strong_count(table) == 1)
+            || self.inner.values.has_unused()
+    }
+
     /// Removes files that nothing refers to. What fails is tried again, at the latest by the next
     /// start.
     pub(super) async fn remove_unused(&self) {

@@ -106,7 +106,11 @@ pub(super) async fn run_keeper(shared: Rc<Shared>) {
 fn next_step(shared: &Shared) -> Step {
     let mut pipeline = shared.pipeline.borrow_mut();
     let may_prepare = pipeline.is_starved() || !shared.is_thrifty.get();
-    let prepare = pipeline.wants_segment().filter(|_| may_prepare);
+    let prepare = pipeline.wants_segment();
+    // That there is room again shows with a whole segment, whether or not one is wanted by now.
+    let is_owed = shared.disk_full.get();
+    let prepare = prepare.or_else(|| pipeline.owed_segment().filter(|_| is_owed));
+    let prepare = prepare.filter(|_| may_prepare);
     let prepare = prepare.map(Step::Prepare);
     let is_late = prepare.is_some() && !shared.disk_full.get();
     if !is_late && let Some(segment) = pipeline.take_full() {

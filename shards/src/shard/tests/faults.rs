@@ -188,6 +188,44 @@ fn a_device_that_fills_up_anywhere_loses_nothing() {
     }
 }
 
+/// Writes values until the device is full, as a node does: new ones are refused then. Returns how many.
+async fn fill(replica: &Replica) -> u64 {
+    fill_from(replica, 0).await
+}
+
+/// As [`fill`], where there are so many already.
+async fn fill_from(replica: &Replica, keys: u64) -> u64 {
+    let engine = &replica.shard.engine;
+    let mut keys = keys;
+    while !engine.is_disk_full() {
+        let (key, len) = (key(keys), Some(4000));
+        replica.write(vec![Write { key, len }]).await.unwrap();
+        keys += 1;
+        if keys.is_multiple_of(20) {
+            let checkpoint = replica.checkpoint();
+            let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
+            replica.purge(0).await.unwrap();
+        }
+        corelith_io::sleep(Duration::from_millis(1)).await;
+        assert!(keys < 2000, "it is never full");
+    }
+    keys
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key/{number:04}").into_bytes()
+}
+
+async fn open_with_reserve(ledger: &SharedLedger) -> Replica {
+    let config = Config {
+        reserve_bytes: 1 << 20,
+        ..Config::default()
+    };
+    Replica::open(Path::new(DIR), &config, ledger)
+        .await
+        .unwrap()
+}
+
 /// The exam scenario "ENOSPC: reads and deletes work, live after space is freed", where the deletes are
 /// what frees it: the reserve pays for them.
 #[test]
@@ -201,28 +239,9 @@ pub(super) fn empty_by_deletes(seed: u64) {
     sim.disk(node).set_capacity(3 << 20);
     sim.block_on(node, async move {
         let ledger = Ledger::new();
-        let config = Config {
-            reserve_bytes: 1 << 20,
-            ..Config::default()
-        };
-        let opened = Replica::open(Path::new(DIR), &config, &ledger).await;
-        let replica = opened.unwrap();
+        let replica = open_with_reserve(&ledger).await;
         let (log, engine) = (replica.shard.log.clone(), replica.shard.engine.clone());
-        // As a node does: new values are refused while the device is full.
-        let mut keys = 0_u64;
-        while !engine.is_disk_full() {
-            let key = format!("key/{keys}").into_bytes();
-            let len = Some(4000);
-            replica.write(vec![Write { key, len }]).await.unwrap();
-            keys += 1;
-            if keys.is_multiple_of(20) {
-                let checkpoint = replica.checkpoint();
-                let _ = corelith_io::timeout(Duration::from_secs(2), checkpoint).await;
-                replica.purge(0).await.unwrap();
-            }
-            corelith_io::sleep(Duration::from_millis(1)).await;
-            assert!(keys < 2000, "it is never full");
-        }
+        let keys = fill(&replica).await;
         let state = replica
             .ledger
             .borrow()
@@ -231,8 +250,8 @@ pub(super) fn empty_by_deletes(seed: u64) {
             replica.scan(None, 50).await.unwrap() == state,
             "reads go on"
         );
-        for key in 0..keys {
-            let key = format!("key/{key}").into_bytes();
+        for number in 0..keys {
+            let key = key(number);
             replica.write(vec![Write { key, len: None }]).await.unwrap();
         }
         let flushed = corelith_io::timeout(Duration::from_secs(60), log.flush()).await;
@@ -263,4 +282,94 @@ pub(super) fn empty_by_deletes(seed: u64) {
         replica.check().await.unwrap();
         replica.close().await.unwrap();
     });
+}
+
+/// Deletes of some of what is there make room soon, although they are too few to be worth a merge while
+/// there is space. It is said beforehand how much will come back.
+#[test]
+fn a_few_deletes_soon_make_room_on_a_full_device() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        sim.disk(node).set_capacity(6 << 20);
+        sim.block_on(node, async move {
+            let config = Config {
+                reserve_bytes: 1 << 20,
+                memtable_bytes: 64 << 10,
+                ..Config::default()
+            };
+            let opened = Replica::open(Path::new(DIR), &config, &Ledger::new()).await;
+            let replica = opened.unwrap();
+            let engine = replica.shard.engine.clone();
+            let mut keys = 0;
+            let mut seconds_full = 0;
+            while seconds_full < 3 {
+                keys = fill_from(&replica, keys).await;
+                replica.checkpoint().await.unwrap();
+                replica.purge(0).await.unwrap();
+                settle(&engine).await;
+                corelith_io::sleep(Duration::from_secs(1)).await;
+                seconds_full = if engine.is_disk_full() {
+                    seconds_full + 1
+                } else {
+                    0
+                };
+            }
+            for number in 0..keys / 8 {
+                let (key, len) = (key(number), None);
+                replica.write(vec![Write { key, len }]).await.unwrap();
+            }
+            let returning = engine.report().returning;
+            assert!(returning.bytes() > 4000 * keys / 10, "{returning:?}");
+            assert!(engine.is_disk_full());
+            let start = corelith_io::now();
+            while engine.is_disk_full() {
+                assert!(
+                    start.elapsed() < Duration::from_secs(10),
+                    "{:?}",
+                    engine.report()
+                );
+                corelith_io::sleep(Duration::from_millis(200)).await;
+                replica.note();
+                replica.purge(0).await.unwrap();
+            }
+            replica.check().await.unwrap();
+            replica.close().await.unwrap();
+        });
+    }
+}
+
+/// A stop does not wait for a device that stays full: what was acknowledged is in the log.
+#[test]
+fn a_shard_on_a_full_device_stops() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let disk = sim.disk(node);
+        disk.set_capacity(3 << 20);
+        let ledger = Ledger::new();
+        let opened = Rc::clone(&ledger);
+        sim.block_on(node, async move {
+            let replica = open_with_reserve(&opened).await;
+            let keys = fill(&replica).await;
+            // Not even the reserve helps.
+            disk.set_capacity(0);
+            for number in 0..keys {
+                let (key, len) = (key(number), None);
+                replica.append(vec![Write { key, len }]).await.unwrap();
+            }
+            let applied = replica.apply();
+            let _ = corelith_io::timeout(Duration::from_secs(2), applied).await;
+            let closed = replica.shard.close();
+            let closed = corelith_io::timeout(Duration::from_secs(20), closed).await;
+            drop(closed.expect("it stops"));
+        });
+        sim.crash(node);
+        sim.disk(node).set_capacity(1 << 30);
+        sim.block_on(node, async move {
+            let replica = open_with_reserve(&ledger).await;
+            replica.check().await.unwrap();
+            replica.close().await.unwrap();
+        });
+    }
 }

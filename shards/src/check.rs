@@ -111,7 +111,8 @@ pub async fn check_shard(dir: &Path, on_problem: impl FnMut(Problem)) -> Result<
     let _lock = lock(dir, &files).await?;
     let names = || files.iter().filter_map(|(name, _)| FileName::parse(name));
     let mut summary = Summary::default();
-    if names().any(|name| name == FileName::Creating) {
+    let has = |wanted| names().any(|name| name == wanted);
+    if has(FileName::Creating) && !has(FileName::Manifest) {
         summary.is_unfinished = true;
         return Ok(summary);
     }

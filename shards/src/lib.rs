@@ -7,6 +7,7 @@ mod cache;
 pub mod check;
 mod checkpoint;
 mod compaction;
+pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod filename;

@@ -2,6 +2,7 @@
 
 use crate::cache::BlockCache;
 use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::directory::Directory;
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
@@ -101,7 +102,8 @@ impl Shard {
             store_id: options.store_id,
             shard: options.shard,
         };
-        let recovered = recovery::recover(dir, owner).await?;
+        let directory = Directory::from(dir);
+        let recovered = recovery::recover(&directory, owner).await?;
         let log_options = LogOptions {
             store_id: options.store_id,
             shard: options.shard,
@@ -110,7 +112,7 @@ impl Shard {
             separated_value_bytes: Some(options.value_threshold).filter(|bytes| *bytes > 0),
         };
         let (values, _) = ValueLog::open(
-            dir,
+            &directory,
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
@@ -119,9 +121,9 @@ impl Shard {
             recovered.manifest.next_segment,
         )
         .await?;
-        let (log, _) = Log::open(dir, log_options, Values::On(values.clone())).await?;
+        let (log, _) = Log::open(&directory, log_options, Values::On(values.clone())).await?;
         if recovered.creating {
-            recovery::finish_creation(dir, owner, &recovered.manifest).await?;
+            recovery::finish_creation(&directory, owner, &recovered.manifest).await?;
         }
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
@@ -129,10 +131,10 @@ impl Shard {
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
-        let reserve = Reserve::new(dir, options.reserve_bytes);
+        let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
-            dir: dir.to_path_buf(),
+            dir: directory.clone(),
             owner,
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,

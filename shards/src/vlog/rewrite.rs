@@ -11,7 +11,7 @@ use super::format::{
 use super::pointer::ValuePointer;
 use super::segments::{Segment, SegmentMeta, Totals};
 use super::walk::{Step, Walk};
-use super::{Shared, ValueLog, writer};
+use super::{Shared, ValueLog};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
@@ -108,7 +108,7 @@ impl ValueLog {
         };
         copy.records(is_live).await?;
         let meta = copy.finish(header).await?;
-        writer::sync_dir(&shared.dir).await?;
+        shared.dir.sync().await?;
         let new = Rc::new(Segment::open(&shared.dir, shared.owner, meta).await?);
         Ok(Rewritten {
             old: Rc::clone(segment),

@@ -3,6 +3,7 @@
 //!
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
 
+mod arena;
 mod cache;
 pub mod check;
 mod checkpoint;

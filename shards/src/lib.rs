@@ -16,6 +16,7 @@ pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
+mod length;
 pub mod limits;
 pub mod log;
 mod manifest;

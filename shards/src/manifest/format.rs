@@ -18,6 +18,7 @@ use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
+use crate::length;
 use crate::limits::{LEVELS_MAX, TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
@@ -39,7 +40,7 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     payload.push(manifest.policy.tag());
     manifest.checkpoint.encode(&mut payload);
     encode_log_id_option(manifest.installed, &mut payload);
-    let count = u32::try_from(manifest.tables.len()).unwrap_or(u32::MAX);
+    let count = length::stored(manifest.tables.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for Placed { level, run, meta } in &manifest.tables {
         payload.extend_from_slice(&meta.id.0.to_le_bytes());
@@ -48,13 +49,13 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
         payload.extend_from_slice(&meta.file_bytes.to_le_bytes());
         meta.encode_properties(&mut payload);
     }
-    let count = u32::try_from(manifest.segments.len()).unwrap_or(u32::MAX);
+    let count = length::stored(manifest.segments.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for segment in &manifest.segments {
         encode_segment(segment, &mut payload);
     }
 
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let len = length::stored(payload.len());
     let mut covered = len.to_le_bytes().to_vec();
     covered.extend_from_slice(&owner.shard.0.to_le_bytes());
     covered.extend_from_slice(&owner.store_id.to_le_bytes());

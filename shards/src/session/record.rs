@@ -7,6 +7,7 @@
 
 use super::{NOTHING, Recorded, Session, SessionTable};
 use crate::ids::LogIndex;
+use crate::length;
 use crate::limits::{SESSION_WINDOW, SESSIONS_MAX};
 use bytes::Buf;
 use std::collections::VecDeque;
@@ -76,7 +77,7 @@ fn encode(session: &Session) -> Vec<u8> {
     record.push(VERSION);
     record.extend_from_slice(&session.last_used.0.to_le_bytes());
     record.extend_from_slice(&session.floor.to_le_bytes());
-    let count = u32::try_from(session.window.len()).unwrap_or(u32::MAX);
+    let count = length::stored(session.window.len());
     record.extend_from_slice(&count.to_le_bytes());
     for recorded in &session.window {
         record.push(recorded.len);

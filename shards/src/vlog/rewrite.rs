@@ -15,6 +15,7 @@ use super::{Shared, ValueLog};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
+use crate::length;
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
 use crate::removal::{Removals, remove_if_there};
@@ -267,7 +268,7 @@ impl Copy<'_> {
             .await?;
         self.output.align(BLOCK_SIZE).await?;
         let footer = Footer {
-            index_pages: firsts.len() as u32,
+            index_pages: length::stored(firsts.len()),
             records_end,
             records: self.totals.records,
             bytes: self.totals.bytes,

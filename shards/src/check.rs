@@ -123,7 +123,9 @@ pub async fn check_shard(
         false => corelith_io::lock_dir_as_it_is(dir).await?,
     };
     let mut names = files.iter().filter_map(|(name, _)| FileName::parse(name));
-    let is_unfinished = names.clone().any(|name| name == FileName::Creating);
+    let has = |wanted| names.clone().any(|name| name == wanted);
+    // One beside a manifest means nothing: its removal may have been lost.
+    let is_unfinished = has(FileName::Creating) && !has(FileName::Manifest);
     if let Some(owner) = known {
         let what = match is_unfinished {
             true => Some(recovery::IS_ANOTHER),

@@ -11,13 +11,13 @@
 
 mod values;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
-use std::path::Path;
 pub(crate) use values::Values;
 
 /// How to open a log.
@@ -54,7 +54,7 @@ impl Log {
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
     /// `Io` (`NoSpace` when there is no room even for a short segment).
     pub(crate) async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: LogOptions,
         covered: Option<LogIndex>,
         values: Values,

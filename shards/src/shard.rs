@@ -3,6 +3,7 @@
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
+use crate::directory::Directory;
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
@@ -115,7 +116,8 @@ impl Shard {
             store_id: options.store_id,
             shard: options.shard,
         };
-        let recovered = recovery::recover(dir, owner, options.is_known).await?;
+        let directory = Directory::from(dir);
+        let recovered = recovery::recover(&directory, owner, options.is_known).await?;
         let log_options = LogOptions {
             store_id: options.store_id,
             shard: options.shard,
@@ -124,7 +126,7 @@ impl Shard {
             separated_value_bytes: Some(options.value_threshold).filter(|bytes| *bytes > 0),
         };
         let (values, _) = ValueLog::open(
-            dir,
+            &directory,
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
@@ -136,19 +138,20 @@ impl Shard {
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
         let covered = covered(checkpoint, installed);
-        let (log, _) = Log::open(dir, log_options, covered, Values::On(values.clone())).await?;
+        let (log, _) =
+            Log::open(&directory, log_options, covered, Values::On(values.clone())).await?;
         if recovered.creating {
-            recovery::finish_creation(dir, owner, &recovered.manifest).await?;
+            recovery::finish_creation(&directory, owner, &recovered.manifest).await?;
         }
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
         let segments_log = log.clone();
-        let reserve = Reserve::new(dir, options.reserve_bytes);
+        let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
-            dir: dir.to_path_buf(),
+            dir: directory.clone(),
             owner,
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,

@@ -10,7 +10,7 @@ use crate::engine::tests::crash::seeds;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner};
 use bytes::Bytes;
-use corelith_io::sim::{IoKind, Sim, SimNode};
+use corelith_io::sim::{IoKind, Sim, SimDisk, SimNode};
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -170,6 +170,21 @@ const PARTS: [&str; 4] = [".sst", ".vlog", ".log", "MANIFEST"];
 /// refused, now or after a restart.
 #[test]
 fn a_misdirected_write_is_never_served() {
+    assert_refused(|disk, part, pass| disk.misdirect(IoKind::Write, part, pass));
+}
+
+#[test]
+fn a_write_that_goes_to_another_file_is_never_served() {
+    assert_refused(|disk, part, pass| disk.misdirect_across(IoKind::Write, part, pass));
+}
+
+#[test]
+fn what_a_dropped_write_leaves_is_never_served() {
+    assert_refused(|disk, part, pass| disk.drop_write(part, pass));
+}
+
+/// Whatever a write in the life of a shard does that went wrong unnoticed, is refused or harmless.
+fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
         let mut detected = 0;
@@ -178,7 +193,7 @@ fn a_misdirected_write_is_never_served() {
                 let sim = Sim::new(seed << 20 | pass);
                 let node = sim.add_node();
                 let ledger = Ledger::new();
-                sim.disk(node).misdirect(IoKind::Write, part, pass);
+                arm(&sim.disk(node), part, pass);
                 let ended = Rc::new(RefCell::new(None));
                 let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
                 let source = Rc::clone(&source);
@@ -208,6 +223,15 @@ fn a_misdirected_write_is_never_served() {
 /// A read that comes from elsewhere is refused; the next one is right.
 #[test]
 fn a_misdirected_read_is_never_served() {
+    assert_passing(|disk, part, pass| disk.misdirect(IoKind::Read, part, pass));
+}
+
+#[test]
+fn a_read_that_comes_from_another_file_is_never_served() {
+    assert_passing(|disk, part, pass| disk.misdirect_across(IoKind::Read, part, pass));
+}
+
+fn assert_passing(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
         let mut detected = 0;
@@ -216,7 +240,7 @@ fn a_misdirected_read_is_never_served() {
                 let sim = Sim::new(seed << 20 | pass);
                 let node = sim.add_node();
                 let ledger = Ledger::new();
-                sim.disk(node).misdirect(IoKind::Read, part, pass);
+                arm(&sim.disk(node), part, pass);
                 for life_number in 0..3 {
                     let ended = Rc::new(RefCell::new(None));
                     let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));

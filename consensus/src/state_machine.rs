@@ -2,11 +2,13 @@
 //!
 //! Every replica decides each entry alone and alike: the outcome depends only on the entries before
 //! it. Applying waits in two places: for a block of an sstable when a conditional write asks for the
-//! version of a key that is not in memory, and for the engine when its flushes lag; the budget of
-//! proposals bounds what piles up meanwhile (limits.rs).
+//! version of a key that is not in memory, and while all memtables are full. What piles up meanwhile
+//! is in the log, and bounded: on a leader by the budget of proposals, which wait for room before
+//! they are proposed (`group/entrance.rs`), on a follower by the door (`group/door.rs`).
 
+use crate::ahead::Ahead;
 use crate::applied::Applied;
-use crate::command::{Decided, Outcome, WriteReply, kind};
+use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
@@ -15,8 +17,8 @@ use crate::retention::Retention;
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
-use corelith_shards::{self as shards, Admission, Engine, LogIndex, ValuePointer};
-use corelith_wire::request::{Condition, Operation, WriteCommand};
+use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_wire::request::Condition;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use std::cell::RefCell;
@@ -28,6 +30,7 @@ pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
     retention: Rc<RefCell<Retention>>,
+    ahead: Rc<Ahead>,
     #[cfg(any(test, feature = "planted"))]
     skip_conditions: bool,
 }
@@ -38,6 +41,7 @@ impl StateMachine {
         engine: Engine,
         applied: Rc<Applied>,
         retention: Rc<RefCell<Retention>>,
+        ahead: Rc<Ahead>,
         options: &Options,
     ) -> Self {
         #[cfg(not(any(test, feature = "planted")))]
@@ -46,6 +50,7 @@ impl StateMachine {
             engine,
             applied,
             retention,
+            ahead,
             #[cfg(any(test, feature = "planted"))]
             skip_conditions: options.planted.skip_conditions,
         }
@@ -78,11 +83,13 @@ impl StateMachine {
 
     async fn write(&self, at: Decided, entry: &shards::Entry) -> io::Result<WriteReply> {
         let without_effect = |outcome| Ok(WriteReply { at, outcome });
-        // The head of a separated entry parses as a put of an empty value.
-        let Ok(command) = WriteCommand::parse(&entry.body) else {
+        // After a restart, and of what came too far ahead, nothing is left. The head of a separated
+        // entry parses as a put of an empty value.
+        let parsed = self.ahead.take(entry.id);
+        let Some(command) = parsed.or_else(|| Parsed::of(&entry.body)) else {
             return without_effect(Outcome::Malformed);
         };
-        let WriteCommand {
+        let Parsed {
             session,
             number,
             answered_below,
@@ -102,7 +109,7 @@ impl StateMachine {
             Admission::WindowFull => return without_effect(Outcome::WindowFull),
             Admission::Unknown => return without_effect(Outcome::SessionExpired),
         }
-        let outcome = self.decide(at.index, command, entry.place).await?;
+        let outcome = self.decide(at.index, &command, entry).await?;
         let reply = WriteReply { at, outcome };
         if let Some(record) = reply.record() {
             self.engine.sessions().record(session, number, &record);
@@ -114,25 +121,20 @@ impl StateMachine {
     async fn decide(
         &self,
         at: LogIndex,
-        command: WriteCommand,
-        place: Option<ValuePointer>,
+        command: &Parsed,
+        entry: &shards::Entry,
     ) -> io::Result<Outcome> {
+        let key = command.key(&entry.body);
         if let Some(expected) = self.condition(command.condition) {
-            let current = self
-                .engine
-                .version_of(&command.key)
-                .await
-                .map_err(io_error)?;
+            let current = self.engine.version_of(key).await.map_err(io_error)?;
             if current != expected {
                 return Ok(Outcome::Conflict { current });
             }
         }
-        match (command.operation, place) {
-            (Operation::Put, None) => self.engine.put(at, &command.key, command.value),
-            (Operation::Put, Some(place)) => {
-                self.engine.put_separated(at, &command.key, place);
-            }
-            (Operation::Delete, _) => self.engine.delete(at, &command.key),
+        match (command.is_put, entry.place) {
+            (true, None) => self.engine.put(at, key, command.value(&entry.body)),
+            (true, Some(place)) => self.engine.put_separated(at, key, place),
+            (false, _) => self.engine.delete(at, key),
         }
         Ok(Outcome::Applied { version: at })
     }
@@ -186,7 +188,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 turn = 0;
                 corelith_io::yield_if_needed().await;
             }
-            self.engine.wait_for_room().await.map_err(io_error)?;
+            self.engine.wait_while_full().await.map_err(io_error)?;
             turn += 1;
             let reply = self.apply_entry(&entry.into()).await?;
             if let Some(responder) = responder {

@@ -33,6 +33,7 @@ mod scrub;
 mod snapshot;
 mod space;
 mod statistics;
+mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
 mod versions;

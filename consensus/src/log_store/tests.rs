@@ -1,4 +1,5 @@
 use super::LogStore;
+use crate::ahead::Ahead;
 use crate::applied::Applied;
 use crate::options::Options;
 use crate::state_machine::StateMachine;
@@ -25,8 +26,15 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let dir = self.dir.join(number.to_string());
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let machine = StateMachine::new(engine, applied, Rc::default(), &Options::default());
-        Ok(((), LogStore::new(log), machine))
+        let ahead = Rc::<Ahead>::default();
+        let machine = StateMachine::new(
+            engine,
+            applied,
+            Rc::default(),
+            Rc::clone(&ahead),
+            &Options::default(),
+        );
+        Ok(((), LogStore::new(log, ahead), machine))
     }
 }
 

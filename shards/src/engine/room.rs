@@ -75,7 +75,7 @@ impl Engine {
         self.check_usable().is_ok() && self.throttle() == Throttle::Free
     }
 
-    fn throttle(&self) -> Throttle {
+    pub(super) fn throttle(&self) -> Throttle {
         let throttle = throttle(
             &self.debt(),
             self.full_memtables(),

@@ -14,7 +14,7 @@ use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_shards::{Found, LogIndex, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
-use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
+use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanItem, ScanPage};
 use corelith_wire::{DecodeError, Frame, Kind, placement};
 use std::cell::Cell;
@@ -69,17 +69,14 @@ impl Handler {
 
     fn write(&self, group: &Group, payload: Bytes, reply: Reply) {
         let refused = match WriteCommand::parse(&payload) {
-            Err(error) => Some(decode_failure(error)),
-            Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
-            Ok(command) => {
-                let grows = command.operation == Operation::Put;
-                (grows && group.is_disk_full()).then_some(Failure::DiskFull)
+            Ok(command) if self.belongs(&command.key, group.shard()) => {
+                let answer = move |result| reply.send(&write_answer(result));
+                return group.submit(payload, &command, answer);
             }
+            Ok(_) => Failure::Malformed,
+            Err(error) => decode_failure(error),
         };
-        match refused {
-            Some(failure) => reply.send(&failed(failure)),
-            None => group.submit(payload, move |result| reply.send(&write_answer(result))),
-        }
+        reply.send(&failed(refused));
     }
 
     /// Whether `key` is a key, and one of `shard`.
@@ -292,6 +289,7 @@ fn write_failure(error: &GroupError) -> Failure {
             retry_after_ms: u32::try_from(limits::THROTTLED_RETRY_AFTER.as_millis())
                 .unwrap_or(u32::MAX),
         },
+        GroupError::DiskFull => Failure::DiskFull,
         GroupError::Malformed => Failure::Malformed,
         // It may have failed while the write was on its way.
         GroupError::Storage => unavailable(Reason::StorageFailed, false),

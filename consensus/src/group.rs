@@ -26,7 +26,6 @@ use crate::log_store::LogStore;
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::proposal::{self, Budget, Responder};
-use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
 use crate::types::{self, Payload, Raft, Types};
@@ -105,7 +104,6 @@ struct Inner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
-    retention: Rc<RefCell<Retention>>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     healths: Rc<Healths>,
@@ -154,7 +152,6 @@ impl Group {
         let embargo_until =
             embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
         let healths = Rc::new(Healths::default());
@@ -174,7 +171,6 @@ impl Group {
         let machine = StateMachine::new(
             engine.clone(),
             Rc::clone(&applied),
-            Rc::clone(&retention),
             Rc::clone(&ahead),
             &options,
         );
@@ -207,7 +203,6 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied,
-            retention,
             transfers,
             lease,
             healths,

@@ -13,7 +13,6 @@ use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
 use crate::options::Options;
-use crate::retention::Retention;
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
@@ -21,7 +20,6 @@ use corelith_shards::{self as shards, Admission, Engine, LogIndex};
 use corelith_wire::request::Condition;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
@@ -29,7 +27,6 @@ use std::rc::Rc;
 pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
-    retention: Rc<RefCell<Retention>>,
     ahead: Rc<Ahead>,
     #[cfg(any(test, feature = "planted"))]
     skip_conditions: bool,
@@ -40,7 +37,6 @@ impl StateMachine {
     pub(crate) fn new(
         engine: Engine,
         applied: Rc<Applied>,
-        retention: Rc<RefCell<Retention>>,
         ahead: Rc<Ahead>,
         options: &Options,
     ) -> Self {
@@ -49,7 +45,6 @@ impl StateMachine {
         Self {
             engine,
             applied,
-            retention,
             ahead,
             #[cfg(any(test, feature = "planted"))]
             skip_conditions: options.planted.skip_conditions,
@@ -74,9 +69,6 @@ impl StateMachine {
         };
         let membership = (entry.kind == kind::MEMBERSHIP).then(|| entry.body.clone());
         self.engine.set_applied(entry.id, membership);
-        self.retention
-            .borrow_mut()
-            .note(entry.id.index.0, entry.whole_len());
         self.applied.advance(entry.id);
         Ok(reply)
     }

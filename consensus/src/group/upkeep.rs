@@ -2,6 +2,7 @@
 //! back, notice that openraft has stopped.
 
 use super::{Group, Inner};
+use crate::retention;
 use crate::types::{LogId, Types};
 use corelith_io::sleep;
 use corelith_shards::NodeId;
@@ -135,10 +136,11 @@ impl Inner {
             let upto = checkpointed.min(lowest_transfer).min(self.lowest_heard());
             return (upto > purged).then_some(upto);
         }
-        let upto = self.retention.borrow_mut().purge_upto(
+        let before_kept = self.log.before_last_bytes(self.options.catch_up_bytes);
+        let upto = retention::purge_upto(
             checkpointed,
             last,
-            self.options.catch_up_bytes,
+            before_kept.map(|index| index.0),
             self.options.catch_up_entries,
         )?;
         let upto = upto.min(lowest_transfer);

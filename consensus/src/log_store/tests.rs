@@ -27,13 +27,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
         let ahead = Rc::<Ahead>::default();
-        let machine = StateMachine::new(
-            engine,
-            applied,
-            Rc::default(),
-            Rc::clone(&ahead),
-            &Options::default(),
-        );
+        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead), &Options::default());
         Ok(((), LogStore::new(log, ahead), machine))
     }
 }

@@ -202,6 +202,53 @@ fn a_follower_that_lags_too_far_gets_a_snapshot() {
 }
 
 #[test]
+fn a_node_that_restarts_often_purges_its_log() {
+    let mut cluster = Cluster::new(
+        15,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options {
+            catch_up_bytes: 1 << 20,
+            ..crate::Options::default()
+        },
+        1,
+    );
+    cluster.memtable_bytes = 64 << 10;
+    cluster.start_all();
+    let session = cluster.open_session(cluster.wait_leader());
+    let value = "v".repeat(4000);
+    let mut number = 0;
+    // Each life sees less than what is kept, all of them five times as much.
+    for _ in 0..10 {
+        let leader = cluster.wait_leader();
+        for _ in 0..130 {
+            number += 1;
+            let command = put(
+                session,
+                number,
+                Condition::Any,
+                &format!("k{number}"),
+                &value,
+            );
+            applied(cluster.write(leader, command).unwrap().outcome);
+        }
+        for at in 0..3 {
+            cluster.crash(at);
+        }
+        cluster.start_all();
+    }
+    cluster.wait_leader();
+    cluster.wait("all nodes purge their logs", || {
+        (0..3).all(|at| {
+            let group = cluster
+                .groups(at)
+                .and_then(|groups| groups.group(ShardId(0)));
+            let status = group.map(|group| group.status());
+            status.is_some_and(|status| status.purged.is_some_and(|id| id.index.0 > 700))
+        })
+    });
+}
+
+#[test]
 fn writes_one_by_one_wait_for_flushes_too() {
     let mut cluster = Cluster::new(
         9,

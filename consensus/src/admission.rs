@@ -21,14 +21,16 @@
 //! * The commit index lies within what this leader has shown: what it says beyond is cut, since
 //!   every append carries it anew.
 
-use crate::command::{self, kind};
+use crate::command::{Parsed, kind};
 use crate::limits::{INDEX_MAX, TERM_MAX, TERM_STEP_MAX};
 use crate::membership;
+use crate::types::Payload;
 use bytes::Bytes;
 use corelith_shards::{LogId, LogIndex, NodeId, Term};
 use corelith_wire::peer::{
     AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
 };
+use corelith_wire::request::OpenSession;
 
 /// Why a message of a peer was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,7 +186,8 @@ fn within(id: Option<LogId>, leader: Leader) -> Result<(), Refusal> {
     }
 }
 
-/// What an append or a heartbeat (one without entries) says by itself.
+/// What an append or a heartbeat (one without entries) says by itself. Returns what the entries say,
+/// parsed.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -192,12 +195,13 @@ pub(crate) fn append(
     known: &Known<'_>,
     head: &AppendHead,
     entries: &[PeerEntry],
-) -> Result<(), Refusal> {
+) -> Result<Vec<Payload>, Refusal> {
     known.claim(&head.vote, true)?;
     let leader = leader_of_vote(&head.vote);
     within(head.before, leader)?;
     within(head.committed, leader)?;
     let mut before = head.before;
+    let mut payloads = Vec::with_capacity(entries.len());
     for entry in entries {
         let follows = match before {
             None => entry.id.index.0 == 0,
@@ -209,24 +213,30 @@ pub(crate) fn append(
             return Err(Refusal::Order(entry.id));
         }
         within(Some(entry.id), leader)?;
-        body(known, entry)?;
+        payloads.push(payload(known, entry)?);
         before = Some(entry.id);
     }
-    Ok(())
+    Ok(payloads)
 }
 
-/// Whether an entry is one that a leader proposes.
-fn body(known: &Known<'_>, entry: &PeerEntry) -> Result<(), Refusal> {
-    let at = entry.id;
-    let good = match entry.kind {
-        kind::MEMBERSHIP => return membership(known, at, &entry.body),
-        kind::BLANK | kind::WRITE | kind::OPEN_SESSION => {
-            command::is_sound(entry.kind, &entry.body)
+/// What an entry says, if a leader proposes such a one.
+fn payload(known: &Known<'_>, entry: &PeerEntry) -> Result<Payload, Refusal> {
+    let (at, kind, body) = (entry.id, entry.kind, entry.body.clone());
+    let sound = match kind {
+        kind::WRITE => {
+            let parsed = Parsed::of(&body).ok_or(Refusal::Entry(at))?;
+            return Ok(Payload::write(body, parsed));
         }
+        kind::MEMBERSHIP => {
+            membership(known, at, &body)?;
+            true
+        }
+        kind::BLANK => body.is_empty(),
+        kind::OPEN_SESSION => OpenSession::parse(&body).is_ok(),
         kind => return Err(Refusal::Kind { at, kind }),
     };
-    match good {
-        true => Ok(()),
+    match sound {
+        true => Ok(Payload::plain(kind, body)),
         false => Err(Refusal::Entry(at)),
     }
 }

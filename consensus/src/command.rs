@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use corelith_shards::limits::SEPARATED_VALUE_BYTES_MIN;
 use corelith_shards::{LogId, LogIndex, Term, ValuePart};
-use corelith_wire::request::{OpenSession, WriteCommand};
+use corelith_wire::request::{Condition, Operation, WriteCommand};
 
 /// What the body of a log entry is. Numbers are never used again for something else.
 pub mod kind {
@@ -30,46 +30,78 @@ pub mod kind {
     pub const OPEN_SESSION: u8 = 3;
 }
 
-/// The value at the end of an entry's body and its key, if the entry is a put whose value is long
-/// enough for a log to separate it. What applying would refuse has none.
-pub(crate) fn value_part(kind: u8, body: &Bytes) -> Option<ValuePart> {
-    if kind != kind::WRITE {
-        return None;
-    }
-    let prefix = body.first_chunk::<4>()?;
-    let start = u32::from_le_bytes(*prefix).checked_add(4)?;
-    let len = u32::try_from(body.len()).ok()?.checked_sub(start)?;
-    // Spares the many short ones the parse.
-    if (len as usize) < SEPARATED_VALUE_BYTES_MIN {
-        return None;
-    }
-    let command = WriteCommand::parse(body).ok()?;
-    // The key shares the body's memory, unless it is empty.
-    let key_start = match command.key.is_empty() {
-        true => 0,
-        false => command
-            .key
-            .as_ptr()
-            .addr()
-            .checked_sub(body.as_ptr().addr())?,
-    };
-    Some(ValuePart {
-        start,
-        len,
-        key_start: u32::try_from(key_start).ok()?,
-        key_len: u32::try_from(command.key.len()).ok()?,
-    })
+/// A write's body, parsed: what it asks, and where in the body key and value are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+    pub(crate) answered_below: u64,
+    pub(crate) condition: Condition,
+    /// Whether it gives the key a value.
+    pub(crate) is_put: bool,
+    key_start: u32,
+    key_len: u32,
+    value_start: u32,
 }
 
-/// Whether `body` is one that a leader proposes for an entry of that kind; a membership's is for
-/// `membership.rs` to say.
-pub(crate) fn is_sound(kind: u8, body: &Bytes) -> bool {
-    match kind {
-        kind::BLANK => body.is_empty(),
-        kind::WRITE => WriteCommand::parse(body).is_ok(),
-        kind::OPEN_SESSION => OpenSession::parse(body).is_ok(),
-        _ => false,
+impl Parsed {
+    /// Parses a body; `None` if it makes no sense.
+    pub(crate) fn of(body: &Bytes) -> Option<Self> {
+        Self::from_command(body, &WriteCommand::parse(body).ok()?)
     }
+
+    /// From what a body was parsed into; `None` if it was another body.
+    pub(crate) fn from_command(body: &Bytes, command: &WriteCommand) -> Option<Self> {
+        let key = part_of(body, &command.key)?;
+        let value = part_of(body, &command.value)?;
+        Some(Self {
+            session: command.session,
+            number: command.number,
+            answered_below: command.answered_below,
+            condition: command.condition,
+            is_put: command.operation == Operation::Put,
+            key_start: u32::try_from(key).ok()?,
+            key_len: u32::try_from(command.key.len()).ok()?,
+            value_start: u32::try_from(value).ok()?,
+        })
+    }
+
+    /// The key, in the body that was parsed or its head.
+    pub(crate) fn key<'a>(&self, body: &'a [u8]) -> &'a [u8] {
+        let start = self.key_start as usize;
+        let key = body.get(start..start + self.key_len as usize);
+        debug_assert!(key.is_some(), "{self:?} is of another body");
+        key.unwrap_or_default()
+    }
+
+    /// The value, in the body that was parsed.
+    pub(crate) fn value(&self, body: &Bytes) -> Bytes {
+        let start = self.value_start as usize;
+        debug_assert!(start <= body.len(), "{self:?} is of another body");
+        body.slice(start.min(body.len())..)
+    }
+
+    /// The value and the key of a put whose value is long enough for a log to separate it.
+    pub(crate) fn value_part(&self, body: &Bytes) -> Option<ValuePart> {
+        let len = u32::try_from(body.len())
+            .ok()?
+            .checked_sub(self.value_start)?;
+        (len as usize >= SEPARATED_VALUE_BYTES_MIN).then_some(ValuePart {
+            start: self.value_start,
+            len,
+            key_start: self.key_start,
+            key_len: self.key_len,
+        })
+    }
+}
+
+/// Where in `body` a part begins that shares its memory. What is empty shares none: it is at the end.
+fn part_of(body: &Bytes, part: &Bytes) -> Option<usize> {
+    if part.is_empty() {
+        return Some(body.len());
+    }
+    let start = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    (start + part.len() <= body.len()).then_some(start)
 }
 
 /// What became of a write when its entry was applied. The same on every replica.
@@ -187,7 +219,7 @@ impl WriteReply {
 mod tests {
     use super::*;
     use crate::tests::cluster::command;
-    use corelith_wire::request::{Condition, Operation, WriteRequest};
+    use corelith_wire::request::WriteRequest;
 
     fn write(operation: Operation, key: &[u8], value_len: usize) -> Bytes {
         let request = WriteRequest {
@@ -209,7 +241,7 @@ mod tests {
     fn the_value_of_a_put_and_its_key_are_found() {
         for (key, value_len) in [(&b""[..], 256), (b"k", 300), (&[9; 4096], 70_000)] {
             let body = put(key, value_len);
-            let part = value_part(kind::WRITE, &body).unwrap();
+            let part = value_part(&body).unwrap();
             assert_eq!(part.len as usize, value_len);
             assert_eq!((part.start + part.len) as usize, body.len());
             let key_end = part.key_start + part.key_len;
@@ -223,25 +255,40 @@ mod tests {
         }
     }
 
+    fn value_part(body: &Bytes) -> Option<ValuePart> {
+        Parsed::of(body)?.value_part(body)
+    }
+
     #[test]
     fn what_is_short_or_would_be_refused_has_no_value_part() {
         let long = put(b"key", 1000);
-        let cut = long.slice(..6);
         let mut too_far = long.to_vec();
         too_far[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         let cases = [
-            (kind::WRITE, put(b"key", 255)),
-            (kind::WRITE, put(b"key", 0)),
-            (kind::WRITE, put(b"key", (8 << 20) + 1)),
-            (kind::WRITE, cut),
-            (kind::WRITE, write(Operation::Delete, b"key", 1000)),
-            (kind::WRITE, Bytes::from(too_far)),
-            (kind::WRITE, Bytes::new()),
-            (kind::OPEN_SESSION, long),
+            put(b"key", 255),
+            put(b"key", 0),
+            put(b"key", (8 << 20) + 1),
+            long.slice(..6),
+            write(Operation::Delete, b"key", 1000),
+            Bytes::from(too_far),
+            Bytes::new(),
         ];
-        for (kind, body) in cases {
-            assert_eq!(value_part(kind, &body), None, "{} bytes", body.len());
+        for body in cases {
+            assert_eq!(value_part(&body), None, "{} bytes", body.len());
         }
+    }
+
+    #[test]
+    fn what_was_parsed_gives_back_key_and_value() {
+        for (key, value_len) in [(&b"key"[..], 5), (b"", 0), (b"", 7), (b"k", 0)] {
+            let body = put(key, value_len);
+            let parsed = Parsed::of(&body).unwrap();
+            assert_eq!(parsed.key(&body), key);
+            assert_eq!(parsed.value(&body), vec![7; value_len]);
+        }
+        let other = put(b"key", 9);
+        let command = WriteCommand::parse(&put(b"key", 9)).unwrap();
+        assert_eq!(Parsed::from_command(&other, &command), None);
     }
 
     #[test]

@@ -40,11 +40,17 @@ pub(crate) fn append(request: AppendRequest) -> (AppendHead, impl Iterator<Item 
     (head, entries)
 }
 
-/// An append or a heartbeat that was admitted, as openraft takes it.
-pub(crate) fn append_request(head: &AppendHead, entries: Vec<PeerEntry>) -> AppendRequest {
+/// An append or a heartbeat that was admitted, as openraft takes it; `payloads` are what its entries say.
+pub(crate) fn append_request(
+    head: &AppendHead,
+    entries: &[PeerEntry],
+    payloads: Vec<Payload>,
+) -> AppendRequest {
+    debug_assert_eq!(entries.len(), payloads.len());
     let entries = entries
-        .into_iter()
-        .map(|PeerEntry { id, kind, body }| Entry::new(types::log_id(id), Payload::new(kind, body)))
+        .iter()
+        .zip(payloads)
+        .map(|(entry, payload)| Entry::new(types::log_id(entry.id), payload))
         .collect();
     AppendRequest {
         vote: vote(head.vote),

@@ -24,6 +24,13 @@ pub enum GroupError {
     /// Too much is in flight already. Nothing was proposed; try again a little later.
     #[error("too many writes are in flight")]
     Throttled,
+    /// This node leads, and has no room for more values. Nothing was proposed; deletes make room.
+    #[error("the device has no room for more values")]
+    DiskFull,
+    /// This node leads, and the shard's metadata holds as much as it can. Nothing was proposed; deletes make
+    /// room.
+    #[error("the shard holds as much as it can")]
+    ShardFull,
     /// The command is not one that this crate could apply. Nothing was proposed.
     #[error("malformed command")]
     Malformed,

@@ -12,13 +12,15 @@
 //!   come back under the same identity.)
 
 mod door;
+mod entrance;
 mod read;
 mod upkeep;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
+use crate::ahead::Ahead;
 use crate::applied::Applied;
-use crate::command::{WriteReply, kind};
+use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::Link;
@@ -28,7 +30,6 @@ use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
 use crate::replay::replay;
-use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
 use crate::types::{self, Payload, Raft, Types};
@@ -38,7 +39,7 @@ use corelith_io::Instant;
 use corelith_io::sync::{oneshot, watch};
 use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term};
 use corelith_wire::peer::Health;
-use futures_util::FutureExt;
+use corelith_wire::request::WriteCommand;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
@@ -107,7 +108,6 @@ struct Inner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
-    retention: Rc<RefCell<Retention>>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     healths: Rc<Healths>,
@@ -116,10 +116,13 @@ struct Inner {
     budget: Budget,
     readers: read::Readers,
     door: door::Door,
+    entrance: entrance::Entrance,
     embargo_until: Option<Instant>,
     options: Options,
     closing: watch::Sender<bool>,
     stopped: Cell<bool>,
+    #[cfg(test)]
+    pretended: Cell<Option<Health>>,
 }
 
 /// What a group needs from its core.
@@ -156,7 +159,6 @@ impl Group {
         let promised = !brand_new && members.len() > 1;
         let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
         let healths = Rc::new(Healths::default());
@@ -172,13 +174,14 @@ impl Group {
             Rc::clone(&lease),
             Rc::clone(&transfers),
         );
-        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
+        let ahead = Rc::<Ahead>::default();
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
         replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
             network,
-            LogStore::new(log.clone()),
+            LogStore::new(log.clone(), ahead),
             machine,
         )
         .await
@@ -203,17 +206,19 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied,
-            retention,
             transfers,
             lease,
             healths,
             budget,
             readers: read::Readers::default(),
             door: door::Door::default(),
+            entrance: entrance::Entrance::default(),
             embargo_until,
             options,
             closing: watch::channel(false).0,
             stopped: Cell::new(false),
+            #[cfg(test)]
+            pretended: Cell::new(None),
         });
         let group = Self { inner };
         group.start_upkeep(brand_new);
@@ -238,18 +243,22 @@ impl Group {
         self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
     }
 
-    /// Whether this node leads the shard and the shard holds as much as it can: puts should be refused,
-    /// deletes are what makes room.
-    pub fn is_full(&self) -> bool {
-        self.inner.leading().is_some() && self.inner.engine.check_capacity().is_err()
-    }
-
     /// What speaks against this replica's leading.
     pub(crate) fn health(&self) -> Health {
+        #[cfg(test)]
+        if let Some(health) = self.inner.pretended.get() {
+            return health;
+        }
         Health {
             is_disk_full: self.is_disk_full(),
             is_damaged: !self.inner.engine.damages().is_empty(),
         }
+    }
+
+    /// Says that it is so, whatever is true.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, health: Option<Health>) {
+        self.inner.pretended.set(health);
     }
 
     /// The members, the preferred leader first.
@@ -257,17 +266,22 @@ impl Group {
         &self.inner.members
     }
 
-    /// Proposes a write (the payload of the client's write frame) and calls `reply` once it is
-    /// applied, or is known not to be, or its fate is lost with the leadership. `reply` is called
-    /// exactly once, maybe before this returns; it must not wait, and should only note the answer.
+    /// Proposes a write (`payload` is that of the client's write frame, and `command` what it was
+    /// parsed into) and calls `reply` once it is applied, or is known not to be, or its fate is lost
+    /// with the leadership. `reply` is called exactly once, maybe before this returns; it must not
+    /// wait, and should only note the answer.
     ///
     /// Submissions of one turn of the executor are proposed together.
     pub fn submit(
         &self,
-        command: Bytes,
+        payload: Bytes,
+        command: &WriteCommand,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
-        self.propose(kind::WRITE, command, reply);
+        match Parsed::from_command(&payload, command) {
+            Some(parsed) => self.propose(Payload::write(payload, parsed), parsed.is_put, reply),
+            None => reply(Err(GroupError::Malformed)),
+        }
     }
 
     /// As [`Group::submit`], for an entry that opens a session; `body` is the payload of the
@@ -277,15 +291,18 @@ impl Group {
         body: Bytes,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
-        self.propose(kind::OPEN_SESSION, body, reply);
+        self.propose(Payload::plain(kind::OPEN_SESSION, body), false, reply);
     }
 
     /// [`Group::submit`] as a future.
     ///
     /// # Errors
     /// See [`GroupError`].
-    pub async fn write(&self, command: Bytes) -> Result<WriteReply, GroupError> {
-        self.propose_and_wait(kind::WRITE, command).await
+    pub async fn write(&self, payload: Bytes) -> Result<WriteReply, GroupError> {
+        let command = WriteCommand::parse(&payload).map_err(|_| GroupError::Malformed)?;
+        let (sender, receiver) = oneshot::channel();
+        self.submit(payload, &command, |reply| note(sender, reply));
+        receiver.await.unwrap_or(Err(GroupError::Shutdown))
     }
 
     /// [`Group::submit_open_session`] as a future.
@@ -293,25 +310,19 @@ impl Group {
     /// # Errors
     /// See [`GroupError`].
     pub async fn open_session(&self, body: Bytes) -> Result<WriteReply, GroupError> {
-        self.propose_and_wait(kind::OPEN_SESSION, body).await
-    }
-
-    async fn propose_and_wait(&self, kind: u8, body: Bytes) -> Result<WriteReply, GroupError> {
         let (sender, receiver) = oneshot::channel();
-        self.propose(kind, body, move |reply| {
-            // The caller may have given up.
-            let _ = sender.send(reply);
-        });
+        self.submit_open_session(body, |reply| note(sender, reply));
         receiver.await.unwrap_or(Err(GroupError::Shutdown))
     }
 
+    /// Proposes an entry, one that needs room for a value if it `grows`.
     fn propose(
         &self,
-        kind: u8,
-        body: Bytes,
+        payload: Payload,
+        grows: bool,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
-        let share = match self.admit(&body) {
+        let share = match self.admit(&payload.body, grows) {
             Ok(share) => share,
             Err(error) => return reply(Err(error)),
         };
@@ -326,18 +337,12 @@ impl Group {
                     .map_or(GroupError::Shutdown, |inner| inner.why_stopped())),
             });
         });
-        // Goes into the mailbox at once, where openraft gathers what has piled up: the budget is
-        // smaller than the mailbox. If openraft has stopped it drops the responder, which answers.
-        let proposing = self
-            .inner
-            .raft
-            .client_write_ff(Payload::new(kind, body), Some(responder));
-        let sent = proposing.now_or_never();
-        debug_assert!(sent.is_some(), "the mailbox is larger than the budget");
+        self.enter(payload, responder);
     }
 
-    /// Whether a proposal is worth making, and its share of the budget.
-    fn admit(&self, body: &Bytes) -> Result<proposal::Share, GroupError> {
+    /// Whether a proposal is worth making, and its share of the budget. Only a leader looks at its
+    /// own room: from others a client goes on to the leader.
+    fn admit(&self, body: &Bytes, grows: bool) -> Result<proposal::Share, GroupError> {
         if self.inner.closing.borrow().to_owned() {
             return Err(GroupError::Shutdown);
         }
@@ -346,6 +351,12 @@ impl Group {
         }
         if self.inner.leading().is_none() {
             return Err(self.inner.not_leading());
+        }
+        if grows && self.is_disk_full() {
+            return Err(GroupError::DiskFull);
+        }
+        if grows && self.inner.engine.check_capacity().is_err() {
+            return Err(GroupError::ShardFull);
         }
         self.inner
             .budget
@@ -404,6 +415,7 @@ impl Group {
         // An error says that it had stopped already.
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);
+        self.inner.entrance.empty();
         let shard = self.inner.shard.borrow_mut().take();
         if let Some(shard) = shard
             && let Err(error) = shard.close().await
@@ -411,6 +423,11 @@ impl Group {
             tracing::warn!(shard = %self.inner.shard_id, %error, "closing the shard");
         }
     }
+}
+
+/// Hands an answer to its caller, who may have given up.
+fn note<T>(caller: oneshot::Sender<T>, answer: T) {
+    let _ = caller.send(answer);
 }
 
 /// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not

@@ -6,6 +6,7 @@
 //! `state_machine` → the answer. A follower receives in `peer_server`.
 
 mod admission;
+mod ahead;
 mod applied;
 pub mod command;
 mod config;

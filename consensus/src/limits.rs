@@ -4,12 +4,16 @@
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 16 * 1024;
 /// Bytes of such proposals. A single larger one passes alone.
 pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// Of a memtable, the part that may be on its way to the engine while it slows writers.
+pub const SLOWED_MEMTABLE_PARTS: usize = 16;
 /// Messages in a group's mailbox: all proposals, and room for everything else.
 pub const MAILBOX_LEN_MAX: usize = 4 * PROPOSALS_IN_FLIGHT_MAX;
-/// Batches of committed entries that wait to be applied. Applying waits for the engine's memory; a
-/// full queue would stop the group's timers too, so it is long enough that the proposal budget
-/// fills first.
+/// Batches of committed entries that wait to be applied. Applying waits while all memtables are full;
+/// a full queue would stop the group's timers too, so it is long enough that the proposal budget
+/// fills first on a leader, and [`APPLIES_WAITING_MAX`] on a follower.
 pub const APPLY_QUEUE_LEN_MAX: usize = 64 * 1024;
+/// Appends that a follower takes although what those before them have committed is not applied yet.
+pub const APPLIES_WAITING_MAX: usize = APPLY_QUEUE_LEN_MAX / 2;
 /// Entries that one append to a follower carries.
 pub const APPEND_ENTRIES_MAX: usize = 4096;
 /// Bytes of entries in one append to a follower, unless a single entry is larger.
@@ -22,6 +26,8 @@ pub const APPEND_BYTES_IN_FLIGHT_MAX: usize = 8 << 20;
 pub const APPLY_BYTES: u64 = 4 << 20;
 /// Bytes of entries read from the log at once after a start, twice: one piece while another is applied.
 pub const REPLAY_BYTES: u64 = 4 << 20;
+/// Writes whose parsed form is kept until they are applied; others are parsed again.
+pub const PARSED_AHEAD_MAX: usize = 4096;
 /// Entries applied before other tasks of the core get a turn.
 pub const APPLY_TURN_ENTRIES: usize = 64;
 /// Readers that wait for one confirmation of leadership.
@@ -44,6 +50,8 @@ pub const INDEX_MAX: u64 = 1 << 55;
 pub const MEMBERS_MAX: usize = 64;
 
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < MAILBOX_LEN_MAX);
+const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < APPLY_QUEUE_LEN_MAX);
+const _: () = assert!(APPLIES_WAITING_MAX < APPLY_QUEUE_LEN_MAX);
 const _: () = assert!(TERM_STEP_MAX < TERM_MAX && TERM_MAX < u64::MAX - TERM_STEP_MAX);
 const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX < PEER_REQUESTS_MAX);

@@ -1,24 +1,27 @@
 //! openraft's log storage: the shard's log.
 
+use crate::ahead::Ahead;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES};
 use crate::types::{self, Entry, LogId, Types, Vote};
-use corelith_shards::{Log, LogIndex};
+use corelith_shards::{self as shards, Log, LogIndex};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::rc::Rc;
 
 /// The log of one shard, to openraft.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Log,
+    ahead: Rc<Ahead>,
 }
 
 impl LogStore {
-    /// Makes a store over a shard's log.
-    pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+    /// Makes a store over a shard's log, which leaves for the state machine what was parsed.
+    pub(crate) fn new(log: Log, ahead: Rc<Ahead>) -> Self {
+        Self { log, ahead }
     }
 
     /// The part of `range` that the log holds, as `from..to`.
@@ -167,7 +170,17 @@ impl RaftLogStorage<Types> for LogStore {
         // Nothing waits here unless the device has stalled with many MiB on their way to it: then
         // the group waits with it, which bounds its memory and lets another node take the lead.
         self.log.wait_for_room().await.map_err(io_error)?;
-        let entries = entries.into_iter().map(Into::into).collect();
+        let entries = entries
+            .into_iter()
+            .map(|entry| {
+                let parsed = entry.payload.parsed;
+                let entry = shards::Entry::from(entry);
+                if let Some(parsed) = parsed {
+                    self.ahead.note(entry.id, parsed);
+                }
+                entry
+            })
+            .collect();
         self.log.append(entries, |result| {
             callback.io_completed(result.map_err(io_error));
         });

@@ -23,6 +23,9 @@ pub struct Options {
     pub proposals_in_flight: usize,
     /// Bytes of proposals in flight per group.
     pub proposal_bytes_in_flight: usize,
+    /// Appends that a follower takes before what earlier ones have committed is applied, at most
+    /// [`limits::APPLIES_WAITING_MAX`].
+    pub applies_waiting: usize,
     /// Bytes of applied entries that the log keeps for followers that lag.
     pub catch_up_bytes: u64,
     /// Entries that the log keeps for followers that lag.
@@ -42,6 +45,7 @@ impl Default for Options {
             peer_timeout: Duration::from_secs(2),
             proposals_in_flight: limits::PROPOSALS_IN_FLIGHT_MAX,
             proposal_bytes_in_flight: limits::PROPOSAL_BYTES_IN_FLIGHT_MAX,
+            applies_waiting: limits::APPLIES_WAITING_MAX,
             catch_up_bytes: 256 << 20,
             catch_up_entries: planted::kept_entries().unwrap_or(1 << 20),
             lead_back_after: Some(Duration::from_secs(5)),
@@ -72,6 +76,9 @@ impl Options {
             || self.proposals_in_flight > limits::PROPOSALS_IN_FLIGHT_MAX
         {
             return wrong("the proposals in flight must be between 1 and 16384");
+        }
+        if self.applies_waiting == 0 || self.applies_waiting > limits::APPLIES_WAITING_MAX {
+            return wrong("the applies that wait must be between 1 and 32768");
         }
         if self.proposal_bytes_in_flight == 0 {
             return wrong("the bytes of proposals in flight must not be 0");

@@ -11,9 +11,7 @@ use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{ReadHalf, WriteHalf};
-use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, PeerEntry, PeerVote, kinds,
-};
+use corelith_wire::peer::{self, AppendHead, AppendResult, HeartbeatReply, PeerVote, kinds};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::RefCell;
@@ -153,7 +151,11 @@ impl Server {
         let (append, entries) = peer::parse_append(frame)?;
         let server = Rc::clone(self);
         Self::start(async move {
-            let result = server.take(head.shard, append, entries).await;
+            let result = match server.group(head.shard) {
+                Some(group) => group.take_append(server.peer, append, entries).await,
+                None => Ok(AppendResult::Unable),
+            };
+            let result = server.result(head.shard, result);
             server
                 .outgoing
                 .send(|out| peer::encode_append_reply(out, head, &result));
@@ -170,8 +172,13 @@ impl Server {
         };
         let server = Rc::clone(self);
         Self::start(async move {
-            let result = server.take(beat.shard, append, Vec::new()).await;
-            let health = server.group(beat.shard).map(|group| group.health());
+            let group = server.group(beat.shard);
+            let result = match &group {
+                Some(group) => group.take_beat(server.peer, append).await,
+                None => Ok(AppendResult::Unable),
+            };
+            let result = server.result(beat.shard, result);
+            let health = group.map(|group| group.health());
             server.beat_replies.borrow_mut().push(HeartbeatReply {
                 beat: beat.beat,
                 shard: beat.shard,
@@ -182,23 +189,12 @@ impl Server {
         });
     }
 
-    /// Hands an append or heartbeat to its group.
-    async fn take(
-        &self,
-        shard: ShardId,
-        append: AppendHead,
-        entries: Vec<PeerEntry>,
-    ) -> AppendResult {
-        let Some(group) = self.group(shard) else {
-            return AppendResult::Unable;
-        };
-        match group.take_append(self.peer, append, entries).await {
-            Ok(result) => result,
-            Err(refusal) => {
-                self.refused(shard, &refusal);
-                AppendResult::Unable
-            }
-        }
+    /// What an append or heartbeat is answered with.
+    fn result(&self, shard: ShardId, result: Result<AppendResult, Refusal>) -> AppendResult {
+        result.unwrap_or_else(|refusal| {
+            self.refused(shard, &refusal);
+            AppendResult::Unable
+        })
     }
 
     fn append_beat_replies(&self, out: &mut Outbox) {

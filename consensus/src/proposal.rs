@@ -4,6 +4,7 @@ use crate::command::WriteReply;
 use crate::error::GroupError;
 use crate::planted::{Bug, is_planted};
 use crate::types::Types;
+use corelith_io::sync::notify::Notify;
 use corelith_shards::NodeId;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
@@ -72,6 +73,8 @@ struct InFlight {
     bytes: Cell<usize>,
     count_max: usize,
     bytes_max: usize,
+    /// Told of each share that is given back.
+    given_back: Notify,
 }
 
 /// How much may be proposed before it is answered.
@@ -93,6 +96,7 @@ impl Budget {
             bytes: Cell::new(0),
             count_max,
             bytes_max,
+            given_back: Notify::new(),
         }))
     }
 
@@ -104,6 +108,7 @@ impl Budget {
             bytes: used,
             count_max,
             bytes_max,
+            ..
         } = &*self.0;
         let fits = used.get().saturating_add(bytes) <= *bytes_max || used.get() == 0;
         let is_full = count.get() >= *count_max || !fits;
@@ -119,11 +124,24 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Bytes that are proposed and not answered.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes.get()
+    }
+
+    /// Waits until a share is given back.
+    pub(crate) async fn given_back(&self) {
+        self.0.given_back.notified().await;
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         let InFlight { count, bytes, .. } = &*self.budget;
         count.set(count.get() - 1);
         bytes.set(bytes.get() - self.bytes);
+        self.budget.given_back.notify_waiters();
     }
 }
 

@@ -2,24 +2,24 @@
 //!
 //! Every replica decides each entry alone and alike: the outcome depends only on the entries before
 //! it. Applying waits in two places: for a block of an sstable when a conditional write asks for the
-//! version of a key that is not in memory, and for the engine when its flushes lag; the budget of
-//! proposals bounds what piles up meanwhile (limits.rs).
+//! version of a key that is not in memory, and while all memtables are full. What piles up meanwhile
+//! is in the log, and bounded: on a leader by the budget of proposals, which wait for room before
+//! they are proposed (`group/entrance.rs`), on a follower by the door (`group/door.rs`).
 
+use crate::ahead::Ahead;
 use crate::applied::Applied;
-use crate::command::{Decided, Outcome, WriteReply, kind};
+use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
 use crate::planted::{Bug, is_planted};
-use crate::retention::Retention;
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
-use corelith_shards::{self as shards, Admission, Engine, LogIndex, ValuePointer};
-use corelith_wire::request::{Condition, Operation, WriteCommand};
+use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_wire::request::Condition;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
@@ -27,20 +27,16 @@ use std::rc::Rc;
 pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
-    retention: Rc<RefCell<Retention>>,
+    ahead: Rc<Ahead>,
 }
 
 impl StateMachine {
     /// Makes a state machine over a shard's engine.
-    pub(crate) fn new(
-        engine: Engine,
-        applied: Rc<Applied>,
-        retention: Rc<RefCell<Retention>>,
-    ) -> Self {
+    pub(crate) fn new(engine: Engine, applied: Rc<Applied>, ahead: Rc<Ahead>) -> Self {
         Self {
             engine,
             applied,
-            retention,
+            ahead,
         }
     }
 
@@ -62,20 +58,19 @@ impl StateMachine {
         };
         let membership = (entry.kind == kind::MEMBERSHIP).then(|| entry.body.clone());
         self.engine.set_applied(entry.id, membership);
-        self.retention
-            .borrow_mut()
-            .note(entry.id.index.0, entry.whole_len());
         self.applied.advance(entry.id);
         Ok(reply)
     }
 
     async fn write(&self, at: Decided, entry: &shards::Entry) -> io::Result<WriteReply> {
         let without_effect = |outcome| Ok(WriteReply { at, outcome });
-        // The head of a separated entry parses as a put of an empty value.
-        let Ok(command) = WriteCommand::parse(&entry.body) else {
+        // After a restart, and of what came too far ahead, nothing is left. The head of a separated
+        // entry parses as a put of an empty value.
+        let parsed = self.ahead.take(entry.id);
+        let Some(command) = parsed.or_else(|| Parsed::of(&entry.body)) else {
             return without_effect(Outcome::Malformed);
         };
-        let WriteCommand {
+        let Parsed {
             session,
             number,
             answered_below,
@@ -95,7 +90,7 @@ impl StateMachine {
             Admission::WindowFull => return without_effect(Outcome::WindowFull),
             Admission::Unknown => return without_effect(Outcome::SessionExpired),
         }
-        let outcome = self.decide(at.index, command, entry.place).await?;
+        let outcome = self.decide(at.index, &command, entry).await?;
         let reply = WriteReply { at, outcome };
         if let Some(record) = reply.record() {
             self.engine.sessions().record(session, number, &record);
@@ -107,27 +102,25 @@ impl StateMachine {
     async fn decide(
         &self,
         at: LogIndex,
-        command: WriteCommand,
-        place: Option<ValuePointer>,
+        command: &Parsed,
+        entry: &shards::Entry,
     ) -> io::Result<Outcome> {
+        let key = command.key(&entry.body);
         if let Some(expected) = condition(command.condition) {
             let current = if is_planted(Bug::DecideFromMemory) {
-                let found = self.engine.get_in_memory(&command.key);
+                let found = self.engine.get_in_memory(key);
                 found.flatten().map(|found| found.version)
             } else {
-                let found = self.engine.version_of(&command.key).await;
-                found.map_err(io_error)?
+                self.engine.version_of(key).await.map_err(io_error)?
             };
             if current != expected {
                 return Ok(Outcome::Conflict { current });
             }
         }
-        match (command.operation, place) {
-            (Operation::Put, None) => self.engine.put(at, &command.key, command.value),
-            (Operation::Put, Some(place)) => {
-                self.engine.put_separated(at, &command.key, place);
-            }
-            (Operation::Delete, _) => self.engine.delete(at, &command.key),
+        match (command.is_put, entry.place) {
+            (true, None) => self.engine.put(at, key, command.value(&entry.body)),
+            (true, Some(place)) => self.engine.put_separated(at, key, place),
+            (false, _) => self.engine.delete(at, key),
         }
         Ok(Outcome::Applied { version: at })
     }
@@ -178,7 +171,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 turn = 0;
                 corelith_io::yield_if_needed().await;
             }
-            self.engine.wait_for_room().await.map_err(io_error)?;
+            self.engine.wait_for_memory().await.map_err(io_error)?;
             turn += 1;
             let reply = self.apply_entry(&entry.into()).await?;
             if let Some(responder) = responder {

@@ -3,7 +3,7 @@
 //! An entry is its log id, a kind tag and a reference-counted slice: what arrives in a frame is what
 //! the log stores and what the next frame carries, without being copied or encoded in between.
 
-use crate::command::{self, WriteReply, kind};
+use crate::command::{Parsed, WriteReply, kind};
 use crate::membership;
 use bytes::Bytes;
 use corelith_shards::{self as shards, ValuePart, ValuePointer};
@@ -71,16 +71,31 @@ pub(crate) struct Payload {
     pub(crate) value: Option<ValuePart>,
     /// Where this replica keeps the value, if its log has separated it.
     pub(crate) place: Option<ValuePointer>,
+    /// Of a write that was proposed or received, and not read from the log: its body, parsed.
+    pub(crate) parsed: Option<Parsed>,
 }
 
 impl Payload {
-    /// Makes what an entry says when it is proposed or received.
-    pub(crate) fn new(kind: u8, body: Bytes) -> Self {
+    /// Makes what an entry says that is no write, when it is proposed or received.
+    pub(crate) fn plain(kind: u8, body: Bytes) -> Self {
+        debug_assert_ne!(kind, kind::WRITE);
         Self {
             kind,
-            value: command::value_part(kind, &body),
+            body,
+            value: None,
+            place: None,
+            parsed: None,
+        }
+    }
+
+    /// Makes what a write says when it is proposed or received.
+    pub(crate) fn write(body: Bytes, parsed: Parsed) -> Self {
+        Self {
+            kind: kind::WRITE,
+            value: parsed.value_part(&body),
             place: None,
             body,
+            parsed: Some(parsed),
         }
     }
 }
@@ -97,7 +112,7 @@ impl RaftPayload for Payload {
     type Node = ();
 
     fn blank() -> Self {
-        Self::new(kind::BLANK, Bytes::new())
+        Self::plain(kind::BLANK, Bytes::new())
     }
 
     fn with_normal(self, data: Self) -> Self {
@@ -105,7 +120,7 @@ impl RaftPayload for Payload {
     }
 
     fn with_membership(self, membership: Membership) -> Self {
-        Self::new(kind::MEMBERSHIP, membership::encode(&membership))
+        Self::plain(kind::MEMBERSHIP, membership::encode(&membership))
     }
 
     fn get_membership(&self) -> Option<Membership> {
@@ -192,6 +207,7 @@ impl From<shards::Entry> for Entry {
                 body: entry.body,
                 value: entry.value,
                 place: entry.place,
+                parsed: None,
             },
         }
     }

@@ -241,6 +241,12 @@ impl Log {
         self.wal.purged_durable()
     }
 
+    /// The last entry that nobody needs who needs the last `bytes` of entries, values included; `None`
+    /// if the log holds fewer. Needs no I/O, and knows of what was written before a restart too.
+    pub fn before_last_bytes(&self, bytes: u64) -> Option<LogIndex> {
+        self.wal.before_last_bytes(bytes)
+    }
+
     /// The id of the entry at `index`, if the log holds it. Needs no I/O.
     pub fn id_at(&self, index: LogIndex) -> Option<LogId> {
         self.wal.id_at(index)

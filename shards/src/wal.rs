@@ -452,6 +452,16 @@ impl Wal {
         self.shared().pipeline.borrow().purged_durable()
     }
 
+    /// The last entry before the blocks in which the last `bytes` of written entries begin, values
+    /// included; `None` if there are fewer bytes. Needs no I/O.
+    pub fn before_last_bytes(&self, bytes: u64) -> Option<LogIndex> {
+        self.shared()
+            .pipeline
+            .borrow()
+            .index
+            .before_last_bytes(bytes)
+    }
+
     /// The id of the entry at `index`, if the log holds it. Needs no I/O.
     pub fn id_at(&self, index: LogIndex) -> Option<LogId> {
         self.shared().pipeline.borrow().index.id_at(index)

@@ -105,7 +105,7 @@ fn votes_are_the_peers_own_and_terms_rise_in_steps() {
     ];
     for (vote, expected) in table {
         assert_eq!(
-            append(&known(), &head(vote, None, None), &[]),
+            append(&known(), &head(vote, None, None), &[]).map(drop),
             expected,
             "{vote:?}"
         );
@@ -128,8 +128,9 @@ fn votes_are_the_peers_own_and_terms_rise_in_steps() {
 #[test]
 fn entries_follow_each_other_and_make_sense() {
     let vote = vote_of(5, 2, true);
-    let check =
-        |before, entries: &[PeerEntry]| append(&known(), &head(vote, before, None), entries);
+    let check = |before, entries: &[PeerEntry]| {
+        append(&known(), &head(vote, before, None), entries).map(drop)
+    };
     let before = Some(id(4, 3, 9));
     assert_eq!(check(before, &puts(&[id(4, 3, 10), id(5, 2, 11)])), Ok(()));
     let wrong = [
@@ -153,7 +154,7 @@ fn entries_follow_each_other_and_make_sense() {
     );
     let committed = head(vote, before, Some(id(5, 3, 2)));
     assert_eq!(
-        append(&known(), &committed, &[]),
+        append(&known(), &committed, &[]).map(drop),
         Err(Refusal::Order(id(5, 3, 2)))
     );
 

@@ -10,32 +10,42 @@ use crate::admission::{self, Held, Known, Line, Place, Refusal};
 use crate::convert;
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
-use crate::types::{self, SnapshotMeta, Types, VoteRequest};
-use corelith_io::sync::semaphore::Semaphore;
+use crate::types::{self, Payload, SnapshotMeta, Types, VoteRequest};
+use corelith_io::sync::semaphore::{Permit, Semaphore};
 use corelith_shards::{self as shards, LogIndex, NodeId, Term};
 use corelith_wire::peer::{
     AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
 };
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
 
 /// Where appends of a group come in.
 pub(super) struct Door {
-    /// Appends enter one after the other.
+    /// Appends wait for room in the order in which they came: one that is overtaken is answered with a
+    /// conflict, which its leader would take for lost entries. Heartbeats do not wait; what comes before
+    /// them is acknowledged.
+    queue: Semaphore,
+    /// Appends and heartbeats enter one after the other.
     turn: Semaphore,
     /// What the leader of the last append has shown.
     line: Cell<Option<Line>>,
+    /// What the appends that were let in have committed and is not applied yet, ascending: each is
+    /// a batch in openraft's queue.
+    to_apply: RefCell<VecDeque<LogIndex>>,
 }
 
 impl Default for Door {
     fn default() -> Self {
         Self {
+            queue: Semaphore::new(1),
             turn: Semaphore::new(1),
             line: Cell::new(None),
+            to_apply: RefCell::default(),
         }
     }
 }
@@ -51,14 +61,39 @@ impl Group {
         }
     }
 
-    /// Takes an append or a heartbeat (one without entries).
+    /// Takes a heartbeat.
+    pub(crate) async fn take_beat(
+        &self,
+        peer: NodeId,
+        head: AppendHead,
+    ) -> Result<AppendResult, Refusal> {
+        admission::append(&self.known(peer), &head, &[])?;
+        self.let_in(head, Vec::new(), Vec::new(), None).await
+    }
+
+    /// Takes an append.
     pub(crate) async fn take_append(
         &self,
         peer: NodeId,
-        mut head: AppendHead,
+        head: AppendHead,
         entries: Vec<PeerEntry>,
     ) -> Result<AppendResult, Refusal> {
-        admission::append(&self.known(peer), &head, &entries)?;
+        let payloads = admission::append(&self.known(peer), &head, &entries)?;
+        let place = self.inner.door.queue.acquire(1).await;
+        if !self.may_commit_more().await {
+            return Ok(AppendResult::Unable);
+        }
+        self.let_in(head, entries, payloads, Some(place)).await
+    }
+
+    /// Hands an append or heartbeat to openraft when its turn has come, and then gives its place up.
+    async fn let_in(
+        &self,
+        mut head: AppendHead,
+        entries: Vec<PeerEntry>,
+        payloads: Vec<Payload>,
+        place: Option<Permit>,
+    ) -> Result<AppendResult, Refusal> {
         let door = &self.inner.door;
         let turn = door.turn.acquire(1).await;
         let Some(Place { committed, line }) = self.place(&head, &entries).await? else {
@@ -66,13 +101,16 @@ impl Group {
         };
         head.committed = committed;
         door.line.set(line);
+        if let Some(committed) = committed {
+            self.inner.will_apply(committed.index);
+        }
         let (before, vote) = (head.before, head.vote);
         let last = entries.last().map(|entry| entry.id).or(before);
-        let request = convert::append_request(&head, entries);
+        let request = convert::append_request(&head, &entries, payloads);
         // Enters the mailbox when it is polled first; the next one may follow.
         let mut answer = pin!(self.inner.raft.append_entries(request));
         let at_once = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-        drop(turn);
+        drop((turn, place));
         let answer = match at_once {
             Poll::Ready(answer) => answer,
             Poll::Pending => answer.await,
@@ -99,6 +137,24 @@ impl Group {
             door.line.set(None);
         }
         Ok(result)
+    }
+
+    /// How many batches of entries wait to be applied.
+    #[cfg(test)]
+    pub(crate) fn applies_waiting(&self) -> usize {
+        self.inner.applies_waiting()
+    }
+
+    /// Waits, a little, while too many batches of entries wait to be applied.
+    async fn may_commit_more(&self) -> bool {
+        let inner = &self.inner;
+        if inner.applies_waiting() < inner.options.applies_waiting {
+            return true;
+        }
+        let oldest = inner.door.to_apply.borrow().front().copied();
+        let applied = inner.applied.wait(oldest.unwrap_or_default());
+        let waited = corelith_io::timeout(inner.options.peer_timeout / 2, applied).await;
+        waited.is_ok() && inner.applies_waiting() < inner.options.applies_waiting
     }
 
     /// Where an append goes; `None` if openraft has stopped.
@@ -228,6 +284,27 @@ impl Group {
 }
 
 impl super::Inner {
+    /// Notes that openraft will apply what comes up to `index`.
+    fn will_apply(&self, index: LogIndex) {
+        self.applies_waiting();
+        let mut to_apply = self.door.to_apply.borrow_mut();
+        let news = to_apply.back().is_none_or(|last| *last < index);
+        if news && self.applied_index() < Some(index) {
+            to_apply.push_back(index);
+        }
+    }
+
+    /// How many batches wait to be applied.
+    fn applies_waiting(&self) -> usize {
+        let applied = self.applied_index();
+        let mut to_apply = self.door.to_apply.borrow_mut();
+        while to_apply
+            .pop_front_if(|index| Some(*index) <= applied)
+            .is_some()
+        {}
+        to_apply.len()
+    }
+
     /// This replica's vote and what it knows to be committed, after openraft has done all that came in
     /// before; `None` if it has stopped.
     async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {

@@ -3,6 +3,7 @@
 
 use super::{Group, Inner};
 use crate::planted::{Bug, is_planted};
+use crate::retention;
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::sleep;
 use corelith_shards::NodeId;
@@ -139,10 +140,11 @@ impl Inner {
             let upto = checkpointed.min(lowest_transfer).min(self.lowest_heard());
             return (upto > purged).then_some(upto);
         }
-        let upto = self.retention.borrow_mut().purge_upto(
+        let before_kept = self.log.before_last_bytes(self.options.catch_up_bytes);
+        let upto = retention::purge_upto(
             checkpointed,
             last,
-            self.options.catch_up_bytes,
+            before_kept.map(|index| index.0),
             self.options.catch_up_entries,
         )?;
         let upto = upto.min(lowest_transfer);

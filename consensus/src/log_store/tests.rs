@@ -1,4 +1,5 @@
 use super::LogStore;
+use crate::ahead::Ahead;
 use crate::applied::Applied;
 use crate::state_machine::StateMachine;
 use crate::types::Types;
@@ -24,8 +25,9 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let dir = self.dir.join(number.to_string());
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let machine = StateMachine::new(engine, applied, Rc::default());
-        Ok(((), LogStore::new(log), machine))
+        let ahead = Rc::<Ahead>::default();
+        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead));
+        Ok(((), LogStore::new(log, ahead), machine))
     }
 }
 

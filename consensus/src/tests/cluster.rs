@@ -8,7 +8,8 @@ use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
 use corelith_wire::request::{
-    Condition, OpenSession, Operation, WriteRequest, encode_open_session, encode_write,
+    Condition, OpenSession, Operation, WriteCommand, WriteRequest, encode_open_session,
+    encode_write,
 };
 use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId};
 use std::cell::RefCell;
@@ -316,7 +317,10 @@ fn answer(groups: &Groups, ask: Ask) {
     // The client may have given up.
     match ask {
         Ask::Write(shard, command, reply) => match groups.group(shard) {
-            Some(group) => group.submit(command, move |answer| drop(reply.try_send(answer))),
+            Some(group) => {
+                let parsed = WriteCommand::parse(&command).unwrap();
+                group.submit(command, &parsed, move |answer| drop(reply.try_send(answer)));
+            }
             None => drop(reply.try_send(Err(GroupError::Unavailable))),
         },
         Ask::Open(shard, reply) => match groups.group(shard) {
@@ -389,6 +393,19 @@ pub(super) fn put(
         key: key.as_bytes(),
     };
     command(&request, &Bytes::copy_from_slice(value.as_bytes()))
+}
+
+/// A delete of a session.
+pub(super) fn delete(session: u64, number: u64, key: &str) -> Bytes {
+    let request = WriteRequest {
+        session,
+        number,
+        answered_below: number,
+        condition: Condition::Any,
+        operation: Operation::Delete,
+        key: key.as_bytes(),
+    };
+    command(&request, &Bytes::new())
 }
 
 /// Asks one node and waits for its answer.

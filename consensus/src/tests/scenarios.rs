@@ -1,10 +1,13 @@
 //! What a cluster does, one thing at a time.
 
-use super::cluster::{Cluster, put};
+use super::cluster::{Cluster, delete, put};
 use crate::planted::{Bug, plant};
 use crate::{GroupError, Outcome, Role};
-use corelith_shards::{LogIndex, ShardId};
-use corelith_wire::request::Condition;
+use corelith_shards::{LogId, LogIndex, ShardId};
+use corelith_wire::peer::Health;
+use corelith_wire::request::{Condition, WriteCommand};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 fn applied(outcome: Outcome) -> LogIndex {
@@ -200,6 +203,53 @@ fn a_follower_that_lags_too_far_gets_a_snapshot() {
 }
 
 #[test]
+fn a_node_that_restarts_often_purges_its_log() {
+    let mut cluster = Cluster::new(
+        15,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options {
+            catch_up_bytes: 1 << 20,
+            ..crate::Options::default()
+        },
+        1,
+    );
+    cluster.memtable_bytes = 64 << 10;
+    cluster.start_all();
+    let session = cluster.open_session(cluster.wait_leader());
+    let value = "v".repeat(4000);
+    let mut number = 0;
+    // Each life sees less than what is kept, all of them five times as much.
+    for _ in 0..10 {
+        let leader = cluster.wait_leader();
+        for _ in 0..130 {
+            number += 1;
+            let command = put(
+                session,
+                number,
+                Condition::Any,
+                &format!("k{number}"),
+                &value,
+            );
+            applied(cluster.write(leader, command).unwrap().outcome);
+        }
+        for at in 0..3 {
+            cluster.crash(at);
+        }
+        cluster.start_all();
+    }
+    cluster.wait_leader();
+    cluster.wait("all nodes purge their logs", || {
+        (0..3).all(|at| {
+            let group = cluster
+                .groups(at)
+                .and_then(|groups| groups.group(ShardId(0)));
+            let status = group.map(|group| group.status());
+            status.is_some_and(|status| status.purged.is_some_and(|id| id.index.0 > 700))
+        })
+    });
+}
+
+#[test]
 fn writes_one_by_one_wait_for_flushes_too() {
     let mut cluster = Cluster::new(
         9,
@@ -225,6 +275,166 @@ fn writes_one_by_one_wait_for_flushes_too() {
             let held = group.engine().memtable_bytes();
             assert!(held <= 3 * (4 << 10) + 3 * 2500, "{held} bytes at {at}");
         }
+    }
+}
+
+/// Asks a leader whose flushes lag for `count` writes, one every 2 ms whatever was answered; calls `look`
+/// after each.
+fn write_faster_than_is_flushed(cluster: &Cluster, leader: usize, count: u64, look: impl Fn()) {
+    let session = cluster.open_session(leader);
+    let answered = Rc::new(Cell::new(0));
+    let value = "v".repeat(2000);
+    for number in 1..=count {
+        let command = put(
+            session,
+            number,
+            Condition::Any,
+            &format!("key-{number}"),
+            &value,
+        );
+        let group = cluster.groups(leader).unwrap().group(ShardId(0)).unwrap();
+        let answered = Rc::clone(&answered);
+        cluster.sim.enter(cluster.nodes[leader], || {
+            let parsed = WriteCommand::parse(&command).unwrap();
+            group.submit(command, &parsed, move |reply| {
+                applied(reply.unwrap().outcome);
+                answered.set(answered.get() + 1);
+            });
+        });
+        cluster.sim.run_for(Duration::from_millis(2));
+        look();
+    }
+    cluster.wait("all writes are answered", || {
+        look();
+        answered.get() == count
+    });
+}
+
+/// Entries that a node has in its log and has not applied.
+fn unapplied(cluster: &Cluster, at: usize) -> u64 {
+    let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let status = group.status();
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index.0);
+    index(status.last_log) - index(status.applied)
+}
+
+#[test]
+fn writes_wait_for_flushes_before_they_are_proposed() {
+    let mut cluster = Cluster::new(
+        11,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options::default(),
+        1,
+    );
+    cluster.memtable_bytes = 8 << 10;
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    cluster.sim.disk(cluster.nodes[leader]).set_slowness(5);
+    let most = Cell::new(0);
+    write_faster_than_is_flushed(&cluster, leader, 400, || {
+        most.set(most.get().max(unapplied(&cluster, leader)));
+    });
+    let most = most.get();
+    assert!(most < 20, "{most} entries in the log waited to be applied");
+    cluster.check_replicas_equal();
+}
+
+#[test]
+fn a_follower_takes_no_more_than_it_applies() {
+    let mut cluster = Cluster::new(
+        12,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options {
+            applies_waiting: 8,
+            ..crate::Options::default()
+        },
+        1,
+    );
+    cluster.memtable_bytes = 8 << 10;
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    let slow = (leader + 1) % 3;
+    cluster.sim.disk(cluster.nodes[slow]).set_slowness(20);
+    let most = Cell::new(0);
+    write_faster_than_is_flushed(&cluster, leader, 400, || {
+        let group = cluster.groups(slow).unwrap().group(ShardId(0)).unwrap();
+        most.set(most.get().max(group.applies_waiting()));
+    });
+    let most = most.get();
+    assert!(
+        (4..=10).contains(&most),
+        "{most} batches waited to be applied"
+    );
+    cluster.check_replicas_equal();
+}
+
+#[test]
+fn only_a_leader_says_that_its_disk_is_full() {
+    let cluster = Cluster::started(13);
+    let leader = cluster.wait_leader();
+    let follower = (leader + 1) % 3;
+    let session = cluster.open_session(leader);
+    let mut number = 0;
+    fill_disk(&cluster, follower, session, &mut number);
+    let another = put(session, number + 1, Condition::Any, "k", "v");
+    let refused = cluster.write(follower, another.clone());
+    assert!(
+        matches!(refused, Err(GroupError::NotLeader { .. })),
+        "{refused:?}"
+    );
+    applied(cluster.write(leader, another).unwrap().outcome);
+    number += 1;
+    fill_disk(&cluster, leader, session, &mut number);
+    let refused = cluster.write(leader, put(session, number + 1, Condition::Any, "k", "v"));
+    assert_eq!(refused, Err(GroupError::DiskFull));
+    let delete = delete(session, number + 2, "k");
+    applied(cluster.write(leader, delete).unwrap().outcome);
+}
+
+/// Takes all free space of a node's disk and writes until its shard notices.
+fn fill_disk(cluster: &Cluster, at: usize, session: u64, number: &mut u64) {
+    let disk = cluster.sim.disk(cluster.nodes[at]);
+    disk.set_capacity(disk.files().iter().map(|(_, len)| len).sum());
+    let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let value = "v".repeat(100_000);
+    while !group.is_disk_full() {
+        *number += 1;
+        let leader = cluster.wait_leader();
+        let command = put(session, *number, Condition::Any, "large", &value);
+        let _ = cluster.write(leader, command);
+        assert!(*number < 1000, "the disk does not get full");
+    }
+}
+
+#[test]
+fn the_lead_does_not_go_back_to_a_node_that_is_not_well() {
+    let full = Health {
+        is_disk_full: true,
+        is_damaged: false,
+    };
+    let damaged = Health {
+        is_disk_full: false,
+        is_damaged: true,
+    };
+    for ill in [full, damaged] {
+        let cluster = Cluster::started(14);
+        assert_eq!(cluster.wait_leader(), 0);
+        cluster.crash(0);
+        assert_ne!(cluster.wait_leader(), 0);
+        cluster.start(0);
+        let group = || {
+            cluster
+                .groups(0)
+                .and_then(|groups| groups.group(ShardId(0)))
+        };
+        cluster.wait("it is back", || group().is_some());
+        group().unwrap().pretend(Some(ill));
+        cluster.sim.run_for(Duration::from_secs(20));
+        assert_ne!(cluster.leader(), Some(0), "{ill:?}");
+        group().unwrap().pretend(None);
+        cluster.wait("the preferred node leads again", || {
+            cluster.leader() == Some(0)
+        });
     }
 }
 

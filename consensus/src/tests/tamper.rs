@@ -18,7 +18,7 @@ use corelith_wire::Kind;
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::peer::kinds;
-use corelith_wire::request::Condition;
+use corelith_wire::request::{Condition, WriteCommand};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -238,7 +238,10 @@ fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
         let answered = Rc::new(Cell::new(None::<Result<(), GroupError>>));
         let answer = Rc::clone(&answered);
         cluster.sim.enter(cluster.nodes[at], || {
-            group.submit(command, move |result| answer.set(Some(result.map(drop))));
+            let parsed = WriteCommand::parse(&command).unwrap();
+            group.submit(command, &parsed, move |result| {
+                answer.set(Some(result.map(drop)))
+            });
         });
         answered
     };

@@ -97,21 +97,29 @@ impl Engine {
         }
     }
 
-    /// Waits while all memtables are full, and for nothing else: what is applied again after a start is
-    /// not slowed.
+    /// Waits while all memtables are full. Unlike [`Engine::wait_for_room`] it slows nobody: that is for those who
+    /// have yet to write what will be applied.
     ///
     /// # Errors
     /// `Fenced` or `Closed`.
     pub async fn wait_for_memory(&self) -> Result<()> {
         loop {
             let changed = self.inner.changed.notified();
+            self.check_usable()?;
             if self.writers() != Writers::Stop {
                 return Ok(());
             }
-            self.check_usable()?;
+            if self.is_stopping() {
+                return Err(Error::Closed);
+            }
             self.ask_for_share();
             changed.await;
         }
+    }
+
+    /// Bytes at which a memtable is full.
+    pub fn memtable_bytes_max(&self) -> usize {
+        self.inner.options.memtable_bytes
     }
 
     /// Whether [`Engine::wait_for_room`] would return at once.

@@ -31,10 +31,13 @@ pub(crate) struct BlockEntries {
     pub(crate) held: Option<(LogIndex, LogIndex)>,
     /// The lowest end that a truncation in the block left: `Some(None)` cut off everything.
     pub(crate) cut: Option<Option<LogIndex>>,
+    /// Bytes of the entries that begin in it, values included.
+    pub(crate) bytes: u64,
 }
 
 impl BlockEntries {
-    pub(crate) fn begin(&mut self, index: LogIndex) {
+    pub(crate) fn begin(&mut self, index: LogIndex, bytes: u64) {
+        self.bytes += bytes;
         let first = self.held.map_or(index, |(first, _)| first);
         self.held = Some((first, index));
     }
@@ -120,7 +123,7 @@ impl Block {
         format::put_entry_header(&mut out, head, length::stored(here));
         out.put_slice(stored.get(..here).unwrap_or_default());
         self.len += overhead + here;
-        self.entries.begin(head.id.index);
+        self.entries.begin(head.id.index, head.whole_len());
         self.end_state.last = Some(head.id);
         if let Some(separated) = &head.separated {
             self.values = self.values.max(values);

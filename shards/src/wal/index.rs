@@ -30,6 +30,9 @@ pub(crate) struct Slot {
     pub(crate) offset_units: u32,
     /// Its length in units of `BLOCK_SIZE`.
     pub(crate) len_units: u32,
+    /// Bytes of the entries that begin in it or in a slot before it, values included, counted from
+    /// some slot on.
+    pub(crate) bytes_up_to: u64,
 }
 
 impl Slot {
@@ -167,6 +170,8 @@ impl Index {
         // is durable.
         if let Some((first, _)) = entries.held {
             slot.first = first;
+            let before = self.slots.back().map_or(0, |before| before.bytes_up_to);
+            slot.bytes_up_to = before + entries.bytes;
             debug_assert!(self.slots.back().is_none_or(|before| before.first < first));
             self.slots.push_back(slot);
         }
@@ -265,6 +270,19 @@ impl Index {
             node: run.node,
             index,
         })
+    }
+
+    /// The last entry before the blocks in which the last `bytes` of entries begin; `None` if all
+    /// entries are fewer.
+    pub(crate) fn before_last_bytes(&self, bytes: u64) -> Option<LogIndex> {
+        let all = self.slots.back()?.bytes_up_to;
+        let limit = all.checked_sub(bytes)?;
+        let gone = self.slots.partition_point(|slot| slot.bytes_up_to <= limit);
+        match self.slots.get(gone) {
+            Some(_) if gone == 0 => None,
+            Some(kept) => kept.first.0.checked_sub(1).map(LogIndex),
+            None => self.range.last.map(|last| last.index),
+        }
     }
 
     /// The part of `from..to` that is held.

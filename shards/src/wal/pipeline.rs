@@ -377,6 +377,7 @@ impl Pipeline {
                 segment: segment_number(active.id),
                 offset_units: units(offset),
                 len_units: units(len as u64),
+                bytes_up_to: 0,
             };
             self.index.add_block(block.entries, slot);
         }

@@ -473,6 +473,7 @@ impl Walk<'_> {
             segment: super::format::segment_number(file.id),
             offset_units: units(offset),
             len_units: units(len),
+            bytes_up_to: 0,
         };
         self.replay
             .block(&header, payload, slot)

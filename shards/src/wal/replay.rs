@@ -158,7 +158,7 @@ impl Replay {
                     return Err("an entry is too long");
                 }
                 self.index.append(head.id);
-                entries.begin(head.id.index);
+                entries.begin(head.id.index, head.whole_len());
                 self.separated
                     .extend(head.separated.map(|separated| SeparatedEntry {
                         index: head.id.index,

@@ -14,7 +14,7 @@ use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
-use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
+use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
 use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
 use std::cell::Cell;
@@ -72,15 +72,14 @@ impl Handler {
 
     fn write(&self, group: &Group, payload: Bytes, reply: Reply) {
         let refused = match WriteCommand::parse(&payload) {
-            Err(error) => Some(decode_failure(error)),
-            Ok(command) if !self.belongs(&command.key, group.shard()) => Some(Failure::Malformed),
-            Ok(command) if command.operation == Operation::Put => no_room(group),
-            Ok(_) => None,
+            Ok(command) if self.belongs(&command.key, group.shard()) => {
+                let answer = move |result| reply.send(&write_answer(result));
+                return group.submit(payload, &command, answer);
+            }
+            Ok(_) => Failure::Malformed,
+            Err(error) => decode_failure(error),
         };
-        match refused {
-            Some(failure) => reply.send(&failed(failure)),
-            None => group.submit(payload, move |result| reply.send(&write_answer(result))),
-        }
+        reply.send(&failed(refused));
     }
 
     /// Why there is no group of a shard.
@@ -311,15 +310,6 @@ fn wire_len(len: u64) -> u32 {
     }
 }
 
-/// Why the shard takes no new values, if it takes none.
-fn no_room(group: &Group) -> Option<Failure> {
-    if group.is_disk_full() {
-        Some(Failure::DiskFull)
-    } else {
-        group.is_full().then_some(Failure::ShardFull)
-    }
-}
-
 /// What reading a page gave.
 enum Paged {
     Page(Answer),
@@ -458,6 +448,8 @@ fn write_failure(error: &GroupError) -> Failure {
             retry_after_ms: u32::try_from(limits::THROTTLED_RETRY_AFTER.as_millis())
                 .unwrap_or(u32::MAX),
         },
+        GroupError::DiskFull => Failure::DiskFull,
+        GroupError::ShardFull => Failure::ShardFull,
         GroupError::Malformed => Failure::Malformed,
         // It may have failed while the write was on its way.
         GroupError::Storage => unavailable(Reason::StorageFailed, false),

@@ -15,6 +15,7 @@ fn slot(segment: u32) -> Slot {
         segment,
         offset_units: 1,
         len_units: 1,
+        bytes_up_to: 0,
     }
 }
 
@@ -34,6 +35,7 @@ fn held(first: u64, last: u64) -> BlockEntries {
     BlockEntries {
         held: Some((LogIndex(first), LogIndex(last))),
         cut: None,
+        bytes: 10,
     }
 }
 
@@ -62,11 +64,35 @@ fn a_truncation_takes_effect_on_ids_at_once_and_on_places_when_submitted() {
     index.append(id(7, 3));
     let mut entries = BlockEntries::default();
     entries.truncate_after(Some(LogIndex(2)));
-    entries.begin(LogIndex(3));
+    entries.begin(LogIndex(3), 5);
     index.add_block(entries, slot(9));
     assert_eq!(index.id_at(LogIndex(3)), Some(id(7, 3)));
     assert_eq!(found(&index, 2), Some((1, 3)));
     assert_eq!(found(&index, 3), Some((9, 4)));
+}
+
+#[test]
+fn the_last_bytes_are_found() {
+    let mut index = index();
+    // Five blocks of 10 bytes and two entries each.
+    for (bytes, before) in [
+        (0, Some(9)),
+        (1, Some(7)),
+        (10, Some(7)),
+        (11, Some(5)),
+        (40, Some(1)),
+    ] {
+        assert_eq!(
+            index.before_last_bytes(bytes),
+            before.map(LogIndex),
+            "{bytes}"
+        );
+    }
+    assert_eq!(index.before_last_bytes(41), None);
+    index.purge(id(1, 3));
+    index.release_slots(LogIndex(3));
+    assert_eq!(index.before_last_bytes(11), Some(LogIndex(5)));
+    assert_eq!(Index::new(1000).before_last_bytes(0), None);
 }
 
 #[test]
@@ -186,7 +212,7 @@ fn what_is_not_durable_stays_in_memory() {
 fn what_a_block_holds_at_its_end() {
     let mut entries = BlockEntries::default();
     for at in 7..10 {
-        entries.begin(LogIndex(at));
+        entries.begin(LogIndex(at), 5);
     }
     assert_eq!(entries, held(7, 9));
     entries.purge(LogIndex(7));
@@ -195,7 +221,7 @@ fn what_a_block_holds_at_its_end() {
     assert_eq!(entries.held, Some((LogIndex(8), LogIndex(8))));
     entries.truncate_after(Some(LogIndex(5)));
     assert_eq!(entries.held, None);
-    entries.begin(LogIndex(6));
+    entries.begin(LogIndex(6), 5);
     entries.truncate_after(Some(LogIndex(6)));
     assert_eq!(entries.cut, Some(Some(LogIndex(5))));
     assert_eq!(entries.held, Some((LogIndex(6), LogIndex(6))));

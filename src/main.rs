@@ -1,6 +1,7 @@
 //! The `corelith` program: a node, a cluster for development, and the command-line client.
 
 use corelith::cli::{Arguments, run};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     ExitCode::from(run(arguments))
 }

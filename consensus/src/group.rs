@@ -27,6 +27,7 @@ use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
+use crate::replay::replay;
 use crate::retention::Retention;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
@@ -172,6 +173,7 @@ impl Group {
             Rc::clone(&transfers),
         );
         let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&retention));
+        replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,

@@ -25,6 +25,7 @@ mod peer_server;
 pub mod planted;
 mod proposal;
 mod refusals;
+mod replay;
 mod retention;
 mod runtime;
 mod snapshot;

@@ -45,7 +45,7 @@ impl StateMachine {
     }
 
     /// Applies one entry and says what came of it.
-    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
+    pub(crate) async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
         let at = Decided::from(entry.id);
         let reply = match entry.kind {
             kind::WRITE => self.write(at, entry).await?,

@@ -6,6 +6,29 @@
 //! number of nodes run on one thread, on virtual time, with a seeded scheduler, disk and network.
 //! The code above this crate cannot tell them apart.
 //!
+//! A core that writes a block and reads it back:
+//!
+//! ```
+//! use corelith_io::{BLOCK_SIZE, Buf, OpenOptions, sync_dir};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().to_owned();
+//! let read = corelith_io::run(move || async move {
+//!     let options = OpenOptions::new().write().create_new().dsync();
+//!     let file = options.open(&path.join("file")).await?;
+//!     sync_dir(&path).await?;
+//!     let mut block = Buf::zeroed(BLOCK_SIZE);
+//!     block[..5].copy_from_slice(b"hello");
+//!     file.write_at(0, block).await?;
+//!     let read = file.read_at(1, 4).await?;
+//!     Ok::<_, corelith_io::Error>(read.to_vec())
+//! });
+//! assert_eq!(read?, b"ello");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Functions such as [`spawn`], [`now`] or [`File::open`] act on the core that polls the calling
 //! task. Calling them outside of a core is a bug and panics.
 //!

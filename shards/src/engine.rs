@@ -38,7 +38,7 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::{FoundHead, FoundRange};
+pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
 pub use install::SnapshotWriter;
 pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ItemHead, ScanPage, ScanRange};

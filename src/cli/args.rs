@@ -21,7 +21,7 @@ Exit codes:
   4    the outcome is unknown: the write may have been applied or may still be
   5    something on this machine failed: a file, a limit, the kernel
   6    data is damaged: on the cluster, or in the files that were looked at
-  7    the disk of the cluster is full: nothing was written
+  7    the cluster is full, its disk or its shard: nothing was written
   130  interrupted by Ctrl-C";
 
 const CLIENTS: &str = "\

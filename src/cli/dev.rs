@@ -3,8 +3,8 @@
 
 mod shape;
 
+use crate::node::config::{ClientsConfig, RaftConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
-use crate::node::config::{RaftConfig, StorageConfig};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::run::{refuse_taken_ports, say, supervise};
@@ -95,6 +95,7 @@ fn configure(data: &Path, shape: Shape) -> Result<Vec<NodeConfig>, ConfigError> 
             reserve_bytes: Some(16 << 20),
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
             heartbeat_ms: 100,
             election_ms: 500,

@@ -1,7 +1,16 @@
-//! Keys as text that can be read back: with percent signs in file names, manifests and arguments, and in
-//! base64 where JSON has to carry what is no text.
+//! Keys and values as text: escaped for people, with percent signs in file names and arguments, in base64
+//! where JSON has to carry what is no text.
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// `bytes` as text: itself if it is printable UTF-8, otherwise with `\xNN` for what is not
+/// printable ASCII. A backslash is doubled, so that the form is unambiguous.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
 
 /// `bytes` with %XX for everything but what `keep` says of a character; a percent sign and what is no
 /// UTF-8 always become %XX.

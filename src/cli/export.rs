@@ -1,9 +1,9 @@
 //! `export`: every key becomes a file under a directory, listed in a manifest.
 
 use super::args::Export;
+use super::encoding::printable;
 use super::failure::Failure;
 use super::manifest::{Record, Subject, Writer, file_names};
-use super::output::printable;
 use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
 use corelith_client::{Client, Entry, Error};
 use futures_util::{StreamExt, stream};
@@ -101,7 +101,7 @@ fn rest(
         false => u64::MAX,
     };
     client
-        .scan(prefix.to_vec())
+        .scan(prefix)
         .start_at(start.unwrap_or_default())
         .limit(limit)
         .keys_only()

@@ -1,12 +1,11 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
-use super::args::Connection;
-use super::output;
+use super::encoding::printable;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
 use crate::node::error::NodeError;
-use corelith_client::{Cause, Error};
+use corelith_client::Error;
 use std::path::{Path, PathBuf};
 
 /// Exit codes, as [`EXIT_CODES`](super::args) lists them.
@@ -17,7 +16,7 @@ pub(super) mod code {
     pub(in crate::cli) const UNKNOWN: u8 = 4;
     pub(in crate::cli) const LOCAL: u8 = 5;
     pub(in crate::cli) const DAMAGED: u8 = 6;
-    pub(in crate::cli) const DISK_FULL: u8 = 7;
+    pub(in crate::cli) const FULL: u8 = 7;
     pub(in crate::cli) const INTERRUPTED: u8 = 130;
 }
 
@@ -29,13 +28,11 @@ pub enum Failure {
     Cluster(#[from] Error),
     /// No node of the cluster answers.
     #[error(
-        "no cluster at {seeds}: {reason} (start one with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
+        "{source} (start a cluster with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
     )]
-    NotFoundAt {
-        /// Where it was looked for.
-        seeds: String,
-        /// What the last attempt met.
-        reason: Cause,
+    NoCluster {
+        /// What was met at each address.
+        source: Error,
     },
     /// The key does not exist.
     #[error("key {key} does not exist")]
@@ -50,16 +47,6 @@ pub enum Failure {
         key: String,
         /// What stands against it.
         current: String,
-    },
-    /// A key or a value is longer than the cluster takes.
-    #[error("the {what} is too large: {size} bytes, and at most {limit} are allowed")]
-    TooLarge {
-        /// "key" or "value".
-        what: &'static str,
-        /// How long it is, in bytes.
-        size: u64,
-        /// The longest that would do.
-        limit: u64,
     },
     /// The node or the dev cluster failed.
     #[error("{0}")]
@@ -166,19 +153,16 @@ impl Failure {
     }
 
     /// A failure to find the cluster.
-    pub fn connecting(connection: &Connection, error: Error) -> Self {
+    pub fn connecting(error: Error) -> Self {
         match error {
-            Error::NoSeed { cause, .. } => Self::NotFoundAt {
-                seeds: connection.seeds.join(", "),
-                reason: cause,
-            },
+            source @ Error::NoSeed { .. } => Self::NoCluster { source },
             error => Self::Cluster(error),
         }
     }
 
     /// What the SDK said about an operation on `key`.
     pub fn on_key(key: &[u8], error: Error) -> Self {
-        let key = output::printable(key);
+        let key = printable(key);
         match error {
             Error::NotFound => Self::NotFound { key },
             Error::Conflict {
@@ -200,9 +184,9 @@ impl Failure {
         match self {
             Self::OutputClosed => 0,
             Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
-            Self::TooLarge { .. } | Self::Unusable { .. } | Self::Argument(_) => code::WRONG_INPUT,
+            Self::Unusable { .. } | Self::Argument(_) => code::WRONG_INPUT,
             Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
-            Self::NotFoundAt { .. } => code::UNREACHABLE,
+            Self::NoCluster { .. } => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),
             Self::Offline(error) => of_offline(error),
             Self::Node(error) => error
@@ -222,7 +206,7 @@ fn of_cluster(error: &Error) -> u8 {
         Error::TooLarge { .. } | Error::Invalid { .. } => code::WRONG_INPUT,
         Error::Indeterminate { .. } => code::UNKNOWN,
         Error::Corrupt => code::DAMAGED,
-        Error::DiskFull => code::DISK_FULL,
+        Error::DiskFull | Error::ShardFull => code::FULL,
         _ => code::UNREACHABLE,
     }
 }

@@ -5,7 +5,7 @@ use super::failure::Failure;
 use super::keys::check_size;
 use super::manifest::{self, Record, Summary};
 use super::transfer::{End, Interrupts, Tally, after_argument, concerns_cluster};
-use corelith_client::Client;
+use corelith_client::{Client, Field};
 use futures_util::{StreamExt, stream};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -217,13 +217,17 @@ fn walk(root: &Path, mut tell: impl FnMut(Found)) {
 /// Puts the file's content; returns its length.
 async fn put(client: &Client, source: &Source) -> Result<u64, Failure> {
     let limits = client.limits();
-    check_size("key", source.key.len() as u64, limits.key_bytes_max as u64)?;
+    check_size(
+        Field::Key,
+        source.key.len() as u64,
+        limits.key_bytes_max as u64,
+    )?;
     // Refused before it is read, so that a huge file costs no memory.
-    check_size("value", source.len, limits.value_bytes_max)?;
+    check_size(Field::Value, source.len, limits.value_bytes_max)?;
     let value = tokio::fs::read(&source.path)
         .await
         .map_err(|error| Failure::local("read", "", error))?;
-    check_size("value", value.len() as u64, limits.value_bytes_max)?;
+    check_size(Field::Value, value.len() as u64, limits.value_bytes_max)?;
     let damaged = |problem| Failure::DamagedFile {
         path: source.path.clone(),
         problem,

@@ -2,10 +2,10 @@
 
 use super::args::{Cas, Delete, Get, Put, Value};
 use super::connect::Reached;
-use super::encoding::text_or_base64;
+use super::encoding::{printable, text_or_base64};
 use super::failure::Failure;
 use super::output;
-use corelith_client::{Client, Written};
+use corelith_client::{Client, Error, Field, Written};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::File;
@@ -52,7 +52,7 @@ pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Fail
 pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     let key = get.key.into_vec();
     check_key(&reached.client, &key)?;
-    let absent = || Failure::on_key(&key, corelith_client::Error::NotFound);
+    let absent = || Failure::on_key(&key, Error::NotFound);
     let failed = |error| Failure::on_key(&key, error);
     let request = reached.client.get(key.clone()).deadline(reached.left());
     if get.meta {
@@ -123,7 +123,7 @@ impl<'a> Meta<'a> {
             shard,
             ..
         } = self;
-        let key = output::printable(key);
+        let key = printable(key);
         format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
     }
 }
@@ -168,17 +168,17 @@ fn checked(client: &Client, key: OsString, value: Value) -> Result<(Vec<u8>, Vec
 
 fn check_key(client: &Client, key: &[u8]) -> Result<(), Failure> {
     check_size(
-        "key",
+        Field::Key,
         key.len() as u64,
         client.limits().key_bytes_max as u64,
     )
 }
 
 /// Refuses what is longer than the cluster takes.
-pub(super) fn check_size(what: &'static str, size: u64, limit: u64) -> Result<(), Failure> {
-    match size <= limit {
+pub(super) fn check_size(what: Field, len: u64, limit: u64) -> Result<(), Failure> {
+    match len <= limit {
         true => Ok(()),
-        false => Err(Failure::TooLarge { what, size, limit }),
+        false => Err(Error::TooLarge { what, len, limit }.into()),
     }
 }
 
@@ -194,7 +194,7 @@ fn read_value(value: Value, limit: u64) -> Result<Vec<u8>, Failure> {
         }
         (None, text) => {
             let value = text.unwrap_or_else(OsString::new).into_vec();
-            check_size("value", value.len() as u64, limit)?;
+            check_size(Field::Value, value.len() as u64, limit)?;
             Ok(value)
         }
     }
@@ -212,7 +212,7 @@ fn read_limited(
         .read_to_end(&mut value)
         .map_err(&failed)?;
     let beyond = std::io::copy(&mut from, &mut std::io::sink()).map_err(&failed)?;
-    check_size("value", value.len() as u64 + beyond, limit)?;
+    check_size(Field::Value, value.len() as u64 + beyond, limit)?;
     Ok(value)
 }
 
@@ -227,12 +227,12 @@ mod tests {
         let error = read_limited(&b"1234567"[..], 5, failed).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the value is too large: 7 bytes, and at most 5 are allowed"
+            "the value is too large: it has 7 bytes, at most 5 are allowed"
         );
-        let error = check_size("key", 5000, 4096).unwrap_err();
+        let error = check_size(Field::Key, 5000, 4096).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the key is too large: 5000 bytes, and at most 4096 are allowed"
+            "the key is too large: it has 5000 bytes, at most 4096 are allowed"
         );
         assert_eq!(error.exit_code(), 2);
     }

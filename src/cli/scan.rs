@@ -1,7 +1,7 @@
 //! `scan`: keys in order, in pieces if wanted.
 
 use super::args::Scan;
-use super::encoding::text_or_base64;
+use super::encoding::{printable, text_or_base64};
 use super::failure::Failure;
 use super::output;
 use corelith_client::{Client, Entry, EntryHead, ScanToken};
@@ -91,7 +91,7 @@ trait Row {
 
 impl Row for Entry {
     fn line(&self) -> String {
-        let (key, value) = (output::printable(&self.key), output::printable(&self.value));
+        let (key, value) = (printable(&self.key), printable(&self.value));
         format!("{key}\t{value}\n")
     }
 
@@ -112,7 +112,7 @@ impl Row for Entry {
 
 impl Row for EntryHead {
     fn line(&self) -> String {
-        output::printable(&self.key) + "\n"
+        printable(&self.key) + "\n"
     }
 
     fn json_line(&self) -> Result<String, Failure> {

@@ -1,16 +1,15 @@
 //! `status`: the state of the cluster as tables, or as JSON.
 
-use super::connect::Reached;
 use super::failure::Failure;
 use super::output;
 use super::table::Table;
-use corelith_client::{ClusterStatus, MapNode, ShardRole, ShardStatus};
+use corelith_client::{Client, ClusterStatus, MapNode, ShardRole, ShardStatus};
 use serde::Serialize;
 use std::time::Duration;
 
 /// Prints the state.
-pub(super) async fn run(reached: &Reached, as_json: bool) -> Result<(), Failure> {
-    let status = reached.within(reached.client.status()).await?;
+pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
+    let status = client.status().await?;
     let text = if as_json {
         json_lines(&status)?
     } else {

@@ -1,16 +1,15 @@
 //! `status --storage`: the state of every shard's storage as tables, or as JSON.
 
-use super::connect::Reached;
 use super::failure::Failure;
 use super::output;
 use super::status::address;
 use super::table::Table;
-use corelith_client::{DamagedPlace, LevelStorage, NodeStorage, ScrubState, ShardStorage};
+use corelith_client::{Client, DamagedPlace, LevelStorage, NodeStorage, ScrubState, ShardStorage};
 use serde::Serialize;
 
 /// Prints the state.
-pub(super) async fn run(reached: &Reached, as_json: bool) -> Result<(), Failure> {
-    let nodes = reached.within(reached.client.storage()).await?;
+pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
+    let nodes = client.storage().await?;
     let text = match as_json {
         true => json_lines(&nodes)?,
         false => tables(&nodes),

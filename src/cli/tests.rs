@@ -1,8 +1,8 @@
 //! Tests of the argument parser and of the pure parts of the commands.
 
 use super::args::{Arguments, Command, EXIT_CODES};
+use super::encoding::printable;
 use super::failure::{Failure, code};
-use super::output::printable;
 use clap::CommandFactory;
 use corelith_client::{Cause, Error};
 use std::time::Duration;
@@ -14,7 +14,10 @@ fn the_arguments_are_consistent() {
 
 /// Every command that does something, with its words.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
-    for part in command.get_subcommands() {
+    for part in command
+        .get_subcommands()
+        .filter(|part| part.get_name() != "help")
+    {
         let words = format!("{words} {}", part.get_name());
         match part.has_subcommands() {
             true => leaves(part, &words, found),
@@ -119,7 +122,7 @@ fn options_appear_where_they_mean_something() {
 #[test]
 fn every_exit_code_has_its_failures() {
     let failure = |error: Error| Failure::on_key(b"k", error);
-    let cause = Cause::Timeout;
+    let cause = || Cause::Timeout;
     let local = std::io::Error::from(std::io::ErrorKind::StorageFull);
     let table: &[(Failure, u8)] = &[
         (failure(Error::NotFound), code::ABSENT),
@@ -131,13 +134,20 @@ fn every_exit_code_has_its_failures() {
             Failure::unusable("/d".as_ref(), "is not empty"),
             code::WRONG_INPUT,
         ),
-        (failure(Error::Unavailable { cause }), code::UNREACHABLE),
+        (
+            failure(Error::Unavailable { cause: cause() }),
+            code::UNREACHABLE,
+        ),
         (failure(Error::ScanExpired), code::UNREACHABLE),
-        (failure(Error::Indeterminate { cause }), code::UNKNOWN),
+        (
+            failure(Error::Indeterminate { cause: cause() }),
+            code::UNKNOWN,
+        ),
         (Failure::file("write", "/f".as_ref(), local), code::LOCAL),
         (failure(Error::Corrupt), code::DAMAGED),
         (Failure::Damaged { problems: 1 }, code::DAMAGED),
-        (failure(Error::DiskFull), code::DISK_FULL),
+        (failure(Error::DiskFull), code::FULL),
+        (failure(Error::ShardFull), code::FULL),
         (Failure::Interrupted, code::INTERRUPTED),
     ];
     for (failure, code) in table {
@@ -164,5 +174,17 @@ fn keys_print_unambiguously() {
     ];
     for (key, expected) in cases {
         assert_eq!(printable(key), *expected);
+    }
+}
+
+#[test]
+fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
+    for text in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/operations.md"),
+        include_str!("../../tuning/README.md"),
+    ] {
+        let start: String = text.lines().take(20).collect();
+        assert!(start.contains("no authentication"), "{start}");
     }
 }

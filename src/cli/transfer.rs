@@ -172,10 +172,7 @@ impl Totals {
 
 /// Failures that the next key meets too: the cluster does not answer, or is full.
 pub(super) fn concerns_cluster(exit_code: u8) -> bool {
-    matches!(
-        exit_code,
-        code::UNREACHABLE | code::UNKNOWN | code::DISK_FULL
-    )
+    matches!(exit_code, code::UNREACHABLE | code::UNKNOWN | code::FULL)
 }
 
 /// As [`concerns_cluster`], and what files on this machine meet.

@@ -194,6 +194,32 @@ impl RaftConfig {
     }
 }
 
+/// What the clients of one core may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientsConfig {
+    /// Memory for connections, requests and answers of one core.
+    pub memory_bytes: u64,
+    /// A connection on which nothing goes on for this long is closed; 0: none is, while there are places.
+    pub idle_seconds: u64,
+}
+
+impl Default for ClientsConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::CLIENT_MEMORY_BYTES_DEFAULT,
+            idle_seconds: limits::IDLE_SECONDS_DEFAULT,
+        }
+    }
+}
+
+impl ClientsConfig {
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_seconds != 0).then_some(Duration::from_secs(self.idle_seconds))
+    }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -213,6 +239,8 @@ pub struct NodeConfig {
     pub storage: StorageConfig,
     /// Timing.
     pub raft: RaftConfig,
+    /// Bounds of the clients.
+    pub clients: ClientsConfig,
 }
 
 #[derive(Deserialize)]
@@ -224,6 +252,8 @@ struct RawConfig {
     storage: StorageConfig,
     #[serde(default)]
     raft: RawRaft,
+    #[serde(default)]
+    clients: ClientsConfig,
 }
 
 /// The timing as far as it is given.
@@ -294,6 +324,7 @@ impl NodeConfig {
             election_ms: raw.raft.election_ms.unwrap_or(default.election_ms),
         };
         check::raft(&raft, raw.raft.election_ms.is_some()).map_err(problem)?;
+        check::clients(&raw.clients).map_err(problem)?;
         let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
         let listen = match &raw.node.listen {
             Some(text) => check::listen(text, entry).map_err(problem)?,
@@ -313,6 +344,7 @@ impl NodeConfig {
             cluster: raw.cluster,
             storage: raw.storage,
             raft,
+            clients: raw.clients,
         })
     }
 }

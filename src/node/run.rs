@@ -83,6 +83,7 @@ pub(crate) fn supervise(
     ready: impl FnOnce(),
 ) -> Result<(), NodeError> {
     let system = |what| move |source| NodeError::System { what, source };
+    raise_open_files_limit(&nodes);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -107,6 +108,21 @@ pub(crate) fn supervise(
             let stopped = running.stop(&mut signals).await;
             outcome.and(stopped)
         })
+}
+
+/// Raises the limit of open files, and says if clients could use it up.
+fn raise_open_files_limit(nodes: &[NodeConfig]) {
+    let cores: u64 = nodes.iter().map(|node| u64::from(node.cores)).sum();
+    let wanted = cores * limits::CONNECTIONS_PER_CORE_MAX as u64 + limits::OPEN_FILES_MIN;
+    match corelith_io::probe::raise_open_files_limit() {
+        Ok(limit) if limit < wanted => tracing::info!(
+            limit,
+            wanted,
+            "the limit of open files is lower than all clients and files may need: see LimitNOFILE"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 /// Waits for a signal (`Ok`) or the end of a core.

@@ -1,5 +1,7 @@
 //! A simulated cluster, asked over its wire protocol.
 
+mod abuse;
+
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::limits;
@@ -41,6 +43,7 @@ fn config(me: u32, count: u32) -> NodeConfig {
     let text = format!(
         "node = {{ id = {me}, data_dir = \"/data\" }}\n\
          storage = {{ memtable_bytes = 1048576, segment_bytes = 16777216 }}\n\
+         clients = {{ memory_bytes = 67108864 }}\n\
          cluster = {{ name = \"test\", shards = {SHARDS}, nodes = [{}] }}",
         nodes.join(", ")
     );

@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
 };
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind};
 use corelith_consensus::{Group, Role, planted};
@@ -280,6 +280,7 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             compression: plan.compression,
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
             heartbeat_ms: plan.heartbeat_ms,
             election_ms: plan.election_ms,

@@ -140,7 +140,7 @@ impl Link {
     ) -> Event {
         let id = {
             let state = &mut *self.state.borrow_mut();
-            if let Some(cause) = state.closed {
+            if let Some(cause) = state.closed.clone() {
                 return Event::NotSent(cause);
             }
             if state.slots.in_use() == 0 {
@@ -181,7 +181,7 @@ impl Link {
         let mut wake = Vec::new();
         {
             let state = &mut *self.state.borrow_mut();
-            state.closed.get_or_insert(cause);
+            state.closed.get_or_insert(cause.clone());
             state.slots.fail_all(&Event::Lost(cause), &mut wake);
         }
         wake.into_iter().for_each(Waker::wake);

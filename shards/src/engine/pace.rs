@@ -96,6 +96,23 @@ impl Engine {
         }
     }
 
+    /// Waits while all memtables are full, and for nothing else: what is applied again after a start is
+    /// not slowed.
+    ///
+    /// # Errors
+    /// `Fenced` or `Closed`.
+    pub async fn wait_for_memory(&self) -> Result<()> {
+        loop {
+            let changed = self.inner.changed.notified();
+            if self.writers() != Writers::Stop {
+                return Ok(());
+            }
+            self.check_usable()?;
+            self.ask_for_share();
+            changed.await;
+        }
+    }
+
     /// Whether [`Engine::wait_for_room`] would return at once.
     pub fn has_room(&self) -> bool {
         let is_free = self.writers() == Writers::Free;

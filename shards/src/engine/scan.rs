@@ -42,6 +42,25 @@ pub struct ScanPage<T = Item> {
     pub items: Vec<T>,
     /// Whether keys may follow; go on after the last item's key.
     pub more: bool,
+    /// There are no items, since the first one has this many bytes, more than was allowed.
+    pub too_long: Option<usize>,
+}
+
+/// How a walk over a range ended.
+struct Walked {
+    /// Whether anything may follow.
+    more: bool,
+    /// See [`ScanPage::too_long`].
+    too_long: Option<usize>,
+}
+
+/// How far a walk goes.
+struct Bounds {
+    items: usize,
+    /// Of all that is handed over, but for the first.
+    cost: usize,
+    /// Of the first.
+    first: usize,
 }
 
 impl Engine {
@@ -58,6 +77,23 @@ impl Engine {
         max_items: usize,
         max_bytes: usize,
     ) -> Result<ScanPage> {
+        self.scan_within(range, at, max_items, max_bytes, usize::MAX)
+            .await
+    }
+
+    /// As [`Engine::scan`], but a first item of more than `first_max` bytes is not read: its length is
+    /// what the page says then.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub async fn scan_within(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+        first_max: usize,
+    ) -> Result<ScanPage> {
         let mut items = Vec::new();
         let take = async |merged: Merged, view: &View| {
             let value = merged.value(view).await;
@@ -71,10 +107,17 @@ impl Engine {
             Ok(items.len())
         };
         let cost = |merged: &Merged| merged.key.len() + merged.value_len();
-        let more = self
-            .walk(range, at, max_items, max_bytes, cost, take)
-            .await?;
-        Ok(ScanPage { items, more })
+        let bounds = Bounds {
+            items: max_items,
+            cost: max_bytes,
+            first: first_max,
+        };
+        let Walked { more, too_long } = self.walk(range, at, bounds, cost, take).await?;
+        Ok(ScanPage {
+            items,
+            more,
+            too_long,
+        })
     }
 
     /// As [`Engine::scan`], but with the lengths of values instead of the values, which are not read;
@@ -102,24 +145,33 @@ impl Engine {
             Ok(items.len())
         };
         let cost = |merged: &Merged| merged.key.len();
-        let more = self
-            .walk(range, at, max_items, max_bytes, cost, take)
-            .await?;
-        Ok(ScanPage { items, more })
+        let bounds = Bounds {
+            items: max_items,
+            cost: max_bytes,
+            first: usize::MAX,
+        };
+        let Walked { more, too_long } = self.walk(range, at, bounds, cost, take).await?;
+        Ok(ScanPage {
+            items,
+            more,
+            too_long,
+        })
     }
 
     /// Goes over what `range` held as of `at`, deletions left out, and hands it to `take`, which says
-    /// how many it has taken; until those are `max_items`, or the costs of what was handed over exceed
-    /// `max_cost`. Whether anything may follow.
+    /// how many it has taken, until a bound is reached.
     async fn walk(
         &self,
         range: &ScanRange,
         at: Option<LogIndex>,
-        max_items: usize,
-        max_cost: usize,
+        bounds: Bounds,
         cost: impl Fn(&Merged) -> usize,
         mut take: impl AsyncFnMut(Merged, &View) -> Result<usize>,
-    ) -> Result<bool> {
+    ) -> Result<Walked> {
+        let ends = |more| Walked {
+            more,
+            too_long: None,
+        };
         self.inner.pace.meter.note_read();
         // What is seen must stay until the scan is done.
         let now = self.pin();
@@ -142,19 +194,25 @@ impl Engine {
         loop {
             let next = merge.next().await;
             let Some(merged) = self.noted(next, None).await? else {
-                return Ok(false);
+                return Ok(ends(false));
             };
             corelith_io::yield_if_needed().await;
             if merged.is_deleted() {
                 continue;
             }
             spent = spent.saturating_add(cost(&merged));
-            if spent > max_cost && taken > 0 {
-                return Ok(true);
+            if spent > bounds.cost && taken > 0 {
+                return Ok(ends(true));
+            }
+            if spent > bounds.first && taken == 0 {
+                return Ok(Walked {
+                    more: true,
+                    too_long: Some(spent),
+                });
             }
             taken = take(merged, &view).await?;
-            if taken >= max_items.max(1) {
-                return Ok(merge.may_go_on());
+            if taken >= bounds.items.max(1) {
+                return Ok(ends(merge.may_go_on()));
             }
         }
     }

@@ -340,7 +340,7 @@ fn the_longest_keys_and_values_are_kept() {
             (LogIndex(1), VALUE_BYTES_MAX as u64)
         );
         assert_eq!(
-            engine.head_in_memory(&key),
+            engine.look_up(&key).into_head().ok(),
             Some(Some(head)),
             "the index is read"
         );

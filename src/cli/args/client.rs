@@ -67,7 +67,7 @@ impl ConnectionOptions {
 
 /// Where the cluster is and how long it may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
+pub(in crate::cli) struct Connection {
     /// Addresses.
     pub seeds: Vec<String>,
     /// Longest time for one operation.

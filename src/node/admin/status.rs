@@ -1,6 +1,7 @@
 //! The state of a node: what its cores say of their shards, put together.
 
 use crate::node::cluster::placement::Placement;
+use crate::node::limits;
 use crate::node::local::LocalGroups;
 use crate::node::mesh::Mesh;
 use corelith_consensus::{Group, Role};
@@ -64,6 +65,22 @@ impl NodeStatus {
             node: self.placement.me.0,
             shards,
         })
+    }
+
+    /// Longest answer to a question for the status.
+    pub(crate) fn status_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES + self.shards_max() * limits::STATUS_SHARD_BYTES
+    }
+
+    /// Longest answer to a question for the storage.
+    pub(crate) fn storage_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES
+            + self.shards_max() * limits::STORAGE_SHARD_BYTES
+            + DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX
+    }
+
+    fn shards_max(&self) -> usize {
+        self.placement.shards as usize
     }
 
     /// What `tell` says of each shard of the node.

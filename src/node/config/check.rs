@@ -1,6 +1,8 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
-use super::{ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig};
+use super::{
+    ClientsConfig, ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig,
+};
 use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
@@ -179,7 +181,7 @@ pub(super) fn listen(text: &str, entry: &NodeEntry) -> Result<Listen, Problem> {
     let Some((host, port)) = parsed else {
         return problem(
             key,
-            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\""),
+            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
         );
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -372,5 +374,23 @@ pub(super) fn raft(raft: &RaftConfig, is_election_given: bool) -> Result<(), Pro
             raft.election_ms,
             limits::ELECTION_MS_MAX
         ),
+    )
+}
+
+pub(super) fn clients(clients: &ClientsConfig) -> Result<(), Problem> {
+    within(
+        "clients.memory_bytes",
+        clients.memory_bytes,
+        limits::CLIENT_MEMORY_BYTES_MIN,
+        limits::CLIENT_MEMORY_BYTES_MAX,
+    )?;
+    if clients.idle_seconds == 0 {
+        return Ok(());
+    }
+    within(
+        "clients.idle_seconds",
+        clients.idle_seconds,
+        limits::IDLE_MIN.as_secs(),
+        limits::IDLE_SECONDS_MAX,
     )
 }

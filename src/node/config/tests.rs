@@ -93,7 +93,7 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "0.0.0.0:7411",
             "7411",
-            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\"",
+            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\"",
         ),
         (
             "0.0.0.0:7411",
@@ -210,15 +210,13 @@ fn every_problem_names_the_key_and_what_is_allowed() {
 
 #[test]
 fn a_cpu_that_does_not_exist_is_a_wrong_configuration() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("c.toml");
-    std::fs::write(&file, GOOD.replace("pin = [0, 1]", "pin = [0, 99999]")).unwrap();
-    let error = NodeConfig::load(&file).unwrap_err().to_string();
-    let (_, problem) = error.split_once("c.toml: ").unwrap();
-    assert!(
-        problem.starts_with("node.pin: CPU 99999 does not exist: this machine has 0"),
-        "{error}"
-    );
+    let online = "0-3\n";
+    assert_eq!(super::check::cpus(&[3, 0], online), Ok(()));
+    let (key, problem) = super::check::cpus(&[0, 99], online).unwrap_err();
+    assert_eq!(key, "node.pin");
+    assert_eq!(problem, "CPU 99 does not exist: this machine has 0-3");
+    // A kernel that does not tell refuses nothing here.
+    assert_eq!(super::check::cpus(&[99], ""), Ok(()));
 }
 
 #[test]
@@ -254,7 +252,7 @@ fn syntax_problems_name_line_and_key() {
         (
             "[raft]",
             "[draft]",
-            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`, `clients`",
         ),
         ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
         (
@@ -293,6 +291,11 @@ fn the_sample_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
     let config = NodeConfig::load(path.as_ref()).unwrap();
     assert_eq!(config.cluster.nodes.len(), 3);
+    let hosts = config.cluster.nodes.iter().map(|node| &node.host);
+    for host in hosts.chain([&config.listen.host]) {
+        let address: std::net::Ipv4Addr = host.parse().unwrap();
+        assert!(address.is_private(), "{host}: nobody is authenticated");
+    }
     assert_eq!(
         config.storage,
         crate::node::config::StorageConfig::default()

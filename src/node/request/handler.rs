@@ -5,14 +5,14 @@
 //! leadership wait in a task or callback of their own.
 
 use super::answers::{Reply, failed, throttled};
-use super::budget::Budget;
 use super::scan_views::ScanViews;
+use super::slow_read::{DiskTurn, SlowRead};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, FoundHead, LogIndex, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, Lookup, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
@@ -24,18 +24,16 @@ use std::rc::Rc;
 pub(crate) struct Handler {
     shard_count: u32,
     groups: Rc<LocalGroups>,
-    budget: Budget,
-    disk: Semaphore,
-    waiting_for_disk: Cell<usize>,
+    pub(super) disk: Semaphore,
+    pub(super) waiting_for_disk: Cell<usize>,
     scan_views: ScanViews,
 }
 
 impl Handler {
-    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>) -> Rc<Self> {
         Rc::new(Self {
             shard_count,
             groups,
-            budget,
             disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
             waiting_for_disk: Cell::new(0),
             scan_views: ScanViews::default(),
@@ -101,7 +99,7 @@ impl Handler {
         }
         let handler = Rc::clone(self);
         let group_then = group.clone();
-        let key = frame.payload().slice_ref(key);
+        let key = Bytes::copy_from_slice(key);
         group.on_read_point(move |point| match point {
             Ok(point) => read(&handler, &group_then, point, &key, reply),
             Err(error) => reply.send(&failed(read_failure(&error))),
@@ -110,23 +108,19 @@ impl Handler {
 
     /// Answers a get without value from what is applied at `point` or later.
     fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
-        if let Some(found) = group.engine().head_in_memory(key) {
-            return reply.send(&head_answer(point, found));
-        }
-        if self.waiting_for_disk.get() >= limits::DISK_READS_WAITING_MAX {
+        let search = match group.engine().look_up(key).into_head() {
+            Ok(found) => return reply.send(&head_answer(point, found)),
+            Err(search) => search,
+        };
+        let Some(turn) = DiskTurn::new(self) else {
             return reply.send(&throttled());
-        }
+        };
         let key = Bytes::copy_from_slice(key);
         let engine = group.engine().clone();
-        let handler = Rc::clone(self);
-        self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
         corelith_io::spawn_urgent(async move {
-            let _permit = handler.disk.acquire(1).await;
-            handler
-                .waiting_for_disk
-                .set(handler.waiting_for_disk.get() - 1);
-            let answer = match engine.head(&key).await {
-                Ok(found) => head_answer(point, found),
+            let _turn = turn.take().await;
+            let answer = match engine.search(&key, search).await {
+                Ok(sought) => head_answer(point, sought.into_head()),
                 Err(error) => failed(storage_failure(&error)),
             };
             reply.send(&answer);
@@ -134,42 +128,41 @@ impl Handler {
     }
 
     /// Answers a get from what is applied at `point` or later.
-    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
-        if let Some(found) = group.engine().get_in_memory(key) {
-            return reply.send(&get_answer(point, found));
+    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
+        let lookup = group.engine().look_up(key);
+        if let Lookup::Found(found) = &lookup {
+            let len = found.as_ref().map_or(0, |found| found.value.len());
+            if reply.try_reserve(len) {
+                let Lookup::Found(found) = lookup else { return };
+                return reply.send(&get_answer(point, found));
+            }
         }
-        if !self.budget.has_room(wire_limits::VALUE_BYTES_MAX)
-            || self.waiting_for_disk.get() >= limits::DISK_READS_WAITING_MAX
-        {
+        let Some(turn) = DiskTurn::new(self) else {
             return reply.send(&throttled());
+        };
+        if let Lookup::Stored(stored) = &lookup {
+            // If there is no room the connection is known to wait for it from here on.
+            reply.try_reserve(stored.value_len());
         }
-        let key = Bytes::copy_from_slice(key);
-        let engine = group.engine().clone();
-        let handler = Rc::clone(self);
-        self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
+        let read = SlowRead {
+            engine: group.engine().clone(),
+            key: Bytes::copy_from_slice(key),
+            turn,
+        };
         corelith_io::spawn_urgent(async move {
-            let permit = handler.disk.acquire(1).await;
-            handler
-                .waiting_for_disk
-                .set(handler.waiting_for_disk.get() - 1);
-            let found = engine.get(&key).await;
-            let answer = match found {
-                Ok(found) => get_answer(point, found),
-                Err(error) => failed(storage_failure(&error)),
-            };
-            reply.send(&answer);
-            drop(permit);
+            match read.run(lookup, &mut reply).await {
+                Some(Ok(found)) => reply.send(&get_answer(point, found)),
+                Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
+                None => {}
+            }
         });
     }
 
-    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, reply: Reply) {
+    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, mut reply: Reply) {
         let request = match ScanRequest::parse(frame.body()) {
             Ok(request) => request,
             Err(error) => return reply.send(&failed(decode_failure(error))),
         };
-        if !self.budget.has_room(wire_limits::SCAN_PAGE_BYTES_MAX) {
-            return reply.send(&throttled());
-        }
         let scan = Scan {
             range: ScanRange {
                 start: Bytes::copy_from_slice(request.start),
@@ -183,15 +176,23 @@ impl Handler {
         let handler = Rc::clone(self);
         let group = group.clone();
         corelith_io::spawn(async move {
-            let answer = match handler.page(&group, scan).await {
-                Ok(answer) => answer,
-                Err(failure) => failed(failure),
-            };
-            reply.send(&answer);
+            // Room for what was asked for, and then for a longer first item.
+            let mut first_max = scan.bytes_max;
+            loop {
+                let bytes = scan.bytes_max.max(first_max);
+                if !reply.reserve(bytes + scan.table_bytes()).await {
+                    return;
+                }
+                match handler.page(&group, &scan, first_max).await {
+                    Ok(Paged::Page(answer)) => return reply.send(&answer),
+                    Ok(Paged::TooLong(bytes)) => first_max = bytes,
+                    Err(failure) => return reply.send(&failed(failure)),
+                }
+            }
         });
     }
 
-    async fn page(&self, group: &Group, scan: Scan) -> Result<Answer, Failure> {
+    async fn page(&self, group: &Group, scan: &Scan, first_max: usize) -> Result<Paged, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
         let _permit = self.disk.acquire(1).await;
@@ -206,8 +207,11 @@ impl Handler {
             let page = page.await.map_err(|error| storage_failure(&error))?;
             (page.more, Answer::ScanHeads(head.with(page, scan_head)))
         } else {
-            let page = engine.scan(range, Some(at), items_max, bytes_max);
+            let page = engine.scan_within(range, Some(at), items_max, bytes_max, first_max);
             let page = page.await.map_err(|error| storage_failure(&error))?;
+            if let Some(bytes) = page.too_long {
+                return Ok(Paged::TooLong(bytes));
+            }
             (page.more, Answer::ScanPage(head.with(page, scan_item)))
         };
         if scan.at.is_none() && more {
@@ -215,7 +219,7 @@ impl Handler {
         } else if more {
             self.scan_views.use_again(group.shard(), at);
         }
-        Ok(answer)
+        Ok(Paged::Page(answer))
     }
 }
 
@@ -273,6 +277,13 @@ fn no_room(group: &Group) -> Option<Failure> {
     }
 }
 
+/// What reading a page gave.
+enum Paged {
+    Page(Answer),
+    /// Its first item has this many bytes: it was not read.
+    TooLong(usize),
+}
+
 struct Scan {
     range: ScanRange,
     at: Option<LogIndex>,
@@ -280,6 +291,13 @@ struct Scan {
     bytes_max: usize,
     /// Without values.
     heads: bool,
+}
+
+impl Scan {
+    /// Most bytes of the item table.
+    fn table_bytes(&self) -> usize {
+        self.items_max * wire_limits::SCAN_ITEM_BYTES
+    }
 }
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {

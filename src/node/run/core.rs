@@ -16,7 +16,7 @@ use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
 use crate::node::request::budget::Budget;
 use crate::node::request::forward::Forwards;
 use crate::node::request::handler::Handler;
-use crate::node::request::router::Router;
+use crate::node::request::router::{Router, map_bytes};
 use crate::node::request::server::Server;
 use corelith_consensus::{Group, Groups, Options};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
@@ -155,16 +155,19 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
     let groups = new_groups(setup)?;
     let opened = open_shards(setup, &groups, store_id).await?;
 
-    let budget = Budget::new(limits::REQUESTS_PER_CORE_BYTES_MAX);
+    let clients = &setup.config.clients;
+    let budget = Budget::new(length(clients.memory_bytes));
     let mesh = Mesh::new(setup.core, setup.config.cores);
     mesh.start(setup.senders.clone());
     let local = Rc::new(LocalGroups::new(setup.placement.shards, opened.clone()));
+    let map = setup.placement.cluster_map();
     let router = Rc::new(Router {
         core: setup.core,
         placement: Arc::clone(&setup.placement),
-        map: Rc::new(setup.placement.cluster_map()),
-        handler: Handler::new(setup.placement.shards, Rc::clone(&local), budget.clone()),
-        forwards: Forwards::new(Rc::clone(&mesh)),
+        map_bytes: map_bytes(&map),
+        map: Rc::new(map),
+        handler: Handler::new(setup.placement.shards, Rc::clone(&local)),
+        forwards: Rc::new(Forwards::new(Rc::clone(&mesh))),
         status: NodeStatus::new(
             Arc::clone(&setup.placement),
             Rc::clone(&local),
@@ -173,7 +176,7 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
         mesh,
         groups: local,
     });
-    let server = Server::new(Rc::clone(&router), groups.clone(), budget);
+    let server = Server::new(Rc::clone(&router), groups.clone(), budget, clients.idle());
     let tasks = [
         corelith_io::spawn(Rc::clone(&server).accept(listener)),
         corelith_io::spawn(take_messages(Rc::clone(&router), setup.inbox.clone())),
@@ -347,7 +350,7 @@ async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
 async fn sweep(server: Rc<Server>, router: Rc<Router>) {
     loop {
         corelith_io::sleep(limits::DEADLINE_SWEEP).await;
-        server.sweep(corelith_io::now());
+        server.sweep(corelith_io::now()).await;
         router.handler.sweep();
     }
 }

@@ -14,6 +14,14 @@ pub(crate) const OUTBOX_KEPT_BYTES_MAX: usize = 1024 * 1024;
 pub const TICK: Duration = Duration::from_millis(20);
 /// Longest time to establish a connection, handshake included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time to find the cluster, unless the builder or a shorter deadline says otherwise.
+pub(crate) const FIND_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client looks for a cluster whose seeds all refuse, unless the builder says otherwise: a
+/// port may be closed for the moment of a restart, but an application that was started without a
+/// cluster is to be told at once.
+pub(crate) const REFUSED_GRACE: Duration = Duration::from_millis(500);
+/// A seed that has not answered for this long is not waited for alone: the next one is asked too.
+pub(crate) const SEED_STAGGER: Duration = Duration::from_millis(100);
 /// A connection with requests in flight that says nothing for this long is given up.
 pub const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Pause before a failed connection is tried again: first and longest.
@@ -54,6 +62,8 @@ pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 const _: () = {
     assert!(SCAN_PAGE_ITEMS as usize <= corelith_wire::limits::SCAN_ITEMS_MAX);
     assert!(SCAN_PAGE_BYTES_MAX as usize <= corelith_wire::limits::SCAN_PAGE_BYTES_MAX);
+    assert!(FIND_TIMEOUT.as_millis() < DEADLINE.as_millis());
+    assert!(REFUSED_GRACE.as_millis() + RETRY_PAUSE_MAX.as_millis() <= 1000);
     assert!(ATTEMPT_TIMEOUT.as_millis() < DEADLINE.as_millis());
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());

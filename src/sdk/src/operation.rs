@@ -1,6 +1,6 @@
 //! One operation of the application, from its call to its result, over any number of attempts.
 
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Field};
 use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB};
 use crate::route::Target;
 use bytes::Bytes;
@@ -81,6 +81,8 @@ pub struct Operation {
     /// The node that was asked last because it was its turn, not because it was said to lead: where
     /// the round goes on when what was said turns out wrong.
     pub(crate) turn: Option<NodeId>,
+    /// Nodes that said that they are full or damaged. At most the shard's replicas.
+    pub(crate) unable: Vec<NodeId>,
     /// Redirects followed since the last pause.
     pub(crate) redirects: u32,
     /// Pauses made so far.
@@ -103,6 +105,19 @@ impl Operation {
     /// When it must have ended.
     pub fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    /// Which of key and value a server means that allows `limit` bytes of it, and how long it is.
+    pub(crate) fn largest(&self, limit: u64) -> (Field, u64) {
+        match &self.request {
+            Request::Write { key, value, .. } if key.len() as u64 <= limit => {
+                (Field::Value, value.len() as u64)
+            }
+            Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
+                (Field::Key, key.len() as u64)
+            }
+            Request::Scan { start, end, .. } => (Field::Key, start.len().max(end.len()) as u64),
+        }
     }
 
     pub(crate) fn is_write(&self) -> bool {

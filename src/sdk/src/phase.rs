@@ -48,7 +48,7 @@ impl<L: Clone> Phase<L> {
         let pause = match self {
             Self::Up(link) if !is_broken(link) => return Ready::Up(link.clone()),
             Self::Up(_) | Self::Idle => RECONNECT_PAUSE_MIN,
-            Self::Down { cause, until, .. } if now < *until => return Ready::Failed(*cause),
+            Self::Down { cause, until, .. } if now < *until => return Ready::Failed(cause.clone()),
             Self::Down { pause, .. } => *pause,
             Self::Connecting { .. } => return Ready::Wait,
             Self::Closed => return Ready::Failed(Cause::Closed),

@@ -63,7 +63,7 @@ pub struct Lookup<T = Entry> {
     pub index: u64,
 }
 
-/// See [`Client::get`].
+/// See [`Client::get`]. Dropping its future does no harm.
 #[derive(Clone, Debug)]
 #[must_use = "a get does nothing until it is awaited"]
 pub struct Get {
@@ -87,8 +87,15 @@ impl Get {
         self
     }
 
+    /// Lowers its deadline to `deadline`.
+    pub(crate) fn within(mut self, deadline: Duration) -> Self {
+        let own = self.deadline.unwrap_or(self.client.deadline());
+        self.deadline = Some(own.min(deadline));
+        self
+    }
+
     /// Reads the key, where having no value is no error, and tells what point of the shard's
-    /// history was seen.
+    /// history was seen. Dropping the future does no harm.
     ///
     /// # Errors
     /// It could not be read.
@@ -115,7 +122,7 @@ impl Get {
     }
 
     /// Reads the version and length of the key's value, which is neither read from disk nor sent.
-    /// Having no value is no error.
+    /// Having no value is no error. Dropping the future does no harm.
     ///
     /// # Errors
     /// It could not be read.

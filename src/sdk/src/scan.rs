@@ -16,6 +16,7 @@ use crate::limits::{
 };
 use crate::operation::Request;
 use crate::read::{Entry, EntryHead};
+use crate::write::check_key_len;
 use bytes::Bytes;
 use corelith_wire::ShardId;
 use futures_core::Stream;
@@ -112,16 +113,19 @@ impl Scan {
     }
 
     /// Only keys from `key` on. To be said before the scan is polled.
-    pub fn start_at(mut self, key: impl Into<Bytes>) -> Self {
-        self.start = self.start.max(key.into());
+    pub fn start_at(mut self, key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        if key > &self.start[..] {
+            self.start = Bytes::copy_from_slice(key);
+        }
         self
     }
 
     /// Only keys before `key`; an empty `key` changes nothing. To be said before the scan is polled.
-    pub fn end_before(mut self, key: impl Into<Bytes>) -> Self {
-        let key = key.into();
-        if self.end.is_empty() || (!key.is_empty() && key < self.end) {
-            self.end = key;
+    pub fn end_before(mut self, key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        if self.end.is_empty() || (!key.is_empty() && key < &self.end[..]) {
+            self.end = Bytes::copy_from_slice(key);
         }
         self
     }
@@ -163,12 +167,8 @@ impl<T> Scan<T> {
 impl<T: Item> Scan<T> {
     /// Whether there is anything to ask for. Makes the parts.
     fn begin(&mut self) -> Result<bool> {
-        let limit = self.client.limits().key_bytes_max;
-        if self.start.len() > limit || self.end.len() > limit {
-            return Err(Error::TooLarge {
-                limit: limit as u64,
-            });
-        }
+        check_key_len(&self.client, &self.start)?;
+        check_key_len(&self.client, &self.end)?;
         if !self.end.is_empty() && self.start >= self.end {
             return Ok(false);
         }

@@ -6,6 +6,7 @@ use crate::limits::CONNECT_TIMEOUT;
 use crate::link::{Clock, Link};
 use crate::operation::Event;
 use crate::phase::{Phase, Ready};
+use crate::resolve::Resolver;
 use crate::route::Target;
 use corelith_wire::{ClusterId, Outbox, RequestId};
 use std::collections::BTreeMap;
@@ -19,15 +20,21 @@ pub(crate) struct Transport {
     connections: Mutex<BTreeMap<Target, Arc<Connection>>>,
     cluster: ClusterId,
     clock: Clock,
+    resolver: Resolver,
 }
 
 impl Transport {
-    pub(crate) fn new(cluster: ClusterId, clock: Clock) -> Self {
+    pub(crate) fn new(cluster: ClusterId, clock: Clock, resolver: Resolver) -> Self {
         Self {
             connections: Mutex::default(),
             cluster,
             clock,
+            resolver,
         }
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// The connection to `target`, whose address is asked for if it is new.
@@ -45,6 +52,7 @@ impl Transport {
             port,
             cluster: self.cluster,
             clock: self.clock,
+            resolver: self.resolver.clone(),
             phase: Mutex::new(Phase::Idle),
             changed: Notify::new(),
         });
@@ -86,6 +94,7 @@ pub(crate) struct Connection {
     port: u16,
     cluster: ClusterId,
     clock: Clock,
+    resolver: Resolver,
     phase: Mutex<Phase<Arc<Link>>>,
     /// Notified when connecting has ended.
     changed: Notify,
@@ -124,7 +133,8 @@ impl Connection {
 
     /// Connects, then serves the connection until it ends.
     async fn establish(self: Arc<Self>) {
-        let connecting = Link::connect(&self.host, self.port, self.cluster, self.clock);
+        let (host, port) = (&self.host, self.port);
+        let connecting = Link::connect(host, port, self.cluster, self.clock, &self.resolver);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or(Err(Cause::Connect(std::io::ErrorKind::TimedOut)));

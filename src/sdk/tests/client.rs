@@ -3,13 +3,13 @@
 #[cfg(test)]
 mod mock;
 
-use corelith_client::{BatchOperation, BatchResult, Bytes, Cause, Client, Error};
+use corelith_client::{BatchResult, Bytes, Cause, Client, Error, Field};
 use corelith_wire::handshake::{Status, Welcome};
 use corelith_wire::response::{Failure, Reason};
 use corelith_wire::{HandshakeError, limits};
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use mock::{Act, Mock};
+use futures_util::{FutureExt, TryStreamExt};
+use mock::{Act, Mock, silent_and_closed};
 use std::time::Duration;
 
 #[tokio::test]
@@ -61,12 +61,22 @@ async fn limits_are_learned_and_kept() {
     let too_large = client
         .put("key", vec![0; limits::VALUE_BYTES_MAX + 1])
         .await;
-    assert_eq!(too_large, Err(Error::TooLarge { limit }));
+    let what = Field::Value;
+    let len = limit + 1;
+    assert_eq!(too_large, Err(Error::TooLarge { what, len, limit }));
+    let text = too_large.unwrap_err().to_string();
+    assert!(text.contains("value") && text.contains("8388609"), "{text}");
     let long_key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
-    assert!(matches!(
-        client.get(long_key).await,
-        Err(Error::TooLarge { .. })
-    ));
+    let scanned = client.scan(&long_key).try_collect::<Vec<_>>().await;
+    for error in [
+        client.get(&long_key).await.unwrap_err(),
+        scanned.unwrap_err(),
+    ] {
+        let Error::TooLarge { what, len, limit } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((what, len, limit), (Field::Key, 4097, 4096));
+    }
     assert!(matches!(
         client.put("", "value").await,
         Err(Error::Invalid { .. })
@@ -252,7 +262,7 @@ async fn batches_give_results_in_order() {
     let mock = Mock::start(1, 2).await;
     let client = mock.client().await;
     client.put("there", "1").await.unwrap();
-    let conditional = BatchOperation::Put(client.put("there", "2").if_absent());
+    let conditional = client.put("there", "2").if_absent();
     let batch = client
         .batch()
         .put("new", "3")
@@ -260,12 +270,136 @@ async fn batches_give_results_in_order() {
         .get("there")
         .get("not there");
     let results = batch.delete("other").await;
-    assert!(matches!(results[0], Ok(BatchResult::Written(_))));
-    assert!(matches!(results[1], Err(Error::Conflict { .. })));
-    assert!(matches!(&results[2], Ok(BatchResult::Entry(entry)) if entry.value == "1"));
-    assert!(matches!(&results[3], Err(Error::NotFound)));
+    assert!(results.written(0).is_ok());
+    assert!(matches!(results.written(1), Err(Error::Conflict { .. })));
+    assert_eq!(results.entry(2).unwrap().value, "1");
+    assert_eq!(results.entry(3), Err(Error::NotFound));
     assert!(matches!(results[4], Ok(BatchResult::Written(_))));
     assert_eq!(results.len(), 5);
+    assert_eq!(results.first_error().unwrap().0, 1);
+    // What is not there is an error of the caller.
+    assert!(matches!(results.entry(0), Err(Error::Invalid { .. })));
+    assert!(matches!(results.written(5), Err(Error::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn handles_find_their_results() {
+    let mock = Mock::start(1, 2).await;
+    let client = mock.client().await;
+    client.put("there", "1").await.unwrap();
+    let mut batch = client.batch();
+    let read = batch.add(client.get("there"));
+    let written = batch.add(client.put("new", "2"));
+    let deleted = batch.add(client.delete("new").if_version(1_000_000));
+    let results = batch.await;
+    assert_eq!(results.of(read).unwrap().value, "1");
+    assert!(results.of(written).unwrap().version > 0);
+    assert!(matches!(results.of(deleted), Err(Error::Conflict { .. })));
+    assert!(client.batch().await.of(read).is_err(), "of another batch");
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_batch_bounds_all_of_it() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    client.put("key", "value").await.unwrap();
+    mock.script(std::iter::repeat_n(Act::Hold, 1000));
+    let mut batch = client.batch().deadline(Duration::from_millis(100));
+    for _ in 0..400 {
+        batch = batch.get("key");
+    }
+    // More than are in flight at once: those that wait for them have no time of their own.
+    let results = batch.await;
+    let unavailable = |result: &Result<_, _>| matches!(result, Err(Error::Unavailable { .. }));
+    assert!(results.iter().all(unavailable));
+    assert!(mock.state().requests <= 257, "{}", mock.state().requests);
+}
+
+#[tokio::test]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "references are what is tested"
+)]
+async fn keys_are_whatever_is_bytes() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let text = String::from("key");
+    let bytes = Bytes::from("key");
+    client.put(&text, &text).await.unwrap();
+    client.put(text.as_str(), text.as_str()).await.unwrap();
+    client.put(&text.as_str(), &text.as_str()).await.unwrap();
+    client.put(text.clone(), text.clone()).await.unwrap();
+    client.put(text.as_bytes(), text.as_bytes()).await.unwrap();
+    client.put(b"key", *b"key").await.unwrap();
+    client
+        .put(vec![b'k', b'e', b'y'], text.clone().into_bytes())
+        .await
+        .unwrap();
+    client
+        .put(
+            std::borrow::Cow::Borrowed(&b"key"[..]),
+            std::borrow::Cow::Borrowed("key"),
+        )
+        .await
+        .unwrap();
+    client.put(&bytes, &bytes).await.unwrap();
+    async fn generic(client: &Client, key: impl AsRef<[u8]>) -> Bytes {
+        client.get(key).await.unwrap().value
+    }
+    assert_eq!(generic(&client, &text).await, "key");
+    let found: Vec<_> = client
+        .scan(&text[..2])
+        .start_at(bytes)
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!((found.len(), mock.state().applied), (1, 9));
+}
+
+#[tokio::test]
+async fn operations_are_spans() {
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        });
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let guard = tracing::subscriber::set_default(subscriber.finish());
+    client.put("key", "value").await.unwrap();
+    mock.script([Act::Fail(Failure::NotLeader { leader: 0 })]);
+    client.get("key").await.unwrap();
+    assert!(client.delete("key2").if_version(9).await.is_err());
+    client.get("other").head().await.unwrap();
+    mock.script([Act::Hold]);
+    let mut held = Box::pin(client.get("key").into_future());
+    assert!((&mut held).now_or_never().is_none());
+    drop(held);
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in [
+        "put{key_len=3 shard=0 attempts=2 outcome=\"ok\"}",
+        "get{key_len=3 shard=0 attempts=2 outcome=\"ok\"}",
+        "delete{key_len=4 shard=0 attempts=1 outcome=\"conflict\"}",
+        "head{key_len=5 shard=0 attempts=1 outcome=\"not found\"}",
+        "get{key_len=3 shard=0 attempts=1 outcome=\"dropped\"}",
+    ] {
+        assert!(log.contains(expected), "{expected} in\n{log}");
+    }
 }
 
 #[tokio::test]
@@ -455,25 +589,18 @@ async fn those_who_cannot_be_used_are_named() {
     };
     mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.status = Status::TooOld);
     let error = connect(mock.seed()).await.unwrap_err();
-    let cause = Cause::Handshake(HandshakeError::TooOld { ours: 1 });
-    assert_eq!(
-        error,
-        Error::NoSeed {
-            seeds: mock.seed(),
-            cause
-        }
-    );
+    let Error::NoSeed { tried } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(tried[0].seed, mock.seed());
+    let too_old = HandshakeError::TooOld { ours: 1 };
+    assert_eq!(tried[0].cause, Cause::Handshake(too_old));
     let seed = mock.seed();
     drop(mock);
     let error = connect(seed).await.unwrap_err();
     assert!(
-        matches!(
-            error,
-            Error::NoSeed {
-                cause: Cause::Connect(_),
-                ..
-            }
-        ) && error.is_retryable()
+        matches!(&error, Error::NoSeed { tried } if matches!(tried[0].cause, Cause::Connect(_)))
+            && error.is_retryable()
     );
     assert!(matches!(
         connect("nowhere".into()).await,
@@ -508,4 +635,49 @@ async fn many_callers_share_one_client() {
         caller.unwrap();
     }
     assert_eq!(mock.state().applied, 64 * 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_bounds_connecting() {
+    let (_silent, at, gone) = silent_and_closed();
+    let before = tokio::time::Instant::now();
+    let builder = Client::builder().seeds([at.clone(), gone.clone()]);
+    let error = builder.deadline(Duration::from_millis(300)).connect().await;
+    let Err(Error::NoSeed { tried }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(before.elapsed(), Duration::from_millis(300));
+    assert_eq!(tried[0].cause, Cause::Timeout);
+    assert!(matches!(tried[1].cause, Cause::Connect(_)), "{tried:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_server_the_answer_comes_within_a_second() {
+    let (_silent, _, gone) = silent_and_closed();
+    let (_silent, _, other) = silent_and_closed();
+    let before = tokio::time::Instant::now();
+    let error = Client::connect([gone.clone(), other.clone()]).await;
+    let error = error.unwrap_err();
+    assert!(before.elapsed() < Duration::from_secs(1));
+    let text = error.to_string();
+    assert!(text.contains(&gone) && text.contains(&other), "{text}");
+    // One who asks for it is patient.
+    let wished = Duration::from_secs(3);
+    let builder = Client::builder().seeds([gone]).connect_deadline(wished);
+    let before = tokio::time::Instant::now();
+    assert!(builder.connect().await.is_err());
+    assert_eq!(before.elapsed(), wished);
+}
+
+#[tokio::test]
+async fn a_silent_seed_does_not_hold_up_the_next_one() {
+    let mock = Mock::start(1, 1).await;
+    let (_silent, at, _) = silent_and_closed();
+    let builder = Client::builder().seeds([at, mock.seed()]);
+    // Less than a silent seed is given alone would fail by.
+    let client = builder
+        .deadline(Duration::from_millis(1900))
+        .connect()
+        .await;
+    client.unwrap().put("key", "value").await.unwrap();
 }

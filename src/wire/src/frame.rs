@@ -248,6 +248,15 @@ impl Frame {
         self.payload
     }
 
+    /// The same frame with bytes of its own: it keeps no receive buffer in memory.
+    #[must_use]
+    pub fn into_owned(self) -> Self {
+        Self {
+            payload: Bytes::copy_from_slice(&self.payload),
+            ..self
+        }
+    }
+
     /// The body, in place.
     pub fn body(&self) -> &[u8] {
         self.payload

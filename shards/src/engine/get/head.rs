@@ -1,7 +1,7 @@
-//! Reading the version and length of a value without the value.
+//! Version and length of a value without the value.
 
-use super::{Place, Source, source_of};
-use crate::engine::Engine;
+use super::{Lookup, Search, Sought, Stored};
+use crate::engine::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
 
@@ -14,45 +14,57 @@ pub struct FoundHead {
     pub len: u64,
 }
 
-impl Engine {
-    /// The head of `key`'s current value if memory knows it: `Some(None)` is a certain miss, `None`
-    /// means that disk must be asked ([`Engine::head`]).
-    pub fn head_in_memory(&self, key: &[u8]) -> Option<Option<FoundHead>> {
-        if let Some(version) = self.find_in_memory(key) {
-            return Some(head_of(Place::Memory(version)));
+impl From<Found> for FoundHead {
+    fn from(found: Found) -> Self {
+        Self {
+            version: found.version,
+            len: found.value.len() as u64,
         }
-        let found = self.find_in_cache(key)?;
-        Some(found.and_then(|(version, value)| head_of_stored(version, &value)))
     }
+}
 
-    /// The head of `key`'s current value. Index blocks may be read, values are not.
+impl From<Stored> for FoundHead {
+    fn from(stored: Stored) -> Self {
+        Self {
+            version: stored.version,
+            len: stored.value_len() as u64,
+        }
+    }
+}
+
+impl Lookup {
+    /// The head of the value if memory knows it (`Ok(None)` is a certain miss), or the search that has to go on.
+    ///
+    /// # Errors
+    /// The search.
+    pub fn into_head(self) -> std::result::Result<Option<FoundHead>, Search> {
+        match self {
+            Self::Found(found) => Ok(found.map(FoundHead::from)),
+            Self::Stored(stored) => Ok(Some(stored.into())),
+            Self::Unknown(search) => Err(search),
+        }
+    }
+}
+
+impl Sought {
+    /// The head of the value, if there is one.
+    pub fn into_head(self) -> Option<FoundHead> {
+        match self {
+            Self::Found(found) => found.map(FoundHead::from),
+            Self::Stored(stored) => Some(stored.into()),
+        }
+    }
+}
+
+impl Engine {
+    /// The head of `key`'s current value. Index blocks may be read, separated values are not.
     ///
     /// # Errors
     /// `Io` or `Corrupt` of a table.
     pub async fn head(&self, key: &[u8]) -> Result<Option<FoundHead>> {
-        let found = self.find(key).await;
-        let (place, _) = self.noted(found, Some(key)).await?;
-        Ok(head_of(place))
+        match self.look_up(key).into_head() {
+            Ok(head) => Ok(head),
+            Err(search) => Ok(self.search(key, search).await?.into_head()),
+        }
     }
-}
-
-fn head_of(place: Place) -> Option<FoundHead> {
-    let (version, source) = source_of(place)?;
-    let len = match source {
-        Source::Bytes(bytes) => bytes.len() as u64,
-        Source::Table(_, handle) => u64::from(handle.len),
-        Source::Log(pointer) => u64::from(pointer.len),
-    };
-    Some(FoundHead { version, len })
-}
-
-fn head_of_stored(version: LogIndex, value: &crate::sstable::Value) -> Option<FoundHead> {
-    use crate::sstable::Value;
-    let len = match value {
-        Value::Deleted => return None,
-        Value::Inline(bytes) => bytes.len() as u64,
-        Value::Stored(handle) => u64::from(handle.len),
-        Value::Separated(pointer) => u64::from(pointer.len),
-    };
-    Some(FoundHead { version, len })
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Field;
 use bytes::{Bytes, BytesMut};
 use corelith_wire::frame::Accepts;
 use corelith_wire::map::MapNode;
@@ -201,6 +202,57 @@ fn a_hint_to_a_node_that_just_failed_waits() {
     );
 }
 
+/// A node that is full or damaged may not lead: which nodes are asked, and what comes of it.
+#[test]
+fn who_cannot_is_believed_after_the_others_were_asked() {
+    let full = || failure(Failure::DiskFull);
+    let leads = |leader| move || failure(Failure::NotLeader { leader });
+    type Answers<'a> = [&'a dyn Fn() -> Event; 3];
+    let table: [(&str, Answers<'_>, &[u64], bool); 5] = [
+        // (case, what the nodes 1 to 3 answer, who is asked from 1 on, whether it is written)
+        (
+            "it does not lead",
+            [&full, &written, &leads(2)],
+            &[1, 2],
+            true,
+        ),
+        ("it leads", [&full, &leads(1), &leads(1)], &[1, 2, 1], false),
+        ("all are full", [&full, &full, &full], &[1, 2, 3], false),
+        (
+            "nobody knows",
+            [&full, &leads(0), &written],
+            &[1, 2, 3],
+            true,
+        ),
+        ("two are full", [&full, &full, &written], &[1, 2, 3], true),
+    ];
+    for (case, nodes, expected, is_written) in table {
+        let (mut session, mut operation) = writing();
+        let (mut asked, mut now) = (vec![1], START);
+        let result = loop {
+            let node = *asked.last().unwrap() as usize;
+            match session.report(&mut operation, nodes[node - 1](), now) {
+                Step::Done(result) => break result,
+                step @ Step::Send { .. } => asked.push(node_of(&step)),
+                Step::Pause { until } => {
+                    now = until;
+                    asked.push(node_of(&session.proceed(&mut operation, now)));
+                }
+                other => panic!("{case}: {other:?}"),
+            }
+        };
+        assert_eq!(asked, expected, "{case}");
+        assert_eq!(result.is_ok(), is_written, "{case}: {result:?}");
+        if !is_written {
+            assert_eq!(result, Err(Error::DiskFull), "{case}");
+        }
+        // The next write goes to who has room, if there is one.
+        let mut next = put(&session);
+        let first = node_of(&session.proceed(&mut next, now));
+        assert!(!is_written || first == *asked.last().unwrap(), "{case}");
+    }
+}
+
 #[test]
 fn a_repeated_write_keeps_its_number() {
     let (mut session, mut operation) = writing();
@@ -301,9 +353,17 @@ fn at_the_deadline_the_truth_is_told() {
         ),
         (failure(Failure::Corrupt), Error::Corrupt, Error::Corrupt),
         (
-            failure(Failure::TooLarge { limit: 5 }),
-            Error::TooLarge { limit: 5 },
-            Error::TooLarge { limit: 5 },
+            failure(Failure::TooLarge { limit: 4 }),
+            Error::TooLarge {
+                what: Field::Value,
+                len: 5,
+                limit: 4,
+            },
+            Error::TooLarge {
+                what: Field::Key,
+                len: 3,
+                limit: 4,
+            },
         ),
     ] {
         let (mut session, write) = writing();
@@ -338,9 +398,18 @@ fn what_says_nothing_about_earlier_attempts_does_not_end_a_doubtful_write() {
         let (mut session, mut operation) = writing();
         let step = session.report(&mut operation, Event::Lost(Cause::Timeout), START);
         after_pause(&mut session, &mut operation, &step);
-        let step = session.report(&mut operation, failure(event), START);
-        after_pause(&mut session, &mut operation, &step);
-        let step = session.report(&mut operation, written(), START);
+        // The other two in turn, since the first is silent.
+        let (mut now, mut asked) = (START, Vec::new());
+        for _ in 0..5 {
+            let mut step = session.report(&mut operation, failure(event.clone()), now);
+            if let Step::Pause { until } = step {
+                now = until;
+                step = session.proceed(&mut operation, now);
+            }
+            asked.push(node_of(&step));
+        }
+        assert_eq!(asked[..3], [3, 2, 3], "{asked:?}");
+        let step = session.report(&mut operation, written(), now);
         assert!(matches!(step, Step::Done(Ok(_))));
     }
 }

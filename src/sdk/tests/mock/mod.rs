@@ -466,3 +466,12 @@ fn page_of_heads(page: ScanPage) -> ScanPage<ScanHead> {
 fn encode(out: &mut Outbox, head: Head, answer: Answer) {
     response::encode(out, head, &answer);
 }
+
+/// Addresses where nobody accepts, or nobody listens. The first live as long as the listeners.
+pub(crate) fn silent_and_closed() -> (std::net::TcpListener, String, String) {
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent, closed) = (bind(), bind());
+    let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
+    let (at, gone) = (address(&silent), address(&closed));
+    (silent, at, gone)
+}

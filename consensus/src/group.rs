@@ -158,7 +158,7 @@ impl Group {
         let applied = Rc::new(Applied::new(engine.applied().0));
         let retention = Rc::new(RefCell::new(Retention::default()));
         let transfers = Rc::new(Transfers::default());
-        let lease = Rc::new(Lease::new(options.lease()));
+        let lease = Rc::new(Lease::new(options.lease(), members.len()));
         let healths = Rc::new(Healths::default());
         let network = Network::new(
             Rc::new(GroupOfPeers {

@@ -184,7 +184,9 @@ impl Nemesis {
         let fenced = fenced(cluster);
         for at in 0..cluster.len() {
             mend_disk(cluster, at);
-            let anew = fenced.contains(&at) || self.armed.contains(&at) || sim.random_below(3) == 0;
+            let is_harmed =
+                fenced.contains(&at) || self.armed.contains(&at) || cluster.is_broken(at);
+            let anew = is_harmed || sim.random_below(3) == 0;
             if cluster.is_running(at) && anew {
                 cluster.crash(at);
             }
@@ -261,7 +263,7 @@ fn strike_disk(cluster: &mut Cluster, at: usize) {
             disk.set_capacity(disk.used_bytes() + sim.random_below(1 << 20));
         }
         _ => {
-            cluster.excuse(at, true);
+            cluster.break_disk(at);
             let kinds = [IoKind::Write, IoKind::Sync, IoKind::Read, IoKind::Name];
             let kind = kinds[sim.random_below(4) as usize];
             disk.fail(kind, "shard", sim.random_below(100));

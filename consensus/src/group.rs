@@ -160,7 +160,7 @@ impl Group {
         let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let transfers = Rc::new(Transfers::default());
-        let lease = Rc::new(Lease::new(options.lease()));
+        let lease = Rc::new(Lease::new(options.lease(), members.len()));
         let healths = Rc::new(Healths::default());
         let network = Network::new(
             Rc::new(GroupOfPeers {

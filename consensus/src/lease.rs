@@ -9,25 +9,39 @@
 //! * What voids the promise voids the lease first: before a leader tells anybody that it hands over
 //!   the lead it gives up its lease for the whole term, since that message may arrive at any time.
 //! * A follower keeps its promise over a restart: see the embargo in `group.rs`.
+//! * An answer counts from when its own request was sent. openraft's time of the last acknowledgement
+//!   does not do: it credits an answer to several requests, or one that lay unread while the process was
+//!   stopped, with the time at which the last request was sent.
 
 use crate::types::LeaderId;
 use corelith_io::Instant;
-use std::cell::Cell;
+use corelith_io::sync::notify::Notify;
+use corelith_wire::NodeId;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The lease of one group. Belongs to one core.
 #[derive(Debug)]
 pub(crate) struct Lease {
     length: Duration,
+    /// Followers that make a majority with this node.
+    followers_needed: usize,
+    /// When each follower was sent what it has acknowledged last, and by whom.
+    acknowledged: RefCell<BTreeMap<NodeId, (LeaderId, Instant)>>,
+    progress: Notify,
     given_up: Cell<Option<LeaderId>>,
     reader_waits: Cell<bool>,
 }
 
 impl Lease {
-    /// A lease that is trusted for `length`.
-    pub(crate) fn new(length: Duration) -> Self {
+    /// A lease that is trusted for `length`, in a group of so many members.
+    pub(crate) fn new(length: Duration, members: usize) -> Self {
         Self {
             length,
+            followers_needed: members / 2,
+            acknowledged: RefCell::default(),
+            progress: Notify::new(),
             given_up: Cell::new(None),
             reader_waits: Cell::new(false),
         }
@@ -38,9 +52,47 @@ impl Lease {
         self.given_up.set(Some(leader));
     }
 
-    /// Whether `leader`, last acknowledged by a majority at `acked`, holds its lease at `now`.
-    pub(crate) fn holds(&self, leader: LeaderId, acked: Option<Instant>, now: Instant) -> bool {
-        self.given_up.get() != Some(leader) && acked.is_some_and(|acked| now < acked + self.length)
+    /// Notes that `follower` has acknowledged what `leader` sent it at `sent`.
+    pub(crate) fn acknowledge(&self, leader: LeaderId, follower: NodeId, sent: Instant) {
+        let mut acknowledged = self.acknowledged.borrow_mut();
+        let known = acknowledged.entry(follower).or_insert((leader, sent));
+        if known.0 == leader {
+            known.1 = known.1.max(sent);
+        } else if known.0 < leader {
+            *known = (leader, sent);
+        }
+        drop(acknowledged);
+        self.progress.notify_waiters();
+    }
+
+    /// Whether `leader` holds its lease at `now`.
+    pub(crate) fn holds(&self, leader: LeaderId, now: Instant) -> bool {
+        self.given_up.get() != Some(leader)
+            && self.has_majority(leader, |sent| now < sent + self.length)
+    }
+
+    /// As [`Lease::holds`], for a majority that acknowledged at `acked`.
+    pub(crate) fn holds_from(&self, leader: LeaderId, acked: Instant, now: Instant) -> bool {
+        self.given_up.get() != Some(leader) && now < acked + self.length
+    }
+
+    /// Waits until a majority has acknowledged what `leader` sent at `since` or later.
+    pub(crate) async fn confirmed_since(&self, leader: LeaderId, since: Instant) {
+        loop {
+            let progress = self.progress.notified();
+            if self.has_majority(leader, |sent| sent >= since) {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    fn has_majority(&self, leader: LeaderId, is_good: impl Fn(Instant) -> bool) -> bool {
+        let acknowledged = self.acknowledged.borrow();
+        let good = acknowledged
+            .values()
+            .filter(|(by, sent)| *by == leader && is_good(*sent));
+        good.count() >= self.followers_needed
     }
 
     /// Notes whether a reader waits for a round of heartbeats, which then should not wait for those

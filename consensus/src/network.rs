@@ -7,6 +7,7 @@ use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_
 use crate::link::Link;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
+use corelith_io::Instant;
 use corelith_io::sync::oneshot;
 use corelith_shards as shards;
 use corelith_wire::peer::{
@@ -178,10 +179,11 @@ impl Peer {
         }
     }
 
-    /// What follows from the answer to an append or heartbeat.
+    /// What follows from the answer to an append or heartbeat that was sent at `at`, or later.
     fn append_outcome(
         &self,
         sent: &Sent,
+        at: Instant,
         result: AppendResult,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let peer = self.link.peer();
@@ -190,6 +192,8 @@ impl Peer {
         match self.admitted(result, verdict)? {
             AppendResult::Taken { matching } => {
                 self.matched.raise(peer, sent.vote, matching);
+                let leader = convert::vote(sent.vote).leader_id;
+                self.lease.acknowledge(leader, peer, at);
                 Ok(Ok(matching.map(types::log_id)))
             }
             AppendResult::Conflict { at } => {
@@ -221,6 +225,7 @@ impl Peer {
         };
         // What comes before a heartbeat is what the peer has acknowledged.
         self.matched.raise(self.link.peer(), sent.vote, sent.before);
+        let at = corelith_io::now();
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())
@@ -229,7 +234,7 @@ impl Peer {
         if let Some(health) = health {
             self.healths.note(self.link.peer(), health);
         }
-        self.append_outcome(&sent, result)
+        self.append_outcome(&sent, at, result)
     }
 
     async fn answer(&self, asked: oneshot::Receiver<Frame>) -> Result<Frame, RPCError<Types>> {
@@ -462,6 +467,7 @@ fn async_stream<T>(future: impl Future<Output = Option<T>>) -> impl Stream<Item 
 struct InFlight {
     answer: oneshot::Receiver<Frame>,
     sent: Sent,
+    at: Instant,
     bytes: usize,
 }
 
@@ -505,6 +511,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             .map(|entry| entry.payload.body.len())
             .sum();
         let peer = &self.peer;
+        let at = corelith_io::now();
         let asked = peer.link.ask(
             peer.group.shard,
             peer.timeout,
@@ -520,6 +527,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
                 self.in_flight.push_back(InFlight {
                     answer,
                     sent,
+                    at,
                     bytes,
                 });
             }
@@ -533,12 +541,13 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
     fn outcome(
         &mut self,
         sent: &Sent,
+        at: Instant,
         answer: Result<Frame, oneshot::Closed>,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let result = answer
             .map_err(unreachable)
             .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
-            .and_then(|result| self.peer.append_outcome(sent, result));
+            .and_then(|result| self.peer.append_outcome(sent, at, result));
         // After anything but success, what was sent behind it is void.
         self.ended = !matches!(&result, Ok(Ok(_)));
         result
@@ -567,10 +576,12 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Stream for Appends<S> {
         match Pin::new(&mut first.answer).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(answer) => {
-                let InFlight { sent, bytes, .. } = *first;
+                let InFlight {
+                    sent, at, bytes, ..
+                } = *first;
                 this.in_flight.pop_front();
                 this.in_flight_bytes -= bytes;
-                Poll::Ready(Some(this.outcome(&sent, answer)))
+                Poll::Ready(Some(this.outcome(&sent, at, answer)))
             }
         }
     }

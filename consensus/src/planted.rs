@@ -21,6 +21,8 @@ pub enum Bug {
     ReadBeforeOwnTerm,
     /// An acknowledgement from before a read confirms the leadership for it.
     ConfirmByOldAnswers,
+    /// An answer counts from when the last request before it was sent.
+    CreditLaterSends,
     /// Something not simulated has a say: an address in memory delays a start.
     DelayByAddress,
     /// The budget takes any number of proposals.

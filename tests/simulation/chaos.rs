@@ -61,9 +61,14 @@ pub(crate) fn run(plan: &Plan) -> Report {
     }
     nemesis.heal(&mut cluster);
     cluster.wait_ready(Duration::from_secs(60));
+    let sim = cluster.sim.clone();
+    let has_room = || cluster.groups().iter().all(|group| !group.is_disk_full());
+    assert!(
+        sim.run_until(has_room, Duration::from_secs(60)),
+        "seed {seed}: space does not come back"
+    );
     workload.stop.set(true);
     let ended = Rc::clone(&workload);
-    let sim = cluster.sim.clone();
     let live = sim.run_until(|| ended.running.get() == 0, Duration::from_secs(60));
     assert!(live, "seed {seed}: the clients do not come to an end");
     sim.block_on(cluster.outside, Rc::clone(&workload).read_everything());

@@ -27,6 +27,8 @@ struct Member {
     ended_cores: u16,
     /// Its disk was given faults: it may end by itself.
     excused: bool,
+    /// Some of these were errors: its shards may take nothing any more.
+    broken: bool,
     /// A core has ended by itself.
     failed: bool,
 }
@@ -70,6 +72,7 @@ impl Cluster {
                 ready_cores: 0,
                 ended_cores: 0,
                 excused: false,
+                broken: false,
                 failed: false,
             })
             .collect();
@@ -117,7 +120,9 @@ impl Cluster {
 
     /// The replicas of all shards that are open.
     pub(crate) fn groups(&self) -> Vec<Group> {
-        Group::watched()
+        let mut groups = Group::watched();
+        groups.retain(|group| self.is_running(self.place_of(group.node())));
+        groups
     }
 
     /// A replica that thinks that it leads the shard: the one of the highest term.
@@ -187,6 +192,18 @@ impl Cluster {
     /// Says whether the node's disk has, or had, faults since its process began.
     pub(crate) fn excuse(&mut self, at: usize, excused: bool) {
         self.members[at].excused = excused;
+        self.members[at].broken &= excused;
+    }
+
+    /// Says that operations of the node's disk fail.
+    pub(crate) fn break_disk(&mut self, at: usize) {
+        self.members[at].excused = true;
+        self.members[at].broken = true;
+    }
+
+    /// Whether operations of the disk failed, or were to fail.
+    pub(crate) fn is_broken(&self, at: usize) -> bool {
+        self.members[at].broken
     }
 
     /// Whether the node's disk was given faults.

@@ -46,7 +46,9 @@ impl Nemesis {
             return;
         }
         self.strikes += 1;
-        match sim.random_below(20) {
+        let what = sim.random_below(20);
+        tracing::info!(now = ?sim.now(), node = at + 1, what, "strike");
+        match what {
             0..4 => self.strike_process(cluster, at),
             4..9 => strike_network(cluster, at),
             9..13 => strike_disk(cluster, at),
@@ -71,7 +73,9 @@ impl Nemesis {
     fn strike_process(&mut self, cluster: &mut Cluster, at: usize) {
         let sim = cluster.sim.clone();
         let node = cluster.node(at);
-        match sim.random_below(12) {
+        let what = sim.random_below(12);
+        tracing::info!(node = at + 1, what, "process");
+        match what {
             0..3 => cluster.crash(at),
             3 => cluster.kill(at),
             4 => self.crash_leader(cluster),
@@ -117,7 +121,9 @@ impl Nemesis {
             return;
         };
         let own = cluster.node(cluster.place_of(me));
-        match sim.random_below(6) {
+        let what = sim.random_below(6);
+        tracing::info!(%me, %to, shard = %leader.shard(), what, "lead");
+        match what {
             0 => hand_over(cluster, &leader, *to),
             1 | 2 => {
                 // The others agree fast, and the old leader hears of it late.
@@ -170,6 +176,7 @@ impl Nemesis {
     pub(crate) fn heal(&mut self, cluster: &mut Cluster) {
         let sim = cluster.sim.clone();
         cluster.check_events();
+        tracing::info!(now = ?sim.now(), paused = ?self.paused, armed = ?self.armed, "heal");
         sim.net().heal_all();
         for at in self.paused.drain(..) {
             sim.resume(cluster.node(at));
@@ -177,7 +184,9 @@ impl Nemesis {
         let fenced = fenced(cluster);
         for at in 0..cluster.len() {
             mend_disk(cluster, at);
-            let anew = fenced.contains(&at) || self.armed.contains(&at) || sim.random_below(3) == 0;
+            let is_harmed =
+                fenced.contains(&at) || self.armed.contains(&at) || cluster.is_broken(at);
+            let anew = is_harmed || sim.random_below(3) == 0;
             if cluster.is_running(at) && anew {
                 cluster.crash(at);
             }
@@ -215,7 +224,9 @@ fn strike_network(cluster: &mut Cluster, at: usize) {
     let node = cluster.node(at);
     let others: Vec<SimNode> = cluster.nodes().into_iter().filter(|n| *n != node).collect();
     let other = others[sim.random_below(others.len() as u64) as usize];
-    match sim.random_below(12) {
+    let what = sim.random_below(12);
+    tracing::info!(node = at + 1, what, "network");
+    match what {
         0 => net.isolate(node),
         // Clients still reach it.
         1 | 2 => net.partition(&[node], &others),
@@ -242,7 +253,9 @@ fn strike_network(cluster: &mut Cluster, at: usize) {
 fn strike_disk(cluster: &mut Cluster, at: usize) {
     let sim = cluster.sim.clone();
     let disk = sim.disk(cluster.node(at));
-    match sim.random_below(10) {
+    let what = sim.random_below(10);
+    tracing::info!(node = at + 1, what, "disk");
+    match what {
         0..4 => disk.stall(Duration::from_millis(100 + sim.random_below(9_900))),
         4 => disk.set_slowness(1 + sim.random_below(50) as u32),
         5..7 => {
@@ -250,7 +263,7 @@ fn strike_disk(cluster: &mut Cluster, at: usize) {
             disk.set_capacity(disk.used_bytes() + sim.random_below(1 << 20));
         }
         _ => {
-            cluster.excuse(at, true);
+            cluster.break_disk(at);
             let kinds = [IoKind::Write, IoKind::Sync, IoKind::Read, IoKind::Name];
             let kind = kinds[sim.random_below(4) as usize];
             disk.fail(kind, "shard", sim.random_below(100));

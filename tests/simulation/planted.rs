@@ -54,7 +54,7 @@ fn shows(plant: Plant, seed: u64) {
 }
 
 /// Each bug, and how many seeds it took when they were last counted.
-const BUGS: [(Plant, u64); 36] = [
+const BUGS: [(Plant, u64); 37] = [
     (Plant::Group(GroupBug::VoteAfterRestart), 1000),
     (Plant::Group(GroupBug::SkipConditions), 1),
     (Plant::Group(GroupBug::DecideFromMemory), 1),
@@ -64,6 +64,7 @@ const BUGS: [(Plant, u64); 36] = [
     (Plant::Group(GroupBug::KeepLeaseAtHandOver), 1),
     (Plant::Group(GroupBug::ReadBeforeOwnTerm), 1),
     (Plant::Group(GroupBug::ConfirmByOldAnswers), 1),
+    (Plant::Group(GroupBug::CreditLaterSends), 300),
     (Plant::Group(GroupBug::DelayByAddress), 1),
     (Plant::Group(GroupBug::UnboundedProposals), 1000),
     (Plant::Shard(ShardBug::AcknowledgeBeforeDurable), 1),

@@ -38,11 +38,8 @@ pub(crate) fn check_equal(cluster: &Cluster, shards: u32, replicas: u32) {
             groups.len() == replicas as usize && first.is_some() && same
         };
         let equal = cluster.sim.run_until(are_equal, LIMIT);
-        let stand: Vec<_> = of_shard().iter().map(Group::status).collect();
-        assert!(
-            equal,
-            "the replicas do not come to the same state: {stand:#?}"
-        );
+        let stand: Vec<String> = of_shard().iter().map(describe).collect();
+        assert!(equal, "{shard} does not come to rest: {stand:?}");
         let mut first: Option<(Group, Content)> = None;
         for group in of_shard() {
             let content = content_of(cluster, &group);
@@ -60,6 +57,23 @@ pub(crate) fn check_equal(cluster: &Cluster, shards: u32, replicas: u32) {
             );
         }
     }
+}
+
+fn describe(group: &Group) -> String {
+    let status = group.status();
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index.0);
+    format!(
+        "node {} {:?} of {:?} (leader {:?}): log {}, committed {}, applied {}, checkpoint {}, purged {}",
+        group.node(),
+        status.role,
+        status.term,
+        status.leader,
+        index(status.last_log),
+        index(status.committed),
+        index(status.applied),
+        index(status.checkpointed),
+        index(status.purged),
+    )
 }
 
 /// What differs, in a few words: values are long.

@@ -14,8 +14,20 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     Some(parsed.unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
+/// Prints what the nodes and the nemesis log, as the filter in `CORELITH_SIM_LOG` says.
+fn log() {
+    static LOG: std::sync::Once = std::sync::Once::new();
+    LOG.call_once(|| {
+        if let Ok(filter) = std::env::var("CORELITH_SIM_LOG") {
+            let log = tracing_subscriber::fmt().without_time().with_ansi(false);
+            log.with_env_filter(filter).init();
+        }
+    });
+}
+
 /// The seeds to run: `few` of them unless the environment asks for others.
 pub(crate) fn seeds(few: u64) -> Range<u64> {
+    log();
     if let Some(one) = number("CORELITH_SIM_SEED") {
         return one..one + 1;
     }

@@ -24,8 +24,15 @@ impl Group {
         OPENED.with_borrow_mut(Vec::clear);
     }
 
+    /// Takes the place of the replica that the node had of this shard before, which may not be dropped
+    /// yet.
     pub(super) fn watch(&self) {
-        OPENED.with_borrow_mut(|opened| opened.push(Rc::downgrade(&self.inner)));
+        let is_same =
+            |other: &Rc<Inner>| (other.me, other.shard_id) == (self.inner.me, self.inner.shard_id);
+        OPENED.with_borrow_mut(|opened| {
+            opened.retain(|inner| inner.upgrade().is_none_or(|other| !is_same(&other)));
+            opened.push(Rc::downgrade(&self.inner));
+        });
     }
 
     /// The node of this replica.

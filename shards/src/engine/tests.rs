@@ -66,6 +66,8 @@ async fn open_with(
             .create_new()
             .open(&segment)
             .await?;
+        // A log is durable, name included, before the creation ends.
+        dir.sync().await?;
         recovery::finish_creation(dir, OWNER, &recovered.manifest).await?;
     }
     let manifest = &recovered.manifest;

@@ -9,9 +9,9 @@ use super::{export, import, keys, scan, status, storage};
 pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
     let mut connection = command.connection();
     if matches!(command, ClientCommand::Status(_)) {
-        // Half of the time is for finding the cluster, half for asking all nodes: one that is silent to
-        // its end is listed as such.
-        connection.timeout /= 2;
+        // Finding the cluster and each question to all its nodes have a third of the time: a node that is
+        // silent to the end of one is listed as such.
+        connection.timeout /= 3;
     }
     let reached = connect(&connection).await?;
     match command {

@@ -183,6 +183,11 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
 pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(500);
 /// Exit code of a process that could not stop in order.
 pub const EXIT_CODE_GAVE_UP: i32 = 5;
+/// How long a start waits for a port that is taken: the kernel closes the sockets of a process that was
+/// killed with operations in its rings some time after its end.
+pub const PORT_GRACE: Duration = Duration::from_secs(2);
+/// How often it looks meanwhile.
+pub const PORT_POLL: Duration = Duration::from_millis(20);
 /// Shards of a core that are opened at once.
 pub const SHARDS_OPENED_AT_ONCE: usize = 8;
 /// How often a starting core looks whether its shards have leaders.

@@ -44,30 +44,42 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
 /// the core listens.
 #[expect(
     clippy::disallowed_types,
+    clippy::disallowed_methods,
     reason = "looked at before the first core starts"
 )]
 pub(crate) fn refuse_taken_ports(
     nodes: &[NodeConfig],
     instead: &'static str,
 ) -> Result<(), NodeError> {
+    let until = std::time::Instant::now() + limits::PORT_GRACE;
     for node in nodes {
         let first = resolve(&node.listen.host, node.listen.port)?;
         for core in 0..node.cores {
             let port = node.listen.port.saturating_add(core);
-            let address = SocketAddr::new(first.ip(), port);
-            // What else may be wrong with an address is told by the core that listens.
-            if let Err(error) = std::net::TcpListener::bind(address)
-                && error.kind() == std::io::ErrorKind::AddrInUse
-            {
-                return Err(NodeError::PortInUse {
-                    host: first.ip().to_string(),
-                    port,
-                    instead,
-                });
+            while is_taken(SocketAddr::new(first.ip(), port)) {
+                if std::time::Instant::now() >= until {
+                    return Err(NodeError::PortInUse {
+                        host: first.ip().to_string(),
+                        port,
+                        instead,
+                    });
+                }
+                std::thread::sleep(limits::PORT_POLL);
             }
         }
     }
     Ok(())
+}
+
+/// Whether somebody listens there. What else may be wrong with an address is told by the core that
+/// listens.
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked at before the first core starts"
+)]
+fn is_taken(address: SocketAddr) -> bool {
+    std::net::TcpListener::bind(address)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Prints a line for the user. That nobody reads it must not stop a node.

@@ -52,7 +52,8 @@ async fn an_import_survives_the_death_of_a_leader() {
 
     let out = cluster.path("out");
     cluster.run_ok(&["export", out.to_str().unwrap()]);
-    let found = contents(&out);
+    let mut found = contents(&out);
+    assert!(found.remove(".corelith-export").is_some(), "a manifest");
     assert_eq!(found.len(), expected.len());
     for (name, bytes) in &expected {
         assert!(found.get(name) == Some(bytes), "{name} differs");

@@ -1,6 +1,6 @@
 //! What cannot work is refused at the start, in one sentence that says what to do.
 
-use crate::cluster::{Running, configuration, corelith, directory, free_ports};
+use crate::cluster::{Cluster, Running, configuration, corelith, directory, free_ports};
 use crate::{seccomp, waiting};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -65,6 +65,16 @@ fn a_port_in_use() {
     ports.extend(free_ports(2));
     let config = write_configuration(dir.path(), "refusals", &ports);
     refuses(&mut node(&config), &[&port.to_string(), "in use"]);
+}
+
+/// The kernel closes the sockets of a process with rings some time after its end.
+#[test]
+fn the_port_of_a_process_that_was_just_killed_is_no_port_in_use() {
+    let mut cluster = Cluster::start();
+    for _ in 0..10 {
+        cluster.kill(1);
+        cluster.start_node(1);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn gives_up(command: &mut Command) -> Output {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(complaint.trim().lines().count(), 1, "{complaint}");
     assert!(
-        complaint.contains("no node could be reached: 127.0.0.1:"),
+        complaint.contains("no cluster at 127.0.0.1:"),
         "{complaint}"
     );
     output

@@ -17,6 +17,7 @@ mod shape;
 mod tests;
 mod tiered;
 
+pub(crate) use gain::{InMemory, hidden_bytes};
 pub(crate) use mix::WriteMix;
 pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, searches_due, settled};
 pub use picker::{Policy, UnknownPolicy};

@@ -22,6 +22,7 @@ mod get;
 mod inputs;
 mod install;
 mod merge;
+mod outlook;
 mod pace;
 mod piece;
 mod reclaim;
@@ -40,6 +41,7 @@ pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
 pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
 pub use install::SnapshotWriter;
+pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
 pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
@@ -50,6 +52,7 @@ use crate::cache::BlockCache;
 use crate::capacity::Capacity;
 use crate::checkpoint::Checkpoint;
 use crate::compaction::{self, Policy, WriteMix};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
@@ -69,12 +72,13 @@ use crate::version::Version;
 use crate::vlog::{Segments, ValueLog, ValuePointer};
 use background::Background;
 use bytes::Bytes;
-use corelith_io::DirLock;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
+use corelith_io::{DirLock, Instant};
 use damage::Damages;
 use get::Searches;
+use outlook::Outlook;
 use pace::Backlog;
 use reclaim::Reclaim;
 use scrub::Scrubbing;
@@ -82,7 +86,6 @@ use statistics::Counters;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 
@@ -108,7 +111,7 @@ pub(crate) struct LogHooks {
     /// Whether there is no room on the device for the next segment of the log or of the value log.
     pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
     /// Whether something appended waits for room on the device.
-    pub(crate) is_stuck: Box<dyn Fn() -> bool>,
+    pub(crate) is_stuck: Rc<dyn Fn() -> bool>,
     /// Segments in use.
     pub(crate) segments: Box<dyn Fn() -> usize>,
 }
@@ -131,7 +134,7 @@ pub(crate) struct EngineOptions {
 
 /// What an engine is opened with.
 pub(crate) struct EngineParts {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Directory,
     pub(crate) owner: Owner,
     pub(crate) options: EngineOptions,
     pub(crate) cache: BlockCache,
@@ -155,7 +158,7 @@ pub struct Engine {
 }
 
 struct Inner {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
     options: EngineOptions,
     log: LogHooks,
@@ -175,6 +178,7 @@ struct Inner {
     scrubbing: Scrubbing,
     pace: Pace,
     backlog: Backlog,
+    outlook: Outlook,
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
@@ -203,6 +207,8 @@ struct State {
     frozen: VecDeque<Rc<Frozen>>,
     version: Rc<Version>,
     applied: Checkpoint,
+    /// When the first entry after the last freeze was applied.
+    unfrozen_since: Option<Instant>,
     /// The manifest as it is on disk; its checkpoint is the last durable one.
     manifest: Manifest,
     next_table: TableId,
@@ -215,6 +221,10 @@ struct State {
     failure: Option<Error>,
     /// The last flush found the device full, and will be tried again.
     disk_full: bool,
+    /// It is about to be closed: nothing waits for room on the device any more.
+    stopping: bool,
+    /// Why memtables were not flushed before it was closed.
+    unflushed: Option<Error>,
     closed: bool,
     /// Tables that the manifest no longer names; their files go when no read holds them.
     obsolete: Vec<Rc<Table>>,
@@ -223,6 +233,14 @@ struct State {
     /// The first segments that snapshots being received may have written to: nothing refers to
     /// their values yet.
     receiving: Vec<ValueSegmentId>,
+}
+
+impl State {
+    /// The active one and those that are flushed.
+    fn memtables(&self) -> impl Iterator<Item = &Rc<Memtable>> {
+        let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
+        std::iter::once(&self.active).chain(frozen)
+    }
 }
 
 /// Bytes of separated values at which a memtable is frozen although it is not full: which of them
@@ -273,12 +291,15 @@ impl Engine {
             frozen: VecDeque::new(),
             version,
             applied,
+            unfrozen_since: None,
             next_table: parts.manifest.next_table,
             manifest: parts.manifest,
             policy: parts.options.policy,
             flushing: false,
             failure: None,
             disk_full: false,
+            stopping: false,
+            unflushed: None,
             closed: false,
             obsolete: Vec::new(),
             garbage: Vec::new(),
@@ -316,6 +337,7 @@ impl Engine {
             reclaim: Rc::new(Reclaim::new(limits, Rc::clone(&pace.meter))),
             pace,
             backlog: Backlog::default(),
+            outlook: Outlook::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
             mix: Cell::default(),
@@ -401,6 +423,7 @@ impl Engine {
                 "entries are applied in log order"
             );
             state.applied.applied = Some(id);
+            state.unfrozen_since.get_or_insert_with(corelith_io::now);
             if let Some(record) = membership {
                 assert!(
                     record.len() <= MEMBERSHIP_BYTES_MAX,
@@ -431,8 +454,7 @@ impl Engine {
     /// Memory that memtables hold, in bytes.
     pub fn memtable_bytes(&self) -> usize {
         let state = self.inner.state.borrow();
-        let frozen = state.frozen.iter().map(|frozen| frozen.memtable.bytes());
-        state.active.bytes() + frozen.sum::<usize>()
+        state.memtables().map(|memtable| memtable.bytes()).sum()
     }
 
     /// Number of tables, and their length in bytes.

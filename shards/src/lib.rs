@@ -39,11 +39,13 @@
 //! # }
 //! ```
 
+mod arena;
 mod cache;
 mod capacity;
 pub mod check;
 mod checkpoint;
 mod compaction;
+pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod filename;
@@ -51,12 +53,14 @@ pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
+mod length;
 pub mod limits;
 pub mod log;
 mod manifest;
 mod memtable;
 mod output;
 mod pace;
+mod patience;
 mod pins;
 pub mod planted;
 mod recovery;
@@ -75,8 +79,8 @@ pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
-    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter, Sought,
-    Statistics, StorageReport, Stored, WorkStatistics,
+    Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
+    Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -11,13 +11,13 @@
 
 mod values;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
-use std::path::Path;
 pub(crate) use values::Values;
 
 /// How to open a log.
@@ -54,7 +54,7 @@ impl Log {
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
     /// `Io` (`NoSpace` when there is no room even for a short segment).
     pub(crate) async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: LogOptions,
         covered: Option<LogIndex>,
         values: Values,
@@ -80,13 +80,19 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// Waits for everything appended, makes the commit index durable and stops the background work.
+    /// Says that the log will be closed: nobody waits for room any more.
+    pub(crate) fn begin_stop(&self) {
+        self.wal.begin_stop();
+        self.values.begin_stop();
+    }
+
+    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and stops the background work.
     /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
     /// `Fenced`; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
-        let closed = self.wal.close().await;
+        let closed = self.wal.close_unless(|| self.is_stuck()).await;
         self.values.close().await?;
         closed
     }

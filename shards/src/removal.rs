@@ -92,6 +92,11 @@ impl Removals {
         Ok(())
     }
 
+    /// Bytes of removed files that are not given back yet.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.inner.held.get()
+    }
+
     /// Whether all space is given back.
     pub(crate) fn is_idle(&self) -> bool {
         !self.inner.is_running.get()

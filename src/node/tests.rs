@@ -1,6 +1,7 @@
 //! A simulated cluster, asked over its wire protocol.
 
 mod abuse;
+mod damage;
 mod scans;
 
 use crate::node::cluster::placement::Placement;
@@ -54,19 +55,26 @@ fn cluster_id() -> ClusterId {
 }
 
 impl Cluster {
-    /// Starts `count` nodes and waits until all their cores are ready.
-    fn start(seed: u64, count: u32) -> Self {
+    /// A cluster of nodes that do not run.
+    fn idle(seed: u64, count: u32) -> Self {
         let sim = Sim::new(seed);
         let nodes: Vec<SimNode> = (0..count).map(|_| sim.add_node()).collect();
         let client = sim.add_node();
-        let (sender, events) = corelith_io::channel(1000);
-        let mut cluster = Self {
+        let (_, events) = corelith_io::channel(1000);
+        Self {
             sim,
             nodes,
             client,
             events,
             stops: Vec::new(),
-        };
+        }
+    }
+
+    /// Starts `count` nodes and waits until all their cores are ready.
+    fn start(seed: u64, count: u32) -> Self {
+        let mut cluster = Self::idle(seed, count);
+        let (sender, events) = corelith_io::channel(1000);
+        cluster.events = events;
         for node in cluster.nodes.clone() {
             cluster.start_node(node, config(node.number(), count), &sender);
         }

@@ -4,7 +4,7 @@
 //! ends.
 
 use super::{Engine, Inner};
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::COMPACTIONS_MAX;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{BackgroundDemand, spawn_background};
@@ -72,6 +72,9 @@ struct Circumstances {
     /// The log has forgotten everything up to here.
     purged: Option<LogIndex>,
     oldest_pin: LogIndex,
+    /// Segments below it are sealed.
+    first_unsealed: ValueSegmentId,
+    is_eager: bool,
     /// Hundredths of the device that are free.
     free_percent: u32,
 }
@@ -141,6 +144,8 @@ impl Engine {
         Circumstances {
             purged: (self.inner.log.purged)(),
             oldest_pin: self.inner.pins.oldest(),
+            first_unsealed: self.inner.values.first_unsealed(),
+            is_eager: self.is_eager(),
             free_percent: (self.inner.free_fraction.get() * 100.0) as u32,
         }
     }

@@ -89,6 +89,7 @@ impl Engine {
         compaction::Options {
             mix: self.inner.mix.get(),
             searches: self.inner.searches.count(),
+            is_eager: self.is_eager(),
             oldest_pin: self.inner.pins.oldest(),
             ..self.inner.options.compaction.clone()
         }

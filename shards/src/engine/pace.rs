@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::compaction::Debt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pace::{Lane, Pressure, Space, Verdict, Writers, judge, judge_writers};
 use corelith_io::now;
 use std::cell::Cell;
@@ -88,6 +88,7 @@ impl Engine {
                     }
                     return self.check_usable();
                 }
+                Writers::Stop if self.is_stopping() => return Err(Error::Closed),
                 Writers::Stop => {
                     self.ask_for_share();
                     changed.await;

@@ -71,7 +71,12 @@ impl Engine {
                 }
                 {
                     let _working = engine.working();
+                    engine.inner.pace.meter.measure(corelith_io::now());
                     engine.keep_space().await;
+                    engine.look_out();
+                    if engine.has_unused() {
+                        engine.remove_unused().await;
+                    }
                     engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);

@@ -74,11 +74,6 @@ impl Meter {
         self.incoming.get().unwrap_or_default()
     }
 
-    /// Whether keys and inline values come in fast, as far as was measured.
-    pub(crate) fn is_written_fast(&self) -> bool {
-        self.incoming().inline > FAST_WRITES
-    }
-
     /// Whether the foreground did something during the last measurement.
     pub(crate) fn is_busy(&self) -> bool {
         self.is_busy.get()
@@ -148,7 +143,7 @@ mod tests {
         }
         let Incoming { inline, separated } = meter.incoming();
         assert!((inline - 1000.0).abs() < 1.0 && (separated - 5000.0).abs() < 1.0);
-        assert!(meter.is_busy() && !meter.is_written_fast());
+        assert!(meter.is_busy());
         meter.measure(start + SECOND * 21);
         assert!(!meter.is_busy());
         assert!(meter.incoming().inline < 1000.0 && meter.incoming().inline > 500.0);
@@ -161,7 +156,7 @@ mod tests {
         meter.measure(start);
         meter.note_write(8 << 20, 0);
         meter.measure(start + SECOND);
-        assert!(meter.is_written_fast());
+        assert!(meter.incoming().inline > FAST_WRITES);
         assert_eq!(meter.slow_since(), None);
         for second in 2..40 {
             meter.note_write(100, 0);

@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod model;
 mod planted;
+mod quiet;
 mod race;
 mod replica;
 

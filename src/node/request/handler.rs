@@ -55,8 +55,7 @@ impl Handler {
     pub(crate) fn handle(self: &Rc<Self>, frame: Frame, reply: Reply) {
         let shard = frame.header.head.shard;
         let Some(group) = self.groups.get(shard) else {
-            // The router sends only what belongs here.
-            return reply.send(&failed(Failure::WrongNode));
+            return reply.send(&failed(self.why_without(shard)));
         };
         let refused = match frame.header.head.kind {
             Kind::WRITE => return self.write(group, frame.into_payload(), reply),
@@ -81,6 +80,19 @@ impl Handler {
         match refused {
             Some(failure) => reply.send(&failed(failure)),
             None => group.submit(payload, move |result| reply.send(&write_answer(result))),
+        }
+    }
+
+    /// Why there is no group of a shard.
+    fn why_without(&self, shard: ShardId) -> Failure {
+        match self.groups.down().iter().any(|down| down.shard == shard) {
+            // Another replica answers, or will lead.
+            true => Failure::Unavailable {
+                reason: Reason::StorageFailed,
+                nothing_done: true,
+            },
+            // The router sends only what belongs here.
+            false => Failure::WrongNode,
         }
     }
 

@@ -244,7 +244,7 @@ fn finds(bug: Bug) -> bool {
 fn files_removed_before_the_manifest_is_durable_are_found() {
     let source = source();
     let missing: Vec<String> = (1..900)
-        .step_by(5)
+        .step_by(3)
         .filter_map(|at| {
             plant(Some(Bug::RemoveBeforeManifest));
             let found = catch_unwind(AssertUnwindSafe(|| crash_at(&source, at, at, 0)));

@@ -192,14 +192,23 @@ impl Lane {
             let pause = random_u64() % workload.plan.pause_ms;
             corelith_io::sleep(Duration::from_millis(pause)).await;
         }
-        // All faults are gone: this must succeed.
+        // All faults are gone: this must succeed, once a shard has noticed that its disk has room again.
         let key = key_of(random_u64() % workload.plan.keys);
         let (value, began) = (workload.take_value(), workload.sim.now());
         let bytes = self.encode(value);
-        let put = self
-            .client
-            .put(key.clone(), bytes, request::Condition::Any, HEALED_DEADLINE);
-        let outcome = put.await;
+        let until = began + HEALED_DEADLINE;
+        let outcome = loop {
+            let (key, bytes) = (key.clone(), bytes.clone());
+            let put = self
+                .client
+                .put(key, bytes, request::Condition::Any, HEALED_DEADLINE);
+            match put.await {
+                Err(Error::DiskFull) if workload.sim.now() < until => {
+                    corelith_io::sleep(Duration::from_millis(100)).await;
+                }
+                outcome => break outcome,
+            }
+        };
         let is_done = matches!(outcome, Ok(Answer::Written { .. }));
         let seed = workload.plan.seed;
         assert!(

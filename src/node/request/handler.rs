@@ -114,12 +114,21 @@ impl Handler {
         if let Some(point) = group.try_read_point() {
             return read(self, group, point, key, reply);
         }
-        let handler = Rc::clone(self);
-        let group_then = group.clone();
+        // What waits in the group must not hold the group, or a core that ends early would leave both.
+        let (handler, shard) = (Rc::downgrade(self), group.shard());
         let key = Bytes::copy_from_slice(key);
-        group.on_read_point(move |point| match point {
-            Ok(point) => read(&handler, &group_then, point, &key, reply),
-            Err(error) => reply.send(&failed(read_failure(&error))),
+        group.on_read_point(move |point| {
+            let point = match point {
+                Ok(point) => point,
+                Err(error) => return reply.send(&failed(read_failure(&error))),
+            };
+            let Some(handler) = handler.upgrade() else {
+                return;
+            };
+            match handler.groups.get(shard) {
+                Some(group) => read(&handler, group, point, &key, reply),
+                None => reply.send(&failed(Failure::WrongNode)),
+            }
         });
     }
 

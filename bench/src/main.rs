@@ -1,5 +1,6 @@
 //! The benchmark harness of Corelith: what a cluster does under load, and what it costs.
 
+mod abuse;
 mod cluster;
 mod driver;
 mod options;
@@ -39,6 +40,8 @@ enum BenchError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("the workload `abuse` needs a cluster of its own: leave --connect out")]
+    AbuseOfOthers,
     #[error("cannot find this program's directory: {0}")]
     NoHome(#[source] std::io::Error),
 }
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs everything; returns whether no operation failed.
+/// Runs everything; returns whether no operation failed and no abuse did harm.
 fn run(options: &Options) -> Result<bool, BenchError> {
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
@@ -97,7 +100,17 @@ fn run(options: &Options) -> Result<bool, BenchError> {
     }
     print!("{}", report::header());
     let mut runs = Vec::new();
+    let mut abuses = Vec::new();
     for kind in &options.workload {
+        if *kind == Kind::Abuse {
+            let cluster = started.as_ref().ok_or(BenchError::AbuseOfOthers)?;
+            print!("{}", abuse::header());
+            let step = step(options, 1);
+            let tell = |row: &abuse::Row| print!("{}", row.text());
+            let rows = abuse::run(cluster, &target, &step, &workload, options.cores, tell)?;
+            abuses.extend(rows);
+            continue;
+        }
         let workload = Arc::new(workload.of_kind(*kind, options.read_percent));
         for in_flight in &options.in_flight {
             let step = step(options, *in_flight);
@@ -107,13 +120,14 @@ fn run(options: &Options) -> Result<bool, BenchError> {
             runs.push(run);
         }
     }
-    let clean = !runs.iter().any(Run::has_errors);
+    let clean = !runs.iter().any(Run::has_errors) && abuses.iter().all(abuse::Row::is_good);
     if let Some(path) = &options.json {
         let report = Report {
             machine,
             version: env!("CARGO_PKG_VERSION"),
             load,
             runs,
+            abuses,
         };
         write_json(path, &report)?;
     }

@@ -1,5 +1,6 @@
 //! What is printed and what is written as JSON.
 
+use crate::abuse;
 use crate::driver::Outcome;
 use crate::workload::{Distribution, Kind};
 use corelith_bench::latencies::{Latencies, Percentiles};
@@ -18,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) load: Load,
     /// One for each workload and number in flight.
     pub(crate) runs: Vec<Run>,
+    /// One for each abuse.
+    pub(crate) abuses: Vec<abuse::Row>,
 }
 
 /// The parameters that all runs share.
@@ -124,7 +127,7 @@ impl Run {
             let Some(figures) = figures else { continue };
             let name = match self.workload {
                 Kind::Mixed => format!("mixed {kind}"),
-                Kind::Put | Kind::Get => kind.to_owned(),
+                Kind::Put | Kind::Get | Kind::Abuse => kind.to_owned(),
             };
             let rate = if first {
                 format!("{:.0}", self.operations_per_second)

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Get,
     /// Both, in the ratio of `--read-percent`.
     Mixed,
+    /// What clients can do to the started cluster: memory and others' latency beside each abuse.
+    Abuse,
 }
 
 /// How keys are chosen from the key space.
@@ -94,7 +96,7 @@ impl Workload {
             read_percent: match kind {
                 Kind::Put => 0,
                 Kind::Get => 100,
-                Kind::Mixed => u64::from(read_percent),
+                Kind::Mixed | Kind::Abuse => u64::from(read_percent),
             },
             keys: self.keys,
             key_size: self.key_size,

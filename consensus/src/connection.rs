@@ -1,13 +1,14 @@
 //! What both ends of a peer connection do alike: gather what is to be sent and write it at once,
 //! read as much as is there and cut it into frames.
 
-use crate::limits::PEER_READ_BYTES;
+use crate::limits::{PEER_BUFFER_BYTES_KEPT, PEER_IDLE_READ_BYTES, PEER_READ_BYTES};
 use bytes::BytesMut;
 use corelith_io::sync::notify::Notify;
-use corelith_io::{ReadHalf, WriteHalf};
+use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::frame::{Accepts, FrameParser, Frames};
 use corelith_wire::{FrameError, Outbox, ShardId};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// Why a peer connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub(crate) enum ConnectionError {
     /// Nothing came for too long although answers were due.
     #[error("no answer for too long")]
     Silent,
+    /// It does not complete a frame, or does not take what is sent to it.
+    #[error("it neither sends nor takes for too long what has begun")]
+    Slow,
 }
 
 /// Frames on their way out. What is appended in one turn of the executor leaves in one write.
@@ -43,6 +47,8 @@ pub(crate) enum ConnectionError {
 pub(crate) struct Outgoing {
     out: RefCell<Outbox>,
     ready: Notify,
+    /// When the write under way began.
+    writing_since: Cell<Option<Instant>>,
 }
 
 impl Outgoing {
@@ -55,6 +61,11 @@ impl Outgoing {
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.out.borrow().len()
+    }
+
+    /// Since when the peer has been given bytes that it does not take.
+    pub(crate) fn writing_since(&self) -> Option<Instant> {
+        self.writing_since.get()
     }
 
     /// Throws away what waits.
@@ -76,9 +87,14 @@ impl Outgoing {
             }
             std::mem::swap(&mut batch, &mut self.out.borrow_mut());
             for slice in batch.slices() {
+                self.writing_since.set(Some(corelith_io::now()));
                 if let Err(error) = write.write_all(slice).await {
                     return error.into();
                 }
+            }
+            self.writing_since.set(None);
+            if batch.buffer().capacity() > PEER_BUFFER_BYTES_KEPT {
+                batch = Outbox::default();
             }
             batch.clear();
         }
@@ -90,6 +106,9 @@ pub(crate) struct FrameReader {
     read: ReadHalf,
     buffer: BytesMut,
     parser: FrameParser,
+    /// The last read has filled its buffer: more is there.
+    is_busy: bool,
+    part_since: Rc<Cell<Option<Instant>>>,
 }
 
 impl FrameReader {
@@ -99,7 +118,14 @@ impl FrameReader {
             read,
             buffer: leftover,
             parser: FrameParser::new(Accepts::Peer),
+            is_busy: false,
+            part_since: Rc::default(),
         }
+    }
+
+    /// Since when a frame is half there.
+    pub(crate) fn part_since(&self) -> Rc<Cell<Option<Instant>>> {
+        Rc::clone(&self.part_since)
     }
 
     /// All frames that are complete, at least one.
@@ -107,12 +133,24 @@ impl FrameReader {
         loop {
             let missing = self.parser.missing(&self.buffer)?;
             if missing == 0 {
-                return Ok(self.parser.take(&mut self.buffer));
+                let frames = self.parser.take(&mut self.buffer);
+                self.part_since.set(None);
+                return Ok(frames);
             }
-            self.buffer.reserve(missing.max(PEER_READ_BYTES));
-            if self.read.read_buf(&mut self.buffer).await? == 0 {
+            if self.buffer.is_empty() && !self.is_busy {
+                // Whoever is idle keeps a short buffer.
+                self.buffer = BytesMut::with_capacity(PEER_IDLE_READ_BYTES);
+            } else {
+                self.buffer.reserve(missing.max(PEER_READ_BYTES));
+                if !self.buffer.is_empty() && self.part_since.get().is_none() {
+                    self.part_since.set(Some(corelith_io::now()));
+                }
+            }
+            let read = self.read.read_buf(&mut self.buffer).await?;
+            if read == 0 {
                 return Err(ConnectionError::Closed);
             }
+            self.is_busy = self.buffer.len() == self.buffer.capacity();
         }
     }
 }

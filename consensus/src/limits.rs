@@ -1,5 +1,7 @@
 //! Every bound of this crate.
 
+use std::time::Duration;
+
 /// Proposals that a group accepts before the first of them is answered.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 16 * 1024;
 /// Bytes of such proposals. A single larger one passes alone.
@@ -38,6 +40,16 @@ pub const PEER_REQUESTS_MAX: usize = 64 * 1024;
 pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// What a peer connection reads at once.
 pub const PEER_READ_BYTES: usize = 256 << 10;
+/// What an idle peer connection reads at once.
+pub const PEER_IDLE_READ_BYTES: usize = 16 << 10;
+/// A longer buffer of a peer connection is freed once it was written.
+pub const PEER_BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// Answers that wait for a peer to take them; one that lets more pile up is disconnected.
+pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
+/// Time that a peer has to complete a frame, or to take what one write gives it.
+pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+pub const PEER_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pieces of a snapshot on their way to one follower.
 pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
 /// How far above the own term a peer's may be; see `admission.rs`.
@@ -55,3 +67,4 @@ const _: () = assert!(APPLIES_WAITING_MAX < APPLY_QUEUE_LEN_MAX);
 const _: () = assert!(TERM_STEP_MAX < TERM_MAX && TERM_MAX < u64::MAX - TERM_STEP_MAX);
 const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX < PEER_REQUESTS_MAX);
+const _: () = assert!(PEER_IDLE_READ_BYTES < PEER_READ_BYTES);

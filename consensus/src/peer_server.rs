@@ -7,14 +7,16 @@ use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
 use crate::group::Group;
 use crate::groups::Groups;
-use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
+use crate::limits::{
+    PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
+};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
-use corelith_io::{ReadHalf, WriteHalf};
+use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{self, AppendHead, AppendResult, HeartbeatReply, PeerVote, kinds};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -61,14 +63,18 @@ pub(crate) async fn serve(
         beat_replies: RefCell::default(),
         receiving: RefCell::default(),
     });
-    let reading = pin!(server.read(FrameReader::new(read, leftover)));
+    let reader = FrameReader::new(read, leftover);
+    let watching = pin!(server.watch(reader.part_since()));
+    let reading = pin!(server.read(reader));
     let writing = pin!(
         server
             .outgoing
             .write_to(write, |out| server.append_beat_replies(out))
     );
-    let error = match select(reading, writing).await {
-        Either::Left((error, _)) | Either::Right((error, _)) => error,
+    let io = pin!(select(reading, writing));
+    let error = match select(io, watching).await {
+        Either::Left((Either::Left((error, _)) | Either::Right((error, _)), _))
+        | Either::Right((error, _)) => error,
     };
     server.receiving.borrow_mut().clear();
     error
@@ -90,6 +96,23 @@ impl Server {
                 }
             }
             corelith_io::yield_if_needed().await;
+        }
+    }
+
+    /// Waits until the peer is too slow with what has begun.
+    async fn watch(&self, part_since: Rc<Cell<Option<Instant>>>) -> ConnectionError {
+        loop {
+            corelith_io::sleep(PEER_LOOK_EVERY).await;
+            let now = corelith_io::now();
+            let is_slow = |since: Option<Instant>| {
+                since.is_some_and(|since| now - since > PEER_TRANSFER_DEADLINE)
+            };
+            if is_slow(part_since.get())
+                || is_slow(self.outgoing.writing_since())
+                || self.outgoing.len() > PEER_ANSWERS_BYTES_MAX
+            {
+                return ConnectionError::Slow;
+            }
         }
     }
 

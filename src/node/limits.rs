@@ -64,7 +64,7 @@ pub const OPEN_FILES_MIN: u64 = 16_384;
 /// Clients of one core; a smaller budget allows fewer.
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
 /// Memory of a client's connection: its tasks, and the part of a frame that needs no permit.
-pub const CONNECTION_BYTES: usize = 4 << 10;
+pub const CONNECTION_BYTES: usize = 8 << 10;
 /// Connections of one core that have not introduced themselves; the oldest goes for one more.
 pub const STRANGERS_PER_CORE_MAX: usize = 1024;
 /// Connections of each core of a peer. There is one, and one that is not known to be dead yet; the oldest goes for
@@ -97,7 +97,7 @@ pub const CLIENT_MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// See [`CLIENT_MEMORY_BYTES_MIN`].
 pub const CLIENT_MEMORY_BYTES_MAX: u64 = 64 << 30;
 /// Memory for the clients of one core, unless configured.
-pub const CLIENT_MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+pub const CLIENT_MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 /// Memory of a request apart from its frame: its task or callbacks, and a short answer.
 pub const REQUEST_BYTES: usize = 1 << 10;
 /// Longest answer that a request has memory for without asking.
@@ -111,8 +111,10 @@ pub const ANSWER_BYTES_SMALL: usize = 64 << 10;
 pub const CREDIT_PER_CONNECTION_BYTES: usize = 17 << 20;
 /// Room that a forwarded get is given before its value's length is known.
 pub const FORWARDED_ANSWER_BYTES: usize = 8 << 10;
-/// With this much less in use than lately, freed memory is given back to the system.
+/// With this much less in use than before, freed memory is given back to the system ...
 pub const TRIM_BYTES: usize = 24 << 20;
+/// ... when it stays so for as many looks (5 s): giving back and getting anew costs both time.
+pub const TRIM_AFTER_LOOKS: u32 = 20;
 /// What a client is told to wait after `Throttled`.
 pub const THROTTLED_RETRY_AFTER: Duration = Duration::from_millis(20);
 /// What one read brings at most, but for the rest of a long frame.

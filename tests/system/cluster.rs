@@ -56,6 +56,7 @@ pub(crate) fn configuration(name: &str, node: usize, data_dir: &Path, ports: &[u
     format!(
         "[node]\nid = {node}\ndata_dir = \"{}\"\n\n\
          [storage]\nsegment_bytes = 16777216\nmemtable_bytes = 4194304\nvalue_segment_bytes = 16777216\n\n\
+         [clients]\nmemory_bytes = 67108864\n\n\
          [cluster]\nname = \"{name}\"\nshards = {SHARDS}\n{nodes}",
         data_dir.display()
     )
@@ -196,6 +197,11 @@ impl Cluster {
             .iter_mut()
             .map(|node| node.wait("a node to stop", DEADLINE))
             .collect()
+    }
+
+    /// Process of node number `node`, which runs.
+    pub(crate) fn pid(&self, node: usize) -> u32 {
+        self.nodes[node - 1].as_ref().expect("the node runs").id()
     }
 
     /// Addresses as the command line takes them.

@@ -16,6 +16,7 @@
     reason = "tests of ordinary processes from the outside"
 )]
 
+mod abuse;
 mod check;
 mod cluster;
 mod commands;

@@ -10,7 +10,8 @@ mod scrub;
 mod snapshot;
 
 use super::{
-    Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange, ScrubOptions,
+    Engine, EngineOptions, EngineParts, Found, Item, LogHooks, Lookup, ScanPage, ScanRange,
+    ScrubOptions, Sought,
 };
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
@@ -208,6 +209,51 @@ fn what_is_checkpointed_is_there_after_a_restart() {
             engine.checkpoint().await.is_ok(),
             "nothing is left to flush"
         );
+    });
+}
+
+#[test]
+fn how_long_a_value_is_is_known_before_it_is_read() {
+    on_core(|dir| async move {
+        let engine = open(&dir, 1 << 20).await.unwrap();
+        put(&engine, 1, b"a", &[7; 100_000]);
+        put(&engine, 2, b"b", b"short");
+        engine.checkpoint().await.unwrap();
+        abandon(engine).await;
+
+        let engine = open(&dir, 1 << 20).await.unwrap();
+        let Lookup::Unknown(search) = engine.look_up(b"a") else {
+            panic!("no table is in the cache");
+        };
+        // The search goes on from the moment of the lookup, whatever comes then.
+        put(&engine, 3, b"a", b"later");
+        engine.checkpoint().await.unwrap();
+        let Sought::Stored(stored) = engine.search(b"a", search).await.unwrap() else {
+            panic!("a long value has a place of its own");
+        };
+        assert_eq!(stored.value_len(), 100_000);
+        let found = engine.read(b"a", stored).await.unwrap();
+        assert_eq!(found.version, LogIndex(1));
+        assert_eq!(found.value, vec![7; 100_000]);
+        let found = engine.get(b"a").await.unwrap().unwrap();
+        assert_eq!((found.version, found.value), (LogIndex(3), "later".into()));
+        put(&engine, 4, b"a", &[8; 5000]);
+        match engine.look_up(b"a") {
+            Lookup::Found(Some(found)) => assert_eq!(found.value, vec![8; 5000]),
+            _ => panic!("it is in a memtable"),
+        }
+
+        let page = async |first_max| {
+            let all = range(b"", b"");
+            let page = engine.scan_within(&all, None, 10, 1000, first_max).await;
+            page.unwrap()
+        };
+        let refused = page(5000).await;
+        assert_eq!((refused.items.len(), refused.more), (0, true));
+        assert_eq!(refused.too_long, Some(5001));
+        let allowed = page(5001).await;
+        assert_eq!((keys(&allowed), allowed.more), (vec![&b"a"[..]], true));
+        engine.close().await.unwrap();
     });
 }
 

@@ -244,21 +244,18 @@ impl Receiver {
         let before = batch.len();
         let frames = self.parser.take(&mut batch);
         let former = self.held.take();
-        if batch.len() == before && former.is_some() {
-            // More of the same frame.
-            self.held = former;
-        } else {
-            self.held = permit_of_part(&batch, &mut permit);
-        }
+        let is_more_of_the_same = batch.len() == before;
         // What remains must not keep the frames' memory.
         self.part = BytesMut::from(&batch[..]);
-        if batch.len() == before {
+        if is_more_of_the_same {
+            self.held = former.or_else(|| permit_of_part(&self.part, &mut permit));
             return Ok(Read::Some(read));
         }
+        self.held = permit_of_part(&self.part, &mut permit);
         let batch = Batch {
             frames,
             upload: None,
-            _held: permit,
+            _held: permit.or(former),
         };
         Ok(Read::Frames(batch, read))
     }

@@ -43,17 +43,23 @@ pub(crate) struct Server {
     memory: Trim,
 }
 
-/// When to give freed memory back to the system: once much less is in use than lately.
+/// When to give freed memory back to the system: once much less has been in use for a while than before.
 #[derive(Debug, Default)]
 struct Trim {
     peak: Cell<usize>,
+    /// Looks in a row that found much less.
+    looks: Cell<u32>,
 }
 
 impl Trim {
+    /// Looks at it, every `DEADLINE_SWEEP`.
     fn is_due(&self, used: usize) -> bool {
         let peak = self.peak.get().max(used);
-        let is_due = peak - used >= limits::TRIM_BYTES;
+        let is_less = peak - used >= limits::TRIM_BYTES;
+        let looks = if is_less { self.looks.get() + 1 } else { 0 };
+        let is_due = looks >= limits::TRIM_AFTER_LOOKS;
         self.peak.set(if is_due { used } else { peak });
+        self.looks.set(if is_due { 0 } else { looks });
         is_due
     }
 }
@@ -126,7 +132,8 @@ impl Server {
             connection.check_deadlines(now);
         }
         self.close_idle(now);
-        if self.memory.is_due(self.commons.budget.used()) {
+        let connections = self.clients.borrow().len() * limits::CONNECTION_BYTES;
+        if self.memory.is_due(self.commons.budget.used() + connections) {
             corelith_io::probe::trim_memory().await;
         }
     }
@@ -174,7 +181,8 @@ impl Server {
         let (mut read, mut write) = stream.into_split();
         let shaken = {
             let place = self.strangers.take(limits::STRANGERS_PER_CORE_MAX);
-            let hands = self.shake_hands(&mut read, &mut write, from);
+            // What the handshake takes is freed after it.
+            let hands = Box::pin(self.shake_hands(&mut read, &mut write, from));
             while_placed(
                 &place,
                 corelith_io::timeout(limits::HANDSHAKE_DEADLINE, hands),
@@ -194,11 +202,10 @@ impl Server {
             }
         };
         match hello.role {
-            Role::Peer => {
-                self.serve_peer(read, write, leftover, hello.node, from)
-                    .await;
+            Role::Peer => Box::pin(self.serve_peer(read, write, leftover, hello.node, from)).await,
+            Role::Client | Role::Bulk => {
+                Box::pin(self.serve_client(read, write, leftover, from)).await;
             }
-            Role::Client | Role::Bulk => self.serve_client(read, write, leftover, from).await,
         }
     }
 
@@ -310,7 +317,7 @@ async fn while_placed<T>(place: &Place, work: impl Future<Output = T>) -> Option
 #[cfg(test)]
 mod tests {
     use super::{Trim, accept_pause};
-    use crate::node::limits::{ACCEPT_FAILURES_MAX, ACCEPT_PAUSE, TRIM_BYTES};
+    use crate::node::limits::{ACCEPT_FAILURES_MAX, ACCEPT_PAUSE, TRIM_AFTER_LOOKS, TRIM_BYTES};
     use corelith_io::ErrorKind;
 
     #[test]
@@ -340,17 +347,19 @@ mod tests {
     fn memory_is_given_back_after_a_peak() {
         let trim = Trim::default();
         let table = [
-            (0, false),
-            (TRIM_BYTES - 1, false),
-            (0, false),
-            (3 * TRIM_BYTES, false),
-            (TRIM_BYTES, true),
-            (TRIM_BYTES, false),
-            (0, true),
-            (0, false),
+            // (bytes in use, for so many looks, how often memory is given back)
+            (0, 100, 0),
+            (TRIM_BYTES - 1, 100, 0),
+            (0, 100, 0),
+            (3 * TRIM_BYTES, 1, 0),
+            (TRIM_BYTES, TRIM_AFTER_LOOKS - 1, 0),
+            (3 * TRIM_BYTES, 1, 0),
+            (TRIM_BYTES, 100, 1),
+            (0, 100, 1),
         ];
-        for (used, expected) in table {
-            assert_eq!(trim.is_due(used), expected, "{used}");
+        for (used, looks, expected) in table {
+            let due = (0..looks).filter(|_| trim.is_due(used)).count();
+            assert_eq!(due, expected, "{used}");
         }
     }
 }

@@ -1,0 +1,476 @@
+//! Clients that take more than their part, each beside a light measured load: does the memory of the node stay
+//! within its budget, are others served as before, and is all of it given back?
+
+use crate::cluster::Cluster;
+use crate::driver::{self, DriverError, Step, Target};
+use crate::workload::{Kind, Workload};
+use bytes::Bytes;
+use corelith_bench::usage::Usage;
+use corelith_client::Client;
+use corelith_wire::handshake::{Hello, WELCOME_BYTES};
+use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
+use corelith_wire::{ClusterId, Epoch, Head, Kind as FrameKind, Outbox, RequestId, ShardId};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// The memory that a node gives the clients of a core unless configured.
+const BUDGET_PER_CORE: u64 = 512 << 20;
+/// What a node's memory may grow by for the measured load itself: memtables, and caches that fill.
+const ALLOWANCE: u64 = 64 << 20;
+/// The p99 of others may be this many times what it is alone.
+const P99_FACTOR: f64 = 3.0;
+/// A p99 below this is not told from noise.
+const P99_FLOOR_US: f64 = 2_000.0;
+/// Time to give everything back.
+const GIVEN_BACK_AFTER: Duration = Duration::from_secs(30);
+/// How often memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Time for all abusers to connect.
+const ALL_THERE_WITHIN: Duration = Duration::from_secs(30);
+/// When an abuser comes again: four of them make 200 connections a second.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Operations of the measured load in flight.
+const LOAD_IN_FLIGHT: usize = 4;
+/// The value that is asked for.
+const VALUE_BYTES: usize = 8 << 20;
+const KEY: &[u8] = b"a long value that many ask for";
+
+/// What the abusers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Abuse {
+    UnreadGets,
+    HalfSentUploads,
+    IdleConnections,
+    AbortedConnections,
+    SlowReader,
+}
+
+impl Abuse {
+    const ALL: [Self; 5] = [
+        Self::UnreadGets,
+        Self::HalfSentUploads,
+        Self::IdleConnections,
+        Self::AbortedConnections,
+        Self::SlowReader,
+    ];
+
+    /// Connections at once.
+    fn abusers(self) -> u64 {
+        match self {
+            Self::UnreadGets => 10,
+            Self::HalfSentUploads => 1_000,
+            Self::IdleConnections => 10_000,
+            Self::AbortedConnections => 4,
+            Self::SlowReader => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::UnreadGets => "4,000 unread gets of 8 MiB",
+            Self::HalfSentUploads => "1,000 half-sent uploads of 8 MiB",
+            Self::IdleConnections => "10,000 idle used connections",
+            Self::AbortedConnections => "200 aborted connections a second",
+            Self::SlowReader => "one byte of 3,000 answers a second",
+        }
+    }
+}
+
+/// The figures of one abuse.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Row {
+    abuse: Abuse,
+    /// Connections that the abusers had.
+    connections: u64,
+    before_bytes: u64,
+    peak_bytes: u64,
+    after_bytes: u64,
+    budget_bytes: u64,
+    p99_alone_us: f64,
+    p99_beside_us: f64,
+    operations: u64,
+    errors: u64,
+}
+
+impl Row {
+    fn is_within_budget(&self) -> bool {
+        self.peak_bytes <= self.before_bytes + self.budget_bytes + ALLOWANCE
+    }
+
+    fn serves_others(&self) -> bool {
+        let alone = self.p99_alone_us.max(P99_FLOOR_US);
+        self.operations > 0 && self.errors == 0 && self.p99_beside_us <= P99_FACTOR * alone
+    }
+
+    fn is_given_back(&self) -> bool {
+        self.after_bytes <= self.before_bytes + ALLOWANCE
+    }
+
+    /// Whether nothing is wrong.
+    pub(crate) fn is_good(&self) -> bool {
+        self.is_within_budget() && self.serves_others() && self.is_given_back()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mib = |bytes: u64| bytes >> 20;
+        let mut verdict = Vec::new();
+        for (is_good, what) in [
+            (self.is_within_budget(), "over budget"),
+            (self.serves_others(), "others suffer"),
+            (self.is_given_back(), "not given back"),
+        ] {
+            if !is_good {
+                verdict.push(what);
+            }
+        }
+        let verdict = match verdict.as_slice() {
+            [] => "good".to_owned(),
+            wrong => wrong.join(", "),
+        };
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "{:<36}{:>8}{:>8}{:>8}{:>8}{:>10.3}{:>10.3}{:>8}  {verdict}",
+            self.abuse.name(),
+            mib(self.before_bytes),
+            mib(self.peak_bytes),
+            mib(self.after_bytes),
+            mib(self.budget_bytes),
+            self.p99_alone_us / 1e3,
+            self.p99_beside_us / 1e3,
+            self.errors,
+        );
+        text
+    }
+}
+
+/// The head of the table.
+pub(crate) fn header() -> String {
+    format!(
+        "{:<36}{:>8}{:>8}{:>8}{:>8}{:>10}{:>10}{:>8}  {}\n{:<36}{:>8}{:>8}{:>8}{:>8}{:>10}{:>10}\n",
+        "abuse",
+        "before",
+        "peak",
+        "after",
+        "budget",
+        "p99",
+        "p99",
+        "errors",
+        "verdict",
+        "",
+        "MiB",
+        "MiB",
+        "MiB",
+        "MiB",
+        "alone ms",
+        "beside ms",
+    )
+}
+
+/// Runs every abuse against the started cluster; calls `tell` with each row.
+///
+/// # Errors
+/// When the load cannot be run, or the long value not be written.
+pub(crate) fn run(
+    cluster: &Cluster,
+    target: &Target,
+    step: &Step,
+    workload: &Workload,
+    cores: u16,
+    mut tell: impl FnMut(&Row),
+) -> Result<Vec<Row>, DriverError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(DriverError::Start)?;
+    let place = runtime.block_on(prepare(cluster.seeds(), target))?;
+    let workload = Arc::new(workload.of_kind(Kind::Mixed, 80));
+    let step = Step {
+        in_flight: LOAD_IN_FLIGHT,
+        ..step.clone()
+    };
+    let alone = driver::run(target, &step, &workload)?;
+    let p99_alone_us = alone.recorder.gets.percentiles().p99_us;
+    let mut rows = Vec::new();
+    for abuse in Abuse::ALL {
+        let before_bytes = largest(&cluster.pids());
+        let peak = Peak::watch(cluster.pids());
+        let (stop, stopped) = watch::channel(false);
+        let count = Arc::new(AtomicU64::new(0));
+        runtime.spawn(abuse_it(abuse, place.clone(), stopped, Arc::clone(&count)));
+        // All abusers are there before others are measured beside them.
+        let deadline = Instant::now() + ALL_THERE_WITHIN;
+        while count.load(Ordering::Relaxed) < abuse.abusers() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let beside = driver::run(target, &step, &workload)?;
+        // The last connections are dropped with their tasks.
+        let _ = stop.send(true);
+        let peak_bytes = peak.end();
+        std::thread::sleep(GIVEN_BACK_AFTER);
+        let recorder = beside.recorder;
+        let row = Row {
+            abuse,
+            connections: count.load(Ordering::Relaxed),
+            before_bytes,
+            peak_bytes,
+            after_bytes: largest(&cluster.pids()),
+            budget_bytes: u64::from(cores) * BUDGET_PER_CORE,
+            p99_alone_us,
+            p99_beside_us: recorder.gets.percentiles().p99_us,
+            operations: recorder.gets_in_window,
+            errors: recorder.errors.values().sum(),
+        };
+        tell(&row);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Memory of the largest node.
+fn largest(pids: &[u32]) -> u64 {
+    let resident = pids.iter().map(|pid| Usage::of_all(&[*pid]).resident_bytes);
+    resident.max().unwrap_or(0)
+}
+
+/// Looks at the memory of the nodes until it is told to end.
+struct Peak {
+    end: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Peak {
+    fn watch(pids: Vec<u32>) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let mut peak = 0;
+            while !ended.load(Ordering::Relaxed) {
+                peak = peak.max(largest(&pids));
+                std::thread::sleep(LOOK_EVERY);
+            }
+            peak
+        });
+        Self { end, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(u64::MAX)
+    }
+}
+
+/// Where the long value is.
+#[derive(Clone, Debug)]
+struct Place {
+    address: String,
+    shard: ShardId,
+    epoch: Epoch,
+}
+
+/// Writes the long value and finds out who leads its shard.
+async fn prepare(seeds: &[String], target: &Target) -> Result<Place, DriverError> {
+    let client = Client::builder()
+        .seeds(seeds.iter().cloned())
+        .deadline(target.deadline)
+        .connect()
+        .await
+        .map_err(DriverError::Connect)?;
+    let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
+    client
+        .put(Bytes::from_static(KEY), value)
+        .await
+        .map_err(DriverError::Load)?;
+    // The version says where and when it was written.
+    let deadline = Instant::now() + target.deadline;
+    loop {
+        for seed in seeds {
+            if let Ok(Some(place)) = leads(seed).await {
+                return Ok(place);
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(DriverError::Panicked);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The place of the long value if the node at `address` leads its shard.
+async fn leads(address: &str) -> std::io::Result<Option<Place>> {
+    let (mut stream, epoch) = connect(address).await?;
+    for shard in 0..SHARDS_TRIED {
+        let place = Place {
+            address: address.to_owned(),
+            shard: ShardId(shard),
+            epoch,
+        };
+        stream.write_all(&get(&place, 1)).await?;
+        let mut header = [0; corelith_wire::limits::HEADER_BYTES];
+        stream.read_exact(&mut header).await?;
+        let parsed = corelith_wire::Header::parse(&header, corelith_wire::frame::Accepts::Answers);
+        let Ok(Some(parsed)) = parsed else {
+            return Ok(None);
+        };
+        let mut rest = vec![0; parsed.len as usize];
+        stream.read_exact(&mut rest).await?;
+        if parsed.head.kind == FrameKind::VALUE {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+/// Shards that are asked for the value.
+const SHARDS_TRIED: u32 = 64;
+
+/// Connects as a client; returns the server's generation of the cluster map as well.
+async fn connect(address: &str) -> std::io::Result<(TcpStream, Epoch)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream
+        .write_all(&Hello::client(ClusterId(0)).encode())
+        .await?;
+    let mut welcome = [0; WELCOME_BYTES];
+    stream.read_exact(&mut welcome).await?;
+    let welcome = corelith_wire::handshake::Welcome::parse(&welcome)
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+    Ok((stream, welcome.epoch))
+}
+
+fn head(place: &Place, request: u64) -> Head {
+    Head {
+        kind: FrameKind::GET,
+        request_id: RequestId(request),
+        shard: place.shard,
+        epoch: place.epoch,
+    }
+}
+
+fn bytes_of(out: &Outbox) -> Vec<u8> {
+    out.slices().flatten().copied().collect()
+}
+
+/// `count` gets of the long value.
+fn get(place: &Place, count: u64) -> Vec<u8> {
+    let mut out = Outbox::default();
+    for request in 0..count {
+        request::encode_get(&mut out, head(place, request), &GetRequest { key: KEY });
+    }
+    bytes_of(&out)
+}
+
+/// The first half of a put of a long value.
+fn half_a_put(place: &Place) -> Bytes {
+    let request = WriteRequest {
+        session: 1,
+        number: 1,
+        answered_below: 1,
+        condition: Condition::Any,
+        operation: Operation::Put,
+        key: KEY,
+    };
+    let mut out = Outbox::default();
+    let value = Bytes::from(vec![0; VALUE_BYTES]);
+    request::encode_write(&mut out, head(place, 1), &request, &value);
+    let mut whole = bytes_of(&out);
+    whole.truncate(VALUE_BYTES / 2);
+    Bytes::from(whole)
+}
+
+/// Abuses until it is told to stop. Abusers that are thrown out come again.
+async fn abuse_it(
+    abuse: Abuse,
+    place: Place,
+    stopped: watch::Receiver<bool>,
+    connections: Arc<AtomicU64>,
+) {
+    let half = match abuse {
+        Abuse::HalfSentUploads => half_a_put(&place),
+        _ => Bytes::new(),
+    };
+    for _ in 0..abuse.abusers() {
+        let (place, half, connections) = (place.clone(), half.clone(), Arc::clone(&connections));
+        let mut stopped = stopped.clone();
+        tokio::spawn(async move {
+            let again = async {
+                loop {
+                    // That the node ends the connection is what is hoped for.
+                    let _ = once(abuse, &place, &half, &connections).await;
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            };
+            tokio::select! {
+                () = again => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        });
+        if abuse == Abuse::IdleConnections {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What one abuser does with one connection, until the node ends it.
+async fn once(
+    abuse: Abuse,
+    place: &Place,
+    half: &Bytes,
+    connections: &AtomicU64,
+) -> std::io::Result<()> {
+    if abuse == Abuse::AbortedConnections {
+        let stream = TcpStream::connect(&place.address).await?;
+        connections.fetch_add(1, Ordering::Relaxed);
+        #[expect(deprecated, reason = "a linger of zero does not block")]
+        stream.set_linger(Some(Duration::ZERO))?;
+        drop(stream);
+        return Ok(());
+    }
+    let (mut stream, _) = connect(&place.address).await?;
+    connections.fetch_add(1, Ordering::Relaxed);
+    match abuse {
+        Abuse::UnreadGets => stream.write_all(&get(place, 400)).await?,
+        Abuse::HalfSentUploads => stream.write_all(half).await?,
+        Abuse::IdleConnections => {
+            let missing = GetRequest { key: b"" };
+            let mut out = Outbox::default();
+            request::encode_get(&mut out, head(place, 1), &missing);
+            stream.write_all(&bytes_of(&out)).await?;
+            let mut answer = [0; corelith_wire::limits::HEADER_BYTES];
+            stream.read_exact(&mut answer).await?;
+        }
+        Abuse::SlowReader => {
+            stream.write_all(&get(place, 3_000)).await?;
+            loop {
+                stream.read_u8().await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        Abuse::AbortedConnections => {}
+    }
+    // Until the node closes it: an end that was read tells, bytes are left unread.
+    ended(&stream).await
+}
+
+/// Waits until the connection is closed by the node, without reading from it.
+async fn ended(stream: &TcpStream) -> std::io::Result<()> {
+    loop {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut byte = [0];
+        if let Ok(0) = tokio::time::timeout(Duration::from_millis(1), stream.peek(&mut byte))
+            .await
+            .unwrap_or(Ok(1))
+        {
+            return Ok(());
+        }
+    }
+}

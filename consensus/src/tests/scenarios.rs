@@ -7,7 +7,7 @@ use corelith_shards::{LogIndex, ShardId};
 use corelith_wire::request::Condition;
 use std::time::Duration;
 
-fn applied(outcome: Outcome) -> LogIndex {
+pub(super) fn applied(outcome: Outcome) -> LogIndex {
     match outcome {
         Outcome::Applied { version } => version,
         other => panic!("{other:?}"),

@@ -26,6 +26,7 @@ mod status;
 mod storage;
 mod table;
 mod transfer;
+mod watermark;
 
 #[cfg(test)]
 mod tests;

@@ -52,6 +52,7 @@ use crate::cache::BlockCache;
 use crate::capacity::Capacity;
 use crate::checkpoint::Checkpoint;
 use crate::compaction::{self, Policy, WriteMix};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
@@ -85,7 +86,6 @@ use statistics::Counters;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 
@@ -134,7 +134,7 @@ pub(crate) struct EngineOptions {
 
 /// What an engine is opened with.
 pub(crate) struct EngineParts {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Directory,
     pub(crate) owner: Owner,
     pub(crate) options: EngineOptions,
     pub(crate) cache: BlockCache,
@@ -158,7 +158,7 @@ pub struct Engine {
 }
 
 struct Inner {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
     options: EngineOptions,
     log: LogHooks,
@@ -443,6 +443,12 @@ impl Engine {
     pub fn pin(&self) -> Pin {
         let applied = self.inner.state.borrow().applied.index();
         Pin::new(&self.inner.pins, applied.unwrap_or_default())
+    }
+
+    /// Pins an earlier moment, if what was there can still be read.
+    pub fn pin_at(&self, at: LogIndex) -> Option<Pin> {
+        let now = self.pin();
+        self.inner.pins.pin_at(at.min(now.at()))
     }
 
     /// Memory that memtables hold, in bytes.

@@ -106,6 +106,11 @@ impl Error {
         }
     }
 
+    /// Whether it is damage of that file.
+    pub(crate) fn is_in(&self, name: &str) -> bool {
+        matches!(self, Self::Corrupt { file, .. } if file == name)
+    }
+
     /// Whether the device is full, which goes away when space is freed.
     pub fn is_no_space(&self) -> bool {
         match self {

@@ -39,11 +39,13 @@
 //! # }
 //! ```
 
+mod arena;
 mod cache;
 mod capacity;
 pub mod check;
 mod checkpoint;
 mod compaction;
+pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod filename;
@@ -51,6 +53,7 @@ pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
+mod length;
 pub mod limits;
 pub mod log;
 mod manifest;

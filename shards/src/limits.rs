@@ -26,6 +26,17 @@ pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
 /// Longest body of a log entry: a value, its key and what the command adds to them.
 pub const LOG_ENTRY_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);
 
+/// Bodies of entries in memory are copied out of the buffers that they were received into, to pieces of
+/// this size.
+pub const LOG_CACHE_CHUNK_BYTES: usize = 128 << 10;
+
+/// A body at least this long gets memory of its own, so that little is lost at the ends of pieces.
+pub const LOG_OWN_BODY_BYTES_MIN: usize = 16 << 10;
+
+/// A body at least this long is kept as it came: a copy would take the core for long. It is half of the
+/// buffer that it is part of or more, as those are sized for the message that they receive.
+pub const LOG_KEPT_BODY_BYTES_MIN: usize = 128 << 10;
+
 /// The longest block of the log, which is its largest write. Larger ones gain nothing: the device is
 /// kept busy by several in flight.
 pub const LOG_BLOCK_BYTES_MAX: usize = 256 << 10;
@@ -118,12 +129,8 @@ pub const VLOG_GAP_BYTES_MAX: u64 =
 /// Memory is taken for keys and small values in pieces of this size.
 pub const ARENA_CHUNK_BYTES: usize = 256 << 10;
 
-/// A value at least this long is kept as it came instead of being copied. It is half of the buffer
-/// that connections receive into, so at most as much memory again hangs on it.
-pub const KEEP_VALUE_BYTES_MIN: usize = 128 << 10;
-
-/// What a kept value is charged at least: the receive buffer it may be a slice of.
-pub const KEPT_VALUE_CHARGE_MIN: usize = 256 << 10;
+/// A value at least this long gets memory of its own.
+pub const OWN_VALUE_BYTES_MIN: usize = 128 << 10;
 
 /// Memtables of a shard, the active one included; writers wait before there is another.
 pub const MEMTABLES_MAX: usize = 3;
@@ -367,8 +374,9 @@ const _: () = {
     assert!(TABLE_BLOCK_BYTES_MAX + BLOCK_SIZE <= VERIFY_STEP_BYTES);
     assert!(VERIFY_STEP_BYTES <= IO_BYTES_MAX && READ_AHEAD_BYTES <= IO_BYTES_MAX);
     assert!(READ_AHEAD_BYTES_MIN <= READ_AHEAD_BYTES);
-    assert!(KEEP_VALUE_BYTES_MIN * 2 <= KEPT_VALUE_CHARGE_MIN);
-    assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
+    assert!(KEY_BYTES_MAX < OWN_VALUE_BYTES_MIN && OWN_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
+    assert!(LOG_OWN_BODY_BYTES_MIN <= LOG_CACHE_CHUNK_BYTES / 8);
+    assert!(LOG_OWN_BODY_BYTES_MIN < LOG_KEPT_BODY_BYTES_MIN);
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SCRUB_START_DELAY.as_secs() <= SCRUB_CYCLE_MIN.as_secs());

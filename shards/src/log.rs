@@ -11,6 +11,7 @@
 
 mod values;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
@@ -19,7 +20,6 @@ use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use std::future::Future;
-use std::path::Path;
 pub(crate) use values::Values;
 
 /// How to open a log.
@@ -56,7 +56,7 @@ impl Log {
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
     /// `Io` (`NoSpace` when there is no room even for a short segment).
     pub(crate) async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: LogOptions,
         covered: Option<LogIndex>,
         values: Values,

@@ -16,6 +16,7 @@ mod tests;
 
 use crate::checkpoint::Checkpoint;
 use crate::compaction::{Policy, Task};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
@@ -177,9 +178,10 @@ impl Manifest {
     ///
     /// # Errors
     /// The old manifest may be in place, or this one.
-    pub(crate) async fn store(&self, dir: &Path, owner: Owner) -> Result<()> {
+    pub(crate) async fn store(&self, dir: &Directory, owner: Owner) -> Result<()> {
         Self::prepare(dir, &self.encode(owner)).await?;
-        Self::commit(dir).await
+        Self::replace(dir).await?;
+        dir.sync().await
     }
 
     /// The bytes of its file.
@@ -187,7 +189,7 @@ impl Manifest {
         format::encode(owner, self)
     }
 
-    /// The first half of [`Manifest::store`]: writes the new file beside the old one.
+    /// The first part of [`Manifest::store`]: writes the new file beside the old one.
     ///
     /// # Errors
     /// The old manifest is in place.
@@ -205,14 +207,20 @@ impl Manifest {
         written
     }
 
-    /// The second half: puts the prepared file into the old one's place.
+    /// The second part: puts the prepared file into the old one's place. It stays there once the directory
+    /// is synced.
     ///
     /// # Errors
-    /// Either manifest may be in place, after a crash as well: the caller is to be fenced.
-    pub(crate) async fn commit(dir: &Path) -> Result<()> {
+    /// The old manifest is in place if the device is full. After any other failure either may be, after
+    /// a crash as well: the caller is to be fenced.
+    pub(crate) async fn replace(dir: &Path) -> Result<()> {
         let temporary = FileName::ManifestTemporary.path(dir);
-        corelith_io::rename(&temporary, &FileName::Manifest.path(dir)).await?;
-        sync_dir(dir).await
+        let replaced = corelith_io::rename(&temporary, &FileName::Manifest.path(dir)).await;
+        if replaced.is_err() {
+            // As above.
+            let _ = corelith_io::remove_file(&temporary).await;
+        }
+        Ok(replaced?)
     }
 }
 
@@ -231,12 +239,4 @@ async fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     file.sync().await?;
     Ok(())
-}
-
-/// Makes the names in `dir` durable.
-pub(crate) async fn sync_dir(dir: &Path) -> Result<()> {
-    if is_planted(Bug::SkipDirectorySync) {
-        return Ok(());
-    }
-    Ok(corelith_io::sync_dir(dir).await?)
 }

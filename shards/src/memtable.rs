@@ -6,7 +6,6 @@
 //! * `deletions` and `references` say what the versions that are there say.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
 
-mod arena;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -14,12 +13,12 @@ mod value;
 
 pub(crate) use value::Value;
 
+use crate::arena::Arena;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
-use crate::limits::{KEEP_VALUE_BYTES_MIN, KEPT_VALUE_CHARGE_MIN};
+use crate::limits::{ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN};
 use crate::pins::Pins;
 use crate::vlog::record_bytes;
-use arena::Arena;
 use bytes::Bytes;
 use key::Key;
 use std::cell::RefCell;
@@ -66,7 +65,6 @@ impl Chain {
     }
 }
 
-#[derive(Default)]
 struct Contents {
     user: BTreeMap<Key, Chain>,
     session: BTreeMap<Key, Chain>,
@@ -83,12 +81,36 @@ struct Contents {
     separated_bytes: u64,
 }
 
+impl Default for Contents {
+    fn default() -> Self {
+        Self {
+            user: BTreeMap::new(),
+            session: BTreeMap::new(),
+            system: BTreeMap::new(),
+            arena: Arena::new(ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN),
+            other_bytes: 0,
+            versions: 0,
+            deletions: 0,
+            references: BTreeMap::new(),
+            separated_bytes: 0,
+        }
+    }
+}
+
 impl Contents {
     fn space(&self, space: Space) -> &BTreeMap<Key, Chain> {
         match space {
             Space::User => &self.user,
             Space::Session => &self.session,
             Space::System => &self.system,
+        }
+    }
+
+    /// Bytes that a value has of its own, beside the chunks of the arena.
+    fn own_bytes(&self, value: &Value) -> usize {
+        match value {
+            Value::Inline(value) => self.arena.own_bytes(value.len()),
+            Value::Separated(_) | Value::Deleted => 0,
         }
     }
 
@@ -136,16 +158,6 @@ pub(crate) struct Memtable {
     contents: RefCell<Contents>,
 }
 
-/// What a value is charged beyond the arena.
-fn charge(value: &Value) -> usize {
-    match value {
-        Value::Inline(value) if value.len() >= KEEP_VALUE_BYTES_MIN => {
-            value.len().max(KEPT_VALUE_CHARGE_MIN)
-        }
-        _ => 0,
-    }
-}
-
 impl Memtable {
     /// Memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
@@ -190,11 +202,10 @@ impl Memtable {
         pins: &Pins,
     ) -> bool {
         let contents = &mut *self.contents.borrow_mut();
-        contents.other_bytes += charge(&value);
+        contents.other_bytes += contents.own_bytes(&value);
         let value = match value {
-            Value::Inline(value) if value.len() < KEEP_VALUE_BYTES_MIN => {
-                Value::Inline(contents.arena.copy(&value))
-            }
+            // As it came it may be a slice of a far longer buffer.
+            Value::Inline(value) => Value::Inline(contents.arena.copy(&value)),
             value => value,
         };
         contents.refers(key.len(), &value);
@@ -228,7 +239,7 @@ impl Memtable {
         let before = std::mem::replace(&mut present.newest, newest);
         let dropped = !pins.sees(before.at, at);
         if dropped {
-            contents.other_bytes -= charge(&before.value);
+            contents.other_bytes -= contents.own_bytes(&before.value);
             contents.forgets(key.len(), &before.value);
         } else {
             present.older.get_or_insert_default().insert(0, before);

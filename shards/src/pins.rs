@@ -35,6 +35,11 @@ impl Pins {
         self.floor.set(self.floor.get().max(superseded));
     }
 
+    /// Pins `at` if a read there finds everything.
+    pub(crate) fn pin_at(self: &Rc<Self>, at: LogIndex) -> Option<Pin> {
+        self.readable(at).then(|| Pin::new(self, at))
+    }
+
     /// Whether a read at `at` finds everything.
     pub(crate) fn readable(&self, at: LogIndex) -> bool {
         let is_pinned = self.counts.borrow().contains_key(&at);

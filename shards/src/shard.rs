@@ -3,6 +3,7 @@
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
+use crate::directory::Directory;
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
@@ -50,6 +51,9 @@ pub struct ShardOptions {
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
+    /// Whether the shard was created before: if it is missing, that is damage, and it is not created
+    /// anew.
+    pub is_known: bool,
 }
 
 impl ShardOptions {
@@ -70,6 +74,7 @@ impl ShardOptions {
             on_damage: None,
             removal_step_bytes: REMOVAL_STEP_BYTES,
             reserve_bytes: 0,
+            is_known: false,
         }
     }
 }
@@ -83,7 +88,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Opens the shard in `dir`, creating it if `dir` is missing or empty: reads the manifest,
+    /// Opens the shard in `dir`, creating it if `dir` is missing or empty and it is not a known one: reads the manifest,
     /// removes orphan files, scans the log. Entries after the checkpoint are not applied here: the
     /// consensus layer replays them.
     ///
@@ -110,7 +115,8 @@ impl Shard {
             store_id: options.store_id,
             shard: options.shard,
         };
-        let recovered = recovery::recover(dir, owner).await?;
+        let directory = Directory::from(dir);
+        let recovered = recovery::recover(&directory, owner, options.is_known).await?;
         let log_options = LogOptions {
             store_id: options.store_id,
             shard: options.shard,
@@ -119,7 +125,7 @@ impl Shard {
             separated_value_bytes: Some(options.value_threshold).filter(|bytes| *bytes > 0),
         };
         let (values, _) = ValueLog::open(
-            dir,
+            &directory,
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
@@ -131,19 +137,20 @@ impl Shard {
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
         let covered = covered(checkpoint, installed);
-        let (log, _) = Log::open(dir, log_options, covered, Values::On(values.clone())).await?;
+        let (log, _) =
+            Log::open(&directory, log_options, covered, Values::On(values.clone())).await?;
         if recovered.creating {
-            recovery::finish_creation(dir, owner, &recovered.manifest).await?;
+            recovery::finish_creation(&directory, owner, &recovered.manifest).await?;
         }
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
         let segments_log = log.clone();
-        let reserve = Reserve::new(dir, options.reserve_bytes);
+        let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
-            dir: dir.to_path_buf(),
+            dir: directory.clone(),
             owner,
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,

@@ -41,6 +41,7 @@ pub(crate) use pointer::record_bytes;
 pub use rewrite::{RecordRef, Rewritten};
 pub use segments::{Segment, SegmentMeta, Segments};
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
@@ -51,7 +52,7 @@ use corelith_io::{BLOCK_SIZE, JoinHandle};
 use pipeline::Pipeline;
 use segments::IndexCache;
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// How to open a value log.
@@ -91,7 +92,7 @@ type OnDurable = Rc<dyn Fn(Result<Ticket>)>;
 
 /// What the value log and its tasks share.
 struct Shared {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
     options: ValueLogOptions,
     pipeline: RefCell<Pipeline>,
@@ -131,16 +132,17 @@ impl ValueLog {
     /// `Corrupt` when a known segment is missing or the header of any is damaged, `OtherStore`,
     /// `NewerFormat`, `Io`.
     pub async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         owner: Owner,
         options: ValueLogOptions,
         known: Vec<SegmentMeta>,
         next: ValueSegmentId,
     ) -> Result<(Self, Vec<FileName>)> {
+        let dir = dir.into();
         let options = options.within_limits();
-        let recovered = recovery::recover(dir, owner, &known, next).await?;
+        let recovered = recovery::recover(&dir, owner, &known, next).await?;
         let shared = Rc::new(Shared {
-            dir: dir.to_path_buf(),
+            dir,
             owner,
             options,
             pipeline: RefCell::new(Pipeline::new(owner, options, recovered.next)),

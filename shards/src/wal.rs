@@ -29,6 +29,7 @@ mod segment;
 mod segments;
 mod writer;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
 use crate::limits;
@@ -40,9 +41,8 @@ use corelith_io::sync::oneshot;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
 use pipeline::{Callback, Pipeline};
 use segment::Prepared;
-use segments::Directory;
+use segments::SegmentFiles;
 use std::cell::{Cell, RefCell};
-use std::path::Path;
 use std::rc::Rc;
 
 pub use entry::{Entry, ValuePart};
@@ -137,7 +137,7 @@ impl Drop for Handle {
 /// What the log and its tasks share.
 struct Shared {
     pipeline: RefCell<Pipeline>,
-    directory: Directory,
+    files: SegmentFiles,
     /// There was no room for a whole segment.
     disk_full: Cell<bool>,
     /// What is staged waits for room on the device.
@@ -165,16 +165,17 @@ impl Wal {
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`,
     /// `Io` (`NoSpace` when there is no room even for a short segment), and those of `is_whole`.
     pub async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: WalOptions,
         covered: Option<LogIndex>,
         is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
-        corelith_io::create_dir_all(dir).await?;
-        let recovered = recovery::recover(dir, &options, covered, &is_whole).await?;
-        let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
-        let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
+        let dir = dir.into();
+        corelith_io::create_dir_all(&dir).await?;
+        let recovered = recovery::recover(&dir, &options, covered, &is_whole).await?;
+        let files = SegmentFiles::new(dir, recovered.next_id);
+        let (first, spare) = files.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
             options,
             recovered.index,
@@ -189,7 +190,7 @@ impl Wal {
         }
         let shared = Rc::new(Shared {
             pipeline: RefCell::new(pipeline),
-            directory,
+            files,
             disk_full: Cell::new(false),
             is_stuck: Cell::new(false),
             is_stopping: Cell::new(false),

@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::keys::check_size;
 use super::manifest::{self, Record, Summary};
 use super::transfer::{End, Interrupts, Tally, after_argument, concerns_cluster};
+use super::watermark::Watermark;
 use corelith_client::{Client, Field};
 use futures_util::{StreamExt, stream};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -35,15 +36,15 @@ pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failur
     };
     let mut puts = std::pin::pin!(
         stream::iter(sources)
-            .map(|source| async move {
+            .enumerate()
+            .map(|(place, source)| async move {
                 let source = source?;
                 let outcome = put(client, &source).await;
-                Ok((source, outcome))
+                Ok((place as u64, source, outcome))
             })
-            // In order, so that the last key is the one up to which all were tried.
-            .buffered(usize::from(arguments.in_flight))
+            .buffer_unordered(usize::from(arguments.in_flight))
     );
-    let mut last = after;
+    let mut mark = Watermark::after(after);
     let end = loop {
         let outcome = tokio::select! {
             biased;
@@ -53,24 +54,26 @@ pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failur
         match outcome {
             None => break End::Complete,
             Some(Err(failure)) => break End::BrokenOff(failure),
-            Some(Ok((source, Ok(bytes)))) => {
+            Some(Ok((place, source, Ok(bytes)))) => {
                 tally.done(bytes);
-                last = Some(source.key);
+                mark.done(place, source.key);
             }
-            Some(Ok((source, Err(failure)))) => {
+            Some(Ok((place, source, Err(failure)))) => {
                 tally.failed(&source.path.display().to_string(), &failure);
+                // What is wrong with the file itself stays so.
+                match concerns_cluster(failure.exit_code()) {
+                    true => mark.hold(place),
+                    false => mark.done(place, source.key),
+                }
                 if tally.is_hopeless(&failure, concerns_cluster) {
                     break End::BrokenOff(failure);
-                }
-                if !concerns_cluster(failure.exit_code()) {
-                    last = Some(source.key);
                 }
             }
         }
     };
-    let go_on = match last {
+    let go_on = match mark.key() {
         Some(key) => format!("to go on, give the same command {}", after_argument(&key)),
-        None => "nothing was imported; the same command begins anew".to_owned(),
+        None => "to go on, give the same command".to_owned(),
     };
     tally.finish(end, &go_on, arguments.json)
 }

@@ -15,6 +15,9 @@
 //!
 //! File names are keys with `%XX` for what cannot be in a name; see [`file_names`].
 
+#[cfg(test)]
+mod tests;
+
 use super::encoding::{escape, from_base64, text_or_base64};
 use super::failure::Failure;
 use serde::{Deserialize, Serialize};

@@ -46,15 +46,15 @@ async fn check_all(dir: &Path, as_json: bool) -> Result<u64, Failure> {
         let mut printed = Ok(());
         let summary = on_disk::check(shard, |problem| {
             if printed.is_ok() {
-                printed = print_problem(shard, &problem, as_json);
+                printed = print_problem(&shard.dir, &problem, as_json);
             }
         });
         let summary = summary.await?;
         printed?;
         problems += summary.problems;
         output::text(&match as_json {
-            true => output::json_line(&SummaryLine::new(shard, &summary))?,
-            false => describe(shard, &summary),
+            true => output::json_line(&SummaryLine::new(&shard.dir, &summary))?,
+            false => describe(&shard.dir, &summary),
         })?;
     }
     Ok(problems)
@@ -176,8 +176,8 @@ async fn plan_all(dir: &Path) -> Result<Vec<(PathBuf, ShardPlan)>, OfflineError>
     let data = on_disk::open(dir, false).await?;
     let mut plans = Vec::with_capacity(data.shards.len());
     for shard in data.shards {
-        if let Some(plan) = on_disk::plan(&shard).await? {
-            plans.push((shard, plan));
+        if let Some(plan) = on_disk::plan(&shard.dir).await? {
+            plans.push((shard.dir, plan));
         }
     }
     Ok(plans)

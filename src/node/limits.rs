@@ -148,10 +148,14 @@ pub const FRAMES_PER_TURN: usize = 32;
 pub const DISK_READS_PER_CORE_MAX: usize = 32;
 /// Reads that wait for their turn at the disk.
 pub const DISK_READS_WAITING_MAX: usize = 16_384;
-/// Scans of several pages whose view a core keeps; beyond, the oldest must start again.
+/// Scans of several pages whose view a core keeps; beyond, a view of the client that has most of them
+/// goes.
 pub const SCAN_VIEWS_PER_CORE_MAX: usize = 1024;
 /// How long the view of a scan is kept for its next page.
+/// Clients use the views of open scans more often, also if nothing more is wanted for a while.
 pub const SCAN_VIEW_KEPT: Duration = Duration::from_secs(30);
+/// How long the view of a scan is kept for a client whose connection has closed.
+pub const SCAN_VIEW_ORPHANED: Duration = Duration::from_secs(10);
 
 /// Batches that wait in the channel from one core to another.
 pub const MESH_BATCHES_MAX: usize = 256;
@@ -208,3 +212,4 @@ const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
 const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
 const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
+const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());

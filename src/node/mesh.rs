@@ -13,6 +13,7 @@ use corelith_io::{Receiver, Sender};
 use corelith_wire::Frame;
 use corelith_wire::response::Answer;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Names a connection on its core, never reused.
@@ -25,6 +26,8 @@ pub(crate) struct Origin {
     pub(crate) core: u16,
     /// Its number there, never reused.
     pub(crate) request: u64,
+    /// The address of the client that asks.
+    pub(crate) client: SocketAddr,
     /// Length of an answer that there is room for already.
     pub(crate) covered: usize,
 }

@@ -1,6 +1,7 @@
 //! Running a node, or several, in this process: from the configuration to the last core's end.
 
 pub mod core;
+mod shards;
 mod systemd;
 
 use crate::node::cluster::placement::Placement;

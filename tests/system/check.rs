@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, NODES, corelith};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Every file with that extension under `dir`.
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
@@ -42,6 +42,26 @@ fn with_flipped_bit(path: &Path, at: usize, work: impl FnOnce()) {
     fs::write(path, damaged).unwrap();
     work();
     fs::write(path, whole).unwrap();
+}
+
+/// Checks a directory where nothing can be written, if this machine lets us mount it so.
+fn check_on_a_read_only_mount(dir: &str) {
+    const NOT_MOUNTED: i32 = 99;
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 99; \
+                  exec \"$2\" check \"$1\"";
+    let checked = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh", dir])
+        .arg(env!("CARGO_BIN_EXE_corelith"))
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&checked.stderr);
+    let is_refused = complaint.starts_with("unshare: ");
+    if is_refused || checked.status.code() == Some(NOT_MOUNTED) {
+        eprintln!("no read-only mount here: {complaint}");
+        return;
+    }
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(text(&checked).contains("0 problems"), "{checked:?}");
 }
 
 /// A long value that can be found again in a file.
@@ -92,6 +112,8 @@ async fn damage_of_a_stopped_node_is_named() {
     let plan = lines(&text(&plan));
     assert!(plan.iter().any(|line| line["kind"] == "shard"), "{plan:?}");
 
+    check_on_a_read_only_mount(dir);
+
     let needle = value(42);
     let holds = |path: &PathBuf| {
         let bytes = fs::read(path).unwrap();
@@ -128,6 +150,44 @@ async fn damage_of_a_stopped_node_is_named() {
         assert!(named["keys"].is_string(), "{named}");
     });
     assert!(run(&["check", dir]).status.success());
+
+    let of = |shard: &str| Path::new(dir).join("shards").join(shard);
+    let aside = cluster.path("aside");
+    fs::rename(of("00002"), &aside).unwrap();
+    fs::rename(of("00001"), of("00002")).unwrap();
+    let checked = run(&["check", dir]);
+    assert_eq!(checked.status.code(), Some(6), "{checked:?}");
+    let told = text(&checked);
+    let missing = format!("{}, offset 0: the shard is missing", of("00001").display());
+    assert!(told.contains(&missing), "{told}");
+    assert!(told.contains("it belongs to shard 1"), "{told}");
+    assert!(!of("00001").exists(), "nothing is made");
+
+    cluster.start_all();
+    let client = cluster.client().await;
+    for number in (0..200).step_by(2) {
+        let found = client.get(format!("key/{number:04}")).await.unwrap();
+        assert_eq!(found.value, value(number), "another node answers");
+    }
+    let status = cluster.run_ok(&["status"]);
+    let down = format!("shard 1 is down on node 1: {missing}");
+    assert!(status.contains(&down), "{status}");
+    assert!(status.contains("shard 2 is down on node 1: "), "{status}");
+    let json = lines(&cluster.run_ok(&["status", "--json"]));
+    let is_down = |line: &&serde_json::Value| line["reason"].is_string();
+    assert_eq!(json.iter().filter(is_down).count(), 2, "{json:?}");
+    assert!(
+        cluster
+            .stop_all()
+            .iter()
+            .all(std::process::ExitStatus::success)
+    );
+    assert!(!of("00001").exists(), "nothing is made");
+
+    for (name, kind) in [("LOCK", "lock"), ("RESERVE", "space held back")] {
+        let inspected = run(&["inspect", of("00003").join(name).to_str().unwrap()]);
+        assert!(text(&inspected).contains(kind), "{inspected:?}");
+    }
 }
 
 #[test]

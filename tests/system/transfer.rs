@@ -4,13 +4,13 @@
 use crate::cluster::{Cluster, signal};
 use crate::waiting::{self, DEADLINE};
 use corelith_client::Client;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -282,6 +282,53 @@ async fn an_export_that_was_broken_off_goes_on() {
     assert_eq!(content(&client).await, before);
 }
 
+/// Ctrl-C, which has an exit code of its own.
+async fn interrupt(process: Child) -> Output {
+    signal("INT", process.id());
+    let output = tokio::time::timeout(
+        DEADLINE,
+        tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()),
+    );
+    let output = output.await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_was_interrupted_goes_on() {
+    let cluster = Cluster::start();
+    let client = cluster.client().await;
+    let keys = (0..2000).map(|number| format!("key/{number:04}"));
+    stream::iter(keys)
+        .for_each_concurrent(64, |key| async {
+            client.put(key, "value").await.unwrap();
+        })
+        .await;
+    let out = cluster.path("out");
+    let dir = out.to_str().unwrap();
+    let mut command = cluster.command(&["export", dir, "--in-flight", "1", "--json"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let export = command.spawn().unwrap();
+    waiting::until("some keys to be exported", || {
+        let manifest = fs::read_to_string(out.join(".corelith-export")).unwrap_or_default();
+        match manifest.lines().count() {
+            count if count > 100 => Ok(()),
+            count => Err(count),
+        }
+    });
+    let output = interrupt(export).await;
+    let told = totals(&output);
+    let exported = told["keys"].as_u64().unwrap();
+    assert!((100..2000).contains(&exported), "{told}");
+    assert!(
+        said(&output).contains("the same command goes on"),
+        "{output:?}"
+    );
+    let rest = cluster.run(&["export", dir, "--json"]);
+    assert!(rest.status.success(), "{rest:?}");
+    assert_eq!(totals(&rest)["keys"], 2000 - exported);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_interrupted_says_how_to_go_on() {
     let cluster = Cluster::start();
@@ -308,13 +355,7 @@ async fn an_import_that_was_interrupted_says_how_to_go_on() {
         }
     })
     .await;
-    signal("INT", import.id());
-    let output = tokio::time::timeout(
-        DEADLINE,
-        tokio::task::spawn_blocking(move || import.wait_with_output().unwrap()),
-    );
-    let output = output.await.unwrap().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let output = interrupt(import).await;
     let told = totals(&output);
     let imported = told["keys"].as_u64().unwrap();
     assert!((100..3000).contains(&imported), "{told}");

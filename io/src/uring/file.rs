@@ -201,14 +201,24 @@ async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFil
 /// glommio reads the first file that it opens on a device to learn whether polled I/O works there.
 /// In an empty file that read succeeds at the end of the file without having asked the device, and
 /// every later read of the device fails.
+///
+/// On a read-only file system no file can be made for that; one that is opened there is read, and has a
+/// block unless nothing is to be read of it.
 async fn probe_device(core: &Core, file: &std::fs::File, path: &Path) -> io::Result<()> {
-    let device = sys::stat(file)?.device;
+    let sys::Stat { device, len } = sys::stat(file)?;
     if core.probed_devices().borrow().contains(&device) {
         return Ok(());
     }
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-    let sample = blocking(move || unnamed_block(&dir)).await?;
-    reopen(OpenOptions::new(), &sample).await?;
+    match blocking(move || unnamed_block(&dir)).await {
+        Ok(sample) => drop(reopen(OpenOptions::new(), &sample).await?),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            if len < BLOCK_SIZE as u64 {
+                return Ok(());
+            }
+        }
+        Err(error) => return Err(error),
+    }
     core.probed_devices().borrow_mut().insert(device);
     Ok(())
 }

@@ -8,7 +8,8 @@ use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
-use crate::manifest::{Manifest, Placed, sync_dir};
+use crate::limits::DISK_FULL_RETRY;
+use crate::manifest::{Manifest, Placed};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Table, TableMeta};
 use crate::version::{Run, Version};
@@ -113,10 +114,7 @@ impl Engine {
             self.retire(&manifest, opened, |_| {});
             self.remove_unused().await;
         }
-        if let Err(error) = Manifest::commit(&inner.dir).await {
-            self.fence(error.clone());
-            return Err(error);
-        }
+        self.commit(&manifest).await?;
         inner.manifest_bytes.set(bytes.len() as u64);
         self.retire(&manifest, opened, then);
         self.measure_debt();
@@ -124,6 +122,31 @@ impl Engine {
         inner.changed.notify_waiters();
         inner.background.wake();
         Ok(true)
+    }
+
+    /// Puts a prepared manifest in the place of the old one, durably. Once it is there, a full device is
+    /// waited out: nobody can tell which of the two a crash would leave.
+    ///
+    /// # Errors
+    /// The old manifest is in effect if the device is full; after anything else the shard is fenced.
+    async fn commit(&self, manifest: &Manifest) -> Result<()> {
+        let inner = &self.inner;
+        match Manifest::replace(&inner.dir).await {
+            Err(error) if error.is_no_space() => return Err(error),
+            replaced => replaced.inspect_err(|error| self.fence(error.clone()))?,
+        }
+        let mut synced = inner.dir.sync().await;
+        while let Err(error) = &synced
+            && error.is_no_space()
+            && !inner.state.borrow().closed
+        {
+            tracing::warn!(shard = %inner.owner, %error, "no room to make the manifest durable");
+            inner.state.borrow_mut().disk_full = true;
+            corelith_io::sleep(DISK_FULL_RETRY).await;
+            synced = manifest.store(&inner.dir, inner.owner).await;
+            inner.state.borrow_mut().disk_full = false;
+        }
+        synced.inspect_err(|error| self.fence(error.clone()))
     }
 
     /// Puts a manifest into effect; the tables that it does not name become obsolete.
@@ -186,7 +209,7 @@ impl Engine {
         // Elsewhere the next edit makes removals durable; a full device may not come to it without
         // their space.
         if self.is_disk_full()
-            && let Err(error) = sync_dir(&self.inner.dir).await
+            && let Err(error) = self.inner.dir.sync().await
         {
             tracing::warn!(%error, "removed files may still take space");
         }

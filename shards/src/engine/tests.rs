@@ -15,6 +15,7 @@ use super::{
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
+use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
@@ -55,7 +56,8 @@ async fn open_with(
     memtable_bytes: usize,
     change: impl FnOnce(&mut EngineParts),
 ) -> Result<Engine> {
-    let recovered = recovery::recover(dir, OWNER).await?;
+    let dir = &Directory::from(dir);
+    let recovered = recovery::recover(dir, OWNER, false).await?;
     if recovered.creating {
         let segment = FileName::Segment(SegmentId(1)).path(dir);
         OpenOptions::new()
@@ -77,7 +79,7 @@ async fn open_with(
     )
     .await?;
     let mut parts = EngineParts {
-        dir: dir.to_path_buf(),
+        dir: dir.into(),
         owner: OWNER,
         options: EngineOptions {
             memtable_bytes,
@@ -401,7 +403,7 @@ fn missing_files_are_never_taken_for_an_empty_shard() {
             store_id: 1,
             ..OWNER
         };
-        let refused = recovery::recover(&dir, other).await;
+        let refused = recovery::recover(&Directory::from(&dir), other, false).await;
         assert!(matches!(refused, Err(crate::Error::OtherStore { .. })));
         let engine = open(&dir, 1 << 20).await.unwrap();
         assert!(engine.get(b"a").await.unwrap().is_some());
@@ -413,7 +415,7 @@ fn orphans_and_halves_of_a_creation_are_removed() {
     on_core(|dir| async move {
         // A crash during creation: the marker is there, whatever else is.
         corelith_io::create_dir_all(&dir).await.unwrap();
-        for name in ["CREATING", "MANIFEST", "000000000007.sst"] {
+        for name in ["CREATING", "MANIFEST.tmp", "000000000007.sst"] {
             OpenOptions::new()
                 .write()
                 .create_new()

@@ -18,6 +18,7 @@ use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
+use crate::length;
 use crate::limits::LEVELS_MAX;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
@@ -40,7 +41,7 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     payload.push(manifest.policy.tag());
     manifest.checkpoint.encode(&mut payload);
     encode_log_id_option(manifest.installed, &mut payload);
-    let count = length(manifest.tables.len());
+    let count = length::stored(manifest.tables.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for Placed { level, run, meta } in &manifest.tables {
         payload.extend_from_slice(&meta.id.0.to_le_bytes());
@@ -49,13 +50,13 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
         payload.extend_from_slice(&meta.file_bytes.to_le_bytes());
         meta.encode_properties(&mut payload);
     }
-    let count = length(manifest.segments.len());
+    let count = length::stored(manifest.segments.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for segment in &manifest.segments {
         encode_segment(segment, &mut payload);
     }
 
-    let len = length(payload.len());
+    let len = length::stored(payload.len());
     let mut covered = len.to_le_bytes().to_vec();
     covered.extend_from_slice(&owner.shard.0.to_le_bytes());
     covered.extend_from_slice(&owner.store_id.to_le_bytes());
@@ -176,17 +177,6 @@ fn decode_table(payload: &mut &[u8]) -> Option<Placed> {
     let file_bytes = payload.try_get_u64_le().ok()?;
     let meta = TableMeta::decode_properties(VERSION, id, file_bytes, payload)?;
     (usize::from(level) < LEVELS_MAX).then_some(Placed { level, run, meta })
-}
-
-/// A count or a length as it is stored.
-///
-/// # Panics
-/// If it does not fit, which is a bug: a manifest is bounded.
-fn length(len: usize) -> u32 {
-    match u32::try_from(len) {
-        Ok(len) => len,
-        Err(_) => panic!("a manifest has {len} of something"),
-    }
 }
 
 fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {

@@ -190,7 +190,7 @@ fn no_more_is_held_than_may_be_whenever_that_changes() {
 
 #[test]
 fn a_file_that_cannot_be_shortened_goes_all_the_same() {
-    for kind in [IoKind::Sync, IoKind::Write] {
+    for kind in [IoKind::Sync, IoKind::SetLen] {
         let world = World::new();
         world.write("long", 10 * STEP);
         world.sim.disk(world.node).fail(kind, "long", 1);

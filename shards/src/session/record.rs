@@ -7,6 +7,7 @@
 
 use super::{NOTHING, Recorded, Session, SessionTable};
 use crate::ids::LogIndex;
+use crate::length;
 use crate::limits::{SESSION_WINDOW, SESSIONS_MAX};
 use crate::planted::{Bug, is_planted};
 use bytes::Buf;
@@ -81,7 +82,7 @@ fn encode(session: &Session) -> Vec<u8> {
         true => 0,
         false => session.window.len(),
     };
-    let count = u32::try_from(results).unwrap_or(u32::MAX);
+    let count = length::stored(results);
     record.extend_from_slice(&count.to_le_bytes());
     for recorded in session.window.iter().take(results) {
         record.push(recorded.len);

@@ -19,6 +19,7 @@ use super::properties::{References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
+use crate::length;
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
     TABLE_BLOCK_SPAN, TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX,
@@ -284,7 +285,7 @@ impl TableWriter {
         };
         let written = match compressor.compress(payload) {
             Some(packed) => {
-                let whole = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                let whole = length::stored(payload.len());
                 self.write(Kind::Data, whole, packed).await
             }
             None => self.write_block(Kind::Data, payload).await,
@@ -304,7 +305,7 @@ impl TableWriter {
         );
         let handle = Handle {
             offset: self.output.offset(),
-            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            len: length::stored(payload.len()),
         };
         let header = encode_block_header(self.id, handle, kind, whole, payload);
         self.output.write(&header).await?;

@@ -491,6 +491,11 @@ impl Pipeline {
             .pop_front_if(|segment| !is_failed && oldest.is_none_or(|oldest| oldest > segment.id()))
     }
 
+    /// Gives it back, since it could not be sealed now.
+    pub(super) fn put_back_full(&mut self, segment: Rc<Segment>) {
+        self.full.push_front(segment);
+    }
+
     pub(super) fn has_full(&self) -> bool {
         !self.full.is_empty()
     }

@@ -612,6 +612,11 @@ impl Pipeline {
             .pop_front_if(|released| released.proof <= proven)
     }
 
+    /// Gives it back, since it could not be freed now.
+    pub(crate) fn put_back_released(&mut self, released: Released) {
+        self.released.push_front(released);
+    }
+
     pub(crate) fn has_released(&self) -> bool {
         !self.released.is_empty()
     }

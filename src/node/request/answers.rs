@@ -6,6 +6,7 @@ use crate::node::limits::{self, ANSWER_HEAD_BYTES};
 use crate::node::mesh::{Mesh, Message, Origin};
 use corelith_wire::Head;
 use corelith_wire::response::{Answer, Failure, ReplyMeta};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Where the answer to a request goes. Dropped unsent, the request stays without an answer until
@@ -46,6 +47,14 @@ impl Reply {
         Self {
             target: Target::Remote { mesh, origin },
             without_room: None,
+        }
+    }
+
+    /// The address of the client that asks.
+    pub(super) fn client(&self) -> SocketAddr {
+        match &self.target {
+            Target::Local { connection, .. } => connection.peer,
+            Target::Remote { origin, .. } => origin.client,
         }
     }
 

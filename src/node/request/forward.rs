@@ -67,6 +67,7 @@ impl Forwards {
         let origin = Origin {
             core: self.mesh.core(),
             request,
+            client: connection.peer,
             covered: claim.covered,
         };
         let forwarded = Forwarded {

@@ -12,12 +12,13 @@ use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, FoundHead, LogIndex, Lookup, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, Operation, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
 use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Handles the requests about one core's shards. Belongs to one core.
@@ -40,6 +41,11 @@ impl Handler {
         })
     }
 
+    /// Notes that a connection of this core has closed.
+    pub(crate) fn closed(&self, client: SocketAddr) {
+        self.scan_views.closed(client, corelith_io::now());
+    }
+
     /// Lets go of what was kept for scans that did not go on.
     pub(crate) fn sweep(&self) {
         self.scan_views.sweep(corelith_io::now());
@@ -49,8 +55,7 @@ impl Handler {
     pub(crate) fn handle(self: &Rc<Self>, frame: Frame, reply: Reply) {
         let shard = frame.header.head.shard;
         let Some(group) = self.groups.get(shard) else {
-            // The router sends only what belongs here.
-            return reply.send(&failed(Failure::WrongNode));
+            return reply.send(&failed(self.why_without(shard)));
         };
         let refused = match frame.header.head.kind {
             Kind::WRITE => return self.write(group, frame.into_payload(), reply),
@@ -75,6 +80,19 @@ impl Handler {
         match refused {
             Some(failure) => reply.send(&failed(failure)),
             None => group.submit(payload, move |result| reply.send(&write_answer(result))),
+        }
+    }
+
+    /// Why there is no group of a shard.
+    fn why_without(&self, shard: ShardId) -> Failure {
+        match self.groups.down().iter().any(|down| down.shard == shard) {
+            // Another replica answers, or will lead.
+            true => Failure::Unavailable {
+                reason: Reason::StorageFailed,
+                nothing_done: true,
+            },
+            // The router sends only what belongs here.
+            false => Failure::WrongNode,
         }
     }
 
@@ -175,6 +193,7 @@ impl Handler {
         };
         let handler = Rc::clone(self);
         let group = group.clone();
+        let client = reply.client();
         corelith_io::spawn(async move {
             // Room for what was asked for, and then for a longer first item.
             let mut first_max = scan.bytes_max;
@@ -183,7 +202,7 @@ impl Handler {
                 if !reply.reserve(bytes + scan.table_bytes()).await {
                     return;
                 }
-                match handler.page(&group, &scan, first_max).await {
+                match handler.page(&group, &scan, first_max, client).await {
                     Ok(Paged::Page(answer)) => return reply.send(&answer),
                     Ok(Paged::TooLong(bytes)) => first_max = bytes,
                     Err(failure) => return reply.send(&failed(failure)),
@@ -192,16 +211,35 @@ impl Handler {
         });
     }
 
-    async fn page(&self, group: &Group, scan: &Scan, first_max: usize) -> Result<Paged, Failure> {
+    async fn page(
+        &self,
+        group: &Group,
+        scan: &Scan,
+        first_max: usize,
+        client: SocketAddr,
+    ) -> Result<Paged, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
-        let _permit = self.disk.acquire(1).await;
         let engine = group.engine();
         // What is applied now is at least the read point, and stays as it is seen from here on.
-        let view = engine.pin();
-        let at = scan.at.unwrap_or_else(|| view.at());
-        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
+        let view = match scan.at {
+            None => engine.pin(),
+            Some(at) => engine.pin_at(at).ok_or(Failure::VersionGone)?,
+        };
+        let at = view.at();
         let head = PageHead { point, at };
+        if scan.is_touch() {
+            self.keep(client, group, view);
+            let nothing = corelith_shards::ScanPage {
+                items: Vec::new(),
+                more: false,
+                too_long: None,
+            };
+            let answer = Answer::ScanHeads(head.with(nothing, scan_head));
+            return Ok(Paged::Page(answer));
+        }
+        let _permit = self.disk.acquire(1).await;
+        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
         let (more, answer) = if scan.heads {
             let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
             let page = page.await.map_err(|error| storage_failure(&error))?;
@@ -214,12 +252,17 @@ impl Handler {
             }
             (page.more, Answer::ScanPage(head.with(page, scan_item)))
         };
-        if scan.at.is_none() && more {
-            self.scan_views.keep(group.shard(), view);
-        } else if more {
-            self.scan_views.use_again(group.shard(), at);
+        if more {
+            self.keep(client, group, view);
         }
         Ok(Paged::Page(answer))
+    }
+
+    /// Keeps the view of a scan for its next page.
+    fn keep(&self, client: SocketAddr, group: &Group, view: Pin) {
+        let (shard, at) = (group.shard(), view.at());
+        self.scan_views
+            .keep(client, shard, at, view, corelith_io::now());
     }
 }
 
@@ -282,6 +325,14 @@ enum Paged {
     Page(Answer),
     /// Its first item has this many bytes: it was not read.
     TooLong(usize),
+}
+
+impl Scan {
+    /// Whether it asks for nothing: the client wants to keep the view of an earlier page.
+    fn is_touch(&self) -> bool {
+        let ScanRange { start, end } = &self.range;
+        self.at.is_some() && !start.is_empty() && start == end
+    }
 }
 
 struct Scan {

@@ -235,6 +235,7 @@ impl Server {
         let connection = Connection::new(from, Rc::clone(&self.commons));
         self.clients.borrow_mut().insert(id, Rc::clone(&connection));
         serve::serve(connection, &self.surroundings, read, write, leftover).await;
+        self.surroundings.router.handler.closed(from);
         self.clients.borrow_mut().remove(&id);
     }
 

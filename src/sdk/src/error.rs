@@ -62,8 +62,9 @@ pub enum Error {
         /// What the last attempt met.
         cause: Cause,
     },
-    /// The state that the scan reads has been cleaned away meanwhile: start the scan again.
-    #[error("the scan took too long, its state is gone; start it again")]
+    /// What the scan has seen of a shard was dropped meanwhile, and it was to give one moment of each: start
+    /// it again.
+    #[error("what the scan has seen is gone; start it again")]
     ScanExpired,
     /// The other side does not keep to the protocol: check that both sides have matching versions.
     #[error("the server broke the protocol ({what}); check that client and servers match")]

@@ -56,6 +56,13 @@ pub(crate) const SCAN_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
 pub(crate) const SCAN_PAGE_BYTES_MIN: u32 = 16 * 1024;
 /// See [`SCAN_PAGE_BYTES_MIN`].
 pub(crate) const SCAN_PAGE_BYTES_MAX: u32 = 256 * 1024;
+/// How often a shard hears of a scan that wants no page of it. A page or a touch within two of these
+/// pauses, well below the 30 s for which a node keeps what a scan sees.
+pub(crate) const SCAN_TOUCH_PAUSE: Duration = Duration::from_secs(8);
+/// How long one touch may take.
+pub(crate) const SCAN_TOUCH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a scan that its application does not poll holds what it sees.
+pub(crate) const SCAN_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Pages of one scan on their way at a time.
 pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 
@@ -65,6 +72,7 @@ const _: () = {
     assert!(FIND_TIMEOUT.as_millis() < DEADLINE.as_millis());
     assert!(REFUSED_GRACE.as_millis() + RETRY_PAUSE_MAX.as_millis() <= 1000);
     assert!(ATTEMPT_TIMEOUT.as_millis() < DEADLINE.as_millis());
+    assert!(2 * SCAN_TOUCH_PAUSE.as_millis() + SCAN_TOUCH_DEADLINE.as_millis() < 30_000);
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());
 };

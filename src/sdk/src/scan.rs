@@ -3,7 +3,12 @@
 //! Keys are spread over the shards by hash, so a scan asks every shard, page by page, and merges.
 //! All pages of one shard are read as of the log index of its first page: what a scan gives of one
 //! shard is one consistent state. Different shards are read at different moments.
+//!
+//! A shard keeps that state while it hears of the scan, see [`keep`]. If it is gone all the same (its
+//! node was restarted, too many scans were open), the scan goes on behind the last key with what is
+//! there then, and says so.
 
+mod keep;
 mod part;
 mod token;
 
@@ -20,6 +25,7 @@ use crate::write::check_key_len;
 use bytes::Bytes;
 use corelith_wire::ShardId;
 use futures_core::Stream;
+use keep::Keeper;
 use part::{Fetch, Item, Part, next_key};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -30,6 +36,13 @@ use std::time::Duration;
 
 /// A stream of entries in key order, see [`Client::scan`]; with [`keys_only`](Self::keys_only) a
 /// stream of their heads. After an error it ends.
+///
+/// Of each shard it gives what was there at one moment, the one at which the shard was first read,
+/// however slowly it is polled, as long as it is polled once in ten minutes. Shards are read at moments
+/// of their own. Where a shard cannot keep that (its leader was restarted, or is another node by now
+/// that has dropped what was overwritten), the scan goes on behind the last key with what is there
+/// then; [`is_consistent`](Self::is_consistent) tells, and [`one_moment`](Self::one_moment) makes it
+/// an error. In any case every key that is there all the time is given, once, in order.
 ///
 /// Dropping it, or dropping the future of a `next`, loses nothing: the entries not yet given are
 /// given by the next call, and [`token`](Self::token) says where another scan would go on.
@@ -48,6 +61,11 @@ pub struct Scan<T = Entry> {
     fetching: usize,
     /// Whether some part should be asked for a page that is not on its way.
     hungry: bool,
+    keeper: Keeper,
+    /// Whether it fails rather than go on at a later moment.
+    one_moment: bool,
+    /// Whether all pages of each shard were read as of one moment.
+    consistent: bool,
     /// Whether the range is given completely.
     complete: bool,
     failed: bool,
@@ -81,6 +99,9 @@ impl Scan {
             heads: BinaryHeap::new(),
             fetching: 0,
             hungry: true,
+            keeper: Keeper::default(),
+            one_moment: false,
+            consistent: true,
             complete: false,
             failed: false,
         }
@@ -95,6 +116,9 @@ impl Scan {
             end,
             limit,
             deadline,
+            one_moment,
+            complete,
+            failed,
             ..
         } = self;
         Scan {
@@ -107,8 +131,11 @@ impl Scan {
             heads: BinaryHeap::new(),
             fetching: 0,
             hungry: true,
-            complete: self.complete,
-            failed: self.failed,
+            keeper: Keeper::default(),
+            one_moment,
+            consistent: true,
+            complete,
+            failed,
         }
     }
 
@@ -138,10 +165,22 @@ impl<T> Scan<T> {
         self
     }
 
-    /// How long each page may take, retries included; otherwise the client's deadline.
+    /// How long each page may take, retries included; otherwise the client's deadline. The scan as a
+    /// whole takes as long as it is polled.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// Fails with `ScanExpired` rather than go on at a later moment.
+    pub fn one_moment(mut self) -> Self {
+        self.one_moment = true;
+        self
+    }
+
+    /// Whether what was given so far of each shard was there at one moment.
+    pub fn is_consistent(&self) -> bool {
+        self.consistent
     }
 
     /// Where [`Client::resume_scan`] goes on behind what was given so far: after the limit was reached,
@@ -231,8 +270,21 @@ impl<T: Item> Scan<T> {
             {
                 part.fetch = None;
                 self.fetching -= 1;
-                part.take(page?, key_bytes_max)?;
                 self.hungry = true;
+                match page {
+                    Err(Error::ScanExpired) if !self.one_moment && part.at_version != 0 => {
+                        part.start_over();
+                        self.consistent = false;
+                    }
+                    page => part.take(page?, key_bytes_max)?,
+                }
+                if part.more && part.at_version != 0 {
+                    let (start, at_version) = (part.start.clone(), part.at_version);
+                    self.keeper
+                        .keep(&self.client, part.shard, start, at_version);
+                } else {
+                    self.keeper.forget(part.shard);
+                }
             }
             if !part.listed {
                 match part.items.front() {
@@ -281,8 +333,11 @@ impl<T: Item> Stream for Scan<T> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if this.complete || this.failed || this.limit == 0 {
+            // Nobody asks for more: what was kept for it may go.
+            this.keeper = Keeper::default();
             return Poll::Ready(None);
         }
+        this.keeper.polled();
         if this.parts.is_empty() {
             match this.begin() {
                 Ok(true) => {}

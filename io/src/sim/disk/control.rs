@@ -135,6 +135,11 @@ impl SimDisk {
         self.disk().faults.short_rate = rate;
     }
 
+    /// How many of the faults that were asked for by the place have not met their operation yet.
+    pub fn pending_faults(&self) -> usize {
+        self.disk().faults.pending()
+    }
+
     /// Lets operations of a kind fail at random.
     pub fn set_failing_rate(&self, kind: IoKind, rate: f64) {
         self.note();

@@ -98,6 +98,10 @@ impl Faults {
         });
     }
 
+    pub(in super::super) fn pending(&self) -> usize {
+        self.traps.len()
+    }
+
     pub(in super::super) fn set_failing_rate(&mut self, kind: IoKind, rate: f64) {
         self.failing_rates[kind as usize] = rate;
     }

@@ -6,6 +6,7 @@ use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
 use crate::engine::tests::crash::seeds;
 use crate::engine::tests::settle;
 use crate::error::{Error, Result};
+use corelith_io::ErrorKind;
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use std::cell::RefCell;
 use std::path::Path;
@@ -55,6 +56,51 @@ pub(super) fn fail_at(source: &Rc<Source>, seed: u64, kind: IoKind, pass: u64) -
     result
 }
 
+/// What changes a device, and so fences a shard when it fails.
+const FINAL: [IoKind; 5] = [
+    IoKind::Write,
+    IoKind::SetLen,
+    IoKind::Sync,
+    IoKind::SyncDir,
+    IoKind::Rename,
+];
+
+/// A device is full at any single step of a shard: it waits for room, and goes on without being opened
+/// again. Only opening may fail, and be tried again.
+#[test]
+fn a_device_that_is_full_at_any_step_fences_nothing() {
+    let source = source();
+    for seed in seeds() {
+        // A write goes to space that is there already, or is one of those tested below.
+        for kind in FINAL.into_iter().filter(|kind| *kind != IoKind::Write) {
+            let mut met = 0;
+            for pass in (seed % 3..).step_by(3) {
+                let sim = Sim::new(seed << 20 | pass);
+                let node = sim.add_node();
+                let ledger = Ledger::new();
+                sim.disk(node).fail_for_space(kind, DIR, pass);
+                let ended = start(&sim, node, &ledger, &source);
+                let is_over = sim.run_until(|| ended.borrow().is_some(), LIMIT);
+                assert!(is_over, "{kind:?} {pass}: nothing goes on");
+                match ended.take().unwrap() {
+                    Ok(()) => {}
+                    Err(Error::Io(error)) if error.kind() == ErrorKind::NoSpace => {}
+                    Err(error) => panic!("{kind:?} {pass}: {error}"),
+                }
+                let is_met = sim.disk(node).pending_faults() == 0;
+                sim.disk(node).heal();
+                if !is_met {
+                    break;
+                }
+                met += 1;
+                sim.crash(node);
+                live_on(&sim, node, &ledger, &source);
+            }
+            assert!(met > 5, "{kind:?}: {met}");
+        }
+    }
+}
+
 /// The exam scenario "EIO on one sync: not acknowledged, not retried, the shard fences itself", at every
 /// write and sync of the script: a device that fails one has dropped what it held, and says no more of
 /// it, so that a retry would acknowledge what is lost.
@@ -62,7 +108,7 @@ pub(super) fn fail_at(source: &Rc<Source>, seed: u64, kind: IoKind, pass: u64) -
 fn a_failed_write_or_sync_is_final() {
     let source = source();
     for seed in seeds() {
-        for kind in [IoKind::Write, IoKind::Sync] {
+        for kind in FINAL {
             let (mut runs, mut fenced, mut unnoticed) = (0, 0, 0);
             // Every second of them with each seed: two seeds meet all.
             for pass in (seed % 2..).step_by(2) {
@@ -79,7 +125,58 @@ fn a_failed_write_or_sync_is_final() {
                     break;
                 }
             }
-            assert!(fenced > 40, "{kind:?}: {fenced} of {runs}");
+            let least = match kind {
+                IoKind::Write | IoKind::Sync => 25,
+                IoKind::SyncDir | IoKind::Rename => 8,
+                // What gives space back, most often.
+                _ => 1,
+            };
+            assert!(fenced >= least, "{kind:?}: {fenced} of {runs}");
+        }
+    }
+}
+
+/// Names that a failed sync of the directory has lost are seen until the power fails, and nobody counts on
+/// one: not the shard that met the failure, and not the next one in the same life of the machine. That one
+/// may have removed files whose lost neighbours come back with the power, which is refused if anything
+/// seems missing, and loses nothing that was acknowledged.
+#[test]
+fn names_that_a_failed_sync_has_lost_are_not_counted_on() {
+    let source = source();
+    for seed in seeds() {
+        let mut refused = 0;
+        for pass in 0.. {
+            let sim = Sim::new(seed << 20 | pass);
+            let node = sim.add_node();
+            let ledger = Ledger::new();
+            sim.disk(node).fail(IoKind::SyncDir, DIR, pass);
+            let ended = start(&sim, node, &ledger, &source);
+            assert!(sim.run_until(|| ended.borrow().is_some(), LIMIT), "{pass}");
+            if sim.disk(node).pending_faults() > 0 {
+                assert!(pass > 20 && refused < pass / 8, "{refused} of {pass}");
+                break;
+            }
+            if (seed + pass) % 2 == 0 {
+                sim.crash(node);
+                live_on(&sim, node, &ledger, &source);
+                continue;
+            }
+            sim.kill(node);
+            let again = start(&sim, node, &ledger, &source);
+            let cut = sim.io_count(node) + 1 + sim.random_below(400);
+            let is_over = || again.borrow().is_some() || sim.io_count(node) >= cut;
+            assert!(sim.run_until(is_over, LIMIT), "{pass}");
+            if let Some(Err(error)) = again.take() {
+                panic!("{pass}: {error}");
+            }
+            sim.crash(node);
+            let ended = start(&sim, node, &ledger, &source);
+            assert!(sim.run_until(|| ended.borrow().is_some(), LIMIT), "{pass}");
+            match ended.take().unwrap() {
+                Ok(()) => {}
+                Err(error) if error.is_corrupt() => refused += 1,
+                Err(error) => panic!("{pass}: {error}"),
+            }
         }
     }
 }

@@ -104,6 +104,12 @@ impl<T> Part<T> {
 }
 
 impl<T: Item> Part<T> {
+    /// Goes on behind the last key, with what is there when the next page is read: what the pages before
+    /// saw is gone.
+    pub(super) fn start_over(&mut self) {
+        self.at_version = 0;
+    }
+
     /// Takes the next page. Keys have at most `key_bytes_max` bytes.
     pub(super) fn take(&mut self, page: ScanPage<T>, key_bytes_max: usize) -> Result<()> {
         let rising = page

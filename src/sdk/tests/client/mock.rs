@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Act>,
     /// Writes, gets and scans that arrived.
     pub(crate) requests: usize,
+    /// Requests of scans that want nothing but to be kept.
+    pub(crate) touches: usize,
     /// Writes that changed something or conflicted, by arrival at the state machine.
     pub(crate) applied: usize,
     /// The most requests that were seen unanswered on one connection.
@@ -109,6 +111,7 @@ impl Mock {
             map,
             script: VecDeque::new(),
             requests: 0,
+            touches: 0,
             applied: 0,
             in_flight_seen: 0,
             welcome: Box::new(|_: &mut Welcome| {}),
@@ -340,7 +343,11 @@ impl State {
                 }
             }
             Kind::SCAN => {
-                let page = place.scan(&ScanRequest::parse(frame.body()).unwrap());
+                let request = ScanRequest::parse(frame.body()).unwrap();
+                if request.at_version != 0 && request.start == request.end {
+                    self.touches += 1;
+                }
+                let page = place.scan(&request);
                 if knows_heads && heads {
                     return Answer::ScanHeads(page_of_heads(page));
                 }

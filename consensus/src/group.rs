@@ -412,6 +412,10 @@ impl Group {
         if self.inner.closing.send_replace(true) {
             return;
         }
+        // What waits for room on a full device would keep openraft from stopping.
+        if let Some(shard) = &*self.inner.shard.borrow() {
+            shard.begin_stop();
+        }
         // An error says that it had stopped already.
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);

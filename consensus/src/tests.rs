@@ -5,4 +5,5 @@ mod client;
 pub(crate) mod cluster;
 mod history;
 mod scenarios;
+mod space;
 mod tamper;

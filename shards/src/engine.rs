@@ -111,7 +111,7 @@ pub(crate) struct LogHooks {
     /// Whether there is no room on the device for the next segment of the log or of the value log.
     pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
     /// Whether something appended waits for room on the device.
-    pub(crate) is_stuck: Rc<dyn Fn() -> bool>,
+    pub(crate) is_stuck: Box<dyn Fn() -> bool>,
     /// Segments in use.
     pub(crate) segments: Box<dyn Fn() -> usize>,
 }

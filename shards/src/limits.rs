@@ -164,7 +164,7 @@ const _: () = assert!(MEMTABLE_AGE_PINNING.as_secs() < MEMTABLE_AGE_MAX.as_secs(
 pub const QUIET_AFTER: Duration = Duration::from_secs(30);
 
 /// How often a shard looks for space that only time brings back.
-pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(5);
+pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(10);
 
 /// How often a shard looks whether its device is full, or still is.
 pub const SPACE_PERIOD: Duration = Duration::from_secs(1);

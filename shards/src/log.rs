@@ -15,9 +15,11 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
+use crate::patience;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
+use std::future::Future;
 pub(crate) use values::Values;
 
 /// How to open a log.
@@ -193,7 +195,12 @@ impl Log {
     /// # Errors
     /// `Fenced` or `Closed`.
     pub async fn save_vote(&self, vote: Vote) -> Result<()> {
-        self.wal.save_vote(vote).await
+        self.unless_stopping(self.wal.save_vote(vote)).await
+    }
+
+    /// Waits for `work`, but for room that may never come no longer than a stop does.
+    async fn unless_stopping(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+        patience::unless_stuck(work, || self.wal.is_stopping() && self.is_stuck()).await
     }
 
     /// The last saved vote.
@@ -318,7 +325,7 @@ impl Log {
     /// # Errors
     /// `Fenced` or `Closed`.
     pub async fn flush(&self) -> Result<()> {
-        self.wal.flush().await
+        self.unless_stopping(self.wal.flush()).await
     }
 }
 

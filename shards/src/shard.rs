@@ -16,7 +16,6 @@ use crate::reserve::Reserve;
 use crate::sstable::Compression;
 use crate::vlog::{ValueLog, ValueLogOptions};
 use std::path::Path;
-use std::rc::Rc;
 
 /// How to open a shard.
 #[derive(Clone, Debug)]
@@ -175,7 +174,7 @@ impl Shard {
                 }),
                 purged: Box::new(move || purged_log.purged_durable()),
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
-                is_stuck: Rc::new(move || stuck_log.is_stuck()),
+                is_stuck: Box::new(move || stuck_log.is_stuck()),
                 segments: Box::new(move || segments_log.segments()),
             },
             reserve,

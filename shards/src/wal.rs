@@ -226,6 +226,11 @@ impl Wal {
         shared.progress.notify_waiters();
     }
 
+    /// Whether the log will be closed.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared().is_stopping.get()
+    }
+
     /// Waits for everything appended, makes the commit index durable and stops the background work.
     /// Whatever comes after that is answered with `Closed`. What waits for room on the device is given up
     /// after a while.

@@ -20,7 +20,7 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
 fn tables(nodes: &[NodeStorage]) -> String {
     let mut shards = Table::new(&[
         "SHARD", "NODE", "CORE", "POLICY", "TABLES", "BYTES", "SEGMENTS", "VALUES", "GARBAGE",
-        "DEBT", "SCRUB", "DAMAGED", "DISK",
+        "HIDDEN", "DEBT", "SCRUB", "DAMAGED", "RETURNS", "DISK",
     ]);
     let mut levels = Table::new(&[
         "SHARD",
@@ -86,7 +86,7 @@ fn tables(nodes: &[NodeStorage]) -> String {
     format!("{}\n{}{rest}", shards.text(), levels.text())
 }
 
-fn shard_row(shard: &ShardStorage, node: u64) -> [String; 13] {
+fn shard_row(shard: &ShardStorage, node: u64) -> [String; 15] {
     let tables: u64 = shard.levels.iter().map(|level| level.tables).sum();
     let bytes: u64 = shard.levels.iter().map(|level| level.bytes).sum();
     [
@@ -99,14 +99,24 @@ fn shard_row(shard: &ShardStorage, node: u64) -> [String; 13] {
         shard.value_segments.to_string(),
         shard.value_bytes.to_string(),
         shard.garbage_bytes.to_string(),
+        shard.hidden_garbage_bytes.to_string(),
         shard.debt_bytes.to_string(),
         progress(&shard.scrub),
         shard.damaged.to_string(),
+        returns(shard),
         match shard.is_disk_full {
             true => "full".to_owned(),
             false => "ok".to_owned(),
         },
     ]
+}
+
+/// "4096: merges" where so many bytes come back, most of them after merges.
+fn returns(shard: &ShardStorage) -> String {
+    match shard.returning_bytes {
+        0 => "-".to_owned(),
+        bytes => format!("{bytes}: {}", shard.returning_waits_for),
+    }
 }
 
 /// "3: 40%" in the third cycle, "3: done" after it.
@@ -169,6 +179,10 @@ struct Shard<'a> {
     value_segments: u64,
     value_bytes: u64,
     garbage_bytes: u64,
+    hidden_garbage_bytes: u64,
+    returning_bytes: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    returning_waits_for: &'a str,
     debt_bytes: u64,
     memtable_bytes: u64,
     disk_full: bool,
@@ -228,6 +242,9 @@ impl<'a> From<&'a ShardStorage> for Shard<'a> {
             value_segments: shard.value_segments,
             value_bytes: shard.value_bytes,
             garbage_bytes: shard.garbage_bytes,
+            hidden_garbage_bytes: shard.hidden_garbage_bytes,
+            returning_bytes: shard.returning_bytes,
+            returning_waits_for: &shard.returning_waits_for,
             debt_bytes: shard.debt_bytes,
             memtable_bytes: shard.memtable_bytes,
             disk_full: shard.is_disk_full,

@@ -140,6 +140,14 @@ impl Inner {
             let upto = checkpointed.min(lowest_transfer).min(self.lowest_heard());
             return (upto > purged).then_some(upto);
         }
+        if self.engine.is_log_in_the_way() {
+            // Nobody writes, so that more bytes would never come and have it purged. Whoever has its
+            // entries needs them no more; a follower does not know who has, and goes by time alone.
+            let upto = checkpointed.min(lowest_transfer).min(self.lowest_held());
+            if upto > purged {
+                return Some(upto);
+            }
+        }
         let before_kept = self.log.before_last_bytes(self.options.catch_up_bytes);
         let upto = retention::purge_upto(
             checkpointed,
@@ -158,6 +166,14 @@ impl Inner {
         let replication = data.replication.iter().flatten();
         let answering = replication.filter(|(node, _)| self.has_answered(&data, **node));
         let matching = answering.map(|(_, matching)| matching.index().unwrap_or(0));
+        matching.min().unwrap_or(u64::MAX)
+    }
+
+    /// The last index that all followers have, whether they answer or not, if this node leads.
+    fn lowest_held(&self) -> u64 {
+        let data = self.data.borrow_watched();
+        let replication = data.replication.iter().flatten();
+        let matching = replication.map(|(_, matching)| matching.index().unwrap_or(0));
         matching.min().unwrap_or(u64::MAX)
     }
 

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-fn applied(outcome: Outcome) -> LogIndex {
+pub(super) fn applied(outcome: Outcome) -> LogIndex {
     match outcome {
         Outcome::Applied { version } => version,
         other => panic!("{other:?}"),

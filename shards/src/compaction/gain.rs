@@ -118,8 +118,12 @@ pub(super) fn hidden_values(upper: Sum, next: Sum, all: u64) -> f64 {
 }
 
 /// How much a merge that reads `cost` bytes is due where space matters more than rewriting: it pays when
-/// more goes than it reads.
-pub(super) fn eager_score(gain: Gain, cost: f64, options: &Options) -> f64 {
+/// more goes than it reads. What is only assumed to be replaced does not count.
+pub(super) fn eager_score(replaced: Gain, deleted: Gain, cost: f64, options: &Options) -> f64 {
+    let gain = match options.mix.is_known() {
+        true => replaced + deleted,
+        false => deleted,
+    };
     match options.is_eager {
         true => (gain.tables + gain.values) / cost,
         false => 0.0,

@@ -285,20 +285,28 @@ impl<'a> Leveled<'a> {
         }
         let tables = newer.iter().flat_map(|placed| &placed.run.tables);
         let upper = Sum::of(tables.clone());
-        let gain = by_replacing(newer, next, self.options)
-            + by_deleting(tables, newer.len(), next, below, self.options);
+        let replaced = by_replacing(newer, next, self.options);
+        let deleted = by_deleting(tables, newer.len(), next, below, self.options);
         let values = self.shape.tables().map(|table| table.value_bytes).sum();
         Some(
             filled
-                .max(self.garbage_score(gain, upper, next, below))
+                .max(self.garbage_score(replaced, deleted, upper, next, below))
                 .max(hidden_values(upper, next, values)),
         )
     }
 
-    /// A gain in proportion to what has to go for a merge of `upper` with `next` to pay.
-    fn garbage_score(&self, gain: Gain, upper: Sum, next: Sum, below: Sum) -> f64 {
+    /// What goes in proportion to what has to go for a merge of `upper` with `next` to pay.
+    fn garbage_score(
+        &self,
+        replaced: Gain,
+        deleted: Gain,
+        upper: Sum,
+        next: Sum,
+        below: Sum,
+    ) -> f64 {
         let cost = (upper.bytes + next.bytes).max(1) as f64;
-        let eager = eager_score(gain, cost, self.options);
+        let eager = eager_score(replaced, deleted, cost, self.options);
+        let gain = replaced + deleted;
         let values = (upper.value_bytes + below.value_bytes).max(1) as f64;
         // Many tables are not rewritten for a few values.
         let of_values = (gain.values / values).min((gain.tables + gain.values) / cost);
@@ -413,8 +421,9 @@ impl<'a> Leveled<'a> {
                 let span = table.span();
                 let next = Sum::of(self.overlapping(placed.level + 1, &span));
                 let below = self.below(placed.level + 1, &span);
-                let gain = by_deleting([table].into_iter(), 1, next, below, self.options);
-                let score = self.garbage_score(gain, Sum::of([table]), next, below);
+                let deleted = by_deleting([table].into_iter(), 1, next, below, self.options);
+                let none = Gain::default();
+                let score = self.garbage_score(none, deleted, Sum::of([table]), next, below);
                 (score, placed, std::slice::from_ref(table))
             })
     }

@@ -37,6 +37,11 @@ fn expected(runs: &[u64], keys: f64) -> f64 {
 }
 
 impl WriteMix {
+    /// Whether any merge has told something.
+    pub(crate) fn is_known(&self) -> bool {
+        self.pairs > 0.0
+    }
+
     /// Takes account of a merge of runs with so many entries each, of which `dropped` went.
     pub(crate) fn merged(&mut self, runs: &[u64], dropped: u64) {
         let mut pairs = 0.0;
@@ -68,7 +73,7 @@ impl WriteMix {
     /// How many of the entries of runs, newest first, a merge of them would drop; `None` if nothing is
     /// known. Never more than the newer runs have, as each entry replaces at most one.
     pub(crate) fn dropped(&self, runs: &[u64]) -> Option<f64> {
-        if self.pairs <= 0.0 {
+        if !self.is_known() {
             return None;
         }
         let keys = self.pairs / self.same;

@@ -73,8 +73,9 @@ fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
     if upper.entries == 0 || lower.entries == 0 {
         return 0.0;
     }
-    let gain = by_replacing(newer, lower, options)
-        + by_deleting(tables(), newer.len(), lower, lower, options);
+    let replaced = by_replacing(newer, lower, options);
+    let deleted = by_deleting(tables(), newer.len(), lower, lower, options);
+    let gain = replaced + deleted;
     let values = (upper.value_bytes + lower.value_bytes).max(1) as f64;
     let rest = (upper.bytes + lower.bytes) as f64 - gain.tables;
     let of_tables = gain.tables / rest.max(1.0);
@@ -86,7 +87,7 @@ fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
     (of_tables / GARBAGE)
         .max(of_values)
         .max(hidden)
-        .max(eager_score(gain, cost, options))
+        .max(eager_score(replaced, deleted, cost, options))
 }
 
 pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {

@@ -8,7 +8,6 @@ use crate::key::Space;
 use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
 use crate::pace::Lane;
-use crate::patience;
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
@@ -183,9 +182,7 @@ impl Engine {
         let tables = run.finish().await?;
         // A follower may apply an entry before its own log has it.
         if !is_planted(Bug::SkipBarrier) {
-            let is_stuck = Rc::clone(&self.inner.log.is_stuck);
-            let barrier = (self.inner.log.barrier)();
-            patience::unless_stuck(barrier, || self.is_stopping() && is_stuck()).await?;
+            (self.inner.log.barrier)().await?;
         }
         let opened = self.open_tables(&tables).await?;
         let published = self

@@ -157,10 +157,11 @@ impl Engine {
         };
         let is_old = age.is_some_and(|age| age >= MEMTABLE_AGE_PINNING);
         let is_new = outlook.seen.replace(Some(circumstances)) != Some(circumstances);
-        if !is_old && !(is_new && circumstances.is_eager) {
-            outlook
-                .is_log_in_the_way
-                .set(outlook.is_log_in_the_way.get() && circumstances.is_eager);
+        if !circumstances.is_eager {
+            outlook.is_log_in_the_way.set(false);
+        }
+        let has_cause = is_old || (is_new && circumstances.is_eager);
+        if !has_cause {
             return;
         }
         let report = self.garbage_report();

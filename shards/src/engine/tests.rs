@@ -28,7 +28,6 @@ use crate::vlog::{ValueLog, ValueLogOptions};
 use bytes::Bytes;
 use corelith_io::OpenOptions;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) const OWNER: Owner = Owner {
@@ -104,7 +103,7 @@ async fn open_with(
             barrier: Box::new(|| Box::pin(async { Ok(()) })),
             purged: Box::new(|| None),
             is_disk_full: Box::new(|| false),
-            is_stuck: Rc::new(|| false),
+            is_stuck: Box::new(|| false),
             segments: Box::new(|| 1),
         },
         reserve: Reserve::new(dir, 0),

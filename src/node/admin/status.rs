@@ -101,6 +101,7 @@ impl NodeStatus {
 fn shard_storage(core: u16, group: &Group) -> ShardStorage {
     let report = group.engine().report();
     let statistics = report.statistics;
+    let waits_for = report.returning.waits_for().map(|wait| wait.to_string());
     let levels = report.levels.iter().map(|level| LevelStorage {
         level: u32::try_from(level.level).unwrap_or(u32::MAX),
         runs: level.runs as u64,
@@ -123,6 +124,9 @@ fn shard_storage(core: u16, group: &Group) -> ShardStorage {
         value_segments: report.garbage.segments.len() as u64,
         value_bytes: report.garbage.bytes,
         garbage_bytes: report.garbage.garbage,
+        hidden_garbage_bytes: statistics.hidden_garbage_bytes,
+        returning_bytes: report.returning.bytes(),
+        returning_waits_for: waits_for.unwrap_or_default(),
         debt_bytes: statistics.debt_bytes,
         memtable_bytes: statistics.memtable_bytes,
         is_disk_full: report.is_disk_full,

@@ -54,7 +54,7 @@ fn table(words: &[&str]) -> TableShape {
     let mut table = TableShape {
         id: TableId(0),
         file_bytes,
-        entries: file_bytes * ENTRIES_PER_MIB >> 20,
+        entries: (file_bytes * ENTRIES_PER_MIB) >> 20,
         deletions: 0,
         value_bytes: 0,
         first: key(first),

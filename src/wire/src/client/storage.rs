@@ -30,6 +30,12 @@ pub struct ShardStorage {
     pub value_bytes: u64,
     /// How much of that nothing refers to, as far as is known.
     pub garbage_bytes: u64,
+    /// How much more of it seems to be garbage that is not known as such yet; an estimate.
+    pub hidden_garbage_bytes: u64,
+    /// What will come back to the device.
+    pub returning_bytes: u64,
+    /// What most of that waits for, in a word; empty if nothing is to come.
+    pub returning_waits_for: String,
     /// What compaction has yet to rewrite.
     pub debt_bytes: u64,
     /// Memory that memtables hold.

@@ -56,6 +56,8 @@ fn storage() -> StorageReply {
                 tables: 9,
                 ..Default::default()
             }],
+            returning_bytes: 5,
+            returning_waits_for: "merges".into(),
             damaged: 1,
             damages: vec![DamagedPlace {
                 file: "/d/1.sst".into(),

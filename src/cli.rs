@@ -13,6 +13,7 @@ pub mod dev;
 mod export;
 mod failure;
 mod import;
+pub mod logging;
 mod offline;
 mod output;
 mod status;

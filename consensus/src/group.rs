@@ -15,6 +15,7 @@ mod door;
 mod entrance;
 mod read;
 mod upkeep;
+mod waiting;
 
 use crate::ahead::Ahead;
 use crate::applied::Applied;
@@ -98,6 +99,7 @@ struct Inner {
     shard_id: ShardId,
     members: Vec<NodeId>,
     preferred: NodeId,
+    link_to: LinkTo,
     raft: Raft,
     engine: Engine,
     log: Log,
@@ -121,10 +123,13 @@ struct Inner {
     pretended: Cell<Option<Health>>,
 }
 
+/// Gives the link to the core of a node that owns the shard.
+type LinkTo = Rc<dyn Fn(u64) -> Rc<Link>>;
+
 /// What a group needs from its core.
 pub(crate) struct Surroundings {
     pub(crate) me: NodeId,
-    pub(crate) link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
+    pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
 }
 
@@ -162,7 +167,7 @@ impl Group {
                 members: members.clone(),
             }),
             Rc::clone(&healths),
-            link_to,
+            Rc::clone(&link_to),
             options.peer_timeout,
             Rc::clone(&lease),
             Rc::clone(&transfers),
@@ -196,6 +201,7 @@ impl Group {
             shard_id,
             members,
             preferred,
+            link_to: Rc::clone(&link_to),
             data: raft.data_metrics(),
             server: raft.server_metrics(),
             raft,
@@ -358,11 +364,7 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.inner
-            .server
-            .borrow_watched()
-            .current_leader
-            .map(NodeId)
+        self.inner.current_leader()
     }
 
     /// Where the replica stands.
@@ -435,6 +437,11 @@ fn embargo(options: &Options, promised: bool) -> bool {
 }
 
 impl Inner {
+    fn current_leader(&self) -> Option<NodeId> {
+        let server = self.server.borrow_watched();
+        server.current_leader.map(NodeId)
+    }
+
     /// This node's leadership, if it has one as far as it knows.
     fn leading(&self) -> Option<types::LeaderId> {
         let server = self.server.borrow_watched();

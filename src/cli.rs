@@ -4,21 +4,30 @@
 //! uses nothing but the SDK.
 #![expect(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "commands run on ordinary threads, outside of the cores"
 )]
 
 mod args;
 mod client;
+mod connect;
 pub mod dev;
+mod encoding;
 mod export;
 mod failure;
 mod import;
+mod keys;
 pub mod logging;
+mod manifest;
 mod offline;
+mod on_core;
 mod output;
+mod scan;
 mod status;
 mod storage;
 mod table;
+mod transfer;
+mod watermark;
 
 #[cfg(test)]
 mod tests;
@@ -26,22 +35,18 @@ mod tests;
 pub use args::{Arguments, Command};
 pub use failure::Failure;
 
-use args::{Connection, GcCommand};
-use corelith_client::Client;
-use corelith_io::{CoreConfig, CoreHandle};
-use std::future::Future;
+use args::GcCommand;
 use std::io::Write;
-use std::path::Path;
 
 /// Runs the command and returns the process's exit code.
 pub fn run(arguments: Arguments) -> u8 {
     let outcome = match arguments.command {
         Command::Node(node) => crate::node::run::run(&node.config).map_err(Failure::node),
-        Command::Dev(dev) => crate::cli::dev::run(dev.options()).map_err(Failure::node),
-        Command::Inspect(inspect) => inspect_file(&inspect.file),
+        Command::Dev(dev) => dev::run(&dev.data, dev.wanted()).map_err(Failure::node),
+        Command::Inspect(inspect) => offline::inspect(&inspect.file),
         Command::Check(check) => offline::check(&check.dir, check.json),
         Command::Gc(GcCommand::Plan(plan)) => offline::plan(&plan.dir, plan.json),
-        Command::Client(command) => on_runtime(client::run(arguments.connection, command)),
+        Command::Client(command) => connect::on_runtime(client::run(command)),
     };
     match outcome {
         Ok(()) => 0,
@@ -52,50 +57,4 @@ pub fn run(arguments: Arguments) -> u8 {
             failure.exit_code()
         }
     }
-}
-
-fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::local("start the client's threads", "", source))?
-        .block_on(work)
-}
-
-async fn connect(connection: &Connection) -> Result<Client, Failure> {
-    Client::builder()
-        .seeds(connection.seeds())
-        .deadline(connection.timeout())
-        .connect()
-        .await
-        .map_err(|error| Failure::connecting(connection, error))
-}
-
-/// Prints a file of ours. It is read as a node reads it.
-fn inspect_file(file: &Path) -> Result<(), Failure> {
-    let path = file.to_owned();
-    let found = on_core("inspect", move || async move {
-        crate::node::data_dir::inspect::inspect(&path).await
-    })?;
-    output::text(&found.map_err(|source| Failure::Inspect { source })?)
-}
-
-/// Runs `work` on a core of its own.
-fn on_core<T, F, Fut>(name: &str, work: F) -> Result<T, Failure>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let core_failed = |source| Failure::Core { source };
-    let (done, result) = corelith_io::channel(1);
-    CoreConfig::new(name)
-        .start(move || async move {
-            // The receiver waits below.
-            let _ = done.send(work().await).await;
-        })
-        .and_then(CoreHandle::join)
-        .map_err(core_failed)?;
-    result.recv_blocking().map_err(Failure::node)
 }

@@ -1,11 +1,11 @@
 //! The `corelith` program: a node, a cluster for development, and the command-line client.
 
-use clap::Parser;
 use corelith::cli::{Arguments, logging, run};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_process();
     let filter = match logging::filter(arguments.log.as_deref()) {
         Ok(filter) => filter,
         Err(error) => {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     ExitCode::from(run(arguments))
 }

@@ -343,6 +343,7 @@ fn error_kind(error: &Error) -> &'static str {
         Error::Conflict { .. } => "conflict",
         Error::Throttled { .. } => "throttled",
         Error::DiskFull => "disk full",
+        Error::ShardFull => "shard full",
         Error::TooLarge { .. } => "too large",
         Error::Corrupt => "corrupt",
         Error::Unavailable { .. } => "unavailable",

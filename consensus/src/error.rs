@@ -27,6 +27,10 @@ pub enum GroupError {
     /// This node leads, and has no room for more values. Nothing was proposed; deletes make room.
     #[error("the device has no room for more values")]
     DiskFull,
+    /// This node leads, and its shard is as large as it may get. Nothing was proposed; deletes make
+    /// room.
+    #[error("the shard has no room for more values")]
+    ShardFull,
     /// The command is not one that this crate could apply. Nothing was proposed.
     #[error("malformed command")]
     Malformed,

@@ -16,6 +16,8 @@ mod entrance;
 mod read;
 mod upkeep;
 mod waiting;
+#[cfg(any(test, feature = "planted"))]
+mod window;
 
 use crate::ahead::Ahead;
 use crate::applied::Applied;
@@ -26,7 +28,9 @@ use crate::link::Link;
 use crate::log_store::LogStore;
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
+use crate::replay::replay;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
 use crate::types::{self, Payload, Raft, Types};
@@ -152,10 +156,13 @@ impl Group {
             return Err(OpenError::NotAMember);
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
+        if is_planted(Bug::DelayByAddress) {
+            let address = std::ptr::from_ref(&*link_to).cast::<()>().addr();
+            corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
+        }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let promised = !brand_new && members.len() > 1;
-        let embargo_until =
-            embargo(&options, promised).then(|| corelith_io::now() + options.embargo());
+        let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
         let applied = Rc::new(Applied::new(engine.applied().0));
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease()));
@@ -173,12 +180,8 @@ impl Group {
             Rc::clone(&transfers),
         );
         let ahead = Rc::<Ahead>::default();
-        let machine = StateMachine::new(
-            engine.clone(),
-            Rc::clone(&applied),
-            Rc::clone(&ahead),
-            &options,
-        );
+        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
+        replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
@@ -225,6 +228,8 @@ impl Group {
         });
         let group = Self { inner };
         group.start_upkeep(brand_new);
+        #[cfg(any(test, feature = "planted"))]
+        group.watch();
         Ok(group)
     }
 
@@ -242,6 +247,12 @@ impl Group {
     /// until it has; deletes are what makes room.
     pub fn is_disk_full(&self) -> bool {
         self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+    }
+
+    /// Whether this node leads the shard and the shard holds as much as it can: puts should be refused,
+    /// deletes are what makes room.
+    pub fn is_full(&self) -> bool {
+        self.inner.leading().is_some() && self.inner.engine.check_capacity().is_err()
     }
 
     /// What speaks against this replica's leading.
@@ -356,6 +367,9 @@ impl Group {
         if grows && self.is_disk_full() {
             return Err(GroupError::DiskFull);
         }
+        if grows && self.is_full() {
+            return Err(GroupError::ShardFull);
+        }
         self.inner
             .budget
             .take(body.len())
@@ -426,14 +440,8 @@ fn note<T>(caller: oneshot::Sender<T>, answer: T) {
 
 /// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
 /// to vote; see the module.
-fn embargo(options: &Options, promised: bool) -> bool {
-    #[cfg(any(test, feature = "planted"))]
-    if options.planted.vote_after_restart {
-        return false;
-    }
-    #[cfg(not(any(test, feature = "planted")))]
-    let _ = options;
-    promised
+fn embargo(promised: bool) -> bool {
+    promised && !is_planted(Bug::VoteAfterRestart)
 }
 
 impl Inner {

@@ -71,6 +71,8 @@ pub(crate) fn io_error(error: corelith_shards::Error) -> io::Error {
 }
 
 impl RaftLogReader<Types> for LogStore {
+    /// Without separated values: openraft asks it for ids, for memberships, and for what is to be applied,
+    /// never for what is sent to others.
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug>(
         &mut self,
         range: RB,
@@ -78,7 +80,7 @@ impl RaftLogReader<Types> for LogStore {
         let (mut from, to) = self.held(range);
         let mut entries = Vec::new();
         while from < to {
-            let read = self.read(from, to, u64::MAX).await?;
+            let read = self.read_heads(from, to, u64::MAX).await?;
             let Some(last) = read.last() else { break };
             from = openraft::entry::RaftEntry::log_id_parts(last).1 + 1;
             entries.extend(read);

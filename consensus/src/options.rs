@@ -2,6 +2,7 @@
 
 use crate::error::OpenError;
 use crate::limits;
+use crate::planted::{self, Bug, is_planted};
 use std::time::Duration;
 
 /// How the groups of a core behave. The same on all nodes of a cluster as far as time is concerned.
@@ -32,19 +33,6 @@ pub struct Options {
     /// How long the preferred leader must have been caught up before it is given the lead back;
     /// `None` leaves the lead where elections put it.
     pub lead_back_after: Option<Duration>,
-    /// Faults that tests plant to see them found.
-    #[cfg(any(test, feature = "planted"))]
-    pub planted: Planted,
-}
-
-/// Bugs that tests switch on to see that they are found.
-#[cfg(any(test, feature = "planted"))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// Vote and stand right after a restart.
-    pub vote_after_restart: bool,
-    /// Apply conditional writes without looking at their condition.
-    pub skip_conditions: bool,
 }
 
 impl Default for Options {
@@ -59,10 +47,8 @@ impl Default for Options {
             proposal_bytes_in_flight: limits::PROPOSAL_BYTES_IN_FLIGHT_MAX,
             applies_waiting: limits::APPLIES_WAITING_MAX,
             catch_up_bytes: 256 << 20,
-            catch_up_entries: 1 << 20,
+            catch_up_entries: planted::kept_entries().unwrap_or(1 << 20),
             lead_back_after: Some(Duration::from_secs(5)),
-            #[cfg(any(test, feature = "planted"))]
-            planted: Planted::default(),
         }
     }
 }
@@ -102,6 +88,12 @@ impl Options {
 
     /// How long a leader trusts an acknowledgement of a majority.
     pub fn lease(&self) -> Duration {
+        if is_planted(Bug::IgnoreDrift) {
+            return self.election_timeout_max;
+        }
+        if is_planted(Bug::LeaseOfDoubleLength) {
+            return self.election_timeout_max * 2;
+        }
         self.election_timeout_max / 100 * 100_u32.saturating_sub(self.clock_drift_percent)
     }
 

@@ -12,7 +12,7 @@ use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
 use crate::log_store::io_error;
 use crate::membership;
-use crate::options::Options;
+use crate::planted::{Bug, is_planted};
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
@@ -28,31 +28,20 @@ pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
     ahead: Rc<Ahead>,
-    #[cfg(any(test, feature = "planted"))]
-    skip_conditions: bool,
 }
 
 impl StateMachine {
     /// Makes a state machine over a shard's engine.
-    pub(crate) fn new(
-        engine: Engine,
-        applied: Rc<Applied>,
-        ahead: Rc<Ahead>,
-        options: &Options,
-    ) -> Self {
-        #[cfg(not(any(test, feature = "planted")))]
-        let _ = options;
+    pub(crate) fn new(engine: Engine, applied: Rc<Applied>, ahead: Rc<Ahead>) -> Self {
         Self {
             engine,
             applied,
             ahead,
-            #[cfg(any(test, feature = "planted"))]
-            skip_conditions: options.planted.skip_conditions,
         }
     }
 
     /// Applies one entry and says what came of it.
-    async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
+    pub(crate) async fn apply_entry(&self, entry: &shards::Entry) -> io::Result<WriteReply> {
         let at = Decided::from(entry.id);
         let reply = match entry.kind {
             kind::WRITE => self.write(at, entry).await?,
@@ -117,8 +106,13 @@ impl StateMachine {
         entry: &shards::Entry,
     ) -> io::Result<Outcome> {
         let key = command.key(&entry.body);
-        if let Some(expected) = self.condition(command.condition) {
-            let current = self.engine.version_of(key).await.map_err(io_error)?;
+        if let Some(expected) = condition(command.condition) {
+            let current = if is_planted(Bug::DecideFromMemory) {
+                let found = self.engine.get_in_memory(key);
+                found.flatten().map(|found| found.version)
+            } else {
+                self.engine.version_of(key).await.map_err(io_error)?
+            };
             if current != expected {
                 return Ok(Outcome::Conflict { current });
             }
@@ -130,18 +124,15 @@ impl StateMachine {
         }
         Ok(Outcome::Applied { version: at })
     }
+}
 
-    /// The version that the key must have, if that matters.
-    fn condition(&self, condition: Condition) -> Option<Option<LogIndex>> {
-        #[cfg(any(test, feature = "planted"))]
-        if self.skip_conditions {
-            return None;
-        }
-        match condition {
-            Condition::Any => None,
-            Condition::Absent => Some(None),
-            Condition::Version(version) => Some(Some(LogIndex(version))),
-        }
+/// The version that the key must have, if that matters.
+fn condition(condition: Condition) -> Option<Option<LogIndex>> {
+    match condition {
+        _ if is_planted(Bug::SkipConditions) => None,
+        Condition::Any => None,
+        Condition::Absent => Some(None),
+        Condition::Version(version) => Some(Some(LogIndex(version))),
     }
 }
 
@@ -180,7 +171,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 turn = 0;
                 corelith_io::yield_if_needed().await;
             }
-            self.engine.wait_while_full().await.map_err(io_error)?;
+            self.engine.wait_for_memory().await.map_err(io_error)?;
             turn += 1;
             let reply = self.apply_entry(&entry.into()).await?;
             if let Some(responder) = responder {

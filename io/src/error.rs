@@ -19,6 +19,8 @@ pub enum ErrorKind {
     AddressInUse,
     /// Nobody listens there, or the connection was closed or reset: connect again.
     Disconnected,
+    /// No file descriptors, socket buffers or kernel memory are left: wait until some come back.
+    Exhausted,
     /// Any other failure of the device or the kernel (EIO and the like): not to be retried blindly.
     Device,
     /// The request itself was wrong (alignment, a path that is no file): a bug or bad configuration.
@@ -86,6 +88,13 @@ impl Error {
 
 fn kind_of(source: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Std;
+    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    if source
+        .raw_os_error()
+        .is_some_and(|code| exhausted.contains(&code))
+    {
+        return ErrorKind::Exhausted;
+    }
     match source.kind() {
         Std::NotFound => ErrorKind::NotFound,
         Std::AlreadyExists => ErrorKind::AlreadyExists,
@@ -103,5 +112,30 @@ fn kind_of(source: &std::io::Error) -> ErrorKind {
         | Std::UnexpectedEof => ErrorKind::Disconnected,
         Std::InvalidInput => ErrorKind::Invalid,
         _ => ErrorKind::Device,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, ErrorKind};
+    use std::io;
+
+    #[test]
+    fn kinds_follow_from_codes() {
+        let table = [
+            (libc::EMFILE, ErrorKind::Exhausted),
+            (libc::ENFILE, ErrorKind::Exhausted),
+            (libc::ENOBUFS, ErrorKind::Exhausted),
+            (libc::ENOMEM, ErrorKind::Exhausted),
+            (libc::ECONNABORTED, ErrorKind::Disconnected),
+            (libc::ECONNRESET, ErrorKind::Disconnected),
+            (libc::ENOTCONN, ErrorKind::Disconnected),
+            (libc::ENOSPC, ErrorKind::NoSpace),
+            (libc::EIO, ErrorKind::Device),
+        ];
+        for (code, expected) in table {
+            let error = Error::new("accept at", "here", io::Error::from_raw_os_error(code));
+            assert_eq!(error.kind(), expected, "{error}");
+        }
     }
 }

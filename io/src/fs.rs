@@ -46,6 +46,26 @@ pub async fn lock_dir(path: &Path) -> Result<DirLock> {
     Ok(DirLock { _inner: inner })
 }
 
+/// As [`lock_dir`], but changes nothing: `None` if [`LOCK_FILE`] is not there. It works where nothing can be
+/// written.
+///
+/// # Errors
+/// `Locked` when another process (or another holder in this one) has it.
+pub async fn lock_dir_as_it_is(path: &Path) -> Result<Option<DirLock>> {
+    let inner = match world::current() {
+        World::Uring(_) => uring::fs::lock_dir_as_it_is(path).await?.map(Inner::Uring),
+        #[cfg(feature = "sim")]
+        World::Sim(core) => {
+            let entries = sim::file::list_dir(core.clone(), path).await?;
+            match entries.iter().any(|entry| entry.name == LOCK_FILE) {
+                true => Some(Inner::Sim(sim::file::lock_dir(core, path).await?)),
+                false => None,
+            }
+        }
+    };
+    Ok(inner.map(|inner| DirLock { _inner: inner }))
+}
+
 /// Creates a directory and its parents and makes every created name durable.
 pub async fn create_dir_all(path: &Path) -> Result<()> {
     match world::current() {

@@ -6,6 +6,29 @@
 //! number of nodes run on one thread, on virtual time, with a seeded scheduler, disk and network.
 //! The code above this crate cannot tell them apart.
 //!
+//! A core that writes a block and reads it back:
+//!
+//! ```
+//! use corelith_io::{BLOCK_SIZE, Buf, OpenOptions, sync_dir};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().to_owned();
+//! let read = corelith_io::run(move || async move {
+//!     let options = OpenOptions::new().write().create_new().dsync();
+//!     let file = options.open(&path.join("file")).await?;
+//!     sync_dir(&path).await?;
+//!     let mut block = Buf::zeroed(BLOCK_SIZE);
+//!     block[..5].copy_from_slice(b"hello");
+//!     file.write_at(0, block).await?;
+//!     let read = file.read_at(1, 4).await?;
+//!     Ok::<_, corelith_io::Error>(read.to_vec())
+//! });
+//! assert_eq!(read?, b"ello");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Functions such as [`spawn`], [`now`] or [`File::open`] act on the core that polls the calling
 //! task. Calling them outside of a core is a bug and panics.
 //!
@@ -14,6 +37,8 @@
 //! * **Completion.** An operation owns its buffer until it completes. Dropping a future leaves the
 //!   outcome of the operation unknown (a dropped write may still reach the disk later).
 //! * **Alignment.** Writes start at and span multiples of [`BLOCK_SIZE`]; reads may start anywhere.
+//! * **Races.** A read that is in flight together with a write of the same place may see any mix of old
+//!   and new sectors (512 bytes).
 //! * **Durability.** A write to a file opened with [`OpenOptions::dsync`] is durable when it
 //!   completes; any other write is durable after [`File::sync`]. A created, renamed or removed name
 //!   lasts only after [`sync_dir`] of its directory. Writes in flight at once may complete, and
@@ -42,6 +67,7 @@ pub mod sim;
 pub mod sync;
 pub mod task;
 pub mod time;
+mod transfer;
 mod uring;
 mod world;
 
@@ -50,8 +76,8 @@ pub use core::{CoreConfig, CoreHandle, blocking, run};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, OpenOptions};
 pub use fs::{
-    DirLock, Entry, Space, create_dir_all, free_bytes, list_dir, lock_dir, remove_dir_all,
-    remove_file, rename, space, sync_dir,
+    DirLock, Entry, Space, create_dir_all, free_bytes, list_dir, lock_dir, lock_dir_as_it_is,
+    remove_dir_all, remove_file, rename, space, sync_dir,
 };
 pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};
 pub use mesh::{Receiver, Sender, channel};

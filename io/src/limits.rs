@@ -16,6 +16,15 @@ pub(crate) const READ_LEN_MIN: usize = 16 << 10;
 /// Connections that the kernel completes before they are accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 
+/// A connection on which nothing came for this long is asked whether its other side is still there ...
+pub(crate) const KEEPALIVE_IDLE_SECONDS: i32 = 30;
+/// ... again after this long ...
+pub(crate) const KEEPALIVE_INTERVAL_SECONDS: i32 = 10;
+/// ... and given up after so many questions.
+pub(crate) const KEEPALIVE_PROBES: i32 = 3;
+/// A connection whose bytes are not acknowledged for this long is given up.
+pub(crate) const UNACKNOWLEDGED_MILLIS_MAX: i32 = 60_000;
+
 /// Entries of each of an executor's three rings; more operations than that wait in a queue.
 pub(crate) const RING_DEPTH: usize = 256;
 /// Threads of a core for work that blocks.

@@ -1,4 +1,5 @@
-//! TCP. Connections have `TCP_NODELAY` set.
+//! TCP. Connections have `TCP_NODELAY` set, and keepalive: one whose other side has vanished fails within a
+//! minute or so, whether it is idle or has bytes under way.
 
 use crate::error::Result;
 use crate::limits::READ_LEN_MIN;
@@ -8,6 +9,7 @@ use crate::uring;
 use crate::world::{self, World};
 use bytes::BytesMut;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 /// A listening socket.
 pub struct TcpListener {
@@ -124,6 +126,16 @@ impl ReadHalf {
             ReadInner::Uring(inner) => inner.read(bytes).await,
             #[cfg(feature = "sim")]
             ReadInner::Sim(inner) => inner.read(bytes).await,
+        }
+    }
+
+    /// Reads what is there into `bytes`, or has the task woken when something is. `bytes` is not touched
+    /// after this returns, so that connections may share a buffer. 0 means the peer has closed its side.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<Result<usize>> {
+        match &mut self.inner {
+            ReadInner::Uring(inner) => inner.poll_read(cx, bytes),
+            #[cfg(feature = "sim")]
+            ReadInner::Sim(inner) => inner.poll_read(cx, bytes),
         }
     }
 

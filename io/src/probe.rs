@@ -11,6 +11,23 @@ use std::path::{Path, PathBuf};
 /// glommio starts no executor below this.
 const LOCKED_MEMORY_MIN: u64 = 512 << 10;
 
+/// Raises this process's limit of open files as far as it may be raised, and returns it.
+///
+/// # Errors
+/// What the system says; the former limit stays.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    sys::raise_open_files_limit()
+}
+
+/// Gives memory that was freed back to the system, on a thread that may block. Does nothing in the simulator.
+pub async fn trim_memory() {
+    #[cfg(feature = "sim")]
+    if crate::world::is_simulated() {
+        return;
+    }
+    crate::core::blocking(sys::trim_memory).await;
+}
+
 /// Why a node cannot run here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {

@@ -120,7 +120,7 @@ impl Sim {
     /// Adds a machine, switched on, with an empty disk and no process.
     pub fn add_node(&self) -> SimNode {
         let world = &self.world;
-        let id = u32::try_from(world.nodes.borrow().len()).unwrap_or(u32::MAX);
+        let id = world::number(world.nodes.borrow().len());
         let drift = u64::from(world.config.clock_drift_ppm_max);
         let ppm = i64::try_from(world.rng.below(2 * drift + 1)).unwrap_or(0)
             - i64::try_from(drift).unwrap_or(0);
@@ -131,7 +131,7 @@ impl Sim {
             host_up: Cell::new(true),
             paused: Cell::new(false),
             clock: Cell::new(clock),
-            disk: RefCell::new(Disk::new(world.config.disk_capacity_bytes)),
+            disk: RefCell::new(Disk::new(&world.config)),
             crash_at_io: Cell::new(None),
             parked: RefCell::default(),
         }));

@@ -61,7 +61,7 @@ impl Sub for Instant {
 /// The current time of the current core's node.
 pub fn now() -> Instant {
     world::with(|world| match world {
-        World::Uring(_) => uring::time::now(),
+        World::Uring(_) => uring::now(),
         #[cfg(feature = "sim")]
         World::Sim(core) => sim::time::now(core),
     })

@@ -1,5 +1,6 @@
 //! The Uring world: glommio executors. The only place that knows glommio.
 
+mod clock;
 pub(crate) mod core;
 pub(crate) mod file;
 pub(crate) mod fs;
@@ -9,10 +10,12 @@ pub(crate) mod net;
 mod once;
 pub(crate) mod sys;
 pub(crate) mod task;
+mod tasks;
 pub(crate) mod time;
 mod timers;
 mod watchdog;
 
+pub(crate) use self::clock::now;
 pub(crate) use self::core::Core;
 
 /// The failure below one of glommio's.

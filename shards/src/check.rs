@@ -22,12 +22,13 @@ use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
 use crate::manifest::{Manifest, Placed};
+use crate::recovery;
 use crate::shard::{Fit, fit};
 use crate::sstable::{self, EntryRef, SequentialCursor, Table, ValueRef};
 use crate::vlog::{self, AtRest, ValuePointer, Verified};
 use crate::wal;
 use bytes::Bytes;
-use corelith_io::{DirLock, ErrorKind};
+use corelith_io::ErrorKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -99,19 +100,44 @@ pub struct Summary {
     pub orphans: Vec<String>,
 }
 
-/// Checks the shard in `dir`, and tells every problem. While it runs nobody can open the shard.
+/// Checks the shard in `dir`, and tells every problem. While it runs nobody can open the shard. A shard
+/// that is known to have been created must be there, and `known` says whose it must be.
 ///
 /// # Errors
 /// `Io` if the directory cannot be read, or (`Locked`) a process has the shard open. Whatever is wrong
 /// with files is a problem, not an error.
-pub async fn check_shard(dir: &Path, on_problem: impl FnMut(Problem)) -> Result<Summary> {
-    let entries = corelith_io::list_dir(dir).await?;
+pub async fn check_shard(
+    dir: &Path,
+    known: Option<Owner>,
+    on_problem: impl FnMut(Problem),
+) -> Result<Summary> {
+    let entries = match corelith_io::list_dir(dir).await {
+        Err(error) if error.kind() == ErrorKind::NotFound && known.is_some() => Vec::new(),
+        entries => entries?,
+    };
     let files = entries.iter().filter(|entry| !entry.is_dir);
     let files: Vec<(String, u64)> = files.map(|file| (file.name.clone(), file.len)).collect();
-    let _lock = lock(dir, &files).await?;
-    let names = || files.iter().filter_map(|(name, _)| FileName::parse(name));
+    // A shard that was never opened has no lock file, and gets none.
+    let _lock = match entries.is_empty() {
+        true => None,
+        false => corelith_io::lock_dir_as_it_is(dir).await?,
+    };
+    let mut names = files.iter().filter_map(|(name, _)| FileName::parse(name));
+    let has = |wanted| names.clone().any(|name| name == wanted);
+    // One beside a manifest means nothing: its removal may have been lost.
+    let is_unfinished = has(FileName::Creating) && !has(FileName::Manifest);
+    if let Some(owner) = known {
+        let what = match is_unfinished {
+            true => Some(recovery::IS_ANOTHER),
+            false if !names.any(|name| name != FileName::Lock) => Some(recovery::IS_MISSING),
+            false => None,
+        };
+        if let Some(what) = what {
+            return Ok(lost(dir, owner, what, on_problem));
+        }
+    }
     let mut summary = Summary::default();
-    if names().any(|name| name == FileName::Creating) {
+    if is_unfinished {
         summary.is_unfinished = true;
         return Ok(summary);
     }
@@ -126,18 +152,33 @@ pub async fn check_shard(dir: &Path, on_problem: impl FnMut(Problem)) -> Result<
         summary,
     };
     match loaded {
-        Ok((owner, manifest)) => checker.run(owner, &manifest, &files).await?,
+        Ok((owner, manifest)) => {
+            checker.check_owner(&path, owner, known);
+            checker.run(owner, &manifest, &files).await?;
+        }
         Err(error) => checker.failed(&path, &error, (Bytes::new(), Bytes::new())),
     }
     Ok(checker.summary)
 }
 
-/// A shard that was never opened has no lock file, and gets none.
-async fn lock(dir: &Path, files: &[(String, u64)]) -> Result<Option<DirLock>> {
-    let name = FileName::Lock.to_string();
-    match files.iter().any(|(file, _)| *file == name) {
-        true => Ok(Some(corelith_io::lock_dir(dir).await?)),
-        false => Ok(None),
+/// Tells of a shard of which nothing is there.
+fn lost(
+    dir: &Path,
+    owner: Owner,
+    what: &'static str,
+    mut on_problem: impl FnMut(Problem),
+) -> Summary {
+    on_problem(Problem {
+        file: dir.display().to_string(),
+        offset: 0,
+        what: what.to_owned(),
+        first_key: Bytes::new(),
+        last_key: Bytes::new(),
+    });
+    Summary {
+        shard: Some(owner.shard),
+        problems: 1,
+        ..Summary::default()
     }
 }
 
@@ -194,6 +235,14 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         self.check_log(owner, manifest).await;
         self.summary.torn_records += self.damaged.len() as u64;
         Ok(())
+    }
+
+    /// Tells of a shard in the place of another one.
+    fn check_owner(&mut self, path: &Path, owner: Owner, known: Option<Owner>) {
+        if let Some(known) = known.filter(|known| *known != owner) {
+            let what = format!("it belongs to {owner}, not to {known}");
+            self.problem(path, 0, &what, Default::default());
+        }
     }
 
     fn problem(&mut self, file: &Path, offset: u64, what: &str, keys: (Bytes, Bytes)) {

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::length;
 use crate::limits::MEMBERSHIP_BYTES_MAX;
 use bytes::{Buf, Bytes};
 
@@ -30,7 +31,7 @@ impl Checkpoint {
         out.push(u8::from(self.membership.is_some()));
         if let Some((id, record)) = &self.membership {
             encode_log_id(*id, out);
-            let len = u32::try_from(record.len()).unwrap_or(u32::MAX);
+            let len = length::stored(record.len());
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(record);
         }

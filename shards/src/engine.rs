@@ -22,35 +22,37 @@ mod get;
 mod inputs;
 mod install;
 mod merge;
-mod pacer;
+mod outlook;
+mod pace;
 mod piece;
 mod reclaim;
 mod report;
-mod room;
 mod run_writer;
 mod scan;
 mod scrub;
 mod snapshot;
 mod space;
 mod statistics;
-mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
 mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
-pub use get::FoundRange;
+pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
 pub use install::SnapshotWriter;
+pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
-pub use scan::{Item, ScanPage, ScanRange};
+pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
 
 use crate::cache::BlockCache;
+use crate::capacity::Capacity;
 use crate::checkpoint::Checkpoint;
-use crate::compaction::{self, Policy, ThrottleLimits, WriteMix};
+use crate::compaction::{self, Policy, WriteMix};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::Space;
@@ -60,6 +62,7 @@ use crate::limits::{
 };
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
+use crate::pace::{Limits, Pace, Pressure, judge};
 use crate::pins::{Pin, Pins};
 use crate::removal::Removals;
 use crate::reserve::Reserve;
@@ -69,21 +72,20 @@ use crate::version::Version;
 use crate::vlog::{Segments, ValueLog, ValuePointer};
 use background::Background;
 use bytes::Bytes;
-use corelith_io::DirLock;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
+use corelith_io::{DirLock, Instant};
 use damage::Damages;
 use get::Searches;
-use pacer::Pacer;
+use outlook::Outlook;
+use pace::Backlog;
 use reclaim::Reclaim;
-use room::Pace;
 use scrub::Scrubbing;
 use statistics::Counters;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 
@@ -109,7 +111,9 @@ pub(crate) struct LogHooks {
     /// Whether there is no room on the device for the next segment of the log or of the value log.
     pub(crate) is_disk_full: Box<dyn Fn() -> bool>,
     /// Whether something appended waits for room on the device.
-    pub(crate) is_stuck: Box<dyn Fn() -> bool>,
+    pub(crate) is_stuck: Rc<dyn Fn() -> bool>,
+    /// Segments in use.
+    pub(crate) segments: Box<dyn Fn() -> usize>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -118,17 +122,19 @@ pub(crate) struct EngineOptions {
     pub(crate) memtable_bytes: usize,
     pub(crate) policy: Policy,
     pub(crate) compaction: compaction::Options,
-    pub(crate) throttle: ThrottleLimits,
+    pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
     pub(crate) scrub: ScrubOptions,
     pub(crate) removal_step_bytes: u64,
+    /// How much there may be.
+    pub(crate) capacity: Capacity,
 }
 
 /// What an engine is opened with.
 pub(crate) struct EngineParts {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Directory,
     pub(crate) owner: Owner,
     pub(crate) options: EngineOptions,
     pub(crate) cache: BlockCache,
@@ -152,7 +158,7 @@ pub struct Engine {
 }
 
 struct Inner {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
     options: EngineOptions,
     log: LogHooks,
@@ -171,7 +177,8 @@ struct Inner {
     damages: Damages,
     scrubbing: Scrubbing,
     pace: Pace,
-    pacer: Rc<Pacer>,
+    backlog: Backlog,
+    outlook: Outlook,
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
@@ -179,6 +186,10 @@ struct Inner {
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
+    /// Length of the manifest in effect.
+    manifest_bytes: Cell<u64>,
+    /// Whether new values were refused for want of capacity when that was looked at last.
+    was_full: Cell<bool>,
     /// Free part of the device, as seen last.
     free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
@@ -196,6 +207,8 @@ struct State {
     frozen: VecDeque<Rc<Frozen>>,
     version: Rc<Version>,
     applied: Checkpoint,
+    /// When the first entry after the last freeze was applied.
+    unfrozen_since: Option<Instant>,
     /// The manifest as it is on disk; its checkpoint is the last durable one.
     manifest: Manifest,
     next_table: TableId,
@@ -208,6 +221,10 @@ struct State {
     failure: Option<Error>,
     /// The last flush found the device full, and will be tried again.
     disk_full: bool,
+    /// It is about to be closed: nothing waits for room on the device any more.
+    stopping: bool,
+    /// Why memtables were not flushed before it was closed.
+    unflushed: Option<Error>,
     closed: bool,
     /// Tables that the manifest no longer names; their files go when no read holds them.
     obsolete: Vec<Rc<Table>>,
@@ -216,6 +233,14 @@ struct State {
     /// The first segments that snapshots being received may have written to: nothing refers to
     /// their values yet.
     receiving: Vec<ValueSegmentId>,
+}
+
+impl State {
+    /// The active one and those that are flushed.
+    fn memtables(&self) -> impl Iterator<Item = &Rc<Memtable>> {
+        let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
+        std::iter::once(&self.active).chain(frozen)
+    }
 }
 
 /// Bytes of separated values at which a memtable is frozen although it is not full: which of them
@@ -266,25 +291,36 @@ impl Engine {
             frozen: VecDeque::new(),
             version,
             applied,
+            unfrozen_since: None,
             next_table: parts.manifest.next_table,
             manifest: parts.manifest,
             policy: parts.options.policy,
             flushing: false,
             failure: None,
             disk_full: false,
+            stopping: false,
+            unflushed: None,
             closed: false,
             obsolete: Vec::new(),
             garbage: Vec::new(),
             receiving: Vec::new(),
         };
-        let pacer = Rc::<Pacer>::default();
-        let quiet = Rc::clone(&pacer);
+        let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
+        let pace = Pace::default();
+        let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));
+        let removal_rate = move |removals| {
+            meter.measure(corelith_io::now());
+            let pressure = Pressure {
+                is_busy: meter.is_busy(),
+                removals,
+                ..Pressure::default()
+            };
+            judge(&pressure, &limits).removal
+        };
         let inner = Inner {
             dir: parts.dir,
             owner: parts.owner,
-            removals: Removals::with_quiet(parts.options.removal_step_bytes, move || {
-                quiet.is_quiet()
-            }),
+            removals: Removals::with_rate(parts.options.removal_step_bytes, removal_rate),
             options: parts.options,
             log: parts.log,
             cache: parts.cache,
@@ -298,13 +334,16 @@ impl Engine {
             background: Background::default(),
             damages: Damages::new(parts.on_damage),
             scrubbing: Scrubbing::default(),
-            pace: Pace::default(),
-            reclaim: Rc::new(Reclaim::new(Rc::clone(&pacer))),
-            pacer,
+            reclaim: Rc::new(Reclaim::new(limits, Rc::clone(&pace.meter))),
+            pace,
+            backlog: Backlog::default(),
+            outlook: Outlook::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
             mix: Cell::default(),
             counters: Counters::default(),
+            manifest_bytes: Cell::new(manifest_bytes),
+            was_full: Cell::new(false),
             free_fraction: Cell::new(1.0),
             _lock: parts.lock,
         };
@@ -355,10 +394,10 @@ impl Engine {
             state.applied.index() < Some(at),
             "writes are applied in log order"
         );
-        self.inner.pace.note(key.len() + value.len());
+        let pace = &self.inner.pace;
         match &value {
-            Value::Separated(_) => self.inner.pacer.note_write(key.len(), value.len()),
-            _ => self.inner.pacer.note_write(key.len() + value.len(), 0),
+            Value::Separated(_) => pace.note_write(key.len(), value.len()),
+            _ => pace.note_write(key.len() + value.len(), 0),
         }
         let pins = &self.inner.pins;
         if state.active.insert(Space::User, at, key, value, pins) {
@@ -384,6 +423,7 @@ impl Engine {
                 "entries are applied in log order"
             );
             state.applied.applied = Some(id);
+            state.unfrozen_since.get_or_insert_with(corelith_io::now);
             if let Some(record) = membership {
                 assert!(
                     record.len() <= MEMBERSHIP_BYTES_MAX,
@@ -405,11 +445,16 @@ impl Engine {
         Pin::new(&self.inner.pins, applied.unwrap_or_default())
     }
 
+    /// Pins an earlier moment, if what was there can still be read.
+    pub fn pin_at(&self, at: LogIndex) -> Option<Pin> {
+        let now = self.pin();
+        self.inner.pins.pin_at(at.min(now.at()))
+    }
+
     /// Memory that memtables hold, in bytes.
     pub fn memtable_bytes(&self) -> usize {
         let state = self.inner.state.borrow();
-        let frozen = state.frozen.iter().map(|frozen| frozen.memtable.bytes());
-        state.active.bytes() + frozen.sum::<usize>()
+        state.memtables().map(|memtable| memtable.bytes()).sum()
     }
 
     /// Number of tables, and their length in bytes.

@@ -61,6 +61,17 @@ pub enum Error {
         /// The longest allowed.
         limit: u64,
     },
+    /// The shard holds as much as its metadata can: it takes no new values. Deletions, compaction and
+    /// collection go on, and make room.
+    #[error("the shard is full: {used} {what}, of at most {limit}")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much of it there is, or would be.
+        used: u64,
+        /// How much there may be.
+        limit: u64,
+    },
     /// Versions as of this sequence number are no longer kept: read again at a newer one.
     #[error("sequence number {at} can no longer be read")]
     SequenceGone {
@@ -95,6 +106,11 @@ impl Error {
         }
     }
 
+    /// Whether it is damage of that file.
+    pub(crate) fn is_in(&self, name: &str) -> bool {
+        matches!(self, Self::Corrupt { file, .. } if file == name)
+    }
+
     /// Whether the device is full, which goes away when space is freed.
     pub fn is_no_space(&self) -> bool {
         match self {
@@ -102,6 +118,12 @@ impl Error {
             Self::Fenced(error) => error.is_no_space(),
             _ => false,
         }
+    }
+
+    /// Whether it waits for room that deletions, compaction and collection make: on the device, or in
+    /// the metadata of the shard.
+    pub(crate) fn wants_room(&self) -> bool {
+        matches!(self, Self::Full { .. }) || self.is_no_space()
     }
 
     /// Whether stored bytes are damaged, and so must come from another replica.

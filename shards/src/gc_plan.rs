@@ -43,6 +43,7 @@ pub async fn plan_shard(dir: &Path) -> Result<ShardPlan> {
         id: meta.id,
         bytes: meta.bytes,
         referenced: referenced.get(&meta.id).copied().unwrap_or(0),
+        in_memory: 0,
         records: meta.records,
         sealed: true,
         highest: meta.highest,
@@ -57,6 +58,7 @@ pub async fn plan_shard(dir: &Path) -> Result<ShardPlan> {
             segments: &segments,
             purged: checkpointed,
             free_fraction,
+            is_eager: false,
         }),
     })
 }

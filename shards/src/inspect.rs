@@ -1,40 +1,33 @@
 //! Printing any file of ours, told by its magic.
 
 use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::Owner;
 use crate::manifest::{self, Manifest};
 use crate::sstable;
-use crate::vlog;
+use crate::text::Text;
+use crate::vlog::{self, SegmentMeta};
 use crate::wal;
 use corelith_io::{BLOCK_SIZE, File};
-use std::fmt::{Display, Write};
 use std::path::Path;
 
 /// Entries that are printed; all are read and checked.
 const ENTRIES_PRINTED_MAX: usize = 1000;
-
-/// Lines of "what: how much".
-#[derive(Default)]
-pub(crate) struct Text {
-    text: String,
-}
-
-impl Text {
-    pub(crate) fn line(&mut self, what: &str, content: impl Display) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "{what}: {content}");
-    }
-
-    pub(crate) fn into_string(self) -> String {
-        self.text
-    }
-}
 
 /// Reads and checks the whole file at `path`, and describes it.
 ///
 /// # Errors
 /// `Corrupt` with the offset of the damage, `NewerFormat`, `Io`.
 pub async fn inspect(path: &Path) -> Result<String> {
-    let start = File::open(path).await?.read_at(0, BLOCK_SIZE).await?;
+    let file = File::open(path).await?;
+    let start = file.read_at(0, BLOCK_SIZE).await?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    if let Some(kind) = name.and_then(|name| without_content(name, &start)) {
+        let mut text = Text::default();
+        text.line("kind", kind);
+        text.line("file length", file.len().await?);
+        return Ok(text.into_string());
+    }
     if start.starts_with(&wal::inspect::MAGIC) {
         return Ok(wal::inspect::inspect(path, ENTRIES_PRINTED_MAX)
             .await?
@@ -44,12 +37,42 @@ pub async fn inspect(path: &Path) -> Result<String> {
         Some(magic) if *magic == sstable::format::MAGIC => {
             sstable::inspect(path, ENTRIES_PRINTED_MAX).await?
         }
-        Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
+        Some(magic) if *magic == vlog::MAGIC => {
+            vlog::inspect(path, ENTRIES_PRINTED_MAX, &sealed_beside(path).await).await?
+        }
         Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
-        Some(magic) if *magic == vlog::MAGIC => vlog::inspect(path, ENTRIES_PRINTED_MAX).await?,
         _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
     };
     Ok(text.into_string())
+}
+
+/// The segments of the value log that the manifest beside `path` names, and whose they are; none if there
+/// is no manifest to read.
+async fn sealed_beside(path: &Path) -> Vec<(Owner, SegmentMeta)> {
+    let manifest = path.with_file_name(FileName::Manifest.to_string());
+    match Manifest::load_path(&manifest).await {
+        Ok((owner, manifest)) => {
+            let segments = manifest.segments.into_iter();
+            segments.map(|meta| (owner, meta)).collect()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// What a file is that holds nothing, by its name and its start.
+fn without_content(name: &str, start: &[u8]) -> Option<&'static str> {
+    let is_blank = start.iter().all(|byte| *byte == 0);
+    match FileName::parse(name)? {
+        FileName::Lock => Some("lock of a directory against other processes"),
+        FileName::Reserve => Some("space held back for when the device is full"),
+        FileName::Creating => Some("sign that the shard is being created, and was never opened"),
+        FileName::Segment(_) if is_blank => Some("log segment, prepared and not yet used"),
+        FileName::SegmentTemporary(_) => Some("log segment whose preparation was broken off"),
+        FileName::ValueSegmentTemporary(_) => {
+            Some("value log segment whose preparation was broken off")
+        }
+        _ => None,
+    }
 }
 
 async fn inspect_manifest(path: &Path) -> Result<Text> {

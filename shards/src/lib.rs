@@ -2,11 +2,50 @@
 //! [`Engine`] (memtable, sstables, manifest), opened together as a [`Shard`].
 //!
 //! A shard belongs to one core; its handles are cheap to clone and never leave that core.
+//!
+//! What consensus does with one, in short: an entry is appended to the log, and applied to the engine
+//! once it is committed. (Here it counts as committed as soon as it is durable.)
+//!
+//! ```
+//! use corelith_shards::{Entry, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("shard-0");
+//! corelith_io::run(move || async move {
+//!     let shard = Shard::open(&path, ShardOptions::new(7, ShardId(0))).await?;
+//!     let (term, node, index) = (Term(1), NodeId(1), LogIndex(1));
+//!     let id = LogId { term, node, index };
+//!     let entry = Entry {
+//!         id,
+//!         kind: 1,
+//!         body: "name=Ann".into(),
+//!         value: None,
+//!         place: None,
+//!     };
+//!     let (durable, is_durable) = corelith_io::channel(1);
+//!     shard.log.append(vec![entry], move |result| {
+//!         let _ = durable.try_send(result);
+//!     });
+//!     is_durable.recv().await.expect("the log answers")?;
+//!     shard.engine.put(index, b"name", "Ann".into());
+//!     shard.engine.set_applied(id, None);
+//!
+//!     let found = shard.engine.get(b"name").await?.expect("it was put");
+//!     assert_eq!((&found.value[..], found.version), (&b"Ann"[..], index));
+//!     shard.close().await
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod arena;
 mod cache;
+mod capacity;
 pub mod check;
 mod checkpoint;
 mod compaction;
+pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod filename;
@@ -14,11 +53,14 @@ pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
+mod length;
 pub mod limits;
 pub mod log;
 mod manifest;
 mod memtable;
 mod output;
+mod pace;
+mod patience;
 mod pins;
 pub mod planted;
 mod recovery;
@@ -27,6 +69,7 @@ mod reserve;
 pub mod session;
 pub mod shard;
 mod sstable;
+mod text;
 mod varint;
 mod version;
 pub mod vlog;
@@ -35,9 +78,9 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundRange, Item, LevelReport, ScanPage, ScanRange,
-    ScrubOptions, ScrubProgress, Snapshot, SnapshotWriter, Statistics, StorageReport,
-    WorkStatistics,
+    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
+    Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
+    Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

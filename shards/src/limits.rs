@@ -26,6 +26,17 @@ pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
 /// Longest body of a log entry: a value, its key and what the command adds to them.
 pub const LOG_ENTRY_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);
 
+/// Bodies of entries in memory are copied out of the buffers that they were received into, to pieces of
+/// this size.
+pub const LOG_CACHE_CHUNK_BYTES: usize = 128 << 10;
+
+/// A body at least this long gets memory of its own, so that little is lost at the ends of pieces.
+pub const LOG_OWN_BODY_BYTES_MIN: usize = 16 << 10;
+
+/// A body at least this long is kept as it came: a copy would take the core for long. It is half of the
+/// buffer that it is part of or more, as those are sized for the message that they receive.
+pub const LOG_KEPT_BODY_BYTES_MIN: usize = 128 << 10;
+
 /// The longest block of the log, which is its largest write. Larger ones gain nothing: the device is
 /// kept busy by several in flight.
 pub const LOG_BLOCK_BYTES_MAX: usize = 256 << 10;
@@ -67,8 +78,8 @@ pub const LOG_PREWRITES_IN_FLIGHT_MAX: usize = 4;
 /// (32 MB/s): at full speed it would hold up the appends of every log on the device.
 pub const LOG_PREWRITE_STEP_BYTES: usize = 256 << 10;
 
-/// Files of the log of one shard.
-pub const LOG_FILES_MAX: usize = 1 << 16;
+/// Segments of the log of one shard. See [`FULL_FROM`].
+pub const LOG_SEGMENTS_MAX: usize = 1 << 16;
 
 // ---- value log ----
 
@@ -118,12 +129,8 @@ pub const VLOG_GAP_BYTES_MAX: u64 =
 /// Memory is taken for keys and small values in pieces of this size.
 pub const ARENA_CHUNK_BYTES: usize = 256 << 10;
 
-/// A value at least this long is kept as it came instead of being copied. It is half of the buffer
-/// that connections receive into, so at most as much memory again hangs on it.
-pub const KEEP_VALUE_BYTES_MIN: usize = 128 << 10;
-
-/// What a kept value is charged at least: the receive buffer it may be a slice of.
-pub const KEPT_VALUE_CHARGE_MIN: usize = 256 << 10;
+/// A value at least this long gets memory of its own.
+pub const OWN_VALUE_BYTES_MIN: usize = 128 << 10;
 
 /// Memtables of a shard, the active one included; writers wait before there is another.
 pub const MEMTABLES_MAX: usize = 3;
@@ -131,12 +138,33 @@ pub const MEMTABLES_MAX: usize = 3;
 /// How long a flush that found the device full waits before it is tried again.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
+/// A stop waits for what has no room on the device for this many looks: as often as whoever waits for
+/// room asks for it again, with the reserve given up ...
+pub const STOP_LOOKS_MAX: u32 = 4;
+/// ... at this interval.
+pub const STOP_LOOK_PERIOD: Duration = Duration::from_secs(1);
+
 /// A memtable is frozen when this part of the live bytes of the value log has been written for it
 /// (at least its own budget, at most what follows): garbage that hides behind it stays in proportion.
 pub const SEPARATED_FRACTION: u64 = 16;
 /// Most bytes of separated values per byte of a memtable's budget: bounds the log, which holds the
 /// values back, and the replay.
 pub const SEPARATED_PER_MEMTABLE_BYTE: u64 = 8;
+
+/// A memtable is flushed this long after its first entry although it is not full: what it holds back of
+/// the log is bounded by time too ...
+pub const MEMTABLE_AGE_MAX: Duration = Duration::from_secs(600);
+/// ... and after this long if so many bytes of values come back only then.
+pub const MEMTABLE_AGE_PINNING: Duration = Duration::from_secs(30);
+/// See [`MEMTABLE_AGE_PINNING`].
+pub const PINNED_BYTES_MIN: u64 = 1 << 20;
+const _: () = assert!(MEMTABLE_AGE_PINNING.as_secs() < MEMTABLE_AGE_MAX.as_secs());
+
+/// When next to nothing was written for this long, garbage is got rid of that is not worth it under load.
+pub const QUIET_AFTER: Duration = Duration::from_secs(30);
+
+/// How often a shard looks for space that only time brings back.
+pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often a shard looks whether its device is full, or still is.
 pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
@@ -160,7 +188,7 @@ pub const DAMAGE_PAUSE: Duration = Duration::from_secs(10);
 /// A value at least this long is separated by default; docs/benchmarks.md has what was measured.
 pub const VALUE_THRESHOLD_BYTES: usize = 4 << 10;
 
-/// Segments of the value log of one shard: 16 TiB of the default length.
+/// Segments of the value log of one shard: 16 TiB of the default length. See [`FULL_FROM`].
 pub const VALUE_SEGMENTS_MAX: usize = 1 << 17;
 
 // ---- scrubbing ----
@@ -223,8 +251,12 @@ pub const LEAF_RESTART_INTERVAL: usize = 4;
 /// The longest payload of any block of a table.
 pub const BLOCK_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-/// Entries of one table; bounds its root.
+/// Entries of one table.
 pub const TABLE_ENTRIES_MAX: u64 = 4 << 20;
+
+/// A table is ended before the next key when its index root is this long: long keys that differ at
+/// their ends only make one of a thousand bytes per block.
+pub const TABLE_ROOT_BYTES: usize = 4 << 20;
 
 /// Value segments that one table refers to; a table is ended before it would refer to more.
 pub const TABLE_REFERENCES_MAX: usize = 1 << 16;
@@ -269,11 +301,19 @@ pub const VERIFY_STEP_BYTES: usize = 256 << 10;
 
 // ---- manifest ----
 
-/// Longest manifest.
+/// Longest manifest that is read, and so the longest that is written. See [`FULL_FROM`].
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
 
-/// Tables of one shard.
+/// Tables of one shard. See [`FULL_FROM`].
 pub const TABLES_MAX: usize = 1 << 16;
+
+/// Numerator and denominator of the part of the bounds on tables, value segments, log segments and the
+/// manifest from which a shard refuses new values. What is left is for what was accepted before, and
+/// for what makes room: deletions, compaction, collection.
+pub const FULL_FROM: (u64, u64) = (3, 4);
+
+/// How long a flush that would make the manifest too long waits for compaction and collection.
+pub const FULL_RETRY: Duration = Duration::from_secs(10);
 
 // ---- sessions ----
 
@@ -334,11 +374,14 @@ const _: () = {
     assert!(TABLE_BLOCK_BYTES_MAX + BLOCK_SIZE <= VERIFY_STEP_BYTES);
     assert!(VERIFY_STEP_BYTES <= IO_BYTES_MAX && READ_AHEAD_BYTES <= IO_BYTES_MAX);
     assert!(READ_AHEAD_BYTES_MIN <= READ_AHEAD_BYTES);
-    assert!(KEEP_VALUE_BYTES_MIN * 2 <= KEPT_VALUE_CHARGE_MIN);
-    assert!(KEY_BYTES_MAX + KEEP_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
+    assert!(KEY_BYTES_MAX < OWN_VALUE_BYTES_MIN && OWN_VALUE_BYTES_MIN <= ARENA_CHUNK_BYTES);
+    assert!(LOG_OWN_BODY_BYTES_MIN <= LOG_CACHE_CHUNK_BYTES / 8);
+    assert!(LOG_OWN_BODY_BYTES_MIN < LOG_KEPT_BODY_BYTES_MIN);
     assert!(VALUE_BYTES_MAX + BLOCK_SIZE <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(TABLE_REFERENCES_MAX * 24 + 2 * KEY_BYTES_MAX + 64 <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SCRUB_START_DELAY.as_secs() <= SCRUB_CYCLE_MIN.as_secs());
+    assert!(FULL_FROM.0 < FULL_FROM.1);
+    assert!(TABLE_ROOT_BYTES * 3 + 4 * (KEY_BYTES_MAX + 64) <= BLOCK_PAYLOAD_BYTES_MAX);
     assert!(SESSIONS_MAX <= SESSION_RESULTS_MAX);
     assert!(SESSION_WINDOW as usize <= SESSION_RESULTS_MAX);
     // A session's record is one inline-or-own-block value like any other.

@@ -11,13 +11,13 @@
 
 mod values;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, ShardId, Ticket};
 use crate::limits;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
-use std::path::Path;
 pub(crate) use values::Values;
 
 /// How to open a log.
@@ -47,14 +47,16 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in the directory `dir`, creating it if there is none, over an open value log.
+    /// Opens the log in the directory `dir`, creating it if there is none, over an open value log. A
+    /// checkpoint says that it was durable up to the entry `covered`.
     ///
     /// # Errors
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`, and
     /// `Io` (`NoSpace` when there is no room even for a short segment).
     pub(crate) async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: LogOptions,
+        covered: Option<LogIndex>,
         values: Values,
     ) -> Result<(Self, LogRecovered)> {
         let wal_options = WalOptions {
@@ -64,7 +66,7 @@ impl Log {
             cache_bytes: options.cache_bytes,
         };
         let is_whole = async |place| values.is_whole(place).await;
-        let (wal, recovered) = Wal::open(dir, wal_options, is_whole).await?;
+        let (wal, recovered) = Wal::open(dir, wal_options, covered, is_whole).await?;
         values.on_durable(wal.value_listener());
         let separated_from = options
             .separated_value_bytes
@@ -78,13 +80,19 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// Waits for everything appended, makes the commit index durable and stops the background work.
+    /// Says that the log will be closed: nobody waits for room any more.
+    pub(crate) fn begin_stop(&self) {
+        self.wal.begin_stop();
+        self.values.begin_stop();
+    }
+
+    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and stops the background work.
     /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
     /// `Fenced`; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
-        let closed = self.wal.close().await;
+        let closed = self.wal.close_unless(|| self.is_stuck()).await;
         self.values.close().await?;
         closed
     }
@@ -103,6 +111,11 @@ impl Log {
     /// membership changes, votes) is still taken; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         self.wal.is_disk_full() || self.values.is_disk_full()
+    }
+
+    /// Segments of the write-ahead log that are in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.wal.segments()
     }
 
     /// Whether what is appended, or the values of it, waits for room on the device.
@@ -322,4 +335,4 @@ fn joined(head: &[u8], value: &[u8]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

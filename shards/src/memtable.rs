@@ -3,9 +3,9 @@
 //! Invariants:
 //! * The versions of a key are in descending order of sequence number.
 //! * An overwritten version stays while a pinned sequence number can see it.
+//! * `deletions` and `references` say what the versions that are there say.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
 
-mod arena;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -13,12 +13,12 @@ mod value;
 
 pub(crate) use value::Value;
 
-use crate::ids::LogIndex;
+use crate::arena::Arena;
+use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
-use crate::limits::{KEEP_VALUE_BYTES_MIN, KEPT_VALUE_CHARGE_MIN};
+use crate::limits::{ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN};
 use crate::pins::Pins;
 use crate::vlog::record_bytes;
-use arena::Arena;
 use bytes::Bytes;
 use key::Key;
 use std::cell::RefCell;
@@ -65,7 +65,6 @@ impl Chain {
     }
 }
 
-#[derive(Default)]
 struct Contents {
     user: BTreeMap<Key, Chain>,
     session: BTreeMap<Key, Chain>,
@@ -74,8 +73,28 @@ struct Contents {
     /// Memory besides the arena's.
     other_bytes: usize,
     versions: u64,
+    /// Versions that are deletions.
+    deletions: u64,
+    /// Bytes of records that versions refer to, by segment.
+    references: BTreeMap<ValueSegmentId, u64>,
     /// Bytes of the value log that were written for what was put here, overwritten or not.
     separated_bytes: u64,
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self {
+            user: BTreeMap::new(),
+            session: BTreeMap::new(),
+            system: BTreeMap::new(),
+            arena: Arena::new(ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN),
+            other_bytes: 0,
+            versions: 0,
+            deletions: 0,
+            references: BTreeMap::new(),
+            separated_bytes: 0,
+        }
+    }
 }
 
 impl Contents {
@@ -87,10 +106,49 @@ impl Contents {
         }
     }
 
+    /// Bytes that a value has of its own, beside the chunks of the arena.
+    fn own_bytes(&self, value: &Value) -> usize {
+        match value {
+            Value::Inline(value) => self.arena.own_bytes(value.len()),
+            Value::Separated(_) | Value::Deleted => 0,
+        }
+    }
+
     /// Counts a version more.
     fn added(&mut self) {
         self.versions += 1;
         self.other_bytes += ENTRY_BYTES;
+    }
+
+    /// Counts what a version that comes says.
+    fn refers(&mut self, key_len: usize, value: &Value) {
+        match value {
+            Value::Deleted => self.deletions += 1,
+            Value::Inline(_) => {}
+            Value::Separated(pointer) => {
+                let bytes = record_bytes(key_len, pointer.len);
+                self.separated_bytes += bytes;
+                *self.references.entry(pointer.segment).or_default() += bytes;
+            }
+        }
+    }
+
+    /// Counts it no more.
+    fn forgets(&mut self, key_len: usize, value: &Value) {
+        match value {
+            Value::Deleted => self.deletions -= 1,
+            Value::Inline(_) => {}
+            Value::Separated(pointer) => {
+                let bytes = record_bytes(key_len, pointer.len);
+                let Some(left) = self.references.get_mut(&pointer.segment) else {
+                    panic!("a version that goes was counted");
+                };
+                *left -= bytes;
+                if *left == 0 {
+                    self.references.remove(&pointer.segment);
+                }
+            }
+        }
     }
 }
 
@@ -98,16 +156,6 @@ impl Contents {
 #[derive(Default)]
 pub(crate) struct Memtable {
     contents: RefCell<Contents>,
-}
-
-/// What a value is charged beyond the arena.
-fn charge(value: &Value) -> usize {
-    match value {
-        Value::Inline(value) if value.len() >= KEEP_VALUE_BYTES_MIN => {
-            value.len().max(KEPT_VALUE_CHARGE_MIN)
-        }
-        _ => 0,
-    }
 }
 
 impl Memtable {
@@ -127,6 +175,18 @@ impl Memtable {
         self.contents.borrow().separated_bytes
     }
 
+    /// Versions that are deletions.
+    pub(crate) fn deletions(&self) -> u64 {
+        self.contents.borrow().deletions
+    }
+
+    /// Calls `each` with the segments that versions refer to, and the bytes of the records.
+    pub(crate) fn for_references(&self, mut each: impl FnMut(ValueSegmentId, u64)) {
+        for (segment, bytes) in &self.contents.borrow().references {
+            each(*segment, *bytes);
+        }
+    }
+
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.versions() == 0
@@ -142,17 +202,13 @@ impl Memtable {
         pins: &Pins,
     ) -> bool {
         let contents = &mut *self.contents.borrow_mut();
-        contents.other_bytes += charge(&value);
+        contents.other_bytes += contents.own_bytes(&value);
         let value = match value {
-            Value::Inline(value) if value.len() < KEEP_VALUE_BYTES_MIN => {
-                Value::Inline(contents.arena.copy(&value))
-            }
-            Value::Separated(pointer) => {
-                contents.separated_bytes += record_bytes(key.len(), pointer.len);
-                value
-            }
+            // As it came it may be a slice of a far longer buffer.
+            Value::Inline(value) => Value::Inline(contents.arena.copy(&value)),
             value => value,
         };
+        contents.refers(key.len(), &value);
         let newest = Version { at, value };
         let map = match space {
             Space::User => &mut contents.user,
@@ -183,7 +239,8 @@ impl Memtable {
         let before = std::mem::replace(&mut present.newest, newest);
         let dropped = !pins.sees(before.at, at);
         if dropped {
-            contents.other_bytes -= charge(&before.value);
+            contents.other_bytes -= contents.own_bytes(&before.value);
+            contents.forgets(key.len(), &before.value);
         } else {
             present.older.get_or_insert_default().insert(0, before);
             contents.added();

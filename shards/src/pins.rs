@@ -1,6 +1,7 @@
 //! Sequence numbers that somebody reads at: versions that they see are kept.
 
 use crate::ids::LogIndex;
+use crate::planted::{Bug, is_planted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -34,9 +35,15 @@ impl Pins {
         self.floor.set(self.floor.get().max(superseded));
     }
 
+    /// Pins `at` if a read there finds everything.
+    pub(crate) fn pin_at(self: &Rc<Self>, at: LogIndex) -> Option<Pin> {
+        self.readable(at).then(|| Pin::new(self, at))
+    }
+
     /// Whether a read at `at` finds everything.
     pub(crate) fn readable(&self, at: LogIndex) -> bool {
-        at >= self.floor.get() || self.counts.borrow().contains_key(&at)
+        let is_pinned = self.counts.borrow().contains_key(&at);
+        at >= self.floor.get() || is_pinned || is_planted(Bug::ForgetPins)
     }
 }
 
@@ -48,7 +55,9 @@ pub struct Pin {
 
 impl Pin {
     pub(crate) fn new(pins: &Rc<Pins>, at: LogIndex) -> Self {
-        *pins.counts.borrow_mut().entry(at).or_insert(0) += 1;
+        if !is_planted(Bug::ForgetPins) {
+            *pins.counts.borrow_mut().entry(at).or_insert(0) += 1;
+        }
         Self {
             pins: Rc::clone(pins),
             at,

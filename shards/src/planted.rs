@@ -13,6 +13,47 @@ pub enum Bug {
     RemoveBeforeManifest,
     /// Collection keeps only the newest version of a key, whoever sees an older one.
     IgnorePinsOfSegments,
+    /// The end of the durable prefix is the last block that was written, gaps before it or not.
+    IgnoreGaps,
+    /// A truncation happens in memory alone.
+    ForgetTruncation,
+    /// Whatever block is damaged, the log ends there.
+    TakeDamageForTorn,
+    /// A vote is answered before it is durable.
+    VoteBeforeDurable,
+    /// A vote is answered when it is durable, whether damage to it could be told from a torn tail or
+    /// not.
+    VoteWithoutProof,
+    /// A segment of the log is freed when its purge is staged.
+    ReleaseEarly,
+    /// What a recovery has read is taken for durable.
+    SkipSettling,
+    /// A failed write of the log counts as done.
+    IgnoreFailedWrites,
+    /// A flush does not wait for the log.
+    SkipBarrier,
+    /// A checkpoint covers everything applied, flushed or not.
+    CheckpointAhead,
+    /// A manifest names files that are not durable.
+    SkipFileSync,
+    /// A flush puts its run behind the others.
+    RunBehind,
+    /// Readers of old sequence numbers are not counted.
+    ForgetPins,
+    /// Collection drops live records too.
+    IgnoreReferences,
+    /// Collection takes segments whose entries the log still holds.
+    CollectUnpurged,
+    /// New values are taken although the reserve is given up.
+    SpendReserve,
+    /// Checkpoints hold no sessions.
+    ForgetSessions,
+    /// Snapshots hold no sessions.
+    SnapshotWithoutSessions,
+    /// Sessions are stored without the results of their writes.
+    ForgetResults,
+    /// A number below the window counts as new.
+    ForgetFloor,
 }
 
 #[cfg(any(test, feature = "planted"))]

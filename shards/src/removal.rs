@@ -5,7 +5,8 @@
 //! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
 //! step by step. After a crash the file system frees what is left of it by itself.
 
-use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_PAUSE, REMOVAL_PAUSE_QUIET};
+use crate::limits::REMOVAL_HELD_BYTES_MAX;
+use crate::pace::{Bucket, Limits, Pressure, STEPS, judge};
 use corelith_io::{ErrorKind, File, OpenOptions, Result, spawn_background};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,8 +30,9 @@ struct Inner {
     held: Cell<u64>,
     held_max: Cell<u64>,
     is_running: Cell<bool>,
-    /// Whether nobody is there to be disturbed.
-    is_quiet: Box<dyn Fn() -> bool>,
+    /// Steps in a second, when such a part of what may be held back is.
+    rate: Box<dyn Fn(f64) -> Option<u64>>,
+    bucket: Bucket,
 }
 
 /// A file whose name is gone.
@@ -43,11 +45,19 @@ impl Removals {
     /// Shortens files by so many bytes at a time, one after the other; those shorter than a
     /// [`SHORT_FRACTION`]th of it are removed as a whole.
     pub fn new(step_bytes: u64) -> Self {
-        Self::with_quiet(step_bytes, || false)
+        Self::with_rate(step_bytes, |removals| {
+            let pressure = Pressure {
+                is_busy: true,
+                removals,
+                ..Pressure::default()
+            };
+            judge(&pressure, &Limits::default()).removal
+        })
     }
 
-    /// As [`Removals::new`], with short pauses while `is_quiet`.
-    pub(crate) fn with_quiet(step_bytes: u64, is_quiet: impl Fn() -> bool + 'static) -> Self {
+    /// As [`Removals::new`], with so many steps a second as `rate` tells for the part of what
+    /// may be held back that is.
+    pub(crate) fn with_rate(step_bytes: u64, rate: impl Fn(f64) -> Option<u64> + 'static) -> Self {
         Self {
             inner: Rc::new(Inner {
                 step_bytes: step_bytes.max(1),
@@ -55,7 +65,8 @@ impl Removals {
                 held: Cell::new(0),
                 held_max: Cell::new(REMOVAL_HELD_BYTES_MAX),
                 is_running: Cell::new(false),
-                is_quiet: Box::new(is_quiet),
+                rate: Box::new(rate),
+                bucket: Bucket::new(STEPS),
             }),
         }
     }
@@ -79,6 +90,11 @@ impl Removals {
             self.start();
         }
         Ok(())
+    }
+
+    /// Bytes of removed files that are not given back yet.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.inner.held.get()
     }
 
     /// Whether all space is given back.
@@ -119,13 +135,11 @@ impl Inner {
         self.held.set(self.held.get() - bytes);
     }
 
-    /// Shorter the more is held.
-    fn pause(&self) -> Duration {
-        if (self.is_quiet)() {
-            return REMOVAL_PAUSE_QUIET;
-        }
-        let left = self.held_max.get().saturating_sub(self.held.get());
-        REMOVAL_PAUSE.mul_f64(left as f64 / self.held_max.get().max(1) as f64)
+    /// How long to wait after a step.
+    fn wait(&self) -> Duration {
+        let part = self.held.get() as f64 / self.held_max.get().max(1) as f64;
+        let rate = (self.rate)(part.min(1.0));
+        self.bucket.take(corelith_io::now(), 1, rate)
     }
 }
 
@@ -163,7 +177,7 @@ async fn step(weak: &Weak<Inner>) -> Option<Duration> {
         // Closed, it gives back the rest.
         _ => inner.gave_back(left),
     }
-    Some(inner.pause())
+    Some(inner.wait())
 }
 
 impl Nameless {

@@ -5,17 +5,17 @@
 //! flushes, compactions, collections and the log use its space. New values are refused until the whole
 //! reserve could be taken again, so they never use it up.
 
+use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
-use crate::manifest::sync_dir;
 use crate::removal::remove_if_there;
 use corelith_io::{ErrorKind, OpenOptions};
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// See the module. Belongs to one core.
 pub(crate) struct Reserve {
-    dir: PathBuf,
+    dir: Directory,
     path: PathBuf,
     bytes: u64,
     is_held: Cell<bool>,
@@ -23,10 +23,11 @@ pub(crate) struct Reserve {
 
 impl Reserve {
     /// The reserve of the shard in `dir`, not yet taken.
-    pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
+    pub(crate) fn new(dir: impl Into<Directory>, bytes: u64) -> Self {
+        let dir = dir.into();
         Self {
-            dir: dir.to_path_buf(),
-            path: FileName::Reserve.path(dir),
+            path: FileName::Reserve.path(&dir),
+            dir,
             bytes,
             is_held: Cell::new(bytes == 0),
         }
@@ -35,6 +36,11 @@ impl Reserve {
     /// Whether all of it is there.
     pub(crate) fn is_held(&self) -> bool {
         self.is_held.get()
+    }
+
+    /// Whether nothing is held back any more that could be given up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.bytes == 0 || !self.is_held()
     }
 
     /// Takes it if there is room.
@@ -74,7 +80,7 @@ impl Reserve {
         }
         self.remove().await?;
         // Until the removal is durable, the space may still be the file's.
-        sync_dir(&self.dir).await
+        self.dir.sync().await
     }
 
     async fn remove(&self) -> Result<()> {

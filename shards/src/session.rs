@@ -16,6 +16,7 @@ mod tests;
 
 use crate::ids::LogIndex;
 use crate::limits::{RESULT_BYTES_MAX, SESSION_RESULTS_MAX, SESSION_WINDOW, SESSIONS_MAX};
+use crate::planted::{Bug, is_planted};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the table says of a write before it is applied.
@@ -169,6 +170,9 @@ impl SessionTable {
             self.results -= forgotten;
         }
         let Some(ahead) = number.checked_sub(session.floor) else {
+            if is_planted(Bug::ForgetFloor) {
+                return Admission::Fresh;
+            }
             return Admission::Stale;
         };
         if ahead >= SESSION_WINDOW {
@@ -197,6 +201,9 @@ impl SessionTable {
         else {
             panic!("a result was recorded for session {session}, which is not open");
         };
+        if number < session.floor && is_planted(Bug::ForgetFloor) {
+            return;
+        }
         assert!(
             number >= session.floor && number - session.floor < SESSION_WINDOW,
             "a result was recorded outside of the window"

@@ -1,18 +1,22 @@
 //! Opening a shard: the façade over its log and its engine.
 
 use crate::cache::BlockCache;
-use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::capacity::Capacity;
+use crate::compaction::{self, Policy};
+use crate::directory::Directory;
 use crate::engine::{DamageHook, Engine, EngineOptions, EngineParts, LogHooks, ScrubOptions};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogId, Owner, ShardId};
+use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
+use crate::pace::Limits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
 use crate::vlog::{ValueLog, ValueLogOptions};
 use std::path::Path;
+use std::rc::Rc;
 
 /// How to open a shard.
 #[derive(Clone, Debug)]
@@ -48,6 +52,9 @@ pub struct ShardOptions {
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
+    /// Whether the shard was created before: if it is missing, that is damage, and it is not created
+    /// anew.
+    pub is_known: bool,
 }
 
 impl ShardOptions {
@@ -68,6 +75,7 @@ impl ShardOptions {
             on_damage: None,
             removal_step_bytes: REMOVAL_STEP_BYTES,
             reserve_bytes: 0,
+            is_known: false,
         }
     }
 }
@@ -81,27 +89,35 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Opens the shard in `dir`, creating it if `dir` is missing or empty: reads the manifest,
+    /// Opens the shard in `dir`, creating it if `dir` is missing or empty and it is not a known one: reads the manifest,
     /// removes orphan files, scans the log. Entries after the checkpoint are not applied here: the
     /// consensus layer replays them.
     ///
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
-        Self::open_tuned(dir, options, compaction::Options::default()).await
+        Self::open_tuned(
+            dir,
+            options,
+            compaction::Options::default(),
+            Capacity::default(),
+        )
+        .await
     }
 
-    /// As [`Shard::open`], with other bounds of compaction.
+    /// As [`Shard::open`], with other bounds of compaction and of what there may be.
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
         compaction: compaction::Options,
+        capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
             store_id: options.store_id,
             shard: options.shard,
         };
-        let recovered = recovery::recover(dir, owner).await?;
+        let directory = Directory::from(dir);
+        let recovered = recovery::recover(&directory, owner, options.is_known).await?;
         let log_options = LogOptions {
             store_id: options.store_id,
             shard: options.shard,
@@ -110,7 +126,7 @@ impl Shard {
             separated_value_bytes: Some(options.value_threshold).filter(|bytes| *bytes > 0),
         };
         let (values, _) = ValueLog::open(
-            dir,
+            &directory,
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
@@ -119,30 +135,34 @@ impl Shard {
             recovered.manifest.next_segment,
         )
         .await?;
-        let (log, _) = Log::open(dir, log_options, Values::On(values.clone())).await?;
-        if recovered.creating {
-            recovery::finish_creation(dir, owner, &recovered.manifest).await?;
-        }
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
+        let covered = covered(checkpoint, installed);
+        let (log, _) =
+            Log::open(&directory, log_options, covered, Values::On(values.clone())).await?;
+        if recovered.creating {
+            recovery::finish_creation(&directory, owner, &recovered.manifest).await?;
+        }
         join(dir, &log, checkpoint, installed).await?;
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
-        let reserve = Reserve::new(dir, options.reserve_bytes);
+        let segments_log = log.clone();
+        let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
-            dir: dir.to_path_buf(),
+            dir: directory.clone(),
             owner,
             options: EngineOptions {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                throttle: ThrottleLimits::default(),
+                limits: Limits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
                 removal_step_bytes: options.removal_step_bytes,
+                capacity,
             },
             cache: options.cache,
             values,
@@ -155,7 +175,8 @@ impl Shard {
                 }),
                 purged: Box::new(move || purged_log.purged_durable()),
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
-                is_stuck: Box::new(move || stuck_log.is_stuck()),
+                is_stuck: Rc::new(move || stuck_log.is_stuck()),
+                segments: Box::new(move || segments_log.segments()),
             },
             reserve,
             on_damage: options.on_damage,
@@ -164,11 +185,20 @@ impl Shard {
         Ok(Self { log, engine })
     }
 
+    /// Says that the shard will be closed: whoever waits for room in memory or on the device gets
+    /// `Closed` from now on, so that a full device does not keep anybody from ending.
+    pub fn begin_stop(&self) {
+        self.log.begin_stop();
+        self.engine.begin_stop();
+    }
+
     /// Flushes what can be flushed, waits for writes in flight and stops background work.
     ///
     /// # Errors
-    /// What kept it from flushing; everything acknowledged is in the log nevertheless.
+    /// What kept it from flushing, a full device among it, or kept entries from becoming durable.
+    /// Everything acknowledged is in the log nevertheless.
     pub async fn close(self) -> Result<()> {
+        self.begin_stop();
         let flushed = self.engine.close().await;
         self.log.close().await?;
         flushed
@@ -186,6 +216,13 @@ pub(crate) enum Fit {
     Discard(LogId),
     /// Entries between the checkpoint and the log are missing, or are not those applied.
     Damaged(&'static str),
+}
+
+/// Up to which entry the log was durable before the checkpoint was. An installed snapshot does not wait
+/// for the log.
+fn covered(checkpoint: Option<LogId>, installed: Option<LogId>) -> Option<LogIndex> {
+    let checkpoint = checkpoint.filter(|id| installed != Some(*id));
+    checkpoint.map(|id| id.index)
 }
 
 /// Decides from the log's purge point, its last entry and its entry at the checkpoint.

@@ -41,6 +41,7 @@ pub(crate) use pointer::record_bytes;
 pub use rewrite::{RecordRef, Rewritten};
 pub use segments::{Segment, SegmentMeta, Segments};
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
@@ -51,7 +52,7 @@ use corelith_io::{BLOCK_SIZE, JoinHandle};
 use pipeline::Pipeline;
 use segments::IndexCache;
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// How to open a value log.
@@ -91,7 +92,7 @@ type OnDurable = Rc<dyn Fn(Result<Ticket>)>;
 
 /// What the value log and its tasks share.
 struct Shared {
-    dir: PathBuf,
+    dir: Directory,
     owner: Owner,
     options: ValueLogOptions,
     pipeline: RefCell<Pipeline>,
@@ -107,6 +108,7 @@ struct Shared {
     disk_full: Cell<bool>,
     /// What is staged waits for room on the device.
     is_stuck: Cell<bool>,
+    is_stopping: Cell<bool>,
     /// See [`ValueLog::set_thrifty`].
     is_thrifty: Cell<bool>,
     wake_writer: Notify,
@@ -130,16 +132,17 @@ impl ValueLog {
     /// `Corrupt` when a known segment is missing or the header of any is damaged, `OtherStore`,
     /// `NewerFormat`, `Io`.
     pub async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         owner: Owner,
         options: ValueLogOptions,
         known: Vec<SegmentMeta>,
         next: ValueSegmentId,
     ) -> Result<(Self, Vec<FileName>)> {
+        let dir = dir.into();
         let options = options.within_limits();
-        let recovered = recovery::recover(dir, owner, &known, next).await?;
+        let recovered = recovery::recover(&dir, owner, &known, next).await?;
         let shared = Rc::new(Shared {
-            dir: dir.to_path_buf(),
+            dir,
             owner,
             options,
             pipeline: RefCell::new(Pipeline::new(owner, options, recovered.next)),
@@ -150,6 +153,7 @@ impl ValueLog {
             garbage: RefCell::default(),
             disk_full: Cell::new(false),
             is_stuck: Cell::new(false),
+            is_stopping: Cell::new(false),
             is_thrifty: Cell::new(false),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
@@ -210,6 +214,13 @@ impl ValueLog {
         self.shared().wait_durable(ticket).await
     }
 
+    /// Has [`ValueLog::wait_for_room`] wait no more.
+    pub(crate) fn begin_stop(&self) {
+        let shared = self.shared();
+        shared.is_stopping.set(true);
+        shared.progress.notify_waiters();
+    }
+
     /// Waits while too much is staged that is not durable yet.
     ///
     /// # Errors
@@ -225,6 +236,9 @@ impl ValueLog {
             };
             if outstanding <= limits::VLOG_STAGED_BYTES_MAX {
                 return Ok(());
+            }
+            if shared.is_stopping.get() {
+                return Err(Error::Closed);
             }
             progress.await;
         }
@@ -244,6 +258,34 @@ impl ValueLog {
     pub(crate) fn set_thrifty(&self, is_thrifty: bool) {
         let shared = self.shared();
         if shared.is_thrifty.replace(is_thrifty) && !is_thrifty {
+            shared.wake_keeper.notify_one();
+        }
+    }
+
+    /// Length of the files of segments out of use that somebody reads, or that are about to be removed.
+    pub(crate) fn obsolete_bytes(&self) -> u64 {
+        let obsolete = self.shared().obsolete.borrow();
+        obsolete
+            .iter()
+            .map(|segment| segment.meta().file_bytes)
+            .sum()
+    }
+
+    /// Whether there are files out of use that nobody reads.
+    pub(crate) fn has_unused(&self) -> bool {
+        let shared = self.shared();
+        let obsolete = shared.obsolete.borrow();
+        !shared.garbage.borrow().is_empty()
+            || obsolete
+                .iter()
+                .any(|segment| Rc::strong_count(segment) == 1)
+    }
+
+    /// Ends the segment that is written to if it is `id` and nothing is on its way to it, so that it is
+    /// sealed and what is in it can be collected.
+    pub(crate) fn end_segment(&self, id: ValueSegmentId) {
+        let shared = self.shared();
+        if shared.pipeline.borrow_mut().end_active(id) {
             shared.wake_keeper.notify_one();
         }
     }

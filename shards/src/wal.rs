@@ -29,9 +29,11 @@ mod segment;
 mod segments;
 mod writer;
 
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
 use crate::limits;
+use crate::patience;
 use crate::planted::{Bug, is_planted};
 use crate::vlog::ValuePointer;
 use corelith_io::sync::notify::Notify;
@@ -39,9 +41,8 @@ use corelith_io::sync::oneshot;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
 use pipeline::{Callback, Pipeline};
 use segment::Prepared;
-use segments::Directory;
+use segments::SegmentFiles;
 use std::cell::{Cell, RefCell};
-use std::path::Path;
 use std::rc::Rc;
 
 pub use entry::{Entry, ValuePart};
@@ -136,11 +137,12 @@ impl Drop for Handle {
 /// What the log and its tasks share.
 struct Shared {
     pipeline: RefCell<Pipeline>,
-    directory: Directory,
+    files: SegmentFiles,
     /// There was no room for a whole segment.
     disk_full: Cell<bool>,
     /// What is staged waits for room on the device.
     is_stuck: Cell<bool>,
+    is_stopping: Cell<bool>,
     wake_writer: Notify,
     wake_keeper: Notify,
     wake_idle: Notify,
@@ -153,6 +155,8 @@ struct Shared {
 impl Wal {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
+    /// A checkpoint says that the log was durable up to the entry `covered`.
+    ///
     /// `is_whole` is asked about values that may never have become durable: whether all of the
     /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
     /// after it was never acknowledged, and is dropped.
@@ -161,15 +165,17 @@ impl Wal {
     /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`,
     /// `Io` (`NoSpace` when there is no room even for a short segment), and those of `is_whole`.
     pub async fn open(
-        dir: &Path,
+        dir: impl Into<Directory>,
         options: WalOptions,
+        covered: Option<LogIndex>,
         is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
-        corelith_io::create_dir_all(dir).await?;
-        let recovered = recovery::recover(dir, &options, &is_whole).await?;
-        let directory = Directory::new(dir.to_path_buf(), recovered.next_id);
-        let (first, spare) = directory.after_recovery(&options, recovered.free).await?;
+        let dir = dir.into();
+        corelith_io::create_dir_all(&dir).await?;
+        let recovered = recovery::recover(&dir, &options, covered, &is_whole).await?;
+        let files = SegmentFiles::new(dir, recovered.next_id);
+        let (first, spare) = files.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
             options,
             recovered.index,
@@ -184,9 +190,10 @@ impl Wal {
         }
         let shared = Rc::new(Shared {
             pipeline: RefCell::new(pipeline),
-            directory,
+            files,
             disk_full: Cell::new(false),
             is_stuck: Cell::new(false),
+            is_stopping: Cell::new(false),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
             wake_idle: Notify::new(),
@@ -212,14 +219,27 @@ impl Wal {
         &self.handle.shared
     }
 
+    /// Has [`Wal::wait_for_room`] wait no more.
+    pub(crate) fn begin_stop(&self) {
+        let shared = self.shared();
+        shared.is_stopping.set(true);
+        shared.progress.notify_waiters();
+    }
+
     /// Waits for everything appended, makes the commit index durable and stops the background work.
-    /// Whatever comes after that is answered with `Closed`.
+    /// Whatever comes after that is answered with `Closed`. What waits for room on the device is given up
+    /// after a while.
     ///
     /// # Errors
-    /// `Fenced`; the background work is stopped all the same.
+    /// `Fenced`, and one of no space if something was given up; the background work is stopped all the same.
     pub async fn close(&self) -> Result<()> {
+        self.close_unless(|| self.is_stuck()).await
+    }
+
+    /// As [`Wal::close`], where `is_stuck` tells whether something waits for room.
+    pub(crate) async fn close_unless(&self, is_stuck: impl Fn() -> bool) -> Result<()> {
         let shared = self.shared();
-        let flushed = shared.flush_proven().await;
+        let flushed = patience::unless_stuck(shared.flush_proven(), is_stuck).await;
         shared.stop();
         let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
         for task in tasks {
@@ -245,6 +265,9 @@ impl Wal {
             if outstanding <= limits::LOG_STAGED_BYTES_MAX {
                 return Ok(());
             }
+            if shared.is_stopping.get() {
+                return Err(Error::Closed);
+            }
             progress.await;
         }
     }
@@ -253,6 +276,11 @@ impl Wal {
     /// what makes room (deletes, membership changes, votes); new values should be refused.
     pub fn is_disk_full(&self) -> bool {
         self.shared().disk_full.get()
+    }
+
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.shared().pipeline.borrow().segments()
     }
 
     /// Whether what is appended waits for room on the device.
@@ -341,6 +369,12 @@ impl Wal {
     /// `Fenced` or `Closed`.
     pub async fn save_vote(&self, vote: Vote) -> Result<()> {
         self.shared().stage(|pipeline| pipeline.stage_vote(vote))?;
+        if is_planted(Bug::VoteBeforeDurable) {
+            return Ok(());
+        }
+        if is_planted(Bug::VoteWithoutProof) {
+            return self.shared().flush().await;
+        }
         self.shared().flush_proven().await
     }
 
@@ -530,7 +564,10 @@ impl Shared {
     }
 
     /// Takes the outcome of a block's write.
-    fn complete(&self, number: u64, result: Result<()>) {
+    fn complete(&self, number: u64, mut result: Result<()>) {
+        if is_planted(Bug::IgnoreFailedWrites) {
+            result = Ok(());
+        }
         if let Err(error) = &result {
             tracing::error!(%error, "a write of the log failed: it is fenced");
         }

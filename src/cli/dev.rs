@@ -1,82 +1,82 @@
 //! A cluster for development: several nodes in this process, on the loopback interface. Nothing is
 //! left out but the machines: each node has its cores, ports, log and data directory.
 
+mod shape;
+
+use crate::node::config::{ClientsConfig, RaftConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
-use crate::node::config::{RaftConfig, StorageConfig};
 use crate::node::error::NodeError;
 use crate::node::limits;
-use crate::node::run::{say, supervise};
+use crate::node::run::{refuse_taken_ports, say, supervise};
 use corelith_shards::NodeId;
-use std::path::PathBuf;
+pub use shape::{Shape, Wanted};
+use std::path::Path;
 
 const HOST: &str = "127.0.0.1";
-const PORT_OF_CLIENTS: u16 = 7411;
 
-/// What to start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Where the data lives; each node has a directory of its own there.
-    pub data: PathBuf,
-    /// Number of nodes.
-    pub nodes: u16,
-    /// Number of shards.
-    pub shards: u32,
-    /// Cores of each node.
-    pub cores: u16,
-    /// First port; the nodes take one for each core from there on.
-    pub port: u16,
-}
-
-/// Runs the cluster until a signal (SIGINT, SIGTERM) stops it.
+/// Runs the cluster whose data lies in `data` until a signal (SIGINT, SIGTERM) stops it. What `wanted`
+/// leaves open is as at the last start.
 ///
 /// # Errors
 /// One sentence about what keeps it from running.
-pub fn run(options: Options) -> Result<(), NodeError> {
-    let data = std::path::absolute(&options.data).map_err(|source| NodeError::System {
+pub fn run(data: &Path, wanted: Wanted) -> Result<(), NodeError> {
+    let data = std::path::absolute(data).map_err(|source| NodeError::System {
         what: "find the current directory",
         source,
     })?;
-    let nodes = configure(&Options {
-        data: data.clone(),
-        ..options
-    })?;
-    let cores = usize::from(options.nodes) * usize::from(options.cores);
-    corelith_io::probe::probe(&data, cores, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
+    let stored = shape::load(&data)?;
+    let shape = shape::settle(&data, wanted, stored)?;
+    let nodes = configure(&data, shape)?;
     let instead = "choose another first port with --port";
-    let text = greeting(&options, &nodes, &program());
-    supervise(nodes, instead, move || say(&text))
+    // Before the probe, which creates the directory.
+    refuse_taken_ports(&nodes, instead)?;
+    let cores = usize::from(shape.nodes) * usize::from(shape.cores);
+    corelith_io::probe::probe(&data, cores, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
+    if stored.is_none() {
+        shape::store(&data, shape)?;
+    }
+    let text = greeting(&data, shape, &nodes, &program());
+    supervise(nodes, instead, move || {
+        // Another port is kept once it has served: a start beside a running cluster changes nothing.
+        if stored != Some(shape)
+            && let Err(error) = shape::store(&data, shape)
+        {
+            tracing::warn!(%error, "the port of the next start will not be this one");
+        }
+        say(&text);
+    })
 }
 
-fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
-    let port_of = |node: u16| u32::from(options.port) + u32::from(node) * u32::from(options.cores);
-    if port_of(options.nodes) > u32::from(u16::MAX) + 1 {
+fn configure(data: &Path, shape: Shape) -> Result<Vec<NodeConfig>, ConfigError> {
+    let port_of = |node: u16| u32::from(shape.port) + u32::from(node) * u32::from(shape.cores);
+    if port_of(shape.nodes) > u32::from(u16::MAX) + 1 {
         return Err(ConfigError::Value {
             file: "the command line".to_owned(),
             key: "--port".to_owned(),
             problem: format!(
                 "{} is not allowed: {} nodes with {} cores each need that many ports from there on",
-                options.port, options.nodes, options.cores
+                shape.port, shape.nodes, shape.cores
             ),
         });
     }
-    let entries: Vec<NodeEntry> = (0..options.nodes)
+    let entries: Vec<NodeEntry> = (0..shape.nodes)
         .map(|node| NodeEntry {
             id: u64::from(node) + 1,
             host: HOST.to_owned(),
             // Checked above for all of them.
             port: u16::try_from(port_of(node)).unwrap_or(u16::MAX),
-            cores: options.cores,
+            cores: shape.cores,
         })
         .collect();
     let cluster = ClusterConfig {
         name: "dev".to_owned(),
-        shards: options.shards,
+        shards: shape.shards,
         replicas: None,
         nodes: entries.clone(),
     };
     let configs = entries.into_iter().map(|entry| NodeConfig {
         id: NodeId(entry.id),
-        data_dir: options.data.join(format!("node-{}", entry.id)),
+        data_dir: data.join(format!("node-{}", entry.id)),
         listen: Listen {
             host: entry.host,
             port: entry.port,
@@ -95,6 +95,7 @@ fn configure(options: &Options) -> Result<Vec<NodeConfig>, ConfigError> {
             reserve_bytes: Some(16 << 20),
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
             heartbeat_ms: 100,
             election_ms: 500,
@@ -111,12 +112,12 @@ fn program() -> String {
     }
 }
 
-fn greeting(options: &Options, nodes: &[NodeConfig], program: &str) -> String {
+fn greeting(data: &Path, shape: Shape, nodes: &[NodeConfig], program: &str) -> String {
     let mut text = format!(
         "ready: {} nodes, {} shards, data in {}\n",
-        options.nodes,
-        options.shards,
-        options.data.display()
+        shape.nodes,
+        shape.shards,
+        data.display()
     );
     for node in nodes {
         let first = node.listen.port;
@@ -128,14 +129,14 @@ fn greeting(options: &Options, nodes: &[NodeConfig], program: &str) -> String {
         };
         text += &format!("  node {}  {ports}\n", node.id.0);
     }
-    let connect = if options.port == PORT_OF_CLIENTS {
+    let connect = if shape.port == Shape::default().port {
         String::new()
     } else {
-        format!(" --connect {HOST}:{}", options.port)
+        format!(" --connect {HOST}:{}", shape.port)
     };
     text += "Try from another terminal:\n";
     for command in ["put greeting hello", "get greeting", "status"] {
-        text += &format!("  {program}{connect} {command}\n");
+        text += &format!("  {program} {command}{connect}\n");
     }
     text += "Ctrl-C stops it; the data stays.";
     text
@@ -143,11 +144,11 @@ fn greeting(options: &Options, nodes: &[NodeConfig], program: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, configure, greeting};
+    use super::{Shape, configure, greeting};
+    use std::path::Path;
 
-    fn options(nodes: u16, cores: u16, port: u16) -> Options {
-        Options {
-            data: "/d".into(),
+    fn shape(nodes: u16, cores: u16, port: u16) -> Shape {
+        Shape {
             nodes,
             shards: 6,
             cores,
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn nodes_have_ports_and_directories_of_their_own() {
-        let nodes = configure(&options(3, 2, 7411)).unwrap();
+        let nodes = configure(Path::new("/d"), shape(3, 2, 7411)).unwrap();
         let ports: Vec<u16> = nodes.iter().map(|node| node.listen.port).collect();
         assert_eq!(ports, [7411, 7413, 7415]);
         assert_eq!(nodes[2].data_dir.to_str(), Some("/d/node-3"));
@@ -166,8 +167,8 @@ mod tests {
 
     #[test]
     fn ports_end_at_the_last_one() {
-        assert!(configure(&options(3, 1, 65533)).is_ok());
-        let error = configure(&options(3, 1, 65534)).unwrap_err();
+        assert!(configure(Path::new("/d"), shape(3, 1, 65533)).is_ok());
+        let error = configure(Path::new("/d"), shape(3, 1, 65534)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the command line: --port: 65534 is not allowed: 3 nodes with 1 cores each need that \
@@ -178,11 +179,11 @@ mod tests {
     #[test]
     fn the_greeting_shows_commands_that_reach_it() {
         let text = |port| {
-            let options = options(3, 1, port);
-            greeting(&options, &configure(&options).unwrap(), "corelith")
+            let (data, shape) = (Path::new("/d"), shape(3, 1, port));
+            greeting(data, shape, &configure(data, shape).unwrap(), "corelith")
         };
         assert!(text(7411).contains("\n  corelith put greeting hello\n"));
-        assert!(text(9000).contains("\n  corelith --connect 127.0.0.1:9000 get greeting\n"));
+        assert!(text(9000).contains("\n  corelith get greeting --connect 127.0.0.1:9000\n"));
         assert!(text(9000).contains("node 3  127.0.0.1:9002"));
     }
 }

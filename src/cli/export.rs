@@ -1,79 +1,170 @@
-//! `export`: every key becomes a file under a directory.
+//! `export`: every key becomes a file under a directory, listed in a manifest.
 
 use super::args::Export;
+use super::encoding::printable;
 use super::failure::Failure;
-use super::import::{Failures, finish, progress_bar};
-use super::output;
-use corelith_client::{Client, Entry};
-use futures_util::StreamExt;
-use std::ffi::OsStr;
-use std::io::{Error, ErrorKind};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use super::manifest::{Record, Subject, Writer, file_names};
+use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
+use corelith_client::{Client, Entry, Error};
+use futures_util::{StreamExt, stream};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
-/// Exports every key that begins with the prefix. A key that cannot be a file is reported and left
-/// out; the others go on.
+/// What became of one key.
+enum Outcome {
+    Exported(Record),
+    /// It was deleted after it was listed.
+    Gone,
+    Failed(Vec<u8>, Failure),
+    /// The keys cannot be listed any further.
+    NotListed(Failure),
+}
+
+/// Exports every key that begins with the prefix. A key that cannot be read or written is reported and
+/// left out; the others go on.
 pub(super) async fn run(client: &Client, arguments: Export) -> Result<(), Failure> {
     let root = arguments.dir;
-    prepare(&root)?;
     let prefix = arguments.prefix.into_vec();
-    let bar = progress_bar(0);
-    let mut failed = Failures::new(&bar);
-    let mut total = 0;
-    let mut entries = std::pin::pin!(client.scan(prefix.clone()));
-    while let Some(entry) = entries.next().await {
-        let entry = entry?;
-        total += 1;
-        let name = entry.key.get(prefix.len()..).unwrap_or_default();
-        match write(&root, name, &entry).await {
-            Ok(()) => {
-                bar.inc_length(entry.value.len() as u64);
-                bar.inc(entry.value.len() as u64);
+    let mut interrupts = Interrupts::new()?;
+    let subject = Subject {
+        cluster: client.cluster_map().cluster,
+        prefix: prefix.clone(),
+    };
+    let mut manifest = Writer::open(&root, &subject)?;
+    let mut tally = Tally::new("exported", 0);
+    let again: Vec<_> = manifest.summary.failed.iter().cloned().map(Ok).collect();
+    let keys = stream::iter(again).chain(rest(client, &manifest, &prefix));
+    let first = manifest.lines();
+    let (root_ref, prefix_len) = (root.as_path(), prefix.len());
+    let mut outcomes = std::pin::pin!(
+        keys.enumerate()
+            .map(|(place, key)| async move {
+                match key {
+                    Ok(key) => {
+                        export(client, root_ref, prefix_len, key, first + place as u64).await
+                    }
+                    Err(failure) => Outcome::NotListed(failure),
+                }
+            })
+            .buffered(usize::from(arguments.in_flight))
+    );
+    let end = loop {
+        let outcome = tokio::select! {
+            biased;
+            () = interrupts.next() => break End::Interrupted,
+            outcome = outcomes.next() => outcome,
+        };
+        match outcome {
+            None => break End::Complete,
+            Some(Outcome::Gone) => {}
+            Some(Outcome::NotListed(failure)) => break End::BrokenOff(failure),
+            Some(Outcome::Exported(record)) => {
+                let length = record.length;
+                manifest.exported(record)?;
+                tally.done(length);
             }
-            Err(failure) => failed.note(Path::new(&output::printable(&entry.key)), &failure),
+            Some(Outcome::Failed(key, failure)) => {
+                tally.failed(&printable(&key), &failure);
+                manifest.failed(key, &failure)?;
+                if tally.is_hopeless(&failure, concerns_cluster_or_files) {
+                    break End::BrokenOff(failure);
+                }
+            }
+        }
+    };
+    if matches!(end, End::Complete) {
+        manifest.end()?;
+    }
+    let go_on = format!(
+        "{} holds {} keys so far; the same command goes on with the rest",
+        root.display(),
+        manifest.summary.keys
+    );
+    tally.finish(end, &go_on, arguments.json)
+}
+
+/// The keys that were not tried yet.
+fn rest(
+    client: &Client,
+    manifest: &Writer,
+    prefix: &[u8],
+) -> impl futures_util::Stream<Item = Result<Vec<u8>, Failure>> + use<> {
+    // The first key after the last one.
+    let start = manifest
+        .summary
+        .last
+        .as_ref()
+        .map(|last| [last.as_slice(), &[0]].concat());
+    let limit = match manifest.summary.is_ended {
+        true => 0,
+        false => u64::MAX,
+    };
+    client
+        .scan(prefix)
+        .start_at(start.unwrap_or_default())
+        .limit(limit)
+        .keys_only()
+        .map(|entry| match entry {
+            Ok(entry) => Ok(entry.key.to_vec()),
+            Err(error) => Err(Failure::Cluster(error)),
+        })
+}
+
+async fn export(
+    client: &Client,
+    root: &Path,
+    prefix_len: usize,
+    key: Vec<u8>,
+    number: u64,
+) -> Outcome {
+    let entry = match client.get(key.clone()).await {
+        Ok(entry) => entry,
+        Err(Error::NotFound) => return Outcome::Gone,
+        Err(error) => return Outcome::Failed(key, error.into()),
+    };
+    let name = key.get(prefix_len..).unwrap_or_default();
+    match write(root, &file_names(name, number), &entry).await {
+        Ok(file) => Outcome::Exported(Record {
+            key,
+            file,
+            version: entry.version,
+            length: entry.value.len() as u64,
+            crc32c: crc32c::crc32c(&entry.value),
+        }),
+        Err(failure) => Outcome::Failed(key, failure),
+    }
+}
+
+/// Writes the value under the first of the names that other keys allow.
+async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, Failure> {
+    let mut met = None;
+    for name in names {
+        let path = root.join(name);
+        match write_file(&path, &entry.value).await {
+            Ok(()) => return Ok(name.clone()),
+            Err(error) => {
+                let is_name_taken = matches!(
+                    error.kind(),
+                    ErrorKind::IsADirectory
+                        | ErrorKind::NotADirectory
+                        | ErrorKind::AlreadyExists
+                        | ErrorKind::InvalidFilename
+                );
+                let failure = Failure::file("write", &path, error);
+                if !is_name_taken {
+                    return Err(failure);
+                }
+                met = Some(failure);
+            }
         }
     }
-    finish("exported", &bar, total, failed)
+    Err(met.unwrap_or_else(|| Failure::unusable(root, "no name is left for a file")))
 }
 
-fn prepare(root: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(root).map_err(|error| Failure::file("create", root, error))?;
-    let mut names = std::fs::read_dir(root).map_err(|error| Failure::file("list", root, error))?;
-    match names.next() {
-        None => Ok(()),
-        Some(_) => Err(Failure::DirectoryNotEmpty(root.to_owned())),
-    }
-}
-
-async fn write(root: &Path, name: &[u8], entry: &Entry) -> Result<(), Failure> {
-    let relative = relative_path(name)
-        .ok_or_else(|| Failure::local("use as a file name", "the key", unusable()))?;
-    let path = root.join(relative);
+async fn write_file(path: &Path, value: &[u8]) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
-        tokio::fs::create_dir_all(parent)
-            .await
-            .map_err(|error| Failure::file("create", parent, error))?;
+        tokio::fs::create_dir_all(parent).await?;
     }
-    tokio::fs::write(&path, &entry.value)
-        .await
-        .map_err(|error| Failure::file("write", &path, error))
-}
-
-fn unusable() -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        "it is empty, absolute, or has an empty, . or .. part",
-    )
-}
-
-/// The path that `key` names below a directory, if it stays below it and names exactly one file.
-pub(super) fn relative_path(key: &[u8]) -> Option<PathBuf> {
-    let plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
-    if !key.split(|byte| *byte == b'/').all(plain) {
-        return None;
-    }
-    let path = PathBuf::from(OsStr::from_bytes(key));
-    path.components()
-        .all(|part| matches!(part, Component::Normal(_)))
-        .then_some(path)
+    tokio::fs::write(path, value).await
 }

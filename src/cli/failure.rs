@@ -1,11 +1,24 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
-use super::args::Connection;
-use super::output;
+use super::encoding::printable;
+use crate::node::data_dir::identity::IdentityError;
+use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
 use crate::node::error::NodeError;
 use corelith_client::Error;
 use std::path::{Path, PathBuf};
+
+/// Exit codes, as [`EXIT_CODES`](super::args) lists them.
+pub(super) mod code {
+    pub(in crate::cli) const ABSENT: u8 = 1;
+    pub(in crate::cli) const WRONG_INPUT: u8 = 2;
+    pub(in crate::cli) const UNREACHABLE: u8 = 3;
+    pub(in crate::cli) const UNKNOWN: u8 = 4;
+    pub(in crate::cli) const LOCAL: u8 = 5;
+    pub(in crate::cli) const DAMAGED: u8 = 6;
+    pub(in crate::cli) const FULL: u8 = 7;
+    pub(in crate::cli) const INTERRUPTED: u8 = 130;
+}
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +28,10 @@ pub enum Failure {
     Cluster(#[from] Error),
     /// No node of the cluster answers.
     #[error(
-        "no cluster at {seeds}: {source} (start one with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
+        "{source} (start a cluster with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
     )]
-    Connecting {
-        /// Where it was looked for.
-        seeds: String,
-        /// What happened.
+    NoCluster {
+        /// What was met at each address.
         source: Error,
     },
     /// The key does not exist.
@@ -44,7 +55,7 @@ pub enum Failure {
     #[error("{source}")]
     Inspect {
         /// What is wrong with it.
-        source: crate::node::data_dir::inspect::InspectError,
+        source: InspectError,
     },
     /// A directory cannot be looked at.
     #[error("{0}")]
@@ -71,19 +82,38 @@ pub enum Failure {
         /// What happened.
         source: std::io::Error,
     },
-    /// The directory to export to has something in it.
-    #[error("{} is not empty: give a new or an empty directory", .0.display())]
-    DirectoryNotEmpty(PathBuf),
-    /// Some of many files failed; each was reported when it did.
-    #[error("{failed} of {total} files failed, see above; the others are done")]
+    /// What was given cannot be used.
+    #[error("{path}: {problem}", path = path.display())]
+    Unusable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A file is not what its manifest says.
+    #[error("{path} is damaged: {problem}", path = path.display())]
+    DamagedFile {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: &'static str,
+    },
+    /// An argument cannot be used.
+    #[error("{0}")]
+    Argument(&'static str),
+    /// Some of many keys or files failed; each was reported when it did.
+    #[error("{failed} of {total} failed, see above")]
     Partly {
         /// How many failed.
         failed: u64,
         /// Of how many.
         total: u64,
-        /// The exit code of the first failure.
+        /// The largest exit code of all failures.
         code: u8,
     },
+    /// The user has interrupted the command, which has told how far it came.
+    #[error("interrupted")]
+    Interrupted,
     /// Whoever read our output has gone, such as `head`: not a failure.
     #[error("output closed")]
     OutputClosed,
@@ -114,17 +144,25 @@ impl Failure {
         }
     }
 
+    /// A file or directory that cannot be used.
+    pub fn unusable(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Unusable {
+            path: path.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
     /// A failure to find the cluster.
-    pub fn connecting(connection: &Connection, source: Error) -> Self {
-        Self::Connecting {
-            seeds: connection.seeds().join(", "),
-            source,
+    pub fn connecting(error: Error) -> Self {
+        match error {
+            source @ Error::NoSeed { .. } => Self::NoCluster { source },
+            error => Self::Cluster(error),
         }
     }
 
     /// What the SDK said about an operation on `key`.
     pub fn on_key(key: &[u8], error: Error) -> Self {
-        let key = output::printable(key);
+        let key = printable(key);
         match error {
             Error::NotFound => Self::NotFound { key },
             Error::Conflict {
@@ -145,28 +183,73 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
-            Self::NotFound { .. } | Self::Conflict { .. } => 1,
-            Self::Inspect { .. } | Self::Damaged { .. } | Self::DirectoryNotEmpty(_) => 2,
-            Self::Offline(OfflineError::NoData { .. }) => 2,
-            Self::Connecting { source, .. } => match source {
-                Error::Invalid { .. } => 2,
-                _ => 3,
-            },
-            Self::Node(error)
-                if error
-                    .downcast_ref::<NodeError>()
-                    .is_some_and(NodeError::is_misconfiguration) =>
-            {
-                2
-            }
-            Self::Offline(_) | Self::Node(_) | Self::Core { .. } | Self::Local { .. } => 5,
+            Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
+            Self::Unusable { .. } | Self::Argument(_) => code::WRONG_INPUT,
+            Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
+            Self::NoCluster { .. } => code::UNREACHABLE,
+            Self::Inspect { source } => of_inspection(source),
+            Self::Offline(error) => of_offline(error),
+            Self::Node(error) => error
+                .downcast_ref::<NodeError>()
+                .map_or(code::LOCAL, of_node),
+            Self::Core { .. } | Self::Local { .. } => code::LOCAL,
             Self::Partly { code, .. } => *code,
-            Self::Cluster(error) => match error {
-                Error::NotFound | Error::Conflict { .. } => 1,
-                Error::TooLarge { .. } | Error::Invalid { .. } => 2,
-                Error::Indeterminate { .. } => 4,
-                _ => 3,
-            },
+            Self::Interrupted => code::INTERRUPTED,
+            Self::Cluster(error) => of_cluster(error),
         }
+    }
+}
+
+fn of_cluster(error: &Error) -> u8 {
+    match error {
+        Error::NotFound | Error::Conflict { .. } => code::ABSENT,
+        Error::TooLarge { .. } | Error::Invalid { .. } => code::WRONG_INPUT,
+        Error::Indeterminate { .. } => code::UNKNOWN,
+        Error::Corrupt => code::DAMAGED,
+        Error::DiskFull | Error::ShardFull => code::FULL,
+        _ => code::UNREACHABLE,
+    }
+}
+
+fn of_node(error: &NodeError) -> u8 {
+    match error {
+        NodeError::Identity(error) => of_identity(error),
+        error if error.is_misconfiguration() => code::WRONG_INPUT,
+        _ => code::LOCAL,
+    }
+}
+
+fn of_identity(error: &IdentityError) -> u8 {
+    match error {
+        IdentityError::Corrupt { .. } => code::DAMAGED,
+        IdentityError::Differs { .. }
+        | IdentityError::Foreign { .. }
+        | IdentityError::Newer { .. } => code::WRONG_INPUT,
+        _ => code::LOCAL,
+    }
+}
+
+fn of_inspection(error: &InspectError) -> u8 {
+    match error {
+        InspectError::Identity(error) => of_identity(error),
+        InspectError::Shard(error) => of_shard(error),
+    }
+}
+
+fn of_offline(error: &OfflineError) -> u8 {
+    match error {
+        OfflineError::NoData { .. } => code::WRONG_INPUT,
+        OfflineError::Shard(error) => of_shard(error),
+        _ => code::LOCAL,
+    }
+}
+
+fn of_shard(error: &corelith_shards::Error) -> u8 {
+    match error {
+        corelith_shards::Error::Corrupt { .. } => code::DAMAGED,
+        corelith_shards::Error::NewerFormat { .. } | corelith_shards::Error::OtherStore { .. } => {
+            code::WRONG_INPUT
+        }
+        _ => code::LOCAL,
     }
 }

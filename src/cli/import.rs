@@ -1,143 +1,249 @@
-//! `import`: every file under a directory becomes a key.
+//! `import`: the files under a directory become keys.
 
 use super::args::Import;
 use super::failure::Failure;
-use corelith_client::Client;
+use super::keys::check_size;
+use super::manifest::{self, Record, Summary};
+use super::transfer::{End, Interrupts, Tally, after_argument, concerns_cluster};
+use super::watermark::Watermark;
+use corelith_client::{Client, Field};
 use futures_util::{StreamExt, stream};
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
-use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+/// A file that becomes a key.
 struct Source {
     path: PathBuf,
     key: Vec<u8>,
     len: u64,
+    /// Checksum of its content, where it is known.
+    crc32c: Option<u32>,
 }
+
+type Sources = Box<dyn Iterator<Item = Result<Source, Failure>> + Send>;
 
 /// Imports the directory. A file that fails is reported and left out; the others go on.
 pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::new()?;
+    let after = arguments.after.map(|key| key.0);
     let prefix = arguments.prefix.into_vec();
-    let sources = list(&arguments.dir, &prefix)?;
-    let total = sources.len() as u64;
-    let bar = progress_bar(sources.iter().map(|source| source.len).sum());
-    let mut failed = Failures::new(&bar);
-    let mut puts = stream::iter(sources)
-        .map(|source| async move {
-            let outcome = put(client, &source).await;
-            (source, outcome)
-        })
-        .buffer_unordered(usize::from(arguments.in_flight));
-    while let Some((source, outcome)) = puts.next().await {
-        bar.inc(source.len);
-        if let Err(failure) = outcome {
-            failed.note(&source.path, &failure);
+    let (sources, mut tally) = match Summary::read(&arguments.dir)? {
+        Some((summary, _)) => {
+            refuse_incomplete(&arguments.dir, &summary, arguments.incomplete)?;
+            exported(&arguments.dir, summary, prefix, after.clone())?
+        }
+        None => plain(&arguments.dir, &prefix, after.as_deref()),
+    };
+    let mut puts = std::pin::pin!(
+        stream::iter(sources)
+            .enumerate()
+            .map(|(place, source)| async move {
+                let source = source?;
+                let outcome = put(client, &source).await;
+                Ok((place as u64, source, outcome))
+            })
+            .buffer_unordered(usize::from(arguments.in_flight))
+    );
+    let mut mark = Watermark::after(after);
+    let end = loop {
+        let outcome = tokio::select! {
+            biased;
+            () = interrupts.next() => break End::Interrupted,
+            outcome = puts.next() => outcome,
+        };
+        match outcome {
+            None => break End::Complete,
+            Some(Err(failure)) => break End::BrokenOff(failure),
+            Some(Ok((place, source, Ok(bytes)))) => {
+                tally.done(bytes);
+                mark.done(place, source.key);
+            }
+            Some(Ok((place, source, Err(failure)))) => {
+                tally.failed(&source.path.display().to_string(), &failure);
+                // What is wrong with the file itself stays so.
+                match concerns_cluster(failure.exit_code()) {
+                    true => mark.hold(place),
+                    false => mark.done(place, source.key),
+                }
+                if tally.is_hopeless(&failure, concerns_cluster) {
+                    break End::BrokenOff(failure);
+                }
+            }
+        }
+    };
+    let go_on = match mark.key() {
+        Some(key) => format!("to go on, give the same command {}", after_argument(&key)),
+        None => "to go on, give the same command".to_owned(),
+    };
+    tally.finish(end, &go_on, arguments.json)
+}
+
+fn refuse_incomplete(dir: &Path, summary: &Summary, allowed: bool) -> Result<(), Failure> {
+    let problem = match (summary.is_ended, summary.failed.len()) {
+        _ if allowed => return Ok(()),
+        (true, 0) => return Ok(()),
+        (true, 1) => "it holds an export that lacks one key".to_owned(),
+        (true, failed) => format!("it holds an export that lacks {failed} keys"),
+        (false, _) => "it holds an export that was broken off".to_owned(),
+    };
+    Err(Failure::unusable(
+        dir,
+        problem + ": complete it with `corelith export`, or import what is there with --incomplete",
+    ))
+}
+
+/// The files of an export, by its manifest.
+fn exported(
+    dir: &Path,
+    summary: Summary,
+    prefix: Vec<u8>,
+    after: Option<Vec<u8>>,
+) -> Result<(Sources, Tally), Failure> {
+    let mut tally = Tally::new("imported", summary.bytes);
+    let mut unlisted = 0;
+    walk(dir, |found| {
+        unlisted += u64::from(matches!(found, Found::File(..)));
+    });
+    // The manifest itself is a file.
+    let unlisted = unlisted.saturating_sub(summary.keys + 1);
+    if unlisted > 0 {
+        let what = format!(
+            "{}: {unlisted} files skipped: not in the manifest",
+            dir.display()
+        );
+        tally.skipped_all(unlisted, &what);
+    }
+    let full = move |key: &[u8]| [prefix.as_slice(), key].concat();
+    if let Some(after) = &after {
+        let mut records = manifest::records(dir)?;
+        if !records.any(|record| record.is_ok_and(|record| full(&record.key) == *after)) {
+            return Err(Failure::Argument(
+                "the key of --after is not in the manifest",
+            ));
         }
     }
-    finish("imported", &bar, total, failed)
+    let mut waiting = after.is_some();
+    let root = dir.to_owned();
+    let sources = manifest::records(dir)?.filter_map(move |record| {
+        let Record {
+            key,
+            file,
+            length,
+            crc32c,
+            ..
+        } = match record {
+            Ok(record) => record,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let key = full(&key);
+        if waiting {
+            waiting = after.as_deref() != Some(&key);
+            return None;
+        }
+        Some(Ok(Source {
+            path: root.join(file),
+            key,
+            len: length,
+            crc32c: Some(crc32c),
+        }))
+    });
+    Ok((Box::new(sources), tally))
 }
 
-async fn put(client: &Client, source: &Source) -> Result<(), Failure> {
-    // Refused before it is read, so that a huge file costs no memory.
-    let limit = client.limits().value_bytes_max;
-    if source.len > limit {
-        return Err(corelith_client::Error::TooLarge { limit }.into());
-    }
-    let value = tokio::fs::read(&source.path)
-        .await
-        .map_err(|error| Failure::file("read", &source.path, error))?;
-    client.put(source.key.clone(), value).await?;
-    Ok(())
-}
-
-/// Lists the regular files under `root`, in order of names; links and devices are left out.
-fn list(root: &Path, prefix: &[u8]) -> Result<Vec<Source>, Failure> {
+/// The files of any other directory, in order of their keys.
+fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
     let mut sources = Vec::new();
+    let mut skipped = Vec::new();
+    let mut failed = Vec::new();
+    walk(dir, |found| match found {
+        Found::File(path, len) => {
+            let relative = path
+                .strip_prefix(dir)
+                .unwrap_or(&path)
+                .as_os_str()
+                .as_bytes();
+            let key = [prefix, relative].concat();
+            sources.push(Source {
+                path,
+                key,
+                len,
+                crc32c: None,
+            });
+        }
+        Found::Other(path) => skipped.push(path),
+        Found::Failed(path, error) => failed.push((path, error)),
+    });
+    sources.retain(|source| after.is_none_or(|after| source.key.as_slice() > after));
+    sources.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut tally = Tally::new("imported", sources.iter().map(|source| source.len).sum());
+    for path in skipped {
+        tally.skipped(&path.display().to_string(), "no regular file");
+    }
+    for (path, error) in failed {
+        let name = path.display().to_string();
+        tally.failed(&name, &Failure::local("read", "", error));
+    }
+    (Box::new(sources.into_iter().map(Ok)), tally)
+}
+
+/// What a walk through a directory meets.
+enum Found {
+    File(PathBuf, u64),
+    /// A link, a device, a socket.
+    Other(PathBuf),
+    Failed(PathBuf, std::io::Error),
+}
+
+/// Tells everything under `root` but directories.
+fn walk(root: &Path, mut tell: impl FnMut(Found)) {
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
-        let failure = |error| Failure::file("list", &directory, error);
-        for entry in std::fs::read_dir(&directory).map_err(failure)? {
-            let entry = entry.map_err(failure)?;
-            let path = entry.path();
-            let kind = entry.file_type().map_err(failure)?;
-            if kind.is_dir() {
-                directories.push(path);
-            } else if kind.is_file() {
-                let relative = path
-                    .strip_prefix(root)
-                    .unwrap_or(&path)
-                    .as_os_str()
-                    .as_bytes();
-                let key = [prefix, relative].concat();
-                let len = entry.metadata().map_err(failure)?.len();
-                sources.push(Source { path, key, len });
+        let names = match std::fs::read_dir(&directory) {
+            Ok(names) => names,
+            Err(error) => {
+                tell(Found::Failed(directory, error));
+                continue;
+            }
+        };
+        for entry in names {
+            let found = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)));
+            match found {
+                Ok((path, data)) if data.is_dir() => directories.push(path),
+                Ok((path, data)) if data.is_file() => tell(Found::File(path, data.len())),
+                Ok((path, _)) => tell(Found::Other(path)),
+                Err(error) => tell(Found::Failed(directory.clone(), error)),
             }
         }
     }
-    sources.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(sources)
 }
 
-/// A bar over bytes; nothing is drawn if standard error is no terminal.
-pub(super) fn progress_bar(total_bytes: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total_bytes);
-    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Counts the files that failed, and reports each.
-pub(super) struct Failures<'a> {
-    bar: &'a ProgressBar,
-    count: u64,
-    code: u8,
-}
-
-impl<'a> Failures<'a> {
-    /// None yet.
-    pub(super) fn new(bar: &'a ProgressBar) -> Self {
-        Self {
-            bar,
-            count: 0,
-            code: 0,
+/// Puts the file's content; returns its length.
+async fn put(client: &Client, source: &Source) -> Result<u64, Failure> {
+    let limits = client.limits();
+    check_size(
+        Field::Key,
+        source.key.len() as u64,
+        limits.key_bytes_max as u64,
+    )?;
+    // Refused before it is read, so that a huge file costs no memory.
+    check_size(Field::Value, source.len, limits.value_bytes_max)?;
+    let value = tokio::fs::read(&source.path)
+        .await
+        .map_err(|error| Failure::local("read", "", error))?;
+    check_size(Field::Value, value.len() as u64, limits.value_bytes_max)?;
+    let damaged = |problem| Failure::DamagedFile {
+        path: source.path.clone(),
+        problem,
+    };
+    if let Some(expected) = source.crc32c {
+        if value.len() as u64 != source.len {
+            return Err(damaged("its length is not the one in the manifest"));
+        }
+        if crc32c::crc32c(&value) != expected {
+            return Err(damaged("its checksum is not the one in the manifest"));
         }
     }
-
-    /// Reports a failure.
-    pub(super) fn note(&mut self, path: &Path, failure: &Failure) {
-        if self.count == 0 {
-            self.code = failure.exit_code();
-        }
-        self.count += 1;
-        self.bar.suspend(|| {
-            // Nobody is left to tell if standard error is gone.
-            let _ = writeln!(std::io::stderr(), "{}: {failure}", path.display());
-        });
-    }
-}
-
-/// Prints what was done, and tells the failure if not all of it was.
-pub(super) fn finish(
-    what: &str,
-    bar: &ProgressBar,
-    total: u64,
-    failed: Failures<'_>,
-) -> Result<(), Failure> {
-    bar.finish_and_clear();
-    super::output::text(&format!(
-        "{what} {} files, {}, in {}\n",
-        total.saturating_sub(failed.count),
-        HumanBytes(bar.position()),
-        HumanDuration(bar.elapsed()),
-    ))?;
-    if failed.count > 0 {
-        return Err(Failure::Partly {
-            failed: failed.count,
-            total,
-            code: failed.code,
-        });
-    }
-    Ok(())
+    let bytes = value.len() as u64;
+    client.put(source.key.clone(), value).await?;
+    Ok(bytes)
 }

@@ -1,14 +1,26 @@
-//! `check` and `gc plan`: what data directories hold, without a cluster.
+//! `inspect`, `check` and `gc plan`: what files and data directories hold, without a cluster.
 
 use super::failure::Failure;
+use super::on_core::on_core;
+use super::output;
 use super::table::Table;
-use super::{on_core, output};
+use crate::node::data_dir::inspect;
 use crate::node::data_dir::on_disk::{self, OfflineError};
 use corelith_shards::check::{Problem, Summary};
 use corelith_shards::gc_plan::ShardPlan;
-use corelith_shards::vlog::{Action, SegmentGarbage};
+use corelith_shards::vlog::Action;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+
+/// Prints a file of ours. It is read as a node reads it.
+pub(super) fn inspect(file: &Path) -> Result<(), Failure> {
+    let path = file.to_owned();
+    let found = on_core(
+        "inspect",
+        move || async move { inspect::inspect(&path).await },
+    )?;
+    output::text(&found.map_err(|source| Failure::Inspect { source })?)
+}
 
 /// Checks everything under `dir`; problems are printed as they are found.
 pub(super) fn check(dir: &Path, as_json: bool) -> Result<(), Failure> {
@@ -34,15 +46,15 @@ async fn check_all(dir: &Path, as_json: bool) -> Result<u64, Failure> {
         let mut printed = Ok(());
         let summary = on_disk::check(shard, |problem| {
             if printed.is_ok() {
-                printed = print_problem(shard, &problem, as_json);
+                printed = print_problem(&shard.dir, &problem, as_json);
             }
         });
         let summary = summary.await?;
         printed?;
         problems += summary.problems;
         output::text(&match as_json {
-            true => output::json_line(&SummaryLine::new(shard, &summary))?,
-            false => describe(shard, &summary),
+            true => output::json_line(&SummaryLine::new(&shard.dir, &summary))?,
+            false => describe(&shard.dir, &summary),
         })?;
     }
     Ok(problems)
@@ -155,7 +167,7 @@ pub(super) fn plan(dir: &Path, as_json: bool) -> Result<(), Failure> {
     let dir = dir.to_owned();
     let plans = on_core("gc plan", move || async move { plan_all(&dir).await })??;
     output::text(&match as_json {
-        true => output::json(&plans.iter().map(Plan::from).collect::<Vec<_>>())?,
+        true => plan_lines(&plans)?,
         false => plan_tables(&plans),
     })
 }
@@ -164,8 +176,8 @@ async fn plan_all(dir: &Path) -> Result<Vec<(PathBuf, ShardPlan)>, OfflineError>
     let data = on_disk::open(dir, false).await?;
     let mut plans = Vec::with_capacity(data.shards.len());
     for shard in data.shards {
-        if let Some(plan) = on_disk::plan(&shard).await? {
-            plans.push((shard, plan));
+        if let Some(plan) = on_disk::plan(&shard.dir).await? {
+            plans.push((shard.dir, plan));
         }
     }
     Ok(plans)
@@ -222,7 +234,19 @@ fn plan_tables(plans: &[(PathBuf, ShardPlan)]) -> String {
 }
 
 #[derive(Serialize)]
-struct Plan {
+struct SegmentLine {
+    kind: &'static str,
+    shard: u32,
+    segment: u64,
+    bytes: u64,
+    garbage: u64,
+    action: &'static str,
+    reclaimed: u64,
+}
+
+#[derive(Serialize)]
+struct PlanLine {
+    kind: &'static str,
     dir: String,
     shard: u32,
     /// The log is taken to be purged up to here.
@@ -232,28 +256,24 @@ struct Plan {
     bytes: u64,
     garbage: u64,
     reclaimed: u64,
-    segments: Vec<Segment>,
 }
 
-#[derive(Serialize)]
-struct Segment {
-    segment: u64,
-    bytes: u64,
-    garbage: u64,
-    action: &'static str,
-    reclaimed: u64,
-}
-
-impl From<&(PathBuf, ShardPlan)> for Plan {
-    fn from((dir, plan): &(PathBuf, ShardPlan)) -> Self {
-        let segment = |segment: &SegmentGarbage| Segment {
-            segment: segment.id.0,
-            bytes: segment.bytes,
-            garbage: segment.garbage,
-            action: action(segment.action),
-            reclaimed: segment.reclaimed,
-        };
-        Self {
+fn plan_lines(plans: &[(PathBuf, ShardPlan)]) -> Result<String, Failure> {
+    let mut text = String::new();
+    for (dir, plan) in plans {
+        for segment in &plan.report.segments {
+            text += &output::json_line(&SegmentLine {
+                kind: "segment",
+                shard: plan.shard.0,
+                segment: segment.id.0,
+                bytes: segment.bytes,
+                garbage: segment.garbage,
+                action: action(segment.action),
+                reclaimed: segment.reclaimed,
+            })?;
+        }
+        text += &output::json_line(&PlanLine {
+            kind: "shard",
             dir: dir.display().to_string(),
             shard: plan.shard.0,
             assumed_purged: plan.checkpointed.map(|index| index.0),
@@ -262,7 +282,7 @@ impl From<&(PathBuf, ShardPlan)> for Plan {
             bytes: plan.report.bytes,
             garbage: plan.report.garbage,
             reclaimed: plan.report.reclaimed(),
-            segments: plan.report.segments.iter().map(segment).collect(),
-        }
+        })?;
     }
+    Ok(text)
 }

@@ -1,30 +1,15 @@
-//! Printing: keys and values as they are where they can be, escaped where they cannot.
+//! Printing to standard output.
 
 use super::failure::Failure;
 use std::io::{ErrorKind, IsTerminal, Write};
-
-/// `bytes` as text: itself if it is printable UTF-8, otherwise with `\xNN` for what is not
-/// printable ASCII. A backslash is doubled, so that the form is unambiguous.
-pub(super) fn printable(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => text.to_owned(),
-        _ => bytes.escape_ascii().to_string(),
-    }
-}
 
 /// Prints text.
 pub(super) fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
 }
 
-/// A document of JSON, with a line end.
-pub(super) fn json(document: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(document)
-        .map(|text| text + "\n")
-        .map_err(|error| Failure::local("write JSON", "", error.into()))
-}
-
-/// A line of JSON.
+/// A line of JSON. Everything that is printed as JSON is such lines, each an object whose `kind` says
+/// what the other fields are (docs/operations.md lists them).
 pub(super) fn json_line(document: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string(document)
         .map(|text| text + "\n")

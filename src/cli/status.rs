@@ -3,19 +3,59 @@
 use super::failure::Failure;
 use super::output;
 use super::table::Table;
-use corelith_client::{Client, ClusterStatus, MapNode, ShardRole, ShardStatus};
+use corelith_client::{
+    Client, ClusterStatus, DamagedPlace, MapNode, NodeStorage, ShardRole, ShardStatus, ShardStorage,
+};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Prints the state.
 pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     let status = client.status().await?;
+    let reasons = match is_anything_down(&status) {
+        true => reasons(&client.storage().await?),
+        false => Reasons::new(),
+    };
     let text = if as_json {
-        json(&status)?
+        json_lines(&status, &reasons)?
     } else {
-        tables(&status)
+        tables(&status, &reasons)
     };
     output::text(&text)
+}
+
+/// Why replicas are down, by shard and node.
+type Reasons = BTreeMap<(u32, u64), String>;
+
+fn is_anything_down(status: &ClusterStatus) -> bool {
+    let replies = status
+        .nodes
+        .iter()
+        .filter_map(|node| node.reply.as_ref().ok());
+    let mut shards = replies.flat_map(|reply| &reply.shards);
+    shards.any(|shard| shard.role == ShardRole::Down)
+}
+
+/// What is damaged of each shard.
+fn reasons(storage: &[NodeStorage]) -> Reasons {
+    let replies = storage.iter().filter_map(|node| node.reply.as_ref().ok());
+    let shards = replies.flat_map(|reply| reply.shards.iter().map(|shard| (shard, reply.node)));
+    let reason = |(shard, node): (&ShardStorage, u64)| {
+        let DamagedPlace {
+            file, offset, what, ..
+        } = shard.damages.first()?;
+        let text = format!("{file}, offset {offset}: {what}");
+        Some(((shard.shard, node), text))
+    };
+    shards.filter_map(reason).collect()
+}
+
+/// Why a replica is down; a node tells only of damage.
+fn reason<'a>(reasons: &'a Reasons, shard: &ShardStatus, node: u64) -> Option<&'a str> {
+    let known = reasons.get(&(shard.shard, node)).map(String::as_str);
+    let reason = known.unwrap_or("its storage failed, see the log of the node");
+    (shard.role == ShardRole::Down).then_some(reason)
 }
 
 fn role(role: ShardRole) -> &'static str {
@@ -32,7 +72,7 @@ pub(super) fn address(node: &MapNode) -> String {
     format!("{}:{}", node.host, node.base_port)
 }
 
-fn tables(status: &ClusterStatus) -> String {
+fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
     let mut nodes = Table::new(&[
         "NODE", "ADDRESS", "CORES", "VERSION", "UP", "LEADS", "STATE",
     ]);
@@ -83,7 +123,11 @@ fn tables(status: &ClusterStatus) -> String {
         }
     }
     rows.sort_by_key(|(shard, node)| (shard.shard, *node));
+    let mut down = String::new();
     for (shard, node) in rows {
+        if let Some(reason) = reason(reasons, shard, node) {
+            down += &format!("shard {} is down on node {node}: {reason}\n", shard.shard);
+        }
         let leader = if shard.leader == 0 {
             "-".to_owned()
         } else {
@@ -103,20 +147,25 @@ fn tables(status: &ClusterStatus) -> String {
             shard.purged.to_string(),
         ]);
     }
-    format!("{}\n{}", nodes.text(), shards.text())
+    let text = format!("{}\n{}", nodes.text(), shards.text());
+    match down.is_empty() {
+        true => text,
+        false => format!("{text}\n{down}"),
+    }
 }
 
 #[derive(Serialize)]
-struct Cluster<'a> {
+struct ClusterLine {
+    kind: &'static str,
     cluster: String,
     epoch: u32,
     shards: usize,
-    nodes: Vec<Node<'a>>,
 }
 
 #[derive(Serialize)]
-struct Node<'a> {
-    id: u64,
+struct NodeLine<'a> {
+    kind: &'static str,
+    node: u64,
     address: String,
     cores: u16,
     up: bool,
@@ -126,13 +175,14 @@ struct Node<'a> {
     version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uptime_ms: Option<u64>,
-    replicas: Vec<Replica>,
 }
 
-/// Log positions are 0 where there is none yet; `leader` is absent while it is not known.
+/// Log positions are 0 where there is none yet; `leader` is null while it is not known.
 #[derive(Serialize)]
-struct Replica {
+struct ReplicaLine {
+    kind: &'static str,
     shard: u32,
+    node: u64,
     core: u16,
     role: &'static str,
     leader: Option<u64>,
@@ -142,12 +192,17 @@ struct Replica {
     applied: u64,
     checkpoint: u64,
     purged: u64,
+    /// Why it is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
-impl From<&ShardStatus> for Replica {
-    fn from(shard: &ShardStatus) -> Self {
+impl ReplicaLine {
+    fn new(shard: &ShardStatus, node: u64, reasons: &Reasons) -> Self {
         Self {
+            kind: "replica",
             shard: shard.shard,
+            node,
             core: shard.core,
             role: role(shard.role),
             leader: (shard.leader != 0).then_some(shard.leader),
@@ -157,32 +212,41 @@ impl From<&ShardStatus> for Replica {
             applied: shard.applied,
             checkpoint: shard.checkpointed,
             purged: shard.purged,
+            reason: reason(reasons, shard, node).map(str::to_owned),
         }
     }
 }
 
-fn json(status: &ClusterStatus) -> Result<String, Failure> {
-    let nodes = status.nodes.iter().map(|node| {
+fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failure> {
+    let mut text = output::json_line(&ClusterLine {
+        kind: "cluster",
+        cluster: format!("{:016x}", status.map.cluster),
+        epoch: status.map.epoch,
+        shards: status.map.shards.len(),
+    })?;
+    let mut replicas = Vec::new();
+    for node in &status.nodes {
         let reply = node.reply.as_ref();
-        Node {
-            id: node.node.id,
+        text += &output::json_line(&NodeLine {
+            kind: "node",
+            node: node.node.id,
             address: address(&node.node),
             cores: node.node.cores,
             up: reply.is_ok(),
             error: reply.err().map(ToString::to_string),
             version: reply.ok().map(|reply| reply.version.as_str()),
             uptime_ms: reply.ok().map(|reply| reply.uptime_ms),
-            replicas: reply.map_or_else(
-                |_| Vec::new(),
-                |reply| reply.shards.iter().map(Replica::from).collect(),
-            ),
-        }
-    });
-    let cluster = Cluster {
-        cluster: format!("{:016x}", status.map.cluster),
-        epoch: status.map.epoch,
-        shards: status.map.shards.len(),
-        nodes: nodes.collect(),
-    };
-    output::json(&cluster)
+        })?;
+        let shards = reply.map_or(&[][..], |reply| reply.shards.as_slice());
+        replicas.extend(
+            shards
+                .iter()
+                .map(|shard| ReplicaLine::new(shard, node.node.id, reasons)),
+        );
+    }
+    replicas.sort_by_key(|replica| (replica.shard, replica.node));
+    for replica in replicas {
+        text += &output::json_line(&replica)?;
+    }
+    Ok(text)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     let nodes = client.storage().await?;
     let text = match as_json {
-        true => output::json(&nodes.iter().map(Node::from).collect::<Vec<_>>())?,
+        true => json_lines(&nodes)?,
         false => tables(&nodes),
     };
     output::text(&text)
@@ -120,12 +120,44 @@ fn progress(scrub: &ScrubState) -> String {
 }
 
 #[derive(Serialize)]
-struct Node<'a> {
-    id: u64,
+struct NodeLine {
+    kind: &'static str,
+    node: u64,
     address: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    shards: Vec<Shard<'a>>,
+}
+
+#[derive(Serialize)]
+struct StorageLine<'a> {
+    kind: &'static str,
+    node: u64,
+    #[serde(flatten)]
+    shard: Shard<'a>,
+}
+
+fn json_lines(nodes: &[NodeStorage]) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut rows: Vec<(&ShardStorage, u64)> = Vec::new();
+    for node in nodes {
+        text += &output::json_line(&NodeLine {
+            kind: "node",
+            node: node.node.id,
+            address: address(&node.node),
+            error: node.reply.as_ref().err().map(ToString::to_string),
+        })?;
+        if let Ok(reply) = &node.reply {
+            rows.extend(reply.shards.iter().map(|shard| (shard, node.node.id)));
+        }
+    }
+    rows.sort_by_key(|(shard, node)| (shard.shard, *node));
+    for (shard, node) in rows {
+        text += &output::json_line(&StorageLine {
+            kind: "storage",
+            node,
+            shard: shard.into(),
+        })?;
+    }
+    Ok(text)
 }
 
 #[derive(Serialize)]
@@ -170,18 +202,6 @@ struct Damage<'a> {
     offset: u64,
     what: &'a str,
     keys: &'a str,
-}
-
-impl<'a> From<&'a NodeStorage> for Node<'a> {
-    fn from(node: &'a NodeStorage) -> Self {
-        let shards = node.reply.as_ref().map(|reply| reply.shards.as_slice());
-        Self {
-            id: node.node.id,
-            address: address(&node.node),
-            error: node.reply.as_ref().err().map(ToString::to_string),
-            shards: shards.unwrap_or_default().iter().map(Shard::from).collect(),
-        }
-    }
 }
 
 impl<'a> From<&'a ShardStorage> for Shard<'a> {

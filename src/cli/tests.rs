@@ -1,13 +1,52 @@
 //! Tests of the argument parser and of the pure parts of the commands.
 
-use super::args::{Arguments, Command};
-use super::export::relative_path;
-use super::output::printable;
-use clap::{CommandFactory, Parser};
+use super::args::{Arguments, Command, EXIT_CODES};
+use super::encoding::printable;
+use super::failure::{Failure, code};
+use clap::CommandFactory;
+use corelith_client::{Cause, Error};
+use std::time::Duration;
 
 #[test]
 fn the_arguments_are_consistent() {
     Arguments::command().debug_assert();
+}
+
+/// Every command that does something, with its words.
+fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+    for part in command
+        .get_subcommands()
+        .filter(|part| part.get_name() != "help")
+    {
+        let words = format!("{words} {}", part.get_name());
+        match part.has_subcommands() {
+            true => leaves(part, &words, found),
+            false => found.push((words, part.clone())),
+        }
+    }
+}
+
+#[test]
+fn usage_lines_name_arguments_in_the_order_in_which_they_are_read() {
+    let mut root = Arguments::command();
+    root.build();
+    let mut found = Vec::new();
+    leaves(&root, "corelith", &mut found);
+    for (words, mut command) in found {
+        let usage = command.render_usage().to_string();
+        let (_, usage) = usage.split_once("Usage: ").unwrap();
+        let mut rest = usage
+            .strip_prefix(&words)
+            .unwrap_or_else(|| panic!("{usage}: begins with {words}"));
+        for positional in command.get_positionals() {
+            let name = &positional.get_value_names().unwrap()[0];
+            let after = ["<", "["].iter().find_map(|bracket| {
+                let (_, after) = rest.split_once(&format!("{bracket}{name}"))?;
+                after.starts_with(['>', ']', '|']).then_some(after)
+            });
+            rest = after.unwrap_or_else(|| panic!("{usage}: {name} is missing or out of order"));
+        }
+    }
 }
 
 #[test]
@@ -25,19 +64,103 @@ fn arguments_that_must_be_refused() {
         &["dev", "--nodes", "0"],
         &["get", "k", "--timeout", "0"],
         &["get", "k", "--timeout", "soon"],
+        &["node", "--config", "f", "--connect", "a:1"],
+        &["--connect", "a:1", "node", "--config", "f"],
+        &["--timeout", "1", "dev"],
+        &["check", "d", "--timeout", "1"],
+        &["scan", "p", "--start", "a"],
+        &["scan", "--limit", "0"],
+        &["get", "k", "--meta", "--output", "f"],
+        &["import", "d", "--after", "%zz"],
     ];
     for arguments in refused {
-        let all = std::iter::once(&"corelith").chain(arguments.iter());
-        assert!(Arguments::try_parse_from(all).is_err(), "{arguments:?}");
+        let read = Arguments::read(arguments.iter().copied());
+        assert!(read.is_err(), "{arguments:?}");
     }
 }
 
 #[test]
-fn seeds_are_split_and_trimmed() {
-    let arguments =
-        Arguments::try_parse_from(["corelith", "get", "k", "--connect", "a:1, b:2"]).unwrap();
-    assert_eq!(arguments.connection.seeds(), ["a:1", "b:2"]);
-    assert!(matches!(arguments.command, Command::Client(_)));
+fn the_cluster_is_named_before_or_after_the_command() {
+    for arguments in [
+        ["put", "k", "v", "--connect", "a:1, b:2", "--timeout", "0.3"],
+        ["--connect", "a:1, b:2", "--timeout", "0.3", "put", "k", "v"],
+    ] {
+        let Command::Client(mut command) = Arguments::read(arguments).unwrap().command else {
+            panic!("{arguments:?}");
+        };
+        let connection = command.connection();
+        assert_eq!(connection.seeds, ["a:1", "b:2"]);
+        assert_eq!(connection.timeout, Duration::from_millis(300));
+    }
+    let both = ["--connect", "a:1", "get", "k", "--connect", "b:2"];
+    let Command::Client(mut command) = Arguments::read(both).unwrap().command else {
+        panic!("{both:?}");
+    };
+    assert_eq!(command.connection().seeds, ["b:2"]);
+}
+
+#[test]
+fn options_appear_where_they_mean_something() {
+    let mut root = Arguments::hidden_before(Arguments::command());
+    root.build();
+    assert!(!root.render_help().to_string().contains("--connect <"));
+    let mut found = Vec::new();
+    leaves(&root, "corelith", &mut found);
+    let clients = [
+        "put", "get", "delete", "scan", "cas", "status", "import", "export",
+    ];
+    for (words, mut command) in found {
+        let help = command.render_help().to_string();
+        let is_client = clients.contains(&command.get_name());
+        for option in ["--connect", "--timeout"] {
+            assert_eq!(help.contains(option), is_client, "{words} {option}");
+        }
+        assert!(help.contains("--log"), "{words}");
+    }
+}
+
+#[test]
+fn every_exit_code_has_its_failures() {
+    let failure = |error: Error| Failure::on_key(b"k", error);
+    let cause = || Cause::Timeout;
+    let local = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let table: &[(Failure, u8)] = &[
+        (failure(Error::NotFound), code::ABSENT),
+        (failure(Error::Conflict { current: None }), code::ABSENT),
+        (failure(Error::Conflict { current: Some(7) }), code::ABSENT),
+        (failure(Error::Invalid { what: "seeds" }), code::WRONG_INPUT),
+        (Failure::Argument("wrong"), code::WRONG_INPUT),
+        (
+            Failure::unusable("/d".as_ref(), "is not empty"),
+            code::WRONG_INPUT,
+        ),
+        (
+            failure(Error::Unavailable { cause: cause() }),
+            code::UNREACHABLE,
+        ),
+        (failure(Error::ScanExpired), code::UNREACHABLE),
+        (
+            failure(Error::Indeterminate { cause: cause() }),
+            code::UNKNOWN,
+        ),
+        (Failure::file("write", "/f".as_ref(), local), code::LOCAL),
+        (failure(Error::Corrupt), code::DAMAGED),
+        (Failure::Damaged { problems: 1 }, code::DAMAGED),
+        (failure(Error::DiskFull), code::FULL),
+        (failure(Error::ShardFull), code::FULL),
+        (Failure::Interrupted, code::INTERRUPTED),
+    ];
+    for (failure, code) in table {
+        assert_eq!(failure.exit_code(), *code, "{failure}");
+    }
+    let operations = include_str!("../../docs/operations.md");
+    for code in 0..=7 {
+        assert!(EXIT_CODES.contains(&format!("\n  {code:<3}  ")), "{code}");
+        assert!(operations.contains(&format!("\n| {code} |")), "{code}");
+        let is_tested = table.iter().any(|(_, known)| *known == code);
+        assert!(is_tested || code == 0, "{code}");
+    }
+    assert!(EXIT_CODES.contains("\n  130  ") && operations.contains("\n| 130 |"));
 }
 
 #[test]
@@ -55,11 +178,13 @@ fn keys_print_unambiguously() {
 }
 
 #[test]
-fn only_keys_that_stay_below_the_directory_become_files() {
-    for key in ["a", "a/b", "a b/.hidden", "..a/b.."] {
-        assert!(relative_path(key.as_bytes()).is_some(), "{key}");
-    }
-    for key in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a/.", "a\0b"] {
-        assert!(relative_path(key.as_bytes()).is_none(), "{key}");
+fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
+    for text in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/operations.md"),
+        include_str!("../../tuning/README.md"),
+    ] {
+        let start: String = text.lines().take(20).collect();
+        assert!(start.contains("no authentication"), "{start}");
     }
 }

@@ -16,6 +16,9 @@ use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where the kernel lists the CPUs.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+
 /// What is wrong with a configuration, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -161,8 +164,7 @@ impl Default for StorageConfig {
 }
 
 /// Timing of the consensus groups.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
     /// A leader is heard from at least this often.
     pub heartbeat_ms: u64,
@@ -192,6 +194,32 @@ impl RaftConfig {
     }
 }
 
+/// What the clients of one core may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientsConfig {
+    /// Memory for connections, requests and answers of one core.
+    pub memory_bytes: u64,
+    /// A connection on which nothing goes on for this long is closed; 0: none is, while there are places.
+    pub idle_seconds: u64,
+}
+
+impl Default for ClientsConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::CLIENT_MEMORY_BYTES_DEFAULT,
+            idle_seconds: limits::IDLE_SECONDS_DEFAULT,
+        }
+    }
+}
+
+impl ClientsConfig {
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_seconds != 0).then_some(Duration::from_secs(self.idle_seconds))
+    }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -211,6 +239,8 @@ pub struct NodeConfig {
     pub storage: StorageConfig,
     /// Timing.
     pub raft: RaftConfig,
+    /// Bounds of the clients.
+    pub clients: ClientsConfig,
 }
 
 #[derive(Deserialize)]
@@ -221,7 +251,17 @@ struct RawConfig {
     #[serde(default)]
     storage: StorageConfig,
     #[serde(default)]
-    raft: RaftConfig,
+    raft: RawRaft,
+    #[serde(default)]
+    clients: ClientsConfig,
+}
+
+/// The timing as far as it is given.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRaft {
+    heartbeat_ms: Option<u64>,
+    election_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -253,7 +293,15 @@ impl NodeConfig {
             file: file.clone(),
             reason: error.to_string(),
         })?;
-        Self::parse(&file, &text)
+        let config = Self::parse(&file, &text)?;
+        // Where the kernel does not tell, the core that is to be pinned does.
+        let online = std::fs::read_to_string(CPUS_ONLINE).unwrap_or_default();
+        check::cpus(&config.pin, &online).map_err(|(key, problem)| ConfigError::Value {
+            file,
+            key,
+            problem,
+        })?;
+        Ok(config)
     }
 
     /// Checks a configuration given as text; `file` is named in errors.
@@ -270,7 +318,13 @@ impl NodeConfig {
         };
         check::cluster(&raw.cluster).map_err(problem)?;
         check::storage(&raw.storage).map_err(problem)?;
-        check::raft(&raw.raft).map_err(problem)?;
+        let default = RaftConfig::default();
+        let raft = RaftConfig {
+            heartbeat_ms: raw.raft.heartbeat_ms.unwrap_or(default.heartbeat_ms),
+            election_ms: raw.raft.election_ms.unwrap_or(default.election_ms),
+        };
+        check::raft(&raft, raw.raft.election_ms.is_some()).map_err(problem)?;
+        check::clients(&raw.clients).map_err(problem)?;
         let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
         let listen = match &raw.node.listen {
             Some(text) => check::listen(text, entry).map_err(problem)?,
@@ -289,7 +343,8 @@ impl NodeConfig {
             pin: raw.node.pin,
             cluster: raw.cluster,
             storage: raw.storage,
-            raft: raw.raft,
+            raft,
+            clients: raw.clients,
         })
     }
 }

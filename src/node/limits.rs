@@ -59,8 +59,23 @@ pub const ELECTION_MS_MAX: u64 = 60_000;
 /// processes.
 pub const LOCKED_MEMORY_PER_CORE_BYTES: usize = 512 << 10;
 
-/// Open connections of one core, clients and peers.
+/// Open files of a node apart from its clients' connections, roughly.
+pub const OPEN_FILES_MIN: u64 = 16_384;
+/// Clients of one core; a smaller budget allows fewer.
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+/// Memory of a client's connection: its tasks, and the part of a frame that needs no permit.
+pub const CONNECTION_BYTES: usize = 4 << 10;
+/// Connections of one core that have not introduced themselves; the oldest goes for one more.
+pub const STRANGERS_PER_CORE_MAX: usize = 1024;
+/// Connections of each core of a peer. There is one, and one that is not known to be dead yet; the oldest goes for
+/// one more.
+pub const CONNECTIONS_PER_PEER_CORE_MAX: usize = 4;
+/// A client that was idle for less is never closed for want of places.
+pub const IDLE_MIN: Duration = Duration::from_secs(60);
+/// How long a client may be idle, unless configured.
+pub const IDLE_SECONDS_DEFAULT: u64 = 3600;
+/// Largest `clients.idle_seconds`.
+pub const IDLE_SECONDS_MAX: u64 = 30 * 86_400;
 /// Time a new connection has for its handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Receive buffer of a connection that has not introduced itself yet.
@@ -72,42 +87,93 @@ pub const TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// Slowest connection that can move a large value in time.
 pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// How often a core looks for connections that are past a deadline.
-pub const DEADLINE_SWEEP: Duration = Duration::from_secs(1);
+pub const DEADLINE_SWEEP: Duration = Duration::from_millis(250);
 /// Requests of one connection that are not answered yet; beyond, its socket is not read.
 pub const IN_FLIGHT_PER_CONNECTION_MAX: u32 = 4096;
 /// Answers of one connection that wait for its socket, in bytes; beyond, it is not read.
 pub const ANSWERS_PER_CONNECTION_BYTES_MAX: usize = 1 << 20;
-/// Requests and answers in memory of one core, in bytes; beyond, requests are answered `Throttled`.
-pub const REQUESTS_PER_CORE_BYTES_MAX: usize = 256 << 20;
+/// Bounds of `clients.memory_bytes`: its share of long answers holds one of the longest.
+pub const CLIENT_MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// See [`CLIENT_MEMORY_BYTES_MIN`].
+pub const CLIENT_MEMORY_BYTES_MAX: u64 = 64 << 30;
+/// Memory for the clients of one core, unless configured.
+pub const CLIENT_MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+/// Memory of a request apart from its frame: its task or callbacks, and a short answer.
+pub const REQUEST_BYTES: usize = 1 << 10;
+/// Longest answer that a request has memory for without asking.
+pub const ANSWER_BYTES_COVERED: usize = 512;
+/// Bytes of an answer apart from its values.
+pub const ANSWER_HEAD_BYTES: usize = 192;
+/// Answers up to this length have a share of their own, so that longer ones do not keep them waiting.
+pub const ANSWER_BYTES_SMALL: usize = 64 << 10;
+/// Answers that one connection may have on their way, in bytes: two of the longest, one that is read while the
+/// other is written.
+pub const CREDIT_PER_CONNECTION_BYTES: usize = 17 << 20;
+/// Room that a forwarded get is given before its value's length is known.
+pub const FORWARDED_ANSWER_BYTES: usize = 8 << 10;
+/// With this much less in use than lately, freed memory is given back to the system.
+pub const TRIM_BYTES: usize = 24 << 20;
 /// What a client is told to wait after `Throttled`.
 pub const THROTTLED_RETRY_AFTER: Duration = Duration::from_millis(20);
-/// Receive buffer of a connection, grown only for one frame that is larger.
-pub const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
-/// With less space than this left, the next read gets a new buffer.
-pub const RECEIVE_SPACE_BYTES_MIN: usize = 16 << 10;
-/// Answer buffer that a connection starts with.
+/// What one read brings at most, but for the rest of a long frame.
+pub const READ_BYTES: usize = 64 << 10;
+/// A part of a shorter frame is kept without a permit.
+pub const FRAME_BYTES_FREE: usize = 1 << 10;
+/// Longer frames are uploads, with a share of their own.
+pub const FRAME_BYTES_SMALL: usize = 64 << 10;
+/// Bytes given to a socket at once; how fast they are taken is looked at in between.
+pub const WRITE_PIECE_BYTES: usize = 256 << 10;
+/// A connection that is slower than [`TRANSFER_BYTES_PER_SECOND_MIN`] at so many looks in a row (3 s) is closed if
+/// others wait for what it holds ...
+pub const SLOW_LOOKS_MAX: u32 = 12;
+/// ... and one that stands still sooner, within a second.
+pub const STILL_LOOKS: u32 = 3;
+/// What a connection has to move between two looks.
+pub const TRANSFER_BYTES_PER_LOOK_MIN: u64 =
+    TRANSFER_BYTES_PER_SECOND_MIN * DEADLINE_SWEEP.as_millis() as u64 / 1000;
+/// Answer buffer that a connection starts with when an answer is ready.
 pub const ANSWER_BUFFER_BYTES: usize = 16 << 10;
+/// A longer one is freed instead of kept for the next connection.
+pub const ANSWER_BUFFER_BYTES_KEPT: usize = 256 << 10;
+/// Idle answer buffers of a core.
+pub const ANSWER_BUFFERS_KEPT: usize = 32;
+/// Connections of a core whose refusal is logged, in each of ...
+pub const REJECTIONS_LOGGED_MAX: u32 = 10;
+/// ... these spans.
+pub const REJECTIONS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Frames dispatched before other tasks may run.
 pub const FRAMES_PER_TURN: usize = 32;
-/// Reads from disk under way for clients of one core. Each may bring one value of the largest size
-/// into memory that the budget does not know of yet.
+/// Reads from disk under way for clients of one core. Each may bring some blocks of an index into memory, beside
+/// the value that the budget knows of.
 pub const DISK_READS_PER_CORE_MAX: usize = 32;
 /// Reads that wait for their turn at the disk.
 pub const DISK_READS_WAITING_MAX: usize = 16_384;
-/// Scans of several pages whose view a core keeps; beyond, the oldest must start again.
+/// Scans of several pages whose view a core keeps; beyond, a view of the client that has most of them
+/// goes.
 pub const SCAN_VIEWS_PER_CORE_MAX: usize = 1024;
 /// How long the view of a scan is kept for its next page.
+/// Clients use the views of open scans more often, also if nothing more is wanted for a while.
 pub const SCAN_VIEW_KEPT: Duration = Duration::from_secs(30);
+/// How long the view of a scan is kept for a client whose connection has closed.
+pub const SCAN_VIEW_ORPHANED: Duration = Duration::from_secs(10);
 
 /// Batches that wait in the channel from one core to another.
 pub const MESH_BATCHES_MAX: usize = 256;
 /// Forwarded requests that wait for room in that channel; beyond, they are answered `Throttled`.
 pub const MESH_WAITING_MAX: usize = 16_384;
 
+/// Most bytes of what a node says of itself, its shards and their damage aside.
+pub const STATUS_BYTES: usize = 1 << 10;
+/// Most bytes of what it says of one shard.
+pub const STATUS_SHARD_BYTES: usize = 128;
+/// Most bytes of what it says of the storage of one shard, damage aside.
+pub const STORAGE_SHARD_BYTES: usize = 1 << 10;
 /// How long a core waits for what the others say of their shards.
 pub const STATUS_DEADLINE: Duration = Duration::from_secs(1);
-/// Pause after a failed accept (no file descriptors left), so that it is not tried in a spin.
+/// Pause after an accept that failed for want of descriptors or memory ...
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// ... or for the so-manieth time in a row, and it is not known why.
+pub const ACCEPT_FAILURES_MAX: u32 = 100;
 /// How long open connections may take to write their last answers when the node stops.
 pub const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -129,10 +195,21 @@ const _: () =
 const _: () = assert!(VALUE_SEGMENT_BYTES_MAX <= corelith_shards::limits::VLOG_SEGMENT_BYTES_MAX);
 const _: () = assert!(2 * MEMTABLE_BYTES_MAX + SEGMENT_BYTES_MAX <= RESERVE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MAX * 5 <= ELECTION_MS_MAX);
-const _: () = assert!(ANSWERS_PER_CONNECTION_BYTES_MAX < REQUESTS_PER_CORE_BYTES_MAX);
-const _: () = assert!(RECEIVE_SPACE_BYTES_MIN < RECEIVE_BUFFER_BYTES);
+const _: () = assert!(CLIENT_MEMORY_BYTES_MIN <= CLIENT_MEMORY_BYTES_DEFAULT);
+/// The smallest shares hold the longest frame and the longest answer.
+const _: () = assert!(
+    CLIENT_MEMORY_BYTES_MIN as usize / 4
+        >= corelith_wire::limits::HEADER_BYTES
+            + corelith_wire::limits::SCAN_REPLY_BYTES_MAX
+            + REQUEST_BYTES
+);
+const _: () = assert!(ANSWER_BYTES_COVERED >= ANSWER_HEAD_BYTES);
+const _: () = assert!(REQUEST_BYTES >= ANSWER_BYTES_COVERED);
+const _: () = assert!(FRAME_BYTES_SMALL <= READ_BYTES);
+const _: () = assert!(FRAME_BYTES_FREE < CONNECTION_BYTES);
 const _: () = assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
 const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
 const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
 const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
+const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());

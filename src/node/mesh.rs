@@ -4,15 +4,16 @@
 //! Invariants:
 //! * A core's inbox is always drained without waiting, so two cores can never wait for each other.
 //! * What waits for room in a channel is bounded: requests by `MESH_WAITING_MAX` (beyond, they are
-//!   answered `Throttled`), answers by the requests that were admitted, questions by who may ask them.
+//!   answered `Throttled`), answers and what is said about their room by the requests that were admitted, questions by who may ask them.
 
 use super::limits;
 use super::local::LocalGroups;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{Receiver, Sender};
+use corelith_wire::Frame;
 use corelith_wire::response::Answer;
-use corelith_wire::{Frame, Head};
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Names a connection on its core, never reused.
@@ -23,10 +24,12 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     pub(crate) core: u16,
-    pub(crate) connection: ConnectionId,
-    pub(crate) head: Head,
-    /// Length of the request's frame in bytes.
-    pub(crate) len: usize,
+    /// Its number there, never reused.
+    pub(crate) request: u64,
+    /// The address of the client that asks.
+    pub(crate) client: SocketAddr,
+    /// Length of an answer that there is room for already.
+    pub(crate) covered: usize,
 }
 
 /// What a core is to find out about its groups. It carries the way back with it.
@@ -36,8 +39,14 @@ pub(crate) type Question = Box<dyn FnOnce(u16, &LocalGroups) + Send>;
 pub(crate) enum Message {
     /// Handle this request and answer to `origin`.
     Request { origin: Origin, frame: Frame },
-    /// The answer to a request of one of your connections.
-    Answer { origin: Origin, answer: Answer },
+    /// Make room for an answer of `len` bytes to that request of yours, and say when it is there.
+    Reserve {
+        request: u64,
+        len: usize,
+        granted: Sender<()>,
+    },
+    /// The answer to that request of yours.
+    Answer { request: u64, answer: Answer },
     /// Answer this.
     Question(Question),
 }

@@ -3,10 +3,15 @@
 
 mod answers;
 pub(crate) mod budget;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod forward;
 pub(crate) mod handler;
+mod places;
+mod progress;
+mod receive;
+mod rejections;
 pub(crate) mod router;
 mod scan_views;
 mod serve;
 pub(crate) mod server;
+mod slow_read;

@@ -1,6 +1,7 @@
 //! Running a node, or several, in this process: from the configuration to the last core's end.
 
 pub mod core;
+mod shards;
 mod systemd;
 
 use crate::node::cluster::placement::Placement;
@@ -20,6 +21,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// One sentence about what keeps it from running.
 pub fn run(config: &Path) -> Result<(), NodeError> {
     let config = NodeConfig::load(config)?;
+    let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
+    // Before the probe, which creates the data directory.
+    refuse_taken_ports(std::slice::from_ref(&config), instead)?;
     let cores = usize::from(config.cores);
     corelith_io::probe::probe(
         &config.data_dir,
@@ -30,11 +34,40 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
         "ready: node {} of cluster {} serves {}:{}",
         config.id.0, config.cluster.name, config.listen.host, config.listen.port
     );
-    let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
     supervise(vec![config], instead, || {
         say(&line);
         systemd::notify("READY=1");
     })
+}
+
+/// Refuses ports that are taken, before anything is created. Whoever takes one after that is met when
+/// the core listens.
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked at before the first core starts"
+)]
+pub(crate) fn refuse_taken_ports(
+    nodes: &[NodeConfig],
+    instead: &'static str,
+) -> Result<(), NodeError> {
+    for node in nodes {
+        let first = resolve(&node.listen.host, node.listen.port)?;
+        for core in 0..node.cores {
+            let port = node.listen.port.saturating_add(core);
+            let address = SocketAddr::new(first.ip(), port);
+            // What else may be wrong with an address is told by the core that listens.
+            if let Err(error) = std::net::TcpListener::bind(address)
+                && error.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Err(NodeError::PortInUse {
+                    host: first.ip().to_string(),
+                    port,
+                    instead,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Prints a line for the user. That nobody reads it must not stop a node.
@@ -51,6 +84,7 @@ pub(crate) fn supervise(
     ready: impl FnOnce(),
 ) -> Result<(), NodeError> {
     let system = |what| move |source| NodeError::System { what, source };
+    raise_open_files_limit(&nodes);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -75,6 +109,21 @@ pub(crate) fn supervise(
             let stopped = running.stop(&mut signals).await;
             outcome.and(stopped)
         })
+}
+
+/// Raises the limit of open files, and says if clients could use it up.
+fn raise_open_files_limit(nodes: &[NodeConfig]) {
+    let cores: u64 = nodes.iter().map(|node| u64::from(node.cores)).sum();
+    let wanted = cores * limits::CONNECTIONS_PER_CORE_MAX as u64 + limits::OPEN_FILES_MIN;
+    match corelith_io::probe::raise_open_files_limit() {
+        Ok(limit) if limit < wanted => tracing::info!(
+            limit,
+            wanted,
+            "the limit of open files is lower than all clients and files may need: see LimitNOFILE"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 /// Waits for a signal (`Ok`) or the end of a core.

@@ -1,5 +1,9 @@
 //! A simulated cluster, asked over its wire protocol.
 
+mod abuse;
+mod damage;
+mod scans;
+
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::limits;
@@ -9,9 +13,7 @@ use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{Hello, Status, WELCOME_BYTES, Welcome};
-use corelith_wire::request::{
-    self, Condition, GetRequest, OpenSession, Operation, ScanRequest, WriteRequest,
-};
+use corelith_wire::request::{self, Condition, GetRequest, OpenSession, Operation, WriteRequest};
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{
     ClusterId, Epoch, FrameParser, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement,
@@ -41,6 +43,7 @@ fn config(me: u32, count: u32) -> NodeConfig {
     let text = format!(
         "node = {{ id = {me}, data_dir = \"/data\" }}\n\
          storage = {{ memtable_bytes = 1048576, segment_bytes = 16777216 }}\n\
+         clients = {{ memory_bytes = 67108864 }}\n\
          cluster = {{ name = \"test\", shards = {SHARDS}, nodes = [{}] }}",
         nodes.join(", ")
     );
@@ -52,19 +55,26 @@ fn cluster_id() -> ClusterId {
 }
 
 impl Cluster {
-    /// Starts `count` nodes and waits until all their cores are ready.
-    fn start(seed: u64, count: u32) -> Self {
+    /// A cluster of nodes that do not run.
+    fn idle(seed: u64, count: u32) -> Self {
         let sim = Sim::new(seed);
         let nodes: Vec<SimNode> = (0..count).map(|_| sim.add_node()).collect();
         let client = sim.add_node();
-        let (sender, events) = corelith_io::channel(1000);
-        let mut cluster = Self {
+        let (_, events) = corelith_io::channel(1000);
+        Self {
             sim,
             nodes,
             client,
             events,
             stops: Vec::new(),
-        };
+        }
+    }
+
+    /// Starts `count` nodes and waits until all their cores are ready.
+    fn start(seed: u64, count: u32) -> Self {
+        let mut cluster = Self::idle(seed, count);
+        let (sender, events) = corelith_io::channel(1000);
+        cluster.events = events;
         for node in cluster.nodes.clone() {
             cluster.start_node(node, config(node.number(), count), &sender);
         }
@@ -438,56 +448,6 @@ fn many_requests_in_one_write_are_all_answered() {
             assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
         }
         sending.await;
-    });
-}
-
-#[test]
-fn scans_see_one_moment_over_their_pages() {
-    let cluster = Cluster::start(8, 1);
-    let address = cluster.nodes[0].address(PORT);
-    cluster.sim.block_on(cluster.client, async move {
-        let (mut client, _) = Client::connect(address).await;
-        let session = client.open_session(0).await;
-        let mut keys: Vec<_> = (0..10).map(|salt| key_of(0, salt)).collect();
-        keys.sort();
-        for (number, key) in (1..).zip(&keys) {
-            client.put(0, (session, number), key, b"old").await;
-        }
-        let mut found = Vec::new();
-        let (mut start, mut at_version) = (Vec::new(), 0);
-        loop {
-            let request = ScanRequest {
-                start: &start,
-                end: b"",
-                limit_items: 3,
-                max_bytes: 1000,
-                at_version,
-            };
-            let page = match client
-                .ask(0, |out, head| request::encode_scan(out, head, &request))
-                .await
-            {
-                Answer::ScanPage(page) => page,
-                other => panic!("{other:?}"),
-            };
-            at_version = page.at_version;
-            found.extend(
-                page.items
-                    .iter()
-                    .map(|item| (item.key.to_vec(), item.value.to_vec())),
-            );
-            if !page.more {
-                break;
-            }
-            start = found.last().unwrap().0.clone();
-            start.push(0);
-            let number = 11 + found.len() as u64;
-            client
-                .put(0, (session, number), keys.last().unwrap(), b"new")
-                .await;
-        }
-        let expected: Vec<_> = keys.into_iter().map(|key| (key, b"old".to_vec())).collect();
-        assert_eq!(found, expected);
     });
 }
 

@@ -1,36 +1,64 @@
-//! A client of a simulated cluster: the SDK's decisions over simulated sockets, one operation at a
-//! time.
+//! A client of a simulated cluster: the SDK's decisions, over simulated sockets. Any number of its
+//! operations are in flight at a time.
 
-use bytes::{Bytes, BytesMut};
+use crate::link::Connection;
+use bytes::Bytes;
 use corelith_client::Cause;
 use corelith_client::session::{Event, Operation, Request, Session, Step, Target};
-use corelith_io::{Instant, ReadHalf, TcpStream, WriteHalf};
-use corelith_wire::frame::Accepts;
-use corelith_wire::handshake::{Hello, WELCOME_BYTES, Welcome};
+use corelith_io::sync::notify::Notify;
+use corelith_io::{Instant, random_u64};
 use corelith_wire::map::ClusterMap;
-use corelith_wire::request::{Condition, Operation as WriteKind};
+use corelith_wire::request::{Condition, Operation as WriteKind, encode_describe};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId};
+use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId, ShardId};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The server's window of a session.
+const WINDOW: u32 = 4096;
+/// One attempt in so many goes to another core of its node.
+const ASTRAY_EVERY: u64 = 12;
 
-struct Link {
-    read: ReadHalf,
-    write: WriteHalf,
-    buffer: BytesMut,
+/// The clock of a client: time since its start.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn now(self) -> Duration {
+        self.0.elapsed()
+    }
+
+    pub(crate) fn instant(self, at: Duration) -> Instant {
+        self.0 + at
+    }
+
+    /// Waits for `work`, at most until then.
+    pub(crate) async fn within<T>(
+        self,
+        until: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let left = until.saturating_sub(self.now());
+        corelith_io::timeout(left, work).await.ok()
+    }
 }
 
-/// A client. Lives on one core of one simulated machine.
+/// A client. Lives on one core of one simulated machine; clones are the same one.
+#[derive(Clone)]
 pub(crate) struct Client {
-    session: Session,
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    session: RefCell<Session>,
+    /// Per shard: its parked operations must ask again.
+    stirred: Vec<Notify>,
+    connections: RefCell<BTreeMap<Target, Rc<Connection>>>,
     cluster: ClusterId,
-    links: BTreeMap<(u64, u16), Link>,
-    start: Instant,
-    next_request: u64,
+    clock: Clock,
 }
 
 /// What a client got for an operation.
@@ -39,161 +67,190 @@ pub(crate) type Outcome = Result<Answer, corelith_client::Error>;
 impl Client {
     /// A client that goes by `map`.
     pub(crate) fn new(map: Arc<ClusterMap>) -> Self {
-        Self {
+        let inner = Inner {
             cluster: ClusterId(map.cluster),
-            session: Session::new(map, 4096, corelith_io::random_u64()),
-            links: BTreeMap::new(),
-            start: corelith_io::now(),
-            next_request: 1,
+            stirred: map.shards.iter().map(|_| Notify::new()).collect(),
+            session: RefCell::new(Session::new(map, WINDOW, random_u64())),
+            connections: RefCell::default(),
+            clock: Clock(corelith_io::now()),
+        };
+        Self {
+            inner: Rc::new(inner),
         }
     }
 
     pub(crate) async fn put(
-        &mut self,
+        &self,
         key: Bytes,
         value: Bytes,
         condition: Condition,
         within: Duration,
     ) -> Outcome {
-        self.run(
-            Request::Write {
-                key,
-                value,
-                condition,
-                kind: WriteKind::Put,
-            },
-            within,
-        )
-        .await
+        let kind = WriteKind::Put;
+        let request = Request::Write {
+            key,
+            value,
+            condition,
+            kind,
+        };
+        self.run(request, within).await
     }
 
     pub(crate) async fn delete(
-        &mut self,
+        &self,
         key: Bytes,
         condition: Condition,
         within: Duration,
     ) -> Outcome {
-        let value = Bytes::new();
-        self.run(
-            Request::Write {
-                key,
-                value,
-                condition,
-                kind: WriteKind::Delete,
-            },
-            within,
-        )
-        .await
+        let (value, kind) = (Bytes::new(), WriteKind::Delete);
+        let request = Request::Write {
+            key,
+            value,
+            condition,
+            kind,
+        };
+        self.run(request, within).await
     }
 
-    pub(crate) async fn get(&mut self, key: Bytes, within: Duration) -> Outcome {
+    pub(crate) async fn get(&self, key: Bytes, within: Duration) -> Outcome {
         self.run(Request::Get { key }, within).await
     }
 
-    /// Carries an operation to its end.
-    pub(crate) async fn run(&mut self, request: Request, within: Duration) -> Outcome {
-        let mut operation = self.session.operation(request, self.now() + within);
-        let now = self.now();
-        let mut step = self.session.proceed(&mut operation, now);
+    /// Carries an operation to its end. Dropped before, the operation is given up as the SDK does.
+    pub(crate) async fn run(&self, request: Request, within: Duration) -> Outcome {
+        let inner = &*self.inner;
+        let deadline = inner.clock.now() + within;
+        let operation = inner.session.borrow().operation(request, deadline);
+        let mut flight = Flight { inner, operation };
+        let mut step = flight.advance(Session::proceed);
         loop {
-            let pause = match step {
+            step = match step {
                 Step::Done(outcome) => return outcome,
                 Step::Send { target, until } => {
-                    let event = self.attempt(target, &operation, until).await;
-                    let now = self.now();
-                    step = self.session.report(&mut operation, event, now);
-                    continue;
+                    let event = inner.attempt(target, &flight.operation, until).await;
+                    flight.advance(|session, operation, now| session.report(operation, event, now))
                 }
-                Step::Pause { until } => until.saturating_sub(self.now()),
-                // The map never changes and nobody else uses the session: look again a little later.
-                Step::Park { .. } | Step::Refresh { .. } => Duration::from_millis(5),
+                Step::Pause { until } => {
+                    corelith_io::sleep_until(inner.clock.instant(until)).await;
+                    flight.advance(Session::proceed)
+                }
+                Step::Park { shard } => {
+                    // Made before asking once more, so that no notice between the two is missed.
+                    let stirred = inner.stirred[shard.0 as usize].notified();
+                    match flight.advance(Session::proceed) {
+                        Step::Park { .. } => {
+                            inner.clock.within(deadline, stirred).await;
+                            flight.advance(Session::proceed)
+                        }
+                        other => other,
+                    }
+                }
+                Step::Refresh { until } => {
+                    inner.clock.within(until, inner.refresh()).await;
+                    corelith_io::sleep_until(inner.clock.instant(until)).await;
+                    flight.advance(Session::proceed)
+                }
             };
-            corelith_io::sleep(pause).await;
-            let now = self.now();
-            step = self.session.proceed(&mut operation, now);
         }
-    }
-
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    async fn attempt(&mut self, target: Target, operation: &Operation, until: Duration) -> Event {
-        let name = (target.node.0, target.core);
-        let mut link = match self.links.remove(&name) {
-            Some(link) => link,
-            None => match corelith_io::timeout(CONNECT_TIMEOUT, self.connect(target)).await {
-                Ok(Ok(link)) => link,
-                Ok(Err(cause)) => return Event::NotSent(cause),
-                Err(_) => return Event::NotSent(Cause::Timeout),
-            },
-        };
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
-        let left = until.saturating_sub(self.now());
-        match corelith_io::timeout(left, link.ask(operation, id)).await {
-            Ok(Ok(answer)) => {
-                self.links.insert(name, link);
-                Event::Answer(answer)
-            }
-            Ok(Err(cause)) => Event::Lost(cause),
-            Err(_) => Event::Lost(Cause::Timeout),
-        }
-    }
-
-    async fn connect(&self, target: Target) -> Result<Link, Cause> {
-        let Some((host, port)) = self.session.address(target) else {
-            return Err(Cause::Connect(ErrorKind::AddrNotAvailable));
-        };
-        let address = format!("{host}:{port}").parse().unwrap();
-        let failed = |_| Cause::Connect(ErrorKind::ConnectionRefused);
-        let (mut read, mut write) = TcpStream::connect(address)
-            .await
-            .map_err(failed)?
-            .into_split();
-        let hello = Hello::client(self.cluster);
-        write.write_all(&hello.encode()).await.map_err(failed)?;
-        let mut welcome = [0; WELCOME_BYTES];
-        let mut len = 0;
-        while len < WELCOME_BYTES {
-            match read.read(&mut welcome[len..]).await.map_err(failed)? {
-                0 => return Err(Cause::Broken(ErrorKind::UnexpectedEof)),
-                more => len += more,
-            }
-        }
-        let welcome = Welcome::parse(&welcome).map_err(Cause::Handshake)?;
-        welcome.accepted(&hello).map_err(Cause::Handshake)?;
-        Ok(Link {
-            read,
-            write,
-            buffer: BytesMut::new(),
-        })
     }
 }
 
-impl Link {
-    async fn ask(&mut self, operation: &Operation, id: RequestId) -> Result<Answer, Cause> {
-        let broken = |_| Cause::Broken(ErrorKind::ConnectionReset);
-        let mut out = Outbox::default();
-        operation.encode(&mut out, id);
-        for slice in out.slices() {
-            self.write.write_all(slice).await.map_err(broken)?;
+impl Inner {
+    async fn attempt(&self, target: Target, operation: &Operation, until: Duration) -> Event {
+        let target = self.lead_astray(target);
+        let Some(connection) = self.connection(target) else {
+            return Event::NotSent(Cause::WrongNode);
+        };
+        let encode = |out: &mut Outbox, id| operation.encode(out, id);
+        connection.call(encode, until).await
+    }
+
+    /// Now and then another core of the same node, which has to pass the request on.
+    fn lead_astray(&self, target: Target) -> Target {
+        let session = self.session.borrow();
+        let cores = session.map().node(target.node).map_or(1, |node| node.cores);
+        if !random_u64().is_multiple_of(ASTRAY_EVERY) {
+            return target;
         }
-        let parser = FrameParser::new(Accepts::Answers);
-        loop {
-            if let Some(frame) = parser.take(&mut self.buffer).next() {
-                let frame = frame.map_err(Cause::Frame)?;
-                assert_eq!(
-                    frame.header.head.request_id, id,
-                    "an answer nobody waits for"
-                );
-                return Answer::parse(&frame).map_err(Cause::Answer);
-            }
-            let missing = parser.missing(&self.buffer).map_err(Cause::Frame)?;
-            self.buffer.reserve(missing.max(4096));
-            if self.read.read_buf(&mut self.buffer).await.map_err(broken)? == 0 {
-                return Err(Cause::Broken(ErrorKind::UnexpectedEof));
+        let core = (random_u64() % u64::from(cores)) as u16;
+        Target { core, ..target }
+    }
+
+    fn connection(&self, target: Target) -> Option<Rc<Connection>> {
+        if let Some(known) = self.connections.borrow().get(&target) {
+            return Some(Rc::clone(known));
+        }
+        let (host, port) = self.session.borrow().address(target)?;
+        let address = format!("{host}:{port}").parse().unwrap();
+        let connection = Rc::new(Connection::new(address, self.cluster, self.clock));
+        let mut connections = self.connections.borrow_mut();
+        connections.insert(target, Rc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Asks the nodes in turn for a newer map.
+    async fn refresh(&self) {
+        let map = Arc::clone(self.session.borrow().map());
+        for node in &map.nodes {
+            let target = Target {
+                node: corelith_wire::NodeId(node.id),
+                core: 0,
+            };
+            let Some(connection) = self.connection(target) else {
+                continue;
+            };
+            let until = self.clock.now() + corelith_client::connection::CONNECT_TIMEOUT;
+            let encode = |out: &mut Outbox, request_id: RequestId| {
+                let head = Head {
+                    kind: Kind::DESCRIBE,
+                    request_id,
+                    shard: ShardId(0),
+                    epoch: Epoch(0),
+                };
+                encode_describe(out, head);
+            };
+            if let Event::Answer(Answer::Map(map)) = connection.call(encode, until).await {
+                self.session.borrow_mut().adopt(map);
+                return;
             }
         }
+    }
+}
+
+/// An operation under way.
+struct Flight<'a> {
+    inner: &'a Inner,
+    operation: Operation,
+}
+
+impl Flight<'_> {
+    fn advance(
+        &mut self,
+        decide: impl FnOnce(&mut Session, &mut Operation, Duration) -> Step,
+    ) -> Step {
+        let now = self.inner.clock.now();
+        let step = decide(
+            &mut self.inner.session.borrow_mut(),
+            &mut self.operation,
+            now,
+        );
+        self.stir();
+        step
+    }
+
+    fn stir(&self) {
+        let stirred = self.inner.session.borrow_mut().take_stirred();
+        if let Some(shard) = stirred {
+            self.inner.stirred[shard.0 as usize].notify_waiters();
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut session = self.inner.session.borrow_mut();
+        session.abandon(&mut self.operation);
+        drop(session);
+        self.stir();
     }
 }

@@ -1,13 +1,15 @@
-//! Three nodes in a simulated world.
+//! The nodes of a simulated world.
 
+use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
 };
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind};
-use corelith_io::sim::{Sim, SimConfig, SimNode};
+use corelith_consensus::{Group, Role, planted};
+use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{Receiver, Sender};
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ShardId};
 use corelith_wire::map::ClusterMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -16,14 +18,6 @@ use std::time::Duration;
 
 const PORT: u16 = 7411;
 
-/// How a simulated cluster is made.
-#[derive(Clone, Copy)]
-pub(crate) struct Shape {
-    pub nodes: u16,
-    pub cores: u16,
-    pub shards: u32,
-}
-
 struct Member {
     node: SimNode,
     config: NodeConfig,
@@ -31,6 +25,10 @@ struct Member {
     running: Option<(Vec<Sender<()>>, Receiver<CoreEvent>)>,
     ready_cores: u16,
     ended_cores: u16,
+    /// Its disk was given faults: it may end by itself.
+    excused: bool,
+    /// A core has ended by itself.
+    failed: bool,
 }
 
 /// A cluster of nodes.
@@ -43,27 +41,36 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes the machines and starts all nodes.
-    pub(crate) fn start(seed: u64, config: SimConfig, shape: Shape) -> Self {
-        let sim = Sim::with_config(seed, config);
-        let machines: Vec<SimNode> = (0..shape.nodes).map(|_| sim.add_node()).collect();
+    pub(crate) fn start(plan: &Plan) -> Self {
+        Group::forget_watched();
+        planted::keep_entries(Some(plan.kept_entries));
+        let sim = Sim::with_config(plan.seed, plan.sim.clone());
+        let machines: Vec<SimNode> = plan.cores.iter().map(|_| sim.add_node()).collect();
         let outside = sim.add_node();
+        for (node, ppm) in machines.iter().zip(&plan.clocks) {
+            sim.set_clock_drift(*node, *ppm);
+        }
         let entries: Vec<NodeEntry> = machines
             .iter()
-            .map(|node| NodeEntry {
+            .zip(&plan.cores)
+            .map(|(node, cores)| NodeEntry {
                 id: u64::from(node.number()),
                 host: node.ip().to_string(),
                 port: PORT,
-                cores: shape.cores,
+                cores: *cores,
             })
             .collect();
         let members = machines
             .iter()
-            .map(|node| Member {
+            .zip(&plan.cores)
+            .map(|(node, cores)| Member {
                 node: *node,
-                config: configure(*node, shape, &entries),
+                config: configure(*node, *cores, plan, &entries),
                 running: None,
                 ready_cores: 0,
                 ended_cores: 0,
+                excused: false,
+                failed: false,
             })
             .collect();
         let mut cluster = Self {
@@ -102,6 +109,31 @@ impl Cluster {
         Arc::new(placement(&self.members[0].config).cluster_map())
     }
 
+    /// The place of a node among the members.
+    pub(crate) fn place_of(&self, node: NodeId) -> usize {
+        let mut members = self.members.iter();
+        members.position(|member| member.config.id == node).unwrap()
+    }
+
+    /// The replicas of all shards that are open.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        Group::watched()
+    }
+
+    /// A replica that thinks that it leads the shard: the one of the highest term.
+    pub(crate) fn leader(&self, shard: ShardId) -> Option<Group> {
+        let groups = self.groups().into_iter();
+        groups
+            .filter(|group| group.shard() == shard && group.status().role == Role::Leader)
+            .max_by_key(|group| group.status().term)
+    }
+
+    /// A replica on one of these nodes that thinks that it leads the shard.
+    pub(crate) fn leader_among(&self, nodes: &[NodeId], shard: ShardId) -> Option<Group> {
+        self.leader(shard)
+            .filter(|group| nodes.contains(&group.node()))
+    }
+
     /// Starts a node's process.
     pub(crate) fn restart(&mut self, at: usize) {
         let member = &mut self.members[at];
@@ -117,6 +149,7 @@ impl Cluster {
         member.running = Some((stops, happened));
         member.ready_cores = 0;
         member.ended_cores = 0;
+        member.failed = false;
     }
 
     /// Cuts a node's power.
@@ -151,6 +184,16 @@ impl Cluster {
         self.kill(at);
     }
 
+    /// Says whether the node's disk has, or had, faults since its process began.
+    pub(crate) fn excuse(&mut self, at: usize, excused: bool) {
+        self.members[at].excused = excused;
+    }
+
+    /// Whether the node's disk was given faults.
+    pub(crate) fn is_excused(&self, at: usize) -> bool {
+        self.members[at].excused
+    }
+
     /// Waits until all cores of all running nodes serve.
     pub(crate) fn wait_ready(&mut self, limit: Duration) {
         let sim = self.sim.clone();
@@ -166,9 +209,18 @@ impl Cluster {
         assert!(ready, "the cluster is not ready after {limit:?}");
     }
 
-    /// Fails if a running node has ended by itself.
+    /// Takes down nodes that have ended by themselves because of their disks, or lost their power at
+    /// an I/O. Panics if one ended without a reason.
     pub(crate) fn check_events(&mut self) {
-        self.members.iter_mut().for_each(collect);
+        for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            collect(member);
+            if member.running.is_some() && !self.sim.is_up(member.node) {
+                self.crash(at);
+            } else if member.failed && member.running.is_some() {
+                self.kill(at);
+            }
+        }
     }
 }
 
@@ -180,6 +232,7 @@ fn collect(member: &mut Member) {
         match event.what {
             CoreEventKind::Ready => member.ready_cores += 1,
             CoreEventKind::Ended(Ok(())) if stops.is_empty() => member.ended_cores += 1,
+            CoreEventKind::Ended(_) if member.excused => member.failed = true,
             CoreEventKind::Ended(outcome) => {
                 panic!(
                     "core {} of node {} has ended: {outcome:?}",
@@ -199,7 +252,7 @@ fn placement(config: &NodeConfig) -> Placement {
 }
 
 /// Small sizes, so that flushes, checkpoints, new segments and purges happen within a short run.
-fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
+fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> NodeConfig {
     NodeConfig {
         id: NodeId(u64::from(node.number())),
         data_dir: "/data".into(),
@@ -207,27 +260,30 @@ fn configure(node: SimNode, shape: Shape, entries: &[NodeEntry]) -> NodeConfig {
             host: node.ip().to_string(),
             port: PORT,
         },
-        cores: shape.cores,
+        cores,
         pin: Vec::new(),
         cluster: ClusterConfig {
             name: "simulated".to_owned(),
-            shards: shape.shards,
-            replicas: None,
+            shards: plan.shards,
+            replicas: Some(plan.replicas),
             nodes: entries.to_vec(),
         },
         storage: StorageConfig {
-            memtable_bytes: 64 << 10,
+            memtable_bytes: plan.memtable_bytes,
             segment_bytes: 512 << 10,
             log_cache_bytes: 128 << 10,
             block_cache_bytes: 256 << 10,
             catch_up_bytes: 256 << 10,
             value_segment_bytes: 512 << 10,
             reserve_bytes: Some(256 << 10),
+            compaction: plan.policy,
+            compression: plan.compression,
             ..StorageConfig::default()
         },
+        clients: ClientsConfig::default(),
         raft: RaftConfig {
-            heartbeat_ms: 100,
-            election_ms: 600,
+            heartbeat_ms: plan.heartbeat_ms,
+            election_ms: plan.election_ms,
         },
     }
 }

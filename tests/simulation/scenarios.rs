@@ -1,41 +1,43 @@
 //! The scenarios.
 
-use crate::chaos;
+use crate::chaos::{self, Report};
 use crate::client::Client;
-use crate::cluster::{Cluster, Shape};
-use crate::seeds;
+use crate::cluster::Cluster;
+use crate::plan::Plan;
+use crate::seeds::{on_all_processors, seeds};
 use bytes::Bytes;
-use corelith_io::sim::SimConfig;
 use corelith_wire::request::Condition;
 use corelith_wire::response::Answer;
+use std::sync::Mutex;
 use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(10);
-const SHAPE: Shape = Shape {
-    nodes: 3,
-    cores: 1,
-    shards: 3,
-};
+const SHARDS: u32 = 3;
 
 #[test]
-fn random_faults_leave_every_history_explainable() {
-    let (mut seeds_run, mut done, mut faults) = (0, 0, 0);
-    for seed in seeds(20) {
-        let report = chaos::run(seed, 12);
-        seeds_run += 1;
-        done += report.done;
-        faults += report.faults;
-    }
+fn chaos_leaves_every_history_explainable_and_replicas_equal() {
+    let seeds = seeds(12);
+    let runs = seeds.end - seeds.start;
+    let total = Mutex::new(Report::default());
+    on_all_processors(seeds, |seed| {
+        let report = chaos::run(&Plan::of(seed));
+        let mut total = total.lock().unwrap();
+        total.add(&report);
+    });
+    let total = total.into_inner().unwrap();
+    println!("{runs} runs: {total:?}");
+    let runs = usize::try_from(runs).unwrap();
     assert!(
-        done > 60 * seeds_run && faults > 4 * seeds_run,
-        "too little happened: {done} operations and {faults} faults in {seeds_run} runs"
+        total.done > 60 * runs && total.strikes > 4 * runs,
+        "too little happened in {runs} runs: {total:?}"
     );
 }
 
 #[test]
 fn a_seed_repeats_exactly() {
-    for seed in seeds(20).take(20) {
-        let (first, second) = (chaos::run(seed, 4), chaos::run(seed, 4));
+    for seed in seeds(6).take(6) {
+        let plan = Plan::of(seed);
+        let (first, second) = (chaos::run(&plan), chaos::run(&plan));
         assert_eq!(first, second, "seed {seed} does not repeat");
     }
 }
@@ -43,11 +45,11 @@ fn a_seed_repeats_exactly() {
 #[test]
 fn data_survives_a_power_cut_of_the_whole_cluster() {
     for seed in seeds(3) {
-        let mut cluster = Cluster::start(seed, SimConfig::default(), SHAPE);
+        let mut cluster = Cluster::start(&Plan::plain(seed, SHARDS));
         cluster.wait_ready(WITHIN);
         let map = cluster.map();
         let versions = cluster.sim.block_on(cluster.outside, async move {
-            let mut client = Client::new(map);
+            let client = Client::new(map);
             let mut versions = Vec::new();
             for n in 0..200u32 {
                 let (key, value) = (
@@ -70,7 +72,7 @@ fn data_survives_a_power_cut_of_the_whole_cluster() {
         cluster.wait_ready(WITHIN);
         let map = cluster.map();
         cluster.sim.block_on(cluster.outside, async move {
-            let mut client = Client::new(map);
+            let client = Client::new(map);
             for (n, expected) in versions.into_iter().enumerate() {
                 match client.get(Bytes::from(format!("k{n}")), WITHIN).await {
                     Ok(Answer::Value { version, value, .. }) => {
@@ -86,13 +88,13 @@ fn data_survives_a_power_cut_of_the_whole_cluster() {
 
 #[test]
 fn a_node_stops_in_order_and_comes_back() {
-    let mut cluster = Cluster::start(7, SimConfig::default(), SHAPE);
+    let mut cluster = Cluster::start(&Plan::plain(7, SHARDS));
     cluster.wait_ready(WITHIN);
     for at in 0..cluster.len() {
         cluster.stop(at);
         let map = cluster.map();
         cluster.sim.block_on(cluster.outside, async move {
-            let mut client = Client::new(map);
+            let client = Client::new(map);
             for n in 0..20 {
                 let key = Bytes::from(format!("k{n}"));
                 let put = client
@@ -108,7 +110,7 @@ fn a_node_stops_in_order_and_comes_back() {
 
 #[test]
 fn a_minority_neither_reads_nor_writes() {
-    let mut cluster = Cluster::start(11, SimConfig::default(), SHAPE);
+    let mut cluster = Cluster::start(&Plan::plain(11, SHARDS));
     cluster.wait_ready(WITHIN);
     cluster.crash(1);
     cluster.crash(2);
@@ -116,7 +118,7 @@ fn a_minority_neither_reads_nor_writes() {
     cluster.sim.run_for(Duration::from_secs(3));
     let map = cluster.map();
     cluster.sim.block_on(cluster.outside, async move {
-        let mut client = Client::new(map);
+        let client = Client::new(map);
         for n in 0..6 {
             let key = Bytes::from(format!("k{n}"));
             let get = client.get(key.clone(), Duration::from_secs(1)).await;

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, NODES, corelith};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Every file with that extension under `dir`.
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
@@ -28,6 +28,12 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Every line as JSON.
+fn lines(text: &str) -> Vec<serde_json::Value> {
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
 /// Does something while a bit of a file is flipped.
 fn with_flipped_bit(path: &Path, at: usize, work: impl FnOnce()) {
     let whole = fs::read(path).unwrap();
@@ -36,6 +42,26 @@ fn with_flipped_bit(path: &Path, at: usize, work: impl FnOnce()) {
     fs::write(path, damaged).unwrap();
     work();
     fs::write(path, whole).unwrap();
+}
+
+/// Checks a directory where nothing can be written, if this machine lets us mount it so.
+fn check_on_a_read_only_mount(dir: &str) {
+    const NOT_MOUNTED: i32 = 99;
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 99; \
+                  exec \"$2\" check \"$1\"";
+    let checked = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh", dir])
+        .arg(env!("CARGO_BIN_EXE_corelith"))
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&checked.stderr);
+    let is_refused = complaint.starts_with("unshare: ");
+    if is_refused || checked.status.code() == Some(NOT_MOUNTED) {
+        eprintln!("no read-only mount here: {complaint}");
+        return;
+    }
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(text(&checked).contains("0 problems"), "{checked:?}");
 }
 
 /// A long value that can be found again in a file.
@@ -59,10 +85,11 @@ async fn damage_of_a_stopped_node_is_named() {
         storage.contains("leveled") && storage.contains("DAMAGED"),
         "{storage}"
     );
-    let json: serde_json::Value =
-        serde_json::from_str(&cluster.run_ok(&["status", "--storage", "--json"])).unwrap();
-    assert_eq!(json.as_array().unwrap().len(), NODES, "{json}");
-    assert_eq!(json[0]["shards"][0]["disk_full"], false, "{json}");
+    let json = lines(&cluster.run_ok(&["status", "--storage", "--json"]));
+    let nodes = json.iter().filter(|line| line["kind"] == "node").count();
+    assert_eq!(nodes, NODES, "{json:?}");
+    let shard = json.iter().find(|line| line["kind"] == "storage").unwrap();
+    assert_eq!(shard["disk_full"], false, "{shard}");
 
     let dir = cluster.path("node-1");
     let dir = dir.to_str().unwrap();
@@ -82,11 +109,10 @@ async fn damage_of_a_stopped_node_is_named() {
     assert!(clean.status.success(), "{clean:?}");
     assert!(text(&clean).contains("0 problems"), "{clean:?}");
     let plan = run(&["gc", "plan", dir, "--json"]);
-    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
-    assert!(
-        plan.as_array().is_some_and(|shards| !shards.is_empty()),
-        "{plan}"
-    );
+    let plan = lines(&text(&plan));
+    assert!(plan.iter().any(|line| line["kind"] == "shard"), "{plan:?}");
+
+    check_on_a_read_only_mount(dir);
 
     let needle = value(42);
     let holds = |path: &PathBuf| {
@@ -103,7 +129,7 @@ async fn damage_of_a_stopped_node_is_named() {
     );
     with_flipped_bit(&segment, at + 5000, || {
         let checked = run(&["check", dir]);
-        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+        assert_eq!(checked.status.code(), Some(6), "{checked:?}");
         let told = text(&checked);
         let lines: Vec<&str> = told.lines().filter(|line| line.contains(": ")).collect();
         let named = lines
@@ -117,16 +143,51 @@ async fn damage_of_a_stopped_node_is_named() {
     let table = files(Path::new(dir), "sst").remove(0);
     with_flipped_bit(&table, 4096 + 20, || {
         let checked = run(&["check", dir, "--json"]);
-        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
-        let lines = text(&checked);
-        let mut lines = lines
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let named = lines.find(|line| line["kind"] == "problem").unwrap();
+        assert_eq!(checked.status.code(), Some(6), "{checked:?}");
+        let lines = lines(&text(&checked));
+        let named = lines.iter().find(|line| line["kind"] == "problem").unwrap();
         assert_eq!(named["file"], table.to_str().unwrap());
         assert!(named["keys"].is_string(), "{named}");
     });
     assert!(run(&["check", dir]).status.success());
+
+    let of = |shard: &str| Path::new(dir).join("shards").join(shard);
+    let aside = cluster.path("aside");
+    fs::rename(of("00002"), &aside).unwrap();
+    fs::rename(of("00001"), of("00002")).unwrap();
+    let checked = run(&["check", dir]);
+    assert_eq!(checked.status.code(), Some(6), "{checked:?}");
+    let told = text(&checked);
+    let missing = format!("{}, offset 0: the shard is missing", of("00001").display());
+    assert!(told.contains(&missing), "{told}");
+    assert!(told.contains("it belongs to shard 1"), "{told}");
+    assert!(!of("00001").exists(), "nothing is made");
+
+    cluster.start_all();
+    let client = cluster.client().await;
+    for number in (0..200).step_by(2) {
+        let found = client.get(format!("key/{number:04}")).await.unwrap();
+        assert_eq!(found.value, value(number), "another node answers");
+    }
+    let status = cluster.run_ok(&["status"]);
+    let down = format!("shard 1 is down on node 1: {missing}");
+    assert!(status.contains(&down), "{status}");
+    assert!(status.contains("shard 2 is down on node 1: "), "{status}");
+    let json = lines(&cluster.run_ok(&["status", "--json"]));
+    let is_down = |line: &&serde_json::Value| line["reason"].is_string();
+    assert_eq!(json.iter().filter(is_down).count(), 2, "{json:?}");
+    assert!(
+        cluster
+            .stop_all()
+            .iter()
+            .all(std::process::ExitStatus::success)
+    );
+    assert!(!of("00001").exists(), "nothing is made");
+
+    for (name, kind) in [("LOCK", "lock"), ("RESERVE", "space held back")] {
+        let inspected = run(&["inspect", of("00003").join(name).to_str().unwrap()]);
+        assert!(text(&inspected).contains(kind), "{inspected:?}");
+    }
 }
 
 #[test]

@@ -181,6 +181,11 @@ impl Cluster {
         self.nodes[node - 1].take().expect("the node runs").kill();
     }
 
+    /// The process id of a node that runs.
+    pub(crate) fn id(&self, node: usize) -> u32 {
+        self.nodes[node - 1].as_ref().unwrap().id()
+    }
+
     /// SIGTERM to all nodes; returns how each ended.
     pub(crate) fn stop_all(&mut self) -> Vec<ExitStatus> {
         let mut nodes: Vec<Running> = self.nodes.iter_mut().filter_map(Option::take).collect();

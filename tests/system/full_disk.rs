@@ -303,6 +303,13 @@ async fn a_full_device_is_lived_with_until_there_is_space() {
     let taken = put_until_full(&client, &acknowledged).await;
     assert!(taken > 1000, "{taken} puts filled it");
     fill_to_the_brim(&client, &acknowledged, &brim).await;
+    let seed = format!("127.0.0.1:{}", node.port);
+    let mut command = corelith();
+    command.args(["put", "key", "value", "--connect", &seed]);
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(7), "{refused:?}");
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(complaint.contains("disk is full"), "{complaint}");
     check_reads(&client, &acknowledged, 20).await;
     delete(&client, &acknowledged, DELETED_WHILE_FULL, |_| true).await;
     check_reads(&client, &acknowledged, 20).await;

@@ -18,8 +18,10 @@
 
 mod check;
 mod cluster;
+mod commands;
 mod dependencies;
 mod dev;
+mod examples;
 mod full_disk;
 mod history;
 mod import;
@@ -28,4 +30,5 @@ mod refusals;
 mod rounds;
 mod seccomp;
 mod smoke;
+mod transfer;
 mod waiting;

@@ -77,6 +77,10 @@ fn a_configuration_with_a_mistake() {
         (good.replace("name = \"refusals\"", ""), vec!["name"]),
         (good.replace("shards = 4", "shards = 0"), vec!["shards"]),
         (good.replace("[node]\nid = 1", "[node]\nid = 9"), vec!["9"]),
+        (
+            good.replace("[node]", "[node]\npin = [9999]"),
+            vec!["node.pin", "9999"],
+        ),
     ] {
         let file = dir.path().join("node.toml");
         fs::write(&file, text).unwrap();

@@ -124,7 +124,7 @@ fn counter_key(counter: usize) -> String {
 /// The value of a counter and its version, 0 and 0 if there is none.
 async fn count(client: &Client, key: &str) -> (u64, u64) {
     loop {
-        match client.get(key.to_owned()).await {
+        match client.get(key).await {
             Ok(entry) => {
                 let text = std::str::from_utf8(&entry.value).unwrap();
                 return (text.parse().unwrap(), entry.version);
@@ -201,7 +201,7 @@ async fn write_and_read(
 }
 
 async fn read(client: &Client, key: &str) -> Option<Event> {
-    match client.get(key.to_owned()).await {
+    match client.get(key).await {
         Ok(entry) => Some(Event::Read {
             value: String::from_utf8(entry.value.to_vec()).unwrap(),
             version: entry.version,
@@ -215,7 +215,7 @@ async fn read(client: &Client, key: &str) -> Option<Event> {
 }
 
 async fn write(client: &Client, key: &str, value: String, condition: Option<u64>) -> Option<Event> {
-    let put = client.put(key.to_owned(), value.clone());
+    let put = client.put(key, value.clone());
     let put = match condition {
         Some(version) => put.if_version(version),
         None => put,

@@ -3,6 +3,7 @@
 use super::Group;
 use crate::error::GroupError;
 use crate::limits::READERS_WAITING_MAX;
+use crate::planted::{Bug, is_planted};
 use crate::proposal;
 use corelith_io::sync::oneshot;
 use corelith_shards::{LogIndex, Term};
@@ -48,7 +49,7 @@ impl Group {
         let leader = inner.leading()?;
         let applied = inner.applied.last()?;
         let own = applied.term.0 == leader.term && applied.node.0 == leader.node_id;
-        if !own {
+        if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
             return None;
         }
         if inner.members.len() > 1 {
@@ -57,7 +58,8 @@ impl Group {
                 .borrow_watched()
                 .last_quorum_acked
                 .map(|acked| acked.into_inner().0);
-            if !inner.lease.holds(leader, acked, corelith_io::now()) {
+            let holds = inner.lease.holds(leader, acked, corelith_io::now());
+            if !holds && !is_planted(Bug::ReadWithoutLease) {
                 return None;
             }
         }
@@ -127,7 +129,11 @@ impl Group {
     async fn confirm(&self) -> Result<ReadPoint, GroupError> {
         let inner = &*self.inner;
         // Age zero: an acknowledgement from before does not count.
-        let option = LinearizerOption::new(Some(Duration::ZERO), true)
+        let age_max = match is_planted(Bug::ConfirmByOldAnswers) {
+            true => inner.options.election_timeout_max * 4,
+            false => Duration::ZERO,
+        };
+        let option = LinearizerOption::new(Some(age_max), true)
             .with_wait_timeout(inner.options.election_timeout_max);
         let linearizer = match inner.raft.get_read_linearizer(option).await {
             Ok(linearizer) => linearizer,

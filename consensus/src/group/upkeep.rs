@@ -2,8 +2,9 @@
 //! back, notice that openraft has stopped.
 
 use super::{Group, Inner};
+use crate::planted::{Bug, is_planted};
 use crate::retention;
-use crate::types::{LogId, Types};
+use crate::types::{LeaderId, LogId, Types};
 use corelith_io::sleep;
 use corelith_shards::NodeId;
 use futures_util::future::select;
@@ -54,7 +55,10 @@ impl Group {
     }
 
     /// Runs `work` until it is done or the group closes.
-    fn tend<Fut: Future<Output = ()> + 'static>(&self, work: impl FnOnce(Rc<Inner>) -> Fut) {
+    pub(super) fn tend<Fut: Future<Output = ()> + 'static>(
+        &self,
+        work: impl FnOnce(Rc<Inner>) -> Fut,
+    ) {
         let mut closing = self.inner.closing.subscribe();
         let work = work(Rc::clone(&self.inner));
         drop(corelith_io::spawn(async move {
@@ -145,7 +149,8 @@ impl Inner {
             self.options.catch_up_entries,
         )?;
         let upto = upto.min(lowest_transfer);
-        (upto >= purged + PURGE_ENTRIES_MIN).then_some(upto)
+        let least = PURGE_ENTRIES_MIN.min(self.options.catch_up_entries);
+        (upto >= purged + least).then_some(upto)
     }
 
     /// The last index that all followers have which answer, if this node leads.
@@ -179,9 +184,16 @@ impl Inner {
                 continue;
             };
             tracing::info!(shard = %self.shard_id, to = %self.preferred, "handing the lead back");
-            self.lease.give_up(leading);
-            drop(self.raft.trigger().transfer_leader(self.preferred.0).await);
+            self.hand_over(leading, self.preferred).await;
         }
+    }
+
+    /// Hands the lead over, after the lease was given up.
+    pub(super) async fn hand_over(&self, leading: LeaderId, to: NodeId) {
+        if !is_planted(Bug::KeepLeaseAtHandOver) {
+            self.lease.give_up(leading);
+        }
+        drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 
     /// Whether this node leads, and `node` answers, is well and nearly caught up.

@@ -1,7 +1,6 @@
 use super::LogStore;
 use crate::ahead::Ahead;
 use crate::applied::Applied;
-use crate::options::Options;
 use crate::state_machine::StateMachine;
 use crate::types::Types;
 use corelith_io::sim::Sim;
@@ -27,7 +26,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
         let ahead = Rc::<Ahead>::default();
-        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead), &Options::default());
+        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead));
         Ok(((), LogStore::new(log, ahead), machine))
     }
 }

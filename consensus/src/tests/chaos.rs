@@ -8,6 +8,7 @@ use super::client::Client;
 use super::cluster::Cluster;
 use super::history::History;
 use crate::Options;
+use crate::planted::{Bug, plant};
 use corelith_io::sim::SimConfig;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -156,9 +157,11 @@ fn histories_are_linearizable_and_runs_repeat_4() {
 }
 
 /// Runs seeds with a planted bug until one finds it.
-fn is_found(options: &Options) -> bool {
+fn is_found(bug: Bug) -> bool {
     (0..200).any(|seed| {
-        let found = run(seed, options.clone()).verdict;
+        plant(Some(bug));
+        let found = run(seed, Options::default()).verdict;
+        plant(None);
         if let Err(why) = &found {
             println!("seed {seed} found it: {why}");
         }
@@ -168,7 +171,5 @@ fn is_found(options: &Options) -> bool {
 
 #[test]
 fn a_dropped_condition_check_is_found() {
-    let mut options = Options::default();
-    options.planted.skip_conditions = true;
-    assert!(is_found(&options));
+    assert!(is_found(Bug::SkipConditions));
 }

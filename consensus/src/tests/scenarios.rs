@@ -1,6 +1,7 @@
 //! What a cluster does, one thing at a time.
 
 use super::cluster::{Cluster, delete, put};
+use crate::planted::{Bug, plant};
 use crate::{GroupError, Outcome, Role};
 use corelith_shards::{LogId, LogIndex, ShardId};
 use corelith_wire::peer::Health;
@@ -509,9 +510,8 @@ fn leaders_of_many_shards_are_spread() {
 /// and the leader is cut off at the same time. Whether the old leader, still within its lease, then
 /// answers a read with an old value after the others have elected a leader and written a new one.
 fn reads_stale_after_a_restart(seed: u64, planted: bool) -> bool {
-    let mut options = crate::Options::default();
-    options.planted.vote_after_restart = planted;
-    let cluster = Cluster::started_with(seed, options);
+    plant(planted.then_some(Bug::VoteAfterRestart));
+    let cluster = Cluster::started(seed);
     let leader = cluster.wait_leader();
     let (voter, rival) = ((leader + 1) % 3, (leader + 2) % 3);
     let session = cluster.open_session(leader);

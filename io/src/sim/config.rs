@@ -39,6 +39,8 @@ pub struct SimConfig {
     pub sync_latency: Range<Duration>,
     /// Disk: open, rename, remove and the like.
     pub name_latency: Range<Duration>,
+    /// Chance that a read or write of a disk is cut short; files go on with it.
+    pub disk_short_chance: f64,
     /// Chance that a disk operation takes ten times as long.
     pub disk_tail_chance: f64,
     /// Transfer rate of the disk, on top of the latencies.
@@ -67,6 +69,7 @@ impl Default for SimConfig {
             write_latency: us(30)..us(150),
             sync_latency: us(40)..us(300),
             name_latency: us(20)..us(200),
+            disk_short_chance: 0.01,
             disk_tail_chance: 0.01,
             disk_bytes_per_second: 2_000_000_000,
             disk_capacity_bytes: 64 << 30,
@@ -83,6 +86,7 @@ impl SimConfig {
             packet_loss: 0.003,
             reset_chance: 0.000_05,
             short_read_chance: 0.4,
+            disk_short_chance: 0.05,
             disk_tail_chance: 0.05,
             ..Self::default()
         }

@@ -1,19 +1,22 @@
 //! The disk of a simulated node.
 //!
-//! An operation is submitted, is in flight for a while, and then takes effect all at once and
-//! completes. A power loss lets each operation in flight happen or not and then leaves a random part
+//! An operation is submitted, is in flight for a while, and then takes effect and completes. Reads and
+//! writes alone take effect sector by sector while they are in flight (`race`). A power loss lets each operation in flight happen or not and then leaves a random part
 //! of what is not durable; the end of a process only does the former.
 
 pub(super) mod control;
+mod execute;
 pub(super) mod faults;
 mod inode;
 mod names;
+mod race;
 
 use crate::fs::Space;
 pub(super) use faults::{Faults, IoKind, Verdict};
 use inode::{Inode, Loss, PAGE, SyncSet};
-use names::{Id, Names, Target};
+use names::{Id, Names};
 
+use super::config::SimConfig;
 use super::world::Rng;
 use crate::buf::Buf;
 use crate::file::OpenOptions;
@@ -23,9 +26,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-const ENOSPC: i32 = 28;
-pub(super) const EIO: i32 = 5;
 
 /// An open file. It dies with the process that opened it (`epoch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub(super) enum Op {
 pub(super) enum Output {
     Unit,
     Data(Buf),
+    /// How much of a write was done, and its buffer if that is not all.
+    Written(usize, Option<Buf>),
     Handle(Handle),
     Entries(Vec<Entry>),
 }
@@ -100,6 +102,8 @@ struct InFlight {
     sync: Option<SyncSet>,
     latest_change: u64,
     verdict: Verdict,
+    /// Of a read: see `race`.
+    sampled: race::Sampled,
     done: oneshot::Sender<io::Result<Output>>,
 }
 
@@ -127,7 +131,7 @@ pub struct DiskImage {
 }
 
 impl Disk {
-    pub(super) fn new(capacity_bytes: u64) -> Self {
+    pub(super) fn new(config: &SimConfig) -> Self {
         Self {
             names: Names::new(),
             inodes: BTreeMap::new(),
@@ -139,8 +143,8 @@ impl Disk {
             used_bytes: 0,
             removals: 0,
             zeros: Rc::from([0; PAGE].as_slice()),
-            capacity_bytes,
-            faults: Faults::default(),
+            capacity_bytes: config.disk_capacity_bytes,
+            faults: Faults::new(config.disk_short_chance),
         }
     }
 
@@ -239,6 +243,7 @@ impl Disk {
             sync,
             latest_change,
             verdict,
+            sampled: race::Sampled::default(),
             done,
         };
         self.in_flight.insert(self.submitted, in_flight);
@@ -251,218 +256,6 @@ impl Disk {
             let result = self.execute(&mut in_flight, rng);
             let _ = in_flight.done.send(result);
         }
-    }
-
-    fn execute(&mut self, in_flight: &mut InFlight, rng: &Rng) -> io::Result<Output> {
-        if let Verdict::Fail = in_flight.verdict {
-            self.fail(in_flight, rng);
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        let latest_change = in_flight.latest_change;
-        match &mut in_flight.op {
-            Op::Read {
-                handle,
-                offset,
-                len,
-            } => {
-                let offset = match in_flight.verdict {
-                    Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
-                    _ => *offset,
-                };
-                let mut buf = Buf::alloc(*len);
-                let count = self.inode(*handle).read(offset, &mut buf);
-                buf.truncate(count);
-                Ok(Output::Data(buf))
-            }
-            Op::Write {
-                handle,
-                offset,
-                data,
-                durable,
-            } => {
-                let offset = match in_flight.verdict {
-                    Verdict::Misdirect => self.elsewhere(*handle, *offset, rng),
-                    _ => *offset,
-                };
-                self.write(*handle, offset, data, *durable)?;
-                Ok(Output::Unit)
-            }
-            Op::Sync { handle } => {
-                if let Some(set) = in_flight.sync.take() {
-                    self.inode(*handle).finish_sync(set);
-                }
-                Ok(Output::Unit)
-            }
-            Op::SetLen { handle, len } => {
-                self.change_inode(*handle, |inode| inode.set_len(*len));
-                Ok(Output::Unit)
-            }
-            Op::Allocate { handle, len } => {
-                self.allocate(*handle, *len)?;
-                Ok(Output::Unit)
-            }
-            Op::Open { path, options } => self.open_file(path, *options).map(Output::Handle),
-            Op::List { path } => self.list(path).map(Output::Entries),
-            Op::SyncDir { path } => {
-                let dir = self.names.lookup_dir(path)?;
-                self.names.sync(dir, latest_change);
-                self.sweep(false);
-                Ok(Output::Unit)
-            }
-            Op::Lock { path } => self.lock(path),
-            change => self.change_names(change).map(|()| Output::Unit),
-        }
-    }
-
-    fn change_names(&mut self, op: &Op) -> io::Result<()> {
-        match op {
-            Op::CreateDirs { path } => self.names.create_dir_all(path),
-            Op::Rename { from, to } => {
-                let replaced = self.names.lookup_file(to).ok();
-                self.names.rename(from, to)?;
-                let file = self.names.lookup_file(to)?;
-                if let Some(replaced) = replaced.filter(|replaced| *replaced != file) {
-                    self.lost_its_name(replaced);
-                }
-                if let Some(inode) = self.inodes.get_mut(&file) {
-                    inode.path = to.display().to_string();
-                }
-                Ok(())
-            }
-            Op::RemoveFile { path } => {
-                let file = self.names.lookup_file(path)?;
-                self.names.remove_file(path)?;
-                self.lost_its_name(file);
-                Ok(())
-            }
-            Op::RemoveDir { path } => {
-                self.names.remove_dir_all(path)?;
-                self.sweep(true);
-                Ok(())
-            }
-            _ => unreachable!("not a change of names"),
-        }
-    }
-
-    /// What a failed operation leaves behind.
-    fn fail(&mut self, in_flight: &mut InFlight, rng: &Rng) {
-        match &mut in_flight.op {
-            Op::Sync { handle } => {
-                if let Some(set) = in_flight.sync.take() {
-                    self.inode(*handle).fail_sync(set);
-                }
-            }
-            // A failed write may have reached the medium, the page cache or nothing.
-            Op::Write {
-                handle,
-                offset,
-                data,
-                ..
-            } => match rng.below(3) {
-                0 => {}
-                fate => {
-                    let _ = self.write(*handle, *offset, data, fate == 1);
-                }
-            },
-            _ => {}
-        }
-    }
-
-    fn inode(&mut self, handle: Handle) -> &mut Inode {
-        self.inodes.entry(handle.file).or_default()
-    }
-
-    fn change_inode(&mut self, handle: Handle, change: impl FnOnce(&mut Inode)) {
-        let inode = self.inodes.entry(handle.file).or_default();
-        let before = inode.allocated_bytes();
-        change(inode);
-        self.used_bytes = self.used_bytes + inode.allocated_bytes() - before;
-    }
-
-    fn write(&mut self, handle: Handle, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
-        let growth = self.inode(handle).growth(offset, data.len());
-        self.check_room(growth)?;
-        let zeros = Rc::clone(&self.zeros);
-        self.change_inode(handle, |inode| inode.write(offset, data, durable, &zeros));
-        Ok(())
-    }
-
-    fn allocate(&mut self, handle: Handle, len: u64) -> io::Result<()> {
-        let bytes = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(ENOSPC))?;
-        let growth = self.inode(handle).growth(0, bytes);
-        self.check_room(growth)?;
-        let zeros = Rc::clone(&self.zeros);
-        self.change_inode(handle, |inode| inode.allocate(len, &zeros));
-        Ok(())
-    }
-
-    fn check_room(&mut self, growth: u64) -> io::Result<()> {
-        let seems_full = self.used_bytes + growth > self.capacity_bytes;
-        if seems_full && growth > self.free_bytes() {
-            return Err(io::Error::from_raw_os_error(ENOSPC));
-        }
-        Ok(())
-    }
-
-    /// Another block of the same file.
-    fn elsewhere(&mut self, handle: Handle, offset: u64, rng: &Rng) -> u64 {
-        let blocks = (self.inode(handle).len() / PAGE as u64).max(2);
-        let block = offset / PAGE as u64;
-        let other = (block + 1 + rng.below(blocks - 1)) % blocks;
-        other * PAGE as u64 + offset % PAGE as u64
-    }
-
-    fn open_file(&mut self, path: &Path, options: OpenOptions) -> io::Result<Handle> {
-        let file = if options.create_new {
-            if self.used_bytes >= self.capacity_bytes && self.free_bytes() == 0 {
-                return Err(io::Error::from_raw_os_error(ENOSPC));
-            }
-            let file = self.names.create_file(path)?;
-            self.inodes
-                .insert(file, Inode::new(path.display().to_string()));
-            file
-        } else {
-            self.names.lookup_file(path)?
-        };
-        *self.open.entry(file).or_default() += 1;
-        Ok(Handle {
-            file,
-            epoch: self.epoch,
-        })
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let dir = self.names.lookup_dir(path)?;
-        let entry = |(name, target)| match target {
-            Target::Dir(_) => Entry {
-                name,
-                is_dir: true,
-                len: 0,
-            },
-            Target::File(id) => {
-                let len = self.inodes.get(&id).map_or(0, Inode::len);
-                Entry {
-                    name,
-                    is_dir: false,
-                    len,
-                }
-            }
-        };
-        Ok(self.names.list(dir).into_iter().map(entry).collect())
-    }
-
-    fn lock(&mut self, path: &Path) -> io::Result<Output> {
-        self.names.lookup_dir(path)?;
-        if !self.locks.insert(path.to_owned()) {
-            return Err(io::Error::from(io::ErrorKind::WouldBlock));
-        }
-        let file = path.join("LOCK");
-        if self.names.lookup(&file).is_err() {
-            let id = self.names.create_file(&file)?;
-            self.inodes
-                .insert(id, Inode::new(file.display().to_string()));
-        }
-        Ok(Output::Unit)
     }
 
     fn lost_its_name(&mut self, file: Id) {

@@ -5,7 +5,7 @@
 //! * No borrow of the executor is held while a future is polled or dropped or an event is called.
 //! * An id stands in the ready lists or a parked list at most once (`TaskWaker::queued`).
 
-use super::world::{Core, Step, World};
+use super::world::{Core, Step, World, number};
 use crate::world;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ impl Executor {
             Some(index) => index,
             None => {
                 slots.slots.push(Slot::default());
-                u32::try_from(slots.slots.len() - 1).unwrap_or(u32::MAX)
+                number(slots.slots.len() - 1)
             }
         };
         let slot = &mut slots.slots[index as usize];

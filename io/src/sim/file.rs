@@ -9,6 +9,7 @@ use crate::file::OpenOptions;
 use crate::fs::Entry;
 use crate::fs::Space;
 use crate::sync::oneshot;
+use crate::transfer::{self, Pieces};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -40,16 +41,19 @@ impl File {
     }
 
     pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
-        let op = Op::Read {
-            handle: self.handle,
-            offset,
-            len,
-        };
-        match perform(&self.core, op).await {
-            Ok(Output::Data(data)) => Ok(data),
-            Ok(_) => unreachable!("reading gives data"),
-            Err(error) => Err(Error::at_path("read", &self.path, error)),
+        let (start, skip) = transfer::align(offset);
+        let mut first = self.read_piece(start, skip.saturating_add(len)).await?;
+        let present = first.len();
+        if present < skip + len && self.goes_on(start.saturating_add(present as u64))? {
+            return transfer::read_rest(self, start, skip, len, &first).await;
         }
+        if skip > 0 {
+            let bytes = first.get(skip..).unwrap_or_default();
+            let mut buf = Buf::alloc(bytes.len());
+            buf.copy_from_slice(bytes);
+            first = buf;
+        }
+        Ok(first)
     }
 
     pub(crate) async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
@@ -60,17 +64,24 @@ impl File {
             let why = io::Error::new(io::ErrorKind::InvalidInput, "not whole blocks");
             return Err(Error::at_path("write", &self.path, why));
         }
-        let durable = self.options.dsync;
-        self.unit(
-            "write",
-            Op::Write {
-                handle: self.handle,
-                offset,
-                data: buf,
-                durable,
-            },
-        )
-        .await
+        match self.write_buf(offset, buf).await? {
+            (done, Some(buf)) => transfer::write_rest(self, offset, &buf, done).await,
+            (_, None) => Ok(()),
+        }
+    }
+
+    async fn write_buf(&self, offset: u64, data: Buf) -> Result<(usize, Option<Buf>)> {
+        let op = Op::Write {
+            handle: self.handle,
+            offset,
+            data,
+            durable: self.options.dsync,
+        };
+        match perform(&self.core, op).await {
+            Ok(Output::Written(done, buf)) => Ok((done, buf)),
+            Ok(_) => unreachable!("writing gives a count"),
+            Err(error) => Err(self.failed("write", error)),
+        }
     }
 
     pub(crate) async fn sync(&self) -> Result<()> {
@@ -128,6 +139,37 @@ impl File {
             Ok(_) => Ok(()),
             Err(error) => Err(Error::at_path(operation, &self.path, error)),
         }
+    }
+}
+
+impl Pieces for File {
+    type Bytes = Buf;
+
+    async fn read_piece(&self, offset: u64, len: usize) -> Result<Buf> {
+        let op = Op::Read {
+            handle: self.handle,
+            offset,
+            len,
+        };
+        match perform(&self.core, op).await {
+            Ok(Output::Data(data)) => Ok(data),
+            Ok(_) => unreachable!("reading gives data"),
+            Err(error) => Err(self.failed("read", error)),
+        }
+    }
+
+    async fn write_piece(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        let mut buf = Buf::alloc(bytes.len());
+        buf.copy_from_slice(bytes);
+        Ok(self.write_buf(offset, buf).await?.0)
+    }
+
+    fn goes_on(&self, offset: u64) -> Result<bool> {
+        Ok(offset < self.core.node.disk.borrow().file_len(self.handle))
+    }
+
+    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::at_path(operation, &self.path, error)
     }
 }
 
@@ -321,8 +363,11 @@ fn weigh(op: &Op) -> (IoKind, usize) {
     match op {
         Op::Read { len, .. } => (IoKind::Read, *len),
         Op::Write { data, .. } => (IoKind::Write, data.len()),
-        Op::SetLen { .. } | Op::Allocate { .. } => (IoKind::Write, 0),
-        Op::Sync { .. } | Op::SyncDir { .. } => (IoKind::Sync, 0),
+        Op::Allocate { .. } => (IoKind::Write, 0),
+        Op::SetLen { .. } => (IoKind::SetLen, 0),
+        Op::Sync { .. } => (IoKind::Sync, 0),
+        Op::SyncDir { .. } => (IoKind::SyncDir, 0),
+        Op::Rename { .. } => (IoKind::Rename, 0),
         _ => (IoKind::Name, 0),
     }
 }
@@ -332,9 +377,9 @@ fn note(world: &World, node: &Node, kind: IoKind, op: &Op, bytes: usize, verdict
         (IoKind::Write, Op::Write { offset, data, .. }) => {
             (Step::Write, offset.rotate_left(32) ^ fingerprint(data))
         }
-        (IoKind::Write, _) => (Step::Write, 0),
+        (IoKind::Write | IoKind::SetLen, _) => (Step::Write, 0),
         (IoKind::Read, Op::Read { offset, .. }) => (Step::Read, *offset),
-        (IoKind::Sync, _) => (Step::Sync, 0),
+        (IoKind::Sync | IoKind::SyncDir, _) => (Step::Sync, 0),
         _ => (Step::Name, 0),
     };
     world.note(step, node.id, [bytes as u64, detail, verdict]);
@@ -344,9 +389,9 @@ fn latency(world: &World, node: &Node, kind: IoKind, bytes: usize) -> u64 {
     let config = &world.config;
     let range = match kind {
         IoKind::Read => &config.read_latency,
-        IoKind::Write => &config.write_latency,
-        IoKind::Sync => &config.sync_latency,
-        IoKind::Name => &config.name_latency,
+        IoKind::Write | IoKind::SetLen => &config.write_latency,
+        IoKind::Sync | IoKind::SyncDir => &config.sync_latency,
+        IoKind::Rename | IoKind::Name => &config.name_latency,
     };
     let tail = if world.rng.chance(config.disk_tail_chance) {
         10

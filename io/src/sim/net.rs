@@ -280,9 +280,16 @@ pub(crate) struct ReadHalf {
 
 impl ReadHalf {
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        poll_fn(|cx| self.socket.poll_read(bytes, cx))
-            .await
-            .map_err(|error| self.socket.failed("read from", error))
+        poll_fn(|cx| self.poll_read(cx, bytes)).await
+    }
+
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<Result<usize>> {
+        let read = self.socket.poll_read(bytes, cx);
+        read.map_err(|error| self.socket.failed("read from", error))
     }
 }
 

@@ -115,6 +115,14 @@ pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The number of the next of its kind.
+pub(super) fn number(count: usize) -> u32 {
+    match u32::try_from(count) {
+        Ok(number) => number,
+        Err(_) => panic!("{count} of a kind are more than there are numbers"),
+    }
+}
+
 /// SplitMix64.
 pub(crate) struct Rng {
     state: Cell<u64>,

@@ -58,6 +58,11 @@ impl Semaphore {
         self.shared.available.get()
     }
 
+    /// Whether somebody waits for permits.
+    pub fn is_contended(&self) -> bool {
+        !self.shared.waiting.borrow().is_empty()
+    }
+
     /// Takes `count` permits if they are there and nobody waits. More than the capacity counts as
     /// the capacity, so that one thing larger than the budget passes alone instead of never.
     pub fn try_acquire(&self, count: usize) -> Option<Permit> {
@@ -184,6 +189,11 @@ impl Permit {
             shared: Rc::clone(&self.shared),
             count,
         }
+    }
+
+    /// Whether `other` comes from the same budget.
+    pub fn is_of_same(&self, other: &Permit) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Adds the permits of `other`, which must come from the same budget.

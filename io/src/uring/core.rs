@@ -1,9 +1,9 @@
 //! Executors: one thread per core.
 
+use super::clock::Clock;
 use super::guard::{self, Guard};
 use super::sys;
-use super::task::Tasks;
-use super::time::Clock;
+use super::tasks::Tasks;
 use super::watchdog;
 use crate::core::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};

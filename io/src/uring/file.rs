@@ -8,6 +8,7 @@ use super::{Core, io_error};
 use crate::buf::{BLOCK_SIZE, Buf};
 use crate::error::{Error, Result};
 use crate::file::OpenOptions;
+use crate::transfer::{self, Pieces};
 use glommio::io::{DmaFile, ReadResult};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -42,55 +43,18 @@ impl File {
         if len == 0 {
             return Ok(Buf::alloc(0));
         }
-        let start = offset - offset % BLOCK;
-        let skip = usize::try_from(offset - start).unwrap_or(0);
+        let (start, skip) = transfer::align(offset);
         let aligned_len = skip.saturating_add(len).next_multiple_of(BLOCK_SIZE);
         let result = self.read_blocks(start, aligned_len).await?;
         let present = result.len();
-        if present < skip + len && self.goes_on(start, present)? {
-            return self.read_in_parts(start, skip, len, &result).await;
+        if present < skip + len && self.goes_on(start.saturating_add(present as u64))? {
+            return transfer::read_rest(self, start, skip, len, &result).await;
         }
         let wanted = present.saturating_sub(skip).min(len);
         match ReadResult::slice(&result, skip.min(present), wanted) {
             Some(slice) if wanted > 0 => Ok(Buf::from_read(Read::new(slice))),
             _ => Ok(Buf::alloc(0)),
         }
-    }
-
-    /// Whether the file has bytes after those that a read returned.
-    fn goes_on(&self, start: u64, present: usize) -> Result<bool> {
-        Ok(start.saturating_add(present as u64) < self.stat()?.len)
-    }
-
-    /// Goes on with a read that returned less than the file has, as a signal or the end of an
-    /// extent may cause.
-    async fn read_in_parts(
-        &self,
-        start: u64,
-        skip: usize,
-        len: usize,
-        first: &[u8],
-    ) -> Result<Buf> {
-        let wanted = skip + len;
-        let mut bytes = first.to_vec();
-        while bytes.len() < wanted && self.goes_on(start, bytes.len())? {
-            bytes.truncate(bytes.len() - bytes.len() % BLOCK_SIZE);
-            let missing = (wanted - bytes.len()).next_multiple_of(BLOCK_SIZE);
-            let more = self
-                .read_blocks(start + bytes.len() as u64, missing)
-                .await?;
-            if more.len() < BLOCK_SIZE && more.len() < missing {
-                // Less than a block: either the end, or the file shrank.
-                bytes.extend_from_slice(&more);
-                break;
-            }
-            bytes.extend_from_slice(&more);
-        }
-        let bytes = bytes.get(skip..).unwrap_or_default();
-        let bytes = bytes.get(..len).unwrap_or(bytes);
-        let mut buf = Buf::alloc(bytes.len());
-        buf.copy_from_slice(bytes);
-        Ok(buf)
     }
 
     async fn read_blocks(&self, start: u64, len: usize) -> Result<ReadResult> {
@@ -113,27 +77,9 @@ impl File {
         let len = block.bytes().len();
         let written = self.write_block(offset, &block).await?;
         if written < len {
-            return self.write_rest(offset, block, written).await;
+            return transfer::write_rest(self, offset, block.bytes(), written).await;
         }
         Ok(())
-    }
-
-    /// Goes on with a write of which only the first `done` bytes were written: the device is full,
-    /// or a signal came.
-    async fn write_rest(&self, offset: u64, block: Block, mut done: usize) -> Result<()> {
-        loop {
-            let aligned = done - done % BLOCK_SIZE;
-            let rest = block.bytes().get(aligned..).unwrap_or_default();
-            if rest.is_empty() {
-                return Ok(());
-            }
-            let rest = Block::copy_of(rest);
-            let written = self.write_block(offset + aligned as u64, &rest).await?;
-            if aligned + written <= done {
-                return Err(self.failed("write", io::ErrorKind::StorageFull.into()));
-            }
-            done = aligned + written;
-        }
     }
 
     async fn write_block(&self, offset: u64, block: &Block) -> Result<usize> {
@@ -179,10 +125,6 @@ impl File {
         sys::stat(&self.file).map_err(|error| self.failed("look at", error))
     }
 
-    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
-        Error::at_path(operation, &self.path, error)
-    }
-
     /// Passes on any failure but an interruption.
     fn retry(&self, operation: &'static str, error: glommio::GlommioError<()>) -> Result<()> {
         let error = io_error(error);
@@ -190,6 +132,26 @@ impl File {
             io::ErrorKind::Interrupted => Ok(()),
             _ => Err(self.failed(operation, error)),
         }
+    }
+}
+
+impl Pieces for File {
+    type Bytes = ReadResult;
+
+    async fn read_piece(&self, start: u64, len: usize) -> Result<ReadResult> {
+        self.read_blocks(start, len).await
+    }
+
+    async fn write_piece(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        self.write_block(offset, &Block::copy_of(bytes)).await
+    }
+
+    fn goes_on(&self, offset: u64) -> Result<bool> {
+        Ok(offset < self.stat()?.len)
+    }
+
+    fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::at_path(operation, &self.path, error)
     }
 }
 
@@ -239,14 +201,24 @@ async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFil
 /// glommio reads the first file that it opens on a device to learn whether polled I/O works there.
 /// In an empty file that read succeeds at the end of the file without having asked the device, and
 /// every later read of the device fails.
+///
+/// On a read-only file system no file can be made for that; one that is opened there is read, and has a
+/// block unless nothing is to be read of it.
 async fn probe_device(core: &Core, file: &std::fs::File, path: &Path) -> io::Result<()> {
-    let device = sys::stat(file)?.device;
+    let sys::Stat { device, len } = sys::stat(file)?;
     if core.probed_devices().borrow().contains(&device) {
         return Ok(());
     }
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-    let sample = blocking(move || unnamed_block(&dir)).await?;
-    reopen(OpenOptions::new(), &sample).await?;
+    match blocking(move || unnamed_block(&dir)).await {
+        Ok(sample) => drop(reopen(OpenOptions::new(), &sample).await?),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            if len < BLOCK_SIZE as u64 {
+                return Ok(());
+            }
+        }
+        Err(error) => return Err(error),
+    }
     core.probed_devices().borrow_mut().insert(device);
     Ok(())
 }

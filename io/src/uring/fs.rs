@@ -5,7 +5,7 @@ use super::task::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Space;
 use crate::fs::{Entry, LOCK_FILE};
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,13 +26,24 @@ async fn at_path<T: Send + 'static>(
 }
 
 pub(crate) async fn lock_dir(path: &Path) -> Result<DirLock> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    lock(path, options).await
+}
+
+pub(crate) async fn lock_dir_as_it_is(path: &Path) -> Result<Option<DirLock>> {
+    let mut options = File::options();
+    options.read(true);
+    match lock(path, options).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        locked => locked.map(Some),
+    }
+}
+
+async fn lock(path: &Path, options: OpenOptions) -> Result<DirLock> {
     let owned = path.join(LOCK_FILE);
     let locked = blocking(move || {
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&owned)?;
+        let file = options.open(&owned)?;
         Ok(match file.try_lock() {
             Ok(()) => Some(file),
             Err(TryLockError::WouldBlock) => None,

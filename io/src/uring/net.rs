@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 type Accepting = Pin<Box<dyn Future<Output = io::Result<AcceptedTcpStream>>>>;
 
@@ -118,6 +119,7 @@ impl TcpStream {
 
     fn new(stream: Stream, peer: Option<SocketAddr>) -> io::Result<Self> {
         stream.set_nodelay(true).map_err(io_error)?;
+        sys::keep_alive(&stream)?;
         let peer = match peer {
             Some(peer) => peer,
             None => stream.peer_addr().map_err(io_error)?,
@@ -160,13 +162,18 @@ impl ReadHalf {
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
         // A peer that sends without pause must not keep the core to itself.
         glommio::yield_if_needed().await;
+        poll_fn(|cx| self.poll_read(cx, bytes)).await
+    }
+
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<Result<usize>> {
         loop {
-            let read = poll_fn(|cx| {
-                let mut stream = self.connection.stream.borrow_mut();
-                Pin::new(&mut *stream).poll_read(cx, bytes)
-            });
-            match read.await {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let mut stream = self.connection.stream.borrow_mut();
+            match Pin::new(&mut *stream).poll_read(cx, bytes) {
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     return result.map_err(|error| self.connection.failed("receive from", error));
                 }

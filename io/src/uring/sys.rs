@@ -3,6 +3,9 @@
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use crate::fs::Space;
+use crate::limits::{
+    KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, UNACKNOWLEDGED_MILLIS_MAX,
+};
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
@@ -74,6 +77,57 @@ pub(crate) fn set_close_on_exec(file: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: the descriptor is open while `file` is borrowed.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
 }
+
+/// Has the kernel end a connection whose other side has vanished, idle or not.
+pub(crate) fn keep_alive(file: &impl AsRawFd) -> io::Result<()> {
+    let fd = file.as_raw_fd();
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    let tcp = libc::IPPROTO_TCP;
+    set_option(fd, tcp, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)?;
+    set_option(fd, tcp, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)?;
+    set_option(fd, tcp, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)?;
+    set_option(fd, tcp, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED_MILLIS_MAX)
+}
+
+fn set_option(
+    fd: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let value_ptr = (&raw const value).cast();
+    // The size of an int is 4.
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the caller's socket is open, and the kernel reads `len` bytes of `value`.
+    check(unsafe { libc::setsockopt(fd, level, name, value_ptr, len) })
+}
+
+/// Raises the limit of open files as far as it may be raised, and returns it.
+pub(crate) fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` has room for the answer.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a valid rlimit whose soft limit is not above the hard one.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Gives memory that the allocator keeps back to the system. Takes milliseconds.
+#[cfg(target_env = "gnu")]
+pub(crate) fn trim_memory() {
+    // SAFETY: it may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// As above: other allocators decide by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn trim_memory() {}
 
 /// Ends a connection in both directions and wakes whoever waits for it.
 pub(crate) fn shutdown(file: &impl AsRawFd) -> io::Result<()> {

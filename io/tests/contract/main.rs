@@ -60,6 +60,7 @@ macro_rules! for_each_case {
             names::rename_replaces,
             names::removed_names_are_gone,
             names::one_lock_per_directory,
+            names::a_lock_that_changes_nothing,
             names::an_open_file_outlives_its_name,
             names::there_is_free_space,
             net::echo,

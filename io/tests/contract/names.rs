@@ -3,7 +3,7 @@
 use crate::Place;
 use corelith_io::{
     BLOCK_SIZE, Buf, Entry, ErrorKind, File, OpenOptions, create_dir_all, free_bytes, list_dir,
-    lock_dir, remove_dir_all, remove_file, rename, sync_dir,
+    lock_dir, lock_dir_as_it_is, remove_dir_all, remove_file, rename, sync_dir,
 };
 use std::path::Path;
 
@@ -113,6 +113,18 @@ pub(crate) async fn one_lock_per_directory(place: Place) {
     assert_eq!(second.err().unwrap().kind(), ErrorKind::Locked);
     drop(lock);
     lock_dir(&place.dir).await.unwrap();
+}
+
+pub(crate) async fn a_lock_that_changes_nothing(place: Place) {
+    assert!(lock_dir_as_it_is(&place.dir).await.unwrap().is_none());
+    assert!(names(&place.dir).await.is_empty(), "nothing is made");
+    drop(lock_dir(&place.dir).await.unwrap());
+    let lock = lock_dir_as_it_is(&place.dir).await.unwrap();
+    assert!(lock.is_some());
+    let second = lock_dir(&place.dir).await;
+    assert_eq!(second.err().unwrap().kind(), ErrorKind::Locked);
+    let second = lock_dir_as_it_is(&place.dir).await;
+    assert_eq!(second.err().unwrap().kind(), ErrorKind::Locked);
 }
 
 pub(crate) async fn an_open_file_outlives_its_name(place: Place) {

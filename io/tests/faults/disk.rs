@@ -3,7 +3,7 @@
 use crate::{BLOCK, block_of, create, create_durable, for_seeds, ms};
 use corelith_io::sim::{IoKind, Sim};
 use corelith_io::{
-    BLOCK_SIZE, ErrorKind, File, OpenOptions, lock_dir, now, remove_file, rename, sync_dir,
+    BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions, lock_dir, now, remove_file, rename, sync_dir,
 };
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -106,6 +106,66 @@ fn writes_in_flight_at_once_are_lost_in_any_combination() {
         kept.insert(bytes.chunks(BLOCK_SIZE).map(new).collect::<Vec<_>>());
     });
     assert_eq!(kept.len(), 8, "{kept:?}");
+}
+
+#[test]
+fn a_read_that_races_a_write_sees_any_mix_of_sectors() {
+    let mut seen = BTreeSet::new();
+    for_seeds(60, |sim, node| {
+        let racing = sim.block_on(node, async {
+            let file = create_durable("/f", 1).await;
+            let before = file.read_at(0, BLOCK_SIZE).await.unwrap();
+            assert_eq!(classify(&before), "old");
+            let (racing, written) = futures_util::future::join(
+                file.read_at(0, BLOCK_SIZE),
+                file.write_at(0, block_of(1)),
+            )
+            .await;
+            written.unwrap();
+            let after = file.read_at(0, BLOCK_SIZE).await.unwrap();
+            assert_eq!(classify(&after), "new");
+            classify(&racing.unwrap())
+        });
+        seen.insert(racing);
+    });
+    assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
+}
+
+#[test]
+fn a_sector_that_was_read_as_new_stays_new() {
+    let mut seen = BTreeSet::new();
+    for_seeds(40, |sim, node| {
+        let states = sim.block_on(node, async {
+            let blocks = 256;
+            let file = Rc::new(create_durable("/f", blocks).await);
+            let writing = Rc::clone(&file);
+            let done = Rc::new(Cell::new(false));
+            let is_written = Rc::clone(&done);
+            let write = corelith_io::spawn(async move {
+                // Long enough for many reads.
+                let mut long = Buf::alloc(BLOCK_SIZE * blocks as usize);
+                long.fill(1);
+                writing.write_at(0, long).await.unwrap();
+                is_written.set(true);
+            });
+            let (mut new, mut states) = (BTreeSet::new(), BTreeSet::new());
+            while !done.get() {
+                let block = file.read_at(0, BLOCK_SIZE).await.unwrap();
+                states.insert(classify(&block));
+                let sectors = (0..).zip(block.chunks(512));
+                let now: BTreeSet<usize> = sectors
+                    .filter(|(_, sector)| sector[0] == 1)
+                    .map(|(at, _)| at)
+                    .collect();
+                assert!(now.is_superset(&new), "{new:?} before {now:?}");
+                new = now;
+            }
+            write.await.unwrap();
+            states
+        });
+        seen.extend(states);
+    });
+    assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
 }
 
 #[test]
@@ -283,6 +343,121 @@ fn bits_rot_and_writes_go_astray() {
                 .position(|block| block.iter().all(|byte| *byte == 9))
         });
         assert_ne!(written.unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_disk_is_full_where_asked() {
+    for_seeds(5, |sim, node| {
+        for kind in [
+            IoKind::Write,
+            IoKind::SetLen,
+            IoKind::Sync,
+            IoKind::SyncDir,
+            IoKind::Rename,
+        ] {
+            sim.disk(node).fail_for_space(kind, "/", 0);
+            let errors = sim.block_on(node, async {
+                let options = OpenOptions::new().write().create_new();
+                let file = options.open(Path::new("/new")).await.unwrap();
+                let results = [
+                    file.write_at(0, block_of(1)).await,
+                    file.set_len(100).await,
+                    file.sync().await,
+                    rename(Path::new("/new"), Path::new("/renamed")).await,
+                    sync_dir(Path::new("/")).await,
+                ];
+                let _ = remove_file(Path::new("/new")).await;
+                let _ = remove_file(Path::new("/renamed")).await;
+                let errors = results.into_iter().filter_map(Result::err);
+                errors.map(|error| error.kind()).collect::<Vec<_>>()
+            });
+            assert_eq!(errors, [ErrorKind::NoSpace], "{kind:?}");
+        }
+    });
+}
+
+#[test]
+fn a_failed_sync_of_a_directory_loses_names_though_the_next_one_succeeds() {
+    let mut kept = BTreeSet::new();
+    for_seeds(40, |sim, node| {
+        sim.disk(node).fail(IoKind::SyncDir, "/", 0);
+        sim.block_on(node, async {
+            create("/one").await;
+            create("/two").await;
+            let error = sync_dir(Path::new("/")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Device);
+            sync_dir(Path::new("/")).await.unwrap();
+            create("/three").await;
+            sync_dir(Path::new("/")).await.unwrap();
+        });
+        assert!(sim.disk(node).read("/one").is_some(), "lookups see it");
+        sim.crash(node);
+        let has = |path| sim.disk(node).read(path).is_some();
+        assert!(has("/three"));
+        kept.insert((has("/one"), has("/two")));
+    });
+    assert_eq!(kept.len(), 4, "{kept:?}");
+}
+
+#[test]
+fn files_go_on_with_what_is_cut_short() {
+    for_seeds(20, |sim, node| {
+        sim.disk(node).set_short_rate(0.9);
+        let before = sim.io_count(node);
+        sim.block_on(node, async {
+            let file = create("/f").await;
+            let mut long = Buf::zeroed(8 * BLOCK_SIZE);
+            for (at, byte) in long.iter_mut().enumerate() {
+                *byte = (at % 251) as u8;
+            }
+            let expected = long.to_vec();
+            file.write_at(0, long).await.unwrap();
+            for (offset, len) in [(0, 8 * BLOCK_SIZE), (5000, 9000), (20_000, 100_000)] {
+                let read = file.read_at(offset as u64, len).await.unwrap();
+                let end = (offset + len).min(expected.len());
+                assert_eq!(*read, expected[offset..end]);
+            }
+        });
+        assert!(sim.io_count(node) > before + 6);
+    });
+}
+
+#[test]
+fn a_dropped_write_is_acknowledged_and_has_no_effect() {
+    for_seeds(5, |sim, node| {
+        sim.disk(node).drop_write("/f", 2);
+        sim.block_on(node, async {
+            let file = create_durable("/f", 2).await;
+            file.write_at(0, block_of(1)).await.unwrap();
+            file.write_at(BLOCK, block_of(1)).await.unwrap();
+            let bytes = file.read_at(0, 2 * BLOCK_SIZE).await.unwrap();
+            assert_eq!((bytes[0], bytes[BLOCK_SIZE]), (0, 1));
+        });
+    });
+}
+
+#[test]
+fn reads_and_writes_go_astray_to_other_files() {
+    for_seeds(5, |sim, node| {
+        sim.block_on(node, async {
+            create_durable("/f", 2).await;
+            create_durable("/g", 2).await;
+        });
+        sim.disk(node).misdirect_across(IoKind::Write, "/f", 0);
+        sim.block_on(node, async {
+            let options = OpenOptions::new().write();
+            let file = options.open(Path::new("/f")).await.unwrap();
+            file.write_at(BLOCK, block_of(9)).await.unwrap();
+        });
+        let first_of = |path: &str| sim.disk(node).read(path).unwrap()[BLOCK_SIZE];
+        assert_eq!((first_of("/f"), first_of("/g")), (0, 9));
+        sim.disk(node).misdirect_across(IoKind::Read, "/f", 0);
+        sim.block_on(node, async {
+            let file = File::open(Path::new("/f")).await.unwrap();
+            let read = async || file.read_at(BLOCK, BLOCK_SIZE).await.unwrap()[0];
+            assert_eq!((read().await, read().await), (9, 0));
+        });
     });
 }
 

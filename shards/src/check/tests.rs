@@ -70,7 +70,7 @@ async fn write(shard: &Shard, from: u64, to: u64) -> Result<()> {
 
 async fn check() -> (Summary, Vec<Problem>) {
     let mut problems = Vec::new();
-    let summary = check_shard(DIR.as_ref(), |problem| problems.push(problem))
+    let summary = check_shard(DIR.as_ref(), None, |problem| problems.push(problem))
         .await
         .unwrap();
     assert_eq!(summary.problems, problems.len() as u64);
@@ -248,7 +248,7 @@ fn a_shard_in_use_is_left_alone() {
     sim.block_on(node, async {
         let shard = Shard::open(DIR.as_ref(), options()).await.unwrap();
         let refused = RefCell::new(0);
-        let checked = check_shard(DIR.as_ref(), |_| *refused.borrow_mut() += 1).await;
+        let checked = check_shard(DIR.as_ref(), None, |_| *refused.borrow_mut() += 1).await;
         let Err(Error::Io(error)) = checked else {
             panic!("{checked:?}");
         };

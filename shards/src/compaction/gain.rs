@@ -1,8 +1,9 @@
 //! What a merge would do away with, as far as can be told beforehand.
 
 use super::draft::Placed;
+use super::mix::WriteMix;
 use super::picker::Options;
-use super::shape::{Sum, TableShape};
+use super::shape::{Shape, Sum, TableShape};
 use std::ops::Add;
 
 /// A merge for the sake of values is cheap up to so many table bytes for each byte of values that the
@@ -114,4 +115,90 @@ pub(super) fn hidden_values(upper: Sum, next: Sum, all: u64) -> f64 {
         return 0.0;
     }
     upper.value_bytes as f64 / (VALUES_HIDDEN * all.max(1) as f64)
+}
+
+/// How much a merge that reads `cost` bytes is due where space matters more than rewriting: it pays when
+/// more goes than it reads.
+pub(super) fn eager_score(gain: Gain, cost: f64, options: &Options) -> f64 {
+    match options.is_eager {
+        true => (gain.tables + gain.values) / cost,
+        false => 0.0,
+    }
+}
+
+/// What memtables hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InMemory {
+    pub(crate) deletions: u64,
+    pub(crate) puts: u64,
+    /// Record bytes that they refer to.
+    pub(crate) value_bytes: u64,
+}
+
+/// An estimate of the record bytes that tables refer to although something newer deletes them, or, in
+/// memory or in level 0, replaces them.
+pub(crate) fn hidden_bytes(shape: &Shape, mix: &WriteMix, memory: InMemory) -> u64 {
+    let all = Sum::of(shape.tables());
+    let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
+    let mut newer: Vec<Sum> = shape
+        .runs(0)
+        .iter()
+        .map(|run| Sum::of(&run.tables))
+        .collect();
+    if newer.len() == shape.ordered_runs().count() {
+        newer.pop();
+    }
+    let mean = mean(all.value_bytes, puts(all));
+    let newer_puts: u64 = newer.iter().copied().map(puts).sum();
+    let newer_bytes: u64 = newer.iter().map(|sum| sum.value_bytes).sum();
+    let mut runs = vec![memory.puts];
+    runs.extend(newer.into_iter().map(puts));
+    runs.push(puts(all).saturating_sub(newer_puts));
+    let replaced = mix.dropped(&runs).unwrap_or(0.0) * mean;
+    // What replaces a separated value is mostly one itself.
+    let replaced = replaced.min((memory.value_bytes + newer_bytes) as f64);
+    let deleted = memory.deletions.saturating_add(all.deletions) as f64 * mean;
+    (deleted + replaced).min(all.value_bytes as f64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::tests::text::parse;
+
+    #[test]
+    fn what_is_hidden_is_estimated() {
+        let shape = parse(
+            "L0: 3 0-999 1KiB entries=100 deletions=100
+             L6: 2 0-999 40KiB entries=1000 values=1000KiB",
+        );
+        let kib = |bytes: u64| bytes.div_ceil(1 << 10);
+        let unknown = WriteMix::default();
+        let with = |deletions, puts, value_bytes| InMemory {
+            deletions,
+            puts,
+            value_bytes,
+        };
+        // (in memory, KiB hidden)
+        let cases = [
+            (with(0, 0, 0), 100),
+            (with(50, 500, 500 << 10), 150),
+            (with(5000, 0, 0), 1000),
+        ];
+        for (memory, expected) in cases {
+            let hidden = hidden_bytes(&shape, &unknown, memory);
+            assert_eq!(kib(hidden), expected, "{memory:?}");
+        }
+        let mut all_replaced = WriteMix::default();
+        all_replaced.merged(&[100, 1000], 100);
+        let hidden = |value_bytes| {
+            kib(hidden_bytes(
+                &shape,
+                &all_replaced,
+                with(0, 200, value_bytes),
+            ))
+        };
+        assert!((290..=310).contains(&hidden(200 << 10)));
+        assert_eq!(hidden(0), 100, "without values they replace none");
+    }
 }

@@ -17,7 +17,7 @@
 //! never does it, one that is only read does it once.
 
 use super::draft::{self, Draft, Placed};
-use super::gain::{Gain, by_deleting, by_replacing, hidden_values};
+use super::gain::{Gain, by_deleting, by_replacing, eager_score, hidden_values};
 use super::picker::{Debt, Options, Output, Task};
 use super::shape::{Shape, Span, Sum, TableShape};
 
@@ -290,18 +290,19 @@ impl<'a> Leveled<'a> {
         let values = self.shape.tables().map(|table| table.value_bytes).sum();
         Some(
             filled
-                .max(Self::garbage_score(gain, upper, next, below))
+                .max(self.garbage_score(gain, upper, next, below))
                 .max(hidden_values(upper, next, values)),
         )
     }
 
     /// A gain in proportion to what has to go for a merge of `upper` with `next` to pay.
-    fn garbage_score(gain: Gain, upper: Sum, next: Sum, below: Sum) -> f64 {
+    fn garbage_score(&self, gain: Gain, upper: Sum, next: Sum, below: Sum) -> f64 {
         let cost = (upper.bytes + next.bytes).max(1) as f64;
+        let eager = eager_score(gain, cost, self.options);
         let values = (upper.value_bytes + below.value_bytes).max(1) as f64;
         // Many tables are not rewritten for a few values.
         let of_values = (gain.values / values).min((gain.tables + gain.values) / cost);
-        of_values.max(gain.tables / cost) / GARBAGE
+        (of_values.max(gain.tables / cost) / GARBAGE).max(eager)
     }
 
     fn merge_down(&self, inputs: &[Placed<'a>]) -> Option<Task> {
@@ -408,12 +409,12 @@ impl<'a> Leveled<'a> {
         runs.filter(|placed| placed.level < self.last && self.only_run(placed.level).is_some())
             .flat_map(|placed| placed.run.tables.iter().map(move |table| (*placed, table)))
             .filter(|(_, table)| table.deletions > 0 && !table.busy)
-            .map(|(placed, table)| {
+            .map(move |(placed, table)| {
                 let span = table.span();
                 let next = Sum::of(self.overlapping(placed.level + 1, &span));
                 let below = self.below(placed.level + 1, &span);
                 let gain = by_deleting([table].into_iter(), 1, next, below, self.options);
-                let score = Self::garbage_score(gain, Sum::of([table]), next, below);
+                let score = self.garbage_score(gain, Sum::of([table]), next, below);
                 (score, placed, std::slice::from_ref(table))
             })
     }

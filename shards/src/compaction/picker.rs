@@ -84,6 +84,8 @@ pub(crate) struct Options {
     pub(crate) mix: WriteMix,
     /// Reads that had to ask several runs since level 0 was merged last.
     pub(crate) searches: u64,
+    /// Whether space matters more than rewriting: next to nothing is written, or the device is full.
+    pub(crate) is_eager: bool,
     /// The lowest pinned sequence number, the highest possible one if there is none: a deletion at or
     /// below it can be dropped once nothing older is left.
     pub(crate) oldest_pin: LogIndex,
@@ -101,6 +103,7 @@ impl Default for Options {
             tiered_runs_max: 20,
             mix: WriteMix::default(),
             searches: 0,
+            is_eager: false,
             oldest_pin: LogIndex(u64::MAX),
         }
     }

@@ -4,3 +4,4 @@ mod figures;
 mod model;
 mod properties;
 mod rules;
+pub(super) mod text;

@@ -5,7 +5,7 @@
 //! deleted, as far as merges have told, comes to as much as the rest.
 
 use super::draft::{self, Draft, Placed};
-use super::gain::{by_deleting, by_replacing, hidden_values};
+use super::gain::{by_deleting, by_replacing, eager_score, hidden_values};
 use super::picker::{Debt, Options, Output, Task};
 use super::shape::{Shape, Span, Sum};
 
@@ -81,11 +81,12 @@ fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
     // Many tables are not rewritten for a few values.
     let of_values = (gain.values / (values * VALUES_GARBAGE))
         .min(gain.values / (upper.bytes + lower.bytes).max(1) as f64);
-    (of_tables / GARBAGE).max(of_values).max(hidden_values(
-        upper,
-        lower,
-        upper.value_bytes + lower.value_bytes,
-    ))
+    let hidden = hidden_values(upper, lower, upper.value_bytes + lower.value_bytes);
+    let cost = (upper.bytes + lower.bytes).max(1) as f64;
+    (of_tables / GARBAGE)
+        .max(of_values)
+        .max(hidden)
+        .max(eager_score(gain, cost, options))
 }
 
 pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {

@@ -4,8 +4,7 @@
 //! ends.
 
 use super::{Engine, Inner};
-use crate::compaction::background_share;
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::COMPACTIONS_MAX;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{BackgroundDemand, spawn_background};
@@ -56,6 +55,11 @@ impl Background {
         Rc::clone(&self.wake)
     }
 
+    /// Sets the shares of the core that background work gets.
+    pub(super) fn demand(&self, shares: u32) {
+        self.demand.set(shares as usize);
+    }
+
     /// Whether no task works.
     pub(super) fn is_idle(&self) -> bool {
         self.working.get() == 0
@@ -68,6 +72,9 @@ struct Circumstances {
     /// The log has forgotten everything up to here.
     purged: Option<LogIndex>,
     oldest_pin: LogIndex,
+    /// Segments below it are sealed.
+    first_unsealed: ValueSegmentId,
+    is_eager: bool,
     /// Hundredths of the device that are free.
     free_percent: u32,
 }
@@ -137,6 +144,8 @@ impl Engine {
         Circumstances {
             purged: (self.inner.log.purged)(),
             oldest_pin: self.inner.pins.oldest(),
+            first_unsealed: self.inner.values.first_unsealed(),
+            is_eager: self.is_eager(),
             free_percent: (self.inner.free_fraction.get() * 100.0) as u32,
         }
     }
@@ -168,15 +177,5 @@ impl Engine {
             && self.inner.removals.is_idle()
             && self.is_compaction_settled()
             && !self.is_collection_due()
-    }
-
-    /// Sets how much of the core background work gets from what there is to do.
-    pub(super) fn ask_for_share(&self) {
-        let shares = background_share(
-            &self.debt(),
-            self.full_memtables(),
-            &self.inner.options.throttle,
-        );
-        self.inner.background.demand.set(shares as usize);
     }
 }

@@ -13,12 +13,12 @@
 
 use super::background::Turn;
 use super::compact::is_no_space;
-use super::pacer::{Lane, PACE_STEP_BYTES};
 use super::{Engine, View};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
 use crate::memtable;
+use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{SequentialCursor, Table, ValueRef, hash_of};
 use crate::vlog::{GarbageReport, PlanInput, RecordRef, SegmentMeta, SegmentUse, plan};
@@ -39,6 +39,12 @@ impl Engine {
                 *referenced.entry(reference.segment).or_insert(0) += reference.bytes;
             }
         }
+        let mut in_memory: HashMap<ValueSegmentId, u64> = HashMap::default();
+        for memtable in state.memtables() {
+            memtable.for_references(|segment, bytes| {
+                *in_memory.entry(segment).or_insert(0) += bytes;
+            });
+        }
         let received_from = state.receiving.iter().min().copied();
         let segments: Vec<SegmentUse> = self
             .inner
@@ -47,21 +53,30 @@ impl Engine {
             .values()
             .map(|segment| {
                 let meta = segment.meta();
+                // What is being received is referred to when it is installed.
+                let is_received = received_from.is_some_and(|from| meta.id >= from);
                 SegmentUse {
                     id: meta.id,
                     bytes: meta.bytes,
                     referenced: referenced.get(&meta.id).copied().unwrap_or(0),
+                    in_memory: match is_received {
+                        true => meta.bytes,
+                        false => in_memory.get(&meta.id).copied().unwrap_or(0),
+                    },
                     records: meta.records,
-                    // What is being received is referred to when it is installed.
-                    sealed: segment.is_sealed() && received_from.is_none_or(|from| meta.id < from),
+                    sealed: segment.is_sealed() && !is_received,
                     highest: meta.highest,
                 }
             })
             .collect();
         plan(PlanInput {
             segments: &segments,
-            purged: (self.inner.log.purged)(),
+            purged: match is_planted(Bug::CollectUnpurged) {
+                true => Some(LogIndex(u64::MAX)),
+                false => (self.inner.log.purged)(),
+            },
             free_fraction: self.inner.free_fraction.get(),
+            is_eager: self.is_eager(),
         })
     }
 
@@ -76,6 +91,9 @@ impl Engine {
     pub(super) async fn collect_once(&self) -> Turn {
         let is_stuck = &self.inner.background.collection_is_stuck;
         let report = self.garbage_report();
+        if let Some(id) = report.end {
+            self.inner.values.end_segment(id);
+        }
         let drops: Vec<ValueSegmentId> = report.drops().collect();
         let result = match report.rewrite() {
             _ if !drops.is_empty() => self.drop_segments(&drops).await,
@@ -127,6 +145,7 @@ impl Engine {
             .rewrite(&segment, async |record| {
                 self.check_usable()?;
                 let is_live = match &live {
+                    _ if is_planted(Bug::IgnoreReferences) => false,
                     Some(live) => live.contains(record.pointer.slot),
                     None => is_live(&view, record).await?,
                 };

@@ -6,13 +6,13 @@
 
 use super::background::Turn;
 use super::inputs::Inputs;
-use super::pacer::{Lane, PACE_STEP_BYTES};
 use super::run_writer::RunWriter;
 use super::versions::{Fate, Versions};
 use super::{Engine, edit};
 use crate::compaction::{self, Shape, Task};
 use crate::error::{Error, Result};
 use crate::limits::{BACKGROUND_IO_BYTES, DAMAGE_PAUSE, DISK_FULL_RETRY};
+use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -49,7 +49,11 @@ impl Engine {
                 compaction::searches_due(&shape, state.policy, &options),
             )
         };
-        self.set_debt(debt);
+        let garbage = self.garbage_report();
+        let backlog = &self.inner.backlog;
+        backlog.debt.set(debt);
+        backlog.garbage_bytes.set(garbage.garbage);
+        backlog.value_bytes.set(garbage.bytes);
         self.ask_for_share();
         self.inner.searches.due_from(due);
     }
@@ -85,6 +89,7 @@ impl Engine {
         compaction::Options {
             mix: self.inner.mix.get(),
             searches: self.inner.searches.count(),
+            is_eager: self.is_eager(),
             oldest_pin: self.inner.pins.oldest(),
             ..self.inner.options.compaction.clone()
         }
@@ -127,7 +132,7 @@ impl Engine {
         self.note_damage(error, None).await;
         match error {
             Error::Closed | Error::Fenced(_) => return Turn::Wait,
-            error if error.is_no_space() => {
+            error if error.wants_room() => {
                 tracing::warn!(%shard, %error, "no room to compact or collect");
                 self.pause(DISK_FULL_RETRY).await;
             }
@@ -147,7 +152,7 @@ impl Engine {
     }
 
     /// Waits for a while, or until the shard is closed.
-    async fn pause(&self, duration: std::time::Duration) {
+    pub(super) async fn pause(&self, duration: std::time::Duration) {
         let until = corelith_io::now() + duration;
         while self.check_usable().is_ok() {
             let changed = self.inner.changed.notified();

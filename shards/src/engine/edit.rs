@@ -8,7 +8,8 @@ use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
-use crate::manifest::{Manifest, Placed, sync_dir};
+use crate::limits::DISK_FULL_RETRY;
+use crate::manifest::{Manifest, Placed};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Table, TableMeta};
 use crate::version::{Run, Version};
@@ -84,7 +85,7 @@ impl Engine {
     ///
     /// # Errors
     /// The old manifest is in effect; after a failed commit, which fences the shard, the new one may
-    /// be on disk.
+    /// be on disk. `Full` if the new one would be too long to be read.
     pub(super) async fn edit(
         &self,
         opened: &[Rc<Table>],
@@ -106,21 +107,46 @@ impl Engine {
             }
             manifest
         };
-        manifest.prepare(&inner.dir, inner.owner).await?;
+        let bytes = manifest.encode(inner.owner);
+        inner.options.capacity.takes_manifest(bytes.len() as u64)?;
+        Manifest::prepare(&inner.dir, &bytes).await?;
         if is_planted(Bug::RemoveBeforeManifest) {
             self.retire(&manifest, opened, |_| {});
             self.remove_unused().await;
         }
-        if let Err(error) = Manifest::commit(&inner.dir).await {
-            self.fence(error.clone());
-            return Err(error);
-        }
+        self.commit(&manifest).await?;
+        inner.manifest_bytes.set(bytes.len() as u64);
         self.retire(&manifest, opened, then);
         self.measure_debt();
         inner.counters.edits.add(1);
         inner.changed.notify_waiters();
         inner.background.wake();
         Ok(true)
+    }
+
+    /// Puts a prepared manifest in the place of the old one, durably. Once it is there, a full device is
+    /// waited out: nobody can tell which of the two a crash would leave.
+    ///
+    /// # Errors
+    /// The old manifest is in effect if the device is full; after anything else the shard is fenced.
+    async fn commit(&self, manifest: &Manifest) -> Result<()> {
+        let inner = &self.inner;
+        match Manifest::replace(&inner.dir).await {
+            Err(error) if error.is_no_space() => return Err(error),
+            replaced => replaced.inspect_err(|error| self.fence(error.clone()))?,
+        }
+        let mut synced = inner.dir.sync().await;
+        while let Err(error) = &synced
+            && error.is_no_space()
+            && !inner.state.borrow().closed
+        {
+            tracing::warn!(shard = %inner.owner, %error, "no room to make the manifest durable");
+            inner.state.borrow_mut().disk_full = true;
+            corelith_io::sleep(DISK_FULL_RETRY).await;
+            synced = manifest.store(&inner.dir, inner.owner).await;
+            inner.state.borrow_mut().disk_full = false;
+        }
+        synced.inspect_err(|error| self.fence(error.clone()))
     }
 
     /// Puts a manifest into effect; the tables that it does not name become obsolete.
@@ -141,6 +167,16 @@ impl Engine {
         state.separated_bytes_max = separated_bytes_max(&state.version, memtable_bytes);
         state.manifest = manifest.clone();
         then(state);
+    }
+
+    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files end without a
+    /// word.
+    pub(super) fn has_unused(&self) -> bool {
+        let state = self.inner.state.borrow();
+        let mut obsolete = state.obsolete.iter();
+        !state.garbage.is_empty()
+            || obsolete.any(|table| Rc::strong_count(table) == 1)
+            || self.inner.values.has_unused()
     }
 
     /// Removes files that nothing refers to. What fails is tried again, at the latest by the next
@@ -173,7 +209,7 @@ impl Engine {
         // Elsewhere the next edit makes removals durable; a full device may not come to it without
         // their space.
         if self.is_disk_full()
-            && let Err(error) = sync_dir(&self.inner.dir).await
+            && let Err(error) = self.inner.dir.sync().await
         {
             tracing::warn!(%error, "removed files may still take space");
         }

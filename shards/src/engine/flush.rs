@@ -1,13 +1,15 @@
 //! Freezing memtables, flushing them to tables, checkpoints.
 
-use super::pacer::Lane;
 use super::run_writer::RunWriter;
 use super::{Engine, Frozen};
 use crate::error::{Error, Result};
 use crate::ids::LogId;
 use crate::key::Space;
-use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, SCAN_BATCH_ENTRIES};
+use crate::limits::{DISK_FULL_RETRY, FLUSHED_TABLE_BYTES, FULL_RETRY, SCAN_BATCH_ENTRIES};
 use crate::memtable::{Memtable, Value};
+use crate::pace::Lane;
+use crate::patience;
+use crate::planted::{Bug, is_planted};
 use crate::sstable::{Content, FilterKind, TableOptions};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -67,6 +69,9 @@ impl Engine {
             }
             assert!(covered < Some(applied), "checkpoints advance");
             for (session, record) in self.inner.sessions.borrow_mut().take_changes() {
+                if is_planted(Bug::ForgetSessions) {
+                    continue;
+                }
                 let key = session.to_be_bytes();
                 let record = record.map_or(Value::Deleted, |record| Value::Inline(record.into()));
                 let pins = &self.inner.pins;
@@ -76,6 +81,7 @@ impl Engine {
             }
             let memtable = std::mem::take(&mut state.active);
             let checkpoint = state.applied.clone();
+            state.unfrozen_since = None;
             state.frozen.push_back(Rc::new(Frozen {
                 memtable,
                 checkpoint,
@@ -124,13 +130,9 @@ impl Engine {
                     drop(oldest);
                     self.keep_up_freeing().await;
                 }
-                Err(error) if error.is_no_space() && self.is_unfenced() => {
-                    if self.inner.state.borrow().closed {
-                        self.fence(error);
-                    } else {
-                        tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
-                        corelith_io::sleep(DISK_FULL_RETRY).await;
-                    }
+                Err(error) if self.is_unfenced() && self.gives_up_flushing(&error) => break,
+                Err(error) if error.wants_room() && self.is_unfenced() => {
+                    self.wait_to_flush(error).await;
                 }
                 Err(error) => self.fence(error),
             }
@@ -138,17 +140,53 @@ impl Engine {
         self.inner.changed.notify_waiters();
     }
 
+    /// After a flush that found no room on the device.
+    async fn wait_to_flush(&self, error: Error) {
+        if self.inner.state.borrow().closed {
+            self.fence(error);
+        } else if self.is_stopping() {
+            let given_up = self.inner.reserve.give_up().await;
+            given_up.unwrap_or_else(|error| self.fence(error));
+        } else {
+            tracing::warn!(shard = %self.inner.owner, %error, "no room to flush");
+            let is_full = matches!(error, Error::Full { .. });
+            self.pause(if is_full { FULL_RETRY } else { DISK_FULL_RETRY })
+                .await;
+        }
+    }
+
+    /// Whether nothing is flushed any more: a shard that is to stop has no room for it, not even with
+    /// the reserve. Nothing is lost by it: the log has what the memtables have.
+    fn gives_up_flushing(&self, error: &Error) -> bool {
+        let has_tried_all = !error.is_no_space() || self.inner.reserve.is_given_up();
+        let has_tried_all = error.wants_room() && has_tried_all;
+        let state = &mut *self.inner.state.borrow_mut();
+        let gives_up = state.stopping && !state.closed && has_tried_all;
+        if gives_up {
+            let shard = self.inner.owner;
+            tracing::warn!(%shard, %error, "stopped without a flush: the log has everything");
+            state.unflushed = Some(error.clone());
+            state.closed = true;
+            state.flushing = false;
+        }
+        gives_up
+    }
+
     /// Makes one frozen memtable durable as a run and a checkpoint; `false` if an installed snapshot has
     /// taken its place.
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<bool> {
         let counters = &self.inner.counters;
         let _running = counters.flush.start();
-        self.inner.pacer.begin_flush();
+        self.inner.pace.begin_flush();
         let mut run = RunWriter::new(self, self.table_options(0), FLUSHED_TABLE_BYTES);
         self.write_memtable(&frozen.memtable, &mut run).await?;
         let tables = run.finish().await?;
         // A follower may apply an entry before its own log has it.
-        (self.inner.log.barrier)().await?;
+        if !is_planted(Bug::SkipBarrier) {
+            let is_stuck = Rc::clone(&self.inner.log.is_stuck);
+            let barrier = (self.inner.log.barrier)();
+            patience::unless_stuck(barrier, || self.is_stopping() && is_stuck()).await?;
+        }
         let opened = self.open_tables(&tables).await?;
         let published = self
             .edit(
@@ -163,7 +201,10 @@ impl Engine {
                         manifest.checkpoint.index() < frozen.checkpoint.index(),
                         "checkpoints advance"
                     );
-                    manifest.checkpoint = frozen.checkpoint.clone();
+                    manifest.checkpoint = match is_planted(Bug::CheckpointAhead) {
+                        true => state.applied.clone(),
+                        false => frozen.checkpoint.clone(),
+                    };
                     manifest.push_run(tables);
                     true
                 },
@@ -232,8 +273,21 @@ impl Engine {
         }
     }
 
+    /// Whether the engine is about to be closed.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.inner.state.borrow().stopping
+    }
+
+    /// Says that the engine will be closed: from now on nothing waits for room, on the device or in
+    /// memory, that may never come.
+    pub(crate) fn begin_stop(&self) {
+        self.inner.state.borrow_mut().stopping = true;
+        self.inner.changed.notify_waiters();
+    }
+
     /// Flushes what can be flushed and stops the background work.
     pub(crate) async fn close(&self) -> Result<()> {
+        self.begin_stop();
         let flushed = self.checkpoint().await;
         self.inner.state.borrow_mut().closed = true;
         self.inner.changed.notify_waiters();
@@ -250,7 +304,11 @@ impl Engine {
         self.inner.removals.set_held_max(0);
         self.remove_unused().await;
         match flushed {
-            Ok(_) | Err(Error::Closed) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(Error::Closed) => {
+                let unflushed = self.inner.state.borrow_mut().unflushed.take();
+                unflushed.map_or(Ok(()), Err)
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,11 +1,16 @@
 //! Reading one key.
 
+mod head;
+
+pub use head::FoundHead;
+
 use super::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::memtable::{self, Value};
 use crate::sstable::{self, Handle, Table, hash_of};
+use crate::version::Version;
 use crate::vlog::{Segments, ValuePointer};
 use bytes::Bytes;
 use std::cell::Cell;
@@ -31,6 +36,58 @@ enum Place {
     Memory(memtable::Version),
     Table(Rc<Table>, LogIndex, sstable::Value),
     Nowhere,
+}
+
+/// What the cache knows of a key in the tables.
+enum Cached {
+    Nothing,
+    Value(Rc<Table>, LogIndex, sstable::Value),
+}
+
+/// What memory knows of a key's current value.
+pub enum Lookup {
+    /// The value, or that there is none.
+    Found(Option<Found>),
+    /// The value is there, and has to be read.
+    Stored(Stored),
+    /// The tables have to be asked.
+    Unknown(Search),
+}
+
+/// Where the search of a key ended.
+pub enum Sought {
+    /// The value, or that there is none.
+    Found(Option<Found>),
+    /// The value is there, and has to be read.
+    Stored(Stored),
+}
+
+/// A search that no memtable ended. It keeps the files that may hold the key.
+pub struct Search {
+    tables: Rc<Version>,
+    segments: Rc<Segments>,
+}
+
+/// A value that was found but not read. It keeps the file that holds it.
+pub struct Stored {
+    version: LogIndex,
+    at: StoredAt,
+    segments: Rc<Segments>,
+}
+
+enum StoredAt {
+    Table(Rc<Table>, Handle),
+    Log(ValuePointer),
+}
+
+impl Stored {
+    /// Length of the value in bytes.
+    pub fn value_len(&self) -> usize {
+        match &self.at {
+            StoredAt::Table(_, handle) => handle.len as usize,
+            StoredAt::Log(pointer) => pointer.len as usize,
+        }
+    }
 }
 
 /// A value that is there, and where its bytes are.
@@ -94,32 +151,72 @@ impl Engine {
         match self.find_in_memory(key) {
             Some(version) => Some(is_there(&version).then_some(version.at)),
             None => match self.find_in_cache(key)? {
-                Some((_, sstable::Value::Deleted)) | None => Some(None),
-                Some((at, _)) => Some(Some(at)),
+                Cached::Value(_, _, sstable::Value::Deleted) | Cached::Nothing => Some(None),
+                Cached::Value(_, at, _) => Some(Some(at)),
             },
         }
+    }
+
+    /// What memory knows of the current value of `key`. It notes one search of the memtables, which
+    /// [`Engine::search`] goes on from.
+    pub fn look_up(&self, key: &[u8]) -> Lookup {
+        // One step: a flush or collection cannot move the key or its value in between.
+        let segments = self.inner.values.segments();
+        let place = match self.find_in_memory(key) {
+            Some(version) => Place::Memory(version),
+            None => match self.find_in_cache(key) {
+                Some(Cached::Nothing) => Place::Nowhere,
+                Some(Cached::Value(table, at, value)) => Place::Table(table, at, value),
+                None => {
+                    let tables = Rc::clone(&self.inner.state.borrow().version);
+                    return Lookup::Unknown(Search { tables, segments });
+                }
+            },
+        };
+        match sought(place, segments) {
+            Sought::Found(found) => Lookup::Found(found),
+            Sought::Stored(stored) => Lookup::Stored(stored),
+        }
+    }
+
+    /// Goes on with a search of `key` in the tables.
+    ///
+    /// # Errors
+    /// `Io`, or `Corrupt` of a table.
+    pub async fn search(&self, key: &[u8], search: Search) -> Result<Sought> {
+        let Search { tables, segments } = search;
+        let found = self.find_in_tables(key, &tables).await;
+        let place = self.noted(found, Some(key)).await?;
+        Ok(sought(place, segments))
+    }
+
+    /// Reads the value of `key` that was found to be stored there.
+    ///
+    /// # Errors
+    /// `Io`, or `Corrupt` of a table or of the value log.
+    pub async fn read(&self, key: &[u8], stored: Stored) -> Result<Found> {
+        let found = self.read_stored(key, stored).await;
+        self.noted(found, Some(key)).await
+    }
+
+    async fn read_stored(&self, key: &[u8], stored: Stored) -> Result<Found> {
+        let version = stored.version;
+        let value = match stored.at {
+            StoredAt::Table(table, handle) => table.stored(handle).await?,
+            StoredAt::Log(pointer) => {
+                let values = &self.inner.values;
+                values.read(&stored.segments, pointer, Some(key)).await?
+            }
+        };
+        Ok(Found { version, value })
     }
 
     /// The current value of `key` if it is in memory: `Some(None)` is a certain miss, `None` means
     /// that disk must be asked ([`Engine::get`]).
     pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Found>> {
-        match self.find_in_memory(key) {
-            Some(version) => match version.value {
-                Value::Deleted => Some(None),
-                Value::Inline(value) => Some(Some(Found {
-                    version: version.at,
-                    value,
-                })),
-                Value::Separated(_) => None,
-            },
-            None => match self.find_in_cache(key)? {
-                Some((_, sstable::Value::Deleted)) | None => Some(None),
-                Some((version, sstable::Value::Inline(value))) => {
-                    Some(Some(Found { version, value }))
-                }
-                // The value itself must be read.
-                Some(_) => None,
-            },
+        match self.look_up(key) {
+            Lookup::Found(found) => Some(found),
+            Lookup::Stored(_) | Lookup::Unknown(_) => None,
         }
     }
 
@@ -128,24 +225,15 @@ impl Engine {
     /// # Errors
     /// `Io`, or `Corrupt` of a table or of the value log.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
-        let found = self.look_up(key).await;
-        self.noted(found, Some(key)).await
-    }
-
-    async fn look_up(&self, key: &[u8]) -> Result<Option<Found>> {
-        let (place, segments) = self.find(key).await?;
-        let Some((version, source)) = source_of(place) else {
-            return Ok(None);
+        let stored = match self.look_up(key) {
+            Lookup::Found(found) => return Ok(found),
+            Lookup::Stored(stored) => stored,
+            Lookup::Unknown(search) => match self.search(key, search).await? {
+                Sought::Found(found) => return Ok(found),
+                Sought::Stored(stored) => stored,
+            },
         };
-        let value = match source {
-            Source::Bytes(bytes) => bytes,
-            Source::Table(table, handle) => table.stored(handle).await?,
-            Source::Log(pointer) => {
-                let values = &self.inner.values;
-                values.read(&segments, pointer, Some(key)).await?
-            }
-        };
-        Ok(Some(Found { version, value }))
+        self.read(key, stored).await.map(Some)
     }
 
     /// The bytes `range` of the current value of `key`, fewer where the value ends before. Of a
@@ -196,12 +284,17 @@ impl Engine {
         if let Some(version) = self.find_in_memory(key) {
             return Ok((Place::Memory(version), segments));
         }
-        let version = Rc::clone(&self.inner.state.borrow().version);
+        let tables = Rc::clone(&self.inner.state.borrow().version);
+        let place = self.find_in_tables(key, &tables).await?;
+        Ok((place, segments))
+    }
+
+    async fn find_in_tables(&self, key: &[u8], tables: &Version) -> Result<Place> {
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         let mut asked = 0;
         let mut place = Place::Nowhere;
-        for table in version.candidates(&stored_key) {
+        for table in tables.candidates(&stored_key) {
             asked += 1;
             let said = table.ask(&stored_key, hash, NOW);
             if said.excludes() {
@@ -214,7 +307,7 @@ impl Engine {
             }
         }
         self.note_search(asked);
-        Ok((place, segments))
+        Ok(place)
     }
 
     /// Notes that a read has asked so many runs.
@@ -225,7 +318,7 @@ impl Engine {
     }
 
     fn find_in_memory(&self, key: &[u8]) -> Option<memtable::Version> {
-        self.inner.pacer.note_read();
+        self.inner.pace.meter.note_read();
         let state = self.inner.state.borrow();
         let active = state.active.get(Space::User, key, NOW);
         active.or_else(|| {
@@ -235,16 +328,12 @@ impl Engine {
     }
 
     /// What the tables hold of `key`, if all blocks that it takes to know are in the cache.
-    #[expect(
-        clippy::option_option,
-        reason = "outside: whether it is known; inside: whether there is anything"
-    )]
-    fn find_in_cache(&self, key: &[u8]) -> Option<Option<(LogIndex, sstable::Value)>> {
+    fn find_in_cache(&self, key: &[u8]) -> Option<Cached> {
         let state = self.inner.state.borrow();
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         let mut asked = 0;
-        let mut found = None;
+        let mut found = Cached::Nothing;
         for table in state.version.candidates(&stored_key) {
             asked += 1;
             let said = table.ask(&stored_key, hash, NOW);
@@ -252,14 +341,32 @@ impl Engine {
                 continue;
             }
             // A read with I/O names the damage, if there is some.
-            found = table.get_cached(&stored_key, hash, NOW, &said)?.ok()?;
-            if found.is_some() {
+            let cached = table.get_cached(&stored_key, hash, NOW, &said)?.ok()?;
+            if let Some((at, value)) = cached {
+                found = Cached::Value(Rc::clone(table), at, value);
                 break;
             }
         }
         self.note_search(asked);
         Some(found)
     }
+}
+
+/// What is known of a value at `place`.
+fn sought(place: Place, segments: Rc<Segments>) -> Sought {
+    let Some((version, source)) = source_of(place) else {
+        return Sought::Found(None);
+    };
+    let at = match source {
+        Source::Bytes(value) => return Sought::Found(Some(Found { version, value })),
+        Source::Table(table, handle) => StoredAt::Table(table, handle),
+        Source::Log(pointer) => StoredAt::Log(pointer),
+    };
+    Sought::Stored(Stored {
+        version,
+        at,
+        segments,
+    })
 }
 
 fn is_there(version: &memtable::Version) -> bool {

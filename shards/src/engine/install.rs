@@ -130,6 +130,7 @@ impl Engine {
                         self.retire_memtable(memtable);
                     }
                     state.applied = checkpoint.clone();
+                    state.unfrozen_since = None;
                     *self.inner.sessions.borrow_mut() = sessions;
                 },
             )

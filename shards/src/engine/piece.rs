@@ -11,6 +11,7 @@
 //! Records come in order of their stored keys (space, then key), one per key, deletions left out.
 
 use crate::ids::ShardId;
+use crate::length;
 use crate::limits::SNAPSHOT_PIECE_BYTES_MAX;
 use bytes::{Buf, Bytes};
 
@@ -36,7 +37,7 @@ pub(super) fn encode(shard: ShardId, number: u64, kind: Kind, payload: &[u8]) ->
     piece.extend_from_slice(&VERSION.to_le_bytes());
     piece.extend_from_slice(&(kind as u16).to_le_bytes());
     piece.extend_from_slice(&shard.0.to_le_bytes());
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let len = length::stored(payload.len());
     piece.extend_from_slice(&len.to_le_bytes());
     piece.extend_from_slice(&number.to_le_bytes());
     piece.extend_from_slice(payload);

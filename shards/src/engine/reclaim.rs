@@ -5,27 +5,43 @@
 //! pauses two shards that were written to at full speed held 464 MiB, without them 251.
 
 use super::Engine;
-use super::pacer::Pacer;
-use crate::limits::{FREE_PAUSE, FREED_AT_ONCE, HELD_MEMTABLE_PAUSE, RETIRED_MEMTABLES_MAX};
+use crate::limits::{FREED_AT_ONCE, HELD_MEMTABLE_PAUSE, RETIRED_MEMTABLES_MAX};
 use crate::memtable::{Leftovers, Memtable};
+use crate::pace::{Bucket, Limits, Meter, Pressure, STEPS, judge};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 /// Memtables out of use. Belongs to one engine.
 pub(super) struct Reclaim {
-    pacer: Rc<Pacer>,
+    limits: Limits,
+    meter: Rc<Meter>,
+    bucket: Bucket,
     /// Oldest first. Some may still be read from.
     pub(super) retired: RefCell<Vec<Rc<Memtable>>>,
     pub(super) is_running: Cell<bool>,
 }
 
 impl Reclaim {
-    pub(super) fn new(pacer: Rc<Pacer>) -> Self {
+    pub(super) fn new(limits: Limits, meter: Rc<Meter>) -> Self {
         Self {
-            pacer,
+            limits,
+            meter,
+            bucket: Bucket::new(STEPS),
             retired: RefCell::default(),
             is_running: Cell::new(false),
         }
+    }
+
+    /// How long the core does other things after some entries were freed.
+    fn wait(&self) -> Duration {
+        let pressure = Pressure {
+            incoming: self.meter.incoming(),
+            ..Pressure::default()
+        };
+        let rate = judge(&pressure, &self.limits).reclaim;
+        self.bucket
+            .take(corelith_io::now(), FREED_AT_ONCE as u64, rate)
     }
 
     /// Takes the oldest memtable that nobody reads from, if there are more than `spared` such.
@@ -71,12 +87,7 @@ async fn run(weak: Weak<Reclaim>) {
                 if !some.free(FREED_AT_ONCE) {
                     leftovers = None;
                 }
-                if reclaim.pacer.is_written_fast() {
-                    drop(reclaim);
-                    corelith_io::yield_if_needed().await;
-                    continue;
-                }
-                FREE_PAUSE
+                reclaim.wait()
             }
             None => {
                 leftovers = reclaim.take_unused(0);
@@ -88,6 +99,9 @@ async fn run(weak: Weak<Reclaim>) {
             }
         };
         drop(reclaim);
-        corelith_io::sleep(pause).await;
+        match pause.is_zero() {
+            true => corelith_io::yield_if_needed().await,
+            false => corelith_io::sleep(pause).await,
+        }
     }
 }

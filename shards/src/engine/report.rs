@@ -1,6 +1,6 @@
 //! What a shard's storage looks like now, for people.
 
-use super::{Damage, Engine, ScrubProgress, Statistics};
+use super::{Damage, Engine, Returning, ScrubProgress, Statistics};
 use crate::compaction::Policy;
 use crate::vlog::GarbageReport;
 
@@ -32,6 +32,8 @@ pub struct StorageReport {
     pub levels: Vec<LevelReport>,
     /// The value log, segment by segment.
     pub garbage: GarbageReport,
+    /// Space that will come back, and what it waits for.
+    pub returning: Returning,
     /// Work done and to do.
     pub statistics: Statistics,
     /// Whether new values are refused because the device is full.
@@ -67,10 +69,12 @@ impl Engine {
         }
         let policy = state.policy;
         drop(state);
+        let garbage = self.garbage_report();
         StorageReport {
             policy,
             levels,
-            garbage: self.garbage_report(),
+            returning: self.returning(&garbage),
+            garbage,
             statistics: self.statistics(),
             is_disk_full: self.is_disk_full(),
             scrub: self.inner.scrubbing.progress(),

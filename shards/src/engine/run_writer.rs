@@ -3,7 +3,6 @@
 use super::Engine;
 use crate::error::Result;
 use crate::ids::{LogIndex, TableId};
-use crate::manifest::sync_dir;
 use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
 use bytes::Bytes;
 
@@ -90,7 +89,7 @@ impl RunWriter {
     pub(super) async fn finish(&mut self) -> Result<Vec<TableMeta>> {
         self.end_table().await?;
         if !self.begun.is_empty() {
-            sync_dir(&self.engine.inner.dir).await?;
+            self.engine.inner.dir.sync().await?;
         }
         Ok(self.tables.clone())
     }

@@ -1,7 +1,7 @@
 //! Reading a range of keys.
 
-use super::merge::{Merge, Span};
-use super::{Engine, Found};
+use super::merge::{Merge, Merged, Span};
+use super::{Engine, Found, FoundHead, View};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
@@ -17,6 +17,15 @@ pub struct Item {
     pub found: Found,
 }
 
+/// One key of a scan that reads no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemHead {
+    /// User key.
+    pub key: Bytes,
+    /// Version and length of its value.
+    pub found: FoundHead,
+}
+
 /// What to scan: user keys `start <= key < end` (`end` empty: to the last key).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanRange {
@@ -27,12 +36,31 @@ pub struct ScanRange {
 }
 
 /// A part of a scan's result.
-#[derive(Clone, Debug, Default)]
-pub struct ScanPage {
+#[derive(Clone, Debug)]
+pub struct ScanPage<T = Item> {
     /// In key order.
-    pub items: Vec<Item>,
+    pub items: Vec<T>,
     /// Whether keys may follow; go on after the last item's key.
     pub more: bool,
+    /// There are no items, since the first one has this many bytes, more than was allowed.
+    pub too_long: Option<usize>,
+}
+
+/// How a walk over a range ended.
+struct Walked {
+    /// Whether anything may follow.
+    more: bool,
+    /// See [`ScanPage::too_long`].
+    too_long: Option<usize>,
+}
+
+/// How far a walk goes.
+struct Bounds {
+    items: usize,
+    /// Of all that is handed over, but for the first.
+    cost: usize,
+    /// Of the first.
+    first: usize,
 }
 
 impl Engine {
@@ -49,7 +77,102 @@ impl Engine {
         max_items: usize,
         max_bytes: usize,
     ) -> Result<ScanPage> {
-        self.inner.pacer.note_read();
+        self.scan_within(range, at, max_items, max_bytes, usize::MAX)
+            .await
+    }
+
+    /// As [`Engine::scan`], but a first item of more than `first_max` bytes is not read: its length is
+    /// what the page says then.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub async fn scan_within(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+        first_max: usize,
+    ) -> Result<ScanPage> {
+        let mut items = Vec::new();
+        let take = async |merged: Merged, view: &View| {
+            let value = merged.value(view).await;
+            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
+                let version = merged.at;
+                items.push(Item {
+                    key: merged.key,
+                    found: Found { version, value },
+                });
+            }
+            Ok(items.len())
+        };
+        let cost = |merged: &Merged| merged.key.len() + merged.value_len();
+        let bounds = Bounds {
+            items: max_items,
+            cost: max_bytes,
+            first: first_max,
+        };
+        let Walked { more, too_long } = self.walk(range, at, bounds, cost, take).await?;
+        Ok(ScanPage {
+            items,
+            more,
+            too_long,
+        })
+    }
+
+    /// As [`Engine::scan`], but with the lengths of values instead of the values, which are not read;
+    /// `max_bytes` bounds the keys.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub async fn scan_heads(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<ScanPage<ItemHead>> {
+        let mut items = Vec::new();
+        let take = async |merged: Merged, _: &View| {
+            let found = FoundHead {
+                version: merged.at,
+                len: merged.value_len() as u64,
+            };
+            items.push(ItemHead {
+                key: merged.key,
+                found,
+            });
+            Ok(items.len())
+        };
+        let cost = |merged: &Merged| merged.key.len();
+        let bounds = Bounds {
+            items: max_items,
+            cost: max_bytes,
+            first: usize::MAX,
+        };
+        let Walked { more, too_long } = self.walk(range, at, bounds, cost, take).await?;
+        Ok(ScanPage {
+            items,
+            more,
+            too_long,
+        })
+    }
+
+    /// Goes over what `range` held as of `at`, deletions left out, and hands it to `take`, which says
+    /// how many it has taken, until a bound is reached.
+    async fn walk(
+        &self,
+        range: &ScanRange,
+        at: Option<LogIndex>,
+        bounds: Bounds,
+        cost: impl Fn(&Merged) -> usize,
+        mut take: impl AsyncFnMut(Merged, &View) -> Result<usize>,
+    ) -> Result<Walked> {
+        let ends = |more| Walked {
+            more,
+            too_long: None,
+        };
+        self.inner.pace.meter.note_read();
         // What is seen must stay until the scan is done.
         let now = self.pin();
         let at = at.map_or(now.at(), |at| at.min(now.at()));
@@ -67,35 +190,30 @@ impl Engine {
         let view = self.view();
         let merge = Merge::start(&view, span).await;
         let mut merge = self.noted(merge, None).await?;
-        let mut page = ScanPage::default();
-        let mut bytes = 0_usize;
+        let (mut taken, mut spent) = (0, 0_usize);
         loop {
             let next = merge.next().await;
             let Some(merged) = self.noted(next, None).await? else {
-                break;
+                return Ok(ends(false));
             };
             corelith_io::yield_if_needed().await;
             if merged.is_deleted() {
                 continue;
             }
-            bytes = bytes.saturating_add(merged.key.len() + merged.value_len());
-            if bytes > max_bytes && !page.items.is_empty() {
-                page.more = true;
-                break;
+            spent = spent.saturating_add(cost(&merged));
+            if spent > bounds.cost && taken > 0 {
+                return Ok(ends(true));
             }
-            let value = merged.value(&view).await;
-            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
-                let version = merged.at;
-                page.items.push(Item {
-                    key: merged.key,
-                    found: Found { version, value },
+            if spent > bounds.first && taken == 0 {
+                return Ok(Walked {
+                    more: true,
+                    too_long: Some(spent),
                 });
             }
-            if page.items.len() >= max_items.max(1) {
-                page.more = merge.may_go_on();
-                break;
+            taken = take(merged, &view).await?;
+            if taken >= bounds.items.max(1) {
+                return Ok(ends(merge.may_go_on()));
             }
         }
-        Ok(page)
     }
 }

@@ -12,6 +12,7 @@ use super::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::ids::{TableId, ValueSegmentId};
 use crate::limits::{SCRUB_CYCLE_MIN, SCRUB_START_DELAY, VERIFY_STEP_BYTES};
+use crate::pace::{Bucket, STEPS};
 use crate::sstable;
 use crate::vlog::{self, RecordRef, Verified};
 use corelith_io::sync::notify::Notify;
@@ -109,6 +110,7 @@ struct Scrubber {
     current: Option<Current>,
     /// When the cycle began.
     begun: Instant,
+    bucket: Bucket,
     /// When the rate allows more to be read.
     resume: Instant,
 }
@@ -129,6 +131,7 @@ impl Engine {
                 files: Vec::new().into_iter(),
                 current: None,
                 begun,
+                bucket: Bucket::new(STEPS),
                 resume: begun + options.cycle_min.min(SCRUB_START_DELAY),
             };
             while is_open_at(&weak, &wake, scrubber.resume).await {
@@ -180,10 +183,9 @@ impl Scrubber {
             return;
         }
         let bytes = self.check_some(engine).await;
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.options.bytes_per_second);
-        let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         // What a slow device has cost is not caught up.
-        self.resume = self.resume.max(now()) + pause;
+        let rate = Some(self.options.bytes_per_second);
+        self.resume = now() + self.bucket.take(now(), bytes, rate);
     }
 
     /// Begins the next file, of the next cycle if this one is over and it is time; `false` if there is

@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::ids::{LogId, LogIndex, ShardId};
 use crate::key::Space;
+use crate::planted::{Bug, is_planted};
 use crate::varint;
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -55,7 +56,7 @@ impl Engine {
             checkpoint,
             view,
             number: 0,
-            spaces: Space::ALL.to_vec().into_iter(),
+            spaces: spaces().into_iter(),
             merge: None,
             pending: BytesMut::new(),
             records: 0,
@@ -140,6 +141,15 @@ impl Snapshot {
         }
         Ok(true)
     }
+}
+
+/// The spaces that a snapshot holds.
+fn spaces() -> Vec<Space> {
+    let mut spaces = Space::ALL.to_vec();
+    if is_planted(Bug::SnapshotWithoutSessions) {
+        spaces.retain(|space| *space != Space::Session);
+    }
+    spaces
 }
 
 /// A record taken from a stream of records.

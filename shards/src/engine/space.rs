@@ -1,14 +1,52 @@
 //! Noticing that the device is full, and that it no longer is, and what else comes by itself.
 
 use super::Engine;
+use crate::capacity::Capacity;
+use crate::error::Result;
 use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD};
+use crate::manifest::SEGMENT_BYTES;
+use crate::planted::{Bug, is_planted};
 use corelith_io::spawn_background;
 use std::rc::Rc;
 
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
     pub fn is_disk_full(&self) -> bool {
-        !self.inner.reserve.is_held() || (self.inner.log.is_disk_full)() || self.is_stuck()
+        let is_spent = !self.inner.reserve.is_held() && !is_planted(Bug::SpendReserve);
+        is_spent || (self.inner.log.is_disk_full)() || self.is_stuck()
+    }
+
+    /// Whether the shard takes new values: whether what its metadata can hold leaves room for more. What
+    /// makes room (deletions, compaction, collection) goes on in any case.
+    ///
+    /// # Errors
+    /// `Full`, which says what there is too much of.
+    pub fn check_capacity(&self) -> Result<()> {
+        self.inner.options.capacity.takes_values(&self.used())
+    }
+
+    fn used(&self) -> Capacity {
+        let state = self.inner.state.borrow();
+        let named = state.manifest.segments.len() as u64;
+        let value_segments = self.inner.values.segments().len() as u64;
+        // The next edit will name those begun since the last one.
+        let begun = value_segments.saturating_sub(named);
+        Capacity {
+            manifest_bytes: self.inner.manifest_bytes.get() + begun * SEGMENT_BYTES,
+            tables: state.manifest.tables.len() as u64,
+            value_segments,
+            log_segments: (self.inner.log.segments)() as u64,
+        }
+    }
+
+    fn tell_of_capacity(&self) {
+        let shard = self.inner.owner;
+        let capacity = self.check_capacity();
+        match (self.inner.was_full.replace(capacity.is_err()), capacity) {
+            (false, Err(error)) => tracing::warn!(%shard, %error, "new values are refused"),
+            (true, Ok(())) => tracing::info!(%shard, "the shard takes new values again"),
+            _ => {}
+        }
     }
 
     /// Whether something waits for space that makes room, or was accepted.
@@ -33,7 +71,12 @@ impl Engine {
                 }
                 {
                     let _working = engine.working();
+                    engine.inner.pace.meter.measure(corelith_io::now());
                     engine.keep_space().await;
+                    engine.look_out();
+                    if engine.has_unused() {
+                        engine.remove_unused().await;
+                    }
                     engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);
@@ -78,6 +121,7 @@ impl Engine {
         } else if !was_held && reserve.is_held() {
             tracing::info!(shard = %self.inner.owner, "there is room on the device again");
         }
+        self.tell_of_capacity();
         if self.is_disk_full() {
             self.flush_for_space();
         }

@@ -141,6 +141,9 @@ pub struct Statistics {
     pub value_bytes: u64,
     /// How many of them nothing refers to.
     pub garbage_bytes: u64,
+    /// How many more seem to be garbage that is not known as such yet: deleted or replaced in memory or in
+    /// tables that are not merged, or held by the log alone. An estimate.
+    pub hidden_garbage_bytes: u64,
 }
 
 impl super::Engine {
@@ -156,12 +159,13 @@ impl super::Engine {
             edits: counters.edits.get(),
             moves: counters.moves.get(),
             dropped_segments: counters.dropped_segments.get(),
-            debt_bytes: self.debt().bytes,
+            debt_bytes: self.inner.backlog.debt.get().bytes,
             memtable_bytes: self.memtable_bytes() as u64,
             table_bytes,
             tables: tables as u64,
             value_bytes: garbage.bytes,
             garbage_bytes: garbage.garbage,
+            hidden_garbage_bytes: self.hidden_garbage(&garbage),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the engine in the Uring world, on real files.
 
+mod capacity;
 pub(crate) mod crash;
 mod golden;
 mod model;
@@ -12,10 +13,13 @@ use super::{
     Engine, EngineOptions, EngineParts, Found, Item, LogHooks, ScanPage, ScanRange, ScrubOptions,
 };
 use crate::cache::BlockCache;
-use crate::compaction::{self, Policy, ThrottleLimits};
+use crate::capacity::Capacity;
+use crate::compaction::{self, Policy};
+use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
+use crate::pace::Limits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -23,6 +27,7 @@ use crate::vlog::{ValueLog, ValueLogOptions};
 use bytes::Bytes;
 use corelith_io::OpenOptions;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) const OWNER: Owner = Owner {
@@ -52,7 +57,8 @@ async fn open_with(
     memtable_bytes: usize,
     change: impl FnOnce(&mut EngineParts),
 ) -> Result<Engine> {
-    let recovered = recovery::recover(dir, OWNER).await?;
+    let dir = &Directory::from(dir);
+    let recovered = recovery::recover(dir, OWNER, false).await?;
     if recovered.creating {
         let segment = FileName::Segment(SegmentId(1)).path(dir);
         OpenOptions::new()
@@ -74,17 +80,18 @@ async fn open_with(
     )
     .await?;
     let mut parts = EngineParts {
-        dir: dir.to_path_buf(),
+        dir: dir.into(),
         owner: OWNER,
         options: EngineOptions {
             memtable_bytes,
             policy: Policy::default(),
             compaction: compaction::Options::default(),
-            throttle: ThrottleLimits::default(),
+            limits: Limits::default(),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),
             removal_step_bytes: 4 << 10,
+            capacity: Capacity::default(),
         },
         cache: BlockCache::new(1 << 20),
         values,
@@ -94,13 +101,19 @@ async fn open_with(
             barrier: Box::new(|| Box::pin(async { Ok(()) })),
             purged: Box::new(|| None),
             is_disk_full: Box::new(|| false),
-            is_stuck: Box::new(|| false),
+            is_stuck: Rc::new(|| false),
+            segments: Box::new(|| 1),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,
     };
     change(&mut parts);
     Engine::open(parts).await
+}
+
+/// Length of the manifest in effect.
+pub(crate) fn manifest_bytes(engine: &Engine) -> u64 {
+    engine.inner.manifest_bytes.get()
 }
 
 /// Waits until nothing is left to flush, compact or collect, or nothing will ever be done any more, and
@@ -324,6 +337,16 @@ fn the_longest_keys_and_values_are_kept() {
         engine.checkpoint().await.unwrap();
         assert_eq!(engine.get_in_memory(&key), None);
         assert_eq!(engine.get(&key).await.unwrap().unwrap().value, value);
+        let head = engine.head(&key).await.unwrap().unwrap();
+        assert_eq!(
+            (head.version, head.len),
+            (LogIndex(1), VALUE_BYTES_MAX as u64)
+        );
+        assert_eq!(
+            engine.look_up(&key).into_head().ok(),
+            Some(Some(head)),
+            "the index is read"
+        );
         let empty = engine.get(b"").await.unwrap().unwrap();
         assert_eq!(empty.value, Bytes::new());
         let page = engine
@@ -381,7 +404,7 @@ fn missing_files_are_never_taken_for_an_empty_shard() {
             store_id: 1,
             ..OWNER
         };
-        let refused = recovery::recover(&dir, other).await;
+        let refused = recovery::recover(&Directory::from(&dir), other, false).await;
         assert!(matches!(refused, Err(crate::Error::OtherStore { .. })));
         let engine = open(&dir, 1 << 20).await.unwrap();
         assert!(engine.get(b"a").await.unwrap().is_some());
@@ -393,7 +416,7 @@ fn orphans_and_halves_of_a_creation_are_removed() {
     on_core(|dir| async move {
         // A crash during creation: the marker is there, whatever else is.
         corelith_io::create_dir_all(&dir).await.unwrap();
-        for name in ["CREATING", "MANIFEST", "000000000007.sst"] {
+        for name in ["CREATING", "MANIFEST.tmp", "000000000007.sst"] {
             OpenOptions::new()
                 .write()
                 .create_new()

@@ -1,6 +1,6 @@
 //! Tests of the log together with a value log that a test can delay and break.
 
-mod crash;
+pub(crate) mod crash;
 mod facade;
 mod model;
 pub(crate) mod values;
@@ -31,7 +31,7 @@ fn options() -> LogOptions {
 /// Opens a log and a value log in a directory below its own.
 async fn open(dir: &Path) -> Result<(Log, FakeValues, LogRecovered)> {
     let values = FakeValues::open(&dir.join("values")).await?;
-    let (log, found) = Log::open(dir, options(), Values::Fake(values.clone())).await?;
+    let (log, found) = Log::open(dir, options(), None, Values::Fake(values.clone())).await?;
     Ok((log, values, found))
 }
 

@@ -64,6 +64,15 @@ impl Values {
         }
     }
 
+    /// Has nobody wait for room any more.
+    pub(super) fn begin_stop(&self) {
+        match self {
+            Self::On(values) => values.begin_stop(),
+            #[cfg(test)]
+            Self::Fake(_) => {}
+        }
+    }
+
     /// Waits while too much is staged that is not durable yet.
     ///
     /// # Errors

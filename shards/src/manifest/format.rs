@@ -18,7 +18,8 @@ use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
-use crate::limits::{LEVELS_MAX, TABLES_MAX, VALUE_SEGMENTS_MAX};
+use crate::length;
+use crate::limits::LEVELS_MAX;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
 use bytes::Buf;
@@ -26,12 +27,13 @@ use corelith_io::BLOCK_SIZE;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLMANIF\0";
+/// What a segment of the value log takes.
+pub(crate) const SEGMENT_BYTES: u64 = 44;
 pub(super) const VERSION: u32 = 2;
 const COVERED_FROM: usize = 16;
 const HEADER_BYTES: usize = 32;
 
 pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
-    assert!(manifest.tables.len() <= TABLES_MAX, "tables are bounded");
     let mut payload = Vec::new();
     payload.extend_from_slice(&manifest.generation.to_le_bytes());
     payload.extend_from_slice(&manifest.next_table.0.to_le_bytes());
@@ -39,7 +41,7 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     payload.push(manifest.policy.tag());
     manifest.checkpoint.encode(&mut payload);
     encode_log_id_option(manifest.installed, &mut payload);
-    let count = u32::try_from(manifest.tables.len()).unwrap_or(u32::MAX);
+    let count = length::stored(manifest.tables.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for Placed { level, run, meta } in &manifest.tables {
         payload.extend_from_slice(&meta.id.0.to_le_bytes());
@@ -48,13 +50,13 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
         payload.extend_from_slice(&meta.file_bytes.to_le_bytes());
         meta.encode_properties(&mut payload);
     }
-    let count = u32::try_from(manifest.segments.len()).unwrap_or(u32::MAX);
+    let count = length::stored(manifest.segments.len());
     payload.extend_from_slice(&count.to_le_bytes());
     for segment in &manifest.segments {
         encode_segment(segment, &mut payload);
     }
 
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let len = length::stored(payload.len());
     let mut covered = len.to_le_bytes().to_vec();
     covered.extend_from_slice(&owner.shard.0.to_le_bytes());
     covered.extend_from_slice(&owner.store_id.to_le_bytes());
@@ -114,10 +116,8 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
     }
     let checkpoint = Checkpoint::decode(payload)?;
     let installed = decode_log_id_option(payload)?;
-    let count = usize::try_from(payload.try_get_u32_le().ok()?).ok()?;
-    if count > TABLES_MAX {
-        return None;
-    }
+    // Counts need no bound of their own: each item takes bytes, and those are bounded.
+    let count = payload.try_get_u32_le().ok()?;
     let mut tables = Vec::new();
     for _ in 0..count {
         let table = if is_first {
@@ -132,10 +132,7 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
     }
     let mut segments = Vec::new();
     if !is_first {
-        let count = usize::try_from(payload.try_get_u32_le().ok()?).ok()?;
-        if count > VALUE_SEGMENTS_MAX {
-            return None;
-        }
+        let count = payload.try_get_u32_le().ok()?;
         for _ in 0..count {
             segments.push(decode_segment(payload)?);
         }

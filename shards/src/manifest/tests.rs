@@ -1,6 +1,7 @@
 use super::format::{decode, encode};
 use super::*;
 use crate::ids::{LogIndex, NodeId, ShardId, Term, ValueSegmentId};
+use crate::limits::{TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::Reference;
 use bytes::Bytes;
 
@@ -97,4 +98,32 @@ fn any_damaged_byte_is_noticed() {
                 .is_corrupt()
         );
     }
+}
+
+/// Whatever can be written can be read: counts are bounded by the length alone.
+#[test]
+fn a_manifest_of_more_than_a_shard_takes_reads_back() {
+    let (owner, mut manifest) = example();
+    let segment = manifest.segments[0];
+    let numbers = 0..VALUE_SEGMENTS_MAX as u64 + 10;
+    manifest.segments = numbers
+        .clone()
+        .map(ValueSegmentId)
+        .map(|id| SegmentMeta { id, ..segment })
+        .collect();
+    manifest.next_segment = ValueSegmentId(numbers.end);
+    let table = manifest.tables[1].clone();
+    let numbers = 0..TABLES_MAX as u64 + 10;
+    let place = |number: u64| {
+        let mut placed = table.clone();
+        placed.run = RunId(number);
+        placed.meta.id = TableId(number);
+        placed.meta.references.clear();
+        placed
+    };
+    manifest.tables = numbers.clone().map(place).collect();
+    manifest.next_table = TableId(numbers.end);
+    let bytes = manifest.encode(owner);
+    assert!(bytes.len() < MANIFEST_BYTES_MAX);
+    assert_eq!(decode(Path::new("M"), &bytes).unwrap(), (owner, manifest));
 }

@@ -86,10 +86,12 @@ fn memory_is_accounted_for() {
         Value::Inline(received.clone()),
         &pins,
     );
-    assert!(!received.is_unique());
-    assert!(memtable.bytes() >= KEPT_VALUE_CHARGE_MIN);
+    assert!(
+        received.is_unique(),
+        "a large one may be of a longer buffer"
+    );
+    assert!(memtable.bytes() > 200 << 10);
     memtable.insert(Space::User, at(4), b"large", Value::Deleted, &pins);
-    assert!(received.is_unique());
     assert!(memtable.bytes() < 3000, "{}", memtable.bytes());
 
     // Full chunks are followed by new ones.

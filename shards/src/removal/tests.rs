@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::REMOVAL_PAUSE;
 use corelith_io::sim::{IoKind, Sim, SimNode};
 use corelith_io::{Buf, sync_dir};
 
@@ -106,7 +107,14 @@ fn while_nobody_is_disturbed_a_file_goes_fast() {
     let mut times = Vec::new();
     for is_quiet in [true, false] {
         let mut world = World::new();
-        world.removals = Removals::with_quiet(STEP, move || is_quiet);
+        world.removals = Removals::with_rate(STEP, move |removals| {
+            let pressure = Pressure {
+                is_busy: !is_quiet,
+                removals,
+                ..Pressure::default()
+            };
+            judge(&pressure, &Limits::default()).removal
+        });
         world.write("long", 10 * STEP);
         let since = world.sim.now();
         world.remove("long", 10 * STEP);
@@ -182,7 +190,7 @@ fn no_more_is_held_than_may_be_whenever_that_changes() {
 
 #[test]
 fn a_file_that_cannot_be_shortened_goes_all_the_same() {
-    for kind in [IoKind::Sync, IoKind::Write] {
+    for kind in [IoKind::Sync, IoKind::SetLen] {
         let world = World::new();
         world.write("long", 10 * STEP);
         world.sim.disk(world.node).fail(kind, "long", 1);

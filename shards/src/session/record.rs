@@ -7,7 +7,9 @@
 
 use super::{NOTHING, Recorded, Session, SessionTable};
 use crate::ids::LogIndex;
+use crate::length;
 use crate::limits::{SESSION_WINDOW, SESSIONS_MAX};
+use crate::planted::{Bug, is_planted};
 use bytes::Buf;
 use std::collections::VecDeque;
 
@@ -31,8 +33,8 @@ impl SessionTable {
     }
 
     /// The records of all sessions.
-    #[cfg(test)]
-    pub(crate) fn records(&self) -> std::collections::BTreeMap<u64, Vec<u8>> {
+    #[cfg(any(test, feature = "planted"))]
+    pub fn records(&self) -> std::collections::BTreeMap<u64, Vec<u8>> {
         let sessions = self.slots.iter().flatten();
         sessions
             .map(|session| (session.id, encode(session)))
@@ -76,9 +78,13 @@ fn encode(session: &Session) -> Vec<u8> {
     record.push(VERSION);
     record.extend_from_slice(&session.last_used.0.to_le_bytes());
     record.extend_from_slice(&session.floor.to_le_bytes());
-    let count = u32::try_from(session.window.len()).unwrap_or(u32::MAX);
+    let results = match is_planted(Bug::ForgetResults) {
+        true => 0,
+        false => session.window.len(),
+    };
+    let count = length::stored(results);
     record.extend_from_slice(&count.to_le_bytes());
-    for recorded in &session.window {
+    for recorded in session.window.iter().take(results) {
         record.push(recorded.len);
         record.extend_from_slice(recorded);
     }

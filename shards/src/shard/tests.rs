@@ -1,7 +1,10 @@
+mod capacity;
 mod crash;
 mod damage;
 mod faults;
 mod model;
+mod planted;
+mod quiet;
 mod race;
 mod replica;
 

@@ -20,6 +20,7 @@ use super::Value;
 use super::format::Handle;
 use crate::ids::LogIndex;
 use crate::key::compare;
+use crate::length;
 use crate::limits::{KEY_BYTES_MAX, RESTART_INTERVAL};
 use crate::varint;
 use crate::vlog::ValuePointer;
@@ -148,7 +149,7 @@ impl BlockBuilder {
     pub(super) fn add(&mut self, key: &[u8], shared: usize, at: LogIndex, put: Put<'_>) {
         let mut shared = shared;
         if self.restarts_next() {
-            let offset = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
+            let offset = length::stored(self.payload.len());
             self.restarts.push(offset);
             shared = 0;
         }
@@ -189,7 +190,7 @@ impl BlockBuilder {
         for restart in &self.restarts {
             payload.extend_from_slice(&restart.to_le_bytes());
         }
-        let count = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX);
+        let count = length::stored(self.restarts.len());
         payload.extend_from_slice(&count.to_le_bytes());
         self.restarts.clear();
         self.entries = 0;

@@ -4,8 +4,8 @@ use super::reader::Table;
 use crate::cache::BlockCache;
 use crate::error::Result;
 use crate::ids::LogIndex;
-use crate::inspect::Text;
 use crate::key::Space;
+use crate::text::Text;
 use std::path::Path;
 use std::rc::Rc;
 

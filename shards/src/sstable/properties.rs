@@ -9,6 +9,7 @@
 //! Those of version 1 have no references.
 
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
+use crate::length;
 use crate::limits::{KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
 use bytes::{Buf, Bytes};
 use corelith_io::collections::HashMap;
@@ -113,11 +114,11 @@ impl TableMeta {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for key in [&self.first_key, &self.last_key] {
-            let len = u32::try_from(key.len()).unwrap_or(u32::MAX);
+            let len = length::stored(key.len());
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(key);
         }
-        let count = u32::try_from(self.references.len()).unwrap_or(u32::MAX);
+        let count = length::stored(self.references.len());
         out.extend_from_slice(&count.to_le_bytes());
         for reference in &self.references {
             for number in [reference.segment.0, reference.values, reference.bytes] {

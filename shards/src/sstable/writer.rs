@@ -19,10 +19,11 @@ use super::properties::{References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
+use crate::length;
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
     TABLE_BLOCK_SPAN, TABLE_BLOCK_WASTE, TABLE_COMPRESSED_BLOCK_SPAN, TABLE_ENTRIES_MAX,
-    TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX,
+    TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX, TABLE_ROOT_BYTES,
 };
 use crate::output::Output;
 use crate::vlog::record_bytes;
@@ -98,7 +99,9 @@ impl TableWriter {
 
     /// Whether nothing more may be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.meta.entries >= TABLE_ENTRIES_MAX || self.references.len() >= TABLE_REFERENCES_MAX
+        self.meta.entries >= TABLE_ENTRIES_MAX
+            || self.references.len() >= TABLE_REFERENCES_MAX
+            || self.root.len() >= 3 * TABLE_ROOT_BYTES
     }
 
     /// Whether the next key should begin another table: there is room left for the versions of this
@@ -106,6 +109,7 @@ impl TableWriter {
     pub(crate) fn is_nearly_full(&self) -> bool {
         self.meta.entries >= TABLE_ENTRIES_MAX / 2
             || self.references.len() >= TABLE_REFERENCES_MAX / 2
+            || self.root.len() >= TABLE_ROOT_BYTES
     }
 
     /// Adds a version of a stored key.
@@ -281,7 +285,7 @@ impl TableWriter {
         };
         let written = match compressor.compress(payload) {
             Some(packed) => {
-                let whole = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                let whole = length::stored(payload.len());
                 self.write(Kind::Data, whole, packed).await
             }
             None => self.write_block(Kind::Data, payload).await,
@@ -301,7 +305,7 @@ impl TableWriter {
         );
         let handle = Handle {
             offset: self.output.offset(),
-            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            len: length::stored(payload.len()),
         };
         let header = encode_block_header(self.id, handle, kind, whole, payload);
         self.output.write(&header).await?;
@@ -332,6 +336,11 @@ impl Default for IndexBuilder {
 impl IndexBuilder {
     fn is_empty(&self) -> bool {
         self.builder.is_empty()
+    }
+
+    /// Length of the payload.
+    fn len(&self) -> usize {
+        self.builder.len()
     }
 
     /// Length of the payload with this entry.

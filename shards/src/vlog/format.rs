@@ -32,6 +32,7 @@
 
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::length;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use bytes::{Buf, BufMut};
 use corelith_io::BLOCK_SIZE;
@@ -326,7 +327,7 @@ pub(super) fn encode_index_page(header: FileHeader, number: u32, slots: &[SlotPl
     debug_assert!(slots.len() <= INDEX_PAGE_ENTRIES);
     let mut out = Vec::with_capacity(BLOCK_SIZE);
     out.put_u32_le(0);
-    out.put_u32_le(slots.len() as u32);
+    out.put_u32_le(length::stored(slots.len()));
     out.put_u32_le(number);
     out.put_u32_le(header.generation);
     for place in slots {
@@ -367,7 +368,7 @@ pub(super) fn decode_index_page(
 pub(super) fn encode_fence(header: FileHeader, firsts: &[u32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(fence_bytes(firsts.len()));
     out.put_u32_le(0);
-    out.put_u32_le(firsts.len() as u32);
+    out.put_u32_le(length::stored(firsts.len()));
     out.put_u64_le(0);
     firsts.iter().for_each(|first| out.put_u32_le(*first));
     set_crc(&mut out, header.seed());

@@ -5,8 +5,8 @@ use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{Step, Walk};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
-use crate::ids::LogIndex;
-use crate::inspect::Text;
+use crate::ids::{LogIndex, Owner};
+use crate::text::Text;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -189,12 +189,24 @@ impl IndexWalk {
 
 /// Reads and checks the whole segment at `path`, and describes it: at most `records_max` records.
 /// What of generation 0 is a hole or a torn end and what is damage cannot be told from one file alone:
-/// it prints where the first place is that is not intact.
+/// it prints where the first place is that is not intact. If the segment is among those `named` by a
+/// manifest, it is held against what that says.
 ///
 /// # Errors
 /// `Corrupt` with the offset of the damage, `NewerFormat`, `Io`.
-pub(crate) async fn inspect(path: &Path, records_max: usize) -> Result<Text> {
+pub(crate) async fn inspect(
+    path: &Path,
+    records_max: usize,
+    named: &[(Owner, SegmentMeta)],
+) -> Result<Text> {
     let segment = Rc::new(Segment::open_path(path).await?);
+    let named = named.iter().find(|(owner, meta)| {
+        let header = segment.header;
+        (*owner, meta.id, meta.generation) == (header.owner, header.segment, header.generation)
+    });
+    if let Some((_, meta)) = named {
+        segment.take_for_sealed(*meta)?;
+    }
     let mut text = Text::default();
     text.line("kind", "value log segment");
     text.line("owner", segment.header.owner);

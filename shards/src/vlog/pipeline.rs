@@ -426,6 +426,18 @@ impl Pipeline {
 
     // ---- segments ----
 
+    /// Ends the active segment if it is `id` and everything staged is durable; whether it did.
+    pub(super) fn end_active(&mut self, id: ValueSegmentId) -> bool {
+        let is_active = self.active.as_ref().is_some_and(|active| active.id() == id);
+        if !is_active || self.segment != id || !self.is_idle() || self.is_failed() {
+            return false;
+        }
+        assert_eq!(self.durable, self.staged.ticket, "an idle log is durable");
+        self.full.extend(self.active.take());
+        self.begin_segment();
+        true
+    }
+
     /// The segment to prepare, if one should be: when there is work for it, or the active one is
     /// half full. A shard without separated values has none.
     pub(super) fn wants_segment(&self) -> Option<ValueSegmentId> {
@@ -436,6 +448,12 @@ impl Pipeline {
             && self.prepared.is_none()
             && (self.starved || (half_full && !self.closed));
         wanted.then_some(self.next_prepared)
+    }
+
+    /// The segment that could be prepared, wanted or not.
+    pub(super) fn owed_segment(&self) -> Option<ValueSegmentId> {
+        let is_possible = self.failed.is_none() && self.prepared.is_none() && !self.closed;
+        is_possible.then_some(self.next_prepared)
     }
 
     /// Whether what is staged waits for the segment that is to be prepared.
@@ -471,6 +489,11 @@ impl Pipeline {
         let is_failed = self.failed.is_some();
         self.full
             .pop_front_if(|segment| !is_failed && oldest.is_none_or(|oldest| oldest > segment.id()))
+    }
+
+    /// Gives it back, since it could not be sealed now.
+    pub(super) fn put_back_full(&mut self, segment: Rc<Segment>) {
+        self.full.push_front(segment);
     }
 
     pub(super) fn has_full(&self) -> bool {

@@ -3,6 +3,9 @@
 //! Collecting a segment of which the part `d` is garbage writes `1/d` bytes for each byte that comes
 //! back, and waiting for `d` costs the space of `d`: a quarter while there is space, less and less as
 //! it runs out.
+//!
+//! While little is written, garbage does not grow and cheaper segments are not to be had by waiting: then
+//! each segment is collected that has more garbage than is left alone, whatever all have together.
 
 use crate::ids::{LogIndex, ValueSegmentId};
 
@@ -25,6 +28,8 @@ pub struct SegmentUse {
     pub bytes: u64,
     /// How many of them the tables refer to.
     pub referenced: u64,
+    /// How many of them memtables refer to, or something that is being received may.
+    pub in_memory: u64,
     /// Its records.
     pub records: u64,
     /// Whether nothing is written to it any more.
@@ -42,6 +47,9 @@ pub struct PlanInput<'a> {
     pub purged: Option<LogIndex>,
     /// Free part of the device, 0 to 1.
     pub free_fraction: f64,
+    /// Whether space matters more than what it costs to get it back: next to nothing is written, or the
+    /// device is full.
+    pub is_eager: bool,
 }
 
 /// What to do with a segment.
@@ -67,6 +75,12 @@ pub struct SegmentGarbage {
     pub bytes: u64,
     /// How many of them are garbage, 0 while that is not known.
     pub garbage: u64,
+    /// How many of them will be, while that is not known: nothing but the log refers to them.
+    pub waiting: u64,
+    /// Whether nothing is written to it any more.
+    pub sealed: bool,
+    /// Highest log index of a record.
+    pub highest: LogIndex,
     /// What to do with it now.
     pub action: Action,
     /// Bytes that this would give back.
@@ -82,8 +96,12 @@ pub struct GarbageReport {
     pub bytes: u64,
     /// How many of them are garbage, as far as is known.
     pub garbage: u64,
+    /// How many more of them will be; see [`SegmentGarbage::waiting`].
+    pub waiting: u64,
     /// The part of garbage above which a segment is rewritten.
     pub ratio: f64,
+    /// The segment that is written to, if it is to be ended because of what of it will be garbage.
+    pub end: Option<ValueSegmentId>,
 }
 
 impl GarbageReport {
@@ -128,15 +146,22 @@ pub fn plan(input: PlanInput<'_>) -> GarbageReport {
         .collect();
     let bytes = segments.iter().map(|segment| segment.bytes).sum();
     let garbage = segments.iter().map(|segment| segment.garbage).sum();
-    if garbage as f64 > ratio * bytes as f64
+    let is_too_much = |garbage: u64, bytes: u64| garbage as f64 > ratio * bytes as f64;
+    if (input.is_eager || is_too_much(garbage, bytes))
         && let Some(worst) = worst(&mut segments)
         // Most of the garbage may be in segments that are dropped anyway.
-        && worst.garbage as f64 > ratio * worst.bytes as f64
+        && is_too_much(worst.garbage, worst.bytes)
     {
         worst.action = Action::Rewrite;
         worst.reclaimed = worst.garbage;
     }
+    let end = segments
+        .iter()
+        .find(|segment| !segment.sealed && is_too_much(segment.waiting, segment.bytes))
+        .filter(|_| input.is_eager);
     GarbageReport {
+        waiting: segments.iter().map(|segment| segment.waiting).sum(),
+        end: end.map(|segment| segment.id),
         segments,
         bytes,
         garbage,
@@ -146,9 +171,16 @@ pub fn plan(input: PlanInput<'_>) -> GarbageReport {
 
 fn judge(segment: &SegmentUse, purged: Option<LogIndex>) -> SegmentGarbage {
     let is_settled = segment.sealed && purged.is_some_and(|purged| segment.highest <= purged);
-    let garbage = match is_settled {
-        true => segment.bytes.saturating_sub(segment.referenced),
-        false => 0,
+    assert!(
+        !is_settled || segment.in_memory == 0,
+        "what the log has purged is in tables"
+    );
+    let unreferenced = segment
+        .bytes
+        .saturating_sub(segment.referenced.saturating_add(segment.in_memory));
+    let (garbage, waiting) = match is_settled {
+        true => (unreferenced, 0),
+        false => (0, unreferenced),
     };
     let (action, reclaimed) = match (is_settled, segment.referenced) {
         (false, _) => (Action::Wait, 0),
@@ -159,6 +191,9 @@ fn judge(segment: &SegmentUse, purged: Option<LogIndex>) -> SegmentGarbage {
         id: segment.id,
         bytes: segment.bytes,
         garbage,
+        waiting,
+        sealed: segment.sealed,
+        highest: segment.highest,
         action,
         reclaimed,
     }
@@ -189,6 +224,7 @@ mod tests {
                 id: ValueSegmentId(*id),
                 bytes: *bytes,
                 referenced: *referenced,
+                in_memory: 0,
                 records: bytes / 10,
                 sealed: *sealed,
                 highest: LogIndex(*highest),
@@ -202,6 +238,7 @@ mod tests {
             segments: &segments,
             purged: purged.map(LogIndex),
             free_fraction,
+            is_eager: false,
         });
         report
             .segments
@@ -292,10 +329,53 @@ mod tests {
             segments: &segments,
             purged: Some(LogIndex(1)),
             free_fraction: 0.5,
+            is_eager: false,
         });
         assert_eq!((report.bytes, report.garbage), (400, 240));
+        assert_eq!(report.waiting, 100, "of the one that is written to");
         assert_eq!(report.drops().collect::<Vec<_>>(), [ValueSegmentId(1)]);
         assert_eq!(report.rewrite(), Some(ValueSegmentId(2)));
         assert_eq!(report.reclaimed(), 190);
+    }
+
+    #[test]
+    fn what_waits_is_known_apart_and_ends_a_segment() {
+        // (bytes, in tables, in memory, eager; waiting, ended)
+        let cases = [
+            (100, 0, 100, true, 0, false),
+            (100, 40, 60, true, 0, false),
+            (100, 40, 40, true, 20, false),
+            (100, 40, 34, true, 26, true),
+            (100, 40, 34, false, 26, false),
+            (100, 0, 0, true, 100, true),
+            (0, 0, 0, true, 0, false),
+        ];
+        for (bytes, referenced, in_memory, is_eager, waiting, ended) in cases {
+            let mut segments = uses(&[(1, bytes, referenced, false, 5)]);
+            segments[0].in_memory = in_memory;
+            let report = plan(PlanInput {
+                segments: &segments,
+                purged: Some(LogIndex(9)),
+                free_fraction: 0.5,
+                is_eager,
+            });
+            assert_eq!((report.garbage, report.waiting), (0, waiting));
+            assert_eq!(report.end, ended.then_some(ValueSegmentId(1)));
+        }
+    }
+
+    #[test]
+    fn a_segment_is_collected_for_itself_while_little_is_written() {
+        let segments = uses(&[(1, 100, 70, true, 1), (2, 900, 900, true, 1)]);
+        for is_eager in [false, true] {
+            let report = plan(PlanInput {
+                segments: &segments,
+                purged: Some(LogIndex(9)),
+                free_fraction: 0.5,
+                is_eager,
+            });
+            let chosen = is_eager.then_some(ValueSegmentId(1));
+            assert_eq!(report.rewrite(), chosen);
+        }
     }
 }

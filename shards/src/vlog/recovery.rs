@@ -1,7 +1,8 @@
 //! What the value log holds after a start.
 
 use super::segments::{Segment, SegmentMeta, Segments};
-use super::{walk, writer};
+use super::walk;
+use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{Owner, ValueSegmentId};
@@ -19,7 +20,7 @@ pub(super) struct Recovered {
 
 /// Opens the segments that the manifest names, adopts those begun since, and removes the rest.
 pub(super) async fn recover(
-    dir: &Path,
+    dir: &Directory,
     owner: Owner,
     known: &[SegmentMeta],
     next: ValueSegmentId,
@@ -58,7 +59,7 @@ pub(super) async fn recover(
         corelith_io::remove_file(&name.path(dir)).await?;
     }
     if !found.removed.is_empty() {
-        writer::sync_dir(dir).await?;
+        dir.sync().await?;
     }
     Ok(found)
 }

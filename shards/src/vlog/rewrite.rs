@@ -11,10 +11,11 @@ use super::format::{
 use super::pointer::ValuePointer;
 use super::segments::{Segment, SegmentMeta, Totals};
 use super::walk::{Step, Walk};
-use super::{Shared, ValueLog, writer};
+use super::{Shared, ValueLog};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
+use crate::length;
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
 use crate::removal::{Removals, remove_if_there};
@@ -108,7 +109,7 @@ impl ValueLog {
         };
         copy.records(is_live).await?;
         let meta = copy.finish(header).await?;
-        writer::sync_dir(&shared.dir).await?;
+        shared.dir.sync().await?;
         let new = Rc::new(Segment::open(&shared.dir, shared.owner, meta).await?);
         Ok(Rewritten {
             old: Rc::clone(segment),
@@ -267,7 +268,7 @@ impl Copy<'_> {
             .await?;
         self.output.align(BLOCK_SIZE).await?;
         let footer = Footer {
-            index_pages: firsts.len() as u32,
+            index_pages: length::stored(firsts.len()),
             records_end,
             records: self.totals.records,
             bytes: self.totals.bytes,

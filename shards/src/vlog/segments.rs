@@ -76,18 +76,9 @@ impl Segment {
             result => result?,
         };
         let header = check_header(&path, &file, owner, meta.id, meta.generation).await?;
-        if file.len().await? < meta.file_bytes {
-            let what = "the file is shorter than the manifest says";
-            return Err(Error::corrupt(&path, meta.file_bytes, what));
-        }
         let segment = Self::new(header, path, file);
-        segment.totals.set(Totals {
-            records: meta.records,
-            bytes: meta.bytes,
-            highest: meta.highest,
-        });
-        segment.end.set(meta.file_bytes);
-        segment.sealed.set(true);
+        segment.end.set(segment.file.len().await?);
+        segment.take_for_sealed(meta)?;
         Ok(segment)
     }
 
@@ -197,6 +188,22 @@ impl Segment {
     pub(super) async fn seal(&self) -> Result<()> {
         self.file.set_len(self.end.get()).await?;
         self.file.sync().await?;
+        self.sealed.set(true);
+        Ok(())
+    }
+
+    /// Takes what a manifest says of it for true.
+    pub(super) fn take_for_sealed(&self, meta: SegmentMeta) -> Result<()> {
+        if self.end.get() < meta.file_bytes {
+            let what = "the file is shorter than the manifest says";
+            return Err(self.corrupt(meta.file_bytes, what));
+        }
+        self.totals.set(Totals {
+            records: meta.records,
+            bytes: meta.bytes,
+            highest: meta.highest,
+        });
+        self.end.set(meta.file_bytes);
         self.sealed.set(true);
         Ok(())
     }

@@ -11,11 +11,12 @@ use super::Shared;
 use super::format::FileHeader;
 use super::pipeline::{Next, Write};
 use super::segments::Segment;
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::ValueSegmentId;
 use crate::limits::DISK_FULL_RETRY;
-use crate::planted::{Bug, is_planted};
+use crate::removal::remove_if_there;
 use corelith_io::{BLOCK_SIZE, Buf, OpenOptions};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::future::{Future, poll_fn};
@@ -87,11 +88,23 @@ enum Step {
 
 /// Keeps one segment ahead and seals full ones, until the value log is closed.
 pub(super) async fn run_keeper(shared: Rc<Shared>) {
+    let mut may_seal = true;
     loop {
-        let result = match next_step(&shared) {
+        let step = next_step(&shared, may_seal);
+        may_seal = true;
+        let result = match step {
             Step::End => return,
             Step::Prepare(id) => prepare(&shared, id).await,
-            Step::Seal(segment) => seal(&shared, &segment).await,
+            Step::Seal(segment) => match seal(&shared, &segment).await {
+                Err(error) if error.is_no_space() => {
+                    tracing::warn!(%error, "no room to seal a segment of the value log");
+                    // What waits for a segment has its turn first.
+                    may_seal = false;
+                    seal_later(&shared, segment).await;
+                    Ok(())
+                }
+                sealed => sealed,
+            },
             Step::Wait => {
                 shared.wake_keeper.notified().await;
                 Ok(())
@@ -103,13 +116,20 @@ pub(super) async fn run_keeper(shared: Rc<Shared>) {
     }
 }
 
-fn next_step(shared: &Shared) -> Step {
+fn next_step(shared: &Shared, may_seal: bool) -> Step {
     let mut pipeline = shared.pipeline.borrow_mut();
     let may_prepare = pipeline.is_starved() || !shared.is_thrifty.get();
-    let prepare = pipeline.wants_segment().filter(|_| may_prepare);
+    let prepare = pipeline.wants_segment();
+    // That there is room again shows with a whole segment, whether or not one is wanted by now.
+    let is_owed = shared.disk_full.get();
+    let prepare = prepare.or_else(|| pipeline.owed_segment().filter(|_| is_owed));
+    let prepare = prepare.filter(|_| may_prepare);
     let prepare = prepare.map(Step::Prepare);
     let is_late = prepare.is_some() && !shared.disk_full.get();
-    if !is_late && let Some(segment) = pipeline.take_full() {
+    if may_seal
+        && !is_late
+        && let Some(segment) = pipeline.take_full()
+    {
         // On a full device, what it gives back may be what is missing.
         return Step::Seal(segment);
     }
@@ -119,7 +139,10 @@ fn next_step(shared: &Shared) -> Step {
     if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
         return Step::End;
     }
-    Step::Wait
+    match pipeline.take_full() {
+        Some(segment) => Step::Seal(segment),
+        None => Step::Wait,
+    }
 }
 
 async fn seal(shared: &Shared, segment: &Segment) -> Result<()> {
@@ -160,10 +183,24 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
             }
-            let woken = shared.closing.notified();
-            let _ = corelith_io::timeout(DISK_FULL_RETRY, woken).await;
+            pause(shared).await;
             Ok(())
         }
+    }
+}
+
+/// Waits before a full device is asked again.
+async fn pause(shared: &Shared) {
+    let woken = shared.closing.notified();
+    let _ = corelith_io::timeout(DISK_FULL_RETRY, woken).await;
+}
+
+/// Puts a segment back that could not be sealed for want of space. Its records are durable, and a start
+/// seals what a closed value log has not.
+async fn seal_later(shared: &Shared, segment: Rc<Segment>) {
+    if !shared.pipeline.borrow().is_closed() {
+        shared.pipeline.borrow_mut().put_back_full(segment);
+        pause(shared).await;
     }
 }
 
@@ -180,18 +217,25 @@ async fn create_short(shared: &Shared, header: FileHeader) -> Result<Option<Segm
     }
 }
 
-/// Prepares a segment: its space, its header, its name.
-async fn create(dir: &Path, header: FileHeader, len: u64) -> Result<Segment> {
+/// Prepares a segment: its space, its header, its name. One that fails leaves nothing behind, or what the
+/// next one begins by removing.
+async fn create(dir: &Directory, header: FileHeader, len: u64) -> Result<Segment> {
     let temporary = FileName::ValueSegmentTemporary(header.segment).path(dir);
-    if let Err(error) = fill(&temporary, header, len).await {
-        // Whether this works or not, the name is removed at the next start.
-        let _ = corelith_io::remove_file(&temporary).await;
-        return Err(error);
-    }
     let path = FileName::ValueSegment(header.segment, 0).path(dir);
-    corelith_io::rename(&temporary, &path).await?;
-    sync_dir(dir).await?;
-    Segment::open_prepared(dir, header).await
+    let created = async {
+        remove_if_there(&temporary).await?;
+        fill(&temporary, header, len).await?;
+        corelith_io::rename(&temporary, &path).await?;
+        dir.sync().await?;
+        Segment::open_prepared(dir, header).await
+    };
+    let created = created.await;
+    if created.is_err() {
+        for left in [&temporary, &path] {
+            let _ = remove_if_there(left).await;
+        }
+    }
+    created
 }
 
 async fn fill(path: &Path, header: FileHeader, len: u64) -> Result<()> {
@@ -207,11 +251,4 @@ pub(super) fn block_of(bytes: &[u8]) -> Buf {
     let start = block.get_mut(..bytes.len()).unwrap_or_default();
     start.copy_from_slice(bytes);
     block
-}
-
-pub(super) async fn sync_dir(dir: &Path) -> Result<()> {
-    if is_planted(Bug::SkipDirectorySync) {
-        return Ok(());
-    }
-    Ok(corelith_io::sync_dir(dir).await?)
 }

@@ -3,6 +3,7 @@
 
 use super::format::{self, BlockHeader, EntryHead, HEADER_BYTES, Record, State};
 use crate::ids::{LogIndex, Ticket};
+use crate::length;
 use bytes::BufMut;
 use corelith_io::{BLOCK_SIZE, Buf};
 
@@ -119,7 +120,7 @@ impl Block {
         let overhead = format::FRAGMENT_HEADER_BYTES + head.header_bytes();
         let here = stored.len().min(self.room().saturating_sub(overhead));
         let mut out = self.unused();
-        format::put_entry_header(&mut out, head, here as u32);
+        format::put_entry_header(&mut out, head, length::stored(here));
         out.put_slice(stored.get(..here).unwrap_or_default());
         self.len += overhead + here;
         self.entries.begin(head.id.index, head.whole_len());
@@ -137,7 +138,7 @@ impl Block {
             .len()
             .min(self.room().saturating_sub(format::FRAGMENT_HEADER_BYTES));
         let mut out = self.unused();
-        format::put_more_header(&mut out, head, here as u32, here == rest.len());
+        format::put_more_header(&mut out, head, length::stored(here), here == rest.len());
         out.put_slice(rest.get(..here).unwrap_or_default());
         self.len += format::FRAGMENT_HEADER_BYTES + here;
         here
@@ -165,7 +166,7 @@ impl Block {
         let disk_len = self.disk_len();
         let (used, padding) = self.buf.split_at_mut(self.len);
         let (head, payload) = used.split_at_mut(HEADER_BYTES);
-        header.payload_len = payload.len() as u32;
+        header.payload_len = length::stored(payload.len());
         header.payload_crc = crc32c::crc32c(payload);
         let (bytes, crc) = header.encode();
         head.copy_from_slice(&bytes);

@@ -2,6 +2,7 @@
 
 use super::format::{EntryHead, Separated};
 use crate::ids::LogId;
+use crate::length;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 
@@ -117,7 +118,7 @@ impl Entry {
         let head = EntryHead {
             id: self.id,
             kind: self.kind,
-            stored_len: stored.len() as u32,
+            stored_len: length::stored(stored.len()),
             separated,
         };
         (head, stored)

@@ -51,6 +51,7 @@
 
 use super::Vote;
 use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, ValueSegmentId};
+use crate::length;
 use crate::vlog::ValuePointer;
 use bytes::BufMut;
 
@@ -330,7 +331,7 @@ pub(crate) fn put_entry_header(out: &mut &mut [u8], head: &EntryHead, here: u32)
     } else {
         Part::First
     };
-    out.put_u32_le(head.header_bytes() as u32 + here);
+    out.put_u32_le(length::stored(head.header_bytes() + here as usize));
     out.put_slice(&[part.tag(), head.tag(), head.kind, 0]);
     put_log_id(out, head.id);
     out.put_u32_le(head.stored_len);
@@ -376,7 +377,7 @@ pub(crate) fn put_small_record(out: &mut [u8], record: &Record) -> usize {
     };
     let len = SMALL_RECORD_BYTES_MAX - rest.len();
     let mut out = out;
-    out.put_u32_le(len as u32);
+    out.put_u32_le(length::stored(len));
     out.put_slice(&[Part::Whole.tag(), tag, 0, 0]);
     out.put_slice(data.get(..len).unwrap_or_default());
     FRAGMENT_HEADER_BYTES + len

@@ -8,11 +8,15 @@
 //!   index: the entry `i` begins in the last slot whose first index is at most `i`.
 //! * `cache` holds the last entries, without a gap, up to `last`; it may begin with purged ones, which
 //!   nobody is given any more.
+//! * `cache_bytes` bounds the memory that the cache holds, but for two pieces of the arena: no entry holds
+//!   a buffer that is longer than what it is charged.
 
 use super::block::BlockEntries;
 use super::format::State;
 use super::{Entry, LogRange, Want};
+use crate::arena::Arena;
 use crate::ids::{LogId, LogIndex, NodeId, SegmentId, Term};
+use crate::limits::{LOG_CACHE_CHUNK_BYTES, LOG_KEPT_BODY_BYTES_MIN, LOG_OWN_BODY_BYTES_MIN};
 use std::collections::VecDeque;
 
 /// Where a block lies.
@@ -60,6 +64,8 @@ pub(crate) struct Index {
     runs: VecDeque<Run>,
     slots: VecDeque<Slot>,
     cache: VecDeque<Cached>,
+    /// Where the bodies of short entries are.
+    arena: Arena,
     /// Purged entries that were cached, and those after them are none that follow.
     gone: VecDeque<Cached>,
     /// Of both.
@@ -74,6 +80,7 @@ impl Index {
             runs: VecDeque::new(),
             slots: VecDeque::new(),
             cache: VecDeque::new(),
+            arena: Arena::new(LOG_CACHE_CHUNK_BYTES, LOG_OWN_BODY_BYTES_MIN),
             gone: VecDeque::new(),
             cache_bytes: 0,
             cache_bytes_max,
@@ -128,8 +135,11 @@ impl Index {
     }
 
     /// Keeps in memory an entry just appended, which ends in block `sequence`.
-    pub(crate) fn keep(&mut self, entry: Entry, sequence: u64) {
-        debug_assert_eq!(self.range.last, Some(entry.id));
+    pub(crate) fn keep(&mut self, mut entry: Entry, sequence: u64) {
+        assert_eq!(self.range.last, Some(entry.id), "entries are kept in order");
+        if entry.body.len() < LOG_KEPT_BODY_BYTES_MIN {
+            entry.body = self.arena.copy(&entry.body);
+        }
         self.cache_bytes += charge(&entry);
         self.cache.push_back(Cached { entry, sequence });
     }
@@ -334,8 +344,15 @@ impl Index {
     }
 }
 
+/// What an entry in the cache is charged: the memory that it holds, and a little for itself.
 fn charge(entry: &Entry) -> usize {
-    entry.body.len() + ENTRY_CHARGE_BYTES
+    let len = entry.body.len();
+    let held = if len < LOG_KEPT_BODY_BYTES_MIN {
+        len
+    } else {
+        2 * len
+    };
+    held + ENTRY_CHARGE_BYTES
 }
 
 #[cfg(test)]

@@ -5,23 +5,25 @@ use super::format::{
     BadHeader, BlockHeader, EntryHead, FLAG_RECOVERED, FLAG_START, Fragment, Fragments,
     MAGIC as FORMAT_MAGIC, Record, Separated, State,
 };
-use super::scan::{self, Seen, Window};
+use super::recovery;
+use super::scan::{self, Evidence, Seen, Window};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Owner};
-use crate::inspect::Text;
 use crate::limits;
-use corelith_io::{BLOCK_SIZE, File};
+use crate::text::Text;
+use corelith_io::{BLOCK_SIZE, ErrorKind, File};
 use std::path::Path;
 
 /// What a segment begins with.
 pub(crate) const MAGIC: [u8; 4] = FORMAT_MAGIC.to_le_bytes();
 
 /// Describes the segment at `path`: every block that continues the first one, and at most
-/// `records_max` records. Where it ends cannot be told from one file alone: it stops at the first
-/// block that does not continue the one before.
+/// `records_max` records. It stops at the first block that does not continue the one before, unless a
+/// block further on, or in a file beside it, says that this one was acknowledged. While a node has the
+/// log open, that would be said of blocks that it is just writing.
 ///
 /// # Errors
-/// `Corrupt` if not even the first block is intact, `NewerFormat`, `Io`.
+/// `Corrupt` if not even the first block is intact, or an acknowledged one is not, `NewerFormat`, `Io`.
 pub(crate) async fn inspect(path: &Path, records_max: usize) -> Result<Text> {
     let file = File::open(path).await?;
     let mut window = Window::default();
@@ -65,10 +67,45 @@ pub(crate) async fn inspect(path: &Path, records_max: usize) -> Result<Text> {
     if offset == 0 {
         return Err(Error::corrupt(path, 0, "a block is damaged"));
     }
+    let _lock = match corelith_io::lock_dir_as_it_is(path.parent().unwrap_or(path)).await {
+        Err(error) if error.kind() == ErrorKind::Locked => None,
+        lock => {
+            refuse_lost(&file, path, &header, offset, expected.0).await?;
+            lock.ok()
+        }
+    };
     text.line("bytes of blocks", offset);
     text.line("file length", file.len().await?);
     text.line("records", records);
     Ok(text)
+}
+
+/// Refuses a segment whose blocks end at `offset`, before the block `number`, if that was acknowledged.
+async fn refuse_lost(
+    file: &File,
+    path: &Path,
+    header: &BlockHeader,
+    offset: u64,
+    number: u64,
+) -> Result<()> {
+    let owner = Owner {
+        store_id: header.store_id,
+        shard: header.shard,
+    };
+    let mut beyond = Evidence::default();
+    let from = offset + BLOCK_SIZE as u64;
+    let end = file.len().await?;
+    scan::search(file, path, header.segment, owner, from, end, &mut beyond).await?;
+    if beyond.flushed_up_to > number {
+        let what = "an acknowledged block is damaged or missing";
+        return Err(Error::corrupt(path, offset, what));
+    }
+    let dir = path.parent().unwrap_or(path);
+    let name = path.display().to_string();
+    match recovery::examine(dir, owner, async |_| Ok(true)).await {
+        Err(error @ Error::Corrupt { .. }) if error.is_in(&name) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn describe_block(text: &mut Text, offset: u64, block: &BlockHeader) {

@@ -61,6 +61,9 @@ pub(crate) enum Next {
 struct InFlight {
     number: u64,
     sequence: u64,
+    segment: SegmentId,
+    /// Where the block ends in it.
+    end: u64,
     bytes: usize,
     /// The values up to here must be durable.
     values: Ticket,
@@ -232,7 +235,9 @@ impl Pipeline {
     pub(crate) fn stage_truncate_after(&mut self, last: Option<LogId>) {
         self.index.truncate_after(last);
         self.state.last = self.index.range().last;
-        self.stage_small_record(&Record::TruncateAfter(last));
+        if !is_planted(Bug::ForgetTruncation) {
+            self.stage_small_record(&Record::TruncateAfter(last));
+        }
     }
 
     /// Drops some of what was purged from memory; `false` when it has.
@@ -248,6 +253,10 @@ impl Pipeline {
         self.stage_small_record(&Record::Purge(upto));
         self.waiters
             .push_back((self.staged_sequence, Waiter::Purge(upto.index)));
+        if is_planted(Bug::ReleaseEarly) {
+            self.to_release = Some(upto.index);
+            self.release();
+        }
     }
 
     /// Stages a block without records, unless a block is staged anyway.
@@ -332,6 +341,7 @@ impl Pipeline {
             file: prepared.file,
             first_number: self.next_number,
             end: 0,
+            durable_end: 0,
             file_len: prepared.len,
         });
         let start = Block::start(self.submitted_sequence, self.submitted_state);
@@ -384,6 +394,8 @@ impl Pipeline {
         self.in_flight.push_back(InFlight {
             number,
             sequence: block.sequence,
+            segment: active.id,
+            end: active.end,
             bytes: block.payload_len() + block.value_bytes,
             values: block.values,
             flushed_up_to: self.durable,
@@ -436,11 +448,15 @@ impl Pipeline {
             true => Ticket(u64::MAX),
             false => self.values_durable,
         };
-        let is_durable = |write: &mut InFlight| write.done && write.values <= values;
+        let skips_gaps =
+            is_planted(Bug::IgnoreGaps) && self.in_flight.iter().any(|write| write.done);
+        let is_durable =
+            |write: &mut InFlight| (write.done || skips_gaps) && write.values <= values;
         while let Some(write) = self.in_flight.pop_front_if(is_durable) {
             assert_eq!(write.number, self.durable, "a gap in the durable prefix");
             self.durable += 1;
             self.durable_sequence = write.sequence;
+            self.note_durable(write.segment, write.end);
             self.proven = self.proven.max(write.flushed_up_to);
             self.outstanding_bytes = match self.durable_sequence == self.staged_sequence {
                 true => 0,
@@ -461,6 +477,19 @@ impl Pipeline {
         self.index.evict(durable);
         self.release();
         ready
+    }
+
+    fn note_durable(&mut self, id: SegmentId, end: u64) {
+        let at = self.position(id);
+        let Some(segment) = self.segments.get_mut(at).filter(|found| found.id == id) else {
+            panic!(
+                "segment {} was released before its blocks were durable",
+                id.0
+            );
+        };
+        let grows = segment.durable_end < end && end <= segment.end;
+        assert!(grows, "the durable part of a segment grows within it");
+        segment.durable_end = end;
     }
 
     /// Fences the log: everybody who waits is told, and nothing is taken any more.
@@ -495,7 +524,7 @@ impl Pipeline {
         while let (Some(oldest), Some(next)) = (self.segments.front(), self.segments.get(1))
             && needed.is_none_or(|needed| oldest.id < needed)
         {
-            if next.first_number >= self.durable {
+            if next.first_number >= self.durable && !is_planted(Bug::ReleaseEarly) {
                 self.to_release = Some(upto);
                 return;
             }
@@ -576,9 +605,17 @@ impl Pipeline {
 
     /// The oldest released segment, once it may be freed.
     pub(crate) fn take_released(&mut self) -> Option<Released> {
-        let proven = self.proven;
+        let proven = match is_planted(Bug::ReleaseEarly) {
+            true => u64::MAX,
+            false => self.proven,
+        };
         self.released
             .pop_front_if(|released| released.proof <= proven)
+    }
+
+    /// Gives it back, since it could not be freed now.
+    pub(crate) fn put_back_released(&mut self, released: Released) {
+        self.released.push_front(released);
     }
 
     pub(crate) fn has_released(&self) -> bool {
@@ -604,9 +641,18 @@ impl Pipeline {
         self.starved = false;
     }
 
+    /// Segments in use.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
-        let at = self.segments.partition_point(|segment| segment.id < id);
+        let at = self.position(id);
         self.segments.get(at).filter(|segment| segment.id == id)
+    }
+
+    fn position(&self, id: SegmentId) -> usize {
+        self.segments.partition_point(|segment| segment.id < id)
     }
 
     /// The segment that follows `id`.

@@ -1,4 +1,7 @@
 //! Reading entries back, from memory or from disk.
+//!
+//! Invariant: nothing is read that is not durable, not even ahead. A block that is being written may be
+//! seen in part, and what was seen of it would be taken for damage once it is durable.
 
 use super::format::{EntryHead, Fragment, Fragments, Record};
 use super::scan::{self, Seen, Window};
@@ -160,10 +163,14 @@ impl<'a> Reader<'a> {
         }
         let (mut segment, mut offset) = (segment, offset);
         let mut assembly = Assembly::default();
+        assert!(
+            offset < segment.durable_end,
+            "what is not durable is in memory"
+        );
         offset += self.feed(&segment, offset, &mut assembly, false).await?;
         // An entry from `end` on is not wanted, and may not be written to its end yet.
         while assembly.is_open_before(end) {
-            if offset >= segment.end {
+            if offset >= segment.durable_end {
                 segment = self.segment_after(&segment)?;
                 self.window.clear();
                 // The start block holds no records.
@@ -192,7 +199,7 @@ impl<'a> Reader<'a> {
             Some(next) => Ok(next.clone()),
             None => {
                 let what = "the end of an entry is missing";
-                Err(Error::corrupt(&segment.path, segment.end, what))
+                Err(Error::corrupt(&segment.path, segment.durable_end, what))
             }
         }
     }
@@ -206,7 +213,8 @@ impl<'a> Reader<'a> {
         assembly: &mut Assembly,
         only_open: bool,
     ) -> Result<u64> {
-        let left = usize::try_from(segment.end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let left = segment.durable_end.saturating_sub(offset);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         let len = left.min(limits::LOG_BLOCK_BYTES_MAX);
         let ahead = left.min(limits::IO_BYTES_MAX);
         let bytes = self.window.get(&segment.file, offset, len, ahead).await?;

@@ -11,7 +11,9 @@
 //! speaks of both. So the values of the blocks from there on are looked at: an entry without its
 //! value ends the log as a torn block would, before the block in which it begins. Only entries that
 //! are held at the end of the log are asked for, since the values of purged ones may be gone. (With
-//! an earlier end a truncation may be undone, and there is another end to be looked at.)
+//! an earlier end a truncation may be undone, and there is another end to be looked at.) Nor are those
+//! that a checkpoint covers: the log was durable up to them before the checkpoint was, so a value of
+//! theirs that is not whole was damaged since. Whoever reads it is told.
 //!
 //! A recovery changes nothing that a later recovery could decide otherwise about: the log goes on in
 //! a segment that was never begun before, whose start names the block before it.
@@ -27,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, SegmentId};
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 use crate::vlog::ValuePointer;
 use corelith_io::{BLOCK_SIZE, File, OpenOptions};
 use std::collections::VecDeque;
@@ -96,11 +99,12 @@ struct Contents {
     lost: Vec<SeparatedEntry>,
 }
 
-/// Reads the log in `dir` and makes it ready to go on. `is_whole` tells whether a value is all there,
-/// and durable from now on.
+/// Reads the log in `dir` and makes it ready to go on. It was durable up to the entry `covered`.
+/// `is_whole` tells whether a value is all there, and durable from now on.
 pub(super) async fn recover(
     dir: &Path,
     options: &WalOptions,
+    covered: Option<LogIndex>,
     is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
 ) -> Result<Recovered> {
     let owner = Owner {
@@ -111,9 +115,8 @@ pub(super) async fn recover(
     let files = open_files(dir, owner).await?;
     let next_id = SegmentId(files.last().map_or(1, |file| file.id.0 + 1));
     let cache_bytes = options.cache_bytes;
-    let Some(contents) =
-        read_files(dir, &files, owner, cache_bytes, Asked::Unproven, is_whole).await?
-    else {
+    let asked = Asked::Unproven { after: covered };
+    let Some(contents) = read_files(dir, &files, owner, cache_bytes, asked, is_whole).await? else {
         return Ok(Recovered {
             index: Index::new(cache_bytes),
             segments: VecDeque::new(),
@@ -219,6 +222,7 @@ async fn read_files(
     let (mut blocks_cut, mut is_cut) = (0, false);
     if let Some(broken) = walk.run(&live).await? {
         blocks_cut = walk.judge(&broken).await?;
+        walk.refuse_lost_entries(&broken, asked)?;
     }
     while let Some(torn) = walk.first_without_value(is_whole).await? {
         tracing::warn!(
@@ -306,9 +310,6 @@ async fn open_files(dir: &Path, owner: Owner) -> Result<Vec<LogFile>> {
                 file,
                 begun,
             });
-        }
-        if files.len() > limits::LOG_FILES_MAX {
-            return Err(Error::corrupt(dir, 0, "there are too many log segments"));
         }
     }
     files.sort_by_key(|file| file.id);
@@ -516,6 +517,22 @@ impl Walk<'_> {
         }
     }
 
+    /// A block that is missing before the end of what a checkpoint covers was acknowledged, whether or not
+    /// another block says so.
+    fn refuse_lost_entries(&self, broken: &Break, asked: Asked) -> Result<()> {
+        let Asked::Unproven { after } = asked else {
+            return Ok(());
+        };
+        let last = self.replay.index.range().last.map(|id| id.index);
+        match self.files.get(broken.file) {
+            Some(file) if last < after => {
+                let what = "a block of entries that a checkpoint covers is damaged or missing";
+                Err(Error::corrupt(&file.path, broken.offset, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Decides whether the break is damage (an error) or the end of the log, and returns how many
     /// intact blocks lie beyond it.
     async fn judge(&mut self, broken: &Break) -> Result<u64> {
@@ -545,7 +562,7 @@ impl Walk<'_> {
         }
         let known = &mut self.evidence.flushed_up_to;
         *known = beyond.flushed_up_to.max(*known);
-        if *known <= self.next_number {
+        if *known <= self.next_number || is_planted(Bug::TakeDamageForTorn) {
             return Ok(beyond.blocks);
         }
         let what = "an acknowledged block is damaged or missing";
@@ -592,7 +609,7 @@ async fn settle(
         // A segment that was rolled full keeps its length, so that it can be used again.
         let is_wasteful = file.len - end > file.len / 8;
         let is_shortened = is_wasteful || (is_cut && nth + 1 == ends.len());
-        if is_unproven || is_shortened {
+        if (is_unproven || is_shortened) && !is_planted(Bug::SkipSettling) {
             let writable = OpenOptions::new().write().open(&file.path).await?;
             if is_shortened {
                 writable.set_len(end).await?;
@@ -605,6 +622,7 @@ async fn settle(
             file: file.file,
             first_number,
             end,
+            durable_end: end,
             file_len: if is_shortened { end } else { file.len },
         });
     }

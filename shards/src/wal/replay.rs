@@ -29,8 +29,12 @@ pub(super) struct Replay {
 /// Which values a recovery asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Those of blocks that are not known to have been flushed: they may never have been written.
-    Unproven,
+    /// Those of blocks that are not known to have been flushed, and of entries after this one: they may
+    /// never have been written.
+    Unproven {
+        /// The log was durable up to this entry.
+        after: Option<LogIndex>,
+    },
     /// All of entries held.
     All,
 }
@@ -216,11 +220,13 @@ impl Replay {
         }
     }
 
-    /// Blocks below `upto` were durable once, with their values.
+    /// Blocks below `upto`, and entries that a checkpoint covers, were durable once, with their values.
     fn know_flushed(&mut self, upto: u64) {
+        let Asked::Unproven { after } = self.asked else {
+            return;
+        };
         while let Some(entry) = self.separated.front()
-            && entry.block < upto
-            && self.asked == Asked::Unproven
+            && (entry.block < upto || Some(entry.index) <= after)
         {
             self.separated.pop_front();
         }

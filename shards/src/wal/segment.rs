@@ -15,6 +15,9 @@ pub(crate) struct Segment {
     pub(crate) first_number: u64,
     /// Bytes of blocks in it, submitted ones included.
     pub(crate) end: u64,
+    /// Bytes of them that are durable: readers read no further, since what lies behind may change while
+    /// they read it.
+    pub(crate) durable_end: u64,
     /// Length of the file.
     pub(crate) file_len: u64,
 }

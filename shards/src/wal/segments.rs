@@ -9,14 +9,15 @@
 use super::recovery::FreeFile;
 use super::segment::{Prepared, Released};
 use super::{Shared, WalOptions};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::SegmentId;
 use crate::limits;
-use crate::planted::{Bug, is_planted};
+use crate::removal::remove_if_there;
 use corelith_io::{Buf, OpenOptions};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -29,16 +30,19 @@ const FULL_RETRY: Duration = Duration::from_secs(1);
 const PREWRITE_PAUSE: Duration = Duration::from_millis(8);
 
 /// Hands out segments to come. Belongs to the core of its log.
-pub(super) struct Directory {
-    path: PathBuf,
+pub(super) struct SegmentFiles {
+    dir: Directory,
     next_id: Cell<u64>,
+    /// Names that a failed preparation may have left.
+    abandoned: RefCell<Vec<PathBuf>>,
 }
 
-impl Directory {
-    pub(super) fn new(path: PathBuf, next_id: SegmentId) -> Self {
+impl SegmentFiles {
+    pub(super) fn new(dir: Directory, next_id: SegmentId) -> Self {
         Self {
-            path,
+            dir,
             next_id: Cell::new(next_id.0),
+            abandoned: RefCell::default(),
         }
     }
 
@@ -48,13 +52,6 @@ impl Directory {
         SegmentId(id)
     }
 
-    async fn sync(&self) -> Result<()> {
-        if is_planted(Bug::SkipDirectorySync) {
-            return Ok(());
-        }
-        Ok(corelith_io::sync_dir(&self.path).await?)
-    }
-
     /// Pre-writes a new segment of `len` bytes, with pauses while `is_behind` of the bytes done is
     /// false.
     pub(super) async fn create(
@@ -62,26 +59,40 @@ impl Directory {
         len: u64,
         is_behind: impl Fn(u64) -> bool,
     ) -> Result<Prepared> {
+        self.remove_abandoned().await?;
         let id = self.take_id();
-        let temporary = FileName::SegmentTemporary(id).path(&self.path);
-        if let Err(error) = fill(&temporary, len, is_behind).await {
-            // Whether this works or not, the name is removed at the next start.
-            let _ = corelith_io::remove_file(&temporary).await;
-            return Err(error);
+        let temporary = FileName::SegmentTemporary(id).path(&self.dir);
+        let created = async {
+            fill(&temporary, len, is_behind).await?;
+            self.adopt(&temporary, id, len).await
+        };
+        let created = created.await;
+        if created.is_err() {
+            self.abandoned
+                .borrow_mut()
+                .extend([temporary.clone(), FileName::Segment(id).path(&self.dir)]);
+            // What stays now goes before the next one is begun, or at the next start.
+            let _ = self.remove_abandoned().await;
         }
-        self.adopt(&temporary, id, len).await
+        created
     }
 
     /// Takes a file of the right length, whatever it holds, as a segment to come.
     pub(super) async fn reuse(&self, path: &Path, len: u64) -> Result<Prepared> {
+        self.remove_abandoned().await?;
         let id = self.take_id();
-        self.adopt(path, id, len).await
+        let adopted = self.adopt(path, id, len).await;
+        if adopted.is_err() {
+            let renamed = FileName::Segment(id).path(&self.dir);
+            self.abandoned.borrow_mut().push(renamed);
+        }
+        adopted
     }
 
     async fn adopt(&self, from: &Path, id: SegmentId, len: u64) -> Result<Prepared> {
-        let path = FileName::Segment(id).path(&self.path);
+        let path = FileName::Segment(id).path(&self.dir);
         corelith_io::rename(from, &path).await?;
-        self.sync().await?;
+        self.dir.sync().await?;
         let file = OpenOptions::new().write().dsync().open(&path).await?;
         Ok(Prepared {
             id,
@@ -91,9 +102,23 @@ impl Directory {
         })
     }
 
+    /// Removes what failed preparations left. The sync that the next segment needs makes it durable, so
+    /// no such name stands between segments in use.
+    async fn remove_abandoned(&self) -> Result<()> {
+        loop {
+            let Some(path) = self.abandoned.borrow().last().cloned() else {
+                return Ok(());
+            };
+            remove_if_there(&path).await?;
+            self.abandoned.borrow_mut().pop();
+        }
+    }
+
+    /// Removes a file; it may be gone already, though not durably.
     pub(super) async fn remove(&self, path: &Path) -> Result<()> {
-        corelith_io::remove_file(path).await?;
-        self.sync().await
+        self.remove_abandoned().await?;
+        remove_if_there(path).await?;
+        self.dir.sync().await
     }
 
     /// Sorts out the files that a recovery found free, and returns the first segment to use and at
@@ -105,10 +130,10 @@ impl Directory {
     ) -> Result<(Prepared, Option<Prepared>)> {
         let mut prepared = VecDeque::new();
         for file in free {
-            if file.len == options.segment_bytes && prepared.len() < 2 {
-                prepared.push_back(self.reuse(&file.path, file.len).await?);
-            } else {
-                self.remove(&file.path).await?;
+            let is_fitting = file.len == options.segment_bytes && prepared.len() < 2;
+            match self.reuse_if(is_fitting, &file.path, file.len).await? {
+                Some(spare) => prepared.push_back(spare),
+                None => self.remove(&file.path).await?,
             }
         }
         let first = match prepared.pop_front() {
@@ -116,6 +141,17 @@ impl Directory {
             None => self.create_first(options).await?,
         };
         Ok((first, prepared.pop_front()))
+    }
+
+    /// Takes the file as a segment to come; `None` if it is not fit for that or the device is full.
+    async fn reuse_if(&self, is_fitting: bool, path: &Path, len: u64) -> Result<Option<Prepared>> {
+        if !is_fitting {
+            return Ok(None);
+        }
+        match self.reuse(path, len).await {
+            Err(error) if error.is_no_space() => Ok(None),
+            reused => reused.map(Some),
+        }
     }
 
     /// On a full device a node must still start, so that what makes room can be done: a short
@@ -221,27 +257,49 @@ fn next_step(shared: &Shared) -> Step {
 }
 
 async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
-    let segment = released.segment;
+    let segment = &released.segment;
     let (wants_spare, segment_bytes) = {
         let pipeline = shared.pipeline.borrow();
         (pipeline.wants_spare(), pipeline.options().segment_bytes)
     };
     // Somebody may still be reading from it; a removed file stays readable, one written anew not.
     let is_read = Rc::strong_count(&segment.file) > 1;
-    if wants_spare && !is_read && segment.file_len == segment_bytes {
-        let prepared = shared.directory.reuse(&segment.path, segment_bytes).await?;
-        shared.add_prepared(prepared);
-        shared.disk_full.set(false);
-        Ok(())
-    } else {
-        shared.directory.remove(&segment.path).await
+    let is_fitting = wants_spare && !is_read && segment.file_len == segment_bytes;
+    let files = &shared.files;
+    let freed = async {
+        let reused = files.reuse_if(is_fitting, &segment.path, segment_bytes);
+        match reused.await? {
+            Some(prepared) => Ok(Some(prepared)),
+            None => files.remove(&segment.path).await.map(|()| None),
+        }
+    };
+    match freed.await {
+        Ok(Some(prepared)) => {
+            shared.add_prepared(prepared);
+            shared.disk_full.set(false);
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(error) if error.is_no_space() => {
+            tracing::warn!(%error, "no room to free a segment of the log");
+            shared.pipeline.borrow_mut().put_back_released(released);
+            pause(shared).await;
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// Waits before a full device is asked again; a purge or a starving writer may end it early.
+async fn pause(shared: &Shared) {
+    let woken = shared.wake_keeper.notified();
+    let _ = corelith_io::timeout(FULL_RETRY, woken).await;
 }
 
 async fn prepare(shared: &Rc<Shared>) -> Result<()> {
     let len = shared.pipeline.borrow().options().segment_bytes;
     let is_behind = |done| shared.pipeline.borrow().is_behind(done);
-    let prepared = match shared.directory.create(len, is_behind).await {
+    let prepared = match shared.files.create(len, is_behind).await {
         Err(error) if error.is_no_space() => {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the log");
@@ -264,9 +322,7 @@ async fn prepare(shared: &Rc<Shared>) -> Result<()> {
             if shared.pipeline.borrow().is_closed() {
                 return Err(Error::Closed);
             }
-            // A purge may free one earlier.
-            let freed = shared.wake_keeper.notified();
-            let _ = corelith_io::timeout(FULL_RETRY, freed).await;
+            pause(shared).await;
             Ok(())
         }
     }
@@ -276,7 +332,7 @@ async fn prepare(shared: &Rc<Shared>) -> Result<()> {
 async fn create_short(shared: &Shared) -> Result<Option<Prepared>> {
     let len = shared.pipeline.borrow().short_segment_bytes();
     let Some(len) = len else { return Ok(None) };
-    match shared.directory.create(len, |_| true).await {
+    match shared.files.create(len, |_| true).await {
         Err(error) if error.is_no_space() => Ok(None),
         result => result.map(Some),
     }

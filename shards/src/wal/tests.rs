@@ -1,7 +1,8 @@
 //! Tests of the log without a value log; with one, it is tested in `log/tests`.
 
-mod damage;
+pub(crate) mod damage;
 mod golden;
+mod race;
 
 use super::{Entry, Vote, WalOptions};
 use crate::error::Result;

@@ -1,7 +1,8 @@
 //! The state of a node: what its cores say of their shards, put together.
 
 use crate::node::cluster::placement::Placement;
-use crate::node::local::LocalGroups;
+use crate::node::limits;
+use crate::node::local::{DownShard, LocalGroups};
 use crate::node::mesh::Mesh;
 use corelith_consensus::{Group, Role};
 use corelith_io::Instant;
@@ -37,7 +38,7 @@ impl NodeStatus {
 
     /// The state of the whole node's shards. Those of a core that does not answer in time are left out.
     pub(crate) async fn status(&self) -> Answer {
-        let mut shards = self.ask_shards(shard_status).await;
+        let mut shards = self.ask_shards(shard_status, down_status).await;
         shards.sort_by_key(|status| status.shard);
         let me = self.placement.member(self.placement.me);
         Answer::Status(StatusReply {
@@ -53,7 +54,7 @@ impl NodeStatus {
 
     /// The state of the whole node's storage, as [`NodeStatus::status`].
     pub(crate) async fn storage(&self) -> Answer {
-        let mut shards = self.ask_shards(shard_storage).await;
+        let mut shards = self.ask_shards(shard_storage, down_storage).await;
         shards.sort_by_key(|storage| storage.shard);
         let mut listed = DAMAGES_LISTED_MAX;
         for shard in &mut shards {
@@ -66,10 +67,31 @@ impl NodeStatus {
         })
     }
 
-    /// What `tell` says of each shard of the node.
-    async fn ask_shards<T: Send + 'static>(&self, tell: fn(u16, &Group) -> T) -> Vec<T> {
+    /// Longest answer to a question for the status.
+    pub(crate) fn status_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES + self.shards_max() * limits::STATUS_SHARD_BYTES
+    }
+
+    /// Longest answer to a question for the storage.
+    pub(crate) fn storage_bytes_max(&self) -> usize {
+        limits::STATUS_BYTES
+            + self.shards_max() * limits::STORAGE_SHARD_BYTES
+            + DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX
+    }
+
+    fn shards_max(&self) -> usize {
+        self.placement.shards as usize
+    }
+
+    /// What `tell` says of each shard of the node, or `tell_down` if it is down.
+    async fn ask_shards<T: Send + 'static>(
+        &self,
+        tell: fn(u16, &Group) -> T,
+        tell_down: fn(&DownShard) -> T,
+    ) -> Vec<T> {
         let of_core = move |core: u16, groups: &LocalGroups| -> Vec<T> {
-            groups.iter().map(|group| tell(core, group)).collect()
+            let running = groups.iter().map(|group| tell(core, group));
+            running.chain(groups.down().iter().map(tell_down)).collect()
         };
         let answers = self.mesh.ask_all(&self.groups, of_core).await;
         answers.into_iter().flatten().collect()
@@ -113,6 +135,31 @@ fn shard_storage(core: u16, group: &Group) -> ShardStorage {
         },
         damaged: report.damages.len() as u64,
         damages: damages.collect(),
+    }
+}
+
+/// What is known of a shard that cannot be opened: why.
+fn down_storage(down: &DownShard) -> ShardStorage {
+    ShardStorage {
+        shard: down.shard.0,
+        core: down.core,
+        damaged: 1,
+        damages: vec![DamagedPlace {
+            file: shortened(down.file.clone()),
+            offset: down.offset,
+            what: shortened(down.what.clone()),
+            keys: String::new(),
+        }],
+        ..ShardStorage::default()
+    }
+}
+
+fn down_status(down: &DownShard) -> ShardStatus {
+    ShardStatus {
+        shard: down.shard.0,
+        core: down.core,
+        role: ShardRole::Down,
+        ..ShardStatus::default()
     }
 }
 

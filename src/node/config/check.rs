@@ -1,9 +1,14 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
-use super::{ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig};
+use super::{
+    ClientsConfig, ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig,
+};
 use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
+
+/// With fewer one delayed packet would start an election.
+const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
 
 /// (key, what is wrong and what is allowed)
 type Problem = (String, String);
@@ -176,7 +181,7 @@ pub(super) fn listen(text: &str, entry: &NodeEntry) -> Result<Listen, Problem> {
     let Some((host, port)) = parsed else {
         return problem(
             key,
-            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\""),
+            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
         );
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -209,6 +214,34 @@ pub(super) fn pin(pin: &[usize], cores: u16) -> Result<(), Problem> {
         ),
         None => Ok(()),
     }
+}
+
+/// Checks that the CPUs exist; `online` lists those that do, as the kernel writes it: `0-3,8`.
+pub(super) fn cpus(pin: &[usize], online: &str) -> Result<(), Problem> {
+    match pin
+        .iter()
+        .find(|cpu| lists_cpu(online, **cpu) == Some(false))
+    {
+        Some(cpu) => problem(
+            "node.pin",
+            format!(
+                "CPU {cpu} does not exist: this machine has {}",
+                online.trim()
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Whether a list of the kernel has the CPU; `None` if the list cannot be read.
+pub(super) fn lists_cpu(list: &str, cpu: usize) -> Option<bool> {
+    let mut found = false;
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = first.parse::<usize>().ok()?..=last.parse().ok()?;
+        found |= range.contains(&cpu);
+    }
+    Some(found)
 }
 
 pub(super) fn data_dir(dir: &Path) -> Result<(), Problem> {
@@ -308,18 +341,56 @@ fn zero_or_within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Probl
     )
 }
 
-pub(super) fn raft(raft: &RaftConfig) -> Result<(), Problem> {
+/// Checks the timing. Whoever gives the heartbeat alone has not set the election time that it does not
+/// fit: the heartbeat is to blame then.
+pub(super) fn raft(raft: &RaftConfig, is_election_given: bool) -> Result<(), Problem> {
     within(
         "raft.heartbeat_ms",
         raft.heartbeat_ms,
         limits::HEARTBEAT_MS_MIN,
         limits::HEARTBEAT_MS_MAX,
     )?;
-    // Fewer than five heartbeats would let one delayed packet start an election.
-    within(
+    let longest = raft.election_ms / HEARTBEATS_PER_ELECTION_MIN;
+    if !is_election_given && raft.heartbeat_ms > longest {
+        return problem(
+            "raft.heartbeat_ms",
+            format!(
+                "{} is not allowed: {} to {longest}, a fifth of raft.election_ms, which is {} if it is not \
+                 given",
+                raft.heartbeat_ms,
+                limits::HEARTBEAT_MS_MIN,
+                raft.election_ms
+            ),
+        );
+    }
+    let shortest = raft.heartbeat_ms * HEARTBEATS_PER_ELECTION_MIN;
+    if (shortest..=limits::ELECTION_MS_MAX).contains(&raft.election_ms) {
+        return Ok(());
+    }
+    problem(
         "raft.election_ms",
-        raft.election_ms,
-        raft.heartbeat_ms * 5,
-        limits::ELECTION_MS_MAX,
+        format!(
+            "{} is not allowed: {shortest} to {}, at least five times raft.heartbeat_ms",
+            raft.election_ms,
+            limits::ELECTION_MS_MAX
+        ),
+    )
+}
+
+pub(super) fn clients(clients: &ClientsConfig) -> Result<(), Problem> {
+    within(
+        "clients.memory_bytes",
+        clients.memory_bytes,
+        limits::CLIENT_MEMORY_BYTES_MIN,
+        limits::CLIENT_MEMORY_BYTES_MAX,
+    )?;
+    if clients.idle_seconds == 0 {
+        return Ok(());
+    }
+    within(
+        "clients.idle_seconds",
+        clients.idle_seconds,
+        limits::IDLE_MIN.as_secs(),
+        limits::IDLE_SECONDS_MAX,
     )
 }

@@ -93,7 +93,7 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "0.0.0.0:7411",
             "7411",
-            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"0.0.0.0:7411\"",
+            "c.toml: node.listen: \"7411\" is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\"",
         ),
         (
             "0.0.0.0:7411",
@@ -183,13 +183,55 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "election_ms = 1000",
             "election_ms = 300",
-            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000",
+            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000, at least five times raft.heartbeat_ms",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 200",
+            "c.toml: raft.heartbeat_ms: 200 is not allowed: 10 to 150, a fifth of raft.election_ms, which is 750 if it is not given",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "heartbeat_ms = 20000",
+            "c.toml: raft.heartbeat_ms: 20000 is not allowed: 10 to 10000",
+        ),
+        (
+            "heartbeat_ms = 200\nelection_ms = 1000",
+            "election_ms = 700",
+            "c.toml: raft.election_ms: 700 is not allowed: 750 to 60000, at least five times raft.heartbeat_ms",
         ),
     ];
     for (replace, by, expected) in table {
         assert!(GOOD.contains(replace), "{replace}");
         let error = parse(&GOOD.replacen(replace, by, 1)).unwrap_err();
         assert_eq!(error.to_string(), *expected);
+    }
+}
+
+#[test]
+fn a_cpu_that_does_not_exist_is_a_wrong_configuration() {
+    let online = "0-3\n";
+    assert_eq!(super::check::cpus(&[3, 0], online), Ok(()));
+    let (key, problem) = super::check::cpus(&[0, 99], online).unwrap_err();
+    assert_eq!(key, "node.pin");
+    assert_eq!(problem, "CPU 99 does not exist: this machine has 0-3");
+    // A kernel that does not tell refuses nothing here.
+    assert_eq!(super::check::cpus(&[99], ""), Ok(()));
+}
+
+#[test]
+fn lists_of_cpus_are_read_as_the_kernel_writes_them() {
+    let has = |online: &str, cpu| super::check::lists_cpu(online, cpu);
+    for (online, cpu, expected) in [
+        ("0\n", 0, Some(true)),
+        ("0-3\n", 3, Some(true)),
+        ("0-3", 4, Some(false)),
+        ("0-1,4,6-7", 4, Some(true)),
+        ("0-1,4,6-7", 5, Some(false)),
+        ("", 0, None),
+        ("?", 0, None),
+    ] {
+        assert_eq!(has(online, cpu), expected, "{online} {cpu}");
     }
 }
 
@@ -210,7 +252,7 @@ fn syntax_problems_name_line_and_key() {
         (
             "[raft]",
             "[draft]",
-            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`, `clients`",
         ),
         ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
         (
@@ -249,6 +291,11 @@ fn the_sample_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
     let config = NodeConfig::load(path.as_ref()).unwrap();
     assert_eq!(config.cluster.nodes.len(), 3);
+    let hosts = config.cluster.nodes.iter().map(|node| &node.host);
+    for host in hosts.chain([&config.listen.host]) {
+        let address: std::net::Ipv4Addr = host.parse().unwrap();
+        assert!(address.is_private(), "{host}: nobody is authenticated");
+    }
     assert_eq!(
         config.storage,
         crate::node::config::StorageConfig::default()

@@ -1,12 +1,18 @@
 //! Who a data directory belongs to: the file `node` in it.
 //!
-//! Written once, when the directory is first used, and compared with the configuration at every
-//! later start. A directory that holds anything else but no `node` file is refused: a node that
-//! forgot its log would vote twice.
+//! Written when the directory is first used, and compared with the configuration at every later start. A
+//! directory that holds anything else but no `node` file is refused: a node that forgot its log would
+//! vote twice. For the same reason it lists the shards that the store holds: one that is listed and not
+//! there is damage, and is never created anew.
+//!
+//! Invariants:
+//! * A shard is listed after everything of its creation is durable, and before its replica votes or
+//!   takes an entry. So a crash in between leaves a shard that was never used, which is listed then.
+//! * The file is replaced as a whole.
 //!
 //! ```text
 //! 0   8   magic "CLNODE\0\0"
-//! 8   4   format version, 1
+//! 8   4   format version, 2
 //! 12  4   shards
 //! 16  4   replicas
 //! 20  2   cores of this node
@@ -15,15 +21,19 @@
 //! 32  8   cluster id
 //! 40  8   store id, drawn at random: every file of the node carries it
 //! 48  8N  ids of all nodes, ascending
+//! ..  B   the shards that the store holds, a bit each: shard s is bit s % 8 of byte s / 8; B is
+//!         shards / 8, rounded up
 //! ..      zeros
 //! 4092 4  crc32c of the bytes before
 //! ```
-//! All numbers are little-endian.
+//! All numbers are little-endian. Version 1 does not say which shards there are: those that are found at
+//! the first start are listed.
 
 use crate::node::cluster::placement::Placement;
 use crate::node::limits;
-use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
+use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions, Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
@@ -31,11 +41,12 @@ pub const FILE_NAME: &str = "node";
 const NEW_FILE_NAME: &str = "node.new";
 pub(crate) const SHARDS_DIR: &str = "shards";
 pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const NODES_AT: usize = 48;
 const CRC_AT: usize = BLOCK_SIZE - 4;
 
-const _: () = assert!(NODES_AT + 8 * limits::NODES_MAX <= CRC_AT);
+const _: () =
+    assert!(NODES_AT + 8 * limits::NODES_MAX + (limits::SHARDS_MAX as usize).div_ceil(8) <= CRC_AT);
 
 /// Why a data directory cannot be used by this node.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +98,10 @@ pub enum IdentityError {
         what: &'static str,
     },
     /// Written by a newer program.
-    #[error("{file} has format version {version}; this program knows version 1: use a newer one")]
+    #[error(
+        "{file} has format version {version}; this program knows versions up to {FORMAT_VERSION}: use a \
+         newer one"
+    )]
     Newer {
         /// The file.
         file: String,
@@ -116,6 +130,8 @@ pub struct Identity {
     pub store_id: u64,
     /// All nodes, ascending.
     pub nodes: Vec<NodeId>,
+    /// The shards that the store holds.
+    pub held: BTreeSet<ShardId>,
 }
 
 /// An opened data directory, locked against other processes until dropped.
@@ -131,6 +147,15 @@ pub fn shard_dir(data_dir: &Path, shard: ShardId) -> PathBuf {
 }
 
 impl DataDir {
+    /// What keeps the list of its shards from now on. It writes to the directory: it must be gone before
+    /// this is.
+    pub fn held_shards(&self, dir: &Path) -> HeldShards {
+        HeldShards {
+            dir: dir.to_owned(),
+            identity: self.identity.clone(),
+        }
+    }
+
     /// Locks `dir`, creating it if needed, and checks that it belongs to this node of `placement`.
     /// Must run on a core.
     ///
@@ -157,6 +182,7 @@ impl DataDir {
             cluster_id: placement.cluster_id,
             store_id,
             nodes: placement.members().iter().map(|m| m.id).collect(),
+            held: BTreeSet::new(),
         };
         let identity = match read(dir).await? {
             Some(stored) => {
@@ -178,7 +204,48 @@ impl DataDir {
     }
 }
 
-async fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+/// Keeps the list of shards in the `node` file of a directory that is open. Belongs to the first core.
+pub struct HeldShards {
+    dir: PathBuf,
+    identity: Identity,
+}
+
+/// Shards to be listed, and where to tell that they are.
+pub(crate) struct Listing {
+    pub(crate) shards: Vec<ShardId>,
+    pub(crate) told: Sender<Result<(), IdentityError>>,
+}
+
+impl HeldShards {
+    /// Lists what the cores of the node ask for, until all of them have ended.
+    pub(crate) async fn keep(mut self, asked: Receiver<Listing>) {
+        while let Ok(Listing { shards, told }) = asked.recv().await {
+            let listed = self.add(&shards).await;
+            // A core that has failed does not wait for it.
+            let _ = told.try_send(listed);
+        }
+    }
+
+    /// Lists shards that were created, durably.
+    ///
+    /// # Errors
+    /// The file could not be written: none of them may be used.
+    async fn add(&mut self, shards: &[ShardId]) -> Result<(), IdentityError> {
+        let mut identity = self.identity.clone();
+        identity.held.extend(shards);
+        if identity != self.identity {
+            write(&self.dir, &identity).await?;
+            self.identity = identity;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the identity of the data directory `dir`, if it has one.
+///
+/// # Errors
+/// `Corrupt`, `Newer` or `Io`.
+pub async fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
     let path = dir.join(FILE_NAME);
     let file = match File::open(&path).await {
         Ok(file) => file,
@@ -280,15 +347,30 @@ fn encode(identity: &Identity) -> Vec<u8> {
     bytes.extend_from_slice(&identity.shards.to_le_bytes());
     bytes.extend_from_slice(&identity.replicas.to_le_bytes());
     bytes.extend_from_slice(&identity.cores.to_le_bytes());
-    let count = u16::try_from(identity.nodes.len()).unwrap_or(u16::MAX);
-    bytes.extend_from_slice(&count.to_le_bytes());
+    assert!(
+        identity.nodes.len() <= limits::NODES_MAX,
+        "the configuration bounds the nodes"
+    );
+    bytes.extend_from_slice(&(identity.nodes.len() as u16).to_le_bytes());
     bytes.extend_from_slice(&identity.node.0.to_le_bytes());
     bytes.extend_from_slice(&identity.cluster_id.to_le_bytes());
     bytes.extend_from_slice(&identity.store_id.to_le_bytes());
     for node in &identity.nodes {
         bytes.extend_from_slice(&node.0.to_le_bytes());
     }
-    assert!(bytes.len() <= CRC_AT, "the configuration bounds the nodes");
+    assert!(
+        identity.shards <= limits::SHARDS_MAX,
+        "the configuration bounds the shards"
+    );
+    let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
+    for shard in &identity.held {
+        assert!(shard.0 < identity.shards, "{shard} is none of the cluster");
+        if let Some(byte) = held.get_mut(shard.0 as usize / 8) {
+            *byte |= 1 << (shard.0 % 8);
+        }
+    }
+    bytes.append(&mut held);
+    assert!(bytes.len() <= CRC_AT, "everything has its place");
     bytes.resize(CRC_AT, 0);
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -334,6 +416,18 @@ pub fn decode(file: &str, block: &[u8]) -> Result<Identity, IdentityError> {
     let nodes = (0..count)
         .map(|_| NodeId(u64::from_le_bytes(fields.take())))
         .collect();
+    if shards > limits::SHARDS_MAX {
+        return Err(corrupt("it has too many shards"));
+    }
+    // Zeros in version 1.
+    let bits: Vec<u8> = (0..shards.div_ceil(8))
+        .map(|_| u8::from_le_bytes(fields.take()))
+        .collect();
+    let is_held = |shard: &u32| {
+        let byte = bits.get(*shard as usize / 8);
+        byte.is_some_and(|byte| byte >> (shard % 8) & 1 == 1)
+    };
+    let held = (0..shards).filter(is_held).map(ShardId).collect();
     Ok(Identity {
         shards,
         replicas,
@@ -342,6 +436,7 @@ pub fn decode(file: &str, block: &[u8]) -> Result<Identity, IdentityError> {
         cluster_id,
         store_id,
         nodes,
+        held,
     })
 }
 
@@ -362,8 +457,8 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Identity, IdentityError, check_same, decode, encode};
-    use corelith_shards::NodeId;
+    use super::{CRC_AT, Identity, IdentityError, check_same, decode, encode};
+    use corelith_shards::{NodeId, ShardId};
 
     fn identity() -> Identity {
         Identity {
@@ -374,6 +469,7 @@ mod tests {
             cluster_id: 0xabcd,
             store_id: 77,
             nodes: vec![NodeId(1), NodeId(2), NodeId(5)],
+            held: [0, 3, 7].map(ShardId).into(),
         }
     }
 
@@ -399,12 +495,32 @@ mod tests {
     #[test]
     fn a_newer_format_is_named() {
         let mut newer = encode(&identity());
-        newer[8] = 2;
+        newer[8] = 3;
         let error = decode("/d/node", &newer).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "/d/node has format version 2; this program knows version 1: use a newer one"
+            "/d/node has format version 3; this program knows versions up to 2: use a newer one"
         );
+    }
+
+    /// The bytes of a file of version 1, as they were written: it lists no shards.
+    #[test]
+    fn version_1_lists_no_shards() {
+        let mut bytes = b"CLNODE\0\0".to_vec();
+        for number in [1_u32, 8, 3] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&[2, 0, 3, 0]);
+        for number in [2_u64, 0xabcd, 77, 1, 2, 5] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.resize(CRC_AT, 0);
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        let expected = Identity {
+            held: [].into(),
+            ..identity()
+        };
+        assert_eq!(decode("f", &bytes).unwrap(), expected);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub async fn inspect(path: &Path) -> Result<String, InspectError> {
 fn describe(identity: &Identity) -> String {
     let mut text = String::new();
     let nodes: Vec<String> = identity.nodes.iter().map(ToString::to_string).collect();
+    let held: Vec<String> = identity.held.iter().map(ToString::to_string).collect();
     let lines = [
         ("kind", "identity of a data directory".to_owned()),
         ("node", identity.node.to_string()),
@@ -50,6 +51,7 @@ fn describe(identity: &Identity) -> String {
         ("shards", identity.shards.to_string()),
         ("replicas", identity.replicas.to_string()),
         ("nodes", nodes.join(" ")),
+        ("holds shards", held.join(" ")),
     ];
     for (what, content) in lines {
         // Writing to a string does not fail.

@@ -1,12 +1,14 @@
 //! Data directories without a node: finding the shards in them, and looking at each. Nothing is
 //! changed. Must run on a core.
 
-use crate::node::data_dir::identity::{self, IdentityError};
+use crate::node::data_dir::identity::{self, Identity, IdentityError};
 use bytes::Bytes;
-use corelith_io::{BLOCK_SIZE, DirLock, ErrorKind, File};
+use corelith_io::{DirLock, ErrorKind};
 use corelith_shards::check::{Problem, Summary, check_shard};
 use corelith_shards::filename::FileName;
 use corelith_shards::gc_plan::{ShardPlan, plan_shard};
+use corelith_shards::ids::Owner;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Why a directory cannot be looked at.
@@ -35,10 +37,18 @@ pub enum OfflineError {
     Io(#[from] corelith_io::Error),
 }
 
+/// A shard under a directory.
+pub struct ShardAt {
+    /// Its directory, which may be missing.
+    pub dir: PathBuf,
+    /// Whose it must be, if the store's identity says that it holds it.
+    pub known: Option<Owner>,
+}
+
 /// The data under a directory.
 pub struct Data {
-    /// The directories of its shards, in order.
-    pub shards: Vec<PathBuf>,
+    /// Its shards, in order.
+    pub shards: Vec<ShardAt>,
     /// What is wrong beside the shards.
     pub problems: Vec<Problem>,
     /// No node starts while this is held.
@@ -64,7 +74,10 @@ pub async fn open(dir: &Path, lock: bool) -> Result<Data, OfflineError> {
         !entry.is_dir && name.is_some_and(|name| name != FileName::Lock)
     });
     if is_shard {
-        data.shards.push(dir.to_owned());
+        data.shards.push(ShardAt {
+            dir: dir.to_owned(),
+            known: None,
+        });
         return Ok(data);
     }
     // A directory of `corelith dev`.
@@ -86,17 +99,26 @@ async fn add_node(dir: &Path, lock: bool, data: &mut Data) -> Result<bool, Offli
     if !has(identity::SHARDS_DIR) {
         return Ok(false);
     }
-    if lock && has(&FileName::Lock.to_string()) {
-        let locked = corelith_io::lock_dir(dir).await;
+    if lock {
+        let locked = corelith_io::lock_dir_as_it_is(dir).await;
         data._locks
-            .push(locked.map_err(|error| in_use(dir, error))?);
+            .extend(locked.map_err(|error| in_use(dir, error))?);
     }
-    data.problems.extend(check_identity(dir).await?);
+    let known = match read_identity(dir).await? {
+        Ok(identity) => shards_of(dir, &identity),
+        Err(problem) => {
+            data.problems.push(problem);
+            BTreeMap::new()
+        }
+    };
     let shards = dir.join(identity::SHARDS_DIR);
     let found = corelith_io::list_dir(&shards).await?;
     let found = found.into_iter().filter(|entry| entry.is_dir);
+    let mut all: BTreeMap<PathBuf, Option<Owner>> =
+        found.map(|entry| (shards.join(entry.name), None)).collect();
+    all.extend(known.into_iter().map(|(dir, owner)| (dir, Some(owner))));
     data.shards
-        .extend(found.map(|entry| shards.join(entry.name)));
+        .extend(all.into_iter().map(|(dir, known)| ShardAt { dir, known }));
     Ok(true)
 }
 
@@ -109,22 +131,29 @@ fn in_use(dir: &Path, error: corelith_io::Error) -> OfflineError {
     }
 }
 
-async fn check_identity(dir: &Path) -> Result<Option<Problem>, OfflineError> {
-    let path = dir.join(identity::FILE_NAME);
-    let what = match File::open(&path).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => "the file is missing".to_owned(),
-        Err(error) => return Err(error.into()),
-        Ok(file) => {
-            let block = file.read_at(0, BLOCK_SIZE).await?;
-            match identity::decode(&path.display().to_string(), &block) {
-                Ok(_) => return Ok(None),
-                Err(IdentityError::Corrupt { what, .. }) => what.to_owned(),
-                Err(error) => error.to_string(),
-            }
-        }
+/// The directories of the shards that a store holds, and whose they must be.
+fn shards_of(dir: &Path, identity: &Identity) -> BTreeMap<PathBuf, Owner> {
+    let held = identity.held.iter().map(|shard| {
+        let owner = Owner {
+            store_id: identity.store_id,
+            shard: *shard,
+        };
+        (identity::shard_dir(dir, *shard), owner)
+    });
+    held.collect()
+}
+
+/// The identity of a data directory, or what is wrong with it.
+async fn read_identity(dir: &Path) -> Result<Result<Identity, Problem>, OfflineError> {
+    let what = match identity::read(dir).await {
+        Ok(Some(identity)) => return Ok(Ok(identity)),
+        Ok(None) => "the file is missing".to_owned(),
+        Err(IdentityError::Io(error)) => return Err(error.into()),
+        Err(IdentityError::Corrupt { what, .. }) => what.to_owned(),
+        Err(error) => error.to_string(),
     };
-    Ok(Some(Problem {
-        file: path.display().to_string(),
+    Ok(Err(Problem {
+        file: dir.join(identity::FILE_NAME).display().to_string(),
         offset: 0,
         what,
         first_key: Bytes::new(),
@@ -136,13 +165,16 @@ async fn check_identity(dir: &Path) -> Result<Option<Problem>, OfflineError> {
 ///
 /// # Errors
 /// See [`OfflineError`].
-pub async fn check(shard: &Path, on_problem: impl FnMut(Problem)) -> Result<Summary, OfflineError> {
-    check_shard(shard, on_problem)
+pub async fn check(
+    shard: &ShardAt,
+    on_problem: impl FnMut(Problem),
+) -> Result<Summary, OfflineError> {
+    check_shard(&shard.dir, shard.known, on_problem)
         .await
         .map_err(|error| match error {
             corelith_shards::Error::Io(io) if io.kind() == ErrorKind::Locked => {
                 OfflineError::InUse {
-                    dir: shard.display().to_string(),
+                    dir: shard.dir.display().to_string(),
                 }
             }
             error => error.into(),

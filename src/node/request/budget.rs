@@ -1,43 +1,242 @@
-//! The memory budget of a core for requests and answers.
+//! The memory that the clients of a core may take, in shares, so that one kind of them cannot starve the
+//! others.
+//!
+//! ```text
+//! socket -> frames --> requests -> small or large answers -> socket
+//!        -> uploads ----------/
+//! ```
+//! Invariants:
+//! * Whatever is held for clients has a permit of its share, taken before the memory is: a frame by the length
+//!   in its header, an answer by the length that the index knows.
+//! * Who holds permits of one share waits only for a later one in the order above, and who holds answers waits
+//!   for a socket alone, which has a deadline. So nobody waits in a circle.
+//! * Shares are handed out first come, first served.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use crate::node::limits;
+use corelith_io::sync::semaphore::{Permit, Semaphore};
 
-/// Bytes of requests and answers held by one core; clones share it. It counts, it does not wait: a
-/// full budget is answered with `Throttled`.
+/// The budget of a core; clones share it. Belongs to one core.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
-    shared: Rc<Shared>,
+    /// Bytes that were received and are not dispatched, of frames up to `FRAME_BYTES_SMALL`.
+    pub(super) frames: Semaphore,
+    /// Longer frames, from their header until they are answered.
+    pub(super) uploads: Semaphore,
+    /// Requests from their dispatch until they are answered, and short answers until they are written.
+    pub(super) requests: Semaphore,
+    small_answers: Semaphore,
+    large_answers: Semaphore,
+    connections_max: usize,
 }
 
-#[derive(Debug)]
-struct Shared {
-    limit: usize,
-    used: Cell<usize>,
+#[cfg(test)]
+thread_local! {
+    /// The budgets of this thread's tests: all cores of a simulation are on one thread.
+    pub(crate) static MADE: std::cell::RefCell<Vec<Budget>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        let used = Cell::new(0);
-        Self {
-            shared: Rc::new(Shared { limit, used }),
+    /// Divides `bytes`: a quarter each for connections, uploads and long answers, an eighth for requests, a
+    /// sixteenth each for short frames and short answers.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let connections = bytes / 4 / limits::CONNECTION_BYTES;
+        let budget = Self {
+            frames: Semaphore::new(bytes / 16),
+            uploads: Semaphore::new(bytes / 4),
+            requests: Semaphore::new(bytes / 8),
+            small_answers: Semaphore::new(bytes / 16),
+            large_answers: Semaphore::new(bytes / 4),
+            connections_max: connections.min(limits::CONNECTIONS_PER_CORE_MAX),
+        };
+        #[cfg(test)]
+        MADE.with_borrow_mut(|made| made.push(budget.clone()));
+        budget
+    }
+
+    /// Clients that may be connected.
+    pub(crate) fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// Bytes of answers that one connection may have on their way.
+    pub(super) fn credit(&self) -> usize {
+        limits::CREDIT_PER_CONNECTION_BYTES.min(self.large_answers.capacity())
+    }
+
+    /// The share of an answer of `len` bytes.
+    pub(super) fn answers(&self, len: usize) -> &Semaphore {
+        if len <= limits::ANSWER_BYTES_SMALL {
+            &self.small_answers
+        } else {
+            &self.large_answers
         }
     }
 
-    /// Whether `len` more bytes fit.
-    pub(crate) fn has_room(&self, len: usize) -> bool {
-        self.shared.used.get().saturating_add(len) <= self.shared.limit
+    /// Whether somebody waits for what connections hold that do not take their answers.
+    pub(super) fn waits_for_readers(&self) -> bool {
+        self.requests.is_contended()
+            || self.small_answers.is_contended()
+            || self.large_answers.is_contended()
     }
 
-    /// Counts bytes that are held now. An answer that is ready is held whether it fits or not.
-    pub(crate) fn add(&self, len: usize) {
-        self.shared.used.set(self.shared.used.get() + len);
+    /// Whether somebody waits for what connections hold that do not complete their frames.
+    pub(super) fn waits_for_senders(&self) -> bool {
+        self.frames.is_contended() || self.uploads.is_contended()
     }
 
-    /// Counts bytes that are held no more.
-    pub(crate) fn sub(&self, len: usize) {
-        let used = self.shared.used.get();
-        assert!(used >= len, "more bytes were given back than were taken");
-        self.shared.used.set(used - len);
+    /// Bytes in use, connections aside.
+    pub(crate) fn used(&self) -> usize {
+        let shares = [
+            &self.frames,
+            &self.uploads,
+            &self.requests,
+            &self.small_answers,
+            &self.large_answers,
+        ];
+        let used = shares.map(|share| share.capacity() - share.available());
+        used.iter().sum()
+    }
+}
+
+/// The right to put an answer of some length into memory: counted against its connection's credit and the
+/// core's share.
+#[derive(Debug)]
+pub(super) struct Grant {
+    credit: Permit,
+    share: Permit,
+}
+
+impl Grant {
+    /// Takes it at once, or not at all.
+    pub(super) fn now(credit: &Semaphore, budget: &Budget, len: usize) -> Option<Self> {
+        let credit = credit.try_acquire(len)?;
+        let share = budget.answers(len).try_acquire(len)?;
+        Some(Self { credit, share })
+    }
+
+    /// Waits for it: first for the connection's credit, so that a connection that asks for much has few places
+    /// among those that wait for the share.
+    pub(super) async fn wait(credit: &Semaphore, budget: &Budget, len: usize) -> Self {
+        let credit = credit.acquire(len).await;
+        let share = budget.answers(len).acquire(len).await;
+        Self { credit, share }
+    }
+}
+
+/// What a request holds until it is answered.
+#[derive(Debug)]
+pub(super) struct Claim {
+    /// Of the share of requests or uploads.
+    pub(super) request: Permit,
+    pub(super) grant: Option<Grant>,
+    /// Length of the answer that may be sent.
+    pub(super) covered: usize,
+}
+
+impl Claim {
+    pub(super) fn new(request: Permit) -> Self {
+        Self {
+            request,
+            grant: None,
+            covered: limits::ANSWER_BYTES_COVERED,
+        }
+    }
+
+    /// Gives back the right to a longer answer than every request has.
+    pub(super) fn uncover(&mut self) {
+        self.grant = None;
+        self.covered = limits::ANSWER_BYTES_COVERED;
+    }
+
+    /// Adds the right to an answer of `len` bytes.
+    pub(super) fn cover(&mut self, grant: Grant, len: usize) {
+        self.grant = Some(grant);
+        self.covered = len;
+    }
+}
+
+/// What the answers of a connection hold until they are written.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    permits: Vec<Permit>,
+}
+
+impl Held {
+    /// Keeps of `claim` what an answer of `len` bytes needs.
+    pub(super) fn keep(&mut self, claim: Claim, len: usize) {
+        match claim.grant {
+            Some(Grant { credit, share }) => {
+                self.merge(credit, len);
+                self.merge(share, len);
+            }
+            None => self.merge(claim.request, len),
+        }
+    }
+
+    fn merge(&mut self, mut permit: Permit, len: usize) {
+        let kept = permit.split(len);
+        match self.permits.iter_mut().find(|held| held.is_of_same(&kept)) {
+            Some(held) => held.merge(kept),
+            None => self.permits.push(kept),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Budget, Claim, Grant, Held};
+    use crate::node::limits;
+    use corelith_io::sync::semaphore::Semaphore;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn shares_add_up_to_the_budget() {
+        for bytes in [64 * MIB, 256 * MIB, 1024 * MIB] {
+            let budget = Budget::new(bytes);
+            let shares = [
+                budget.frames.capacity(),
+                budget.uploads.capacity(),
+                budget.requests.capacity(),
+                budget.small_answers.capacity(),
+                budget.large_answers.capacity(),
+                budget.connections_max() * limits::CONNECTION_BYTES,
+            ];
+            assert!(shares.iter().sum::<usize>() <= bytes, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_holds_what_it_has_until_it_is_written() {
+        let budget = Budget::new(64 * MIB);
+        let credit = Semaphore::new(budget.credit());
+        let request = budget.requests.try_acquire(1000).unwrap();
+        let mut claim = Claim::new(request);
+        let reserved = 9 * MIB;
+        claim.cover(Grant::now(&credit, &budget, reserved).unwrap(), reserved);
+        assert_eq!(budget.used(), 1000 + reserved);
+        assert!(Grant::now(&credit, &budget, reserved).is_none());
+        let mut held = Held::default();
+        held.keep(claim, MIB);
+        assert_eq!(budget.used(), MIB);
+        assert_eq!(credit.available(), budget.credit() - MIB);
+        held.keep(Claim::new(budget.requests.try_acquire(1000).unwrap()), 50);
+        held.keep(Claim::new(budget.requests.try_acquire(1000).unwrap()), 50);
+        assert_eq!(budget.used(), MIB + 100);
+        assert_eq!(held.permits.len(), 3);
+        drop(held);
+        assert_eq!(budget.used(), 0);
+        assert_eq!(credit.available(), budget.credit());
+    }
+
+    #[test]
+    fn long_answers_leave_room_for_short_ones() {
+        let budget = Budget::new(64 * MIB);
+        let all = budget.answers(9 * MIB).try_acquire(usize::MAX).unwrap();
+        let credit = Semaphore::new(budget.credit());
+        assert!(Grant::now(&credit, &budget, MIB).is_none());
+        assert!(Grant::now(&credit, &budget, 10_000).is_some());
+        drop(all);
+        assert!(Grant::now(&credit, &budget, MIB).is_some());
     }
 }

@@ -3,63 +3,116 @@
 //! Invariants:
 //! * Every dispatched request gets exactly one answer, or its connection is closed.
 //! * `in_flight` counts dispatched requests without an answer; while it or the waiting answers are
-//!   at their bound the socket is not read, so a client that sends too much or reads too slowly
-//!   stops itself.
-//! * The core's budget counts the bytes of requests in flight and of waiting answers.
+//!   at their bound, or a request waits for room for its answer, no further one is dispatched and the socket is
+//!   not read: a client that sends too much or reads too slowly stops itself.
+//! * What waits in `answers` holds its share of the core's budget.
+//! * An idle connection holds no buffer.
 
-use super::budget::Budget;
+use super::budget::{Budget, Claim, Grant, Held};
+use super::progress::Progress;
 use crate::node::limits;
-use crate::node::mesh::ConnectionId;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_wire::response::{self, Answer};
 use corelith_wire::{Epoch, Head, Outbox};
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
+
+/// What the connections of one core share. Belongs to that core.
+pub(crate) struct Commons {
+    pub(super) epoch: Epoch,
+    pub(super) budget: Budget,
+    /// Idle answer buffers: a connection has one only while answers wait.
+    outboxes: RefCell<Vec<Outbox>>,
+}
+
+impl Commons {
+    pub(crate) fn new(epoch: Epoch, budget: Budget) -> Rc<Self> {
+        Rc::new(Self {
+            epoch,
+            budget,
+            outboxes: RefCell::default(),
+        })
+    }
+
+    fn outbox(&self) -> Outbox {
+        let idle = self.outboxes.borrow_mut().pop();
+        idle.unwrap_or_else(|| Outbox::with_capacity(limits::ANSWER_BUFFER_BYTES))
+    }
+
+    fn recycle(&self, mut outbox: Outbox) {
+        let mut outboxes = self.outboxes.borrow_mut();
+        let is_wanted = outbox.buffer().capacity() <= limits::ANSWER_BUFFER_BYTES_KEPT
+            && outboxes.len() < limits::ANSWER_BUFFERS_KEPT;
+        if is_wanted {
+            outbox.clear();
+            outboxes.push(outbox);
+        }
+    }
+}
+
+/// Answers to be written, and what they hold until they are.
+pub(super) struct Answers {
+    pub(super) outbox: Outbox,
+    held: Held,
+}
 
 /// What reader, writer and answers share of a connection. Belongs to one core.
 pub(crate) struct Connection {
-    pub(super) id: ConnectionId,
-    pub(super) epoch: Epoch,
-    pub(super) budget: Budget,
-    pub(super) outbox: RefCell<Outbox>,
-    /// Bytes in `outbox`, and in the batch that is being written.
-    pub(super) waiting_bytes: Cell<usize>,
-    pub(super) in_flight: Cell<u32>,
-    /// Bytes of the requests in flight, as counted in the budget.
-    pub(super) request_bytes: Cell<usize>,
+    pub(super) peer: SocketAddr,
+    pub(super) commons: Rc<Commons>,
+    /// Bytes of answers that this connection may have on their way.
+    credit: Semaphore,
+    answers: RefCell<Option<Answers>>,
+    /// Bytes in `answers`, and in the batch that is being written.
+    waiting_bytes: Cell<usize>,
+    in_flight: Cell<u32>,
+    /// Requests that wait for room for their answers.
+    without_room: Cell<u32>,
     /// Set once: nothing is read any more, what is ready is written, then the socket is closed.
     pub(super) closing: Cell<bool>,
-    /// When the frame that is half there must be complete.
-    pub(super) frame_deadline: Cell<Option<Instant>>,
-    /// When the write under way must have made progress.
-    pub(super) write_deadline: Cell<Option<Instant>>,
-    pub(super) to_write: Notify,
-    pub(super) room: Notify,
+    pub(super) progress: Progress,
+    to_write: Notify,
+    room: Notify,
     pub(super) cut: Notify,
 }
 
+/// Counts a request that waits for room for its answer.
+pub(super) struct WithoutRoom {
+    connection: Rc<Connection>,
+}
+
+impl Drop for WithoutRoom {
+    fn drop(&mut self) {
+        let count = &self.connection.without_room;
+        count.set(count.get() - 1);
+        self.connection.room.notify_one();
+    }
+}
+
 impl Connection {
-    pub(crate) fn new(id: ConnectionId, epoch: Epoch, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(peer: SocketAddr, commons: Rc<Commons>) -> Rc<Self> {
+        let credit = Semaphore::new(commons.budget.credit());
         Rc::new(Self {
-            id,
-            epoch,
-            budget,
-            outbox: RefCell::new(Outbox::with_capacity(limits::ANSWER_BUFFER_BYTES)),
+            peer,
+            commons,
+            credit,
+            answers: RefCell::default(),
             waiting_bytes: Cell::new(0),
             in_flight: Cell::new(0),
-            request_bytes: Cell::new(0),
+            without_room: Cell::new(0),
             closing: Cell::new(false),
-            frame_deadline: Cell::new(None),
-            write_deadline: Cell::new(None),
+            progress: Progress::new(corelith_io::now()),
             to_write: Notify::new(),
             room: Notify::new(),
             cut: Notify::new(),
         })
     }
 
-    pub(crate) fn id(&self) -> ConnectionId {
-        self.id
+    pub(super) fn budget(&self) -> &Budget {
+        &self.commons.budget
     }
 
     /// Stops reading; what is ready is still written.
@@ -75,49 +128,88 @@ impl Connection {
         self.cut.notify_one();
     }
 
-    /// Closes if a deadline has passed.
+    /// Since when nothing has gone on here; `None` while something does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.in_flight.get() == 0 && self.waiting_bytes.get() == 0;
+        is_idle.then(|| self.progress.last())
+    }
+
+    /// Closes if a deadline has passed, or if others wait for what this connection does not give back.
     pub(crate) fn check_deadlines(&self, now: Instant) {
-        let passed = |deadline: &Cell<Option<Instant>>| deadline.get().is_some_and(|at| at < now);
-        if passed(&self.frame_deadline) || passed(&self.write_deadline) {
-            tracing::info!(
-                connection = self.id.0,
-                "closing a connection that is too slow"
-            );
+        let budget = self.budget();
+        let (senders, readers) = (budget.waits_for_senders(), budget.waits_for_readers());
+        if let Some(why) = self.progress.check(now, senders, readers) {
+            tracing::info!(peer = %self.peer, why, "closing a connection that is too slow");
             self.cut();
         }
     }
 
-    /// Counts a request as in flight if there is room for it in the core's memory.
-    pub(crate) fn admit(&self, len: usize) -> bool {
-        if !self.budget.has_room(len) {
-            return false;
-        }
-        self.budget.add(len);
-        self.request_bytes.set(self.request_bytes.get() + len);
+    /// Counts a request as in flight.
+    pub(super) fn admit(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
-        true
     }
 
-    /// Appends the answer to a request of `request_len` bytes that was admitted.
-    pub(crate) fn answer(&self, head: Head, request_len: usize, answer: &Answer) {
-        self.budget.sub(request_len);
-        self.request_bytes
-            .set(self.request_bytes.get() - request_len);
+    /// Notes the part of a frame that is there, and the length of the whole frame if it is known.
+    pub(super) fn expect_frame(&self, part: usize, whole: Option<usize>) {
+        self.progress.expect_frame(part, whole, corelith_io::now());
+    }
+
+    /// Notes that bytes came.
+    pub(super) fn received(&self, len: usize) {
+        self.progress.received(len, corelith_io::now());
+    }
+
+    /// Takes the right to an answer of `len` bytes if there is room now and nobody waits for it.
+    pub(super) fn grant_now(&self, len: usize) -> Option<Grant> {
+        Grant::now(&self.credit, self.budget(), len)
+    }
+
+    /// Waits for the right to an answer of `len` bytes. `None`: the connection takes no answers any more.
+    pub(super) async fn grant(&self, len: usize) -> Option<Grant> {
+        let grant = Grant::wait(&self.credit, self.budget(), len).await;
+        (!self.closing.get()).then_some(grant)
+    }
+
+    /// Notes that a request of this connection waits for room, for as long as the returned value lives.
+    pub(super) fn without_room(self: &Rc<Self>) -> WithoutRoom {
+        self.without_room.set(self.without_room.get() + 1);
+        WithoutRoom {
+            connection: Rc::clone(self),
+        }
+    }
+
+    /// Appends the answer to a request that was admitted and holds `claim`.
+    pub(super) fn answer(&self, head: Head, claim: Claim, answer: &Answer) {
         self.in_flight.set(self.in_flight.get() - 1);
-        self.refuse(head, answer);
+        self.append(head, Some(claim), answer);
         self.room.notify_one();
     }
 
-    /// Appends the answer to a request that was not admitted.
-    pub(crate) fn refuse(&self, head: Head, answer: &Answer) {
+    /// Appends a last answer that belongs to no request.
+    pub(super) fn refuse(&self, head: Head, answer: &Answer) {
+        self.append(head, None, answer);
+    }
+
+    fn append(&self, head: Head, claim: Option<Claim>, answer: &Answer) {
         if self.closing.get() {
             return;
         }
-        let mut outbox = self.outbox.borrow_mut();
-        let before = outbox.len();
-        response::encode(&mut outbox, head.answer(head.kind, self.epoch), answer);
-        let added = outbox.len() - before;
-        self.budget.add(added);
+        let mut answers = self.answers.borrow_mut();
+        let answers = answers.get_or_insert_with(|| Answers {
+            outbox: self.commons.outbox(),
+            held: Held::default(),
+        });
+        let before = answers.outbox.len();
+        let head = head.answer(head.kind, self.commons.epoch);
+        response::encode(&mut answers.outbox, head, answer);
+        let added = answers.outbox.len() - before;
+        if let Some(claim) = claim {
+            debug_assert!(
+                added <= claim.covered,
+                "{added} bytes of {claim:?}: {answer:?}"
+            );
+            answers.held.keep(claim, added);
+        }
         self.waiting_bytes.set(self.waiting_bytes.get() + added);
         self.to_write.notify_one();
     }
@@ -125,20 +217,44 @@ impl Connection {
     fn may_read(&self) -> bool {
         self.in_flight.get() < limits::IN_FLIGHT_PER_CONNECTION_MAX
             && self.waiting_bytes.get() < limits::ANSWERS_PER_CONNECTION_BYTES_MAX
+            && self.without_room.get() == 0
     }
 
-    /// Waits until more may be read; returns whether the connection is still open.
+    /// Waits until more may be read and dispatched; returns whether the connection is still open.
     pub(super) async fn wait_for_room(&self) -> bool {
         while !self.closing.get() && !self.may_read() {
             self.room.notified().await;
         }
         !self.closing.get()
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.budget
-            .sub(self.waiting_bytes.get() + self.request_bytes.get());
+    /// The answers that are ready, waiting for the first one; `None`: there are none and will be none.
+    pub(super) async fn ready(&self) -> Option<Answers> {
+        loop {
+            if let Some(answers) = self.answers.borrow_mut().take() {
+                return Some(answers);
+            }
+            if self.closing.get() {
+                return None;
+            }
+            self.to_write.notified().await;
+        }
+    }
+
+    /// Gives back what answers held that were written.
+    pub(super) fn written(&self, answers: Answers) {
+        let Answers { outbox, held } = answers;
+        drop(held);
+        let waiting = self.waiting_bytes.get();
+        assert!(waiting >= outbox.len(), "more was written than waited");
+        self.waiting_bytes.set(waiting - outbox.len());
+        self.commons.recycle(outbox);
+        self.room.notify_one();
+    }
+
+    /// Forgets the answers that will not be written.
+    pub(super) fn forget_answers(&self) {
+        self.closing.set(true);
+        *self.answers.borrow_mut() = None;
     }
 }

@@ -5,41 +5,45 @@
 //! leadership wait in a task or callback of their own.
 
 use super::answers::{Reply, failed, throttled};
-use super::budget::Budget;
 use super::scan_views::ScanViews;
+use super::slow_read::{DiskTurn, SlowRead};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{Found, LogIndex, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
-use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanItem, ScanPage};
-use corelith_wire::{DecodeError, Frame, Kind, placement};
+use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
+use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Handles the requests about one core's shards. Belongs to one core.
 pub(crate) struct Handler {
     shard_count: u32,
     groups: Rc<LocalGroups>,
-    budget: Budget,
-    disk: Semaphore,
-    waiting_for_disk: Cell<usize>,
+    pub(super) disk: Semaphore,
+    pub(super) waiting_for_disk: Cell<usize>,
     scan_views: ScanViews,
 }
 
 impl Handler {
-    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(shard_count: u32, groups: Rc<LocalGroups>) -> Rc<Self> {
         Rc::new(Self {
             shard_count,
             groups,
-            budget,
             disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
             waiting_for_disk: Cell::new(0),
             scan_views: ScanViews::default(),
         })
+    }
+
+    /// Notes that a connection of this core has closed.
+    pub(crate) fn closed(&self, client: SocketAddr) {
+        self.scan_views.closed(client, corelith_io::now());
     }
 
     /// Lets go of what was kept for scans that did not go on.
@@ -51,8 +55,7 @@ impl Handler {
     pub(crate) fn handle(self: &Rc<Self>, frame: Frame, reply: Reply) {
         let shard = frame.header.head.shard;
         let Some(group) = self.groups.get(shard) else {
-            // The router sends only what belongs here.
-            return reply.send(&failed(Failure::WrongNode));
+            return reply.send(&failed(self.why_without(shard)));
         };
         let refused = match frame.header.head.kind {
             Kind::WRITE => return self.write(group, frame.into_payload(), reply),
@@ -79,6 +82,19 @@ impl Handler {
         reply.send(&failed(refused));
     }
 
+    /// Why there is no group of a shard.
+    fn why_without(&self, shard: ShardId) -> Failure {
+        match self.groups.down().iter().any(|down| down.shard == shard) {
+            // Another replica answers, or will lead.
+            true => Failure::Unavailable {
+                reason: Reason::StorageFailed,
+                nothing_done: true,
+            },
+            // The router sends only what belongs here.
+            false => Failure::WrongNode,
+        }
+    }
+
     /// Whether `key` is a key, and one of `shard`.
     fn belongs(&self, key: &[u8], shard: ShardId) -> bool {
         !key.is_empty() && placement::shard_of(key, self.shard_count).0 == shard.0
@@ -90,55 +106,80 @@ impl Handler {
             Ok(_) => return reply.send(&failed(Failure::Malformed)),
             Err(error) => return reply.send(&failed(decode_failure(error))),
         };
+        let read = if frame.header.flags.contains(Flags::WITHOUT_VALUES) {
+            Self::read_head
+        } else {
+            Self::read
+        };
         if let Some(point) = group.try_read_point() {
-            return self.read(group, point, key, reply);
+            return read(self, group, point, key, reply);
         }
         let handler = Rc::clone(self);
         let group_then = group.clone();
-        let key = frame.payload().slice_ref(key);
+        let key = Bytes::copy_from_slice(key);
         group.on_read_point(move |point| match point {
-            Ok(point) => handler.read(&group_then, point, &key, reply),
+            Ok(point) => read(&handler, &group_then, point, &key, reply),
             Err(error) => reply.send(&failed(read_failure(&error))),
         });
     }
 
-    /// Answers a get from what is applied at `point` or later.
-    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
-        if let Some(found) = group.engine().get_in_memory(key) {
-            return reply.send(&get_answer(point, found));
-        }
-        if !self.budget.has_room(wire_limits::VALUE_BYTES_MAX)
-            || self.waiting_for_disk.get() >= limits::DISK_READS_WAITING_MAX
-        {
+    /// Answers a get without value from what is applied at `point` or later.
+    fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
+        let search = match group.engine().look_up(key).into_head() {
+            Ok(found) => return reply.send(&head_answer(point, found)),
+            Err(search) => search,
+        };
+        let Some(turn) = DiskTurn::new(self) else {
             return reply.send(&throttled());
-        }
+        };
         let key = Bytes::copy_from_slice(key);
         let engine = group.engine().clone();
-        let handler = Rc::clone(self);
-        self.waiting_for_disk.set(self.waiting_for_disk.get() + 1);
         corelith_io::spawn_urgent(async move {
-            let permit = handler.disk.acquire(1).await;
-            handler
-                .waiting_for_disk
-                .set(handler.waiting_for_disk.get() - 1);
-            let found = engine.get(&key).await;
-            let answer = match found {
-                Ok(found) => get_answer(point, found),
+            let _turn = turn.take().await;
+            let answer = match engine.search(&key, search).await {
+                Ok(sought) => head_answer(point, sought.into_head()),
                 Err(error) => failed(storage_failure(&error)),
             };
             reply.send(&answer);
-            drop(permit);
         });
     }
 
-    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, reply: Reply) {
+    /// Answers a get from what is applied at `point` or later.
+    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
+        let lookup = group.engine().look_up(key);
+        if let Lookup::Found(found) = &lookup {
+            let len = found.as_ref().map_or(0, |found| found.value.len());
+            if reply.try_reserve(len) {
+                let Lookup::Found(found) = lookup else { return };
+                return reply.send(&get_answer(point, found));
+            }
+        }
+        let Some(turn) = DiskTurn::new(self) else {
+            return reply.send(&throttled());
+        };
+        if let Lookup::Stored(stored) = &lookup {
+            // If there is no room the connection is known to wait for it from here on.
+            reply.try_reserve(stored.value_len());
+        }
+        let read = SlowRead {
+            engine: group.engine().clone(),
+            key: Bytes::copy_from_slice(key),
+            turn,
+        };
+        corelith_io::spawn_urgent(async move {
+            match read.run(lookup, &mut reply).await {
+                Some(Ok(found)) => reply.send(&get_answer(point, found)),
+                Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
+                None => {}
+            }
+        });
+    }
+
+    fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, mut reply: Reply) {
         let request = match ScanRequest::parse(frame.body()) {
             Ok(request) => request,
             Err(error) => return reply.send(&failed(decode_failure(error))),
         };
-        if !self.budget.has_room(wire_limits::SCAN_PAGE_BYTES_MAX) {
-            return reply.send(&throttled());
-        }
         let scan = Scan {
             range: ScanRange {
                 start: Bytes::copy_from_slice(request.start),
@@ -147,49 +188,140 @@ impl Handler {
             at: (request.at_version != 0).then_some(LogIndex(request.at_version)),
             items_max: request.limit_items.max(1) as usize,
             bytes_max: request.max_bytes as usize,
+            heads: frame.header.flags.contains(Flags::WITHOUT_VALUES),
         };
         let handler = Rc::clone(self);
         let group = group.clone();
+        let client = reply.client();
         corelith_io::spawn(async move {
-            let answer = match handler.page(&group, scan).await {
-                Ok(page) => Answer::ScanPage(page),
-                Err(failure) => failed(failure),
-            };
-            reply.send(&answer);
+            // Room for what was asked for, and then for a longer first item.
+            let mut first_max = scan.bytes_max;
+            loop {
+                let bytes = scan.bytes_max.max(first_max);
+                if !reply.reserve(bytes + scan.table_bytes()).await {
+                    return;
+                }
+                match handler.page(&group, &scan, first_max, client).await {
+                    Ok(Paged::Page(answer)) => return reply.send(&answer),
+                    Ok(Paged::TooLong(bytes)) => first_max = bytes,
+                    Err(failure) => return reply.send(&failed(failure)),
+                }
+            }
         });
     }
 
-    async fn page(&self, group: &Group, scan: Scan) -> Result<ScanPage, Failure> {
+    async fn page(
+        &self,
+        group: &Group,
+        scan: &Scan,
+        first_max: usize,
+        client: SocketAddr,
+    ) -> Result<Paged, Failure> {
         let point = group.read_barrier().await;
         let point = point.map_err(|error| read_failure(&error))?;
-        let _permit = self.disk.acquire(1).await;
         let engine = group.engine();
         // What is applied now is at least the read point, and stays as it is seen from here on.
-        let view = engine.pin();
-        let at = scan.at.unwrap_or_else(|| view.at());
-        let page = engine
-            .scan(&scan.range, Some(at), scan.items_max, scan.bytes_max)
-            .await
-            .map_err(|error| storage_failure(&error))?;
-        if scan.at.is_none() && page.more {
-            self.scan_views.keep(group.shard(), view);
-        } else if page.more {
-            self.scan_views.use_again(group.shard(), at);
+        let view = match scan.at {
+            None => engine.pin(),
+            Some(at) => engine.pin_at(at).ok_or(Failure::VersionGone)?,
+        };
+        let at = view.at();
+        let head = PageHead { point, at };
+        if scan.is_touch() {
+            self.keep(client, group, view);
+            let nothing = corelith_shards::ScanPage {
+                items: Vec::new(),
+                more: false,
+                too_long: None,
+            };
+            let answer = Answer::ScanHeads(head.with(nothing, scan_head));
+            return Ok(Paged::Page(answer));
         }
-        let items = page.items.into_iter().map(|item| ScanItem {
-            key: item.key,
-            version: item.found.version.0,
-            value: item.found.value,
-        });
-        Ok(ScanPage {
+        let _permit = self.disk.acquire(1).await;
+        let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
+        let (more, answer) = if scan.heads {
+            let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            (page.more, Answer::ScanHeads(head.with(page, scan_head)))
+        } else {
+            let page = engine.scan_within(range, Some(at), items_max, bytes_max, first_max);
+            let page = page.await.map_err(|error| storage_failure(&error))?;
+            if let Some(bytes) = page.too_long {
+                return Ok(Paged::TooLong(bytes));
+            }
+            (page.more, Answer::ScanPage(head.with(page, scan_item)))
+        };
+        if more {
+            self.keep(client, group, view);
+        }
+        Ok(Paged::Page(answer))
+    }
+
+    /// Keeps the view of a scan for its next page.
+    fn keep(&self, client: SocketAddr, group: &Group, view: Pin) {
+        let (shard, at) = (group.shard(), view.at());
+        self.scan_views
+            .keep(client, shard, at, view, corelith_io::now());
+    }
+}
+
+/// Where in the shard's history a page was read.
+struct PageHead {
+    point: ReadPoint,
+    at: LogIndex,
+}
+
+impl PageHead {
+    /// `page` as it is sent.
+    fn with<T, U>(self, page: corelith_shards::ScanPage<T>, item: fn(T) -> U) -> ScanPage<U> {
+        ScanPage {
             meta: ReplyMeta {
-                term: point.term.0,
-                index: at.0,
+                term: self.point.term.0,
+                index: self.at.0,
             },
-            at_version: at.0,
+            at_version: self.at.0,
             more: page.more,
-            items: items.collect(),
-        })
+            items: page.items.into_iter().map(item).collect(),
+        }
+    }
+}
+
+fn scan_item(item: corelith_shards::Item) -> ScanItem {
+    ScanItem {
+        key: item.key,
+        version: item.found.version.0,
+        value: item.found.value,
+    }
+}
+
+fn scan_head(item: corelith_shards::ItemHead) -> ScanHead {
+    ScanHead {
+        key: item.key,
+        version: item.found.version.0,
+        value_len: wire_len(item.found.len),
+    }
+}
+
+/// The length of a value as a page states it.
+fn wire_len(len: u64) -> u32 {
+    match u32::try_from(len) {
+        Ok(len) => len,
+        Err(_) => unreachable!("a value of {len} bytes is above the limit of values"),
+    }
+}
+
+/// What reading a page gave.
+enum Paged {
+    Page(Answer),
+    /// Its first item has this many bytes: it was not read.
+    TooLong(usize),
+}
+
+impl Scan {
+    /// Whether it asks for nothing: the client wants to keep the view of an earlier page.
+    fn is_touch(&self) -> bool {
+        let ScanRange { start, end } = &self.range;
+        self.at.is_some() && !start.is_empty() && start == end
     }
 }
 
@@ -198,6 +330,15 @@ struct Scan {
     at: Option<LogIndex>,
     items_max: usize,
     bytes_max: usize,
+    /// Without values.
+    heads: bool,
+}
+
+impl Scan {
+    /// Most bytes of the item table.
+    fn table_bytes(&self) -> usize {
+        self.items_max * wire_limits::SCAN_ITEM_BYTES
+    }
 }
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {
@@ -220,6 +361,24 @@ fn get_answer(point: ReadPoint, found: Option<Found>) -> Answer {
             value,
         },
         None => Answer::NotFound { meta },
+    }
+}
+
+fn head_answer(point: ReadPoint, found: Option<FoundHead>) -> Answer {
+    let (term, index) = (point.term.0, point.index.0);
+    match found {
+        Some(FoundHead { version, len }) => Answer::Head {
+            // The value may be newer than the read point.
+            meta: ReplyMeta {
+                term,
+                index: index.max(version.0),
+            },
+            version: version.0,
+            value_len: len,
+        },
+        None => Answer::NotFound {
+            meta: ReplyMeta { term, index },
+        },
     }
 }
 
@@ -290,6 +449,7 @@ fn write_failure(error: &GroupError) -> Failure {
                 .unwrap_or(u32::MAX),
         },
         GroupError::DiskFull => Failure::DiskFull,
+        GroupError::ShardFull => Failure::ShardFull,
         GroupError::Malformed => Failure::Malformed,
         // It may have failed while the write was on its way.
         GroupError::Storage => unavailable(Reason::StorageFailed, false),

@@ -1,6 +1,7 @@
 //! Where a request goes: to this core's handler, to another core, or straight back.
 
-use super::answers::{Reply, failed, throttled};
+use super::answers::{Reply, failed};
+use super::budget::Claim;
 use super::connection::Connection;
 use super::forward::Forwards;
 use super::handler::Handler;
@@ -8,9 +9,10 @@ use crate::node::admin::status::NodeStatus;
 use crate::node::cluster::placement::{Home, Placement};
 use crate::node::local::LocalGroups;
 use crate::node::mesh::{Mesh, Message};
+use corelith_io::sync::semaphore::Permit;
 use corelith_wire::map::ClusterMap;
-use corelith_wire::response::{Answer, Failure, Reason};
-use corelith_wire::{Frame, Head, Kind};
+use corelith_wire::response::{self, Answer, Failure, Reason};
+use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -63,47 +65,63 @@ pub(crate) struct Router {
     pub(crate) core: u16,
     pub(crate) placement: Arc<Placement>,
     pub(crate) map: Rc<ClusterMap>,
+    /// See [`map_bytes`].
+    pub(crate) map_bytes: usize,
     pub(crate) handler: Rc<Handler>,
     pub(crate) mesh: Rc<Mesh>,
-    pub(crate) forwards: Forwards,
+    pub(crate) forwards: Rc<Forwards>,
     pub(crate) groups: Rc<LocalGroups>,
     pub(crate) status: Rc<NodeStatus>,
 }
 
 impl Router {
-    /// Sends `frame` on its way; its answer goes to `connection`.
-    pub(crate) fn dispatch(&self, connection: &Rc<Connection>, frame: Frame) {
+    /// Sends `frame` on its way, which holds `permit` of the budget; its answer goes to `connection`.
+    pub(super) fn dispatch(&self, connection: &Rc<Connection>, frame: Frame, permit: Permit) {
+        connection.admit();
         let head = frame.header.head;
-        let len = frame.header.frame_bytes();
-        if !connection.admit(len) {
-            return connection.refuse(head, &throttled());
+        let claim = Claim::new(permit);
+        let connection = Rc::clone(connection);
+        let there = route(&self.placement, self.core, &head);
+        if let Route::Core(core) = there {
+            return self.forwards.forward(core, frame, connection, claim);
         }
-        let reply = || Reply::local(Rc::clone(connection), head, len);
-        match route(&self.placement, self.core, &head) {
-            Route::Here => self.handler.handle(frame, reply()),
-            Route::Core(core) => {
-                self.forwards
-                    .forward(core, frame, Rc::clone(connection), head, len);
-            }
-            Route::Status => {
-                let (status, reply) = (Rc::clone(&self.status), reply());
-                corelith_io::spawn(async move { reply.send(&status.status().await) });
-            }
-            Route::Storage => {
-                let (status, reply) = (Rc::clone(&self.status), reply());
-                corelith_io::spawn(async move { reply.send(&status.storage().await) });
-            }
-            Route::Describe => reply().send(&Answer::Map(ClusterMap::clone(&self.map))),
-            Route::OldMap => reply().send(&failed(Failure::WrongEpoch {
-                map: ClusterMap::clone(&self.map),
-            })),
-            Route::NewMap => reply().send(&failed(Failure::Unavailable {
+        let reply = Reply::local(connection, head, claim);
+        match there {
+            Route::Here => self.handler.handle(frame, reply),
+            Route::Status => self.tell_status(reply),
+            Route::Storage => self.tell_storage(reply),
+            Route::Describe => self.send_map(reply, Answer::Map),
+            Route::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
+            Route::NewMap => reply.send(&failed(Failure::Unavailable {
                 reason: Reason::Starting,
                 nothing_done: true,
             })),
-            Route::WrongNode => reply().send(&failed(Failure::WrongNode)),
-            Route::NoShard => reply().send(&failed(Failure::Malformed)),
+            Route::WrongNode => reply.send(&failed(Failure::WrongNode)),
+            Route::NoShard | Route::Core(_) => reply.send(&failed(Failure::Malformed)),
         }
+    }
+
+    fn send_map(&self, reply: Reply, answer: fn(ClusterMap) -> Answer) {
+        let map = Rc::clone(&self.map);
+        reply.send_with(self.map_bytes, move || answer(ClusterMap::clone(&map)));
+    }
+
+    fn tell_status(&self, mut reply: Reply) {
+        let status = Rc::clone(&self.status);
+        corelith_io::spawn(async move {
+            if reply.reserve(status.status_bytes_max()).await {
+                reply.send(&status.status().await);
+            }
+        });
+    }
+
+    fn tell_storage(&self, mut reply: Reply) {
+        let status = Rc::clone(&self.status);
+        corelith_io::spawn(async move {
+            if reply.reserve(status.storage_bytes_max()).await {
+                reply.send(&status.storage().await);
+            }
+        });
     }
 
     /// Takes what another core says. Does not wait.
@@ -113,10 +131,28 @@ impl Router {
                 let reply = Reply::remote(Rc::clone(&self.mesh), origin);
                 self.handler.handle(frame, reply);
             }
-            Message::Answer { origin, answer } => self.forwards.answered(origin, &answer),
+            Message::Reserve {
+                request,
+                len,
+                granted,
+            } => self.forwards.reserve(request, len, granted),
+            Message::Answer { request, answer } => self.forwards.answered(request, &answer),
             Message::Question(question) => question(self.core, &self.groups),
         }
     }
+}
+
+/// Bytes of the cluster's map in an answer.
+pub(crate) fn map_bytes(map: &ClusterMap) -> usize {
+    let mut out = Outbox::default();
+    let head = Head {
+        kind: Kind::MAP,
+        request_id: RequestId(0),
+        shard: ShardId(0),
+        epoch: Epoch(0),
+    };
+    response::encode(&mut out, head, &Answer::Map(map.clone()));
+    out.len()
 }
 
 #[cfg(test)]

@@ -8,32 +8,39 @@
 //!
 //! No task is started and nothing is allocated per request on the way through here.
 
-use super::connection::Connection;
+use super::connection::{Answers, Connection};
+use super::receive::{ReceiveBuffer, ReceiveError, Receiver};
+use super::rejections::Rejections;
 use super::router::Router;
 use crate::node::limits;
 use bytes::BytesMut;
-use corelith_io::{Instant, ReadHalf, WriteHalf};
-use corelith_wire::frame::Accepts;
+use corelith_io::{ReadHalf, WriteHalf};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::response::{Answer, Failure, ReplyMeta};
-use corelith_wire::{FrameError, FrameParser, Head, Kind, Outbox, RequestId, ShardId};
+use corelith_wire::{Frame, FrameError, Head, Kind, RequestId, ShardId};
 use futures_util::future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
-/// Serves a client until either side closes. `buffer` is what was read beyond the handshake.
-pub(crate) async fn serve(
+/// What serving a connection takes from its core.
+pub(super) struct Surroundings {
+    pub(super) router: Rc<Router>,
+    pub(super) buffer: Rc<ReceiveBuffer>,
+    pub(super) rejections: Rc<Rejections>,
+}
+
+/// Serves a client until either side closes. `leftover` is what was read beyond the handshake.
+pub(super) async fn serve(
     connection: Rc<Connection>,
-    router: Rc<Router>,
+    surroundings: &Surroundings,
     read: ReadHalf,
     write: WriteHalf,
-    buffer: BytesMut,
+    leftover: BytesMut,
 ) {
     let mut writer = corelith_io::spawn(write_answers(Rc::clone(&connection), write));
     {
         let work = async {
-            read_requests(&connection, &router, read, buffer).await;
+            read_requests(&connection, surroundings, read, leftover).await;
             connection.close();
             (&mut writer).await;
         };
@@ -41,77 +48,74 @@ pub(crate) async fn serve(
         future::select(pin!(work), pin!(cut)).await;
     }
     writer.abort();
+    connection.forget_answers();
 }
 
 async fn read_requests(
     connection: &Rc<Connection>,
-    router: &Router,
-    mut read: ReadHalf,
-    mut buffer: BytesMut,
+    surroundings: &Surroundings,
+    read: ReadHalf,
+    leftover: BytesMut,
 ) {
-    let parser = FrameParser::new(Accepts::Requests);
-    loop {
-        let before = buffer.len();
-        for (count, frame) in parser.take(&mut buffer).enumerate() {
-            match frame {
-                Ok(frame) => router.dispatch(connection, frame),
-                Err(error) => return refuse_stream(connection, &error),
+    let budget = connection.budget().clone();
+    let buffer = Rc::clone(&surroundings.buffer);
+    let mut receiver = Receiver::new(read, leftover, buffer, budget);
+    let refused = loop {
+        let mut batch = match receiver.next(connection).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return,
+            Err(ReceiveError::Frame(error)) => break error,
+            Err(ReceiveError::Io(error)) => {
+                tracing::debug!(peer = %connection.peer, %error, "connection lost");
+                return;
             }
+        };
+        connection.progress.completed();
+        let mut error = None;
+        for (count, frame) in batch.frames.by_ref().enumerate() {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(found) => {
+                    error = Some(found);
+                    break;
+                }
+            };
+            if !connection.wait_for_room().await {
+                return;
+            }
+            let permit = match batch.upload.take() {
+                Some(permit) => permit,
+                None => {
+                    let bytes = frame.header.frame_bytes() + limits::REQUEST_BYTES;
+                    connection.budget().requests.acquire(bytes).await
+                }
+            };
+            surroundings
+                .router
+                .dispatch(connection, kept(frame), permit);
             if count % limits::FRAMES_PER_TURN == limits::FRAMES_PER_TURN - 1 {
                 corelith_io::yield_if_needed().await;
             }
         }
-        if buffer.len() < before {
-            // Another frame has begun since.
-            connection.frame_deadline.set(None);
-        }
-        if !prepare_read(connection, parser, &mut buffer) || !connection.wait_for_room().await {
-            return;
-        }
-        match read.read_buf(&mut buffer).await {
-            Ok(0) => return,
-            Ok(_) if connection.closing.get() => return,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(connection = connection.id.0, %error, "connection lost");
-                return;
-            }
-        }
-    }
-}
-
-/// Makes room for the next read and notes by when a frame that is half there must be complete.
-/// Returns whether the stream is still good.
-fn prepare_read(connection: &Connection, parser: FrameParser, buffer: &mut BytesMut) -> bool {
-    let missing = match parser.missing(buffer) {
-        Ok(missing) => missing,
-        Err(error) => {
-            refuse_stream(connection, &error);
-            return false;
+        if let Some(error) = error {
+            break error;
         }
     };
-    if buffer.is_empty() {
-        connection.frame_deadline.set(None);
-    } else if connection.frame_deadline.get().is_none() {
-        connection
-            .frame_deadline
-            .set(Some(transfer_deadline(missing)));
-    }
-    if buffer.capacity() - buffer.len() < missing.max(limits::RECEIVE_SPACE_BYTES_MIN) {
-        buffer.reserve(missing.max(limits::RECEIVE_BUFFER_BYTES));
-    }
-    true
+    surroundings.rejections.frame(connection.peer, &refused);
+    refuse_stream(connection, &refused);
 }
 
-/// By when `len` bytes must have gone through the socket.
-fn transfer_deadline(len: usize) -> Instant {
-    let transfer = Duration::from_secs(len as u64 / limits::TRANSFER_BYTES_PER_SECOND_MIN);
-    corelith_io::now() + limits::TRANSFER_DEADLINE + transfer
+/// The frame as it may be kept for long: with bytes of its own if it shares those of its batch.
+fn kept(frame: Frame) -> Frame {
+    let is_short = frame.header.frame_bytes() <= limits::FRAME_BYTES_SMALL;
+    match frame.header.head.kind {
+        Kind::WRITE | Kind::OPEN_SESSION if is_short => frame.into_owned(),
+        _ => frame,
+    }
 }
 
 /// Says why the connection is closed: after a bad frame nothing that follows can be trusted.
 fn refuse_stream(connection: &Connection, error: &FrameError) {
-    tracing::info!(connection = connection.id.0, %error, "closing a connection");
     let failure = match error {
         FrameError::TooLong { .. } => Failure::TooLarge {
             limit: wire_limits::VALUE_BYTES_MAX as u64,
@@ -122,7 +126,7 @@ fn refuse_stream(connection: &Connection, error: &FrameError) {
         kind: Kind::FAILURE,
         request_id: RequestId(0),
         shard: ShardId(0),
-        epoch: connection.epoch,
+        epoch: connection.commons.epoch,
     };
     let meta = ReplyMeta::default();
     connection.refuse(head, &Answer::Failure { meta, failure });
@@ -130,29 +134,11 @@ fn refuse_stream(connection: &Connection, error: &FrameError) {
 
 /// Writes what is ready, as much as possible at a time, until the connection closes.
 async fn write_answers(connection: Rc<Connection>, mut write: WriteHalf) {
-    let mut batch = Outbox::with_capacity(limits::ANSWER_BUFFER_BYTES);
-    loop {
-        if connection.outbox.borrow().is_empty() {
-            if connection.closing.get() {
-                break;
-            }
-            connection.to_write.notified().await;
-            continue;
-        }
-        std::mem::swap(&mut *connection.outbox.borrow_mut(), &mut batch);
-        let written = write_batch(&connection, &mut write, &batch).await;
-        let len = batch.len();
-        connection.budget.sub(len);
-        connection
-            .waiting_bytes
-            .set(connection.waiting_bytes.get() - len);
-        connection.room.notify_one();
-        if batch.buffer().capacity() > limits::ANSWERS_PER_CONNECTION_BYTES_MAX {
-            batch = Outbox::with_capacity(limits::ANSWER_BUFFER_BYTES);
-        }
-        batch.clear();
+    while let Some(answers) = connection.ready().await {
+        let written = write_batch(&connection, &mut write, &answers).await;
+        connection.written(answers);
         if let Err(error) = written {
-            tracing::debug!(connection = connection.id.0, %error, "connection lost");
+            tracing::debug!(peer = %connection.peer, %error, "connection lost");
             break;
         }
     }
@@ -164,14 +150,15 @@ async fn write_answers(connection: Rc<Connection>, mut write: WriteHalf) {
 async fn write_batch(
     connection: &Connection,
     write: &mut WriteHalf,
-    batch: &Outbox,
+    answers: &Answers,
 ) -> corelith_io::Result<()> {
-    for slice in batch.slices() {
-        connection
-            .write_deadline
-            .set(Some(transfer_deadline(slice.len())));
-        write.write_all(slice).await?;
+    for slice in answers.outbox.slices() {
+        for piece in slice.chunks(limits::WRITE_PIECE_BYTES) {
+            connection.progress.write_begins(corelith_io::now());
+            write.write_all(piece).await?;
+            connection.progress.taken(piece.len());
+        }
     }
-    connection.write_deadline.set(None);
+    connection.progress.write_ends(corelith_io::now());
     Ok(())
 }

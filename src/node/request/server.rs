@@ -1,67 +1,157 @@
 //! The listening side of a core: accepts, shakes hands, hands on by role.
+//!
+//! Invariants:
+//! * Strangers, clients and each peer have places of their own, so that none of them keeps the others out: the
+//!   oldest stranger goes for a new one, the oldest connection of a peer for its newest one.
+//! * Only want of descriptors or memory makes the accepting pause.
 
 use super::budget::Budget;
-use super::connection::Connection;
+use super::connection::{Commons, Connection};
+use super::places::{Place, Places};
+use super::receive::ReceiveBuffer;
+use super::rejections::Rejections;
 use super::router::Router;
-use super::serve;
+use super::serve::{self, Surroundings};
 use crate::node::limits;
 use crate::node::mesh::ConnectionId;
 use bytes::BytesMut;
 use corelith_consensus::Groups;
-use corelith_io::{Instant, ReadHalf, TcpListener, TcpStream, WriteHalf};
+use corelith_io::{ErrorKind, Instant, ReadHalf, TcpListener, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Status, Welcome};
-use corelith_wire::{ClusterId, Epoch, HandshakeError};
+use corelith_wire::{ClusterId, Epoch, HandshakeError, NodeId};
+use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The connections of one core. Belongs to that core.
 pub(crate) struct Server {
-    router: Rc<Router>,
+    surroundings: Surroundings,
     groups: Groups,
-    budget: Budget,
+    commons: Rc<Commons>,
+    /// How long a client may do nothing.
+    idle_max: Option<Duration>,
     next: Cell<u64>,
-    /// Connections of any role, handshakes included.
-    count: Cell<usize>,
     clients: RefCell<BTreeMap<ConnectionId, Rc<Connection>>>,
+    /// Who has not introduced itself yet.
+    strangers: Places,
+    peers: RefCell<BTreeMap<NodeId, Places>>,
+    memory: Trim,
+}
+
+/// When to give freed memory back to the system: once much less is in use than lately.
+#[derive(Debug, Default)]
+struct Trim {
+    peak: Cell<usize>,
+}
+
+impl Trim {
+    fn is_due(&self, used: usize) -> bool {
+        let peak = self.peak.get().max(used);
+        let is_due = peak - used >= limits::TRIM_BYTES;
+        self.peak.set(if is_due { used } else { peak });
+        is_due
+    }
+}
+
+/// How long to wait after an accept that failed, the `failures`-th in a row.
+fn accept_pause(kind: ErrorKind, failures: u32) -> Option<Duration> {
+    match kind {
+        ErrorKind::Exhausted => Some(limits::ACCEPT_PAUSE),
+        // The client has closed its connection before it was accepted.
+        ErrorKind::Disconnected | ErrorKind::Invalid => None,
+        // Unknown, and maybe for good: not in a circle.
+        _ => (failures > limits::ACCEPT_FAILURES_MAX).then_some(limits::ACCEPT_PAUSE),
+    }
 }
 
 impl Server {
-    pub(crate) fn new(router: Rc<Router>, groups: Groups, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(
+        router: Rc<Router>,
+        groups: Groups,
+        budget: Budget,
+        idle_max: Option<Duration>,
+    ) -> Rc<Self> {
+        let epoch = Epoch(router.placement.epoch);
         Rc::new(Self {
-            router,
+            surroundings: Surroundings {
+                router,
+                buffer: ReceiveBuffer::new(),
+                rejections: Rc::new(Rejections::new(corelith_io::now())),
+            },
             groups,
-            budget,
+            commons: Commons::new(epoch, budget),
+            idle_max,
             next: Cell::new(1),
-            count: Cell::new(0),
             clients: RefCell::default(),
+            strangers: Places::default(),
+            peers: RefCell::default(),
+            memory: Trim::default(),
         })
     }
 
     /// Accepts connections; never returns.
     pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let mut failures = 0;
         loop {
             match listener.accept().await {
                 Ok(stream) => {
-                    let server = Rc::clone(&self);
-                    self.count.set(self.count.get() + 1);
-                    corelith_io::spawn(async move {
-                        server.serve(stream).await;
-                        server.count.set(server.count.get() - 1);
-                    });
+                    failures = 0;
+                    corelith_io::spawn(Rc::clone(&self).serve(stream));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    corelith_io::sleep(limits::ACCEPT_PAUSE).await;
+                    failures += 1;
+                    match accept_pause(error.kind(), failures) {
+                        Some(pause) => {
+                            tracing::warn!(%error, "cannot accept a connection");
+                            corelith_io::sleep(pause).await;
+                        }
+                        None => {
+                            tracing::debug!(%error, "a connection has ended before it began");
+                            corelith_io::yield_now().await;
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Closes connections that are past a deadline.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Closes connections that are past a deadline, and gives back memory. Every `DEADLINE_SWEEP`.
+    pub(crate) async fn sweep(&self, now: Instant) {
         for connection in self.clients.borrow().values() {
             connection.check_deadlines(now);
+        }
+        self.close_idle(now);
+        if self.memory.is_due(self.commons.budget.used()) {
+            corelith_io::probe::trim_memory().await;
+        }
+    }
+
+    /// Closes clients that were idle for too long, and the longest idle ones when there are nearly too many.
+    fn close_idle(&self, now: Instant) {
+        let clients = self.clients.borrow();
+        let max = self.commons.budget.connections_max();
+        let excess = clients.len().saturating_sub(max - max / 16);
+        let idle_for = |connection: &Connection| Some(now - connection.idle_since()?);
+        let mut idle: Vec<(Duration, &Rc<Connection>)> = clients
+            .values()
+            .filter_map(|client| Some((idle_for(client)?, client)))
+            .filter(|(idle, _)| {
+                let is_over = self.idle_max.is_some_and(|max| *idle >= max);
+                is_over || (excess > 0 && *idle >= limits::IDLE_MIN)
+            })
+            .collect();
+        idle.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+        for (count, (idle, client)) in idle.into_iter().enumerate() {
+            let is_over = self.idle_max.is_some_and(|max| idle >= max);
+            if is_over || count < excess {
+                tracing::debug!(peer = %client.peer, "closing an idle connection");
+                client.cut();
+            }
         }
     }
 
@@ -79,37 +169,73 @@ impl Server {
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
-        let address = stream.peer_addr().ok();
+    async fn serve(self: Rc<Self>, stream: TcpStream) {
+        let Ok(from) = stream.peer_addr() else { return };
         let (mut read, mut write) = stream.into_split();
-        let hands = self.shake_hands(&mut read, &mut write);
-        let (hello, buffer) = match corelith_io::timeout(limits::HANDSHAKE_DEADLINE, hands).await {
-            Ok(Some(shaken)) => shaken,
-            Ok(None) => return,
-            Err(_) => {
-                tracing::debug!("a connection did not introduce itself in time");
-                return;
+        let shaken = {
+            let place = self.strangers.take(limits::STRANGERS_PER_CORE_MAX);
+            let hands = self.shake_hands(&mut read, &mut write, from);
+            while_placed(
+                &place,
+                corelith_io::timeout(limits::HANDSHAKE_DEADLINE, hands),
+            )
+            .await
+        };
+        let (hello, leftover) = match shaken {
+            Some(Ok(Some(shaken))) => shaken,
+            Some(Ok(None)) => return,
+            Some(Err(_)) => {
+                let rejections = &self.surroundings.rejections;
+                return rejections.other(from, "it did not introduce itself in time");
+            }
+            None => {
+                let rejections = &self.surroundings.rejections;
+                return rejections.other(from, "too many others have not introduced themselves");
             }
         };
         match hello.role {
             Role::Peer => {
-                let peer = hello.node;
-                self.groups
-                    .serve_peer(read, write, buffer, peer, address)
+                self.serve_peer(read, write, leftover, hello.node, from)
                     .await;
             }
-            Role::Client | Role::Bulk => self.serve_client(read, write, buffer).await,
+            Role::Client | Role::Bulk => self.serve_client(read, write, leftover, from).await,
         }
     }
 
-    async fn serve_client(&self, read: ReadHalf, write: WriteHalf, buffer: BytesMut) {
+    async fn serve_peer(
+        &self,
+        read: ReadHalf,
+        write: WriteHalf,
+        leftover: BytesMut,
+        peer: NodeId,
+        from: SocketAddr,
+    ) {
+        let cores = self.surroundings.router.placement.member(peer);
+        let cores = cores.map_or(1, |member| usize::from(member.cores));
+        let place = {
+            let mut peers = self.peers.borrow_mut();
+            let places = peers.entry(peer).or_default();
+            places.take(cores * limits::CONNECTIONS_PER_PEER_CORE_MAX)
+        };
+        let served = self
+            .groups
+            .serve_peer(read, write, leftover, peer, Some(from));
+        while_placed(&place, served).await;
+    }
+
+    async fn serve_client(
+        &self,
+        read: ReadHalf,
+        write: WriteHalf,
+        leftover: BytesMut,
+        from: SocketAddr,
+    ) {
         let id = ConnectionId(self.next.get());
         self.next.set(id.0 + 1);
-        let epoch = Epoch(self.router.placement.epoch);
-        let connection = Connection::new(id, epoch, self.budget.clone());
+        let connection = Connection::new(from, Rc::clone(&self.commons));
         self.clients.borrow_mut().insert(id, Rc::clone(&connection));
-        serve::serve(connection, Rc::clone(&self.router), read, write, buffer).await;
-        self.router.forwards.forget(id);
+        serve::serve(connection, &self.surroundings, read, write, leftover).await;
+        self.surroundings.router.handler.closed(from);
         self.clients.borrow_mut().remove(&id);
     }
 
@@ -119,6 +245,7 @@ impl Server {
         &self,
         read: &mut ReadHalf,
         write: &mut WriteHalf,
+        from: SocketAddr,
     ) -> Option<(Hello, BytesMut)> {
         let mut buffer = BytesMut::with_capacity(limits::HANDSHAKE_BUFFER_BYTES);
         while buffer.len() < HELLO_BYTES {
@@ -135,33 +262,95 @@ impl Server {
         let hello = match hello {
             Ok(hello) => hello,
             Err(error) => {
-                tracing::debug!(%error, "refusing a connection");
+                self.surroundings.rejections.handshake(from, &error);
                 return None;
             }
         };
         let welcome = self.answer(&hello);
+        if welcome.status != Status::Welcome {
+            let why = format!("{:?}", welcome.status);
+            self.surroundings.rejections.other(from, &why);
+        }
         write.write_all(&welcome.encode()).await.ok()?;
         (welcome.status == Status::Welcome).then_some((hello, buffer))
     }
 
     fn answer(&self, hello: &Hello) -> Welcome {
-        let placement = &self.router.placement;
+        let router = &self.surroundings.router;
+        let placement = &router.placement;
         let mut welcome = Welcome::answer(
             hello,
             ClusterId(placement.cluster_id),
             Epoch(placement.epoch),
             placement.me,
-            self.router.core,
+            router.core,
         );
         if welcome.status == Status::Welcome {
+            let is_full = self.clients.borrow().len() >= self.commons.budget.connections_max();
             let other_node = hello.node != placement.me && placement.member(hello.node).is_some();
             welcome.status = match hello.role {
-                Role::Client if self.count.get() > limits::CONNECTIONS_PER_CORE_MAX => Status::Busy,
+                Role::Client if is_full => Status::Busy,
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
                 Role::Peer | Role::Bulk => Status::RoleRefused,
             };
         }
         welcome
+    }
+}
+
+/// Does `work` for as long as nobody else gets the place.
+async fn while_placed<T>(place: &Place, work: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(work), pin!(place.lost())).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(((), _)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Trim, accept_pause};
+    use crate::node::limits::{ACCEPT_FAILURES_MAX, ACCEPT_PAUSE, TRIM_BYTES};
+    use corelith_io::ErrorKind;
+
+    #[test]
+    fn only_want_makes_the_accepting_pause() {
+        let table = [
+            (ErrorKind::Disconnected, 1, None),
+            (ErrorKind::Disconnected, 100_000, None),
+            (ErrorKind::Invalid, 1, None),
+            (ErrorKind::Exhausted, 1, Some(ACCEPT_PAUSE)),
+            (ErrorKind::Device, 1, None),
+            (
+                ErrorKind::Device,
+                ACCEPT_FAILURES_MAX + 1,
+                Some(ACCEPT_PAUSE),
+            ),
+        ];
+        for (kind, failures, expected) in table {
+            assert_eq!(
+                accept_pause(kind, failures),
+                expected,
+                "{kind:?} {failures}"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_peak() {
+        let trim = Trim::default();
+        let table = [
+            (0, false),
+            (TRIM_BYTES - 1, false),
+            (0, false),
+            (3 * TRIM_BYTES, false),
+            (TRIM_BYTES, true),
+            (TRIM_BYTES, false),
+            (0, true),
+            (0, false),
+        ];
+        for (used, expected) in table {
+            assert_eq!(trim.is_due(used), expected, "{used}");
+        }
     }
 }

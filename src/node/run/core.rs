@@ -5,10 +5,11 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
+use super::shards::{Opened, Opener, Store};
 use crate::node::admin::status::NodeStatus;
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{DataDir, shard_dir};
+use crate::node::data_dir::identity::{DataDir, Listing};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::LocalGroups;
@@ -16,13 +17,11 @@ use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
 use crate::node::request::budget::Budget;
 use crate::node::request::forward::Forwards;
 use crate::node::request::handler::Handler;
-use crate::node::request::router::Router;
+use crate::node::request::router::{Router, map_bytes};
 use crate::node::request::server::Server;
-use corelith_consensus::{Group, Groups, Options};
+use corelith_consensus::{Group, Groups, Options, Role};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
-use corelith_shards::limits::SCRUB_CYCLE_MIN;
-use corelith_shards::{BlockCache, NodeId, ScrubOptions, Shard, ShardId, ShardOptions};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use corelith_shards::{NodeId, ShardId};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,15 +46,17 @@ pub enum CoreEventKind {
     Ended(Result<(), NodeError>),
 }
 
-/// What the first core gives the others, once: the id of the store.
+/// What the first core gives the others, once: what they must know of the store.
 enum Opening {
     First {
-        tell: Vec<Sender<u64>>,
+        tell: Vec<Sender<Store>>,
         /// Closed when all other cores have ended.
         others: Receiver<()>,
+        /// What the list of shards is asked for.
+        listings: Receiver<Listing>,
     },
     Other {
-        store_id: Receiver<u64>,
+        store: Receiver<Store>,
         _alive: Sender<()>,
     },
 }
@@ -69,6 +70,7 @@ pub struct CoreSetup {
     instead: &'static str,
     core: u16,
     opening: Opening,
+    list: Sender<Listing>,
     senders: Vec<MeshSender>,
     inbox: MeshReceiver,
     stop: Receiver<()>,
@@ -90,11 +92,16 @@ pub fn prepare(
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..cores)
         .map(|_| corelith_io::channel(limits::MESH_BATCHES_MAX))
         .unzip();
-    let (tell, store_ids): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
+    let (tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
     let (alive, others) = corelith_io::channel(1);
-    let mut openings = vec![Opening::First { tell, others }];
-    openings.extend(store_ids.into_iter().map(|store_id| Opening::Other {
-        store_id,
+    let (list, listings) = corelith_io::channel(usize::from(cores));
+    let mut openings = vec![Opening::First {
+        tell,
+        others,
+        listings,
+    }];
+    openings.extend(stores.into_iter().map(|store| Opening::Other {
+        store,
         _alive: alive.clone(),
     }));
     let mut setups = Vec::with_capacity(usize::from(cores));
@@ -111,6 +118,7 @@ pub fn prepare(
             instead,
             core,
             opening,
+            list: list.clone(),
             senders: senders.clone(),
             inbox,
             stop: stopped,
@@ -125,7 +133,7 @@ pub async fn run(setup: CoreSetup) {
     let result = serve(&setup).await;
     setup.tell(CoreEventKind::Ended(result));
     if let CoreSetup {
-        opening: Opening::First { tell, others },
+        opening: Opening::First { tell, others, .. },
         ..
     } = setup
     {
@@ -148,23 +156,41 @@ impl CoreSetup {
 }
 
 async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
-    let Some((store_id, data_dir)) = open_data_dir(setup).await? else {
+    let Some((store, data_dir)) = open_data_dir(setup).await? else {
         return Ok(());
     };
     let listener = listen(setup)?;
     let groups = new_groups(setup)?;
-    let opened = open_shards(setup, &groups, store_id).await?;
+    let opener = Opener {
+        config: &setup.config,
+        placement: &setup.placement,
+        core: setup.core,
+        groups: &groups,
+        store,
+        list: setup.list.clone(),
+    };
+    let Opened {
+        groups: opened,
+        down,
+    } = opener.open().await?;
 
-    let budget = Budget::new(limits::REQUESTS_PER_CORE_BYTES_MAX);
+    let clients = &setup.config.clients;
+    let budget = Budget::new(length(clients.memory_bytes));
     let mesh = Mesh::new(setup.core, setup.config.cores);
     mesh.start(setup.senders.clone());
-    let local = Rc::new(LocalGroups::new(setup.placement.shards, opened.clone()));
+    let local = Rc::new(LocalGroups::new(
+        setup.placement.shards,
+        opened.clone(),
+        down,
+    ));
+    let map = setup.placement.cluster_map();
     let router = Rc::new(Router {
         core: setup.core,
         placement: Arc::clone(&setup.placement),
-        map: Rc::new(setup.placement.cluster_map()),
-        handler: Handler::new(setup.placement.shards, Rc::clone(&local), budget.clone()),
-        forwards: Forwards::new(Rc::clone(&mesh)),
+        map_bytes: map_bytes(&map),
+        map: Rc::new(map),
+        handler: Handler::new(setup.placement.shards, Rc::clone(&local)),
+        forwards: Rc::new(Forwards::new(Rc::clone(&mesh))),
         status: NodeStatus::new(
             Arc::clone(&setup.placement),
             Rc::clone(&local),
@@ -173,7 +199,7 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
         mesh,
         groups: local,
     });
-    let server = Server::new(Rc::clone(&router), groups.clone(), budget);
+    let server = Server::new(Rc::clone(&router), groups.clone(), budget, clients.idle());
     let tasks = [
         corelith_io::spawn(Rc::clone(&server).accept(listener)),
         corelith_io::spawn(take_messages(Rc::clone(&router), setup.inbox.clone())),
@@ -192,22 +218,26 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// The first core opens the directory and keeps it open; the others learn the store's id. `None`:
-/// the first core has failed, and tells why.
-async fn open_data_dir(setup: &CoreSetup) -> Result<Option<(u64, Option<DataDir>)>, NodeError> {
+/// The first core opens the directory, keeps it open and its list of shards; the others learn of the
+/// store. `None`: the first core has failed, and tells why.
+async fn open_data_dir(setup: &CoreSetup) -> Result<Option<(Store, Option<DataDir>)>, NodeError> {
     match &setup.opening {
-        Opening::First { tell, .. } => {
+        Opening::First { tell, listings, .. } => {
             let dir = &setup.config.data_dir;
             let opened = DataDir::open(dir, &setup.placement, setup.config.cores).await?;
+            let held = opened.held_shards(dir);
+            drop(corelith_io::spawn(held.keep(listings.clone())));
+            let store = Store {
+                id: opened.identity.store_id,
+                held: Arc::new(opened.identity.held.clone()),
+            };
             for other in tell {
-                // A core that has failed needs no id.
-                let _ = other.try_send(opened.identity.store_id);
+                // A core that has failed needs to know nothing.
+                let _ = other.try_send(store.clone());
             }
-            Ok(Some((opened.identity.store_id, Some(opened))))
+            Ok(Some((store, Some(opened))))
         }
-        Opening::Other { store_id, .. } => {
-            Ok(store_id.recv().await.ok().map(|store_id| (store_id, None)))
-        }
+        Opening::Other { store, .. } => Ok(store.recv().await.ok().map(|store| (store, None))),
     }
 }
 
@@ -253,73 +283,17 @@ fn new_groups(setup: &CoreSetup) -> Result<Groups, NodeError> {
     })
 }
 
-async fn open_shards(
-    setup: &CoreSetup,
-    groups: &Groups,
-    store_id: u64,
-) -> Result<Vec<Group>, NodeError> {
-    let shards = setup.placement.shards_of_core(setup.core);
-    let cache = BlockCache::new(length(setup.config.storage.block_cache_bytes));
-    stream::iter(
-        shards
-            .into_iter()
-            .map(|shard| open_shard(setup, groups, store_id, shard, cache.clone())),
-    )
-    .buffer_unordered(limits::SHARDS_OPENED_AT_ONCE)
-    .try_collect()
-    .await
-}
-
 /// A configured length in memory, whose bounds were checked.
 fn length(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-async fn open_shard(
-    setup: &CoreSetup,
-    groups: &Groups,
-    store_id: u64,
-    id: ShardId,
-    cache: BlockCache,
-) -> Result<Group, NodeError> {
-    let dir = shard_dir(&setup.config.data_dir, id);
-    let failed = |reason: String| NodeError::Shard {
-        shard: id,
-        dir: dir.display().to_string(),
-        reason,
-    };
-    let storage = &setup.config.storage;
-    let options = ShardOptions {
-        memtable_bytes: length(storage.memtable_bytes),
-        segment_bytes: storage.segment_bytes,
-        log_cache_bytes: length(storage.log_cache_bytes),
-        cache,
-        policy: storage.compaction,
-        compression: storage.compression,
-        value_threshold: length(storage.value_threshold_bytes),
-        value_segment_bytes: storage.value_segment_bytes,
-        reserve_bytes: storage.reserve(),
-        scrub: ScrubOptions {
-            bytes_per_second: storage.scrub_bytes_per_second,
-            cycle_min: SCRUB_CYCLE_MIN,
-        },
-        ..ShardOptions::new(store_id, id)
-    };
-    let shard = Shard::open(&dir, options)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    let members = setup.placement.replicas_of(id);
-    let preferred = members.first().copied().unwrap_or(setup.placement.me);
-    groups
-        .open(shard, id, members, preferred)
-        .await
-        .map_err(|error| failed(error.to_string()))
-}
-
-/// Waits until every shard has a leader; `false` if the node is told to stop first.
+/// Waits until every shard that runs has a leader; `false` if the node is told to stop first.
 async fn wait_for_leaders(groups: &[Group], stop: &Receiver<()>) -> bool {
     loop {
-        if groups.iter().all(|group| group.leader().is_some()) {
+        let has_leader =
+            |group: &Group| group.leader().is_some() || group.status().role == Role::Stopped;
+        if groups.iter().all(has_leader) {
             return true;
         }
         if corelith_io::timeout(limits::READY_POLL, stop.recv())
@@ -347,7 +321,7 @@ async fn take_messages(router: Rc<Router>, inbox: MeshReceiver) {
 async fn sweep(server: Rc<Server>, router: Rc<Router>) {
     loop {
         corelith_io::sleep(limits::DEADLINE_SWEEP).await;
-        server.sweep(corelith_io::now());
+        server.sweep(corelith_io::now()).await;
         router.handler.sweep();
     }
 }

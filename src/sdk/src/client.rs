@@ -2,22 +2,27 @@
 
 use crate::batch::Batch;
 use crate::error::{Cause, Error, Result};
-use crate::limits::{DEADLINE, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
 use crate::read::Get;
-use crate::scan::Scan;
-use crate::seeds;
+use crate::resolve::Resolver;
+use crate::scan::{Scan, ScanToken};
+use crate::seeds::{self, Patience};
 use crate::session::Session;
 use crate::transport::Transport;
+use crate::value::IntoValue;
 use crate::write::{Delete, Put};
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
+use corelith_wire::request::Operation as WriteKind;
 use corelith_wire::response::Answer;
 use corelith_wire::{ClusterId, ShardId, placement};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 /// A client of one cluster. Cheap to clone; clones share connections and sessions. It must be made
 /// and used within a tokio runtime.
@@ -55,7 +60,8 @@ pub struct Limits {
 pub struct ClientBuilder {
     seeds: Vec<String>,
     deadline: Duration,
-    connect_deadline: Duration,
+    connect_deadline: Option<Duration>,
+    resolver: Resolver,
 }
 
 /// Environment variable that [`ClientBuilder::seeds_from_env`] reads.
@@ -82,26 +88,33 @@ impl ClientBuilder {
         self.seeds(seeds)
     }
 
-    /// How long an operation may take from call to answer, retries included, unless it says
-    /// otherwise itself. 15 s if not set.
+    /// How long an operation may take from call to answer, unless it says otherwise itself. That bounds
+    /// all that it does: resolving names, connecting, retries, waiting for leaders. A node that is
+    /// restarting is waited for within it, also if all nodes refuse connections. 15 s if not set.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long [`connect`](Self::connect) may try. 5 s if not set.
+    /// How long [`connect`](Self::connect) may try, whatever the seeds say: an application that may be
+    /// started before its cluster waits for it with this.
+    ///
+    /// If not set, it is 5 s or the [`deadline`](Self::deadline), whichever is shorter, and half a
+    /// second if every seed refuses: no port is open there, the name does not resolve, or something
+    /// else answers.
     #[must_use]
     pub fn connect_deadline(mut self, deadline: Duration) -> Self {
-        self.connect_deadline = deadline;
+        self.connect_deadline = Some(deadline);
         self
     }
 
-    /// Finds the cluster through the seeds and learns its map and limits.
+    /// Finds the cluster through the seeds and learns its map and limits. The seeds are asked one
+    /// after the other, the next one when one fails or is slow. Dropping the future ends the search.
     ///
     /// # Errors
     /// `Invalid` without seeds or with a malformed one, `NoSeed` if none of them leads to a cluster
-    /// before the deadline.
+    /// before the deadline; it names each seed and what was met there.
     pub async fn connect(self) -> Result<Client> {
         if self.seeds.is_empty() {
             return Err(Error::Invalid {
@@ -114,35 +127,41 @@ impl ClientBuilder {
             .map(|s| seeds::split(s))
             .collect::<Result<_>>()?;
         let clock = Clock::start();
-        let mut pause = RETRY_PAUSE_MIN;
-        loop {
-            let mut met = Cause::NotTried;
-            for (host, port) in &seeds {
-                match seeds::describe(host, *port, ClusterId(0), clock).await {
-                    Ok((map, welcome)) => {
-                        let limits = Limits {
-                            key_bytes_max: map.limits.key_bytes_max as usize,
-                            value_bytes_max: map.limits.value_bytes_max,
-                        };
-                        return Ok(Client::new(
-                            map,
-                            welcome.session_window,
-                            limits,
-                            clock,
-                            self.deadline,
-                            seeds,
-                        ));
-                    }
-                    Err(cause) => met = cause,
-                }
-            }
-            if clock.now() + pause >= self.connect_deadline {
-                let seeds = self.seeds.join(", ");
-                return Err(Error::NoSeed { seeds, cause: met });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
-        }
+        let patience = match self.connect_deadline {
+            Some(at_most) => Patience {
+                at_most,
+                refused: at_most,
+            },
+            None => Patience {
+                at_most: FIND_TIMEOUT.min(self.deadline),
+                refused: REFUSED_GRACE,
+            },
+        };
+        let resolver = self.resolver;
+        let found = seeds::find(&seeds, patience, clock, &resolver).await;
+        let (map, welcome) = found.map_err(|met| seeds::none_found(&self.seeds, met))?;
+        let limits = Limits {
+            key_bytes_max: map.limits.key_bytes_max as usize,
+            value_bytes_max: map.limits.value_bytes_max,
+        };
+        let cluster = ClusterId(map.cluster);
+        let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
+        // Without the system's randomness the address of a fresh allocation still tells clients of
+        // one process apart; jitter and client tags need no more.
+        let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
+        let session = Session::new(Arc::new(map), welcome.session_window, seed);
+        Ok(Client {
+            inner: Arc::new(Inner {
+                session: Mutex::new(session),
+                stirred,
+                transport: Transport::new(cluster, clock, resolver),
+                clock,
+                deadline: self.deadline,
+                limits,
+                cluster,
+                seeds,
+            }),
+        })
     }
 }
 
@@ -152,7 +171,8 @@ impl Client {
         ClientBuilder {
             seeds: Vec::new(),
             deadline: DEADLINE,
-            connect_deadline: Duration::from_secs(5),
+            connect_deadline: None,
+            resolver: Resolver::system(),
         }
     }
 
@@ -164,57 +184,38 @@ impl Client {
         Self::builder().seeds(seeds).connect().await
     }
 
-    fn new(
-        map: ClusterMap,
-        session_window: u32,
-        limits: Limits,
-        clock: Clock,
-        deadline: Duration,
-        seeds: Vec<(String, u16)>,
-    ) -> Self {
-        let cluster = ClusterId(map.cluster);
-        let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
-        // Without the system's randomness the address of a fresh allocation still tells clients of
-        // one process apart; jitter and client tags need no more.
-        let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
-        let session = Session::new(Arc::new(map), session_window, seed);
-        Self {
-            inner: Arc::new(Inner {
-                session: Mutex::new(session),
-                stirred,
-                transport: Transport::new(cluster, clock),
-                clock,
-                deadline,
-                limits,
-                cluster,
-                seeds,
-            }),
-        }
-    }
-
     /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
-    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
-        Put::new(self.clone(), key.into(), value.into())
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl IntoValue) -> Put {
+        Put::new(self.clone(), own(key), value.into_value())
     }
 
     /// Takes the value of `key` away. Deleting a key without value is a success.
-    pub fn delete(&self, key: impl Into<Bytes>) -> Delete {
-        Delete::new(self.clone(), key.into())
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
+        Delete::new(self.clone(), own(key))
     }
 
     /// Reads `key`: the latest acknowledged write is seen (linearizable).
-    pub fn get(&self, key: impl Into<Bytes>) -> Get {
-        Get::new(self.clone(), key.into())
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
+        Get::new(self.clone(), own(key))
     }
 
     /// Reads all keys that start with `prefix`, in order.
-    pub fn scan(&self, prefix: impl Into<Bytes>) -> Scan {
-        Scan::prefix(self.clone(), prefix.into())
+    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
+        Scan::prefix(self.clone(), own(prefix))
     }
 
     /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
-    pub fn scan_range(&self, start: impl Into<Bytes>, end: impl Into<Bytes>) -> Scan {
-        Scan::range(self.clone(), start.into(), end.into())
+    pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
+        Scan::range(self.clone(), own(start), own(end))
+    }
+
+    /// Goes on with a scan where [`Scan::token`] says, with what is there now.
+    ///
+    /// # Errors
+    /// `Invalid` if the token is of another cluster.
+    pub fn resume_scan(&self, token: &ScanToken) -> Result<Scan> {
+        let (start, end) = token.range(self.cluster_id())?;
+        Ok(Scan::range(self.clone(), start, end))
     }
 
     /// Collects operations that are then carried out together, each on its own.
@@ -232,8 +233,16 @@ impl Client {
         Arc::clone(self.inner.session().map())
     }
 
+    pub(crate) fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
     pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
         placement::shard_of(key, self.inner.stirred.len() as u32)
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.inner.deadline
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -250,12 +259,29 @@ impl Client {
         let now = inner.clock.now();
         let deadline = now + deadline.unwrap_or(inner.deadline);
         let operation = inner.session().operation(request, deadline);
-        let mut flight = Flight { inner, operation };
+        let span = span_of(&operation);
+        let mut flight = Flight {
+            inner,
+            operation,
+            attempts: 0,
+            span: span.clone(),
+        };
+        let result = flight.go(deadline).instrument(span).await;
+        flight.record(outcome(&result));
+        result
+    }
+}
+
+impl Flight<'_> {
+    async fn go(&mut self, deadline: Duration) -> Result<Answer> {
+        let inner = self.inner;
+        let flight = self;
         let mut step = flight.advance(Session::proceed);
         loop {
             step = match step {
                 Step::Done(result) => return result,
                 Step::Send { target, until } => {
+                    flight.attempts += 1;
                     let address = || inner.session().address(target);
                     let event = match inner.transport.connection(target, address) {
                         Some(connection) => {
@@ -298,6 +324,11 @@ impl Client {
     }
 }
 
+/// A copy of a key.
+fn own(key: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(key.as_ref())
+}
+
 impl Inner {
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
@@ -318,7 +349,9 @@ impl Inner {
             .map(|node| (node.host.as_str(), node.base_port));
         let seeds = self.seeds.iter().map(|(host, port)| (host.as_str(), *port));
         for (host, port) in nodes.chain(seeds) {
-            if let Ok((map, _)) = seeds::describe(host, port, self.cluster, self.clock).await {
+            let resolver = self.transport.resolver();
+            let asked = seeds::describe(host, port, self.cluster, self.clock, resolver);
+            if let Ok((map, _)) = asked.await {
                 if self.session().adopt(map) {
                     self.transport.keep(|target| self.session().address(target));
                 }
@@ -333,9 +366,53 @@ impl Inner {
 struct Flight<'a> {
     inner: &'a Inner,
     operation: Operation,
+    /// How often a request was sent, openings of a session included.
+    attempts: u32,
+    span: Span,
+}
+
+/// The span of an operation. Disabled, it costs the check of a flag.
+fn span_of(operation: &Operation) -> Span {
+    macro_rules! span {
+        ($name:literal, $key:expr) => {
+            tracing::debug_span!(
+                target: "corelith_client",
+                $name,
+                key_len = $key.len(),
+                shard = operation.shard().0,
+                attempts = Empty,
+                outcome = Empty,
+            )
+        };
+    }
+    match &operation.request {
+        Request::Write { key, kind, .. } => match kind {
+            WriteKind::Put => span!("put", key),
+            WriteKind::Delete => span!("delete", key),
+        },
+        Request::Get { key } => span!("get", key),
+        Request::Head { key } => span!("head", key),
+        Request::Scan { start, .. } => span!("scan_page", start),
+    }
+}
+
+fn outcome(result: &Result<Answer>) -> &'static str {
+    match result {
+        Ok(Answer::Conflict { .. }) => "conflict",
+        Ok(Answer::NotFound { .. }) => "not found",
+        Ok(_) => "ok",
+        Err(error) => error.name(),
+    }
 }
 
 impl Flight<'_> {
+    fn record(&self, outcome: &'static str) {
+        if !self.span.is_disabled() {
+            self.span.record("attempts", self.attempts);
+            self.span.record("outcome", outcome);
+        }
+    }
+
     fn advance(
         &mut self,
         decide: impl FnOnce(&mut Session, &mut Operation, Duration) -> Step,
@@ -353,11 +430,63 @@ impl Flight<'_> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         if !self.operation.done {
+            self.record("dropped");
             let mut session = self.inner.session();
             session.abandon(&mut self.operation);
             let stirred = session.take_stirred();
             drop(session);
             self.inner.stir(stirred);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::mpsc;
+
+    fn builder(
+        resolver: impl Fn(&str) -> io::Result<Vec<std::net::IpAddr>> + Send + Sync + 'static,
+    ) -> ClientBuilder {
+        ClientBuilder {
+            resolver: Resolver::new(resolver),
+            ..Client::builder().seeds(["db.example:7411"])
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_bounds_names_that_do_not_come_back() {
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = Mutex::new(ended);
+        let hanging = move |_: &str| {
+            // Until the test is over.
+            let _ = ended.lock().unwrap().recv();
+            Err(io::Error::other("hung up"))
+        };
+        let deadline = Duration::from_millis(300);
+        let before = tokio::time::Instant::now();
+        let error = builder(hanging).deadline(deadline).connect().await;
+        assert_eq!(before.elapsed(), deadline);
+        assert!(matches!(error, Err(Error::NoSeed { .. })), "{error:?}");
+        drop(end);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_told_with_its_reason() {
+        let builder = builder(|_| Err(io::Error::other("no such host is known")));
+        let error = builder
+            .connect_deadline(Duration::from_millis(20))
+            .connect();
+        let error = error.await.unwrap_err();
+        let Error::NoSeed { tried } = &error else {
+            panic!("{error}");
+        };
+        assert!(matches!(tried[0].cause, Cause::Resolve { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("db.example does not resolve: no such host"),
+            "{text}"
+        );
     }
 }

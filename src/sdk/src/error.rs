@@ -1,6 +1,8 @@
 //! What can go wrong, and what the caller can do about it.
 
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -30,9 +32,17 @@ pub enum Error {
     /// reads and deletes work.
     #[error("the shard's disk is full; delete something or add space")]
     DiskFull,
+    /// The shard holds as much as a shard can. Nothing was changed: delete something; reads and deletes
+    /// work.
+    #[error("the shard holds as much as it can; delete something")]
+    ShardFull,
     /// The key or the value is too long. Nothing was changed.
-    #[error("too large: at most {limit} bytes are allowed")]
+    #[error("the {what} is too large: it has {len} bytes, at most {limit} are allowed")]
     TooLarge {
+        /// Which of the two.
+        what: Field,
+        /// How long it is, in bytes.
+        len: u64,
         /// The longest that would do, in bytes.
         limit: u64,
     },
@@ -52,8 +62,9 @@ pub enum Error {
         /// What the last attempt met.
         cause: Cause,
     },
-    /// The state that the scan reads has been cleaned away meanwhile: start the scan again.
-    #[error("the scan took too long, its state is gone; start it again")]
+    /// What the scan has seen of a shard was dropped meanwhile, and it was to give one moment of each: start
+    /// it again.
+    #[error("what the scan has seen is gone; start it again")]
     ScanExpired,
     /// The other side does not keep to the protocol: check that both sides have matching versions.
     #[error("the server broke the protocol ({what}); check that client and servers match")]
@@ -62,12 +73,10 @@ pub enum Error {
         what: &'static str,
     },
     /// None of the seeds led to a cluster.
-    #[error("no node could be reached at {seeds}: {cause}")]
+    #[error("no cluster at {}", listed(.tried))]
     NoSeed {
-        /// The addresses that were tried.
-        seeds: String,
-        /// What the last one met.
-        cause: Cause,
+        /// Every seed, and what was met there last.
+        tried: Vec<SeedFailure>,
     },
     /// The builder or the call was given something impossible.
     #[error("invalid {what}")]
@@ -78,6 +87,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// Its name, for logs and measurements.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not found",
+            Self::Conflict { .. } => "conflict",
+            Self::Throttled { .. } => "throttled",
+            Self::DiskFull => "disk full",
+            Self::ShardFull => "shard full",
+            Self::TooLarge { .. } => "too large",
+            Self::Corrupt => "corrupt",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Indeterminate { .. } => "indeterminate",
+            Self::ScanExpired => "scan expired",
+            Self::Protocol { .. } => "protocol",
+            Self::NoSeed { .. } => "no seed",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+
     /// Whether the same call may succeed later without anything being changed by the caller, and
     /// repeating it does no harm. (A conflict, for one, needs a new decision; an indeterminate
     /// write a look at the key.)
@@ -86,6 +114,7 @@ impl Error {
             self,
             Self::Throttled { .. }
                 | Self::DiskFull
+                | Self::ShardFull
                 | Self::Unavailable { .. }
                 | Self::ScanExpired
                 | Self::NoSeed { .. }
@@ -93,13 +122,59 @@ impl Error {
     }
 }
 
+/// Key or value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The key.
+    Key,
+    /// The value.
+    Value,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Value => "value",
+        })
+    }
+}
+
+/// A seed that led to no cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeedFailure {
+    /// The seed, as it was given.
+    pub seed: String,
+    /// What was met there last.
+    pub cause: Cause,
+}
+
+/// Names seeds that met the same together: `a:1, b:1: refused; c:1: no answer`.
+fn listed(tried: &[SeedFailure]) -> String {
+    let groups = tried.chunk_by(|one, next| one.cause == next.cause);
+    let each = groups.filter_map(|group| {
+        let seeds: Vec<&str> = group.iter().map(|failure| &failure.seed[..]).collect();
+        Some(format!("{}: {}", seeds.join(", "), group.first()?.cause))
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// What stood in the way of the last attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// No attempt was made before the deadline.
     #[error("the deadline passed before it could be sent")]
     NotTried,
+    /// The host name leads to no address.
+    #[error("the name {host} does not resolve: {reason}")]
+    Resolve {
+        /// The name.
+        host: Arc<str>,
+        /// What the system said of it.
+        reason: Arc<str>,
+    },
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(std::io::ErrorKind),

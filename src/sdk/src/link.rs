@@ -7,6 +7,7 @@
 use crate::error::Cause;
 use crate::limits::{COPY_OUT_BYTES_MAX, OUTBOX_KEPT_BYTES_MAX, READ_BYTES, SILENCE_MAX, TICK};
 use crate::operation::Event;
+use crate::resolve::Resolver;
 use crate::slots::{Room, Slots};
 use bytes::{Bytes, BytesMut};
 use corelith_wire::frame::Accepts;
@@ -15,6 +16,7 @@ use corelith_wire::response::Answer;
 use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId, limits as wire_limits};
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -75,9 +77,13 @@ impl Link {
         port: u16,
         cluster: ClusterId,
         clock: Clock,
+        resolver: &Resolver,
     ) -> Result<(Arc<Self>, Stream), Cause> {
         let failed = |error: std::io::Error| Cause::Connect(error.kind());
-        let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+        let addresses = resolver.resolve(host).await?;
+        let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let mut stream = TcpStream::connect(&addresses[..]).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let hello = Hello::client(cluster);
         let sent: [u8; HELLO_BYTES] = hello.encode();
@@ -109,7 +115,7 @@ impl Link {
 
     /// Why nothing more can be sent, if so.
     pub(crate) fn closed(&self) -> Option<Cause> {
-        self.state().closed
+        self.state().closed.clone()
     }
 
     /// Sends a request and waits for its answer, at most until then. While too many are in flight
@@ -133,7 +139,7 @@ impl Link {
         };
         let (id, driver) = {
             let mut state = self.state();
-            if let Some(cause) = state.closed {
+            if let Some(cause) = state.closed.clone() {
                 return Event::NotSent(cause);
             }
             permit.forget();
@@ -162,7 +168,7 @@ impl Link {
             cause = self.write(write) => cause,
             cause = self.watch() => cause,
         };
-        self.close(cause);
+        self.close(cause.clone());
         cause
     }
 
@@ -172,7 +178,7 @@ impl Link {
         let mut wake = Vec::new();
         {
             let mut state = self.state();
-            state.closed.get_or_insert(cause);
+            state.closed.get_or_insert_with(|| cause.clone());
             state.slots.fail_all(&Event::Lost(cause), &mut wake);
             state.outbox.clear();
             wake.extend(state.driver.take());
@@ -282,7 +288,7 @@ impl Link {
     async fn until(&self, ready: impl Fn(&State) -> bool) -> Result<(), Cause> {
         std::future::poll_fn(|context| {
             let mut state = self.state();
-            if let Some(cause) = state.closed {
+            if let Some(cause) = state.closed.clone() {
                 return Poll::Ready(Err(cause));
             }
             if ready(&state) {
@@ -337,6 +343,7 @@ fn copied_out(mut answer: Answer) -> Answer {
     };
     match &mut answer {
         Answer::Value { value, .. } => small(value),
+        Answer::ScanHeads(page) => page.items.iter_mut().for_each(|item| small(&mut item.key)),
         Answer::ScanPage(page) => {
             let page_bytes: usize = page.items.iter().map(|item| item.value.len()).sum();
             if page_bytes < COPY_OUT_BYTES_MAX {

@@ -1,6 +1,6 @@
 //! One operation of the application, from its call to its result, over any number of attempts.
 
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Field};
 use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB};
 use crate::route::Target;
 use bytes::Bytes;
@@ -30,6 +30,11 @@ pub enum Request {
         /// The key.
         key: Bytes,
     },
+    /// Reads the version and length of a key's value.
+    Head {
+        /// The key.
+        key: Bytes,
+    },
     /// Reads a page of keys `start <= key < end` of one shard.
     Scan {
         /// The shard.
@@ -44,6 +49,8 @@ pub enum Request {
         max_bytes: u32,
         /// Log index to read at, 0 for the latest.
         at_version: u64,
+        /// Whether versions and lengths are enough.
+        keys_only: bool,
     },
 }
 
@@ -74,6 +81,8 @@ pub struct Operation {
     /// The node that was asked last because it was its turn, not because it was said to lead: where
     /// the round goes on when what was said turns out wrong.
     pub(crate) turn: Option<NodeId>,
+    /// Nodes that said that they are full or damaged. At most the shard's replicas.
+    pub(crate) unable: Vec<NodeId>,
     /// Redirects followed since the last pause.
     pub(crate) redirects: u32,
     /// Pauses made so far.
@@ -98,6 +107,19 @@ impl Operation {
         self.deadline
     }
 
+    /// Which of key and value a server means that allows `limit` bytes of it, and how long it is.
+    pub(crate) fn largest(&self, limit: u64) -> (Field, u64) {
+        match &self.request {
+            Request::Write { key, value, .. } if key.len() as u64 <= limit => {
+                (Field::Value, value.len() as u64)
+            }
+            Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
+                (Field::Key, key.len() as u64)
+            }
+            Request::Scan { start, end, .. } => (Field::Key, start.len().max(end.len()) as u64),
+        }
+    }
+
     pub(crate) fn is_write(&self) -> bool {
         matches!(self.request, Request::Write { .. })
     }
@@ -107,7 +129,7 @@ impl Operation {
         let value_len = match &self.request {
             Request::Write { value, .. } => value.len(),
             // How large the answer is shows only when it comes.
-            Request::Get { .. } | Request::Scan { .. } => 1 << 20,
+            Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => 1 << 20,
         };
         // Values have at most a few MiB.
         ATTEMPT_TIMEOUT + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
@@ -158,6 +180,7 @@ impl Operation {
                 request::encode_write(out, head, &body, value);
             }
             Request::Get { key } => request::encode_get(out, head, &GetRequest { key }),
+            Request::Head { key } => request::encode_get_head(out, head, &GetRequest { key }),
             Request::Scan {
                 shard: _,
                 start,
@@ -165,6 +188,7 @@ impl Operation {
                 limit_items,
                 max_bytes,
                 at_version,
+                keys_only,
             } => {
                 let body = ScanRequest {
                     start,
@@ -173,7 +197,11 @@ impl Operation {
                     max_bytes: *max_bytes,
                     at_version: *at_version,
                 };
-                request::encode_scan(out, head, &body);
+                if *keys_only {
+                    request::encode_scan_keys(out, head, &body);
+                } else {
+                    request::encode_scan(out, head, &body);
+                }
             }
         }
     }

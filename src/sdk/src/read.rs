@@ -37,12 +37,24 @@ impl fmt::Debug for Entry {
     }
 }
 
+/// A key with what is known of its value without the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryHead {
+    /// The key.
+    pub key: Bytes,
+    /// Version of its value, as in [`Entry`].
+    pub version: u64,
+    /// Length of its value, in bytes.
+    pub value_len: u64,
+}
+
 /// What a read saw, and where in the shard's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Lookup {
-    /// The key with its value, `None` if it has none.
-    pub entry: Option<Entry>,
+pub struct Lookup<T = Entry> {
+    /// The key with its value, or with the value's head; `None` if it has none.
+    pub entry: Option<T>,
     /// The shard that holds the key.
     pub shard: u32,
     /// Term of the leader that answered.
@@ -51,7 +63,7 @@ pub struct Lookup {
     pub index: u64,
 }
 
-/// See [`Client::get`].
+/// See [`Client::get`]. Dropping its future does no harm.
 #[derive(Clone, Debug)]
 #[must_use = "a get does nothing until it is awaited"]
 pub struct Get {
@@ -75,12 +87,78 @@ impl Get {
         self
     }
 
+    /// Lowers its deadline to `deadline`.
+    pub(crate) fn within(mut self, deadline: Duration) -> Self {
+        let own = self.deadline.unwrap_or(self.client.deadline());
+        self.deadline = Some(own.min(deadline));
+        self
+    }
+
     /// Reads the key, where having no value is no error, and tells what point of the shard's
-    /// history was seen.
+    /// history was seen. Dropping the future does no harm.
     ///
     /// # Errors
     /// It could not be read.
     pub async fn lookup(self) -> Result<Lookup> {
+        let key = self.key.clone();
+        let request = |key| Request::Get { key };
+        self.run(request, |answer| match answer {
+            Answer::Value {
+                meta,
+                version,
+                value,
+            } => Some((
+                meta,
+                Some(Entry {
+                    key,
+                    value,
+                    version,
+                }),
+            )),
+            Answer::NotFound { meta } => Some((meta, None)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Reads the version and length of the key's value, which is neither read from disk nor sent.
+    /// Having no value is no error. Dropping the future does no harm.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn head(self) -> Result<Lookup<EntryHead>> {
+        let key = self.key.clone();
+        let request = |key| Request::Head { key };
+        let found = |meta, version, value_len| {
+            let head = EntryHead {
+                key,
+                version,
+                value_len,
+            };
+            Some((meta, Some(head)))
+        };
+        self.run(request, |answer| match answer {
+            Answer::Head {
+                meta,
+                version,
+                value_len,
+            } => found(meta, version, value_len),
+            Answer::Value {
+                meta,
+                version,
+                value,
+            } => found(meta, version, value.len() as u64),
+            Answer::NotFound { meta } => Some((meta, None)),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn run<T>(
+        self,
+        request: impl FnOnce(Bytes) -> Request,
+        take: impl FnOnce(Answer) -> Option<(ReplyMeta, Option<T>)>,
+    ) -> Result<Lookup<T>> {
         let Self {
             client,
             key,
@@ -88,29 +166,10 @@ impl Get {
         } = self;
         check_key(&client, &key)?;
         let shard = client.shard_of(&key).0;
-        let (ReplyMeta { term, index }, entry) = match client
-            .run(Request::Get { key: key.clone() }, deadline)
-            .await?
-        {
-            Answer::Value {
-                meta,
-                version,
-                value,
-            } => (
-                meta,
-                Some(Entry {
-                    key,
-                    value,
-                    version,
-                }),
-            ),
-            Answer::NotFound { meta } => (meta, None),
-            _ => {
-                return Err(Error::Protocol {
-                    what: "an answer of the wrong kind",
-                });
-            }
-        };
+        let answer = client.run(request(key), deadline).await?;
+        let (ReplyMeta { term, index }, entry) = take(answer).ok_or(Error::Protocol {
+            what: "an answer of the wrong kind",
+        })?;
         Ok(Lookup {
             entry,
             shard,

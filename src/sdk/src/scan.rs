@@ -3,6 +3,16 @@
 //! Keys are spread over the shards by hash, so a scan asks every shard, page by page, and merges.
 //! All pages of one shard are read as of the log index of its first page: what a scan gives of one
 //! shard is one consistent state. Different shards are read at different moments.
+//!
+//! A shard keeps that state while it hears of the scan, see [`keep`]. If it is gone all the same (its
+//! node was restarted, too many scans were open), the scan goes on behind the last key with what is
+//! there then, and says so.
+
+mod keep;
+mod part;
+mod token;
+
+pub use token::ScanToken;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -10,61 +20,64 @@ use crate::limits::{
     SCAN_BUFFER_BYTES, SCAN_FETCHES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_BYTES_MIN, SCAN_PAGE_ITEMS,
 };
 use crate::operation::Request;
-use crate::read::Entry;
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::read::{Entry, EntryHead};
+use crate::write::check_key_len;
+use bytes::Bytes;
 use corelith_wire::ShardId;
-use corelith_wire::response::{Answer, ScanItem, ScanPage};
 use futures_core::Stream;
+use keep::Keeper;
+use part::{Fetch, Item, Part, next_key};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-type Fetch = Pin<Box<dyn Future<Output = Result<ScanPage>> + Send>>;
-
-/// What is known of one shard's part.
-struct Part {
-    shard: ShardId,
-    /// Where the next page starts.
-    start: Bytes,
-    /// Log index of the first page, 0 before it came.
-    at_version: u64,
-    /// Whether keys follow those at hand.
-    more: bool,
-    items: VecDeque<ScanItem>,
-    fetch: Option<Fetch>,
-    /// Whether its first item's key is among the heads.
-    listed: bool,
-}
-
-/// A stream of entries in key order, see [`Client::scan`]. After an error it ends.
+/// A stream of entries in key order, see [`Client::scan`]; with [`keys_only`](Self::keys_only) a
+/// stream of their heads. After an error it ends.
+///
+/// Of each shard it gives what was there at one moment, the one at which the shard was first read,
+/// however slowly it is polled, as long as it is polled once in ten minutes. Shards are read at moments
+/// of their own. Where a shard cannot keep that (its leader was restarted, or is another node by now
+/// that has dropped what was overwritten), the scan goes on behind the last key with what is there
+/// then; [`is_consistent`](Self::is_consistent) tells, and [`one_moment`](Self::one_moment) makes it
+/// an error. In any case every key that is there all the time is given, once, in order.
+///
+/// Dropping it, or dropping the future of a `next`, loses nothing: the entries not yet given are
+/// given by the next call, and [`token`](Self::token) says where another scan would go on.
 #[must_use = "a scan does nothing until it is polled"]
-pub struct Scan {
+pub struct Scan<T = Entry> {
     client: Client,
+    /// First key that was not given yet, or could not be.
+    start: Bytes,
     end: Bytes,
     limit: u64,
     deadline: Option<Duration>,
-    parts: Vec<Part>,
+    /// One for each shard; none before the first poll.
+    parts: Vec<Part<T>>,
     /// The first key of every part that has items at hand, with the part's place.
     heads: BinaryHeap<Reverse<(Bytes, usize)>>,
     fetching: usize,
     /// Whether some part should be asked for a page that is not on its way.
     hungry: bool,
-    ended: bool,
+    keeper: Keeper,
+    /// Whether it fails rather than go on at a later moment.
+    one_moment: bool,
+    /// Whether all pages of each shard were read as of one moment.
+    consistent: bool,
+    /// Whether the range is given completely.
+    complete: bool,
+    failed: bool,
 }
 
-impl fmt::Debug for Scan {
+impl<T> fmt::Debug for Scan<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            end, limit, ended, ..
-        } = self;
         f.debug_struct("Scan")
-            .field("end", end)
-            .field("limit", limit)
-            .field("ended", ended)
+            .field("start", &self.start)
+            .field("end", &self.end)
+            .field("limit", &self.limit)
+            .field("complete", &self.complete)
             .finish_non_exhaustive()
     }
 }
@@ -76,41 +89,133 @@ impl Scan {
     }
 
     pub(crate) fn range(client: Client, start: Bytes, end: Bytes) -> Self {
-        let shard_count = client.cluster_map().shard_count();
-        let part = |shard| Part {
-            shard: ShardId(shard),
-            start: start.clone(),
-            at_version: 0,
-            more: true,
-            items: VecDeque::new(),
-            fetch: None,
-            listed: false,
-        };
-        let parts = (0..shard_count).map(part).collect();
-        let heads = BinaryHeap::new();
         Self {
             client,
+            start,
             end,
             limit: u64::MAX,
             deadline: None,
-            parts,
-            heads,
+            parts: Vec::new(),
+            heads: BinaryHeap::new(),
             fetching: 0,
             hungry: true,
-            ended: false,
+            keeper: Keeper::default(),
+            one_moment: false,
+            consistent: true,
+            complete: false,
+            failed: false,
         }
     }
 
+    /// Gives keys with the versions and lengths of their values. The values are neither read from disk
+    /// nor sent. To be said before the scan is polled: what was fetched before is fetched again.
+    pub fn keys_only(self) -> Scan<EntryHead> {
+        let Self {
+            client,
+            start,
+            end,
+            limit,
+            deadline,
+            one_moment,
+            complete,
+            failed,
+            ..
+        } = self;
+        Scan {
+            client,
+            start,
+            end,
+            limit,
+            deadline,
+            parts: Vec::new(),
+            heads: BinaryHeap::new(),
+            fetching: 0,
+            hungry: true,
+            keeper: Keeper::default(),
+            one_moment,
+            consistent: true,
+            complete,
+            failed,
+        }
+    }
+
+    /// Only keys from `key` on. To be said before the scan is polled.
+    pub fn start_at(mut self, key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        if key > &self.start[..] {
+            self.start = Bytes::copy_from_slice(key);
+        }
+        self
+    }
+
+    /// Only keys before `key`; an empty `key` changes nothing. To be said before the scan is polled.
+    pub fn end_before(mut self, key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        if self.end.is_empty() || (!key.is_empty() && key < &self.end[..]) {
+            self.end = Bytes::copy_from_slice(key);
+        }
+        self
+    }
+}
+
+impl<T> Scan<T> {
     /// Gives at most `limit` entries.
     pub fn limit(mut self, limit: u64) -> Self {
         self.limit = limit;
         self
     }
 
-    /// How long each page may take, retries included; otherwise the client's deadline.
+    /// How long each page may take, retries included; otherwise the client's deadline. The scan as a
+    /// whole takes as long as it is polled.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// Fails with `ScanExpired` rather than go on at a later moment.
+    pub fn one_moment(mut self) -> Self {
+        self.one_moment = true;
+        self
+    }
+
+    /// Whether what was given so far of each shard was there at one moment.
+    pub fn is_consistent(&self) -> bool {
+        self.consistent
+    }
+
+    /// Where [`Client::resume_scan`] goes on behind what was given so far: after the limit was reached,
+    /// after an error, or at any time in between. `None` if everything was given.
+    pub fn token(&self) -> Option<ScanToken> {
+        let drained = !self.parts.is_empty()
+            && self
+                .parts
+                .iter()
+                .all(|part| !part.more && part.items.is_empty());
+        if self.complete || drained {
+            return None;
+        }
+        let cluster = self.client.cluster_id();
+        Some(ScanToken::new(
+            cluster,
+            self.start.clone(),
+            self.end.clone(),
+        ))
+    }
+}
+
+impl<T: Item> Scan<T> {
+    /// Whether there is anything to ask for. Makes the parts.
+    fn begin(&mut self) -> Result<bool> {
+        check_key_len(&self.client, &self.start)?;
+        check_key_len(&self.client, &self.end)?;
+        if !self.end.is_empty() && self.start >= self.end {
+            return Ok(false);
+        }
+        let shard_count = self.client.cluster_map().shard_count();
+        self.parts = (0..shard_count)
+            .map(|shard| Part::new(ShardId(shard), self.start.clone()))
+            .collect();
+        Ok(true)
     }
 
     /// Every shard has a page at hand, and one on its way at times: many shards get small pages.
@@ -119,7 +224,7 @@ impl Scan {
         (SCAN_BUFFER_BYTES / shards).clamp(SCAN_PAGE_BYTES_MIN, SCAN_PAGE_BYTES_MAX)
     }
 
-    fn fetch(&self, part: &Part) -> Fetch {
+    fn fetch(&self, part: &Part<T>) -> Fetch<T> {
         let items = u32::try_from(self.limit)
             .unwrap_or(u32::MAX)
             .min(SCAN_PAGE_ITEMS);
@@ -130,20 +235,20 @@ impl Scan {
             limit_items: items,
             max_bytes: self.page_bytes(),
             at_version: part.at_version,
+            keys_only: T::KEYS_ONLY,
         };
         let (client, deadline) = (self.client.clone(), self.deadline);
         Box::pin(async move {
-            match client.run(request, deadline).await? {
-                Answer::ScanPage(page) => Ok(page),
-                _ => Err(Error::Protocol {
-                    what: "an answer of the wrong kind",
-                }),
-            }
+            let answer = client.run(request, deadline).await?;
+            T::page(answer).ok_or(Error::Protocol {
+                what: "an answer of the wrong kind",
+            })
         })
     }
 
     /// Starts and polls fetches. `Ok(true)` if every part shows its first item or has none.
     fn advance(&mut self, context: &mut Context<'_>) -> Result<bool> {
+        let key_bytes_max = self.client.limits().key_bytes_max;
         let mut complete = true;
         self.hungry = false;
         for at in 0..self.parts.len() {
@@ -165,13 +270,26 @@ impl Scan {
             {
                 part.fetch = None;
                 self.fetching -= 1;
-                part.take(page?)?;
                 self.hungry = true;
+                match page {
+                    Err(Error::ScanExpired) if !self.one_moment && part.at_version != 0 => {
+                        part.start_over();
+                        self.consistent = false;
+                    }
+                    page => part.take(page?, key_bytes_max)?,
+                }
+                if part.more && part.at_version != 0 {
+                    let (start, at_version) = (part.start.clone(), part.at_version);
+                    self.keeper
+                        .keep(&self.client, part.shard, start, at_version);
+                } else {
+                    self.keeper.forget(part.shard);
+                }
             }
             if !part.listed {
                 match part.items.front() {
                     Some(first) => {
-                        self.heads.push(Reverse((first.key.clone(), at)));
+                        self.heads.push(Reverse((first.key().clone(), at)));
                         part.listed = true;
                     }
                     None => complete &= !part.more,
@@ -183,74 +301,55 @@ impl Scan {
 
     /// Whether the next page of `part` should be on its way: while little of the last one is left,
     /// and less than what may still be given.
-    fn wants_page(&self, part: &Part) -> bool {
+    fn wants_page(&self, part: &Part<T>) -> bool {
         let left = part.items.len();
         let low = left < SCAN_PAGE_ITEMS as usize / 4 && (left as u64) < self.limit;
         part.more && part.fetch.is_none() && low
     }
 
     /// The smallest key of all parts.
-    fn next_entry(&mut self) -> Option<Entry> {
-        let Reverse((_, at)) = self.heads.pop()?;
+    fn next_item(&mut self) -> Option<T> {
+        let Reverse((key, at)) = self.heads.pop()?;
         let part = self.parts.get_mut(at)?;
-        let ScanItem {
-            key,
-            version,
-            value,
-        } = part.items.pop_front()?;
+        let item = part.items.pop_front()?;
         if let Some(next) = part.items.front() {
-            self.heads.push(Reverse((next.key.clone(), at)));
+            self.heads.push(Reverse((next.key().clone(), at)));
         } else {
             part.listed = false;
         }
         self.limit -= 1;
         self.hungry |= self.parts.get(at).is_some_and(|part| self.wants_page(part));
-        Some(Entry {
-            key,
-            value,
-            version,
-        })
+        match next_key(&key, self.client.limits().key_bytes_max) {
+            Some(next) => self.start = next,
+            None => self.complete = true,
+        }
+        Some(item)
     }
 }
 
-impl Part {
-    fn take(&mut self, page: ScanPage) -> Result<()> {
-        let last = page.items.last().map(|item| item.key.clone());
-        let rising = page
-            .items
-            .iter()
-            .zip(page.items.iter().skip(1))
-            .all(|(a, b)| a.key < b.key);
-        let after = page
-            .items
-            .first()
-            .is_none_or(|first| first.key >= self.start);
-        if !rising || !after || (page.more && last.is_none()) {
-            return Err(Error::Protocol {
-                what: "a page of a scan out of order",
-            });
-        }
-        if let Some(last) = last {
-            // The first key after `last`.
-            let mut next = BytesMut::with_capacity(last.len() + 1);
-            next.extend_from_slice(&last);
-            next.put_u8(0);
-            self.start = next.freeze();
-        }
-        self.at_version = page.at_version;
-        self.more = page.more;
-        self.items.extend(page.items);
-        Ok(())
-    }
-}
-
-impl Stream for Scan {
-    type Item = Result<Entry>;
+impl<T: Item> Stream for Scan<T> {
+    type Item = Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if this.ended || this.limit == 0 {
+        if this.complete || this.failed || this.limit == 0 {
+            // Nobody asks for more: what was kept for it may go.
+            this.keeper = Keeper::default();
             return Poll::Ready(None);
+        }
+        this.keeper.polled();
+        if this.parts.is_empty() {
+            match this.begin() {
+                Ok(true) => {}
+                Ok(false) => {
+                    this.complete = true;
+                    return Poll::Ready(None);
+                }
+                Err(error) => {
+                    this.failed = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
         }
         while this.hungry || this.fetching > 0 {
             match this.advance(context) {
@@ -259,14 +358,14 @@ impl Stream for Scan {
                 Ok(false) if this.hungry && this.fetching < SCAN_FETCHES_MAX => {}
                 Ok(false) => return Poll::Pending,
                 Err(error) => {
-                    this.ended = true;
+                    this.failed = true;
                     return Poll::Ready(Some(Err(error)));
                 }
             }
         }
-        let entry = this.next_entry();
-        this.ended = entry.is_none();
-        Poll::Ready(entry.map(Ok))
+        let item = this.next_item();
+        this.complete |= item.is_none();
+        Poll::Ready(item.map(Ok))
     }
 }
 

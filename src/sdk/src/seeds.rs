@@ -1,14 +1,19 @@
 //! How a client finds its cluster.
 
-use crate::error::{Cause, Error, Result};
-use crate::limits::CONNECT_TIMEOUT;
+use crate::error::{Cause, Error, Result, SeedFailure};
+use crate::limits::{CONNECT_TIMEOUT, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, SEED_STAGGER};
 use crate::link::{Clock, Link};
 use crate::operation::Event;
+use crate::resolve::Resolver;
 use corelith_wire::handshake::Welcome;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::encode_describe;
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, Epoch, Head, Kind, ShardId};
+use corelith_wire::{ClusterId, Epoch, HandshakeError, Head, Kind, ShardId};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use std::io::ErrorKind;
+use std::time::Duration;
 
 /// Splits `host:port`, where the host may be an IPv6 address in brackets.
 pub(crate) fn split(seed: &str) -> Result<(String, u16)> {
@@ -23,15 +28,106 @@ pub(crate) fn split(seed: &str) -> Result<(String, u16)> {
     }
 }
 
+/// How long to look for a cluster, counted from the clock's start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// At most.
+    pub(crate) at_most: Duration,
+    /// If every seed refuses.
+    pub(crate) refused: Duration,
+}
+
+impl Patience {
+    /// Whether to give up after what the seeds have met.
+    fn is_over<'a>(self, met: impl IntoIterator<Item = &'a Cause>, now: Duration) -> bool {
+        now >= self.at_most || (now >= self.refused && met.into_iter().all(refuses))
+    }
+}
+
+/// Whether a node that met this has said no, or is not there at all. Waiting helps only if somebody
+/// changes something.
+fn refuses(cause: &Cause) -> bool {
+    match cause {
+        Cause::Connect(kind) => *kind != ErrorKind::TimedOut,
+        Cause::Handshake(error) => *error != HandshakeError::Busy,
+        Cause::Resolve { .. } => true,
+        _ => false,
+    }
+}
+
+/// Asks the seeds for the cluster map, again and again until one answers or the patience is over.
+pub(crate) async fn find(
+    seeds: &[(String, u16)],
+    patience: Patience,
+    clock: Clock,
+    resolver: &Resolver,
+) -> std::result::Result<(ClusterMap, Welcome), Vec<Cause>> {
+    let mut met = vec![Cause::NotTried; seeds.len()];
+    let mut pause = RETRY_PAUSE_MIN;
+    loop {
+        let round = ask_each(seeds, &mut met, clock, resolver);
+        let until = clock.instant(patience.at_most);
+        if let Ok(Some(found)) = tokio::time::timeout_at(until, round).await {
+            return Ok(found);
+        }
+        if patience.is_over(&met, clock.now()) {
+            return Err(met);
+        }
+        let next = (clock.now() + pause).min(patience.at_most);
+        tokio::time::sleep_until(clock.instant(next)).await;
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// Asks one seed after the other, the next one when one fails or is slow. `None` if all have failed.
+async fn ask_each(
+    seeds: &[(String, u16)],
+    met: &mut [Cause],
+    clock: Clock,
+    resolver: &Resolver,
+) -> Option<(ClusterMap, Welcome)> {
+    let mut left = seeds.iter().zip(met.iter_mut()).map(|((host, port), met)| {
+        if *met == Cause::NotTried {
+            // What is true unless it ends.
+            *met = Cause::Timeout;
+        }
+        async move {
+            let described = describe(host, *port, ClusterId(0), clock, resolver).await;
+            described.map_err(|cause| *met = cause).ok()
+        }
+    });
+    let mut asked = FuturesUnordered::new();
+    asked.extend(left.next());
+    while !asked.is_empty() {
+        match tokio::time::timeout(SEED_STAGGER, asked.next()).await {
+            Ok(Some(Some(found))) => return Some(found),
+            Ok(_) | Err(_) => asked.extend(left.next()),
+        }
+    }
+    None
+}
+
+/// The error for what the seeds have met.
+pub(crate) fn none_found(seeds: &[String], met: Vec<Cause>) -> Error {
+    let tried = seeds.iter().zip(met).map(|(seed, cause)| SeedFailure {
+        seed: seed.trim().to_owned(),
+        cause,
+    });
+    Error::NoSeed {
+        tried: tried.collect(),
+    }
+}
+
 /// Asks the node at `host:port` for the cluster map.
 pub(crate) async fn describe(
     host: &str,
     port: u16,
     cluster: ClusterId,
     clock: Clock,
+    resolver: &Resolver,
 ) -> std::result::Result<(ClusterMap, Welcome), Cause> {
     let asking = async {
-        let (link, stream) = Link::connect(host, port, cluster, clock).await?;
+        let (link, stream) = Link::connect(host, port, cluster, clock, resolver).await?;
         let head = |request_id| Head {
             kind: Kind::DESCRIBE,
             request_id,
@@ -77,6 +173,42 @@ mod tests {
             let found = split(seed).ok();
             let expected = expected.map(|(host, port)| (host.to_owned(), port));
             assert_eq!(found, expected, "{seed}");
+        }
+    }
+
+    #[test]
+    fn patience_is_short_only_with_those_who_refuse() {
+        let ms = Duration::from_millis;
+        let patience = Patience {
+            at_most: ms(5000),
+            refused: ms(500),
+        };
+        let refused = || Cause::Connect(ErrorKind::ConnectionRefused);
+        let unresolved = || Cause::Resolve {
+            host: "h".into(),
+            reason: "r".into(),
+        };
+        let table = [
+            // (met, ms passed, whether it is over)
+            (vec![refused(), unresolved()], 499, false),
+            (vec![refused(), unresolved()], 500, true),
+            (
+                vec![Cause::Handshake(HandshakeError::NotCorelith)],
+                500,
+                true,
+            ),
+            (vec![Cause::Handshake(HandshakeError::Busy)], 500, false),
+            (vec![refused(), Cause::Starting], 4999, false),
+            (vec![refused(), Cause::Timeout], 4999, false),
+            (vec![Cause::Connect(ErrorKind::TimedOut)], 4999, false),
+            (vec![Cause::Starting], 5000, true),
+        ];
+        for (met, passed, expected) in table {
+            assert_eq!(
+                patience.is_over(&met, ms(passed)),
+                expected,
+                "{met:?} {passed}"
+            );
         }
     }
 }

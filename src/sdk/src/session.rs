@@ -9,8 +9,8 @@
 //! - A write keeps its session and number over all attempts, so that it applies at most once. It
 //!   gets another number only if its session is gone and no attempt can have been applied.
 //! - `answered_below` passes a number only when its write has ended.
-//! - `Unavailable`, `Throttled` and `DiskFull` of a write mean that it had no effect and will have
-//!   none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
+//! - `Unavailable`, `Throttled`, `DiskFull` and `ShardFull` of a write mean that it had no effect and
+//!   will have none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
 //!   very number, or as `Indeterminate`.
 //! - One opening of a session is under way per shard.
 
@@ -93,7 +93,9 @@ impl Session {
     /// An operation that must have ended at `deadline`.
     pub fn operation(&self, request: Request, deadline: Duration) -> Operation {
         let shard = match &request {
-            Request::Write { key, .. } | Request::Get { key } => self.map().shard_of(key),
+            Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
+                self.map().shard_of(key)
+            }
             Request::Scan { shard, .. } => *shard,
         };
         Operation {
@@ -105,6 +107,7 @@ impl Session {
             doubt: false,
             asked: None,
             turn: None,
+            unable: Vec::new(),
             redirects: 0,
             pauses: 0,
             cause: Cause::NotTried,
@@ -194,8 +197,9 @@ impl Session {
     }
 
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
+        let suspected = suspicion(&cause);
         operation.cause = cause;
-        if let (Some(node), Some(suspicion)) = (operation.asked, suspicion(cause)) {
+        if let (Some(node), Some(suspicion)) = (operation.asked, suspected) {
             self.routes.suspect(node, now + suspicion);
             // Pauses may outlast a suspicion: the next attempt must go elsewhere all the same, or a
             // leader that is gone would be asked for ever.
@@ -219,7 +223,11 @@ impl Session {
             (_, _) if operation.opening => false,
             (Answer::Written { .. } | Answer::Conflict { .. }, Request::Write { .. }) => true,
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Get { .. }) => true,
+            (Answer::Head { .. }, Request::Head { .. }) => true,
             (Answer::ScanPage(_), Request::Scan { .. }) => true,
+            (Answer::ScanHeads(_), Request::Scan { keys_only, .. }) => *keys_only,
+            // Of a release that always sends the value.
+            (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
         if fits {
@@ -264,7 +272,10 @@ impl Session {
                 self.pause_until(operation, now + retry_after + spread, now)
             }
             // These say something about the request itself, so no attempt of it was applied.
-            Failure::TooLarge { limit } => self.end(operation, Err(Error::TooLarge { limit })),
+            Failure::TooLarge { limit } => {
+                let (what, len) = operation.largest(limit);
+                self.end(operation, Err(Error::TooLarge { what, len, limit }))
+            }
             Failure::Malformed => self.end(
                 operation,
                 Err(Error::Protocol {
@@ -274,10 +285,9 @@ impl Session {
             Failure::VersionGone if matches!(operation.request, Request::Scan { .. }) => {
                 self.end(operation, Err(Error::ScanExpired))
             }
-            // Only this attempt had no effect; an earlier one may have had.
-            Failure::DiskFull | Failure::Corrupt if operation.doubt => self.pause(operation, now),
-            Failure::DiskFull => self.end(operation, Err(Error::DiskFull)),
-            Failure::Corrupt => self.end(operation, Err(Error::Corrupt)),
+            Failure::DiskFull => self.cannot(operation, Error::DiskFull, now),
+            Failure::ShardFull => self.cannot(operation, Error::ShardFull, now),
+            Failure::Corrupt => self.cannot(operation, Error::Corrupt, now),
             Failure::Unavailable {
                 reason,
                 nothing_done,
@@ -321,6 +331,34 @@ impl Session {
         }
     }
 
+    /// A node says that its own disk, shard or data does not allow it. It may not lead, or not any
+    /// more: the others are asked before it is believed, once each.
+    fn cannot(&mut self, operation: &mut Operation, error: Error, now: Duration) -> Step {
+        let asked = operation.asked.unwrap_or_default();
+        self.routes.does_not_lead(operation.shard, asked);
+        operation.turn = Some(asked);
+        let known = operation.unable.contains(&asked);
+        if !known {
+            operation.unable.push(asked);
+        }
+        let mut replicas = self.map().replicas(operation.shard);
+        let is_last = replicas.all(|node| operation.unable.contains(&node));
+        drop(replicas);
+        if known || is_last {
+            if operation.doubt {
+                // Only this attempt had no effect; an earlier one may have had.
+                return self.pause(operation, now);
+            }
+            return self.end(operation, Err(error));
+        }
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.pause(operation, now)
+        }
+    }
+
     fn session_expired(&mut self, operation: &mut Operation, now: Duration) -> Step {
         let Some(ticket) = operation.ticket else {
             return self.broken(operation, "it misses a session that was not used");
@@ -347,7 +385,7 @@ impl Session {
     /// Ends an operation whose server does not keep to the protocol.
     fn broken(&mut self, operation: &mut Operation, what: &'static str) -> Step {
         if operation.is_write() && !operation.opening {
-            let cause = operation.cause;
+            let cause = operation.cause.clone();
             self.end(operation, Err(Error::Indeterminate { cause }))
         } else {
             self.end(operation, Err(Error::Protocol { what }))
@@ -375,7 +413,7 @@ impl Session {
 
     /// Ends an operation that cannot be done in time, with what can honestly be said of it.
     fn give_up(&mut self, operation: &mut Operation) -> Step {
-        let cause = operation.cause;
+        let cause = operation.cause.clone();
         let error = match operation.retry_after {
             _ if operation.doubt => Error::Indeterminate { cause },
             Some(retry_after) => Error::Throttled { retry_after },
@@ -432,10 +470,10 @@ impl Session {
 
 /// How long others are preferred to a node after this: long if finding out again takes long. A
 /// connection that broke says little, the attempt to make it anew will tell.
-fn suspicion(cause: Cause) -> Option<Duration> {
+fn suspicion(cause: &Cause) -> Option<Duration> {
     match cause {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
-        Cause::Connect(_) | Cause::Handshake(_) => Some(REFUSED_SUSPICION),
+        Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
     }
 }

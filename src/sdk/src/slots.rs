@@ -34,14 +34,14 @@ struct Slot {
 
 /// The slots of one connection. Owned by it, behind its lock.
 #[derive(Debug, Default)]
-pub(crate) struct Slots {
+pub struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
 
 /// What happened to the in-flight limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
+pub enum Room {
     /// One more request may be sent.
     Freed,
     /// Nothing changed.
@@ -54,12 +54,12 @@ fn id(index: u32, generation: u32) -> RequestId {
 
 impl Slots {
     /// How many are in use.
-    pub(crate) fn in_use(&self) -> usize {
+    pub fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Takes a slot for a caller that waits until then.
-    pub(crate) fn take(&mut self, until: Duration) -> RequestId {
+    pub fn take(&mut self, until: Duration) -> RequestId {
         let state = State::Waiting { until, waker: None };
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
@@ -92,7 +92,7 @@ impl Slots {
     }
 
     /// Hands an answer to its caller, whose waker is returned.
-    pub(crate) fn answer(&mut self, id: RequestId, event: Event) -> (Room, Option<Waker>) {
+    pub fn answer(&mut self, id: RequestId, event: Event) -> (Room, Option<Waker>) {
         let Some(slot) = self.slot(id) else {
             return (Room::Same, None);
         };
@@ -115,7 +115,7 @@ impl Slots {
     }
 
     /// Gives the caller what came of its request, or remembers whom to wake.
-    pub(crate) fn poll(&mut self, id: RequestId, waker: &Waker) -> Option<Event> {
+    pub fn poll(&mut self, id: RequestId, waker: &Waker) -> Option<Event> {
         let slot = self.slot(id)?;
         match &mut slot.state {
             State::Waiting { waker: place, .. } => {
@@ -141,7 +141,7 @@ impl Slots {
     }
 
     /// Says that the caller does not wait any more.
-    pub(crate) fn forget(&mut self, id: RequestId) {
+    pub fn forget(&mut self, id: RequestId) {
         let Some(slot) = self.slot(id) else {
             return;
         };
@@ -155,7 +155,7 @@ impl Slots {
     }
 
     /// Tells the callers whose time is up by `now` that `event` happened. The answers stay owed.
-    pub(crate) fn expire(&mut self, now: Duration, event: &Event, wake: &mut Vec<Waker>) {
+    pub fn expire(&mut self, now: Duration, event: &Event, wake: &mut Vec<Waker>) {
         for slot in &mut self.slots {
             if let State::Waiting { until, waker } = &mut slot.state
                 && *until <= now
@@ -170,7 +170,7 @@ impl Slots {
     }
 
     /// Tells all callers that `event` happened. Nothing is owed any more.
-    pub(crate) fn fail_all(&mut self, event: &Event, wake: &mut Vec<Waker>) {
+    pub fn fail_all(&mut self, event: &Event, wake: &mut Vec<Waker>) {
         for index in 0..self.slots.len() as u32 {
             let Some(slot) = self.slots.get_mut(index as usize) else {
                 return;

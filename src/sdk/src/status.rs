@@ -48,7 +48,8 @@ pub struct NodeStorage {
 }
 
 impl Client {
-    /// Asks every node for its state. A node that does not answer is listed with the cause.
+    /// Asks every node for its state. A node that does not answer within the client's deadline, or
+    /// 2 s, is listed with the cause. Dropping the future does no harm.
     ///
     /// # Errors
     /// `Unavailable` if no node answers.
@@ -60,8 +61,9 @@ impl Client {
         Ok(ClusterStatus { map, nodes })
     }
 
-    /// Asks every node for the state of its storage. A node that does not answer is listed with the
-    /// cause; one of a release that cannot tell does not answer.
+    /// Asks every node for the state of its storage. A node that does not answer within the client's
+    /// deadline, or 2 s, is listed with the cause; one of a release that cannot tell does not answer.
+    /// Dropping the future does no harm.
     ///
     /// # Errors
     /// `Unavailable` if no node answers.
@@ -110,7 +112,7 @@ impl Client {
             core: 0,
         };
         let address = || Some((node.host.clone(), node.base_port));
-        let until = self.clock().now() + CONNECT_TIMEOUT;
+        let until = self.clock().now() + CONNECT_TIMEOUT.min(self.deadline());
         let event = match self.transport().connection(target, address) {
             Some(connection) => {
                 let encode = |out: &mut Outbox, request_id| {
@@ -153,7 +155,7 @@ fn any_answer<'a, T: 'a>(
     for reply in replies {
         match reply {
             Ok(_) => return Ok(()),
-            Err(cause) => last = *cause,
+            Err(cause) => last = cause.clone(),
         }
     }
     Err(Error::Unavailable { cause: last })

@@ -2,9 +2,11 @@
 //! again after a pause when they break.
 
 use crate::error::Cause;
-use crate::limits::{CONNECT_TIMEOUT, RECONNECT_PAUSE_MAX, RECONNECT_PAUSE_MIN};
+use crate::limits::CONNECT_TIMEOUT;
 use crate::link::{Clock, Link};
 use crate::operation::Event;
+use crate::phase::{Phase, Ready};
+use crate::resolve::Resolver;
 use crate::route::Target;
 use corelith_wire::{ClusterId, Outbox, RequestId};
 use std::collections::BTreeMap;
@@ -18,15 +20,21 @@ pub(crate) struct Transport {
     connections: Mutex<BTreeMap<Target, Arc<Connection>>>,
     cluster: ClusterId,
     clock: Clock,
+    resolver: Resolver,
 }
 
 impl Transport {
-    pub(crate) fn new(cluster: ClusterId, clock: Clock) -> Self {
+    pub(crate) fn new(cluster: ClusterId, clock: Clock, resolver: Resolver) -> Self {
         Self {
             connections: Mutex::default(),
             cluster,
             clock,
+            resolver,
         }
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// The connection to `target`, whose address is asked for if it is new.
@@ -44,6 +52,7 @@ impl Transport {
             port,
             cluster: self.cluster,
             clock: self.clock,
+            resolver: self.resolver.clone(),
             phase: Mutex::new(Phase::Idle),
             changed: Notify::new(),
         });
@@ -78,24 +87,6 @@ impl Drop for Transport {
     }
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// Not asked for yet.
-    Idle,
-    /// Being established.
-    Connecting { pause: Duration },
-    /// In use; may have broken meanwhile.
-    Up(Arc<Link>),
-    /// Failed: not tried again before `until`, and the next pause after that is `pause`.
-    Down {
-        cause: Cause,
-        until: Duration,
-        pause: Duration,
-    },
-    /// The client is gone.
-    Closed,
-}
-
 /// The connection to one core.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -103,19 +94,14 @@ pub(crate) struct Connection {
     port: u16,
     cluster: ClusterId,
     clock: Clock,
-    phase: Mutex<Phase>,
+    resolver: Resolver,
+    phase: Mutex<Phase<Arc<Link>>>,
     /// Notified when connecting has ended.
     changed: Notify,
 }
 
-enum Ready {
-    Up(Arc<Link>),
-    Failed(Cause),
-    Wait,
-}
-
 impl Connection {
-    fn phase(&self) -> MutexGuard<'_, Phase> {
+    fn phase(&self) -> MutexGuard<'_, Phase<Arc<Link>>> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,9 +113,13 @@ impl Connection {
     ) -> Event {
         loop {
             let changed = self.changed.notified();
-            match self.ready() {
+            let ready = self
+                .phase()
+                .ready(self.clock.now(), |link| link.closed().is_some());
+            match ready {
                 Ready::Up(link) => return link.call(encode, until).await,
                 Ready::Failed(cause) => return Event::NotSent(cause),
+                Ready::Connect => drop(tokio::spawn(Arc::clone(&self).establish())),
                 Ready::Wait => {}
             }
             if tokio::time::timeout_at(self.clock.instant(until), changed)
@@ -141,58 +131,23 @@ impl Connection {
         }
     }
 
-    /// The link if there is one; otherwise sees to it that there will be one.
-    fn ready(self: &Arc<Self>) -> Ready {
-        let mut phase = self.phase();
-        let pause = match &*phase {
-            Phase::Up(link) => match link.closed() {
-                None => return Ready::Up(Arc::clone(link)),
-                Some(_) => RECONNECT_PAUSE_MIN,
-            },
-            Phase::Down { cause, until, .. } if self.clock.now() < *until => {
-                return Ready::Failed(*cause);
-            }
-            Phase::Down { pause, .. } => *pause,
-            Phase::Connecting { .. } => return Ready::Wait,
-            Phase::Closed => return Ready::Failed(Cause::Closed),
-            Phase::Idle => RECONNECT_PAUSE_MIN,
-        };
-        *phase = Phase::Connecting { pause };
-        tokio::spawn(Arc::clone(self).establish());
-        Ready::Wait
-    }
-
     /// Connects, then serves the connection until it ends.
     async fn establish(self: Arc<Self>) {
-        let connecting = Link::connect(&self.host, self.port, self.cluster, self.clock);
+        let (host, port) = (&self.host, self.port);
+        let connecting = Link::connect(host, port, self.cluster, self.clock, &self.resolver);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or(Err(Cause::Connect(std::io::ErrorKind::TimedOut)));
-        let established = {
-            let mut phase = self.phase();
-            let Phase::Connecting { pause } = *phase else {
-                return;
-            };
-            match connected {
-                Ok((link, stream)) => {
-                    *phase = Phase::Up(Arc::clone(&link));
-                    Some((link, stream))
-                }
-                Err(cause) => {
-                    tracing::debug!(host = %self.host, port = self.port, %cause, "cannot connect");
-                    let until = self.clock.now() + pause;
-                    let pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
-                    *phase = Phase::Down {
-                        cause,
-                        until,
-                        pause,
-                    };
-                    None
-                }
+        let (link, stream) = match connected {
+            Ok((link, stream)) => (Ok(link), Some(stream)),
+            Err(cause) => {
+                tracing::debug!(host = %self.host, port = self.port, %cause, "cannot connect");
+                (Err(cause), None)
             }
         };
+        let is_wanted = self.phase().connected(link.clone(), self.clock.now());
         self.changed.notify_waiters();
-        if let Some((link, stream)) = established {
+        if let (true, Ok(link), Some(stream)) = (is_wanted, link, stream) {
             let cause = link.run(stream).await;
             tracing::debug!(host = %self.host, port = self.port, %cause, "connection ended");
         }

@@ -1,7 +1,7 @@
 //! Puts and deletes.
 
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::operation::Request;
 use bytes::Bytes;
 use corelith_wire::request::{Condition, Operation as WriteKind};
@@ -47,9 +47,10 @@ impl Write {
             deadline,
         } = self;
         check_key(&client, &key)?;
-        let limit = client.limits().value_bytes_max;
-        if value.len() as u64 > limit {
-            return Err(Error::TooLarge { limit });
+        let (len, limit) = (value.len() as u64, client.limits().value_bytes_max);
+        if len > limit {
+            let what = Field::Value;
+            return Err(Error::TooLarge { what, len, limit });
         }
         let shard = client.shard_of(&key).0;
         let request = Request::Write {
@@ -80,18 +81,22 @@ impl Write {
 
 /// Refuses a key that no server would take.
 pub(crate) fn check_key(client: &Client, key: &Bytes) -> Result<()> {
-    let limit = client.limits().key_bytes_max;
     if key.is_empty() {
-        Err(Error::Invalid {
+        return Err(Error::Invalid {
             what: "key: it is empty",
-        })
-    } else if key.len() > limit {
-        Err(Error::TooLarge {
-            limit: limit as u64,
-        })
-    } else {
-        Ok(())
+        });
     }
+    check_key_len(client, key)
+}
+
+/// Refuses a key, or the end of a range, that is longer than any key.
+pub(crate) fn check_key_len(client: &Client, key: &Bytes) -> Result<()> {
+    let (len, limit) = (key.len() as u64, client.limits().key_bytes_max as u64);
+    if len > limit {
+        let what = Field::Key;
+        return Err(Error::TooLarge { what, len, limit });
+    }
+    Ok(())
 }
 
 macro_rules! awaited {
@@ -108,6 +113,13 @@ macro_rules! awaited {
                 self.0.deadline = Some(deadline);
                 self
             }
+
+            /// Lowers its deadline to `deadline`.
+            pub(crate) fn within(mut self, deadline: Duration) -> Self {
+                let own = self.0.deadline.unwrap_or(self.0.client.deadline());
+                self.0.deadline = Some(own.min(deadline));
+                self
+            }
         }
 
         impl IntoFuture for $name {
@@ -122,11 +134,17 @@ macro_rules! awaited {
 }
 
 /// See [`Client::put`].
+///
+/// If its future is dropped before it is ready, the write may have been applied or may yet be, once;
+/// it is not sent again.
 #[derive(Clone, Debug)]
 #[must_use = "a put does nothing until it is awaited"]
 pub struct Put(pub(crate) Write);
 
 /// See [`Client::delete`].
+///
+/// If its future is dropped before it is ready, the deletion may have been applied or may yet be, once;
+/// it is not sent again.
 #[derive(Clone, Debug)]
 #[must_use = "a delete does nothing until it is awaited"]
 pub struct Delete(pub(crate) Write);

@@ -5,7 +5,7 @@
 //!      0     4  len         bytes after the header
 //!      4     4  crc32c      of header bytes 8..32, then of everything after the header
 //!      8     2  kind        what the body is, see [`Kind`]
-//!     10     2  flags       0 in version 1
+//!     10     2  flags       see [`Flags`]; bits that a side does not know it ignores
 //!     12     4  body_len    length of the body; the rest of len is value bytes
 //!     16     8  request_id  pairs an answer with its request
 //!     24     4  shard       the shard that is asked, or that answers
@@ -63,11 +63,32 @@ impl Kind {
     pub const FAILURE: Self = Self(0x89);
     /// Answer: the state of a node's storage.
     pub const STORAGE_REPLY: Self = Self(0x8a);
+    /// Answer: a value's version and length, without the value.
+    pub const HEAD: Self = Self(0x8b);
+    /// Answer: a page of keys, with the versions and lengths of their values.
+    pub const SCAN_HEADS: Self = Self(0x8c);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
     /// The last of the kinds that nodes send each other.
     pub const PEER_LAST: Self = Self(0x1ff);
+}
+
+/// What a frame asks beside what its kind says, a bit each. A bit must be one that may be ignored: a
+/// side of an older release does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// Of a [`Kind::GET`] or [`Kind::SCAN`]: versions and lengths are enough, so that the answer
+    /// may be a [`Kind::HEAD`] or a [`Kind::SCAN_HEADS`]. The kind of the answer says what it is.
+    pub const WITHOUT_VALUES: Self = Self(1);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 /// What a connection may carry towards this side.
@@ -97,11 +118,13 @@ impl Accepts {
                 _ => None,
             },
             Self::Answers => match kind {
-                Kind::WRITTEN | Kind::CONFLICT | Kind::NOT_FOUND | Kind::SESSION_OPENED => {
-                    Some(limits::SMALL_REPLY_BYTES_MAX)
-                }
+                Kind::WRITTEN
+                | Kind::CONFLICT
+                | Kind::NOT_FOUND
+                | Kind::SESSION_OPENED
+                | Kind::HEAD => Some(limits::SMALL_REPLY_BYTES_MAX),
                 Kind::VALUE => Some(limits::VALUE_REPLY_BYTES_MAX),
-                Kind::SCAN_PAGE => Some(limits::SCAN_REPLY_BYTES_MAX),
+                Kind::SCAN_PAGE | Kind::SCAN_HEADS => Some(limits::SCAN_REPLY_BYTES_MAX),
                 Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE | Kind::STORAGE_REPLY => {
                     Some(limits::MAP_REPLY_BYTES_MAX)
                 }
@@ -145,8 +168,8 @@ pub struct Header {
     pub len: u32,
     /// Checksum as the sender computed it.
     pub crc32c: u32,
-    /// No flag is defined in version 1.
-    pub flags: u16,
+    /// What the sender asks beside the kind.
+    pub flags: Flags,
     /// Bytes of the body.
     pub body_len: u32,
     /// The sender's choice of the other fields.
@@ -181,7 +204,7 @@ impl Header {
         Ok(Some(Self {
             len,
             crc32c: u32::from_le_bytes(field(fixed, 4)),
-            flags: u16::from_le_bytes(field(fixed, 10)),
+            flags: Flags(u16::from_le_bytes(field(fixed, 10))),
             body_len,
             head: Head {
                 kind,
@@ -223,6 +246,15 @@ impl Frame {
     /// Everything after the header, taken.
     pub fn into_payload(self) -> Bytes {
         self.payload
+    }
+
+    /// The same frame with bytes of its own: it keeps no receive buffer in memory.
+    #[must_use]
+    pub fn into_owned(self) -> Self {
+        Self {
+            payload: Bytes::copy_from_slice(&self.payload),
+            ..self
+        }
     }
 
     /// The body, in place.
@@ -374,6 +406,17 @@ impl<'a> FrameBuilder<'a> {
         }
         out.extend_from_slice(&fixed);
         Self { out, start }
+    }
+
+    /// Sets the frame's flags.
+    #[must_use]
+    pub fn flags(self, flags: Flags) -> Self {
+        let place = self.start + 10;
+        match self.out.get_mut(place..place + 2) {
+            Some(bytes) => bytes.copy_from_slice(&flags.0.to_le_bytes()),
+            None => unreachable!("a frame's header lies in its buffer"),
+        }
+        self
     }
 
     /// Appends raw bytes to the body.

@@ -4,7 +4,7 @@
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
-use crate::response::{self, Answer, Failure, ReplyMeta};
+use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use bytes::{Bytes, BytesMut};
 
@@ -79,6 +79,38 @@ fn version_1_is_sent_as_it_always_was() {
         &bytes,
         "0b00000048f0b369030000000b00000004030201000000000500000006000000\
              6b6579fdffffff03000000",
+    );
+    let bytes = sent(|out| request::encode_get_head(out, HEAD, &GetRequest { key: b"key" }));
+    check(
+        "get without value",
+        &bytes,
+        "0b00000067db8a33030001000b00000004030201000000000500000006000000\
+             6b6579fdffffff03000000",
+    );
+    let bytes = sent(|out| response::encode_head(out, HEAD, META, 9, 5));
+    check(
+        "head",
+        &bytes,
+        "200000003b818ade8b0000002000000004030201000000000500000006000000\
+             0700000000000000080000000000000009000000000000000500000000000000",
+    );
+    let page = ScanPage {
+        meta: META,
+        at_version: 8,
+        more: true,
+        items: vec![ScanHead {
+            key: Bytes::from_static(b"key"),
+            version: 9,
+            value_len: 5,
+        }],
+    };
+    let bytes = sent(|out| response::encode_scan_heads(out, HEAD, &page));
+    check(
+        "page without values",
+        &bytes,
+        "30000000d01c53a88c0000002d00000004030201000000000500000006000000\
+             0300000005000000090000000000000007000000000000000800000000000000\
+             080000000000000001000000016b6579",
     );
     let mut bytes = sent(|out| response::encode_value(out, HEAD, META, 9, &value));
     check(

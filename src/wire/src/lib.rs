@@ -8,6 +8,36 @@
 //! Decoding never trusts a length: caps are checked on the header alone, before anything is
 //! allocated, then the checksum, then the body. What cannot be decoded is a typed [`error`].
 
+//!
+//! A request as it is sent, and as it is taken out of what was received:
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use corelith_wire::frame::Accepts;
+//! use corelith_wire::request::{GetRequest, encode_get};
+//! use corelith_wire::{Epoch, FrameParser, Head, Kind, Outbox, RequestId, ShardId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let head = Head {
+//!     kind: Kind::GET,
+//!     request_id: RequestId(1),
+//!     shard: ShardId(4),
+//!     epoch: Epoch(1),
+//! };
+//! let mut outbox = Outbox::default();
+//! encode_get(&mut outbox, head, &GetRequest { key: b"name" });
+//!
+//! let mut received = BytesMut::new();
+//! outbox.slices().for_each(|slice| received.extend_from_slice(slice));
+//! for frame in FrameParser::new(Accepts::Requests).take(&mut received) {
+//!     let frame = frame?;
+//!     assert_eq!(frame.header.head, head);
+//!     assert_eq!(GetRequest::parse(frame.body())?.key, b"name");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
 mod body;
 pub mod client;
 pub mod error;
@@ -23,7 +53,7 @@ pub mod width;
 
 pub use client::{map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
-pub use frame::{Frame, FrameBuilder, FrameParser, Head, Header, Kind};
+pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{ClusterId, Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
 pub use outbox::Outbox;
 

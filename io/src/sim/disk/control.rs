@@ -100,16 +100,44 @@ impl SimDisk {
     /// Lets one operation fail with an I/O error: of this kind, on a path that contains `path_part`,
     /// after `pass` such operations have passed.
     pub fn fail(&self, kind: IoKind, path_part: &str, pass: u64) {
+        self.trap(kind, path_part, pass, Verdict::Fail);
+    }
+
+    fn trap(&self, kind: IoKind, path_part: &str, pass: u64, verdict: Verdict) {
         self.note();
-        self.disk().faults.add(kind, path_part, pass, Verdict::Fail);
+        self.disk().faults.add(kind, path_part, pass, verdict);
+    }
+
+    /// Lets one operation fail because the device is full, as with [`SimDisk::fail`].
+    pub fn fail_for_space(&self, kind: IoKind, path_part: &str, pass: u64) {
+        self.trap(kind, path_part, pass, Verdict::NoSpace);
     }
 
     /// Lets one read or write go to another block of its file, as with [`SimDisk::fail`].
     pub fn misdirect(&self, kind: IoKind, path_part: &str, pass: u64) {
+        self.trap(kind, path_part, pass, Verdict::Misdirect);
+    }
+
+    /// Lets one read or write go to the same place of another file, if there is one that has it, as with
+    /// [`SimDisk::fail`].
+    pub fn misdirect_across(&self, kind: IoKind, path_part: &str, pass: u64) {
+        self.trap(kind, path_part, pass, Verdict::MisdirectAcross);
+    }
+
+    /// Acknowledges one write that has no effect, as with [`SimDisk::fail`].
+    pub fn drop_write(&self, path_part: &str, pass: u64) {
+        self.trap(IoKind::Write, path_part, pass, Verdict::Drop);
+    }
+
+    /// Cuts reads and writes short at random, as the kernel may: files go on with them.
+    pub fn set_short_rate(&self, rate: f64) {
         self.note();
-        self.disk()
-            .faults
-            .add(kind, path_part, pass, Verdict::Misdirect);
+        self.disk().faults.short_rate = rate;
+    }
+
+    /// How many of the faults that were asked for by the place have not met their operation yet.
+    pub fn pending_faults(&self) -> usize {
+        self.disk().faults.pending()
     }
 
     /// Lets operations of a kind fail at random.

@@ -7,20 +7,49 @@ use super::super::world::Rng;
 pub enum IoKind {
     /// Reading from a file.
     Read,
-    /// Writing to a file, and changing its length.
+    /// Writing to a file, and reserving space for it.
     Write,
-    /// Syncing a file or a directory.
+    /// Setting the length of a file.
+    SetLen,
+    /// Syncing a file.
     Sync,
-    /// Opening, listing, renaming, removing and locking.
+    /// Syncing a directory.
+    SyncDir,
+    /// Renaming a file.
+    Rename,
+    /// Opening, listing, removing and locking.
     Name,
+}
+
+impl IoKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::Write,
+        Self::SetLen,
+        Self::Sync,
+        Self::SyncDir,
+        Self::Rename,
+        Self::Name,
+    ];
 }
 
 /// How an operation will end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Verdict {
     Ok,
+    /// With an I/O error.
     Fail,
+    /// With an error that says the device is full.
+    NoSpace,
+    /// After a part of its bytes.
+    Short,
+    /// Well, as it seems, but without effect.
+    Drop,
+    /// At another place of its file.
     Misdirect,
+    /// In another file.
+    MisdirectAcross,
 }
 
 /// A fault in wait for its operation.
@@ -37,7 +66,9 @@ struct Trap {
 #[derive(Default)]
 pub(in super::super) struct Faults {
     traps: Vec<Trap>,
-    failing_rates: [f64; 4],
+    failing_rates: [f64; IoKind::ALL.len()],
+    /// Chance that a read or write is cut short.
+    pub(in super::super) short_rate: f64,
     /// Latencies are multiplied by this (0 counts as 1).
     pub(in super::super) slowness: u32,
     /// True time until which nothing completes.
@@ -45,6 +76,13 @@ pub(in super::super) struct Faults {
 }
 
 impl Faults {
+    pub(in super::super) fn new(short_rate: f64) -> Self {
+        Self {
+            short_rate,
+            ..Self::default()
+        }
+    }
+
     pub(in super::super) fn add(
         &mut self,
         kind: IoKind,
@@ -60,12 +98,16 @@ impl Faults {
         });
     }
 
+    pub(in super::super) fn pending(&self) -> usize {
+        self.traps.len()
+    }
+
     pub(in super::super) fn set_failing_rate(&mut self, kind: IoKind, rate: f64) {
         self.failing_rates[kind as usize] = rate;
     }
 
     pub(in super::super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.short_rate);
     }
 
     /// Decides about one operation. The path is only asked for when it matters.
@@ -87,9 +129,13 @@ impl Faults {
                 return self.traps.swap_remove(at).verdict;
             }
         }
-        match rng.chance(self.failing_rates[kind as usize]) {
-            true => Verdict::Fail,
-            false => Verdict::Ok,
+        let may_be_short = matches!(kind, IoKind::Read | IoKind::Write);
+        if rng.chance(self.failing_rates[kind as usize]) {
+            Verdict::Fail
+        } else if may_be_short && rng.chance(self.short_rate) {
+            Verdict::Short
+        } else {
+            Verdict::Ok
         }
     }
 }

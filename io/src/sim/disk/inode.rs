@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 pub(super) const PAGE: usize = 4096;
 /// What a device writes atomically.
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 
 pub(super) type Page = Option<Rc<[u8]>>;
 

@@ -42,6 +42,8 @@ pub(super) struct Names {
     pending: Vec<Change>,
     changes: u64,
     next: u64,
+    /// Whether a failed sync has lost a change.
+    has_lost: bool,
 }
 
 fn not_found() -> io::Error {
@@ -66,6 +68,7 @@ impl Names {
             pending: Vec::new(),
             changes: 0,
             next: 1,
+            has_lost: false,
         }
     }
 
@@ -223,6 +226,17 @@ impl Names {
         }
     }
 
+    /// Some of the changes that a sync would have covered are forgotten: a later sync does not make
+    /// them durable either, though lookups see them until a power loss.
+    pub(super) fn fail_sync(&mut self, dir: Id, latest: u64, rng: &Rng) {
+        self.has_lost = true;
+        self.pending.retain(|change| {
+            let is_covered =
+                change.number <= latest && change.effects.iter().any(|effect| effect.0 == dir);
+            !is_covered || rng.below(2) == 0
+        });
+    }
+
     pub(super) fn sync_all(&mut self) {
         for change in std::mem::take(&mut self.pending) {
             self.make_durable(&change);
@@ -231,6 +245,12 @@ impl Names {
 
     fn make_durable(&mut self, change: &Change) {
         for (dir, name, target) in &change.effects {
+            // A file has one name: a new one takes the place of that which a lost change left.
+            if let Some(target) = target.filter(|_| self.has_lost) {
+                for dir in self.dirs.values_mut() {
+                    dir.durable.retain(|_, other| *other != target);
+                }
+            }
             if let Some(dir) = self.dirs.get_mut(dir) {
                 set(&mut dir.durable, name, *target);
             }

@@ -1,4 +1,4 @@
-use super::super::time::tick_of;
+use super::super::clock::tick_of;
 use super::{Slot, Timers};
 use crate::time::Instant;
 use std::task::Waker;

@@ -78,6 +78,7 @@ proptest! {
         policy in policies(),
         runs in prop::collection::vec(0_usize..5, 5),
         pinned in any::<bool>(),
+        is_eager in any::<bool>(),
         seed in 1_u64..,
     ) {
         let mut random = Random(seed);
@@ -85,6 +86,7 @@ proptest! {
         if pinned {
             tree.options.oldest_pin = LogIndex(u64::from(random.below(3000)));
         }
+        tree.options.is_eager = is_eager;
         let mut tasks = 0;
         while let Some(task) = tree.pick() {
             tree.apply(&task);

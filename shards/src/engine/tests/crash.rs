@@ -315,7 +315,8 @@ fn a_failed_sync_fences_the_shard() {
         (IoKind::Write, ".sst"),
         (IoKind::Sync, ".sst"),
         (IoKind::Sync, "MANIFEST"),
-        (IoKind::Name, "MANIFEST"),
+        (IoKind::Rename, "MANIFEST"),
+        (IoKind::SyncDir, ""),
     ] {
         let sim = Sim::new(3);
         let node = sim.add_node();

@@ -142,6 +142,17 @@ impl Run {
             .iter()
             .map(|item| item.key.len() + item.found.value.len());
         assert!(page.items.len() == 1 || sizes.sum::<usize>() <= bytes);
+        let range = range(start, end);
+        let heads = self.engine.scan_heads(&range, at, items, usize::MAX);
+        let heads = heads.await.unwrap();
+        assert!(heads.items.len() >= page.items.len());
+        for (head, item) in heads.items.iter().zip(&page.items) {
+            assert_eq!(
+                (&head.key, head.found.version),
+                (&item.key, item.found.version)
+            );
+            assert_eq!(head.found.len, item.found.value.len() as u64);
+        }
     }
 
     /// Opens again and applies what the last checkpoint does not hold.

@@ -3,8 +3,8 @@
 use super::{log_id, open, settle};
 use crate::compaction::WriteMix;
 use crate::engine::Engine;
-use crate::engine::pacer::Lane;
 use crate::ids::LogIndex;
+use crate::pace::Lane;
 use bytes::Bytes;
 use corelith_io::sim::Sim;
 use std::path::Path;
@@ -54,11 +54,20 @@ fn runs(engine: &Engine) -> usize {
     engine.view().version.runs().count()
 }
 
+fn rate_of(engine: &Engine, lane: Lane) -> Option<u64> {
+    let verdict = engine.verdict();
+    match lane {
+        Lane::Flush => verdict.flush,
+        Lane::Compaction => verdict.compaction,
+        Lane::Collection => verdict.collection,
+    }
+}
+
 /// Waits until work of a lane may go at `rate`: what was written before is forgotten, and whether there are
 /// clients is known. `busy` does something meanwhile.
 async fn wait_rate(engine: &Engine, lane: Lane, rate: Option<u64>, busy: &impl AsyncFn()) {
     let mut seconds = 0;
-    while seconds == 0 || engine.pace_rate(lane) != rate {
+    while seconds == 0 || rate_of(engine, lane) != rate {
         corelith_io::sleep(Duration::from_secs(1)).await;
         busy().await;
         engine.pace(lane, 0).await;

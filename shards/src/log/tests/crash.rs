@@ -260,7 +260,7 @@ fn count_ios(seed: u64) -> u64 {
 
 /// Cuts the power at I/O `at` of the script, `depth` times more during recoveries, and then lets the
 /// log recover, go on and end.
-fn crash_at(seed: u64, at: u64, depth: u64) {
+pub(crate) fn crash_at(seed: u64, at: u64, depth: u64) {
     let sim = Sim::new(seed);
     let node = sim.add_node();
     let ledger = Ledger::new(seed);
@@ -333,20 +333,38 @@ fn power_cuts_during_recoveries_five_deep() {
 #[test]
 fn killed_processes_lose_nothing() {
     for seed in 0..20 * seed_count() {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
-        let ledger = Ledger::new(seed);
-        for _ in 0..6 {
-            start(&sim, node, &ledger, STEPS);
-            let after = Duration::from_micros(sim.random_below(100_000));
-            sim.run_until(|| ledger.borrow().is_done, after);
-            ledger.borrow_mut().is_done = false;
-            sim.kill(node);
-        }
-        start(&sim, node, &ledger, 3);
-        assert!(sim.run_until(|| ledger.borrow().is_done, LIMIT));
-        nothing_is_left_over(&sim, node, &ledger);
+        kill_often(seed, false);
     }
+}
+
+#[test]
+fn power_cuts_after_kills_lose_nothing() {
+    for seed in 0..20 * seed_count() {
+        kill_often(seed, true);
+    }
+}
+
+/// Kills the process of the script at some time, again and again; with `cuts_power` every second life
+/// ends soon, by a power cut.
+pub(crate) fn kill_often(seed: u64, cuts_power: bool) {
+    let sim = Sim::new(seed);
+    let node = sim.add_node();
+    let ledger = Ledger::new(seed);
+    for life in 0..6 {
+        start(&sim, node, &ledger, STEPS);
+        let is_cut = cuts_power && life % 2 == 1;
+        let longest = if is_cut { 5_000 } else { 100_000 };
+        let after = Duration::from_micros(sim.random_below(longest));
+        sim.run_until(|| ledger.borrow().is_done, after);
+        ledger.borrow_mut().is_done = false;
+        match is_cut {
+            true => sim.crash(node),
+            false => sim.kill(node),
+        }
+    }
+    start(&sim, node, &ledger, 3);
+    assert!(sim.run_until(|| ledger.borrow().is_done, LIMIT));
+    nothing_is_left_over(&sim, node, &ledger);
 }
 
 /// Whether some crash of the sweep shows the planted bug.

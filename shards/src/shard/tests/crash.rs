@@ -166,7 +166,7 @@ impl Run {
 
 /// Cuts the power at I/O `at` of the script and `depth` more times during what follows, and lets the
 /// shard come to the end of its life. Returns whether there was a first cut.
-fn crash_at(source: &Rc<Source>, seed: u64, at: u64, depth: u64) -> bool {
+pub(super) fn crash_at(source: &Rc<Source>, seed: u64, at: u64, depth: u64) -> bool {
     let run = Run::new(seed, source);
     run.sim.crash_at_io(run.node, at);
     run.start();
@@ -244,7 +244,7 @@ fn finds(bug: Bug) -> bool {
 fn files_removed_before_the_manifest_is_durable_are_found() {
     let source = source();
     let missing: Vec<String> = (1..900)
-        .step_by(5)
+        .step_by(3)
         .filter_map(|at| {
             plant(Some(Bug::RemoveBeforeManifest));
             let found = catch_unwind(AssertUnwindSafe(|| crash_at(&source, at, at, 0)));

@@ -4,10 +4,13 @@
 
 use super::crash::{DIR, LAST, life, source};
 use super::model::Random;
-use super::replica::{Config, Ledger, Replica, SharedLedger};
+use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
+use crate::check::check_shard;
 use crate::engine::tests::crash::seeds;
 use crate::error::{Error, Result};
-use corelith_io::sim::{IoKind, Sim, SimNode};
+use crate::ids::{LogIndex, Owner};
+use bytes::Bytes;
+use corelith_io::sim::{IoKind, Sim, SimDisk, SimNode};
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -167,6 +170,21 @@ const PARTS: [&str; 4] = [".sst", ".vlog", ".log", "MANIFEST"];
 /// refused, now or after a restart.
 #[test]
 fn a_misdirected_write_is_never_served() {
+    assert_refused(|disk, part, pass| disk.misdirect(IoKind::Write, part, pass));
+}
+
+#[test]
+fn a_write_that_goes_to_another_file_is_never_served() {
+    assert_refused(|disk, part, pass| disk.misdirect_across(IoKind::Write, part, pass));
+}
+
+#[test]
+fn what_a_dropped_write_leaves_is_never_served() {
+    assert_refused(|disk, part, pass| disk.drop_write(part, pass));
+}
+
+/// Whatever a write in the life of a shard does that went wrong unnoticed, is refused or harmless.
+fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
         let mut detected = 0;
@@ -175,7 +193,7 @@ fn a_misdirected_write_is_never_served() {
                 let sim = Sim::new(seed << 20 | pass);
                 let node = sim.add_node();
                 let ledger = Ledger::new();
-                sim.disk(node).misdirect(IoKind::Write, part, pass);
+                arm(&sim.disk(node), part, pass);
                 let ended = Rc::new(RefCell::new(None));
                 let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
                 let source = Rc::clone(&source);
@@ -205,6 +223,15 @@ fn a_misdirected_write_is_never_served() {
 /// A read that comes from elsewhere is refused; the next one is right.
 #[test]
 fn a_misdirected_read_is_never_served() {
+    assert_passing(|disk, part, pass| disk.misdirect(IoKind::Read, part, pass));
+}
+
+#[test]
+fn a_read_that_comes_from_another_file_is_never_served() {
+    assert_passing(|disk, part, pass| disk.misdirect_across(IoKind::Read, part, pass));
+}
+
+fn assert_passing(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
         let mut detected = 0;
@@ -213,7 +240,7 @@ fn a_misdirected_read_is_never_served() {
                 let sim = Sim::new(seed << 20 | pass);
                 let node = sim.add_node();
                 let ledger = Ledger::new();
-                sim.disk(node).misdirect(IoKind::Read, part, pass);
+                arm(&sim.disk(node), part, pass);
                 for life_number in 0..3 {
                     let ended = Rc::new(RefCell::new(None));
                     let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
@@ -239,4 +266,234 @@ fn a_misdirected_read_is_never_served() {
         }
         assert!(detected > 5, "{detected}");
     }
+}
+
+/// A life of three entries that a checkpoint covers; nothing in the log proves the last, whose value is
+/// returned, to have been flushed.
+fn unproven(sim: &Sim, node: SimNode) -> (SharedLedger, Bytes) {
+    let ledger = Ledger::new();
+    let lived = Rc::clone(&ledger);
+    sim.block_on(node, async move {
+        let opened = Replica::open(Path::new(DIR), &Config::default(), &lived).await;
+        let replica = opened.unwrap();
+        for number in 1..=3_u8 {
+            let write = Write {
+                key: vec![b'a' + number],
+                len: Some(5000),
+            };
+            replica.write(vec![write]).await.unwrap();
+            replica.shard.log.flush().await.unwrap();
+        }
+        replica.checkpoint().await.unwrap();
+        replica.note();
+    });
+    sim.kill(node);
+    let value = ledger.borrow().value_of(3);
+    (ledger, value)
+}
+
+/// Flips a bit of a value in the value log.
+fn damage_value(sim: &Sim, node: SimNode, value: &Bytes) {
+    let place = sim.disk(node).files().into_iter().find_map(|(path, _)| {
+        let bytes = sim
+            .disk(node)
+            .read(&path)
+            .filter(|_| kind(&path) == "vlog")?;
+        let at = bytes
+            .windows(64)
+            .position(|part| part == &value[1024..1088])?;
+        Some((path, at as u64))
+    });
+    let (path, at) = place.expect("the value is in the value log");
+    sim.disk(node).flip_bit(&path, at);
+}
+
+/// A damaged value that the log still refers to keeps no shard from opening if a checkpoint covers its
+/// entry. Whoever reads it is told, and everything else is there.
+#[test]
+fn a_damaged_value_that_a_checkpoint_covers_is_not_needed_to_open() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let (ledger, covered) = unproven(&sim, node);
+        damage_value(&sim, node, &covered);
+        sim.block_on(node, async move {
+            let options = crate::ShardOptions {
+                segment_bytes: 64 << 10,
+                value_segment_bytes: 64 << 10,
+                ..crate::ShardOptions::new(7, crate::ShardId(1))
+            };
+            let shard = crate::Shard::open(Path::new(DIR), options).await.unwrap();
+            assert_eq!(shard.log.range().last, Some(ledger.borrow().id(3)));
+            let error = shard.engine.get(b"d").await.unwrap_err();
+            assert!(matches!(&error, Error::Corrupt { file, .. } if file.ends_with(".vlog")));
+            let all = shard.log.read(LogIndex(1), LogIndex(4), u64::MAX).await;
+            assert!(all.unwrap_err().is_corrupt());
+            let rest = shard.log.read(LogIndex(1), LogIndex(3), u64::MAX).await;
+            assert_eq!(rest.unwrap().len(), 2);
+            let heads = shard.log.read_heads(LogIndex(1), LogIndex(4), u64::MAX);
+            assert_eq!(heads.await.unwrap().len(), 3);
+            shard.close().await.unwrap();
+        });
+        sim.kill(node);
+    }
+}
+
+/// The same of a block of the log: it is needed, and named.
+#[test]
+fn a_damaged_block_that_a_checkpoint_covers_is_named() {
+    let sim = Sim::new(6);
+    let node = sim.add_node();
+    let (ledger, _) = unproven(&sim, node);
+    let needle = [1, 1, 0, b'd'];
+    let place = sim.disk(node).files().into_iter().find_map(|(path, _)| {
+        let bytes = sim
+            .disk(node)
+            .read(&path)
+            .filter(|_| kind(&path) == "log")?;
+        let at = bytes.windows(4).position(|part| part == needle)?;
+        Some((path, at as u64))
+    });
+    let (path, at) = place.expect("the head of the entry is in the log");
+    sim.disk(node).flip_bit(&path, at);
+    match open_and_check(&sim, node, &ledger).unwrap_err() {
+        Error::Corrupt { file, offset, .. } => {
+            assert_eq!(file, path);
+            assert!(offset <= at && at < offset + (4 << 10), "{offset}, {at}");
+        }
+        error => panic!("{error}"),
+    }
+}
+
+/// A damaged value of an entry that has yet to be applied is found when it is read: entries are applied
+/// without their values.
+#[test]
+fn a_damaged_value_that_is_to_be_replayed_is_found_by_who_reads_it() {
+    let sim = Sim::new(4);
+    let node = sim.add_node();
+    let ledger = fill(&sim, node, 4);
+    let last = ledger.borrow().last();
+    let checkpointed = ledger.borrow().checkpointed;
+    let index =
+        (checkpointed + 1..=last).find(|index| ledger.borrow().value_of(*index).len() > 1100);
+    let value = ledger
+        .borrow()
+        .value_of(index.expect("a long value after the checkpoint"));
+    damage_value(&sim, node, &value);
+    sim.block_on(node, async move {
+        let options = crate::ShardOptions {
+            segment_bytes: 64 << 10,
+            value_segment_bytes: 64 << 10,
+            ..crate::ShardOptions::new(7, crate::ShardId(1))
+        };
+        let shard = crate::Shard::open(Path::new(DIR), options).await.unwrap();
+        assert_eq!(shard.log.range().last, Some(ledger.borrow().id(last)));
+        let all = (LogIndex(checkpointed + 1), LogIndex(last + 1));
+        let heads = shard.log.read_heads(all.0, all.1, u64::MAX).await.unwrap();
+        assert_eq!(heads.len() as u64, last - checkpointed);
+        assert!(
+            shard
+                .log
+                .read(all.0, all.1, u64::MAX)
+                .await
+                .unwrap_err()
+                .is_corrupt()
+        );
+    });
+    sim.kill(node);
+}
+
+/// What a check calls damaged, a look at the file alone does too, and what it calls well is described.
+#[test]
+fn a_look_at_a_file_says_damage_where_a_check_does() {
+    let sim = Sim::new(8);
+    let node = sim.add_node();
+    let ledger = fill(&sim, node, 8);
+    // Once opened, what a crash left is sorted out.
+    open_and_check(&sim, node, &ledger).unwrap();
+    let look = |path: &str| {
+        let path = path.to_owned();
+        let looked = sim.block_on(node, async move {
+            let mut problems = Vec::new();
+            let summary = check_shard(Path::new(DIR), None, |problem| problems.push(problem));
+            let orphans = summary.await.unwrap().orphans;
+            let looked = crate::inspect::inspect(Path::new(&path)).await;
+            let is_orphan = orphans.iter().any(|name| path.ends_with(name));
+            let is_damaged = problems.iter().any(|problem| problem.file == path);
+            (is_orphan, is_damaged, looked)
+        });
+        sim.kill(node);
+        looked
+    };
+    let image = sim.disk(node).image();
+    let mut damaged = std::collections::BTreeMap::<String, u32>::new();
+    for (path, _) in sim.disk(node).files() {
+        let (is_orphan, is_damaged, looked) = look(&path);
+        assert!(!is_damaged, "{path}");
+        assert!(is_orphan || looked.is_ok(), "{path}: {looked:?}");
+        let content = content(&sim.disk(node).read(&path).unwrap());
+        for _ in 0..20.min(content.len()) {
+            let offset = content[sim.random_below(content.len() as u64) as usize];
+            sim.disk(node).flip_bit(&path, offset);
+            let (_, is_damaged, looked) = look(&path);
+            assert!(
+                !is_damaged || looked.is_err(),
+                "{path} at {offset}: {looked:?}"
+            );
+            *damaged.entry(kind(&path).to_owned()).or_default() += u32::from(is_damaged);
+            sim.disk(node).restore(&image);
+        }
+    }
+    for kind in ["sst", "vlog", "log", "MANIFEST"] {
+        assert!(damaged[kind] > 0, "{damaged:?}");
+    }
+}
+
+/// A shard that is known to have been created is refused, and nothing is made, if it is not there or is
+/// another one.
+#[test]
+fn a_known_shard_is_never_created_anew() {
+    let sim = Sim::new(9);
+    let node = sim.add_node();
+    let owner = |shard| Owner {
+        store_id: 7,
+        shard: crate::ShardId(shard),
+    };
+    let check = |known| {
+        sim.block_on(node, async move {
+            let mut problems = Vec::new();
+            let checked = check_shard(Path::new(DIR), known, |problem| problems.push(problem.what));
+            checked.await.map(|_| problems)
+        })
+    };
+    let open = |shard| {
+        sim.block_on(node, async move {
+            let options = crate::ShardOptions {
+                segment_bytes: 64 << 10,
+                value_segment_bytes: 64 << 10,
+                is_known: true,
+                ..crate::ShardOptions::new(7, crate::ShardId(shard))
+            };
+            crate::Shard::open(Path::new(DIR), options).await.err()
+        })
+    };
+    assert!(open(1).unwrap().is_corrupt());
+    assert!(sim.disk(node).files().is_empty());
+    assert_eq!(check(Some(owner(1))).unwrap(), ["the shard is missing"]);
+    assert!(check(None).is_err());
+
+    fill(&sim, node, 9);
+    assert_eq!(check(Some(owner(1))).unwrap(), Vec::<String>::new());
+    let foreign = check(Some(owner(2))).unwrap();
+    assert!(foreign[0].contains("it belongs to shard 1"), "{foreign:?}");
+    assert!(matches!(open(2), Some(Error::OtherStore { .. })));
+    sim.kill(node);
+
+    sim.disk(node).write(format!("{DIR}/CREATING"), &[]);
+    let files = sim.disk(node).files();
+    assert!(open(1).unwrap().is_corrupt());
+    sim.kill(node);
+    assert_eq!(sim.disk(node).files(), files, "nothing is removed");
+    let lost = check(Some(owner(1))).unwrap();
+    assert!(lost[0].starts_with("the shard is missing"), "{lost:?}");
 }

@@ -74,6 +74,7 @@ impl Random {
             policy: [Policy::Leveled, Policy::Tiered][self.below(2) as usize],
             compression: [Compression::None, Compression::Lz4][self.below(2) as usize],
             reserve_bytes: [0, 64 << 10][self.below(2) as usize],
+            ..Config::default()
         }
     }
 }
@@ -254,7 +255,7 @@ async fn live(case: Rc<Case>, steps: u64, end: End) {
 }
 
 /// Runs one case and returns what its shards did.
-fn run_case(seed: u64) -> Done {
+pub(super) fn run_case(seed: u64) -> Done {
     let sim = Sim::new(seed);
     let node = sim.add_node();
     let random = Random::new(seed);

@@ -200,7 +200,7 @@ async fn life(random: Random, ledger: SharedLedger, reads: Rc<Cell<u64>>, over: 
 
 /// Three lives of which power cuts or kills end some; returns what the shard did, and how often it was
 /// read.
-fn run_case(seed: u64) -> (Done, u64) {
+pub(super) fn run_case(seed: u64) -> (Done, u64) {
     let sim = Sim::new(seed);
     let node = sim.add_node();
     let random = Random::new(seed);

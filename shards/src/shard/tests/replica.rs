@@ -3,6 +3,7 @@
 //! Entries are applied as consensus does it: appended, read back as heads, applied with the places of
 //! their values. The ledger outlives crashes; what a start finds is held against it.
 
+use crate::capacity::Capacity;
 use crate::compaction::{self, Policy};
 use crate::engine::tests::crash::{membership, use_sessions};
 use crate::engine::tests::settle;
@@ -34,6 +35,7 @@ pub(super) struct Config {
     pub(super) policy: Policy,
     pub(super) compression: Compression,
     pub(super) reserve_bytes: u64,
+    pub(super) capacity: Capacity,
 }
 
 impl Default for Config {
@@ -44,6 +46,7 @@ impl Default for Config {
             policy: Policy::Leveled,
             compression: Compression::None,
             reserve_bytes: 0,
+            capacity: Capacity::default(),
         }
     }
 }
@@ -270,7 +273,7 @@ impl Replica {
             tiered_runs_max: 6,
             ..compaction::Options::default()
         };
-        let shard = Shard::open_tuned(dir, options, compaction).await?;
+        let shard = Shard::open_tuned(dir, options, compaction, config.capacity).await?;
         let replica = Self {
             shard,
             ledger: Rc::clone(ledger),

@@ -354,7 +354,8 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
             .await
             .unwrap();
         log.on_durable(move |news| sink.borrow_mut().push(news));
-        disk.fail(kind, "vlog", pass);
+        let part = if kind == IoKind::SyncDir { DIR } else { "vlog" };
+        disk.fail(kind, part, pass);
         let mut pointers = Vec::new();
         let mut fenced = false;
         for index in 0..30 {
@@ -420,7 +421,56 @@ fn a_failed_write_or_sync_fences_the_value_log() {
     }
     for pass in 0..3 {
         assert!(fails_at(IoKind::Sync, pass), "sync {pass}");
+        assert!(fails_at(IoKind::SyncDir, pass), "directory {pass}");
+        assert!(fails_at(IoKind::SetLen, pass), "length {pass}");
+        assert!(fails_at(IoKind::Rename, pass), "rename {pass}");
         assert!(fails_at(IoKind::Name, pass), "name {pass}");
+    }
+}
+
+/// Whatever step of preparing or sealing a segment finds the device full, the value log goes on.
+#[test]
+fn a_device_that_is_full_at_one_step_of_a_segment_is_waited_out() {
+    for kind in [
+        IoKind::Write,
+        IoKind::SetLen,
+        IoKind::Sync,
+        IoKind::SyncDir,
+        IoKind::Rename,
+    ] {
+        for pass in 0..40 {
+            let sim = Sim::new(pass);
+            let node = sim.add_node();
+            let part = if kind == IoKind::Write { ".tmp" } else { DIR };
+            sim.disk(node).fail_for_space(kind, part, pass);
+            sim.block_on(node, async move {
+                let log = Manifest::default()
+                    .open(Path::new(DIR), 64 << 10)
+                    .await
+                    .unwrap();
+                let mut pointers = Vec::new();
+                for index in 1..60 {
+                    pointers.extend(put(&log, index, &[9000]).await);
+                }
+                for (index, pointer) in (1..).zip(&pointers) {
+                    assert!(reads_back(&log, index, *pointer).await, "{kind:?} {pass}");
+                }
+                // Time for what waits for room.
+                corelith_io::sleep(Duration::from_secs(5)).await;
+                assert!(!log.is_disk_full());
+                let segments = log.segments();
+                let unsealed = segments.values().filter(|segment| !segment.is_sealed());
+                assert!(unsealed.count() <= 1, "{kind:?} {pass}");
+                log.close().await.unwrap();
+            });
+            let files = sim.disk(node).files();
+            let left = files.iter().filter(|(path, _)| path.ends_with(".tmp"));
+            assert_eq!(left.count(), 0, "{kind:?} {pass}: {files:?}");
+            if sim.disk(node).pending_faults() > 0 {
+                assert!(pass > 2, "{kind:?} {pass}");
+                break;
+            }
+        }
     }
 }
 

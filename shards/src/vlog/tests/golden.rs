@@ -50,7 +50,7 @@ fn fill(sim: &Sim, node: SimNode) -> (Vec<Manifest>, Vec<ValuePointer>) {
 
 async fn describe(name: &str) -> String {
     let path = Path::new(DIR).join(name);
-    inspect(&path, 100).await.unwrap().into_string()
+    inspect(&path, 100, &[]).await.unwrap().into_string()
 }
 
 /// `cargo test -p corelith-shards write_golden_files -- --ignored`, for a new format version.

@@ -229,3 +229,39 @@ fn what_a_block_holds_at_its_end() {
     entries.truncate_after(None);
     assert_eq!((entries.cut, entries.held), (Some(None), None));
 }
+
+impl Index {
+    /// Bytes of bodies that were copied.
+    fn copied_bytes(&self) -> usize {
+        let lens = self.cache.iter().map(|cached| cached.entry.body.len());
+        lens.filter(|len| *len < LOG_KEPT_BODY_BYTES_MIN).sum()
+    }
+}
+
+/// Bodies are slices of the buffers that they were received into, which may hold much else.
+#[test]
+fn the_budget_bounds_the_buffers_that_cached_entries_hold() {
+    const BUDGET: usize = 1 << 20;
+    for len in [100, 3000, 20_000, 100_000, 200_000] {
+        let mut index = Index::new(BUDGET);
+        let mut received = Vec::new();
+        for at in 0..100 {
+            let buffer = Bytes::from(vec![at as u8; (256 << 10).max(2 * len)]);
+            index.append(id(1, at));
+            let body = buffer.slice(50..50 + len);
+            index.keep(Entry::new(id(1, at), 0, body), at);
+            received.push(buffer);
+            index.evict(at);
+        }
+        let held = received.iter().filter(|buffer| !buffer.is_unique());
+        let held: usize = held.map(Bytes::len).sum();
+        assert!(held + index.copied_bytes() <= BUDGET, "{len}: {held}");
+        let first = index.first_cached().unwrap();
+        let cached = index.cached(first, LogIndex(100), u64::MAX, Want::Bodies);
+        for entry in cached.unwrap() {
+            assert_eq!(entry.body, vec![entry.id.index.0 as u8; len]);
+        }
+        drop(index);
+        assert!(received.iter().all(Bytes::is_unique));
+    }
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 const DIR: &str = "/data/shard";
 
 async fn open(options: WalOptions) -> Result<Wal> {
-    Wal::open(Path::new(DIR), options, no_values)
+    Wal::open(Path::new(DIR), options, None, no_values)
         .await
         .map(|(log, _)| log)
 }
@@ -60,7 +60,7 @@ fn blocks(sim: &Sim, node: SimNode) -> Vec<(String, u64, BlockHeader)> {
 }
 
 #[test]
-fn a_flipped_bit_in_any_block_but_the_last_is_found() {
+pub(crate) fn a_flipped_bit_in_any_block_but_the_last_is_found() {
     let sim = Sim::new(1);
     let node = sim.add_node();
     sim.block_on(node, async {
@@ -260,8 +260,55 @@ fn a_failed_write_or_sync_fences_the_log() {
         assert!(fails_at(IoKind::Write, pass), "write {pass}");
     }
     assert!(fails_at(IoKind::Sync, 0));
-    assert!(fails_at(IoKind::Sync, 1));
+    assert!(fails_at(IoKind::SyncDir, 0));
+    assert!(fails_at(IoKind::Rename, 0));
     assert!(fails_at(IoKind::Name, 0));
+}
+
+/// Whatever step of preparing or freeing a segment finds the device full, the log goes on, and what was
+/// begun leaves nothing behind.
+#[test]
+fn a_device_that_is_full_at_one_step_of_a_segment_is_waited_out() {
+    for kind in [IoKind::Write, IoKind::Sync, IoKind::SyncDir, IoKind::Rename] {
+        for pass in 0..40 {
+            let sim = Sim::new(pass);
+            let node = sim.add_node();
+            let log = sim.block_on(node, async { open(options()).await.unwrap() });
+            // Blocks of the log go to space that is there already.
+            let part = if kind == IoKind::Write { ".tmp" } else { DIR };
+            sim.disk(node).fail_for_space(kind, part, pass);
+            let writing = log.clone();
+            sim.block_on(node, async move {
+                for index in 0..120 {
+                    writing.append(vec![entry(1, index, 3000)], Ticket(0), |result| {
+                        result.unwrap();
+                    });
+                    writing.flush().await.unwrap();
+                    if index % 20 == 19 {
+                        writing.purge(id(1, index - 10)).await.unwrap();
+                    }
+                }
+                // Time for what waits for room.
+                corelith_io::sleep(Duration::from_secs(5)).await;
+                writing.flush().await.unwrap();
+                assert!(!writing.is_disk_full());
+            });
+            let is_met = sim.disk(node).pending_faults() == 0;
+            sim.disk(node).heal();
+            let files = sim.disk(node).files();
+            let left = files.iter().filter(|(path, _)| path.ends_with(".tmp"));
+            assert_eq!(left.count(), 0, "{kind:?} {pass}: {files:?}");
+            let segments = files.iter().filter(|(path, _)| path.ends_with(".log"));
+            assert!(segments.count() <= 5, "{kind:?} {pass}: {files:?}");
+            sim.block_on(node, async move { log.close().await.unwrap() });
+            sim.crash(node);
+            assert_eq!(reopen(&sim, node).unwrap(), 10);
+            if !is_met {
+                assert!(pass > 2, "{kind:?} {pass}");
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,3 +1,5 @@
+mod refusals;
+
 use super::*;
 use bytes::{Bytes, BytesMut};
 use corelith_wire::frame::Accepts;
@@ -243,101 +245,6 @@ fn an_expired_session_is_replaced_only_if_nothing_can_have_been_applied() {
     let step = session.report(&mut operation, failure(Failure::SessionExpired), START);
     let cause = Cause::SessionExpired;
     assert_eq!(step, Step::Done(Err(Error::Indeterminate { cause })));
-}
-
-/// What a write and a get end with if this is what every attempt meets.
-#[test]
-fn at_the_deadline_the_truth_is_told() {
-    let lost = Event::Lost(Cause::Timeout);
-    let unsure = Failure::Unavailable {
-        reason: Reason::LeadershipLost,
-        nothing_done: false,
-    };
-    let sure = Failure::Unavailable {
-        reason: Reason::NoQuorum,
-        nothing_done: true,
-    };
-    let unavailable = |cause| Error::Unavailable { cause };
-    let indeterminate = |cause| Error::Indeterminate { cause };
-    let throttled = Error::Throttled {
-        retry_after: Duration::from_millis(70),
-    };
-    for (event, of_write, of_get) in [
-        (
-            lost,
-            indeterminate(Cause::Timeout),
-            unavailable(Cause::Timeout),
-        ),
-        (
-            Event::NotSent(Cause::Closed),
-            unavailable(Cause::Closed),
-            unavailable(Cause::Closed),
-        ),
-        (
-            failure(unsure),
-            indeterminate(Cause::LeadershipLost),
-            unavailable(Cause::LeadershipLost),
-        ),
-        (
-            failure(sure),
-            unavailable(Cause::NoQuorum),
-            unavailable(Cause::NoQuorum),
-        ),
-        (
-            failure(Failure::NotLeader { leader: 0 }),
-            unavailable(Cause::NoLeader),
-            unavailable(Cause::NoLeader),
-        ),
-        (
-            failure(Failure::Throttled { retry_after_ms: 70 }),
-            throttled.clone(),
-            throttled,
-        ),
-        (failure(Failure::DiskFull), Error::DiskFull, Error::DiskFull),
-        (failure(Failure::Corrupt), Error::Corrupt, Error::Corrupt),
-        (
-            failure(Failure::TooLarge { limit: 5 }),
-            Error::TooLarge { limit: 5 },
-            Error::TooLarge { limit: 5 },
-        ),
-    ] {
-        let (mut session, write) = writing();
-        let get = get(&session);
-        for (mut operation, expected) in [(write, of_write), (get, of_get)] {
-            let (mut now, mut steps) = (START, 0);
-            session.proceed(&mut operation, now);
-            let found = loop {
-                match session.report(&mut operation, event.clone(), now) {
-                    Step::Done(result) => break result,
-                    Step::Send { .. } => {}
-                    Step::Pause { until } => {
-                        assert!(until <= DEADLINE);
-                        now = until;
-                        if let Step::Done(result) = session.proceed(&mut operation, now) {
-                            break result;
-                        }
-                    }
-                    other => panic!("{other:?}"),
-                }
-                steps += 1;
-                assert!(steps < 1000, "retries are bounded by the deadline");
-            };
-            assert_eq!(found, Err(expected), "after {event:?}");
-        }
-    }
-}
-
-#[test]
-fn what_says_nothing_about_earlier_attempts_does_not_end_a_doubtful_write() {
-    for event in [Failure::DiskFull, Failure::Corrupt] {
-        let (mut session, mut operation) = writing();
-        let step = session.report(&mut operation, Event::Lost(Cause::Timeout), START);
-        after_pause(&mut session, &mut operation, &step);
-        let step = session.report(&mut operation, failure(event), START);
-        after_pause(&mut session, &mut operation, &step);
-        let step = session.report(&mut operation, written(), START);
-        assert!(matches!(step, Step::Done(Ok(_))));
-    }
 }
 
 #[test]

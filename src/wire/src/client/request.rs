@@ -2,7 +2,7 @@
 
 use crate::body::access;
 use crate::error::DecodeError;
-use crate::frame::{FrameBuilder, Head, Kind};
+use crate::frame::{Flags, FrameBuilder, Head, Kind};
 use crate::limits::{self, DETACH_BYTES_MIN, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::outbox::Outbox;
 use bytes::Bytes;
@@ -176,6 +176,19 @@ pub fn encode_get(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
     FrameBuilder::begin(out.buffer(), head).flat(request).seal();
 }
 
+/// Appends a read of the version and length of a key's value. A node of a release without it answers
+/// with the value.
+pub fn encode_get_head(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
+    let head = Head {
+        kind: Kind::GET,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .flags(Flags::WITHOUT_VALUES)
+        .flat(request)
+        .seal();
+}
+
 impl<'a> GetRequest<'a> {
     /// Parses the body, in place.
     ///
@@ -199,7 +212,7 @@ pub struct ScanRequest<'a> {
     pub end: &'a [u8],
     /// Most items wanted in the page.
     pub limit_items: u32,
-    /// Most bytes of keys and values wanted; one item always fits.
+    /// Most bytes of what the page holds of keys and values wanted; one item always fits.
     pub max_bytes: u32,
     /// Read as of this log index, which an earlier page gave; 0 for the latest.
     pub at_version: u64,
@@ -212,6 +225,19 @@ pub fn encode_scan(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
         ..head
     };
     FrameBuilder::begin(out.buffer(), head).flat(request).seal();
+}
+
+/// Appends a read of a page of keys, with the versions and lengths of their values. A node of a release
+/// without it answers with the values.
+pub fn encode_scan_keys(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
+    let head = Head {
+        kind: Kind::SCAN,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .flags(Flags::WITHOUT_VALUES)
+        .flat(request)
+        .seal();
 }
 
 impl<'a> ScanRequest<'a> {

@@ -41,7 +41,15 @@ struct Number {
     number: u64,
 }
 
-/// Body of a [`Kind::SCAN_PAGE`] before its item table.
+/// Body of a [`Kind::HEAD`].
+#[derive(Clone, Copy, Debug, Archive, Serialize)]
+struct HeadBody {
+    meta: ReplyMeta,
+    version: u64,
+    value_len: u64,
+}
+
+/// Body of a [`Kind::SCAN_PAGE`] or [`Kind::SCAN_HEADS`] before its item table.
 #[derive(Clone, Copy, Debug, Archive, Serialize)]
 struct PageHead {
     meta: ReplyMeta,
@@ -97,6 +105,9 @@ pub enum Failure {
     VersionGone = 11,
     /// The write's number is too far beyond the session's lowest unanswered one.
     WindowFull = 12,
+    /// The shard holds as much as it can: it takes no new values until some are deleted; deletes and
+    /// reads work.
+    ShardFull = 13,
 }
 
 /// Body of a [`Kind::FAILURE`].
@@ -199,6 +210,20 @@ pub fn encode_value(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64,
     }
 }
 
+/// Appends a value's version and length.
+pub fn encode_head(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64, value_len: u64) {
+    let head = Head {
+        kind: Kind::HEAD,
+        ..head
+    };
+    let body = HeadBody {
+        meta,
+        version,
+        value_len,
+    };
+    FrameBuilder::begin(out.buffer(), head).flat(&body).seal();
+}
+
 /// One key of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanItem {
@@ -210,9 +235,20 @@ pub struct ScanItem {
     pub value: Bytes,
 }
 
+/// One key of a page without values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanHead {
+    /// The key.
+    pub key: Bytes,
+    /// Log index of the write that gave it its value.
+    pub version: u64,
+    /// Length of the value, in bytes.
+    pub value_len: u32,
+}
+
 /// A part of a scan of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScanPage {
+pub struct ScanPage<T = ScanItem> {
     /// Where in the shard's history.
     pub meta: ReplyMeta,
     /// The log index as of which the page was read: ask for the next page with it.
@@ -220,31 +256,39 @@ pub struct ScanPage {
     /// Whether keys follow after the last one.
     pub more: bool,
     /// In key order.
-    pub items: Vec<ScanItem>,
+    pub items: Vec<T>,
 }
 
 /// Appends a page: the body is a table of (`key_len` u32, `value_len` u32, `version` u64), then a
 /// [`PageHead`]; keys and values in the table's order are the value bytes.
 pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
-    let head = Head {
-        kind: Kind::SCAN_PAGE,
-        ..head
-    };
-    let mut frame = FrameBuilder::begin(out.buffer(), head);
-    for item in &page.items {
-        let mut row = [0u8; limits::SCAN_ITEM_BYTES];
-        {
-            let mut fields = row.as_mut_slice();
-            fields.put_u32_le(u32_len(item.key.len()));
-            fields.put_u32_le(u32_len(item.value.len()));
-            fields.put_u64_le(item.version);
-        }
-        frame = frame.raw(&row);
-    }
+    let row = |item: &ScanItem| row(&item.key, u32_len(item.value.len()), item.version);
     let tail = page
         .items
         .iter()
         .flat_map(|item| [item.key.as_ref(), item.value.as_ref()]);
+    encode_page(out, head, Kind::SCAN_PAGE, page, row, tail);
+}
+
+/// Appends a page without values: as [`encode_scan_page`], but the value bytes are keys only.
+pub fn encode_scan_heads(out: &mut Outbox, head: Head, page: &ScanPage<ScanHead>) {
+    let row = |item: &ScanHead| row(&item.key, item.value_len, item.version);
+    let tail = page.items.iter().map(|item| item.key.as_ref());
+    encode_page(out, head, Kind::SCAN_HEADS, page, row, tail);
+}
+
+fn encode_page<'p, T>(
+    out: &mut Outbox,
+    head: Head,
+    kind: Kind,
+    page: &ScanPage<T>,
+    row: impl Fn(&T) -> [u8; limits::SCAN_ITEM_BYTES],
+    tail: impl Iterator<Item = &'p [u8]>,
+) {
+    let mut frame = FrameBuilder::begin(out.buffer(), Head { kind, ..head });
+    for item in &page.items {
+        frame = frame.raw(&row(item));
+    }
     frame
         .flat(&PageHead {
             meta: page.meta,
@@ -253,6 +297,15 @@ pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
             more: page.more,
         })
         .seal_parts(tail);
+}
+
+fn row(key: &[u8], value_len: u32, version: u64) -> [u8; limits::SCAN_ITEM_BYTES] {
+    let mut row = [0u8; limits::SCAN_ITEM_BYTES];
+    let mut fields = row.as_mut_slice();
+    fields.put_u32_le(u32_len(key.len()));
+    fields.put_u32_le(value_len);
+    fields.put_u64_le(version);
+    row
 }
 
 /// Appends the state of a node.
@@ -332,8 +385,19 @@ pub enum Answer {
         /// Its bytes, sharing the receive buffer.
         value: Bytes,
     },
+    /// A value's version and length.
+    Head {
+        /// Where in the shard's history.
+        meta: ReplyMeta,
+        /// Its version.
+        version: u64,
+        /// Its length, in bytes.
+        value_len: u64,
+    },
     /// A page of keys.
     ScanPage(ScanPage),
+    /// A page of keys without their values.
+    ScanHeads(ScanPage<ScanHead>),
     /// The session is open.
     SessionOpened {
         /// Where in the shard's history.
@@ -383,7 +447,31 @@ impl Answer {
             Kind::SESSION_OPENED => {
                 number("session").map(|(meta, session)| Self::SessionOpened { meta, session })
             }
-            Kind::SCAN_PAGE => parse_page(frame).map(Self::ScanPage),
+            Kind::HEAD => {
+                let found = access::<ArchivedHeadBody>(body, "head")?;
+                Ok(Self::Head {
+                    meta: (&found.meta).into(),
+                    version: found.version.into(),
+                    value_len: found.value_len.into(),
+                })
+            }
+            Kind::SCAN_PAGE => parse_page(frame, |key_len, value_len, version, take| {
+                Ok(ScanItem {
+                    key: take(key_len)?,
+                    value: take(value_len)?,
+                    version,
+                })
+            })
+            .map(Self::ScanPage),
+            Kind::SCAN_HEADS => parse_page(frame, |key_len, value_len, version, take| {
+                let key = take(key_len)?;
+                Ok(ScanHead {
+                    key,
+                    version,
+                    value_len,
+                })
+            })
+            .map(Self::ScanHeads),
             Kind::STATUS_REPLY => StatusReply::parse(body).map(Self::Status),
             Kind::STORAGE_REPLY => StorageReply::parse(body).map(Self::Storage),
             Kind::MAP => ClusterMap::parse(body).map(Self::Map),
@@ -405,7 +493,14 @@ impl Answer {
     }
 }
 
-fn parse_page(frame: &Frame) -> Result<ScanPage, DecodeError> {
+/// Takes so many bytes off the page's keys and values.
+type Take<'a> = dyn FnMut(u32) -> Result<Bytes, DecodeError> + 'a;
+
+/// Parses a page; `item` makes one of (`key_len`, `value_len`, `version`).
+fn parse_page<T>(
+    frame: &Frame,
+    item: impl Fn(u32, u32, u64, &mut Take<'_>) -> Result<T, DecodeError>,
+) -> Result<ScanPage<T>, DecodeError> {
     let malformed = DecodeError::Malformed { what: "scan page" };
     let body = frame.body();
     let head = access::<ArchivedPageHead>(body, "scan page")?;
@@ -428,11 +523,12 @@ fn parse_page(frame: &Frame) -> Result<ScanPage, DecodeError> {
     };
     let mut items = Vec::with_capacity(item_count);
     for row in rows {
-        items.push(ScanItem {
-            key: take(u32::from_le_bytes(field(row, 0)))?,
-            value: take(u32::from_le_bytes(field(row, 4)))?,
-            version: u64::from_le_bytes(field(row, 8)),
-        });
+        items.push(item(
+            u32::from_le_bytes(field(row, 0)),
+            u32::from_le_bytes(field(row, 4)),
+            u64::from_le_bytes(field(row, 8)),
+            &mut take,
+        )?);
     }
     if !rest.is_empty() {
         return Err(malformed);
@@ -458,7 +554,13 @@ pub fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
         } => {
             encode_value(out, head, *meta, *version, value);
         }
+        Answer::Head {
+            meta,
+            version,
+            value_len,
+        } => encode_head(out, head, *meta, *version, *value_len),
         Answer::ScanPage(page) => encode_scan_page(out, head, page),
+        Answer::ScanHeads(page) => encode_scan_heads(out, head, page),
         Answer::SessionOpened { meta, session } => {
             encode_session_opened(out, head, *meta, *session);
         }

@@ -115,6 +115,13 @@ fn scans_and_sessions_survive_the_wire() {
         ..scan
     };
     assert_eq!(ScanRequest::parse(found.body()), Ok(expected));
+    assert_eq!(found.header.flags, Flags::default());
+    let keys = frame(|out| encode_scan_keys(out, HEAD, &scan));
+    assert_eq!(keys.body(), found.body(), "the flag alone differs");
+    assert_eq!(keys.header.flags, Flags::WITHOUT_VALUES);
+    let head = frame(|out| encode_get_head(out, HEAD, &GetRequest { key: b"k" }));
+    assert!(head.header.flags.contains(Flags::WITHOUT_VALUES));
+    assert_eq!(GetRequest::parse(head.body()).unwrap().key, b"k");
     let open = OpenSession { client: 99 };
     let found = frame(|out| encode_open_session(out, HEAD, open));
     assert_eq!(OpenSession::parse(found.body()), Ok(open));

@@ -82,23 +82,22 @@ fn page() -> ScanPage {
     }
 }
 
-fn encode(out: &mut Outbox, answer: &Answer) {
-    match answer.clone() {
-        Answer::Written { meta, version } => encode_written(out, HEAD, meta, version),
-        Answer::Conflict { meta, current } => encode_conflict(out, HEAD, meta, current),
-        Answer::NotFound { meta } => encode_not_found(out, HEAD, meta),
-        Answer::Value {
-            meta,
-            version,
-            value,
-        } => encode_value(out, HEAD, meta, version, &value),
-        Answer::ScanPage(page) => encode_scan_page(out, HEAD, &page),
-        Answer::SessionOpened { meta, session } => encode_session_opened(out, HEAD, meta, session),
-        Answer::Status(status) => encode_status_reply(out, HEAD, &status),
-        Answer::Storage(storage) => encode_storage_reply(out, HEAD, &storage),
-        Answer::Map(map) => encode_map(out, HEAD, &map),
-        Answer::Failure { meta, failure } => encode_failure(out, HEAD, meta, failure),
+fn heads() -> ScanPage<ScanHead> {
+    let item = |key: &str, value_len| ScanHead {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        version: 5,
+        value_len,
+    };
+    ScanPage {
+        meta: META,
+        at_version: 6,
+        more: false,
+        items: vec![item("a", u32::MAX), item("bc", 0)],
     }
+}
+
+fn encode(out: &mut Outbox, answer: &Answer) {
+    super::encode(out, HEAD, answer);
 }
 
 fn all() -> Vec<Answer> {
@@ -122,6 +121,12 @@ fn all() -> Vec<Answer> {
             version: 3,
             value: Bytes::from(vec![1; 100_000]),
         },
+        Answer::Head {
+            meta: META,
+            version: 3,
+            value_len: 1 << 40,
+        },
+        Answer::ScanHeads(heads()),
         Answer::ScanPage(page()),
         Answer::ScanPage(ScanPage {
             items: vec![],
@@ -144,6 +149,7 @@ fn all() -> Vec<Answer> {
         Failure::Throttled { retry_after_ms: 5 },
         Failure::TooLarge { limit: 6 },
         Failure::DiskFull,
+        Failure::ShardFull,
         Failure::Unavailable {
             reason,
             nothing_done: true,

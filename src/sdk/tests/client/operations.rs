@@ -1,15 +1,12 @@
-//! The client against a scripted cluster over real sockets.
+//! Puts, gets and deletes, whatever happens on the way.
 
-#[cfg(test)]
-mod mock;
-
-use corelith_client::{BatchOperation, BatchResult, Bytes, Cause, Client, Error};
-use corelith_wire::handshake::{Status, Welcome};
+use crate::mock::{Act, Mock};
+use corelith_client::{Bytes, Cause, Client, Error, Field};
+use corelith_wire::handshake::Welcome;
+use corelith_wire::limits;
 use corelith_wire::response::{Failure, Reason};
-use corelith_wire::{HandshakeError, limits};
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use mock::{Act, Mock};
+use futures_util::{FutureExt, TryStreamExt};
 use std::time::Duration;
 
 #[tokio::test]
@@ -61,12 +58,22 @@ async fn limits_are_learned_and_kept() {
     let too_large = client
         .put("key", vec![0; limits::VALUE_BYTES_MAX + 1])
         .await;
-    assert_eq!(too_large, Err(Error::TooLarge { limit }));
+    let what = Field::Value;
+    let len = limit + 1;
+    assert_eq!(too_large, Err(Error::TooLarge { what, len, limit }));
+    let text = too_large.unwrap_err().to_string();
+    assert!(text.contains("value") && text.contains("8388609"), "{text}");
     let long_key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
-    assert!(matches!(
-        client.get(long_key).await,
-        Err(Error::TooLarge { .. })
-    ));
+    let scanned = client.scan(&long_key).try_collect::<Vec<_>>().await;
+    for error in [
+        client.get(&long_key).await.unwrap_err(),
+        scanned.unwrap_err(),
+    ] {
+        let Error::TooLarge { what, len, limit } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((what, len, limit), (Field::Key, 4097, 4096));
+    }
     assert!(matches!(
         client.put("", "value").await,
         Err(Error::Invalid { .. })
@@ -75,84 +82,90 @@ async fn limits_are_learned_and_kept() {
 }
 
 #[tokio::test]
-async fn scans_merge_the_shards_in_key_order() {
-    let mock = Mock::start(3, 5).await;
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "references are what is tested"
+)]
+async fn keys_are_whatever_is_bytes() {
+    let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
-    let keys: Vec<String> = (0..300).map(|n| format!("a/{n:04}")).collect();
-    let puts = keys
-        .iter()
-        .map(|key| client.put(key.clone(), format!("value of {key}")));
-    for put in join_all(puts.map(IntoFuture::into_future)).await {
-        put.unwrap();
+    let text = String::from("key");
+    let bytes = Bytes::from("key");
+    client.put(&text, &text).await.unwrap();
+    client.put(text.as_str(), text.as_str()).await.unwrap();
+    client.put(&text.as_str(), &text.as_str()).await.unwrap();
+    client.put(text.clone(), text.clone()).await.unwrap();
+    client.put(text.as_bytes(), text.as_bytes()).await.unwrap();
+    client.put(b"key", *b"key").await.unwrap();
+    client
+        .put(vec![b'k', b'e', b'y'], text.clone().into_bytes())
+        .await
+        .unwrap();
+    client
+        .put(
+            std::borrow::Cow::Borrowed(&b"key"[..]),
+            std::borrow::Cow::Borrowed("key"),
+        )
+        .await
+        .unwrap();
+    client.put(&bytes, &bytes).await.unwrap();
+    async fn generic(client: &Client, key: impl AsRef<[u8]>) -> Bytes {
+        client.get(key).await.unwrap().value
     }
-    client.put("b/1", "other").await.unwrap();
-    let found: Vec<_> = client.scan("a/").try_collect().await.unwrap();
-    let found_keys: Vec<_> = found.iter().map(|entry| entry.key.clone()).collect();
-    assert_eq!(found_keys, keys);
-    assert!(
-        found
-            .iter()
-            .all(|entry| entry.value.starts_with(b"value of a/"))
-    );
-    let few: Vec<_> = client.scan("a/").limit(11).try_collect().await.unwrap();
-    assert_eq!(few, found[..11]);
-    let range: Vec<_> = client
-        .scan_range("a/0100", "a/0102")
+    assert_eq!(generic(&client, &text).await, "key");
+    let found: Vec<_> = client
+        .scan(&text[..2])
+        .start_at(bytes)
         .try_collect()
         .await
         .unwrap();
-    assert_eq!(range, found[100..102]);
-    let all: Vec<_> = client.scan("").try_collect().await.unwrap();
-    assert_eq!(all.len(), 301);
-    let none: Vec<_> = client.scan("zzz").try_collect().await.unwrap();
-    assert!(none.is_empty());
+    assert_eq!((found.len(), mock.state().applied), (1, 9));
 }
 
 #[tokio::test]
-async fn scans_of_many_shards_fetch_a_few_at_a_time() {
-    let mock = Mock::start(1, 40).await;
-    let client = mock.client().await;
-    let keys: Vec<String> = (0..1500).map(|n| format!("{n:04}")).collect();
-    let mut batch = client.batch();
-    for key in &keys {
-        batch = batch.put(key.clone(), "value");
+async fn operations_are_spans() {
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
-    assert!(batch.await.iter().all(Result::is_ok));
-    let found: Vec<_> = client.scan("").try_collect().await.unwrap();
-    assert!(found.iter().map(|entry| &entry.key).eq(&keys));
-}
-
-#[tokio::test]
-async fn batches_give_results_in_order() {
-    let mock = Mock::start(1, 2).await;
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        });
+    let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
-    client.put("there", "1").await.unwrap();
-    let conditional = BatchOperation::Put(client.put("there", "2").if_absent());
-    let batch = client
-        .batch()
-        .put("new", "3")
-        .with(conditional)
-        .get("there")
-        .get("not there");
-    let results = batch.delete("other").await;
-    assert!(matches!(results[0], Ok(BatchResult::Written(_))));
-    assert!(matches!(results[1], Err(Error::Conflict { .. })));
-    assert!(matches!(&results[2], Ok(BatchResult::Entry(entry)) if entry.value == "1"));
-    assert!(matches!(&results[3], Err(Error::NotFound)));
-    assert!(matches!(results[4], Ok(BatchResult::Written(_))));
-    assert_eq!(results.len(), 5);
-}
-
-#[tokio::test]
-async fn status_lists_nodes_that_do_not_answer_too() {
-    let mut mock = Mock::start(3, 2).await;
-    let client = mock.client().await;
-    mock.stop(2).await;
-    let status = client.status().await.unwrap();
-    assert_eq!(status.map.cluster, mock::CLUSTER.0);
-    let replies: Vec<_> = status.nodes.iter().map(|node| node.reply.is_ok()).collect();
-    assert_eq!(replies, [true, false, true]);
-    assert_eq!(status.nodes[0].reply.as_ref().unwrap().shards.len(), 2);
+    let guard = tracing::subscriber::set_default(subscriber.finish());
+    client.put("key", "value").await.unwrap();
+    mock.script([Act::Fail(Failure::NotLeader { leader: 0 })]);
+    client.get("key").await.unwrap();
+    assert!(client.delete("key2").if_version(9).await.is_err());
+    client.get("other").head().await.unwrap();
+    mock.script([Act::Hold]);
+    let mut held = Box::pin(client.get("key").into_future());
+    assert!((&mut held).now_or_never().is_none());
+    drop(held);
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in [
+        "put{key_len=3 shard=0 attempts=2 outcome=\"ok\"}",
+        "get{key_len=3 shard=0 attempts=2 outcome=\"ok\"}",
+        "delete{key_len=4 shard=0 attempts=1 outcome=\"conflict\"}",
+        "head{key_len=5 shard=0 attempts=1 outcome=\"not found\"}",
+        "get{key_len=3 shard=0 attempts=1 outcome=\"dropped\"}",
+    ] {
+        assert!(log.contains(expected), "{expected} in\n{log}");
+    }
 }
 
 #[tokio::test]
@@ -264,22 +277,6 @@ async fn deadlines_are_kept_and_tell_the_truth() {
 }
 
 #[tokio::test]
-async fn a_node_that_goes_and_comes_back_is_used_again() {
-    let mut mock = Mock::start(3, 1).await;
-    let client = mock.client().await;
-    client.put("key", "1").await.unwrap();
-    mock.stop(1).await;
-    let waiting = tokio::spawn({
-        let client = client.clone();
-        async move { client.put("key", "2").await }
-    });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    mock.restart(1).await;
-    waiting.await.unwrap().unwrap();
-    assert_eq!(client.get("key").await.unwrap().value, "2");
-}
-
-#[tokio::test]
 async fn no_more_is_in_flight_than_the_server_takes() {
     let mock = Mock::start(1, 1).await;
     mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.in_flight_max = 4);
@@ -315,50 +312,6 @@ async fn callers_that_give_up_hold_nobody_back() {
     assert_eq!(mock.state().requests, 3, "the window is full");
     held.iter().for_each(tokio::task::JoinHandle::abort);
     waiting.await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn those_who_cannot_be_used_are_named() {
-    let mock = Mock::start(1, 1).await;
-    let connect = |seed: String| async {
-        let deadline = Duration::from_millis(30);
-        Client::builder()
-            .seeds([seed])
-            .connect_deadline(deadline)
-            .connect()
-            .await
-    };
-    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.status = Status::TooOld);
-    let error = connect(mock.seed()).await.unwrap_err();
-    let cause = Cause::Handshake(HandshakeError::TooOld { ours: 1 });
-    assert_eq!(
-        error,
-        Error::NoSeed {
-            seeds: mock.seed(),
-            cause
-        }
-    );
-    let seed = mock.seed();
-    drop(mock);
-    let error = connect(seed).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::NoSeed {
-                cause: Cause::Connect(_),
-                ..
-            }
-        ) && error.is_retryable()
-    );
-    assert!(matches!(
-        connect("nowhere".into()).await,
-        Err(Error::Invalid { .. })
-    ));
-    let none: [&str; 0] = [];
-    assert!(matches!(
-        Client::connect(none).await,
-        Err(Error::Invalid { .. })
-    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

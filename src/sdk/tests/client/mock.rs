@@ -7,10 +7,10 @@ use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Status, Welcome};
 use corelith_wire::map::{ClusterMap, MapNode};
 use corelith_wire::request::{Condition, GetRequest, Operation, ScanRequest, WriteCommand};
-use corelith_wire::response::{self, Answer, Failure, ReplyMeta, ScanItem, ScanPage};
+use corelith_wire::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanItem, ScanPage};
 use corelith_wire::status::{ShardStatus, StatusReply};
 use corelith_wire::{
-    ClusterId, Epoch, Frame, FrameParser, Head, Kind, NodeId, Outbox, RequestId, ShardId,
+    ClusterId, Epoch, Flags, Frame, FrameParser, Head, Kind, NodeId, Outbox, ShardId,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -60,11 +60,15 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Act>,
     /// Writes, gets and scans that arrived.
     pub(crate) requests: usize,
+    /// Requests of scans that want nothing but to be kept.
+    pub(crate) touches: usize,
     /// Writes that changed something or conflicted, by arrival at the state machine.
     pub(crate) applied: usize,
     /// The most requests that were seen unanswered on one connection.
     pub(crate) in_flight_seen: usize,
     pub(crate) welcome: Box<dyn FnMutWelcome>,
+    /// Whether it sends heads to those who want no values, as releases of today do.
+    pub(crate) knows_heads: bool,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -107,9 +111,11 @@ impl Mock {
             map,
             script: VecDeque::new(),
             requests: 0,
+            touches: 0,
             applied: 0,
             in_flight_seen: 0,
             welcome: Box::new(|_: &mut Welcome| {}),
+            knows_heads: true,
         }));
         let mut mock = Self {
             state,
@@ -305,6 +311,8 @@ impl State {
             return fail(Failure::NotLeader { leader });
         }
         let shard_count = self.map.shard_count();
+        let heads = frame.header.flags.contains(Flags::WITHOUT_VALUES);
+        let knows_heads = self.knows_heads;
         let place = &mut self.shards[shard as usize];
         let meta = |index| ReplyMeta { term: 1, index };
         match kind {
@@ -319,6 +327,11 @@ impl State {
             Kind::GET => {
                 let key = GetRequest::parse(frame.body()).unwrap().key;
                 match place.data.get(key) {
+                    Some((version, value)) if knows_heads && heads => Answer::Head {
+                        meta: meta(place.index),
+                        version: *version,
+                        value_len: value.len() as u64,
+                    },
                     Some((version, value)) => Answer::Value {
                         meta: meta(place.index),
                         version: *version,
@@ -329,7 +342,17 @@ impl State {
                     },
                 }
             }
-            Kind::SCAN => Answer::ScanPage(place.scan(&ScanRequest::parse(frame.body()).unwrap())),
+            Kind::SCAN => {
+                let request = ScanRequest::parse(frame.body()).unwrap();
+                if request.at_version != 0 && request.start == request.end {
+                    self.touches += 1;
+                }
+                let page = place.scan(&request);
+                if knows_heads && heads {
+                    return Answer::ScanHeads(page_of_heads(page));
+                }
+                Answer::ScanPage(page)
+            }
             _ => {
                 let command = WriteCommand::parse(frame.payload()).unwrap();
                 let owner = corelith_wire::placement::shard_of(&command.key, shard_count);
@@ -433,26 +456,29 @@ impl Shard {
     }
 }
 
-fn encode(out: &mut Outbox, head: Head, answer: Answer) {
-    let _: RequestId = head.request_id;
-    match answer {
-        Answer::Written { meta, version } => response::encode_written(out, head, meta, version),
-        Answer::Conflict { meta, current } => response::encode_conflict(out, head, meta, current),
-        Answer::NotFound { meta } => response::encode_not_found(out, head, meta),
-        Answer::Value {
-            meta,
-            version,
-            value,
-        } => {
-            response::encode_value(out, head, meta, version, &value);
-        }
-        Answer::ScanPage(page) => response::encode_scan_page(out, head, &page),
-        Answer::SessionOpened { meta, session } => {
-            response::encode_session_opened(out, head, meta, session);
-        }
-        Answer::Failure { meta, failure } => response::encode_failure(out, head, meta, failure),
-        Answer::Status(_) | Answer::Storage(_) | Answer::Map(_) => {
-            unreachable!("answered elsewhere")
-        }
+fn page_of_heads(page: ScanPage) -> ScanPage<ScanHead> {
+    let head = |item: ScanItem| ScanHead {
+        key: item.key,
+        version: item.version,
+        value_len: item.value.len() as u32,
+    };
+    ScanPage {
+        meta: page.meta,
+        at_version: page.at_version,
+        more: page.more,
+        items: page.items.into_iter().map(head).collect(),
     }
+}
+
+fn encode(out: &mut Outbox, head: Head, answer: Answer) {
+    response::encode(out, head, &answer);
+}
+
+/// Addresses where nobody accepts, or nobody listens. The first live as long as the listeners.
+pub(crate) fn silent_and_closed() -> (std::net::TcpListener, String, String) {
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent, closed) = (bind(), bind());
+    let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
+    let (at, gone) = (address(&silent), address(&closed));
+    (silent, at, gone)
 }

@@ -1,0 +1,43 @@
+//! A window through which a simulation looks at the groups of its nodes and moves their leads.
+
+use super::{Group, Inner};
+use corelith_shards::NodeId;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+thread_local! {
+    static OPENED: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Group {
+    /// The groups of all simulated nodes of this thread that are open.
+    pub fn watched() -> Vec<Self> {
+        OPENED.with_borrow_mut(|opened| {
+            opened.retain(|inner| inner.strong_count() > 0);
+            let open = opened.iter().filter_map(Weak::upgrade);
+            open.map(|inner| Self { inner }).collect()
+        })
+    }
+
+    /// Forgets the groups opened so far: those of a simulation that was left in the middle stay.
+    pub fn forget_watched() {
+        OPENED.with_borrow_mut(Vec::clear);
+    }
+
+    pub(super) fn watch(&self) {
+        OPENED.with_borrow_mut(|opened| opened.push(Rc::downgrade(&self.inner)));
+    }
+
+    /// The node of this replica.
+    pub fn node(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// Hands the lead over to another member, if this replica has it. Called on the replica's core.
+    pub fn start_hand_over(&self, to: NodeId) {
+        let Some(leading) = self.inner.leading() else {
+            return;
+        };
+        self.tend(move |inner| async move { inner.hand_over(leading, to).await });
+    }
+}

@@ -1,0 +1,73 @@
+//! Known bugs that tests switch on to see that they would be found. Absent from release builds.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A replica votes and stands right after a restart.
+    VoteAfterRestart,
+    /// Conditional writes apply whatever their condition says.
+    SkipConditions,
+    /// A condition is decided by what is in memory alone.
+    DecideFromMemory,
+    /// A leader trusts its lease as long as its followers do, by its own clock.
+    IgnoreDrift,
+    /// A leader trusts its lease for twice as long.
+    LeaseOfDoubleLength,
+    /// A leader answers reads whether it holds its lease or not.
+    ReadWithoutLease,
+    /// A leader that hands over the lead keeps its lease.
+    KeepLeaseAtHandOver,
+    /// A leader answers reads before it has applied an entry of its own term.
+    ReadBeforeOwnTerm,
+    /// An acknowledgement from before a read confirms the leadership for it.
+    ConfirmByOldAnswers,
+    /// Something not simulated has a say: an address in memory delays a start.
+    DelayByAddress,
+    /// The budget takes any number of proposals.
+    UnboundedProposals,
+}
+
+#[cfg(any(test, feature = "planted"))]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+        static CATCH_UP_ENTRIES: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in the groups of this thread, or takes it out.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.with(|planted| planted.set(bug));
+    }
+
+    pub(crate) fn is_planted(bug: Bug) -> bool {
+        PLANTED.with(Cell::get) == Some(bug)
+    }
+
+    /// Lets the logs of this thread's groups keep fewer entries for followers that lag, so that
+    /// snapshots are sent within a short simulation.
+    pub fn keep_entries(count: Option<u64>) {
+        CATCH_UP_ENTRIES.with(|entries| entries.set(count));
+    }
+
+    pub(crate) fn kept_entries() -> Option<u64> {
+        CATCH_UP_ENTRIES.with(Cell::get)
+    }
+}
+
+#[cfg(any(test, feature = "planted"))]
+pub(crate) use switch::{is_planted, kept_entries};
+#[cfg(any(test, feature = "planted"))]
+pub use switch::{keep_entries, plant};
+
+#[cfg(not(any(test, feature = "planted")))]
+pub(crate) fn is_planted(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(not(any(test, feature = "planted")))]
+pub(crate) fn kept_entries() -> Option<u64> {
+    None
+}

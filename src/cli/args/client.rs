@@ -1,0 +1,338 @@
+//! The arguments of the clients of a cluster.
+
+use crate::cli::encoding::unescape;
+use clap::{Args, Subcommand};
+use corelith_client::SEEDS_VARIABLE;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where `corelith dev` listens, and therefore where clients look if they are told nothing else.
+const DEV_SEED: &str = "127.0.0.1:7411";
+
+/// Longest time for one operation, unless `--timeout` says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the cluster is and how long it may take, as given.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct ConnectionOptions {
+    /// Addresses of nodes of the cluster, any of them will do [env: CORELITH_SEEDS] [default:
+    /// 127.0.0.1:7411]
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        help_heading = "Cluster"
+    )]
+    connect: Option<Vec<String>>,
+    /// Longest time for one operation, connecting and retries included [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Cluster")]
+    timeout: Option<Duration>,
+}
+
+impl ConnectionOptions {
+    pub(super) const NAMES: [&str; 2] = ["connect", "timeout"];
+
+    /// Takes from `other` what is not given here.
+    pub(super) fn fall_back(&mut self, other: Self) {
+        self.connect = self.connect.take().or(other.connect);
+        self.timeout = self.timeout.or(other.timeout);
+    }
+
+    /// The first option that is given.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let [connect, timeout] = Self::NAMES;
+        match (&self.connect, self.timeout) {
+            (Some(_), _) => Some(connect),
+            (None, Some(_)) => Some(timeout),
+            (None, None) => None,
+        }
+    }
+
+    /// With the environment and the defaults where nothing is given. `listed` is what the environment
+    /// says of seeds.
+    fn resolve(self, listed: Option<String>) -> Connection {
+        let split = |list: String| list.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let listed = listed.filter(|list| !list.trim().is_empty()).map(split);
+        let seeds = self
+            .connect
+            .or(listed)
+            .unwrap_or_else(|| vec![DEV_SEED.to_owned()]);
+        Connection {
+            seeds: seeds.iter().map(|seed| seed.trim().to_owned()).collect(),
+            timeout: self.timeout.unwrap_or(TIMEOUT),
+        }
+    }
+}
+
+/// Where the cluster is and how long it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Connection {
+    /// Addresses.
+    pub seeds: Vec<String>,
+    /// Longest time for one operation.
+    pub timeout: Duration,
+}
+
+/// A command with the options of all clients.
+#[derive(Debug, Args)]
+pub struct OfCluster<T: Args> {
+    /// What the command itself takes.
+    #[command(flatten)]
+    pub command: T,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// What a client can do.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Give a key a value; one that it has is overwritten.
+    #[command(override_usage = "corelith put [OPTIONS] <KEY> <VALUE|-|--file <FILE>>")]
+    Put(OfCluster<Put>),
+    /// Print a key's value.
+    Get(OfCluster<Get>),
+    /// Take a key's value away. That the key has none is no error.
+    Delete(OfCluster<Delete>),
+    /// Print keys and values in order of keys, a line for each: key, tab, value. What cannot be
+    /// printed is \xNN, a backslash \\.
+    Scan(OfCluster<Scan>),
+    /// Give a key a value if its version is the expected one (compare and set).
+    #[command(
+        override_usage = "corelith cas [OPTIONS] <KEY> <VALUE|-|--file <FILE>> <--version <VERSION>|--absent>"
+    )]
+    Cas(OfCluster<Cas>),
+    /// Show nodes, shards, leaders, terms and log positions.
+    Status(OfCluster<Status>),
+    /// Put the files under a directory: an export with its keys, any other directory with the
+    /// relative paths of its files as keys.
+    Import(OfCluster<Import>),
+    /// Write every key as a file under a directory, with a manifest from which `import` restores
+    /// all keys and values exactly.
+    Export(OfCluster<Export>),
+}
+
+impl ClientCommand {
+    /// Where the cluster is, as given with the command.
+    pub(super) fn connection_mut(&mut self) -> &mut ConnectionOptions {
+        match self {
+            Self::Put(of) => &mut of.connection,
+            Self::Get(of) => &mut of.connection,
+            Self::Delete(of) => &mut of.connection,
+            Self::Scan(of) => &mut of.connection,
+            Self::Cas(of) => &mut of.connection,
+            Self::Status(of) => &mut of.connection,
+            Self::Import(of) => &mut of.connection,
+            Self::Export(of) => &mut of.connection,
+        }
+    }
+
+    /// Where the cluster is: as given, from the environment, or that of `corelith dev`.
+    pub(in crate::cli) fn connection(&mut self) -> Connection {
+        let given = std::mem::take(self.connection_mut());
+        given.resolve(std::env::var(SEEDS_VARIABLE).ok())
+    }
+}
+
+/// Arguments of `put`.
+#[derive(Debug, Args)]
+pub struct Put {
+    /// The key.
+    pub key: OsString,
+    /// Where the value comes from.
+    #[command(flatten)]
+    pub value: Value,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Value {
+    /// The value, or - to read it from standard input.
+    #[arg(allow_negative_numbers = true)]
+    pub value: Option<OsString>,
+    /// Take the value from a file.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// The key.
+    pub key: OsString,
+    /// Write the value to a file instead of standard output.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the version (the log index of the write) before the value.
+    #[arg(long, conflicts_with_all = ["output", "json"])]
+    pub with_version: bool,
+    /// Print version, length and place of the value instead of the value.
+    #[arg(long, conflicts_with_all = ["output", "with_version"])]
+    pub meta: bool,
+    /// As JSON: key, version, length and, without --meta, the value.
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The key.
+    pub key: OsString,
+    /// Only if the key's value has this version.
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `scan`.
+#[derive(Debug, Args)]
+pub struct Scan {
+    /// Keys that begin with this; all keys if it is left out.
+    pub prefix: Option<OsString>,
+    /// First key.
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub start: Option<OsString>,
+    /// First key beyond the last one.
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub end: Option<OsString>,
+    /// Most keys to print. If there may be more, the token to go on with is told: on standard error, in
+    /// JSON in the last line.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Go on where an earlier scan stopped, up to its end: the token that it told.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["prefix", "start", "end"])]
+    pub token: Option<String>,
+    /// Print the keys alone.
+    #[arg(long)]
+    pub keys_only: bool,
+    /// As JSON, one object a line: every key, then the end.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `cas`.
+#[derive(Debug, Args)]
+pub struct Cas {
+    /// The key.
+    pub key: OsString,
+    /// Where the value comes from.
+    #[command(flatten)]
+    pub value: Value,
+    /// What must hold.
+    #[command(flatten)]
+    pub expected: Expected,
+    /// The answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The condition of a conditional write.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Expected {
+    /// The key's value must have this version.
+    #[arg(long, value_name = "VERSION")]
+    pub version: Option<u64>,
+    /// The key must have no value.
+    #[arg(long)]
+    pub absent: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Show the storage of every shard instead: levels, value log, compaction debt, scrubbing,
+    /// damage.
+    #[arg(long)]
+    pub storage: bool,
+    /// As JSON, one object a line: what the rows of the tables show.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Put this before every key.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prefix: OsString,
+    /// Only keys after this one, as an import that was interrupted tells it.
+    #[arg(long, value_name = "KEY", value_parser = escaped_key)]
+    pub after: Option<Key>,
+    /// Import an export that was broken off, as far as it came.
+    #[arg(long)]
+    pub incomplete: bool,
+    /// Files under way at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub in_flight: u16,
+    /// The totals as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The directory: a new one, an empty one, or one with an export that was broken off, which goes
+    /// on then.
+    pub dir: PathBuf,
+    /// Only keys that begin with this; it is left out of the names of the files.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prefix: OsString,
+    /// Keys under way at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub in_flight: u16,
+    /// The totals as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A key, given in escaped form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key(pub Vec<u8>);
+
+fn escaped_key(text: &str) -> Result<Key, String> {
+    unescape(text).map(Key).ok_or_else(|| {
+        "a key as an import printed it: % is followed by two hexadecimal digits".to_owned()
+    })
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number of seconds above 0 and up to 3600, such as 10 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    if seconds > 0.0 && seconds <= 3600.0 {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_goes_before_the_environment_and_that_before_the_default() {
+        let given = |seeds: Option<&str>| ConnectionOptions {
+            connect: seeds.map(|seeds| seeds.split(',').map(str::to_owned).collect()),
+            timeout: None,
+        };
+        let listed = || Some("c:3, d:4".to_owned());
+        assert_eq!(
+            given(Some("a:1, b:2")).resolve(listed()).seeds,
+            ["a:1", "b:2"]
+        );
+        assert_eq!(given(None).resolve(listed()).seeds, ["c:3", "d:4"]);
+        assert_eq!(given(None).resolve(Some(" ".to_owned())).seeds, [DEV_SEED]);
+        assert_eq!(given(None).resolve(None).seeds, [DEV_SEED]);
+    }
+}

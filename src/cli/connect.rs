@@ -1,0 +1,46 @@
+//! How the clients among the commands reach their cluster, in bounded time.
+
+use super::args::Connection;
+use super::failure::Failure;
+use corelith_client::Client;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A cluster that answers.
+pub(super) struct Reached {
+    /// The client; its operations have the whole time of `--timeout` each.
+    pub(super) client: Client,
+    end: Instant,
+}
+
+impl Reached {
+    /// What is left of `--timeout` for a command that is one operation.
+    pub(super) fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Runs `work` to its end. Nothing that still runs then, such as a question to a name service, is waited
+/// for.
+pub(super) fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::local("start the client's threads", "", source))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Finds the cluster within the time that an operation has; the SDK bounds the search.
+pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure> {
+    let end = Instant::now() + connection.timeout;
+    let client = Client::builder()
+        .seeds(connection.seeds.clone())
+        .deadline(connection.timeout)
+        .connect()
+        .await
+        .map_err(Failure::connecting)?;
+    Ok(Reached { client, end })
+}

@@ -1,0 +1,200 @@
+//! The shape of a development cluster, which its data was made for: `dev.json` beside the data of its
+//! nodes.
+
+use crate::node::config::ConfigError;
+use crate::node::data_dir::identity;
+use crate::node::error::NodeError;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::Path;
+
+const FILE_NAME: &str = "dev.json";
+const NEW_FILE_NAME: &str = "dev.json.new";
+
+/// What is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Number of nodes.
+    pub nodes: u16,
+    /// Number of shards.
+    pub shards: u32,
+    /// Cores of each node.
+    pub cores: u16,
+    /// First port; the nodes take one for each core from there on.
+    pub port: u16,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            shards: 6,
+            cores: 1,
+            port: 7411,
+        }
+    }
+}
+
+/// A shape as far as the user gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Number of nodes.
+    pub nodes: Option<u16>,
+    /// Number of shards.
+    pub shards: Option<u32>,
+    /// Cores of each node.
+    pub cores: Option<u16>,
+    /// First port.
+    pub port: Option<u16>,
+}
+
+/// What to start in `data`, whose shape is `stored` if it exists: only the port may change.
+pub(super) fn settle(
+    data: &Path,
+    wanted: Wanted,
+    stored: Option<Shape>,
+) -> Result<Shape, ConfigError> {
+    let known = stored.unwrap_or_default();
+    let shape = Shape {
+        nodes: wanted.nodes.unwrap_or(known.nodes),
+        shards: wanted.shards.unwrap_or(known.shards),
+        cores: wanted.cores.unwrap_or(known.cores),
+        port: wanted.port.unwrap_or(known.port),
+    };
+    let fixed = [
+        ("--nodes", u32::from(shape.nodes), u32::from(known.nodes)),
+        ("--shards", shape.shards, known.shards),
+        ("--cores", u32::from(shape.cores), u32::from(known.cores)),
+    ];
+    let other = fixed.iter().find(|(_, wanted, known)| wanted != known);
+    match other {
+        Some((option, wanted, known)) if stored.is_some() => Err(ConfigError::Value {
+            file: "the command line".to_owned(),
+            key: (*option).to_owned(),
+            problem: format!(
+                "{wanted} is not allowed: the data in {} was created with {known}, which is fixed; leave \
+                 {option} out, or choose another directory with --data",
+                data.display()
+            ),
+        }),
+        _ => Ok(shape),
+    }
+}
+
+/// The shape of what is in `data`; `None` if there is nothing yet. That of data from before shapes were
+/// kept is found in the identity of its first node.
+pub(super) fn load(data: &Path) -> Result<Option<Shape>, NodeError> {
+    let path = data.join(FILE_NAME);
+    let system = |source| NodeError::System {
+        what: "read the shape of the development cluster",
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&path, &text).map(Some).map_err(NodeError::Config),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let path = data.join("node-1").join(identity::FILE_NAME);
+            match std::fs::read(&path) {
+                Ok(block) => {
+                    let found = identity::decode(&path.display().to_string(), &block)?;
+                    Ok(Some(Shape {
+                        nodes: found.nodes.len().try_into().unwrap_or(u16::MAX),
+                        shards: found.shards,
+                        cores: found.cores,
+                        port: Shape::default().port,
+                    }))
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(system(error)),
+            }
+        }
+        Err(error) => Err(system(error)),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Shape, ConfigError> {
+    let wrong = |key: &str, problem: String| ConfigError::Value {
+        file: path.display().to_string(),
+        key: key.to_owned(),
+        problem,
+    };
+    let shape: Shape = serde_json::from_str(text)
+        .map_err(|error| wrong("the shape of the cluster", error.to_string()))?;
+    let bounds = [
+        ("nodes", u32::from(shape.nodes), 9),
+        ("shards", shape.shards, 4096),
+        ("cores", u32::from(shape.cores), 64),
+        ("port", u32::from(shape.port), u32::from(u16::MAX)),
+    ];
+    for (key, value, max) in bounds {
+        if !(1..=max).contains(&value) {
+            return Err(wrong(key, format!("{value} is not allowed: 1 to {max}")));
+        }
+    }
+    Ok(shape)
+}
+
+/// Keeps the shape of what is in `data`.
+pub(super) fn store(data: &Path, shape: Shape) -> Result<(), NodeError> {
+    let system = |source| NodeError::System {
+        what: "write the shape of the development cluster",
+        source,
+    };
+    let mut text = serde_json::to_string(&shape).map_err(|error| system(error.into()))?;
+    text.push('\n');
+    let new = data.join(NEW_FILE_NAME);
+    std::fs::write(&new, text).map_err(system)?;
+    std::fs::rename(&new, data.join(FILE_NAME)).map_err(system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: &str = "/d";
+
+    fn wanted(nodes: u16) -> Wanted {
+        Wanted {
+            nodes: Some(nodes),
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_as_it_was() {
+        let data = Path::new(DATA);
+        let fresh = settle(data, Wanted::default(), None).unwrap();
+        assert_eq!(fresh, Shape::default());
+        let five = settle(data, wanted(5), None).unwrap();
+        assert_eq!(five.nodes, 5);
+        let again = settle(data, Wanted::default(), Some(five)).unwrap();
+        assert_eq!(again, five);
+        let port = Wanted {
+            port: Some(9000),
+            ..Wanted::default()
+        };
+        let moved = settle(data, port, Some(five)).unwrap();
+        assert_eq!(moved, Shape { port: 9000, ..five });
+    }
+
+    #[test]
+    fn what_is_fixed_is_refused() {
+        let error = settle(Path::new(DATA), wanted(5), Some(Shape::default())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the command line: --nodes: 5 is not allowed: the data in /d was created with 3, which is \
+             fixed; leave --nodes out, or choose another directory with --data"
+        );
+    }
+
+    #[test]
+    fn a_shape_that_was_edited_is_checked() {
+        let parse = |text: &str| parse(Path::new("/d/dev.json"), text);
+        let text = serde_json::to_string(&Shape::default()).unwrap();
+        assert_eq!(parse(&text).unwrap(), Shape::default());
+        for (from, to) in [("3", "0"), ("6", "5000"), ("nodes", "knots"), ("{", "")] {
+            let error = parse(&text.replace(from, to)).unwrap_err().to_string();
+            assert!(error.starts_with("/d/dev.json: "), "{error}");
+        }
+    }
+}

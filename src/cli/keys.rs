@@ -1,0 +1,239 @@
+//! The commands that act on single keys.
+
+use super::args::{Cas, Delete, Get, Put, Value};
+use super::connect::Reached;
+use super::encoding::{printable, text_or_base64};
+use super::failure::Failure;
+use super::output;
+use corelith_client::{Client, Error, Field, Written};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+
+/// Gives a key a value.
+pub(super) async fn put(reached: &Reached, put: Put) -> Result<(), Failure> {
+    // Reading the value, from a terminal perhaps, is not the cluster's time.
+    let left = reached.left();
+    let (key, value) = checked(&reached.client, put.key, put.value)?;
+    let request = reached.client.put(key.clone(), value);
+    let written = request.deadline(left).await;
+    print_written(&key, written, put.json)
+}
+
+/// Gives a key a value if the condition holds.
+pub(super) async fn cas(reached: &Reached, cas: Cas) -> Result<(), Failure> {
+    let left = reached.left();
+    let (key, value) = checked(&reached.client, cas.key, cas.value)?;
+    let request = reached.client.put(key.clone(), value);
+    let request = match cas.expected.version {
+        Some(version) => request.if_version(version),
+        None => request.if_absent(),
+    };
+    let written = request.deadline(left).await;
+    print_written(&key, written, cas.json)
+}
+
+/// Takes a key's value away.
+pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Failure> {
+    let key = delete.key.into_vec();
+    check_key(&reached.client, &key)?;
+    let request = reached.client.delete(key.clone());
+    let request = match delete.if_version {
+        Some(version) => request.if_version(version),
+        None => request,
+    };
+    let deleted = request.deadline(reached.left()).await;
+    print_written(&key, deleted, delete.json)
+}
+
+/// Prints a key's value, or what is known of it.
+pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
+    let key = get.key.into_vec();
+    check_key(&reached.client, &key)?;
+    let absent = || Failure::on_key(&key, Error::NotFound);
+    let failed = |error| Failure::on_key(&key, error);
+    let request = reached.client.get(key.clone()).deadline(reached.left());
+    if get.meta {
+        let found = request.head().await.map_err(failed)?;
+        let head = found.entry.ok_or_else(absent)?;
+        let meta = Meta::new(&key, head.version, head.value_len, found.shard);
+        return output::text(&match get.json {
+            true => output::json_line(&meta)?,
+            false => meta.describe(&key),
+        });
+    }
+    let found = request.lookup().await.map_err(failed)?;
+    let entry = found.entry.ok_or_else(absent)?;
+    if get.json {
+        let length = entry.value.len() as u64;
+        let mut meta = Meta::new(&key, entry.version, length, found.shard);
+        (meta.value, meta.value_base64) = text_or_base64(&entry.value);
+        return output::text(&output::json_line(&meta)?);
+    }
+    match get.output {
+        Some(path) => std::fs::write(&path, &entry.value)
+            .map_err(|source| Failure::file("write", &path, source)),
+        None => {
+            if get.with_version {
+                output::text(&format!("version {}\n", entry.version))?;
+            }
+            output::value(&entry.value)
+        }
+    }
+}
+
+/// A key with what is known of its value, and with it if it was asked for.
+#[derive(Serialize)]
+struct Meta<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    version: u64,
+    length: u64,
+    shard: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+impl<'a> Meta<'a> {
+    fn new(key: &'a [u8], version: u64, length: u64, shard: u32) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        Self {
+            kind: "entry",
+            key,
+            key_base64,
+            version,
+            length,
+            shard,
+            value: None,
+            value_base64: None,
+        }
+    }
+
+    fn describe(&self, key: &[u8]) -> String {
+        let Self {
+            version,
+            length,
+            shard,
+            ..
+        } = self;
+        let key = printable(key);
+        format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
+    }
+}
+
+#[derive(Serialize)]
+struct WrittenLine<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    version: u64,
+    shard: u32,
+}
+
+fn print_written(
+    key: &[u8],
+    written: corelith_client::Result<Written>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let written = written.map_err(|error| Failure::on_key(key, error))?;
+    let Written { version, shard, .. } = written;
+    let (text, base64) = text_or_base64(key);
+    output::text(&match as_json {
+        true => output::json_line(&WrittenLine {
+            kind: "written",
+            key: text,
+            key_base64: base64,
+            version,
+            shard,
+        })?,
+        false => format!("version {version} (shard {shard})\n"),
+    })
+}
+
+/// The key and the value, both no longer than the cluster takes.
+fn checked(client: &Client, key: OsString, value: Value) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let key = key.into_vec();
+    check_key(client, &key)?;
+    Ok((key, read_value(value, client.limits().value_bytes_max)?))
+}
+
+fn check_key(client: &Client, key: &[u8]) -> Result<(), Failure> {
+    check_size(
+        Field::Key,
+        key.len() as u64,
+        client.limits().key_bytes_max as u64,
+    )
+}
+
+/// Refuses what is longer than the cluster takes.
+pub(super) fn check_size(what: Field, len: u64, limit: u64) -> Result<(), Failure> {
+    match len <= limit {
+        true => Ok(()),
+        false => Err(Error::TooLarge { what, len, limit }.into()),
+    }
+}
+
+fn read_value(value: Value, limit: u64) -> Result<Vec<u8>, Failure> {
+    match (value.file, value.value) {
+        (Some(path), _) => {
+            let failed = |source| Failure::file("read", &path, source);
+            read_limited(File::open(&path).map_err(failed)?, limit, failed)
+        }
+        (None, Some(text)) if text == *"-" => {
+            let failed = |source| Failure::local("read standard input", "", source);
+            read_limited(std::io::stdin().lock(), limit, failed)
+        }
+        (None, text) => {
+            let value = text.unwrap_or_else(OsString::new).into_vec();
+            check_size(Field::Value, value.len() as u64, limit)?;
+            Ok(value)
+        }
+    }
+}
+
+/// Reads everything; what goes beyond `limit` is counted and not kept.
+fn read_limited(
+    mut from: impl Read,
+    limit: u64,
+    failed: impl Fn(std::io::Error) -> Failure,
+) -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    from.by_ref()
+        .take(limit)
+        .read_to_end(&mut value)
+        .map_err(&failed)?;
+    let beyond = std::io::copy(&mut from, &mut std::io::sink()).map_err(&failed)?;
+    check_size(Field::Value, value.len() as u64 + beyond, limit)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_named_with_its_size() {
+        let failed = |error| panic!("{error}");
+        assert_eq!(read_limited(&b"12345"[..], 5, failed).unwrap(), b"12345");
+        let error = read_limited(&b"1234567"[..], 5, failed).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the value is too large: it has 7 bytes, at most 5 are allowed"
+        );
+        let error = check_size(Field::Key, 5000, 4096).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the key is too large: it has 5000 bytes, at most 4096 are allowed"
+        );
+        assert_eq!(error.exit_code(), 2);
+    }
+}

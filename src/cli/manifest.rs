@@ -1,0 +1,454 @@
+//! The manifest of an export: which file holds which key.
+//!
+//! It is the file `.corelith-export` in the directory: lines of JSON, appended as keys are exported. The
+//! first line says what is exported, the last one that all of it is there. A line that is not complete
+//! was being written when the export ended; it counts as absent.
+//!
+//! ```text
+//! {"kind":"export","format":1,"cluster":"00c0ffee00c0ffee","prefix":"a/"}
+//! {"kind":"key","key":"a/b","file":"b","version":7,"length":5,"crc32c":"e3069283"}
+//! {"kind":"failed","key":"a/c","error":"..."}
+//! {"kind":"end","keys":1,"bytes":5,"failed":1}
+//! ```
+//! A key (or prefix) that is no UTF-8 is given as `key_base64` (`prefix_base64`). Keys rise, but for those
+//! that failed first and were exported by a later run.
+//!
+//! File names are keys with `%XX` for what cannot be in a name; see [`file_names`].
+
+#[cfg(test)]
+mod tests;
+
+use super::encoding::{escape, from_base64, text_or_base64};
+use super::failure::Failure;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// Its name in the directory of the export.
+pub(super) const FILE_NAME: &str = ".corelith-export";
+const FORMAT: u32 = 1;
+/// Bytes of a line: a key of 4 KiB in base64 and as a file name is far shorter.
+const LINE_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of a name in a directory that every file system of Linux takes.
+const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a path below the directory of the export; the kernel takes 4096 in all.
+const PATH_BYTES_MAX: usize = 2048;
+
+/// Bytes that are text in most cases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KeyText {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+}
+
+impl KeyText {
+    fn of(key: &[u8]) -> Self {
+        let (text, base64) = text_or_base64(key);
+        Self {
+            key: text.map(str::to_owned),
+            key_base64: base64,
+        }
+    }
+
+    fn bytes(&self) -> Option<Vec<u8>> {
+        match (&self.key, &self.key_base64) {
+            (Some(text), None) => Some(text.clone().into_bytes()),
+            (None, Some(base64)) => from_base64(base64),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line {
+    Export {
+        format: u32,
+        cluster: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prefix: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prefix_base64: Option<String>,
+    },
+    Key {
+        #[serde(flatten)]
+        key: KeyText,
+        file: String,
+        version: u64,
+        length: u64,
+        crc32c: String,
+    },
+    Failed {
+        #[serde(flatten)]
+        key: KeyText,
+        error: String,
+    },
+    End {
+        keys: u64,
+        bytes: u64,
+        failed: u64,
+    },
+}
+
+/// A key that was exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) key: Vec<u8>,
+    /// Its file, relative to the directory of the export.
+    pub(super) file: String,
+    pub(super) version: u64,
+    pub(super) length: u64,
+    pub(super) crc32c: u32,
+}
+
+/// What one line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Key(Record),
+    Failed(Vec<u8>),
+    End,
+}
+
+/// What an export is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) cluster: u64,
+    /// What all its keys begin with, and their files do not.
+    pub(super) prefix: Vec<u8>,
+}
+
+impl Subject {
+    fn line(&self) -> Line {
+        let (prefix, prefix_base64) = text_or_base64(&self.prefix);
+        Line::Export {
+            format: FORMAT,
+            cluster: format!("{:016x}", self.cluster),
+            prefix: prefix.map(str::to_owned),
+            prefix_base64,
+        }
+    }
+}
+
+/// Reads a manifest line by line.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    number: u64,
+    /// Bytes of the complete lines so far.
+    read_bytes: u64,
+}
+
+impl Lines {
+    fn open(path: PathBuf) -> Result<Self, Failure> {
+        let file = File::open(&path).map_err(|error| Failure::file("read", &path, error))?;
+        Ok(Self {
+            path,
+            reader: BufReader::new(file),
+            number: 0,
+            read_bytes: 0,
+        })
+    }
+
+    fn wrong(&self, what: &str) -> Failure {
+        Failure::unusable(&self.path, format!("line {}: {what}", self.number))
+    }
+
+    /// The next complete line.
+    fn next(&mut self) -> Result<Option<Line>, Failure> {
+        let mut line = Vec::new();
+        let limited = &mut self.reader.by_ref().take(LINE_BYTES_MAX);
+        let read = limited.read_until(b'\n', &mut line);
+        read.map_err(|error| Failure::file("read", &self.path, error))?;
+        self.number += 1;
+        if line.len() as u64 == LINE_BYTES_MAX {
+            return Err(self.wrong("it is too long for a line of a manifest"));
+        }
+        if line.pop() != Some(b'\n') {
+            return Ok(None);
+        }
+        self.read_bytes += line.len() as u64 + 1;
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(|error| self.wrong(&format!("it is no line of a manifest: {error}")))
+    }
+
+    /// The first line.
+    fn subject(&mut self) -> Result<Option<Line>, Failure> {
+        match self.next()? {
+            Some(line @ Line::Export { format: FORMAT, .. }) => Ok(Some(line)),
+            Some(Line::Export { format, .. }) => Err(self.wrong(&format!(
+                "the export has format {format}; this release knows format {FORMAT}: use a newer one"
+            ))),
+            Some(_) => Err(self.wrong("a manifest begins with a line of kind \"export\"")),
+            None => Ok(None),
+        }
+    }
+
+    /// What the next line after the first one says.
+    fn said(&mut self) -> Result<Option<Said>, Failure> {
+        let Some(line) = self.next()? else {
+            return Ok(None);
+        };
+        let said = match line {
+            Line::Key {
+                key,
+                file,
+                version,
+                length,
+                crc32c,
+            } => key.bytes().and_then(|key| {
+                let crc32c = u32::from_str_radix(&crc32c, 16).ok()?;
+                stays_below(&file).then_some(Said::Key(Record {
+                    key,
+                    file,
+                    version,
+                    length,
+                    crc32c,
+                }))
+            }),
+            Line::Failed { key, .. } => key.bytes().map(Said::Failed),
+            Line::End { .. } => Some(Said::End),
+            Line::Export { .. } => None,
+        };
+        match said {
+            Some(said) => Ok(Some(said)),
+            None => Err(self.wrong("it is no line of a manifest")),
+        }
+    }
+}
+
+/// Whether a path leads to something below the directory that it is relative to.
+fn stays_below(file: &str) -> bool {
+    let mut parts = Path::new(file).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// What a manifest says as a whole.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// Keys with files.
+    pub(super) keys: u64,
+    /// Bytes of their values.
+    pub(super) bytes: u64,
+    /// Keys that could not be exported.
+    pub(super) failed: BTreeSet<Vec<u8>>,
+    /// The last key that was tried.
+    pub(super) last: Option<Vec<u8>>,
+    /// Lines of keys, exported or not.
+    lines: u64,
+    /// Whether all keys were tried.
+    pub(super) is_ended: bool,
+    /// Bytes of its complete lines.
+    len: u64,
+}
+
+impl Summary {
+    /// Reads the manifest in `dir`; `None` if there is none.
+    pub(super) fn read(dir: &Path) -> Result<Option<(Self, bool)>, Failure> {
+        Self::read_of(dir, None)
+    }
+
+    /// Reads the manifest in `dir`, and whether it is of `subject`.
+    fn read_of(dir: &Path, subject: Option<&Subject>) -> Result<Option<(Self, bool)>, Failure> {
+        let path = dir.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut lines = Lines::open(path)?;
+        let mut summary = Self::default();
+        let Some(found) = lines.subject()? else {
+            // Nothing was exported yet, not even this line.
+            return Ok(Some((summary, true)));
+        };
+        let is_same = subject.is_none_or(|subject| subject.line() == found);
+        summary.len = lines.read_bytes;
+        while let Some(said) = lines.said()? {
+            summary.add(said);
+            summary.len = lines.read_bytes;
+        }
+        Ok(Some((summary, is_same)))
+    }
+
+    fn add(&mut self, said: Said) {
+        match said {
+            Said::Key(record) => {
+                self.keys += 1;
+                self.bytes += record.length;
+                self.failed.remove(&record.key);
+                self.tried(record.key);
+            }
+            Said::Failed(key) => {
+                self.failed.insert(key.clone());
+                self.tried(key);
+            }
+            Said::End => self.is_ended = true,
+        }
+    }
+
+    fn tried(&mut self, key: Vec<u8>) {
+        self.lines += 1;
+        if self.last.as_ref().is_none_or(|last| *last < key) {
+            self.last = Some(key);
+        }
+    }
+}
+
+/// The exported keys of the manifest in `dir`, in the order of its lines.
+pub(super) fn records(
+    dir: &Path,
+) -> Result<impl Iterator<Item = Result<Record, Failure>> + Send + use<>, Failure> {
+    let mut lines = Lines::open(dir.join(FILE_NAME))?;
+    lines.subject()?;
+    Ok(std::iter::from_fn(move || {
+        loop {
+            match lines.said() {
+                Ok(Some(Said::Key(record))) => return Some(Ok(record)),
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
+    }))
+}
+
+/// A manifest that is being written.
+pub(super) struct Writer {
+    path: PathBuf,
+    file: File,
+    /// What it says so far.
+    pub(super) summary: Summary,
+}
+
+impl Writer {
+    /// Begins an export into `dir`, which is created if needed, or goes on with one that was broken off.
+    pub(super) fn open(dir: &Path, subject: &Subject) -> Result<Self, Failure> {
+        let failed = |what| move |error| Failure::file(what, dir, error);
+        std::fs::create_dir_all(dir).map_err(failed("create"))?;
+        let summary = match Summary::read_of(dir, Some(subject))? {
+            Some((_, false)) => {
+                return Err(Failure::unusable(
+                    dir,
+                    "it holds an export of another cluster or prefix: give a new or an empty directory",
+                ));
+            }
+            Some((summary, true)) if summary.is_ended && summary.failed.is_empty() => {
+                return Err(Failure::unusable(
+                    dir,
+                    "it holds a complete export already: give a new or an empty directory",
+                ));
+            }
+            Some((summary, true)) => summary,
+            None => {
+                let mut names = std::fs::read_dir(dir).map_err(failed("list"))?;
+                if names.next().is_some() {
+                    return Err(Failure::unusable(
+                        dir,
+                        "it is not empty and holds no export: give a new or an empty directory",
+                    ));
+                }
+                Summary::default()
+            }
+        };
+        let path = dir.join(FILE_NAME);
+        let opened = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let opened = opened.and_then(|mut file| {
+            file.set_len(summary.len)?;
+            file.seek(SeekFrom::End(0)).map(|_| file)
+        });
+        let file = opened.map_err(|error| Failure::file("write", &path, error))?;
+        let mut writer = Self {
+            path,
+            file,
+            summary,
+        };
+        if writer.summary.len == 0 {
+            writer.write(&subject.line())?;
+        }
+        Ok(writer)
+    }
+
+    /// Lines so far: numbers files that no key can name.
+    pub(super) fn lines(&self) -> u64 {
+        self.summary.lines
+    }
+
+    /// Notes a key that was exported.
+    pub(super) fn exported(&mut self, record: Record) -> Result<(), Failure> {
+        self.write(&Line::Key {
+            key: KeyText::of(&record.key),
+            file: record.file.clone(),
+            version: record.version,
+            length: record.length,
+            crc32c: format!("{:08x}", record.crc32c),
+        })?;
+        self.summary.add(Said::Key(record));
+        Ok(())
+    }
+
+    /// Notes a key that could not be exported.
+    pub(super) fn failed(&mut self, key: Vec<u8>, error: &Failure) -> Result<(), Failure> {
+        self.write(&Line::Failed {
+            key: KeyText::of(&key),
+            error: error.to_string(),
+        })?;
+        self.summary.add(Said::Failed(key));
+        Ok(())
+    }
+
+    /// Notes that all keys were tried.
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
+        self.write(&Line::End {
+            keys: self.summary.keys,
+            bytes: self.summary.bytes,
+            failed: self.summary.failed.len() as u64,
+        })?;
+        self.file
+            .sync_all()
+            .map_err(|error| Failure::file("write", &self.path, error))
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), Failure> {
+        let mut text = serde_json::to_vec(line)
+            .map_err(|error| Failure::local("write JSON", "", error.into()))?;
+        text.push(b'\n');
+        self.file
+            .write_all(&text)
+            .map_err(|error| Failure::file("write", &self.path, error))
+    }
+}
+
+/// Names for the file of a key, best first, relative to the directory of the export. No two keys share
+/// one, and none leads out of the directory. The first may be impossible because of other keys: `a` and
+/// `a/b` cannot both be files. The last is always possible; `number` differs from key to key.
+pub(super) fn file_names(key: &[u8], number: u64) -> Vec<String> {
+    let mut names = Vec::new();
+    let parts: Vec<String> = key
+        .split(|byte| *byte == b'/')
+        .map(|part| match part {
+            b"." => "%2E".to_owned(),
+            b".." => "%2E%2E".to_owned(),
+            part => escape(part, |c| !c.is_control()),
+        })
+        .collect();
+    let fits = |part: &String| !part.is_empty() && part.len() <= NAME_BYTES_MAX;
+    let path = parts.join("/");
+    let is_manifest = parts.first().is_some_and(|first| first == FILE_NAME);
+    if parts.iter().all(fits) && path.len() <= PATH_BYTES_MAX && !is_manifest {
+        names.push(path);
+    }
+    let flat = escape(key, |c| !c.is_control() && c != '/' && c != '.');
+    if fits(&flat) && !names.contains(&flat) {
+        names.push(flat);
+    }
+    // No escape begins like this.
+    names.push(format!("%key-{number}"));
+    names
+}

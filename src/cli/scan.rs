@@ -1,0 +1,152 @@
+//! `scan`: keys in order, in pieces if wanted.
+
+use super::args::Scan;
+use super::encoding::{printable, text_or_base64};
+use super::failure::Failure;
+use super::output;
+use corelith_client::{Client, Entry, EntryHead, ScanToken};
+use futures_util::{Stream, StreamExt};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+
+/// Prints keys in order, and the token to go on with if there may be more of them.
+pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
+    let mut request = match (&scan.token, scan.prefix) {
+        (Some(token), _) => client.resume_scan(&read_token(token)?)?,
+        (None, Some(prefix)) => client.scan(prefix.into_vec()),
+        (None, None) => {
+            let bytes = |key: Option<OsString>| key.unwrap_or_default().into_vec();
+            let (start, end) = (bytes(scan.start), bytes(scan.end));
+            if !end.is_empty() && end <= start {
+                return Err(Failure::Argument("--end must come after --start"));
+            }
+            client.scan_range(start, end)
+        }
+    };
+    if let Some(limit) = scan.limit {
+        request = request.limit(limit);
+    }
+    let (printed, outcome, token) = if scan.keys_only {
+        let mut rows = request.keys_only();
+        let (printed, outcome) = print(&mut rows, scan.json).await;
+        (printed, outcome, rows.token())
+    } else {
+        let (printed, outcome) = print(&mut request, scan.json).await;
+        (printed, outcome, request.token())
+    };
+    let token = token.map(|token| token.to_string());
+    if scan.json && outcome.is_ok() {
+        output::text(&output::json_line(&End {
+            kind: "end",
+            entries: printed,
+            token: token.as_deref(),
+        })?)?;
+    } else if let Some(token) = token
+        && !matches!(outcome, Err(Failure::OutputClosed))
+    {
+        // Nobody is left to tell if standard error is gone.
+        let _ = writeln!(std::io::stderr(), "to go on: --token {token}");
+    }
+    outcome
+}
+
+fn read_token(text: &str) -> Result<ScanToken, Failure> {
+    let wrong = |_| Failure::Argument("--token is none that a scan has told");
+    text.parse().map_err(wrong)
+}
+
+/// Prints rows as they come; what was read is shown before a failure. Returns how many were printed.
+async fn print<T: Row>(
+    rows: &mut (impl Stream<Item = corelith_client::Result<T>> + Unpin),
+    as_json: bool,
+) -> (u64, Result<(), Failure>) {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut printed = 0;
+    let mut outcome = Ok(());
+    while let Some(row) = rows.next().await {
+        let line = row.map_err(Failure::Cluster).and_then(|row| match as_json {
+            true => row.json_line(),
+            false => Ok(row.line()),
+        });
+        let written = line.and_then(|line| out.write_all(line.as_bytes()).map_err(output::closed));
+        match written {
+            Ok(()) => printed += 1,
+            Err(failure) => {
+                outcome = Err(failure);
+                break;
+            }
+        }
+    }
+    let flushed = out.flush().map_err(output::closed);
+    (printed, outcome.and(flushed))
+}
+
+/// A key as a line.
+trait Row {
+    fn line(&self) -> String;
+    fn json_line(&self) -> Result<String, Failure>;
+}
+
+impl Row for Entry {
+    fn line(&self) -> String {
+        let (key, value) = (printable(&self.key), printable(&self.value));
+        format!("{key}\t{value}\n")
+    }
+
+    fn json_line(&self) -> Result<String, Failure> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        let (value, value_base64) = text_or_base64(&self.value);
+        output::json_line(&EntryLine {
+            kind: "entry",
+            key,
+            key_base64,
+            version: self.version,
+            length: self.value.len() as u64,
+            value,
+            value_base64,
+        })
+    }
+}
+
+impl Row for EntryHead {
+    fn line(&self) -> String {
+        printable(&self.key) + "\n"
+    }
+
+    fn json_line(&self) -> Result<String, Failure> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        output::json_line(&EntryLine {
+            kind: "entry",
+            key,
+            key_base64,
+            version: self.version,
+            length: self.value_len,
+            value: None,
+            value_base64: None,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct EntryLine<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    version: u64,
+    length: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+#[derive(Serialize)]
+struct End<'a> {
+    kind: &'static str,
+    entries: u64,
+    token: Option<&'a str>,
+}

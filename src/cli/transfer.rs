@@ -1,0 +1,211 @@
+//! What imports and exports share: progress, totals, and how they end.
+
+use super::encoding::argument;
+use super::failure::{Failure, code};
+use super::output;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::Write;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Failures in a row that are the cluster's or the disk's and not the single key's, after which the rest
+/// is not tried.
+const FAILURES_IN_A_ROW_MAX: u64 = 64;
+
+/// How a transfer ended.
+pub(super) enum End {
+    /// All was tried.
+    Complete,
+    /// The user interrupted it.
+    Interrupted,
+    /// It could not go on.
+    BrokenOff(Failure),
+}
+
+/// Counts what is done, and reports what is not.
+pub(super) struct Tally {
+    what: &'static str,
+    bar: ProgressBar,
+    done: u64,
+    bytes: u64,
+    skipped: u64,
+    failed: u64,
+    failed_in_a_row: u64,
+    code: u8,
+}
+
+impl Tally {
+    /// None yet. `what` is "imported" or "exported"; a bar is drawn if standard error is a terminal.
+    pub(super) fn new(what: &'static str, total_bytes: u64) -> Self {
+        let bar = ProgressBar::new(total_bytes);
+        let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self {
+            what,
+            bar,
+            done: 0,
+            bytes: 0,
+            skipped: 0,
+            failed: 0,
+            failed_in_a_row: 0,
+            code: 0,
+        }
+    }
+
+    /// One more is done.
+    pub(super) fn done(&mut self, bytes: u64) {
+        self.done += 1;
+        self.bytes += bytes;
+        self.failed_in_a_row = 0;
+        self.bar
+            .set_length(self.bar.length().unwrap_or(0).max(self.bytes));
+        self.bar.inc(bytes);
+    }
+
+    /// One was left out on purpose.
+    pub(super) fn skipped(&mut self, name: &str, why: &str) {
+        self.skipped += 1;
+        self.tell(&format!("{name}: skipped: {why}"));
+    }
+
+    /// `count` more were left out on purpose.
+    pub(super) fn skipped_all(&mut self, count: u64, what: &str) {
+        self.skipped += count;
+        self.tell(what);
+    }
+
+    /// One failed.
+    pub(super) fn failed(&mut self, name: &str, failure: &Failure) {
+        self.code = self.code.max(failure.exit_code());
+        self.failed += 1;
+        self.tell(&format!("{name}: {failure}"));
+    }
+
+    /// Whether the rest would fail as well: `failure` is one of many in a row that are not the single
+    /// key's.
+    pub(super) fn is_hopeless(&mut self, failure: &Failure, concerns_all: fn(u8) -> bool) -> bool {
+        self.failed_in_a_row = match concerns_all(failure.exit_code()) {
+            true => self.failed_in_a_row + 1,
+            false => 0,
+        };
+        self.failed_in_a_row >= FAILURES_IN_A_ROW_MAX
+    }
+
+    fn tell(&self, line: &str) {
+        self.bar.suspend(|| {
+            // Nobody is left to tell if standard error is gone.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        });
+    }
+
+    /// Prints the totals and returns how the command ends. `go_on` tells how to go on with what is left.
+    pub(super) fn finish(self, end: End, go_on: &str, as_json: bool) -> Result<(), Failure> {
+        self.bar.finish_and_clear();
+        output::text(&match as_json {
+            true => output::json_line(&Totals::of(&self, &end))?,
+            false => self.describe(),
+        })?;
+        let unfinished = !matches!(end, End::Complete);
+        if unfinished {
+            self.tell(go_on);
+        }
+        match end {
+            End::BrokenOff(failure) => Err(failure),
+            End::Interrupted => Err(Failure::Interrupted),
+            End::Complete if self.failed > 0 => Err(Failure::Partly {
+                failed: self.failed,
+                total: self.done + self.failed,
+                code: self.code,
+            }),
+            End::Complete => Ok(()),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let keys = match self.done {
+            1 => "key",
+            _ => "keys",
+        };
+        let mut text = format!(
+            "{} {} {keys}, {}, in {}",
+            self.what,
+            self.done,
+            HumanBytes(self.bytes),
+            HumanDuration(self.bar.elapsed()),
+        );
+        for (count, what) in [(self.failed, "failed"), (self.skipped, "skipped")] {
+            if count > 0 {
+                text += &format!("; {count} {what}");
+            }
+        }
+        text + "\n"
+    }
+}
+
+/// The totals as JSON.
+#[derive(Serialize)]
+struct Totals {
+    kind: &'static str,
+    keys: u64,
+    bytes: u64,
+    failed: u64,
+    skipped: u64,
+    complete: bool,
+    milliseconds: u64,
+}
+
+impl Totals {
+    fn of(tally: &Tally, end: &End) -> Self {
+        Self {
+            kind: tally.what,
+            keys: tally.done,
+            bytes: tally.bytes,
+            failed: tally.failed,
+            skipped: tally.skipped,
+            complete: matches!(end, End::Complete) && tally.failed == 0,
+            milliseconds: u64::try_from(tally.bar.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Failures that the next key meets too: the cluster does not answer, or is full.
+pub(super) fn concerns_cluster(exit_code: u8) -> bool {
+    matches!(exit_code, code::UNREACHABLE | code::UNKNOWN | code::FULL)
+}
+
+/// As [`concerns_cluster`], and what files on this machine meet.
+pub(super) fn concerns_cluster_or_files(exit_code: u8) -> bool {
+    concerns_cluster(exit_code) || exit_code == code::LOCAL
+}
+
+/// "--after KEY" as the shell takes it.
+pub(super) fn after_argument(key: &[u8]) -> String {
+    format!("--after {}", argument(key))
+}
+
+/// Ctrl-C, or the signal that asks to end.
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|source| Failure::local("handle signals", "", source));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

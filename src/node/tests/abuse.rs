@@ -1,0 +1,223 @@
+//! Clients that take more than their part: the node's memory stays within its budget, others are served
+//! meanwhile, and everything is given back.
+
+use super::{Client, Cluster, PORT, cluster_id, key_of};
+use crate::node::limits;
+use crate::node::request::budget::MADE;
+use corelith_io::{Instant, TcpStream};
+use corelith_wire::handshake::Hello;
+use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
+use corelith_wire::response::Answer;
+use corelith_wire::{NodeId, Outbox};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the cluster's configuration gives the clients of a core, their connections aside.
+const BUDGET: usize = (64 << 20) / 4 * 3;
+const VALUE_BYTES: usize = 1 << 20;
+
+/// Bytes that all cores hold for clients; more than one core's budget is asserted not to be held by any.
+fn used() -> usize {
+    MADE.with_borrow(|made| {
+        let used = made.iter().map(crate::node::request::budget::Budget::used);
+        used.inspect(|used| assert!(*used <= BUDGET, "{used} bytes"))
+            .sum()
+    })
+}
+
+async fn until(what: &str, within: Duration, done: impl Fn() -> bool) {
+    let start = corelith_io::now();
+    while !done() {
+        assert!(
+            start.elapsed() < within,
+            "{what}: {} bytes are held",
+            used()
+        );
+        corelith_io::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Writes a long value and a short one to shard 0.
+async fn fill(address: SocketAddr) -> u64 {
+    let (mut client, _) = Client::connect(address).await;
+    let session = client.open_session(0).await;
+    let written = client
+        .put(0, (session, 1), &key_of(0, 0), &vec![7; VALUE_BYTES])
+        .await;
+    assert!(matches!(written, Answer::Written { .. }), "{written:?}");
+    client.put(0, (session, 2), &key_of(0, 1), b"short").await;
+    session
+}
+
+/// Another client's work while others abuse: it takes no longer than a second.
+async fn served(address: SocketAddr) {
+    let (mut client, _) = Client::connect(address).await;
+    for _ in 0..10 {
+        let start: Instant = corelith_io::now();
+        let answer = client.get(0, &key_of(0, 1)).await;
+        assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+        used();
+    }
+}
+
+/// Asks for the long value `count` times and reads nothing.
+async fn ask_and_leave(address: SocketAddr, count: usize) -> Client {
+    let (mut client, _) = Client::connect(address).await;
+    let mut out = Outbox::default();
+    for _ in 0..count {
+        let head = client.head(0);
+        request::encode_get(&mut out, head, &GetRequest { key: &key_of(0, 0) });
+    }
+    client.send(&out).await;
+    client
+}
+
+#[test]
+fn answers_that_nobody_reads_stay_within_the_budget() {
+    for core in [0, 1] {
+        // Core 0 has shard 0, core 1 forwards.
+        let cluster = Cluster::start(20, 1);
+        let node = cluster.nodes[0];
+        cluster.sim.block_on(cluster.client, async move {
+            fill(node.address(PORT)).await;
+            let address = node.address(PORT + core);
+            let mut abusers = Vec::new();
+            for _ in 0..10 {
+                abusers.push(ask_and_leave(address, 400).await);
+                used();
+            }
+            until("answers are waiting", Duration::from_secs(5), || {
+                used() > BUDGET / 5
+            })
+            .await;
+            served(address).await;
+            let give_back = limits::TRANSFER_DEADLINE * 3;
+            until("all is given back", give_back, || used() == 0).await;
+            served(address).await;
+            drop(abusers);
+        });
+    }
+}
+
+#[test]
+fn a_client_that_reads_gets_all_its_answers_in_turn() {
+    for core in [0, 1] {
+        let cluster = Cluster::start(21, 1);
+        let node = cluster.nodes[0];
+        cluster.sim.block_on(cluster.client, async move {
+            fill(node.address(PORT)).await;
+            let mut client = ask_and_leave(node.address(PORT + core), 100).await;
+            for count in 0..100 {
+                let (_, answer) = client.receive().await.expect("an answer");
+                assert!(
+                    matches!(&answer, Answer::Value { value, .. } if value.len() == VALUE_BYTES),
+                    "{count}"
+                );
+                used();
+            }
+            until("all is given back", Duration::from_secs(5), || used() == 0).await;
+        });
+    }
+}
+
+/// Sends the beginning of a put of `len` bytes, half of it.
+async fn half_a_put(address: SocketAddr, session: u64, len: usize) -> Client {
+    let (mut client, _) = Client::connect(address).await;
+    let request = WriteRequest {
+        session,
+        number: 100,
+        answered_below: 1,
+        condition: Condition::Any,
+        operation: Operation::Put,
+        key: &key_of(0, 2),
+    };
+    let mut out = Outbox::default();
+    let head = client.head(0);
+    request::encode_write(&mut out, head, &request, &vec![1; len].into());
+    let bytes: Vec<u8> = out.slices().flatten().copied().collect();
+    let half = bytes[..bytes.len() / 2].to_vec();
+    // The node may not read all of it.
+    let mut write = client.write;
+    let (_, idle) = TcpStream::connect(address).await.unwrap().into_split();
+    client.write = idle;
+    corelith_io::spawn(async move {
+        let _ = write.write_all(&half).await;
+        std::future::pending::<()>().await;
+    });
+    client
+}
+
+#[test]
+fn half_sent_uploads_stay_within_the_budget_and_let_others_through() {
+    for (len, count) in [(40_000, 200), (1 << 20, 100), (8 << 20, 30)] {
+        let cluster = Cluster::start(22, 1);
+        let address = cluster.nodes[0].address(PORT);
+        cluster.sim.block_on(cluster.client, async move {
+            let session = fill(address).await;
+            let mut abusers = Vec::new();
+            for _ in 0..count {
+                abusers.push(half_a_put(address, session, len).await);
+                used();
+            }
+            served(address).await;
+            // Others' uploads come to their turn, since those that stand still go for them.
+            let (mut client, _) = Client::connect(address).await;
+            let key = key_of(0, 3);
+            let put = client.put(0, (session, 3), &key, &[9; 100_000]);
+            let written = corelith_io::timeout(limits::TRANSFER_DEADLINE * 20, put).await;
+            assert!(matches!(written, Ok(Answer::Written { .. })), "{len}");
+            used();
+            until("all is given back", limits::TRANSFER_DEADLINE * 8, || {
+                used() == 0
+            })
+            .await;
+            drop(abusers);
+        });
+    }
+}
+
+#[test]
+fn an_idle_connection_holds_nothing() {
+    let cluster = Cluster::start(23, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        fill(address).await;
+        let mut idle = Vec::new();
+        for _ in 0..100 {
+            let (mut client, _) = Client::connect(address).await;
+            client.get(0, &key_of(0, 1)).await;
+            idle.push(client);
+        }
+        until("all is given back", Duration::from_secs(1), || used() == 0).await;
+        for client in &mut idle {
+            let answer = client.get(0, &key_of(0, 1)).await;
+            assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
+        }
+    });
+}
+
+#[test]
+fn strangers_do_not_keep_peers_and_clients_out() {
+    let cluster = Cluster::start(24, 3);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let mut strangers = Vec::new();
+        for _ in 0..limits::STRANGERS_PER_CORE_MAX + 50 {
+            strangers.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (_client, welcome) = Client::connect(address).await;
+        assert_eq!(welcome.status, corelith_wire::handshake::Status::Welcome);
+        // A peer that never says a word loses its place to a newer connection of its own.
+        let mut peers = Vec::new();
+        for _ in 0..2 * limits::CONNECTIONS_PER_PEER_CORE_MAX + 1 {
+            let hello = Hello::peer(cluster_id(), NodeId(2));
+            peers.push(Client::introduce(address, hello).await.0);
+        }
+        assert_eq!(peers[0].receive().await, None);
+    });
+}

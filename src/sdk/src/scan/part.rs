@@ -1,0 +1,153 @@
+//! One shard's part of a scan: its pages, one after the other.
+
+use crate::error::{Error, Result};
+use crate::read::{Entry, EntryHead};
+use bytes::{BufMut, Bytes, BytesMut};
+use corelith_wire::ShardId;
+use corelith_wire::response::{Answer, ScanPage};
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+/// A page on its way.
+pub(super) type Fetch<T> = Pin<Box<dyn Future<Output = Result<ScanPage<T>>> + Send>>;
+
+/// What a scan can give.
+pub trait Item: Sized + Send + Unpin + 'static {
+    /// Whether pages are asked for without values.
+    const KEYS_ONLY: bool;
+    /// The page that `answer` is, `None` if it is something else.
+    fn page(answer: Answer) -> Option<ScanPage<Self>>;
+    /// Its key.
+    fn key(&self) -> &Bytes;
+}
+
+impl Item for Entry {
+    const KEYS_ONLY: bool = false;
+
+    fn page(answer: Answer) -> Option<ScanPage<Self>> {
+        let Answer::ScanPage(page) = answer else {
+            return None;
+        };
+        Some(map(page, |item| Self {
+            key: item.key,
+            value: item.value,
+            version: item.version,
+        }))
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+}
+
+impl Item for EntryHead {
+    const KEYS_ONLY: bool = true;
+
+    fn page(answer: Answer) -> Option<ScanPage<Self>> {
+        match answer {
+            Answer::ScanHeads(page) => Some(map(page, |item| Self {
+                key: item.key,
+                version: item.version,
+                value_len: item.value_len.into(),
+            })),
+            // Of a release that always sends the values.
+            Answer::ScanPage(page) => Some(map(page, |item| Self {
+                key: item.key,
+                version: item.version,
+                value_len: item.value.len() as u64,
+            })),
+            _ => None,
+        }
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+}
+
+fn map<T, U>(page: ScanPage<T>, item: impl FnMut(T) -> U) -> ScanPage<U> {
+    ScanPage {
+        meta: page.meta,
+        at_version: page.at_version,
+        more: page.more,
+        items: page.items.into_iter().map(item).collect(),
+    }
+}
+
+/// What is known of one shard's part. Owned by its scan.
+pub(super) struct Part<T> {
+    pub(super) shard: ShardId,
+    /// Where the next page starts.
+    pub(super) start: Bytes,
+    /// Log index of the first page, 0 before it came.
+    pub(super) at_version: u64,
+    /// Whether keys follow those at hand.
+    pub(super) more: bool,
+    pub(super) items: VecDeque<T>,
+    pub(super) fetch: Option<Fetch<T>>,
+    /// Whether its first item's key is among the heads.
+    pub(super) listed: bool,
+}
+
+impl<T> Part<T> {
+    pub(super) fn new(shard: ShardId, start: Bytes) -> Self {
+        Self {
+            shard,
+            start,
+            at_version: 0,
+            more: true,
+            items: VecDeque::new(),
+            fetch: None,
+            listed: false,
+        }
+    }
+}
+
+impl<T: Item> Part<T> {
+    /// Goes on behind the last key, with what is there when the next page is read: what the pages before
+    /// saw is gone.
+    pub(super) fn start_over(&mut self) {
+        self.at_version = 0;
+    }
+
+    /// Takes the next page. Keys have at most `key_bytes_max` bytes.
+    pub(super) fn take(&mut self, page: ScanPage<T>, key_bytes_max: usize) -> Result<()> {
+        let rising = page
+            .items
+            .iter()
+            .zip(page.items.iter().skip(1))
+            .all(|(a, b)| a.key() < b.key());
+        let after = page
+            .items
+            .first()
+            .is_none_or(|first| *first.key() >= self.start);
+        let last = page.items.last().map(Item::key);
+        if !rising || !after || (page.more && last.is_none()) {
+            return Err(Error::Protocol {
+                what: "a page of a scan out of order",
+            });
+        }
+        self.more = page.more;
+        match last.map(|last| next_key(last, key_bytes_max)) {
+            Some(Some(next)) => self.start = next,
+            Some(None) => self.more = false,
+            None => {}
+        }
+        self.at_version = page.at_version;
+        self.items.extend(page.items);
+        Ok(())
+    }
+}
+
+/// The first key after `key` among keys of at most `bytes_max` bytes, `None` if there is none.
+pub(super) fn next_key(key: &[u8], bytes_max: usize) -> Option<Bytes> {
+    if key.len() >= bytes_max {
+        // No key begins with a longest one.
+        let next = super::successor(key);
+        return (!next.is_empty()).then_some(next);
+    }
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.put_u8(0);
+    Some(next.freeze())
+}

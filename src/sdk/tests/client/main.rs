@@ -1,0 +1,12 @@
+//! The client against a scripted cluster over real sockets.
+
+#[cfg(test)]
+mod batches;
+#[cfg(test)]
+mod connecting;
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod operations;
+#[cfg(test)]
+mod scans;

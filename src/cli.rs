@@ -17,6 +17,7 @@ mod export;
 mod failure;
 mod import;
 mod keys;
+pub mod logging;
 mod manifest;
 mod offline;
 mod on_core;

@@ -1,17 +1,13 @@
 //! The `corelith` program: a node, a cluster for development, and the command-line client.
 
-use corelith::cli::{Arguments, run};
+use corelith::cli::{Arguments, logging, run};
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
-
-/// What is logged unless the user says otherwise: openraft reports every vote that is refused.
-const LOG_DEFAULT: &str = "warn,openraft=error";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_process();
-    let filter = match arguments.log.as_deref().map(EnvFilter::try_new).transpose() {
-        Ok(filter) => filter.unwrap_or_else(|| EnvFilter::new(LOG_DEFAULT)),
+    let filter = match logging::filter(arguments.log.as_deref()) {
+        Ok(filter) => filter,
         Err(error) => {
             eprintln!("corelith: --log is no filter: {error}");
             return ExitCode::from(2);

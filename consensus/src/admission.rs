@@ -410,6 +410,15 @@ pub(crate) fn place(
     entries: &[PeerEntry],
     held: &Held<'_>,
 ) -> Result<Place, Refusal> {
+    // The answer says so; openraft would take the commit index all the same.
+    let without_effect = Place {
+        committed: None,
+        line: None,
+    };
+    if leader_of_vote(&head.vote) < leader_of_vote(ours) {
+        // A leader of old may have entries that others have replaced since.
+        return Ok(without_effect);
+    }
     let mut ids = entries.iter().map(|entry| entry.id);
     for id in head.before.into_iter().chain(ids.clone()) {
         held.agrees(id)?;
@@ -420,12 +429,8 @@ pub(crate) fn place(
     let reaches = head
         .before
         .is_none_or(|before| held.is_purged(before.index) || held.has(before));
-    if !reaches || leader_of_vote(&head.vote) < leader_of_vote(ours) {
-        // The answer says so; openraft would take the commit index all the same.
-        return Ok(Place {
-            committed: None,
-            line: None,
-        });
+    if !reaches {
+        return Ok(without_effect);
     }
     let tail = entries.last().map(|entry| entry.id).or(head.before);
     let committed = match head.committed {

@@ -15,6 +15,7 @@ mod door;
 mod entrance;
 mod read;
 mod upkeep;
+mod waiting;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
@@ -102,6 +103,7 @@ struct Inner {
     shard_id: ShardId,
     members: Vec<NodeId>,
     preferred: NodeId,
+    link_to: LinkTo,
     raft: Raft,
     engine: Engine,
     log: Log,
@@ -125,10 +127,13 @@ struct Inner {
     pretended: Cell<Option<Health>>,
 }
 
+/// Gives the link to the core of a node that owns the shard.
+type LinkTo = Rc<dyn Fn(u64) -> Rc<Link>>;
+
 /// What a group needs from its core.
 pub(crate) struct Surroundings {
     pub(crate) me: NodeId,
-    pub(crate) link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
+    pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
 }
 
@@ -169,7 +174,7 @@ impl Group {
                 members: members.clone(),
             }),
             Rc::clone(&healths),
-            link_to,
+            Rc::clone(&link_to),
             options.peer_timeout,
             Rc::clone(&lease),
             Rc::clone(&transfers),
@@ -199,6 +204,7 @@ impl Group {
             shard_id,
             members,
             preferred,
+            link_to: Rc::clone(&link_to),
             data: raft.data_metrics(),
             server: raft.server_metrics(),
             raft,
@@ -366,11 +372,7 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.inner
-            .server
-            .borrow_watched()
-            .current_leader
-            .map(NodeId)
+        self.inner.current_leader()
     }
 
     /// Where the replica stands.
@@ -441,6 +443,11 @@ fn embargo(promised: bool) -> bool {
 }
 
 impl Inner {
+    fn current_leader(&self) -> Option<NodeId> {
+        let server = self.server.borrow_watched();
+        server.current_leader.map(NodeId)
+    }
+
     /// This node's leadership, if it has one as far as it knows.
     fn leading(&self) -> Option<types::LeaderId> {
         let server = self.server.borrow_watched();

@@ -26,10 +26,10 @@ pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 pub const APPEND_BYTES_IN_FLIGHT_MAX: usize = 8 << 20;
 /// Bytes of entries read from the log at once to be applied.
 pub const APPLY_BYTES: u64 = 4 << 20;
-/// Bytes of entries read from the log at once after a start, twice: one piece while another is applied.
-pub const REPLAY_BYTES: u64 = 4 << 20;
 /// Writes whose parsed form is kept until they are applied; others are parsed again.
 pub const PARSED_AHEAD_MAX: usize = 4096;
+/// Bytes of entries read from the log at once after a start, twice: one piece while another is applied.
+pub const REPLAY_BYTES: u64 = 4 << 20;
 /// Entries applied before other tasks of the core get a turn.
 pub const APPLY_TURN_ENTRIES: usize = 64;
 /// Readers that wait for one confirmation of leadership.

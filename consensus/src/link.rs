@@ -54,6 +54,17 @@ pub(crate) struct LinkConfig {
 #[error("the peer is not connected")]
 pub(crate) struct Down;
 
+/// When a peer was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It is.
+    Connected,
+    /// So long ago.
+    Before(Duration),
+    /// Not since this node started.
+    Never,
+}
+
 /// Who waits for an answer. When the request fails the sender is dropped.
 enum Waiter {
     /// For an answer of that kind, or `REFUSED`.
@@ -110,6 +121,15 @@ impl Link {
     /// Ends the link for good.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// When the peer was there.
+    pub(crate) fn seen(&self) -> Seen {
+        match self.heard.get() {
+            _ if *self.up.borrow() => Seen::Connected,
+            Some(heard) => Seen::Before(corelith_io::now() - heard),
+            None => Seen::Never,
+        }
     }
 
     /// Waits for at most `limit` until the link is up.

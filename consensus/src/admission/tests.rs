@@ -267,6 +267,12 @@ fn what_is_settled_is_not_contradicted() {
     assert_eq!(check(Some(id(4, 2, 13)), &[], Some(id(3, 3, 12))), nothing);
     let stale = head(vote_of(4, 2, true), Some(last), Some(last));
     assert_eq!(place(&ours, &stale, &[], &held(12)), nothing);
+    let replaced = head(vote_of(1, 1, true), Some(id(1, 1, 9)), None);
+    let replaced = place(&ours, &replaced, &puts(&[id(1, 1, 10)]), &held(12));
+    assert_eq!(
+        replaced, nothing,
+        "what a leader of old did not get committed"
+    );
 }
 
 #[test]

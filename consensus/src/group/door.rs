@@ -11,6 +11,7 @@ use crate::convert;
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
 use crate::types::{self, Payload, SnapshotMeta, Types, VoteRequest};
+use corelith_io::Instant;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
 use corelith_shards::{self as shards, LogIndex, NodeId, Term};
 use corelith_wire::peer::{
@@ -19,7 +20,7 @@ use corelith_wire::peer::{
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
@@ -37,6 +38,15 @@ pub(super) struct Door {
     /// What the appends that were let in have committed and is not applied yet, ascending: each is
     /// a batch in openraft's queue.
     to_apply: RefCell<VecDeque<LogIndex>>,
+    /// When each peer was last heard here.
+    heard: RefCell<BTreeMap<NodeId, Instant>>,
+}
+
+impl Door {
+    /// When a peer was last heard here.
+    pub(super) fn heard(&self, peer: NodeId) -> Option<Instant> {
+        self.heard.borrow().get(&peer).copied()
+    }
 }
 
 impl Default for Door {
@@ -46,6 +56,7 @@ impl Default for Door {
             turn: Semaphore::new(1),
             line: Cell::new(None),
             to_apply: RefCell::default(),
+            heard: RefCell::default(),
         }
     }
 }
@@ -53,6 +64,8 @@ impl Default for Door {
 impl Group {
     /// What the group knows when `peer` says something.
     fn known(&self, peer: NodeId) -> Known<'_> {
+        let mut heard = self.inner.door.heard.borrow_mut();
+        heard.insert(peer, corelith_io::now());
         Known {
             me: self.inner.me,
             peer,

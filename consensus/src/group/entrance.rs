@@ -61,7 +61,7 @@ impl Group {
             && inner.engine.has_room()
             && !inner.is_enough_on_its_way()
         {
-            return inner.pass_on(payload, responder);
+            return inner.let_propose(payload, responder);
         }
         inner.entrance.push(payload, responder);
         if !inner.entrance.attended.replace(true) {
@@ -81,7 +81,7 @@ impl Group {
             let Some((payload, responder)) = inner.entrance.pop() else {
                 break;
             };
-            inner.pass_on(payload, responder);
+            inner.let_propose(payload, responder);
         }
         inner.entrance.attended.set(false);
     }
@@ -102,7 +102,7 @@ impl Inner {
         on_its_way > most
     }
 
-    fn pass_on(&self, payload: Payload, responder: Responder<Answer>) {
+    fn let_propose(&self, payload: Payload, responder: Responder<Answer>) {
         // Goes into the mailbox at once, where openraft gathers what has piled up: the budget is
         // smaller than the mailbox. If openraft has stopped it drops the responder, which answers.
         let proposing = self.raft.client_write_ff(payload, Some(responder));

@@ -48,6 +48,7 @@ impl Group {
         }
         self.tend(|inner| async move { inner.watch_openraft().await });
         self.tend(|inner| async move { inner.purge_behind_checkpoints().await });
+        self.tend(|inner| async move { inner.say_what_it_waits_for().await });
         if inner.options.lead_back_after.is_some() && inner.me != inner.preferred {
             self.tend(|inner| async move { inner.hand_lead_back().await });
         }

@@ -203,6 +203,35 @@ fn a_follower_that_lags_too_far_gets_a_snapshot() {
 }
 
 #[test]
+fn a_group_says_whom_it_waits_for() {
+    let cluster = Cluster::new(
+        16,
+        corelith_io::sim::SimConfig::default(),
+        crate::Options::default(),
+        1,
+    );
+    let waits_for = |at: usize| {
+        let group = cluster.groups(at)?.group(ShardId(0))?;
+        cluster.sim.enter(cluster.nodes[at], || group.waits_for())
+    };
+    cluster.start(0);
+    cluster.sim.run_for(Duration::from_secs(3));
+    let expected = "shard 0: no leader, node 2 has not been seen, node 3 has not been seen";
+    assert_eq!(waits_for(0).as_deref(), Some(expected));
+    cluster.start(1);
+    let leader = cluster.wait_leader();
+    assert_eq!(waits_for(leader), None);
+    cluster.crash(leader);
+    let other = 1 - leader;
+    cluster.wait("it says who is gone", || {
+        waits_for(other).is_some_and(|why| {
+            why.contains(&format!("node {} was last seen", leader + 1))
+                && why.contains("node 3 has not been seen")
+        })
+    });
+}
+
+#[test]
 fn a_node_that_restarts_often_purges_its_log() {
     let mut cluster = Cluster::new(
         15,

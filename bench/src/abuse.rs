@@ -7,9 +7,13 @@ use crate::workload::{Kind, Workload};
 use bytes::Bytes;
 use corelith_bench::usage::Usage;
 use corelith_client::Client;
+use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{Hello, WELCOME_BYTES};
+use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
-use corelith_wire::{ClusterId, Epoch, Head, Kind as FrameKind, Outbox, RequestId, ShardId};
+use corelith_wire::{
+    ClusterId, Epoch, Head, Header, Kind as FrameKind, Outbox, RequestId, ShardId,
+};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -288,7 +292,6 @@ async fn prepare(seeds: &[String], target: &Target) -> Result<Place, DriverError
         .put(Bytes::from_static(KEY), value)
         .await
         .map_err(DriverError::Load)?;
-    // The version says where and when it was written.
     let deadline = Instant::now() + target.deadline;
     loop {
         for seed in seeds {
@@ -313,19 +316,23 @@ async fn leads(address: &str) -> std::io::Result<Option<Place>> {
             epoch,
         };
         stream.write_all(&get(&place, 1)).await?;
-        let mut header = [0; corelith_wire::limits::HEADER_BYTES];
-        stream.read_exact(&mut header).await?;
-        let parsed = corelith_wire::Header::parse(&header, corelith_wire::frame::Accepts::Answers);
-        let Ok(Some(parsed)) = parsed else {
-            return Ok(None);
-        };
-        let mut rest = vec![0; parsed.len as usize];
-        stream.read_exact(&mut rest).await?;
-        if parsed.head.kind == FrameKind::VALUE {
+        if read_answer(&mut stream).await? == FrameKind::VALUE {
             return Ok(Some(place));
         }
     }
     Ok(None)
+}
+
+/// Reads one answer and returns what it is.
+async fn read_answer(stream: &mut TcpStream) -> std::io::Result<FrameKind> {
+    let mut header = [0; HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let Ok(Some(header)) = Header::parse(&header, Accepts::Answers) else {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    };
+    let mut rest = vec![0; header.len as usize];
+    stream.read_exact(&mut rest).await?;
+    Ok(header.head.kind)
 }
 
 /// Shards that are asked for the value.
@@ -442,8 +449,7 @@ async fn once(
             let mut out = Outbox::default();
             request::encode_get(&mut out, head(place, 1), &missing);
             stream.write_all(&bytes_of(&out)).await?;
-            let mut answer = [0; corelith_wire::limits::HEADER_BYTES];
-            stream.read_exact(&mut answer).await?;
+            read_answer(&mut stream).await?;
         }
         Abuse::SlowReader => {
             stream.write_all(&get(place, 3_000)).await?;
@@ -454,8 +460,11 @@ async fn once(
         }
         Abuse::AbortedConnections => {}
     }
-    // Until the node closes it: an end that was read tells, bytes are left unread.
-    ended(&stream).await
+    match abuse {
+        Abuse::UnreadGets => ended(&stream).await,
+        // Nothing more comes but the end.
+        _ => stream.read_u8().await.map(drop),
+    }
 }
 
 /// Waits until the connection is closed by the node, without reading from it.

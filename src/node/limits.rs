@@ -143,6 +143,8 @@ pub const ANSWER_BUFFERS_KEPT: usize = 32;
 pub const REJECTIONS_LOGGED_MAX: u32 = 10;
 /// ... these spans.
 pub const REJECTIONS_LOGGED_EVERY: Duration = Duration::from_secs(10);
+/// Connections looked at for deadlines before other tasks may run.
+pub const CONNECTIONS_PER_TURN: usize = 128;
 /// Frames dispatched before other tasks may run.
 pub const FRAMES_PER_TURN: usize = 32;
 /// Reads from disk under way for clients of one core. Each may bring some blocks of an index into memory, beside

@@ -126,36 +126,52 @@ impl Server {
         }
     }
 
-    /// Closes connections that are past a deadline, and gives back memory. Every `DEADLINE_SWEEP`.
+    /// Closes connections that are past a deadline or idle for too long, and gives back memory. Every
+    /// `DEADLINE_SWEEP`; others get their turns meanwhile.
     pub(crate) async fn sweep(&self, now: Instant) {
-        for connection in self.clients.borrow().values() {
-            connection.check_deadlines(now);
+        let max = self.commons.budget.connections_max();
+        let excess = self.clients.borrow().len().saturating_sub(max - max / 16);
+        let mut idle: Vec<(Duration, Rc<Connection>)> = Vec::new();
+        let mut from = ConnectionId(0);
+        loop {
+            let clients: Vec<(ConnectionId, Rc<Connection>)> = {
+                let clients = self.clients.borrow();
+                let some = clients.range(from..).take(limits::CONNECTIONS_PER_TURN);
+                some.map(|(id, client)| (*id, Rc::clone(client))).collect()
+            };
+            let Some((last, _)) = clients.last() else {
+                break;
+            };
+            from = ConnectionId(last.0 + 1);
+            for (_, client) in clients {
+                client.check_deadlines(now);
+                let idle_for = client.idle_since().map(|since| now - since);
+                let is_candidate = |idle: &Duration| {
+                    self.is_idle_too_long(*idle) || (excess > 0 && *idle >= limits::IDLE_MIN)
+                };
+                if let Some(idle_for) = idle_for.filter(is_candidate) {
+                    idle.push((idle_for, client));
+                }
+            }
+            corelith_io::yield_if_needed().await;
         }
-        self.close_idle(now);
+        self.close_idle(idle, excess);
         let connections = self.clients.borrow().len() * limits::CONNECTION_BYTES;
         if self.memory.is_due(self.commons.budget.used() + connections) {
             corelith_io::probe::trim_memory().await;
         }
     }
 
-    /// Closes clients that were idle for too long, and the longest idle ones when there are nearly too many.
-    fn close_idle(&self, now: Instant) {
-        let clients = self.clients.borrow();
-        let max = self.commons.budget.connections_max();
-        let excess = clients.len().saturating_sub(max - max / 16);
-        let idle_for = |connection: &Connection| Some(now - connection.idle_since()?);
-        let mut idle: Vec<(Duration, &Rc<Connection>)> = clients
-            .values()
-            .filter_map(|client| Some((idle_for(client)?, client)))
-            .filter(|(idle, _)| {
-                let is_over = self.idle_max.is_some_and(|max| *idle >= max);
-                is_over || (excess > 0 && *idle >= limits::IDLE_MIN)
-            })
-            .collect();
+    fn is_idle_too_long(&self, idle: Duration) -> bool {
+        self.idle_max.is_some_and(|max| idle >= max)
+    }
+
+    /// Of connections that may go closes those that were idle for too long, and the longest idle ones when there
+    /// are nearly too many.
+    fn close_idle(&self, mut idle: Vec<(Duration, Rc<Connection>)>, excess: usize) {
         idle.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
         for (count, (idle, client)) in idle.into_iter().enumerate() {
-            let is_over = self.idle_max.is_some_and(|max| idle >= max);
-            if is_over || count < excess {
+            if count < excess || self.is_idle_too_long(idle) {
                 tracing::debug!(peer = %client.peer, "closing an idle connection");
                 client.cut();
             }

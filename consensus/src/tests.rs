@@ -4,5 +4,6 @@ mod chaos;
 mod client;
 pub(crate) mod cluster;
 mod history;
+mod planted;
 mod scenarios;
 mod tamper;

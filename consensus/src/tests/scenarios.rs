@@ -563,3 +563,57 @@ fn a_restart_keeps_the_promise_to_the_leader() {
         assert!(!reads_stale_after_a_restart(seed, false), "seed {seed}");
     }
 }
+
+/// A leader is stopped (SIGSTOP) with answers unread, the others elect another one and write. Whether the
+/// old leader answers a read when it goes on.
+fn reads_stale_after_a_stop(seed: u64, planted: bool) -> bool {
+    plant(planted.then_some(Bug::CreditLaterSends));
+    let cluster = Cluster::started(seed);
+    let old = cluster.wait_leader();
+    let session = cluster.open_session(old);
+    let write = |at, number, value| {
+        let command = put(session, number, Condition::Any, "k", value);
+        applied(cluster.write(at, command).unwrap().outcome)
+    };
+    write(old, 1, "old");
+    let node = cluster.nodes[old];
+    let group = cluster.groups(old).unwrap().group(ShardId(0)).unwrap();
+    cluster.sim.enter(node, || {
+        for number in 2..6 {
+            group.submit(put(session, number, Condition::Any, "other", "x"), |_| ());
+        }
+    });
+    let flying = Duration::from_micros(cluster.sim.random_below(1_500));
+    cluster.sim.run_for(flying);
+    cluster.sim.pause(node);
+    let reads = |at: usize| {
+        let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+        cluster
+            .sim
+            .enter(cluster.nodes[at], || group.try_read_point())
+    };
+    let others = [(old + 1) % 3, (old + 2) % 3];
+    cluster.wait("another leader", || {
+        others.iter().any(|at| reads(*at).is_some())
+    });
+    let new = others.into_iter().find(|at| reads(*at).is_some()).unwrap();
+    write(new, 6, "new");
+    cluster.sim.resume(node);
+    (0..1_000).any(|_| {
+        cluster.sim.run_for(Duration::from_micros(2));
+        reads(old).is_some()
+    })
+}
+
+#[test]
+fn an_answer_that_counts_from_a_later_request_is_found() {
+    let found = (0..100).any(|seed| reads_stale_after_a_stop(seed, true));
+    assert!(found, "the planted bug was not found");
+}
+
+#[test]
+fn a_leader_that_was_stopped_answers_nothing_old() {
+    for seed in 0..100 {
+        assert!(!reads_stale_after_a_stop(seed, false), "seed {seed}");
+    }
+}

@@ -70,10 +70,7 @@ fn members_body(voters: &[u64]) -> Bytes {
         .iter()
         .copied()
         .collect::<std::collections::BTreeSet<_>>();
-    membership::encode(&Membership::new_with_defaults(
-        vec![voters.clone()],
-        voters.into_iter(),
-    ))
+    membership::encode(&Membership::new_with_defaults(vec![voters.clone()], voters))
 }
 
 #[test]

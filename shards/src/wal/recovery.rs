@@ -18,7 +18,7 @@
 //! A recovery changes nothing that a later recovery could decide otherwise about: the log goes on in
 //! a segment that was never begun before, whose start names the block before it.
 
-use super::format::{FLAG_START, State};
+use super::format::{FLAG_START, MAGIC, State};
 use super::index::Index;
 use super::pipeline::{Position, units};
 use super::replay::{Asked, Replay, SeparatedEntry};
@@ -333,8 +333,20 @@ async fn read_start(
         }
         Seen::Foreign(found) => Err(scan::foreign(path, found, owner)),
         Seen::Newer(version) => Err(scan::newer(path, version)),
+        // What was acknowledged may have been there, and nothing else would say so.
+        Seen::Nothing if is_of_something_else(&bytes) => {
+            let what = "the start of a segment is of something else";
+            Err(Error::corrupt(path, 0, what))
+        }
         Seen::Block(..) | Seen::Stale | Seen::Nothing => Ok(None),
     }
+}
+
+/// Whether the start of a file was never written by a log: it is zero before the first block, and its
+/// first sector is that of a block from then on, however torn the rest is.
+fn is_of_something_else(start: &[u8]) -> bool {
+    let magic = start.first_chunk().copied().map_or(0, u32::from_le_bytes);
+    magic != 0 && magic != MAGIC
 }
 
 /// The segments that count: begun, and before everything that begins later.

@@ -489,7 +489,13 @@ fn a_known_shard_is_never_created_anew() {
     assert!(matches!(open(2), Some(Error::OtherStore { .. })));
     sim.kill(node);
 
+    // A sign of its creation beside its manifest has come back with the power; without one it is of
+    // another shard.
     sim.disk(node).write(format!("{DIR}/CREATING"), &[]);
+    assert!(open(1).is_none());
+    sim.kill(node);
+    sim.disk(node).write(format!("{DIR}/CREATING"), &[]);
+    sim.disk(node).remove(format!("{DIR}/MANIFEST"));
     let files = sim.disk(node).files();
     assert!(open(1).unwrap().is_corrupt());
     sim.kill(node);

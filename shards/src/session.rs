@@ -12,7 +12,7 @@
 
 mod record;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::ids::LogIndex;
 use crate::limits::{RESULT_BYTES_MAX, SESSION_RESULTS_MAX, SESSION_WINDOW, SESSIONS_MAX};

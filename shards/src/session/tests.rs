@@ -9,10 +9,10 @@ fn repeated(result: &[u8]) -> Admission {
 }
 
 /// (id, last used, floor, results)
-type Content = (u64, u64, u64, Vec<Option<Vec<u8>>>);
+pub(crate) type Content = (u64, u64, u64, Vec<Option<Vec<u8>>>);
 
 /// Every session, oldest first.
-fn contents(table: &SessionTable) -> Vec<Content> {
+pub(crate) fn contents(table: &SessionTable) -> Vec<Content> {
     let mut contents = Vec::new();
     let mut next = table.oldest;
     while let Some(session) = next.and_then(|slot| table.slots[slot].as_ref()) {

@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::ids::LogIndex;
 use crate::planted::{Bug, plant};
+use crate::session::tests::contents;
 use crate::session::{Admission, SessionTable};
 use bytes::Bytes;
 use corelith_io::sim::{IoKind, Sim, SimNode};
@@ -80,7 +81,7 @@ pub(crate) async fn check(engine: &Engine) -> Result<u64, String> {
     if members != expected {
         return Err(format!("at {at}: another membership"));
     }
-    if engine.sessions().records() != sessions.records() {
+    if contents(&engine.sessions()) != contents(&sessions) {
         return Err(format!("at {at}: other sessions"));
     }
     let page = engine.scan(&range(b"", b""), None, 1000, 1 << 30).await;

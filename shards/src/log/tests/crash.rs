@@ -367,6 +367,37 @@ pub(crate) fn kill_often(seed: u64, cuts_power: bool) {
     nothing_is_left_over(&sim, node, &ledger);
 }
 
+/// What a recovery has found stays, though the process before it was killed while it wrote.
+#[test]
+fn a_power_cut_right_after_a_recovery_loses_nothing_that_it_found() {
+    for seed in 0..50 * seed_count() {
+        cut_after_recovery(seed);
+    }
+}
+
+/// Kills the process of the script at some I/O, and cuts the power when the next one has recovered.
+pub(crate) fn cut_after_recovery(seed: u64) {
+    let sim = Sim::new(seed);
+    let node = sim.add_node();
+    let ledger = Ledger::new(seed);
+    let at = 1 + seed * 37 % 150;
+    start(&sim, node, &ledger, STEPS);
+    sim.run_until(
+        || sim.io_count(node) >= at || ledger.borrow().is_done,
+        LIMIT,
+    );
+    sim.kill(node);
+    ledger.borrow_mut().is_done = false;
+    let term = ledger.borrow().term;
+    start(&sim, node, &ledger, STEPS);
+    // A recovery begins a term.
+    assert!(sim.run_until(|| ledger.borrow().term > term, LIMIT));
+    sim.crash(node);
+    start(&sim, node, &ledger, 3);
+    assert!(sim.run_until(|| ledger.borrow().is_done, LIMIT));
+    nothing_is_left_over(&sim, node, &ledger);
+}
+
 /// Whether some crash of the sweep shows the planted bug.
 fn finds(bug: Bug) -> bool {
     plant(Some(bug));

@@ -4,10 +4,7 @@ use crate::error::OpenError;
 use crate::group::{Group, Surroundings};
 use crate::link::{Link, LinkConfig};
 use crate::options::Options;
-use crate::peer_server;
 use crate::refusals::Refusals;
-use bytes::BytesMut;
-use corelith_io::{ReadHalf, WriteHalf};
 use corelith_shards::{NodeId, Shard, ShardId};
 use corelith_wire::{ClusterId, Epoch};
 use std::cell::RefCell;
@@ -112,21 +109,6 @@ impl Groups {
     /// All open groups, by shard.
     pub fn all(&self) -> Vec<Group> {
         self.inner.groups.borrow().values().cloned().collect()
-    }
-
-    /// Serves a connection from `address` on which `peer` has introduced itself and was welcomed;
-    /// returns when it ends. `leftover` is what was read beyond the handshake.
-    pub async fn serve_peer(
-        &self,
-        read: ReadHalf,
-        write: WriteHalf,
-        leftover: BytesMut,
-        peer: NodeId,
-        address: Option<SocketAddr>,
-    ) {
-        let ended = peer_server::serve(self.clone(), read, write, leftover, peer, address).await;
-        let address = address.map(tracing::field::display);
-        tracing::debug!(%peer, address, %ended, "peer connection ended");
     }
 
     /// Where refused messages of peers are noted.

@@ -46,8 +46,25 @@ enum Part {
     End(PeerVote),
 }
 
+impl Groups {
+    /// Serves a connection from `address` on which `peer` has introduced itself and was welcomed;
+    /// returns when it ends. `leftover` is what was read beyond the handshake.
+    pub async fn serve_peer(
+        &self,
+        read: ReadHalf,
+        write: WriteHalf,
+        leftover: BytesMut,
+        peer: NodeId,
+        address: Option<SocketAddr>,
+    ) {
+        let ended = serve(self.clone(), read, write, leftover, peer, address).await;
+        let address = address.map(tracing::field::display);
+        tracing::debug!(%peer, address, %ended, "peer connection ended");
+    }
+}
+
 /// Serves a connection until it ends.
-pub(crate) async fn serve(
+async fn serve(
     groups: Groups,
     read: ReadHalf,
     write: WriteHalf,

@@ -3,6 +3,7 @@
 //! All of it is pure: a [`Shape`] goes in, a [`Task`] comes out, and whoever asked does the I/O.
 //!
 //! * `shape` is what a picker sees of a version: levels, runs, tables, and what running tasks claim.
+//! * `task` is what a picker goes by and what it chooses.
 //! * `picker` is the façade over the two policies, `leveled` and `tiered`; `draft` holds the choices
 //!   that both make, `gain` what a merge is worth.
 //! * `mix` estimates from merges that were done how much of what is written replaces something.
@@ -13,12 +14,14 @@ mod leveled;
 mod mix;
 mod picker;
 mod shape;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tiered;
 
 pub(crate) use gain::{InMemory, hidden_bytes};
 pub(crate) use mix::WriteMix;
-pub(crate) use picker::{Debt, Input, Options, Task, debt, pick, searches_due, settled};
 pub use picker::{Policy, UnknownPolicy};
+pub(crate) use picker::{debt, pick, searches_due, settled};
 pub(crate) use shape::{LevelShape, RunShape, Shape, TableShape};
+pub(crate) use task::{Debt, Input, Options, Task};

@@ -1,7 +1,7 @@
 //! A task in the making, and the choices that both policies make among runs and tables.
 
-use super::picker::{Input, Options, Output, Task};
-use super::shape::{RunShape, Shape, Span, Sum, TableShape};
+use super::shape::{RunShape, Shape, Sum, TableShape};
+use super::task::{Input, Options, Output, Span, Task};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;

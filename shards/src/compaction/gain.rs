@@ -2,8 +2,8 @@
 
 use super::draft::Placed;
 use super::mix::WriteMix;
-use super::picker::Options;
 use super::shape::{Shape, Sum, TableShape};
+use super::task::Options;
 use std::ops::Add;
 
 /// A merge for the sake of values is cheap up to so many table bytes for each byte of values that the

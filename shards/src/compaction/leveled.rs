@@ -18,8 +18,8 @@
 
 use super::draft::{self, Draft, Placed};
 use super::gain::{Gain, by_deleting, by_replacing, eager_score, hidden_values};
-use super::picker::{Debt, Options, Output, Task};
-use super::shape::{Shape, Span, Sum, TableShape};
+use super::shape::{Shape, Sum, TableShape};
+use super::task::{Debt, Options, Output, Span, Task};
 
 /// Level 0 is merged into the last level when it is this many times as long: it costs no more than
 /// half a rewriting more of what comes in. Only a store that is filled with new keys gets there.

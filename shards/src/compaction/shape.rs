@@ -7,7 +7,7 @@
 //!   between two keys, never between two versions of one.
 //! * Under the leveled policy each level but the first is on its way to one run.
 
-use super::picker::Task;
+use super::task::{Claim, Span, Task};
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
 
@@ -53,22 +53,6 @@ pub(crate) struct Shape {
     pub(crate) levels: Vec<LevelShape>,
     /// What running tasks will write to; see [`Shape::start`].
     pub(crate) claims: Vec<Claim>,
-}
-
-/// A range of stored keys, both ends included.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) first: Bytes,
-    pub(crate) last: Bytes,
-}
-
-/// The levels below the first one that a running task reads or writes, and the keys it may write
-/// there. A key range without a table may still get one: busy tables alone do not tell.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) top: usize,
-    pub(crate) bottom: usize,
-    pub(crate) span: Span,
 }
 
 impl Span {

@@ -6,8 +6,8 @@
 
 use super::draft::{self, Draft, Placed};
 use super::gain::{by_deleting, by_replacing, eager_score, hidden_values};
-use super::picker::{Debt, Options, Output, Task};
-use super::shape::{Shape, Span, Sum};
+use super::shape::{Shape, Sum};
+use super::task::{Debt, Options, Output, Span, Task};
 
 /// Everything is merged when what is replaced or deleted comes to this many times the rest.
 const GARBAGE: f64 = 1.0;

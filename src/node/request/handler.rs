@@ -6,18 +6,16 @@
 
 use super::answers::{Reply, failed, throttled};
 use super::scan_views::ScanViews;
-use super::slow_read::{DiskTurn, SlowRead};
+use super::slow_read::{DiskTurns, SlowRead};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
-use corelith_io::sync::semaphore::Semaphore;
 use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
 use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -25,8 +23,7 @@ use std::rc::Rc;
 pub(crate) struct Handler {
     shard_count: u32,
     groups: Rc<LocalGroups>,
-    pub(super) disk: Semaphore,
-    pub(super) waiting_for_disk: Cell<usize>,
+    disk: Rc<DiskTurns>,
     scan_views: ScanViews,
 }
 
@@ -35,8 +32,7 @@ impl Handler {
         Rc::new(Self {
             shard_count,
             groups,
-            disk: Semaphore::new(limits::DISK_READS_PER_CORE_MAX),
-            waiting_for_disk: Cell::new(0),
+            disk: DiskTurns::new(),
             scan_views: ScanViews::default(),
         })
     }
@@ -138,7 +134,7 @@ impl Handler {
             Ok(found) => return reply.send(&head_answer(point, found)),
             Err(search) => search,
         };
-        let Some(turn) = DiskTurn::new(self) else {
+        let Some(turn) = self.disk.right() else {
             return reply.send(&throttled());
         };
         let key = Bytes::copy_from_slice(key);
@@ -163,7 +159,7 @@ impl Handler {
                 return reply.send(&get_answer(point, found));
             }
         }
-        let Some(turn) = DiskTurn::new(self) else {
+        let Some(turn) = self.disk.right() else {
             return reply.send(&throttled());
         };
         if let Lookup::Stored(stored) = &lookup {
@@ -246,7 +242,7 @@ impl Handler {
             let answer = Answer::ScanHeads(head.with(nothing, scan_head));
             return Ok(Paged::Page(answer));
         }
-        let _permit = self.disk.acquire(1).await;
+        let _permit = self.disk.take().await;
         let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
         let (more, answer) = if scan.heads {
             let page = engine.scan_heads(range, Some(at), items_max, bytes_max);

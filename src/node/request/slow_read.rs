@@ -5,32 +5,51 @@
 //! * Who waits for room neither has a turn at the disk nor holds a value.
 
 use super::answers::Reply;
-use super::handler::Handler;
-use crate::node::limits::DISK_READS_WAITING_MAX;
+use crate::node::limits::{DISK_READS_PER_CORE_MAX, DISK_READS_WAITING_MAX};
 use bytes::Bytes;
-use corelith_io::sync::semaphore::Permit;
+use corelith_io::sync::semaphore::{Permit, Semaphore};
 use corelith_shards::{Engine, Found, Lookup, Result, Sought};
+use std::cell::Cell;
 use std::rc::Rc;
+
+/// Turns at the disk of one core. Belongs to that core.
+pub(super) struct DiskTurns {
+    turns: Semaphore,
+    waiting: Cell<usize>,
+}
+
+impl DiskTurns {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            turns: Semaphore::new(DISK_READS_PER_CORE_MAX),
+            waiting: Cell::new(0),
+        })
+    }
+
+    /// The right to wait for a turn; `None`: too many wait already.
+    pub(super) fn right(self: &Rc<Self>) -> Option<DiskTurn> {
+        let turns = Rc::clone(self);
+        (turns.waiting.get() < DISK_READS_WAITING_MAX).then_some(DiskTurn { turns })
+    }
+
+    /// Waits for a turn, however many do.
+    pub(super) async fn take(&self) -> Permit {
+        self.waiting.set(self.waiting.get() + 1);
+        let permit = self.turns.acquire(1).await;
+        self.waiting.set(self.waiting.get() - 1);
+        permit
+    }
+}
 
 /// The right to wait for turns at the disk.
 pub(super) struct DiskTurn {
-    handler: Rc<Handler>,
+    turns: Rc<DiskTurns>,
 }
 
 impl DiskTurn {
-    /// `None`: too many wait already.
-    pub(super) fn new(handler: &Rc<Handler>) -> Option<Self> {
-        let handler = Rc::clone(handler);
-        (handler.waiting_for_disk.get() < DISK_READS_WAITING_MAX).then_some(Self { handler })
-    }
-
     /// Waits for a turn.
     pub(super) async fn take(&self) -> Permit {
-        let waiting = &self.handler.waiting_for_disk;
-        waiting.set(waiting.get() + 1);
-        let permit = self.handler.disk.acquire(1).await;
-        waiting.set(waiting.get() - 1);
-        permit
+        self.turns.take().await
     }
 }
 

@@ -106,6 +106,13 @@ pub struct Batch {
     deadline: Option<Duration>,
 }
 
+impl Client {
+    /// Collects operations that are then carried out together, each on its own.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+}
+
 impl Batch {
     pub(crate) fn new(client: Client) -> Self {
         Self {

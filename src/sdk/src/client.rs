@@ -1,18 +1,13 @@
 //! The client: what all operations share, and how one is carried out.
 
-use crate::batch::Batch;
 use crate::error::{Cause, Error, Result};
 use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
-use crate::read::Get;
 use crate::resolve::Resolver;
-use crate::scan::{Scan, ScanToken};
 use crate::seeds::{self, Patience};
 use crate::session::Session;
 use crate::transport::Transport;
-use crate::value::IntoValue;
-use crate::write::{Delete, Put};
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::Operation as WriteKind;
@@ -184,45 +179,6 @@ impl Client {
         Self::builder().seeds(seeds).connect().await
     }
 
-    /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
-    pub fn put(&self, key: impl AsRef<[u8]>, value: impl IntoValue) -> Put {
-        Put::new(self.clone(), own(key), value.into_value())
-    }
-
-    /// Takes the value of `key` away. Deleting a key without value is a success.
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
-        Delete::new(self.clone(), own(key))
-    }
-
-    /// Reads `key`: the latest acknowledged write is seen (linearizable).
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
-        Get::new(self.clone(), own(key))
-    }
-
-    /// Reads all keys that start with `prefix`, in order.
-    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
-        Scan::prefix(self.clone(), own(prefix))
-    }
-
-    /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
-    pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
-        Scan::range(self.clone(), own(start), own(end))
-    }
-
-    /// Goes on with a scan where [`Scan::token`] says, with what is there now.
-    ///
-    /// # Errors
-    /// `Invalid` if the token is of another cluster.
-    pub fn resume_scan(&self, token: &ScanToken) -> Result<Scan> {
-        let (start, end) = token.range(self.cluster_id())?;
-        Ok(Scan::range(self.clone(), start, end))
-    }
-
-    /// Collects operations that are then carried out together, each on its own.
-    pub fn batch(&self) -> Batch {
-        Batch::new(self.clone())
-    }
-
     /// What the cluster allows.
     pub fn limits(&self) -> Limits {
         self.inner.limits
@@ -325,7 +281,7 @@ impl Flight<'_> {
 }
 
 /// A copy of a key.
-fn own(key: impl AsRef<[u8]>) -> Bytes {
+pub(crate) fn own(key: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(key.as_ref())
 }
 

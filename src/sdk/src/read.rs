@@ -1,6 +1,6 @@
 //! Reads of single keys.
 
-use crate::client::Client;
+use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use crate::operation::Request;
 use crate::write::check_key;
@@ -70,6 +70,13 @@ pub struct Get {
     client: Client,
     key: Bytes,
     deadline: Option<Duration>,
+}
+
+impl Client {
+    /// Reads `key`: the latest acknowledged write is seen (linearizable).
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
+        Get::new(self.clone(), own(key))
+    }
 }
 
 impl Get {

@@ -14,7 +14,7 @@ mod token;
 
 pub use token::ScanToken;
 
-use crate::client::Client;
+use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use crate::limits::{
     SCAN_BUFFER_BYTES, SCAN_FETCHES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_BYTES_MIN, SCAN_PAGE_ITEMS,
@@ -79,6 +79,27 @@ impl<T> fmt::Debug for Scan<T> {
             .field("limit", &self.limit)
             .field("complete", &self.complete)
             .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Reads all keys that start with `prefix`, in order.
+    pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
+        Scan::prefix(self.clone(), own(prefix))
+    }
+
+    /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
+    pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
+        Scan::range(self.clone(), own(start), own(end))
+    }
+
+    /// Goes on with a scan where [`Scan::token`] says, with what is there now.
+    ///
+    /// # Errors
+    /// `Invalid` if the token is of another cluster.
+    pub fn resume_scan(&self, token: &ScanToken) -> Result<Scan> {
+        let (start, end) = token.range(self.cluster_id())?;
+        Ok(Scan::range(self.clone(), start, end))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Puts and deletes.
 
-use crate::client::Client;
+use crate::client::{Client, own};
 use crate::error::{Error, Field, Result};
 use crate::operation::Request;
+use crate::value::IntoValue;
 use bytes::Bytes;
 use corelith_wire::request::{Condition, Operation as WriteKind};
 use corelith_wire::response::{Answer, ReplyMeta};
@@ -151,6 +152,18 @@ pub struct Delete(pub(crate) Write);
 
 awaited!(Put);
 awaited!(Delete);
+
+impl Client {
+    /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl IntoValue) -> Put {
+        Put::new(self.clone(), own(key), value.into_value())
+    }
+
+    /// Takes the value of `key` away. Deleting a key without value is a success.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
+        Delete::new(self.clone(), own(key))
+    }
+}
 
 impl Put {
     pub(crate) fn new(client: Client, key: Bytes, value: Bytes) -> Self {

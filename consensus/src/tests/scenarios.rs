@@ -580,14 +580,17 @@ fn reads_stale_after_a_stop(seed: u64, planted: bool) -> bool {
     let group = cluster.groups(old).unwrap().group(ShardId(0)).unwrap();
     cluster.sim.enter(node, || {
         for number in 2..6 {
-            group.submit(put(session, number, Condition::Any, "other", "x"), |_| ());
+            let command = put(session, number, Condition::Any, "other", "x");
+            let parsed = WriteCommand::parse(&command).unwrap();
+            group.submit(command, &parsed, |_| ());
         }
     });
     let flying = Duration::from_micros(cluster.sim.random_below(1_500));
     cluster.sim.run_for(flying);
     cluster.sim.pause(node);
     let reads = |at: usize| {
-        let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+        // The third node may still be opening its shard.
+        let group = cluster.groups(at)?.group(ShardId(0))?;
         cluster
             .sim
             .enter(cluster.nodes[at], || group.try_read_point())

@@ -40,6 +40,19 @@ fn a_new_cluster_elects_its_preferred_leader_and_keeps_what_is_written() {
 }
 
 #[test]
+fn a_long_value_of_the_empty_key_is_kept() {
+    let cluster = Cluster::started(17);
+    let leader = cluster.wait_leader();
+    let session = cluster.open_session(leader);
+    let value = "v".repeat(5000);
+    let command = put(session, 1, Condition::Any, "", &value);
+    applied(cluster.write(leader, command).unwrap().outcome);
+    let found = cluster.get(leader, "").unwrap().1.unwrap();
+    assert_eq!(found.value, value.as_bytes());
+    cluster.check_replicas_equal();
+}
+
+#[test]
 fn followers_refuse_and_name_the_leader() {
     let cluster = Cluster::started(2);
     let leader = cluster.wait_leader();

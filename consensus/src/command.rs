@@ -52,8 +52,9 @@ impl Parsed {
 
     /// From what a body was parsed into; `None` if it was another body.
     pub(crate) fn from_command(body: &Bytes, command: &WriteCommand) -> Option<Self> {
-        let key = part_of(body, &command.key)?;
         let value = part_of(body, &command.value)?;
+        // The key is in the head, which ends where the value begins; an empty one too.
+        let key = part_of(body, &command.key)?.min(value);
         Some(Self {
             session: command.session,
             number: command.number,

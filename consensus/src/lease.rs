@@ -13,6 +13,7 @@
 //!   does not do: it credits an answer to several requests, or one that lay unread while the process was
 //!   stopped, with the time at which the last request was sent.
 
+use crate::planted::{Bug, is_planted};
 use crate::types::LeaderId;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
@@ -49,7 +50,9 @@ impl Lease {
 
     /// Gives up the lease of a leader for good.
     pub(crate) fn give_up(&self, leader: LeaderId) {
-        self.given_up.set(Some(leader));
+        if !is_planted(Bug::KeepLeaseAtHandOver) {
+            self.given_up.set(Some(leader));
+        }
     }
 
     /// Notes that `follower` has acknowledged what `leader` sent it at `sent`.

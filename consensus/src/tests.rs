@@ -4,6 +4,7 @@ mod chaos;
 mod client;
 pub(crate) mod cluster;
 mod history;
+mod leads;
 mod planted;
 mod scenarios;
 mod space;

@@ -2,7 +2,6 @@
 //! back, notice that openraft has stopped.
 
 use super::{Group, Inner};
-use crate::planted::{Bug, is_planted};
 use crate::retention;
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::sleep;
@@ -206,9 +205,7 @@ impl Inner {
 
     /// Hands the lead over, after the lease was given up.
     pub(super) async fn hand_over(&self, leading: LeaderId, to: NodeId) {
-        if !is_planted(Bug::KeepLeaseAtHandOver) {
-            self.lease.give_up(leading);
-        }
+        self.lease.give_up(leading);
         drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 

@@ -145,6 +145,9 @@ async fn operations_are_spans() {
         });
     let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
+    // Beside a second subscriber: a single one is asked only where a span is met first, and if that is
+    // the thread of another test, the span is off for all.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let guard = tracing::subscriber::set_default(subscriber.finish());
     client.put("key", "value").await.unwrap();
     mock.script([Act::Fail(Failure::NotLeader { leader: 0 })]);

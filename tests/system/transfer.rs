@@ -113,10 +113,9 @@ async fn any_key_and_value_comes_back() {
     assert_eq!(totals(&imported)["skipped"], 0);
     assert_eq!(content(&client).await, before);
 
-    // A part under another prefix.
+    // A part under another prefix. Of keys whose names stand in each other's way any may have its own.
     let part = cluster.path("part");
     cluster.run_ok(&["export", part.to_str().unwrap(), "--prefix", "a/"]);
-    assert_eq!(fs::read(part.join("b")).unwrap(), b"value of a/b");
     cluster.run_ok(&["import", part.to_str().unwrap(), "--prefix", "copy/"]);
     assert_eq!(cluster.run_ok(&["get", "copy/a/b"]), "value of a/b");
 }

@@ -15,7 +15,7 @@
 //! Invariants of what is admitted:
 //! * A vote names the node at the other end of the connection, which is a member of the group.
 //! * Terms and indexes are far from overflow, and no log id is newer than the vote it came with.
-//! * Log ids of an append follow each other, in index and in (term, node).
+//! * Log ids of an append follow each other, in index and in (term, node), and entries are of members.
 //! * Nothing that is committed here is contradicted, and no leader contradicts what it has shown: openraft
 //!   would cut entries that it has acknowledged.
 //! * The commit index lies within what this leader has shown: what it says beyond is cut, since
@@ -213,6 +213,10 @@ pub(crate) fn append(
             return Err(Refusal::Order(entry.id));
         }
         within(Some(entry.id), leader)?;
+        // The first membership is of term 0, in which nobody leads.
+        if entry.id.term != Term(0) {
+            known.member(entry.id.node)?;
+        }
         payloads.push(payload(known, entry)?);
         before = Some(entry.id);
     }
@@ -301,6 +305,14 @@ pub(crate) struct Place {
     pub(crate) committed: Option<LogId>,
     /// The line after it; `None` if it is refused by what Raft demands of every append.
     pub(crate) line: Option<Line>,
+}
+
+impl Place {
+    /// The line of a replica that had `line`: a leader of old ends no newer one's.
+    pub(crate) fn line_after(&self, line: Option<Line>, head: &AppendHead) -> Option<Line> {
+        let newer = |line: &Line| leader_of_vote(&line.vote) > leader_of_vote(&head.vote);
+        self.line.or(line.filter(newer))
+    }
 }
 
 impl Line {

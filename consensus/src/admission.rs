@@ -8,9 +8,10 @@
 //! How far a term may rise ([`TERM_STEP_MAX`]): a term rises by one with each real election, and pre-votes keep
 //! nodes that nobody hears from holding any. With the shortest legal timers (30 ms) a node would have
 //! to be away through six days of failed elections without a pause to meet a step of 2^24, with
-//! the default ones through three months. So a node always finds back, and a wrong term moves a group by
+//! the default ones through three months. So a node finds back, and a wrong term moves a group by
 //! little: it takes 65,536 such messages, each adopted after the other, to reach [`TERM_MAX`], beyond
-//! which no election could follow.
+//! which no election could follow. A node that hears of neither while two such messages move the others
+//! does not find back: each term of theirs is out of its reach.
 //!
 //! Invariants of what is admitted:
 //! * A vote names the node at the other end of the connection, which is a member of the group.

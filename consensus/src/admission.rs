@@ -8,14 +8,15 @@
 //! How far a term may rise ([`TERM_STEP_MAX`]): a term rises by one with each real election, and pre-votes keep
 //! nodes that nobody hears from holding any. With the shortest legal timers (30 ms) a node would have
 //! to be away through six days of failed elections without a pause to meet a step of 2^24, with
-//! the default ones through three months. So a node always finds back, and a wrong term moves a group by
+//! the default ones through three months. So a node finds back, and a wrong term moves a group by
 //! little: it takes 65,536 such messages, each adopted after the other, to reach [`TERM_MAX`], beyond
-//! which no election could follow.
+//! which no election could follow. A node that hears of neither while two such messages move the others
+//! does not find back: each term of theirs is out of its reach.
 //!
 //! Invariants of what is admitted:
 //! * A vote names the node at the other end of the connection, which is a member of the group.
 //! * Terms and indexes are far from overflow, and no log id is newer than the vote it came with.
-//! * Log ids of an append follow each other, in index and in (term, node).
+//! * Log ids of an append follow each other, in index and in (term, node), and entries are of members.
 //! * Nothing that is committed here is contradicted, and no leader contradicts what it has shown: openraft
 //!   would cut entries that it has acknowledged.
 //! * The commit index lies within what this leader has shown: what it says beyond is cut, since
@@ -213,6 +214,10 @@ pub(crate) fn append(
             return Err(Refusal::Order(entry.id));
         }
         within(Some(entry.id), leader)?;
+        // The first membership is of term 0, in which nobody leads.
+        if entry.id.term != Term(0) {
+            known.member(entry.id.node)?;
+        }
         payloads.push(payload(known, entry)?);
         before = Some(entry.id);
     }
@@ -301,6 +306,14 @@ pub(crate) struct Place {
     pub(crate) committed: Option<LogId>,
     /// The line after it; `None` if it is refused by what Raft demands of every append.
     pub(crate) line: Option<Line>,
+}
+
+impl Place {
+    /// The line of a replica that had `line`: a leader of old ends no newer one's.
+    pub(crate) fn line_after(&self, line: Option<Line>, head: &AppendHead) -> Option<Line> {
+        let newer = |line: &Line| leader_of_vote(&line.vote) > leader_of_vote(&head.vote);
+        self.line.or(line.filter(newer))
+    }
 }
 
 impl Line {

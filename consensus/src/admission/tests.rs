@@ -142,6 +142,10 @@ fn entries_follow_each_other_and_make_sense() {
     for (before, first) in wrong {
         assert_eq!(check(before, &puts(&[first])), Err(Refusal::Order(first)));
     }
+    let stranger = check(before, &puts(&[id(4, 3, 10), id(4, 7, 11)]));
+    assert_eq!(stranger, Err(Refusal::NotAMember(NodeId(7))));
+    let first = entry(id(0, 0, 0), kind::MEMBERSHIP, members_body(&[1, 2, 3]));
+    assert_eq!(check(None, &[first]), Ok(()), "nobody led when it was made");
     let far = id(5, 2, INDEX_MAX + 1);
     assert_eq!(check(Some(far), &[]), Err(Refusal::Index(far.index)));
     let newest = id(5, 2, u64::MAX - 1);
@@ -324,6 +328,31 @@ fn what_goes_on_where_the_leader_stopped_needs_no_second_look() {
         !check(&[id(3, 3, 10), id(5, 2, 11)]),
         "may replace what is committed"
     );
+}
+
+#[test]
+fn a_leader_of_old_ends_no_line_of_a_newer_one() {
+    let line_of = |term| Line {
+        vote: vote_of(term, 2, true),
+        tail: Some(id(1, 1, 9)),
+        own_from: None,
+    };
+    let nothing = Place {
+        committed: None,
+        line: None,
+    };
+    let after = |place: &Place, term| {
+        let head = head(vote_of(term, 2, true), None, None);
+        place.line_after(Some(line_of(4)), &head)
+    };
+    assert_eq!(after(&nothing, 3), Some(line_of(4)), "of a leader of old");
+    assert_eq!(after(&nothing, 4), None, "of the same");
+    assert_eq!(after(&nothing, 5), None, "of a newer one");
+    let placed = Place {
+        line: Some(line_of(5)),
+        ..nothing
+    };
+    assert_eq!(after(&placed, 5), Some(line_of(5)));
 }
 
 #[test]

@@ -109,11 +109,13 @@ impl Group {
     ) -> Result<AppendResult, Refusal> {
         let door = &self.inner.door;
         let turn = door.turn.acquire(1).await;
-        let Some(Place { committed, line }) = self.place(&head, &entries).await? else {
+        let Some(place_in_log) = self.place(&head, &entries).await? else {
             return Ok(AppendResult::Unable);
         };
+        let committed = place_in_log.committed;
         head.committed = committed;
-        door.line.set(line);
+        door.line
+            .set(place_in_log.line_after(door.line.get(), &head));
         if let Some(committed) = committed {
             self.inner.will_apply(committed.index);
         }

@@ -12,6 +12,7 @@ use crate::filename::FileName;
 use crate::ids::Owner;
 use crate::manifest::Manifest;
 use crate::removal::remove_if_there;
+use crate::vlog::Segments;
 use corelith_io::{DirLock, ErrorKind, OpenOptions};
 use std::path::Path;
 
@@ -102,6 +103,27 @@ async fn refuse_lost(dir: &Path) -> Result<()> {
     match names.clone().any(|name| name != FileName::Lock) {
         true => Ok(()),
         false => Err(Error::corrupt(dir, 0, IS_MISSING)),
+    }
+}
+
+/// Refuses a shard some of whose tables refer to a segment of the value log that is not there. The
+/// manifest names sealed segments only, and an id that is free would be given to another file.
+///
+/// # Errors
+/// `Corrupt`, which names the file.
+pub(crate) fn refuse_missing_values(
+    dir: &Path,
+    manifest: &Manifest,
+    segments: &Segments,
+) -> Result<()> {
+    let tables = manifest.tables.iter();
+    let mut referred = tables.flat_map(|placed| &placed.meta.references);
+    match referred.find(|reference| !segments.contains_key(&reference.segment)) {
+        Some(reference) => {
+            let path = FileName::ValueSegment(reference.segment, 0).path(dir);
+            Err(Error::corrupt(&path, 0, "the value segment is missing"))
+        }
+        None => Ok(()),
     }
 }
 

@@ -134,6 +134,7 @@ impl Shard {
             recovered.manifest.next_segment,
         )
         .await?;
+        recovery::refuse_missing_values(&directory, &recovered.manifest, &values.segments())?;
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
         let covered = covered(checkpoint, installed);

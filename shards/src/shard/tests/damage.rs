@@ -44,6 +44,32 @@ fn fill(sim: &Sim, node: SimNode, seed: u64) -> SharedLedger {
     ledger
 }
 
+/// Whichever segment of the value log is gone, a shard whose tables refer to it does not open: its values would
+/// be missed one by one, and its id given to another file.
+#[test]
+fn a_missing_value_segment_is_found_at_once() {
+    let mut refused = 0;
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let ledger = fill(&sim, node, seed);
+        let image = sim.disk(node).image();
+        let files = sim.disk(node).files().into_iter();
+        let values = files
+            .map(|(path, _)| path)
+            .filter(|path| path.ends_with(".vlog"));
+        for path in values.collect::<Vec<_>>() {
+            sim.disk(node).remove(&path);
+            match open_and_check(&sim, node, &ledger) {
+                Err(error) if error.is_corrupt() => refused += 1,
+                outcome => panic!("{path}: {outcome:?}"),
+            }
+            sim.disk(node).restore(&image);
+        }
+    }
+    assert!(refused > 3, "{refused}");
+}
+
 /// Opens the shard and reads all of it.
 fn open_and_check(sim: &Sim, node: SimNode, ledger: &SharedLedger) -> Result<()> {
     let copy = ledger.borrow().copy();

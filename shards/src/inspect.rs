@@ -14,11 +14,12 @@ use std::path::Path;
 /// Entries that are printed; all are read and checked.
 const ENTRIES_PRINTED_MAX: usize = 1000;
 
-/// Reads and checks the whole file at `path`, and describes it.
+/// Reads and checks the whole file at `path`, and describes it. `None` if neither its start nor its name
+/// is that of a file of ours.
 ///
 /// # Errors
 /// `Corrupt` with the offset of the damage, `NewerFormat`, `Io`.
-pub async fn inspect(path: &Path) -> Result<String> {
+pub async fn inspect(path: &Path) -> Result<Option<String>> {
     let file = File::open(path).await?;
     let start = file.read_at(0, BLOCK_SIZE).await?;
     let name = path.file_name().and_then(|name| name.to_str());
@@ -26,12 +27,11 @@ pub async fn inspect(path: &Path) -> Result<String> {
         let mut text = Text::default();
         text.line("kind", kind);
         text.line("file length", file.len().await?);
-        return Ok(text.into_string());
+        return Ok(Some(text.into_string()));
     }
     if start.starts_with(&wal::inspect::MAGIC) {
-        return Ok(wal::inspect::inspect(path, ENTRIES_PRINTED_MAX)
-            .await?
-            .into_string());
+        let text = wal::inspect::inspect(path, ENTRIES_PRINTED_MAX).await?;
+        return Ok(Some(text.into_string()));
     }
     let text = match start.first_chunk::<8>() {
         Some(magic) if *magic == sstable::format::MAGIC => {
@@ -41,9 +41,13 @@ pub async fn inspect(path: &Path) -> Result<String> {
             vlog::inspect(path, ENTRIES_PRINTED_MAX, &sealed_beside(path).await).await?
         }
         Some(magic) if *magic == manifest::MAGIC => inspect_manifest(path).await?,
-        _ => return Err(Error::corrupt(path, 0, "not a file of Corelith")),
+        _ if name.and_then(FileName::parse).is_none() => return Ok(None),
+        _ => {
+            let what = "it does not start with the magic of any file of Corelith";
+            return Err(Error::corrupt(path, 0, what));
+        }
     };
-    Ok(text.into_string())
+    Ok(Some(text.into_string()))
 }
 
 /// The segments of the value log that the manifest beside `path` names, and whose they are; none if there

@@ -109,7 +109,7 @@ pub enum Command {
     Dev(Dev),
     /// Run one node of a cluster.
     Node(Node),
-    /// Print any file that Corelith has written: log segment, sstable, value log segment, manifest,
+    /// Print a file of a node's data directory: log segment, sstable, value log segment, manifest,
     /// node identity.
     Inspect(Inspect),
     /// Check all data of a node that does not run. Changes nothing.

@@ -41,6 +41,6 @@ pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure>
         .deadline(connection.timeout)
         .connect()
         .await
-        .map_err(Failure::connecting)?;
+        .map_err(|error| Failure::connecting(error, connection.origin))?;
     Ok(Reached { client, end })
 }

@@ -34,6 +34,14 @@ pub enum Failure {
         /// What was met at each address.
         source: Error,
     },
+    /// An address of the cluster cannot be one.
+    #[error("{origin}: {source}")]
+    Seed {
+        /// Where the address is from.
+        origin: &'static str,
+        /// What is wrong with it.
+        source: Error,
+    },
     /// The key does not exist.
     #[error("key {key} does not exist")]
     NotFound {
@@ -152,9 +160,12 @@ impl Failure {
         }
     }
 
-    /// A failure to find the cluster.
-    pub fn connecting(error: Error) -> Self {
+    /// A failure to find the cluster, whose addresses are from `origin`.
+    pub fn connecting(error: Error, origin: &'static str) -> Self {
         match error {
+            source @ (Error::InvalidSeed { .. } | Error::Invalid { .. }) => {
+                Self::Seed { origin, source }
+            }
             source @ Error::NoSeed { .. } => Self::NoCluster { source },
             error => Self::Cluster(error),
         }
@@ -184,7 +195,7 @@ impl Failure {
         match self {
             Self::OutputClosed => 0,
             Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
-            Self::Unusable { .. } | Self::Argument(_) => code::WRONG_INPUT,
+            Self::Unusable { .. } | Self::Argument(_) | Self::Seed { .. } => code::WRONG_INPUT,
             Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
             Self::NoCluster { .. } => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),
@@ -203,7 +214,9 @@ impl Failure {
 fn of_cluster(error: &Error) -> u8 {
     match error {
         Error::NotFound | Error::Conflict { .. } => code::ABSENT,
-        Error::TooLarge { .. } | Error::Invalid { .. } => code::WRONG_INPUT,
+        Error::TooLarge { .. } | Error::Invalid { .. } | Error::InvalidSeed { .. } => {
+            code::WRONG_INPUT
+        }
         Error::Indeterminate { .. } => code::UNKNOWN,
         Error::Corrupt => code::DAMAGED,
         Error::DiskFull | Error::ShardFull => code::FULL,
@@ -233,6 +246,7 @@ fn of_inspection(error: &InspectError) -> u8 {
     match error {
         InspectError::Identity(error) => of_identity(error),
         InspectError::Shard(error) => of_shard(error),
+        InspectError::Foreign { .. } => code::WRONG_INPUT,
     }
 }
 

@@ -169,7 +169,7 @@ struct NodeLine<'a> {
     address: String,
     cores: u16,
     up: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Null while it is up.
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,

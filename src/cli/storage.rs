@@ -78,12 +78,9 @@ fn tables(nodes: &[NodeStorage]) -> String {
             );
         }
     }
-    let rest = if rest.is_empty() {
-        rest
-    } else {
-        format!("\n{rest}")
-    };
-    format!("{}\n{}{rest}", shards.text(), levels.text())
+    let parts = [shards.text(), levels.text_of_rows(), rest];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("\n")
 }
 
 fn shard_row(shard: &ShardStorage, node: u64) -> [String; 15] {
@@ -134,6 +131,7 @@ struct NodeLine {
     kind: &'static str,
     node: u64,
     address: String,
+    up: bool,
     error: Option<String>,
 }
 
@@ -153,6 +151,7 @@ fn json_lines(nodes: &[NodeStorage]) -> Result<String, Failure> {
             kind: "node",
             node: node.node.id,
             address: address(&node.node),
+            up: node.reply.is_ok(),
             error: node.reply.as_ref().err().map(ToString::to_string),
         })?;
         if let Ok(reply) = &node.reply {

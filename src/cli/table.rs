@@ -19,6 +19,14 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.rows.push(cells);
     }
 
+    /// The table; nothing if it has no rows.
+    pub(super) fn text_of_rows(&self) -> String {
+        match self.rows.len() {
+            0 | 1 => String::new(),
+            _ => self.text(),
+        }
+    }
+
     pub(super) fn text(&self) -> String {
         let mut widths = [0; COLUMNS];
         for row in &self.rows {

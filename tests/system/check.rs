@@ -191,6 +191,32 @@ async fn damage_of_a_stopped_node_is_named() {
 }
 
 #[test]
+fn what_is_no_file_of_corelith_is_not_called_damaged() {
+    let dir = crate::cluster::directory();
+    // (name, exit code, what is said)
+    let table = [
+        ("dev.json", 2, "is not a file of Corelith"),
+        (".corelith-export", 2, "is not a file of Corelith"),
+        ("empty", 2, "is not a file of Corelith"),
+        ("node", 6, "is damaged"),
+        ("MANIFEST", 6, "is damaged"),
+    ];
+    for (name, code, said) in table {
+        let path = dir.path().join(name);
+        let content: &[u8] = if name == "empty" {
+            b""
+        } else {
+            b"{\"nodes\": 3}"
+        };
+        fs::write(&path, content).unwrap();
+        let output = run(&["inspect", path.to_str().unwrap()]);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{name}: {complaint}");
+        assert!(complaint.contains(said), "{name}: {complaint}");
+    }
+}
+
+#[test]
 fn a_directory_without_data_is_refused() {
     let dir = crate::cluster::directory();
     let refused = run(&["check", dir.path().to_str().unwrap()]);

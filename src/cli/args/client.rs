@@ -25,7 +25,8 @@ pub(super) struct ConnectionOptions {
         help_heading = "Cluster"
     )]
     connect: Option<Vec<String>>,
-    /// Longest time for one operation, connecting and retries included [default: 10]
+    /// Longest time for one operation, connecting and retries included: up to 3600, fractions such as
+    /// 0.5 too [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Cluster")]
     timeout: Option<Duration>,
 }
@@ -54,12 +55,15 @@ impl ConnectionOptions {
     fn resolve(self, listed: Option<String>) -> Connection {
         let split = |list: String| list.split(',').map(str::to_owned).collect::<Vec<_>>();
         let listed = listed.filter(|list| !list.trim().is_empty()).map(split);
-        let seeds = self
-            .connect
-            .or(listed)
-            .unwrap_or_else(|| vec![DEV_SEED.to_owned()]);
+        let (seeds, origin) = match (self.connect, listed) {
+            (Some(given), _) => (given, "--connect"),
+            (None, Some(listed)) => (listed, SEEDS_VARIABLE),
+            (None, None) => (vec![DEV_SEED.to_owned()], "the default address"),
+        };
+        let seeds = seeds.iter().map(|seed| seed.trim().to_owned());
         Connection {
-            seeds: seeds.iter().map(|seed| seed.trim().to_owned()).collect(),
+            seeds: seeds.filter(|seed| !seed.is_empty()).collect(),
+            origin,
             timeout: self.timeout.unwrap_or(TIMEOUT),
         }
     }
@@ -70,6 +74,8 @@ impl ConnectionOptions {
 pub(in crate::cli) struct Connection {
     /// Addresses.
     pub seeds: Vec<String>,
+    /// What gave them, for messages.
+    pub origin: &'static str,
     /// Longest time for one operation.
     pub timeout: Duration,
 }
@@ -184,7 +190,7 @@ pub struct Delete {
     /// The key.
     pub key: OsString,
     /// Only if the key's value has this version.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     pub if_version: Option<u64>,
     /// The answer as JSON.
     #[arg(long)]
@@ -238,7 +244,7 @@ pub struct Cas {
 #[group(required = true, multiple = false)]
 pub struct Expected {
     /// The key's value must have this version.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
     pub version: Option<u64>,
     /// The key must have no value.
     #[arg(long)]
@@ -306,6 +312,11 @@ fn escaped_key(text: &str) -> Result<Key, String> {
     })
 }
 
+fn version(text: &str) -> Result<u64, String> {
+    let wrong = |_| "a version is a whole number, as `corelith get KEY --meta` tells it".to_owned();
+    text.parse().map_err(wrong)
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || "give a number of seconds above 0 and up to 3600, such as 10 or 0.5".to_owned();
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
@@ -331,6 +342,9 @@ mod tests {
             given(Some("a:1, b:2")).resolve(listed()).seeds,
             ["a:1", "b:2"]
         );
+        assert_eq!(given(Some("a:1, ,")).resolve(None).seeds, ["a:1"]);
+        assert_eq!(given(Some("a:1")).resolve(None).origin, "--connect");
+        assert_eq!(given(None).resolve(listed()).origin, SEEDS_VARIABLE);
         assert_eq!(given(None).resolve(listed()).seeds, ["c:3", "d:4"]);
         assert_eq!(given(None).resolve(Some(" ".to_owned())).seeds, [DEV_SEED]);
         assert_eq!(given(None).resolve(None).seeds, [DEV_SEED]);

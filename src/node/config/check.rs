@@ -30,9 +30,28 @@ pub(super) fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> C
     ConfigError::Syntax {
         file: file.to_owned(),
         line: line_number,
+        reason: in_plain_words(&error.message().trim().replace('\n', ", "), &key),
         key,
-        reason: error.message().trim().replace('\n', ", "),
     }
+}
+
+/// Says of a number what it must be, where the parser names a type of Rust.
+fn in_plain_words(reason: &str, key: &str) -> String {
+    let of = match key.contains("bytes") {
+        true => "a whole number of bytes",
+        false => "a whole number",
+    };
+    let types = [
+        ("u16", " up to 65535"),
+        ("u32", " up to 4294967295"),
+        ("u64", ""),
+        ("usize", ""),
+    ];
+    let plain = types.iter().find_map(|(name, limit)| {
+        let before = reason.strip_suffix(name)?.strip_suffix("expected ")?;
+        Some(format!("{before}expected {of}{limit}"))
+    });
+    plain.unwrap_or_else(|| reason.to_owned())
 }
 
 pub(super) fn cluster(cluster: &ClusterConfig) -> Result<(), Problem> {

@@ -241,7 +241,7 @@ fn syntax_problems_name_line_and_key() {
         (
             "id = 2\n",
             "id = \"two\"\n",
-            "c.toml, line 3, key `id`: invalid type: string \"two\", expected u64",
+            "c.toml, line 3, key `id`: invalid type: string \"two\", expected a whole number",
         ),
         (
             "id = 2\n",

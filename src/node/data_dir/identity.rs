@@ -78,7 +78,9 @@ pub enum IdentityError {
     /// Files, but no `node` file.
     #[error(
         "the directory {dir} holds `{found}` but no `node` file, so it is no complete data \
-         directory of a node: choose an empty directory, or restore the file"
+         directory of a node: restore the file. If it is lost, see 'a data directory is lost' in \
+         docs/operations.md; an empty directory is for a node that has never run only, since one \
+         that forgets its votes breaks the cluster"
     )]
     Foreign {
         /// The directory.
@@ -88,8 +90,9 @@ pub enum IdentityError {
     },
     /// The `node` file is damaged.
     #[error(
-        "{file} is damaged ({what}): restore it from a backup, or empty the data directory and \
-         let the node fetch its data from the others"
+        "{file} is damaged ({what}): restore it as this node has written it. If that is not \
+         possible, see 'a data directory is lost' in docs/operations.md; do not start the node with \
+         an empty directory, since one that forgets its votes breaks the cluster"
     )]
     Corrupt {
         /// The file.
@@ -302,7 +305,7 @@ fn check_same(dir: &Path, stored: &Identity, configured: &Identity) -> Result<()
             configured.node.0.to_string(),
         ),
         (
-            "cluster id",
+            "cluster id (from cluster.name)",
             hex(stored.cluster_id),
             hex(configured.cluster_id),
         ),
@@ -534,7 +537,7 @@ mod tests {
             ),
             (
                 |i| i.cluster_id = 1,
-                "cluster id 000000000000abcd, but the configuration says 0000000000000001",
+                "cluster id (from cluster.name) 000000000000abcd, but the configuration says 0000000000000001",
             ),
             (
                 |i| i.shards = 16,

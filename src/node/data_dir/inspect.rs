@@ -8,12 +8,21 @@ use std::path::Path;
 /// Why a file cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// It is a file of a shard, or none of ours at all.
+    /// It is a file of a shard.
     #[error(transparent)]
     Shard(#[from] corelith_shards::Error),
     /// It is a node's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Neither its start nor its name is that of a file that can be described.
+    #[error(
+        "{file} is not a file of Corelith that can be inspected: these are the files of shards and \
+         `node`, the identity of a data directory"
+    )]
+    Foreign {
+        /// The file.
+        file: String,
+    },
 }
 
 /// Reads, checks and describes the file at `path`: a node's identity, or a log segment, value log
@@ -29,13 +38,19 @@ pub async fn inspect(path: &Path) -> Result<String, InspectError> {
         .read_at(0, BLOCK_SIZE)
         .await
         .map_err(corelith_shards::Error::from)?;
-    if start.starts_with(identity::MAGIC) {
+    let is_named_node = path
+        .file_name()
+        .is_some_and(|name| name == identity::FILE_NAME);
+    if start.starts_with(identity::MAGIC) || is_named_node {
         return Ok(describe(&identity::decode(
             &path.display().to_string(),
             &start,
         )?));
     }
-    Ok(corelith_shards::inspect::inspect(path).await?)
+    let described = corelith_shards::inspect::inspect(path).await?;
+    described.ok_or_else(|| InspectError::Foreign {
+        file: path.display().to_string(),
+    })
 }
 
 fn describe(identity: &Identity) -> String {

@@ -38,35 +38,39 @@ async fn main() -> Result<(), Failure> {
 /// Raises the counter by one. `tag` is different each time: the value names the increment that wrote
 /// it, which tells whether a write took place whose answer was lost.
 async fn increment(client: &Client, tag: &str) -> Result<u64, Failure> {
+    // A write of which is not known whether it took place or still will, and the version it was to replace.
+    let mut doubt: Option<(Error, Option<u64>)> = None;
     loop {
-        let (count, put) = match client.get(KEY).lookup().await?.entry {
-            Some(entry) => {
-                let (count, last) = parse(&entry)?;
-                if last == tag {
-                    return Ok(count);
-                }
-                let value = format!("{} {tag}", count + 1);
-                (count + 1, client.put(KEY, value).if_version(entry.version))
-            }
-            None => (1, client.put(KEY, format!("1 {tag}")).if_absent()),
+        let entry = match client.get(KEY).lookup().await {
+            Ok(found) => found.entry,
+            Err(error) => return Err(doubt.map_or(error, |(doubted, _)| doubted).into()),
+        };
+        let (count, last) = entry.as_ref().map_or(Ok((0, "")), parse)?;
+        if last == tag {
+            return Ok(count);
+        }
+        let version = entry.as_ref().map(|entry| entry.version);
+        match doubt {
+            // Somebody else has written since. Whether that was on top of our write nobody can tell:
+            // to count again might count twice, so the caller must decide.
+            Some((doubted, replaced)) if replaced != version => return Err(doubted.into()),
+            // As long as the version is the same, we may write again: only one of the two can apply.
+            _ => {}
+        }
+        let put = client.put(KEY, format!("{} {tag}", count + 1));
+        let put = match version {
+            Some(version) => put.if_version(version),
+            None => put.if_absent(),
         };
         match put.await {
-            Ok(_) => return Ok(count),
-            // Somebody else was faster: read what is there now.
+            Ok(_) => return Ok(count + 1),
+            // Somebody else was faster, or our own write in doubt was: see what is there now.
             Err(Error::Conflict { .. }) => {}
-            // Whether it was written is not known. If the value has our tag, it was; if it has the version
-            // that we have read, we may write it again: only one of the two can apply. If somebody
-            // else has written meanwhile, nobody can tell, and the caller must decide.
-            Err(error @ Error::Indeterminate { .. }) => match client.get(KEY).lookup().await?.entry
-            {
-                Some(entry) if parse(&entry)?.1 == tag => return Ok(count),
-                Some(entry) if parse(&entry)?.0 >= count => return Err(error.into()),
-                _ => {}
-            },
+            Err(error @ Error::Indeterminate { .. }) => doubt = Some((error, version)),
             Err(error) if error.is_retryable() => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(doubt.map_or(error, |(doubted, _)| doubted).into()),
         }
     }
 }

@@ -42,18 +42,23 @@ async fn main() -> Result<()> {
 }
 
 /// Takes the lock if it is free. The version of the lock's key is the token: versions of a key only
-/// rise, also over its deletion.
+/// rise, also over its deletion. `owner` is a name that nobody else has.
 async fn acquire(client: &Client, owner: &str) -> Result<Option<u64>> {
-    match client.put(LOCK, owner).if_absent().await {
-        Ok(written) => Ok(Some(written.version)),
-        Err(Error::Conflict { .. }) => Ok(None),
-        // It may be ours: whoever sees an owner of its own name takes it over from itself.
-        Err(Error::Indeterminate { .. }) => match client.get(LOCK).await {
-            Ok(entry) if entry.value == owner => Ok(Some(entry.version)),
-            Ok(_) | Err(Error::NotFound) => Ok(None),
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
+    loop {
+        match client.put(LOCK, owner).if_absent().await {
+            Ok(written) => return Ok(Some(written.version)),
+            // Somebody has the lock, or may have it; that may be us, by a write whose answer was lost.
+            Err(Error::Conflict { .. } | Error::Indeterminate { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        match client.get(LOCK).await {
+            Ok(entry) => return Ok((entry.value == owner).then_some(entry.version)),
+            // Not applied yet, but it may still be: ask again, only one of the two can take a free lock.
+            // If the late one takes it after it was given back, its owner is silent, and somebody
+            // takes the lock over. Or the same owner asks again, and finds that it has it.
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

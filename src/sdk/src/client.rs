@@ -108,7 +108,7 @@ impl ClientBuilder {
     /// after the other, the next one when one fails or is slow. Dropping the future ends the search.
     ///
     /// # Errors
-    /// `Invalid` without seeds or with a malformed one, `NoSeed` if none of them leads to a cluster
+    /// `Invalid` without seeds, `InvalidSeed` with a malformed one, `NoSeed` if none of them leads to a cluster
     /// before the deadline; it names each seed and what was met there.
     pub async fn connect(self) -> Result<Client> {
         if self.seeds.is_empty() {

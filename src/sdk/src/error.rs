@@ -78,6 +78,14 @@ pub enum Error {
         /// Every seed, and what was met there last.
         tried: Vec<SeedFailure>,
     },
+    /// A seed is no address: correct it.
+    #[error("invalid seed {seed:?}: {problem}")]
+    InvalidSeed {
+        /// The seed, as it was given.
+        seed: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The builder or the call was given something impossible.
     #[error("invalid {what}")]
     Invalid {
@@ -103,6 +111,7 @@ impl Error {
             Self::Protocol { .. } => "protocol",
             Self::NoSeed { .. } => "no seed",
             Self::Invalid { .. } => "invalid",
+            Self::InvalidSeed { .. } => "invalid seed",
         }
     }
 

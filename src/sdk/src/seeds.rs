@@ -17,14 +17,19 @@ use std::time::Duration;
 
 /// Splits `host:port`, where the host may be an IPv6 address in brackets.
 pub(crate) fn split(seed: &str) -> Result<(String, u16)> {
-    let invalid = Error::Invalid {
-        what: "seed: write host:port",
+    let invalid = |problem| Error::InvalidSeed {
+        seed: seed.trim().to_owned(),
+        problem,
     };
-    let (host, port) = seed.trim().rsplit_once(':').ok_or(invalid.clone())?;
+    let no_address = || invalid("write host:port");
+    let (host, port) = seed.trim().rsplit_once(':').ok_or_else(no_address)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(no_address());
+    }
     match port.parse() {
-        Ok(port) if port != 0 && !host.is_empty() => Ok((host.to_owned(), port)),
-        _ => Err(invalid),
+        Ok(port) if port != 0 => Ok((host.to_owned(), port)),
+        _ => Err(invalid("the port must be 1 to 65535")),
     }
 }
 
@@ -173,6 +178,21 @@ mod tests {
             let found = split(seed).ok();
             let expected = expected.map(|(host, port)| (host.to_owned(), port));
             assert_eq!(found, expected, "{seed}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_seed_is_named_with_what_is_wrong() {
+        for (seed, expected) in [
+            ("localhost", "invalid seed \"localhost\": write host:port"),
+            (" a:x", "invalid seed \"a:x\": write host:port"),
+            ("a:0", "invalid seed \"a:0\": the port must be 1 to 65535"),
+            (
+                "a:70000",
+                "invalid seed \"a:70000\": the port must be 1 to 65535",
+            ),
+        ] {
+            assert_eq!(split(seed).unwrap_err().to_string(), expected);
         }
     }
 

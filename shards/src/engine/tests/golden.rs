@@ -159,7 +159,7 @@ fn write_golden_texts() {
     on_core(|_| async move {
         for version in 1..=VERSION {
             for name in files(version) {
-                let text = inspect(&golden(version).join(name)).await.unwrap();
+                let text = inspect(&golden(version).join(name)).await.unwrap().unwrap();
                 std::fs::write(golden(version).join(format!("{name}.txt")), text).unwrap();
             }
         }
@@ -254,16 +254,19 @@ fn files_of_all_versions_are_printed() {
             for name in files(version) {
                 let expected = golden.join(format!("{name}.txt"));
                 let expected = std::fs::read_to_string(expected).unwrap();
-                let found = inspect(&golden.join(name)).await.unwrap();
+                let found = inspect(&golden.join(name)).await.unwrap().unwrap();
                 assert_eq!(found, expected, "{name} of version {version}");
             }
         }
         std::fs::create_dir(&dir).unwrap();
         let other = dir.join("other");
         std::fs::write(&other, b"something else, but long enough").unwrap();
-        assert!(inspect(&other).await.unwrap_err().is_corrupt());
+        assert!(inspect(&other).await.unwrap().is_none());
         std::fs::write(&other, b"").unwrap();
-        assert!(inspect(&other).await.unwrap_err().is_corrupt());
+        assert!(inspect(&other).await.unwrap().is_none());
+        let named = dir.join("MANIFEST");
+        std::fs::write(&named, b"something else").unwrap();
+        assert!(inspect(&named).await.unwrap_err().is_corrupt());
     });
 }
 

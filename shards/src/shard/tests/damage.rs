@@ -105,7 +105,7 @@ fn every_damaged_file_is_noticed_and_named() {
         let manifest = sim.block_on(node, async {
             crate::inspect::inspect(&Path::new(DIR).join("MANIFEST")).await
         });
-        let manifest = manifest.unwrap();
+        let manifest = manifest.unwrap().unwrap();
         sim.kill(node);
         // A table that was being written when the shard ended is removed by the next start, which
         // gives its number to another.

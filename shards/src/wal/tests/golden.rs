@@ -91,7 +91,7 @@ fn write_golden_files() {
     corelith_io::core::run(move || async move {
         fill(&path).await;
         for entry in corelith_io::list_dir(&path).await.unwrap() {
-            let text = inspect(&path.join(&entry.name)).await.unwrap();
+            let text = inspect(&path.join(&entry.name)).await.unwrap().unwrap();
             std::fs::write(to.join(format!("{}.txt", entry.name)), text).unwrap();
             std::fs::copy(path.join(&entry.name), to.join(&entry.name)).unwrap();
         }
@@ -143,7 +143,7 @@ fn segments_of_any_version_are_printed() {
             for name in names(version) {
                 let path = golden(version).join(&name);
                 let expected = std::fs::read_to_string(path.with_extension("log.txt")).unwrap();
-                assert_eq!(inspect(&path).await.unwrap(), expected, "{name}");
+                assert_eq!(inspect(&path).await.unwrap().unwrap(), expected, "{name}");
             }
         }
     });

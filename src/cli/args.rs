@@ -22,7 +22,7 @@ Exit codes:
   5    something on this machine failed: a file, a limit, the kernel
   6    data is damaged: on the cluster, or in the files that were looked at
   7    the cluster is full, its disk or its shard: nothing was written
-  130  interrupted by Ctrl-C";
+  130  interrupted by Ctrl-C; node and dev end with 0 then";
 
 const CLIENTS: &str = "\
 put, get, delete, scan, cas, status, import and export are clients of a cluster. Without --connect and
@@ -41,7 +41,13 @@ pub struct Arguments {
     before: BeforeCommand,
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
     /// `corelith_consensus=debug`.
-    #[arg(long, global = true, value_name = "FILTER", env = "CORELITH_LOG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "CORELITH_LOG",
+        help_heading = "Global"
+    )]
     pub log: Option<String>,
     /// What to do.
     #[command(subcommand)]
@@ -128,13 +134,13 @@ pub struct Dev {
     /// Where the data lives.
     #[arg(long, value_name = "DIR", default_value = "corelith-data")]
     pub data: PathBuf,
-    /// Number of nodes; fixed when the data is created, 3 then if it is not given.
+    /// Number of nodes, 1 to 9; fixed when the data is created, 3 then if it is not given.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: Option<u16>,
-    /// Number of shards; fixed when the data is created, 6 then if it is not given.
+    /// Number of shards, 1 to 4096; fixed when the data is created, 6 then if it is not given.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub shards: Option<u32>,
-    /// Cores of each node; fixed when the data is created, 1 then if it is not given.
+    /// Cores of each node, 1 to 64; fixed when the data is created, 1 then if it is not given.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
     /// First port: each node takes one port per core from here on. Without it the one of the last

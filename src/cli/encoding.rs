@@ -12,6 +12,30 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     }
 }
 
+/// What [`printable`] was given; `None` if a backslash is not followed by what it puts there.
+pub(super) fn from_printable(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.iter();
+    while let Some(byte) = rest.next() {
+        if *byte != b'\\' {
+            bytes.push(*byte);
+            continue;
+        }
+        bytes.push(match rest.next()? {
+            b'x' => {
+                let mut digit = || char::from(*rest.next()?).to_digit(16);
+                u8::try_from(digit()? << 4 | digit()?).ok()?
+            }
+            b't' => b'\t',
+            b'r' => b'\r',
+            b'n' => b'\n',
+            same @ (b'\\' | b'\'' | b'"') => *same,
+            _ => return None,
+        });
+    }
+    Some(bytes)
+}
+
 /// `bytes` with %XX for everything but what `keep` says of a character; a percent sign and what is no
 /// UTF-8 always become %XX.
 pub(super) fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
@@ -136,12 +160,17 @@ mod tests {
     fn escaped_bytes_come_back() {
         for bytes in cases() {
             assert_eq!(unescape(&escape(&bytes, |_| true)), Some(bytes.clone()));
+            let text = printable(&bytes);
+            assert_eq!(from_printable(text.as_bytes()), Some(bytes.clone()));
             let text = argument(&bytes);
             assert_eq!(unescape(&text), Some(bytes));
             assert!(
                 !text.contains(|c: char| c.is_whitespace() || "\"'$&\\".contains(c)),
                 "{text}"
             );
+        }
+        for text in [r"\", r"\x", r"\x4", r"\xg0", r"\q", r"a\"] {
+            assert_eq!(from_printable(text.as_bytes()), None, "{text}");
         }
         for text in ["%", "%4", "%4g", "a%", "%+1"] {
             assert_eq!(unescape(text), None, "{text}");

@@ -2,7 +2,7 @@
 
 use super::args::{Cas, Delete, Get, Put, Value};
 use super::connect::Reached;
-use super::encoding::{printable, text_or_base64};
+use super::encoding::{from_printable, printable, text_or_base64};
 use super::failure::Failure;
 use super::output;
 use corelith_client::{Client, Error, Field, Written};
@@ -16,7 +16,8 @@ use std::os::unix::ffi::OsStringExt;
 pub(super) async fn put(reached: &Reached, put: Put) -> Result<(), Failure> {
     // Reading the value, from a terminal perhaps, is not the cluster's time.
     let left = reached.left();
-    let (key, value) = checked(&reached.client, put.key, put.value)?;
+    let key = key(put.key, put.escaped)?;
+    let (key, value) = checked(&reached.client, key, put.value)?;
     let request = reached.client.put(key.clone(), value);
     let written = request.deadline(left).await;
     print_written(&key, written, put.json)
@@ -25,7 +26,8 @@ pub(super) async fn put(reached: &Reached, put: Put) -> Result<(), Failure> {
 /// Gives a key a value if the condition holds.
 pub(super) async fn cas(reached: &Reached, cas: Cas) -> Result<(), Failure> {
     let left = reached.left();
-    let (key, value) = checked(&reached.client, cas.key, cas.value)?;
+    let key = key(cas.key, cas.escaped)?;
+    let (key, value) = checked(&reached.client, key, cas.value)?;
     let request = reached.client.put(key.clone(), value);
     let request = match cas.expected.version {
         Some(version) => request.if_version(version),
@@ -37,7 +39,7 @@ pub(super) async fn cas(reached: &Reached, cas: Cas) -> Result<(), Failure> {
 
 /// Takes a key's value away.
 pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Failure> {
-    let key = delete.key.into_vec();
+    let key = key(delete.key, delete.escaped)?;
     check_key(&reached.client, &key)?;
     let request = reached.client.delete(key.clone());
     let request = match delete.if_version {
@@ -50,7 +52,7 @@ pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Fail
 
 /// Prints a key's value, or what is known of it.
 pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
-    let key = get.key.into_vec();
+    let key = key(get.key, get.escaped)?;
     check_key(&reached.client, &key)?;
     let absent = || Failure::on_key(&key, Error::NotFound);
     let failed = |error| Failure::on_key(&key, error);
@@ -159,9 +161,19 @@ fn print_written(
     })
 }
 
+/// A key as it was given, or what it stands for if it is `escaped`.
+pub(super) fn key(given: OsString, escaped: bool) -> Result<Vec<u8>, Failure> {
+    let given = given.into_vec();
+    if !escaped {
+        return Ok(given);
+    }
+    let wrong = "with --escaped a backslash in a key is followed by xNN (two hexadecimal digits), \\, t, r, \
+                 n, ' or \"";
+    from_printable(&given).ok_or(Failure::Argument(wrong))
+}
+
 /// The key and the value, both no longer than the cluster takes.
-fn checked(client: &Client, key: OsString, value: Value) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let key = key.into_vec();
+fn checked(client: &Client, key: Vec<u8>, value: Value) -> Result<(Vec<u8>, Vec<u8>), Failure> {
     check_key(client, &key)?;
     Ok((key, read_value(value, client.limits().value_bytes_max)?))
 }

@@ -3,22 +3,22 @@
 use super::args::Scan;
 use super::encoding::{printable, text_or_base64};
 use super::failure::Failure;
+use super::keys;
 use super::output;
 use corelith_client::{Client, Entry, EntryHead, ScanToken};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStringExt;
 
 /// Prints keys in order, and the token to go on with if there may be more of them.
 pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
     let mut request = match (&scan.token, scan.prefix) {
         (Some(token), _) => client.resume_scan(&read_token(token)?)?,
-        (None, Some(prefix)) => client.scan(prefix.into_vec()),
+        (None, Some(prefix)) => client.scan(keys::key(prefix, scan.escaped)?),
         (None, None) => {
-            let bytes = |key: Option<OsString>| key.unwrap_or_default().into_vec();
-            let (start, end) = (bytes(scan.start), bytes(scan.end));
+            let bytes = |key: Option<OsString>| keys::key(key.unwrap_or_default(), scan.escaped);
+            let (start, end) = (bytes(scan.start)?, bytes(scan.end)?);
             if !end.is_empty() && end <= start {
                 return Err(Failure::Argument("--end must come after --start"));
             }

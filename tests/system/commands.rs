@@ -83,6 +83,7 @@ fn exit_codes_are_as_the_help_lists_them() {
             "the key is too large: it has 5000 bytes",
         ),
         (&["scan", "--token", "wrong"], 2, "--token"),
+        (&["get", r"k\x1", "--escaped"], 2, "--escaped"),
         (&["scan", "--start", "b", "--end", "a"], 2, "--end"),
         (&["put", "key", "--file", "/nowhere"], 5, "/nowhere"),
         (
@@ -108,6 +109,10 @@ fn exit_codes_are_as_the_help_lists_them() {
         );
     }
     assert_eq!(cluster.run_ok(&["get", "key"]), "value");
+    cluster.run_ok(&["put", r"k\x01\xff\\", "found", "--escaped"]);
+    let printed = cluster.run_ok(&["scan", "k\u{1}", "--keys-only"]);
+    let get = ["get", printed.trim_end(), "--escaped"];
+    assert_eq!(cluster.run_ok(&get), "found", "{printed}");
     let unknown = corelith()
         .args(["node", "--connect", "a:1"])
         .output()

@@ -94,27 +94,44 @@ pub struct OfCluster<T: Args> {
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Give a key a value; one that it has is overwritten.
-    #[command(override_usage = "corelith put [OPTIONS] <KEY> <VALUE|-|--file <FILE>>")]
+    #[command(
+        override_usage = "corelith put [OPTIONS] <KEY> <VALUE|-|--file <FILE>>",
+        after_help = "Examples:\n  corelith put greeting hello\n  corelith put photo --file photo.jpg"
+    )]
     Put(OfCluster<Put>),
     /// Print a key's value.
     Get(OfCluster<Get>),
     /// Take a key's value away. That the key has none is no error.
     Delete(OfCluster<Delete>),
     /// Print keys and values in order of keys, a line for each: key, tab, value. What cannot be
-    /// printed is \xNN, a backslash \\.
+    /// printed is \xNN, a backslash \\; such a key is given to other commands with --escaped.
+    #[command(
+        override_usage = "corelith scan [OPTIONS] [PREFIX]\n       \
+                          corelith scan [OPTIONS] [--start <KEY>] [--end <KEY>]\n       \
+                          corelith scan [OPTIONS] --token <TOKEN>",
+        after_help = "Examples:\n  corelith scan users/ --limit 100\n  \
+                      corelith scan --start a --end b --keys-only"
+    )]
     Scan(OfCluster<Scan>),
     /// Give a key a value if its version is the expected one (compare and set).
     #[command(
-        override_usage = "corelith cas [OPTIONS] <KEY> <VALUE|-|--file <FILE>> <--version <VERSION>|--absent>"
+        override_usage = "corelith cas [OPTIONS] <KEY> <VALUE|-|--file <FILE>> <--version <VERSION>|--absent>",
+        after_help = "Examples:\n  corelith cas greeting hi --version 3\n  corelith cas greeting hi --absent"
     )]
     Cas(OfCluster<Cas>),
     /// Show nodes, shards, leaders, terms and log positions.
     Status(OfCluster<Status>),
     /// Put the files under a directory: an export with its keys, any other directory with the
     /// relative paths of its files as keys.
+    #[command(
+        after_help = "Examples:\n  corelith import backup\n  corelith import photos --prefix photos/"
+    )]
     Import(OfCluster<Import>),
     /// Write every key as a file under a directory, with a manifest from which `import` restores
     /// all keys and values exactly.
+    #[command(
+        after_help = "Examples:\n  corelith export backup\n  corelith export users --prefix users/"
+    )]
     Export(OfCluster<Export>),
 }
 
@@ -145,6 +162,9 @@ impl ClientCommand {
 pub struct Put {
     /// The key.
     pub key: OsString,
+    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    #[arg(long)]
+    pub escaped: bool,
     /// Where the value comes from.
     #[command(flatten)]
     pub value: Value,
@@ -170,13 +190,16 @@ pub struct Value {
 pub struct Get {
     /// The key.
     pub key: OsString,
+    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    #[arg(long)]
+    pub escaped: bool,
     /// Write the value to a file instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print the version (the log index of the write) before the value.
     #[arg(long, conflicts_with_all = ["output", "json"])]
     pub with_version: bool,
-    /// Print version, length and place of the value instead of the value.
+    /// Print version, length in bytes and shard of the value instead of the value.
     #[arg(long, conflicts_with_all = ["output", "with_version"])]
     pub meta: bool,
     /// As JSON: key, version, length and, without --meta, the value.
@@ -189,6 +212,9 @@ pub struct Get {
 pub struct Delete {
     /// The key.
     pub key: OsString,
+    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    #[arg(long)]
+    pub escaped: bool,
     /// Only if the key's value has this version.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub if_version: Option<u64>,
@@ -202,6 +228,9 @@ pub struct Delete {
 pub struct Scan {
     /// Keys that begin with this; all keys if it is left out.
     pub prefix: Option<OsString>,
+    /// PREFIX and the keys of --start and --end are escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    #[arg(long)]
+    pub escaped: bool,
     /// First key.
     #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
     pub start: Option<OsString>,
@@ -228,6 +257,9 @@ pub struct Scan {
 pub struct Cas {
     /// The key.
     pub key: OsString,
+    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    #[arg(long)]
+    pub escaped: bool,
     /// Where the value comes from.
     #[command(flatten)]
     pub value: Value,
@@ -254,8 +286,8 @@ pub struct Expected {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Show the storage of every shard instead: levels, value log, compaction debt, scrubbing,
-    /// damage.
+    /// Show the storage of every shard instead: levels, value log (VALUES in bytes, as all sizes),
+    /// compaction debt, scrubbing, damage.
     #[arg(long)]
     pub storage: bool,
     /// As JSON, one object a line: what the rows of the tables show.

@@ -104,11 +104,44 @@ pub(super) fn load(data: &Path) -> Result<Option<Shape>, NodeError> {
                         port: Shape::default().port,
                     }))
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    match foreign(data).map_err(system)? {
+                        Some(found) => Err(NodeError::Config(is_foreign(data, &found))),
+                        None => Ok(None),
+                    }
+                }
                 Err(error) => Err(system(error)),
             }
         }
         Err(error) => Err(system(error)),
+    }
+}
+
+/// The name of something in `data` that a first start which was broken off does not leave.
+fn foreign(data: &Path) -> std::io::Result<Option<String>> {
+    let entries = match std::fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != NEW_FILE_NAME && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn is_foreign(data: &Path, found: &str) -> ConfigError {
+    ConfigError::Value {
+        file: "the command line".to_owned(),
+        key: "--data".to_owned(),
+        problem: format!(
+            "{} is not allowed: it holds `{found}` but no `{FILE_NAME}`, so it is no data of `corelith dev`; \
+             choose a new or an empty directory",
+            data.display()
+        ),
     }
 }
 
@@ -185,6 +218,18 @@ mod tests {
             "the command line: --nodes: 5 is not allowed: the data in /d was created with 3, which is \
              fixed; leave --nodes out, or choose another directory with --data"
         );
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(&dir.path().join("absent")).unwrap(), None);
+        std::fs::write(dir.path().join(NEW_FILE_NAME), "").unwrap();
+        assert_eq!(load(dir.path()).unwrap(), None);
+        std::fs::write(dir.path().join("thesis.txt"), "").unwrap();
+        let error = load(dir.path()).unwrap_err();
+        assert!(error.is_misconfiguration(), "{error}");
+        assert!(error.to_string().contains("`thesis.txt`"), "{error}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub enum IdentityError {
     },
     /// The `node` file is damaged.
     #[error(
-        "{file} is damaged ({what}): restore it as this node has written it. If that is not \
+        "{file} is damaged ({what}): restore it as this node wrote it last. If that is not \
          possible, see 'a data directory is lost' in docs/operations.md; do not start the node with \
          an empty directory, since one that forgets its votes breaks the cluster"
     )]

@@ -62,7 +62,7 @@ async fn those_who_cannot_be_used_are_named() {
     );
     assert!(matches!(
         connect("nowhere".into()).await,
-        Err(Error::Invalid { .. })
+        Err(Error::InvalidSeed { .. })
     ));
     let none: [&str; 0] = [];
     assert!(matches!(

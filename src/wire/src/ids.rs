@@ -42,6 +42,51 @@ impl fmt::Display for ClusterId {
     }
 }
 
+/// Names a cluster for ever: drawn at random when it is formed. 0 stands for "not formed yet".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FullClusterId(pub u128);
+
+impl FullClusterId {
+    /// What tells clusters apart in a hello and in the map of clients: the lower half, never 0 for a
+    /// formed cluster.
+    pub fn short(self) -> ClusterId {
+        ClusterId(self.0 as u64)
+    }
+}
+
+impl fmt::Display for FullClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Names the contents of one data directory: drawn at random when it is created, never copied. 0 stands
+/// for "nobody's yet".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub u128);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One start of a store. The incarnation rises durably at each start; the nonce is drawn at random, so
+/// that two directories with one history, started alike, differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Start {
+    /// From 1.
+    pub incarnation: u64,
+    /// Drawn at random at the start.
+    pub nonce: u64,
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.incarnation)
+    }
+}
+
 /// Names one entry of one leader's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {

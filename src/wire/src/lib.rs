@@ -54,7 +54,10 @@ pub mod width;
 pub use client::{map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
-pub use ids::{ClusterId, Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
+pub use ids::{
+    ClusterId, Epoch, FullClusterId, LogId, LogIndex, NodeId, RequestId, ShardId, Start, StoreId,
+    Term,
+};
 pub use outbox::Outbox;
 
 #[cfg(test)]

@@ -26,6 +26,7 @@
 
 mod append;
 mod beat;
+mod introduce;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,10 @@ pub use append::{
 pub use beat::{
     Health, Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply,
     parse_heartbeats, parse_heartbeats_reply,
+};
+pub use introduce::{
+    Difference, Introduction, Reception, Settings, Verdict, encode_introduction, encode_reception,
+    parse_introduction, parse_reception,
 };
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
@@ -75,6 +80,9 @@ pub mod kinds {
     /// All pieces were sent: install it.
     pub const SNAPSHOT_END: Kind = Kind(0x107);
 
+    /// Who this is: the first frame of a peer's connection.
+    pub const INTRODUCE: Kind = Kind(0x108);
+
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
     /// Answers to some of the heartbeats of one or several frames.
@@ -87,6 +95,8 @@ pub mod kinds {
     pub const SNAPSHOT_REPLY: Kind = Kind(0x184);
     /// Answer: not done, ask again later.
     pub const REFUSED: Kind = Kind(0x185);
+    /// Answer to an `INTRODUCE`: whether more may follow, and who answers.
+    pub const RECEPTION: Kind = Kind(0x186);
 }
 
 /// Who claims to lead, or did when an entry was made.
@@ -144,12 +154,20 @@ impl<'a> Fields<'a> {
         self.rest.try_get_u8().map_err(|_| self.malformed())
     }
 
+    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.rest.try_get_u16_le().map_err(|_| self.malformed())
+    }
+
     pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
         self.rest.try_get_u32_le().map_err(|_| self.malformed())
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, DecodeError> {
         self.rest.try_get_u64_le().map_err(|_| self.malformed())
+    }
+
+    pub(super) fn u128(&mut self) -> Result<u128, DecodeError> {
+        self.rest.try_get_u128_le().map_err(|_| self.malformed())
     }
 
     pub(super) fn flag(&mut self) -> Result<bool, DecodeError> {

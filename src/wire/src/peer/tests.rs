@@ -1,7 +1,9 @@
 use super::*;
 use crate::frame::Frame;
 use crate::frame::{Accepts, FrameParser};
-use crate::ids::{Epoch, LogId, LogIndex, NodeId, RequestId, ShardId, Term};
+use crate::ids::{
+    Epoch, FullClusterId, LogId, LogIndex, NodeId, RequestId, ShardId, Start, StoreId, Term,
+};
 use crate::limits::DETACH_BYTES_MIN;
 use bytes::Bytes;
 
@@ -202,6 +204,72 @@ fn votes_transfers_and_snapshots_read_back() {
 }
 
 /// A frame whose checksum is right and whose content is not.
+fn introduction() -> Introduction {
+    Introduction {
+        cluster: FullClusterId(1 << 100 | 7),
+        node: NodeId(3),
+        store: StoreId(1 << 90 | 9),
+        start: Start {
+            incarnation: 4,
+            nonce: 5,
+        },
+        port: 7000,
+        settings: Settings::new(6, 3, 77, 150, 750),
+    }
+}
+
+#[test]
+fn introductions_and_receptions_read_back() {
+    let by = introduction();
+    let mut out = Outbox::default();
+    encode_introduction(&mut out, head(), &by);
+    assert_eq!(parse_introduction(&received(&out)[0]), Ok(by));
+    let verdicts = [
+        Verdict::Known,
+        Verdict::OtherCluster,
+        Verdict::NoSuchNode,
+        Verdict::OtherSettings,
+        Verdict::OtherStore(StoreId(8)),
+        Verdict::RolledBack(by.start),
+    ];
+    for verdict in verdicts {
+        let mut out = Outbox::default();
+        let reception = Reception { verdict, by };
+        encode_reception(&mut out, head(), &reception);
+        assert_eq!(parse_reception(&received(&out)[0]), Ok(reception));
+    }
+}
+
+#[test]
+fn each_setting_that_differs_is_named() {
+    let ours = introduction().settings;
+    assert_eq!(ours.difference(&ours), None);
+    type Change = fn(&mut Settings);
+    let table: [(Change, &str); 4] = [
+        (
+            |s| s.shards = 9,
+            "the number of shards is 6 here and 9 there",
+        ),
+        (
+            |s| s.election_ms = 1,
+            "raft.election_ms is 750 here and 1 there",
+        ),
+        (
+            |s| s.version = 2,
+            "the version of log entries is 1 here and 2 there",
+        ),
+        (
+            |s| s.nodes = 78,
+            "the list of nodes and their cores (a hash of it) is 77 here and 78 there",
+        ),
+    ];
+    for (change, expected) in table {
+        let mut theirs = ours;
+        change(&mut theirs);
+        assert_eq!(ours.difference(&theirs).unwrap().to_string(), expected);
+    }
+}
+
 fn forged(kind: Kind, body: &[u8], value: &[u8]) -> Frame {
     let mut out = Outbox::default();
     FrameBuilder::begin(out.buffer(), Head { kind, ..head() })
@@ -247,6 +315,8 @@ fn parse_as_anything(frame: &Frame) {
     let _ = parse_snapshot(frame);
     let _ = parse_snapshot_piece(frame);
     let _ = parse_snapshot_reply(frame);
+    let _ = parse_introduction(frame);
+    let _ = parse_reception(frame);
 }
 
 #[test]

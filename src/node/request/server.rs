@@ -222,6 +222,7 @@ impl Server {
             Role::Client | Role::Bulk => {
                 Box::pin(self.serve_client(read, write, leftover, from)).await;
             }
+            Role::Formation => {}
         }
     }
 
@@ -315,7 +316,7 @@ impl Server {
                 Role::Client if is_full => Status::Busy,
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
-                Role::Peer | Role::Bulk => Status::RoleRefused,
+                Role::Peer | Role::Bulk | Role::Formation => Status::RoleRefused,
             };
         }
         welcome

@@ -44,6 +44,8 @@ pub enum Role {
     Peer = 2,
     /// Send or fetch bulk data.
     Bulk = 3,
+    /// Ask who the cluster is: one question about its formation, one answer.
+    Formation = 4,
 }
 
 /// The asking side's first bytes.
@@ -72,6 +74,11 @@ impl Hello {
     /// The hello of `node`'s connection to a peer.
     pub fn peer(cluster: ClusterId, node: NodeId) -> Self {
         Self::new(Role::Peer, cluster, node)
+    }
+
+    /// The hello of `node`'s question about the cluster's formation, whichever that may be.
+    pub fn formation(node: NodeId) -> Self {
+        Self::new(Role::Formation, ClusterId(0), node)
     }
 
     fn new(role: Role, cluster: ClusterId, node: NodeId) -> Self {
@@ -112,6 +119,7 @@ impl Hello {
             1 => Role::Client,
             2 => Role::Peer,
             3 => Role::Bulk,
+            4 => Role::Formation,
             other => {
                 return Err(HandshakeError::Unknown {
                     what: "role",

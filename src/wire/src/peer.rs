@@ -26,6 +26,7 @@
 
 mod append;
 mod beat;
+mod formation;
 mod introduce;
 mod snapshot;
 #[cfg(test)]
@@ -39,6 +40,10 @@ pub use append::{
 pub use beat::{
     Health, Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply,
     parse_heartbeats, parse_heartbeats_reply,
+};
+pub use formation::{
+    Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep,
+    encode_formation, encode_formation_reply, parse_formation, parse_formation_reply,
 };
 pub use introduce::{
     Difference, Introduction, Reception, Settings, Verdict, encode_introduction, encode_reception,
@@ -82,6 +87,8 @@ pub mod kinds {
 
     /// Who this is: the first frame of a peer's connection.
     pub const INTRODUCE: Kind = Kind(0x108);
+    /// A question about who the cluster is.
+    pub const FORM: Kind = Kind(0x109);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -97,6 +104,8 @@ pub mod kinds {
     pub const REFUSED: Kind = Kind(0x185);
     /// Answer to an `INTRODUCE`: whether more may follow, and who answers.
     pub const RECEPTION: Kind = Kind(0x186);
+    /// Answer to a `FORM`.
+    pub const FORM_REPLY: Kind = Kind(0x187);
 }
 
 /// Who claims to lead, or did when an entry was made.

@@ -178,17 +178,7 @@ pub fn parse_introduction(frame: &Frame) -> Result<Introduction, DecodeError> {
 /// Appends a `RECEPTION`.
 pub fn encode_reception(out: &mut Outbox, head: Head, reception: &Reception) {
     let mut body = BytesMut::with_capacity(128);
-    let (tag, store, start) = match reception.verdict {
-        Verdict::Known => (0, StoreId(0), Start::default()),
-        Verdict::OtherCluster => (1, StoreId(0), Start::default()),
-        Verdict::NoSuchNode => (2, StoreId(0), Start::default()),
-        Verdict::OtherSettings => (3, StoreId(0), Start::default()),
-        Verdict::OtherStore(store) => (4, store, Start::default()),
-        Verdict::RolledBack(start) => (5, StoreId(0), start),
-    };
-    body.put_u8(tag);
-    body.put_u128_le(store.0);
-    put_start(&mut body, start);
+    put_verdict(&mut body, reception.verdict);
     put(&mut body, &reception.by);
     sealed(out, head, kinds::RECEPTION, &body);
 }
@@ -199,21 +189,40 @@ pub fn encode_reception(out: &mut Outbox, head: Head, reception: &Reception) {
 /// It is malformed.
 pub fn parse_reception(frame: &Frame) -> Result<Reception, DecodeError> {
     let mut fields = Fields::of(frame.body(), "reception");
-    let tag = fields.u8()?;
-    let store = StoreId(fields.u128()?);
-    let start = take_start(&mut fields)?;
-    let verdict = match tag {
-        0 => Verdict::Known,
-        1 => Verdict::OtherCluster,
-        2 => Verdict::NoSuchNode,
-        3 => Verdict::OtherSettings,
-        4 => Verdict::OtherStore(store),
-        5 => Verdict::RolledBack(start),
-        _ => return Err(fields.malformed()),
-    };
+    let verdict = take_verdict(&mut fields)?;
     let by = take(&mut fields)?;
     fields.end()?;
     Ok(Reception { verdict, by })
+}
+
+/// 1 tag, 16 store, 16 start.
+pub(super) fn put_verdict(out: &mut BytesMut, verdict: Verdict) {
+    let (tag, store, start) = match verdict {
+        Verdict::Known => (0, StoreId(0), Start::default()),
+        Verdict::OtherCluster => (1, StoreId(0), Start::default()),
+        Verdict::NoSuchNode => (2, StoreId(0), Start::default()),
+        Verdict::OtherSettings => (3, StoreId(0), Start::default()),
+        Verdict::OtherStore(store) => (4, store, Start::default()),
+        Verdict::RolledBack(start) => (5, StoreId(0), start),
+    };
+    out.put_u8(tag);
+    out.put_u128_le(store.0);
+    put_start(out, start);
+}
+
+pub(super) fn take_verdict(fields: &mut Fields<'_>) -> Result<Verdict, DecodeError> {
+    let tag = fields.u8()?;
+    let store = StoreId(fields.u128()?);
+    let start = take_start(fields)?;
+    match tag {
+        0 => Ok(Verdict::Known),
+        1 => Ok(Verdict::OtherCluster),
+        2 => Ok(Verdict::NoSuchNode),
+        3 => Ok(Verdict::OtherSettings),
+        4 => Ok(Verdict::OtherStore(store)),
+        5 => Ok(Verdict::RolledBack(start)),
+        _ => Err(fields.malformed()),
+    }
 }
 
 fn put_start(out: &mut BytesMut, start: Start) {
@@ -228,7 +237,7 @@ fn take_start(fields: &mut Fields<'_>) -> Result<Start, DecodeError> {
     })
 }
 
-fn put(out: &mut BytesMut, introduction: &Introduction) {
+pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
     let Introduction {
         cluster,
         node,
@@ -253,7 +262,7 @@ fn put(out: &mut BytesMut, introduction: &Introduction) {
     out.put_u32_le(settings.election_ms);
 }
 
-fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError> {
+pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError> {
     Ok(Introduction {
         cluster: FullClusterId(fields.u128()?),
         node: NodeId(fields.u64()?),

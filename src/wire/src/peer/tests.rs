@@ -370,3 +370,71 @@ proptest::proptest! {
         parse_as_anything(&forged(kinds::APPEND, &body, &value));
     }
 }
+
+#[test]
+fn questions_about_the_formation_and_their_answers_read_back() {
+    let by = introduction();
+    let ballot = Ballot {
+        round: 3,
+        store: StoreId(1 << 90 | 9),
+    };
+    let charter = Charter {
+        cluster: FullClusterId(1 << 120 | 5),
+        stores: vec![(NodeId(1), StoreId(1 << 90 | 9)), (NodeId(7), StoreId(0))],
+    };
+    assert_eq!(charter.store_of(NodeId(7)), Some(StoreId(0)));
+    assert_eq!(charter.store_of(NodeId(2)), None);
+    for step in [
+        FormationStep::Who,
+        FormationStep::Prepare(ballot),
+        FormationStep::Accept(ballot, charter.clone()),
+    ] {
+        let mut out = Outbox::default();
+        let from = by;
+        let name = 5;
+        let ask = FormationAsk { name, from, step };
+        encode_formation(&mut out, head(), &ask);
+        assert_eq!(parse_formation(&received(&out)[0]), Ok(ask));
+    }
+    let promised = ballot;
+    for answer in [
+        FormationAnswer::Unformed {
+            promised,
+            accepted: None,
+        },
+        FormationAnswer::Unformed {
+            promised,
+            accepted: Some((ballot, charter.clone())),
+        },
+        FormationAnswer::Formed {
+            charter: charter.clone(),
+            verdict: Verdict::OtherStore(StoreId(6)),
+        },
+        FormationAnswer::Refused(Verdict::OtherSettings),
+    ] {
+        let mut out = Outbox::default();
+        let reply = FormationReply { by, answer };
+        encode_formation_reply(&mut out, head(), &reply);
+        assert_eq!(parse_formation_reply(&received(&out)[0]), Ok(reply));
+    }
+}
+
+/// Nodes out of order would be found by one search and not by another.
+#[test]
+fn a_charter_out_of_order_is_malformed() {
+    let stores = vec![(NodeId(7), StoreId(1)), (NodeId(1), StoreId(2))];
+    let charter = Charter {
+        cluster: FullClusterId(5),
+        stores,
+    };
+    let mut out = Outbox::default();
+    let ask = FormationAsk {
+        name: 5,
+        from: introduction(),
+        step: FormationStep::Accept(Ballot::default(), charter),
+    };
+    encode_formation(&mut out, head(), &ask);
+    let what = "formation";
+    let malformed = Err(DecodeError::Malformed { what });
+    assert_eq!(parse_formation(&received(&out)[0]), malformed);
+}

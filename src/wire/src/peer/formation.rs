@@ -1,0 +1,233 @@
+//! What nodes say to each other about who the cluster is: one question, one answer, on a connection of
+//! the role `Formation`.
+//!
+//! Before the cluster is formed the first nodes agree on its [`Charter`]; later a node that starts asks
+//! the others whether it is still one of them.
+//!
+//! ```text
+//! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept),
+//!            ballot (1, 2), charter (2)
+//! answer:    introduction, 1 tag, then
+//!            0 not formed   ballot promised, 1 whether accepted, ballot and charter accepted
+//!            1 formed       charter, verdict
+//!            2 refused      verdict
+//! ballot:    8 round, 16 store
+//! charter:   16 cluster, 2 count, then 8 node, 16 store each
+//! ```
+
+use super::introduce::{
+    Introduction, Verdict, put as put_introduction, put_verdict, take as take_introduction,
+    take_verdict,
+};
+use super::{Fields, kinds, sealed};
+use crate::error::DecodeError;
+use crate::frame::{Frame, Head};
+use crate::ids::{FullClusterId, NodeId, StoreId};
+use crate::limits::NODES_MAX;
+use crate::outbox::Outbox;
+use bytes::{BufMut, BytesMut};
+
+/// Names a proposal; a later one is greater. Stores do not share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    /// From 1.
+    pub round: u64,
+    /// The store of the node that proposes.
+    pub store: StoreId,
+}
+
+/// What the first nodes decide, once: the cluster, and the store of each of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Charter {
+    /// The cluster.
+    pub cluster: FullClusterId,
+    /// The first nodes, ascending. A store of 0 is claimed by the node when it first comes.
+    pub stores: Vec<(NodeId, StoreId)>,
+}
+
+impl Charter {
+    /// The store of a first node; `None` if it is none.
+    pub fn store_of(&self, node: NodeId) -> Option<StoreId> {
+        let found = self.stores.iter().find(|(first, _)| *first == node);
+        found.map(|(_, store)| *store)
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormationStep {
+    /// Who are you, and who am I to you?
+    Who,
+    /// Will you take part in this proposal, and in no earlier one?
+    Prepare(Ballot),
+    /// Do you accept this?
+    Accept(Ballot, Charter),
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormationAsk {
+    /// Hash of the cluster's configured name.
+    pub name: u64,
+    /// Who asks.
+    pub from: Introduction,
+    /// What.
+    pub step: FormationStep,
+}
+
+/// What the answering node makes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormationAnswer {
+    /// It knows of no cluster yet.
+    Unformed {
+        /// It takes part in no proposal before this one.
+        promised: Ballot,
+        /// What it has accepted last, and in which proposal.
+        accepted: Option<(Ballot, Charter)>,
+    },
+    /// The cluster is formed.
+    Formed {
+        /// What it is.
+        charter: Charter,
+        /// Who the asking node is to it.
+        verdict: Verdict,
+    },
+    /// The two do not belong together.
+    Refused(Verdict),
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormationReply {
+    /// Who answers.
+    pub by: Introduction,
+    /// What.
+    pub answer: FormationAnswer,
+}
+
+/// Appends a `FORM`.
+pub fn encode_formation(out: &mut Outbox, head: Head, ask: &FormationAsk) {
+    let mut body = BytesMut::new();
+    body.put_u64_le(ask.name);
+    put_introduction(&mut body, &ask.from);
+    match &ask.step {
+        FormationStep::Who => body.put_u8(0),
+        FormationStep::Prepare(ballot) => {
+            body.put_u8(1);
+            put_ballot(&mut body, ballot);
+        }
+        FormationStep::Accept(ballot, charter) => {
+            body.put_u8(2);
+            put_ballot(&mut body, ballot);
+            put_charter(&mut body, charter);
+        }
+    }
+    sealed(out, head, kinds::FORM, &body);
+}
+
+/// Parses a `FORM`.
+///
+/// # Errors
+/// It is malformed.
+pub fn parse_formation(frame: &Frame) -> Result<FormationAsk, DecodeError> {
+    let mut fields = Fields::of(frame.body(), "formation");
+    let name = fields.u64()?;
+    let from = take_introduction(&mut fields)?;
+    let step = match fields.u8()? {
+        0 => FormationStep::Who,
+        1 => FormationStep::Prepare(take_ballot(&mut fields)?),
+        2 => FormationStep::Accept(take_ballot(&mut fields)?, take_charter(&mut fields)?),
+        _ => return Err(fields.malformed()),
+    };
+    fields.end()?;
+    Ok(FormationAsk { name, from, step })
+}
+
+/// Appends a `FORM_REPLY`.
+pub fn encode_formation_reply(out: &mut Outbox, head: Head, reply: &FormationReply) {
+    let mut body = BytesMut::new();
+    put_introduction(&mut body, &reply.by);
+    match &reply.answer {
+        FormationAnswer::Unformed { promised, accepted } => {
+            body.put_u8(0);
+            put_ballot(&mut body, promised);
+            body.put_u8(u8::from(accepted.is_some()));
+            if let Some((ballot, charter)) = accepted {
+                put_ballot(&mut body, ballot);
+                put_charter(&mut body, charter);
+            }
+        }
+        FormationAnswer::Formed { charter, verdict } => {
+            body.put_u8(1);
+            put_charter(&mut body, charter);
+            put_verdict(&mut body, *verdict);
+        }
+        FormationAnswer::Refused(verdict) => {
+            body.put_u8(2);
+            put_verdict(&mut body, *verdict);
+        }
+    }
+    sealed(out, head, kinds::FORM_REPLY, &body);
+}
+
+/// Parses a `FORM_REPLY`.
+///
+/// # Errors
+/// It is malformed.
+pub fn parse_formation_reply(frame: &Frame) -> Result<FormationReply, DecodeError> {
+    let mut fields = Fields::of(frame.body(), "formation reply");
+    let by = take_introduction(&mut fields)?;
+    let answer = match fields.u8()? {
+        0 => FormationAnswer::Unformed {
+            promised: take_ballot(&mut fields)?,
+            accepted: match fields.flag()? {
+                true => Some((take_ballot(&mut fields)?, take_charter(&mut fields)?)),
+                false => None,
+            },
+        },
+        1 => FormationAnswer::Formed {
+            charter: take_charter(&mut fields)?,
+            verdict: take_verdict(&mut fields)?,
+        },
+        2 => FormationAnswer::Refused(take_verdict(&mut fields)?),
+        _ => return Err(fields.malformed()),
+    };
+    fields.end()?;
+    Ok(FormationReply { by, answer })
+}
+
+fn put_ballot(out: &mut BytesMut, ballot: &Ballot) {
+    out.put_u64_le(ballot.round);
+    out.put_u128_le(ballot.store.0);
+}
+
+fn take_ballot(fields: &mut Fields<'_>) -> Result<Ballot, DecodeError> {
+    Ok(Ballot {
+        round: fields.u64()?,
+        store: StoreId(fields.u128()?),
+    })
+}
+
+fn put_charter(out: &mut BytesMut, charter: &Charter) {
+    assert!(charter.stores.len() <= NODES_MAX, "the nodes are bounded");
+    out.put_u128_le(charter.cluster.0);
+    out.put_u16_le(charter.stores.len() as u16);
+    for (node, store) in &charter.stores {
+        out.put_u64_le(node.0);
+        out.put_u128_le(store.0);
+    }
+}
+
+fn take_charter(fields: &mut Fields<'_>) -> Result<Charter, DecodeError> {
+    let cluster = FullClusterId(fields.u128()?);
+    let count = usize::from(fields.u16()?);
+    if count > NODES_MAX {
+        return Err(fields.malformed());
+    }
+    let stores = (0..count).map(|_| Ok((NodeId(fields.u64()?), StoreId(fields.u128()?))));
+    let stores = stores.collect::<Result<Vec<_>, DecodeError>>()?;
+    if !stores.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(fields.malformed());
+    }
+    Ok(Charter { cluster, stores })
+}

@@ -1,3 +1,4 @@
 //! What all nodes of a cluster agree on.
 
+pub mod formation;
 pub mod placement;

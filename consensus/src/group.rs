@@ -31,6 +31,7 @@ use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
 use crate::replay::replay;
+use crate::route::GroupMember;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
 use crate::types::{self, Payload, Raft, Types};
@@ -144,9 +145,10 @@ impl Group {
         surroundings: Surroundings,
         shard: Shard,
         shard_id: ShardId,
-        members: Vec<NodeId>,
+        members: Vec<GroupMember>,
         preferred: NodeId,
     ) -> Result<Self, OpenError> {
+        let members: Vec<NodeId> = members.iter().map(|member| member.node).collect();
         let Surroundings {
             me,
             link_to,

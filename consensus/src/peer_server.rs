@@ -7,13 +7,17 @@ use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::introduction::Acquaintances;
 use crate::limits::{
     PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
+use crate::link::LinkConfig;
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
-use corelith_wire::peer::{self, AppendHead, AppendResult, HeartbeatReply, PeerVote, kinds};
+use corelith_wire::peer::{
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, kinds,
+};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -29,6 +33,9 @@ struct Server {
     /// The node at the other end, and where it is.
     peer: NodeId,
     address: Option<SocketAddr>,
+    /// What it said of itself.
+    theirs: Introduction,
+    acquaintances: Rc<Acquaintances>,
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
@@ -47,8 +54,8 @@ enum Part {
 }
 
 impl Groups {
-    /// Serves a connection from `address` on which `peer` has introduced itself and was welcomed;
-    /// returns when it ends. `leftover` is what was read beyond the handshake.
+    /// Serves a connection from `address` on which `peer` has said hello and was welcomed: lets it
+    /// introduce itself, and goes on if it is known; returns when the connection ends. `leftover` is what was read beyond the handshake.
     pub async fn serve_peer(
         &self,
         read: ReadHalf,
@@ -72,15 +79,25 @@ async fn serve(
     peer: NodeId,
     address: Option<SocketAddr>,
 ) -> ConnectionError {
+    let acquaintances = Rc::clone(&groups.link_config().acquaintances);
+    let LinkConfig { epoch, timeout, .. } = *groups.link_config();
+    let (mut reader, mut write) = (FrameReader::new(read, leftover), write);
+    let receiving = acquaintances.receive(peer, address, epoch, &mut reader, &mut write);
+    let theirs = match corelith_io::timeout(timeout, receiving).await {
+        Ok(Ok(theirs)) => theirs,
+        Ok(Err(error)) => return error,
+        Err(corelith_io::Elapsed) => return ConnectionError::Slow,
+    };
     let server = Rc::new(Server {
         groups,
         peer,
+        theirs,
+        acquaintances,
         address,
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
         receiving: RefCell::default(),
     });
-    let reader = FrameReader::new(read, leftover);
     let watching = pin!(server.watch(reader.part_since()));
     let reading = pin!(server.read(reader));
     let writing = pin!(
@@ -104,6 +121,9 @@ impl Server {
                 Ok(frames) => frames,
                 Err(error) => return error,
             };
+            if !self.acquaintances.hear(&self.theirs) {
+                return ConnectionError::Replaced;
+            }
             for frame in frames {
                 if let Err(error) = frame
                     .map_err(ConnectionError::from)
@@ -116,10 +136,13 @@ impl Server {
         }
     }
 
-    /// Waits until the peer is too slow with what has begun.
+    /// Waits until the peer is too slow with what has begun, or has started anew.
     async fn watch(&self, part_since: Rc<Cell<Option<Instant>>>) -> ConnectionError {
         loop {
             corelith_io::sleep(PEER_LOOK_EVERY).await;
+            if !self.acquaintances.is_last(&self.theirs) {
+                return ConnectionError::Replaced;
+            }
             let now = corelith_io::now();
             let is_slow = |since: Option<Instant>| {
                 since.is_some_and(|since| now - since > PEER_TRANSFER_DEADLINE)

@@ -65,6 +65,13 @@ impl fmt::Display for FullClusterId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub u128);
 
+impl StoreId {
+    /// Nobody's yet.
+    pub const UNCLAIMED: Self = Self(0);
+    /// Any store: as it was before groups told stores apart.
+    pub const ANY: Self = Self(u128::MAX);
+}
+
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

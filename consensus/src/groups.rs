@@ -21,7 +21,7 @@ pub struct Groups {
 }
 
 struct Inner {
-    me: NodeId,
+    me: Introduction,
     route: Route,
     options: Options,
     link_config: LinkConfig,
@@ -54,7 +54,7 @@ impl Groups {
         };
         Ok(Self {
             inner: Rc::new(Inner {
-                me: me.node,
+                me,
                 route,
                 options,
                 refusals: Rc::clone(&link_config.refusals),
@@ -81,7 +81,10 @@ impl Groups {
         let fallback = self.inner.link_config.clone();
         let core_of = Rc::clone(&self.inner.route.core_of);
         let surroundings = Surroundings {
-            me: self.inner.me,
+            me: GroupMember {
+                node: self.inner.me.node,
+                store: self.inner.me.store,
+            },
             link_to: Rc::new(move |node| {
                 let node = NodeId(node);
                 let core = core_of(node, shard_id);

@@ -33,6 +33,7 @@ mod route;
 mod runtime;
 mod snapshot;
 mod state_machine;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod types;

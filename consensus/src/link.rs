@@ -21,7 +21,7 @@ use corelith_io::sync::{oneshot, watch};
 use corelith_io::{Instant, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
 use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, Introduction, kinds};
-use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -91,6 +91,8 @@ pub(crate) struct Link {
     core: u16,
     /// Where the last attempt to connect went.
     address: Cell<Option<SocketAddr>>,
+    /// Who is at the other end, while the link is up.
+    theirs: Cell<Option<Introduction>>,
     config: LinkConfig,
     outgoing: Outgoing,
     waiting: RefCell<HashMap<u64, Waiting>>,
@@ -116,6 +118,7 @@ impl Link {
             peer,
             core,
             address: Cell::new(None),
+            theirs: Cell::new(None),
             config,
             outgoing: Outgoing::default(),
             waiting: RefCell::default(),
@@ -140,6 +143,11 @@ impl Link {
             Some(heard) => Seen::Before(corelith_io::now() - heard),
             None => Seen::Never,
         }
+    }
+
+    /// The store at the other end, while the link is up.
+    pub(crate) fn store(&self) -> Option<StoreId> {
+        self.theirs.get().map(|theirs| theirs.store)
     }
 
     /// Waits for at most `limit` until the link is up.
@@ -311,6 +319,7 @@ impl Link {
         theirs: Introduction,
     ) -> ConnectionError {
         self.heard.set(Some(corelith_io::now()));
+        self.theirs.set(Some(theirs));
         self.up.send_replace(true);
         tracing::debug!(peer = %self.peer, address = self.shown(), "peer connected");
         let reading = pin!(self.read_answers(reader, theirs));
@@ -436,6 +445,7 @@ impl Link {
     }
 
     fn go_down(&self) {
+        self.theirs.set(None);
         self.up.send_replace(false);
         self.outgoing.clear();
         self.beats.borrow_mut().clear();

@@ -12,6 +12,7 @@ use crate::limits::{
     PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
+use crate::route::GroupMember;
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
@@ -30,8 +31,7 @@ use std::rc::Rc;
 /// One connection of a peer.
 struct Server {
     groups: Groups,
-    /// The node at the other end, and where it is.
-    peer: NodeId,
+    /// Where the peer is.
     address: Option<SocketAddr>,
     /// What it said of itself.
     theirs: Introduction,
@@ -90,7 +90,6 @@ async fn serve(
     };
     let server = Rc::new(Server {
         groups,
-        peer,
         theirs,
         acquaintances,
         address,
@@ -184,6 +183,14 @@ impl Server {
         Ok(())
     }
 
+    /// The node at the other end, and its store.
+    fn peer(&self) -> GroupMember {
+        GroupMember {
+            node: self.theirs.node,
+            store: self.theirs.store,
+        }
+    }
+
     fn group(&self, shard: ShardId) -> Option<Group> {
         self.groups.group(shard)
     }
@@ -196,7 +203,7 @@ impl Server {
     /// Says why a message about `shard` was refused.
     fn refused(&self, shard: ShardId, refusal: &Refusal) {
         let refusals = self.groups.refusals();
-        refusals.note(shard, self.peer, self.address, refusal);
+        refusals.note(shard, self.theirs.node, self.address, refusal);
     }
 
     /// Starts `work` now, which keeps the order of requests, and finishes it in a task of its own
@@ -215,7 +222,7 @@ impl Server {
         let server = Rc::clone(self);
         Self::start(async move {
             let result = match server.group(head.shard) {
-                Some(group) => group.take_append(server.peer, append, entries).await,
+                Some(group) => group.take_append(server.peer(), append, entries).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(head.shard, result);
@@ -237,7 +244,7 @@ impl Server {
         Self::start(async move {
             let group = server.group(beat.shard);
             let result = match &group {
-                Some(group) => group.take_beat(server.peer, append).await,
+                Some(group) => group.take_beat(server.peer(), append).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(beat.shard, result);
@@ -284,7 +291,7 @@ impl Server {
         let server = Rc::clone(self);
         Self::start(async move {
             let pre = head.kind == kinds::PRE_VOTE;
-            match group.take_vote(server.peer, pre, ask).await {
+            match group.take_vote(server.peer(), pre, ask).await {
                 Ok(Some(answer)) => server
                     .outgoing
                     .send(|out| peer::encode_vote_reply(out, head, &answer)),
@@ -310,7 +317,7 @@ impl Server {
         };
         let server = Rc::clone(self);
         Self::start(async move {
-            match group.take_transfer(server.peer, transfer).await {
+            match group.take_transfer(server.peer(), transfer).await {
                 Ok(true) => server.plain(head, kinds::DONE),
                 Ok(false) => server.plain(head, kinds::REFUSED),
                 Err(refusal) => server.refuse(head, &refusal),
@@ -324,7 +331,7 @@ impl Server {
             self.plain(head, kinds::REFUSED);
             return;
         };
-        if let Err(refusal) = group.admit_snapshot(self.peer, &vote) {
+        if let Err(refusal) = group.admit_snapshot(self.peer(), &vote) {
             self.refuse(head, &refusal);
             return;
         }
@@ -380,7 +387,7 @@ impl Server {
                     self.plain(head, kinds::DONE);
                 }
                 Part::End(vote) => {
-                    match group.install(self.peer, writer, vote).await {
+                    match group.install(self.peer(), writer, vote).await {
                         Ok(Some(vote)) => self
                             .outgoing
                             .send(|out| peer::encode_snapshot_reply(out, head, &vote)),

@@ -267,7 +267,7 @@ impl Node {
                 .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
                 .map(|node| GroupMember {
                     node,
-                    store: StoreId::ANY,
+                    store: StoreId(node.0.into()),
                 })
                 .collect();
             let preferred = members[0].node;

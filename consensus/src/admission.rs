@@ -25,9 +25,11 @@
 use crate::command::{Parsed, kind};
 use crate::limits::{INDEX_MAX, TERM_MAX, TERM_STEP_MAX};
 use crate::membership;
-use crate::types::Payload;
+use crate::stores::{self, Stores};
+use crate::types::{Membership, Payload};
 use bytes::Bytes;
 use corelith_shards::{LogId, LogIndex, NodeId, Term};
+use corelith_wire::StoreId;
 use corelith_wire::peer::{
     AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
 };
@@ -39,6 +41,9 @@ pub(crate) enum Refusal {
     /// The peer, or a node that it names, has no part in the group.
     #[error("{0} is no member of the group")]
     NotAMember(NodeId),
+    /// The slot of the node is another store's, or (of a candidate) nobody's yet.
+    #[error("the group does not know {1} as the store of {0}")]
+    NotTheStore(NodeId, StoreId),
     /// It speaks in the name of another node.
     #[error("{peer} speaks in the name of {claimed}")]
     NotTheSender {
@@ -99,6 +104,8 @@ pub(crate) struct Known<'a> {
     pub(crate) peer: NodeId,
     pub(crate) members: &'a [NodeId],
     pub(crate) term: Term,
+    /// The stores of the group.
+    pub(crate) stores: &'a Stores,
 }
 
 /// The log of this replica.
@@ -203,6 +210,7 @@ pub(crate) fn append(
     within(head.committed, leader)?;
     let mut before = head.before;
     let mut payloads = Vec::with_capacity(entries.len());
+    let mut memberships = None;
     for entry in entries {
         let follows = match before {
             None => entry.id.index.0 == 0,
@@ -218,14 +226,19 @@ pub(crate) fn append(
         if entry.id.term != Term(0) {
             known.member(entry.id.node)?;
         }
-        payloads.push(payload(known, entry)?);
+        payloads.push(payload(known, entry, &mut memberships)?);
         before = Some(entry.id);
     }
     Ok(payloads)
 }
 
-/// What an entry says, if a leader proposes such a one.
-fn payload(known: &Known<'_>, entry: &PeerEntry) -> Result<Payload, Refusal> {
+/// What an entry says, if a leader proposes such a one; `before` is the membership before it, if that came
+/// with it.
+fn payload(
+    known: &Known<'_>,
+    entry: &PeerEntry,
+    before: &mut Option<Membership>,
+) -> Result<Payload, Refusal> {
     let (at, kind, body) = (entry.id, entry.kind, entry.body.clone());
     let sound = match kind {
         kind::WRITE => {
@@ -233,7 +246,12 @@ fn payload(known: &Known<'_>, entry: &PeerEntry) -> Result<Payload, Refusal> {
             return Ok(Payload::write(body, parsed));
         }
         kind::MEMBERSHIP => {
-            membership(known, at, &body)?;
+            let membership = membership(known, at, &body)?;
+            let follows = |before: &Membership| stores::extends(before, &membership);
+            if !before.as_ref().is_none_or(follows) {
+                return Err(Refusal::Membership(at));
+            }
+            *before = Some(membership);
             true
         }
         kind::BLANK => body.is_empty(),
@@ -246,14 +264,20 @@ fn payload(known: &Known<'_>, entry: &PeerEntry) -> Result<Payload, Refusal> {
     }
 }
 
-/// A group's members do not change.
-fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<(), Refusal> {
-    let same = membership::decode(body)
-        .is_some_and(|membership| membership::is_plain(&membership, known.members));
-    match same {
-        true => Ok(()),
-        false => Err(Refusal::Membership(at)),
-    }
+/// A group's members do not change; their stores are bound once.
+fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<Membership, Refusal> {
+    let committed = known.stores.committed();
+    let settled = committed.membership();
+    let fits = |membership: &Membership| {
+        let follows = match committed.log_id().map(|id| id.index) {
+            None => stores::agree(settled, membership),
+            Some(index) if index < at.index.0 => stores::extends(settled, membership),
+            Some(_) => stores::extends(membership, settled),
+        };
+        follows && membership::is_plain(membership, known.members)
+    };
+    let membership = membership::decode(body).filter(fits);
+    membership.ok_or(Refusal::Membership(at))
 }
 
 impl Held<'_> {
@@ -529,7 +553,7 @@ pub(crate) fn snapshot(
     if at.index > applied.index || leader_of(*at) > leader_of(applied) {
         return Err(Refusal::Order(*at));
     }
-    membership(known, *at, body)?;
+    membership(known, *at, body).map(drop)?;
     let Some(committed) = committed else {
         return Ok(());
     };

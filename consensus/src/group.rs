@@ -11,6 +11,7 @@
 //!   first start is fast. (A replica that *lost* its log and vote is another matter: it must not
 //!   come back under the same identity.)
 
+mod binding;
 mod door;
 mod entrance;
 mod read;
@@ -31,8 +32,10 @@ use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, Budget, Responder};
 use crate::replay::replay;
+use crate::route::GroupMember;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
+use crate::stores::Stores;
 use crate::types::{self, Payload, Raft, Types};
 use crate::{config, limits};
 use bytes::Bytes;
@@ -102,6 +105,9 @@ struct Inner {
     me: NodeId,
     shard_id: ShardId,
     members: Vec<NodeId>,
+    /// The members with which the group is formed.
+    founding: Vec<GroupMember>,
+    stores: Rc<Stores>,
     preferred: NodeId,
     link_to: LinkTo,
     raft: Raft,
@@ -132,7 +138,7 @@ type LinkTo = Rc<dyn Fn(u64) -> Rc<Link>>;
 
 /// What a group needs from its core.
 pub(crate) struct Surroundings {
-    pub(crate) me: NodeId,
+    pub(crate) me: GroupMember,
     pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
 }
@@ -144,7 +150,7 @@ impl Group {
         surroundings: Surroundings,
         shard: Shard,
         shard_id: ShardId,
-        members: Vec<NodeId>,
+        founding: Vec<GroupMember>,
         preferred: NodeId,
     ) -> Result<Self, OpenError> {
         let Surroundings {
@@ -152,6 +158,9 @@ impl Group {
             link_to,
             options,
         } = surroundings;
+        let stores = Rc::new(Stores::new(me, &founding));
+        let me = me.node;
+        let members: Vec<NodeId> = founding.iter().map(|member| member.node).collect();
         if !members.contains(&me) || members.len() > limits::MEMBERS_MAX {
             return Err(OpenError::NotAMember);
         }
@@ -172,6 +181,7 @@ impl Group {
                 me,
                 shard: shard_id,
                 members: members.clone(),
+                stores: Rc::clone(&stores),
             }),
             Rc::clone(&healths),
             Rc::clone(&link_to),
@@ -191,10 +201,13 @@ impl Group {
         )
         .await
         .map_err(|error| OpenError::State(error.to_string()))?;
-        if embargo_until.is_some() {
-            raft.runtime_config().elect(false);
-        }
+        // Upkeep lets it stand, once it may.
+        raft.runtime_config().elect(false);
         raft.run();
+        // After that the metrics say what was recovered. An error means that the storage has failed, which
+        // upkeep tells.
+        let _ = raft.is_initialized().await;
+        stores.follow(raft.server_metrics());
         let budget = Budget::new(
             options.proposals_in_flight,
             options.proposal_bytes_in_flight,
@@ -203,6 +216,8 @@ impl Group {
             me,
             shard_id,
             members,
+            founding,
+            stores,
             preferred,
             link_to: Rc::clone(&link_to),
             data: raft.data_metrics(),

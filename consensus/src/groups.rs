@@ -2,18 +2,17 @@
 
 use crate::error::OpenError;
 use crate::group::{Group, Surroundings};
+use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{Link, LinkConfig};
 use crate::options::Options;
 use crate::refusals::Refusals;
+use crate::route::{GroupMember, Route};
 use corelith_shards::{NodeId, Shard, ShardId};
-use corelith_wire::{ClusterId, Epoch};
+use corelith_wire::peer::Introduction;
+use corelith_wire::{Epoch, Start, StoreId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
-
-/// Tells at which address the core of a node listens that owns the shard.
-pub type Route = Rc<dyn Fn(NodeId, ShardId) -> SocketAddr>;
 
 /// The groups of one core and its connections to the cores of other nodes. Clones share them.
 #[derive(Clone)]
@@ -22,31 +21,32 @@ pub struct Groups {
 }
 
 struct Inner {
-    me: NodeId,
+    me: Introduction,
     route: Route,
     options: Options,
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
-    links: RefCell<BTreeMap<(NodeId, SocketAddr), Rc<Link>>>,
+    links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
     refusals: Rc<Refusals>,
 }
 
 impl Groups {
-    /// Makes an empty set of groups. Connections to peers are made when a group needs them.
+    /// Makes an empty set of groups. Connections to peers are made when a group needs them; `me` is what
+    /// this node says of itself on them, and `admit` judges what the others say of themselves.
     ///
     /// # Errors
     /// `Options` if the options do not fit together.
     pub fn new(
-        me: NodeId,
-        cluster_id: u64,
+        me: Introduction,
         epoch: u32,
         route: Route,
+        admit: Admit,
         options: Options,
     ) -> Result<Self, OpenError> {
         options.validate()?;
         let link_config = LinkConfig {
-            me,
-            cluster: ClusterId(cluster_id),
+            acquaintances: Rc::new(Acquaintances::new(me, admit)),
+            resolve: Rc::clone(&route.resolve),
             epoch: Epoch(epoch),
             timeout: options.peer_timeout,
             gather: options.heartbeat / 8,
@@ -65,8 +65,8 @@ impl Groups {
         })
     }
 
-    /// Starts this node's replica of a shard. `members` are the nodes that have one, the same list
-    /// on all of them; `preferred` is the one that should lead, and forms the group when it is new.
+    /// Starts this node's replica of a shard. `members` are the nodes that have one with the
+    /// stores that count as them, the same list on all of them; `preferred` is the one that should lead, and forms the group when it is new.
     ///
     /// # Errors
     /// The shard's storage failed, or this node is not a member.
@@ -74,21 +74,24 @@ impl Groups {
         &self,
         shard: Shard,
         shard_id: ShardId,
-        members: Vec<NodeId>,
+        members: Vec<GroupMember>,
         preferred: NodeId,
     ) -> Result<Group, OpenError> {
         let links = Rc::downgrade(&self.inner);
         let fallback = self.inner.link_config.clone();
-        let route = Rc::clone(&self.inner.route);
+        let core_of = Rc::clone(&self.inner.route.core_of);
         let surroundings = Surroundings {
-            me: self.inner.me,
+            me: GroupMember {
+                node: self.inner.me.node,
+                store: self.inner.me.store,
+            },
             link_to: Rc::new(move |node| {
                 let node = NodeId(node);
-                let address = route(node, shard_id);
+                let core = core_of(node, shard_id);
                 match links.upgrade() {
-                    Some(inner) => inner.link(node, address),
+                    Some(inner) => inner.link(node, core),
                     // The core is going away; what is asked of this link fails.
-                    None => Link::closed(node, address, fallback.clone()),
+                    None => Link::closed(node, core, fallback.clone()),
                 }
             }),
             options: self.inner.options.clone(),
@@ -111,6 +114,27 @@ impl Groups {
         self.inner.groups.borrow().values().cloned().collect()
     }
 
+    /// The nodes that are refused, or refuse this one.
+    pub fn strangers(&self) -> Vec<Stranger> {
+        self.inner.link_config.acquaintances.strangers()
+    }
+
+    /// The store and start of a node with which this core has talked within the time that a request may
+    /// take.
+    pub fn talks_with(&self, node: NodeId) -> Option<(StoreId, Start)> {
+        let LinkConfig {
+            acquaintances,
+            timeout,
+            ..
+        } = &self.inner.link_config;
+        acquaintances.heard_within(node, *timeout)
+    }
+
+    /// How this core's connections behave.
+    pub(crate) fn link_config(&self) -> &LinkConfig {
+        &self.inner.link_config
+    }
+
     /// Where refused messages of peers are noted.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.inner.refusals
@@ -129,11 +153,11 @@ impl Groups {
 }
 
 impl Inner {
-    fn link(&self, node: NodeId, address: SocketAddr) -> Rc<Link> {
+    fn link(&self, node: NodeId, core: u16) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
         let link = links
-            .entry((node, address))
-            .or_insert_with(|| Link::open(node, address, self.link_config.clone()));
+            .entry((node, core))
+            .or_insert_with(|| Link::open(node, core, self.link_config.clone()));
         Rc::clone(link)
     }
 }

@@ -58,6 +58,8 @@ pub const TERM_STEP_MAX: u64 = 1 << 24;
 pub const TERM_MAX: u64 = 1 << 40;
 /// Highest log index that is taken from a peer: a thousand years of a million entries a second.
 pub const INDEX_MAX: u64 = 1 << 55;
+/// Stores of which it is said that they are no group's, in a run of a node.
+pub const STRANGE_STORES_MAX: usize = 256;
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 

@@ -3,19 +3,25 @@
 //! All groups that the two cores share send their requests over it. It connects when it is made and
 //! again whenever it fails, with growing, jittered pauses. Requests made while it is down fail at
 //! once.
+//!
+//! The address is asked for before each attempt, since it may have changed. Every other attempt goes to
+//! where the peer itself came from, if that is somewhere else. The link is up once both sides know each
+//! other ([`Acquaintances`]).
 
 use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
+use crate::introduction::Acquaintances;
 use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
 use crate::refusals::Refusals;
+use crate::route::Resolve;
 use bytes::BytesMut;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
-use corelith_io::{Instant, ReadHalf, TcpStream, WriteHalf};
+use corelith_io::{Instant, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, kinds};
-use corelith_wire::{ClusterId, Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, Introduction, kinds};
+use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -33,14 +39,14 @@ const OVERDUE_EVERY: Duration = Duration::from_millis(250);
 const _: () = assert!(HELLO_BYTES > 0);
 
 /// Who this side is, and how it behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct LinkConfig {
     /// Where refused answers are noted.
     pub(crate) refusals: Rc<Refusals>,
-    /// This node.
-    pub(crate) me: NodeId,
-    /// Its cluster.
-    pub(crate) cluster: ClusterId,
+    /// Who this node is, and whom it knows.
+    pub(crate) acquaintances: Rc<Acquaintances>,
+    /// Where nodes are.
+    pub(crate) resolve: Resolve,
     /// Generation of its cluster map.
     pub(crate) epoch: Epoch,
     /// How long a request may take.
@@ -81,7 +87,12 @@ struct Waiting {
 /// See the module. Belongs to one core.
 pub(crate) struct Link {
     peer: NodeId,
-    address: SocketAddr,
+    /// The peer's core.
+    core: u16,
+    /// Where the last attempt to connect went.
+    address: Cell<Option<SocketAddr>>,
+    /// Who is at the other end, while the link is up.
+    theirs: Cell<Option<Introduction>>,
     config: LinkConfig,
     outgoing: Outgoing,
     waiting: RefCell<HashMap<u64, Waiting>>,
@@ -95,17 +106,19 @@ pub(crate) struct Link {
 
 impl Link {
     /// Makes a link and starts connecting.
-    pub(crate) fn open(peer: NodeId, address: SocketAddr, config: LinkConfig) -> Rc<Self> {
-        let link = Self::closed(peer, address, config);
+    pub(crate) fn open(peer: NodeId, core: u16, config: LinkConfig) -> Rc<Self> {
+        let link = Self::closed(peer, core, config);
         drop(corelith_io::spawn(Rc::clone(&link).run()));
         link
     }
 
     /// Makes a link that never connects.
-    pub(crate) fn closed(peer: NodeId, address: SocketAddr, config: LinkConfig) -> Rc<Self> {
+    pub(crate) fn closed(peer: NodeId, core: u16, config: LinkConfig) -> Rc<Self> {
         Rc::new(Self {
             peer,
-            address,
+            core,
+            address: Cell::new(None),
+            theirs: Cell::new(None),
             config,
             outgoing: Outgoing::default(),
             waiting: RefCell::default(),
@@ -130,6 +143,11 @@ impl Link {
             Some(heard) => Seen::Before(corelith_io::now() - heard),
             None => Seen::Never,
         }
+    }
+
+    /// The store at the other end, while the link is up.
+    pub(crate) fn store(&self) -> Option<StoreId> {
+        self.theirs.get().map(|theirs| theirs.store)
     }
 
     /// Waits for at most `limit` until the link is up.
@@ -224,19 +242,23 @@ impl Link {
 
     async fn keep_connected(&self) {
         let mut pause = PAUSE_MIN;
+        let mut failures = 0_u32;
         loop {
-            match corelith_io::timeout(self.config.timeout, self.connect()).await {
-                Ok(Ok((read, write, rest))) => {
-                    pause = PAUSE_MIN;
-                    let error = self.serve(read, write, rest).await;
+            let connecting = self.connect(failures);
+            match corelith_io::timeout(self.config.timeout, connecting).await {
+                Ok(Ok((reader, write, theirs))) => {
+                    (pause, failures) = (PAUSE_MIN, 0);
+                    let error = self.serve(reader, write, theirs).await;
                     self.go_down();
-                    tracing::info!(peer = %self.peer, address = %self.address, %error, "peer lost");
+                    tracing::info!(peer = %self.peer, address = self.shown(), %error, "peer lost");
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(peer = %self.peer, address = %self.address, %error, "no peer");
+                    failures = failures.wrapping_add(1);
+                    tracing::debug!(peer = %self.peer, address = self.shown(), %error, "no peer");
                 }
                 Err(corelith_io::Elapsed) => {
-                    tracing::debug!(peer = %self.peer, address = %self.address, "no peer in time");
+                    failures = failures.wrapping_add(1);
+                    tracing::debug!(peer = %self.peer, address = self.shown(), "no peer in time");
                 }
             }
             corelith_io::sleep(jittered(pause)).await;
@@ -244,9 +266,29 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<(ReadHalf, WriteHalf, BytesMut), ConnectionError> {
-        let hello = Hello::peer(self.config.cluster, self.config.me);
-        let (mut read, mut write) = TcpStream::connect(self.address).await?.into_split();
+    /// Where to connect after that many failures: every other time to where the peer came from, if that is
+    /// not where it is said to be.
+    async fn whereabouts(&self, failures: u32) -> Result<SocketAddr, ConnectionError> {
+        let came_from = self.config.acquaintances.place_of(self.peer, self.core);
+        if failures % 2 == 1
+            && let Some(place) = came_from
+        {
+            return Ok(place);
+        }
+        let resolved = (self.config.resolve)(self.peer, self.core).await;
+        resolved.or(came_from).ok_or(ConnectionError::Nowhere)
+    }
+
+    async fn connect(
+        &self,
+        failures: u32,
+    ) -> Result<(FrameReader, WriteHalf, Introduction), ConnectionError> {
+        let address = self.whereabouts(failures).await?;
+        self.address.set(Some(address));
+        let acquaintances = &self.config.acquaintances;
+        let me = acquaintances.me();
+        let hello = Hello::peer(me.cluster.short(), me.node);
+        let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
         write.write_all(&hello.encode()).await?;
         let mut received = BytesMut::new();
         let welcome = loop {
@@ -263,17 +305,27 @@ impl Link {
             return Err(ConnectionError::Unexpected(0));
         }
         let rest = received.split_off(WELCOME_BYTES);
-        Ok((read, write, rest))
+        let mut reader = FrameReader::new(read, rest);
+        let epoch = self.config.epoch;
+        let introducing = acquaintances.introduce(self.peer, epoch, &mut reader, &mut write);
+        let theirs = introducing.await?;
+        Ok((reader, write, theirs))
     }
 
-    async fn serve(&self, read: ReadHalf, write: WriteHalf, rest: BytesMut) -> ConnectionError {
+    async fn serve(
+        &self,
+        reader: FrameReader,
+        write: WriteHalf,
+        theirs: Introduction,
+    ) -> ConnectionError {
         self.heard.set(Some(corelith_io::now()));
+        self.theirs.set(Some(theirs));
         self.up.send_replace(true);
-        tracing::debug!(peer = %self.peer, address = %self.address, "peer connected");
-        let reading = pin!(self.read_answers(FrameReader::new(read, rest)));
+        tracing::debug!(peer = %self.peer, address = self.shown(), "peer connected");
+        let reading = pin!(self.read_answers(reader, theirs));
         let writing = pin!(self.outgoing.write_to(write, |out| self.append_beats(out)));
         let gathering = pin!(self.gather_beats());
-        let watching = pin!(self.watch_overdue());
+        let watching = pin!(self.watch(theirs));
         let io = pin!(select(reading, writing));
         let timers = pin!(select(gathering, watching));
         match select(io, timers).await {
@@ -293,10 +345,14 @@ impl Link {
         }
     }
 
-    /// Fails requests that take too long; ends the connection if nothing at all comes.
-    async fn watch_overdue(&self) -> ConnectionError {
+    /// Fails requests that take too long; ends the connection if nothing at all comes, or another start
+    /// of the peer was met since.
+    async fn watch(&self, theirs: Introduction) -> ConnectionError {
         loop {
             corelith_io::sleep(OVERDUE_EVERY).await;
+            if !self.config.acquaintances.is_last(&theirs) {
+                return ConnectionError::Replaced;
+            }
             let now = corelith_io::now();
             let before = self.waiting.borrow().len();
             self.waiting
@@ -313,13 +369,16 @@ impl Link {
         }
     }
 
-    async fn read_answers(&self, mut reader: FrameReader) -> ConnectionError {
+    async fn read_answers(&self, mut reader: FrameReader, theirs: Introduction) -> ConnectionError {
         loop {
             let frames = match reader.next().await {
                 Ok(frames) => frames,
                 Err(error) => return error,
             };
             self.heard.set(Some(corelith_io::now()));
+            if !self.config.acquaintances.hear(&theirs) {
+                return ConnectionError::Replaced;
+            }
             for frame in frames {
                 if let Err(error) = frame
                     .map_err(ConnectionError::from)
@@ -373,7 +432,7 @@ impl Link {
     /// Says that an answer about `shard` was refused.
     pub(crate) fn refused(&self, shard: ShardId, refusal: &Refusal) {
         let refusals = &self.config.refusals;
-        refusals.note(shard, self.peer, Some(self.address), refusal);
+        refusals.note(shard, self.peer, self.address.get(), refusal);
     }
 
     /// The node at the other end.
@@ -381,7 +440,12 @@ impl Link {
         self.peer
     }
 
+    fn shown(&self) -> Option<tracing::field::DisplayValue<SocketAddr>> {
+        self.address.get().map(tracing::field::display)
+    }
+
     fn go_down(&self) {
+        self.theirs.set(None);
         self.up.send_replace(false);
         self.outgoing.clear();
         self.beats.borrow_mut().clear();

@@ -1,35 +1,49 @@
-//! The body of a membership entry.
+//! The body of a membership entry, version 2.
 //!
 //! ```text
 //! offset  size
-//!      0     2  number of configurations (2 while the members change, else 1)
+//!      0     2  0xffff, where version 1 has the number of configurations
+//!      2     2  version, 2
+//!      4     2  number of configurations (2 while the members change, else 1)
 //!              per configuration:
 //!            2    number of voters
 //!          8 n    their node ids, ascending
 //!            2  number of nodes, voters and learners
-//!          8 n  their node ids, ascending
+//!              per node, by ascending id:
+//!            8    node id
+//!           16    its store, see `stores.rs`: 0 for none yet, 2^128 - 1 for any
 //! ```
-//! All little-endian.
+//! All little-endian. Version 1 begins with the number of configurations and has no stores: any store of a
+//! node counts.
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::Membership;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use corelith_shards::NodeId;
-use std::collections::BTreeSet;
+use corelith_wire::StoreId;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Configurations of one membership.
 const CONFIGS_MAX: usize = 8;
+/// Where version 1 has the number of configurations, which is lower.
+const VERSIONED: u16 = u16::MAX;
+const VERSION: u16 = 2;
 
 /// Encodes a membership.
 pub(crate) fn encode(membership: &Membership) -> Bytes {
     let mut out = BytesMut::new();
+    out.put_u16_le(VERSIONED);
+    out.put_u16_le(VERSION);
     let configs = membership.get_joint_config();
     put_len(&mut out, configs.len());
     for voters in configs {
         put_ids(&mut out, voters.iter().copied());
     }
-    let nodes: Vec<u64> = membership.nodes().map(|(id, ())| *id).collect();
-    put_ids(&mut out, nodes.into_iter());
+    put_len(&mut out, membership.nodes().count());
+    for (id, store) in membership.nodes() {
+        out.put_u64_le(*id);
+        out.put_u128_le(store.0);
+    }
     out.freeze()
 }
 
@@ -45,27 +59,41 @@ fn put_len(out: &mut BytesMut, len: usize) {
     out.put_u16_le(len as u16);
 }
 
-/// Decodes what [`encode`] wrote; `None` if `body` is something else.
+/// Decodes what [`encode`] wrote, or did in version 1; `None` if `body` is something else.
 pub(crate) fn decode(body: &[u8]) -> Option<Membership> {
     let mut body = body;
+    let has_stores = body.starts_with(&VERSIONED.to_le_bytes());
+    if has_stores {
+        body.advance(size_of_val(&VERSIONED));
+        if body.try_get_u16_le().ok()? != VERSION {
+            return None;
+        }
+    }
     let count = get_len(&mut body, CONFIGS_MAX)?;
     let mut configs = Vec::with_capacity(count);
     for _ in 0..count {
         configs.push(get_ids(&mut body)?);
     }
-    let nodes = get_ids(&mut body)?;
-    if !body.is_empty() || configs.iter().any(|voters| !voters.is_subset(&nodes)) {
+    let nodes: BTreeMap<u64, StoreId> = match has_stores {
+        true => get_nodes(&mut body)?,
+        false => {
+            let ids = get_ids(&mut body)?.into_iter();
+            ids.map(|id| (id, StoreId::ANY)).collect()
+        }
+    };
+    let known = |voters: &BTreeSet<u64>| voters.iter().all(|id| nodes.contains_key(id));
+    if !body.is_empty() || !configs.iter().all(known) {
         return None;
     }
-    let nodes: std::collections::BTreeMap<u64, ()> = nodes.into_iter().map(|id| (id, ())).collect();
-    Some(Membership::new_with_defaults(configs, nodes.into_keys()))
+    // What openraft refuses beyond that is a membership without voters, which none is.
+    Membership::new(configs, nodes).ok()
 }
 
 /// Whether all of `members`, and nobody else, are voters, as in a group that nobody changes.
 pub(crate) fn is_plain(membership: &Membership, members: &[NodeId]) -> bool {
     let expected: BTreeSet<u64> = members.iter().map(|member| member.0).collect();
     matches!(membership.get_joint_config().as_slice(), [voters] if *voters == expected)
-        && membership.nodes().map(|(id, ())| *id).eq(expected)
+        && membership.nodes().map(|(id, _)| *id).eq(expected)
 }
 
 fn get_len(body: &mut &[u8], max: usize) -> Option<usize> {
@@ -82,22 +110,64 @@ fn get_ids(body: &mut &[u8]) -> Option<BTreeSet<u64>> {
     (ids.len() == count).then_some(ids)
 }
 
+fn get_nodes(body: &mut &[u8]) -> Option<BTreeMap<u64, StoreId>> {
+    let count = get_len(body, MEMBERS_MAX)?;
+    let mut nodes = BTreeMap::new();
+    for _ in 0..count {
+        let id = body.try_get_u64_le().ok()?;
+        nodes.insert(id, StoreId(body.try_get_u128_le().ok()?));
+    }
+    (nodes.len() == count).then_some(nodes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Node `n` has store `100 + n`, node 9 none yet.
     fn membership(configs: &[&[u64]], nodes: &[u64]) -> Membership {
         let configs = configs
             .iter()
             .map(|voters| voters.iter().copied().collect())
             .collect();
-        Membership::new_with_defaults(configs, nodes.iter().copied())
+        let store = |id: u64| match id {
+            9 => StoreId::UNCLAIMED,
+            id => StoreId(100 + u128::from(id)),
+        };
+        let nodes: BTreeMap<u64, StoreId> = nodes.iter().map(|id| (*id, store(*id))).collect();
+        Membership::new(configs, nodes).unwrap()
+    }
+
+    #[test]
+    fn bytes_of_both_versions_stay_readable() {
+        let old = [
+            &[1, 0, 2, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 0],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        let of_any: BTreeMap<u64, StoreId> = [(1, StoreId::ANY), (2, StoreId::ANY)].into();
+        let of_any = Membership::new(vec![[1, 2].into()], of_any).unwrap();
+        assert_eq!(decode(&old), Some(of_any));
+        let new = [
+            &[0xff, 0xff, 2, 0, 1, 0, 2, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 0],
+            &[1, 0, 0, 0, 0, 0, 0, 0],
+            &[101, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[9, 0, 0, 0, 0, 0, 0, 0],
+            &[0; 16],
+        ]
+        .concat();
+        let bound = membership(&[&[1, 9]], &[1, 9]);
+        assert_eq!(encode(&bound), new);
+        assert_eq!(decode(&new), Some(bound));
     }
 
     #[test]
     fn memberships_read_back() {
         let cases = [
-            membership(&[], &[]),
             membership(&[&[1, 2, 3]], &[1, 2, 3]),
             membership(&[&[1, 2, 3], &[2, 3, 4]], &[1, 2, 3, 4, 9]),
         ];
@@ -115,7 +185,6 @@ mod tests {
             (membership(&[&[1, 2]], &[1, 2]), false),
             (membership(&[&[1, 2, 3]], &[1, 2, 3, 4]), false),
             (membership(&[&[1, 2, 3], &[1, 2, 3]], &[1, 2, 3]), false),
-            (membership(&[], &[]), false),
         ];
         for (membership, expected) in cases {
             assert_eq!(is_plain(&membership, &group), expected, "{membership}");

@@ -5,7 +5,9 @@ use crate::convert;
 use crate::lease::Lease;
 use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT};
 use crate::link::Link;
+use crate::route::GroupMember;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
+use crate::stores::Stores;
 use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
 use corelith_io::Instant;
 use corelith_io::sync::oneshot;
@@ -13,7 +15,7 @@ use corelith_shards as shards;
 use corelith_wire::peer::{
     self, AppendResult, Health, Heartbeat, PeerVote, Transfer, VoteAsk, kinds,
 };
-use corelith_wire::{DecodeError, Frame, NodeId, ShardId};
+use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -41,6 +43,7 @@ pub(crate) struct GroupOfPeers {
     pub(crate) me: NodeId,
     pub(crate) shard: ShardId,
     pub(crate) members: Vec<NodeId>,
+    pub(crate) stores: Rc<Stores>,
 }
 
 /// How the peers of a group are, as they said last.
@@ -108,11 +111,11 @@ impl Network {
 impl openraft::RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, (): &()) -> Peer {
+    async fn new_client(&mut self, target: u64, _: &StoreId) -> Peer {
         self.peer(target, false)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, (): &()) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: u64, _: &StoreId) -> Peer {
         self.peer(target, true)
     }
 }
@@ -165,7 +168,38 @@ impl Peer {
             peer: self.link.peer(),
             members: &self.group.members,
             term: vote.term,
+            stores: &self.group.stores,
         }
+    }
+
+    /// The store at the other end now, if what it says counts.
+    fn counted(&self) -> Option<GroupMember> {
+        let node = self.link.peer();
+        let store = self.link.store()?;
+        let there = GroupMember { node, store };
+        self.group.stores.counts(there).then_some(there)
+    }
+
+    /// Waits for at most `limit` until the peer is connected and counts.
+    async fn wait_ready(&self, limit: Duration) -> Result<GroupMember, RPCError<Types>> {
+        let until = corelith_io::now() + limit;
+        self.link.wait_up(limit).await.map_err(unreachable)?;
+        let left = until.saturating_duration_since(corelith_io::now());
+        let stores = &self.group.stores;
+        stores.wait(left, |_| self.counted().is_some()).await;
+        self.counted().ok_or_else(Self::unknown)
+    }
+
+    /// What an answer of a store is as good as that does not count, now that it has come.
+    fn still_counts(&self, there: GroupMember) -> Result<(), RPCError<Types>> {
+        match self.group.stores.counts(there) {
+            true => Ok(()),
+            false => Err(Self::unknown()),
+        }
+    }
+
+    fn unknown() -> RPCError<Types> {
+        unreachable("the group does not count the peer's store")
     }
 
     /// Passes an answer on that was admitted.
@@ -226,11 +260,13 @@ impl Peer {
         // What comes before a heartbeat is what the peer has acknowledged.
         self.matched.raise(self.link.peer(), sent.vote, sent.before);
         let at = corelith_io::now();
+        let there = self.counted().ok_or_else(Self::unknown)?;
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())
             .map_err(unreachable)?;
         let (result, health) = answer.await.map_err(unreachable)?;
+        self.still_counts(there)?;
         if let Some(health) = health {
             self.healths.note(self.link.peer(), health);
         }
@@ -256,7 +292,7 @@ impl Peer {
             last: request.last_log_id.map(types::shard_log_id),
             transfer: request.leadership_transfer,
         };
-        self.link.wait_up(limit).await.map_err(unreachable)?;
+        let there = self.wait_ready(limit).await?;
         let asked = self
             .link
             .ask(self.group.shard, limit, kinds::VOTE_REPLY, |out, head| {
@@ -264,6 +300,7 @@ impl Peer {
             })
             .map_err(unreachable)?;
         let answer = peer::parse_vote_reply(&self.answer(asked).await?).map_err(malformed)?;
+        self.still_counts(there)?;
         let verdict = admission::vote_answer(&self.known(&ask.vote), pre, &ask.vote, &answer);
         let answer = self.admitted(answer, verdict)?;
         Ok(VoteResponse {
@@ -283,7 +320,7 @@ impl Peer {
         };
         let vote = convert::peer_vote(vote);
         let transfer = corelith_io::random_u64();
-        self.link.wait_up(self.timeout).await.map_err(unreachable)?;
+        let there = self.wait_ready(self.timeout).await?;
         let covered = snapshot.meta.last_log_id.map(types::shard_log_id);
         let ask = |kind, expected, limit| {
             self.link
@@ -331,6 +368,7 @@ impl Peer {
         let answered = peer::parse_snapshot_reply(&end).map_err(malformed)?;
         let verdict = admission::snapshot_answer(&self.known(&vote), &vote, &answered);
         let answered = self.admitted(answered, verdict)?;
+        self.still_counts(there)?;
         if answered == vote {
             self.matched.raise(self.link.peer(), vote, covered);
         }
@@ -370,10 +408,7 @@ impl RaftNetworkV2<Types> for Peer {
         Box::pin(async move {
             // Waiting here also keeps a peer that is down from being asked in a tight loop:
             // openraft backs off only where it builds requests.
-            self.link
-                .wait_up(option.soft_ttl())
-                .await
-                .map_err(unreachable)?;
+            self.wait_ready(option.soft_ttl()).await?;
             let answers: BoxStream<'s, _> = if self.beats {
                 Box::pin(async_stream(async move {
                     let request = input.next().await?;
@@ -438,6 +473,7 @@ impl RaftNetworkV2<Types> for Peer {
             to: NodeId(*request.to_node_id()),
             last: request.last_log_id().copied().map(types::shard_log_id),
         };
+        self.counted().ok_or_else(Self::unknown)?;
         let asked = self
             .link
             .ask(
@@ -467,6 +503,7 @@ fn async_stream<T>(future: impl Future<Output = Option<T>>) -> impl Stream<Item 
 struct InFlight {
     answer: oneshot::Receiver<Frame>,
     sent: Sent,
+    there: GroupMember,
     at: Instant,
     bytes: usize,
 }
@@ -511,6 +548,11 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             .map(|entry| entry.payload.body.len())
             .sum();
         let peer = &self.peer;
+        let Some(there) = peer.counted() else {
+            self.input = None;
+            self.failed = Some(Peer::unknown());
+            return;
+        };
         let at = corelith_io::now();
         let asked = peer.link.ask(
             peer.group.shard,
@@ -527,6 +569,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
                 self.in_flight.push_back(InFlight {
                     answer,
                     sent,
+                    there,
                     at,
                     bytes,
                 });
@@ -541,11 +584,13 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
     fn outcome(
         &mut self,
         sent: &Sent,
+        there: GroupMember,
         at: Instant,
         answer: Result<Frame, oneshot::Closed>,
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let result = answer
             .map_err(unreachable)
+            .and_then(|frame| self.peer.still_counts(there).map(|()| frame))
             .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
             .and_then(|result| self.peer.append_outcome(sent, at, result));
         // After anything but success, what was sent behind it is void.
@@ -577,11 +622,15 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Stream for Appends<S> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(answer) => {
                 let InFlight {
-                    sent, at, bytes, ..
+                    sent,
+                    there,
+                    at,
+                    bytes,
+                    ..
                 } = *first;
                 this.in_flight.pop_front();
                 this.in_flight_bytes -= bytes;
-                Poll::Ready(Some(this.outcome(&sent, at, answer)))
+                Poll::Ready(Some(this.outcome(&sent, there, at, answer)))
             }
         }
     }

@@ -7,13 +7,18 @@ use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::introduction::Acquaintances;
 use crate::limits::{
     PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
+use crate::link::LinkConfig;
+use crate::route::GroupMember;
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
-use corelith_wire::peer::{self, AppendHead, AppendResult, HeartbeatReply, PeerVote, kinds};
+use corelith_wire::peer::{
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, kinds,
+};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -26,9 +31,11 @@ use std::rc::Rc;
 /// One connection of a peer.
 struct Server {
     groups: Groups,
-    /// The node at the other end, and where it is.
-    peer: NodeId,
+    /// Where the peer is.
     address: Option<SocketAddr>,
+    /// What it said of itself.
+    theirs: Introduction,
+    acquaintances: Rc<Acquaintances>,
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
@@ -47,8 +54,8 @@ enum Part {
 }
 
 impl Groups {
-    /// Serves a connection from `address` on which `peer` has introduced itself and was welcomed;
-    /// returns when it ends. `leftover` is what was read beyond the handshake.
+    /// Serves a connection from `address` on which `peer` has said hello and was welcomed: lets it
+    /// introduce itself, and goes on if it is known; returns when the connection ends. `leftover` is what was read beyond the handshake.
     pub async fn serve_peer(
         &self,
         read: ReadHalf,
@@ -72,15 +79,24 @@ async fn serve(
     peer: NodeId,
     address: Option<SocketAddr>,
 ) -> ConnectionError {
+    let acquaintances = Rc::clone(&groups.link_config().acquaintances);
+    let LinkConfig { epoch, timeout, .. } = *groups.link_config();
+    let (mut reader, mut write) = (FrameReader::new(read, leftover), write);
+    let receiving = acquaintances.receive(peer, address, epoch, &mut reader, &mut write);
+    let theirs = match corelith_io::timeout(timeout, receiving).await {
+        Ok(Ok(theirs)) => theirs,
+        Ok(Err(error)) => return error,
+        Err(corelith_io::Elapsed) => return ConnectionError::Slow,
+    };
     let server = Rc::new(Server {
         groups,
-        peer,
+        theirs,
+        acquaintances,
         address,
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
         receiving: RefCell::default(),
     });
-    let reader = FrameReader::new(read, leftover);
     let watching = pin!(server.watch(reader.part_since()));
     let reading = pin!(server.read(reader));
     let writing = pin!(
@@ -104,6 +120,9 @@ impl Server {
                 Ok(frames) => frames,
                 Err(error) => return error,
             };
+            if !self.acquaintances.hear(&self.theirs) {
+                return ConnectionError::Replaced;
+            }
             for frame in frames {
                 if let Err(error) = frame
                     .map_err(ConnectionError::from)
@@ -116,10 +135,13 @@ impl Server {
         }
     }
 
-    /// Waits until the peer is too slow with what has begun.
+    /// Waits until the peer is too slow with what has begun, or has started anew.
     async fn watch(&self, part_since: Rc<Cell<Option<Instant>>>) -> ConnectionError {
         loop {
             corelith_io::sleep(PEER_LOOK_EVERY).await;
+            if !self.acquaintances.is_last(&self.theirs) {
+                return ConnectionError::Replaced;
+            }
             let now = corelith_io::now();
             let is_slow = |since: Option<Instant>| {
                 since.is_some_and(|since| now - since > PEER_TRANSFER_DEADLINE)
@@ -161,6 +183,14 @@ impl Server {
         Ok(())
     }
 
+    /// The node at the other end, and its store.
+    fn peer(&self) -> GroupMember {
+        GroupMember {
+            node: self.theirs.node,
+            store: self.theirs.store,
+        }
+    }
+
     fn group(&self, shard: ShardId) -> Option<Group> {
         self.groups.group(shard)
     }
@@ -173,7 +203,7 @@ impl Server {
     /// Says why a message about `shard` was refused.
     fn refused(&self, shard: ShardId, refusal: &Refusal) {
         let refusals = self.groups.refusals();
-        refusals.note(shard, self.peer, self.address, refusal);
+        refusals.note(shard, self.theirs.node, self.address, refusal);
     }
 
     /// Starts `work` now, which keeps the order of requests, and finishes it in a task of its own
@@ -192,7 +222,7 @@ impl Server {
         let server = Rc::clone(self);
         Self::start(async move {
             let result = match server.group(head.shard) {
-                Some(group) => group.take_append(server.peer, append, entries).await,
+                Some(group) => group.take_append(server.peer(), append, entries).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(head.shard, result);
@@ -214,7 +244,7 @@ impl Server {
         Self::start(async move {
             let group = server.group(beat.shard);
             let result = match &group {
-                Some(group) => group.take_beat(server.peer, append).await,
+                Some(group) => group.take_beat(server.peer(), append).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(beat.shard, result);
@@ -261,7 +291,7 @@ impl Server {
         let server = Rc::clone(self);
         Self::start(async move {
             let pre = head.kind == kinds::PRE_VOTE;
-            match group.take_vote(server.peer, pre, ask).await {
+            match group.take_vote(server.peer(), pre, ask).await {
                 Ok(Some(answer)) => server
                     .outgoing
                     .send(|out| peer::encode_vote_reply(out, head, &answer)),
@@ -287,7 +317,7 @@ impl Server {
         };
         let server = Rc::clone(self);
         Self::start(async move {
-            match group.take_transfer(server.peer, transfer).await {
+            match group.take_transfer(server.peer(), transfer).await {
                 Ok(true) => server.plain(head, kinds::DONE),
                 Ok(false) => server.plain(head, kinds::REFUSED),
                 Err(refusal) => server.refuse(head, &refusal),
@@ -301,7 +331,7 @@ impl Server {
             self.plain(head, kinds::REFUSED);
             return;
         };
-        if let Err(refusal) = group.admit_snapshot(self.peer, &vote) {
+        if let Err(refusal) = group.admit_snapshot(self.peer(), &vote) {
             self.refuse(head, &refusal);
             return;
         }
@@ -357,7 +387,7 @@ impl Server {
                     self.plain(head, kinds::DONE);
                 }
                 Part::End(vote) => {
-                    match group.install(self.peer, writer, vote).await {
+                    match group.install(self.peer(), writer, vote).await {
                         Ok(Some(vote)) => self
                             .outgoing
                             .send(|out| peer::encode_snapshot_reply(out, head, &vote)),

@@ -25,6 +25,8 @@ pub enum Bug {
     CreditLaterSends,
     /// Something not simulated has a say: an address in memory delays a start.
     DelayByAddress,
+    /// A group counts any store of a member's node.
+    TrustAnyStore,
     /// The budget takes any number of proposals.
     UnboundedProposals,
 }

@@ -1,20 +1,25 @@
 //! Saying that messages of peers were refused, without filling the log.
 
 use crate::admission::Refusal;
+use crate::limits::STRANGE_STORES_MAX;
 use corelith_io::Instant;
-use corelith_wire::{NodeId, ShardId};
-use std::cell::Cell;
+use corelith_wire::{NodeId, ShardId, StoreId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Least time between two lines.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// The refusals of one core: one line a second, with how many were passed over.
+/// The refusals of one core: one line a second, with how many were passed over. That a store is not the
+/// group's is said once of each store.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     said: Cell<Option<Instant>>,
     passed_over: Cell<u64>,
+    /// The stores of which it was said.
+    stores: RefCell<BTreeSet<(NodeId, StoreId)>>,
     #[cfg(test)]
     total: Cell<u64>,
 }
@@ -30,6 +35,9 @@ impl Refusals {
     ) {
         #[cfg(test)]
         self.total.set(self.total.get() + 1);
+        if let Refusal::NotTheStore(node, store) = *refusal {
+            return self.note_store(shard, node, store, address);
+        }
         let now = corelith_io::now();
         if self.said.get().is_some_and(|said| now - said < QUIET) {
             self.passed_over.set(self.passed_over.get() + 1);
@@ -39,6 +47,21 @@ impl Refusals {
         let more = self.passed_over.replace(0);
         let address = address.map(tracing::field::display);
         tracing::warn!(%shard, %peer, address, %refusal, more, "refused a peer's message");
+    }
+
+    fn note_store(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        store: StoreId,
+        address: Option<SocketAddr>,
+    ) {
+        let mut stores = self.stores.borrow_mut();
+        if stores.len() < STRANGE_STORES_MAX && stores.insert((node, store)) {
+            let address = address.map(tracing::field::display);
+            let refusal = Refusal::NotTheStore(node, store);
+            tracing::warn!(%shard, address, %refusal, "a store takes no part");
+        }
     }
 
     /// How many were refused.

@@ -4,13 +4,14 @@ use crate::log_store::io_error;
 use crate::state_machine::stored_membership;
 use crate::types::{self, SnapshotMeta, Types};
 use corelith_shards::{self as shards, Engine, SnapshotWriter};
+use corelith_wire::StoreId;
 use openraft::storage::RaftSnapshotBuilder;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
 /// openraft's snapshot over our data.
-pub(crate) type Snapshot = openraft::storage::Snapshot<types::LeaderId, u64, (), SnapshotData>;
+pub(crate) type Snapshot = openraft::storage::Snapshot<types::LeaderId, u64, StoreId, SnapshotData>;
 
 /// What openraft hands around as a snapshot.
 pub(crate) enum SnapshotData {

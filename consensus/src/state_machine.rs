@@ -17,6 +17,7 @@ use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
 use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_wire::StoreId;
 use corelith_wire::request::Condition;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
@@ -207,7 +208,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> io::Result<Option<Snapshot<types::LeaderId, u64, (), SnapshotData>>> {
+    ) -> io::Result<Option<Snapshot<types::LeaderId, u64, StoreId, SnapshotData>>> {
         snapshot::take(&self.engine)
     }
 }

@@ -7,6 +7,7 @@ use crate::command::{Parsed, WriteReply, kind};
 use crate::membership;
 use bytes::Bytes;
 use corelith_shards::{self as shards, ValuePart, ValuePointer};
+use corelith_wire::StoreId;
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::impls::leader_id_adv;
 use openraft::type_config::alias;
@@ -23,8 +24,8 @@ pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
 pub(crate) type Vote = openraft::Vote<LeaderId>;
 /// openraft's log id.
 pub(crate) type LogId = openraft::LogId<LeaderId>;
-/// The members of a group; where they are is not consensus's business.
-pub(crate) type Membership = openraft::Membership<u64, ()>;
+/// The members of a group and the stores that count as them; where they are is not consensus's business.
+pub(crate) type Membership = openraft::Membership<u64, StoreId>;
 /// A membership and the entry that set it.
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
 /// What a snapshot covers.
@@ -42,7 +43,7 @@ impl openraft::RaftTypeConfig for Types {
     type D = Payload;
     type R = WriteReply;
     type NodeId = u64;
-    type Node = ();
+    type Node = StoreId;
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = Vote;
@@ -109,7 +110,7 @@ impl fmt::Display for Payload {
 impl RaftPayload for Payload {
     type D = Self;
     type NodeId = u64;
-    type Node = ();
+    type Node = StoreId;
 
     fn blank() -> Self {
         Self::plain(kind::BLANK, Bytes::new())

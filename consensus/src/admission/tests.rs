@@ -1,6 +1,7 @@
 use super::*;
+use crate::route::GroupMember;
 use crate::tests::cluster::command as write_command;
-use crate::types::Membership;
+use crate::types::{Membership, StoredMembership};
 use bytes::Bytes;
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 
@@ -9,12 +10,20 @@ const PEER: NodeId = NodeId(2);
 const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 const OURS: Term = Term(5);
 
+/// Of a group whose third slot is unclaimed, as is committed at index 5.
 fn known() -> Known<'static> {
+    let me = GroupMember {
+        node: ME,
+        store: StoreId(101),
+    };
+    let at = crate::types::log_id(id(2, 2, 5));
+    let committed = StoredMembership::new(Some(at), membership_of([101, 102, 0]));
     Known {
         me: ME,
         peer: PEER,
         members: &MEMBERS,
         term: OURS,
+        stores: Box::leak(Box::new(Stores::knowing(me, committed))),
     }
 }
 
@@ -63,6 +72,16 @@ fn head(vote: PeerVote, before: Option<LogId>, committed: Option<LogId>) -> Appe
         committed,
         count: 0,
     }
+}
+
+/// Of nodes 1 to 3 with these stores.
+fn membership_of(stores: [u128; 3]) -> Membership {
+    let nodes: std::collections::BTreeMap<u64, StoreId> = (1..).zip(stores.map(StoreId)).collect();
+    Membership::new(vec![nodes.keys().copied().collect()], nodes).unwrap()
+}
+
+fn stores_body(stores: [u128; 3]) -> Bytes {
+    membership::encode(&membership_of(stores))
 }
 
 fn members_body(voters: &[u64]) -> Bytes {
@@ -168,7 +187,23 @@ fn entries_follow_each_other_and_make_sense() {
         (kind::WRITE, Bytes::new(), Err(Refusal::Entry(at))),
         (kind::OPEN_SESSION, Bytes::from_static(&[7; 8]), Ok(())),
         (kind::OPEN_SESSION, put(), Err(Refusal::Entry(at))),
-        (kind::MEMBERSHIP, members_body(&[1, 2, 3]), Ok(())),
+        (kind::MEMBERSHIP, stores_body([101, 102, 0]), Ok(())),
+        (kind::MEMBERSHIP, stores_body([101, 102, 103]), Ok(())),
+        (
+            kind::MEMBERSHIP,
+            members_body(&[1, 2, 3]),
+            Err(Refusal::Membership(at)),
+        ),
+        (
+            kind::MEMBERSHIP,
+            stores_body([101, 104, 0]),
+            Err(Refusal::Membership(at)),
+        ),
+        (
+            kind::MEMBERSHIP,
+            stores_body([101, u128::MAX, 0]),
+            Err(Refusal::Membership(at)),
+        ),
         (
             kind::MEMBERSHIP,
             members_body(&[1, 2]),

@@ -8,8 +8,10 @@
 use super::Group;
 use crate::admission::{self, Held, Known, Line, Place, Refusal};
 use crate::convert;
+use crate::route::GroupMember;
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
+use crate::stores::Standing;
 use crate::types::{self, Payload, SnapshotMeta, Types, VoteRequest};
 use corelith_io::Instant;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
@@ -63,35 +65,55 @@ impl Default for Door {
 
 impl Group {
     /// What the group knows when `peer` says something.
-    fn known(&self, peer: NodeId) -> Known<'_> {
+    ///
+    /// # Errors
+    /// The group has another store in the slot of the peer, or in that of this node: see `stores.rs`.
+    fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
+        let stores = &self.inner.stores;
+        for of in [peer, stores.me()] {
+            if stores.standing(of) == Standing::Stranger {
+                return Err(Refusal::NotTheStore(of.node, of.store));
+            }
+        }
         let mut heard = self.inner.door.heard.borrow_mut();
-        heard.insert(peer, corelith_io::now());
-        Known {
+        heard.insert(peer.node, corelith_io::now());
+        Ok(Known {
             me: self.inner.me,
-            peer,
+            peer: peer.node,
             members: &self.inner.members,
             term: Term(self.inner.server.borrow_watched().vote.leader_id.term),
+            stores,
+        })
+    }
+
+    /// Refuses a candidate that this replica knows no store of, unless it has entries that are not here:
+    /// there its store may be bound.
+    fn check_candidate(&self, peer: GroupMember, ask: &VoteAsk) -> Result<(), Refusal> {
+        let is_bound = self.inner.stores.counts(peer);
+        match is_bound || ask.last > self.inner.log.range().last {
+            true => Ok(()),
+            false => Err(Refusal::NotTheStore(peer.node, peer.store)),
         }
     }
 
     /// Takes a heartbeat.
     pub(crate) async fn take_beat(
         &self,
-        peer: NodeId,
+        peer: GroupMember,
         head: AppendHead,
     ) -> Result<AppendResult, Refusal> {
-        admission::append(&self.known(peer), &head, &[])?;
+        admission::append(&self.known(peer)?, &head, &[])?;
         self.let_in(head, Vec::new(), Vec::new(), None).await
     }
 
     /// Takes an append.
     pub(crate) async fn take_append(
         &self,
-        peer: NodeId,
+        peer: GroupMember,
         head: AppendHead,
         entries: Vec<PeerEntry>,
     ) -> Result<AppendResult, Refusal> {
-        let payloads = admission::append(&self.known(peer), &head, &entries)?;
+        let payloads = admission::append(&self.known(peer)?, &head, &entries)?;
         let place = self.inner.door.queue.acquire(1).await;
         if !self.may_commit_more().await {
             return Ok(AppendResult::Unable);
@@ -205,11 +227,12 @@ impl Group {
     /// replica may not vote yet.
     pub(crate) async fn take_vote(
         &self,
-        peer: NodeId,
+        peer: GroupMember,
         pre: bool,
         ask: VoteAsk,
     ) -> Result<Option<VoteAnswer>, Refusal> {
-        admission::vote(&self.known(peer), pre, &ask)?;
+        admission::vote(&self.known(peer)?, pre, &ask)?;
+        self.check_candidate(peer, &ask)?;
         if self.embargoed() {
             return Ok(None);
         }
@@ -233,11 +256,11 @@ impl Group {
     /// Takes note that the leader hands over the lead; whether openraft took it.
     pub(crate) async fn take_transfer(
         &self,
-        peer: NodeId,
+        peer: GroupMember,
         transfer: Transfer,
     ) -> Result<bool, Refusal> {
-        admission::transfer(&self.known(peer), &transfer)?;
-        if self.embargoed() {
+        admission::transfer(&self.known(peer)?, &transfer)?;
+        if self.embargoed() || !self.inner.stores.may_stand() {
             return Ok(false);
         }
         let request = TransferLeaderRequest::<Types>::new(
@@ -250,15 +273,15 @@ impl Group {
     }
 
     /// Whether a snapshot under that vote may be received.
-    pub(crate) fn admit_snapshot(&self, peer: NodeId, vote: &PeerVote) -> Result<(), Refusal> {
-        admission::snapshot_vote(&self.known(peer), vote)
+    pub(crate) fn admit_snapshot(&self, peer: GroupMember, vote: &PeerVote) -> Result<(), Refusal> {
+        admission::snapshot_vote(&self.known(peer)?, vote)
     }
 
     /// Installs a received snapshot through openraft, and returns the vote to answer with; `None` if
     /// it is damaged or openraft has stopped.
     pub(crate) async fn install(
         &self,
-        peer: NodeId,
+        peer: GroupMember,
         mut writer: shards::SnapshotWriter,
         vote: PeerVote,
     ) -> Result<Option<PeerVote>, Refusal> {
@@ -274,7 +297,7 @@ impl Group {
         let Some((_, committed)) = self.inner.caught_up().await else {
             return Ok(None);
         };
-        let known = self.known(peer);
+        let known = self.known(peer)?;
         admission::snapshot(&known, &vote, applied, membership.as_ref(), committed)?;
         self.inner.door.line.set(None);
         let Ok(last_membership) = stored_membership(membership) else {

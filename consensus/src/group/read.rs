@@ -52,7 +52,7 @@ impl Group {
         if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
             return None;
         }
-        if inner.members.len() > 1 {
+        if inner.stores.voters() > 1 {
             let now = corelith_io::now();
             let holds = match is_planted(Bug::CreditLaterSends) {
                 true => inner

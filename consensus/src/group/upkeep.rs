@@ -29,22 +29,11 @@ const PURGE_ENTRIES_MIN: u64 = 256;
 impl Group {
     pub(super) fn start_upkeep(&self, brand_new: bool) {
         let inner = &self.inner;
-        if let Some(until) = inner.embargo_until {
-            self.tend(move |inner| async move {
-                // The preferred leader stands first, so that after a restart of all nodes it leads
-                // and the others do not split the vote.
-                let head_start = if inner.me == inner.preferred {
-                    Duration::ZERO
-                } else {
-                    inner.options.election_timeout_min
-                };
-                corelith_io::sleep_until(until + head_start).await;
-                inner.raft.runtime_config().elect(true);
-            });
-        }
-        if brand_new && inner.me == inner.preferred {
+        self.tend(|inner| async move { inner.stand_when_allowed().await });
+        if brand_new {
             self.tend(|inner| async move { inner.form().await });
         }
+        self.tend(|inner| async move { inner.bind_stores().await });
         self.tend(|inner| async move { inner.watch_openraft().await });
         self.tend(|inner| async move { inner.purge_behind_checkpoints().await });
         self.tend(|inner| async move { inner.say_what_it_waits_for().await });
@@ -68,15 +57,6 @@ impl Group {
 }
 
 impl Inner {
-    /// Forms a new group. Only the preferred leader does, so that exactly one node does.
-    async fn form(&self) {
-        let members: std::collections::BTreeMap<u64, ()> =
-            self.members.iter().map(|node| (node.0, ())).collect();
-        if let Err(error) = self.raft.initialize(members).await {
-            tracing::warn!(shard = %self.shard_id, %error, "the group was formed before");
-        }
-    }
-
     /// Notices when openraft stops by itself, which it does when the storage fails.
     async fn watch_openraft(&self) {
         let mut metrics = self.raft.metrics();

@@ -2,6 +2,7 @@
 
 use super::{Group, Inner};
 use crate::link::Seen;
+use crate::route::GroupMember;
 use corelith_io::{Instant, sleep};
 use corelith_shards::{NodeId, ShardId};
 use openraft::async_runtime::WatchReceiver;
@@ -51,7 +52,12 @@ impl Inner {
         }
         let peers = self.members.iter().filter(|member| **member != self.me);
         let peers = peers.map(|peer| (*peer, self.seen(*peer)));
-        Some(no_leader(self.shard_id, peers, self.is_stopped()))
+        let mut why = no_leader(self.shard_id, peers, self.is_stopped());
+        for node in self.members.iter().filter(|node| self.is_strange(**node)) {
+            // Writing to a string does not fail.
+            let _ = write!(why, ", node {} has a store that does not count", node.0);
+        }
+        Some(why)
     }
 }
 
@@ -62,11 +68,20 @@ impl Inner {
         match self.current_leader() {
             Some(leader) if leader == self.me => {
                 let acked = self.data.borrow_watched().last_quorum_acked;
-                self.members.len() == 1 || self.is_recent(acked.map(|acked| acked.into_inner().0))
+                self.stores.voters() == 1 || self.is_recent(acked.map(|acked| acked.into_inner().0))
             }
             Some(leader) => self.is_recent(self.door.heard(leader)),
             None => false,
         }
+    }
+
+    /// Whether the store of `node` does not count, as far as is known.
+    fn is_strange(&self, node: NodeId) -> bool {
+        let store = match node == self.me {
+            true => Some(self.stores.me().store),
+            false => (self.link_to)(node.0).store(),
+        };
+        store.is_some_and(|store| !self.stores.counts(GroupMember { node, store }))
     }
 
     fn is_recent(&self, at: Option<Instant>) -> bool {

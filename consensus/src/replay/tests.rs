@@ -1,8 +1,9 @@
-use crate::tests::cluster::command;
-use crate::{Group, Groups, Options, Outcome};
+use crate::tests::cluster::{command, introduction, new_groups};
+use crate::{Group, GroupMember, Options, Outcome};
 use bytes::Bytes;
 use corelith_io::sim::{Sim, SimNode};
 use corelith_shards::{NodeId, Shard, ShardId, ShardOptions};
+use corelith_wire::StoreId;
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 use futures_util::future::join_all;
 use std::cell::RefCell;
@@ -17,15 +18,16 @@ const IN_FLIGHT: u64 = 256;
 
 /// A group of this node alone, once it leads.
 async fn open() -> Group {
-    let nowhere = |_, _| std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let groups = Groups::new(ME, 7, 1, Rc::new(nowhere), Options::default()).unwrap();
+    let store = StoreId(7);
+    let groups = new_groups(introduction(ME, store), Vec::new(), Options::default());
     let mut options = ShardOptions::new(7, SHARD);
     options.segment_bytes = 1 << 20;
     options.value_segment_bytes = 1 << 20;
     let shard = Shard::open(Path::new("/data/shard"), options)
         .await
         .unwrap();
-    groups.open(shard, SHARD, vec![ME], ME).await.unwrap()
+    let members = vec![GroupMember { node: ME, store }];
+    groups.open(shard, SHARD, members, ME).await.unwrap()
 }
 
 fn key(number: u64) -> Bytes {

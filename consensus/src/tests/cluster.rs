@@ -1,17 +1,21 @@
 //! Three simulated nodes with one core each.
 
 use super::tamper;
-use crate::{GroupError, Groups, Options, Outcome, ReadPoint, WriteReply};
+use crate::{GroupError, GroupMember, Groups, Options, Outcome, ReadPoint, Route, WriteReply};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
+use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::{
     Condition, OpenSession, Operation, WriteCommand, WriteRequest, encode_open_session,
     encode_write,
 };
-use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId};
+use corelith_wire::{
+    ClusterId, Epoch, FullClusterId, Head, Kind, Outbox, RequestId, Start, StoreId,
+};
+use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -249,14 +253,8 @@ struct Node {
 impl Node {
     async fn open(&self) -> Groups {
         let peers = self.peers.clone();
-        let groups = Groups::new(
-            self.me,
-            CLUSTER,
-            1,
-            Rc::new(move |node, _| peers[node.0 as usize - 1]),
-            self.options.clone(),
-        )
-        .unwrap();
+        let me = introduction(self.me, StoreId(self.me.0.into()));
+        let groups = new_groups(me, peers, self.options.clone());
         for shard in (0..self.shards).map(ShardId) {
             let mut options = ShardOptions::new(CLUSTER, shard);
             options.memtable_bytes = self.memtable_bytes;
@@ -265,10 +263,14 @@ impl Node {
             let dir = PathBuf::from(format!("/data/shard-{}", shard.0));
             let opened = Shard::open(&dir, options).await.unwrap();
             let first = shard.0 as usize % self.peers.len();
-            let members: Vec<NodeId> = (0..self.peers.len())
+            let members: Vec<GroupMember> = (0..self.peers.len())
                 .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
+                .map(|node| GroupMember {
+                    node,
+                    store: StoreId(node.0.into()),
+                })
                 .collect();
-            let preferred = members[0];
+            let preferred = members[0].node;
             groups
                 .open(opened, shard, members, preferred)
                 .await
@@ -290,6 +292,34 @@ impl Node {
             drop(corelith_io::spawn(serve_peer(groups.clone(), me, stream)));
         }
     }
+}
+
+/// What a node says of itself.
+pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
+    Introduction {
+        cluster: FullClusterId(CLUSTER.into()),
+        node,
+        store,
+        start: Start {
+            incarnation: 1,
+            nonce: corelith_io::random_u64(),
+        },
+        port: PORT,
+        settings: Settings::new(1, 3, 0, 150, 450),
+    }
+}
+
+/// The groups of a node that reaches node `n` at `peers[n - 1]` and knows everybody.
+pub(crate) fn new_groups(me: Introduction, peers: Vec<SocketAddr>, options: Options) -> Groups {
+    let route = Route {
+        core_of: Rc::new(|_, _| 0),
+        resolve: Rc::new(move |node, _| {
+            let address = peers.get(node.0 as usize - 1).copied();
+            async move { address }.boxed_local()
+        }),
+    };
+    let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
+    Groups::new(me, 1, route, admit, options).unwrap()
 }
 
 async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()> {

@@ -19,12 +19,16 @@ use crate::node::request::forward::Forwards;
 use crate::node::request::handler::Handler;
 use crate::node::request::router::{Router, map_bytes};
 use crate::node::request::server::Server;
-use corelith_consensus::{Group, Groups, Options, Role};
+use corelith_consensus::{Group, Groups, Options, Role, Route};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
-use corelith_shards::{NodeId, ShardId};
-use std::net::{Ipv4Addr, SocketAddr};
+use corelith_shards::NodeId;
+use corelith_wire::peer::{Introduction, Settings, Verdict};
+use corelith_wire::{FullClusterId, Start, StoreId};
+use futures_util::FutureExt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a core tells the thread that started the node.
 #[derive(Debug)]
@@ -160,7 +164,7 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
         return Ok(());
     };
     let listener = listen(setup)?;
-    let groups = new_groups(setup)?;
+    let groups = new_groups(setup, &store)?;
     let opener = Opener {
         config: &setup.config,
         placement: &setup.placement,
@@ -255,12 +259,15 @@ fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
     })
 }
 
-fn new_groups(setup: &CoreSetup) -> Result<Groups, NodeError> {
-    let placement = Arc::clone(&setup.placement);
-    let route = move |node: NodeId, shard: ShardId| {
-        // Members are nodes of the placement; a connection to nowhere fails.
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        placement.address_of(node, shard).unwrap_or(nowhere)
+fn new_groups(setup: &CoreSetup, store: &Store) -> Result<Groups, NodeError> {
+    let (of_cores, of_addresses) = (Arc::clone(&setup.placement), Arc::clone(&setup.placement));
+    let route = Route {
+        core_of: Rc::new(move |node, shard| of_cores.core_of(node, shard)),
+        resolve: Rc::new(move |node, core| {
+            let member = of_addresses.member(node);
+            let address = member.map(|member| member.core_address(core));
+            async move { address }.boxed_local()
+        }),
     };
     let raft = &setup.config.raft;
     let options = Options {
@@ -271,16 +278,34 @@ fn new_groups(setup: &CoreSetup) -> Result<Groups, NodeError> {
         ..Options::default()
     };
     let placement = &setup.placement;
-    Groups::new(
-        placement.me,
-        placement.cluster_id,
-        placement.epoch,
-        Rc::new(route),
-        options,
-    )
-    .map_err(|error| NodeError::Raft {
+    let settings = Settings::new(
+        placement.shards,
+        placement.replicas,
+        0,
+        milliseconds(options.heartbeat),
+        milliseconds(options.election_timeout_min),
+    );
+    let me = Introduction {
+        cluster: FullClusterId(placement.cluster_id.into()),
+        node: placement.me,
+        store: StoreId(store.id.into()),
+        start: Start {
+            incarnation: 1,
+            nonce: corelith_io::random_u64(),
+        },
+        port: placement
+            .member(placement.me)
+            .map_or(0, |me| me.address.port()),
+        settings,
+    };
+    let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
+    Groups::new(me, placement.epoch, route, admit, options).map_err(|error| NodeError::Raft {
         reason: error.to_string(),
     })
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A configured length in memory, whose bounds were checked.

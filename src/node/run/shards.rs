@@ -13,10 +13,11 @@ use crate::node::data_dir::identity::{Listing, shard_dir};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::DownShard;
-use corelith_consensus::{Group, Groups, OpenError};
+use corelith_consensus::{Group, GroupMember, Groups, OpenError};
 use corelith_io::{ErrorKind, Sender};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{self as shards, BlockCache, ScrubOptions, Shard, ShardId, ShardOptions};
+use corelith_wire::StoreId;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -143,8 +144,13 @@ impl Opener<'_> {
             Ok(shard) => shard,
             Err(down) => return Ok(Err(down)),
         };
-        let members = self.placement.replicas_of(id);
-        let preferred = members.first().copied().unwrap_or(self.placement.me);
+        let nodes = self.placement.replicas_of(id);
+        let preferred = nodes.first().copied().unwrap_or(self.placement.me);
+        let of_any_store = |node| GroupMember {
+            node,
+            store: StoreId::ANY,
+        };
+        let members = nodes.into_iter().map(of_any_store).collect();
         match self.groups.open(shard, id, members, preferred).await {
             Ok(group) => Ok(Ok(group)),
             Err(OpenError::Storage(error)) => Ok(Err(self.down(id, error)?)),

@@ -3,9 +3,10 @@
 //! [`run`] goes from the configuration to the end of the last core. On a core a request goes through
 //! `request/` (server, connection, router, handler) to the group of its shard; one that arrived at the
 //! wrong core crosses the `mesh`. `admin/` asks all cores and puts together what they say. `cluster/` is
-//! what all nodes agree on, `data_dir/` what one of them owns on disk.
+//! what all nodes agree on, `admission/` how a node comes to be one of them, `data_dir/` what one of them owns on disk.
 
 mod admin;
+mod admission;
 pub mod cluster;
 pub mod config;
 pub mod data_dir;

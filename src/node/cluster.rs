@@ -1,4 +1,7 @@
-//! What all nodes of a cluster agree on.
+//! What all nodes of a cluster agree on: who they are, and which of them holds what.
 
+pub mod addresses;
 pub mod formation;
+pub mod judge;
 pub mod placement;
+pub mod standing;

@@ -82,7 +82,7 @@ pub struct NodeEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Its name; the cluster id is derived from it, and nodes of another cluster are refused.
+    /// Its name. Nodes with another one form no cluster together.
     pub name: String,
     /// Number of shards, fixed when the cluster is created.
     pub shards: u32,
@@ -350,9 +350,20 @@ impl NodeConfig {
 }
 
 impl ClusterConfig {
-    /// The id that connections carry: never 0, which means "any" in a handshake.
-    pub fn id(&self) -> u64 {
+    /// Hash of the name. Nodes with another one form no cluster together.
+    pub fn name_hash(&self) -> u64 {
         xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).max(1)
+    }
+
+    /// Hash of what must be the same of all nodes everywhere: ids and cores. Addresses may differ.
+    pub fn nodes_hash(&self) -> u64 {
+        let mut nodes: Vec<(u64, u16)> = self.nodes.iter().map(|n| (n.id, n.cores)).collect();
+        nodes.sort_unstable();
+        let bytes = nodes.iter().flat_map(|(id, cores)| {
+            let cores = u64::from(*cores);
+            [id.to_le_bytes(), cores.to_le_bytes()].concat()
+        });
+        xxhash_rust::xxh3::xxh3_64(&bytes.collect::<Vec<u8>>())
     }
 
     /// Number of replicas of each shard.

@@ -2,4 +2,5 @@
 
 pub mod identity;
 pub mod inspect;
+pub(crate) mod keeper;
 pub mod on_disk;

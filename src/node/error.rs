@@ -17,7 +17,13 @@ pub enum NodeError {
     /// The data directory is not this node's.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A host name of the configuration has no address.
+    /// Other nodes know another store as this node, or a later start of this one.
+    #[error("{why}")]
+    Excluded {
+        /// What it is, and what to do.
+        why: String,
+    },
+    /// The host name to listen on has no address.
     #[error(
         "the host {host:?} has no address ({reason}): check the configuration or the name service"
     )]

@@ -170,6 +170,8 @@ pub const MESH_WAITING_MAX: usize = 16_384;
 pub const STATUS_BYTES: usize = 1 << 10;
 /// Most bytes of what it says of one shard.
 pub const STATUS_SHARD_BYTES: usize = 128;
+/// Most bytes of what it says of one node that it refuses.
+pub const STATUS_STRANGER_BYTES: usize = 512;
 /// Most bytes of what it says of the storage of one shard, damage aside.
 pub const STORAGE_SHARD_BYTES: usize = 1 << 10;
 /// How long a core waits for what the others say of their shards.
@@ -192,6 +194,22 @@ pub const EXIT_CODE_GAVE_UP: i32 = 5;
 pub const PORT_GRACE: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile.
 pub const PORT_POLL: Duration = Duration::from_millis(20);
+/// Pause after the identity of the data directory could not be written.
+pub const IDENTITY_RETRY: Duration = Duration::from_secs(1);
+/// Time for one question to another node about the cluster, the connection included.
+pub const FORMATION_ASK_DEADLINE: Duration = Duration::from_secs(1);
+/// Time for finding out whether an earlier start of a store still runs.
+pub const FORMATION_NAME_DEADLINE: Duration = Duration::from_millis(400);
+/// How long a majority of the first nodes waits for the others before it forms the cluster without them.
+pub const FORMATION_GRACE: Duration = Duration::from_secs(3);
+/// Pause between two looks at the other nodes, half of it to one and a half at random: at first ...
+pub const FORMATION_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// ... and, after it has doubled a few times, at last.
+pub const FORMATION_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A node that waits says so again after this time.
+pub const FORMATION_TOLD_EVERY: Duration = Duration::from_secs(300);
+/// Most bytes of a question about the formation, or of its answer.
+pub const FORMATION_FRAME_BYTES_MAX: usize = 16 << 10;
 /// Shards of a core that are opened at once.
 pub const SHARDS_OPENED_AT_ONCE: usize = 8;
 /// How often a starting core looks whether its shards have leaders.
@@ -221,4 +239,6 @@ const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
 const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
 const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
+const _: () = assert!(FORMATION_NAME_DEADLINE.as_millis() < FORMATION_ASK_DEADLINE.as_millis());
+const _: () = assert!(NODES_MAX * 24 + 512 <= FORMATION_FRAME_BYTES_MAX);
 const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());

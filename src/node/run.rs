@@ -1,17 +1,18 @@
 //! Running a node, or several, in this process: from the configuration to the last core's end.
 
 pub mod core;
+mod entry;
 mod shards;
 mod systemd;
 
-use crate::node::cluster::placement::Placement;
+use crate::node::cluster::addresses::look_up;
 use crate::node::config::NodeConfig;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use core::{CoreEvent, CoreEventKind};
 use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
 use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::Path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -221,11 +222,10 @@ impl Running {
         instead: &'static str,
         events: &Sender<CoreEvent>,
     ) -> Result<(), NodeError> {
-        let placement = Placement::new(&config, resolve)?;
         let listen = resolve(&config.listen.host, config.listen.port)?;
         let node = config.id.0;
         let pin = config.pin.clone();
-        let (setups, stops) = core::prepare(config, placement, listen, instead, events);
+        let (setups, stops) = core::prepare(config, listen, instead, events);
         self.stops.extend(stops);
         for (core, setup) in (0..).zip(setups) {
             let executor = CoreConfig {
@@ -271,13 +271,8 @@ fn give_up(why: &NodeError) -> ! {
 }
 
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, NodeError> {
-    let failed = |reason: String| NodeError::Resolve {
+    look_up(host, port).map_err(|reason| NodeError::Resolve {
         host: host.to_owned(),
         reason,
-    };
-    (host, port)
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?
-        .next()
-        .ok_or_else(|| failed("the name service knows none".to_owned()))
+    })
 }

@@ -4,7 +4,6 @@ mod abuse;
 mod damage;
 mod scans;
 
-use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::limits;
 use crate::node::run::core::{self, CoreEvent, CoreEventKind};
@@ -18,7 +17,6 @@ use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{
     ClusterId, Epoch, FrameParser, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement,
 };
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,8 +48,9 @@ fn config(me: u32, count: u32) -> NodeConfig {
     NodeConfig::parse("test", &text).unwrap()
 }
 
-fn cluster_id() -> ClusterId {
-    ClusterId(config(1, 1).cluster.id())
+/// The cluster that the node at `address` is of.
+async fn cluster_id(address: SocketAddr) -> ClusterId {
+    Client::connect(address).await.1.cluster
 }
 
 impl Cluster {
@@ -83,10 +82,7 @@ impl Cluster {
     }
 
     fn start_node(&mut self, node: SimNode, config: NodeConfig, events: &Sender<CoreEvent>) {
-        let resolve =
-            |host: &str, port| Ok::<_, Infallible>(SocketAddr::new(host.parse().unwrap(), port));
-        let placement = Placement::new(&config, resolve).unwrap();
-        let (setups, stops) = core::prepare(config, placement, node.address(PORT), "", events);
+        let (setups, stops) = core::prepare(config, node.address(PORT), "", events);
         self.stops.extend(stops);
         for (core, setup) in (0..).zip(setups) {
             self.sim.start(node, core, move || core::run(setup));
@@ -252,13 +248,14 @@ fn requests_at_any_core_of_the_leader_are_answered() {
     let cluster = Cluster::start(1, 3);
     let nodes = cluster.nodes.clone();
     cluster.sim.block_on(cluster.client, async move {
+        let cluster_id = cluster_id(nodes[0].address(PORT)).await;
         for shard in 0..SHARDS {
             let leader = leader_of(nodes[0].address(PORT), shard).await;
             let node = nodes[leader as usize - 1];
             for core in 0..CORES {
                 let (mut client, welcome) = Client::connect(node.address(PORT + core)).await;
                 assert_eq!(welcome.status, Status::Welcome);
-                assert_eq!((welcome.core, welcome.cluster), (core, cluster_id()));
+                assert_eq!((welcome.core, welcome.cluster), (core, cluster_id));
                 let session = client.open_session(shard).await;
                 let key = key_of(shard, core.into());
                 assert!(matches!(
@@ -374,14 +371,15 @@ fn strangers_and_the_silent_are_turned_away() {
     let address = cluster.nodes[0].address(PORT);
     cluster.sim.block_on(cluster.client, async move {
         let introduced = async |hello| Client::introduce(address, hello).await.1.status;
-        let other = ClusterId(cluster_id().0 ^ 1);
+        let cluster_id = cluster_id(address).await;
+        let other = ClusterId(cluster_id.0 ^ 1);
         assert_eq!(introduced(Hello::client(other)).await, Status::OtherCluster);
         assert_eq!(
-            introduced(Hello::peer(cluster_id(), NodeId(9))).await,
+            introduced(Hello::peer(cluster_id, NodeId(9))).await,
             Status::RoleRefused
         );
         assert_eq!(
-            introduced(Hello::peer(cluster_id(), NodeId(1))).await,
+            introduced(Hello::peer(cluster_id, NodeId(1))).await,
             Status::RoleRefused
         );
 

@@ -11,8 +11,6 @@ use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::map::ClusterMap;
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,9 +105,9 @@ impl Cluster {
         self.members[at].running.is_some()
     }
 
-    /// The map that clients go by.
+    /// The map that clients go by: of whichever cluster the nodes form.
     pub(crate) fn map(&self) -> Arc<ClusterMap> {
-        Arc::new(placement(&self.members[0].config).cluster_map())
+        Arc::new(Placement::new(&self.members[0].config).cluster_map())
     }
 
     /// The place of a node among the members.
@@ -146,8 +144,7 @@ impl Cluster {
         let (events, happened) = corelith_io::channel(2 * usize::from(member.config.cores));
         let config = member.config.clone();
         let listen = member.node.address(PORT);
-        let (setups, stops) =
-            core::prepare(config.clone(), placement(&config), listen, "", &events);
+        let (setups, stops) = core::prepare(config, listen, "", &events);
         for (core, setup) in (0..).zip(setups) {
             self.sim.start(member.node, core, move || core::run(setup));
         }
@@ -258,14 +255,6 @@ fn collect(member: &mut Member) {
             }
         }
     }
-}
-
-fn placement(config: &NodeConfig) -> Placement {
-    let resolve = |host: &str, port| {
-        let ip: IpAddr = host.parse().unwrap();
-        Ok::<_, Infallible>(SocketAddr::new(ip, port))
-    };
-    Placement::new(config, resolve).unwrap()
 }
 
 /// Small sizes, so that flushes, checkpoints, new segments and purges happen within a short run.

@@ -139,7 +139,10 @@ fn a_data_directory_of_another_cluster() {
     refuses(&mut node(&elsewhere), &["data", "in use"]);
     first.kill();
     let config = write_configuration(dir.path(), "second", &ports);
-    refuses(&mut node(&config), &["data", "was created with cluster"]);
+    refuses(
+        &mut node(&config),
+        &["data", "was created with cluster.name"],
+    );
 }
 
 #[test]

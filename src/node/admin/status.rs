@@ -1,5 +1,6 @@
 //! The state of a node: what its cores say of their shards, put together.
 
+use crate::node::admission::desk::Desk;
 use crate::node::cluster::placement::Placement;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
@@ -9,7 +10,7 @@ use corelith_io::Instant;
 use corelith_shards::LogId;
 use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
 use corelith_wire::response::Answer;
-use corelith_wire::status::{ShardRole, ShardStatus, StatusReply};
+use corelith_wire::status::{NodeStranger, ShardRole, ShardStatus, StatusReply};
 use corelith_wire::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(crate) struct NodeStatus {
     placement: Arc<Placement>,
     groups: Rc<LocalGroups>,
     mesh: Rc<Mesh>,
+    desk: Rc<Desk>,
 }
 
 impl NodeStatus {
@@ -27,12 +29,14 @@ impl NodeStatus {
         placement: Arc<Placement>,
         groups: Rc<LocalGroups>,
         mesh: Rc<Mesh>,
+        desk: Rc<Desk>,
     ) -> Rc<Self> {
         Rc::new(Self {
             started: corelith_io::now(),
             placement,
             groups,
             mesh,
+            desk,
         })
     }
 
@@ -40,15 +44,21 @@ impl NodeStatus {
     pub(crate) async fn status(&self) -> Answer {
         let mut shards = self.ask_shards(shard_status, down_status).await;
         shards.sort_by_key(|status| status.shard);
+        let strangers = self.desk.strangers().await;
+        let strangers = strangers.into_iter().map(|stranger| NodeStranger {
+            node: stranger.node.0,
+            why: stranger.why,
+        });
         let me = self.placement.member(self.placement.me);
         Answer::Status(StatusReply {
             node: self.placement.me.0,
-            cluster: self.placement.cluster_id,
+            cluster: self.placement.cluster.0,
             epoch: self.placement.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             cores: me.map_or(0, |member| member.cores),
             shards,
+            strangers: strangers.collect(),
         })
     }
 
@@ -69,7 +79,9 @@ impl NodeStatus {
 
     /// Longest answer to a question for the status.
     pub(crate) fn status_bytes_max(&self) -> usize {
-        limits::STATUS_BYTES + self.shards_max() * limits::STATUS_SHARD_BYTES
+        limits::STATUS_BYTES
+            + self.shards_max() * limits::STATUS_SHARD_BYTES
+            + self.placement.members().len() * limits::STATUS_STRANGER_BYTES
     }
 
     /// Longest answer to a question for the storage.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 pub struct Acceptor {
     /// It takes part in no proposal before this one.
     pub promised: Ballot,
-    /// What it has accepted last, and in which proposal.
+    /// What it has accepted last, and in which proposal, while nothing is decided as far as it knows.
     pub accepted: Option<(Ballot, Charter)>,
     /// What was decided, as far as it knows.
     pub charter: Option<Charter>,
@@ -37,7 +37,7 @@ impl Acceptor {
         let mut next = self.clone();
         match step {
             _ if self.charter.is_some() => {}
-            FormationStep::Who => {}
+            FormationStep::Who | FormationStep::Name => {}
             FormationStep::Prepare(ballot) => next.promised = self.promised.max(*ballot),
             FormationStep::Accept(ballot, charter) => {
                 if *ballot >= self.promised && charter.store_of(node) == Some(store) {
@@ -56,7 +56,7 @@ impl Acceptor {
     pub fn decided(&self, ballot: Ballot, charter: &Charter) -> Option<Self> {
         (self.promised == ballot && self.charter.is_none()).then(|| Self {
             promised: ballot,
-            accepted: Some((ballot, charter.clone())),
+            accepted: None,
             charter: Some(charter.clone()),
         })
     }
@@ -64,9 +64,12 @@ impl Acceptor {
     /// What becomes of it when another node says that the cluster is formed.
     #[must_use]
     pub fn told(&self, charter: &Charter) -> Self {
-        let mut next = self.clone();
-        next.charter.get_or_insert_with(|| charter.clone());
-        next
+        let charter = self.charter.as_ref().unwrap_or(charter);
+        Self {
+            promised: self.promised,
+            accepted: None,
+            charter: Some(charter.clone()),
+        }
     }
 }
 

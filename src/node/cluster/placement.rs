@@ -9,28 +9,26 @@
 
 use crate::node::config::NodeConfig;
 use corelith_shards::{NodeId, ShardId};
+use corelith_wire::ClusterId;
 use corelith_wire::map::{ClusterMap, MapNode};
-use std::net::SocketAddr;
 
-/// A node of the cluster with its addresses resolved.
+/// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
     pub id: NodeId,
-    /// Host as configured, for clients.
+    /// Host as configured.
     pub host: String,
-    /// Address of its core 0, for peers.
-    pub address: SocketAddr,
+    /// Port of its core 0.
+    pub port: u16,
     /// Number of cores.
     pub cores: u16,
 }
 
 impl Member {
-    /// The address of one of its cores.
-    pub fn core_address(&self, core: u16) -> SocketAddr {
-        let mut address = self.address;
-        address.set_port(address.port().saturating_add(core));
-        address
+    /// The port of one of its cores.
+    pub fn core_port(&self, core: u16) -> u16 {
+        self.port.saturating_add(core)
     }
 }
 
@@ -39,8 +37,8 @@ impl Member {
 pub struct Placement {
     /// This node.
     pub me: NodeId,
-    /// The cluster's id.
-    pub cluster_id: u64,
+    /// The cluster; 0 before it is formed.
+    pub cluster: ClusterId,
     /// Generation of the placement; raised by every change.
     pub epoch: u32,
     /// Number of shards.
@@ -65,33 +63,33 @@ pub enum Home {
 }
 
 impl Placement {
-    /// Computes the placement of the configured cluster; `resolve` turns a host and port into an
-    /// address.
-    ///
-    /// # Errors
-    /// The first error of `resolve`.
-    pub fn new<E>(
-        config: &NodeConfig,
-        resolve: impl Fn(&str, u16) -> Result<SocketAddr, E>,
-    ) -> Result<Self, E> {
-        let mut members = Vec::with_capacity(config.cluster.nodes.len());
-        for node in &config.cluster.nodes {
-            members.push(Member {
-                id: NodeId(node.id),
-                host: node.host.clone(),
-                address: resolve(&node.host, node.port)?,
-                cores: node.cores,
-            });
-        }
+    /// Computes the placement of the configured cluster.
+    pub fn new(config: &NodeConfig) -> Self {
+        let nodes = config.cluster.nodes.iter().map(|node| Member {
+            id: NodeId(node.id),
+            host: node.host.clone(),
+            port: node.port,
+            cores: node.cores,
+        });
+        let mut members: Vec<Member> = nodes.collect();
         members.sort_by_key(|member| member.id);
-        Ok(Self {
+        Self {
             me: config.id,
-            cluster_id: config.cluster.id(),
+            cluster: ClusterId(0),
             epoch: 1,
             shards: config.cluster.shards,
             replicas: config.cluster.replica_count(),
             members,
-        })
+        }
+    }
+
+    /// The same in the cluster that was formed.
+    #[must_use]
+    pub fn formed(&self, cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            ..self.clone()
+        }
     }
 
     /// All nodes, sorted by id.
@@ -117,23 +115,17 @@ impl Placement {
         corelith_wire::placement::core_of(shard, cores)
     }
 
-    /// The address at which `node` serves `shard`; `None` for an unknown node.
-    pub fn address_of(&self, node: NodeId, shard: ShardId) -> Option<SocketAddr> {
-        let member = self.member(node)?;
-        Some(member.core_address(self.core_of(node, shard)))
-    }
-
     /// The map that clients get.
     pub fn cluster_map(&self) -> ClusterMap {
         let nodes = self.members.iter().map(|member| MapNode {
             id: member.id.0,
             host: member.host.clone(),
-            base_port: member.address.port(),
+            base_port: member.port,
             cores: member.cores,
         });
         ClusterMap::place(
             corelith_wire::Epoch(self.epoch),
-            corelith_wire::ClusterId(self.cluster_id),
+            self.cluster,
             nodes.collect(),
             self.shards,
             self.replicas as usize,
@@ -175,8 +167,6 @@ mod tests {
     use super::{Home, Placement};
     use crate::node::config::NodeConfig;
     use corelith_shards::{NodeId, ShardId};
-    use std::convert::Infallible;
-    use std::net::SocketAddr;
 
     fn placement(me: u64, nodes: &[(u64, u16)], shards: u32, replicas: u32) -> Placement {
         let entries: Vec<String> = nodes
@@ -191,10 +181,7 @@ mod tests {
             entries.join(",")
         );
         let config = NodeConfig::parse("t", &text).unwrap();
-        let resolve = |host: &str, port: u16| {
-            Ok::<_, Infallible>(SocketAddr::new(host.parse().unwrap(), port))
-        };
-        Placement::new(&config, resolve).unwrap()
+        Placement::new(&config)
     }
 
     #[test]
@@ -260,11 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn each_core_has_its_address() {
+    fn each_core_has_its_port() {
         let placement = placement(1, &[(1, 3), (2, 2), (3, 1)], 12, 3);
-        let address = |node, shard| placement.address_of(NodeId(node), ShardId(shard)).unwrap();
-        assert_eq!(address(1, 5).to_string(), "10.0.0.1:7002");
-        assert_eq!(address(2, 5).to_string(), "10.0.0.2:7001");
-        assert_eq!(placement.address_of(NodeId(9), ShardId(0)), None);
+        let port = |node, shard| {
+            let (node, shard) = (NodeId(node), ShardId(shard));
+            let core = placement.core_of(node, shard);
+            placement.member(node).unwrap().core_port(core)
+        };
+        assert_eq!(port(1, 5), 7002);
+        assert_eq!(port(2, 5), 7001);
     }
 }

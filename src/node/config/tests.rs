@@ -66,14 +66,25 @@ fn listen_defaults_to_the_entry() {
 }
 
 #[test]
-fn the_cluster_id_follows_the_name() {
-    let one = parse(GOOD).unwrap().cluster.id();
+fn the_hash_follows_the_name() {
+    let one = parse(GOOD).unwrap().cluster.name_hash();
     let other = parse(&GOOD.replace("\"test\"", "\"prod\""))
         .unwrap()
         .cluster
-        .id();
+        .name_hash();
     assert_ne!(one, other);
     assert_ne!(one, 0);
+}
+
+/// Which addresses nodes have may differ from node to node; how many cores, and which ids, may not.
+#[test]
+fn the_hash_of_the_nodes_leaves_addresses_out() {
+    let hash = |text: &str| parse(text).unwrap().cluster.nodes_hash();
+    let one = hash(GOOD);
+    assert_eq!(hash(&GOOD.replace("10.0.0.1", "10.0.9.9")), one);
+    let more_cores = GOOD.replacen("cores = 2", "cores = 3", 1);
+    assert_ne!(more_cores, GOOD);
+    assert_ne!(hash(&more_cores), one);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who a data directory belongs to: the file `node` in it.
+//! Who a data directory is and belongs to: the file `node` in it.
 //!
 //! Written when the directory is first used, and compared with the configuration at every later start. A
 //! directory that holds anything else but no `node` file is refused: a node that forgot its log would
@@ -8,45 +8,34 @@
 //! Invariants:
 //! * A shard is listed after everything of its creation is durable, and before its replica votes or
 //!   takes an entry. So a crash in between leaves a shard that was never used, which is listed then.
-//! * The file is replaced as a whole.
-//!
-//! ```text
-//! 0   8   magic "CLNODE\0\0"
-//! 8   4   format version, 2
-//! 12  4   shards
-//! 16  4   replicas
-//! 20  2   cores of this node
-//! 22  2   number of nodes N
-//! 24  8   node id
-//! 32  8   cluster id
-//! 40  8   store id, drawn at random: every file of the node carries it
-//! 48  8N  ids of all nodes, ascending
-//! ..  B   the shards that the store holds, a bit each: shard s is bit s % 8 of byte s / 8; B is
-//!         shards / 8, rounded up
-//! ..      zeros
-//! 4092 4  crc32c of the bytes before
-//! ```
-//! All numbers are little-endian. Version 1 does not say which shards there are: those that are found at
-//! the first start are listed.
+//! * The file is replaced as a whole, by one whose blocks were allocated before: a full device keeps no
+//!   node from starting or from knowing its peers.
+//! * The incarnation is raised durably before the node says anything to anybody.
+//! * What peers have said against the store is kept: it takes part in nothing after another start either.
 
+mod format;
+#[cfg(test)]
+mod tests;
+
+use crate::node::cluster::formation::Acceptor;
+use crate::node::cluster::judge::Met;
 use crate::node::cluster::placement::Placement;
-use crate::node::limits;
-use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions, Receiver, Sender};
+use crate::node::cluster::standing::Exclusion;
+use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
 use corelith_shards::{NodeId, ShardId};
-use std::collections::BTreeSet;
+use corelith_wire::{Start, StoreId};
+pub use format::decode;
+pub(crate) use format::{FILE_BYTES, MAGIC};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "node";
+/// The next one is written here.
 const NEW_FILE_NAME: &str = "node.new";
 pub(crate) const SHARDS_DIR: &str = "shards";
-pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
-const FORMAT_VERSION: u32 = 2;
-const NODES_AT: usize = 48;
-const CRC_AT: usize = BLOCK_SIZE - 4;
 
-const _: () =
-    assert!(NODES_AT + 8 * limits::NODES_MAX + (limits::SHARDS_MAX as usize).div_ceil(8) <= CRC_AT);
+const _: () = assert!(FILE_BYTES.is_multiple_of(BLOCK_SIZE));
 
 /// Why a data directory cannot be used by this node.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +67,8 @@ pub enum IdentityError {
     /// Files, but no `node` file.
     #[error(
         "the directory {dir} holds `{found}` but no `node` file, so it is no complete data \
-         directory of a node: restore the file. If it is lost, see 'a data directory is lost' in \
-         docs/operations.md; an empty directory is for a node that has never run only, since one \
-         that forgets its votes breaks the cluster"
+         directory of a node: restore the file as this node wrote it last. If it is lost, see 'a data \
+         directory is lost' in docs/operations.md, and leave everything in the directory"
     )]
     Foreign {
         /// The directory.
@@ -91,8 +79,8 @@ pub enum IdentityError {
     /// The `node` file is damaged.
     #[error(
         "{file} is damaged ({what}): restore it as this node wrote it last. If that is not \
-         possible, see 'a data directory is lost' in docs/operations.md; do not start the node with \
-         an empty directory, since one that forgets its votes breaks the cluster"
+         possible, see 'a data directory is lost' in docs/operations.md, and leave everything in the \
+         directory"
     )]
     Corrupt {
         /// The file.
@@ -102,8 +90,8 @@ pub enum IdentityError {
     },
     /// Written by a newer program.
     #[error(
-        "{file} has format version {version}; this program knows versions up to {FORMAT_VERSION}: use a \
-         newer one"
+        "{file} has format version {version}; this program knows versions up to {}: use a newer one",
+        format::VERSION
     )]
     Newer {
         /// The file.
@@ -116,7 +104,7 @@ pub enum IdentityError {
     Io(#[from] corelith_io::Error),
 }
 
-/// What a data directory was created with.
+/// Who a data directory is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Number of shards of the cluster.
@@ -127,20 +115,37 @@ pub struct Identity {
     pub cores: u16,
     /// This node.
     pub node: NodeId,
-    /// The cluster.
-    pub cluster_id: u64,
+    /// Hash of the cluster's name.
+    pub name: u64,
     /// Drawn at random when the directory was created.
-    pub store_id: u64,
+    pub store: StoreId,
+    /// How often a node was started on it.
+    pub incarnation: u64,
+    /// What is known of the cluster's formation.
+    pub formation: Acceptor,
+    /// What peers have said against the store.
+    pub excluded: Option<Exclusion>,
     /// All nodes, ascending.
     pub nodes: Vec<NodeId>,
+    /// The peers that were met.
+    pub met: BTreeMap<NodeId, Met>,
     /// The shards that the store holds.
     pub held: BTreeSet<ShardId>,
 }
 
+impl Identity {
+    /// What files of shards carry of the store's id.
+    pub fn short_store(&self) -> u64 {
+        self.store.0 as u64
+    }
+}
+
 /// An opened data directory, locked against other processes until dropped.
 pub struct DataDir {
-    /// What it was created with.
+    /// Who it is.
     pub identity: Identity,
+    /// This start of it.
+    pub start: Start,
     _lock: DirLock,
 }
 
@@ -150,23 +155,15 @@ pub fn shard_dir(data_dir: &Path, shard: ShardId) -> PathBuf {
 }
 
 impl DataDir {
-    /// What keeps the list of its shards from now on. It writes to the directory: it must be gone before
-    /// this is.
-    pub fn held_shards(&self, dir: &Path) -> HeldShards {
-        HeldShards {
-            dir: dir.to_owned(),
-            identity: self.identity.clone(),
-        }
-    }
-
-    /// Locks `dir`, creating it if needed, and checks that it belongs to this node of `placement`.
-    /// Must run on a core.
+    /// Locks `dir`, creating it if needed, checks that it belongs to this node of `placement`, and
+    /// begins another start of it. Must run on a core.
     ///
     /// # Errors
     /// See [`IdentityError`].
     pub async fn open(
         dir: &Path,
         placement: &Placement,
+        name: u64,
         cores: u16,
     ) -> Result<Self, IdentityError> {
         corelith_io::create_dir_all(dir).await?;
@@ -177,71 +174,50 @@ impl DataDir {
                 error.into()
             }
         })?;
-        let configured = |store_id| Identity {
+        let configured = Identity {
             shards: placement.shards,
             replicas: placement.replicas,
             cores,
             node: placement.me,
-            cluster_id: placement.cluster_id,
-            store_id,
+            name,
+            store: new_store(),
+            incarnation: 0,
+            formation: Acceptor::default(),
+            excluded: None,
             nodes: placement.members().iter().map(|m| m.id).collect(),
+            met: BTreeMap::new(),
             held: BTreeSet::new(),
         };
-        let identity = match read(dir).await? {
+        let mut identity = match read(dir).await? {
             Some(stored) => {
-                check_same(dir, &stored, &configured(stored.store_id))?;
+                check_same(dir, &stored, &configured)?;
                 stored
             }
             None => {
                 check_empty(dir).await?;
-                let fresh = configured(corelith_io::random_u64().max(1));
-                write(dir, &fresh).await?;
-                fresh
+                configured
             }
+        };
+        identity.incarnation = identity.incarnation.saturating_add(1);
+        write(dir, &identity).await?;
+        let start = Start {
+            incarnation: identity.incarnation,
+            nonce: corelith_io::random_u64(),
         };
         corelith_io::create_dir_all(&dir.join(SHARDS_DIR)).await?;
         Ok(Self {
             identity,
+            start,
             _lock: lock,
         })
     }
 }
 
-/// Keeps the list of shards in the `node` file of a directory that is open. Belongs to the first core.
-pub struct HeldShards {
-    dir: PathBuf,
-    identity: Identity,
-}
-
-/// Shards to be listed, and where to tell that they are.
-pub(crate) struct Listing {
-    pub(crate) shards: Vec<ShardId>,
-    pub(crate) told: Sender<Result<(), IdentityError>>,
-}
-
-impl HeldShards {
-    /// Lists what the cores of the node ask for, until all of them have ended.
-    pub(crate) async fn keep(mut self, asked: Receiver<Listing>) {
-        while let Ok(Listing { shards, told }) = asked.recv().await {
-            let listed = self.add(&shards).await;
-            // A core that has failed does not wait for it.
-            let _ = told.try_send(listed);
-        }
-    }
-
-    /// Lists shards that were created, durably.
-    ///
-    /// # Errors
-    /// The file could not be written: none of them may be used.
-    async fn add(&mut self, shards: &[ShardId]) -> Result<(), IdentityError> {
-        let mut identity = self.identity.clone();
-        identity.held.extend(shards);
-        if identity != self.identity {
-            write(&self.dir, &identity).await?;
-            self.identity = identity;
-        }
-        Ok(())
-    }
+/// An id that no other store has, nor may mean anything else.
+fn new_store() -> StoreId {
+    let high = u128::from(corelith_io::random_u64() >> 1);
+    let low = u128::from(corelith_io::random_u64().max(1));
+    StoreId(high << 64 | low)
 }
 
 /// Reads the identity of the data directory `dir`, if it has one.
@@ -255,24 +231,35 @@ pub async fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let block = file.read_at(0, BLOCK_SIZE).await?;
-    decode(&show(&path), &block).map(Some)
+    let bytes = file.read_at(0, FILE_BYTES).await?;
+    decode(&show(&path), &bytes).map(Some)
 }
 
 /// Writes under another name, then renames: the file is complete or not there.
-async fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
+pub(super) async fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
     let new = dir.join(NEW_FILE_NAME);
-    match corelith_io::remove_file(&new).await {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let file = OpenOptions::new().write().create_new().open(&new).await?;
-    let mut block = Buf::alloc(BLOCK_SIZE);
-    block.copy_from_slice(&encode(identity));
-    file.write_at(0, block).await?;
-    file.sync().await?;
+    write_new(&new, &format::encode(identity)).await?;
     corelith_io::rename(&new, &dir.join(FILE_NAME)).await?;
     corelith_io::sync_dir(dir).await?;
+    // The next one has its blocks, and its name, before it is needed.
+    if let Err(error) = write_new(&new, &[0; FILE_BYTES]).await {
+        tracing::debug!(%error, "the next identity has no space yet");
+    }
+    Ok(())
+}
+
+/// Writes a file of these bytes, over one of that length if there is one.
+async fn write_new(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let file = match OpenOptions::new().write().open(path).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            OpenOptions::new().write().create_new().open(path).await?
+        }
+        opened => opened?,
+    };
+    let mut blocks = Buf::alloc(bytes.len());
+    blocks.copy_from_slice(bytes);
+    file.write_at(0, blocks).await?;
+    file.sync().await?;
     Ok(())
 }
 
@@ -305,9 +292,9 @@ fn check_same(dir: &Path, stored: &Identity, configured: &Identity) -> Result<()
             configured.node.0.to_string(),
         ),
         (
-            "cluster id (from cluster.name)",
-            hex(stored.cluster_id),
-            hex(configured.cluster_id),
+            "cluster.name (a hash of it)",
+            hex(stored.name),
+            hex(configured.name),
         ),
         (
             "the number of shards",
@@ -341,227 +328,4 @@ fn check_same(dir: &Path, stored: &Identity, configured: &Identity) -> Result<()
 
 fn show(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn encode(identity: &Identity) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(BLOCK_SIZE);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&identity.shards.to_le_bytes());
-    bytes.extend_from_slice(&identity.replicas.to_le_bytes());
-    bytes.extend_from_slice(&identity.cores.to_le_bytes());
-    assert!(
-        identity.nodes.len() <= limits::NODES_MAX,
-        "the configuration bounds the nodes"
-    );
-    bytes.extend_from_slice(&(identity.nodes.len() as u16).to_le_bytes());
-    bytes.extend_from_slice(&identity.node.0.to_le_bytes());
-    bytes.extend_from_slice(&identity.cluster_id.to_le_bytes());
-    bytes.extend_from_slice(&identity.store_id.to_le_bytes());
-    for node in &identity.nodes {
-        bytes.extend_from_slice(&node.0.to_le_bytes());
-    }
-    assert!(
-        identity.shards <= limits::SHARDS_MAX,
-        "the configuration bounds the shards"
-    );
-    let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
-    for shard in &identity.held {
-        assert!(shard.0 < identity.shards, "{shard} is none of the cluster");
-        if let Some(byte) = held.get_mut(shard.0 as usize / 8) {
-            *byte |= 1 << (shard.0 % 8);
-        }
-    }
-    bytes.append(&mut held);
-    assert!(bytes.len() <= CRC_AT, "everything has its place");
-    bytes.resize(CRC_AT, 0);
-    let crc = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-/// Reads the block of a `node` file; `file` is named in errors.
-///
-/// # Errors
-/// `Corrupt` or `Newer`.
-pub fn decode(file: &str, block: &[u8]) -> Result<Identity, IdentityError> {
-    let corrupt = |what| IdentityError::Corrupt {
-        file: file.to_owned(),
-        what,
-    };
-    let (Some(content), Some(crc)) = (block.get(..CRC_AT), block.get(CRC_AT..)) else {
-        return Err(corrupt("it is shorter than one block"));
-    };
-    let mut fields = Fields(content);
-    if fields.take::<8>() != *MAGIC {
-        return Err(corrupt("it does not start with the magic of a node file"));
-    }
-    let version = u32::from_le_bytes(fields.take());
-    if version > FORMAT_VERSION {
-        return Err(IdentityError::Newer {
-            file: file.to_owned(),
-            version,
-        });
-    }
-    if Fields(crc).take::<4>() != crc32c::crc32c(content).to_le_bytes() {
-        return Err(corrupt("its checksum does not match"));
-    }
-    let shards = u32::from_le_bytes(fields.take());
-    let replicas = u32::from_le_bytes(fields.take());
-    let cores = u16::from_le_bytes(fields.take());
-    let count = u16::from_le_bytes(fields.take());
-    let node = NodeId(u64::from_le_bytes(fields.take()));
-    let cluster_id = u64::from_le_bytes(fields.take());
-    let store_id = u64::from_le_bytes(fields.take());
-    if usize::from(count) > limits::NODES_MAX {
-        return Err(corrupt("it lists too many nodes"));
-    }
-    let nodes = (0..count)
-        .map(|_| NodeId(u64::from_le_bytes(fields.take())))
-        .collect();
-    if shards > limits::SHARDS_MAX {
-        return Err(corrupt("it has too many shards"));
-    }
-    // Zeros in version 1.
-    let bits: Vec<u8> = (0..shards.div_ceil(8))
-        .map(|_| u8::from_le_bytes(fields.take()))
-        .collect();
-    let is_held = |shard: &u32| {
-        let byte = bits.get(*shard as usize / 8);
-        byte.is_some_and(|byte| byte >> (shard % 8) & 1 == 1)
-    };
-    let held = (0..shards).filter(is_held).map(ShardId).collect();
-    Ok(Identity {
-        shards,
-        replicas,
-        cores,
-        node,
-        cluster_id,
-        store_id,
-        nodes,
-        held,
-    })
-}
-
-/// Reads fields one after the other; zeros beyond the end.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        match self.0.split_first_chunk() {
-            Some((field, rest)) => {
-                self.0 = rest;
-                *field
-            }
-            None => [0; N],
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CRC_AT, Identity, IdentityError, check_same, decode, encode};
-    use corelith_shards::{NodeId, ShardId};
-
-    fn identity() -> Identity {
-        Identity {
-            shards: 8,
-            replicas: 3,
-            cores: 2,
-            node: NodeId(2),
-            cluster_id: 0xabcd,
-            store_id: 77,
-            nodes: vec![NodeId(1), NodeId(2), NodeId(5)],
-            held: [0, 3, 7].map(ShardId).into(),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        assert_eq!(decode("f", &encode(&identity())).unwrap(), identity());
-    }
-
-    #[test]
-    fn each_damaged_byte_is_noticed() {
-        let good = encode(&identity());
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(decode("f", &bad).is_err(), "byte {at}");
-        }
-        assert!(matches!(
-            decode("f", &good[..100]),
-            Err(IdentityError::Corrupt { .. })
-        ));
-    }
-
-    #[test]
-    fn a_newer_format_is_named() {
-        let mut newer = encode(&identity());
-        newer[8] = 3;
-        let error = decode("/d/node", &newer).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/d/node has format version 3; this program knows versions up to 2: use a newer one"
-        );
-    }
-
-    /// The bytes of a file of version 1, as they were written: it lists no shards.
-    #[test]
-    fn version_1_lists_no_shards() {
-        let mut bytes = b"CLNODE\0\0".to_vec();
-        for number in [1_u32, 8, 3] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        bytes.extend_from_slice(&[2, 0, 3, 0]);
-        for number in [2_u64, 0xabcd, 77, 1, 2, 5] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        bytes.resize(CRC_AT, 0);
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        let expected = Identity {
-            held: [].into(),
-            ..identity()
-        };
-        assert_eq!(decode("f", &bytes).unwrap(), expected);
-    }
-
-    #[test]
-    fn each_difference_is_one_sentence() {
-        let stored = identity();
-        type Change = fn(&mut Identity);
-        let table: [(Change, &str); 6] = [
-            (
-                |i| i.node = NodeId(3),
-                "node id 2, but the configuration says 3",
-            ),
-            (
-                |i| i.cluster_id = 1,
-                "cluster id (from cluster.name) 000000000000abcd, but the configuration says 0000000000000001",
-            ),
-            (
-                |i| i.shards = 16,
-                "the number of shards 8, but the configuration says 16",
-            ),
-            (
-                |i| i.replicas = 1,
-                "the number of replicas 3, but the configuration says 1",
-            ),
-            (
-                |i| i.cores = 4,
-                "the number of cores 2, but the configuration says 4",
-            ),
-            (
-                |i| i.nodes = vec![NodeId(2)],
-                "the nodes 1, 2, 5, but the configuration says 2",
-            ),
-        ];
-        for (change, expected) in table {
-            let mut configured = stored.clone();
-            change(&mut configured);
-            let error = check_same("/d".as_ref(), &stored, &configured).unwrap_err();
-            assert!(error.to_string().contains(expected), "{error}");
-        }
-        assert!(check_same("/d".as_ref(), &stored, &stored).is_ok());
-    }
 }

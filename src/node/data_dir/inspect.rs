@@ -1,7 +1,9 @@
 //! Describing any file that a node has written.
 
+use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::identity::{self, Identity, IdentityError};
-use corelith_io::{BLOCK_SIZE, File};
+use corelith_io::File;
+use corelith_wire::StoreId;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,7 +37,7 @@ pub async fn inspect(path: &Path) -> Result<String, InspectError> {
         .await
         .map_err(corelith_shards::Error::from)?;
     let start = file
-        .read_at(0, BLOCK_SIZE)
+        .read_at(0, identity::FILE_BYTES)
         .await
         .map_err(corelith_shards::Error::from)?;
     let is_named_node = path
@@ -57,17 +59,45 @@ fn describe(identity: &Identity) -> String {
     let mut text = String::new();
     let nodes: Vec<String> = identity.nodes.iter().map(ToString::to_string).collect();
     let held: Vec<String> = identity.held.iter().map(ToString::to_string).collect();
-    let lines = [
+    let charter = identity.formation.charter.as_ref();
+    let cluster = charter.map(|charter| charter.cluster.to_string());
+    let mut lines = vec![
         ("kind", "identity of a data directory".to_owned()),
         ("node", identity.node.to_string()),
-        ("cluster id", format!("{:016x}", identity.cluster_id)),
-        ("store id", format!("{:016x}", identity.store_id)),
+        (
+            "cluster id",
+            cluster.unwrap_or_else(|| "none, it is not formed yet".to_owned()),
+        ),
+        (
+            "hash of the cluster's name",
+            format!("{:016x}", identity.name),
+        ),
+        ("store id", identity.store.to_string()),
+        ("starts", identity.incarnation.to_string()),
         ("cores", identity.cores.to_string()),
         ("shards", identity.shards.to_string()),
         ("replicas", identity.replicas.to_string()),
         ("nodes", nodes.join(" ")),
         ("holds shards", held.join(" ")),
     ];
+    for (node, store) in charter.iter().flat_map(|charter| &charter.stores) {
+        let store = match *store {
+            StoreId::UNCLAIMED => "whichever comes first".to_owned(),
+            StoreId::ANY => "any, as older versions had it".to_owned(),
+            store => store.to_string(),
+        };
+        lines.push(("store of the cluster", format!("{node} {store}")));
+    }
+    for (node, met) in &identity.met {
+        lines.push(("met", format!("{node} {} start {}", met.store, met.start)));
+    }
+    if let Some(excluded) = identity.excluded {
+        let why = match excluded {
+            Exclusion::OtherStore(store) => format!("the cluster knows the store {store}"),
+            Exclusion::RolledBack(start) => format!("the cluster knows start {start}"),
+        };
+        lines.push(("takes part in nothing", why));
+    }
     for (what, content) in lines {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{what}: {content}");

@@ -135,7 +135,7 @@ fn in_use(dir: &Path, error: corelith_io::Error) -> OfflineError {
 fn shards_of(dir: &Path, identity: &Identity) -> BTreeMap<PathBuf, Owner> {
     let held = identity.held.iter().map(|shard| {
         let owner = Owner {
-            store_id: identity.store_id,
+            store_id: identity.short_store(),
             shard: *shard,
         };
         (identity::shard_dir(dir, *shard), owner)

@@ -161,8 +161,6 @@ mod tests {
     use crate::node::cluster::placement::Placement;
     use crate::node::config::NodeConfig;
     use corelith_wire::{Epoch, Head, Kind, RequestId, ShardId};
-    use std::convert::Infallible;
-    use std::net::SocketAddr;
 
     #[test]
     fn routes() {
@@ -174,8 +172,7 @@ mod tests {
              cluster = {{ name = \"c\", shards = 6, replicas = 2, nodes = {nodes} }}"
         );
         let config = NodeConfig::parse("t", &text).unwrap();
-        let resolve = |_: &str, port| Ok::<_, Infallible>(SocketAddr::from(([10, 0, 0, 1], port)));
-        let placement = Placement::new(&config, resolve).unwrap();
+        let placement = Placement::new(&config);
         let table = [
             // (core, kind, shard, epoch, route)
             (0, Kind::GET, 0, 1, Route::Here),

@@ -12,13 +12,15 @@ use super::receive::ReceiveBuffer;
 use super::rejections::Rejections;
 use super::router::Router;
 use super::serve::{self, Surroundings};
+use crate::node::admission::desk::Desk;
+use crate::node::admission::exchange;
 use crate::node::limits;
 use crate::node::mesh::ConnectionId;
 use bytes::BytesMut;
 use corelith_consensus::Groups;
 use corelith_io::{ErrorKind, Instant, ReadHalf, TcpListener, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Status, Welcome};
-use corelith_wire::{ClusterId, Epoch, HandshakeError, NodeId};
+use corelith_wire::{Epoch, HandshakeError, NodeId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ use std::time::Duration;
 pub(crate) struct Server {
     surroundings: Surroundings,
     groups: Groups,
+    desk: Rc<Desk>,
     commons: Rc<Commons>,
     /// How long a client may do nothing.
     idle_max: Option<Duration>,
@@ -79,6 +82,7 @@ impl Server {
     pub(crate) fn new(
         router: Rc<Router>,
         groups: Groups,
+        desk: Rc<Desk>,
         budget: Budget,
         idle_max: Option<Duration>,
     ) -> Rc<Self> {
@@ -90,6 +94,7 @@ impl Server {
                 rejections: Rc::new(Rejections::new(corelith_io::now())),
             },
             groups,
+            desk,
             commons: Commons::new(epoch, budget),
             idle_max,
             next: Cell::new(1),
@@ -222,7 +227,7 @@ impl Server {
             Role::Client | Role::Bulk => {
                 Box::pin(self.serve_client(read, write, leftover, from)).await;
             }
-            Role::Formation => {}
+            Role::Formation => self.serve_formation(read, write, leftover).await,
         }
     }
 
@@ -245,6 +250,17 @@ impl Server {
             .groups
             .serve_peer(read, write, leftover, peer, Some(from));
         while_placed(&place, served).await;
+    }
+
+    async fn serve_formation(&self, mut read: ReadHalf, mut write: WriteHalf, leftover: BytesMut) {
+        let place = self.strangers.take(limits::STRANGERS_PER_CORE_MAX);
+        let mut buffer = leftover;
+        let desk = &self.desk;
+        let answer = |ask| desk.answer(ask);
+        let serving = exchange::serve(&mut read, &mut write, &mut buffer, answer);
+        // Whoever is too slow asks again.
+        let serving = corelith_io::timeout(limits::HANDSHAKE_DEADLINE, serving);
+        let _ = while_placed(&place, serving).await;
     }
 
     async fn serve_client(
@@ -304,7 +320,7 @@ impl Server {
         let placement = &router.placement;
         let mut welcome = Welcome::answer(
             hello,
-            ClusterId(placement.cluster_id),
+            placement.cluster,
             Epoch(placement.epoch),
             placement.me,
             router.core,
@@ -316,6 +332,7 @@ impl Server {
                 Role::Client if is_full => Status::Busy,
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
+                Role::Formation if other_node => Status::Welcome,
                 Role::Peer | Role::Bulk | Role::Formation => Status::RoleRefused,
             };
         }

@@ -5,14 +5,16 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use super::shards::{Opened, Opener, Store};
+use super::entry::{self, Entered, Opening, enter};
+use super::shards::{Opened, Opener};
 use crate::node::admin::status::NodeStatus;
+use crate::node::admission::desk::Desk;
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{DataDir, Listing};
+use crate::node::data_dir::keeper::Asked;
 use crate::node::error::NodeError;
 use crate::node::limits;
-use crate::node::local::LocalGroups;
+use crate::node::local::{DownShard, LocalGroups};
 use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
 use crate::node::request::budget::Budget;
 use crate::node::request::forward::Forwards;
@@ -22,13 +24,12 @@ use crate::node::request::server::Server;
 use corelith_consensus::{Group, Groups, Options, Role, Route};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
 use corelith_shards::NodeId;
-use corelith_wire::peer::{Introduction, Settings, Verdict};
-use corelith_wire::{FullClusterId, Start, StoreId};
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What a core tells the thread that started the node.
 #[derive(Debug)]
@@ -50,34 +51,21 @@ pub enum CoreEventKind {
     Ended(Result<(), NodeError>),
 }
 
-/// What the first core gives the others, once: what they must know of the store.
-enum Opening {
-    First {
-        tell: Vec<Sender<Store>>,
-        /// Closed when all other cores have ended.
-        others: Receiver<()>,
-        /// What the list of shards is asked for.
-        listings: Receiver<Listing>,
-    },
-    Other {
-        store: Receiver<Store>,
-        _alive: Sender<()>,
-    },
-}
-
 /// Everything a core needs to start.
 pub struct CoreSetup {
-    config: Arc<NodeConfig>,
-    placement: Arc<Placement>,
-    listen: SocketAddr,
+    pub(super) config: Arc<NodeConfig>,
+    /// Of a cluster that may not be formed yet.
+    pub(super) placement: Arc<Placement>,
+    pub(super) listen: SocketAddr,
     /// How to choose another port, for the error when it is in use.
     instead: &'static str,
     core: u16,
-    opening: Opening,
-    list: Sender<Listing>,
+    pub(super) opening: Opening,
+    /// To the keeper of the identity.
+    pub(super) asks: Sender<Asked>,
     senders: Vec<MeshSender>,
     inbox: MeshReceiver,
-    stop: Receiver<()>,
+    pub(super) stop: Receiver<()>,
     events: Sender<CoreEvent>,
 }
 
@@ -85,24 +73,23 @@ pub struct CoreSetup {
 /// the address of core 0; `events` must have room for two events of each core.
 pub fn prepare(
     config: NodeConfig,
-    placement: Placement,
     listen: SocketAddr,
     instead: &'static str,
     events: &Sender<CoreEvent>,
 ) -> (Vec<CoreSetup>, Vec<Sender<()>>) {
     let cores = config.cores;
+    let placement = Arc::new(Placement::new(&config));
     let config = Arc::new(config);
-    let placement = Arc::new(placement);
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..cores)
         .map(|_| corelith_io::channel(limits::MESH_BATCHES_MAX))
         .unzip();
     let (tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
     let (alive, others) = corelith_io::channel(1);
-    let (list, listings) = corelith_io::channel(usize::from(cores));
+    let (asks, asked) = corelith_io::channel(usize::from(cores));
     let mut openings = vec![Opening::First {
         tell,
         others,
-        listings,
+        asked,
     }];
     openings.extend(stores.into_iter().map(|store| Opening::Other {
         store,
@@ -122,7 +109,7 @@ pub fn prepare(
             instead,
             core,
             opening,
-            list: list.clone(),
+            asks: asks.clone(),
             senders: senders.clone(),
             inbox,
             stop: stopped,
@@ -160,92 +147,103 @@ impl CoreSetup {
 }
 
 async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
-    let Some((store, data_dir)) = open_data_dir(setup).await? else {
+    let Some(Entered {
+        store,
+        listener,
+        data_dir,
+    }) = enter(setup).await?
+    else {
         return Ok(());
     };
-    let listener = listen(setup)?;
-    let groups = new_groups(setup, &store)?;
+    let desk = Rc::new(entry::desk(setup, store.me));
+    let placement = Arc::new(setup.placement.formed(store.me.cluster.short()));
+    let groups = new_groups(setup, &placement, &desk)?;
     let opener = Opener {
         config: &setup.config,
-        placement: &setup.placement,
+        placement: &placement,
         core: setup.core,
         groups: &groups,
         store,
-        list: setup.list.clone(),
+        asks: setup.asks.clone(),
     };
     let Opened {
         groups: opened,
         down,
     } = opener.open().await?;
-
-    let clients = &setup.config.clients;
-    let budget = Budget::new(length(clients.memory_bytes));
-    let mesh = Mesh::new(setup.core, setup.config.cores);
-    mesh.start(setup.senders.clone());
-    let local = Rc::new(LocalGroups::new(
-        setup.placement.shards,
-        opened.clone(),
-        down,
-    ));
-    let map = setup.placement.cluster_map();
-    let router = Rc::new(Router {
-        core: setup.core,
-        placement: Arc::clone(&setup.placement),
-        map_bytes: map_bytes(&map),
-        map: Rc::new(map),
-        handler: Handler::new(setup.placement.shards, Rc::clone(&local)),
-        forwards: Rc::new(Forwards::new(Rc::clone(&mesh))),
-        status: NodeStatus::new(
-            Arc::clone(&setup.placement),
-            Rc::clone(&local),
-            Rc::clone(&mesh),
-        ),
-        mesh,
-        groups: local,
-    });
-    let server = Server::new(Rc::clone(&router), groups.clone(), budget, clients.idle());
+    let (router, server) = new_server(setup, placement, &groups, &desk, opened.clone(), down);
     let tasks = [
         corelith_io::spawn(Rc::clone(&server).accept(listener)),
         corelith_io::spawn(take_messages(Rc::clone(&router), setup.inbox.clone())),
         corelith_io::spawn(sweep(Rc::clone(&server), router)),
     ];
-    if wait_for_leaders(&opened, &setup.stop).await {
-        setup.tell(CoreEventKind::Ready);
-        // An error means that the node is told to stop, as a message does.
-        let _ = setup.stop.recv().await;
-    }
+    let outcome = {
+        let stopped = pin!(until_stopped(setup, &opened));
+        let excluded = pin!(entry::until_excluded(setup, &groups, &desk));
+        match select(stopped, excluded).await {
+            Either::Left(_) => Ok(()),
+            Either::Right((error, _)) => Err(error),
+        }
+    };
     let [accepting, ..] = tasks;
     accepting.abort();
     groups.shutdown().await;
     server.drain().await;
     drop(data_dir);
-    Ok(())
+    outcome
 }
 
-/// The first core opens the directory, keeps it open and its list of shards; the others learn of the
-/// store. `None`: the first core has failed, and tells why.
-async fn open_data_dir(setup: &CoreSetup) -> Result<Option<(Store, Option<DataDir>)>, NodeError> {
-    match &setup.opening {
-        Opening::First { tell, listings, .. } => {
-            let dir = &setup.config.data_dir;
-            let opened = DataDir::open(dir, &setup.placement, setup.config.cores).await?;
-            let held = opened.held_shards(dir);
-            drop(corelith_io::spawn(held.keep(listings.clone())));
-            let store = Store {
-                id: opened.identity.store_id,
-                held: Arc::new(opened.identity.held.clone()),
-            };
-            for other in tell {
-                // A core that has failed needs to know nothing.
-                let _ = other.try_send(store.clone());
-            }
-            Ok(Some((store, Some(opened))))
-        }
-        Opening::Other { store, .. } => Ok(store.recv().await.ok().map(|store| (store, None))),
+/// Says when the core is ready, and returns when it is to stop.
+async fn until_stopped(setup: &CoreSetup, groups: &[Group]) {
+    if wait_for_leaders(groups, &setup.stop).await {
+        setup.tell(CoreEventKind::Ready);
+        // An error means that the node is told to stop, as a message does.
+        let _ = setup.stop.recv().await;
     }
 }
 
-fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
+/// What answers the clients of a core, which has these shards.
+fn new_server(
+    setup: &CoreSetup,
+    placement: Arc<Placement>,
+    groups: &Groups,
+    desk: &Rc<Desk>,
+    opened: Vec<Group>,
+    down: Vec<DownShard>,
+) -> (Rc<Router>, Rc<Server>) {
+    let clients = &setup.config.clients;
+    let budget = Budget::new(length(clients.memory_bytes));
+    let mesh = Mesh::new(setup.core, setup.config.cores);
+    mesh.start(setup.senders.clone());
+    let local = Rc::new(LocalGroups::new(placement.shards, opened, down));
+    let map = placement.cluster_map();
+    let router = Rc::new(Router {
+        core: setup.core,
+        placement: Arc::clone(&placement),
+        map_bytes: map_bytes(&map),
+        map: Rc::new(map),
+        handler: Handler::new(placement.shards, Rc::clone(&local)),
+        forwards: Rc::new(Forwards::new(Rc::clone(&mesh))),
+        status: NodeStatus::new(
+            placement,
+            Rc::clone(&local),
+            Rc::clone(&mesh),
+            Rc::clone(desk),
+        ),
+        mesh,
+        groups: local,
+    });
+    let desk = Rc::clone(desk);
+    let server = Server::new(
+        Rc::clone(&router),
+        groups.clone(),
+        desk,
+        budget,
+        clients.idle(),
+    );
+    (router, server)
+}
+
+pub(super) fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
     TcpListener::bind(setup.listen).map_err(|source| match source.kind() {
         ErrorKind::AddressInUse => NodeError::PortInUse {
             host: setup.listen.ip().to_string(),
@@ -259,16 +257,22 @@ fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
     })
 }
 
-fn new_groups(setup: &CoreSetup, store: &Store) -> Result<Groups, NodeError> {
-    let (of_cores, of_addresses) = (Arc::clone(&setup.placement), Arc::clone(&setup.placement));
+fn new_groups(
+    setup: &CoreSetup,
+    placement: &Arc<Placement>,
+    desk: &Rc<Desk>,
+) -> Result<Groups, NodeError> {
+    let of_cores = Arc::clone(placement);
+    let addresses = desk.addresses.clone();
     let route = Route {
         core_of: Rc::new(move |node, shard| of_cores.core_of(node, shard)),
-        resolve: Rc::new(move |node, core| {
-            let member = of_addresses.member(node);
-            let address = member.map(|member| member.core_address(core));
-            async move { address }.boxed_local()
-        }),
+        resolve: Rc::new(move |node, core| addresses.clone().of(node, core).boxed_local()),
     };
+    let judging = Rc::clone(desk);
+    let admit = Rc::new(move |them| {
+        let desk = Rc::clone(&judging);
+        async move { desk.admit(them).await }.boxed_local()
+    });
     let raft = &setup.config.raft;
     let options = Options {
         heartbeat: raft.heartbeat(),
@@ -277,35 +281,9 @@ fn new_groups(setup: &CoreSetup, store: &Store) -> Result<Groups, NodeError> {
         catch_up_bytes: setup.config.storage.catch_up_bytes,
         ..Options::default()
     };
-    let placement = &setup.placement;
-    let settings = Settings::new(
-        placement.shards,
-        placement.replicas,
-        0,
-        milliseconds(options.heartbeat),
-        milliseconds(options.election_timeout_min),
-    );
-    let me = Introduction {
-        cluster: FullClusterId(placement.cluster_id.into()),
-        node: placement.me,
-        store: StoreId(store.id.into()),
-        start: Start {
-            incarnation: 1,
-            nonce: corelith_io::random_u64(),
-        },
-        port: placement
-            .member(placement.me)
-            .map_or(0, |me| me.address.port()),
-        settings,
-    };
-    let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
-    Groups::new(me, placement.epoch, route, admit, options).map_err(|error| NodeError::Raft {
+    Groups::new(desk.me, placement.epoch, route, admit, options).map_err(|error| NodeError::Raft {
         reason: error.to_string(),
     })
-}
-
-fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A configured length in memory, whose bounds were checked.

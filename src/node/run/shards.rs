@@ -9,7 +9,8 @@
 
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{Listing, shard_dir};
+use crate::node::data_dir::identity::shard_dir;
+use crate::node::data_dir::keeper::{Asked, Listing};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::DownShard;
@@ -17,7 +18,7 @@ use corelith_consensus::{Group, GroupMember, Groups, OpenError};
 use corelith_io::{ErrorKind, Sender};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{self as shards, BlockCache, ScrubOptions, Shard, ShardId, ShardOptions};
-use corelith_wire::StoreId;
+use corelith_wire::peer::{Charter, Introduction};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,7 +27,10 @@ use std::sync::Arc;
 /// What every core must know of the store before it opens a shard.
 #[derive(Clone)]
 pub(super) struct Store {
-    pub(super) id: u64,
+    /// Who the node is.
+    pub(super) me: Introduction,
+    /// Who the cluster is.
+    pub(super) charter: Arc<Charter>,
     /// The shards that it held when the node started.
     pub(super) held: Arc<BTreeSet<ShardId>>,
 }
@@ -45,8 +49,8 @@ pub(super) struct Opener<'a> {
     pub(super) core: u16,
     pub(super) groups: &'a Groups,
     pub(super) store: Store,
-    /// To whoever keeps the list of the store's shards.
-    pub(super) list: Sender<Listing>,
+    /// To the keeper of the store's identity.
+    pub(super) asks: Sender<Asked>,
 }
 
 impl Opener<'_> {
@@ -107,7 +111,7 @@ impl Opener<'_> {
                 cycle_min: SCRUB_CYCLE_MIN,
             },
             is_known: self.store.held.contains(&id),
-            ..ShardOptions::new(self.store.id, id)
+            ..ShardOptions::new(self.store.me.store.0 as u64, id)
         };
         match Shard::open(&self.dir(id), options).await {
             Ok(shard) => Ok((id, Ok(shard))),
@@ -129,7 +133,10 @@ impl Opener<'_> {
             core: 0,
         };
         let listing = Listing { shards: new, told };
-        self.list.send(listing).await.map_err(|_| ended())?;
+        self.asks
+            .send(Asked::List(listing))
+            .await
+            .map_err(|_| ended())?;
         listed.recv().await.map_err(|_| ended())??;
         Ok(())
     }
@@ -146,11 +153,11 @@ impl Opener<'_> {
         };
         let nodes = self.placement.replicas_of(id);
         let preferred = nodes.first().copied().unwrap_or(self.placement.me);
-        let of_any_store = |node| GroupMember {
+        let member = |node| GroupMember {
             node,
-            store: StoreId::ANY,
+            store: self.store.charter.store_of(node).unwrap_or_default(),
         };
-        let members = nodes.into_iter().map(of_any_store).collect();
+        let members = nodes.into_iter().map(member).collect();
         match self.groups.open(shard, id, members, preferred).await {
             Ok(group) => Ok(Ok(group)),
             Err(OpenError::Storage(error)) => Ok(Err(self.down(id, error)?)),

@@ -1,7 +1,7 @@
 //! Clients that take more than their part: the node's memory stays within its budget, others are served
 //! meanwhile, and everything is given back.
 
-use super::{Client, Cluster, PORT, cluster_id, key_of};
+use super::{Client, Cluster, PORT, key_of};
 use crate::node::limits;
 use crate::node::request::budget::MADE;
 use corelith_io::{Instant, TcpStream};
@@ -215,7 +215,7 @@ fn strangers_do_not_keep_peers_and_clients_out() {
         // A peer that never says a word loses its place to a newer connection of its own.
         let mut peers = Vec::new();
         for _ in 0..2 * limits::CONNECTIONS_PER_PEER_CORE_MAX + 1 {
-            let hello = Hello::peer(cluster_id(), NodeId(2));
+            let hello = Hello::peer(welcome.cluster, NodeId(2));
             peers.push(Client::introduce(address, hello).await.0);
         }
         assert_eq!(peers[0].receive().await, None);

@@ -185,10 +185,15 @@ fn a_directory_of_version_1_has_its_shards_listed() {
     let mut bytes = disk.read(&file).unwrap();
     let listed = identity::decode(&file, &bytes).unwrap().held;
     assert_eq!(listed.len(), SHARDS as usize);
-    // Of one node: the bits follow its id.
-    (bytes[8], bytes[56]) = (1, 0);
-    let crc = crc32c::crc32c(&bytes[..BLOCK_SIZE - 4]);
-    bytes[BLOCK_SIZE - 4..].copy_from_slice(&crc.to_le_bytes());
+    let shard_store = identity::decode(&file, &bytes).unwrap().short_store();
+    let mut old = bytes[..40].to_vec();
+    // Of one node: its id ends the file.
+    old[8] = 1;
+    old.extend_from_slice(&shard_store.to_le_bytes());
+    old.extend_from_slice(&1_u64.to_le_bytes());
+    old.resize(BLOCK_SIZE - 4, 0);
+    old.extend_from_slice(&crc32c::crc32c(&old).to_le_bytes());
+    bytes = old;
     assert!(identity::decode(&file, &bytes).unwrap().held.is_empty());
     disk.write(&file, &bytes);
 

@@ -316,7 +316,7 @@ pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
     };
     FrameBuilder::begin(out.buffer(), head)
         .nested(status)
-        .seal();
+        .seal_with(status.behind().as_bytes());
 }
 
 /// Appends the state of a node's storage.
@@ -472,7 +472,7 @@ impl Answer {
                 })
             })
             .map(Self::ScanHeads),
-            Kind::STATUS_REPLY => StatusReply::parse(body).map(Self::Status),
+            Kind::STATUS_REPLY => StatusReply::parse(body, &frame.value()).map(Self::Status),
             Kind::STORAGE_REPLY => StorageReply::parse(body).map(Self::Storage),
             Kind::MAP => ClusterMap::parse(body).map(Self::Map),
             Kind::FAILURE => {

@@ -2,6 +2,7 @@
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
+use rkyv::with::Skip;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The state of a node and of all its shard replicas.
@@ -21,6 +22,18 @@ pub struct StatusReply {
     pub cores: u16,
     /// Its shard replicas.
     pub shards: Vec<ShardStatus>,
+    /// Nodes that it refuses. They travel behind the rest, where older clients do not look.
+    #[rkyv(with = Skip)]
+    pub strangers: Vec<NodeStranger>,
+}
+
+/// A node that another one refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStranger {
+    /// The node that it says it is.
+    pub node: u64,
+    /// Why, in one sentence.
+    pub why: String,
 }
 
 /// The part of a replica in its shard.
@@ -66,7 +79,32 @@ pub struct ShardStatus {
 }
 
 impl StatusReply {
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, DecodeError> {
-        deserialize(access::<ArchivedStatusReply>(body, "status")?, "status")
+    pub(crate) fn parse(body: &[u8], behind: &[u8]) -> Result<Self, DecodeError> {
+        let mut reply: Self =
+            deserialize(access::<ArchivedStatusReply>(body, "status")?, "status")?;
+        let malformed = DecodeError::Malformed { what: "status" };
+        for line in behind
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let line = std::str::from_utf8(line).ok();
+            let (node, why) = line
+                .and_then(|line| line.split_once(' '))
+                .ok_or(malformed)?;
+            reply.strangers.push(NodeStranger {
+                node: node.parse().map_err(|_| malformed)?,
+                why: why.to_owned(),
+            });
+        }
+        Ok(reply)
+    }
+
+    /// What goes behind the rest: a line for each stranger, its node and the reason.
+    pub(crate) fn behind(&self) -> String {
+        let lines = self.strangers.iter().map(|stranger| {
+            let why = stranger.why.replace('\n', " ");
+            format!("{} {why}\n", stranger.node)
+        });
+        lines.collect()
     }
 }

@@ -5,12 +5,13 @@
 //! the others whether it is still one of them.
 //!
 //! ```text
-//! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept),
+//! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept, 3 name),
 //!            ballot (1, 2), charter (2)
 //! answer:    introduction, 1 tag, then
 //!            0 not formed   ballot promised, 1 whether accepted, ballot and charter accepted
 //!            1 formed       charter, verdict
 //!            2 refused      verdict
+//!            3 named
 //! ballot:    8 round, 16 store
 //! charter:   16 cluster, 2 count, then 8 node, 16 store each
 //! ```
@@ -62,6 +63,8 @@ pub enum FormationStep {
     Prepare(Ballot),
     /// Do you accept this?
     Accept(Ballot, Charter),
+    /// Who are you? Whoever asks is not judged by that.
+    Name,
 }
 
 /// A question.
@@ -94,6 +97,8 @@ pub enum FormationAnswer {
     },
     /// The two do not belong together.
     Refused(Verdict),
+    /// It is the one that introduces itself.
+    Named,
 }
 
 /// An answer.
@@ -121,6 +126,7 @@ pub fn encode_formation(out: &mut Outbox, head: Head, ask: &FormationAsk) {
             put_ballot(&mut body, ballot);
             put_charter(&mut body, charter);
         }
+        FormationStep::Name => body.put_u8(3),
     }
     sealed(out, head, kinds::FORM, &body);
 }
@@ -137,6 +143,7 @@ pub fn parse_formation(frame: &Frame) -> Result<FormationAsk, DecodeError> {
         0 => FormationStep::Who,
         1 => FormationStep::Prepare(take_ballot(&mut fields)?),
         2 => FormationStep::Accept(take_ballot(&mut fields)?, take_charter(&mut fields)?),
+        3 => FormationStep::Name,
         _ => return Err(fields.malformed()),
     };
     fields.end()?;
@@ -166,6 +173,7 @@ pub fn encode_formation_reply(out: &mut Outbox, head: Head, reply: &FormationRep
             body.put_u8(2);
             put_verdict(&mut body, *verdict);
         }
+        FormationAnswer::Named => body.put_u8(3),
     }
     sealed(out, head, kinds::FORM_REPLY, &body);
 }
@@ -190,6 +198,7 @@ pub fn parse_formation_reply(frame: &Frame) -> Result<FormationReply, DecodeErro
             verdict: take_verdict(&mut fields)?,
         },
         2 => FormationAnswer::Refused(take_verdict(&mut fields)?),
+        3 => FormationAnswer::Named,
         _ => return Err(fields.malformed()),
     };
     fields.end()?;

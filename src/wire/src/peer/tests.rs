@@ -388,6 +388,7 @@ fn questions_about_the_formation_and_their_answers_read_back() {
         FormationStep::Who,
         FormationStep::Prepare(ballot),
         FormationStep::Accept(ballot, charter.clone()),
+        FormationStep::Name,
     ] {
         let mut out = Outbox::default();
         let from = by;
@@ -411,6 +412,7 @@ fn questions_about_the_formation_and_their_answers_read_back() {
             verdict: Verdict::OtherStore(StoreId(6)),
         },
         FormationAnswer::Refused(Verdict::OtherSettings),
+        FormationAnswer::Named,
     ] {
         let mut out = Outbox::default();
         let reply = FormationReply { by, answer };

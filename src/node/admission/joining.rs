@@ -1,0 +1,294 @@
+//! What a node does before it opens its shards: it finds out who the cluster is, or forms it with the other
+//! first nodes, and whether it is one of it. Until then it takes part in nothing. Runs on the first core.
+
+use super::{desk::Desk, exchange};
+use crate::node::cluster::formation::{Proposer, majority};
+use crate::node::cluster::standing::{Standing, difference, exclusion, standing};
+use crate::node::data_dir::identity::{Identity, IdentityError};
+use crate::node::data_dir::keeper::{Keeper, is_of};
+use crate::node::limits;
+use bytes::BytesMut;
+use corelith_io::sync::semaphore::Semaphore;
+use corelith_io::{Instant, TcpListener, TcpStream};
+use corelith_wire::handshake::{Role, Status, Welcome};
+use corelith_wire::peer::{
+    Charter, FormationAnswer, FormationReply, FormationStep, Introduction, Verdict,
+};
+use corelith_wire::{Epoch, FullClusterId, NodeId, StoreId};
+use futures_util::future::join_all;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+type Replies = BTreeMap<NodeId, FormationReply>;
+
+/// See the module.
+pub(crate) struct Joining {
+    keeper: Rc<Keeper>,
+    desk: Rc<Desk>,
+    /// All nodes, ascending.
+    first: Vec<NodeId>,
+    dir: String,
+    told: RefCell<Option<(String, Instant)>>,
+    /// Since when a majority is there.
+    since: Cell<Option<Instant>>,
+    /// Looks in which another node was to propose.
+    looks: Cell<usize>,
+}
+
+impl Joining {
+    pub(crate) fn new(keeper: Rc<Keeper>, desk: Rc<Desk>, first: Vec<NodeId>, dir: String) -> Self {
+        Self {
+            keeper,
+            desk,
+            first,
+            dir,
+            told: RefCell::default(),
+            since: Cell::default(),
+            looks: Cell::default(),
+        }
+    }
+
+    /// Returns once the node is one of a cluster: as whom, and what the cluster is.
+    ///
+    /// # Errors
+    /// The data directory cannot be written to.
+    pub(crate) async fn join(&self) -> Result<(Introduction, Charter), IdentityError> {
+        let mut pause = limits::FORMATION_PAUSE_MIN;
+        loop {
+            let replies = self.ask_others(&FormationStep::Who, |_| true).await;
+            self.learn(&replies).await?;
+            if self.keeper.formation().charter.is_none() {
+                self.form(&replies).await?;
+            }
+            let me = self.keeper.me();
+            if let Some(charter) = self.keeper.formation().charter {
+                match self.keeper.excluded() {
+                    Some(excluded) => self.say(exclusion(&self.dir, &me, excluded), true),
+                    None => match standing(&me, &charter, &replies) {
+                        Standing::Member => return Ok((me, charter)),
+                        Standing::Waits(why) => self.say(why, false),
+                        Standing::Excluded(excluded) => {
+                            self.keeper.exclude(excluded).await;
+                            continue;
+                        }
+                    },
+                }
+            }
+            corelith_io::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(limits::FORMATION_PAUSE_MAX);
+        }
+    }
+
+    /// Asks all others that `is_asked`, at once; who does not answer in time is left out.
+    async fn ask_others(&self, step: &FormationStep, is_asked: impl Fn(NodeId) -> bool) -> Replies {
+        let me = self.desk.me.node;
+        let others = self.first.iter().copied();
+        let asked = others.filter(|node| *node != me && is_asked(*node));
+        let asked = asked.map(|node| async move {
+            let limit = limits::FORMATION_ASK_DEADLINE;
+            let reply = self.desk.ask(node, step.clone(), limit).await;
+            reply.map(|reply| (node, reply))
+        });
+        let replies = join_all(asked).await.into_iter().flatten();
+        replies.filter(|(_, reply)| self.is_sound(reply)).collect()
+    }
+
+    fn is_sound(&self, reply: &FormationReply) -> bool {
+        match &reply.answer {
+            FormationAnswer::Unformed { accepted, .. } => {
+                let charter = accepted.as_ref().map(|(_, charter)| charter);
+                charter.is_none_or(|charter| is_of(charter, &self.first))
+            }
+            // Of another cluster, whose nodes may be others.
+            _ => true,
+        }
+    }
+
+    /// Takes over what the cluster is from those who know, unless they say that this node has no place
+    /// there.
+    async fn learn(&self, replies: &Replies) -> Result<(), IdentityError> {
+        for reply in replies.values() {
+            if let FormationAnswer::Formed { charter, verdict } = &reply.answer
+                && !matches!(
+                    verdict,
+                    Verdict::OtherCluster | Verdict::NoSuchNode | Verdict::OtherSettings
+                )
+                && is_of(charter, &self.first)
+            {
+                self.keeper
+                    .change(|identity| identity.formation = identity.formation.told(charter))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes a charter if enough of the first nodes are there and it is this one's turn.
+    async fn form(&self, replies: &Replies) -> Result<(), IdentityError> {
+        let mut present = vec![self.desk.me.node];
+        let mut seen = self.keeper.formation().promised.round;
+        for (node, reply) in replies {
+            if let FormationAnswer::Unformed { promised, .. } = &reply.answer {
+                present.push(*node);
+                seen = seen.max(promised.round);
+            }
+        }
+        present.sort();
+        if present.len() < majority(self.first.len()) {
+            self.since.set(None);
+            self.say(self.waits_for(&present, replies), false);
+            return Ok(());
+        }
+        let now = corelith_io::now();
+        let since = self.since.get().unwrap_or(now);
+        self.since.set(Some(since));
+        if present.len() < self.first.len() && now - since < limits::FORMATION_GRACE {
+            return Ok(());
+        }
+        // One after the other, so that they seldom get in each other's way.
+        let before = present.iter().position(|node| *node == self.desk.me.node);
+        let looks = self.looks.get();
+        if looks < 3 * before.unwrap_or_default() {
+            self.looks.set(looks + 1);
+            return Ok(());
+        }
+        self.looks.set(0);
+        self.propose(seen).await
+    }
+
+    async fn propose(&self, seen: u64) -> Result<(), IdentityError> {
+        let Introduction { node, store, .. } = self.desk.me;
+        let mut proposer = Proposer::new(self.first.clone(), store, seen);
+        let ballot = proposer.ballot();
+        let prepare = FormationStep::Prepare(ballot);
+        let promise = |identity: &mut Identity| {
+            identity.formation = identity.formation.after(&prepare, node, store);
+        };
+        self.keeper.change(promise).await?;
+        let own = self.keeper.formation();
+        proposer.promise(node, store, own.promised, own.accepted);
+        let replies = self.ask_others(&prepare, |_| true).await;
+        self.learn(&replies).await?;
+        for (from, reply) in replies {
+            if let FormationAnswer::Unformed { promised, accepted } = reply.answer {
+                proposer.promise(from, reply.by.store, promised, accepted);
+            }
+        }
+        let Some(charter) = proposer.settle(new_cluster()).cloned() else {
+            return Ok(());
+        };
+        let accept = FormationStep::Accept(ballot, charter.clone());
+        let is_named = |node| charter.store_of(node) != Some(StoreId::UNCLAIMED);
+        for (from, reply) in self.ask_others(&accept, is_named).await {
+            if let FormationAnswer::Unformed { accepted, .. } = reply.answer {
+                proposer.accept(from, reply.by.store, accepted.map(|(ballot, _)| ballot));
+            }
+        }
+        if let Some(charter) = proposer.decision(node, store) {
+            self.keeper
+                .change(|identity| {
+                    if let Some(decided) = identity.formation.decided(ballot, charter) {
+                        identity.formation = decided;
+                    }
+                })
+                .await?;
+            tracing::info!(cluster = %charter.cluster, "the cluster is formed");
+        }
+        Ok(())
+    }
+
+    /// For whom the formation waits.
+    fn waits_for(&self, present: &[NodeId], replies: &Replies) -> String {
+        let absent = self.first.iter().filter(|node| !present.contains(node));
+        let absent: Vec<String> = absent.map(|node| node.0.to_string()).collect();
+        let nodes = if absent.len() == 1 { "node" } else { "nodes" };
+        let mut text = format!(
+            "the cluster is not formed yet: {} of {} nodes are there and {} are needed; waiting for {nodes} {}",
+            present.len(),
+            self.first.len(),
+            majority(self.first.len()),
+            absent.join(", ")
+        );
+        for (node, reply) in replies {
+            if let FormationAnswer::Refused(verdict) | FormationAnswer::Formed { verdict, .. } =
+                &reply.answer
+            {
+                text += "; ";
+                text += &difference(&self.keeper.me(), *node, &reply.by, *verdict);
+            }
+        }
+        text
+    }
+
+    /// Says what the node waits for, or that it is none of the cluster: when that is new, and again rarely.
+    fn say(&self, text: String, is_final: bool) {
+        let mut told = self.told.borrow_mut();
+        let is_known = told
+            .as_ref()
+            .is_some_and(|(said, at)| *said == text && at.elapsed() < limits::FORMATION_TOLD_EVERY);
+        if !is_known {
+            match is_final {
+                true => tracing::error!("{text}"),
+                false => tracing::warn!("{text}"),
+            }
+            *told = Some((text, corelith_io::now()));
+        }
+    }
+}
+
+fn new_cluster() -> FullClusterId {
+    let high = u128::from(corelith_io::random_u64());
+    let low = u128::from(corelith_io::random_u64().max(1));
+    FullClusterId(high << 64 | low)
+}
+
+fn jittered(pause: Duration) -> Duration {
+    let random = u32::try_from(corelith_io::random_u64() >> 48).unwrap_or(0);
+    pause / 2 + pause * random / 65_536
+}
+
+/// Answers other nodes that ask about the cluster, while this one serves nothing yet; clients are told to
+/// come back.
+pub(crate) async fn receive(listener: &TcpListener, desk: &Rc<Desk>) -> Infallible {
+    let places = Semaphore::new(limits::STRANGERS_PER_CORE_MAX);
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let Some(place) = places.try_acquire(1) else {
+                    continue;
+                };
+                let desk = Rc::clone(desk);
+                corelith_io::spawn(async move {
+                    let answering = answer(stream, &desk);
+                    // Whoever is too slow asks again.
+                    let _ = corelith_io::timeout(limits::HANDSHAKE_DEADLINE, answering).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection");
+                corelith_io::sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, desk: &Desk) -> Option<()> {
+    let (mut read, mut write) = stream.into_split();
+    let mut buffer = BytesMut::with_capacity(limits::HANDSHAKE_BUFFER_BYTES);
+    let hello = exchange::hello(&mut read, &mut buffer).await?;
+    let me = &desk.me;
+    let mut welcome = Welcome::answer(&hello, me.cluster.short(), Epoch(1), me.node, 0);
+    if hello.role != Role::Formation {
+        // Neither is what this node is of another cluster, nor can it serve.
+        welcome.status = Status::Busy;
+    }
+    write.write_all(&welcome.encode()).await.ok()?;
+    if welcome.status != Status::Welcome {
+        return None;
+    }
+    exchange::serve(&mut read, &mut write, &mut buffer, |ask| desk.answer(ask)).await
+}

@@ -1,0 +1,197 @@
+//! Who may take part: what a node makes of another one that introduces itself.
+//!
+//! Invariants:
+//! * Of a node only one store is known: the one that the charter names, or else the first that was met.
+//! * Of a store only its highest start is known, and of two with that incarnation the first that was met.
+
+use corelith_wire::peer::{Charter, Introduction, Verdict};
+use corelith_wire::{FullClusterId, Start, StoreId};
+
+/// The store of a peer that was met, and the highest start of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// Its store.
+    pub store: StoreId,
+    /// Its start.
+    pub start: Start,
+}
+
+/// What follows from an introduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It does not belong here.
+    Refuse(Verdict),
+    /// It is who was met last.
+    Known,
+    /// It is known once this is written down.
+    Meet(Met),
+    /// As [`Judgement::Meet`], unless this earlier start of the same store still runs: then it is a copy.
+    Doubt(Start),
+}
+
+/// Judges `them`, who say that they are of `cluster` and of whose node `met` was met last. `is_alone`: it
+/// was looked whether the earlier start still runs, and it does not.
+pub fn judge(
+    me: &Introduction,
+    charter: &Charter,
+    met: Option<Met>,
+    is_alone: bool,
+    cluster: FullClusterId,
+    them: &Introduction,
+) -> Judgement {
+    if cluster != charter.cluster {
+        return Judgement::Refuse(Verdict::OtherCluster);
+    }
+    let Some(named) = charter.store_of(them.node).filter(|_| them.node != me.node) else {
+        return Judgement::Refuse(Verdict::NoSuchNode);
+    };
+    if me.settings != them.settings {
+        return Judgement::Refuse(Verdict::OtherSettings);
+    }
+    let known = match (named, met) {
+        (StoreId::UNCLAIMED | StoreId::ANY, met) => met.map(|met| met.store),
+        (named, _) => Some(named),
+    };
+    if let Some(known) = known.filter(|known| *known != them.store) {
+        return Judgement::Refuse(Verdict::OtherStore(known));
+    }
+    let meet = Met {
+        store: them.store,
+        start: them.start,
+    };
+    let of_store = met.filter(|met| met.store == them.store);
+    let Some(last) = of_store.map(|met| met.start) else {
+        return Judgement::Meet(meet);
+    };
+    if last == them.start {
+        Judgement::Known
+    } else if last.incarnation >= them.start.incarnation {
+        Judgement::Refuse(Verdict::RolledBack(last))
+    } else if is_alone {
+        Judgement::Meet(meet)
+    } else {
+        Judgement::Doubt(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Judgement, Met, judge};
+    use corelith_wire::peer::{Charter, Introduction, Settings, Verdict};
+    use corelith_wire::{FullClusterId, NodeId, Start, StoreId};
+
+    const CLUSTER: FullClusterId = FullClusterId(7);
+
+    fn start(incarnation: u64, nonce: u64) -> Start {
+        Start { incarnation, nonce }
+    }
+
+    fn node(id: u64, store: u128, start: Start) -> Introduction {
+        Introduction {
+            cluster: CLUSTER,
+            node: NodeId(id),
+            store: StoreId(store),
+            start,
+            port: 7411,
+            settings: Settings::new(4, 3, 5, 150, 750),
+        }
+    }
+
+    fn met(store: u128, start: Start) -> Option<Met> {
+        let store = StoreId(store);
+        Some(Met { store, start })
+    }
+
+    /// Node 1 (store 11) judges: node 2 is store 22, node 3 unclaimed, node 4 of any store.
+    #[test]
+    fn judgements() {
+        use Judgement::{Doubt, Known, Meet, Refuse};
+        let stores = [(1, 11), (2, 22), (3, 0), (4, u128::MAX)];
+        let charter = Charter {
+            cluster: CLUSTER,
+            stores: stores.map(|(n, s)| (NodeId(n), StoreId(s))).into(),
+        };
+        let s5 = start(5, 55);
+        let first = |store| {
+            let store = StoreId(store);
+            Meet(Met { store, start: s5 })
+        };
+        let other = |store| Refuse(Verdict::OtherStore(StoreId(store)));
+        let rolled = |start| Refuse(Verdict::RolledBack(start));
+        let table = [
+            ("never met", node(2, 22, s5), None, first(22)),
+            ("met", node(2, 22, s5), met(22, s5), Known),
+            ("wiped", node(2, 23, s5), met(22, s5), other(22)),
+            ("wiped, never met", node(2, 23, s5), None, other(22)),
+            (
+                "met with what it is not",
+                node(2, 22, s5),
+                met(23, start(9, 9)),
+                first(22),
+            ),
+            ("comes late", node(3, 33, s5), None, first(33)),
+            ("came late", node(3, 33, s5), met(33, s5), Known),
+            (
+                "came late, wiped since",
+                node(3, 34, s5),
+                met(33, s5),
+                other(33),
+            ),
+            ("of an older version", node(4, 44, s5), None, first(44)),
+            (
+                "of an older version, wiped",
+                node(4, 45, s5),
+                met(44, s5),
+                other(44),
+            ),
+            (
+                "rolled back",
+                node(2, 22, start(4, 9)),
+                met(22, s5),
+                rolled(s5),
+            ),
+            (
+                "a copy, started as often",
+                node(2, 22, start(5, 9)),
+                met(22, s5),
+                rolled(s5),
+            ),
+            (
+                "started again",
+                node(2, 22, start(6, 9)),
+                met(22, s5),
+                Doubt(s5),
+            ),
+            (
+                "no such node",
+                node(9, 22, s5),
+                None,
+                Refuse(Verdict::NoSuchNode),
+            ),
+            (
+                "this node",
+                node(1, 11, s5),
+                None,
+                Refuse(Verdict::NoSuchNode),
+            ),
+        ];
+        let me = node(1, 11, start(1, 1));
+        for (what, them, met, expected) in table {
+            let found = judge(&me, &charter, met, false, them.cluster, &them);
+            assert_eq!(found, expected, "{what}");
+        }
+        let again = node(2, 22, start(6, 9));
+        let meet = Met {
+            store: again.store,
+            start: again.start,
+        };
+        let found = judge(&me, &charter, met(22, s5), true, CLUSTER, &again);
+        assert_eq!(found, Meet(meet), "started again, alone");
+        let mut other = node(2, 22, s5);
+        other.settings.election_ms = 1;
+        let found = judge(&me, &charter, None, false, CLUSTER, &other);
+        assert_eq!(found, Refuse(Verdict::OtherSettings));
+        let found = judge(&me, &charter, None, false, FullClusterId(8), &other);
+        assert_eq!(found, Refuse(Verdict::OtherCluster));
+    }
+}

@@ -1,0 +1,146 @@
+//! Where a node stands that starts, once the cluster is formed: what the others say of it, as a pure
+//! function, and the sentences for whoever runs it.
+
+use corelith_wire::peer::{Charter, FormationAnswer, FormationReply, Introduction, Verdict};
+use corelith_wire::{NodeId, Start, StoreId};
+use std::collections::BTreeMap;
+
+/// What peers have said against a store. It takes part in no group any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// The cluster knows the node with this other store.
+    OtherStore(StoreId),
+    /// This later start of the store was met, or another one with its incarnation.
+    RolledBack(Start),
+}
+
+/// What a node may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Take part.
+    Member,
+    /// Nothing, for good.
+    Excluded(Exclusion),
+    /// Nothing until another one knows it: why.
+    Waits(String),
+}
+
+/// What `me` makes of `charter`, and of what others have answered. Who does not answer says nothing: a
+/// majority is needed for anything that counts, and each of it judges again.
+pub fn standing(
+    me: &Introduction,
+    charter: &Charter,
+    replies: &BTreeMap<NodeId, FormationReply>,
+) -> Standing {
+    match charter.store_of(me.node) {
+        Some(StoreId::UNCLAIMED | StoreId::ANY) => {}
+        Some(named) if named == me.store => {}
+        named => return Standing::Excluded(Exclusion::OtherStore(named.unwrap_or_default())),
+    }
+    let mut is_known = false;
+    let mut refused = None;
+    for (node, reply) in replies {
+        let verdict = match &reply.answer {
+            FormationAnswer::Formed {
+                charter: theirs,
+                verdict,
+            } => match theirs.cluster == charter.cluster {
+                true => *verdict,
+                false => Verdict::OtherCluster,
+            },
+            FormationAnswer::Refused(verdict) => *verdict,
+            FormationAnswer::Unformed { .. } | FormationAnswer::Named => continue,
+        };
+        match verdict {
+            Verdict::OtherStore(store) => {
+                return Standing::Excluded(Exclusion::OtherStore(store));
+            }
+            Verdict::RolledBack(start) => {
+                return Standing::Excluded(Exclusion::RolledBack(start));
+            }
+            Verdict::Known => is_known = true,
+            verdict => {
+                refused.get_or_insert_with(|| difference(me, *node, &reply.by, verdict));
+            }
+        }
+    }
+    match refused {
+        Some(why) if !is_known => Standing::Waits(why),
+        _ => Standing::Member,
+    }
+}
+
+/// Why `me` and `node` do not belong together, for whoever runs `me`.
+pub fn difference(
+    me: &Introduction,
+    node: NodeId,
+    them: &Introduction,
+    verdict: Verdict,
+) -> String {
+    let (own, other) = (me.node.0, node.0);
+    match verdict {
+        Verdict::OtherSettings => match me.settings.difference(&them.settings) {
+            Some(difference) => format!(
+                "node {other} has other settings than this node {own}: {difference}; give all nodes of the \
+                 cluster the same"
+            ),
+            None => format!(
+                "node {other} finds that the settings of this node {own} differ from its own"
+            ),
+        },
+        Verdict::OtherCluster if me.cluster != them.cluster && them.cluster.0 != 0 => format!(
+            "this node {own} is of the cluster {} and node {other} is of the cluster {}, though both are \
+             configured as one: start each with its own data directory, and change nothing in either",
+            me.cluster, them.cluster
+        ),
+        Verdict::OtherCluster => format!(
+            "node {other} is of another cluster than this node {own}: check `cluster.name` and the addresses"
+        ),
+        _ => format!("node {other} knows no other node {own}: check the ids and addresses"),
+    }
+}
+
+/// What a node says of itself that takes part in nothing.
+pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
+    let node = me.node.0;
+    let why = match excluded {
+        Exclusion::OtherStore(known) => format!(
+            "the data directory {dir} is not the one that the cluster knows as node {node}: its store is {}, \
+             that of the cluster's node {node} is {known}, so it is new, was emptied, or is another node's",
+            me.store
+        ),
+        Exclusion::RolledBack(met) if met.incarnation > me.start.incarnation => format!(
+            "the data directory {dir} is an old state of node {node}: this is its start number {}, and other \
+             nodes have met number {}, so it was restored from an image or a copy",
+            me.start, met
+        ),
+        Exclusion::RolledBack(met) => format!(
+            "the data directory {dir} is a copy, or an old state of node {node}: other nodes have met another \
+             start of the same store, number {met}",
+        ),
+    };
+    format!(
+        "{why}; it has no vote and takes part in nothing, the data of the cluster is on its other nodes, and \
+         taking a node in again is not possible yet: leave this directory and the other nodes as they are"
+    )
+}
+
+/// What a node says of another one that it refuses.
+pub fn refusal(me: &Introduction, them: &Introduction, verdict: Verdict) -> String {
+    let node = them.node.0;
+    match verdict {
+        Verdict::OtherStore(known) => format!(
+            "node {node} has come with the store {}, and its store is {known}: it has no vote",
+            them.store
+        ),
+        Verdict::RolledBack(met) => format!(
+            "node {node} has come with an old state or a copy of its store, start number {}, and number {met} \
+             was met: it has no vote",
+            them.start
+        ),
+        verdict => difference(me, them.node, them, verdict),
+    }
+}
+
+#[cfg(test)]
+mod tests;

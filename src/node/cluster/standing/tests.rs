@@ -1,0 +1,153 @@
+use super::{Exclusion, Standing, exclusion, standing};
+use corelith_wire::peer::{
+    Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
+};
+use corelith_wire::{FullClusterId, NodeId, Start, StoreId};
+
+fn start(incarnation: u64) -> Start {
+    Start {
+        incarnation,
+        nonce: incarnation,
+    }
+}
+
+fn node(id: u64, store: u128) -> Introduction {
+    Introduction {
+        cluster: FullClusterId(7),
+        node: NodeId(id),
+        store: StoreId(store),
+        start: start(3),
+        port: 7411,
+        settings: Settings::new(4, 3, 5, 150, 750),
+    }
+}
+
+fn charter(cluster: u128, own: u128) -> Charter {
+    Charter {
+        cluster: FullClusterId(cluster),
+        stores: [(1, own), (2, 22), (3, 33)]
+            .map(|(node, store)| (NodeId(node), StoreId(store)))
+            .into(),
+    }
+}
+
+fn formed(verdict: Verdict) -> FormationAnswer {
+    FormationAnswer::Formed {
+        charter: charter(7, 11),
+        verdict,
+    }
+}
+
+fn elsewhere() -> FormationAnswer {
+    FormationAnswer::Formed {
+        charter: charter(8, 11),
+        verdict: Verdict::OtherCluster,
+    }
+}
+
+fn unformed() -> FormationAnswer {
+    FormationAnswer::Unformed {
+        promised: Ballot::default(),
+        accepted: None,
+    }
+}
+
+#[test]
+fn what_the_others_say_decides() {
+    const MEMBER: &str = "member";
+    let other = Verdict::OtherStore(StoreId(12));
+    let rolled = Verdict::RolledBack(start(5));
+    type Answers = [Option<FormationAnswer>; 2];
+    // What nodes 2 and 3 answer, and what node 1 is.
+    let table: [(u128, Answers, &str); 11] = [
+        (11, [None, None], MEMBER),
+        (0, [Some(formed(Verdict::Known)), None], MEMBER),
+        (u128::MAX, [Some(unformed()), None], MEMBER),
+        (
+            11,
+            [Some(formed(Verdict::Known)), Some(formed(Verdict::Known))],
+            MEMBER,
+        ),
+        (12, [None, None], "OtherStore"),
+        (
+            11,
+            [Some(formed(Verdict::Known)), Some(formed(rolled))],
+            "RolledBack",
+        ),
+        (0, [Some(formed(other)), None], "OtherStore"),
+        (11, [Some(elsewhere()), None], "another: of the cluster"),
+        (
+            11,
+            [Some(elsewhere()), Some(formed(Verdict::Known))],
+            MEMBER,
+        ),
+        (
+            11,
+            [Some(FormationAnswer::Refused(Verdict::OtherSettings)), None],
+            "settings",
+        ),
+        (
+            11,
+            [
+                Some(formed(Verdict::OtherSettings)),
+                Some(formed(Verdict::Known)),
+            ],
+            MEMBER,
+        ),
+    ];
+    for (own, answers, expected) in table {
+        let replies = (2..).zip(answers).filter_map(|(id, answer)| {
+            let by = Introduction {
+                cluster: match &answer {
+                    Some(FormationAnswer::Formed { charter, .. }) => charter.cluster,
+                    _ => FullClusterId(0),
+                },
+                ..node(id, u128::from(id) * 11)
+            };
+            Some((
+                NodeId(id),
+                FormationReply {
+                    by,
+                    answer: answer?,
+                },
+            ))
+        });
+        let found = standing(&node(1, 11), &charter(7, own), &replies.collect());
+        let shown = match &found {
+            Standing::Member => MEMBER.to_owned(),
+            Standing::Excluded(exclusion) => format!("{exclusion:?}"),
+            Standing::Waits(why) => why.replace("this node 1 is ", "another: "),
+        };
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+}
+
+/// One sentence: who it is, whom the cluster knows, where the data is, and what not to do.
+#[test]
+fn a_stranger_is_told_what_it_is() {
+    let me = node(1, 11);
+    let table = [
+        (Exclusion::OtherStore(StoreId(12)), "0000000c"),
+        (
+            Exclusion::RolledBack(start(5)),
+            "start number 3, and other nodes have met number 5",
+        ),
+        (Exclusion::RolledBack(start(3)), "a copy"),
+        (Exclusion::RolledBack(start(2)), "a copy"),
+    ];
+    for (excluded, expected) in table {
+        let said = exclusion("/data", &me, excluded);
+        for word in [
+            expected,
+            "/data",
+            "node 1",
+            "no vote",
+            "on its other nodes",
+            "not possible yet",
+            "leave this directory",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert!(!said.contains(". ") && !said.contains('\n'), "{said}");
+    }
+}

@@ -1,0 +1,359 @@
+//! The bytes of a `node` file.
+//!
+//! ```text
+//! 0    8    magic "CLNODE\0\0"
+//! 8    4    format version, 3
+//! 12   4    shards
+//! 16   4    replicas
+//! 20   2    cores of this node
+//! 22   2    number of nodes N
+//! 24   8    node id
+//! 32   8    hash of the cluster's name
+//! 40   16   store id; files of shards carry its lower half
+//! 56   8    incarnation: the starts of this store so far
+//! 64   24   the proposal promised in the formation: 8 round, 16 store
+//! 88   24   the proposal accepted last, if there is a charter and it is not decided
+//! 112  1    charter: 0 none, 1 accepted, 2 decided
+//! 113  16   its cluster id
+//! 129  1    what peers have said of this store: 0 nothing, 1 another store is its node's, 2 it was
+//!           rolled back
+//! 130  16   that other store (1)
+//! 146  16   the start that they had met (2): 8 incarnation, 8 nonce
+//! 162  8N   ids of all nodes, ascending
+//! ..   16N  the charter's store of each; zeros without one
+//! ..   32N  the store of each node that was met, and the highest start of it: 16 store, 8 incarnation,
+//!           8 nonce; zeros if none was
+//! ..   B    the shards that the store holds, a bit each: shard s is bit s % 8 of byte s / 8; B is
+//!           shards / 8, rounded up
+//! ..        zeros
+//! 8188 4    crc32c of the bytes before
+//! ```
+//! All numbers are little-endian. Version 2 is one block and has no formation:
+//!
+//! ```text
+//! 0    32   as above
+//! 32   8    cluster id, the hash of its name
+//! 40   8    store id
+//! 48   8N   ids of all nodes, ascending
+//! ..   B    the shards that the store holds
+//! 4092 4    crc32c of the bytes before
+//! ```
+//! Its cluster counts as decided, with any store of each node. Version 1 does not say which shards there
+//! are either: those that are found at the first start are listed.
+
+use super::{Identity, IdentityError};
+use crate::node::cluster::formation::Acceptor;
+use crate::node::cluster::judge::Met;
+use crate::node::cluster::standing::Exclusion;
+use crate::node::limits;
+use corelith_io::BLOCK_SIZE;
+use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::{Ballot, Charter};
+use corelith_wire::{FullClusterId, Start, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
+pub(super) const VERSION: u32 = 3;
+/// Bytes of the file.
+pub(crate) const FILE_BYTES: usize = 2 * BLOCK_SIZE;
+const NODES_AT: usize = 162;
+const NODE_BYTES: usize = 8 + 16 + 32;
+const CRC_BYTES: usize = 4;
+
+const _: () = assert!(
+    NODES_AT + NODE_BYTES * limits::NODES_MAX + (limits::SHARDS_MAX as usize).div_ceil(8)
+        <= FILE_BYTES - CRC_BYTES
+);
+
+pub(super) fn encode(identity: &Identity) -> Vec<u8> {
+    assert!(
+        identity.nodes.len() <= limits::NODES_MAX && identity.shards <= limits::SHARDS_MAX,
+        "the configuration bounds nodes and shards"
+    );
+    let mut bytes = Vec::with_capacity(FILE_BYTES);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&identity.shards.to_le_bytes());
+    bytes.extend_from_slice(&identity.replicas.to_le_bytes());
+    bytes.extend_from_slice(&identity.cores.to_le_bytes());
+    bytes.extend_from_slice(&(identity.nodes.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(&identity.node.0.to_le_bytes());
+    bytes.extend_from_slice(&identity.name.to_le_bytes());
+    bytes.extend_from_slice(&identity.store.0.to_le_bytes());
+    bytes.extend_from_slice(&identity.incarnation.to_le_bytes());
+    put_formation(&mut bytes, identity);
+    let (tag, store, start) = match identity.excluded {
+        None => (0_u8, StoreId(0), Start::default()),
+        Some(Exclusion::OtherStore(store)) => (1, store, Start::default()),
+        Some(Exclusion::RolledBack(start)) => (2, StoreId(0), start),
+    };
+    bytes.push(tag);
+    bytes.extend_from_slice(&store.0.to_le_bytes());
+    put_start(&mut bytes, start);
+    assert_eq!(bytes.len(), NODES_AT, "each field has its place");
+    put_nodes(&mut bytes, identity);
+    let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
+    for shard in &identity.held {
+        assert!(shard.0 < identity.shards, "{shard} is none of the cluster");
+        if let Some(byte) = held.get_mut(shard.0 as usize / 8) {
+            *byte |= 1 << (shard.0 % 8);
+        }
+    }
+    bytes.append(&mut held);
+    assert!(
+        bytes.len() <= FILE_BYTES - CRC_BYTES,
+        "everything has its place"
+    );
+    bytes.resize(FILE_BYTES - CRC_BYTES, 0);
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn put_start(bytes: &mut Vec<u8>, start: Start) {
+    bytes.extend_from_slice(&start.incarnation.to_le_bytes());
+    bytes.extend_from_slice(&start.nonce.to_le_bytes());
+}
+
+fn put_formation(bytes: &mut Vec<u8>, identity: &Identity) {
+    let Acceptor {
+        promised,
+        accepted,
+        charter,
+    } = &identity.formation;
+    let ballot = accepted.as_ref().map(|(ballot, _)| *ballot);
+    for ballot in [*promised, ballot.unwrap_or_default()] {
+        bytes.extend_from_slice(&ballot.round.to_le_bytes());
+        bytes.extend_from_slice(&ballot.store.0.to_le_bytes());
+    }
+    bytes.push(match (accepted, charter) {
+        (None, None) => 0,
+        (Some(_), None) => 1,
+        (_, Some(_)) => 2,
+    });
+    let cluster = kept_charter(identity).map(|charter| charter.cluster);
+    bytes.extend_from_slice(&cluster.unwrap_or_default().0.to_le_bytes());
+}
+
+/// What is decided, or else accepted.
+fn kept_charter(identity: &Identity) -> Option<&Charter> {
+    let accepted = identity.formation.accepted.as_ref();
+    let decided = identity.formation.charter.as_ref();
+    decided.or(accepted.map(|(_, charter)| charter))
+}
+
+fn put_nodes(bytes: &mut Vec<u8>, identity: &Identity) {
+    for node in &identity.nodes {
+        bytes.extend_from_slice(&node.0.to_le_bytes());
+    }
+    let charter = kept_charter(identity);
+    for node in &identity.nodes {
+        let store = charter.map_or(StoreId(0), |charter| match charter.store_of(*node) {
+            Some(store) => store,
+            None => panic!("a charter of other nodes was accepted"),
+        });
+        bytes.extend_from_slice(&store.0.to_le_bytes());
+    }
+    for node in &identity.nodes {
+        let met = identity.met.get(node).copied().unwrap_or_default();
+        bytes.extend_from_slice(&met.store.0.to_le_bytes());
+        put_start(bytes, met.start);
+    }
+}
+
+/// Reads what a `node` file holds; `file` is named in errors.
+///
+/// # Errors
+/// `Corrupt` or `Newer`.
+pub fn decode(file: &str, bytes: &[u8]) -> Result<Identity, IdentityError> {
+    let corrupt = |what| IdentityError::Corrupt {
+        file: file.to_owned(),
+        what,
+    };
+    let mut fields = Fields(bytes);
+    let magic = fields.take::<8>();
+    let version = fields.u32();
+    if bytes.len() >= BLOCK_SIZE && magic != *MAGIC {
+        return Err(corrupt("it does not start with the magic of a node file"));
+    }
+    if magic == *MAGIC && version > VERSION {
+        return Err(IdentityError::Newer {
+            file: file.to_owned(),
+            version,
+        });
+    }
+    let len = if version < 3 { BLOCK_SIZE } else { FILE_BYTES };
+    let Some((content, crc)) = bytes
+        .get(..len)
+        .and_then(<[u8]>::split_last_chunk::<CRC_BYTES>)
+    else {
+        return Err(corrupt("it is shorter than it was written"));
+    };
+    if *crc != crc32c::crc32c(content).to_le_bytes() {
+        return Err(corrupt("its checksum does not match"));
+    }
+    let mut fields = Fields(content.get(12..).unwrap_or_default());
+    take_content(&mut fields, version).map_err(corrupt)
+}
+
+fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'static str> {
+    let (shards, replicas, cores) = (fields.u32(), fields.u32(), fields.u16());
+    let count = usize::from(fields.u16());
+    if count > limits::NODES_MAX {
+        return Err("it lists too many nodes");
+    }
+    if shards > limits::SHARDS_MAX {
+        return Err("it has too many shards");
+    }
+    let (node, name) = (NodeId(fields.u64()), fields.u64());
+    let mut identity = Identity {
+        shards,
+        replicas,
+        cores,
+        node,
+        name,
+        store: StoreId(0),
+        incarnation: 0,
+        formation: Acceptor::default(),
+        excluded: None,
+        nodes: Vec::new(),
+        met: BTreeMap::new(),
+        held: BTreeSet::new(),
+    };
+    let take_nodes = |fields: &mut Fields<'_>| -> Vec<NodeId> {
+        (0..count).map(|_| NodeId(fields.u64())).collect()
+    };
+    if version < 3 {
+        identity.store = StoreId(fields.u64().into());
+        identity.nodes = take_nodes(fields);
+        let any = identity.nodes.iter().map(|node| (*node, StoreId::ANY));
+        identity.formation.charter = Some(Charter {
+            cluster: FullClusterId(name.into()),
+            stores: any.collect(),
+        });
+    } else {
+        identity.store = StoreId(fields.u128());
+        identity.incarnation = fields.u64();
+        let formation = take_formation(fields)?;
+        identity.excluded = take_exclusion(fields)?;
+        identity.nodes = take_nodes(fields);
+        let stores = identity
+            .nodes
+            .iter()
+            .map(|node| (*node, StoreId(fields.u128())));
+        identity.formation = formation.with(stores.collect());
+        let met = identity.nodes.iter().map(|node| {
+            let store = StoreId(fields.u128());
+            let start = fields.start();
+            (*node, Met { store, start })
+        });
+        identity.met = met.filter(|(_, met)| *met != Met::default()).collect();
+    }
+    // Zeros in version 1.
+    let bits: Vec<u8> = (0..shards.div_ceil(8))
+        .map(|_| u8::from_le_bytes(fields.take()))
+        .collect();
+    let is_held = |shard: &u32| {
+        let byte = bits.get(*shard as usize / 8);
+        byte.is_some_and(|byte| byte >> (shard % 8) & 1 == 1)
+    };
+    identity.held = (0..shards).filter(is_held).map(ShardId).collect();
+    Ok(identity)
+}
+
+/// The state of the formation before its stores are read.
+struct Formation {
+    promised: Ballot,
+    accepted: Ballot,
+    tag: u8,
+    cluster: FullClusterId,
+}
+
+impl Formation {
+    fn with(self, stores: Vec<(NodeId, StoreId)>) -> Acceptor {
+        let charter = Charter {
+            cluster: self.cluster,
+            stores,
+        };
+        let mut acceptor = Acceptor {
+            promised: self.promised,
+            ..Acceptor::default()
+        };
+        match self.tag {
+            1 => acceptor.accepted = Some((self.accepted, charter)),
+            2 => acceptor.charter = Some(charter),
+            _ => {}
+        }
+        acceptor
+    }
+}
+
+fn take_formation(fields: &mut Fields<'_>) -> Result<Formation, &'static str> {
+    let formation = Formation {
+        promised: fields.ballot(),
+        accepted: fields.ballot(),
+        tag: u8::from_le_bytes(fields.take()),
+        cluster: FullClusterId(fields.u128()),
+    };
+    match formation.tag {
+        0..=2 => Ok(formation),
+        _ => Err("its formation is in no known state"),
+    }
+}
+
+fn take_exclusion(fields: &mut Fields<'_>) -> Result<Option<Exclusion>, &'static str> {
+    let tag = u8::from_le_bytes(fields.take());
+    let store = StoreId(fields.u128());
+    let start = fields.start();
+    match tag {
+        0 => Ok(None),
+        1 => Ok(Some(Exclusion::OtherStore(store))),
+        2 => Ok(Some(Exclusion::RolledBack(start))),
+        _ => Err("what peers said of it is not known"),
+    }
+}
+
+/// Reads fields one after the other; zeros beyond the end.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        match self.0.split_first_chunk() {
+            Some((field, rest)) => {
+                self.0 = rest;
+                *field
+            }
+            None => [0; N],
+        }
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    fn u128(&mut self) -> u128 {
+        u128::from_le_bytes(self.take())
+    }
+
+    fn ballot(&mut self) -> Ballot {
+        Ballot {
+            round: self.u64(),
+            store: StoreId(self.u128()),
+        }
+    }
+
+    fn start(&mut self) -> Start {
+        Start {
+            incarnation: self.u64(),
+            nonce: self.u64(),
+        }
+    }
+}

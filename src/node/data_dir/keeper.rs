@@ -1,0 +1,339 @@
+//! Keeps the identity of a data directory while a node runs on it, and answers what depends on it.
+//!
+//! Invariants:
+//! * One change is written at a time, each on top of the one before.
+//! * Nothing is answered before what follows from it is durable. While it cannot be written, nothing is
+//!   answered.
+
+use crate::node::cluster::formation::Acceptor;
+use crate::node::cluster::judge::{Judgement, judge};
+use crate::node::cluster::standing::{Exclusion, refusal};
+use crate::node::data_dir::identity::{self, DataDir, Identity, IdentityError};
+use crate::node::limits;
+use corelith_io::sync::semaphore::Semaphore;
+use corelith_io::{Receiver, Sender};
+use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::{
+    Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
+};
+use corelith_wire::{Start, StoreId};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Shards to be listed, and where to tell that they are.
+pub(crate) struct Listing {
+    pub(crate) shards: Vec<ShardId>,
+    pub(crate) told: Sender<Result<(), IdentityError>>,
+}
+
+/// What the cores of a node ask of it.
+pub(crate) enum Asked {
+    /// List these shards.
+    List(Listing),
+    /// Who is that?
+    Judge {
+        them: Introduction,
+        earlier: Earlier,
+        told: Sender<Judged>,
+    },
+    /// Answer this question of another node.
+    Form {
+        ask: Box<FormationAsk>,
+        earlier: Earlier,
+        told: Sender<Formed>,
+    },
+    /// Remember what other nodes say of the store.
+    Exclude {
+        excluded: Exclusion,
+        told: Sender<()>,
+    },
+    /// Which nodes are refused, and why?
+    Strangers(Sender<Vec<Stranger>>),
+}
+
+/// What is known of an earlier start of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// Nobody has looked.
+    Unknown,
+    /// It does not answer.
+    Gone,
+    /// That one runs.
+    Runs(Start),
+}
+
+/// What a judge says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Judged {
+    /// This.
+    Given(Verdict),
+    /// It depends on whether that earlier start runs.
+    Doubt(Start),
+}
+
+/// The answer to a question about the formation.
+pub(crate) enum Formed {
+    /// This.
+    Reply(Box<FormationReply>),
+    /// See [`Judged::Doubt`].
+    Doubt(Start),
+}
+
+/// A node that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stranger {
+    pub(crate) node: NodeId,
+    pub(crate) why: String,
+}
+
+/// See the module. Belongs to the first core.
+pub(crate) struct Keeper {
+    dir: PathBuf,
+    start: Introduction,
+    identity: RefCell<Identity>,
+    writing: Semaphore,
+    strangers: RefCell<BTreeMap<NodeId, String>>,
+}
+
+impl Keeper {
+    /// Keeps an open directory, for a node that introduces itself as `me`. It writes to the directory: it
+    /// must be gone before the lock is.
+    pub(crate) fn new(dir: &Path, opened: &DataDir, me: Introduction) -> Rc<Self> {
+        Rc::new(Self {
+            dir: dir.to_owned(),
+            start: me,
+            identity: RefCell::new(opened.identity.clone()),
+            writing: Semaphore::new(1),
+            strangers: RefCell::default(),
+        })
+    }
+
+    /// How the node introduces itself now.
+    pub(crate) fn me(&self) -> Introduction {
+        let identity = self.identity.borrow();
+        let charter = identity.formation.charter.as_ref();
+        Introduction {
+            cluster: charter.map(|charter| charter.cluster).unwrap_or_default(),
+            ..self.start
+        }
+    }
+
+    /// What is known of the formation.
+    pub(crate) fn formation(&self) -> Acceptor {
+        self.identity.borrow().formation.clone()
+    }
+
+    /// What others have said against the store.
+    pub(crate) fn excluded(&self) -> Option<Exclusion> {
+        self.identity.borrow().excluded
+    }
+
+    /// The shards that the store holds.
+    pub(crate) fn held(&self) -> std::collections::BTreeSet<ShardId> {
+        self.identity.borrow().held.clone()
+    }
+
+    /// Changes the identity, durably.
+    ///
+    /// # Errors
+    /// The file could not be written, and nothing has changed.
+    pub(crate) async fn change(
+        &self,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<(), IdentityError> {
+        let _alone = self.writing.acquire(1).await;
+        let mut next = self.identity.borrow().clone();
+        change(&mut next);
+        let is_same = *self.identity.borrow() == next;
+        if !is_same {
+            identity::write(&self.dir, &next).await?;
+            *self.identity.borrow_mut() = next;
+        }
+        Ok(())
+    }
+
+    /// As [`Keeper::change`], as soon as it can be written.
+    async fn change_at_last(&self, change: impl Fn(&mut Identity)) {
+        while let Err(error) = self.change(&change).await {
+            tracing::warn!(%error, "cannot write the identity of the data directory, trying again");
+            corelith_io::sleep(limits::IDENTITY_RETRY).await;
+        }
+    }
+
+    /// Answers what the cores of the node ask, until all of them have ended.
+    pub(crate) async fn keep(self: Rc<Self>, asked: Receiver<Asked>) {
+        while let Ok(asked) = asked.recv().await {
+            // Whoever asked may have given up, or failed.
+            match asked {
+                Asked::List(Listing { shards, told }) => {
+                    let listed = self.change(|identity| identity.held.extend(shards)).await;
+                    let _ = told.try_send(listed);
+                }
+                Asked::Strangers(told) => {
+                    let strangers = self.strangers.borrow();
+                    let all = strangers.iter().map(|(node, why)| Stranger {
+                        node: *node,
+                        why: why.clone(),
+                    });
+                    let _ = told.try_send(all.collect());
+                }
+                Asked::Exclude { excluded, told } => {
+                    let keeper = Rc::clone(&self);
+                    corelith_io::spawn(async move {
+                        keeper.exclude(excluded).await;
+                        let _ = told.try_send(());
+                    });
+                }
+                Asked::Judge {
+                    them,
+                    earlier,
+                    told,
+                } => {
+                    let keeper = Rc::clone(&self);
+                    corelith_io::spawn(async move {
+                        let _ = told.try_send(keeper.judge(&them, earlier).await);
+                    });
+                }
+                Asked::Form { ask, earlier, told } => {
+                    let keeper = Rc::clone(&self);
+                    corelith_io::spawn(async move {
+                        let _ = told.try_send(keeper.form(*ask, earlier).await);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Remembers what others have said against the store.
+    pub(crate) async fn exclude(&self, exclusion: Exclusion) {
+        self.change_at_last(|identity| {
+            identity.excluded.get_or_insert(exclusion);
+        })
+        .await;
+    }
+
+    async fn judge(&self, them: &Introduction, earlier: Earlier) -> Judged {
+        let Some(charter) = self.formation().charter else {
+            return Judged::Given(Verdict::OtherCluster);
+        };
+        let me = self.me();
+        // A node that is not formed yet asks whether it belongs to the cluster.
+        let cluster = match them.cluster.0 {
+            0 => charter.cluster,
+            _ => them.cluster,
+        };
+        loop {
+            let met = self.identity.borrow().met.get(&them.node).copied();
+            // Whom a stranger has met says nothing.
+            let met = met.filter(|_| !self.is_stranger(&charter));
+            let is_alone = earlier == Earlier::Gone;
+            let verdict = match judge(&me, &charter, met, is_alone, cluster, them) {
+                Judgement::Known => Verdict::Known,
+                Judgement::Refuse(verdict) => verdict,
+                Judgement::Doubt(start) => match earlier {
+                    Earlier::Runs(start) => Verdict::RolledBack(start),
+                    Earlier::Unknown | Earlier::Gone => return Judged::Doubt(start),
+                },
+                Judgement::Meet(_) if self.is_stranger(&charter) => Verdict::Known,
+                Judgement::Meet(now) => {
+                    self.change_at_last(|identity| {
+                        // Unless another start was met while this one waited for its turn.
+                        if identity.met.get(&them.node).copied() == met {
+                            identity.met.insert(them.node, now);
+                        }
+                    })
+                    .await;
+                    continue;
+                }
+            };
+            self.note(&me, them, verdict);
+            return Judged::Given(verdict);
+        }
+    }
+
+    fn is_stranger(&self, charter: &Charter) -> bool {
+        let identity = self.identity.borrow();
+        let named = charter.store_of(identity.node);
+        let is_named = matches!(named, Some(StoreId::UNCLAIMED | StoreId::ANY))
+            || named == Some(identity.store);
+        identity.excluded.is_some() || !is_named
+    }
+
+    /// Remembers whom the node refuses, and says so when that is new.
+    fn note(&self, me: &Introduction, them: &Introduction, verdict: Verdict) {
+        let mut strangers = self.strangers.borrow_mut();
+        if verdict == Verdict::Known {
+            strangers.remove(&them.node);
+            return;
+        }
+        // Whoever says it is a node that there is not has no place among them.
+        let is_node = self.identity.borrow().nodes.contains(&them.node);
+        let why = refusal(me, them, verdict);
+        if is_node && strangers.get(&them.node) != Some(&why) {
+            tracing::warn!("{why}");
+            strangers.insert(them.node, why);
+        }
+    }
+
+    async fn form(&self, ask: FormationAsk, earlier: Earlier) -> Formed {
+        if ask.step == FormationStep::Name {
+            return self.reply(FormationAnswer::Named);
+        }
+        let (nodes, name) = {
+            let identity = self.identity.borrow();
+            (identity.nodes.clone(), identity.name)
+        };
+        let me = self.me();
+        let refused = if ask.name != name {
+            Some(Verdict::OtherCluster)
+        } else if ask.from.node == me.node || !nodes.contains(&ask.from.node) {
+            Some(Verdict::NoSuchNode)
+        } else {
+            let differs = me.settings != ask.from.settings;
+            differs.then_some(Verdict::OtherSettings)
+        };
+        if let Some(verdict) = refused {
+            self.note(&me, &ask.from, verdict);
+            return self.reply(FormationAnswer::Refused(verdict));
+        }
+        let is_sound = match &ask.step {
+            FormationStep::Accept(_, charter) => is_of(charter, &nodes),
+            _ => true,
+        };
+        // A node of another cluster is told so.
+        if is_sound && self.formation().charter.is_none() && ask.from.cluster.0 == 0 {
+            self.change_at_last(|identity| {
+                let next = identity
+                    .formation
+                    .after(&ask.step, identity.node, identity.store);
+                identity.formation = next;
+            })
+            .await;
+        }
+        let Acceptor {
+            promised,
+            accepted,
+            charter,
+        } = self.formation();
+        let Some(charter) = charter else {
+            return self.reply(FormationAnswer::Unformed { promised, accepted });
+        };
+        match self.judge(&ask.from, earlier).await {
+            Judged::Given(verdict) => self.reply(FormationAnswer::Formed { charter, verdict }),
+            Judged::Doubt(start) => Formed::Doubt(start),
+        }
+    }
+
+    fn reply(&self, answer: FormationAnswer) -> Formed {
+        let by = self.me();
+        Formed::Reply(Box::new(FormationReply { by, answer }))
+    }
+}
+
+/// Whether a charter is one of a cluster of these nodes.
+pub(crate) fn is_of(charter: &Charter, nodes: &[NodeId]) -> bool {
+    let named = charter.stores.iter().map(|(node, _)| node);
+    named.eq(nodes) && charter.cluster.0 != 0
+}

@@ -147,11 +147,42 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
             shard.purged.to_string(),
         ]);
     }
+    for stranger in strangers(status) {
+        down += &format!("refused by node {}: {}\n", stranger.by, stranger.why);
+    }
     let text = format!("{}\n{}", nodes.text(), shards.text());
     match down.is_empty() {
         true => text,
         false => format!("{text}\n{down}"),
     }
+}
+
+/// A node that another one refuses.
+#[derive(Serialize)]
+struct StrangerLine {
+    kind: &'static str,
+    /// The node that it says it is.
+    node: u64,
+    /// Which node refuses it.
+    by: u64,
+    why: String,
+}
+
+/// Whom the nodes refuse.
+fn strangers(status: &ClusterStatus) -> Vec<StrangerLine> {
+    let replies = status
+        .nodes
+        .iter()
+        .filter_map(|node| node.reply.as_ref().ok());
+    let strangers = replies.flat_map(|reply| {
+        reply.strangers.iter().map(|stranger| StrangerLine {
+            kind: "stranger",
+            node: stranger.node,
+            by: reply.node,
+            why: stranger.why.clone(),
+        })
+    });
+    strangers.collect()
 }
 
 #[derive(Serialize)]
@@ -247,6 +278,9 @@ fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failu
     replicas.sort_by_key(|replica| (replica.shard, replica.node));
     for replica in replicas {
         text += &output::json_line(&replica)?;
+    }
+    for stranger in strangers(status) {
+        text += &output::json_line(&stranger)?;
     }
     Ok(text)
 }

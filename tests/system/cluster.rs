@@ -122,15 +122,19 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts all nodes of a new cluster and waits until they listen.
     pub(crate) fn start() -> Self {
-        let alone = alone();
-        let mut cluster = Self {
+        let mut cluster = Self::idle();
+        cluster.start_all();
+        cluster
+    }
+
+    /// A cluster of nodes that do not run.
+    pub(crate) fn idle() -> Self {
+        Self {
             nodes: (0..NODES).map(|_| None).collect(),
             ports: free_ports(NODES),
             dir: directory(),
-            _alone: alone,
-        };
-        cluster.start_all();
-        cluster
+            _alone: alone(),
+        }
     }
 
     /// Starts all nodes and waits until they listen.
@@ -150,23 +154,56 @@ impl Cluster {
     }
 
     fn spawn(&mut self, node: usize) {
+        self.spawn_with(node, |configuration| configuration);
+    }
+
+    /// Starts a node whose configuration is changed first.
+    pub(crate) fn spawn_with(&mut self, node: usize, edit: impl FnOnce(String) -> String) {
         assert!(self.nodes[node - 1].is_none(), "node {node} runs already");
-        let data_dir = self.dir.path().join(format!("node-{node}"));
-        let config = self.dir.path().join(format!("node-{node}.toml"));
-        fs::write(
-            &config,
-            configuration("system-test", node, &data_dir, &self.ports),
-        )
-        .unwrap();
+        let configuration = edit(self.configuration(node));
+        let running = self.spawn_beside(&format!("node-{node}"), &configuration);
+        self.nodes[node - 1] = Some(running);
+    }
+
+    /// The configuration of a node.
+    pub(crate) fn configuration(&self, node: usize) -> String {
+        configuration("system-test", node, &self.data_dir(node), &self.ports)
+    }
+
+    /// Starts a process with this configuration; its log has that name.
+    pub(crate) fn spawn_beside(&self, name: &str, configuration: &str) -> Running {
+        let config = self.path(&format!("{name}.toml"));
+        fs::write(&config, configuration).unwrap();
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(self.log_path(node))
+            .open(self.path(&format!("{name}.log")))
             .unwrap();
         let mut command = corelith();
         command.arg("node").arg("--config").arg(config);
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.nodes[node - 1] = Some(Running::start(&mut command));
+        Running::start(&mut command)
+    }
+
+    /// Where a node's data is.
+    pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
+        self.path(&format!("node-{node}"))
+    }
+
+    /// The first port of a node.
+    pub(crate) fn port(&self, node: usize) -> u16 {
+        self.ports[node - 1]
+    }
+
+    /// Waits until a log has a line with all of these words, and returns it.
+    pub(crate) fn wait_for_line(&self, log: &str, words: &[&str]) -> String {
+        let file = self.path(&format!("{log}.log"));
+        waiting::until(&format!("{words:?} in the log of {log}"), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let mut lines = text.lines();
+            let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+            found.map(str::to_owned).ok_or_else(|| tail(&text, 15))
+        })
     }
 
     fn wait_until_listening(&mut self, node: usize) {
@@ -258,6 +295,12 @@ pub(crate) async fn connect(seeds: String) -> Client {
         .unwrap()
 }
 
+/// The last lines of a text.
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 /// Sends a signal by its name.
 pub(crate) fn signal(name: &str, pid: u32) {
     let status = Command::new("kill")
@@ -273,9 +316,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for node in 1..=NODES {
                 let log = fs::read_to_string(self.log_path(node)).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-                eprintln!("--- the end of node {node}'s log:\n{tail}");
+                eprintln!("--- the end of node {node}'s log:\n{}", tail(&log, 30));
             }
         }
     }

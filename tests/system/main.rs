@@ -25,6 +25,7 @@ mod dev;
 mod examples;
 mod full_disk;
 mod history;
+mod identity;
 mod import;
 mod positions;
 mod refusals;

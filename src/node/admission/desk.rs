@@ -7,21 +7,53 @@ use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::keeper::{Asked, Earlier, Formed, Judged, Stranger};
 use crate::node::limits;
 use corelith_io::Sender;
-use corelith_wire::peer::{FormationAsk, FormationReply, FormationStep, Introduction, Verdict};
+use corelith_wire::peer::{
+    FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
+};
 use corelith_wire::{NodeId, Start};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// See the module. Belongs to one core.
 pub(crate) struct Desk {
-    /// This start of the node; its cluster may be set later.
-    pub(crate) me: Introduction,
+    me: Cell<Introduction>,
     /// Hash of the cluster's name.
-    pub(crate) name: u64,
-    pub(crate) asks: Sender<Asked>,
-    pub(crate) addresses: Addresses,
+    name: u64,
+    asks: Sender<Asked>,
+    addresses: Addresses,
 }
 
 impl Desk {
+    /// Of a node that introduces itself as `me`, in a cluster of that name's hash.
+    pub(crate) fn new(
+        me: Introduction,
+        name: u64,
+        asks: Sender<Asked>,
+        addresses: Addresses,
+    ) -> Self {
+        Self {
+            me: Cell::new(me),
+            name,
+            asks,
+            addresses,
+        }
+    }
+
+    /// How the node introduces itself.
+    pub(crate) fn me(&self) -> Introduction {
+        self.me.get()
+    }
+
+    /// The node has learnt what the cluster is.
+    pub(super) fn introduce_as(&self, me: Introduction) {
+        self.me.set(me);
+    }
+
+    /// Where the other nodes are.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
     /// Judges who introduces itself. While that cannot be written down there is no verdict.
     pub(crate) async fn admit(&self, them: Introduction) -> Verdict {
         let mut earlier = Earlier::Unknown;
@@ -78,15 +110,18 @@ impl Desk {
         std::future::pending().await
     }
 
-    /// Whether another start of the same store as that of `them` answers where its node is configured to be.
+    /// What becomes of the start of `them` that was met `earlier`. Another start of the store may answer where
+    /// the node is configured to be; or they themselves, and have had another start in its place.
     async fn is_running(&self, them: &Introduction, earlier: Start) -> Earlier {
         let limit = limits::FORMATION_NAME_DEADLINE;
         let there = self.ask(them.node, FormationStep::Name, limit).await;
-        match there.map(|reply| reply.by) {
-            Some(there) if there.store == them.store && there.start != them.start => {
-                tracing::debug!(node = %them.node, %earlier, there = %there.start, "two starts of a store run");
-                Earlier::Runs(there.start)
-            }
+        match there {
+            Some(there) if there.by.store != them.store => Earlier::Gone,
+            Some(there) if there.by.start != them.start => Earlier::Runs(there.by.start),
+            Some(FormationReply {
+                answer: FormationAnswer::Named(starts),
+                ..
+            }) if !starts.may_include(them.start, earlier) => Earlier::Runs(earlier),
             _ => Earlier::Gone,
         }
     }
@@ -100,7 +135,7 @@ impl Desk {
     ) -> Option<FormationReply> {
         let ask = FormationAsk {
             name: self.name,
-            from: self.me,
+            from: self.me.get(),
             step,
         };
         let asked = async {

@@ -58,7 +58,12 @@ impl Joining {
     pub(crate) async fn join(&self) -> Result<(Introduction, Charter), IdentityError> {
         let mut pause = limits::FORMATION_PAUSE_MIN;
         loop {
-            let replies = self.ask_others(&FormationStep::Who, |_| true).await;
+            self.desk.introduce_as(self.keeper.me());
+            let step = match self.keeper.excluded() {
+                Some(_) => FormationStep::Stranger,
+                None => FormationStep::Who,
+            };
+            let replies = self.ask_others(&step, |_| true).await;
             self.learn(&replies).await?;
             if self.keeper.formation().charter.is_none() {
                 self.form(&replies).await?;
@@ -84,7 +89,7 @@ impl Joining {
 
     /// Asks all others that `is_asked`, at once; who does not answer in time is left out.
     async fn ask_others(&self, step: &FormationStep, is_asked: impl Fn(NodeId) -> bool) -> Replies {
-        let me = self.desk.me.node;
+        let me = self.desk.me().node;
         let others = self.first.iter().copied();
         let asked = others.filter(|node| *node != me && is_asked(*node));
         let asked = asked.map(|node| async move {
@@ -128,7 +133,7 @@ impl Joining {
 
     /// Proposes a charter if enough of the first nodes are there and it is this one's turn.
     async fn form(&self, replies: &Replies) -> Result<(), IdentityError> {
-        let mut present = vec![self.desk.me.node];
+        let mut present = vec![self.desk.me().node];
         let mut seen = self.keeper.formation().promised.round;
         for (node, reply) in replies {
             if let FormationAnswer::Unformed { promised, .. } = &reply.answer {
@@ -149,7 +154,7 @@ impl Joining {
             return Ok(());
         }
         // One after the other, so that they seldom get in each other's way.
-        let before = present.iter().position(|node| *node == self.desk.me.node);
+        let before = present.iter().position(|node| *node == self.desk.me().node);
         let looks = self.looks.get();
         if looks < 3 * before.unwrap_or_default() {
             self.looks.set(looks + 1);
@@ -160,7 +165,7 @@ impl Joining {
     }
 
     async fn propose(&self, seen: u64) -> Result<(), IdentityError> {
-        let Introduction { node, store, .. } = self.desk.me;
+        let Introduction { node, store, .. } = self.desk.me();
         let mut proposer = Proposer::new(self.first.clone(), store, seen);
         let ballot = proposer.ballot();
         let prepare = FormationStep::Prepare(ballot);
@@ -280,7 +285,7 @@ async fn answer(stream: TcpStream, desk: &Desk) -> Option<()> {
     let (mut read, mut write) = stream.into_split();
     let mut buffer = BytesMut::with_capacity(limits::HANDSHAKE_BUFFER_BYTES);
     let hello = exchange::hello(&mut read, &mut buffer).await?;
-    let me = &desk.me;
+    let me = desk.me();
     let mut welcome = Welcome::answer(&hello, me.cluster.short(), Epoch(1), me.node, 0);
     if hello.role != Role::Formation {
         // Neither is what this node is of another cluster, nor can it serve.

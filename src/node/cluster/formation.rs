@@ -37,7 +37,7 @@ impl Acceptor {
         let mut next = self.clone();
         match step {
             _ if self.charter.is_some() => {}
-            FormationStep::Who | FormationStep::Name => {}
+            FormationStep::Who | FormationStep::Name | FormationStep::Stranger => {}
             FormationStep::Prepare(ballot) => next.promised = self.promised.max(*ballot),
             FormationStep::Accept(ballot, charter) => {
                 if *ballot >= self.promised && charter.store_of(node) == Some(store) {

@@ -49,7 +49,7 @@ pub fn standing(
                 false => Verdict::OtherCluster,
             },
             FormationAnswer::Refused(verdict) => *verdict,
-            FormationAnswer::Unformed { .. } | FormationAnswer::Named => continue,
+            FormationAnswer::Unformed { .. } | FormationAnswer::Named(_) => continue,
         };
         match verdict {
             Verdict::OtherStore(store) => {
@@ -78,6 +78,7 @@ pub fn difference(
     verdict: Verdict,
 ) -> String {
     let (own, other) = (me.node.0, node.0);
+    let are_formed = me.cluster.0 != 0 && them.cluster.0 != 0;
     match verdict {
         Verdict::OtherSettings => match me.settings.difference(&them.settings) {
             Some(difference) => format!(
@@ -88,7 +89,7 @@ pub fn difference(
                 "node {other} finds that the settings of this node {own} differ from its own"
             ),
         },
-        Verdict::OtherCluster if me.cluster != them.cluster && them.cluster.0 != 0 => format!(
+        Verdict::OtherCluster if are_formed && me.cluster != them.cluster => format!(
             "this node {own} is of the cluster {} and node {other} is of the cluster {}, though both are \
              configured as one: start each with its own data directory, and change nothing in either",
             me.cluster, them.cluster

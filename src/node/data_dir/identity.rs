@@ -23,8 +23,11 @@ use crate::node::cluster::placement::Placement;
 use crate::node::cluster::standing::Exclusion;
 use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
 use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::LastStarts;
 use corelith_wire::{Start, StoreId};
 pub use format::decode;
+#[cfg(test)]
+pub(crate) use format::encode;
 pub(crate) use format::{FILE_BYTES, MAGIC};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -121,6 +124,8 @@ pub struct Identity {
     pub store: StoreId,
     /// How often a node was started on it.
     pub incarnation: u64,
+    /// The last of these starts.
+    pub starts: LastStarts,
     /// What is known of the cluster's formation.
     pub formation: Acceptor,
     /// What peers have said against the store.
@@ -182,6 +187,7 @@ impl DataDir {
             name,
             store: new_store(),
             incarnation: 0,
+            starts: LastStarts::default(),
             formation: Acceptor::default(),
             excluded: None,
             nodes: placement.members().iter().map(|m| m.id).collect(),
@@ -199,11 +205,12 @@ impl DataDir {
             }
         };
         identity.incarnation = identity.incarnation.saturating_add(1);
-        write(dir, &identity).await?;
         let start = Start {
             incarnation: identity.incarnation,
             nonce: corelith_io::random_u64(),
         };
+        identity.starts.add(start);
+        write(dir, &identity).await?;
         corelith_io::create_dir_all(&dir.join(SHARDS_DIR)).await?;
         Ok(Self {
             identity,

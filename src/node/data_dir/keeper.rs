@@ -58,9 +58,9 @@ pub(crate) enum Asked {
 pub(crate) enum Earlier {
     /// Nobody has looked.
     Unknown,
-    /// It does not answer.
+    /// It does not answer, and was one of this store's as far as that can be told.
     Gone,
-    /// That one runs.
+    /// That one runs, or was never one of this directory's.
     Runs(Start),
 }
 
@@ -253,6 +253,19 @@ impl Keeper {
         }
     }
 
+    /// What to answer a node that was refused and knows it. Whatever start it is at must not be remembered: its
+    /// store may be that of another one, which belongs here.
+    fn see(&self, me: &Introduction, charter: &Charter, them: &Introduction) -> Verdict {
+        let met = self.identity.borrow().met.get(&them.node).copied();
+        let verdict = match judge(me, charter, met, false, them.cluster, them) {
+            Judgement::Refuse(verdict) => verdict,
+            Judgement::Doubt(start) => Verdict::RolledBack(start),
+            Judgement::Known | Judgement::Meet(_) => Verdict::RolledBack(them.start),
+        };
+        self.note(me, them, verdict);
+        verdict
+    }
+
     fn is_stranger(&self, charter: &Charter) -> bool {
         let identity = self.identity.borrow();
         let named = charter.store_of(identity.node);
@@ -279,7 +292,8 @@ impl Keeper {
 
     async fn form(&self, ask: FormationAsk, earlier: Earlier) -> Formed {
         if ask.step == FormationStep::Name {
-            return self.reply(FormationAnswer::Named);
+            let starts = self.identity.borrow().starts;
+            return self.reply(FormationAnswer::Named(starts));
         }
         let (nodes, name) = {
             let identity = self.identity.borrow();
@@ -320,6 +334,10 @@ impl Keeper {
         let Some(charter) = charter else {
             return self.reply(FormationAnswer::Unformed { promised, accepted });
         };
+        if ask.step == FormationStep::Stranger {
+            let verdict = self.see(&me, &charter, &ask.from);
+            return self.reply(FormationAnswer::Formed { charter, verdict });
+        }
         match self.judge(&ask.from, earlier).await {
             Judged::Given(verdict) => self.reply(FormationAnswer::Formed { charter, verdict }),
             Judged::Doubt(start) => Formed::Doubt(start),

@@ -263,7 +263,7 @@ fn new_groups(
     desk: &Rc<Desk>,
 ) -> Result<Groups, NodeError> {
     let of_cores = Arc::clone(placement);
-    let addresses = desk.addresses.clone();
+    let addresses = desk.addresses();
     let route = Route {
         core_of: Rc::new(move |node, shard| of_cores.core_of(node, shard)),
         resolve: Rc::new(move |node, core| addresses.clone().of(node, core).boxed_local()),
@@ -281,8 +281,10 @@ fn new_groups(
         catch_up_bytes: setup.config.storage.catch_up_bytes,
         ..Options::default()
     };
-    Groups::new(desk.me, placement.epoch, route, admit, options).map_err(|error| NodeError::Raft {
-        reason: error.to_string(),
+    Groups::new(desk.me(), placement.epoch, route, admit, options).map_err(|error| {
+        NodeError::Raft {
+            reason: error.to_string(),
+        }
     })
 }
 

@@ -117,12 +117,12 @@ async fn join(
 
 /// The desk of a core, for a node that introduces itself as `me`.
 pub(super) fn desk(setup: &CoreSetup, me: Introduction) -> Desk {
-    Desk {
+    Desk::new(
         me,
-        name: setup.config.cluster.name_hash(),
-        asks: setup.asks.clone(),
-        addresses: Addresses::new(Arc::clone(&setup.placement)),
-    }
+        setup.config.cluster.name_hash(),
+        setup.asks.clone(),
+        Addresses::new(Arc::clone(&setup.placement)),
+    )
 }
 
 fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introduction {
@@ -164,7 +164,7 @@ pub(super) async fn until_excluded(setup: &CoreSetup, groups: &Groups, desk: &De
             desk.exclude(excluded).await;
             let dir = setup.config.data_dir.display().to_string();
             return NodeError::Excluded {
-                why: exclusion(&dir, &desk.me, excluded),
+                why: exclusion(&dir, &desk.me(), excluded),
             };
         }
         corelith_io::sleep(limits::DEADLINE_SWEEP).await;

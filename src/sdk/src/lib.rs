@@ -76,8 +76,8 @@ pub use error::{Cause, Error, Field, Result, SeedFailure};
 pub use read::{Entry, EntryHead, Get, Lookup};
 pub use scan::{Scan, ScanToken};
 pub use status::{
-    ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, ScrubState, ShardRole,
-    ShardStatus, ShardStorage, StatusReply, StorageReply,
+    ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, NodeStranger, ScrubState,
+    ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
 };
 pub use value::IntoValue;
 pub use write::{Delete, Put, Written};

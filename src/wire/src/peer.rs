@@ -42,7 +42,7 @@ pub use beat::{
     parse_heartbeats, parse_heartbeats_reply,
 };
 pub use formation::{
-    Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep,
+    Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, LastStarts,
     encode_formation, encode_formation_reply, parse_formation, parse_formation_reply,
 };
 pub use introduce::{

@@ -202,7 +202,7 @@ impl World {
                     return;
                 };
                 match step {
-                    FormationStep::Who | FormationStep::Name => {}
+                    FormationStep::Who | FormationStep::Name | FormationStep::Stranger => {}
                     FormationStep::Prepare(_) => {
                         proposer.promise(peer, store, disk.promised, disk.accepted);
                     }

@@ -19,7 +19,8 @@
 //!           rolled back
 //! 130  16   that other store (1)
 //! 146  16   the start that they had met (2): 8 incarnation, 8 nonce
-//! 162  8N   ids of all nodes, ascending
+//! 162  128  the nonces of the last 16 starts: that of start i is the (i % 16)th
+//! 290  8N   ids of all nodes, ascending
 //! ..   16N  the charter's store of each; zeros without one
 //! ..   32N  the store of each node that was met, and the highest start of it: 16 store, 8 incarnation,
 //!           8 nonce; zeros if none was
@@ -48,7 +49,7 @@ use crate::node::cluster::standing::Exclusion;
 use crate::node::limits;
 use corelith_io::BLOCK_SIZE;
 use corelith_shards::{NodeId, ShardId};
-use corelith_wire::peer::{Ballot, Charter};
+use corelith_wire::peer::{Ballot, Charter, LastStarts};
 use corelith_wire::{FullClusterId, Start, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +57,7 @@ pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
 pub(super) const VERSION: u32 = 3;
 /// Bytes of the file.
 pub(crate) const FILE_BYTES: usize = 2 * BLOCK_SIZE;
-const NODES_AT: usize = 162;
+const NODES_AT: usize = 290;
 const NODE_BYTES: usize = 8 + 16 + 32;
 const CRC_BYTES: usize = 4;
 
@@ -65,7 +66,8 @@ const _: () = assert!(
         <= FILE_BYTES - CRC_BYTES
 );
 
-pub(super) fn encode(identity: &Identity) -> Vec<u8> {
+/// The bytes of a `node` file.
+pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
     assert!(
         identity.nodes.len() <= limits::NODES_MAX && identity.shards <= limits::SHARDS_MAX,
         "the configuration bounds nodes and shards"
@@ -90,6 +92,9 @@ pub(super) fn encode(identity: &Identity) -> Vec<u8> {
     bytes.push(tag);
     bytes.extend_from_slice(&store.0.to_le_bytes());
     put_start(&mut bytes, start);
+    for nonce in identity.starts.0 {
+        bytes.extend_from_slice(&nonce.to_le_bytes());
+    }
     assert_eq!(bytes.len(), NODES_AT, "each field has its place");
     put_nodes(&mut bytes, identity);
     let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
@@ -214,6 +219,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         name,
         store: StoreId(0),
         incarnation: 0,
+        starts: LastStarts::default(),
         formation: Acceptor::default(),
         excluded: None,
         nodes: Vec::new(),
@@ -236,6 +242,9 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         identity.incarnation = fields.u64();
         let formation = take_formation(fields)?;
         identity.excluded = take_exclusion(fields)?;
+        for nonce in &mut identity.starts.0 {
+            *nonce = fields.u64();
+        }
         identity.nodes = take_nodes(fields);
         let stores = identity
             .nodes

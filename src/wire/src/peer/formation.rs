@@ -5,13 +5,14 @@
 //! the others whether it is still one of them.
 //!
 //! ```text
-//! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept, 3 name),
+//! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept, 3 name,
+//!            4 stranger),
 //!            ballot (1, 2), charter (2)
 //! answer:    introduction, 1 tag, then
 //!            0 not formed   ballot promised, 1 whether accepted, ballot and charter accepted
 //!            1 formed       charter, verdict
 //!            2 refused      verdict
-//!            3 named
+//!            3 named        16 times 8 nonce
 //! ballot:    8 round, 16 store
 //! charter:   16 cluster, 2 count, then 8 node, 16 store each
 //! ```
@@ -23,7 +24,7 @@ use super::introduce::{
 use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{FullClusterId, NodeId, StoreId};
+use crate::ids::{FullClusterId, NodeId, Start, StoreId};
 use crate::limits::NODES_MAX;
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
@@ -65,6 +66,8 @@ pub enum FormationStep {
     Accept(Ballot, Charter),
     /// Who are you? Whoever asks is not judged by that.
     Name,
+    /// I have been refused, and know it: nothing but that may be remembered of me.
+    Stranger,
 }
 
 /// A question.
@@ -98,7 +101,32 @@ pub enum FormationAnswer {
     /// The two do not belong together.
     Refused(Verdict),
     /// It is the one that introduces itself.
-    Named,
+    Named(LastStarts),
+}
+
+/// The nonces of the last starts of a store: that of incarnation `i` is at `i` modulo their number. A directory
+/// that was rolled back, or a copy, has others from there on, however often it was started since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastStarts(pub [u64; 16]);
+
+impl LastStarts {
+    /// Adds a start.
+    pub fn add(&mut self, start: Start) {
+        let count = self.0.len() as u64;
+        if let Some(nonce) = self.0.get_mut((start.incarnation % count) as usize) {
+            *nonce = start.nonce;
+        }
+    }
+
+    /// Whether a store of these starts, the last of which is `last`, may have had that earlier one.
+    pub fn may_include(&self, last: Start, earlier: Start) -> bool {
+        let count = self.0.len() as u64;
+        let nonce = self.0.get((earlier.incarnation % count) as usize);
+        match last.incarnation.checked_sub(earlier.incarnation) {
+            None => false,
+            Some(since) => since >= count || nonce == Some(&earlier.nonce),
+        }
+    }
 }
 
 /// An answer.
@@ -127,6 +155,7 @@ pub fn encode_formation(out: &mut Outbox, head: Head, ask: &FormationAsk) {
             put_charter(&mut body, charter);
         }
         FormationStep::Name => body.put_u8(3),
+        FormationStep::Stranger => body.put_u8(4),
     }
     sealed(out, head, kinds::FORM, &body);
 }
@@ -144,6 +173,7 @@ pub fn parse_formation(frame: &Frame) -> Result<FormationAsk, DecodeError> {
         1 => FormationStep::Prepare(take_ballot(&mut fields)?),
         2 => FormationStep::Accept(take_ballot(&mut fields)?, take_charter(&mut fields)?),
         3 => FormationStep::Name,
+        4 => FormationStep::Stranger,
         _ => return Err(fields.malformed()),
     };
     fields.end()?;
@@ -173,7 +203,10 @@ pub fn encode_formation_reply(out: &mut Outbox, head: Head, reply: &FormationRep
             body.put_u8(2);
             put_verdict(&mut body, *verdict);
         }
-        FormationAnswer::Named => body.put_u8(3),
+        FormationAnswer::Named(starts) => {
+            body.put_u8(3);
+            starts.0.iter().for_each(|nonce| body.put_u64_le(*nonce));
+        }
     }
     sealed(out, head, kinds::FORM_REPLY, &body);
 }
@@ -198,7 +231,13 @@ pub fn parse_formation_reply(frame: &Frame) -> Result<FormationReply, DecodeErro
             verdict: take_verdict(&mut fields)?,
         },
         2 => FormationAnswer::Refused(take_verdict(&mut fields)?),
-        3 => FormationAnswer::Named,
+        3 => {
+            let mut starts = LastStarts::default();
+            for nonce in &mut starts.0 {
+                *nonce = fields.u64()?;
+            }
+            FormationAnswer::Named(starts)
+        }
         _ => return Err(fields.malformed()),
     };
     fields.end()?;

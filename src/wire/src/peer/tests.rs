@@ -389,6 +389,7 @@ fn questions_about_the_formation_and_their_answers_read_back() {
         FormationStep::Prepare(ballot),
         FormationStep::Accept(ballot, charter.clone()),
         FormationStep::Name,
+        FormationStep::Stranger,
     ] {
         let mut out = Outbox::default();
         let from = by;
@@ -412,7 +413,7 @@ fn questions_about_the_formation_and_their_answers_read_back() {
             verdict: Verdict::OtherStore(StoreId(6)),
         },
         FormationAnswer::Refused(Verdict::OtherSettings),
-        FormationAnswer::Named,
+        FormationAnswer::Named(LastStarts(std::array::from_fn(|at| 1 << at))),
     ] {
         let mut out = Outbox::default();
         let reply = FormationReply { by, answer };
@@ -439,4 +440,26 @@ fn a_charter_out_of_order_is_malformed() {
     let what = "formation";
     let malformed = Err(DecodeError::Malformed { what });
     assert_eq!(parse_formation(&received(&out)[0]), malformed);
+}
+
+#[test]
+fn a_store_that_was_rolled_back_had_other_starts() {
+    let start = |incarnation, nonce| Start { incarnation, nonce };
+    let mut starts = LastStarts::default();
+    for incarnation in 1..=40 {
+        starts.add(start(incarnation, 100 + incarnation));
+    }
+    let last = start(40, 140);
+    for (earlier, expected) in [
+        (start(39, 139), true),
+        (start(39, 9), false),
+        (start(25, 125), true),
+        (start(25, 9), false),
+        // So long ago that nobody knows.
+        (start(24, 9), true),
+        (start(40, 140), true),
+        (start(41, 9), false),
+    ] {
+        assert_eq!(starts.may_include(last, earlier), expected, "{earlier:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod core;
 mod entry;
+mod setup;
 mod shards;
 mod systemd;
 

@@ -120,10 +120,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts all nodes of a new cluster and waits until they listen.
+    /// Starts all nodes of a new cluster and waits until all shards have leaders.
     pub(crate) fn start() -> Self {
         let mut cluster = Self::idle();
         cluster.start_all();
+        for node in 1..=NODES {
+            cluster.wait_for_line(&format!("node-{node}"), &["ready"]);
+        }
         cluster
     }
 

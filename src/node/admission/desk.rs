@@ -4,7 +4,7 @@
 use super::exchange;
 use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::standing::Exclusion;
-use crate::node::data_dir::keeper::{Asked, Earlier, Formed, Judged, Stranger};
+use crate::node::data_dir::keeper::{Earlier, Formed, Judged, KeeperAsk, RefusedNode};
 use crate::node::limits;
 use corelith_io::Sender;
 use corelith_wire::peer::{
@@ -19,7 +19,7 @@ pub(crate) struct Desk {
     me: Cell<Introduction>,
     /// Hash of the cluster's name.
     name: u64,
-    asks: Sender<Asked>,
+    asks: Sender<KeeperAsk>,
     addresses: Addresses,
 }
 
@@ -28,7 +28,7 @@ impl Desk {
     pub(crate) fn new(
         me: Introduction,
         name: u64,
-        asks: Sender<Asked>,
+        asks: Sender<KeeperAsk>,
         addresses: Addresses,
     ) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Desk {
     pub(crate) async fn admit(&self, them: Introduction) -> Verdict {
         let mut earlier = Earlier::Unknown;
         loop {
-            let judging = self.asked(|told| Asked::Judge {
+            let judging = self.asked(|told| KeeperAsk::Judge {
                 them,
                 earlier,
                 told,
@@ -75,7 +75,7 @@ impl Desk {
         let them = ask.from;
         let mut earlier = Earlier::Unknown;
         loop {
-            let forming = self.asked(|told| Asked::Form {
+            let forming = self.asked(|told| KeeperAsk::Form {
                 ask: Box::new(ask.clone()),
                 earlier,
                 told,
@@ -89,18 +89,19 @@ impl Desk {
 
     /// Remembers what other nodes say of the store.
     pub(crate) async fn exclude(&self, excluded: Exclusion) {
-        self.asked(|told| Asked::Exclude { excluded, told }).await;
+        self.asked(|told| KeeperAsk::Exclude { excluded, told })
+            .await;
     }
 
     /// The nodes that are refused.
-    pub(crate) async fn strangers(&self) -> Vec<Stranger> {
-        let asked = self.asked(Asked::Strangers);
+    pub(crate) async fn strangers(&self) -> Vec<RefusedNode> {
+        let asked = self.asked(KeeperAsk::Strangers);
         let in_time = corelith_io::timeout(limits::STATUS_DEADLINE, asked).await;
         in_time.unwrap_or_default()
     }
 
     /// What the first core says. It says nothing any more when the node stops.
-    async fn asked<T>(&self, question: impl FnOnce(Sender<T>) -> Asked) -> T {
+    async fn asked<T>(&self, question: impl FnOnce(Sender<T>) -> KeeperAsk) -> T {
         let (told, answer) = corelith_io::channel(1);
         if self.asks.send(question(told)).await.is_ok()
             && let Ok(answer) = answer.recv().await

@@ -5,7 +5,7 @@ use super::{desk::Desk, exchange};
 use crate::node::cluster::formation::{Proposer, majority};
 use crate::node::cluster::standing::{Standing, difference, exclusion, standing};
 use crate::node::data_dir::identity::{Identity, IdentityError};
-use crate::node::data_dir::keeper::{Keeper, is_of};
+use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
 use crate::node::limits;
 use bytes::BytesMut;
 use corelith_io::sync::semaphore::Semaphore;
@@ -26,7 +26,7 @@ type Replies = BTreeMap<NodeId, FormationReply>;
 
 /// See the module.
 pub(crate) struct Joining {
-    keeper: Rc<Keeper>,
+    keeper: Rc<IdentityKeeper>,
     desk: Rc<Desk>,
     /// All nodes, ascending.
     first: Vec<NodeId>,
@@ -39,7 +39,12 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    pub(crate) fn new(keeper: Rc<Keeper>, desk: Rc<Desk>, first: Vec<NodeId>, dir: String) -> Self {
+    pub(crate) fn new(
+        keeper: Rc<IdentityKeeper>,
+        desk: Rc<Desk>,
+        first: Vec<NodeId>,
+        dir: String,
+    ) -> Self {
         Self {
             keeper,
             desk,

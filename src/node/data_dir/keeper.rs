@@ -29,7 +29,7 @@ pub(crate) struct Listing {
 }
 
 /// What the cores of a node ask of it.
-pub(crate) enum Asked {
+pub(crate) enum KeeperAsk {
     /// List these shards.
     List(Listing),
     /// Who is that?
@@ -50,7 +50,7 @@ pub(crate) enum Asked {
         told: Sender<()>,
     },
     /// Which nodes are refused, and why?
-    Strangers(Sender<Vec<Stranger>>),
+    Strangers(Sender<Vec<RefusedNode>>),
 }
 
 /// What is known of an earlier start of a store.
@@ -83,13 +83,13 @@ pub(crate) enum Formed {
 
 /// A node that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stranger {
+pub(crate) struct RefusedNode {
     pub(crate) node: NodeId,
     pub(crate) why: String,
 }
 
 /// See the module. Belongs to the first core.
-pub(crate) struct Keeper {
+pub(crate) struct IdentityKeeper {
     dir: PathBuf,
     start: Introduction,
     identity: RefCell<Identity>,
@@ -97,7 +97,7 @@ pub(crate) struct Keeper {
     strangers: RefCell<BTreeMap<NodeId, String>>,
 }
 
-impl Keeper {
+impl IdentityKeeper {
     /// Keeps an open directory, for a node that introduces itself as `me`. It writes to the directory: it
     /// must be gone before the lock is.
     pub(crate) fn new(dir: &Path, opened: &DataDir, me: Introduction) -> Rc<Self> {
@@ -154,7 +154,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// As [`Keeper::change`], as soon as it can be written.
+    /// As [`IdentityKeeper::change`], as soon as it can be written.
     async fn change_at_last(&self, change: impl Fn(&mut Identity)) {
         while let Err(error) = self.change(&change).await {
             tracing::warn!(%error, "cannot write the identity of the data directory, trying again");
@@ -163,30 +163,30 @@ impl Keeper {
     }
 
     /// Answers what the cores of the node ask, until all of them have ended.
-    pub(crate) async fn keep(self: Rc<Self>, asked: Receiver<Asked>) {
+    pub(crate) async fn keep(self: Rc<Self>, asked: Receiver<KeeperAsk>) {
         while let Ok(asked) = asked.recv().await {
             // Whoever asked may have given up, or failed.
             match asked {
-                Asked::List(Listing { shards, told }) => {
+                KeeperAsk::List(Listing { shards, told }) => {
                     let listed = self.change(|identity| identity.held.extend(shards)).await;
                     let _ = told.try_send(listed);
                 }
-                Asked::Strangers(told) => {
+                KeeperAsk::Strangers(told) => {
                     let strangers = self.strangers.borrow();
-                    let all = strangers.iter().map(|(node, why)| Stranger {
+                    let all = strangers.iter().map(|(node, why)| RefusedNode {
                         node: *node,
                         why: why.clone(),
                     });
                     let _ = told.try_send(all.collect());
                 }
-                Asked::Exclude { excluded, told } => {
+                KeeperAsk::Exclude { excluded, told } => {
                     let keeper = Rc::clone(&self);
                     corelith_io::spawn(async move {
                         keeper.exclude(excluded).await;
                         let _ = told.try_send(());
                     });
                 }
-                Asked::Judge {
+                KeeperAsk::Judge {
                     them,
                     earlier,
                     told,
@@ -196,7 +196,7 @@ impl Keeper {
                         let _ = told.try_send(keeper.judge(&them, earlier).await);
                     });
                 }
-                Asked::Form { ask, earlier, told } => {
+                KeeperAsk::Form { ask, earlier, told } => {
                     let keeper = Rc::clone(&self);
                     corelith_io::spawn(async move {
                         let _ = told.try_send(keeper.form(*ask, earlier).await);

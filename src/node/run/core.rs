@@ -5,119 +5,29 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use super::entry::{self, Entered, Opening, enter};
+use super::entry::{self, EnteredCore, enter};
+use super::setup::Opening;
+pub use super::setup::{CoreEvent, CoreEventKind, CoreSetup, prepare};
 use super::shards::{Opened, Opener};
 use crate::node::admin::status::NodeStatus;
 use crate::node::admission::desk::Desk;
 use crate::node::cluster::placement::Placement;
-use crate::node::config::NodeConfig;
-use crate::node::data_dir::keeper::Asked;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
-use crate::node::mesh::{Mesh, MeshReceiver, MeshSender};
+use crate::node::mesh::{Mesh, MeshReceiver};
 use crate::node::request::budget::Budget;
 use crate::node::request::forward::Forwards;
 use crate::node::request::handler::Handler;
 use crate::node::request::router::{Router, map_bytes};
 use crate::node::request::server::Server;
 use corelith_consensus::{Group, Groups, Options, Role, Route};
-use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
-use corelith_shards::NodeId;
+use corelith_io::Receiver;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// What a core tells the thread that started the node.
-#[derive(Debug)]
-pub struct CoreEvent {
-    /// The node.
-    pub node: NodeId,
-    /// The core.
-    pub core: u16,
-    /// What happened.
-    pub what: CoreEventKind,
-}
-
-/// See [`CoreEvent`].
-#[derive(Debug)]
-pub enum CoreEventKind {
-    /// It serves, and all its shards have leaders.
-    Ready,
-    /// It has ended: because it was told to (`Ok`), or why else.
-    Ended(Result<(), NodeError>),
-}
-
-/// Everything a core needs to start.
-pub struct CoreSetup {
-    pub(super) config: Arc<NodeConfig>,
-    /// Of a cluster that may not be formed yet.
-    pub(super) placement: Arc<Placement>,
-    pub(super) listen: SocketAddr,
-    /// How to choose another port, for the error when it is in use.
-    instead: &'static str,
-    core: u16,
-    pub(super) opening: Opening,
-    /// To the keeper of the identity.
-    pub(super) asks: Sender<Asked>,
-    senders: Vec<MeshSender>,
-    inbox: MeshReceiver,
-    pub(super) stop: Receiver<()>,
-    events: Sender<CoreEvent>,
-}
-
-/// Prepares all cores of a node, in order. Dropping the returned senders stops the cores. `listen` is
-/// the address of core 0; `events` must have room for two events of each core.
-pub fn prepare(
-    config: NodeConfig,
-    listen: SocketAddr,
-    instead: &'static str,
-    events: &Sender<CoreEvent>,
-) -> (Vec<CoreSetup>, Vec<Sender<()>>) {
-    let cores = config.cores;
-    let placement = Arc::new(Placement::new(&config));
-    let config = Arc::new(config);
-    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..cores)
-        .map(|_| corelith_io::channel(limits::MESH_BATCHES_MAX))
-        .unzip();
-    let (tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
-    let (alive, others) = corelith_io::channel(1);
-    let (asks, asked) = corelith_io::channel(usize::from(cores));
-    let mut openings = vec![Opening::First {
-        tell,
-        others,
-        asked,
-    }];
-    openings.extend(stores.into_iter().map(|store| Opening::Other {
-        store,
-        _alive: alive.clone(),
-    }));
-    let mut setups = Vec::with_capacity(usize::from(cores));
-    let mut stops = Vec::with_capacity(usize::from(cores));
-    for ((core, opening), inbox) in (0..cores).zip(openings).zip(inboxes) {
-        let (stop, stopped) = corelith_io::channel(1);
-        stops.push(stop);
-        let mut listen = listen;
-        listen.set_port(listen.port().saturating_add(core));
-        setups.push(CoreSetup {
-            config: Arc::clone(&config),
-            placement: Arc::clone(&placement),
-            listen,
-            instead,
-            core,
-            opening,
-            asks: asks.clone(),
-            senders: senders.clone(),
-            inbox,
-            stop: stopped,
-            events: events.clone(),
-        });
-    }
-    (setups, stops)
-}
 
 /// Runs a core until it is told to stop or fails; both are told as an event.
 pub async fn run(setup: CoreSetup) {
@@ -134,20 +44,8 @@ pub async fn run(setup: CoreSetup) {
     }
 }
 
-impl CoreSetup {
-    fn tell(&self, what: CoreEventKind) {
-        let event = CoreEvent {
-            node: self.config.id,
-            core: self.core,
-            what,
-        };
-        // Nobody listens any more when the process ends.
-        let _ = self.events.try_send(event);
-    }
-}
-
 async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
-    let Some(Entered {
+    let Some(EnteredCore {
         store,
         listener,
         data_dir,
@@ -241,20 +139,6 @@ fn new_server(
         clients.idle(),
     );
     (router, server)
-}
-
-pub(super) fn listen(setup: &CoreSetup) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(setup.listen).map_err(|source| match source.kind() {
-        ErrorKind::AddressInUse => NodeError::PortInUse {
-            host: setup.listen.ip().to_string(),
-            port: setup.listen.port(),
-            instead: setup.instead,
-        },
-        _ => NodeError::Listen {
-            address: setup.listen.to_string(),
-            source,
-        },
-    })
 }
 
 fn new_groups(

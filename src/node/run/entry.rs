@@ -1,7 +1,7 @@
 //! What comes before a core opens its shards: the first core opens the data directory, and waits until the
 //! node is one of the cluster; the others learn from it who they are.
 
-use super::core::CoreSetup;
+use super::setup::{CoreSetup, Opening, listen};
 use super::shards::Store;
 use crate::node::admission::desk::Desk;
 use crate::node::admission::joining::{self, Joining};
@@ -10,11 +10,11 @@ use crate::node::cluster::placement::Placement;
 use crate::node::cluster::standing::{Exclusion, exclusion};
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::identity::{DataDir, Identity};
-use crate::node::data_dir::keeper::{Asked, Keeper};
+use crate::node::data_dir::keeper::{IdentityKeeper, KeeperAsk};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use corelith_consensus::{Groups, Judge};
-use corelith_io::{Receiver, Sender, TcpListener};
+use corelith_io::{Receiver, TcpListener};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::{FullClusterId, Start};
 use futures_util::future::{Either, select};
@@ -22,23 +22,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What the first core gives the others, once: what they must know of the store.
-pub(super) enum Opening {
-    First {
-        tell: Vec<Sender<Store>>,
-        /// Closed when all other cores have ended.
-        others: Receiver<()>,
-        /// What the keeper of the identity is asked.
-        asked: Receiver<Asked>,
-    },
-    Other {
-        store: Receiver<Store>,
-        _alive: Sender<()>,
-    },
-}
-
 /// A core of a node that is one of the cluster.
-pub(super) struct Entered {
+pub(super) struct EnteredCore {
     pub(super) store: Store,
     pub(super) listener: TcpListener,
     /// Of the first core.
@@ -47,14 +32,14 @@ pub(super) struct Entered {
 
 /// Returns once the core may open its shards; `None` if the node is told to stop before, or the first core
 /// has failed and tells why.
-pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<Entered>, NodeError> {
+pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, NodeError> {
     match &setup.opening {
         Opening::First { tell, asked, .. } => {
             let name = setup.config.cluster.name_hash();
             let cores = setup.config.cores;
             let opened =
                 DataDir::open(&setup.config.data_dir, &setup.placement, name, cores).await?;
-            let listener = super::core::listen(setup)?;
+            let listener = listen(setup)?;
             let Some(store) = join(setup, &opened, &listener, asked).await? else {
                 return Ok(None);
             };
@@ -62,7 +47,7 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<Entered>, NodeErro
                 // A core that has failed needs to know nothing.
                 let _ = other.try_send(store.clone());
             }
-            Ok(Some(Entered {
+            Ok(Some(EnteredCore {
                 store,
                 listener,
                 data_dir: Some(opened),
@@ -72,9 +57,9 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<Entered>, NodeErro
             let Ok(store) = store.recv().await else {
                 return Ok(None);
             };
-            Ok(Some(Entered {
+            Ok(Some(EnteredCore {
                 store,
-                listener: super::core::listen(setup)?,
+                listener: listen(setup)?,
                 data_dir: None,
             }))
         }
@@ -86,10 +71,10 @@ async fn join(
     setup: &CoreSetup,
     opened: &DataDir,
     listener: &TcpListener,
-    asked: &Receiver<Asked>,
+    asked: &Receiver<KeeperAsk>,
 ) -> Result<Option<Store>, NodeError> {
     let me = introduction(setup, &opened.identity, opened.start);
-    let keeper = Keeper::new(&setup.config.data_dir, opened, me);
+    let keeper = IdentityKeeper::new(&setup.config.data_dir, opened, me);
     drop(corelith_io::spawn(Rc::clone(&keeper).keep(asked.clone())));
     let desk = Rc::new(desk(setup, me));
     let first = setup.placement.members().iter().map(|m| m.id).collect();

@@ -10,7 +10,7 @@
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::identity::shard_dir;
-use crate::node::data_dir::keeper::{Asked, Listing};
+use crate::node::data_dir::keeper::{KeeperAsk, Listing};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::DownShard;
@@ -50,7 +50,7 @@ pub(super) struct Opener<'a> {
     pub(super) groups: &'a Groups,
     pub(super) store: Store,
     /// To the keeper of the store's identity.
-    pub(super) asks: Sender<Asked>,
+    pub(super) asks: Sender<KeeperAsk>,
 }
 
 impl Opener<'_> {
@@ -134,7 +134,7 @@ impl Opener<'_> {
         };
         let listing = Listing { shards: new, told };
         self.asks
-            .send(Asked::List(listing))
+            .send(KeeperAsk::List(listing))
             .await
             .map_err(|_| ended())?;
         listed.recv().await.map_err(|_| ended())??;

@@ -276,6 +276,12 @@ impl Group {
         }
     }
 
+    /// The stores of the group.
+    #[cfg(test)]
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.inner.stores
+    }
+
     /// Says that it is so, whatever is true.
     #[cfg(test)]
     pub(crate) fn pretend(&self, health: Option<Health>) {
@@ -285,6 +291,11 @@ impl Group {
     /// The members, the preferred leader first.
     pub fn members(&self) -> &[NodeId] {
         &self.inner.members
+    }
+
+    /// The members with the stores that count as them, as this replica knows.
+    pub fn slots(&self) -> Vec<GroupMember> {
+        self.inner.stores.slots()
     }
 
     /// Proposes a write (`payload` is that of the client's write frame, and `command` what it was

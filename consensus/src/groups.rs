@@ -130,6 +130,12 @@ impl Groups {
         acquaintances.heard_within(node, *timeout)
     }
 
+    /// Takes note of a node that another core has let introduce itself and found to be known: connections
+    /// with earlier starts of it end.
+    pub fn met(&self, theirs: &Introduction) {
+        self.inner.link_config.acquaintances.met(theirs);
+    }
+
     /// How this core's connections behave.
     pub(crate) fn link_config(&self) -> &LinkConfig {
         &self.inner.link_config

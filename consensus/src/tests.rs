@@ -8,4 +8,5 @@ mod leads;
 mod planted;
 mod scenarios;
 mod space;
+mod stores;
 mod tamper;

@@ -399,3 +399,60 @@ fn a_node_is_found_where_it_came_from() {
     cluster.check_replicas_equal();
     assert_eq!(talks_with(&cluster, 0, NodeId(3)), Some(StoreId(3)));
 }
+
+/// The third member is bound while the second one is away, and has a write that the second one lacks when
+/// the first one is lost. The second one knows nothing of the binding, and must let the third one lead.
+#[test]
+fn a_replica_follows_whom_it_does_not_know_to_be_bound() {
+    for seed in 1..=10 {
+        let cluster = formed_with(seed, [1, 2, 0], &[0, 1]);
+        let leader = cluster.wait_leader();
+        let behind = 1 - leader;
+        let session = cluster.open_session(leader);
+        write(&cluster, leader, session, 1, "old");
+        cluster.sim.net().isolate(cluster.nodes[behind]);
+        cluster.start_with(2, 33);
+        slots_are(&cluster, &[leader, 2], [1, 2, 33]);
+        write(&cluster, leader, session, 2, "new");
+        assert_eq!(cluster.slots(behind), Some([1, 2, 0]));
+        cluster.crash(leader);
+        let (one, other) = (cluster.nodes[behind], cluster.nodes[2]);
+        cluster.sim.net().heal(one, other);
+        assert_eq!(cluster.wait_leader(), 2);
+        assert_eq!(value(&cluster, 2), "new");
+        slots_are(&cluster, &[behind], [1, 2, 33]);
+        cluster.sim.net().heal_all();
+        cluster.start(leader);
+        cluster.check_replicas_equal();
+    }
+}
+
+/// The third member is bound and does not hear of it before the binder is lost. It must vote for the second
+/// one, which counts it.
+#[test]
+fn a_replica_votes_that_does_not_know_that_it_is_bound() {
+    for seed in 1..=10 {
+        let cluster = formed_with(seed, [1, 2, 0], &[0, 1]);
+        let leader = cluster.wait_leader();
+        let other = 1 - leader;
+        let session = cluster.open_session(leader);
+        write(&cluster, leader, session, 1, "v");
+        cluster.start_with(2, 33);
+        cluster.wait("the leader meets it", || {
+            cluster.slots(leader) == Some([1, 2, 0])
+                && talks_with(&cluster, leader, NodeId(3)).is_some()
+        });
+        let (from, to) = (cluster.nodes[leader], cluster.nodes[2]);
+        cluster.sim.net().cut_one_way(from, to);
+        cluster.wait("it is bound", || cluster.slots(other) == Some([1, 2, 33]));
+        cluster.crash(leader);
+        let late = cluster.groups(2).unwrap().group(ShardId(0)).unwrap();
+        assert_eq!(late.status().last_log, None, "it has not heard of it");
+        drop(late);
+        cluster.sim.net().heal_all();
+        assert_eq!(cluster.wait_leader(), other);
+        assert_eq!(value(&cluster, other), "v");
+        cluster.start(leader);
+        cluster.check_replicas_equal();
+    }
+}

@@ -175,11 +175,11 @@ impl Acquaintances {
         let Reception { verdict, by } = peer::parse_reception(&frame)?;
         self.note(peer, Judge::Them, verdict, &by);
         if verdict != Verdict::Known {
-            return Err(ConnectionError::Stranger(Judge::Them));
+            return Err(ConnectionError::RefusesUs);
         }
         match self.judge(peer, &by).await {
             Verdict::Known => Ok(by),
-            _ => Err(ConnectionError::Stranger(Judge::Us)),
+            _ => Err(ConnectionError::Stranger),
         }
     }
 
@@ -204,7 +204,7 @@ impl Acquaintances {
         })
         .await?;
         if verdict != Verdict::Known {
-            return Err(ConnectionError::Stranger(Judge::Us));
+            return Err(ConnectionError::Stranger);
         }
         if let Some(mut place) = address {
             place.set_port(theirs.port);

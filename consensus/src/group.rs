@@ -25,7 +25,7 @@ use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::Link;
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, Unsendable};
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
@@ -167,6 +167,7 @@ impl Group {
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease(), members.len()));
         let healths = Rc::new(Healths::default());
+        let unsendable = Rc::<Unsendable>::default();
         let network = Network::new(
             Rc::new(GroupOfPeers {
                 me,
@@ -178,6 +179,7 @@ impl Group {
             options.peer_timeout,
             Rc::clone(&lease),
             Rc::clone(&transfers),
+            Rc::clone(&unsendable),
         );
         let ahead = Rc::<Ahead>::default();
         let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
@@ -186,7 +188,7 @@ impl Group {
             me.0,
             config::openraft(shard_id, &options)?,
             network,
-            LogStore::new(log.clone(), ahead),
+            LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
             machine,
         )
         .await
@@ -246,19 +248,12 @@ impl Group {
     /// Whether this node's device has no room for more values of this shard: puts should be refused
     /// until it has; deletes are what makes room.
     pub fn is_disk_full(&self) -> bool {
-        self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+        self.inner.is_disk_full()
     }
 
     /// What speaks against this replica's leading.
     pub(crate) fn health(&self) -> Health {
-        #[cfg(test)]
-        if let Some(health) = self.inner.pretended.get() {
-            return health;
-        }
-        Health {
-            is_disk_full: self.is_disk_full(),
-            is_damaged: !self.inner.engine.damages().is_empty(),
-        }
+        self.inner.health()
     }
 
     /// Says that it is so, whatever is true.
@@ -446,6 +441,21 @@ impl Inner {
     fn current_leader(&self) -> Option<NodeId> {
         let server = self.server.borrow_watched();
         server.current_leader.map(NodeId)
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.engine.is_disk_full() || self.log.is_disk_full()
+    }
+
+    fn health(&self) -> Health {
+        #[cfg(test)]
+        if let Some(health) = self.pretended.get() {
+            return health;
+        }
+        Health {
+            is_disk_full: self.is_disk_full(),
+            is_damaged: !self.engine.damages().is_empty(),
+        }
     }
 
     /// This node's leadership, if it has one as far as it knows.

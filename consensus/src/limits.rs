@@ -50,6 +50,8 @@ pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
 pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 pub const PEER_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a leader waits before it tries again to read what is damaged, for a follower that needs it.
+pub const DAMAGE_PAUSE: Duration = Duration::from_secs(2);
 /// Pieces of a snapshot on their way to one follower.
 pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
 /// How far above the own term a peer's may be; see `admission.rs`.

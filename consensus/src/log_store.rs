@@ -1,27 +1,68 @@
 //! openraft's log storage: the shard's log.
+//!
+//! Damage that a read meets is noted in the engine, whatever becomes of the read: so the replica is known
+//! to be ill, gets no lead and gives up the one it has (`group/upkeep.rs`). What follows from it:
+//! * Entries to be sent to a follower: the leader goes on without sending them ([`Unsendable`]) until
+//!   another node leads, or the log is purged beyond them and the follower gets a snapshot.
+//! * Entries to be applied, and what openraft reads when it starts: without them there is no state. The
+//!   error ends the replica and names the place.
 
 use crate::ahead::Ahead;
-use crate::limits::{APPEND_BYTES, APPLY_BYTES};
+use crate::limits::{APPEND_BYTES, APPLY_BYTES, DAMAGE_PAUSE};
 use crate::types::{self, Entry, LogId, Types, Vote};
-use corelith_shards::{self as shards, Log, LogIndex};
+use corelith_shards::{self as shards, Engine, Log, LogIndex};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
+/// The entry that could not be read to be sent, on its way from the log to the network: openraft takes an
+/// error of the log for the end of the replica, and one of the network for a follower to try again.
+#[derive(Debug, Default)]
+pub(crate) struct Unsendable(Cell<Option<LogIndex>>);
+
+impl Unsendable {
+    fn note(&self, index: LogIndex) {
+        self.0.set(Some(index));
+    }
+
+    /// Whether `index` is that entry. It is forgotten: the next one to need it reads it again.
+    pub(crate) fn take(&self, index: LogIndex) -> bool {
+        let is_that = self.0.get() == Some(index);
+        if is_that {
+            self.0.set(None);
+        }
+        is_that
+    }
+}
+
 /// The log of one shard, to openraft.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Log,
+    engine: Engine,
     ahead: Rc<Ahead>,
+    unsendable: Rc<Unsendable>,
 }
 
 impl LogStore {
-    /// Makes a store over a shard's log, which leaves for the state machine what was parsed.
-    pub(crate) fn new(log: Log, ahead: Rc<Ahead>) -> Self {
-        Self { log, ahead }
+    /// Makes a store over a shard's log, which leaves for the state machine what was parsed and for the
+    /// network what cannot be sent. The engine remembers damage.
+    pub(crate) fn new(
+        log: Log,
+        engine: Engine,
+        ahead: Rc<Ahead>,
+        unsendable: Rc<Unsendable>,
+    ) -> Self {
+        Self {
+            log,
+            engine,
+            ahead,
+            unsendable,
+        }
     }
 
     /// The part of `range` that the log holds, as `from..to`.
@@ -42,24 +83,52 @@ impl LogStore {
         (from.max(first), to.min(end))
     }
 
-    async fn read(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+    /// The entries to be sent to a follower, values included; none if the first one is damaged, which is
+    /// left to the network to say.
+    async fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());
         }
         let (from, to) = (LogIndex(from), LogIndex(to));
-        let entries = self.log.read(from, to, max_bytes).await;
-        let entries = entries.map_err(io_error)?;
+        let mut read = self.log.read(from, to, APPEND_BYTES as u64).await;
+        if let Err(error) = &read
+            && error.is_corrupt()
+        {
+            self.engine.note_log_damage(error).await;
+            // What lies before the damage can be sent.
+            read = self.log.read(from, LogIndex(from.0 + 1), 0).await;
+        }
+        let entries = match read {
+            Ok(entries) => entries,
+            Err(error) if error.is_corrupt() => {
+                self.engine.note_log_damage(&error).await;
+                // A follower that waits for it has it tried again and again.
+                corelith_io::sleep(DAMAGE_PAUSE).await;
+                self.unsendable.note(from);
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(io_error(error)),
+        };
+        assert!(
+            entries.first().is_none_or(|entry| entry.id.index >= from),
+            "entries from {from} on were read"
+        );
         Ok(entries.into_iter().map(Entry::from).collect())
     }
 
-    /// As [`LogStore::read`], without the values that the log has separated.
+    /// The entries without the values that the log has separated.
     async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());
         }
         let (from, to) = (LogIndex(from), LogIndex(to));
-        let entries = self.log.read_heads(from, to, max_bytes).await;
-        let entries = entries.map_err(io_error)?;
+        let entries = match self.log.read_heads(from, to, max_bytes).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.engine.note_log_damage(&error).await;
+                return Err(io_error(error));
+            }
+        };
         Ok(entries.into_iter().map(Entry::from).collect())
     }
 }
@@ -90,7 +159,7 @@ impl RaftLogReader<Types> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let (from, to) = self.held(start..end);
-        self.read(from, to, APPEND_BYTES as u64).await
+        self.read(from, to).await
     }
 
     /// The entries to apply, read a few MiB at a time: after a restart there may be gigabytes.

@@ -5,6 +5,7 @@ use crate::convert;
 use crate::lease::Lease;
 use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT};
 use crate::link::Link;
+use crate::log_store::Unsendable;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
 use corelith_io::Instant;
@@ -68,6 +69,7 @@ pub(crate) struct Network {
     timeout: Duration,
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
+    unsendable: Rc<Unsendable>,
 }
 
 impl Network {
@@ -79,6 +81,7 @@ impl Network {
         timeout: Duration,
         lease: Rc<Lease>,
         transfers: Rc<Transfers>,
+        unsendable: Rc<Unsendable>,
     ) -> Self {
         Self {
             group,
@@ -88,6 +91,7 @@ impl Network {
             timeout,
             lease,
             transfers,
+            unsendable,
         }
     }
 
@@ -101,6 +105,7 @@ impl Network {
             beats,
             lease: Rc::clone(&self.lease),
             transfers: Rc::clone(&self.transfers),
+            unsendable: Rc::clone(&self.unsendable),
         }
     }
 }
@@ -147,6 +152,7 @@ pub(crate) struct Peer {
     beats: bool,
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
+    unsendable: Rc<Unsendable>,
 }
 
 fn unreachable(why: impl ToString) -> RPCError<Types> {
@@ -505,6 +511,12 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             before: request.prev_log_id.map(types::shard_log_id),
             last: last.or(request.prev_log_id).map(types::shard_log_id),
         };
+        let next = sent.before.map_or(0, |before| before.index.0 + 1);
+        if request.entries.is_empty() && self.peer.unsendable.take(shards::LogIndex(next)) {
+            self.input = None;
+            self.failed = Some(unreachable("the next entry is damaged on this node"));
+            return;
+        }
         let bytes = request
             .entries
             .iter()

@@ -54,7 +54,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compaction::{self, Policy, WriteMix};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
+use crate::ids::{LogId, LogIndex, Owner, SegmentId, TableId, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{
     KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
@@ -114,6 +114,8 @@ pub(crate) struct LogHooks {
     pub(crate) is_stuck: Box<dyn Fn() -> bool>,
     /// Segments in use.
     pub(crate) segments: Box<dyn Fn() -> usize>,
+    /// Whether a segment is in use.
+    pub(crate) has_segment: Box<dyn Fn(SegmentId) -> bool>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].

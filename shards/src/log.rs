@@ -13,7 +13,7 @@ mod values;
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, ShardId, Ticket};
+use crate::ids::{LogId, LogIndex, SegmentId, ShardId, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
@@ -118,6 +118,11 @@ impl Log {
     /// Segments of the write-ahead log that are in use.
     pub(crate) fn segments(&self) -> usize {
         self.wal.segments()
+    }
+
+    /// Whether a segment of the write-ahead log is in use.
+    pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
+        self.wal.has_segment(id)
     }
 
     /// Whether what is appended, or the values of it, waits for room on the device.

@@ -147,7 +147,7 @@ impl Shard {
 
         let barrier_log = log.clone();
         let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
-        let segments_log = log.clone();
+        let (segments_log, named_log) = (log.clone(), log.clone());
         let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -177,6 +177,7 @@ impl Shard {
                 is_disk_full: Box::new(move || full_log.is_disk_full()),
                 is_stuck: Box::new(move || stuck_log.is_stuck()),
                 segments: Box::new(move || segments_log.segments()),
+                has_segment: Box::new(move |id| named_log.has_segment(id)),
             },
             reserve,
             on_damage: options.on_damage,

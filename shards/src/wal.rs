@@ -31,7 +31,7 @@ mod writer;
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
+use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::planted::{Bug, is_planted};
@@ -286,6 +286,11 @@ impl Wal {
     /// Segments in use.
     pub(crate) fn segments(&self) -> usize {
         self.shared().pipeline.borrow().segments()
+    }
+
+    /// Whether a segment is in use.
+    pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
+        self.shared().pipeline.borrow().segment(id).is_some()
     }
 
     /// Whether what is appended waits for room on the device.

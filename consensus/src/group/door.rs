@@ -4,6 +4,8 @@
 //! be what openraft goes by when the append gets there: an append that goes on where its leader
 //! stopped needs nothing more than what the leader has shown so far ([`Line`]); any other one
 //! waits until openraft has done all that came before, and those behind it wait too.
+//!
+//! An openraft that has stopped is told nothing: it would log each message.
 
 use super::Group;
 use crate::admission::{self, Held, Known, Line, Place, Refusal};
@@ -109,6 +111,9 @@ impl Group {
     ) -> Result<AppendResult, Refusal> {
         let door = &self.inner.door;
         let turn = door.turn.acquire(1).await;
+        if self.inner.is_stopped() {
+            return Ok(AppendResult::Unable);
+        }
         let Some(place_in_log) = self.place(&head, &entries).await? else {
             return Ok(AppendResult::Unable);
         };
@@ -210,7 +215,7 @@ impl Group {
         ask: VoteAsk,
     ) -> Result<Option<VoteAnswer>, Refusal> {
         admission::vote(&self.known(peer), pre, &ask)?;
-        if self.embargoed() {
+        if self.embargoed() || self.inner.is_stopped() {
             return Ok(None);
         }
         let request = VoteRequest {
@@ -237,7 +242,7 @@ impl Group {
         transfer: Transfer,
     ) -> Result<bool, Refusal> {
         admission::transfer(&self.known(peer), &transfer)?;
-        if self.embargoed() {
+        if self.embargoed() || self.inner.is_stopped() {
             return Ok(false);
         }
         let request = TransferLeaderRequest::<Types>::new(
@@ -323,6 +328,9 @@ impl super::Inner {
     /// This replica's vote and what it knows to be committed, after openraft has done all that came in
     /// before; `None` if it has stopped.
     async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {
+        if self.is_stopped() {
+            return None;
+        }
         let state = self.raft.with_raft_state(|state| {
             let committed = state.local_committed().copied();
             (convert::peer_vote(state.vote_ref()), committed)

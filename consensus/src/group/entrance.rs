@@ -103,6 +103,10 @@ impl Inner {
     }
 
     fn let_propose(&self, payload: Payload, responder: Responder<Answer>) {
+        if self.is_stopped() {
+            // Dropped undecided, the responder answers.
+            return drop(responder);
+        }
         // Goes into the mailbox at once, where openraft gathers what has piled up: the budget is
         // smaller than the mailbox. If openraft has stopped it drops the responder, which answers, and
         // what it waits for then is that whoever stops it has seen its end.

@@ -26,8 +26,9 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
         let ahead = Rc::<Ahead>::default();
-        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead));
-        Ok(((), LogStore::new(log, ahead), machine))
+        let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead));
+        let store = LogStore::new(log, engine, ahead, Rc::default());
+        Ok(((), store, machine))
     }
 }
 

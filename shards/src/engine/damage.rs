@@ -1,7 +1,8 @@
 //! Damage that was met: remembered, logged once, and handed to whoever can repair it.
 //!
-//! Invariant: the list names files of the current version only. A file that a compaction, a collection
-//! or an installed snapshot has replaced takes its damage with it.
+//! Invariant: the list names files only that hold data of the shard: of the current version, and segments
+//! of the log. A file that a compaction, a collection, an installed snapshot or a purge has taken out of
+//! use takes its damage with it.
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -128,10 +129,12 @@ impl Damages {
     }
 }
 
-/// A file that holds data of the current version.
+/// A file that holds data of the shard.
 enum Place {
     Table(Rc<Table>),
     Segment(ValueSegmentId),
+    /// A segment of the log. It holds entries of any keys.
+    Log,
 }
 
 impl Engine {
@@ -141,6 +144,12 @@ impl Engine {
         let mut list = self.inner.damages.list.borrow_mut();
         list.retain(|damage| self.place_of(&damage.file).is_some());
         list.iter().cloned().collect()
+    }
+
+    /// Notes damage that a reader of the shard's log has met, in the log or in a value that an entry
+    /// refers to; other errors are none.
+    pub async fn note_log_damage(&self, error: &Error) {
+        self.note_damage(error, None).await;
     }
 
     /// Hands `result` on, and notes the damage if it is that. `key` is the user key that was read.
@@ -160,7 +169,7 @@ impl Engine {
         if self.inner.damages.has(file, *offset) {
             return;
         }
-        // What is in a replaced file no longer matters.
+        // What is in a file out of use no longer matters.
         let Some(place) = self.place_of(file) else {
             return;
         };
@@ -173,6 +182,7 @@ impl Engine {
                 }
                 None => self.keys_referring_to(id),
             },
+            Place::Log => (Bytes::new(), Bytes::new()),
         };
         let damage = Damage {
             file: file.clone(),
@@ -191,7 +201,7 @@ impl Engine {
         }
     }
 
-    /// What `file` is of the current version; `None` if it is no part of it.
+    /// What `file` holds of the shard; `None` if it is out of use.
     fn place_of(&self, file: &str) -> Option<Place> {
         let name = Path::new(file).file_name()?.to_str()?;
         match FileName::parse(name)? {
@@ -201,6 +211,7 @@ impl Engine {
                 let is_current = segments.get(&id)?.generation() == generation;
                 is_current.then_some(Place::Segment(id))
             }
+            FileName::Segment(id) => (self.inner.log.has_segment)(id).then_some(Place::Log),
             _ => None,
         }
     }

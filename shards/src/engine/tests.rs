@@ -105,6 +105,7 @@ async fn open_with(
             is_disk_full: Box::new(|| false),
             is_stuck: Box::new(|| false),
             segments: Box::new(|| 1),
+            has_segment: Box::new(|_| false),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,

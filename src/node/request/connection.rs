@@ -9,13 +9,13 @@
 //! * An idle connection holds no buffer.
 
 use super::budget::{Budget, Claim, Grant, Held};
-use super::progress::Progress;
+use super::progress::{Progress, TooSlow};
 use crate::node::limits;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_wire::response::{self, Answer};
-use corelith_wire::{Epoch, Head, Outbox};
+use corelith_wire::response::{self, Answer, Failure, ReplyMeta};
+use corelith_wire::{Epoch, Head, Kind, Outbox};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -77,6 +77,10 @@ pub(crate) struct Connection {
     to_write: Notify,
     room: Notify,
     pub(super) cut: Notify,
+    /// Nothing more is read: what comes is refused.
+    pub(super) refused: Notify,
+    /// The long request that is being received.
+    pub(super) upload: Cell<Option<Head>>,
 }
 
 /// Counts a request that waits for room for its answer.
@@ -108,6 +112,8 @@ impl Connection {
             to_write: Notify::new(),
             room: Notify::new(),
             cut: Notify::new(),
+            refused: Notify::new(),
+            upload: Cell::new(None),
         })
     }
 
@@ -136,12 +142,28 @@ impl Connection {
 
     /// Closes if a deadline has passed, or if others wait for what this connection does not give back.
     pub(crate) fn check_deadlines(&self, now: Instant) {
-        let budget = self.budget();
-        let (senders, readers) = (budget.waits_for_senders(), budget.waits_for_readers());
-        if let Some(why) = self.progress.check(now, senders, readers) {
-            tracing::info!(peer = %self.peer, why, "closing a connection that is too slow");
-            self.cut();
+        let Some(why) = self.progress.check(now, self.budget().wanted()) else {
+            return;
+        };
+        tracing::info!(peer = %self.peer, why = why.text(), "closing a connection that is too slow");
+        match self.upload.take() {
+            Some(request) if why == TooSlow::Uploads => self.refuse_upload(request),
+            _ => self.cut(),
         }
+    }
+
+    /// Refuses the long request that is being received and closes, once answers that are ready are written.
+    fn refuse_upload(&self, request: Head) {
+        let head = Head {
+            kind: Kind::FAILURE,
+            ..request
+        };
+        let failure = Failure::Throttled {
+            retry_after_ms: limits::SLOW_UPLOAD_RETRY_AFTER.as_millis() as u32,
+        };
+        let meta = ReplyMeta::default();
+        self.refuse(head, &Answer::Failure { meta, failure });
+        self.refused.notify_one();
     }
 
     /// Counts a request as in flight.

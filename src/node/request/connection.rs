@@ -62,6 +62,8 @@ pub(super) struct Answers {
 /// What reader, writer and answers share of a connection. Belongs to one core.
 pub(crate) struct Connection {
     pub(super) peer: SocketAddr,
+    /// Of the protocol.
+    version: u16,
     pub(super) commons: Rc<Commons>,
     /// Bytes of answers that this connection may have on their way.
     credit: Semaphore,
@@ -97,10 +99,12 @@ impl Drop for WithoutRoom {
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, commons: Rc<Commons>) -> Rc<Self> {
+    /// A connection that speaks `version` of the protocol.
+    pub(crate) fn new(peer: SocketAddr, version: u16, commons: Rc<Commons>) -> Rc<Self> {
         let credit = Semaphore::new(commons.budget.credit());
         Rc::new(Self {
             peer,
+            version,
             commons,
             credit,
             answers: RefCell::default(),
@@ -223,7 +227,7 @@ impl Connection {
         });
         let before = answers.outbox.len();
         let head = head.answer(head.kind, self.commons.epoch);
-        response::encode(&mut answers.outbox, head, answer);
+        response::encode_for(self.version, &mut answers.outbox, head, answer);
         let added = answers.outbox.len() - before;
         if let Some(claim) = claim {
             debug_assert!(

@@ -106,6 +106,17 @@ impl Workload {
         }
     }
 
+    /// The same keys with values of `bytes`.
+    pub(crate) fn with_values_of(&self, bytes: usize) -> Self {
+        let pool = self.pool.len().max(bytes.saturating_mul(2));
+        let pool = self.pool.iter().copied().cycle().take(pool).collect();
+        Self {
+            value_size: bytes,
+            pool,
+            ..self.of_kind(Kind::Put, 0)
+        }
+    }
+
     /// The next operation.
     pub(crate) fn next(&self, random: &mut Random) -> Operation {
         let id = match &self.zipf {

@@ -61,12 +61,14 @@ impl Kind {
     pub const MAP: Self = Self(0x88);
     /// Answer: not done, with the reason.
     pub const FAILURE: Self = Self(0x89);
-    /// Answer: the state of a node's storage.
+    /// Answer: the state of a node's storage, in version 1 of the protocol.
     pub const STORAGE_REPLY: Self = Self(0x8a);
     /// Answer: a value's version and length, without the value.
     pub const HEAD: Self = Self(0x8b);
     /// Answer: a page of keys, with the versions and lengths of their values.
     pub const SCAN_HEADS: Self = Self(0x8c);
+    /// Answer: the state of a node's storage, from version 2 of the protocol on.
+    pub const STORAGE_REPLY_2: Self = Self(0x8d);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
@@ -125,9 +127,11 @@ impl Accepts {
                 | Kind::HEAD => Some(limits::SMALL_REPLY_BYTES_MAX),
                 Kind::VALUE => Some(limits::VALUE_REPLY_BYTES_MAX),
                 Kind::SCAN_PAGE | Kind::SCAN_HEADS => Some(limits::SCAN_REPLY_BYTES_MAX),
-                Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE | Kind::STORAGE_REPLY => {
-                    Some(limits::MAP_REPLY_BYTES_MAX)
-                }
+                Kind::STATUS_REPLY
+                | Kind::MAP
+                | Kind::FAILURE
+                | Kind::STORAGE_REPLY
+                | Kind::STORAGE_REPLY_2 => Some(limits::MAP_REPLY_BYTES_MAX),
                 _ => None,
             },
             Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)

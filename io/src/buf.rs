@@ -7,6 +7,8 @@ use std::ops::{Deref, DerefMut};
 pub const BLOCK_SIZE: usize = 4096;
 
 /// An owned, aligned buffer of one core. Its memory goes back to the core's pool when it is dropped.
+///
+/// Invariant: `len` is at most the length of the memory.
 pub struct Buf {
     memory: Memory,
     len: usize,
@@ -31,6 +33,7 @@ impl Buf {
             expect(unused_mut, reason = "the simulator fills it")
         )]
         let mut buf = Self { memory, len };
+        assert!(len <= buf.memory.bytes().len(), "a buffer fits its memory");
         // What an earlier simulation left in the pool must not change this one.
         #[cfg(feature = "sim")]
         if crate::world::is_simulated() {
@@ -71,17 +74,23 @@ impl Buf {
 
     /// The bytes as a block that a write can own: exactly as long, a multiple of [`BLOCK_SIZE`].
     pub(crate) fn into_block(self) -> Block {
-        debug_assert!(self.len > 0 && self.len.is_multiple_of(BLOCK_SIZE));
-        match self.memory {
+        let len = self.len;
+        assert!(
+            len > 0 && len.is_multiple_of(BLOCK_SIZE),
+            "a write is of whole blocks"
+        );
+        let block = match self.memory {
             Memory::Block(mut block) => {
-                block.trim(self.len);
+                block.trim(len);
                 block
             }
             memory => {
-                let bytes = memory.bytes().get(..self.len).unwrap_or_default();
+                let bytes = memory.bytes().get(..len).unwrap_or_default();
                 Block::copy_of(bytes)
             }
-        }
+        };
+        assert_eq!(block.bytes().len(), len, "a write has the buffer's length");
+        block
     }
 
     /// Bytes of buffers of this thread that lie idle, for use by the next ones.
@@ -103,7 +112,7 @@ impl Memory {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // `len` never exceeds the memory's length.
+        debug_assert!(self.len <= self.memory.bytes().len());
         self.memory.bytes().get(..self.len).unwrap_or_default()
     }
 }

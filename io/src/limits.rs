@@ -16,14 +16,19 @@ pub(crate) const READ_LEN_MIN: usize = 16 << 10;
 /// Connections that the kernel completes before they are accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 
-/// A connection on which nothing came for this long is asked whether its other side is still there ...
+/// A connection that was silent for this long is probed ...
 pub(crate) const KEEPALIVE_IDLE_SECONDS: i32 = 30;
 /// ... again after this long ...
 pub(crate) const KEEPALIVE_INTERVAL_SECONDS: i32 = 10;
-/// ... and given up after so many questions.
+/// ... and given up after this many probes without an answer.
 pub(crate) const KEEPALIVE_PROBES: i32 = 3;
 /// A connection whose bytes are not acknowledged for this long is given up.
 pub(crate) const UNACKNOWLEDGED_MILLIS_MAX: i32 = 60_000;
+// The kernel ends idle connections by the latter as well.
+const _: () = assert!(
+    1000 * (KEEPALIVE_IDLE_SECONDS + KEEPALIVE_INTERVAL_SECONDS * KEEPALIVE_PROBES)
+        <= UNACKNOWLEDGED_MILLIS_MAX
+);
 
 /// Entries of each of an executor's three rings; more operations than that wait in a queue.
 pub(crate) const RING_DEPTH: usize = 256;
@@ -32,6 +37,7 @@ pub(crate) const BLOCKING_THREADS: usize = 2;
 /// How often an executor tries to get its locked memory, and how long it waits in between.
 pub(crate) const START_ATTEMPTS: u32 = 40;
 pub(crate) const START_PAUSE: Duration = Duration::from_millis(50);
+const _: () = assert!(START_ATTEMPTS > 0);
 /// Rounds in which the tasks of an ended core may end.
 pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 /// The pause after each of these rounds, in which the tasks get their turn.
@@ -53,9 +59,11 @@ pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;
 pub(crate) const WATCHDOG_ABORT_AFTER_LIMITS: u32 = 10;
 /// The watchdog asks no more often than this.
 pub(crate) const WATCHDOG_ROUND_MIN: Duration = Duration::from_millis(10);
+const _: () = assert!(WATCHDOG_ROUNDS_PER_LIMIT > 0 && WATCHDOG_ABORT_AFTER_LIMITS > 1);
 
 /// Shares of a core's time that background work gets at least and at most, when the foreground,
 /// which has 1000, is busy.
 pub const BACKGROUND_SHARES_MIN: usize = 100;
 /// See [`BACKGROUND_SHARES_MIN`].
 pub const BACKGROUND_SHARES_MAX: usize = 1000;
+const _: () = assert!(BACKGROUND_SHARES_MIN <= BACKGROUND_SHARES_MAX);

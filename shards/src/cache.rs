@@ -3,11 +3,11 @@
 //! The policy is that of the crate `quick_cache`, a CLOCK-Pro close to S3-FIFO: a new block is on
 //! probation and leaves soon unless it is used again; a queue of ghosts remembers who left too early.
 //! So a stream of blocks that are read once passes through and displaces nothing. Long scans and
-//! compactions do not come here at all.
+//! compactions do not use the cache at all.
 //!
 //! Filters and index leaves share the budget with data blocks: a fixed division would be wrong for
-//! either small or large values. One of them serves the reads of a hundred data blocks, so it comes in
-//! as used once already: it is not evicted at the end of its probation but joins the blocks that
+//! either small or large values. One of them serves the reads of a hundred data blocks, so it is
+//! inserted as used once already: it is not evicted at the end of its probation but joins the blocks that
 //! stay.
 //!
 //! Invariant: the weights of the blocks held are at most the budget.
@@ -65,7 +65,7 @@ impl Weighter<Place, Bytes> for Weight {
 type Blocks =
     Cache<Place, Bytes, Weight, BuildHasherDefault<PlaceHasher>, DefaultLifecycle<Place, Bytes>>;
 
-/// What a cache and the filters in it have been good for, since it was made.
+/// What a cache and the filters in it have done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheCounters {
     /// Blocks that were found.
@@ -78,7 +78,7 @@ pub struct CacheCounters {
     pub filter_positives: u64,
     /// Those of them that found nothing.
     pub false_positives: u64,
-    /// Bytes held now, with what it costs to hold them.
+    /// Bytes held now, with the memory that each block takes beside its bytes.
     pub bytes: u64,
 }
 
@@ -158,12 +158,23 @@ impl BlockCache {
         if serves_many {
             blocks.get(&place);
         }
+        assert!(
+            blocks.weight() <= self.inner.budget_bytes as u64,
+            "the cache is bounded"
+        );
     }
 
-    /// What it has been good for.
+    /// What it has done.
     pub fn counters(&self) -> CacheCounters {
+        let blocks = self.inner.blocks.borrow();
+        let weights = || blocks.iter().map(|(place, it)| Weight.weight(place, it));
+        debug_assert_eq!(
+            blocks.weight(),
+            weights().sum::<u64>(),
+            "the cache counts what it holds"
+        );
         CacheCounters {
-            bytes: self.inner.blocks.borrow().weight(),
+            bytes: blocks.weight(),
             ..self.inner.counters.get()
         }
     }

@@ -334,6 +334,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                     Some((key, at, pointer)) if self.damaged.len() < CHECK_DAMAGED_MAX => {
                         let place = (pointer.segment, pointer.slot);
                         self.damaged.insert(place, Damaged { error, key, at });
+                        assert!(self.damaged.len() <= CHECK_DAMAGED_MAX);
                     }
                     record => {
                         let key = record.map(|(key, ..)| stored_user_key(&key));
@@ -435,6 +436,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
     }
 
     async fn check_batch(&mut self, mut batch: Vec<Pending>) {
+        assert!(batch.len() <= CHECK_POINTERS_MAX, "a batch is bounded");
         batch.sort_by_key(|pending| (pending.pointer.segment, pending.pointer.offset));
         for Pending {
             pointer,

@@ -74,7 +74,8 @@ impl Directory {
         let synced = corelith_io::sync_dir(&inner.path).await;
         synced.map_err(Error::from).inspect_err(|error| {
             if !error.is_no_space() {
-                inner.failure.replace(Some(error.clone()));
+                let before = inner.failure.replace(Some(error.clone()));
+                assert!(before.is_none(), "nothing is synced after a failure");
             }
         })
     }

@@ -8,8 +8,9 @@
 //! * Of two versions of a key, the newer one is in the active memtable, or in a later frozen one, or
 //!   in an earlier run of the version: whoever finds a key first has found its newest version.
 //! * A frozen memtable leaves memory in the same step in which its tables enter the version.
-//! * checkpointed <= applied, and the log is durable up to the checkpoint (but for an installed
-//!   snapshot, which replaces the log).
+//! * checkpointed <= frozen, oldest first <= applied, and the log is durable up to the checkpoint (but for
+//!   an installed snapshot, which replaces the log).
+//! * Table numbers rise: none in use is as high as the next one.
 //! * Changed sessions are put into a memtable when it is frozen, so a checkpoint is complete.
 
 mod background;
@@ -190,7 +191,7 @@ struct Inner {
     counters: Counters,
     /// Length of the manifest in effect.
     manifest_bytes: Cell<u64>,
-    /// Whether new values were refused for want of capacity when that was looked at last.
+    /// Whether new values were refused for want of capacity at the last look.
     was_full: Cell<bool>,
     /// Free part of the device, as seen last.
     free_fraction: Cell<f64>,
@@ -238,6 +239,31 @@ struct State {
 }
 
 impl State {
+    /// Asserts that checkpoints stand in order, and that the version is what the manifest says.
+    fn check(&self) {
+        let covered = self.frozen.iter().map(|frozen| frozen.checkpoint.index());
+        let before = std::iter::once(self.manifest.checkpoint.index()).chain(covered.clone());
+        assert!(
+            before.zip(covered).all(|(before, after)| before < after),
+            "checkpoints advance"
+        );
+        let newest = self.frozen.back().map(|frozen| &frozen.checkpoint);
+        let newest = newest.unwrap_or(&self.manifest.checkpoint);
+        assert!(
+            newest.index() <= self.applied.index(),
+            "a checkpoint is of applied entries"
+        );
+        assert!(
+            self.manifest.next_table <= self.next_table,
+            "table numbers rise"
+        );
+        debug_assert_eq!(
+            self.version.tables().count(),
+            self.manifest.tables.len(),
+            "the version has the tables of the manifest"
+        );
+    }
+
     /// The active one and those that are flushed.
     fn memtables(&self) -> impl Iterator<Item = &Rc<Memtable>> {
         let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
@@ -307,6 +333,7 @@ impl Engine {
             garbage: Vec::new(),
             receiving: Vec::new(),
         };
+        state.check();
         let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
         let pace = Pace::default();
         let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));

@@ -9,6 +9,8 @@
 //! * The tables that a manifest names are durable, names included, before it is.
 //! * The log is durable up to the checkpoint before the manifest is, so that state never gets ahead
 //!   of the log (after a snapshot was installed, `installed` says that it may be).
+//! * What is written is sound, and what is read is refused unless it is: tables and segments in order, and
+//!   numbered below the next ones.
 
 mod format;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
-use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::limits::{IO_BYTES_MAX, LEVELS_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::removal::remove_if_there;
 use crate::sstable::TableMeta;
@@ -72,7 +74,36 @@ pub(crate) struct Placed {
     pub(crate) meta: TableMeta,
 }
 
+/// Whether segments stand as they must.
+fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
+    let mut pairs = segments.iter().zip(segments.iter().skip(1));
+    pairs.all(|(before, after)| before.id < after.id)
+        && segments.last().is_none_or(|last| last.id < next)
+}
+
 impl Manifest {
+    /// See the module.
+    fn is_sound(&self) -> bool {
+        let mut tables = self.tables.iter();
+        is_in_order(&self.tables)
+            && are_in_order(&self.segments, self.next_segment)
+            && tables.all(|placed| {
+                placed.meta.id < self.next_table && usize::from(placed.level) < LEVELS_MAX
+            })
+    }
+
+    /// Whether it names the table.
+    pub(crate) fn names(&self, table: TableId) -> bool {
+        self.tables.iter().any(|placed| placed.meta.id == table)
+    }
+
+    /// Whether a table refers to one of these segments.
+    pub(crate) fn refers_to_any(&self, segments: &[ValueSegmentId]) -> bool {
+        let tables = self.tables.iter();
+        let mut references = tables.flat_map(|placed| &placed.meta.references);
+        references.any(|reference| segments.contains(&reference.segment))
+    }
+
     /// Puts a run in front of all others of level 0.
     pub(crate) fn push_run(&mut self, tables: Vec<TableMeta>) {
         let Some(run) = tables.first().map(|table| RunId(table.id.0)) else {
@@ -107,6 +138,10 @@ impl Manifest {
             // An installed snapshot has replaced them.
             return false;
         };
+        assert!(
+            task.output.level < LEVELS_MAX,
+            "a compaction writes to a level"
+        );
         let metas = written.unwrap_or(taken);
         // The run that the result becomes part of, and how many tables stand before it.
         let in_level = |placed: &&Placed| placed.level == level;
@@ -186,6 +221,7 @@ impl Manifest {
 
     /// The bytes of its file.
     pub(crate) fn encode(&self, owner: Owner) -> Vec<u8> {
+        assert!(self.is_sound(), "a manifest that would not be read");
         format::encode(owner, self)
     }
 
@@ -195,9 +231,13 @@ impl Manifest {
     /// The old manifest is in place.
     ///
     /// # Panics
-    /// If it is longer than what is read: a bug, whoever makes an edit looks before.
+    /// If it is longer than what is read: a bug, since edits check the length.
     pub(crate) async fn prepare(dir: &Path, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= MANIFEST_BYTES_MAX, "a manifest is bounded");
+        assert!(
+            bytes.len().is_multiple_of(BLOCK_SIZE),
+            "a manifest is whole blocks"
+        );
         let temporary = FileName::ManifestTemporary.path(dir);
         let written = write_file(&temporary, bytes).await;
         if written.is_err() {

@@ -5,6 +5,7 @@
 //! * An overwritten version stays while a pinned sequence number can see it.
 //! * `deletions` and `references` say what the versions that are there say.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
+//! * No count falls below zero, and without versions all but the arena's are zero.
 
 mod key;
 #[cfg(test)]
@@ -63,6 +64,12 @@ impl Chain {
         }
         self.older.as_ref()?.iter().find(|version| version.at <= at)
     }
+
+    /// All versions, newest first.
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        let older = self.older.iter().flat_map(|older| older.iter());
+        std::iter::once(&self.newest).chain(older)
+    }
 }
 
 struct Contents {
@@ -114,6 +121,27 @@ impl Contents {
         }
     }
 
+    /// Whether the counts are those of the versions that are there.
+    fn is_counted(&self) -> bool {
+        let (mut versions, mut deletions, mut own_bytes) = (0, 0, 0);
+        let mut references: BTreeMap<ValueSegmentId, u64> = BTreeMap::new();
+        for (key, chain) in Space::ALL.iter().flat_map(|space| self.space(*space)) {
+            for version in chain.versions() {
+                versions += 1;
+                deletions += u64::from(version.value == Value::Deleted);
+                own_bytes += self.own_bytes(&version.value);
+                if let Value::Separated(pointer) = &version.value {
+                    *references.entry(pointer.segment).or_default() +=
+                        record_bytes(key.as_slice().len(), pointer.len);
+                }
+            }
+        }
+        let count = usize::try_from(versions).unwrap_or(usize::MAX);
+        (versions, deletions) == (self.versions, self.deletions)
+            && own_bytes + count * ENTRY_BYTES == self.other_bytes
+            && references == self.references
+    }
+
     /// Counts a version more.
     fn added(&mut self) {
         self.versions += 1;
@@ -136,13 +164,17 @@ impl Contents {
     /// Counts it no more.
     fn forgets(&mut self, key_len: usize, value: &Value) {
         match value {
-            Value::Deleted => self.deletions -= 1,
+            Value::Deleted => {
+                assert!(self.deletions > 0, "a deletion that goes was counted");
+                self.deletions -= 1;
+            }
             Value::Inline(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 let Some(left) = self.references.get_mut(&pointer.segment) else {
                     panic!("a version that goes was counted");
                 };
+                assert!(*left >= bytes, "a record that goes was counted");
                 *left -= bytes;
                 if *left == 0 {
                     self.references.remove(&pointer.segment);
@@ -239,12 +271,20 @@ impl Memtable {
         let before = std::mem::replace(&mut present.newest, newest);
         let dropped = !pins.sees(before.at, at);
         if dropped {
-            contents.other_bytes -= contents.own_bytes(&before.value);
+            let freed = contents.own_bytes(&before.value);
+            assert!(
+                contents.other_bytes >= freed,
+                "memory that goes was counted"
+            );
+            contents.other_bytes -= freed;
             contents.forgets(key.len(), &before.value);
         } else {
-            present.older.get_or_insert_default().insert(0, before);
+            let older = present.older.get_or_insert_default();
+            debug_assert!(older.first().is_none_or(|older| older.at < before.at));
+            older.insert(0, before);
             contents.added();
         }
+        debug_assert!(contents.deletions <= contents.versions);
         dropped
     }
 
@@ -283,17 +323,14 @@ impl Memtable {
             .space(space)
             .range::<[u8], _>(range)
             .take(count)
-            .map(|(key, chain)| {
-                let older = chain.older.iter().flat_map(|older| older.iter());
-                let versions = std::iter::once(&chain.newest).chain(older).cloned();
-                (key.to_bytes(), versions.collect())
-            })
+            .map(|(key, chain)| (key.to_bytes(), chain.versions().cloned().collect()))
             .collect()
     }
 
     /// What is left to be freed of a memtable out of use.
     pub(crate) fn into_leftovers(self) -> Leftovers {
         let contents = self.contents.into_inner();
+        debug_assert!(contents.is_counted(), "counts are of what is there");
         let maps = [contents.user, contents.session, contents.system];
         Leftovers {
             entries: maps.map(BTreeMap::into_iter),

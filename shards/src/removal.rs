@@ -1,9 +1,10 @@
 //! Gives the space of files that are out of use back in steps.
 //!
 //! A file system that is mounted with `discard` tells the device of freed space at once, and a device may
-//! serve nothing else meanwhile: with a segment of 256 MiB removed as a whole, reads and writes were measured
-//! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
-//! step by step. After a crash the file system frees what is left of it by itself.
+//! serve nothing else meanwhile: reads and writes waited for 75 ms when a segment of 256 MiB was removed as a
+//! whole. So the name goes first, while the file is held open, and then the file is shortened step by step. After a crash the file system frees what is left of it by itself.
+//!
+//! Invariant: `held` is the sum over the files without a name, the one being shortened included.
 
 use crate::limits::REMOVAL_HELD_BYTES_MAX;
 use crate::pace::{Bucket, Limits, Pressure, STEPS, judge};
@@ -30,7 +31,7 @@ struct Inner {
     held: Cell<u64>,
     held_max: Cell<u64>,
     is_running: Cell<bool>,
-    /// Steps in a second, when such a part of what may be held back is.
+    /// Steps per second, from the part of the space that may be held back that is.
     rate: Box<dyn Fn(f64) -> Option<u64>>,
     bucket: Bucket,
 }
@@ -42,7 +43,7 @@ struct Nameless {
 }
 
 impl Removals {
-    /// Shortens files by so many bytes at a time, one after the other; those shorter than a
+    /// Shortens files by `step_bytes` at a time, one after the other; those shorter than a
     /// [`SHORT_FRACTION`]th of it are removed as a whole.
     pub fn new(step_bytes: u64) -> Self {
         Self::with_rate(step_bytes, |removals| {
@@ -55,8 +56,8 @@ impl Removals {
         })
     }
 
-    /// As [`Removals::new`], with so many steps a second as `rate` tells for the part of what
-    /// may be held back that is.
+    /// As [`Removals::new`]; `rate` gives the steps per second from the part, 0 to 1, of the space that may
+    /// be held back that is.
     pub(crate) fn with_rate(step_bytes: u64, rate: impl Fn(f64) -> Option<u64> + 'static) -> Self {
         Self {
             inner: Rc::new(Inner {
@@ -102,7 +103,7 @@ impl Removals {
         !self.inner.is_running.get()
     }
 
-    /// Holds back at most so many bytes from now on, and gives back at once what is beyond.
+    /// Holds back at most `bytes` from now on, and gives back at once what is beyond.
     pub(crate) fn set_held_max(&self, bytes: u64) {
         let inner = &self.inner;
         inner.held_max.set(bytes);
@@ -132,6 +133,7 @@ impl Inner {
     }
 
     fn gave_back(&self, bytes: u64) {
+        assert!(self.held.get() >= bytes, "space is given back once");
         self.held.set(self.held.get() - bytes);
     }
 
@@ -161,6 +163,11 @@ async fn hold(path: &Path) -> Result<Nameless> {
 async fn step(weak: &Weak<Inner>) -> Option<Duration> {
     let inner = weak.upgrade()?;
     let Some(nameless) = inner.pop() else {
+        assert_eq!(
+            inner.held.get(),
+            0,
+            "no file holds space that is still held"
+        );
         inner.is_running.set(false);
         return None;
     };

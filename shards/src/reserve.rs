@@ -38,7 +38,7 @@ impl Reserve {
         self.is_held.get()
     }
 
-    /// Whether nothing is held back any more that could be given up.
+    /// Whether there is nothing left to give up.
     pub(crate) fn is_given_up(&self) -> bool {
         self.bytes == 0 || !self.is_held()
     }
@@ -51,6 +51,7 @@ impl Reserve {
         if self.is_held() {
             return Ok(());
         }
+        assert!(self.bytes > 0, "a reserve of nothing is always held");
         self.remove().await?;
         let file = OpenOptions::new().write().create_new();
         let file = match file.open(&self.path).await {

@@ -26,6 +26,7 @@ pub(crate) struct Run {
 
 impl Run {
     fn new(id: RunId, tables: Vec<Rc<Table>>) -> Self {
+        assert!(!tables.is_empty(), "a run has tables");
         let key = |table: Option<&Rc<Table>>, end: fn(&TableMeta) -> &Bytes| {
             table.map_or_else(Bytes::new, |table| end(table.meta()).clone())
         };
@@ -73,6 +74,7 @@ impl Version {
         for run in placed.chunk_by(is_same_run) {
             let Some(place) = run.first() else { continue };
             let level = usize::from(place.level);
+            assert!(version.levels.len() <= level + 1, "levels are in order");
             if version.levels.len() <= level {
                 version.levels.resize_with(level + 1, Vec::new);
             }

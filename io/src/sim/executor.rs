@@ -4,6 +4,8 @@
 //! * A task is polled with its own core as the current one, and dropped so too.
 //! * No borrow of the executor is held while a future is polled or dropped or an event is called.
 //! * An id stands in the ready lists or a parked list at most once (`TaskWaker::queued`).
+//! * No task of a process that has ended is polled.
+//! * True time never goes back.
 
 use super::world::{Core, Step, World, number};
 use crate::world;
@@ -39,7 +41,7 @@ pub(super) struct Executor {
     ready: RefCell<Vec<TaskId>>,
     /// Tasks of background queues; they run when the others leave room.
     ready_background: RefCell<Vec<TaskId>>,
-    slots: RefCell<Slots>,
+    slots: RefCell<TaskSlots>,
     events: RefCell<BTreeMap<EventKey, Event>>,
     event_count: Cell<u64>,
     polling: Cell<bool>,
@@ -48,13 +50,13 @@ pub(super) struct Executor {
 }
 
 #[derive(Default)]
-struct Slots {
-    slots: Vec<Slot>,
+struct TaskSlots {
+    slots: Vec<TaskSlot>,
     free: Vec<u32>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct TaskSlot {
     generation: u32,
     aborted: bool,
     /// Absent while it is polled.
@@ -99,14 +101,20 @@ impl Wake for TaskWaker {
     }
 }
 
-impl Slots {
-    fn current(&mut self, id: TaskId) -> Option<&mut Slot> {
+impl TaskSlots {
+    fn current(&mut self, id: TaskId) -> Option<&mut TaskSlot> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         (slot.generation == id.generation).then_some(slot)
     }
 
+    fn all_alive(&self) -> bool {
+        let mut tasks = self.slots.iter().filter_map(|slot| slot.task.as_ref());
+        tasks.all(|task| task.core.is_alive())
+    }
+
     fn release(&mut self, id: TaskId) {
         if let Some(slot) = self.current(id) {
+            assert!(slot.task.is_none(), "a slot is freed after its task");
             slot.generation += 1;
             slot.aborted = false;
             self.free.push(id.slot);
@@ -124,11 +132,12 @@ impl Executor {
         let index = match slots.free.pop() {
             Some(index) => index,
             None => {
-                slots.slots.push(Slot::default());
+                slots.slots.push(TaskSlot::default());
                 number(slots.slots.len() - 1)
             }
         };
         let slot = &mut slots.slots[index as usize];
+        assert!(slot.task.is_none(), "a slot holds one task");
         let id = TaskId {
             slot: index,
             generation: slot.generation,
@@ -198,7 +207,7 @@ impl Executor {
         }
         let mut slots = self.slots.borrow_mut();
         for id in wakes.drain(..) {
-            let Some(Slot {
+            let Some(TaskSlot {
                 task: Some(task), ..
             }) = slots.current(id)
             else {
@@ -259,6 +268,7 @@ impl World {
         let Some((at, event)) = self.executor.pop_event(until) else {
             return false;
         };
+        assert!(at >= self.now.get(), "time goes back");
         self.now.set(at);
         self.happen(event);
         true
@@ -279,7 +289,12 @@ impl World {
                 return;
             };
             let Some(task) = slot.task.take() else { return };
-            if task.core.node.paused.get() && task.core.is_alive() {
+            assert!(task.core.is_alive(), "a task outlived its process");
+            assert!(
+                task.shared.queued.load(Ordering::Relaxed),
+                "a task runs once for each time it is queued"
+            );
+            if task.core.node.paused.get() {
                 task.core.node.parked.borrow_mut().push(id);
                 slot.task = Some(task);
                 return;
@@ -335,6 +350,10 @@ impl World {
     fn reap(self: &Rc<Self>) {
         if self.executor.doomed.replace(false) {
             self.drop_tasks(|core| !core.is_alive());
+            debug_assert!(
+                self.executor.slots.borrow().all_alive(),
+                "a task outlived its process"
+            );
         }
     }
 

@@ -21,6 +21,10 @@ impl World {
         node.disk.borrow_mut().power_loss(&self.rng);
         self.forget_sockets(node.id);
         self.doom();
+        assert!(
+            node.disk.borrow().is_idle(),
+            "a machine without power uses its disk"
+        );
     }
 
     /// The process is killed; the machine goes on.
@@ -30,6 +34,10 @@ impl World {
         node.disk.borrow_mut().end_process(&self.rng);
         self.close_sockets(node.id);
         self.doom();
+        assert!(
+            node.disk.borrow().is_idle(),
+            "a process that has ended uses its disk"
+        );
     }
 
     fn end_process(&self, node: &Node) {
@@ -45,6 +53,10 @@ impl World {
         if node.host_up.replace(true) {
             return;
         }
+        assert!(
+            node.parked.borrow().is_empty() && node.disk.borrow().is_idle(),
+            "a machine is switched on with something of its past"
+        );
         self.note(Step::Start, node.id, [0; 3]);
         node.clock.set(self.fresh_clock(node.clock.get().ppm()));
         // Its kernel now answers, with a reset, what was sent to sockets it does not know.

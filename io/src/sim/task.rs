@@ -54,7 +54,8 @@ struct Finish<T>(Rc<State<T>>);
 
 impl<T> Drop for Finish<T> {
     fn drop(&mut self) {
-        self.0.finished.set(true);
+        let was_finished = self.0.finished.replace(true);
+        assert!(!was_finished, "a task ends once");
         let waiter = self.0.waiter.borrow_mut().take();
         if let Some(waiter) = waiter {
             waiter.wake();

@@ -21,6 +21,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(super) fn new(local: u64, truth: u64, ppm: i32) -> Self {
+        assert!(i128::from(ppm) > -MILLION, "a clock goes forward");
         Self { local, truth, ppm }
     }
 
@@ -41,17 +42,15 @@ impl Clock {
         let shown = i128::from(local.saturating_sub(self.local));
         let rate = MILLION + i128::from(self.ppm);
         let passed = (shown * MILLION + rate - 1) / rate + 1;
-        self.truth
-            .saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let truth = self.truth.saturating_add(passed);
+        debug_assert!(truth == u64::MAX || self.at(truth) >= local);
+        truth
     }
 
     /// The same reading at `truth`, running at another rate from then on.
     pub(super) fn with_rate(&self, truth: u64, ppm: i32) -> Self {
-        Self {
-            local: self.at(truth),
-            truth,
-            ppm,
-        }
+        Self::new(self.at(truth), truth, ppm)
     }
 }
 

@@ -90,6 +90,7 @@ impl World {
     /// Draws a duration, in nanoseconds.
     pub(super) fn draw(&self, range: &Range<Duration>) -> u64 {
         let (low, high) = (nanos(range.start), nanos(range.end));
+        assert!(low <= high, "a range of durations ends before it starts");
         low + self.rng.below(high.saturating_sub(low).max(1))
     }
 
@@ -145,6 +146,7 @@ impl Rng {
 
     /// A number below `bound`, which is at least one.
     pub(crate) fn below(&self, bound: u64) -> u64 {
+        assert!(bound > 0, "no number is below 0");
         let wide = u128::from(self.next()) * u128::from(bound);
         u64::try_from(wide >> 64).unwrap_or(0)
     }

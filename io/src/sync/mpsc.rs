@@ -92,6 +92,7 @@ impl<T> Shared<T> {
             return Err(TrySendError::Full(message));
         }
         self.queue.push_back(message);
+        debug_assert!(self.queue.len() <= self.capacity);
         Ok(self.receiver.take())
     }
 }
@@ -226,6 +227,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         let receiver = {
             let mut shared = self.shared.borrow_mut();
+            assert!(shared.senders > 0, "a sender is dropped once");
             shared.senders -= 1;
             if shared.senders == 0 {
                 shared.receiver.take()

@@ -6,9 +6,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Invariant: nothing is stored while somebody waits.
 #[derive(Debug, Default)]
 struct State {
-    /// A `notify_one` that nobody was waiting for.
+    /// A `notify_one` that came while nobody was waiting.
     stored: bool,
     /// Rises with each `notify_waiters`.
     generation: u64,
@@ -33,6 +34,7 @@ impl Notify {
         let waker = {
             let mut state = self.state.borrow_mut();
             let waker = state.waiting.pop();
+            debug_assert!(waker.is_none() || !state.stored);
             if waker.is_none() {
                 state.stored = true;
             }

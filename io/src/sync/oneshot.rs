@@ -57,6 +57,7 @@ impl<T> Sender<T> {
         if !shared.receiver_alive {
             return Err(value);
         }
+        assert!(shared.value.is_none(), "one value is sent");
         shared.value = Some(value);
         Ok(())
         // Dropping `self` wakes the receiver.

@@ -106,7 +106,10 @@ impl Semaphore {
 impl Shared {
     fn release(&self, count: usize) {
         self.available.set(self.available.get() + count);
-        debug_assert!(self.available.get() <= self.capacity);
+        assert!(
+            self.available.get() <= self.capacity,
+            "more permits came back than there are"
+        );
         self.grant();
     }
 
@@ -123,7 +126,8 @@ impl Shared {
                 }
             };
             let Some(waiter) = waiter else { return };
-            waiter.granted.set(true);
+            let was_granted = waiter.granted.replace(true);
+            debug_assert!(!was_granted, "a waiter is granted once");
             let waker = waiter.waker.borrow_mut().take();
             if let Some(waker) = waker {
                 waker.wake();
@@ -164,10 +168,12 @@ impl Drop for Acquire {
         if waiter.granted.get() {
             self.shared.release(waiter.count);
         } else {
-            self.shared
-                .waiting
+            let waiting = &self.shared.waiting;
+            let before = waiting.borrow().len();
+            waiting
                 .borrow_mut()
                 .retain(|other| !Rc::ptr_eq(other, &waiter));
+            debug_assert_eq!(waiting.borrow().len() + 1, before, "it was waiting");
             // The one behind may fit into what is available now.
             self.shared.grant();
         }

@@ -15,7 +15,8 @@ pub struct SendError<T>(pub T);
 #[error("all senders are gone")]
 pub struct Closed;
 
-/// Invariant: a receiver has at most one entry in `waiting`, however often it is polled.
+/// Invariants: a receiver has at most one entry in `waiting`, however often it is polled; none has seen a
+/// version that is yet to come.
 #[derive(Debug)]
 struct Shared<T> {
     value: RefCell<T>,
@@ -133,6 +134,7 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
+        assert!(self.shared.senders.get() > 0, "a sender is dropped once");
         self.shared.senders.set(self.shared.senders.get() - 1);
         if self.shared.senders.get() == 0 {
             self.shared.wake_all();
@@ -154,6 +156,7 @@ impl<T> Receiver<T> {
 
     /// Whether there is a value that has not been seen.
     pub fn has_changed(&self) -> bool {
+        debug_assert!(self.seen <= self.shared.version.get());
         self.seen != self.shared.version.get()
     }
 
@@ -215,6 +218,10 @@ impl<T> Clone for Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
+        assert!(
+            self.shared.receivers.get() > 0,
+            "a receiver is dropped once"
+        );
         self.shared.receivers.set(self.shared.receivers.get() - 1);
         if let Some(ticket) = self.ticket.take() {
             self.shared.waiting.borrow_mut().remove(ticket);

@@ -23,12 +23,13 @@ pub(crate) fn now() -> Instant {
 
 /// The tick at which a timer fires: never before its deadline.
 pub(crate) fn tick_of(now: Instant, deadline: Instant) -> u64 {
-    let tick = deadline.0.div_ceil(TICK_NANOS);
-    if deadline.0.saturating_sub(now.0) < COARSE_FROM_NANOS {
-        tick
-    } else {
-        tick.next_multiple_of(COARSE_TICKS)
-    }
+    let exact = deadline.0.div_ceil(TICK_NANOS);
+    let tick = match deadline.0.saturating_sub(now.0) < COARSE_FROM_NANOS {
+        true => exact,
+        false => exact.next_multiple_of(COARSE_TICKS),
+    };
+    debug_assert!(tick.saturating_mul(TICK_NANOS) >= deadline.0);
+    tick
 }
 
 /// The sleepers of one core, and the task that wakes them.

@@ -129,6 +129,7 @@ impl Core {
     /// Sets what the one at `place` asks for, or gives the place up.
     pub(crate) fn set_demand(&self, place: usize, shares: Option<usize>) {
         if let Some(demand) = self.0.background_shares.0.borrow_mut().get_mut(place) {
+            assert!(demand.is_some(), "a place that was given up is not used");
             *demand = shares;
         }
     }

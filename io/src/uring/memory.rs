@@ -17,19 +17,26 @@ impl Block {
     /// Takes a block from the thread's pool, or makes a zeroed one. `len` is a multiple of
     /// [`BLOCK_SIZE`] and not 0.
     pub(crate) fn take(len: usize) -> Self {
-        debug_assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
+        assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
         let recycled = POOL
             .try_with(|pool| pool.borrow_mut().take(len))
             .ok()
             .flatten();
-        recycled.unwrap_or_else(|| {
+        let block = recycled.unwrap_or_else(|| {
             let mut memory = glommio::allocate_dma_buffer_global(len);
             memory.as_bytes_mut().fill(0);
             Self {
                 memory: Rc::new(memory),
                 capacity: len,
             }
-        })
+        });
+        let bytes = block.bytes();
+        assert_eq!(bytes.len(), len, "a block has the length asked for");
+        assert!(
+            bytes.as_ptr().addr().is_multiple_of(BLOCK_SIZE),
+            "direct I/O wants aligned memory"
+        );
+        block
     }
 
     /// A block that starts with `bytes`, of which there is at least one.
@@ -101,7 +108,8 @@ struct Idle {
 /// Idle blocks of this thread by length in units of [`BLOCK_SIZE`]. Lengths are exact, since the
 /// length of a `DmaBuffer` is what a write sends and can only shrink.
 ///
-/// Invariant: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`].
+/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; nobody else has the
+/// memory of an idle block.
 struct Pool {
     by_blocks: Vec<Vec<Idle>>,
     bytes: usize,
@@ -114,7 +122,8 @@ thread_local! {
 impl Pool {
     fn take(&mut self, len: usize) -> Option<Block> {
         let idle = self.by_blocks.get_mut(len / BLOCK_SIZE)?.pop()?;
-        self.bytes -= idle.capacity;
+        assert_eq!(Rc::strong_count(&idle.memory), 1, "idle memory is shared");
+        self.gave(idle.capacity);
         Some(Block {
             memory: idle.memory,
             capacity: idle.capacity,
@@ -138,6 +147,13 @@ impl Pool {
             self.bytes += block.capacity;
             list.push(block);
         }
+        assert!(self.bytes <= RECYCLED_BYTES_MAX, "the pool is bounded");
+    }
+
+    /// Counts the bytes of a block that has left.
+    fn gave(&mut self, capacity: usize) {
+        assert!(self.bytes >= capacity, "more left the pool than it held");
+        self.bytes -= capacity;
     }
 
     /// Frees one block of the length that holds most of the pool, so that no length keeps the
@@ -151,10 +167,13 @@ impl Pool {
             .and_then(|(_, list)| list.pop());
         match fullest {
             Some(idle) => {
-                self.bytes -= idle.capacity;
+                self.gave(idle.capacity);
                 true
             }
-            None => false,
+            None => {
+                assert_eq!(self.bytes, 0, "an empty pool holds nothing");
+                false
+            }
         }
     }
 }

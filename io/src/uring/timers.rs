@@ -15,17 +15,23 @@ pub(crate) struct Slot(usize);
 
 #[derive(Default)]
 pub(crate) struct Timers {
-    entries: Vec<Entry>,
+    entries: Vec<Timer>,
     free: Vec<Slot>,
     /// The first entry of each tick's list.
     ticks: BTreeMap<u64, Slot>,
 }
 
-struct Entry {
+struct Timer {
     tick: u64,
     waker: Option<Waker>,
     previous: Option<Slot>,
     next: Option<Slot>,
+}
+
+impl Timer {
+    fn waits_at(&self, tick: u64) -> bool {
+        self.waker.is_some() && self.tick == tick
+    }
 }
 
 impl Timers {
@@ -34,7 +40,7 @@ impl Timers {
         let is_first = self.first().is_none_or(|first| tick < first);
         let slot = self.free.pop().unwrap_or(Slot(self.entries.len()));
         let next = self.ticks.insert(tick, slot);
-        let entry = Entry {
+        let entry = Timer {
             tick,
             waker: Some(waker),
             previous: None,
@@ -45,6 +51,7 @@ impl Timers {
             None => self.entries.push(entry),
         }
         if let Some(next) = next.and_then(|next| self.entries.get_mut(next.0)) {
+            debug_assert!(next.waits_at(tick), "a list has waiting timers only");
             next.previous = Some(slot);
         }
         (slot, is_first)
@@ -69,6 +76,7 @@ impl Timers {
         let Some(entry) = self.entries.get_mut(slot.0) else {
             return;
         };
+        debug_assert!(!self.free.contains(&slot), "a slot is given back once");
         self.free.push(slot);
         if entry.waker.take().is_none() {
             return;
@@ -84,10 +92,12 @@ impl Timers {
                 }
             }
             (None, Some(next)) => {
-                self.ticks.insert(tick, next);
+                let first = self.ticks.insert(tick, next);
+                debug_assert_eq!(first, Some(slot), "a list begins with its first timer");
             }
             (None, None) => {
-                self.ticks.remove(&tick);
+                let first = self.ticks.remove(&tick);
+                debug_assert_eq!(first, Some(slot), "a list begins with its first timer");
             }
         }
     }
@@ -104,8 +114,10 @@ impl Timers {
             if *first.key() > now {
                 return;
             }
+            let tick = *first.key();
             let mut at = Some(first.remove());
             while let Some(entry) = at.and_then(|slot| self.entries.get_mut(slot.0)) {
+                debug_assert!(entry.waits_at(tick), "a list has waiting timers only");
                 woken.extend(entry.waker.take());
                 entry.previous = None;
                 at = entry.next.take();

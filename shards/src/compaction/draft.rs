@@ -66,6 +66,10 @@ impl<'a> Draft<'a> {
 
     /// The task, unless it would meet one that is running.
     pub(super) fn finish(self, shape: &Shape, options: &Options) -> Option<Task> {
+        assert!(
+            self.inputs.iter().all(|(_, tables)| !tables.is_empty()),
+            "a run without a table is no input"
+        );
         let span = Span::of(self.tables())?;
         let top = self.inputs.iter().map(|(from, _)| from.level).min()?;
         let (top, output) = (top.max(1), self.output);
@@ -162,6 +166,7 @@ fn cuts(shape: &Shape, level: usize, span: &Span, options: &Options) -> Vec<Byte
         }
         since += table.file_bytes;
     }
+    debug_assert!(cuts.is_sorted(), "cuts are in key order");
     cuts
 }
 
@@ -237,7 +242,10 @@ pub(super) fn cheapest(
             }
         }
     }
-    best.map(|(range, _, each)| (range, each))
+    best.map(|(range, _, each)| {
+        assert!(range.len() > 1, "a merge within a level takes several runs");
+        (range, each)
+    })
 }
 
 /// Adjacent tables of a run, up to `bytes_max` together, that overlap as little as possible of `below`

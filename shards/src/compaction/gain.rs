@@ -30,6 +30,17 @@ pub(super) struct Gain {
     pub(super) values: f64,
 }
 
+impl Gain {
+    fn checked(self) -> Self {
+        let is_amount = |bytes: f64| bytes.is_finite() && bytes >= 0.0;
+        assert!(
+            is_amount(self.tables) && is_amount(self.values),
+            "a gain is a number of bytes: {self:?}"
+        );
+        self
+    }
+}
+
 impl Add for Gain {
     type Output = Self;
 
@@ -65,6 +76,7 @@ pub(super) fn by_replacing(newer: &[Placed<'_>], next: Sum, options: &Options) -
         values: dropped.unwrap_or_else(|| assumed(UNKNOWN_VALUES))
             * mean(all.value_bytes, all.entries),
     }
+    .checked()
 }
 
 /// What goes because of deletions in `newer`, which `next` is merged with. What they hide is in
@@ -105,6 +117,7 @@ pub(super) fn by_deleting<'a>(
         tables,
         values: deleted * mean(hiding.value_bytes, hiding.entries),
     }
+    .checked()
 }
 
 /// How much a merge of `upper` with `next` is due for the sake of the values that `upper` may hide, of

@@ -102,6 +102,10 @@ impl<'a> Leveled<'a> {
             target /= options.level_ratio.max(2);
         }
         let filled = (1..=base).find(|level| shape.level_bytes(*level) > 0);
+        assert!(
+            (1..=last).contains(&base),
+            "level 0 is merged into a level below it"
+        );
         Self {
             shape,
             options,

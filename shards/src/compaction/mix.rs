@@ -9,6 +9,8 @@
 //! more rewarding than it is; the estimate is therefore limited to what could be at most.
 //!
 //! It is kept in memory only. After a start nothing is known until the first merge.
+//!
+//! Invariant: both counts are finite and not negative.
 
 /// Weight of what was known before a merge, against a merge of the same size.
 const REMEMBERED: f64 = 0.5;
@@ -68,6 +70,11 @@ impl WriteMix {
             }
             self.same += pairs / least;
         }
+        let is_count = |count: f64| count.is_finite() && count >= 0.0;
+        assert!(
+            is_count(self.pairs) && is_count(self.same),
+            "pairs are counted: {self:?}"
+        );
     }
 
     /// How many of the entries of runs, newest first, a merge of them would drop; `None` if nothing is

@@ -61,6 +61,7 @@ impl FromStr for Policy {
 
 /// What to do next, beside what is running; `None` if there is nothing, or nothing that could run now.
 pub(crate) fn pick(shape: &Shape, policy: Policy, options: &Options) -> Option<Task> {
+    debug_assert!(shape.is_in_order(), "tables of a run are in order");
     match policy {
         Policy::Leveled => leveled::pick(shape, options),
         Policy::Tiered => tiered::pick(shape, options),
@@ -78,10 +79,12 @@ pub(crate) fn searches_due(shape: &Shape, policy: Policy, options: &Options) -> 
 
 /// How much there is to do.
 pub(crate) fn debt(shape: &Shape, policy: Policy, options: &Options) -> Debt {
-    match policy {
+    let debt = match policy {
         Policy::Leveled => leveled::debt(shape, options),
         Policy::Tiered => tiered::debt(shape, options),
-    }
+    };
+    assert!(debt.score >= 0.0, "a score is a number: {debt:?}");
+    debt
 }
 
 /// Whether nothing is running and nothing is left to do.

@@ -6,6 +6,7 @@
 //! * The tables of a run are sorted, and no key is in two of them: whoever writes a run ends a table
 //!   between two keys, never between two versions of one.
 //! * Under the leveled policy each level but the first is on its way to one run.
+//! * No table is read by two running tasks, and no two write the same keys to the same levels.
 
 use super::task::{Claim, Span, Task};
 use crate::ids::{LogIndex, TableId};
@@ -159,6 +160,16 @@ impl Shape {
         self.tables().any(|table| table.busy)
     }
 
+    /// Whether the tables of each run are in order and share no key.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.ordered_runs().all(|(_, run)| {
+            let pairs = run.tables.iter().zip(run.tables.iter().skip(1));
+            pairs
+                .into_iter()
+                .all(|(before, after)| before.last < after.first)
+        })
+    }
+
     /// Whether a running task may write keys of `span` to a level from `top` to `bottom`, or read
     /// there what belongs between.
     pub(super) fn claimed(&self, top: usize, bottom: usize, span: &Span) -> bool {
@@ -176,10 +187,16 @@ impl Shape {
             };
             for run in level.runs.iter_mut().filter(|run| run.id == input.run) {
                 for table in &mut run.tables {
-                    table.busy |= input.tables.contains(&table.id);
+                    let is_input = input.tables.contains(&table.id);
+                    assert!(!(is_input && table.busy), "a table has two tasks");
+                    table.busy |= is_input;
                 }
             }
         }
-        self.claims.extend(task.claim());
+        if let Some(claim) = task.claim() {
+            let is_claimed = self.claimed(claim.top, claim.bottom, &claim.span);
+            assert!(!is_claimed, "two tasks write the same keys to a level");
+            self.claims.push(claim);
+        }
     }
 }

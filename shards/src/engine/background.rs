@@ -85,10 +85,9 @@ pub(super) struct Working(Engine);
 impl Drop for Working {
     fn drop(&mut self) {
         let inner = &self.0.inner;
-        inner
-            .background
-            .working
-            .set(inner.background.working.get() - 1);
+        let working = &inner.background.working;
+        assert!(working.get() > 0, "a task ends its work once");
+        working.set(working.get() - 1);
         inner.changed.notify_waiters();
     }
 }

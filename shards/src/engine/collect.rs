@@ -117,6 +117,10 @@ impl Engine {
         self.edit(
             &[],
             |manifest, _| {
+                debug_assert!(
+                    !manifest.refers_to_any(ids) || is_planted(Bug::CollectUnpurged),
+                    "a segment that is dropped has no live record"
+                );
                 manifest
                     .segments
                     .retain(|segment| !ids.contains(&segment.id));
@@ -160,6 +164,14 @@ impl Engine {
             .await?;
         drop(view);
         let meta = rewritten.meta();
+        assert!(
+            meta.id == before.id && meta.generation > before.generation,
+            "a rewritten segment keeps its number"
+        );
+        assert!(
+            meta.records <= before.records && meta.bytes <= before.bytes,
+            "a collection adds nothing"
+        );
         counters.read(before.file_bytes);
         counters.wrote(meta.file_bytes);
         if is_planted(Bug::RemoveBeforeManifest) {

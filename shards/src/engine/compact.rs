@@ -11,7 +11,7 @@ use super::versions::{Fate, Versions};
 use super::{Engine, edit};
 use crate::compaction::{self, Shape, Task};
 use crate::error::{Error, Result};
-use crate::limits::{BACKGROUND_IO_BYTES, DAMAGE_PAUSE, DISK_FULL_RETRY};
+use crate::limits::{BACKGROUND_IO_BYTES, COMPACTIONS_MAX, DAMAGE_PAUSE, DISK_FULL_RETRY};
 use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
 use bytes::Bytes;
@@ -29,7 +29,9 @@ struct Compacting {
 impl Drop for Compacting {
     fn drop(&mut self) {
         let running = &mut self.engine.inner.compacting.borrow_mut();
+        let before = running.len();
         running.retain(|task| !Rc::ptr_eq(task, &self.task));
+        assert_eq!(running.len() + 1, before, "a compaction ends once");
     }
 }
 
@@ -72,7 +74,10 @@ impl Engine {
         let policy = self.inner.state.borrow().policy;
         let task = compaction::pick(&self.shape(), policy, &self.picker_options())?;
         let task = Rc::new(task);
-        self.inner.compacting.borrow_mut().push(Rc::clone(&task));
+        let mut running = self.inner.compacting.borrow_mut();
+        running.push(Rc::clone(&task));
+        assert!(running.len() <= COMPACTIONS_MAX, "compactions are bounded");
+        drop(running);
         Some(Compacting {
             engine: self.clone(),
             task,

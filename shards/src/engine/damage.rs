@@ -125,6 +125,7 @@ impl Damages {
             list.pop_front();
         }
         list.push_back(damage.clone());
+        assert!(list.len() <= DAMAGES_MAX, "the list of damage is bounded");
         true
     }
 }

@@ -1,7 +1,9 @@
 //! Edits of the manifest, and the files that they leave behind.
 //!
-//! Invariant: a file is removed only after the manifest that no longer names it is durable, and when
-//! no reader holds it.
+//! Invariants:
+//! * A file is removed only after the manifest that no longer names it is durable, and when no reader
+//!   holds it.
+//! * One edit is made at a time, each from the manifest that the one before put into effect.
 
 use super::{Engine, State, separated_bytes_max};
 use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
@@ -110,6 +112,11 @@ impl Engine {
         let bytes = manifest.encode(inner.owner);
         inner.options.capacity.takes_manifest(bytes.len() as u64)?;
         Manifest::prepare(&inner.dir, &bytes).await?;
+        assert_eq!(
+            manifest.generation,
+            inner.state.borrow().manifest.generation + 1,
+            "one edit is made at a time"
+        );
         if is_planted(Bug::RemoveBeforeManifest) {
             self.retire(&manifest, opened, |_| {});
             self.remove_unused().await;
@@ -117,6 +124,7 @@ impl Engine {
         self.commit(&manifest).await?;
         inner.manifest_bytes.set(bytes.len() as u64);
         self.retire(&manifest, opened, then);
+        inner.state.borrow().check();
         self.measure_debt();
         inner.counters.edits.add(1);
         inner.changed.notify_waiters();
@@ -193,6 +201,10 @@ impl Engine {
                 }
                 held
             });
+            debug_assert!(
+                removable.iter().all(|(id, _)| !state.manifest.names(*id)),
+                "a file that the manifest names is removed"
+            );
             removable
         };
         let removals = &self.inner.removals;

@@ -206,7 +206,11 @@ impl Engine {
                     true
                 },
                 |state| {
-                    state.frozen.pop_front();
+                    let flushed = state.frozen.pop_front();
+                    assert!(
+                        flushed.is_some_and(|flushed| Rc::ptr_eq(&flushed, frozen)),
+                        "memtables are flushed in order"
+                    );
                 },
             )
             .await;
@@ -298,6 +302,10 @@ impl Engine {
             }
             changed.await;
         }
+        assert!(
+            self.inner.compacting.borrow().is_empty(),
+            "nothing runs in a closed shard"
+        );
         self.inner.removals.set_held_max(0);
         self.remove_unused().await;
         match flushed {

@@ -1,4 +1,6 @@
-//! Going over all versions of several runs at once, for a compaction.
+//! Goes over all versions of several runs at once, for a compaction.
+//!
+//! Invariant: the heap names each source that has an entry left, once.
 
 use crate::error::Result;
 use crate::ids::LogIndex;
@@ -90,6 +92,7 @@ impl Inputs {
         if !goes_on {
             self.heap.swap_remove(0);
         }
+        debug_assert!(self.heap.len() <= self.sources.len());
         self.sift_down(0);
         Ok(())
     }

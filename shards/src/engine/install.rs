@@ -1,4 +1,4 @@
-//! Receiving the state of another replica, and putting it in the place of one's own.
+//! Receives the state of another replica and installs it in the place of the own one.
 //!
 //! The received tables are files like any other that no manifest names: a crash leaves orphans. One
 //! manifest edit makes them the state; only then do the old tables become obsolete.
@@ -230,6 +230,10 @@ impl SnapshotWriter {
         if !self.ended {
             return Err(self.bad("the end is missing"));
         }
+        assert!(
+            self.stream.is_empty(),
+            "every record is taken before the end"
+        );
         self.tables = self.run.finish().await?;
         self.engine.inner.values.wait_durable(self.values).await?;
         self.finished = true;
@@ -265,7 +269,9 @@ impl Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         let receiving = &mut self.engine.inner.state.borrow_mut().receiving;
-        if let Some(at) = receiving.iter().position(|from| *from == self.from) {
+        let at = receiving.iter().position(|from| *from == self.from);
+        assert!(at.is_some(), "a reception ends once");
+        if let Some(at) = at {
             receiving.swap_remove(at);
         }
     }

@@ -31,6 +31,11 @@ pub(super) enum Kind {
 
 pub(super) fn encode(shard: ShardId, number: u64, kind: Kind, payload: &[u8]) -> Bytes {
     assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a piece is bounded");
+    assert_eq!(
+        kind == Kind::Head,
+        number == 0,
+        "the first piece is the head"
+    );
     let mut piece = Vec::with_capacity(HEADER_BYTES + payload.len());
     piece.extend_from_slice(&[0; CRC_BYTES]);
     piece.extend_from_slice(&MAGIC);

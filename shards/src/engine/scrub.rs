@@ -77,6 +77,10 @@ impl Scrubbing {
     fn change(&self, change: impl FnOnce(&mut ScrubProgress)) {
         let mut progress = self.progress.get();
         change(&mut progress);
+        assert!(
+            progress.bytes_done <= progress.bytes_total,
+            "more is checked than there is"
+        );
         self.progress.set(progress);
     }
 }

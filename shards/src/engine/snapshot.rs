@@ -36,7 +36,11 @@ impl Engine {
         // Everything applied is then in memtables and tables that no longer change.
         self.freeze();
         let mut view = self.view();
-        view.memtables.remove(0);
+        let active = view.memtables.remove(0);
+        debug_assert!(
+            active.is_empty() || self.check_usable().is_err(),
+            "a snapshot has everything applied"
+        );
         let checkpoint = self.inner.state.borrow().applied.clone();
         self.image(checkpoint, view)
     }

@@ -70,6 +70,7 @@ pub(super) struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Self { work, since } = self;
+        assert!(work.running.get() > 0, "a job ends once");
         work.running.set(work.running.get() - 1);
         let nanos = now().saturating_duration_since(*since).as_nanos();
         work.busy_nanos

@@ -13,13 +13,12 @@
 //! Version 1 has no next segment, policy, level, run and segments, and table properties without
 //! references: its tables stand newest first, each a run of level 0.
 
-use super::{Manifest, Placed, is_in_order};
+use super::{Manifest, Placed};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
 use crate::length;
-use crate::limits::LEVELS_MAX;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
 use bytes::Buf;
@@ -125,9 +124,6 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         } else {
             decode_table(payload)?
         };
-        if table.meta.id >= next_table {
-            return None;
-        }
         tables.push(table);
     }
     let mut segments = Vec::new();
@@ -147,16 +143,7 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         tables,
         segments,
     };
-    let fine =
-        is_in_order(&manifest.tables) && are_in_order(&manifest.segments, manifest.next_segment);
-    fine.then_some(manifest)
-}
-
-/// Whether segments stand as they must.
-fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
-    let mut pairs = segments.iter().zip(segments.iter().skip(1));
-    pairs.all(|(before, after)| before.id < after.id)
-        && segments.last().is_none_or(|last| last.id < next)
+    manifest.is_sound().then_some(manifest)
 }
 
 fn decode_table_1(payload: &mut &[u8]) -> Option<Placed> {
@@ -176,7 +163,7 @@ fn decode_table(payload: &mut &[u8]) -> Option<Placed> {
     let run = RunId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
     let meta = TableMeta::decode_properties(VERSION, id, file_bytes, payload)?;
-    (usize::from(level) < LEVELS_MAX).then_some(Placed { level, run, meta })
+    Some(Placed { level, run, meta })
 }
 
 fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {

@@ -5,6 +5,7 @@
 //! * Over any time `t`, no more than `rate * (t + ahead) + step` is taken, but for what a cap on the wait
 //!   forgives.
 //! * Work that was held up, or was not there, is given no more for it than `ahead`.
+//! * No wait is longer than the cap, and nothing is owed for longer than [`OWED_MAX`].
 
 use corelith_io::Instant;
 use std::cell::Cell;
@@ -61,6 +62,7 @@ impl Bucket {
             due = due.min(now + wait_max.min(OWED_MAX));
         }
         self.due.set(Some(due));
+        assert!(due >= begun || forgives, "tokens are taken");
         let wait = due.saturating_duration_since(now).min(wait_max);
         match wait < wait_min {
             true => Duration::ZERO,

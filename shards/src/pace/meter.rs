@@ -1,4 +1,6 @@
 //! What comes in: reads, and writes of keys and values, as a rate that is smoothed over some seconds.
+//!
+//! Invariant: what the foreground has done never shrinks, so that no rate is negative.
 
 use corelith_io::Instant;
 use std::cell::Cell;
@@ -101,7 +103,10 @@ impl Meter {
             self.slow_since.set(Some(now));
             return;
         };
-        let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+        let rate = |now: u64, before: u64| {
+            assert!(now >= before, "what is done stays done");
+            (now - before) as f64 / seconds
+        };
         let came = Incoming {
             inline: rate(done.inline_bytes, before.inline_bytes),
             separated: rate(done.separated_bytes, before.separated_bytes),
@@ -115,6 +120,10 @@ impl Meter {
             },
             None => came,
         };
+        assert!(
+            incoming.inline >= 0.0 && incoming.separated >= 0.0,
+            "no rate is negative: {incoming:?}"
+        );
         self.incoming.set(Some(incoming));
         let slow_since = match incoming.inline + incoming.separated > SLOW_WRITES {
             true => None,

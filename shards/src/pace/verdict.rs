@@ -1,12 +1,16 @@
-//! The pressure on a shard into a verdict: how fast writers may write, what share of the core background
-//! work gets, and how many bytes a second each kind of it may move.
+//! Turns the pressure on a shard into a verdict: how fast writers may write, what share of the core
+//! background work gets, and how many bytes a second each kind of it may move.
 //!
 //! Background work is given more of the core first; only when that does not suffice are writers slowed,
 //! and they are stopped only where memory or disk would run out. Nothing jumps: the delay of a byte
 //! grows from nothing in proportion to the pressure.
 //!
-//! It goes as fast as what comes in makes necessary, faster the further it lags, and as fast as it can
-//! while nobody is there to be disturbed or while space runs out.
+//! Background work goes as fast as the incoming writes require, and faster the further it lags. It goes as
+//! fast as it can while the shard has no clients or while space runs out.
+//!
+//! Invariants:
+//! * Writers are slowed only when background work has its full share of the core.
+//! * More pressure never gives writers more. Slowed writers get at least [`RATE_AT_LIMIT`].
 
 use super::meter::{FAST_WRITES, Incoming};
 use crate::compaction::Debt;
@@ -17,7 +21,7 @@ use std::time::Duration;
 /// done; at a fraction `p` of the way there, at 1 / `p` times as much.
 const RATE_AT_LIMIT: f64 = 0.5;
 
-/// A background slower than this is not believed: it was idle, or starved.
+/// A measured background rate below this is not used: the work was idle, or starved.
 const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
 
 /// Shares of the core for background work without debt, and with the debt at which writers begin to
@@ -120,10 +124,10 @@ pub(crate) struct Pressure {
     /// Records of the value log that nothing refers to, as far as is known, and all of them, in bytes.
     pub(crate) garbage_bytes: u64,
     pub(crate) value_bytes: u64,
-    /// What comes in, and whether anybody is there to be disturbed.
+    /// What comes in, and whether the shard has clients.
     pub(crate) incoming: Incoming,
     pub(crate) is_busy: bool,
-    /// How much of what removed files may hold back they do, from 0 to 1.
+    /// Space that removed files hold back, as a part of what they may, from 0 to 1.
     pub(crate) removals: f64,
 }
 
@@ -190,6 +194,11 @@ pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
         reclaim: (incoming.inline <= FAST_WRITES)
             .then(|| per_second(FREED_AT_ONCE as u64, FREE_PAUSE)),
     };
+    assert!((BACKGROUND_SHARE_MIN..=BACKGROUND_SHARE_MAX).contains(&verdict.share));
+    assert!(
+        verdict.writers == Writers::Free || verdict.share == BACKGROUND_SHARE_MAX,
+        "writers are slowed before background work has its share: {verdict:?}"
+    );
     let needs_space = space.is_full || space.free_fraction < FREE_FRACTION_MIN;
     match pressure.is_busy && !needs_space {
         true => verdict,
@@ -204,7 +213,9 @@ pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
 
 /// How far `value` is from `soft` (0) to `hard` (1).
 fn progress(value: f64, soft: f64, hard: f64) -> f64 {
-    ((value - soft) / (hard - soft)).clamp(0.0, 1.0)
+    let part = ((value - soft) / (hard - soft)).clamp(0.0, 1.0);
+    debug_assert!(!part.is_nan(), "from {soft} to {hard}");
+    part
 }
 
 /// What writers may do under `pressure`: of its parts debt, memtables and garbage count.
@@ -235,7 +246,12 @@ pub(crate) fn judge_writers(pressure: &Pressure, limits: &Limits) -> Writers {
     if pressure <= 0.0 {
         return Writers::Free;
     }
-    Writers::Slow(RATE_AT_LIMIT / pressure)
+    let part = RATE_AT_LIMIT / pressure;
+    assert!(
+        part >= RATE_AT_LIMIT,
+        "slowed writers get less than stopped ones"
+    );
+    Writers::Slow(part)
 }
 
 /// The part of the value log that is garbage, 0 if that is little.
@@ -272,6 +288,7 @@ fn per_second(count: u64, pause: Duration) -> u64 {
 
 /// A rate that grows beyond all bounds as `lag` goes from 0 to 1.
 fn urged(rate: f64, lag: f64) -> Option<u64> {
+    assert!(rate >= 0.0 && (0.0..=1.0).contains(&lag));
     let rate = rate / (1.0 - lag);
     rate.is_finite().then_some(rate as u64)
 }

@@ -25,6 +25,7 @@ impl SessionTable {
         let mut changes: Vec<Change> = self.expired.drain(..).map(|id| (id, None)).collect();
         for slot in std::mem::take(&mut self.dirty) {
             if let Some(session) = self.slot_mut(slot) {
+                assert!(session.dirty, "a session is listed as dirty once");
                 session.dirty = false;
                 changes.push((session.id, Some(encode(session))));
             }
@@ -82,6 +83,10 @@ fn encode(session: &Session) -> Vec<u8> {
         true => 0,
         false => session.window.len(),
     };
+    assert!(
+        results as u64 <= SESSION_WINDOW,
+        "a window that would not be read"
+    );
     let count = length::stored(results);
     record.extend_from_slice(&count.to_le_bytes());
     for recorded in session.window.iter().take(results) {

@@ -78,6 +78,10 @@ fn handle_len(handle: Handle) -> usize {
 }
 
 fn put_handle(handle: Handle, out: &mut Vec<u8>) {
+    debug_assert!(
+        Handle::checked(handle.offset, u64::from(handle.len)) == Some(handle),
+        "a handle that would not be read"
+    );
     varint::put(out, handle.offset / BLOCK_SIZE as u64);
     varint::put(out, u64::from(handle.len));
 }
@@ -147,6 +151,8 @@ impl BlockBuilder {
     /// Adds an entry; entries come in order. `shared` is what its key has in common with the key
     /// added before.
     pub(super) fn add(&mut self, key: &[u8], shared: usize, at: LogIndex, put: Put<'_>) {
+        assert!(shared <= key.len(), "a key shares no more than it has");
+        let whole = cfg!(debug_assertions).then(|| self.len_with(key, shared, at, &put));
         let mut shared = shared;
         if self.restarts_next() {
             let offset = length::stored(self.payload.len());
@@ -182,10 +188,23 @@ impl BlockBuilder {
         out.extend_from_slice(rest);
         out.extend_from_slice(value_bytes);
         self.entries += 1;
+        debug_assert!(
+            whole.is_none_or(|whole| whole == self.len()),
+            "an entry takes what was planned"
+        );
     }
 
     /// Returns the payload and starts the next block.
     pub(super) fn finish(&mut self) -> Vec<u8> {
+        assert!(
+            self.entries > 0,
+            "a block without entries would not be read"
+        );
+        assert_eq!(
+            self.restarts.len(),
+            self.entries.div_ceil(self.interval),
+            "restarts are at intervals"
+        );
         let mut payload = std::mem::take(&mut self.payload);
         for restart in &self.restarts {
             payload.extend_from_slice(&restart.to_le_bytes());

@@ -46,6 +46,7 @@ impl Compressor {
         let len = compress_into_with_table(payload, &mut self.output, &mut self.table).ok()?;
         let shrunk = (len * WHOLE / payload.len().max(1)).min(WHOLE);
         self.shrunk = (3 * self.shrunk + shrunk) / 4;
+        assert!(self.shrunk <= WHOLE, "a part is no more than the whole");
         let saves = span_of(len) < span_of(payload.len());
         self.output.get(..len).filter(|_| saves)
     }

@@ -160,7 +160,8 @@ impl Walk {
 
     /// Makes `handle` the first block of the next run.
     pub(super) fn put_back(&mut self, handle: Handle) {
-        self.pending = Some(handle);
+        let before = self.pending.replace(handle);
+        assert!(before.is_none(), "one block is put back");
     }
 
     /// The next data block; `None` after the last.

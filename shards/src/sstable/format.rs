@@ -115,6 +115,12 @@ impl Footer {
         let mut out = VERSION.to_le_bytes().to_vec();
         self.root.encode(&mut out);
         self.properties.encode(&mut out);
+        let handle = Self::handle(VERSION, BLOCK_SIZE as u64);
+        debug_assert_eq!(
+            handle.map(|handle| handle.len as usize),
+            Some(out.len()),
+            "a footer has its length"
+        );
         out
     }
 
@@ -203,7 +209,15 @@ pub(super) fn encode_block_header(
     whole: u32,
     payload: &[u8],
 ) -> [u8; BLOCK_HEADER_BYTES] {
-    debug_assert_eq!(handle.len as usize, payload.len());
+    assert_eq!(handle.len as usize, payload.len());
+    assert!(
+        handle.offset.is_multiple_of(BLOCK_SIZE as u64),
+        "a block starts at a unit of direct I/O"
+    );
+    assert!(
+        is_whole_possible(kind, whole as usize),
+        "a block that would not be read"
+    );
     let mut header = [0; BLOCK_HEADER_BYTES];
     let (crc_place, fields) = header.split_at_mut(CRC_BYTES);
     let numbers = [handle.len, kind as u32, whole];
@@ -217,6 +231,11 @@ pub(super) fn encode_block_header(
     let crc = crc32c::crc32c_append(crc32c::crc32c(fields), payload);
     crc_place.copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// Whether a block of this kind may have `whole` bytes when unpacked (0: it is not compressed).
+fn is_whole_possible(kind: Kind, whole: usize) -> bool {
+    whole == 0 || (kind == Kind::Data && whole <= TABLE_BLOCK_BYTES_MAX)
 }
 
 /// A payload as it is stored.
@@ -253,7 +272,7 @@ pub(super) fn decode_block(
     if !matches {
         return Err("another block is in this place");
     }
-    if whole > 0 && (kind != Kind::Data || whole > TABLE_BLOCK_BYTES_MAX) {
+    if !is_whole_possible(kind, whole) {
         return Err("a compressed block that cannot be");
     }
     let bytes = fields.get(..len).ok_or("the file ends within a block")?;

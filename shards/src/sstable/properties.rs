@@ -103,7 +103,19 @@ impl TableMeta {
     }
 
     /// Appends the stored form.
+    ///
+    /// # Panics
+    /// If it would not be read.
     pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+        let references = &self.references;
+        assert!(
+            references.len() <= TABLE_REFERENCES_MAX,
+            "the references of a table are bounded"
+        );
+        assert!(
+            references.is_sorted_by(|one, next| one.segment < next.segment),
+            "references are in order of segment"
+        );
         for number in [
             self.entries,
             self.deletions,
@@ -114,6 +126,7 @@ impl TableMeta {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for key in [&self.first_key, &self.last_key] {
+            assert!(key.len() <= KEY_BYTES_MAX + 1, "a stored key is bounded");
             let len = length::stored(key.len());
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(key);
@@ -251,9 +264,9 @@ mod tests {
         for len in 0..bytes.len() {
             assert_eq!(read(&bytes[..len]), None);
         }
-        meta.references.swap(0, 1);
-        bytes.clear();
-        meta.encode_properties(&mut bytes);
+        let stored = bytes.len() - meta.references.len() * Reference::STORED_BYTES;
+        let (first, rest) = bytes[stored..].split_at_mut(Reference::STORED_BYTES);
+        first.swap_with_slice(&mut rest[..Reference::STORED_BYTES]);
         assert_eq!(read(&bytes), None, "out of order");
     }
 }

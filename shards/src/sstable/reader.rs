@@ -273,6 +273,7 @@ pub(super) struct DataBlocks {
 impl DataBlocks {
     /// The block at `handle`, one of those that were read, and what follows it.
     pub(super) fn block(&self, handle: Handle) -> &[u8] {
+        debug_assert!(self.handles.contains(&handle), "a block that was not read");
         let first = self.handles.first().map_or(0, |first| first.offset);
         let start = usize::try_from(handle.offset.saturating_sub(first)).unwrap_or(usize::MAX);
         self.bytes.get(start..).unwrap_or_default()

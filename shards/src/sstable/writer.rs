@@ -1,4 +1,4 @@
-//! Writing an sstable: a stream of sorted versions into a file, in a few large writes at a time.
+//! Writes an sstable: a stream of sorted versions into a file, in a few large writes at a time.
 //!
 //! Invariants:
 //! * Entries come in the order of `key::compare`, none twice.
@@ -19,6 +19,7 @@ use super::properties::{References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
+use crate::key::compare;
 use crate::length;
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
@@ -29,6 +30,7 @@ use crate::output::Output;
 use crate::vlog::record_bytes;
 use bytes::Bytes;
 use corelith_io::{BLOCK_SIZE, OpenOptions};
+use std::cmp::Ordering;
 use std::path::Path;
 
 /// A table being written. Dropped unfinished, its file is an orphan.
@@ -209,6 +211,10 @@ impl TableWriter {
         };
         bound.at = shortest.map_or(at, |_| LogIndex(u64::MAX));
         bound.key.extend_from_slice(shortest.unwrap_or(key));
+        debug_assert!(
+            compare((&bound.key, bound.at), (key, at)) != Ordering::Greater,
+            "a block has no entry below its bound"
+        );
     }
 
     async fn finish_data_block(&mut self) -> Result<()> {
@@ -228,6 +234,7 @@ impl TableWriter {
 
     /// Ends the partition whose data blocks are in the leaf.
     async fn finish_leaf(&mut self) -> Result<()> {
+        assert!(!self.leaf.is_empty(), "a partition has data blocks");
         let next = self.hashes.split_off(self.leaf_hashes);
         let mut hashes = std::mem::replace(&mut self.hashes, next);
         self.leaf_hashes = 0;
@@ -276,6 +283,13 @@ impl TableWriter {
         };
         self.write_block(Kind::Footer, &footer.encode()).await?;
         self.meta.file_bytes = self.output.finish().await?;
+        let meta = &self.meta;
+        assert!(meta.deletions <= meta.entries && meta.lowest <= meta.highest);
+        assert!(
+            meta.first_key <= meta.last_key,
+            "entries are written in order"
+        );
+        assert!(meta.file_bytes.is_multiple_of(BLOCK_SIZE as u64));
         Ok(self.meta)
     }
 
@@ -311,7 +325,7 @@ impl TableWriter {
         self.output.write(&header).await?;
         self.output.write(payload).await?;
         self.output.align(BLOCK_SIZE).await?;
-        debug_assert_eq!(self.output.offset(), handle.end());
+        assert_eq!(self.output.offset(), handle.end());
         Ok(handle)
     }
 }
@@ -353,6 +367,10 @@ impl IndexBuilder {
         if self.is_empty() {
             self.first.clone_from(bound);
         }
+        debug_assert!(
+            self.is_empty() || self.last_key <= bound.key,
+            "an index is in order"
+        );
         let shared = common_prefix(&self.last_key, &bound.key);
         self.builder.add(&bound.key, shared, bound.at, put);
         self.last_key.clone_from(&bound.key);

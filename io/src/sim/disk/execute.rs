@@ -176,9 +176,13 @@ impl Disk {
         self.inodes.entry(file).or_default()
     }
 
-    fn change_inode(&mut self, file: Id, change: impl FnOnce(&mut Inode)) {
+    pub(super) fn change_inode(&mut self, file: Id, change: impl FnOnce(&mut Inode)) {
         let inode = self.inodes.entry(file).or_default();
         let before = inode.allocated_bytes();
+        assert!(
+            before <= self.used_bytes,
+            "a file takes more than all files together"
+        );
         change(inode);
         self.used_bytes = self.used_bytes + inode.allocated_bytes() - before;
     }
@@ -308,7 +312,7 @@ impl Disk {
     }
 }
 
-/// How much of so many bytes an operation does that is cut short: whole sectors, and at least one.
+/// How many of `len` bytes a short operation does: whole sectors, and at least one.
 fn part_of(len: usize, rng: &Rng) -> usize {
     let sectors = len.div_ceil(SECTOR) as u64;
     let part = 1 + rng.below(sectors.max(2) - 1);

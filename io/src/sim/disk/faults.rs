@@ -103,6 +103,7 @@ impl Faults {
     }
 
     pub(in super::super) fn set_failing_rate(&mut self, kind: IoKind, rate: f64) {
+        assert!((0.0..=1.0).contains(&rate), "a rate is a probability");
         self.failing_rates[kind as usize] = rate;
     }
 

@@ -3,6 +3,8 @@
 //! Creations, renames and removals change the volatile entries at once and wait in `pending` until
 //! their directory is synced. A power loss keeps some of the pending changes, each whole: a rename
 //! never leaves both names gone.
+//!
+//! Invariants: pending changes are in order of their numbers; after a power loss lookups see what is durable.
 
 use super::super::world::Rng;
 use super::inode::Loss;
@@ -120,6 +122,11 @@ impl Names {
             }
         }
         self.changes += 1;
+        let last = self.pending.last();
+        assert!(
+            last.is_none_or(|last| last.number < self.changes),
+            "changes are numbered in order"
+        );
         self.pending.push(Change {
             number: self.changes,
             effects,
@@ -221,6 +228,7 @@ impl Names {
             change.number <= latest && change.effects.iter().any(|effect| effect.0 == dir)
         };
         let synced: Vec<Change> = self.pending.extract_if(.., covered).collect();
+        assert!(synced.is_sorted_by_key(|change| change.number));
         for change in synced {
             self.make_durable(&change);
         }

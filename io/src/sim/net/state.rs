@@ -7,6 +7,11 @@
 //!
 //! A machine that lost its power says nothing: its peers find out when it is up again and resets
 //! what it does not know. A process that ends has its connections closed by its kernel.
+//!
+//! Invariants:
+//! * The segments in flight of a stream are in order of arrival, and nothing arrives after its end.
+//! * `unacknowledged` counts at least `unheard` and what the other side has not read.
+//! * A machine without power has no listeners, and has forgotten its connections.
 
 use super::super::executor::Event;
 use super::super::world::{Node, Step, World, fingerprint};
@@ -60,7 +65,7 @@ pub(in super::super) enum Segment {
 pub(in super::super) struct End {
     pub(in super::super) node: u32,
     pub(in super::super) address: SocketAddr,
-    /// Arrived and not read yet; the number counts the bytes read of the first chunk.
+    /// Arrived and not read yet; `inbox_read` bytes of the first chunk have been read.
     pub(in super::super) inbox: VecDeque<Vec<u8>>,
     pub(in super::super) inbox_read: usize,
     /// The other side has closed, and all it sent before is in the inbox.
@@ -140,7 +145,13 @@ impl Net {
         self.connections.get_mut(&connection)?.ends.get_mut(side)
     }
 
-    /// Forgets a connection once nobody can notice it any more.
+    /// The ends of connections at a node.
+    fn ends_of(&self, node: u32) -> impl Iterator<Item = &End> {
+        let ends = self.connections.values().flat_map(|it| &it.ends);
+        ends.filter(move |end| end.node == node)
+    }
+
+    /// Forgets a connection that neither side can notice any more.
     fn retire(&mut self, connection: u64) {
         let over = self.connections.get(&connection).is_some_and(|connection| {
             let over = |end: &End| end.is_gone() && (end.flight.is_empty() || end.forgotten);
@@ -193,7 +204,8 @@ impl World {
         net.next_connection += 1;
         let client = from.address(net.free_port(from.id));
         let ends = [End::new(from.id, client), End::new(to.id, to.address(port))];
-        net.connections.insert(id, Connection { ends });
+        let before = net.connections.insert(id, Connection { ends });
+        assert!(before.is_none(), "a connection's number is its own");
         drop(net);
         self.note(
             Step::Connect,
@@ -248,6 +260,10 @@ impl World {
         if let Segment::Data(bytes) = &segment {
             end.unacknowledged += bytes.len();
         }
+        assert!(
+            end.flight.back().is_none_or(|(last, _)| *last <= arrival),
+            "a stream is in order"
+        );
         end.flight.push_back((arrival, segment));
         drop(net);
         self.note(
@@ -300,6 +316,7 @@ impl World {
                     from.break_off(&mut wakers);
                 }
                 Segment::Data(bytes) => {
+                    assert!(!to.eof, "data arrives after the end of its stream");
                     to.inbox.push_back(bytes);
                     wakers.extend(to.reader.take());
                 }
@@ -329,11 +346,15 @@ impl World {
         let Some(sender) = net.end(connection, 1 - side) else {
             return;
         };
+        assert!(
+            sender.unheard + count <= sender.unacknowledged,
+            "more was read than was sent"
+        );
         let waker = if cut {
             sender.unheard += count;
             None
         } else {
-            sender.unacknowledged = sender.unacknowledged.saturating_sub(count);
+            sender.unacknowledged -= count;
             sender.writer.take()
         };
         drop(net);
@@ -381,7 +402,8 @@ impl World {
                     if heard && ends[side].unheard > 0 {
                         let end = &mut ends[side];
                         let heard = std::mem::take(&mut end.unheard);
-                        end.unacknowledged = end.unacknowledged.saturating_sub(heard);
+                        assert!(heard <= end.unacknowledged, "more was read than was sent");
+                        end.unacknowledged -= heard;
                         wakers.extend(end.writer.take());
                     }
                 }
@@ -411,7 +433,7 @@ impl World {
         }
     }
 
-    /// A machine has lost its power: its ends are gone, and nobody is told.
+    /// A machine has lost its power: its ends are gone, and their peers are not told.
     pub(in super::super) fn forget_sockets(&self, node: u32) {
         let mut net = self.net.borrow_mut();
         net.listeners.retain(|(at, _), _| *at != node);
@@ -429,6 +451,10 @@ impl World {
         for id in ids {
             net.retire(id);
         }
+        debug_assert!(
+            net.ends_of(node).all(|end| end.forgotten),
+            "a machine without power knows a connection"
+        );
     }
 
     /// A process has ended: its kernel closes what it had open.
@@ -451,6 +477,10 @@ impl World {
         for (connection, side) in open {
             self.close(connection, side);
         }
+        debug_assert!(
+            self.net.borrow().ends_of(node).all(End::is_gone),
+            "a connection outlived its process"
+        );
     }
 
     /// A listener is closed: what it has not accepted is reset.

@@ -51,6 +51,7 @@ impl<'a> Approach<'a> {
         };
         let (key, at) = self.target;
         let rest = ahead.key_rest(self.entries);
+        debug_assert!(self.matched <= key.len() && self.matched <= self.key_len);
         let mut is_key = false;
         let order = match ahead.shared.cmp(&self.matched) {
             // It differs from the target where the one before, which is below the target, does.

@@ -4,7 +4,8 @@
 //! * `pipeline`: the way from staged to durable; pure. `writer`: the tasks that write, and that
 //!   prepare and seal segments.
 //! * `segments`: the segments there are, as snapshots. `reader`: values read back.
-//! * `walk`, `recovery`: reading a segment from its front, and what is true after a start.
+//! * `walk`, `recovery`: reading a segment from its front, and what is true after a start. `tear`: a torn value told
+//!   from a damaged one.
 //! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
 //! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that nobody has open.
 //!
@@ -26,6 +27,7 @@ mod reader;
 mod recovery;
 mod rewrite;
 mod segments;
+mod tear;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -40,6 +42,7 @@ pub use pointer::ValuePointer;
 pub(crate) use pointer::record_bytes;
 pub use rewrite::{RecordRef, Rewritten};
 pub use segments::{Segment, SegmentMeta, Segments};
+pub use tear::{LoggedValue, ValueState};
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};

@@ -35,7 +35,7 @@ use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::planted::{Bug, is_planted};
-use crate::vlog::ValuePointer;
+use crate::vlog::{LoggedValue, ValueState};
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
@@ -87,8 +87,8 @@ pub struct WalOptions {
 pub struct LogRecovered {
     /// There was no log: it was created. A shard that has a checkpoint must take this for damage.
     pub created: bool,
-    /// Intact blocks beyond the end, dropped because a block before them is torn, or because a value
-    /// is that they or a block before them refer to; none of them was ever acknowledged.
+    /// Intact blocks beyond the end. They were dropped because a block before them is torn, or a value of
+    /// theirs or of a block before them. None of them was ever acknowledged.
     pub blocks_cut: u64,
 }
 
@@ -157,23 +157,23 @@ impl Wal {
     ///
     /// A checkpoint says that the log was durable up to the entry `covered`.
     ///
-    /// `is_whole` is asked about values that may never have become durable: whether all of the
-    /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
-    /// after it was never acknowledged, and is dropped.
+    /// `value_of` is asked about values that may never have become durable, and makes durable what it finds
+    /// whole. If one is torn, its entry and everything after it was never acknowledged, and is dropped.
     ///
     /// # Errors
-    /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`,
-    /// `Io` (`NoSpace` when there is no room even for a short segment), and those of `is_whole`.
+    /// `Corrupt` when acknowledged blocks are damaged or missing, or a value that was written whole,
+    /// `NewerFormat`, `OtherStore`, `Io` (`NoSpace` when there is no room even for a short segment), and
+    /// those of `value_of`.
     pub async fn open(
         dir: impl Into<Directory>,
         options: WalOptions,
         covered: Option<LogIndex>,
-        is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
+        value_of: impl AsyncFn(LoggedValue) -> Result<ValueState>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
         let dir = dir.into();
         corelith_io::create_dir_all(&dir).await?;
-        let recovered = recovery::recover(&dir, &options, covered, &is_whole).await?;
+        let recovered = recovery::recover(&dir, &options, covered, &value_of).await?;
         let files = SegmentFiles::new(dir, recovered.next_id);
         let (first, spare) = files.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
@@ -388,8 +388,8 @@ impl Wal {
         self.shared().pipeline.borrow().state().vote
     }
 
-    /// Notes the commit index: it rides on the next block that is written (and on one of its own
-    /// when the log is idle for a while); it is not durable on return.
+    /// Notes the commit index: it rides on the next block that is written, or on one of its own when the
+    /// log is idle for a second. It is not durable on return.
     pub fn note_committed(&self, committed: LogId) {
         let shared = self.shared();
         shared.pipeline.borrow_mut().note_committed(committed);
@@ -610,6 +610,12 @@ impl Shared {
         self.pipeline.borrow_mut().add_prepared(prepared);
         self.is_stuck.set(false);
         self.wake_writer.notify_one();
+    }
+
+    /// Whether nothing is to be written any more.
+    fn is_over(&self) -> bool {
+        let pipeline = self.pipeline.borrow();
+        pipeline.is_closed() || pipeline.is_failed()
     }
 
     fn stop(&self) {

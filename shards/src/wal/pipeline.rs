@@ -20,7 +20,7 @@
 use super::block::Block;
 use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Record, State, segment_number};
 use super::index::{Index, Slot};
-use super::segment::{Prepared, Released, Segment};
+use super::segment::{Prepared, Released, Segment, units};
 use super::{Entry, Vote, WalOptions};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, SegmentId, Ticket};
@@ -56,6 +56,15 @@ pub(crate) enum Next {
     NeedSegment,
     /// Submit this.
     Write(Write),
+}
+
+/// What another block would put on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// That the last blocks with a content are durable.
+    Proof,
+    /// The commit index.
+    Commit,
 }
 
 struct InFlight {
@@ -548,9 +557,15 @@ impl Pipeline {
         self.next_number
     }
 
-    /// Whether a crash now would leave the last blocks unproven, or lose the commit index.
-    pub(crate) fn wants_proof(&self) -> bool {
-        self.failed.is_none() && (self.submitted_content > self.proven || self.wants_commit())
+    /// What a crash now would find missing on disk.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        if self.failed.is_some() {
+            return None;
+        }
+        match self.submitted_content > self.proven {
+            true => Some(Lack::Proof),
+            false => self.wants_commit().then_some(Lack::Commit),
+        }
     }
 
     /// One more than the number of the last submitted block that holds something.
@@ -675,14 +690,6 @@ impl Pipeline {
 
     pub(crate) fn options(&self) -> &WalOptions {
         &self.options
-    }
-}
-
-/// A length or offset in a segment, in units of `BLOCK_SIZE`.
-pub(crate) fn units(bytes: u64) -> u32 {
-    match u32::try_from(bytes / BLOCK_SIZE as u64) {
-        Ok(units) => units,
-        Err(_) => panic!("offset {bytes} is beyond the longest segment"),
     }
 }
 

@@ -8,8 +8,10 @@
 //! a torn tail and does not count.
 //!
 //! A block is acknowledged together with the values that its entries refer to, and `flushed up to`
-//! speaks of both. So the values of the blocks from there on are looked at: an entry without its
-//! value ends the log as a torn block would, before the block in which it begins. Only entries that
+//! speaks of both. So the values of the blocks from there on are looked at: an entry whose value is
+//! torn ends the log as a torn block would, before the block in which it begins. A value that was written
+//! whole and has changed since is damage (`vlog/tear.rs`). A segment that is not there was perhaps not
+//! there yet, unless entries were flushed to it. Only entries that
 //! are held at the end of the log are asked for, since the values of purged ones may be gone. (With
 //! an earlier end a truncation may be undone, and there is another end to be looked at.) Nor are those
 //! that a checkpoint covers: the log was durable up to them before the checkpoint was, so a value of
@@ -20,19 +22,19 @@
 
 use super::format::{FLAG_START, MAGIC, State};
 use super::index::Index;
-use super::pipeline::{Position, units};
+use super::pipeline::Position;
 use super::replay::{Asked, Replay, SeparatedEntry};
 use super::scan::{self, Evidence, Seen, Window};
-use super::segment::Segment;
+use super::segment::{Segment, units};
 use super::{LogRange, WalOptions, index::Slot};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, SegmentId};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
-use crate::vlog::ValuePointer;
+use crate::vlog::{LoggedValue, ValuePointer, ValueState};
 use corelith_io::{BLOCK_SIZE, File, OpenOptions};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -100,12 +102,12 @@ struct Contents {
 }
 
 /// Reads the log in `dir` and makes it ready to go on. It was durable up to the entry `covered`.
-/// `is_whole` tells whether a value is all there, and durable from now on.
+/// `value_of` tells what is in the place of a value; a whole one is durable from now on.
 pub(super) async fn recover(
     dir: &Path,
     options: &WalOptions,
     covered: Option<LogIndex>,
-    is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+    value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
 ) -> Result<Recovered> {
     let owner = Owner {
         store_id: options.store_id,
@@ -116,7 +118,7 @@ pub(super) async fn recover(
     let next_id = SegmentId(files.last().map_or(1, |file| file.id.0 + 1));
     let cache_bytes = options.cache_bytes;
     let asked = Asked::Unproven { after: covered };
-    let Some(contents) = read_files(dir, &files, owner, cache_bytes, asked, is_whole).await? else {
+    let Some(contents) = read_files(dir, &files, owner, cache_bytes, asked, value_of).await? else {
         return Ok(Recovered {
             index: Index::new(cache_bytes),
             segments: VecDeque::new(),
@@ -170,21 +172,21 @@ impl Examined {
 /// there is no log.
 ///
 /// # Errors
-/// `Corrupt`, `NewerFormat`, `OtherStore`, `Io`, and those of `is_whole`.
+/// `Corrupt`, `NewerFormat`, `OtherStore`, `Io`, and those of `value_of`.
 pub(crate) async fn examine(
     dir: &Path,
     owner: Owner,
-    is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
+    value_of: impl AsyncFn(LoggedValue) -> Result<ValueState>,
 ) -> Result<Option<Examined>> {
     let files = open_files(dir, owner).await?;
-    let contents = read_files(dir, &files, owner, 0, Asked::All, &is_whole).await?;
+    let contents = read_files(dir, &files, owner, 0, Asked::All, &value_of).await?;
     Ok(contents.map(|contents| Examined {
         index: contents.index,
         segments: contents.ends.len(),
         lost: contents
             .lost
             .iter()
-            .map(|entry| (entry.index, entry.place))
+            .map(|entry| (entry.index, entry.value.place))
             .collect(),
     }))
 }
@@ -196,7 +198,7 @@ async fn read_files(
     owner: Owner,
     cache_bytes: usize,
     asked: Asked,
-    is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+    value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
 ) -> Result<Option<Contents>> {
     let live = live_segments(files);
     let Some((&oldest, begun)) = live
@@ -224,7 +226,7 @@ async fn read_files(
         blocks_cut = walk.judge(&broken).await?;
         walk.refuse_lost_entries(&broken, asked)?;
     }
-    while let Some(torn) = walk.first_without_value(is_whole).await? {
+    while let Some(torn) = walk.first_without_value(value_of).await? {
         tracing::warn!(
             block = torn,
             "the log ends before a value that is not whole"
@@ -240,6 +242,7 @@ async fn read_files(
             return Err(Error::corrupt(path, broken.offset, what));
         }
     }
+    walk.refuse_missing_segments(value_of).await?;
     walk.give_up_empty();
     let Walk {
         replay,
@@ -499,19 +502,45 @@ impl Walk<'_> {
     /// The first block that ends the log because a value that it refers to is not whole.
     async fn first_without_value(
         &mut self,
-        is_whole: &impl AsyncFn(ValuePointer) -> Result<bool>,
+        value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
     ) -> Result<Option<u64>> {
         let proven = self.evidence.flushed_up_to;
-        for entry in self.replay.separated(proven) {
-            if is_whole(entry.place).await? {
+        let asked = self.replay.separated(proven);
+        let flushed = self.replay.flushed();
+        let mut known: BTreeSet<_> = flushed.map(|entry| entry.value.place.segment).collect();
+        for entry in asked {
+            let state = value_of(entry.value).await?;
+            if entry.block < proven {
+                known.insert(entry.value.place.segment);
+                if !matches!(state, ValueState::Whole) {
+                    self.lost.push(entry);
+                }
                 continue;
             }
-            if entry.block >= proven {
-                return Ok(Some(entry.block));
+            match state {
+                ValueState::Whole => {}
+                ValueState::Missing(error) if known.contains(&entry.value.place.segment) => {
+                    return Err(error);
+                }
+                ValueState::Torn | ValueState::Missing(_) => return Ok(Some(entry.block)),
+                ValueState::Damaged(error) => return Err(error),
             }
-            self.lost.push(entry);
         }
         Ok(None)
+    }
+
+    /// Refuses a log of which entries were flushed to a value segment that is not there: its number would be
+    /// given to another one.
+    async fn refuse_missing_segments(
+        &self,
+        value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
+    ) -> Result<()> {
+        for entry in self.replay.flushed() {
+            if let ValueState::Missing(error) = value_of(entry.value).await? {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Gives up a last segment that holds nothing but its start, so that a node that crashes again

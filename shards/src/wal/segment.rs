@@ -1,7 +1,7 @@
 //! A segment of the log, before, while and after it holds blocks that are needed.
 
 use crate::ids::SegmentId;
-use corelith_io::File;
+use corelith_io::{BLOCK_SIZE, File};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -35,4 +35,12 @@ pub(crate) struct Prepared {
 pub(crate) struct Released {
     pub(crate) segment: Segment,
     pub(crate) proof: u64,
+}
+
+/// A length or offset in a segment, in units of `BLOCK_SIZE`.
+pub(crate) fn units(bytes: u64) -> u32 {
+    match u32::try_from(bytes / BLOCK_SIZE as u64) {
+        Ok(units) => units,
+        Err(_) => panic!("offset {bytes} is beyond the longest segment"),
+    }
 }

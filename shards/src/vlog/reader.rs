@@ -9,6 +9,7 @@ use super::segments::{self, IndexCache, Segment, Segments};
 use super::{Shared, ValueLog};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
+use crate::flight;
 use crate::limits::{IO_BYTES_MAX, KEY_BYTES_MAX, VLOG_NEAR_FRONT_BYTES, VLOG_READS_IN_FLIGHT_MAX};
 use bytes::{Bytes, BytesMut};
 use corelith_io::Buf;
@@ -106,19 +107,14 @@ impl Shared {
 
     /// A committed value may be read before this replica's own write of it is durable.
     pub(super) async fn wait_for_record(&self, pointer: ValuePointer) -> Result<()> {
-        loop {
-            let progress = self.progress.notified();
-            {
-                let pipeline = self.pipeline.borrow();
-                if !pipeline.is_pending(pointer.segment, pointer.offset) {
-                    return Ok(());
-                }
-                if let Some(error) = pipeline.failure() {
-                    return Err(error);
-                }
+        flight::until(&self.progress, || {
+            let pipeline = self.pipeline.borrow();
+            match pipeline.is_pending(pointer.segment, pointer.offset) {
+                false => Some(Ok(())),
+                true => pipeline.fence.failure().map(Err),
             }
-            progress.await;
-        }
+        })
+        .await
     }
 }
 

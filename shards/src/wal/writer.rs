@@ -1,13 +1,11 @@
 //! The tasks that write the log.
 
-use super::Shared;
 use super::pipeline::{Lack, Next, Write};
+use super::shared::Shared;
 use crate::error::Result;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use crate::flight::{self, Writing};
+use futures_util::stream::FuturesUnordered;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 /// When nothing was written for this long, an empty block proves the blocks before it: until then, damage to
@@ -20,43 +18,26 @@ const COMMIT_DELAY: Duration = Duration::from_secs(1);
 
 /// Submits what the pipeline says and takes what completes, until the log is closed.
 pub(super) async fn run(shared: Rc<Shared>) {
-    let mut writes = FuturesUnordered::new();
-    loop {
-        let (is_over, is_starved) = {
-            let mut pipeline = shared.pipeline.borrow_mut();
-            let is_starved = loop {
-                match pipeline.next() {
-                    Next::Write(write) => writes.push(execute(write)),
-                    Next::NeedSegment => break true,
-                    Next::Nothing => break false,
-                }
-            };
-            let is_over = pipeline.is_closed() || pipeline.is_failed();
-            (
-                is_over && pipeline.is_idle(),
-                is_starved || pipeline.wants_segment(),
-            )
+    let submit = |writes: &mut FuturesUnordered<_>| {
+        let mut pipeline = shared.pipeline.borrow_mut();
+        let is_starved = loop {
+            match pipeline.next() {
+                Next::Write(write) => writes.push(execute(write)),
+                Next::NeedSegment => break true,
+                Next::Nothing => break false,
+            }
         };
-        if is_starved || is_over {
+        let is_over = pipeline.fence.is_over() && pipeline.is_idle();
+        if is_starved || pipeline.wants_segment() || is_over {
             shared.wake_keeper.notify_one();
         }
-        if is_over {
-            return;
+        match is_over {
+            true => Writing::IsOver,
+            false => Writing::GoesOn,
         }
-        let mut woken = pin!(shared.wake_writer.notified());
-        poll_fn(|cx| {
-            let mut is_ready = woken.as_mut().poll(cx).is_ready();
-            while let Poll::Ready(Some((number, result))) = writes.poll_next_unpin(cx) {
-                shared.complete(number, result);
-                is_ready = true;
-            }
-            match is_ready {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-    }
+    };
+    let complete = |number, result| shared.complete(number, result);
+    flight::run_writes(&shared.wake_writer, submit, complete).await;
 }
 
 pub(super) async fn execute(write: Write) -> (u64, Result<()>) {
@@ -104,7 +85,7 @@ pub(super) async fn run_idle(shared: Rc<Shared>) {
 /// Has an empty block written, if everything staged is durable: else it would prove nothing.
 fn stage_proof(shared: &Shared) -> bool {
     let mut pipeline = shared.pipeline.borrow_mut();
-    let is_of_use = pipeline.is_all_durable() && pipeline.refusal().is_none();
+    let is_of_use = pipeline.is_all_durable() && pipeline.fence.check().is_ok();
     if is_of_use {
         pipeline.stage_empty();
         shared.wake_writer.notify_one();

@@ -67,8 +67,8 @@ impl Log {
             segment_bytes: options.segment_bytes,
             cache_bytes: options.cache_bytes,
         };
-        let is_whole = async |place| values.is_whole(place).await;
-        let (wal, recovered) = Wal::open(dir, wal_options, covered, is_whole).await?;
+        let value_of = async |value| values.state_of(value).await;
+        let (wal, recovered) = Wal::open(dir, wal_options, covered, value_of).await?;
         values.on_durable(wal.value_listener());
         let separated_from = options
             .separated_value_bytes

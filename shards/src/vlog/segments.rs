@@ -62,6 +62,8 @@ pub struct Segment {
     totals: Cell<Totals>,
     end: Cell<u64>,
     sealed: Cell<bool>,
+    /// Writes to it were perhaps in flight when the process ended.
+    may_be_torn: bool,
     index: RefCell<Option<Rc<SlotIndex>>>,
 }
 
@@ -98,9 +100,7 @@ impl Segment {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = File::open(&path).await?;
         let header = check_header(&path, &file, owner, id, 0).await?;
-        let segment = Self::new(header, path, file);
-        segment.end.set(segment.file.len().await?);
-        Ok(segment)
+        Self::left(header, path, file).await
     }
 
     /// Opens a segment that was prepared, for writing.
@@ -115,7 +115,13 @@ impl Segment {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = OpenOptions::new().write().open(&path).await?;
         let header = check_header(&path, &file, owner, id, 0).await?;
-        let segment = Self::new(header, path, file);
+        Self::left(header, path, file).await
+    }
+
+    /// A segment as a crash left it.
+    async fn left(header: FileHeader, path: PathBuf, file: File) -> Result<Self> {
+        let mut segment = Self::new(header, path, file);
+        segment.may_be_torn = true;
         segment.end.set(segment.file.len().await?);
         Ok(segment)
     }
@@ -128,6 +134,7 @@ impl Segment {
             totals: Cell::default(),
             end: Cell::new(format::RECORDS_START),
             sealed: Cell::new(false),
+            may_be_torn: false,
             index: RefCell::new(None),
         }
     }
@@ -163,6 +170,11 @@ impl Segment {
     /// Where its durable part ends.
     pub(super) fn end(&self) -> u64 {
         self.end.get()
+    }
+
+    /// Whether what is not whole in it may never have been written.
+    pub(super) fn may_be_torn(&self) -> bool {
+        self.may_be_torn
     }
 
     /// Notes what has become durable.

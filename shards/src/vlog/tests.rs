@@ -5,7 +5,10 @@ mod damage;
 mod golden;
 mod io;
 
-use super::{RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions, ValuePointer};
+use super::{
+    LoggedValue, RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions,
+    ValuePointer, ValueState,
+};
 use crate::error::Result;
 use crate::ids::{LogIndex, Owner, ShardId, Ticket, ValueSegmentId};
 use std::path::Path;
@@ -77,6 +80,16 @@ async fn put(log: &ValueLog, first: u64, lens: &[usize]) -> Vec<ValuePointer> {
     }
     log.wait_durable(log.staged()).await.unwrap();
     pointers
+}
+
+/// Whether the record of value `index` is there and intact, all of it.
+async fn is_whole(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
+    let value = LoggedValue {
+        place: pointer,
+        key_len: key(index).len() as u32,
+    };
+    let state = log.state_of(&log.segments(), value).await.unwrap();
+    matches!(state, ValueState::Whole)
 }
 
 /// Whether value `index` reads back as it was staged.

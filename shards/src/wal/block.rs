@@ -2,6 +2,7 @@
 //! entry's bytes are copied once.
 
 use super::format::{self, BlockHeader, EntryHead, HEADER_BYTES, Record, State};
+use crate::flight;
 use crate::ids::{LogIndex, Ticket};
 use crate::length;
 use bytes::BufMut;
@@ -163,22 +164,12 @@ impl Block {
     /// Completes the block for its write: checksums, header, padding. `header` carries everything
     /// but the payload's length and crc. Returns the buffer and the block's crc.
     pub(crate) fn finish(mut self, mut header: BlockHeader) -> (Buf, u32) {
-        let disk_len = self.disk_len();
-        let (used, padding) = self.buf.split_at_mut(self.len);
+        let (used, _) = self.buf.split_at_mut(self.len);
         let (head, payload) = used.split_at_mut(HEADER_BYTES);
         header.payload_len = length::stored(payload.len());
         header.payload_crc = crc32c::crc32c(payload);
         let (bytes, crc) = header.encode();
         head.copy_from_slice(&bytes);
-        let padding_len = disk_len - self.len;
-        padding.get_mut(..padding_len).unwrap_or_default().fill(0);
-        if disk_len == self.buf.len() {
-            return (self.buf, crc);
-        }
-        // A buffer is recycled at the length it was written with. A copy of that length leaves the
-        // longest one for the next block; making a new one of 256 KiB costs far more than the copy.
-        let mut exact = Buf::alloc(disk_len);
-        exact.copy_from_slice(self.buf.get(..disk_len).unwrap_or_default());
-        (exact, crc)
+        (flight::padded(self.buf, self.len), crc)
     }
 }

@@ -237,6 +237,32 @@ struct State {
 }
 
 impl State {
+    /// The state of an engine whose memtables are empty.
+    fn opened(version: Rc<Version>, manifest: Manifest, options: &EngineOptions) -> Self {
+        let state = Self {
+            separated_bytes_max: separated_bytes_max(&version, options.memtable_bytes),
+            active: Rc::default(),
+            frozen: VecDeque::new(),
+            version,
+            applied: manifest.checkpoint.clone(),
+            unfrozen_since: None,
+            next_table: manifest.next_table,
+            manifest,
+            policy: options.policy,
+            flushing: false,
+            failure: None,
+            disk_full: false,
+            stopping: false,
+            unflushed: None,
+            closed: false,
+            obsolete: Vec::new(),
+            garbage: Vec::new(),
+            receiving: Vec::new(),
+        };
+        state.check();
+        state
+    }
+
     /// Asserts that checkpoints stand in order, and that the version is what the manifest says.
     fn check(&self) {
         let covered = self.frozen.iter().map(|frozen| frozen.checkpoint.index());
@@ -307,31 +333,9 @@ impl Engine {
         };
         let sessions = install::load_sessions(&view).await?;
         let pins = Rc::new(Pins::default());
-        let applied = parts.manifest.checkpoint.clone();
+        let state = State::opened(version, parts.manifest, &parts.options);
         // What older versions there may have been is unknown.
-        pins.dropped(applied.index().unwrap_or_default());
-        let memtable_bytes = parts.options.memtable_bytes;
-        let state = State {
-            separated_bytes_max: separated_bytes_max(&version, memtable_bytes),
-            active: Rc::default(),
-            frozen: VecDeque::new(),
-            version,
-            applied,
-            unfrozen_since: None,
-            next_table: parts.manifest.next_table,
-            manifest: parts.manifest,
-            policy: parts.options.policy,
-            flushing: false,
-            failure: None,
-            disk_full: false,
-            stopping: false,
-            unflushed: None,
-            closed: false,
-            obsolete: Vec::new(),
-            garbage: Vec::new(),
-            receiving: Vec::new(),
-        };
-        state.check();
+        pins.dropped(state.applied.index().unwrap_or_default());
         let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
         let pace = Pace::default();
         let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));

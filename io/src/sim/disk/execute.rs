@@ -2,6 +2,7 @@
 
 use super::inode::{Inode, PAGE, SECTOR};
 use super::names::{Id, Target};
+use super::race::Sampled;
 use super::{Disk, Handle, InFlight, Op, Output, Verdict};
 use crate::buf::Buf;
 use crate::file::OpenOptions;
@@ -37,20 +38,8 @@ impl Disk {
                 offset,
                 len,
             } => {
-                let mut buf = Buf::alloc(*len);
-                let file = self.place_of(in_flight.verdict, *handle, offset, *len, rng);
-                let count = if file == handle.file && in_flight.verdict != Verdict::Misdirect {
-                    self.reach_early(file, *offset, *len, rng);
-                    let count = self.inode_of(file).read(*offset, &mut buf);
-                    in_flight.sampled.restore(*offset, &mut buf);
-                    count
-                } else {
-                    self.inode_of(file).read(*offset, &mut buf)
-                };
-                buf.truncate(match in_flight.verdict {
-                    Verdict::Short => part_of(count, rng),
-                    _ => count,
-                });
+                let (verdict, sampled) = (in_flight.verdict, &in_flight.sampled);
+                let buf = self.read(verdict, sampled, *handle, *offset, *len, rng);
                 Ok(Output::Data(buf))
             }
             Op::Write {
@@ -59,27 +48,8 @@ impl Disk {
                 data,
                 durable,
             } => {
-                match in_flight.verdict {
-                    Verdict::Drop => {
-                        // The file system thinks that it is written; the device kept what it had.
-                        let mut kept = Buf::zeroed(data.len());
-                        self.inode(*handle).read(*offset, &mut kept);
-                        self.write(handle.file, *offset, &kept, *durable, rng)?;
-                    }
-                    Verdict::Short => {
-                        let count = part_of(data.len(), rng);
-                        let blocks = count.next_multiple_of(PAGE).min(data.len());
-                        let blocks = data.get(..blocks).unwrap_or_default();
-                        self.write(handle.file, *offset, blocks, *durable, rng)?;
-                        let data = std::mem::replace(data, Buf::alloc(0));
-                        return Ok(Output::Written(count, Some(data)));
-                    }
-                    verdict => {
-                        let file = self.place_of(verdict, *handle, offset, data.len(), rng);
-                        self.write(file, *offset, data, *durable, rng)?;
-                    }
-                }
-                Ok(Output::Written(data.len(), None))
+                let data = std::mem::replace(data, Buf::alloc(0));
+                self.write_judged(in_flight.verdict, *handle, *offset, data, *durable, rng)
             }
             Op::Sync { handle } => {
                 if let Some(set) = in_flight.sync.take() {
@@ -106,6 +76,64 @@ impl Disk {
             Op::Lock { path } => self.lock(path),
             change => self.change_names(change).map(|()| Output::Unit),
         }
+    }
+
+    fn read(
+        &mut self,
+        verdict: Verdict,
+        sampled: &Sampled,
+        handle: Handle,
+        offset: u64,
+        len: usize,
+        rng: &Rng,
+    ) -> Buf {
+        let mut buf = Buf::alloc(len);
+        let (file, offset) = self.place_of(verdict, handle, offset, len, rng);
+        let count = if file == handle.file && verdict != Verdict::Misdirect {
+            self.reach_early(file, offset, len, rng);
+            let count = self.inode_of(file).read(offset, &mut buf);
+            sampled.restore(offset, &mut buf);
+            count
+        } else {
+            self.inode_of(file).read(offset, &mut buf)
+        };
+        buf.truncate(match verdict {
+            Verdict::Short => part_of(count, rng),
+            _ => count,
+        });
+        buf
+    }
+
+    /// Writes as much of `data`, and to the place, that the verdict says.
+    fn write_judged(
+        &mut self,
+        verdict: Verdict,
+        handle: Handle,
+        offset: u64,
+        data: Buf,
+        durable: bool,
+        rng: &Rng,
+    ) -> io::Result<Output> {
+        match verdict {
+            Verdict::Drop => {
+                // The file system thinks that it is written; the device kept what it had.
+                let mut kept = Buf::zeroed(data.len());
+                self.inode(handle).read(offset, &mut kept);
+                self.write(handle.file, offset, &kept, durable, rng)?;
+            }
+            Verdict::Short => {
+                let count = part_of(data.len(), rng);
+                let blocks = count.next_multiple_of(PAGE).min(data.len());
+                let blocks = data.get(..blocks).unwrap_or_default();
+                self.write(handle.file, offset, blocks, durable, rng)?;
+                return Ok(Output::Written(count, Some(data)));
+            }
+            verdict => {
+                let (file, offset) = self.place_of(verdict, handle, offset, data.len(), rng);
+                self.write(file, offset, &data, durable, rng)?;
+            }
+        }
+        Ok(Output::Written(data.len(), None))
     }
 
     fn change_names(&mut self, op: &Op) -> io::Result<()> {
@@ -220,24 +248,26 @@ impl Disk {
         Ok(())
     }
 
-    /// Where an operation goes: to its own place, or astray. Returns the file and changes the offset.
+    /// The file and offset where an operation goes: its own place, or one that it is misdirected to.
     fn place_of(
         &mut self,
         verdict: Verdict,
         handle: Handle,
-        offset: &mut u64,
+        offset: u64,
         len: usize,
         rng: &Rng,
-    ) -> Id {
+    ) -> (Id, u64) {
         if verdict == Verdict::MisdirectAcross
-            && let Some(other) = self.another_file(handle.file, *offset, len, rng)
+            && let Some(other) = self.another_file(handle.file, offset, len, rng)
         {
-            return other;
+            return (other, offset);
         }
-        if matches!(verdict, Verdict::Misdirect | Verdict::MisdirectAcross) {
-            *offset = self.elsewhere(handle, *offset, rng);
+        match verdict {
+            Verdict::Misdirect | Verdict::MisdirectAcross => {
+                (handle.file, self.elsewhere(handle, offset, rng))
+            }
+            _ => (handle.file, offset),
         }
-        handle.file
     }
 
     /// Another block of the same file.

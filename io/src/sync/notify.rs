@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 /// Invariant: nothing is stored while somebody waits.
 #[derive(Debug, Default)]
-struct State {
+struct NotifyState {
     /// A `notify_one` that came while nobody was waiting.
     stored: bool,
     /// Rises with each `notify_waiters`.
@@ -19,7 +19,7 @@ struct State {
 /// Wakes tasks that wait for it.
 #[derive(Debug, Default)]
 pub struct Notify {
-    state: RefCell<State>,
+    state: RefCell<NotifyState>,
 }
 
 impl Notify {

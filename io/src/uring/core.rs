@@ -1,6 +1,6 @@
 //! Executors: one thread per core.
 
-use super::clock::Clock;
+use super::clock::CoreClock;
 use super::guard::{self, Guard};
 use super::sys;
 use super::tasks::Tasks;
@@ -43,15 +43,15 @@ const REGISTERED_FRACTION: usize = 4;
 
 /// A core of the Uring world: the task queues, the tasks and the clock of this thread's executor.
 #[derive(Clone)]
-pub(crate) struct Core(Rc<Inner>);
+pub(crate) struct Core(Rc<CoreInner>);
 
-struct Inner {
+struct CoreInner {
     urgent: TaskQueueHandle,
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
     background_shares: Rc<BackgroundShares>,
     tasks: Tasks,
-    clock: Clock,
+    clock: CoreClock,
     /// Devices on which the executor knows whether polled I/O works.
     probed_devices: RefCell<BTreeSet<u64>>,
 }
@@ -78,7 +78,7 @@ impl Core {
         let executor = glommio::executor();
         let shares = Rc::new(BackgroundShares::default());
         let background_shares = Rc::clone(&shares);
-        Self(Rc::new(Inner {
+        Self(Rc::new(CoreInner {
             urgent: executor.create_task_queue(
                 Shares::Static(URGENT_SHARES),
                 Latency::Matters(config.preempt),
@@ -96,7 +96,7 @@ impl Core {
             ),
             background_shares,
             tasks: Tasks::default(),
-            clock: Clock::default(),
+            clock: CoreClock::default(),
             probed_devices: RefCell::default(),
         }))
     }
@@ -138,7 +138,7 @@ impl Core {
         &self.0.tasks
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &CoreClock {
         &self.0.clock
     }
 

@@ -1,6 +1,6 @@
 //! Direct-I/O files on io_uring.
 
-use super::memory::{Block, Read};
+use super::memory::{DmaBlock, DmaRead};
 use super::once::once;
 use super::sys;
 use super::task::blocking;
@@ -52,7 +52,7 @@ impl File {
         }
         let wanted = present.saturating_sub(skip).min(len);
         match ReadResult::slice(&result, skip.min(present), wanted) {
-            Some(slice) if wanted > 0 => Ok(Buf::from_read(Read::new(slice))),
+            Some(slice) if wanted > 0 => Ok(Buf::from_read(DmaRead::new(slice))),
             _ => Ok(Buf::alloc(0)),
         }
     }
@@ -82,7 +82,7 @@ impl File {
         Ok(())
     }
 
-    async fn write_block(&self, offset: u64, block: &Block) -> Result<usize> {
+    async fn write_block(&self, offset: u64, block: &DmaBlock) -> Result<usize> {
         loop {
             match once(self.file.write_rc_at(block.share(), offset)).await {
                 Ok(written) => return Ok(written),
@@ -143,7 +143,7 @@ impl Pieces for File {
     }
 
     async fn write_piece(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
-        self.write_block(offset, &Block::copy_of(bytes)).await
+        self.write_block(offset, &DmaBlock::copy_of(bytes)).await
     }
 
     fn goes_on(&self, offset: u64) -> Result<bool> {

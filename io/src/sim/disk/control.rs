@@ -1,8 +1,8 @@
 //! What a test sees of a simulated disk and does to it.
 
-use super::faults::{IoKind, Verdict};
+use super::faults::{IoKind, IoVerdict};
 use super::{Disk, DiskImage};
-use crate::sim::world::{Node, Step, World, nanos};
+use crate::sim::world::{Node, TraceStep, World, nanos};
 use std::cell::RefMut;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ impl SimDisk {
     }
 
     fn note(&self) {
-        self.world.note(Step::DiskFault, self.node.id, [0; 3]);
+        self.world.note(TraceStep::DiskFault, self.node.id, [0; 3]);
     }
 
     /// All files with their lengths, in order of paths.
@@ -100,33 +100,33 @@ impl SimDisk {
     /// Lets one operation fail with an I/O error: of this kind, on a path that contains `path_part`,
     /// after `pass` such operations have passed.
     pub fn fail(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::Fail);
+        self.trap(kind, path_part, pass, IoVerdict::Fail);
     }
 
-    fn trap(&self, kind: IoKind, path_part: &str, pass: u64, verdict: Verdict) {
+    fn trap(&self, kind: IoKind, path_part: &str, pass: u64, verdict: IoVerdict) {
         self.note();
         self.disk().faults.add(kind, path_part, pass, verdict);
     }
 
     /// Lets one operation fail because the device is full, as with [`SimDisk::fail`].
     pub fn fail_for_space(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::NoSpace);
+        self.trap(kind, path_part, pass, IoVerdict::NoSpace);
     }
 
     /// Lets one read or write go to another block of its file, as with [`SimDisk::fail`].
     pub fn misdirect(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::Misdirect);
+        self.trap(kind, path_part, pass, IoVerdict::Misdirect);
     }
 
     /// Lets one read or write go to the same place of another file, if there is one that has it, as with
     /// [`SimDisk::fail`].
     pub fn misdirect_across(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::MisdirectAcross);
+        self.trap(kind, path_part, pass, IoVerdict::MisdirectAcross);
     }
 
     /// Acknowledges one write that has no effect, as with [`SimDisk::fail`].
     pub fn drop_write(&self, path_part: &str, pass: u64) {
-        self.trap(IoKind::Write, path_part, pass, Verdict::Drop);
+        self.trap(IoKind::Write, path_part, pass, IoVerdict::Drop);
     }
 
     /// Cuts reads and writes short at random, as the kernel may: files go on with them.

@@ -82,7 +82,7 @@ pub struct CacheCounters {
     pub bytes: u64,
 }
 
-struct Inner {
+struct CacheInner {
     blocks: RefCell<Blocks>,
     budget_bytes: usize,
     next_file: Cell<u64>,
@@ -92,7 +92,7 @@ struct Inner {
 /// The block cache of one core, which all its shards share; clones share it.
 #[derive(Clone)]
 pub struct BlockCache {
-    inner: Rc<Inner>,
+    inner: Rc<CacheInner>,
 }
 
 impl std::fmt::Debug for BlockCache {
@@ -113,7 +113,7 @@ impl BlockCache {
             DefaultLifecycle::default(),
         );
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(CacheInner {
                 blocks: RefCell::new(blocks),
                 budget_bytes,
                 next_file: Cell::new(0),

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
-use crate::manifest::{Manifest, Placed};
+use crate::manifest::{Manifest, PlacedTable};
 use crate::recovery;
 use crate::shard::{Fit, fit};
 use crate::sstable::{self, EntryRef, SequentialCursor, Table, ValueRef};
@@ -200,7 +200,7 @@ struct Damaged {
 }
 
 /// A pointer to be looked at.
-struct Pending {
+struct PendingPointer {
     pointer: ValuePointer,
     at: LogIndex,
     stored_key: Bytes,
@@ -376,7 +376,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         }
     }
 
-    async fn check_table(&mut self, owner: Owner, placed: &Placed) {
+    async fn check_table(&mut self, owner: Owner, placed: &PlacedTable) {
         self.summary.tables += 1;
         let meta = &placed.meta;
         let path = FileName::Table(meta.id).path(self.dir);
@@ -418,7 +418,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         loop {
             let EntryRef { key, at, value } = cursor.current();
             if let ValueRef::Separated(pointer) = value {
-                pending.push(Pending {
+                pending.push(PendingPointer {
                     pointer,
                     at,
                     stored_key: Bytes::copy_from_slice(key),
@@ -435,10 +435,10 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         self.check_batch(pending).await;
     }
 
-    async fn check_batch(&mut self, mut batch: Vec<Pending>) {
+    async fn check_batch(&mut self, mut batch: Vec<PendingPointer>) {
         assert!(batch.len() <= CHECK_POINTERS_MAX, "a batch is bounded");
         batch.sort_by_key(|pending| (pending.pointer.segment, pending.pointer.offset));
-        for Pending {
+        for PendingPointer {
             pointer,
             at,
             stored_key,

@@ -15,10 +15,10 @@ use std::rc::Rc;
 /// See the module. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Directory {
-    inner: Rc<Inner>,
+    inner: Rc<DirectoryInner>,
 }
 
-struct Inner {
+struct DirectoryInner {
     path: PathBuf,
     /// Held while the directory is synced: with two at once, one could be told that its names are durable
     /// before it is known that the other has lost them.
@@ -29,7 +29,7 @@ struct Inner {
 impl From<&Path> for Directory {
     fn from(path: &Path) -> Self {
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(DirectoryInner {
                 path: path.to_path_buf(),
                 syncing: Semaphore::new(1),
                 failure: RefCell::new(None),

@@ -63,7 +63,7 @@ use crate::limits::{
 };
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
-use crate::pace::{Limits, Pace, Pressure, judge};
+use crate::pace::{Pace, PaceLimits, Pressure, judge};
 use crate::pins::{Pin, Pins};
 use crate::removal::Removals;
 use crate::reserve::Reserve;
@@ -122,8 +122,8 @@ pub(crate) struct LogHooks {
 pub(crate) struct EngineOptions {
     pub(crate) memtable_bytes: usize,
     pub(crate) policy: Policy,
-    pub(crate) compaction: compaction::Options,
-    pub(crate) limits: Limits,
+    pub(crate) compaction: compaction::PickerOptions,
+    pub(crate) limits: PaceLimits,
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
@@ -155,10 +155,10 @@ pub(crate) struct EngineParts {
 /// entry. [`SessionTable::admit`] may come before; applied twice it changes nothing.
 #[derive(Clone)]
 pub struct Engine {
-    inner: Rc<Inner>,
+    inner: Rc<EngineInner>,
 }
 
-struct Inner {
+struct EngineInner {
     dir: Directory,
     owner: Owner,
     options: EngineOptions,
@@ -167,7 +167,7 @@ struct Inner {
     values: ValueLog,
     pins: Rc<Pins>,
     sessions: RefCell<SessionTable>,
-    state: RefCell<State>,
+    state: RefCell<EngineState>,
     /// Held while a manifest edit is made.
     manifest_edit: Semaphore,
     /// Called when an edit, an install or a failure has changed the state.
@@ -183,7 +183,7 @@ struct Inner {
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
-    compacting: RefCell<Vec<Rc<compaction::Task>>>,
+    compacting: RefCell<Vec<Rc<compaction::CompactionTask>>>,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
@@ -202,7 +202,7 @@ struct Frozen {
     checkpoint: Checkpoint,
 }
 
-struct State {
+struct EngineState {
     active: Rc<Memtable>,
     /// Oldest first.
     frozen: VecDeque<Rc<Frozen>>,
@@ -236,7 +236,7 @@ struct State {
     receiving: Vec<ValueSegmentId>,
 }
 
-impl State {
+impl EngineState {
     /// The state of an engine whose memtables are empty.
     fn opened(version: Rc<Version>, manifest: Manifest, options: &EngineOptions) -> Self {
         let state = Self {
@@ -306,7 +306,7 @@ fn separated_bytes_max(version: &Version, memtable_bytes: usize) -> u64 {
 /// Everything a read looks at; it does not change under the reader, except that the active memtable
 /// gets newer versions.
 #[derive(Clone)]
-struct View {
+struct ReadView {
     /// Newest first.
     memtables: Vec<Rc<Memtable>>,
     version: Rc<Version>,
@@ -325,7 +325,7 @@ impl Engine {
             tables.insert(place.meta.id, Rc::new(table));
         }
         let version = Rc::new(edit::version_of(placed, &tables));
-        let view = View {
+        let view = ReadView {
             memtables: Vec::new(),
             version: Rc::clone(&version),
             segments: parts.values.segments(),
@@ -333,7 +333,7 @@ impl Engine {
         };
         let sessions = install::load_sessions(&view).await?;
         let pins = Rc::new(Pins::default());
-        let state = State::opened(version, parts.manifest, &parts.options);
+        let state = EngineState::opened(version, parts.manifest, &parts.options);
         // What older versions there may have been is unknown.
         pins.dropped(state.applied.index().unwrap_or_default());
         let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
@@ -348,7 +348,7 @@ impl Engine {
             };
             judge(&pressure, &limits).removal
         };
-        let inner = Inner {
+        let inner = EngineInner {
             dir: parts.dir,
             owner: parts.owner,
             removals: Removals::with_rate(parts.options.removal_step_bytes, removal_rate),
@@ -502,11 +502,11 @@ impl Engine {
         self.inner.background.wake();
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> ReadView {
         let state = self.inner.state.borrow();
         let frozen = state.frozen.iter().rev();
         let frozen = frozen.map(|frozen| Rc::clone(&frozen.memtable));
-        View {
+        ReadView {
             memtables: std::iter::once(Rc::clone(&state.active))
                 .chain(frozen)
                 .collect(),

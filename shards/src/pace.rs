@@ -17,7 +17,9 @@ mod verdict;
 pub(crate) use bucket::{Bucket, Terms};
 pub(crate) use credit::Credit;
 pub(crate) use meter::Meter;
-pub(crate) use verdict::{Limits, Pressure, Space, Verdict, Writers, judge, judge_writers};
+pub(crate) use verdict::{
+    DeviceSpace, PaceLimits, Pressure, Verdict, Writers, judge, judge_writers,
+};
 
 use crate::limits::THROTTLE_PAUSE_MAX;
 use corelith_io::Instant;

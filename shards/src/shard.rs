@@ -10,7 +10,7 @@ use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
-use crate::pace::Limits;
+use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -98,7 +98,7 @@ impl Shard {
         Self::open_tuned(
             dir,
             options,
-            compaction::Options::default(),
+            compaction::PickerOptions::default(),
             Capacity::default(),
         )
         .await
@@ -108,7 +108,7 @@ impl Shard {
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
-        compaction: compaction::Options,
+        compaction: compaction::PickerOptions,
         capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
@@ -157,7 +157,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                limits: Limits::default(),
+                limits: PaceLimits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,

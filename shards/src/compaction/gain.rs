@@ -1,9 +1,9 @@
 //! What a merge would do away with, as far as can be told beforehand.
 
-use super::draft::Placed;
+use super::draft::PlacedRun;
 use super::mix::WriteMix;
 use super::shape::{Shape, Sum, TableShape};
-use super::task::Options;
+use super::task::PickerOptions;
 use std::ops::Add;
 
 /// A merge for the sake of values is cheap up to so many table bytes for each byte of values that the
@@ -57,7 +57,7 @@ fn mean(bytes: u64, entries: u64) -> f64 {
 }
 
 /// What goes because `newer` runs hold later versions of keys in each other and in `next`.
-pub(super) fn by_replacing(newer: &[Placed<'_>], next: Sum, options: &Options) -> Gain {
+pub(super) fn by_replacing(newer: &[PlacedRun<'_>], next: Sum, options: &PickerOptions) -> Gain {
     let sums = newer.iter().map(|placed| Sum::of(&placed.run.tables));
     let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
     let mut runs: Vec<u64> = sums.clone().map(puts).collect();
@@ -87,7 +87,7 @@ pub(super) fn by_deleting<'a>(
     runs: usize,
     next: Sum,
     below: Sum,
-    options: &Options,
+    options: &PickerOptions,
 ) -> Gain {
     let mut deletions = 0;
     let mut deletion_bytes = 0;
@@ -132,7 +132,12 @@ pub(super) fn hidden_values(upper: Sum, next: Sum, all: u64) -> f64 {
 
 /// How much a merge that reads `cost` bytes is due where space matters more than rewriting: it pays when
 /// more goes than it reads. What is only assumed to be replaced does not count.
-pub(super) fn eager_score(replaced: Gain, deleted: Gain, cost: f64, options: &Options) -> f64 {
+pub(super) fn eager_score(
+    replaced: Gain,
+    deleted: Gain,
+    cost: f64,
+    options: &PickerOptions,
+) -> f64 {
     let gain = match options.mix.is_known() {
         true => replaced + deleted,
         false => deleted,

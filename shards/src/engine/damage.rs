@@ -130,7 +130,7 @@ impl Damages {
 }
 
 /// A file that holds data of the current version.
-enum Place {
+enum DamagedFile {
     Table(Rc<Table>),
     Segment(ValueSegmentId),
 }
@@ -166,8 +166,8 @@ impl Engine {
             return;
         };
         let (first_key, last_key) = match place {
-            Place::Table(table) => table.key_range_at(*offset).await,
-            Place::Segment(id) => match key {
+            DamagedFile::Table(table) => table.key_range_at(*offset).await,
+            DamagedFile::Segment(id) => match key {
                 Some(key) => {
                     let stored = Bytes::from(Space::User.stored_key(key));
                     (stored.clone(), stored)
@@ -193,14 +193,14 @@ impl Engine {
     }
 
     /// What `file` is of the current version; `None` if it is no part of it.
-    fn place_of(&self, file: &str) -> Option<Place> {
+    fn place_of(&self, file: &str) -> Option<DamagedFile> {
         let name = Path::new(file).file_name()?.to_str()?;
         match FileName::parse(name)? {
-            FileName::Table(id) => self.table(id).map(Place::Table),
+            FileName::Table(id) => self.table(id).map(DamagedFile::Table),
             FileName::ValueSegment(id, generation) => {
                 let segments = self.inner.values.segments();
                 let is_current = segments.get(&id)?.generation() == generation;
-                is_current.then_some(Place::Segment(id))
+                is_current.then_some(DamagedFile::Segment(id))
             }
             _ => None,
         }

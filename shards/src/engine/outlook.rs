@@ -101,13 +101,13 @@ fn is_flush_due(age: Duration, pinned: u64) -> bool {
 #[derive(Default)]
 pub(super) struct Outlook {
     looked: Cell<Option<Instant>>,
-    seen: Cell<Option<Circumstances>>,
+    seen: Cell<Option<OutlookBasis>>,
     is_log_in_the_way: Cell<bool>,
 }
 
 /// What the outlook is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Circumstances {
+struct OutlookBasis {
     generation: u64,
     applied: Option<LogIndex>,
     purged: Option<LogIndex>,
@@ -142,7 +142,7 @@ impl Engine {
         let (age, circumstances, checkpointed) = {
             let state = self.inner.state.borrow();
             let since = state.unfrozen_since.filter(|_| state.frozen.is_empty());
-            let circumstances = Circumstances {
+            let circumstances = OutlookBasis {
                 generation: state.manifest.generation,
                 applied: state.applied.index(),
                 purged: (self.inner.log.purged)(),

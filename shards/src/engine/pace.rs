@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::compaction::Debt;
 use crate::error::{Error, Result};
-use crate::pace::{Lane, Pressure, Space, Verdict, Writers, judge, judge_writers};
+use crate::pace::{DeviceSpace, Lane, Pressure, Verdict, Writers, judge, judge_writers};
 use corelith_io::now;
 use std::cell::Cell;
 
@@ -32,7 +32,7 @@ impl Engine {
     fn pressure(&self) -> Pressure {
         let inner = &self.inner;
         Pressure {
-            space: Space {
+            space: DeviceSpace {
                 free_fraction: inner.free_fraction.get(),
                 is_full: self.is_disk_full(),
             },

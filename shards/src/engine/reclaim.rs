@@ -9,14 +9,14 @@
 use super::Engine;
 use crate::limits::{FREED_AT_ONCE, HELD_MEMTABLE_PAUSE, RETIRED_MEMTABLES_MAX};
 use crate::memtable::{Leftovers, Memtable};
-use crate::pace::{Bucket, Limits, Meter, Pressure, STEPS, judge};
+use crate::pace::{Bucket, Meter, PaceLimits, Pressure, STEPS, judge};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// Memtables out of use. Belongs to one engine.
 pub(super) struct Reclaim {
-    limits: Limits,
+    limits: PaceLimits,
     meter: Rc<Meter>,
     bucket: Bucket,
     /// Oldest first. Some may still be read from.
@@ -25,7 +25,7 @@ pub(super) struct Reclaim {
 }
 
 impl Reclaim {
-    pub(super) fn new(limits: Limits, meter: Rc<Meter>) -> Self {
+    pub(super) fn new(limits: PaceLimits, meter: Rc<Meter>) -> Self {
         Self {
             limits,
             meter,

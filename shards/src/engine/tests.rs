@@ -20,7 +20,7 @@ use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
-use crate::pace::Limits;
+use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -87,8 +87,8 @@ async fn open_with(
         options: EngineOptions {
             memtable_bytes,
             policy: Policy::default(),
-            compaction: compaction::Options::default(),
-            limits: Limits::default(),
+            compaction: compaction::PickerOptions::default(),
+            limits: PaceLimits::default(),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),

@@ -113,7 +113,7 @@ fn while_nobody_is_disturbed_a_file_goes_fast() {
                 removals,
                 ..Pressure::default()
             };
-            judge(&pressure, &Limits::default()).removal
+            judge(&pressure, &PaceLimits::default()).removal
         });
         world.write("long", 10 * STEP);
         let since = world.sim.now();

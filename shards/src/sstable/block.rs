@@ -17,10 +17,10 @@
 mod builder;
 pub(super) mod find;
 
-pub(super) use builder::{BlockBuilder, Put};
+pub(super) use builder::{BlockBuilder, PutValue};
 
 use super::Value;
-use super::format::Handle;
+use super::format::BlockHandle;
 use crate::ids::LogIndex;
 use crate::key::compare;
 use crate::limits::KEY_BYTES_MAX;
@@ -47,17 +47,17 @@ const SHORT: Damage = "an entry does not fit its block";
 /// A leaf of the index and the filter of the keys below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
-    pub(super) leaf: Handle,
+    pub(super) leaf: BlockHandle,
     /// `None` in tables of version 1.
-    pub(super) filter: Option<Handle>,
+    pub(super) filter: Option<BlockHandle>,
 }
 
-fn take_handle(bytes: &mut &[u8]) -> Result<Handle, Damage> {
+fn take_handle(bytes: &mut &[u8]) -> Result<BlockHandle, Damage> {
     let number = varint::take(bytes).ok_or(SHORT)?;
     let len = varint::take(bytes).ok_or(SHORT)?;
     let offset = number.checked_mul(BLOCK_SIZE as u64);
     offset
-        .and_then(|offset| Handle::checked(offset, len))
+        .and_then(|offset| BlockHandle::checked(offset, len))
         .ok_or("a handle to no block")
 }
 
@@ -113,25 +113,31 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// What an entry holds; bytes are named by their place in the payload.
 #[derive(Clone, Copy)]
-pub(super) enum Held {
+pub(super) enum HeldValue {
     Deleted,
-    Inline { start: usize, len: usize },
-    Stored(Handle),
+    Inline {
+        start: usize,
+        len: usize,
+    },
+    Stored(BlockHandle),
     Separated(ValuePointer),
-    Partition { leaf: Handle, filter: Handle },
+    Partition {
+        leaf: BlockHandle,
+        filter: BlockHandle,
+    },
 }
 
 /// An entry whose key is not put together yet.
-struct Ahead {
+struct DecodedEntry {
     shared: usize,
     rest_at: usize,
     rest: usize,
     at: LogIndex,
-    held: Held,
+    held: HeldValue,
     next: usize,
 }
 
-impl Ahead {
+impl DecodedEntry {
     /// The entry at `start` of a block's entries, after a key of `key_len` bytes; `None` at the end.
     #[inline]
     fn decode(entries: &[u8], start: usize, key_len: usize) -> Result<Option<Self>, Damage> {
@@ -146,14 +152,14 @@ impl Ahead {
         let at = LogIndex(varint::take(&mut entry).ok_or(SHORT)?);
         let mut value_len = 0;
         let mut held = match *kind {
-            DELETED => Held::Deleted,
+            DELETED => HeldValue::Deleted,
             INLINE => {
                 value_len = varint::take_len(&mut entry).ok_or(SHORT)?;
-                Held::Deleted
+                HeldValue::Deleted
             }
-            STORED => Held::Stored(take_handle(&mut entry)?),
-            SEPARATED => Held::Separated(ValuePointer::decode(&mut entry).ok_or(SHORT)?),
-            PARTITION => Held::Partition {
+            STORED => HeldValue::Stored(take_handle(&mut entry)?),
+            SEPARATED => HeldValue::Separated(ValuePointer::decode(&mut entry).ok_or(SHORT)?),
+            PARTITION => HeldValue::Partition {
                 leaf: take_handle(&mut entry)?,
                 filter: take_handle(&mut entry)?,
             },
@@ -168,7 +174,7 @@ impl Ahead {
         let rest_at = entries.len() - entry.len();
         let value_at = rest_at + rest;
         if *kind == INLINE {
-            held = Held::Inline {
+            held = HeldValue::Inline {
                 start: value_at,
                 len: value_len,
             };
@@ -205,22 +211,22 @@ impl Ahead {
 
 /// A place among the entries of a block, whose bytes each call is given.
 #[derive(Clone)]
-pub(super) struct Position {
+pub(super) struct EntryPosition {
     /// Offset of the entry after the current one.
     next: usize,
     pub(super) key: Vec<u8>,
     pub(super) at: LogIndex,
-    pub(super) held: Held,
+    pub(super) held: HeldValue,
 }
 
-impl Position {
+impl EntryPosition {
     /// Before the first entry.
     pub(super) fn new() -> Self {
         Self {
             next: 0,
             key: Vec::with_capacity(KEY_BYTES_USUAL),
             at: LogIndex(0),
-            held: Held::Deleted,
+            held: HeldValue::Deleted,
         }
     }
 
@@ -233,7 +239,7 @@ impl Position {
     /// Goes to the next entry; `false` after the last.
     #[inline]
     pub(super) fn advance(&mut self, entries: &[u8]) -> Result<bool, Damage> {
-        let ahead = Ahead::decode(entries, self.next, self.key.len())?;
+        let ahead = DecodedEntry::decode(entries, self.next, self.key.len())?;
         if let Some(ahead) = &ahead {
             self.accept(entries, ahead);
         }
@@ -241,7 +247,7 @@ impl Position {
     }
 
     #[inline]
-    fn accept(&mut self, entries: &[u8], ahead: &Ahead) {
+    fn accept(&mut self, entries: &[u8], ahead: &DecodedEntry) {
         self.key.truncate(ahead.shared);
         self.key.extend_from_slice(ahead.key_rest(entries));
         self.at = ahead.at;
@@ -252,12 +258,12 @@ impl Position {
 
 /// A block in memory. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Block {
+pub(super) struct EntryBlock {
     payload: Bytes,
     layout: Layout,
 }
 
-impl Block {
+impl EntryBlock {
     pub(super) fn new(payload: Bytes) -> Result<Self, Damage> {
         let layout = Layout::of(&payload)?;
         Ok(Self { payload, layout })
@@ -272,10 +278,10 @@ impl Block {
     /// are where the block says.
     fn check(&self) -> Result<(), Damage> {
         let entries = self.entries();
-        let mut position = Position::new();
+        let mut position = EntryPosition::new();
         let mut before = Vec::new();
         let mut restarts = 0;
-        while let Some(ahead) = Ahead::decode(entries, position.next, position.key.len())? {
+        while let Some(ahead) = DecodedEntry::decode(entries, position.next, position.key.len())? {
             let is_restart = restarts < self.layout.restart_count
                 && restart(&self.payload, self.layout, restarts)? == position.next;
             before.clone_from(&position.key);
@@ -296,7 +302,7 @@ impl Block {
     }
 }
 
-impl Held {
+impl HeldValue {
     /// The value of an entry of a data block with that payload.
     pub(super) fn value(self, payload: &Bytes) -> Result<Value, Damage> {
         Ok(match self {
@@ -309,7 +315,7 @@ impl Held {
     }
 
     /// The block that an entry of a leaf refers to.
-    pub(super) fn child(self) -> Result<Handle, Damage> {
+    pub(super) fn child(self) -> Result<BlockHandle, Damage> {
         match self {
             Self::Stored(handle) => Ok(handle),
             _ => Err("an index entry without a block"),
@@ -340,7 +346,7 @@ fn restart_before(
     while low < high {
         let middle = low + (high - low) / 2;
         let start = restart(payload, layout, middle)?;
-        let ahead = Ahead::decode(entries, start, 0)?;
+        let ahead = DecodedEntry::decode(entries, start, 0)?;
         let ahead = ahead.ok_or("a restart without an entry")?;
         if ahead.compare(entries, &[], (key, at)) == Ordering::Greater {
             high = middle;
@@ -354,20 +360,20 @@ fn restart_before(
 /// Goes over the entries of a block.
 #[derive(Clone)]
 pub(super) struct BlockCursor {
-    block: Block,
-    position: Position,
+    block: EntryBlock,
+    position: EntryPosition,
 }
 
 impl BlockCursor {
     /// A cursor before the first entry.
-    pub(super) fn new(block: Block) -> Self {
+    pub(super) fn new(block: EntryBlock) -> Self {
         Self {
             block,
-            position: Position::new(),
+            position: EntryPosition::new(),
         }
     }
 
-    /// See [`Block::check`].
+    /// See [`EntryBlock::check`].
     pub(super) fn check(&self) -> Result<(), Damage> {
         self.block.check()
     }
@@ -386,18 +392,18 @@ impl BlockCursor {
     }
 
     /// The block that the current entry of a leaf refers to.
-    pub(super) fn child(&self) -> Result<Handle, Damage> {
+    pub(super) fn child(&self) -> Result<BlockHandle, Damage> {
         self.position.held.child()
     }
 
     /// What the current entry of a root refers to.
     pub(super) fn partition(&self) -> Result<Partition, Damage> {
         match self.position.held {
-            Held::Partition { leaf, filter } => Ok(Partition {
+            HeldValue::Partition { leaf, filter } => Ok(Partition {
                 leaf,
                 filter: Some(filter),
             }),
-            Held::Stored(leaf) => Ok(Partition { leaf, filter: None }),
+            HeldValue::Stored(leaf) => Ok(Partition { leaf, filter: None }),
             _ => Err("an index entry without a block"),
         }
     }
@@ -427,7 +433,7 @@ impl BlockCursor {
         }
         let entries = self.block.entries();
         let position = &mut self.position;
-        while let Some(ahead) = Ahead::decode(entries, position.next, position.key.len())? {
+        while let Some(ahead) = DecodedEntry::decode(entries, position.next, position.key.len())? {
             if ahead.compare(entries, &position.key, (key, at)) == Ordering::Greater {
                 break;
             }

@@ -3,7 +3,7 @@
 use super::Value;
 use super::block::{BlockCursor, Damage};
 use super::filter::{Filter, hash_of};
-use super::format::{Handle, Kind, decode_block};
+use super::format::{BlockHandle, BlockKind, decode_block};
 use super::properties::{References, TableMeta};
 use super::reader::{Ends, Table};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(crate) struct Verifier {
     /// `None` until the ends of the file are checked.
     root: Option<BlockCursor>,
     partition: Option<PartitionCheck>,
-    found: Found,
+    found: Tally,
 }
 
 /// A leaf whose data blocks are being checked.
@@ -37,13 +37,13 @@ struct PartitionCheck {
 }
 
 /// A data block and the place that the index gives it among the keys.
-struct Expected {
-    handle: Handle,
+struct ExpectedBlock {
+    handle: BlockHandle,
     bound: (Vec<u8>, LogIndex),
 }
 
 /// What the file turned out to hold so far.
-struct Found {
+struct Tally {
     meta: TableMeta,
     references: References,
     last: Option<(Vec<u8>, LogIndex)>,
@@ -53,7 +53,7 @@ struct Found {
 
 impl Verifier {
     pub(crate) fn new(table: Rc<Table>) -> Self {
-        let found = Found {
+        let found = Tally {
             meta: TableMeta::empty(table.meta().id),
             references: References::default(),
             last: None,
@@ -100,7 +100,7 @@ impl Verifier {
         }
         let mut bytes = ends.bytes;
         if let Some(handle) = ends.footer.filter {
-            table.read(handle, Kind::Filter).await?;
+            table.read(handle, BlockKind::Filter).await?;
             bytes += handle.span() as u64;
         }
         self.root = Some(table.entries(ends.footer.root, ends.root)?);
@@ -118,7 +118,7 @@ impl Verifier {
         let partition = root.partition().map_err(root_damaged)?;
         let handle = partition.leaf;
         let damaged = |what| table.damaged(handle.offset, what);
-        let mut leaf = table.read_entries(handle, Kind::Leaf).await?;
+        let mut leaf = table.read_entries(handle, BlockKind::Leaf).await?;
         leaf.check().map_err(damaged)?;
         let at_block = leaf.advance().map_err(damaged)?;
         if (leaf.key(), leaf.at()) != (root.key(), root.at()) {
@@ -127,7 +127,7 @@ impl Verifier {
         let mut bytes = handle.span() as u64;
         let filter = match partition.filter {
             Some(handle) => {
-                let payload = table.read(handle, Kind::Filter).await?;
+                let payload = table.read(handle, BlockKind::Filter).await?;
                 bytes += handle.span() as u64;
                 let filter = Filter::new(payload);
                 Some(filter.ok_or(table.damaged(handle.offset, "the filter is malformed"))?)
@@ -144,7 +144,7 @@ impl Verifier {
         Ok(bytes)
     }
 
-    async fn check_run(&mut self, run: Vec<Expected>) -> Result<u64> {
+    async fn check_run(&mut self, run: Vec<ExpectedBlock>) -> Result<u64> {
         let table = Rc::clone(&self.table);
         let handles = run.iter().map(|expected| expected.handle).collect();
         let blocks = table.read_data(handles).await?;
@@ -152,7 +152,7 @@ impl Verifier {
         for expected in &run {
             let handle = expected.handle;
             let block = blocks.block(handle);
-            let payload = decode_block(table.meta().id, handle, Kind::Data, block)
+            let payload = decode_block(table.meta().id, handle, BlockKind::Data, block)
                 .and_then(|stored| stored.to_bytes())
                 .map_err(|what| table.damaged(handle.offset, what))?;
             let data = table.entries(handle, payload)?;
@@ -164,7 +164,7 @@ impl Verifier {
     }
 
     /// Checks the entries of a data block; returns how many bytes of long values were read.
-    async fn check_data(&mut self, expected: &Expected, mut data: BlockCursor) -> Result<u64> {
+    async fn check_data(&mut self, expected: &ExpectedBlock, mut data: BlockCursor) -> Result<u64> {
         let table = Rc::clone(&self.table);
         let damaged = |what| table.damaged(expected.handle.offset, what);
         let bound = (expected.bound.0.as_slice(), expected.bound.1);
@@ -220,9 +220,9 @@ impl Verifier {
 
 impl PartitionCheck {
     /// The next data blocks that are read at once; none at the end.
-    fn next_run(&mut self, table: &Table) -> Result<Vec<Expected>> {
+    fn next_run(&mut self, table: &Table) -> Result<Vec<ExpectedBlock>> {
         let damaged = |what: Damage| table.damaged(self.leaf_at, what);
-        let mut run: Vec<Expected> = Vec::new();
+        let mut run: Vec<ExpectedBlock> = Vec::new();
         while self.at_block {
             let handle = self.leaf.child().map_err(damaged)?;
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
@@ -233,7 +233,7 @@ impl PartitionCheck {
                     break;
                 }
             }
-            run.push(Expected {
+            run.push(ExpectedBlock {
                 handle,
                 bound: (self.leaf.key().to_vec(), self.leaf.at()),
             });
@@ -243,7 +243,7 @@ impl PartitionCheck {
     }
 }
 
-impl Found {
+impl Tally {
     /// Whether the last entry is not below `place`.
     fn is_not_below(&self, place: (&[u8], LogIndex)) -> bool {
         let last = self.last.as_ref();
@@ -296,7 +296,7 @@ impl Table {
         if offset >= data_end {
             return Some(range);
         }
-        let Ok(mut leaf) = self.read_entries(partition.leaf, Kind::Leaf).await else {
+        let Ok(mut leaf) = self.read_entries(partition.leaf, BlockKind::Leaf).await else {
             return Some(range);
         };
         let block_end = |leaf: &BlockCursor| Ok(leaf.child()?.end());

@@ -70,13 +70,13 @@ impl Replica {
             removal_step_bytes: 8 << 10,
             ..ShardOptions::new(7, ShardId(1))
         };
-        let compaction = compaction::Options {
+        let compaction = compaction::PickerOptions {
             table_bytes: 16 << 10,
             level_ratio: 4,
             base_bytes: 32 << 10,
             leveled_runs_max: 4,
             tiered_runs_max: 6,
-            ..compaction::Options::default()
+            ..compaction::PickerOptions::default()
         };
         let shard = Shard::open_tuned(dir, options, compaction, config.capacity).await?;
         let replica = Self {

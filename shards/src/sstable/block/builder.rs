@@ -4,22 +4,25 @@ use super::{DELETED, INLINE, PARTITION, SEPARATED, STORED};
 use crate::ids::LogIndex;
 use crate::length;
 use crate::limits::RESTART_INTERVAL;
-use crate::sstable::format::Handle;
+use crate::sstable::format::BlockHandle;
 use crate::varint;
 use crate::vlog::ValuePointer;
 use corelith_io::BLOCK_SIZE;
 
 /// A value to be put into a block.
 #[derive(Clone, Copy)]
-pub(in crate::sstable) enum Put<'a> {
+pub(in crate::sstable) enum PutValue<'a> {
     Deleted,
     Inline(&'a [u8]),
-    Stored(Handle),
+    Stored(BlockHandle),
     Separated(ValuePointer),
-    Partition { leaf: Handle, filter: Handle },
+    Partition {
+        leaf: BlockHandle,
+        filter: BlockHandle,
+    },
 }
 
-impl Put<'_> {
+impl PutValue<'_> {
     /// Bytes of the place and the value.
     fn len(&self) -> usize {
         match self {
@@ -32,13 +35,13 @@ impl Put<'_> {
     }
 }
 
-fn handle_len(handle: Handle) -> usize {
+fn handle_len(handle: BlockHandle) -> usize {
     varint::len(handle.offset / BLOCK_SIZE as u64) + varint::len(u64::from(handle.len))
 }
 
-fn put_handle(handle: Handle, out: &mut Vec<u8>) {
+fn put_handle(handle: BlockHandle, out: &mut Vec<u8>) {
     debug_assert!(
-        Handle::checked(handle.offset, u64::from(handle.len)) == Some(handle),
+        BlockHandle::checked(handle.offset, u64::from(handle.len)) == Some(handle),
         "a handle that would not be read"
     );
     varint::put(out, handle.offset / BLOCK_SIZE as u64);
@@ -86,7 +89,7 @@ impl BlockBuilder {
         key: &[u8],
         shared: usize,
         at: LogIndex,
-        put: &Put<'_>,
+        put: &PutValue<'_>,
     ) -> usize {
         let restart = self.restarts_next();
         let shared = if restart { 0 } else { shared };
@@ -111,7 +114,7 @@ impl BlockBuilder {
         key: &[u8],
         shared: usize,
         at: LogIndex,
-        put: Put<'_>,
+        put: PutValue<'_>,
     ) {
         assert!(shared <= key.len(), "a key shares no more than it has");
         let whole = cfg!(debug_assertions).then(|| self.len_with(key, shared, at, &put));
@@ -126,23 +129,23 @@ impl BlockBuilder {
         varint::put(out, shared as u64);
         varint::put(out, rest.len() as u64);
         out.push(match put {
-            Put::Deleted => DELETED,
-            Put::Inline(_) => INLINE,
-            Put::Stored(_) => STORED,
-            Put::Separated(_) => SEPARATED,
-            Put::Partition { .. } => PARTITION,
+            PutValue::Deleted => DELETED,
+            PutValue::Inline(_) => INLINE,
+            PutValue::Stored(_) => STORED,
+            PutValue::Separated(_) => SEPARATED,
+            PutValue::Partition { .. } => PARTITION,
         });
         varint::put(out, at.0);
         let mut value_bytes: &[u8] = &[];
         match put {
-            Put::Deleted => {}
-            Put::Inline(value) => {
+            PutValue::Deleted => {}
+            PutValue::Inline(value) => {
                 varint::put(out, value.len() as u64);
                 value_bytes = value;
             }
-            Put::Stored(handle) => put_handle(handle, out),
-            Put::Separated(pointer) => pointer.encode(out),
-            Put::Partition { leaf, filter } => {
+            PutValue::Stored(handle) => put_handle(handle, out),
+            PutValue::Separated(pointer) => pointer.encode(out),
+            PutValue::Partition { leaf, filter } => {
                 put_handle(leaf, out);
                 put_handle(filter, out);
             }
@@ -194,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_length_of_the_next_entry_is_known() {
-        let handle = Handle {
+        let handle = BlockHandle {
             offset: 77 << 12,
             len: 4064,
         };
@@ -206,11 +209,11 @@ mod tests {
             crc: 1,
         };
         let puts = [
-            Put::Deleted,
-            Put::Inline(&[9; 200]),
-            Put::Stored(handle),
-            Put::Separated(pointer),
-            Put::Partition {
+            PutValue::Deleted,
+            PutValue::Inline(&[9; 200]),
+            PutValue::Stored(handle),
+            PutValue::Separated(pointer),
+            PutValue::Partition {
                 leaf: handle,
                 filter: handle,
             },

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 /// A place in a table. The table is handed to each call, so that a cursor can borrow it or share it.
 pub(crate) struct TableCursor {
-    walk: IndexWalk,
+    walk: TableWalk,
     data: BlockCursor,
     data_at: u64,
     value: Value,
@@ -26,7 +26,7 @@ impl TableCursor {
     /// # Errors
     /// `Io`, `Corrupt`.
     pub(crate) async fn seek(table: &Table, key: &[u8], at: LogIndex) -> Result<Option<Self>> {
-        let (walk, handle) = IndexWalk::seek(table, key, at, true).await?;
+        let (walk, handle) = TableWalk::seek(table, key, at, true).await?;
         let mut data = cached_entries(table, handle, BlockKind::Data).await?;
         let found = data
             .seek(key, at)
@@ -127,7 +127,7 @@ async fn cached_entries(
 }
 
 /// Goes over the data blocks of a table by its index.
-pub(super) struct IndexWalk {
+pub(super) struct TableWalk {
     root: BlockCursor,
     leaf: BlockCursor,
     leaf_at: u64,
@@ -135,7 +135,7 @@ pub(super) struct IndexWalk {
     pending: Option<BlockHandle>,
 }
 
-impl IndexWalk {
+impl TableWalk {
     /// Finds the data block that holds the place of (`key`, `at`), and stands after it.
     pub(super) async fn seek(
         table: &Table,

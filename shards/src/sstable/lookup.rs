@@ -1,9 +1,9 @@
 //! Finding one key in a table.
 //!
-//! A search is a plain function over blocks in memory, each of which it looks at once. One that it misses
-//! ends it with the handle of that block; the block is read, and the search goes on from there. So a search
-//! that the cache can answer never waits, there is one search for both cases, and nothing is allocated
-//! or awaited for the sake of the rare one.
+//! A search is a plain function over blocks in memory and looks at each once. A block that is missing ends it
+//! with the handle of that block; the block is read, and the search continues from there. So a search that
+//! the cache can answer never waits, there is one search for both cases, and nothing is allocated or awaited
+//! for the rare one.
 
 use super::Value;
 use super::block::{Damage, Partition, find};

@@ -3,7 +3,7 @@
 //! what was read.
 
 use super::block::{Damage, EntryPosition, HeldValue, Layout};
-use super::cursor::IndexWalk;
+use super::cursor::TableWalk;
 use super::format::{BlockHandle, BlockKind, StoredPayload, decode_block};
 use super::reader::{DataBlocks, Table};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ impl ValueRef<'_> {
 }
 
 /// The blocks that come next, or none; the walk goes on behind them.
-type Ahead = Result<(IndexWalk, Option<DataBlocks>)>;
+type Ahead = Result<(TableWalk, Option<DataBlocks>)>;
 
 /// A place in a table that is read to its end.
 pub(crate) struct SequentialCursor {
@@ -77,7 +77,7 @@ impl SequentialCursor {
     /// `Io`, `Corrupt`.
     pub(crate) async fn start(table: Rc<Table>, from: &[u8]) -> Result<Option<Self>> {
         let newest = LogIndex(u64::MAX);
-        let (mut walk, first) = IndexWalk::seek(&table, from, newest, false).await?;
+        let (mut walk, first) = TableWalk::seek(&table, from, newest, false).await?;
         walk.put_back(first);
         let mut cursor = Self {
             ahead: Some(read_ahead(&table, walk)),
@@ -228,7 +228,7 @@ impl SequentialCursor {
     }
 }
 
-fn read_ahead(table: &Rc<Table>, mut walk: IndexWalk) -> JoinHandle<Ahead> {
+fn read_ahead(table: &Rc<Table>, mut walk: TableWalk) -> JoinHandle<Ahead> {
     let table = Rc::clone(table);
     corelith_io::spawn_background(async move {
         let run = walk.next_run(&table, BACKGROUND_IO_BYTES, false).await?;

@@ -4,13 +4,12 @@ use super::Value;
 use super::block::{BlockCursor, Damage};
 use super::filter::{Filter, hash_of};
 use super::format::{BlockHandle, BlockKind, decode_block};
-use super::properties::{References, TableMeta};
+use super::properties::{Counted, References, TableMeta};
 use super::reader::{Ends, Table};
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::compare;
 use crate::limits::{READ_GAP_BYTES_MAX, VERIFY_STEP_BYTES};
-use crate::vlog::record_bytes;
 use bytes::Bytes;
 use corelith_io::BLOCK_SIZE;
 use std::cmp::Ordering;
@@ -24,7 +23,7 @@ pub(crate) struct Verifier {
     /// `None` until the ends of the file are checked.
     root: Option<BlockCursor>,
     partition: Option<PartitionCheck>,
-    found: Tally,
+    found: TableTally,
 }
 
 /// A leaf whose data blocks are being checked.
@@ -43,7 +42,7 @@ struct ExpectedBlock {
 }
 
 /// What the file turned out to hold so far.
-struct Tally {
+struct TableTally {
     meta: TableMeta,
     references: References,
     last: Option<(Vec<u8>, LogIndex)>,
@@ -53,7 +52,7 @@ struct Tally {
 
 impl Verifier {
     pub(crate) fn new(table: Rc<Table>) -> Self {
-        let found = Tally {
+        let found = TableTally {
             meta: TableMeta::empty(table.meta().id),
             references: References::default(),
             last: None,
@@ -243,7 +242,7 @@ impl PartitionCheck {
     }
 }
 
-impl Tally {
+impl TableTally {
     /// Whether the last entry is not below `place`.
     fn is_not_below(&self, place: (&[u8], LogIndex)) -> bool {
         let last = self.last.as_ref();
@@ -251,23 +250,13 @@ impl Tally {
     }
 
     fn add(&mut self, (key, at): (&[u8], LogIndex), value: &Value) {
-        let meta = &mut self.meta;
-        if meta.entries == 0 {
-            meta.first_key = Bytes::copy_from_slice(key);
-        }
-        meta.entries += 1;
-        meta.lowest = meta.lowest.min(at);
-        meta.highest = meta.highest.max(at);
-        match value {
-            Value::Deleted => meta.deletions += 1,
-            Value::Inline(bytes) => meta.value_bytes += bytes.len() as u64,
-            Value::Stored(handle) => meta.value_bytes += u64::from(handle.len),
-            Value::Separated(pointer) => {
-                meta.value_bytes += u64::from(pointer.len);
-                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
-                self.references.add(pointer.segment, record);
-            }
-        }
+        let value = match value {
+            Value::Deleted => Counted::Deleted,
+            Value::Inline(bytes) => Counted::Here(bytes.len() as u64),
+            Value::Stored(handle) => Counted::Here(u64::from(handle.len)),
+            Value::Separated(pointer) => Counted::Separated(*pointer),
+        };
+        self.meta.count(key, at, value, &mut self.references);
         let last = self.last.get_or_insert_default();
         last.0.clear();
         last.0.extend_from_slice(key);

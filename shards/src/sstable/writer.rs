@@ -16,7 +16,7 @@ use super::format::{
     encode_file_header, span_of,
 };
 use super::options::{Compression, TableOptions};
-use super::properties::{References, TableMeta};
+use super::properties::{Counted, References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
@@ -28,8 +28,6 @@ use crate::limits::{
     TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX, TABLE_ROOT_BYTES,
 };
 use crate::output::Output;
-use crate::vlog::record_bytes;
-use bytes::Bytes;
 use corelith_io::{BLOCK_SIZE, OpenOptions};
 use std::cmp::Ordering;
 use std::path::Path;
@@ -168,23 +166,12 @@ impl TableWriter {
     }
 
     fn count(&mut self, key: &[u8], at: LogIndex, content: Content<'_>) {
-        let meta = &mut self.meta;
-        if meta.entries == 0 {
-            meta.first_key = Bytes::copy_from_slice(key);
-        }
-        meta.entries += 1;
-        meta.lowest = meta.lowest.min(at);
-        meta.highest = meta.highest.max(at);
-        match content {
-            Content::Deleted => meta.deletions += 1,
-            Content::Inline(value) => meta.value_bytes += value.len() as u64,
-            Content::Separated(pointer) => {
-                meta.value_bytes += u64::from(pointer.len);
-                // The record has the key without its space.
-                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
-                self.references.add(pointer.segment, record);
-            }
-        }
+        let value = match content {
+            Content::Deleted => Counted::Deleted,
+            Content::Inline(value) => Counted::Here(value.len() as u64),
+            Content::Separated(pointer) => Counted::Separated(pointer),
+        };
+        self.meta.count(key, at, value, &mut self.references);
     }
 
     /// Whether the data block is to end before this entry; see [`TABLE_BLOCK_WASTE`].

@@ -205,7 +205,7 @@ impl Sim {
         work()
     }
 
-    /// Drives the world for that long.
+    /// Drives the world for `duration`.
     pub fn run_for(&self, duration: Duration) {
         let world = &self.world;
         let until = world.now().saturating_add(nanos(duration));
@@ -289,7 +289,7 @@ impl Sim {
         self.world.resume(&self.world.node(node.0));
     }
 
-    /// Lets the node's clock run so many millionths too fast (or, negative, too slow) from now on.
+    /// Lets the node's clock run `ppm` millionths too fast (or, negative, too slow) from now on.
     pub fn set_clock_drift(&self, node: SimNode, ppm: i32) {
         let node = self.world.node(node.0);
         node.clock

@@ -1,8 +1,8 @@
 //! The directory of a shard, whose names the log, the value log and the engine change side by side.
 //!
-//! Invariant: after a sync of the directory has failed, no later one counts, whoever asks for it. The
-//! failed one may have been to cover names of others, and the kernel reports such a loss once. A full
-//! device is no such failure: nothing is lost, and a later sync covers the same names.
+//! Invariant: after a sync of the directory has failed, every later one fails too. The failed sync may have
+//! covered names of the other users, and the kernel reports such a loss once. A full device is no such
+//! failure: nothing is lost, and a later sync covers the same names.
 
 use crate::error::{Error, Result};
 use crate::planted::{Bug, is_planted};

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! * Of two versions of a key, the newer one is in the active memtable, or in a later frozen one, or
-//!   in an earlier run of the version: whoever finds a key first has found its newest version.
+//!   in an earlier run of the version: the first version of a key that a search finds is the newest.
 //! * A frozen memtable leaves memory in the same step in which its tables enter the version.
 //! * checkpointed <= frozen, oldest first <= applied, and the log is durable up to the checkpoint (but for
 //!   an installed snapshot, which replaces the log).
@@ -191,7 +191,7 @@ struct EngineInner {
     manifest_bytes: Cell<u64>,
     /// Whether new values were refused for want of capacity at the last look.
     was_full: Cell<bool>,
-    /// Free part of the device, as seen last.
+    /// Free part of the device at the last look.
     free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
 }

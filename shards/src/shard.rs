@@ -45,7 +45,7 @@ pub struct ShardOptions {
     /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
     /// another replica for the data.
     pub on_damage: Option<DamageHook>,
-    /// Files out of use are given back to the file system in steps of so many bytes; see
+    /// Files out of use are given back to the file system in steps of this many bytes; see
     /// [`removal`](crate::removal).
     pub removal_step_bytes: u64,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
@@ -185,8 +185,8 @@ impl Shard {
         Ok(Self { log, engine })
     }
 
-    /// Says that the shard will be closed: whoever waits for room in memory or on the device gets
-    /// `Closed` from now on, so that a full device does not keep anybody from ending.
+    /// Says that the shard will be closed: waits for room in memory or on the device end with `Closed` from
+    /// now on, so that a full device does not keep a task from ending.
     pub fn begin_stop(&self) {
         self.log.begin_stop();
         self.engine.begin_stop();

@@ -1,5 +1,5 @@
 //! The file set of a shard at one moment: levels of sorted runs of tables. It never changes; an edit
-//! of the manifest makes the next one, and whoever reads an old one keeps its tables alive.
+//! of the manifest makes the next one, and readers of an old one keep its tables alive.
 //!
 //! Invariants:
 //! * Of two versions of a key, the newer one is in an earlier level, or in an earlier run of the

@@ -308,8 +308,8 @@ impl Disk {
         self.sweep(false);
     }
 
-    /// Frees files that no name leads to and nobody has open. It looks at all files, so it waits
-    /// until a good part of them may be garbage.
+    /// Frees files that have no name and are not open. It walks over all files, so it waits until many of
+    /// them may be garbage.
     fn sweep(&mut self, now: bool) {
         if self.removals < 64 + self.inodes.len() / 4 && !now {
             return;

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Invariants: `available` plus the counts of all [`Permit`]s is `capacity`; while somebody waits,
-/// nobody who comes later gets permits, however few.
+/// Invariants: `available` plus the counts of all [`Permit`]s is `capacity`; while a task waits,
+/// none that comes later gets permits, however few.
 #[derive(Debug)]
 struct BudgetState {
     capacity: usize,
@@ -58,12 +58,12 @@ impl Semaphore {
         self.shared.available.get()
     }
 
-    /// Whether somebody waits for permits.
+    /// Whether a task waits for permits.
     pub fn is_contended(&self) -> bool {
         !self.shared.waiting.borrow().is_empty()
     }
 
-    /// Takes `count` permits if they are there and nobody waits. More than the capacity counts as
+    /// Takes `count` permits if they are there and no task waits. More than the capacity counts as
     /// the capacity, so that one thing larger than the budget passes alone instead of never.
     pub fn try_acquire(&self, count: usize) -> Option<Permit> {
         let count = count.min(self.shared.capacity);

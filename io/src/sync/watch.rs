@@ -84,7 +84,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Replaces the value, whether or not anybody watches, and returns the old one.
+    /// Replaces the value, even without receivers, and returns the old one.
     pub fn send_replace(&self, value: T) -> T {
         let old = self.shared.value.replace(value);
         self.shared.version.set(self.shared.version.get() + 1);

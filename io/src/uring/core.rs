@@ -109,7 +109,7 @@ impl Core {
         }
     }
 
-    /// Takes a place among those who ask for shares of the background queue.
+    /// Registers an owner of background work, which asks for shares of the queue; returns its place.
     pub(crate) fn add_demand(&self) -> usize {
         let mut demands = self.0.background_shares.0.borrow_mut();
         match demands.iter().position(Option::is_none) {
@@ -126,7 +126,7 @@ impl Core {
         }
     }
 
-    /// Sets what the one at `place` asks for, or gives the place up.
+    /// Sets what the owner at `place` asks for, or gives the place up.
     pub(crate) fn set_demand(&self, place: usize, shares: Option<usize>) {
         if let Some(demand) = self.0.background_shares.0.borrow_mut().get_mut(place) {
             assert!(demand.is_some(), "a place that was given up is not used");
@@ -204,7 +204,7 @@ where
             IS_CORE.set(true);
             let run = AssertUnwindSafe(|| executor.run(life(config, main)));
             if catch_unwind(run).is_err() {
-                // The panic hook has aborted already unless somebody replaced it.
+                // The panic hook has aborted already unless it was replaced.
                 std::process::abort();
             }
             IS_CORE.set(false);

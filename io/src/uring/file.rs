@@ -172,8 +172,8 @@ fn open_named(options: OpenOptions, path: &Path) -> io::Result<std::fs::File> {
 
 /// Opens an open file once more, for glommio.
 ///
-/// Reads leave the time of access alone: nobody asks for it, and to keep it is a change of metadata. Only
-/// the owner of a file may have it so; others read all the same.
+/// Reads do not update the time of access (`O_NOATIME`): nothing uses it, and each update writes metadata.
+/// Only the owner of a file may open it so; others open it without the flag.
 async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFile> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let dsync = if options.dsync { libc::O_DSYNC } else { 0 };
@@ -196,14 +196,14 @@ async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFil
     })
 }
 
-/// Lets the executor find out about the device of `file` while it reads a file that has a block.
+/// Lets the executor probe the device of `file` with a file that has a block.
 ///
 /// glommio reads the first file that it opens on a device to learn whether polled I/O works there.
 /// In an empty file that read succeeds at the end of the file without having asked the device, and
 /// every later read of the device fails.
 ///
-/// On a read-only file system no file can be made for that; one that is opened there is read, and has a
-/// block unless nothing is to be read of it.
+/// On a read-only file system no such file can be made. The executor then probes the device with `file`
+/// itself, unless that is shorter than a block.
 async fn probe_device(core: &Core, file: &std::fs::File, path: &Path) -> io::Result<()> {
     let sys::Stat { device, len } = sys::stat(file)?;
     if core.probed_devices().borrow().contains(&device) {

@@ -108,8 +108,8 @@ struct Idle {
 /// Idle blocks of this thread by length in units of [`BLOCK_SIZE`]. Lengths are exact, since the
 /// length of a `DmaBuffer` is what a write sends and can only shrink.
 ///
-/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; nobody else has the
-/// memory of an idle block.
+/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; the memory of an
+/// idle block is not shared.
 struct Pool {
     by_blocks: Vec<Vec<Idle>>,
     bytes: usize,

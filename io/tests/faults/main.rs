@@ -33,7 +33,7 @@ async fn create(path: &str) -> File {
         .unwrap()
 }
 
-/// Makes a durable file of so many blocks of zeros.
+/// Makes a durable file of `blocks` blocks of zeros.
 async fn create_durable(path: &str, blocks: u64) -> File {
     let file = create(path).await;
     for at in 0..blocks {

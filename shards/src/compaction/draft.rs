@@ -6,12 +6,12 @@ use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-/// Where a deletion is no longer needed, a table is rewritten to be rid of it if this fraction of its
-/// entries are deletions; fewer wait for the next merge.
+/// A table whose deletions are no longer needed is rewritten without them if they are at least one entry in
+/// this many; fewer wait for the next merge.
 const USELESS_DELETIONS: u64 = 16;
 
-/// Only tables that are at least this fraction of a full one are moved as they are: a store that is
-/// flushed often would be left with a heap of small ones.
+/// Only tables that have at least this fraction of the full length are moved as they are: a store that is
+/// flushed often would be left with many small ones.
 const MOVABLE: u64 = 8;
 
 /// A table of a level is ended where it would overlap this many full tables of the level below.
@@ -173,8 +173,7 @@ fn cuts(shape: &Shape, level: usize, span: &KeySpan, options: &PickerOptions) ->
     cuts
 }
 
-/// Whether so many of its entries are deletions, all of which could be dropped if nothing older were
-/// left, that the table should not stay as it is.
+/// Whether the table has enough deletions to be rewritten without them once nothing older is left below it.
 fn worth_cleaning(table: &TableShape, options: &PickerOptions) -> bool {
     table.deletions > 0
         && table.deletions.saturating_mul(USELESS_DELETIONS) >= table.entries

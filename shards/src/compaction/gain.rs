@@ -1,4 +1,4 @@
-//! What a merge would do away with, as far as can be told beforehand.
+//! An estimate of what a merge would drop.
 
 use super::draft::PlacedRun;
 use super::mix::WriteMix;
@@ -6,8 +6,8 @@ use super::shape::{Shape, Sum, TableShape};
 use super::task::PickerOptions;
 use std::ops::Add;
 
-/// A merge for the sake of values is cheap up to so many table bytes for each byte of values that the
-/// newer tables refer to.
+/// Table bytes that a merge for the sake of values may rewrite, for each byte of values that the newer tables
+/// refer to.
 const VALUES_PRICE: f64 = 0.02;
 
 /// A cheap merge is due when the newer tables refer to this fraction of the value log: values that they
@@ -23,7 +23,7 @@ const UNKNOWN_VALUES: f64 = 1.0;
 /// What a deletion takes in a table, beside its key.
 const DELETION_BYTES: u64 = 8;
 
-/// What a merge of newer tables with older ones would do away with, in bytes.
+/// What a merge of newer tables with older ones would drop, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Gain {
     pub(super) tables: f64,

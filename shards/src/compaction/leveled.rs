@@ -11,18 +11,18 @@
 //! small in comparison with the values they refer to that it costs next to nothing. When there are too
 //! many runs before it pays, the cheapest merge within level 0 makes room.
 //!
-//! Runs cost reads. When the reads so far have paid for it, having asked so many runs that a merge would
-//! have taken no more time, level 0 is merged into one run. (Who rents skis until the rents add up to
-//! their price, and buys then, pays at most twice what he could have.) A store that is only written to
-//! never does it, one that is only read does it once.
+//! Runs cost reads. When reads have asked so many runs that a merge would have taken no more time, level 0 is
+//! merged into one run. (The ski rental problem: renting until the rents add up to the price, and buying then,
+//! costs at most twice the optimum.) A store that is only written to never does it, one that is only read
+//! does it once.
 
 use super::draft::{self, Draft, PlacedRun};
 use super::gain::{Gain, by_deleting, by_replacing, eager_score, hidden_values};
 use super::shape::{Shape, Sum, TableShape};
 use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
 
-/// Level 0 is merged into the last level when it is this many times as long: it costs no more than
-/// half a rewriting more of what comes in. Only a store that is filled with new keys gets there.
+/// Level 0 is merged into the last level when it is this many times as long: each byte written is then
+/// rewritten at most half a time more. Only a store that is filled with new keys gets there.
 const FILLED: u64 = 2;
 
 /// Level 0 is merged when it is this many times [`PickerOptions::base_bytes`] long, whatever it is merged
@@ -36,11 +36,12 @@ const GARBAGE: f64 = 0.2;
 /// Runs that level 0 may have however many levels there are.
 const FIRST_LEVEL_RUNS_MIN: usize = 4;
 
-/// Tables of a level are moved down in pieces of up to so many full ones.
+/// Tables of a level are moved down in pieces of up to this many full tables.
 const PIECE_TABLES: u64 = 2;
 
 /// What a merge costs, in the time that asking one more run for its filter takes (estimated at 0.3 to 0.6
-/// µs from gets of stores with few and with many runs): so many for an entry, and one for so many bytes.
+/// µs from gets of stores with few and with many runs): this for each entry, and one for each
+/// [`BYTES_PER_SEARCH`].
 const SEARCHES_PER_ENTRY: u64 = 1;
 /// See [`SEARCHES_PER_ENTRY`].
 const BYTES_PER_SEARCH: u64 = 320;
@@ -485,7 +486,7 @@ impl<'a> Leveled<'a> {
         0
     }
 
-    /// What a deeper level adds to `debt` once so many bytes have arrived in it. What it passes on may
+    /// What a deeper level adds to `debt` once `arriving` bytes have arrived in it. What it passes on may
     /// in turn be too much for the next level; that is left out.
     fn level_debt(&self, level: usize, arriving: u64, debt: &mut Debt) {
         let bytes = self.shape.level_bytes(level);

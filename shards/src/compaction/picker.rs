@@ -76,7 +76,7 @@ pub(crate) fn pick(
 pub(crate) fn searches_due(shape: &Shape, policy: Policy, options: &PickerOptions) -> Option<u64> {
     match policy {
         Policy::Leveled => leveled::searches_due(shape, options),
-        // Whoever chose it wants little rewriting.
+        // This policy is chosen for little rewriting.
         Policy::Tiered => None,
     }
 }

@@ -3,8 +3,8 @@
 //! Invariants:
 //! * Runs are ordered newest first: levels in order, and within a level runs in order. Of two versions
 //!   of a key, the newer one is in an earlier run, or both are in the same table.
-//! * The tables of a run are sorted, and no key is in two of them: whoever writes a run ends a table
-//!   between two keys, never between two versions of one.
+//! * The tables of a run are sorted, and no key is in two of them: a writer ends a table between two
+//!   keys, never between two versions of one.
 //! * Under the leveled policy each level but the first is on its way to one run.
 //! * No table is read by two running tasks, and no two write the same keys to the same levels.
 

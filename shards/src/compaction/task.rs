@@ -1,10 +1,10 @@
-//! What a picker goes by, and what it chooses.
+//! What a picker decides from, and what it chooses.
 
 use super::mix::WriteMix;
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
 
-/// What the pickers go by.
+/// What the pickers decide from, beside the shape.
 #[derive(Clone, Debug)]
 pub(crate) struct PickerOptions {
     /// Levels, the one of flushes included.

@@ -1,6 +1,6 @@
 //! Tiered compaction: runs are merged with their neighbours, and only when there are too many of them.
 //!
-//! Levels mean nothing to it: all runs are one sequence, newest first, and a merge leaves its result in
+//! Levels do not matter: all runs are one sequence, newest first, and a merge leaves its result in
 //! the place of the oldest run it took. Space is bounded by merging everything when what is replaced or
 //! deleted, as far as merges have told, comes to as much as the rest.
 

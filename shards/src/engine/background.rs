@@ -20,7 +20,7 @@ pub(super) struct Background {
     pub(super) compaction_is_stuck: Cell<bool>,
     /// The same of collection.
     pub(super) collection_is_stuck: Cell<bool>,
-    /// What was seen last of [`Engine::circumstances`].
+    /// The last result of [`Engine::circumstances`].
     circumstances: Cell<Circumstances>,
     demand: BackgroundDemand,
 }

@@ -141,7 +141,7 @@ impl Engine {
                 tracing::warn!(%shard, %error, "no room to compact or collect");
                 self.pause(DISK_FULL_RETRY).await;
             }
-            // It could not be read; whoever asks for it is told, and nothing is lost by waiting.
+            // It could not be read. Readers of it get the error, and nothing is lost by waiting.
             error if error.is_corrupt() => {
                 tracing::error!(%shard, %error, "compaction or collection met damage");
                 self.pause(DAMAGE_PAUSE).await;

@@ -1,4 +1,4 @@
-//! Damage that was met: remembered, logged once, and handed to whoever can repair it.
+//! Damage that was met: remembered, logged once, and handed to the hook, which can have it repaired.
 //!
 //! Invariant: the list names files of the current version only. A file that a compaction, a collection
 //! or an installed snapshot has replaced takes its damage with it.

@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// Puts a prepared manifest in the place of the old one, durably. Once it is there, a full device is
-    /// waited out: nobody can tell which of the two a crash would leave.
+    /// waited out: it is unknown which of the two a crash would leave.
     ///
     /// # Errors
     /// The old manifest is in effect if the device is full; after anything else the shard is fenced.
@@ -182,8 +182,8 @@ impl Engine {
         then(state);
     }
 
-    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files end without a
-    /// word.
+    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files do not say when
+    /// they end.
     pub(super) fn has_unused(&self) -> bool {
         let state = self.inner.state.borrow();
         let mut obsolete = state.obsolete.iter();

@@ -241,7 +241,7 @@ impl Engine {
                     let stored_key = space.stored_key(&key);
                     let mut newer = None;
                     for version in versions {
-                        // Nobody who comes from now on can see a version that no pin sees now.
+                        // A version that no pin sees now cannot be seen later.
                         let seen =
                             newer.is_none_or(|newer| self.inner.pins.sees(version.at, newer));
                         if seen {

@@ -97,7 +97,7 @@ enum ValueSource {
     Log(ValuePointer),
 }
 
-/// Counts the reads that had to ask several runs, for which merging them may pay. Belongs to one core.
+/// Counts the reads that had to ask several runs: enough of them pay for merging the runs. Belongs to one core.
 #[derive(Default)]
 pub(super) struct Searches {
     count: Cell<u64>,
@@ -119,7 +119,7 @@ impl Searches {
         self.count.set(0);
     }
 
-    /// Counts one; says whether a merge has come to pay by it.
+    /// Counts one; returns whether a merge pays from now on.
     pub(super) fn add(&self) -> bool {
         let count = self.count.get() + 1;
         self.count.set(count);
@@ -310,7 +310,7 @@ impl Engine {
         Ok(place)
     }
 
-    /// Notes that a read has asked so many runs.
+    /// Notes a read that has asked `asked` runs.
     fn note_search(&self, asked: usize) {
         if asked > 1 && self.inner.searches.add() {
             self.inner.background.wake();

@@ -1,4 +1,4 @@
-//! The engine at the pace that the pressure on it allows; see [`crate::pace`].
+//! Paces the engine; see [`crate::pace`].
 
 use super::Engine;
 use crate::compaction::Debt;
@@ -65,8 +65,8 @@ impl Engine {
         }
     }
 
-    /// Waits while flushes lag so far behind that no more may be applied (memory budget), and a
-    /// little while they, compaction or collection lag.
+    /// Waits while flushes lag so far that nothing more may be applied (memory budget), and for a short time
+    /// while flushes, compaction or collection lag.
     ///
     /// # Errors
     /// `Fenced` or `Closed`.

@@ -46,7 +46,7 @@ impl Reclaim {
             .take(corelith_io::now(), FREED_AT_ONCE as u64, rate)
     }
 
-    /// Takes the oldest memtable that nobody reads from, if there are more than `spared` such.
+    /// Takes the oldest memtable that nothing reads from, if there are more than `spared` such.
     pub(super) fn take_unused(&self, spared: usize) -> Option<Leftovers> {
         let retired = &mut *self.retired.borrow_mut();
         let is_unused = |memtable: &Rc<Memtable>| Rc::strong_count(memtable) == 1;
@@ -65,7 +65,7 @@ impl Reclaim {
 }
 
 impl Engine {
-    /// Has a memtable freed that the state no longer has, once nobody reads from it.
+    /// Has a memtable freed that the state no longer has, once nothing reads from it.
     pub(super) fn retire_memtable(&self, memtable: Rc<Memtable>) {
         let reclaim = &self.inner.reclaim;
         reclaim.retired.borrow_mut().push(memtable);

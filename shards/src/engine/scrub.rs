@@ -1,8 +1,8 @@
-//! The scrubber: reads everything that is at rest, over and over, and checks it.
+//! The scrubber: reads everything at rest again and again, and checks it.
 //!
-//! Bytes that nobody reads rot unnoticed, until the last good replica of them is gone. So each shard
-//! has a task that goes over its tables and sealed value segments, at a set rate. It holds the engine
-//! only while it works, and a file only while it checks it.
+//! Bytes that are never read can decay unnoticed until the last good replica of them is gone. So each shard
+//! has a task that reads its tables and sealed value segments at a set rate. It holds the engine only while
+//! it works, and a file only while it checks it.
 //!
 //! A table is checked up to its first damaged block: it has to be replaced as a whole anyway. Of a
 //! value segment every record is checked.

@@ -1,4 +1,4 @@
-//! Noticing that the device is full, and that it no longer is, and what else comes by itself.
+//! Notices that the device is full, or no longer full, and runs what else is periodic.
 
 use super::Engine;
 use crate::capacity::Capacity;

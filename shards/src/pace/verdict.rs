@@ -44,8 +44,8 @@ const FLUSH_LAG_MIN: f64 = 0.02;
 const MOVED_PER_INLINE_BYTE: f64 = 16.0;
 
 /// Bytes that collection may move for each byte that comes in and is kept in the value log. With a
-/// fraction `g` of garbage it takes 2 (1 - g) / g to be rid of as many bytes as come in: 6 where a quarter
-/// is garbage, and less when it lags.
+/// fraction `g` of garbage it takes 2 (1 - g) / g to free as many bytes as come in: 6 where a quarter is
+/// garbage, and less when it lags.
 const MOVED_PER_SEPARATED_BYTE: f64 = 8.0;
 
 /// Bytes a second that a flush writes when nothing comes in.
@@ -143,8 +143,8 @@ pub(crate) enum Writers {
 }
 
 impl Writers {
-    /// Bytes per second of slowed writers beside a `background` that was measured to write so many, 0 if
-    /// that is not known yet.
+    /// Bytes per second of slowed writers. `background` is the measured rate of background writes, 0 if it is
+    /// not known yet.
     pub(crate) fn rate(part: f64, background: u64) -> u64 {
         (background.max(BACKGROUND_BYTES_PER_SECOND_MIN) as f64 * part) as u64
     }
@@ -262,8 +262,8 @@ fn garbage_part(pressure: &Pressure, limits: &PaceLimits) -> f64 {
     }
 }
 
-/// Compaction needs as much as what comes in brings it to do. Any faster it would only make the
-/// foreground wait, until it lags.
+/// Compaction keeps up with the incoming writes. Until it lags, any more speed would only make the foreground
+/// wait.
 fn compaction_rate(incoming: Incoming, compaction_lag: f64, flush_lag: f64) -> Option<u64> {
     if flush_lag > compaction_lag.max(FLUSH_LAG_MIN) {
         return Some(RATE_BEHIND_FLUSH);

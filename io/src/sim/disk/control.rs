@@ -135,7 +135,7 @@ impl SimDisk {
         self.disk().faults.short_rate = rate;
     }
 
-    /// How many of the faults that were asked for by the place have not met their operation yet.
+    /// How many of the faults set for a certain operation have not met it yet.
     pub fn pending_faults(&self) -> usize {
         self.disk().faults.pending()
     }
@@ -146,13 +146,13 @@ impl SimDisk {
         self.disk().faults.set_failing_rate(kind, rate);
     }
 
-    /// Makes all operations so many times slower.
+    /// Makes all operations `factor` times slower.
     pub fn set_slowness(&self, factor: u32) {
         self.note();
         self.disk().faults.slowness = factor;
     }
 
-    /// Lets no operation complete for that long.
+    /// Lets no operation complete for `duration`.
     pub fn stall(&self, duration: Duration) {
         self.note();
         let until = self.world.now().saturating_add(nanos(duration));

@@ -83,7 +83,7 @@ impl SimNet {
         self.world.retransmit(|_, _| true);
     }
 
-    /// Delays what goes from one node to another by so much more.
+    /// Delays traffic from one node to another by `delay` more.
     pub fn clog(&self, from: SimNode, to: SimNode, delay: Duration) {
         self.change(from, to, |link| link.clog = nanos(delay));
     }

@@ -29,7 +29,7 @@ fn tree(policy: Policy) -> Tree {
     tree
 }
 
-/// A tree with so many runs in each level, of random keys.
+/// A tree with these numbers of runs in its levels, of random keys.
 fn grown(policy: Policy, runs: &[usize], random: &mut Random) -> Tree {
     let mut tree = tree(policy);
     for (level, runs) in runs.iter().enumerate().rev() {

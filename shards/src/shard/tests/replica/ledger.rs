@@ -66,7 +66,7 @@ impl Done {
         self.drops += other.drops;
     }
 
-    /// Everything happened at least so often.
+    /// Everything happened at least `least` times.
     pub(in crate::shard::tests) fn assert_at_least(&self, least: u64) {
         let Self {
             flushes,

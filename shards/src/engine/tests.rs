@@ -458,31 +458,24 @@ fn missing_files_are_never_taken_for_an_empty_shard() {
     });
 }
 
+async fn create_empty(dir: &Path, names: [&str; 3]) {
+    for name in names {
+        let options = OpenOptions::new().write().create_new();
+        options.open(&dir.join(name)).await.unwrap();
+    }
+}
+
 #[test]
 fn orphans_and_halves_of_a_creation_are_removed() {
     on_core(|dir| async move {
         // A crash during creation: the marker is there, whatever else is.
         corelith_io::create_dir_all(&dir).await.unwrap();
-        for name in ["CREATING", "MANIFEST.tmp", "000000000007.sst"] {
-            OpenOptions::new()
-                .write()
-                .create_new()
-                .open(&dir.join(name))
-                .await
-                .unwrap();
-        }
+        create_empty(&dir, ["CREATING", "MANIFEST.tmp", "000000000007.sst"]).await;
         let engine = open(&dir, 1 << 20).await.unwrap();
         put(&engine, 1, b"a", b"one");
         engine.close().await.unwrap();
         drop(engine);
-        for name in ["000000000009.sst", "MANIFEST.tmp", "unknown"] {
-            OpenOptions::new()
-                .write()
-                .create_new()
-                .open(&dir.join(name))
-                .await
-                .unwrap();
-        }
+        create_empty(&dir, ["000000000009.sst", "MANIFEST.tmp", "unknown"]).await;
         drop(open(&dir, 1 << 20).await.unwrap());
         let names = corelith_io::list_dir(&dir).await.unwrap();
         let names: Vec<_> = names.into_iter().map(|entry| entry.name).collect();

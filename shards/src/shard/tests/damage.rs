@@ -2,7 +2,7 @@
 //! middle" and "misdirected write and read", for whole shards: what is damaged is named or made no use
 //! of, and never served.
 
-use super::crash::{DIR, LAST, life, source};
+use super::crash::{DIR, LAST, Source, life, source};
 use super::model::Random;
 use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
 use crate::check::check_shard;
@@ -230,6 +230,25 @@ fn what_a_dropped_write_leaves_is_never_served() {
     assert_refused(|disk, part, pass| disk.drop_write(part, pass));
 }
 
+/// Runs a life on `node` for at most `limit`; returns how it ended, if it did.
+fn lived(
+    sim: &Sim,
+    node: SimNode,
+    ledger: &SharedLedger,
+    source: &Rc<Source>,
+    limit: Duration,
+) -> Option<Result<()>> {
+    let ended = Rc::new(RefCell::new(None));
+    let (result, living) = (Rc::clone(&ended), Rc::clone(ledger));
+    let source = Rc::clone(source);
+    sim.start(node, 0, move || async move {
+        let lived = life(living, source).await;
+        *result.borrow_mut() = Some(lived);
+    });
+    sim.run_until(|| ended.borrow().is_some(), limit);
+    ended.take()
+}
+
 /// Whatever a write in the life of a shard does that went wrong unnoticed, is refused or harmless.
 fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
@@ -241,18 +260,10 @@ fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
                 let node = sim.add_node();
                 let ledger = Ledger::new();
                 arm(&sim.disk(node), part, pass);
-                let ended = Rc::new(RefCell::new(None));
-                let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
-                let source = Rc::clone(&source);
-                sim.start(node, 0, move || async move {
-                    let lived = life(living, source).await;
-                    *result.borrow_mut() = Some(lived);
-                });
                 // Background work that meets damage waits.
-                sim.run_until(|| ended.borrow().is_some(), Duration::from_secs(60));
-                let lived = ended.take();
-                let is_whole = matches!(lived, Some(Ok(())));
-                if let Some(Err(error)) = lived {
+                let ended = lived(&sim, node, &ledger, &source, Duration::from_secs(60));
+                let is_whole = matches!(ended, Some(Ok(())));
+                if let Some(Err(error)) = ended {
                     assert!(error.is_corrupt(), "{part} {pass}: {error}");
                 }
                 sim.kill(node);
@@ -289,22 +300,12 @@ fn assert_passing(arm: impl Fn(&SimDisk, &str, u64)) {
                 let ledger = Ledger::new();
                 arm(&sim.disk(node), part, pass);
                 for life_number in 0..3 {
-                    let ended = Rc::new(RefCell::new(None));
-                    let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
-                    let source = Rc::clone(&source);
-                    sim.start(node, 0, move || async move {
-                        let lived = life(living, source).await;
-                        *result.borrow_mut() = Some(lived);
-                    });
-                    assert!(
-                        sim.run_until(|| ended.borrow().is_some(), LIMIT),
-                        "{part} {pass}"
-                    );
+                    let ended = lived(&sim, node, &ledger, &source, LIMIT);
                     sim.kill(node);
-                    match ended.take().unwrap() {
-                        Ok(()) => break,
-                        Err(error) if error.is_corrupt() => detected += 1,
-                        Err(error) => panic!("{part} {pass}: {error}"),
+                    match ended {
+                        Some(Ok(())) => break,
+                        Some(Err(error)) if error.is_corrupt() => detected += 1,
+                        ended => panic!("{part} {pass}: {ended:?}"),
                     }
                     assert!(life_number < 2, "{part} {pass}: it stays");
                 }

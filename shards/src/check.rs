@@ -94,7 +94,7 @@ pub struct Summary {
     pub log_segments: u64,
     /// Entries that the log holds.
     pub log_entries: u64,
-    /// Problems told.
+    /// Problems reported.
     pub problems: u64,
     /// Files that nothing names; a start removes those that are the shard's own.
     pub orphans: Vec<String>,

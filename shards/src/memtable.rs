@@ -3,7 +3,7 @@
 //! Invariants:
 //! * The versions of a key are in descending order of sequence number.
 //! * An overwritten version stays while a pinned sequence number can see it.
-//! * `deletions` and `references` say what the versions that are there say.
+//! * `deletions` and `references` are sums over the versions held.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
 //! * No count falls below zero, and without versions all but the arena's are zero.
 
@@ -142,13 +142,13 @@ impl MemtableContents {
             && references == self.references
     }
 
-    /// Counts a version more.
+    /// Counts one more version.
     fn added(&mut self) {
         self.versions += 1;
         self.other_bytes += ENTRY_BYTES;
     }
 
-    /// Counts what a version that comes says.
+    /// Counts the deletion or reference of a version.
     fn refers(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => self.deletions += 1,
@@ -161,7 +161,7 @@ impl MemtableContents {
         }
     }
 
-    /// Counts it no more.
+    /// Takes the deletion or reference of a version out of the counts.
     fn forgets(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => {

@@ -1,4 +1,4 @@
-//! What the simulator does to those who live in it: each fault, seen from above.
+//! The faults of the simulator, each seen through the crate's interface.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 

@@ -56,7 +56,7 @@ fn mean(bytes: u64, entries: u64) -> f64 {
     bytes as f64 / entries.max(1) as f64
 }
 
-/// What goes because `newer` runs hold later versions of keys in each other and in `next`.
+/// What is dropped because `newer` runs hold later versions of keys of each other and of `next`.
 pub(super) fn by_replacing(newer: &[PlacedRun<'_>], next: Sum, options: &PickerOptions) -> Gain {
     let sums = newer.iter().map(|placed| Sum::of(&placed.run.tables));
     let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
@@ -79,7 +79,7 @@ pub(super) fn by_replacing(newer: &[PlacedRun<'_>], next: Sum, options: &PickerO
     .checked()
 }
 
-/// What goes because of deletions in `newer`, which `next` is merged with. What they hide is in
+/// What is dropped because of deletions in `newer`, which is merged with `next`. What they hide is in
 /// `below`, that is `next` and everything older in the same range, or, if `newer` is of several runs,
 /// in these.
 pub(super) fn by_deleting<'a>(

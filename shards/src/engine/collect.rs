@@ -1,8 +1,8 @@
-//! Collecting the value log.
+//! Collects the value log.
 //!
-//! What is garbage is known exactly: the bytes of a segment less those that the tables refer to. Only
-//! segments whose entries the log has purged count, since of the others the log, or a memtable, may
-//! refer to records that no table does. A collection never writes to the index: a record that is live
+//! Garbage is known exactly: the bytes of a segment minus those that the tables refer to. Only segments
+//! whose entries the log has purged count: the log, or a memtable, may refer to records of the others that
+//! no table refers to. A collection never writes to the index: a record that is live
 //! is one that a table refers to, and it keeps its segment and slot.
 //!
 //! Invariants:

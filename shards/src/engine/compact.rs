@@ -1,4 +1,4 @@
-//! Running compactions: a few at a time, so that merges of small runs go on beside a long one.
+//! Runs compactions: a few at a time, so that merges of small runs go on beside a long one.
 //!
 //! A compaction reads tables that no longer change and writes others; nothing else waits for it. One
 //! manifest edit puts the new ones in the place of the old ones. The task gives way to the foreground

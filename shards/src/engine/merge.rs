@@ -1,4 +1,4 @@
-//! Going over memtables and tables at once, in key order, as of a sequence number.
+//! Merges memtables and tables in key order, as of a sequence number.
 
 use super::ReadView;
 use crate::error::Result;

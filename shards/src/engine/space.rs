@@ -49,7 +49,7 @@ impl Engine {
         }
     }
 
-    /// Whether something waits for space that makes room, or was accepted.
+    /// Whether work that makes room, or an accepted write, waits for space.
     fn is_stuck(&self) -> bool {
         let inner = &self.inner;
         let background = &inner.background;

@@ -224,7 +224,7 @@ fn how_long_a_value_is_is_known_before_it_is_read() {
         let Lookup::Unknown(search) = engine.look_up(b"a") else {
             panic!("no table is in the cache");
         };
-        // The search goes on from the moment of the lookup, whatever comes then.
+        // The search continues from the moment of the lookup, even if the state changes.
         put(&engine, 3, b"a", b"later");
         engine.checkpoint().await.unwrap();
         let Sought::Stored(stored) = engine.search(b"a", search).await.unwrap() else {
@@ -312,7 +312,7 @@ fn a_scan_in_pages_sees_one_state() {
         }
         assert_eq!(seen, (1..=20).collect::<Vec<u8>>());
         drop(pin);
-        // Nothing has been dropped yet; an overwritten version that nobody has pinned is.
+        // Nothing has been dropped yet; an overwritten version that is not pinned is.
         let old = engine
             .scan(&range(b"", b""), Some(LogIndex(20)), 9, 9)
             .await;
@@ -468,7 +468,7 @@ async fn create_empty(dir: &Path, names: [&str; 3]) {
 #[test]
 fn orphans_and_halves_of_a_creation_are_removed() {
     on_core(|dir| async move {
-        // A crash during creation: the marker is there, whatever else is.
+        // A crash during creation: the marker is there, and other files may be.
         corelith_io::create_dir_all(&dir).await.unwrap();
         create_empty(&dir, ["CREATING", "MANIFEST.tmp", "000000000007.sst"]).await;
         let engine = open(&dir, 1 << 20).await.unwrap();

@@ -143,7 +143,7 @@ impl Table {
         &self.meta
     }
 
-    /// Whose it says it is.
+    /// The owner that its header names.
     pub(crate) fn owner(&self) -> Owner {
         self.header.owner
     }

@@ -164,7 +164,7 @@ impl Net {
     }
 }
 
-/// What came of an attempt to connect.
+/// The outcome of an attempt to connect.
 pub(in super::super) enum Attempt {
     Connected(u64),
     /// No answer: try again later.

@@ -1,4 +1,4 @@
-//! From whatever shape, with tasks running beside each other and memtables flushed between.
+//! Random shapes, with tasks running beside each other and memtables flushed between them.
 
 use super::model::{Random, Record, Sizes, Tree};
 use crate::compaction::{PickerOptions, Policy};

@@ -1,6 +1,6 @@
 //! The exam scenarios "damaged sstable block, value-log record", "damaged manifest", "log damaged in the
-//! middle" and "misdirected write and read", for whole shards: what is damaged is named or made no use
-//! of, and never served.
+//! middle" and "misdirected write and read", for whole shards: damage is named or does not matter, and is
+//! never served.
 
 use super::crash::{DIR, LAST, Source, life, source};
 use super::model::Random;
@@ -44,8 +44,8 @@ fn fill(sim: &Sim, node: SimNode, seed: u64) -> SharedLedger {
     ledger
 }
 
-/// Whichever segment of the value log is gone, a shard whose tables refer to it does not open: its values would
-/// be missed one by one, and its id given to another file. The manifest does not name the one that was in use.
+/// A shard whose tables refer to a missing segment of the value log does not open: its values would be missed
+/// one by one, and its id given to another file. The manifest does not name the segment that was in use.
 #[test]
 fn a_missing_value_segment_is_found_at_once() {
     let mut refused = 0;
@@ -213,8 +213,8 @@ fn a_damaged_manifest_never_opens() {
 /// What a file of the shard is called, in part.
 const PARTS: [&str; 4] = [".sst", ".vlog", ".log", "MANIFEST"];
 
-/// A write that goes elsewhere in its file damages two places; whatever the shard reads of them is
-/// refused, now or after a restart.
+/// A write that goes elsewhere in its file damages two places; what the shard reads of them is refused,
+/// now or after a restart.
 #[test]
 fn a_misdirected_write_is_never_served() {
     assert_refused(|disk, part, pass| disk.misdirect(IoKind::Write, part, pass));
@@ -249,7 +249,7 @@ fn lived(
     ended.take()
 }
 
-/// Whatever a write in the life of a shard does that went wrong unnoticed, is refused or harmless.
+/// What a write leaves that went wrong unnoticed is refused or harmless.
 fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
@@ -357,7 +357,7 @@ fn damage_value(sim: &Sim, node: SimNode, value: &Bytes) {
 }
 
 /// A damaged value that the log still refers to keeps no shard from opening if a checkpoint covers its
-/// entry. Whoever reads it is told, and everything else is there.
+/// entry. A read of it gives the error, and everything else is there.
 #[test]
 fn a_damaged_value_that_a_checkpoint_covers_is_not_needed_to_open() {
     for seed in seeds() {

@@ -1,6 +1,6 @@
 //! Buffers for direct I/O.
 
-use crate::uring::memory::{self, Block, Read};
+use crate::uring::memory::{self, DmaBlock, DmaRead};
 use std::ops::{Deref, DerefMut};
 
 /// The unit of direct I/O: offsets and lengths of writes are multiples of it.
@@ -16,8 +16,8 @@ pub struct Buf {
 
 enum Memory {
     None,
-    Block(Block),
-    Read(Read),
+    Block(DmaBlock),
+    Read(DmaRead),
 }
 
 impl Buf {
@@ -26,7 +26,7 @@ impl Buf {
     pub fn alloc(len: usize) -> Self {
         let memory = match len {
             0 => Memory::None,
-            len => Memory::Block(Block::take(len.next_multiple_of(BLOCK_SIZE))),
+            len => Memory::Block(DmaBlock::take(len.next_multiple_of(BLOCK_SIZE))),
         };
         #[cfg_attr(
             not(feature = "sim"),
@@ -49,7 +49,7 @@ impl Buf {
         buf
     }
 
-    pub(crate) fn from_read(read: Read) -> Self {
+    pub(crate) fn from_read(read: DmaRead) -> Self {
         Self {
             len: read.bytes().len(),
             memory: Memory::Read(read),
@@ -73,7 +73,7 @@ impl Buf {
     }
 
     /// The bytes as a block that a write can own: exactly as long, a multiple of [`BLOCK_SIZE`].
-    pub(crate) fn into_block(self) -> Block {
+    pub(crate) fn into_block(self) -> DmaBlock {
         let len = self.len;
         assert!(
             len > 0 && len.is_multiple_of(BLOCK_SIZE),
@@ -86,7 +86,7 @@ impl Buf {
             }
             memory => {
                 let bytes = memory.bytes().get(..len).unwrap_or_default();
-                Block::copy_of(bytes)
+                DmaBlock::copy_of(bytes)
             }
         };
         assert_eq!(block.bytes().len(), len, "a write has the buffer's length");
@@ -121,7 +121,7 @@ impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // What a read returned is shared with the executor's statistics and never written in place.
         if let Memory::Read(read) = &self.memory {
-            self.memory = Memory::Block(Block::copy_of(read.bytes()));
+            self.memory = Memory::Block(DmaBlock::copy_of(read.bytes()));
         }
         match &mut self.memory {
             Memory::Block(block) => block

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 /// Longer buffers are freed instead of recycled.
 pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
-/// Idle bytes kept for recycling per core: as much as a value log may have staged, so that a burst does
-/// not end in giving back what the next one needs.
+/// Idle bytes kept for recycling per core: as much as a value log may have staged, so that memory of one burst
+/// is there for the next.
 pub(crate) const RECYCLED_BYTES_MAX: usize = 40 << 20;
 const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
 const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
@@ -43,14 +43,14 @@ pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 /// The pause after each of these rounds, in which the tasks get their turn.
 pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
-/// The first timer of a core's guard while the core is at work: with one after 2 ms a put alone took a tenth
+/// The first timer of a core's guard while the core is busy: with one after 2 ms a single put took a tenth
 /// longer ...
 pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// ... and when it has had nothing to do for about as long.
+/// ... and while it is idle.
 pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(40);
 const _: () = assert!(GUARD_PAUSE_MIN.as_nanos() <= GUARD_PAUSE_MAX.as_nanos());
-/// When the timers of a guard fire, in milliseconds after the first: with later ones after 40
-/// and 160 ms a core was seen to sleep for 160 ms, so what they are for happens several times in a row.
+/// When the timers of a guard fire, in milliseconds after the first. With the later ones at 40 and 160 ms a
+/// core once slept for 160 ms, so the sleep that they end happens several times in a row.
 pub(crate) const GUARD_TIMERS_MILLIS: [u64; 8] = [0, 1, 2, 3, 5, 10, 30, 150];
 
 /// The watchdog asks a core this many times per limit.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Uses its core when it goes, as guards that measure something do.
+/// Uses its core when it is dropped, as guards that measure something do.
 struct Clocked;
 
 impl Drop for Clocked {

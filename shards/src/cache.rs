@@ -26,13 +26,14 @@ const ENTRY_BYTES: usize = 160;
 /// A typical block; from it follows how many ghosts are kept.
 const BLOCK_BYTES_TYPICAL: usize = 6 << 10;
 
-/// One block must not push out most others: none may take more than this part of the budget.
+/// No block may take more than this part of the budget, so that none evicts most others.
 const BLOCK_SHARE_MAX: usize = 8;
 
 /// The number of a file and the offset of a block in it.
 type Place = (u64, u64);
 
-/// Hashes a place, whose numbers nobody outside chooses, and alike in every run.
+/// Hashes a place. Its numbers are not chosen by clients, so the hash needs no secret and is the same in every
+/// run.
 #[derive(Default)]
 struct PlaceHasher(u64);
 
@@ -82,7 +83,7 @@ pub struct CacheCounters {
     pub bytes: u64,
 }
 
-struct Inner {
+struct CacheInner {
     blocks: RefCell<Blocks>,
     budget_bytes: usize,
     next_file: Cell<u64>,
@@ -92,7 +93,7 @@ struct Inner {
 /// The block cache of one core, which all its shards share; clones share it.
 #[derive(Clone)]
 pub struct BlockCache {
-    inner: Rc<Inner>,
+    inner: Rc<CacheInner>,
 }
 
 impl std::fmt::Debug for BlockCache {
@@ -113,7 +114,7 @@ impl BlockCache {
             DefaultLifecycle::default(),
         );
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(CacheInner {
                 blocks: RefCell::new(blocks),
                 budget_bytes,
                 next_file: Cell::new(0),

@@ -1,4 +1,4 @@
-//! How far the state has come: the last applied entry and the last membership record. It is stored
+//! How far the state has advanced: the last applied entry and the last membership record. It is stored
 //! in the manifest and in the head of a snapshot.
 //!
 //! Invariant: the membership record is of an entry at or before the last applied one.

@@ -17,7 +17,7 @@ mod format;
 mod tests;
 
 use crate::checkpoint::Checkpoint;
-use crate::compaction::{Policy, Task};
+use crate::compaction::{CompactionTask, Policy};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
@@ -50,13 +50,13 @@ pub(crate) struct Manifest {
     /// The last entry of the last installed snapshot: the log may end before it.
     pub(crate) installed: Option<LogId>,
     /// By level, then by run from the newest on, then by key.
-    pub(crate) tables: Vec<Placed>,
+    pub(crate) tables: Vec<PlacedTable>,
     /// The full segments of the value log, by number.
     pub(crate) segments: Vec<SegmentMeta>,
 }
 
 /// Whether levels, runs and the tables of runs stand as they must.
-fn is_in_order(tables: &[Placed]) -> bool {
+fn is_in_order(tables: &[PlacedTable]) -> bool {
     let pairs = tables.iter().zip(tables.iter().skip(1));
     let mut fine = pairs.map(|(before, after)| {
         before.level < after.level
@@ -68,7 +68,7 @@ fn is_in_order(tables: &[Placed]) -> bool {
 
 /// A table and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Placed {
+pub(crate) struct PlacedTable {
     pub(crate) level: u8,
     pub(crate) run: RunId,
     pub(crate) meta: TableMeta,
@@ -109,7 +109,7 @@ impl Manifest {
         let Some(run) = tables.first().map(|table| RunId(table.id.0)) else {
             return;
         };
-        let placed = tables.into_iter().map(|meta| Placed {
+        let placed = tables.into_iter().map(|meta| PlacedTable {
             level: 0,
             run,
             meta,
@@ -122,13 +122,13 @@ impl Manifest {
 
     /// Replaces the inputs of a compaction by what it wrote, or moves them if it wrote nothing; `false`
     /// if they are no longer there.
-    pub(crate) fn apply(&mut self, task: &Task, written: Option<Vec<TableMeta>>) -> bool {
+    pub(crate) fn apply(&mut self, task: &CompactionTask, written: Option<Vec<TableMeta>>) -> bool {
         let inputs: BTreeSet<TableId> = task
             .inputs
             .iter()
             .flat_map(|input| input.tables.iter().copied())
             .collect();
-        let is_input = |placed: &Placed| inputs.contains(&placed.meta.id);
+        let is_input = |placed: &PlacedTable| inputs.contains(&placed.meta.id);
         let taken = self.tables.iter().filter(|placed| is_input(placed));
         let taken: Vec<TableMeta> = taken.map(|placed| placed.meta.clone()).collect();
         let Some(level) = u8::try_from(task.output.level)
@@ -144,13 +144,13 @@ impl Manifest {
         );
         let metas = written.unwrap_or(taken);
         // The run that the result becomes part of, and how many tables stand before it.
-        let in_level = |placed: &&Placed| placed.level == level;
+        let in_level = |placed: &&PlacedTable| placed.level == level;
         let mut runs = self.tables.iter().filter(in_level).map(|placed| placed.run);
         let run = match task.output.run.map(RunId) {
             Some(run) if runs.clone().any(|other| other == run) => Some(run),
             _ => runs.next(),
         };
-        let begins = |placed: &Placed| match run {
+        let begins = |placed: &PlacedTable| match run {
             Some(run) => placed.level == level && placed.run == run,
             None => placed.level > level,
         };
@@ -162,10 +162,14 @@ impl Manifest {
             return true;
         };
         let rest = std::mem::take(&mut self.tables).into_iter();
-        let (mut whole, stay): (Vec<Placed>, Vec<Placed>) = rest
+        let (mut whole, stay): (Vec<PlacedTable>, Vec<PlacedTable>) = rest
             .filter(|placed| !is_input(placed))
             .partition(|placed| placed.level == level && placed.run == run);
-        whole.extend(metas.into_iter().map(|meta| Placed { level, run, meta }));
+        whole.extend(
+            metas
+                .into_iter()
+                .map(|meta| PlacedTable { level, run, meta }),
+        );
         whole.sort_by(|left, right| left.meta.first_key.cmp(&right.meta.first_key));
         self.tables = stay;
         self.tables.splice(place..place, whole);

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * The versions of a key are in descending order of sequence number.
 //! * An overwritten version stays while a pinned sequence number can see it.
-//! * `deletions` and `references` say what the versions that are there say.
+//! * `deletions` and `references` are sums over the versions held.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
 //! * No count falls below zero, and without versions all but the arena's are zero.
 
@@ -21,7 +21,7 @@ use crate::limits::{ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN};
 use crate::pins::Pins;
 use crate::vlog::record_bytes;
 use bytes::Bytes;
-use key::Key;
+use key::MapKey;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, IntoIter};
@@ -32,7 +32,7 @@ const ENTRY_BYTES: usize = 148;
 
 /// A value, where it is, or its absence, as of a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct KeyVersion {
     /// Log index of the write.
     pub(crate) at: LogIndex,
     pub(crate) value: Value,
@@ -40,17 +40,17 @@ pub(crate) struct Version {
 
 /// The versions of one key.
 struct Chain {
-    newest: Version,
+    newest: KeyVersion,
     /// Those that a pinned sequence number can see, newest first. Nearly always absent.
     #[expect(
         clippy::box_collection,
         reason = "8 bytes instead of 24 in every entry"
     )]
-    older: Option<Box<Vec<Version>>>,
+    older: Option<Box<Vec<KeyVersion>>>,
 }
 
 impl Chain {
-    fn new(newest: Version) -> Self {
+    fn new(newest: KeyVersion) -> Self {
         Self {
             newest,
             older: None,
@@ -58,7 +58,7 @@ impl Chain {
     }
 
     /// The version that a read at `at` sees.
-    fn visible(&self, at: LogIndex) -> Option<&Version> {
+    fn visible(&self, at: LogIndex) -> Option<&KeyVersion> {
         if self.newest.at <= at {
             return Some(&self.newest);
         }
@@ -66,16 +66,16 @@ impl Chain {
     }
 
     /// All versions, newest first.
-    fn versions(&self) -> impl Iterator<Item = &Version> {
+    fn versions(&self) -> impl Iterator<Item = &KeyVersion> {
         let older = self.older.iter().flat_map(|older| older.iter());
         std::iter::once(&self.newest).chain(older)
     }
 }
 
-struct Contents {
-    user: BTreeMap<Key, Chain>,
-    session: BTreeMap<Key, Chain>,
-    system: BTreeMap<Key, Chain>,
+struct MemtableContents {
+    user: BTreeMap<MapKey, Chain>,
+    session: BTreeMap<MapKey, Chain>,
+    system: BTreeMap<MapKey, Chain>,
     arena: Arena,
     /// Memory besides the arena's.
     other_bytes: usize,
@@ -88,7 +88,7 @@ struct Contents {
     separated_bytes: u64,
 }
 
-impl Default for Contents {
+impl Default for MemtableContents {
     fn default() -> Self {
         Self {
             user: BTreeMap::new(),
@@ -104,8 +104,8 @@ impl Default for Contents {
     }
 }
 
-impl Contents {
-    fn space(&self, space: Space) -> &BTreeMap<Key, Chain> {
+impl MemtableContents {
+    fn space(&self, space: Space) -> &BTreeMap<MapKey, Chain> {
         match space {
             Space::User => &self.user,
             Space::Session => &self.session,
@@ -142,13 +142,13 @@ impl Contents {
             && references == self.references
     }
 
-    /// Counts a version more.
+    /// Counts one more version.
     fn added(&mut self) {
         self.versions += 1;
         self.other_bytes += ENTRY_BYTES;
     }
 
-    /// Counts what a version that comes says.
+    /// Counts the deletion or reference of a version.
     fn refers(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => self.deletions += 1,
@@ -161,7 +161,7 @@ impl Contents {
         }
     }
 
-    /// Counts it no more.
+    /// Takes the deletion or reference of a version out of the counts.
     fn forgets(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => {
@@ -187,7 +187,7 @@ impl Contents {
 /// A memtable. Belongs to one core; shared by the engine and the reads that go over it.
 #[derive(Default)]
 pub(crate) struct Memtable {
-    contents: RefCell<Contents>,
+    contents: RefCell<MemtableContents>,
 }
 
 impl Memtable {
@@ -241,13 +241,13 @@ impl Memtable {
             value => value,
         };
         contents.refers(key.len(), &value);
-        let newest = Version { at, value };
+        let newest = KeyVersion { at, value };
         let map = match space {
             Space::User => &mut contents.user,
             Space::Session => &mut contents.session,
             Space::System => &mut contents.system,
         };
-        let present = match Key::short(key) {
+        let present = match MapKey::short(key) {
             Some(key) => match map.entry(key) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
@@ -260,7 +260,7 @@ impl Memtable {
             None => match map.get_mut(key) {
                 Some(chain) => chain,
                 None => {
-                    let key = Key::Long(contents.arena.copy(key));
+                    let key = MapKey::Long(contents.arena.copy(key));
                     map.insert(key, Chain::new(newest));
                     contents.added();
                     return false;
@@ -289,7 +289,7 @@ impl Memtable {
     }
 
     /// The version of `key` that a read at `at` sees.
-    pub(crate) fn get(&self, space: Space, key: &[u8], at: LogIndex) -> Option<Version> {
+    pub(crate) fn get(&self, space: Space, key: &[u8], at: LogIndex) -> Option<KeyVersion> {
         let contents = self.contents.borrow();
         contents.space(space).get(key)?.visible(at).cloned()
     }
@@ -301,7 +301,7 @@ impl Memtable {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         at: LogIndex,
         count: usize,
-    ) -> Vec<(Bytes, Version)> {
+    ) -> Vec<(Bytes, KeyVersion)> {
         let contents = self.contents.borrow();
         contents
             .space(space)
@@ -317,7 +317,7 @@ impl Memtable {
         space: Space,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         count: usize,
-    ) -> Vec<(Bytes, Vec<Version>)> {
+    ) -> Vec<(Bytes, Vec<KeyVersion>)> {
         let contents = self.contents.borrow();
         contents
             .space(space)
@@ -341,7 +341,7 @@ impl Memtable {
 
 /// The entries of a memtable out of use.
 pub(crate) struct Leftovers {
-    entries: [IntoIter<Key, Chain>; 3],
+    entries: [IntoIter<MapKey, Chain>; 3],
     /// Some keys are in it.
     _arena: Arena,
 }

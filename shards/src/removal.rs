@@ -7,7 +7,7 @@
 //! Invariant: `held` is the sum over the files without a name, the one being shortened included.
 
 use crate::limits::REMOVAL_HELD_BYTES_MAX;
-use crate::pace::{Bucket, Limits, Pressure, STEPS, judge};
+use crate::pace::{Bucket, PaceLimits, Pressure, STEPS, judge};
 use corelith_io::{ErrorKind, File, OpenOptions, Result, spawn_background};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,10 +21,10 @@ const SHORT_FRACTION: u64 = 16;
 /// See the module. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Removals {
-    inner: Rc<Inner>,
+    inner: Rc<RemovalsInner>,
 }
 
-struct Inner {
+struct RemovalsInner {
     step_bytes: u64,
     nameless: RefCell<VecDeque<Nameless>>,
     /// What all of them hold, one being shortened included.
@@ -52,7 +52,7 @@ impl Removals {
                 removals,
                 ..Pressure::default()
             };
-            judge(&pressure, &Limits::default()).removal
+            judge(&pressure, &PaceLimits::default()).removal
         })
     }
 
@@ -60,7 +60,7 @@ impl Removals {
     /// be held back that is.
     pub(crate) fn with_rate(step_bytes: u64, rate: impl Fn(f64) -> Option<u64> + 'static) -> Self {
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(RemovalsInner {
                 step_bytes: step_bytes.max(1),
                 nameless: RefCell::default(),
                 held: Cell::new(0),
@@ -127,7 +127,7 @@ impl Removals {
     }
 }
 
-impl Inner {
+impl RemovalsInner {
     fn pop(&self) -> Option<Nameless> {
         self.nameless.borrow_mut().pop_front()
     }
@@ -160,7 +160,7 @@ async fn hold(path: &Path) -> Result<Nameless> {
 }
 
 /// Gives back the next bytes and returns how long to wait before those after them, if there are any.
-async fn step(weak: &Weak<Inner>) -> Option<Duration> {
+async fn step(weak: &Weak<RemovalsInner>) -> Option<Duration> {
     let inner = weak.upgrade()?;
     let Some(nameless) = inner.pop() else {
         assert_eq!(

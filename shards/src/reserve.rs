@@ -1,9 +1,9 @@
-//! Space held back on the device, so that what makes room still works when it is full.
+//! Space held back on a device, so that work that makes room still runs when the device is full.
 //!
-//! The reserve is a file that holds nothing but its space. New values are refused as soon as a segment
-//! cannot be prepared for them. When something that makes room cannot go on either, the file goes, and
-//! flushes, compactions, collections and the log use its space. New values are refused until the whole
-//! reserve could be taken again, so they never use it up.
+//! The reserve is a file without content. New values are refused as soon as a segment cannot be prepared for
+//! them. When work that makes room cannot go on either, the file is removed, and flushes, compactions,
+//! collections and the log use its space. New values are refused until the whole reserve is taken again, so
+//! they never use it up.
 
 use crate::directory::Directory;
 use crate::error::Result;

@@ -82,7 +82,7 @@ impl std::fmt::Debug for Recorded {
 type Slot = usize;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Session {
+struct SessionState {
     id: u64,
     /// Log index of the last entry that used it.
     last_used: LogIndex,
@@ -102,7 +102,7 @@ struct Session {
 #[derive(Debug, Default)]
 pub struct SessionTable {
     by_id: BTreeMap<u64, Slot>,
-    slots: Vec<Option<Session>>,
+    slots: Vec<Option<SessionState>>,
     free: Vec<Slot>,
     oldest: Option<Slot>,
     newest: Option<Slot>,
@@ -136,7 +136,7 @@ impl SessionTable {
         if self.len() >= SESSIONS_MAX {
             self.expire_oldest();
         }
-        let slot = self.insert(Session {
+        let slot = self.insert(SessionState {
             id: at.0,
             last_used: at,
             floor: 1,
@@ -265,7 +265,7 @@ impl SessionTable {
     }
 
     /// Puts a session in as the one used last.
-    fn insert(&mut self, session: Session) -> Slot {
+    fn insert(&mut self, session: SessionState) -> Slot {
         let id = session.id;
         self.results += session.window.len();
         let slot = match self.free.pop() {
@@ -299,7 +299,7 @@ impl SessionTable {
         }
     }
 
-    fn slot_mut(&mut self, slot: Slot) -> Option<&mut Session> {
+    fn slot_mut(&mut self, slot: Slot) -> Option<&mut SessionState> {
         self.slots.get_mut(slot)?.as_mut()
     }
 

@@ -10,7 +10,7 @@ use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
-use crate::pace::Limits;
+use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -45,7 +45,7 @@ pub struct ShardOptions {
     /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
     /// another replica for the data.
     pub on_damage: Option<DamageHook>,
-    /// Files out of use are given back to the file system in steps of so many bytes; see
+    /// Files out of use are given back to the file system in steps of this many bytes; see
     /// [`removal`](crate::removal).
     pub removal_step_bytes: u64,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
@@ -98,7 +98,7 @@ impl Shard {
         Self::open_tuned(
             dir,
             options,
-            compaction::Options::default(),
+            compaction::PickerOptions::default(),
             Capacity::default(),
         )
         .await
@@ -108,7 +108,7 @@ impl Shard {
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
-        compaction: compaction::Options,
+        compaction: compaction::PickerOptions,
         capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
@@ -157,7 +157,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                limits: Limits::default(),
+                limits: PaceLimits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
@@ -186,8 +186,8 @@ impl Shard {
         Ok(Self { log, engine })
     }
 
-    /// Says that the shard will be closed: whoever waits for room in memory or on the device gets
-    /// `Closed` from now on, so that a full device does not keep anybody from ending.
+    /// Says that the shard will be closed: waits for room in memory or on the device end with `Closed` from
+    /// now on, so that a full device does not keep a task from ending.
     pub fn begin_stop(&self) {
         self.log.begin_stop();
         self.engine.begin_stop();

@@ -18,7 +18,7 @@ mod names;
 mod race;
 
 use crate::fs::Space;
-pub(super) use faults::{Faults, IoKind, Verdict};
+pub(super) use faults::{Faults, IoKind, IoVerdict};
 use inode::{Inode, Loss, PAGE, SyncSet};
 use names::{Id, Names};
 
@@ -26,7 +26,7 @@ use super::config::SimConfig;
 use super::world::Rng;
 use crate::buf::Buf;
 use crate::file::OpenOptions;
-use crate::fs::Entry;
+use crate::fs::DirEntry;
 use crate::sync::oneshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,7 +35,7 @@ use std::rc::Rc;
 
 /// An open file. It dies with the process that opened it (`epoch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Handle {
+pub(super) struct FileHandle {
     file: Id,
     epoch: u64,
 }
@@ -43,25 +43,25 @@ pub(super) struct Handle {
 /// An operation as submitted.
 pub(super) enum Op {
     Read {
-        handle: Handle,
+        handle: FileHandle,
         offset: u64,
         len: usize,
     },
     Write {
-        handle: Handle,
+        handle: FileHandle,
         offset: u64,
         data: Buf,
         durable: bool,
     },
     Sync {
-        handle: Handle,
+        handle: FileHandle,
     },
     SetLen {
-        handle: Handle,
+        handle: FileHandle,
         len: u64,
     },
     Allocate {
-        handle: Handle,
+        handle: FileHandle,
         len: u64,
     },
     Open {
@@ -94,7 +94,7 @@ pub(super) enum Op {
 
 impl Op {
     /// The file or the path that it is about.
-    fn target(&self) -> Result<Handle, &Path> {
+    fn target(&self) -> Result<FileHandle, &Path> {
         match self {
             Self::Read { handle, .. }
             | Self::Write { handle, .. }
@@ -114,24 +114,24 @@ impl Op {
 }
 
 /// What an operation returns.
-pub(super) enum Output {
+pub(super) enum OpOutput {
     Unit,
     Data(Buf),
     /// How much of a write was done, and its buffer if that is not all.
     Written(usize, Option<Buf>),
-    Handle(Handle),
-    Entries(Vec<Entry>),
+    Handle(FileHandle),
+    Entries(Vec<DirEntry>),
 }
 
 /// What an operation in flight will do.
-struct InFlight {
+struct OpInFlight {
     op: Op,
     sync: Option<SyncSet>,
     latest_change: u64,
-    verdict: Verdict,
+    verdict: IoVerdict,
     /// Of a read: see `race`.
     sampled: race::Sampled,
-    done: oneshot::Sender<io::Result<Output>>,
+    done: oneshot::Sender<io::Result<OpOutput>>,
 }
 
 pub(crate) struct Disk {
@@ -139,7 +139,7 @@ pub(crate) struct Disk {
     inodes: BTreeMap<Id, Inode>,
     open: BTreeMap<Id, u32>,
     locks: BTreeSet<PathBuf>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: BTreeMap<u64, OpInFlight>,
     submitted: u64,
     epoch: u64,
     used_bytes: u64,
@@ -221,21 +221,21 @@ impl Disk {
         }
     }
 
-    fn has_open(&self, handle: Handle) -> bool {
+    fn has_open(&self, handle: FileHandle) -> bool {
         handle.epoch == self.epoch && self.open.contains_key(&handle.file)
     }
 
-    fn path(&self, handle: Handle) -> String {
+    fn path(&self, handle: FileHandle) -> String {
         self.inodes
             .get(&handle.file)
             .map_or_else(String::new, |inode| inode.path.clone())
     }
 
-    pub(super) fn file_len(&self, handle: Handle) -> u64 {
+    pub(super) fn file_len(&self, handle: FileHandle) -> u64 {
         self.inodes.get(&handle.file).map_or(0, Inode::len)
     }
 
-    pub(super) fn close(&mut self, handle: Handle) {
+    pub(super) fn close(&mut self, handle: FileHandle) {
         if handle.epoch != self.epoch {
             return;
         }
@@ -268,8 +268,8 @@ impl Disk {
     pub(super) fn submit(
         &mut self,
         op: Op,
-        verdict: Verdict,
-        done: oneshot::Sender<io::Result<Output>>,
+        verdict: IoVerdict,
+        done: oneshot::Sender<io::Result<OpOutput>>,
     ) -> u64 {
         if let Ok(handle) = op.target() {
             assert!(self.has_open(handle), "operations are on open files");
@@ -280,7 +280,7 @@ impl Disk {
             _ => None,
         };
         let latest_change = self.names.latest_change();
-        let in_flight = InFlight {
+        let in_flight = OpInFlight {
             op,
             sync,
             latest_change,
@@ -308,8 +308,8 @@ impl Disk {
         self.sweep(false);
     }
 
-    /// Frees files that no name leads to and nobody has open. It looks at all files, so it waits
-    /// until a good part of them may be garbage.
+    /// Frees files that have no name and are not open. It walks over all files, so it waits until many of
+    /// them may be garbage.
     fn sweep(&mut self, now: bool) {
         if self.removals < 64 + self.inodes.len() / 4 && !now {
             return;

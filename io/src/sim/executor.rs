@@ -7,7 +7,7 @@
 //! * No task of a process that has ended is polled.
 //! * True time never goes back.
 
-use super::world::{Core, Step, World, number};
+use super::world::{Core, TraceStep, World, number};
 use crate::world;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub(super) type EventKey = (u64, u64);
 
 type Action = dyn FnOnce(&Rc<World>);
 
-pub(super) enum Event {
+pub(super) enum SimEvent {
     Wake(Waker),
     Call(Box<Action>),
 }
@@ -42,7 +42,7 @@ pub(super) struct Executor {
     /// Tasks of background queues; they run when the others leave room.
     ready_background: RefCell<Vec<TaskId>>,
     slots: RefCell<TaskSlots>,
-    events: RefCell<BTreeMap<EventKey, Event>>,
+    events: RefCell<BTreeMap<EventKey, SimEvent>>,
     event_count: Cell<u64>,
     polling: Cell<bool>,
     /// A process has ended whose tasks have not been dropped yet.
@@ -60,10 +60,10 @@ struct TaskSlot {
     generation: u32,
     aborted: bool,
     /// Absent while it is polled.
-    task: Option<Task>,
+    task: Option<SpawnedTask>,
 }
 
-struct Task {
+struct SpawnedTask {
     future: Pin<Box<dyn Future<Output = ()>>>,
     core: Core,
     background: bool,
@@ -147,7 +147,7 @@ impl Executor {
             queued: AtomicBool::new(true),
             queue: Arc::clone(&self.wakes),
         });
-        slot.task = Some(Task {
+        slot.task = Some(SpawnedTask {
             future: Box::pin(make(id)),
             core,
             background,
@@ -172,7 +172,7 @@ impl Executor {
         self.wakes.lock().extend(ids);
     }
 
-    pub(super) fn schedule(&self, at: u64, event: Event) -> EventKey {
+    pub(super) fn schedule(&self, at: u64, event: SimEvent) -> EventKey {
         let key = (at, self.event_count.get());
         self.event_count.set(key.1 + 1);
         self.events.borrow_mut().insert(key, event);
@@ -182,8 +182,8 @@ impl Executor {
     /// Renews the waker of an event; false if it has happened.
     pub(super) fn renew(&self, key: EventKey, waker: &Waker) -> bool {
         let old = match self.events.borrow_mut().get_mut(&key) {
-            Some(Event::Wake(old)) if old.will_wake(waker) => None,
-            Some(Event::Wake(old)) => Some(std::mem::replace(old, waker.clone())),
+            Some(SimEvent::Wake(old)) if old.will_wake(waker) => None,
+            Some(SimEvent::Wake(old)) => Some(std::mem::replace(old, waker.clone())),
             _ => return false,
         };
         drop(old);
@@ -236,7 +236,7 @@ impl Executor {
         Some(list.swap_remove(usize::try_from(at).unwrap_or(0)))
     }
 
-    fn pop_event(&self, until: u64) -> Option<(u64, Event)> {
+    fn pop_event(&self, until: u64) -> Option<(u64, SimEvent)> {
         let mut events = self.events.borrow_mut();
         let first = events.first_entry()?;
         if first.key().0 > until {
@@ -274,10 +274,10 @@ impl World {
         true
     }
 
-    fn happen(self: &Rc<Self>, event: Event) {
+    fn happen(self: &Rc<Self>, event: SimEvent) {
         match event {
-            Event::Wake(waker) => waker.wake(),
-            Event::Call(call) => call(self),
+            SimEvent::Wake(waker) => waker.wake(),
+            SimEvent::Call(call) => call(self),
         }
         self.reap();
     }
@@ -303,7 +303,11 @@ impl World {
         };
         let node = task.core.node.id;
         let numbers = u64::from(id.slot) << 32 | u64::from(id.generation);
-        self.note(Step::Poll, node, [numbers, u64::from(task.core.index), 0]);
+        self.note(
+            TraceStep::Poll,
+            node,
+            [numbers, u64::from(task.core.index), 0],
+        );
         task.shared.queued.store(false, Ordering::Relaxed);
         let entered = Entered::new(&task.core);
         let mut done = aborted;

@@ -1,6 +1,6 @@
 //! Virtual time: the true time of the world and the drifting clocks of its nodes.
 
-use super::executor::{Event, EventKey};
+use super::executor::{EventKey, SimEvent};
 use super::world::{Core, World};
 use crate::time::Instant;
 use std::future::Future;
@@ -13,13 +13,13 @@ const CLOCK_READ_NANOS: u64 = 15;
 
 /// A node's monotonic clock: `local` at the true time `truth`, running `ppm` too fast since.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct NodeClock {
     local: u64,
     truth: u64,
     ppm: i32,
 }
 
-impl Clock {
+impl NodeClock {
     pub(super) fn new(local: u64, truth: u64, ppm: i32) -> Self {
         assert!(i128::from(ppm) > -MILLION, "a clock goes forward");
         Self { local, truth, ppm }
@@ -84,7 +84,7 @@ impl Future for Delay {
             .key
             .is_some_and(|key| this.world.executor.renew(key, cx.waker()))
         {
-            let wake = Event::Wake(cx.waker().clone());
+            let wake = SimEvent::Wake(cx.waker().clone());
             this.key = Some(this.world.executor.schedule(this.until, wake));
         }
         Poll::Pending

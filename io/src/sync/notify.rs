@@ -6,10 +6,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Invariant: nothing is stored while somebody waits.
+/// Invariant: nothing is stored while a task waits.
 #[derive(Debug, Default)]
-struct State {
-    /// A `notify_one` that came while nobody was waiting.
+struct NotifyState {
+    /// A `notify_one` that came while no task was waiting.
     stored: bool,
     /// Rises with each `notify_waiters`.
     generation: u64,
@@ -19,11 +19,11 @@ struct State {
 /// Wakes tasks that wait for it.
 #[derive(Debug, Default)]
 pub struct Notify {
-    state: RefCell<State>,
+    state: RefCell<NotifyState>,
 }
 
 impl Notify {
-    /// Makes one that nobody has notified.
+    /// Makes one without a notification.
     pub fn new() -> Self {
         Self::default()
     }

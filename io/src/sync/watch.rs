@@ -18,7 +18,7 @@ pub struct Closed;
 /// Invariants: a receiver has at most one entry in `waiting`, however often it is polled; none has seen a
 /// version that is yet to come.
 #[derive(Debug)]
-struct Shared<T> {
+struct WatchState<T> {
     value: RefCell<T>,
     version: Cell<u64>,
     senders: Cell<usize>,
@@ -26,7 +26,7 @@ struct Shared<T> {
     waiting: RefCell<WaitList>,
 }
 
-impl<T> Shared<T> {
+impl<T> WatchState<T> {
     fn wake_all(&self) {
         let waiting = self.waiting.borrow_mut().take_all();
         for waker in waiting {
@@ -38,20 +38,20 @@ impl<T> Shared<T> {
 /// The sending side; clones send to the same receivers.
 #[derive(Debug)]
 pub struct Sender<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchState<T>>,
 }
 
 /// The receiving side; a clone has seen what its original had seen.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchState<T>>,
     seen: u64,
     ticket: Option<Ticket>,
 }
 
 /// Makes a watched value.
 pub fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(WatchState {
         value: RefCell::new(value),
         version: Cell::new(0),
         senders: Cell::new(1),
@@ -84,7 +84,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Replaces the value, whether or not anybody watches, and returns the old one.
+    /// Replaces the value, even without receivers, and returns the old one.
     pub fn send_replace(&self, value: T) -> T {
         let old = self.shared.value.replace(value);
         self.shared.version.set(self.shared.version.get() + 1);

@@ -1,7 +1,7 @@
 //! The monotonic clock, and the task that wakes the sleepers of a core.
 
 use super::sys;
-use super::timers::{Slot, Timers};
+use super::timers::{TimerSlot, Timers};
 use crate::time::Instant;
 use glommio::timer::Timer;
 use std::cell::{Cell, RefCell};
@@ -34,17 +34,17 @@ pub(crate) fn tick_of(now: Instant, deadline: Instant) -> u64 {
 
 /// The sleepers of one core, and the task that wakes them.
 #[derive(Default)]
-pub(crate) struct Clock {
+pub(crate) struct CoreClock {
     pub(super) timers: RefCell<Timers>,
-    /// The task that runs [`Clock::drive`].
+    /// The task that runs [`CoreClock::drive`].
     driver: RefCell<Option<Waker>>,
     /// The tick that it waits for.
     armed: Cell<Option<u64>>,
 }
 
-impl Clock {
+impl CoreClock {
     /// Has `waker` woken at `tick`.
-    pub(super) fn insert(&self, tick: u64, waker: &Waker) -> Slot {
+    pub(super) fn insert(&self, tick: u64, waker: &Waker) -> TimerSlot {
         let (slot, is_first) = self.timers.borrow_mut().insert(tick, waker.clone());
         // The driver looks at the timers itself after it has fired some, so that it needs to be
         // woken only for a tick before the one it waits for.

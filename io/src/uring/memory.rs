@@ -7,13 +7,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A block of aligned memory. Its length is a multiple of [`BLOCK_SIZE`].
-pub(crate) struct Block {
+pub(crate) struct DmaBlock {
     memory: Rc<DmaBuffer>,
-    /// Bytes allocated; the buffer's own length is smaller after [`Block::trim`].
+    /// Bytes allocated; the buffer's own length is smaller after [`DmaBlock::trim`].
     capacity: usize,
 }
 
-impl Block {
+impl DmaBlock {
     /// Takes a block from the thread's pool, or makes a zeroed one. `len` is a multiple of
     /// [`BLOCK_SIZE`] and not 0.
     pub(crate) fn take(len: usize) -> Self {
@@ -72,7 +72,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for DmaBlock {
     fn drop(&mut self) {
         // Memory that an abandoned operation still owns is freed when that completes.
         if Rc::strong_count(&self.memory) > 1 || self.memory.len() > RECYCLED_LEN_MAX {
@@ -88,9 +88,9 @@ impl Drop for Block {
 }
 
 /// A read's memory, kept as glommio returned it.
-pub(crate) struct Read(ReadResult);
+pub(crate) struct DmaRead(ReadResult);
 
-impl Read {
+impl DmaRead {
     pub(crate) fn new(result: ReadResult) -> Self {
         Self(result)
     }
@@ -108,8 +108,8 @@ struct Idle {
 /// Idle blocks of this thread by length in units of [`BLOCK_SIZE`]. Lengths are exact, since the
 /// length of a `DmaBuffer` is what a write sends and can only shrink.
 ///
-/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; nobody else has the
-/// memory of an idle block.
+/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; the memory of an
+/// idle block is not shared.
 struct Pool {
     by_blocks: Vec<Vec<Idle>>,
     bytes: usize,
@@ -120,11 +120,11 @@ thread_local! {
 }
 
 impl Pool {
-    fn take(&mut self, len: usize) -> Option<Block> {
+    fn take(&mut self, len: usize) -> Option<DmaBlock> {
         let idle = self.by_blocks.get_mut(len / BLOCK_SIZE)?.pop()?;
         assert_eq!(Rc::strong_count(&idle.memory), 1, "idle memory is shared");
         self.gave(idle.capacity);
-        Some(Block {
+        Some(DmaBlock {
             memory: idle.memory,
             capacity: idle.capacity,
         })

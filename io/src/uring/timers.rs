@@ -11,21 +11,21 @@ use std::task::Waker;
 
 /// A timer's place in the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot(usize);
+pub(crate) struct TimerSlot(usize);
 
 #[derive(Default)]
 pub(crate) struct Timers {
     entries: Vec<Timer>,
-    free: Vec<Slot>,
+    free: Vec<TimerSlot>,
     /// The first entry of each tick's list.
-    ticks: BTreeMap<u64, Slot>,
+    ticks: BTreeMap<u64, TimerSlot>,
 }
 
 struct Timer {
     tick: u64,
     waker: Option<Waker>,
-    previous: Option<Slot>,
-    next: Option<Slot>,
+    previous: Option<TimerSlot>,
+    next: Option<TimerSlot>,
 }
 
 impl Timer {
@@ -36,9 +36,9 @@ impl Timer {
 
 impl Timers {
     /// Adds a timer. Returns its slot and whether its tick is the first now.
-    pub(crate) fn insert(&mut self, tick: u64, waker: Waker) -> (Slot, bool) {
+    pub(crate) fn insert(&mut self, tick: u64, waker: Waker) -> (TimerSlot, bool) {
         let is_first = self.first().is_none_or(|first| tick < first);
-        let slot = self.free.pop().unwrap_or(Slot(self.entries.len()));
+        let slot = self.free.pop().unwrap_or(TimerSlot(self.entries.len()));
         let next = self.ticks.insert(tick, slot);
         let entry = Timer {
             tick,
@@ -58,21 +58,21 @@ impl Timers {
     }
 
     /// Has a waiting timer wake another task.
-    pub(crate) fn update(&mut self, slot: Slot, waker: &Waker) {
+    pub(crate) fn update(&mut self, slot: TimerSlot, waker: &Waker) {
         if let Some(Some(present)) = self.entries.get_mut(slot.0).map(|entry| &mut entry.waker) {
             present.clone_from(waker);
         }
     }
 
     /// Whether the timer still waits.
-    pub(crate) fn waits(&self, slot: Slot) -> bool {
+    pub(crate) fn waits(&self, slot: TimerSlot) -> bool {
         self.entries
             .get(slot.0)
             .is_some_and(|entry| entry.waker.is_some())
     }
 
     /// Gives the slot back, whether its timer waits or has fired.
-    pub(crate) fn remove(&mut self, slot: Slot) {
+    pub(crate) fn remove(&mut self, slot: TimerSlot) {
         let Some(entry) = self.entries.get_mut(slot.0) else {
             return;
         };

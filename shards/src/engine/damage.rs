@@ -1,4 +1,4 @@
-//! Damage that was met: remembered, logged once, and handed to whoever can repair it.
+//! Damage that was met: remembered, logged once, and handed to the hook, which can have it repaired.
 //!
 //! Invariant: the list names files only that hold data of the shard: of the current version, and segments
 //! of the log. A file that a compaction, a collection, an installed snapshot or a purge has taken out of
@@ -131,7 +131,7 @@ impl Damages {
 }
 
 /// A file that holds data of the shard.
-enum Place {
+enum DamagedFile {
     Table(Rc<Table>),
     Segment(ValueSegmentId),
     /// A segment of the log. It holds entries of any keys.
@@ -175,15 +175,15 @@ impl Engine {
             return;
         };
         let (first_key, last_key) = match place {
-            Place::Table(table) => table.key_range_at(*offset).await,
-            Place::Segment(id) => match key {
+            DamagedFile::Table(table) => table.key_range_at(*offset).await,
+            DamagedFile::Segment(id) => match key {
                 Some(key) => {
                     let stored = Bytes::from(Space::User.stored_key(key));
                     (stored.clone(), stored)
                 }
                 None => self.keys_referring_to(id),
             },
-            Place::Log => (Bytes::new(), Bytes::new()),
+            DamagedFile::Log => (Bytes::new(), Bytes::new()),
         };
         let damage = Damage {
             file: file.clone(),
@@ -203,16 +203,16 @@ impl Engine {
     }
 
     /// What `file` holds of the shard; `None` if it is out of use.
-    fn place_of(&self, file: &str) -> Option<Place> {
+    fn place_of(&self, file: &str) -> Option<DamagedFile> {
         let name = Path::new(file).file_name()?.to_str()?;
         match FileName::parse(name)? {
-            FileName::Table(id) => self.table(id).map(Place::Table),
+            FileName::Table(id) => self.table(id).map(DamagedFile::Table),
             FileName::ValueSegment(id, generation) => {
                 let segments = self.inner.values.segments();
                 let is_current = segments.get(&id)?.generation() == generation;
-                is_current.then_some(Place::Segment(id))
+                is_current.then_some(DamagedFile::Segment(id))
             }
-            FileName::Segment(id) => (self.inner.log.has_segment)(id).then_some(Place::Log),
+            FileName::Segment(id) => (self.inner.log.has_segment)(id).then_some(DamagedFile::Log),
             _ => None,
         }
     }

@@ -10,13 +10,13 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 /// A run, from its current entry on.
-struct Source {
+struct InputRun {
     /// The tables after the current one, last first.
     tables: Vec<Rc<Table>>,
     cursor: SequentialCursor,
 }
 
-impl Source {
+impl InputRun {
     /// Starts at the first entry of `tables`, which are in order.
     async fn start(mut tables: Vec<Rc<Table>>) -> Result<Option<Self>> {
         tables.reverse();
@@ -50,7 +50,7 @@ impl Source {
 
 /// See the module. Belongs to one compaction.
 pub(super) struct Inputs {
-    sources: Vec<Source>,
+    sources: Vec<InputRun>,
     /// A binary heap of places in `sources`, the one with the first entry in front.
     heap: Vec<usize>,
 }
@@ -60,7 +60,7 @@ impl Inputs {
     pub(super) async fn start(runs: Vec<Vec<Rc<Table>>>, begun: impl AsyncFn()) -> Result<Self> {
         let mut sources = Vec::with_capacity(runs.len());
         for tables in runs {
-            sources.extend(Source::start(tables).await?);
+            sources.extend(InputRun::start(tables).await?);
             begun().await;
         }
         let mut inputs = Self {

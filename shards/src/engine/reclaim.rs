@@ -9,14 +9,14 @@
 use super::Engine;
 use crate::limits::{FREED_AT_ONCE, HELD_MEMTABLE_PAUSE, RETIRED_MEMTABLES_MAX};
 use crate::memtable::{Leftovers, Memtable};
-use crate::pace::{Bucket, Limits, Meter, Pressure, STEPS, judge};
+use crate::pace::{Bucket, Meter, PaceLimits, Pressure, STEPS, judge};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// Memtables out of use. Belongs to one engine.
 pub(super) struct Reclaim {
-    limits: Limits,
+    limits: PaceLimits,
     meter: Rc<Meter>,
     bucket: Bucket,
     /// Oldest first. Some may still be read from.
@@ -25,7 +25,7 @@ pub(super) struct Reclaim {
 }
 
 impl Reclaim {
-    pub(super) fn new(limits: Limits, meter: Rc<Meter>) -> Self {
+    pub(super) fn new(limits: PaceLimits, meter: Rc<Meter>) -> Self {
         Self {
             limits,
             meter,
@@ -46,7 +46,7 @@ impl Reclaim {
             .take(corelith_io::now(), FREED_AT_ONCE as u64, rate)
     }
 
-    /// Takes the oldest memtable that nobody reads from, if there are more than `spared` such.
+    /// Takes the oldest memtable that nothing reads from, if there are more than `spared` such.
     pub(super) fn take_unused(&self, spared: usize) -> Option<Leftovers> {
         let retired = &mut *self.retired.borrow_mut();
         let is_unused = |memtable: &Rc<Memtable>| Rc::strong_count(memtable) == 1;
@@ -65,7 +65,7 @@ impl Reclaim {
 }
 
 impl Engine {
-    /// Has a memtable freed that the state no longer has, once nobody reads from it.
+    /// Has a memtable freed that the state no longer has, once nothing reads from it.
     pub(super) fn retire_memtable(&self, memtable: Rc<Memtable>) {
         let reclaim = &self.inner.reclaim;
         reclaim.retired.borrow_mut().push(memtable);

@@ -1,5 +1,5 @@
-//! Work that is spread over time: a bucket of tokens that is filled at a rate, drawn from after each step
-//! of the work. One that is empty says how long to wait.
+//! Spreads work over time: a bucket of tokens that fills at a rate and is drawn from after each step of the
+//! work. An empty bucket says how long to wait.
 //!
 //! Invariants:
 //! * Over any time `t`, no more than `rate * (t + ahead) + step` is taken, but for what a cap on the wait
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(crate) struct Terms {
     /// Time before now whose tokens may still be taken. Much of it would let each job begin with a burst.
     pub(crate) ahead: Duration,
-    /// A shorter wait costs more than it is worth: it is put off until more has come together.
+    /// A shorter wait costs more than it is worth: it is put off until waits add up to this.
     pub(crate) wait_min: Duration,
     /// A longer wait is cut here.
     pub(crate) wait_max: Duration,
@@ -70,7 +70,7 @@ impl Bucket {
         }
     }
 
-    /// Forgets what is owed and what is saved.
+    /// Forgets what is owed and what was saved.
     pub(crate) fn reset(&self) {
         self.due.set(None);
     }

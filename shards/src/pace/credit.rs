@@ -1,5 +1,5 @@
-//! Bytes that a flush may write at once for what has come in since it began: it must end before the
-//! next memtable is full, however fast that fills.
+//! Bytes that a flush may write without a wait, earned by writes that came in since it began: it must end
+//! before the next memtable is full, however fast that fills.
 
 use std::cell::Cell;
 

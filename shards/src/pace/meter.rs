@@ -9,13 +9,13 @@ use std::time::Duration;
 /// What comes in is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// What came in so many seconds ago weighs a factor of e less than what comes in now.
+/// Traffic of this many seconds ago weighs a factor of e less than that of now.
 const MEMORY_SECONDS: f64 = 2.0;
 
-/// From so many bytes a second on, writes are said to come fast.
+/// From this many bytes a second on, writes count as fast.
 pub(super) const FAST_WRITES: f64 = (4 << 20) as f64;
 
-/// Up to so many bytes a second, a shard is as good as not written to.
+/// Up to this many bytes a second, a shard counts as not written to.
 const SLOW_WRITES: f64 = (64 << 10) as f64;
 
 /// What is written to a shard, in bytes per second.

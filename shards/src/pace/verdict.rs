@@ -44,8 +44,8 @@ const FLUSH_LAG_MIN: f64 = 0.02;
 const MOVED_PER_INLINE_BYTE: f64 = 16.0;
 
 /// Bytes that collection may move for each byte that comes in and is kept in the value log. With a
-/// fraction `g` of garbage it takes 2 (1 - g) / g to be rid of as many bytes as come in: 6 where a quarter
-/// is garbage, and less when it lags.
+/// fraction `g` of garbage it takes 2 (1 - g) / g to free as many bytes as come in: 6 where a quarter is
+/// garbage, and less when it lags.
 const MOVED_PER_SEPARATED_BYTE: f64 = 8.0;
 
 /// Bytes a second that a flush writes when nothing comes in.
@@ -60,7 +60,7 @@ const GARBAGE_PRESSURE_MAX: f64 = 0.9;
 
 /// Where slowing down begins, and where writers stop.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct PaceLimits {
     pub(crate) debt_bytes_soft: u64,
     pub(crate) debt_bytes_hard: u64,
     pub(crate) runs_soft: usize,
@@ -75,7 +75,7 @@ pub(crate) struct Limits {
     pub(crate) garbage_hard: f64,
 }
 
-impl Default for Limits {
+impl Default for PaceLimits {
     /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge and what it
     /// passes on, the runs that either policy leaves alone, one memtable that fills while the one
     /// before it is flushed, and twice the garbage at which segments are collected.
@@ -97,14 +97,14 @@ impl Default for Limits {
 
 /// Room on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Space {
+pub(crate) struct DeviceSpace {
     /// The part of the device that is free.
     pub(crate) free_fraction: f64,
     /// Whether new values are refused.
     pub(crate) is_full: bool,
 }
 
-impl Default for Space {
+impl Default for DeviceSpace {
     fn default() -> Self {
         Self {
             free_fraction: 1.0,
@@ -120,7 +120,7 @@ pub(crate) struct Pressure {
     pub(crate) debt: Debt,
     /// Full memtables, of which one that is half full counts half.
     pub(crate) memtables: f64,
-    pub(crate) space: Space,
+    pub(crate) space: DeviceSpace,
     /// Records of the value log that nothing refers to, as far as is known, and all of them, in bytes.
     pub(crate) garbage_bytes: u64,
     pub(crate) value_bytes: u64,
@@ -143,8 +143,8 @@ pub(crate) enum Writers {
 }
 
 impl Writers {
-    /// Bytes per second of slowed writers beside a `background` that was measured to write so many, 0 if
-    /// that is not known yet.
+    /// Bytes per second of slowed writers. `background` is the measured rate of background writes, 0 if it is
+    /// not known yet.
     pub(crate) fn rate(part: f64, background: u64) -> u64 {
         (background.max(BACKGROUND_BYTES_PER_SECOND_MIN) as f64 * part) as u64
     }
@@ -167,7 +167,7 @@ pub(crate) struct Verdict {
 }
 
 /// The verdict under `pressure`.
-pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
+pub(crate) fn judge(pressure: &Pressure, limits: &PaceLimits) -> Verdict {
     let Pressure {
         debt,
         memtables,
@@ -219,7 +219,7 @@ fn progress(value: f64, soft: f64, hard: f64) -> f64 {
 }
 
 /// What writers may do under `pressure`: of its parts debt, memtables and garbage count.
-pub(crate) fn judge_writers(pressure: &Pressure, limits: &Limits) -> Writers {
+pub(crate) fn judge_writers(pressure: &Pressure, limits: &PaceLimits) -> Writers {
     let Pressure {
         debt, memtables, ..
     } = pressure;
@@ -255,15 +255,15 @@ pub(crate) fn judge_writers(pressure: &Pressure, limits: &Limits) -> Writers {
 }
 
 /// The part of the value log that is garbage, 0 if that is little.
-fn garbage_part(pressure: &Pressure, limits: &Limits) -> f64 {
+fn garbage_part(pressure: &Pressure, limits: &PaceLimits) -> f64 {
     match pressure.garbage_bytes < limits.garbage_bytes_min {
         true => 0.0,
         false => pressure.garbage_bytes as f64 / pressure.value_bytes.max(1) as f64,
     }
 }
 
-/// Compaction needs as much as what comes in brings it to do. Any faster it would only make the
-/// foreground wait, until it lags.
+/// Compaction keeps up with the incoming writes. Until it lags, any more speed would only make the foreground
+/// wait.
 fn compaction_rate(incoming: Incoming, compaction_lag: f64, flush_lag: f64) -> Option<u64> {
     if flush_lag > compaction_lag.max(FLUSH_LAG_MIN) {
         return Some(RATE_BEHIND_FLUSH);
@@ -294,7 +294,7 @@ fn urged(rate: f64, lag: f64) -> Option<u64> {
 }
 
 /// How far a flush lags, from 0 to where writers begin to be slowed (1).
-fn flush_lag(memtables: f64, limits: &Limits) -> f64 {
+fn flush_lag(memtables: f64, limits: &PaceLimits) -> f64 {
     progress(
         memtables,
         limits.memtables_soft / 2.0,
@@ -303,7 +303,7 @@ fn flush_lag(memtables: f64, limits: &Limits) -> f64 {
 }
 
 /// How far compaction lags, from 0 to where writers begin to be slowed (1).
-fn compaction_lag(debt: &Debt, limits: &Limits) -> f64 {
+fn compaction_lag(debt: &Debt, limits: &PaceLimits) -> f64 {
     let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
     let soft = limits.runs_soft as f64;
     bytes.max(progress(debt.runs as f64, soft / 2.0, soft))

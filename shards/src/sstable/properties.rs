@@ -11,6 +11,7 @@
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::length;
 use crate::limits::{KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
+use crate::vlog::{ValuePointer, record_bytes};
 use bytes::{Buf, Bytes};
 use corelith_io::collections::HashMap;
 use std::fmt;
@@ -50,6 +51,14 @@ impl fmt::Display for Reference {
         } = self;
         write!(f, "{values} in value segment {segment}, {bytes} bytes")
     }
+}
+
+/// What properties count of a value.
+pub(super) enum Counted {
+    Deleted,
+    /// In the table, with its length.
+    Here(u64),
+    Separated(ValuePointer),
 }
 
 /// What the manifest and the table itself say of a table.
@@ -99,6 +108,32 @@ impl TableMeta {
             first_key: Bytes::new(),
             last_key: Bytes::new(),
             references: Vec::new(),
+        }
+    }
+
+    /// Counts an entry; entries come in order. The last key is the caller's to set.
+    pub(super) fn count(
+        &mut self,
+        key: &[u8],
+        at: LogIndex,
+        value: Counted,
+        references: &mut References,
+    ) {
+        if self.entries == 0 {
+            self.first_key = Bytes::copy_from_slice(key);
+        }
+        self.entries += 1;
+        self.lowest = self.lowest.min(at);
+        self.highest = self.highest.max(at);
+        match value {
+            Counted::Deleted => self.deletions += 1,
+            Counted::Here(len) => self.value_bytes += len,
+            Counted::Separated(pointer) => {
+                self.value_bytes += u64::from(pointer.len);
+                // The record has the key without its space.
+                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
+                references.add(pointer.segment, record);
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The exam scenarios "damaged sstable block, value-log record", "damaged manifest", "log damaged in the
-//! middle" and "misdirected write and read", for whole shards: what is damaged is named or made no use
-//! of, and never served.
+//! middle" and "misdirected write and read", for whole shards: damage is named or does not matter, and is
+//! never served.
 
-use super::crash::{DIR, LAST, life, source};
+use super::crash::{DIR, LAST, Source, life, source};
 use super::model::Random;
 use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
 use crate::check::check_shard;
@@ -44,8 +44,8 @@ fn fill(sim: &Sim, node: SimNode, seed: u64) -> SharedLedger {
     ledger
 }
 
-/// Whichever segment of the value log is gone, a shard whose tables refer to it does not open: its values would
-/// be missed one by one, and its id given to another file. The manifest does not name the one that was in use.
+/// A shard whose tables refer to a missing segment of the value log does not open: its values would be missed
+/// one by one, and its id given to another file. The manifest does not name the segment that was in use.
 #[test]
 fn a_missing_value_segment_is_found_at_once() {
     let mut refused = 0;
@@ -213,8 +213,8 @@ fn a_damaged_manifest_never_opens() {
 /// What a file of the shard is called, in part.
 const PARTS: [&str; 4] = [".sst", ".vlog", ".log", "MANIFEST"];
 
-/// A write that goes elsewhere in its file damages two places; whatever the shard reads of them is
-/// refused, now or after a restart.
+/// A write that goes elsewhere in its file damages two places; what the shard reads of them is refused,
+/// now or after a restart.
 #[test]
 fn a_misdirected_write_is_never_served() {
     assert_refused(|disk, part, pass| disk.misdirect(IoKind::Write, part, pass));
@@ -230,7 +230,26 @@ fn what_a_dropped_write_leaves_is_never_served() {
     assert_refused(|disk, part, pass| disk.drop_write(part, pass));
 }
 
-/// Whatever a write in the life of a shard does that went wrong unnoticed, is refused or harmless.
+/// Runs a life on `node` for at most `limit`; returns how it ended, if it did.
+fn lived(
+    sim: &Sim,
+    node: SimNode,
+    ledger: &SharedLedger,
+    source: &Rc<Source>,
+    limit: Duration,
+) -> Option<Result<()>> {
+    let ended = Rc::new(RefCell::new(None));
+    let (result, living) = (Rc::clone(&ended), Rc::clone(ledger));
+    let source = Rc::clone(source);
+    sim.start(node, 0, move || async move {
+        let lived = life(living, source).await;
+        *result.borrow_mut() = Some(lived);
+    });
+    sim.run_until(|| ended.borrow().is_some(), limit);
+    ended.take()
+}
+
+/// What a write leaves that went wrong unnoticed is refused or harmless.
 fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
     let source = source();
     for seed in seeds() {
@@ -241,18 +260,10 @@ fn assert_refused(arm: impl Fn(&SimDisk, &str, u64)) {
                 let node = sim.add_node();
                 let ledger = Ledger::new();
                 arm(&sim.disk(node), part, pass);
-                let ended = Rc::new(RefCell::new(None));
-                let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
-                let source = Rc::clone(&source);
-                sim.start(node, 0, move || async move {
-                    let lived = life(living, source).await;
-                    *result.borrow_mut() = Some(lived);
-                });
                 // Background work that meets damage waits.
-                sim.run_until(|| ended.borrow().is_some(), Duration::from_secs(60));
-                let lived = ended.take();
-                let is_whole = matches!(lived, Some(Ok(())));
-                if let Some(Err(error)) = lived {
+                let ended = lived(&sim, node, &ledger, &source, Duration::from_secs(60));
+                let is_whole = matches!(ended, Some(Ok(())));
+                if let Some(Err(error)) = ended {
                     assert!(error.is_corrupt(), "{part} {pass}: {error}");
                 }
                 sim.kill(node);
@@ -289,22 +300,12 @@ fn assert_passing(arm: impl Fn(&SimDisk, &str, u64)) {
                 let ledger = Ledger::new();
                 arm(&sim.disk(node), part, pass);
                 for life_number in 0..3 {
-                    let ended = Rc::new(RefCell::new(None));
-                    let (result, living) = (Rc::clone(&ended), Rc::clone(&ledger));
-                    let source = Rc::clone(&source);
-                    sim.start(node, 0, move || async move {
-                        let lived = life(living, source).await;
-                        *result.borrow_mut() = Some(lived);
-                    });
-                    assert!(
-                        sim.run_until(|| ended.borrow().is_some(), LIMIT),
-                        "{part} {pass}"
-                    );
+                    let ended = lived(&sim, node, &ledger, &source, LIMIT);
                     sim.kill(node);
-                    match ended.take().unwrap() {
-                        Ok(()) => break,
-                        Err(error) if error.is_corrupt() => detected += 1,
-                        Err(error) => panic!("{part} {pass}: {error}"),
+                    match ended {
+                        Some(Ok(())) => break,
+                        Some(Err(error)) if error.is_corrupt() => detected += 1,
+                        ended => panic!("{part} {pass}: {ended:?}"),
                     }
                     assert!(life_number < 2, "{part} {pass}: it stays");
                 }
@@ -356,7 +357,7 @@ fn damage_value(sim: &Sim, node: SimNode, value: &Bytes) {
 }
 
 /// A damaged value that the log still refers to keeps no shard from opening if a checkpoint covers its
-/// entry. Whoever reads it is told, and everything else is there.
+/// entry. A read of it gives the error, and everything else is there.
 #[test]
 fn a_damaged_value_that_a_checkpoint_covers_is_not_needed_to_open() {
     for seed in seeds() {

@@ -410,9 +410,9 @@ impl Writer {
             bytes: self.summary.bytes,
             failed: self.summary.failed.len() as u64,
         })?;
-        self.file
-            .sync_all()
-            .map_err(|error| Failure::file("write", &self.path, error))
+        let synced = self.file.sync_all();
+        let synced = synced.and_then(|()| self.path.parent().map_or(Ok(()), sync_directory));
+        synced.map_err(|error| Failure::file("write", &self.path, error))
     }
 
     fn write(&mut self, line: &Line) -> Result<(), Failure> {
@@ -423,6 +423,11 @@ impl Writer {
             .write_all(&text)
             .map_err(|error| Failure::file("write", &self.path, error))
     }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 /// Names for the file of a key, best first, relative to the directory of the export. No two keys share

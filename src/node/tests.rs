@@ -214,16 +214,31 @@ impl Client {
     }
 
     async fn put(&mut self, shard: u32, write: (u64, u64), key: &[u8], value: &[u8]) -> Answer {
-        let (session, number) = write;
+        let value = Bytes::copy_from_slice(value);
+        self.write(shard, write, Operation::Put, key, value).await
+    }
+
+    async fn delete(&mut self, shard: u32, write: (u64, u64), key: &[u8]) -> Answer {
+        self.write(shard, write, Operation::Delete, key, Bytes::new())
+            .await
+    }
+
+    async fn write(
+        &mut self,
+        shard: u32,
+        (session, number): (u64, u64),
+        operation: Operation,
+        key: &[u8],
+        value: Bytes,
+    ) -> Answer {
         let request = WriteRequest {
             session,
             number,
             answered_below: number,
             condition: Condition::Any,
-            operation: Operation::Put,
+            operation,
             key,
         };
-        let value = Bytes::copy_from_slice(value);
         self.ask(shard, |out, head| {
             request::encode_write(out, head, &request, &value)
         })

@@ -85,7 +85,7 @@ impl Budget {
     }
 
     /// Whether somebody waits for what connections hold that do not take their answers.
-    fn waits_for_readers(&self) -> bool {
+    pub(crate) fn waits_for_readers(&self) -> bool {
         self.requests.is_contended()
             || self.small_answers.is_contended()
             || self.large_answers.is_contended()

@@ -3,7 +3,7 @@
 
 use super::{Client, Cluster, PORT, cluster_id, key_of};
 use crate::node::limits;
-use crate::node::request::budget::MADE;
+use crate::node::request::budget::{Budget, MADE};
 use corelith_io::{Instant, TcpStream};
 use corelith_wire::handshake::Hello;
 use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
@@ -20,7 +20,7 @@ const VALUE_BYTES: usize = 1 << 20;
 /// Bytes that all cores hold for clients; more than one core's budget is asserted not to be held by any.
 fn used() -> usize {
     MADE.with_borrow(|made| {
-        let used = made.iter().map(crate::node::request::budget::Budget::used);
+        let used = made.iter().map(Budget::used);
         used.inspect(|used| assert!(*used <= BUDGET, "{used} bytes"))
             .sum()
     })
@@ -68,11 +68,15 @@ async fn served(address: SocketAddr) {
 
 /// Asks for the long value `count` times and reads nothing.
 async fn ask_and_leave(address: SocketAddr, count: usize) -> Client {
+    ask_for(address, &key_of(0, 0), count).await
+}
+
+async fn ask_for(address: SocketAddr, key: &[u8], count: usize) -> Client {
     let (mut client, _) = Client::connect(address).await;
     let mut out = Outbox::default();
     for _ in 0..count {
         let head = client.head(0);
-        request::encode_get(&mut out, head, &GetRequest { key: &key_of(0, 0) });
+        request::encode_get(&mut out, head, &GetRequest { key });
     }
     client.send(&out).await;
     client
@@ -283,6 +287,37 @@ fn a_slow_upload_that_others_wait_for_is_refused_by_name() {
         );
         assert!(is_throttled, "{answer:?}");
         assert_eq!(slow.receive().await, None);
+    });
+}
+
+#[test]
+fn a_get_that_waited_for_room_says_when_it_found_nothing() {
+    let cluster = Cluster::start(28, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let session = fill(address).await;
+        let (mut client, _) = Client::connect(address).await;
+        // Short enough to be in memory: it is looked up again once there is room.
+        let key = key_of(0, 4);
+        client.put(0, (session, 3), &key, &[7; 1000]).await;
+        let mut abusers = Vec::new();
+        for _ in 0..10 {
+            abusers.push(ask_for(address, &key, 2000).await);
+        }
+        let is_full = || MADE.with_borrow(|made| made.iter().any(Budget::waits_for_readers));
+        until("answers are waiting", Duration::from_secs(5), is_full).await;
+        let mut reader = ask_for(address, &key, 1).await;
+        corelith_io::sleep(Duration::from_millis(100)).await;
+        let deleted = client.delete(0, (session, 4), &key).await;
+        let Answer::Written { version, .. } = deleted else {
+            panic!("{deleted:?}");
+        };
+        drop(abusers);
+        let (_, answer) = reader.receive().await.expect("an answer");
+        let Answer::NotFound { meta } = answer else {
+            panic!("the value was read before it was deleted");
+        };
+        assert!(meta.index >= version, "{meta:?}, deleted by {version}");
     });
 }
 

@@ -253,7 +253,7 @@ impl Wal {
 
     /// Whether a segment is in use.
     pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
-        self.shared().pipeline.borrow().segment(id).is_some()
+        self.shared().pipeline.borrow().segments.get(id).is_some()
     }
 
     /// Whether what is appended waits for room on the device.

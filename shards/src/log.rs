@@ -179,6 +179,8 @@ impl Log {
         let key = key_of(&entry.body, value.key_start, value.key_len);
         match self.values.stage(entry.id.index, key, bytes) {
             Ok((place, ticket)) => {
+                assert_eq!(place.len, value.len, "all of the value is staged");
+                assert!(ticket > Ticket::default(), "a value has a ticket");
                 entry.value = Some(value);
                 entry.place = Some(place);
                 Ok(ticket)
@@ -314,6 +316,7 @@ impl Log {
         match self.values.read(place, key).await {
             Ok(value) => {
                 entry.body = joined(&entry.body, &value);
+                debug_assert!(entry.is_whole(), "a value fits its head");
                 (id, Ok(entry))
             }
             Err(error) => (id, Err(error)),

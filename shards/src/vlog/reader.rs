@@ -58,6 +58,7 @@ impl ValueLog {
         place
             .read_pages(&head, pages..page_count(pointer.len), &mut value)
             .await?;
+        assert_eq!(value.len(), len, "a value is read whole");
         Ok(value.freeze())
     }
 
@@ -248,6 +249,7 @@ impl Place {
         while let Some(read) = pieces.next().await {
             let (first, bytes) = read?;
             self.check(head, first, &bytes)?;
+            debug_assert!(out.len() + bytes.len() <= self.pointer.len as usize);
             out.extend_from_slice(&bytes);
             corelith_io::yield_if_needed().await;
         }

@@ -181,6 +181,11 @@ impl Segment {
     pub(super) fn grow(&self, end: u64, totals: Totals) {
         assert!(!self.sealed.get(), "a sealed segment does not change");
         assert!(end >= self.end.get(), "a segment only grows");
+        let before = self.totals.get();
+        assert!(
+            before.records <= totals.records && before.highest <= totals.highest,
+            "the totals of a segment only grow"
+        );
         self.end.set(end);
         self.totals.set(totals);
     }
@@ -188,6 +193,7 @@ impl Segment {
     /// Notes what a recovery found in it, which is less than the file.
     pub(super) fn cut(&self, records_end: u64, totals: Totals) {
         let end = records_end.next_multiple_of(BLOCK_SIZE as u64);
+        assert!(!self.sealed.get(), "a sealed segment does not change");
         assert!(
             end <= self.end.get(),
             "a recovery finds no more than there is"
@@ -198,6 +204,8 @@ impl Segment {
 
     /// Gives what was not used back and makes the length durable; nothing may be in flight.
     pub(super) async fn seal(&self) -> Result<()> {
+        assert!(!self.sealed.get(), "a segment is sealed once");
+        assert!(self.end.get() >= format::RECORDS_START, "it has a header");
         self.file.set_len(self.end.get()).await?;
         self.file.sync().await?;
         self.sealed.set(true);

@@ -190,7 +190,7 @@ impl Place {
         check.finish().map_err(damaged)
     }
 
-    /// Reads whole pages, by as few I/Os at once as it takes.
+    /// Reads whole pages with as few I/Os as possible.
     pub(super) async fn pages(&self, pages: Range<usize>) -> Result<Bytes> {
         let fixed = fixed_len(self.pointer);
         let start = pages.start * PAGE_BYTES;

@@ -1,7 +1,7 @@
 //! The segments that hold values, as immutable snapshots.
 //!
 //! Invariants:
-//! * A file is removed only when no snapshot holds its segment: whoever reads holds one.
+//! * A file is removed only when no snapshot holds its segment. A reader holds a snapshot.
 //! * A segment's totals only grow, until it is sealed; then nothing of it changes any more.
 //! * Within a segment's `end` every byte is durable.
 
@@ -84,7 +84,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Opens the segment at `path`, whosever it is; its totals are not known.
+    /// Opens the segment at `path`, of any shard; its totals are not known.
     pub(super) async fn open_path(path: &Path) -> Result<Self> {
         let file = File::open(path).await?;
         let block = file.read_at(0, BLOCK_SIZE).await?;

@@ -6,8 +6,8 @@
 //! * `runs` name the leader of every held index; their first indexes ascend, neighbours differ.
 //! * `slots` name every submitted block in which a held entry begins, in order of their first
 //!   index: the entry `i` begins in the last slot whose first index is at most `i`.
-//! * `cache` holds the last entries, without a gap, up to `last`; it may begin with purged ones, which
-//!   nobody is given any more.
+//! * `cache` holds the last entries, without a gap, up to `last`. It may begin with purged ones, which are
+//!   not read any more.
 //! * `cache_bytes` bounds the memory that the cache holds, but for two pieces of the arena: no entry holds
 //!   a buffer that is longer than what it is charged.
 

@@ -82,13 +82,14 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// Says that the log will be closed: nobody waits for room any more.
+    /// Ends the waits for room: the log will be closed.
     pub(crate) fn begin_stop(&self) {
         self.wal.begin_stop();
         self.values.begin_stop();
     }
 
-    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and stops the background work.
+    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and
+    /// stops the background work.
     /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
@@ -184,6 +185,8 @@ impl Log {
         let key = key_of(&entry.body, value.key_start, value.key_len);
         match self.values.stage(entry.id.index, key, bytes) {
             Ok((place, ticket)) => {
+                assert_eq!(place.len, value.len, "all of the value is staged");
+                assert!(ticket > Ticket::default(), "a value has a ticket");
                 entry.value = Some(value);
                 entry.place = Some(place);
                 Ok(ticket)
@@ -253,7 +256,7 @@ impl Log {
         self.wal.purged_durable()
     }
 
-    /// The last entry that nobody needs who needs the last `bytes` of entries, values included; `None`
+    /// The last entry before the last `bytes` of entries, values included; `None`
     /// if the log holds fewer. Needs no I/O, and knows of what was written before a restart too.
     pub fn before_last_bytes(&self, bytes: u64) -> Option<LogIndex> {
         self.wal.before_last_bytes(bytes)
@@ -319,6 +322,7 @@ impl Log {
         match self.values.read(place, key).await {
             Ok(value) => {
                 entry.body = joined(&entry.body, &value);
+                debug_assert!(entry.is_whole(), "a value fits its head");
                 (id, Ok(entry))
             }
             Err(error) => (id, Err(error)),

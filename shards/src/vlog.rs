@@ -7,7 +7,7 @@
 //! * `walk`, `recovery`: reading a segment from its front, and what is true after a start. `tear`: a torn value told
 //!   from a damaged one.
 //! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
-//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that nobody has open.
+//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that is not open.
 //!
 //! Invariants:
 //! * A pointer stays true while anything refers to its record: collection keeps segment and slot.
@@ -102,7 +102,7 @@ struct Shared {
     pipeline: RefCell<Pipeline>,
     segments: RefCell<Rc<Segments>>,
     index_cache: RefCell<IndexCache>,
-    /// Segments that were replaced or dropped, until nobody reads them.
+    /// Segments that were replaced or dropped, until no reader holds them.
     obsolete: RefCell<Vec<Rc<Segment>>>,
     /// Held while files are removed: a name must not be given anew meanwhile.
     removing: Semaphore,
@@ -218,7 +218,7 @@ impl ValueLog {
         self.shared().wait_durable(ticket).await
     }
 
-    /// Has [`ValueLog::wait_for_room`] wait no more.
+    /// Ends the waits in [`ValueLog::wait_for_room`].
     pub(crate) fn begin_stop(&self) {
         let shared = self.shared();
         shared.is_stopping.set(true);
@@ -257,7 +257,7 @@ impl ValueLog {
         }
     }
 
-    /// Length of the files of segments out of use that somebody reads, or that are about to be removed.
+    /// Length of the files of segments out of use: those that a reader holds, and those about to be removed.
     pub(crate) fn obsolete_bytes(&self) -> u64 {
         let obsolete = self.shared().obsolete.borrow();
         obsolete
@@ -266,7 +266,7 @@ impl ValueLog {
             .sum()
     }
 
-    /// Whether there are files out of use that nobody reads.
+    /// Whether there are files out of use that no reader holds.
     pub(crate) fn has_unused(&self) -> bool {
         let shared = self.shared();
         let obsolete = shared.obsolete.borrow();

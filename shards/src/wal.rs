@@ -191,7 +191,7 @@ impl Wal {
         &self.handle.shared
     }
 
-    /// Has [`Wal::wait_for_room`] wait no more.
+    /// Ends the waits in [`Wal::wait_for_room`].
     pub(crate) fn begin_stop(&self) {
         let shared = self.shared();
         shared.is_stopping.set(true);

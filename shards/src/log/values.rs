@@ -19,7 +19,7 @@ pub(crate) enum Values {
 }
 
 impl Values {
-    /// Has the value of the entry `at` written; it is durable when everything up to the ticket is.
+    /// Writes the value of the entry `at`. It is durable when everything up to the ticket is.
     ///
     /// # Errors
     /// `Fenced` or `Closed`; `TooLarge` when the value log does not take values of that length.
@@ -64,7 +64,7 @@ impl Values {
         }
     }
 
-    /// Has nobody wait for room any more.
+    /// Ends the waits for room.
     pub(super) fn begin_stop(&self) {
         match self {
             Self::On(values) => values.begin_stop(),

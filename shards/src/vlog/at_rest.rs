@@ -1,5 +1,5 @@
-//! The segments of a shard that nobody has open, for checking them. Nothing is changed: a segment that
-//! a crash left is looked at as it is.
+//! The segments of a shard that is not open, for checking them. Nothing is changed: a segment that a crash
+//! left is looked at as it is.
 
 use super::inspect::Verifier;
 use super::reader::{Place, fixed_len};

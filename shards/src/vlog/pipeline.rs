@@ -181,6 +181,10 @@ impl Pipeline {
             true => start,
             false => self.begin_segment(),
         };
+        assert!(
+            start + len <= self.segment_bytes,
+            "a record never spans two segments"
+        );
         (header.slot, header.offset) = (self.slot, start);
         // Two passes over the value: the checksums of its pages come before it.
         let (head, crc) = header.encode_head(seed(self.owner, self.segment), key, value);
@@ -193,6 +197,11 @@ impl Pipeline {
         self.put(&head);
         self.put(value);
 
+        assert_eq!(
+            self.offset.max(start + len),
+            self.offset,
+            "all of it is put"
+        );
         self.slot += 1;
         self.staged.ticket = Ticket(self.staged.ticket.0 + 1);
         self.staged.end = start + len;
@@ -335,11 +344,17 @@ impl Pipeline {
             self.starved = true;
             return Next::NeedSegment;
         };
+        let next = self.sealed.front().map(|batch| batch.segment);
+        assert_eq!(next, Some(prepared.id()), "segments are used without a gap");
         self.active = Some(Rc::clone(&prepared));
         Next::Begin(prepared)
     }
 
     fn submit(&mut self, segment: Rc<Segment>, batch: Batch) -> Write {
+        assert!(
+            !self.fence.is_failed(),
+            "a batch is submitted after a failure"
+        );
         assert_eq!(segment.id(), batch.segment, "a batch goes to its segment");
         assert!(
             batch.end() <= self.segment_bytes,
@@ -467,6 +482,8 @@ impl Pipeline {
 
     /// Gives it back, since it could not be sealed now.
     pub(super) fn put_back_full(&mut self, segment: Rc<Segment>) {
+        let next = self.full.front().map(|next| next.id());
+        assert!(next.is_none_or(|next| segment.id() < next), "oldest first");
         self.full.push_front(segment);
     }
 

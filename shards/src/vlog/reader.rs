@@ -58,6 +58,7 @@ impl ValueLog {
         place
             .read_pages(&head, pages..page_count(pointer.len), &mut value)
             .await?;
+        assert_eq!(value.len(), len, "a value is read whole");
         Ok(value.freeze())
     }
 
@@ -189,7 +190,7 @@ impl Place {
         check.finish().map_err(damaged)
     }
 
-    /// Reads whole pages, by as few I/Os at once as it takes.
+    /// Reads whole pages with as few I/Os as possible.
     pub(super) async fn pages(&self, pages: Range<usize>) -> Result<Bytes> {
         let fixed = fixed_len(self.pointer);
         let start = pages.start * PAGE_BYTES;
@@ -248,6 +249,7 @@ impl Place {
         while let Some(read) = pieces.next().await {
             let (first, bytes) = read?;
             self.check(head, first, &bytes)?;
+            debug_assert!(out.len() + bytes.len() <= self.pointer.len as usize);
             out.extend_from_slice(&bytes);
             corelith_io::yield_if_needed().await;
         }

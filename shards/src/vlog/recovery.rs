@@ -56,6 +56,11 @@ pub(super) async fn recover(
         };
         found.removed.push(name);
     }
+    let last = found.segments.keys().next_back();
+    assert!(
+        last.is_none_or(|last| *last < found.next),
+        "an id is given once"
+    );
     for name in &found.removed {
         corelith_io::remove_file(&name.path(dir)).await?;
     }
@@ -78,6 +83,7 @@ async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Rc
     if scan.written_end == RECORDS_START {
         return Ok(None);
     }
+    assert!(scan.end <= scan.written_end, "records are written");
     segment.cut(scan.written_end, scan.totals);
     segment.seal().await?;
     Ok(Some(segment))

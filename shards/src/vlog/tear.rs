@@ -111,6 +111,7 @@ async fn judge_pages(place: &Place, head: &Head, first: usize) -> Result<ValueSt
     let start = page_end(pointer, first);
     let len = page_end(pointer, end) - start;
     let bytes = place.read_at(head.bytes.len() + start, len).await?;
+    assert!(start <= page_end(pointer, end), "pages are in order");
     let mut state = ValueState::Whole;
     for page in first..end {
         let (from, to) = (page_end(pointer, page), page_end(pointer, page + 1));
@@ -138,6 +139,7 @@ async fn state_of(place: &Place, at: usize, len: usize, error: Error) -> Result<
     let from = place.offset.saturating_add(at as u64);
     let start = from - from % SECTOR as u64;
     let wanted = (len + usize::try_from(from - start).unwrap_or(0)).next_multiple_of(SECTOR);
+    debug_assert!(from + len as u64 <= start + wanted as u64);
     let bytes = place.segment.file.read_at(start, wanted).await?;
     Ok(match has_unwritten_sector(&bytes, wanted) {
         true => ValueState::Torn,

@@ -48,6 +48,12 @@ impl Manifest {
     }
 }
 
+/// Opens a value log that does not exist yet, with segments of 64 KiB.
+async fn open_new() -> ValueLog {
+    let opened = Manifest::default().open(Path::new(DIR), 64 << 10).await;
+    opened.unwrap()
+}
+
 /// Bytes made from a number, that do not repeat within a page.
 fn value(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -97,6 +103,13 @@ async fn reads_back(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
     let segments = log.segments();
     let read = log.read(&segments, pointer, Some(&key(index))).await;
     read.is_ok_and(|read| read == value(index, pointer.len as usize))
+}
+
+/// Checks that the values numbered from `first` read back.
+async fn assert_read_back(log: &ValueLog, first: u64, pointers: &[ValuePointer]) {
+    for (index, pointer) in (first..).zip(pointers) {
+        assert!(reads_back(log, index, *pointer).await, "value {index}");
+    }
 }
 
 /// Waits until nothing but the segment that is written to is unsealed.

@@ -228,6 +228,7 @@ impl Walk {
             }
             at += chunk.len() as u64;
         }
+        debug_assert!(from <= end && end <= limit.max(from));
         Ok(end)
     }
 
@@ -313,6 +314,7 @@ pub(super) async fn scan(segment: &Rc<Segment>) -> Result<Scan> {
                 found
                     .totals
                     .add(header.key_len as usize, header.value_len, header.at);
+                debug_assert!(found.end < walk.at(), "records are in order");
                 found.end = walk.at();
                 found.first_gap = found.first_gap.or(damage);
             }

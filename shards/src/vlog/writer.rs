@@ -146,6 +146,7 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             create_short(shared, header).await
         }
         Ok(segment) => {
+            assert_eq!(segment.id(), id, "it is the one that was asked for");
             shared.disk_full.set(false);
             Ok(Some(segment))
         }

@@ -108,6 +108,14 @@ impl Block {
         self.buf.get_mut(self.len..).unwrap_or_default()
     }
 
+    fn grow(&mut self, len: usize) {
+        self.len += len;
+        assert!(
+            self.len <= self.buf.len(),
+            "a block is longer than its buffer"
+        );
+    }
+
     /// Whether an entry should begin here: its header and a worthwhile part of what it stores fit.
     pub(crate) fn takes_entry(&self, head: &EntryHead) -> bool {
         let worthwhile = (head.stored_len as usize).min(BLOCK_SIZE / 8);
@@ -123,7 +131,7 @@ impl Block {
         let mut out = self.unused();
         format::put_entry_header(&mut out, head, length::stored(here));
         out.put_slice(stored.get(..here).unwrap_or_default());
-        self.len += overhead + here;
+        self.grow(overhead + here);
         self.entries.begin(head.id.index, head.whole_len());
         self.end_state.last = Some(head.id);
         if let Some(separated) = &head.separated {
@@ -141,7 +149,8 @@ impl Block {
         let mut out = self.unused();
         format::put_more_header(&mut out, head, length::stored(here), here == rest.len());
         out.put_slice(rest.get(..here).unwrap_or_default());
-        self.len += format::FRAGMENT_HEADER_BYTES + here;
+        self.grow(format::FRAGMENT_HEADER_BYTES + here);
+        assert!(here > 0 || rest.is_empty(), "a block that takes nothing");
         here
     }
 
@@ -152,7 +161,9 @@ impl Block {
 
     /// Puts a record that is not an entry; `state` is the state after it.
     pub(crate) fn put_small_record(&mut self, record: &Record, state: State) {
-        self.len += format::put_small_record(self.unused(), record);
+        debug_assert!(self.takes_small_record());
+        let len = format::put_small_record(self.unused(), record);
+        self.grow(len);
         match *record {
             Record::TruncateAfter(last) => self.entries.truncate_after(last.map(|id| id.index)),
             Record::Purge(upto) => self.entries.purge(upto.index),

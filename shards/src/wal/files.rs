@@ -116,6 +116,13 @@ pub(super) fn live_segments(files: &[LogFile]) -> Vec<usize> {
         }
     }
     live.reverse();
+    debug_assert!(
+        live.is_sorted_by_key(|at| files
+            .get(*at)
+            .and_then(|file| file.begun)
+            .map(|begun| begun.number)),
+        "each begins behind the one before"
+    );
     live
 }
 

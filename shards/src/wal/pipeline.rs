@@ -172,6 +172,7 @@ impl Pipeline {
     // ---- staging ----
 
     fn open_block(&mut self) -> &mut Block {
+        debug_assert!(!self.fence.is_failed(), "staged after a failure");
         if self.open.is_none() {
             self.staged_sequence += 1;
         }
@@ -181,6 +182,12 @@ impl Pipeline {
     }
 
     fn seal(&mut self) {
+        let (last, open) = (self.sealed.back(), self.open.as_ref());
+        debug_assert!(
+            last.zip(open)
+                .is_none_or(|(last, open)| last.sequence < open.sequence),
+            "blocks are sealed in the order of staging"
+        );
         self.sealed.extend(self.open.take());
     }
 
@@ -237,8 +244,7 @@ impl Pipeline {
         self.state.purged = Some(upto);
         self.state.last = self.index.range().last;
         self.stage_small_record(&Record::Purge(upto));
-        self.waiters
-            .push_back((self.staged_sequence, Waiter::Purge(upto.index)));
+        self.wait_for_staged(Waiter::Purge(upto.index));
         if is_planted(Bug::ReleaseEarly) {
             self.to_release = Some(upto.index);
             self.release();
@@ -257,9 +263,15 @@ impl Pipeline {
         if self.durable_sequence == self.staged_sequence {
             return Some(callback);
         }
-        self.waiters
-            .push_back((self.staged_sequence, Waiter::Callback(callback)));
+        self.wait_for_staged(Waiter::Callback(callback));
         None
+    }
+
+    fn wait_for_staged(&mut self, waiter: Waiter) {
+        let last = self.waiters.back().map_or(0, |(at, _)| *at);
+        assert!(last <= self.staged_sequence, "waiters are in order");
+        assert!(self.durable_sequence <= self.staged_sequence);
+        self.waiters.push_back((self.staged_sequence, waiter));
     }
 
     pub(crate) fn note_committed(&mut self, committed: LogId) {
@@ -320,6 +332,10 @@ impl Pipeline {
     }
 
     fn submit(&mut self, block: Block, flags: u16) -> Write {
+        assert!(
+            !self.fence.is_failed(),
+            "a block is submitted after a failure"
+        );
         assert!(
             block.sequence >= self.submitted_sequence,
             "blocks out of order"
@@ -470,6 +486,10 @@ impl Pipeline {
         let Some(upto) = self.to_release.take() else {
             return;
         };
+        assert!(
+            Some(upto) <= self.purged_durable || is_planted(Bug::ReleaseEarly),
+            "only what a durable purge covers is released"
+        );
         let needed = self.index.release_slots(upto);
         while let Some((oldest, next_number)) = self.segments.oldest()
             && needed.is_none_or(|needed| oldest < needed)

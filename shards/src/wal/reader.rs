@@ -162,6 +162,7 @@ impl<'a> Reader<'a> {
         {
             self.window.clear();
         }
+        assert!(from < end, "something is read");
         let (mut segment, mut offset) = (segment, offset);
         let mut assembly = Assembly::default();
         assert!(

@@ -195,6 +195,10 @@ async fn read_files(
         walk.refuse_lost_entries(&broken, asked)?;
     }
     while let Some(torn) = walk.first_without_value(value_of).await? {
+        assert!(
+            walk.evidence.flushed_up_to <= torn && torn < walk.next_number,
+            "nothing that was flushed is given up"
+        );
         tracing::warn!(
             block = torn,
             "the log ends before a value that is not whole"
@@ -232,6 +236,10 @@ fn finish(
             return Err(Error::corrupt(file, 0, fault));
         }
     };
+    assert!(
+        walk.evidence.flushed_up_to <= walk.next_number || is_planted(Bug::TakeDamageForTorn),
+        "nothing that was flushed is given up"
+    );
     Ok(Contents {
         index,
         state,
@@ -297,5 +305,6 @@ async fn settle(
             file_len: if is_shortened { end } else { file.len },
         });
     }
+    debug_assert!(segments.iter().is_sorted_by_key(|segment| segment.id));
     Ok((segments, rest))
 }

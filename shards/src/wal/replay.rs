@@ -255,6 +255,8 @@ impl Replay {
     pub(super) fn separated(&mut self, flushed_up_to: u64) -> VecDeque<SeparatedEntry> {
         self.know_flushed(flushed_up_to);
         self.drop_pending();
+        debug_assert!(self.separated.iter().is_sorted_by_key(|entry| entry.index));
+        debug_assert!(self.separated.iter().is_sorted_by_key(|entry| entry.block));
         std::mem::take(&mut self.separated)
     }
 

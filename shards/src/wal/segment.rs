@@ -225,8 +225,16 @@ impl SegmentChain {
 
     /// The oldest released segment, once it may be freed.
     pub(crate) fn take_released(&mut self, proven: u64) -> Option<Released> {
-        self.released
-            .pop_front_if(|released| released.proof <= proven)
+        let released = self
+            .released
+            .pop_front_if(|released| released.proof <= proven);
+        let oldest = self.in_use.front().map(|oldest| oldest.id);
+        let id = released.as_ref().map(|released| released.segment.id);
+        assert!(
+            id.is_none() || id < oldest,
+            "segments are freed oldest first"
+        );
+        released
     }
 
     /// Gives it back, since it could not be freed now.

@@ -15,7 +15,7 @@ use crate::filename::FileName;
 use crate::ids::SegmentId;
 use crate::limits;
 use crate::removal::remove_if_there;
-use corelith_io::{Buf, OpenOptions};
+use corelith_io::{BLOCK_SIZE, Buf, OpenOptions};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -87,6 +87,8 @@ impl SegmentFiles {
     }
 
     async fn adopt(&self, from: &Path, id: SegmentId, len: u64) -> Result<Prepared> {
+        assert!(id.0 < self.next_id.get(), "an id that was taken");
+        assert!(len.is_multiple_of(BLOCK_SIZE as u64), "blocks are whole");
         let path = FileName::Segment(id).path(&self.dir);
         corelith_io::rename(from, &path).await?;
         self.dir.sync().await?;
@@ -201,5 +203,6 @@ async fn fill(path: &Path, len: u64, is_behind: impl Fn(u64) -> bool) -> Result<
         }
     }
     drop(writes);
+    assert_eq!(offset, len, "all of it is written");
     Ok(file.sync().await?)
 }

@@ -148,6 +148,10 @@ impl<'a> Walk<'a> {
             .block(&header, payload, slot)
             .map_err(|fault| Error::corrupt(&file.path, offset, fault))?;
         self.evidence.add(&header);
+        assert!(
+            self.next_number < self.bound,
+            "the log ends before its bound"
+        );
         self.next_number += 1;
         self.previous = crc;
         Ok(Some(len))
@@ -171,6 +175,7 @@ impl<'a> Walk<'a> {
                 }
                 continue;
             }
+            debug_assert!(entry.block < self.next_number, "of a block that was taken");
             match state {
                 ValueState::Whole => {}
                 ValueState::Missing(error) if known.contains(&entry.value.place.segment) => {
@@ -206,6 +211,7 @@ impl<'a> Walk<'a> {
             && self.evidence.flushed_up_to <= number
             && let Some(begun) = self.files.get(at).and_then(|file| file.begun)
         {
+            assert!(self.evidence.flushed_up_to <= number, "it is given up");
             self.next_number = number;
             self.previous = begun.previous;
             self.ends.pop();

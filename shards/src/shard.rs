@@ -145,9 +145,6 @@ impl Shard {
         }
         join(dir, &log, checkpoint, installed).await?;
 
-        let barrier_log = log.clone();
-        let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
-        let (segments_log, named_log) = (log.clone(), log.clone());
         let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -168,17 +165,7 @@ impl Shard {
             values,
             manifest: recovered.manifest,
             lock: Some(recovered.lock),
-            log: LogHooks {
-                barrier: Box::new(move || {
-                    let log = barrier_log.clone();
-                    Box::pin(async move { log.flush().await })
-                }),
-                purged: Box::new(move || purged_log.purged_durable()),
-                is_disk_full: Box::new(move || full_log.is_disk_full()),
-                is_stuck: Box::new(move || stuck_log.is_stuck()),
-                segments: Box::new(move || segments_log.segments()),
-                has_segment: Box::new(move |id| named_log.has_segment(id)),
-            },
+            log: hooks_of(&log),
             reserve,
             on_damage: options.on_damage,
         })
@@ -203,6 +190,24 @@ impl Shard {
         let flushed = self.engine.close().await;
         self.log.close().await?;
         flushed
+    }
+}
+
+/// What the engine asks of this log.
+fn hooks_of(log: &Log) -> LogHooks {
+    let barrier_log = log.clone();
+    let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
+    let (segments_log, named_log) = (log.clone(), log.clone());
+    LogHooks {
+        barrier: Box::new(move || {
+            let log = barrier_log.clone();
+            Box::pin(async move { log.flush().await })
+        }),
+        purged: Box::new(move || purged_log.purged_durable()),
+        is_disk_full: Box::new(move || full_log.is_disk_full()),
+        is_stuck: Box::new(move || stuck_log.is_stuck()),
+        segments: Box::new(move || segments_log.segments()),
+        has_segment: Box::new(move |id| named_log.has_segment(id)),
     }
 }
 

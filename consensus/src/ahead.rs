@@ -25,6 +25,8 @@ impl Ahead {
             // Entries were cut, and others take their places.
             writes.pop_back();
         }
+        let ascends = writes.back().is_none_or(|(last, _)| last.index < id.index);
+        assert!(ascends, "{id} does not follow what was parsed before it");
         if writes.len() < PARSED_AHEAD_MAX {
             writes.push_back((id, parsed));
         }
@@ -39,6 +41,10 @@ impl Ahead {
         {
             writes.pop_front();
         }
+        let is_in_order = writes
+            .front()
+            .is_none_or(|(first, _)| first.index >= id.index);
+        assert!(is_in_order, "{id} is applied, and older ones are kept");
         let (_, parsed) = writes.pop_front_if(|(first, _)| *first == id)?;
         Some(parsed)
     }

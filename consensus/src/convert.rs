@@ -46,7 +46,7 @@ pub(crate) fn append_request(
     entries: &[PeerEntry],
     payloads: Vec<Payload>,
 ) -> AppendRequest {
-    debug_assert_eq!(entries.len(), payloads.len());
+    assert_eq!(entries.len(), payloads.len(), "each entry says something");
     let entries = entries
         .iter()
         .zip(payloads)

@@ -94,10 +94,12 @@ impl Groups {
             options: self.inner.options.clone(),
         };
         let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
-        self.inner
+        let replaced = self
+            .inner
             .groups
             .borrow_mut()
             .insert(shard_id, group.clone());
+        assert!(replaced.is_none(), "{shard_id} has two groups on this node");
         Ok(group)
     }
 

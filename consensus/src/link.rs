@@ -202,7 +202,13 @@ impl Link {
             shard,
             deadline,
         };
-        waiting.insert(id, request);
+        let other = waiting.insert(id, request);
+        assert!(other.is_none(), "two requests have the number {id}");
+        assert!(
+            waiting.len() <= PEER_REQUESTS_MAX,
+            "{} requests wait",
+            waiting.len()
+        );
         Ok(id)
     }
 

@@ -109,10 +109,7 @@ impl LogStore {
             }
             Err(error) => return Err(io_error(error)),
         };
-        assert!(
-            entries.first().is_none_or(|entry| entry.id.index >= from),
-            "entries from {from} on were read"
-        );
+        check_run(&entries, from, to);
         Ok(entries.into_iter().map(Entry::from).collect())
     }
 
@@ -129,8 +126,26 @@ impl LogStore {
                 return Err(io_error(error));
             }
         };
+        check_run(&entries, from, to);
         Ok(entries.into_iter().map(Entry::from).collect())
     }
+}
+
+/// What was read of `from..to` has no holes: openraft would take one entry for another.
+fn check_run(entries: &[shards::Entry], from: LogIndex, to: LogIndex) {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return;
+    };
+    let (first, last) = (first.id.index, last.id.index);
+    assert!(
+        from <= first && last < to,
+        "{first} to {last} were read of {from} to {to}"
+    );
+    assert_eq!(
+        last.0 - first.0 + 1,
+        entries.len() as u64,
+        "entries between {first} and {last} are missing"
+    );
 }
 
 /// A storage error on its way through openraft, which stops the group.

@@ -438,7 +438,12 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         // Those who get this forget the leader's lease, and so must the leader, before it leaves.
-        self.lease.give_up(request.from_leader().leader_id);
+        let leader = request.from_leader().leader_id;
+        self.lease.give_up(leader);
+        assert!(
+            self.lease.is_given_up(leader),
+            "{leader} leaves with its lease"
+        );
         let transfer = Transfer {
             from: convert::peer_vote(request.from_leader()),
             to: NodeId(*request.to_node_id()),
@@ -542,6 +547,11 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
                     at,
                     bytes,
                 });
+                assert!(
+                    self.in_flight.len() <= APPENDS_IN_FLIGHT_MAX,
+                    "{} appends are in flight",
+                    self.in_flight.len()
+                );
             }
             Err(down) => {
                 self.input = None;
@@ -592,6 +602,11 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Stream for Appends<S> {
                     sent, at, bytes, ..
                 } = *first;
                 this.in_flight.pop_front();
+                assert!(
+                    this.in_flight_bytes >= bytes,
+                    "{} bytes are in flight, among them {bytes}",
+                    this.in_flight_bytes
+                );
                 this.in_flight_bytes -= bytes;
                 Poll::Ready(Some(this.outcome(&sent, at, answer)))
             }

@@ -28,7 +28,9 @@ impl<T> Responder<T> {
 
 impl<T: 'static> openraft::raft::responder::Responder<Types, T> for Responder<T> {
     fn on_complete(mut self, result: T) {
-        if let Some(complete) = self.complete.take() {
+        let complete = self.complete.take();
+        assert!(complete.is_some(), "a proposal is decided twice");
+        if let Some(complete) = complete {
             complete(Some(result));
         }
     }
@@ -117,6 +119,11 @@ impl Budget {
         }
         count.set(count.get() + 1);
         used.set(used.get() + bytes);
+        assert!(
+            count.get() <= *count_max || is_planted(Bug::UnboundedProposals),
+            "{} proposals of {count_max}",
+            count.get()
+        );
         Some(Share {
             budget: Rc::clone(&self.0),
             bytes,
@@ -139,6 +146,10 @@ impl Budget {
 impl Drop for Share {
     fn drop(&mut self) {
         let InFlight { count, bytes, .. } = &*self.budget;
+        assert!(
+            count.get() > 0 && bytes.get() >= self.bytes,
+            "{self:?} is given back twice"
+        );
         count.set(count.get() - 1);
         bytes.set(bytes.get() - self.bytes);
         self.budget.given_back.notify_waiters();

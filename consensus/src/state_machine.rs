@@ -197,7 +197,11 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> io::Result<()> {
         snapshot::install(&self.engine, snapshot).await?;
         let (applied, _) = self.engine.applied();
-        debug_assert_eq!(applied.map(types::log_id), meta.last_log_id);
+        assert_eq!(
+            applied.map(types::log_id),
+            meta.last_log_id,
+            "the snapshot is not what it says"
+        );
         if let Some(applied) = applied {
             self.applied.advance(applied);
         }

@@ -2,6 +2,7 @@ use super::*;
 use crate::tests::cluster::command as write_command;
 use crate::types::Membership;
 use bytes::Bytes;
+use corelith_wire::peer::{AppendResult, VoteAnswer};
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 
 const ME: NodeId = NodeId(1);
@@ -331,6 +332,29 @@ fn what_goes_on_where_the_leader_stopped_needs_no_second_look() {
 }
 
 #[test]
+fn a_refused_append_takes_back_what_it_would_have_shown() {
+    let line = |tail: Option<u64>| Line {
+        vote: vote_of(5, 2, true),
+        tail: tail.map(|index| id(5, 2, index)),
+        own_from: Some(LogIndex(3)),
+    };
+    // The line before the refused append, by now, and after its answer.
+    for (before, now, after) in [
+        (Some(10), Some(12), Some(10)),
+        // An earlier one was refused too, or the leader went back.
+        (Some(12), Some(10), Some(10)),
+        (Some(10), Some(10), Some(10)),
+        (None, Some(10), None),
+    ] {
+        assert_eq!(
+            line(before).without(line(now)),
+            line(after),
+            "{before:?} {now:?}"
+        );
+    }
+}
+
+#[test]
 fn a_leader_of_old_ends_no_line_of_a_newer_one() {
     let line_of = |term| Line {
         vote: vote_of(term, 2, true),
@@ -346,7 +370,7 @@ fn a_leader_of_old_ends_no_line_of_a_newer_one() {
         place.line_after(Some(line_of(4)), &head)
     };
     assert_eq!(after(&nothing, 3), Some(line_of(4)), "of a leader of old");
-    assert_eq!(after(&nothing, 4), None, "of the same");
+    assert_eq!(after(&nothing, 4), Some(line_of(4)), "of the same");
     assert_eq!(after(&nothing, 5), None, "of a newer one");
     let placed = Place {
         line: Some(line_of(5)),

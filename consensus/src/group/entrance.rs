@@ -40,8 +40,13 @@ impl Entrance {
 
     fn pop(&self) -> Option<(Payload, Responder<Answer>)> {
         let (payload, responder) = self.waiting.borrow_mut().pop_front()?;
-        let bytes = self.waiting_bytes.get() - payload.body.len();
-        self.waiting_bytes.set(bytes);
+        let before = self.waiting_bytes.get();
+        assert!(
+            before >= payload.body.len(),
+            "{before} bytes wait, among them one of {}",
+            payload.body.len()
+        );
+        self.waiting_bytes.set(before - payload.body.len());
         Some((payload, responder))
     }
 
@@ -83,6 +88,8 @@ impl Group {
             };
             inner.let_propose(payload, responder);
         }
+        let left = inner.entrance.waiting_bytes.get();
+        assert!(left == 0, "nothing waits, and {left} bytes of it");
         inner.entrance.attended.set(false);
     }
 }

@@ -114,6 +114,10 @@ impl Inner {
             let Some(upto) = self.purge_target(checkpointed.index.0) else {
                 continue;
             };
+            assert!(
+                upto <= checkpointed.index.0,
+                "the log is purged up to {upto}, and {checkpointed} is the checkpoint"
+            );
             // openraft purges no entry beyond its last snapshot, which is the engine itself.
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
@@ -248,7 +252,13 @@ impl Inner {
 
     /// Hands the lead over, after the lease was given up.
     pub(super) async fn hand_over(&self, leading: LeaderId, to: NodeId) {
+        assert!(to != self.me, "{to} hands the lead to itself");
+        assert!(self.members.contains(&to), "{to} is no member");
         self.lease.give_up(leading);
+        assert!(
+            self.lease.is_given_up(leading),
+            "{leading} leaves with its lease"
+        );
         drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 

@@ -14,11 +14,11 @@ use crate::{GroupError, Options};
 use bytes::{Buf, BytesMut};
 use corelith_io::sim::SimConfig;
 use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
-use corelith_shards::ShardId;
+use corelith_shards::{NodeId, ShardId, Term};
 use corelith_wire::Kind;
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
-use corelith_wire::peer::kinds;
+use corelith_wire::peer::{PeerVote, VoteAsk, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -224,6 +224,9 @@ fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
     stand_between(&cluster, &tampering);
     cluster.start_all();
     let leader = cluster.wait_leader();
+    cluster.wait("all nodes have their groups", || {
+        (0..3).all(|at| cluster.groups(at).is_some())
+    });
     let session = cluster.open_session(leader);
     let mut number = 0;
     let mut write = |cluster: &Cluster, at: usize| {
@@ -306,4 +309,68 @@ fn a_group_outlives_changed_frames() {
     ] {
         assert!(changed.contains_key(&kind.0), "no {kind:?} was changed");
     }
+}
+
+/// Has the first two nodes' terms rise by a step, as one changed request for a vote does.
+fn raise_terms(cluster: &Cluster) {
+    let group = |at: usize| cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let before = group(0).status().term.max(group(1).status().term);
+    let asked = group(0);
+    let ask = VoteAsk {
+        vote: PeerVote {
+            term: Term(before.0 + TERM_STEP_MAX),
+            node: NodeId(2),
+            committed: false,
+        },
+        last: asked.status().last_log,
+        transfer: true,
+    };
+    cluster.sim.block_on(cluster.nodes[0], async move {
+        asked.take_vote(NodeId(2), false, ask).await.unwrap();
+    });
+    cluster.wait("a leader in a higher term", || {
+        let leader = cluster.leader();
+        leader.is_some_and(|at| group(at).status().term.0 > before.0 + TERM_STEP_MAX)
+    });
+}
+
+/// The third node, which the first two have left two steps and more behind, with `down` of those gone.
+fn finds_back(down: Option<usize>) {
+    let mut cluster = Cluster::new(41, SimConfig::default(), Options::default(), 1);
+    cluster.tampered = true;
+    stand_between(&cluster, &Rc::default());
+    cluster.start_all();
+    cluster.wait_leader();
+    cluster.crash(2);
+    for _ in 0..3 {
+        raise_terms(&cluster);
+    }
+    cluster.start(2);
+    if let Some(down) = down {
+        cluster.crash(down);
+    }
+    let began = cluster.sim.now();
+    cluster.wait("the third node follows", || {
+        let Some(leader) = cluster.leader() else {
+            return false;
+        };
+        let status = |at: usize| Some(cluster.groups(at)?.group(ShardId(0))?.status());
+        let (theirs, ours) = (status(leader), status(2));
+        theirs.zip(ours).is_some_and(|(theirs, ours)| {
+            (theirs.term, theirs.applied) == (ours.term, ours.applied)
+        })
+    });
+    let took = cluster.sim.now() - began;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn a_node_finds_back_to_a_leader_of_a_term_out_of_its_reach() {
+    finds_back(None);
+}
+
+#[test]
+fn two_nodes_of_terms_far_apart_elect_a_leader() {
+    finds_back(Some(0));
+    finds_back(Some(1));
 }

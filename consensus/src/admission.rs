@@ -36,7 +36,7 @@ use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote, Transfer, VoteAsk};
 use corelith_wire::request::OpenSession;
 
 pub(crate) use answer::{Sent, append_answer, snapshot_answer, vote_answer};
-pub(crate) use line::{Held, Line, Place, in_line, place};
+pub(crate) use line::{AppendPlace, HeldLog, LeaderLine, in_line, place};
 pub(crate) use reach::Reach;
 
 /// Why a message of a peer was refused.

@@ -1,7 +1,8 @@
 //! Where an append goes in the log of a replica, and what its leader has shown of its own.
 //!
 //! Invariants:
-//! * The line of a leader only grows while it leads, and what lies on it is never cut.
+//! * The line of a leader only grows while it leads, and what lies on it is not cut. It ends with the first
+//!   append that contradicts it, which is refused.
 //! * What an append may commit lies within the line after it, or within what was purged.
 
 use super::{Refusal, leader_of, leader_of_vote};
@@ -9,7 +10,7 @@ use corelith_shards::{LogId, LogIndex};
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote};
 
 /// The log of this replica.
-pub(crate) struct Held<'a> {
+pub(crate) struct HeldLog<'a> {
     pub(crate) purged: Option<LogId>,
     /// Up to here it is for good: what is committed, and, for an append of the leader that it goes by,
     /// what that leader has shown.
@@ -17,7 +18,7 @@ pub(crate) struct Held<'a> {
     pub(crate) id_at: &'a dyn Fn(LogIndex) -> Option<LogId>,
 }
 
-impl Held<'_> {
+impl HeldLog<'_> {
     /// Whether the log holds that entry, or ends its purged part with it.
     fn has(&self, id: LogId) -> bool {
         self.purged == Some(id) || (!self.is_purged(id.index) && (self.id_at)(id.index) == Some(id))
@@ -51,7 +52,7 @@ impl Held<'_> {
 
 /// What one leader has shown of its log: appends that follow it extend the log and cut nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct LeaderLine {
     /// The leader.
     pub(super) vote: PeerVote,
     /// The last entry that it has shown.
@@ -62,16 +63,16 @@ pub(crate) struct Line {
 
 /// Where an append goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct AppendPlace {
     /// What it may commit.
     pub(crate) committed: Option<LogId>,
     /// The line after it; `None` if it is refused by what Raft demands of every append.
-    pub(crate) line: Option<Line>,
+    pub(crate) line: Option<LeaderLine>,
 }
 
-impl Place {
+impl AppendPlace {
     /// Of an append that goes on to `line`.
-    fn on(line: Line, committed: Option<LogId>) -> Self {
+    fn on(line: LeaderLine, committed: Option<LogId>) -> Self {
         assert!(
             committed.is_none_or(|committed| !is_beyond(committed, line.tail)),
             "{committed:?} is committed beyond {line:?}"
@@ -84,13 +85,17 @@ impl Place {
 
     /// The line of a replica that had `line`: a leader of old ends no newer one's, and an append that is
     /// refused shows nothing, and takes nothing back.
-    pub(crate) fn line_after(&self, line: Option<Line>, head: &AppendHead) -> Option<Line> {
-        let stays = |line: &Line| leader_of_vote(&line.vote) >= leader_of_vote(&head.vote);
+    pub(crate) fn line_after(
+        &self,
+        line: Option<LeaderLine>,
+        head: &AppendHead,
+    ) -> Option<LeaderLine> {
+        let stays = |line: &LeaderLine| leader_of_vote(&line.vote) >= leader_of_vote(&head.vote);
         self.line.or(line.filter(stays))
     }
 }
 
-impl Line {
+impl LeaderLine {
     fn after(
         vote: PeerVote,
         before: Option<Self>,
@@ -154,11 +159,11 @@ impl Line {
 /// cannot be told from the line alone. What is settled is not looked at: it may lag behind what
 /// openraft knows.
 pub(crate) fn in_line(
-    line: &Line,
+    line: &LeaderLine,
     head: &AppendHead,
     entries: &[PeerEntry],
-    held: &Held<'_>,
-) -> Option<Place> {
+    held: &HeldLog<'_>,
+) -> Option<AppendPlace> {
     if line.vote != head.vote {
         return None;
     }
@@ -176,7 +181,7 @@ pub(crate) fn in_line(
         return None;
     }
     let tail = entries.last().map(|entry| entry.id).or(line.tail);
-    let after = Line::after(head.vote, Some(*line), tail, entries);
+    let after = LeaderLine::after(head.vote, Some(*line), tail, entries);
     let committed = match head.committed {
         None => None,
         Some(committed) if is_beyond(committed, tail) => cut(committed, tail).ok()?,
@@ -191,7 +196,7 @@ pub(crate) fn in_line(
         line.tail() <= after.tail(),
         "{line:?} grows, and is {after:?}"
     );
-    Some(Place::on(after, committed))
+    Some(AppendPlace::on(after, committed))
 }
 
 fn is_beyond(id: LogId, tail: Option<LogId>) -> bool {
@@ -214,10 +219,10 @@ pub(crate) fn place(
     ours: &PeerVote,
     head: &AppendHead,
     entries: &[PeerEntry],
-    held: &Held<'_>,
-) -> Result<Place, Refusal> {
+    held: &HeldLog<'_>,
+) -> Result<AppendPlace, Refusal> {
     // The answer says so; openraft would take the commit index all the same.
-    let without_effect = Place {
+    let without_effect = AppendPlace {
         committed: None,
         line: None,
     };
@@ -253,8 +258,8 @@ pub(crate) fn place(
             Some(committed)
         }
     };
-    let line = Line::after(head.vote, None, tail, entries);
-    Ok(Place::on(line, committed))
+    let line = LeaderLine::after(head.vote, None, tail, entries);
+    Ok(AppendPlace::on(line, committed))
 }
 
 /// Whether the append itself has another entry in that place.

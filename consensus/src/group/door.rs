@@ -2,13 +2,13 @@
 //!
 //! Every request is held against [`admission`]. Appends also against the log, for which the log must
 //! be what openraft goes by when the append gets there: an append that goes on where its leader
-//! stopped needs nothing more than what the leader has shown so far ([`Line`]); any other one
+//! stopped needs nothing more than what the leader has shown so far ([`LeaderLine`]); any other one
 //! waits until openraft has done all that came before, and those behind it wait too.
 //!
 //! An openraft that has stopped is told nothing: it would log each message.
 
 use super::Group;
-use crate::admission::{self, Held, Known, Line, Place, Reach, Refusal};
+use crate::admission::{self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal};
 use crate::convert;
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
@@ -36,7 +36,7 @@ pub(super) struct Door {
     /// Appends and heartbeats enter one after the other.
     turn: Semaphore,
     /// What the leader of the last append has shown.
-    line: Cell<Option<Line>>,
+    line: Cell<Option<LeaderLine>>,
     /// What the appends that were let in have committed and is not applied yet, ascending: each is
     /// a batch in openraft's queue.
     to_apply: RefCell<VecDeque<LogIndex>>,
@@ -240,10 +240,10 @@ impl Group {
         &self,
         head: &AppendHead,
         entries: &[PeerEntry],
-    ) -> Result<Option<Place>, Refusal> {
+    ) -> Result<Option<AppendPlace>, Refusal> {
         let log = &self.inner.log;
         let id_at = |index: LogIndex| log.id_at(index);
-        let held = |settled| Held {
+        let held = |settled| HeldLog {
             purged: log.range().purged,
             settled,
             id_at: &id_at,
@@ -261,7 +261,13 @@ impl Group {
         let settled = committed
             .map(|id| id.index)
             .max(line.and_then(|line| line.tail()));
-        admission::place(&vote, head, entries, &held(settled)).map(Some)
+        let place = admission::place(&vote, head, entries, &held(settled));
+        if matches!(place, Err(Refusal::Contradicts(_))) {
+            // Either this or what was shown before was changed on its way. What the leader takes for
+            // acknowledged, as its next message says, begins the line anew.
+            self.inner.door.line.set(None);
+        }
+        place.map(Some)
     }
 
     /// Asks for a vote, or whether it would be granted (`pre`); `None` if openraft has stopped or the
@@ -362,7 +368,7 @@ impl Group {
     }
 }
 
-impl super::Inner {
+impl super::GroupInner {
     /// Notes that openraft will apply what comes up to `index`.
     fn will_apply(&self, index: LogIndex) {
         self.applies_waiting();

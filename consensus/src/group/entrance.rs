@@ -9,7 +9,7 @@
 //!
 //! Invariant: proposals enter in the order in which they came.
 
-use super::{Group, Inner};
+use super::{Group, GroupInner};
 use crate::limits::SLOWED_MEMTABLE_PARTS;
 use crate::proposal::Responder;
 use crate::types::{Payload, Types};
@@ -94,7 +94,7 @@ impl Group {
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Whether no more need be on its way to the engine now.
     fn is_enough_on_its_way(&self) -> bool {
         let on_its_way = self

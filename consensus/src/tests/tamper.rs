@@ -9,16 +9,18 @@
 //! last entry of a candidate. The checksums are there for those.
 
 use super::cluster::{Cluster, PORT, put};
+use crate::admission::Refusal;
+use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
 use crate::{GroupError, Options};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
 use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
-use corelith_shards::{NodeId, ShardId, Term};
+use corelith_shards::{LogId, LogIndex, NodeId, ShardId, Term};
 use corelith_wire::Kind;
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
-use corelith_wire::peer::{PeerVote, VoteAsk, kinds};
+use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAsk, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -373,4 +375,65 @@ fn a_node_finds_back_to_a_leader_of_a_term_out_of_its_reach() {
 fn two_nodes_of_terms_far_apart_elect_a_leader() {
     finds_back(Some(0));
     finds_back(Some(1));
+}
+
+#[test]
+fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it() {
+    let cluster = Cluster::started(42);
+    let leader = cluster.wait_leader();
+    let (at, claims) = ((leader + 1) % 3, NodeId(leader as u64 + 1));
+    cluster.wait("the follower has an entry", || {
+        let groups = cluster.groups(at);
+        let group = groups.and_then(|groups| groups.group(ShardId(0)));
+        group.is_some_and(|group| group.status().applied.is_some())
+    });
+    for node in &cluster.nodes {
+        cluster.sim.net().isolate(*node);
+    }
+    let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let before = group.status().last_log.unwrap();
+    let term = Term(before.term.0 + 1);
+    let next = move |term| LogId {
+        term,
+        node: claims,
+        index: LogIndex(before.index.0 + 1),
+    };
+    let head = move |committed| AppendHead {
+        vote: PeerVote {
+            term,
+            node: claims,
+            committed: true,
+        },
+        before: Some(before),
+        committed,
+        count: 0,
+    };
+    let blank = |id| {
+        vec![PeerEntry {
+            id,
+            kind: kind::BLANK,
+            body: Bytes::new(),
+        }]
+    };
+    let follower = group.clone();
+    cluster.sim.block_on(cluster.nodes[at], async move {
+        let changed = blank(next(before.term));
+        let taken = follower.take_append(claims, head(None), changed).await;
+        assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
+        let own = || blank(next(term));
+        let refused = follower.take_append(claims, head(None), own()).await;
+        assert_eq!(refused, Err(Refusal::Contradicts(next(term))));
+        let committed = head(Some(LogId {
+            index: LogIndex(before.index.0 + 9),
+            ..next(term)
+        }));
+        let beat = follower.take_beat(claims, committed).await;
+        assert!(matches!(beat, Ok(AppendResult::Taken { .. })), "{beat:?}");
+        let taken = follower.take_append(claims, head(None), own()).await;
+        assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
+    });
+    cluster.sim.run_for(Duration::from_millis(50));
+    let status = group.status();
+    assert_eq!(status.last_log, Some(next(term)));
+    assert!(status.committed <= Some(before), "{status:?}");
 }

@@ -50,7 +50,7 @@ pub(crate) enum Refusal {
     NotTheSender {
         /// Who is at the other end.
         peer: NodeId,
-        /// Who it says it is.
+        /// The node in whose name it speaks.
         claimed: NodeId,
     },
     /// An elected leader's vote where a candidate's belongs, or the other way round.

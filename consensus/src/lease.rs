@@ -37,7 +37,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease that is trusted for `length`, in a group of so many members.
+    /// A lease that is trusted for `length`, in a group of `members`.
     pub(crate) fn new(length: Duration, members: usize) -> Self {
         assert!(members > 0, "a group of nobody");
         Self {

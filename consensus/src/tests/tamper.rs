@@ -118,7 +118,7 @@ fn extreme(old: u64) -> u64 {
 /// How much is changed, and of what.
 #[derive(Default)]
 struct Tampering {
-    /// One of so many frames; none if 0.
+    /// One frame of this many is changed; none if 0.
     one_of: Cell<u64>,
     changed: std::cell::RefCell<BTreeMap<u16, u64>>,
 }

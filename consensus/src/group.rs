@@ -19,17 +19,17 @@ mod waiting;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
-use crate::ahead::Ahead;
+use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
-use crate::link::Link;
+use crate::link::PeerLink;
 use crate::log_store::{LogStore, Unsendable};
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
-use crate::proposal::{self, Budget, Responder};
+use crate::proposal::{self, ProposalBudget, Responder};
 use crate::replay::replay;
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
@@ -95,10 +95,10 @@ pub struct GroupStatus {
 /// The group of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Group {
-    inner: Rc<Inner>,
+    inner: Rc<GroupInner>,
 }
 
-struct Inner {
+struct GroupInner {
     me: NodeId,
     shard_id: ShardId,
     members: Vec<NodeId>,
@@ -115,7 +115,7 @@ struct Inner {
     healths: Rc<Healths>,
     data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
-    budget: Budget,
+    budget: ProposalBudget,
     readers: read::Readers,
     door: door::Door,
     entrance: entrance::Entrance,
@@ -128,10 +128,10 @@ struct Inner {
 }
 
 /// Gives the link to the core of a node that owns the shard.
-type LinkTo = Rc<dyn Fn(u64) -> Rc<Link>>;
+type LinkTo = Rc<dyn Fn(u64) -> Rc<PeerLink>>;
 
 /// What a group needs from its core.
-pub(crate) struct Surroundings {
+pub(crate) struct GroupSurroundings {
     pub(crate) me: NodeId,
     pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
@@ -141,13 +141,13 @@ impl Group {
     /// Starts a replica. It votes and answers peers right away (see the embargo), and its leader
     /// forms the group if it is new.
     pub(crate) async fn open(
-        surroundings: Surroundings,
+        surroundings: GroupSurroundings,
         shard: Shard,
         shard_id: ShardId,
         members: Vec<NodeId>,
         preferred: NodeId,
     ) -> Result<Self, OpenError> {
-        let Surroundings {
+        let GroupSurroundings {
             me,
             link_to,
             options,
@@ -181,7 +181,7 @@ impl Group {
             Rc::clone(&transfers),
             Rc::clone(&unsendable),
         );
-        let ahead = Rc::<Ahead>::default();
+        let ahead = Rc::<ParsedAhead>::default();
         let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
         replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
@@ -197,11 +197,11 @@ impl Group {
             raft.runtime_config().elect(false);
         }
         raft.run();
-        let budget = Budget::new(
+        let budget = ProposalBudget::new(
             options.proposals_in_flight,
             options.proposal_bytes_in_flight,
         );
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(GroupInner {
             me,
             shard_id,
             members,
@@ -437,7 +437,7 @@ fn embargo(promised: bool) -> bool {
     promised && !is_planted(Bug::VoteAfterRestart)
 }
 
-impl Inner {
+impl GroupInner {
     fn current_leader(&self) -> Option<NodeId> {
         let server = self.server.borrow_watched();
         server.current_leader.map(NodeId)

@@ -1,8 +1,8 @@
 //! All groups of a core.
 
 use crate::error::OpenError;
-use crate::group::{Group, Surroundings};
-use crate::link::{Link, LinkConfig};
+use crate::group::{Group, GroupSurroundings};
+use crate::link::{LinkConfig, PeerLink};
 use crate::options::Options;
 use crate::refusals::Refusals;
 use corelith_shards::{NodeId, Shard, ShardId};
@@ -18,16 +18,16 @@ pub type Route = Rc<dyn Fn(NodeId, ShardId) -> SocketAddr>;
 /// The groups of one core and its connections to the cores of other nodes. Clones share them.
 #[derive(Clone)]
 pub struct Groups {
-    inner: Rc<Inner>,
+    inner: Rc<GroupsInner>,
 }
 
-struct Inner {
+struct GroupsInner {
     me: NodeId,
     route: Route,
     options: Options,
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
-    links: RefCell<BTreeMap<(NodeId, SocketAddr), Rc<Link>>>,
+    links: RefCell<BTreeMap<(NodeId, SocketAddr), Rc<PeerLink>>>,
     refusals: Rc<Refusals>,
 }
 
@@ -53,7 +53,7 @@ impl Groups {
             refusals: Rc::default(),
         };
         Ok(Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(GroupsInner {
                 me,
                 route,
                 options,
@@ -80,7 +80,7 @@ impl Groups {
         let links = Rc::downgrade(&self.inner);
         let fallback = self.inner.link_config.clone();
         let route = Rc::clone(&self.inner.route);
-        let surroundings = Surroundings {
+        let surroundings = GroupSurroundings {
             me: self.inner.me,
             link_to: Rc::new(move |node| {
                 let node = NodeId(node);
@@ -88,16 +88,18 @@ impl Groups {
                 match links.upgrade() {
                     Some(inner) => inner.link(node, address),
                     // The core is going away; what is asked of this link fails.
-                    None => Link::closed(node, address, fallback.clone()),
+                    None => PeerLink::closed(node, address, fallback.clone()),
                 }
             }),
             options: self.inner.options.clone(),
         };
         let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
-        self.inner
+        let replaced = self
+            .inner
             .groups
             .borrow_mut()
             .insert(shard_id, group.clone());
+        assert!(replaced.is_none(), "{shard_id} has two groups on this node");
         Ok(group)
     }
 
@@ -128,12 +130,12 @@ impl Groups {
     }
 }
 
-impl Inner {
-    fn link(&self, node: NodeId, address: SocketAddr) -> Rc<Link> {
+impl GroupsInner {
+    fn link(&self, node: NodeId, address: SocketAddr) -> Rc<PeerLink> {
         let mut links = self.links.borrow_mut();
         let link = links
             .entry((node, address))
-            .or_insert_with(|| Link::open(node, address, self.link_config.clone()));
+            .or_insert_with(|| PeerLink::open(node, address, self.link_config.clone()));
         Rc::clone(link)
     }
 }

@@ -56,6 +56,8 @@ pub const DAMAGE_PAUSE: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
 /// How far above the own term a peer's may be; see `admission.rs`.
 pub const TERM_STEP_MAX: u64 = 1 << 24;
+/// How often a peer says the same of a term out of reach until the own term rises by a step.
+pub const TERM_CLAIMS: u32 = 3;
 /// Highest term that is taken from a peer.
 pub const TERM_MAX: u64 = 1 << 40;
 /// Highest log index that is taken from a peer: a thousand years of a million entries a second.

@@ -7,9 +7,9 @@
 //! * Entries to be applied, and what openraft reads when it starts: without them there is no state. The
 //!   error ends the replica and names the place.
 
-use crate::ahead::Ahead;
+use crate::ahead::ParsedAhead;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES, DAMAGE_PAUSE};
-use crate::types::{self, Entry, LogId, Types, Vote};
+use crate::types::{self, LogEntry, LogId, Types, Vote};
 use corelith_shards::{self as shards, Engine, Log, LogIndex};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -44,7 +44,7 @@ impl Unsendable {
 pub(crate) struct LogStore {
     log: Log,
     engine: Engine,
-    ahead: Rc<Ahead>,
+    ahead: Rc<ParsedAhead>,
     unsendable: Rc<Unsendable>,
 }
 
@@ -54,7 +54,7 @@ impl LogStore {
     pub(crate) fn new(
         log: Log,
         engine: Engine,
-        ahead: Rc<Ahead>,
+        ahead: Rc<ParsedAhead>,
         unsendable: Rc<Unsendable>,
     ) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl LogStore {
 
     /// The entries to be sent to a follower, values included; none if the first one is damaged, which is
     /// left to the network to say.
-    async fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+    async fn read(&self, from: u64, to: u64) -> io::Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
@@ -109,15 +109,12 @@ impl LogStore {
             }
             Err(error) => return Err(io_error(error)),
         };
-        assert!(
-            entries.first().is_none_or(|entry| entry.id.index >= from),
-            "entries from {from} on were read"
-        );
-        Ok(entries.into_iter().map(Entry::from).collect())
+        check_run(&entries, from, to);
+        Ok(entries.into_iter().map(LogEntry::from).collect())
     }
 
     /// The entries without the values that the log has separated.
-    async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+    async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
@@ -129,8 +126,26 @@ impl LogStore {
                 return Err(io_error(error));
             }
         };
-        Ok(entries.into_iter().map(Entry::from).collect())
+        check_run(&entries, from, to);
+        Ok(entries.into_iter().map(LogEntry::from).collect())
     }
+}
+
+/// What was read of `from..to` has no holes: openraft would take one entry for another.
+fn check_run(entries: &[shards::Entry], from: LogIndex, to: LogIndex) {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return;
+    };
+    let (first, last) = (first.id.index, last.id.index);
+    assert!(
+        from <= first && last < to,
+        "{first} to {last} were read of {from} to {to}"
+    );
+    assert_eq!(
+        last.0 - first.0 + 1,
+        entries.len() as u64,
+        "entries between {first} and {last} are missing"
+    );
 }
 
 /// A storage error on its way through openraft, which stops the group.
@@ -145,7 +160,7 @@ impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug>(
         &mut self,
         range: RB,
-    ) -> io::Result<Vec<Entry>> {
+    ) -> io::Result<Vec<LogEntry>> {
         let (mut from, to) = self.held(range);
         let mut entries = Vec::new();
         while from < to {
@@ -157,14 +172,14 @@ impl RaftLogReader<Types> for LogStore {
         Ok(entries)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
         let (from, to) = self.held(start..end);
         self.read(from, to).await
     }
 
     /// The entries to apply, read a few MiB at a time: after a restart there may be gigabytes.
     /// Applying does not look at separated values.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>>
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<LogEntry>>
     where
         RB: RangeBounds<u64> + Clone + Debug,
     {
@@ -190,8 +205,8 @@ impl RaftLogReader<Types> for LogStore {
 
 /// The entries of a stream of chunks; an error ends it.
 fn flatten(
-    chunks: impl Stream<Item = io::Result<Vec<Entry>>>,
-) -> impl Stream<Item = io::Result<Entry>> {
+    chunks: impl Stream<Item = io::Result<Vec<LogEntry>>>,
+) -> impl Stream<Item = io::Result<LogEntry>> {
     use futures_util::{StreamExt, stream};
     chunks.flat_map(|chunk| match chunk {
         Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
@@ -234,7 +249,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
     where
-        I: IntoIterator<Item = Entry>,
+        I: IntoIterator<Item = LogEntry>,
     {
         // Nothing waits here unless the device has stalled with many MiB on their way to it: then
         // the group waits with it, which bounds its memory and lets another node take the lead.

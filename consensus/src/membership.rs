@@ -24,6 +24,11 @@ const CONFIGS_MAX: usize = 8;
 pub(crate) fn encode(membership: &Membership) -> Bytes {
     let mut out = BytesMut::new();
     let configs = membership.get_joint_config();
+    assert!(
+        configs.len() <= CONFIGS_MAX,
+        "{} configurations in one membership",
+        configs.len()
+    );
     put_len(&mut out, configs.len());
     for voters in configs {
         put_ids(&mut out, voters.iter().copied());

@@ -1,7 +1,7 @@
 //! What a group does by itself: end its embargo, form a new group, purge its log, hand the lead
 //! back, step aside when its files are damaged, notice that openraft has stopped.
 
-use super::{Group, Inner};
+use super::{Group, GroupInner};
 use crate::retention;
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::sleep;
@@ -61,7 +61,7 @@ impl Group {
     /// Runs `work` until it is done or the group closes.
     pub(super) fn tend<Fut: Future<Output = ()> + 'static>(
         &self,
-        work: impl FnOnce(Rc<Inner>) -> Fut,
+        work: impl FnOnce(Rc<GroupInner>) -> Fut,
     ) {
         let mut closing = self.inner.closing.subscribe();
         let work = work(Rc::clone(&self.inner));
@@ -72,7 +72,7 @@ impl Group {
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Forms a new group. Only the preferred leader does, so that exactly one node does.
     async fn form(&self) {
         let members: std::collections::BTreeMap<u64, ()> =
@@ -114,6 +114,10 @@ impl Inner {
             let Some(upto) = self.purge_target(checkpointed.index.0) else {
                 continue;
             };
+            assert!(
+                upto <= checkpointed.index.0,
+                "the log is purged up to {upto}, and {checkpointed} is the checkpoint"
+            );
             // openraft purges no entry beyond its last snapshot, which is the engine itself.
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
@@ -248,7 +252,13 @@ impl Inner {
 
     /// Hands the lead over, after the lease was given up.
     pub(super) async fn hand_over(&self, leading: LeaderId, to: NodeId) {
+        assert!(to != self.me, "{to} hands the lead to itself");
+        assert!(self.members.contains(&to), "{to} is no member");
         self.lease.give_up(leading);
+        assert!(
+            self.lease.is_given_up(leading),
+            "{leading} leaves with its lease"
+        );
         drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 

@@ -28,6 +28,7 @@ mod status;
 mod storage;
 mod table;
 mod transfer;
+mod unserved;
 mod watermark;
 
 #[cfg(test)]

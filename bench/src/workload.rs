@@ -135,6 +135,11 @@ impl Workload {
         let room = self.pool.len().saturating_sub(self.value_size) as u64;
         let start = usize::try_from(random.below(room + 1)).unwrap_or(0);
         let end = (start + self.value_size).min(self.pool.len());
+        assert_eq!(
+            end - start,
+            self.value_size,
+            "the pool is longer than two values"
+        );
         Operation::Put {
             key: self.key(id),
             value: self.pool.slice(start..end),
@@ -143,6 +148,7 @@ impl Workload {
 
     /// Key number `id`: `k` and the number in decimal, padded to the key size.
     fn key(&self, id: u64) -> Bytes {
+        assert!(id < self.keys.max(1), "key {id} of {}", self.keys);
         let mut key = vec![b'0'; self.key_size];
         let mut rest = id;
         for digit in key.iter_mut().rev() {

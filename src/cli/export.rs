@@ -167,6 +167,12 @@ async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, F
 /// Writes a file below `root` and makes it durable, with its names in the directories up to `root`: the manifest may
 /// say afterwards that it is there.
 async fn write_file(root: &Path, path: &Path, value: &Bytes) -> std::io::Result<()> {
+    assert!(
+        path.starts_with(root),
+        "{} is not in {}",
+        path.display(),
+        root.display()
+    );
     let (root, path, value) = (root.to_owned(), path.to_owned(), value.clone());
     let work = move || {
         if let Some(parent) = path.parent() {

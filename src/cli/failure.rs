@@ -1,7 +1,7 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
 use super::encoding::printable;
-use super::status::Lack;
+use super::unserved::Lack;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;

@@ -382,6 +382,11 @@ impl Writer {
 
     /// Notes a key that was exported.
     pub(super) fn exported(&mut self, record: Record) -> Result<(), Failure> {
+        assert!(
+            stays_below(&record.file),
+            "an import would refuse {}",
+            record.file
+        );
         self.write(&Line::Key {
             key: KeyText::of(&record.key),
             file: record.file.clone(),
@@ -455,5 +460,7 @@ pub(super) fn file_names(key: &[u8], number: u64) -> Vec<String> {
     }
     // No escape begins like this.
     names.push(format!("%key-{number}"));
+    let are_below = names.iter().all(|name| stays_below(name));
+    assert!(are_below, "a name leads out of the directory: {names:?}");
     names
 }

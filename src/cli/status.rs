@@ -3,9 +3,9 @@
 use super::failure::Failure;
 use super::output;
 use super::table::Table;
+use super::unserved::unserved;
 use corelith_client::{
-    Client, ClusterMap, ClusterStatus, DamagedPlace, MapNode, MapShard, NodeStorage, ShardRole,
-    ShardStatus, ShardStorage,
+    Client, ClusterStatus, DamagedPlace, MapNode, NodeStorage, ShardRole, ShardStatus, ShardStorage,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -37,43 +37,6 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Unserved { shards: unserved }),
     }
-}
-
-/// What keeps a shard from serving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lack {
-    Majority,
-    Leader,
-}
-
-/// The shards that serve nobody, as far as the nodes know: fewer than a majority of their replicas run, or no replica
-/// of the highest term leads.
-pub(super) fn unserved<'a>(
-    map: &ClusterMap,
-    told: impl Iterator<Item = &'a ShardStatus>,
-) -> Vec<(u32, Lack)> {
-    let mut replicas: BTreeMap<u32, Vec<&ShardStatus>> = BTreeMap::new();
-    for replica in told {
-        replicas.entry(replica.shard).or_default().push(replica);
-    }
-    let lack = |(number, shard): (u32, &MapShard)| {
-        let replicas = replicas.get(&number).map_or(&[][..], Vec::as_slice);
-        let run = replicas
-            .iter()
-            .filter(|replica| replica.role != ShardRole::Down);
-        let term = run.clone().map(|replica| replica.term).max();
-        let leads = |replica: &&ShardStatus| {
-            replica.role == ShardRole::Leader && Some(replica.term) == term
-        };
-        if run.clone().count() <= shard.replicas.len() / 2 {
-            Some((number, Lack::Majority))
-        } else if !run.copied().any(|replica| leads(&replica)) {
-            Some((number, Lack::Leader))
-        } else {
-            None
-        }
-    };
-    (0..).zip(&map.shards).filter_map(lack).collect()
 }
 
 /// Why replicas are down, by shard and node.

@@ -191,7 +191,7 @@ fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
 
 #[test]
 fn a_shard_that_serves_nobody_is_named() {
-    use super::status::{Lack, unserved};
+    use super::unserved::{Lack, unserved};
     use corelith_client::ShardRole::{Candidate, Down, Follower, Leader};
     use corelith_client::{ClusterMap, MapShard, ShardRole, ShardStatus};
     let map = ClusterMap {

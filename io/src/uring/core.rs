@@ -282,7 +282,7 @@ fn begin(config: &CoreConfig) -> (Core, Guard) {
 async fn end(core: Core) {
     core.end_tasks().await;
     // Tasks that were aborted leave their work there.
-    super::task::finish_blocking().await;
+    super::pool::finish().await;
     world::set(None);
 }
 

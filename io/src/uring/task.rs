@@ -1,7 +1,6 @@
 //! Tasks of a glommio executor, and its blocking pool.
 
 use super::Core;
-use crate::limits::BLOCKING_THREADS;
 use crate::task::Queue;
 use crate::world::{self, World};
 use std::any::Any;
@@ -10,7 +9,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// What a task and its handle share.
@@ -128,18 +127,4 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Some(Err(_)) => panic!("work on the blocking pool panicked"),
         None => panic!("the blocking pool returned without having run the work"),
     }
-}
-
-/// Waits until the pool has done all work that it was given, and told so: glommio's threads panic when they come with
-/// an answer after the end of their core. The pool takes work in order, and a thread takes more only after it has told of
-/// the work before; so once every thread waits at the barrier, nothing else is left.
-pub(super) async fn finish_blocking() {
-    let barrier = Arc::new(Barrier::new(BLOCKING_THREADS));
-    let waits = (0..BLOCKING_THREADS).map(|_| {
-        let barrier = Arc::clone(&barrier);
-        blocking(move || {
-            barrier.wait();
-        })
-    });
-    futures_util::future::join_all(waits).await;
 }

@@ -60,6 +60,14 @@ impl Budget {
             large_answers: Semaphore::new(bytes / 4),
             connections_max: connections.min(limits::CONNECTIONS_PER_CORE_MAX),
         };
+        assert!(
+            uploads - slow_uploads >= limits::UPLOAD_BYTES_MAX,
+            "a fast sender finds room"
+        );
+        assert!(
+            budget.large_answers.capacity() >= limits::CLIENT_MEMORY_BYTES_MIN as usize / 4,
+            "the longest answer has room: the configuration bounds the memory of clients"
+        );
         #[cfg(test)]
         MADE.with_borrow_mut(|made| made.push(budget.clone()));
         budget
@@ -163,6 +171,10 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(request: Permit) -> Self {
+        assert!(
+            request.count() >= limits::ANSWER_BYTES_COVERED,
+            "a request holds its short answer"
+        );
         Self {
             request,
             grant: None,
@@ -178,6 +190,7 @@ impl Claim {
 
     /// Adds the right to an answer of `len` bytes.
     pub(super) fn cover(&mut self, grant: Grant, len: usize) {
+        assert!(len >= limits::ANSWER_HEAD_BYTES, "an answer has a head");
         self.grant = Some(grant);
         self.covered = len;
     }
@@ -203,6 +216,10 @@ impl Held {
 
     fn merge(&mut self, mut permit: Permit, len: usize) {
         let kept = permit.split(len);
+        assert!(
+            kept.count() <= len,
+            "more is kept than the answer has bytes"
+        );
         match self.permits.iter_mut().find(|held| held.is_of_same(&kept)) {
             Some(held) => held.merge(kept),
             None => self.permits.push(kept),

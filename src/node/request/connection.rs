@@ -48,6 +48,10 @@ impl Commons {
             && outboxes.len() < limits::ANSWER_BUFFERS_KEPT;
         if is_wanted {
             outbox.clear();
+            assert!(
+                outbox.is_empty(),
+                "an answer would be sent to somebody else"
+            );
             outboxes.push(outbox);
         }
     }
@@ -93,6 +97,7 @@ pub(super) struct WithoutRoom {
 impl Drop for WithoutRoom {
     fn drop(&mut self) {
         let count = &self.connection.without_room;
+        assert!(count.get() > 0, "nobody waits for room");
         count.set(count.get() - 1);
         self.connection.room.notify_one();
     }
@@ -172,6 +177,10 @@ impl Connection {
 
     /// Counts a request as in flight.
     pub(super) fn admit(&self) {
+        assert!(
+            self.in_flight.get() < limits::IN_FLIGHT_PER_CONNECTION_MAX,
+            "a request was dispatched beyond the bound"
+        );
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
@@ -206,6 +215,7 @@ impl Connection {
 
     /// Appends the answer to a request that was admitted and holds `claim`.
     pub(super) fn answer(&self, head: Head, claim: Claim, answer: &Answer) {
+        assert!(self.in_flight.get() > 0, "a request was answered twice");
         self.in_flight.set(self.in_flight.get() - 1);
         self.append(head, Some(claim), answer);
         self.room.notify_one();

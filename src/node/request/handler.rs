@@ -6,12 +6,12 @@
 
 use super::answers::{Reply, failed, throttled};
 use super::scan_views::ScanViews;
-use super::slow_read::{DiskTurns, SlowRead};
+use super::slow_read::{DiskTurns, SlowRead, applied};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
-use corelith_shards::{Engine, Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
 use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
@@ -234,6 +234,11 @@ impl Handler {
             Some(at) => engine.pin_at(at).ok_or(Failure::VersionGone)?,
         };
         let at = view.at();
+        assert!(
+            scan.at.is_some() || at >= point.index,
+            "a view as of {at:?} for a read at {:?}",
+            point.index
+        );
         let head = PageHead { point, at };
         if scan.is_touch() {
             self.keep(client, group, view);
@@ -351,11 +356,6 @@ impl Scan {
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {
     group.submit_open_session(payload, move |result| reply.send(&write_answer(result)));
-}
-
-/// The last entry that `engine` has applied, which a search that begins now sees.
-pub(super) fn applied(engine: &Engine) -> LogIndex {
-    engine.applied().0.map_or(LogIndex(0), |id| id.index)
 }
 
 /// The index of the state in which a key was not there: what was applied when the search began, since what came after

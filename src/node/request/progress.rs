@@ -151,6 +151,10 @@ impl Progress {
 
     /// Notes that `part` bytes of a frame are there, which is `whole` bytes long if that is known.
     pub(super) fn expect_frame(&self, part: usize, whole: Option<usize>, now: Instant) {
+        assert!(
+            whole.is_none_or(|whole| part < whole),
+            "the frame is complete"
+        );
         if part == 0 {
             self.frame.set(None);
             return self.receiving.end();
@@ -213,6 +217,10 @@ impl Progress {
     /// Looks at both ways, every `DEADLINE_SWEEP`; says why the connection must go.
     pub(super) fn check(&self, now: Instant, wanted: Wanted) -> Option<TooSlow> {
         let stage = self.stage.get();
+        assert!(
+            stage != Stage::Waiting || self.receiving.deadline.get().is_none(),
+            "who waits for memory has no deadline"
+        );
         // Both ways are looked at in any case.
         let sends = self.receiving.look(now, pace_of(stage, wanted));
         let takes_pace = if wanted.readers {

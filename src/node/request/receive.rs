@@ -270,6 +270,11 @@ impl Receiver {
 
     /// Reads more of a long frame, not beyond its end.
     async fn read_upload(&mut self) -> Result<Read, ReceiveError> {
+        let place = self.upload.as_ref().map_or(0, |upload| upload.place);
+        assert!(
+            self.part.len() < place,
+            "what is read of a frame has its place"
+        );
         match self.read.read_buf(&mut self.part).await? {
             0 => Ok(Read::End),
             len => Ok(Read::Some(len)),
@@ -281,8 +286,17 @@ impl Receiver {
         corelith_io::yield_if_needed().await;
         let len = self.part.len();
         let without_permit = match class {
-            Class::Small(whole) => whole - len,
-            _ => FRAME_BYTES_FREE - len,
+            Class::Small(whole) => {
+                assert!(
+                    len < whole && self.held.is_some(),
+                    "{len} of {whole} bytes, unpaid"
+                );
+                whole - len
+            }
+            _ => {
+                assert!(len <= FRAME_BYTES_FREE, "{len} bytes need a permit");
+                FRAME_BYTES_FREE - len
+            }
         };
         let (read, mut permit) = poll_fn(|cx| {
             let permit = self.permit_to_read();

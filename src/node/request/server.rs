@@ -257,10 +257,12 @@ impl Server {
         let id = ConnectionId(self.next.get());
         self.next.set(id.0 + 1);
         let connection = Connection::new(from, version, Rc::clone(&self.commons));
-        self.clients.borrow_mut().insert(id, Rc::clone(&connection));
+        let former = self.clients.borrow_mut().insert(id, Rc::clone(&connection));
+        assert!(former.is_none(), "the id {id:?} was used twice");
         serve::serve(connection, &self.surroundings, read, write, leftover).await;
         self.surroundings.router.handler.closed(from);
-        self.clients.borrow_mut().remove(&id);
+        let removed = self.clients.borrow_mut().remove(&id);
+        assert!(removed.is_some(), "{id:?} has its place until it ends");
     }
 
     /// Reads the hello and answers it; returns it with the version to speak and what was read beyond it, or `None`

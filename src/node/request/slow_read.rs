@@ -6,7 +6,6 @@
 //! * `seen` is what was applied when the search began that gave the answer.
 
 use super::answers::Reply;
-use super::handler::applied;
 use crate::node::limits::{DISK_READS_PER_CORE_MAX, DISK_READS_WAITING_MAX};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
@@ -38,6 +37,7 @@ impl DiskTurns {
     pub(super) async fn take(&self) -> Permit {
         self.waiting.set(self.waiting.get() + 1);
         let permit = self.turns.acquire(1).await;
+        assert!(self.waiting.get() > 0, "nobody waits for a turn");
         self.waiting.set(self.waiting.get() - 1);
         permit
     }
@@ -114,4 +114,9 @@ impl SlowRead {
             return Some(read.map(|found| (Some(found), self.seen)));
         }
     }
+}
+
+/// The last entry that `engine` has applied, which a search that begins now sees.
+pub(super) fn applied(engine: &Engine) -> LogIndex {
+    engine.applied().0.map_or(LogIndex(0), |id| id.index)
 }

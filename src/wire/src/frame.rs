@@ -270,6 +270,10 @@ impl Frame {
 
     /// The value bytes, sharing the receive buffer.
     pub fn value(&self) -> Bytes {
+        assert!(
+            self.header.body_len as usize <= self.payload.len(),
+            "the header was checked"
+        );
         self.payload.slice(self.header.body_len as usize..)
     }
 }
@@ -303,6 +307,7 @@ impl FrameParser {
                 }
             }
         }
+        assert!(end <= buffer.len(), "a frame that is taken is complete");
         let bytes = if end == 0 {
             Bytes::new()
         } else {
@@ -351,9 +356,11 @@ impl Frames {
         let Some(header) = Header::parse(&self.bytes, self.accepts)? else {
             return self.error.take().map_or(Ok(None), Err);
         };
-        let frame = self
-            .bytes
-            .split_to(header.frame_bytes().min(self.bytes.len()));
+        assert!(
+            header.frame_bytes() <= self.bytes.len(),
+            "frames that are taken are complete"
+        );
+        let frame = self.bytes.split_to(header.frame_bytes());
         let found = checksum(&frame);
         if found != header.crc32c {
             return Err(FrameError::Checksum {
@@ -407,6 +414,7 @@ impl<'a> FrameBuilder<'a> {
             fields.put_u64_le(head.request_id.0);
             fields.put_u32_le(head.shard.0);
             fields.put_u32_le(head.epoch.0);
+            assert!(fields.is_empty(), "the header has all its fields");
         }
         out.extend_from_slice(&fixed);
         Self { out, start }
@@ -485,6 +493,12 @@ impl<'a> FrameBuilder<'a> {
     }
 
     fn patch(self, body_len: usize, value_len: usize, detached: &[u8]) {
+        let copied = self.out.len() - self.start - HEADER_BYTES;
+        assert_eq!(
+            body_len + value_len,
+            copied + detached.len(),
+            "the length is that of what is sent"
+        );
         patch(self.out, self.start, u32_len(body_len + value_len));
         patch(self.out, self.start + 12, u32_len(body_len));
         let frame = self.out.get(self.start..).unwrap_or_default();

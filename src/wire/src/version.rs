@@ -34,7 +34,12 @@ pub fn negotiate(oldest: u16, newest: u16) -> Result<u16, Mismatch> {
     } else if oldest > NEWEST {
         Err(Mismatch::TheyAreTooNew)
     } else {
-        Ok(newest.min(NEWEST))
+        let version = newest.min(NEWEST);
+        assert!(
+            (OLDEST..=NEWEST).contains(&version),
+            "version {version} is ours"
+        );
+        Ok(version)
     }
 }
 

@@ -3,6 +3,7 @@
 mod chaos;
 mod client;
 pub(crate) mod cluster;
+mod damage;
 mod history;
 mod leads;
 mod planted;

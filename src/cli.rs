@@ -22,11 +22,13 @@ mod manifest;
 mod offline;
 mod on_core;
 mod output;
+mod paths;
 mod scan;
 mod status;
 mod storage;
 mod table;
 mod transfer;
+mod unserved;
 mod watermark;
 
 #[cfg(test)]
@@ -43,7 +45,7 @@ pub fn run(arguments: Arguments) -> u8 {
     let outcome = match arguments.command {
         Command::Node(node) => crate::node::run::run(&node.config).map_err(Failure::node),
         Command::Dev(dev) => dev::run(&dev.data, dev.wanted()).map_err(Failure::node),
-        Command::Inspect(inspect) => offline::inspect(&inspect.file),
+        Command::Inspect(inspect) => offline::inspect(&inspect.file, inspect.json),
         Command::Check(check) => offline::check(&check.dir, check.json),
         Command::Gc(GcCommand::Plan(plan)) => offline::plan(&plan.dir, plan.json),
         Command::Client(command) => connect::on_runtime(client::run(command)),

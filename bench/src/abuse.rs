@@ -40,6 +40,12 @@ const ALL_THERE_WITHIN: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Operations of the measured load in flight.
 const LOAD_IN_FLIGHT: usize = 4;
+/// Values of the measured load where long ones are what an abuse could delay.
+const LONG_PUT_BYTES: usize = 128 << 10;
+/// What a slow sender sends ...
+const SLOW_PIECE_BYTES: usize = 9_000;
+/// ... at this interval: somewhat faster than the slowest sender that a node puts up with.
+const SLOW_PIECE_EVERY: Duration = Duration::from_millis(100);
 /// The value that is asked for.
 const VALUE_BYTES: usize = 8 << 20;
 const KEY: &[u8] = b"a long value that many ask for";
@@ -50,15 +56,17 @@ const KEY: &[u8] = b"a long value that many ask for";
 enum Abuse {
     UnreadGets,
     HalfSentUploads,
+    SlowUploads,
     IdleConnections,
     AbortedConnections,
     SlowReader,
 }
 
 impl Abuse {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::UnreadGets,
         Self::HalfSentUploads,
+        Self::SlowUploads,
         Self::IdleConnections,
         Self::AbortedConnections,
         Self::SlowReader,
@@ -69,6 +77,7 @@ impl Abuse {
         match self {
             Self::UnreadGets => 10,
             Self::HalfSentUploads => 1_000,
+            Self::SlowUploads => 15,
             Self::IdleConnections => 10_000,
             Self::AbortedConnections => 4,
             Self::SlowReader => 1,
@@ -79,6 +88,7 @@ impl Abuse {
         match self {
             Self::UnreadGets => "4,000 unread gets of 8 MiB",
             Self::HalfSentUploads => "1,000 half-sent uploads of 8 MiB",
+            Self::SlowUploads => "15 uploads at 90 kB/s, beside puts",
             Self::IdleConnections => "10,000 idle used connections",
             Self::AbortedConnections => "200 aborted connections a second",
             Self::SlowReader => "one byte of 3,000 answers a second",
@@ -97,6 +107,7 @@ pub(crate) struct Row {
     after_bytes: u64,
     budget_bytes: u64,
     p99_alone_us: f64,
+    /// Of gets; beside slow uploads, of puts of 128 KiB.
     p99_beside_us: f64,
     operations: u64,
     errors: u64,
@@ -200,10 +211,15 @@ pub(crate) fn run(
         in_flight: LOAD_IN_FLIGHT,
         ..step.clone()
     };
-    let alone = driver::run(target, &step, &workload)?;
-    let p99_alone_us = alone.recorder.gets.percentiles().p99_us;
+    let long_puts = Arc::new(workload.with_values_of(LONG_PUT_BYTES));
+    let gets_alone = driver::run(target, &step, &workload)?.recorder.gets;
+    let puts_alone = driver::run(target, &step, &long_puts)?.recorder.puts;
     let mut rows = Vec::new();
     for abuse in Abuse::ALL {
+        let (workload, alone) = match abuse {
+            Abuse::SlowUploads => (&long_puts, &puts_alone),
+            _ => (&workload, &gets_alone),
+        };
         let before_bytes = largest(&cluster.pids());
         let peak = Peak::watch(cluster.pids());
         let (stop, stopped) = watch::channel(false);
@@ -214,12 +230,16 @@ pub(crate) fn run(
         while count.load(Ordering::Relaxed) < abuse.abusers() && Instant::now() < deadline {
             std::thread::sleep(LOOK_EVERY);
         }
-        let beside = driver::run(target, &step, &workload)?;
+        let beside = driver::run(target, &step, workload)?;
         // The last connections are dropped with their tasks.
         let _ = stop.send(true);
         let peak_bytes = peak.end();
         std::thread::sleep(GIVEN_BACK_AFTER);
         let recorder = beside.recorder;
+        let (others, operations) = match abuse {
+            Abuse::SlowUploads => (&recorder.puts, recorder.puts_in_window),
+            _ => (&recorder.gets, recorder.gets_in_window),
+        };
         let row = Row {
             abuse,
             connections: count.load(Ordering::Relaxed),
@@ -227,9 +247,9 @@ pub(crate) fn run(
             peak_bytes,
             after_bytes: largest(&cluster.pids()),
             budget_bytes: u64::from(cores) * BUDGET_PER_CORE,
-            p99_alone_us,
-            p99_beside_us: recorder.gets.percentiles().p99_us,
-            operations: recorder.gets_in_window,
+            p99_alone_us: alone.percentiles().p99_us,
+            p99_beside_us: others.percentiles().p99_us,
+            operations,
             errors: recorder.errors.values().sum(),
         };
         tell(&row);
@@ -373,8 +393,8 @@ fn get(place: &Place, count: u64) -> Vec<u8> {
     bytes_of(&out)
 }
 
-/// The first half of a put of a long value.
-fn half_a_put(place: &Place) -> Bytes {
+/// A put of a long value, but for its last `missing` bytes.
+fn part_of_a_put(place: &Place, missing: usize) -> Bytes {
     let request = WriteRequest {
         session: 1,
         number: 1,
@@ -387,7 +407,7 @@ fn half_a_put(place: &Place) -> Bytes {
     let value = Bytes::from(vec![0; VALUE_BYTES]);
     request::encode_write(&mut out, head(place, 1), &request, &value);
     let mut whole = bytes_of(&out);
-    whole.truncate(VALUE_BYTES / 2);
+    whole.truncate(whole.len().saturating_sub(missing));
     Bytes::from(whole)
 }
 
@@ -398,18 +418,20 @@ async fn abuse_it(
     stopped: watch::Receiver<bool>,
     connections: Arc<AtomicU64>,
 ) {
-    let half = match abuse {
-        Abuse::HalfSentUploads => half_a_put(&place),
+    let upload = match abuse {
+        Abuse::HalfSentUploads => part_of_a_put(&place, VALUE_BYTES / 2),
+        Abuse::SlowUploads => part_of_a_put(&place, 0),
         _ => Bytes::new(),
     };
     for _ in 0..abuse.abusers() {
-        let (place, half, connections) = (place.clone(), half.clone(), Arc::clone(&connections));
+        let (place, upload) = (place.clone(), upload.clone());
+        let connections = Arc::clone(&connections);
         let mut stopped = stopped.clone();
         tokio::spawn(async move {
             let again = async {
                 loop {
                     // That the node ends the connection is what is hoped for.
-                    let _ = once(abuse, &place, &half, &connections).await;
+                    let _ = once(abuse, &place, &upload, &connections).await;
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
             };
@@ -428,7 +450,7 @@ async fn abuse_it(
 async fn once(
     abuse: Abuse,
     place: &Place,
-    half: &Bytes,
+    upload: &Bytes,
     connections: &AtomicU64,
 ) -> std::io::Result<()> {
     if abuse == Abuse::AbortedConnections {
@@ -443,7 +465,13 @@ async fn once(
     connections.fetch_add(1, Ordering::Relaxed);
     match abuse {
         Abuse::UnreadGets => stream.write_all(&get(place, 400)).await?,
-        Abuse::HalfSentUploads => stream.write_all(half).await?,
+        Abuse::HalfSentUploads => stream.write_all(upload).await?,
+        Abuse::SlowUploads => {
+            for piece in upload.chunks(SLOW_PIECE_BYTES) {
+                stream.write_all(piece).await?;
+                tokio::time::sleep(SLOW_PIECE_EVERY).await;
+            }
+        }
         Abuse::IdleConnections => {
             let missing = GetRequest { key: b"" };
             let mut out = Outbox::default();

@@ -33,6 +33,7 @@ impl Arrivals {
             return None;
         }
         self.next += self.gap_mean.mul_f64(exponential(self.random.fraction()));
+        assert!(self.next >= due, "arrivals come in order");
         Some(due)
     }
 }

@@ -74,6 +74,7 @@ impl Latencies {
             reason = "below LATENCY_MAX, which 53 bits hold"
         )]
         let at = |quantile: f64| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
+        assert!(at(0.5) <= at(0.99), "percentiles rise");
         Percentiles {
             mean_us: self.histogram.mean() / 1e3,
             p50_us: at(0.5),

@@ -52,7 +52,9 @@ impl Pacer {
     /// Waits for an operation that is due and returns its intended start, or `None` when the run is over.
     pub(crate) async fn next(&self) -> Option<Instant> {
         self.ready.acquire().await.ok()?.forget();
-        self.lock().pop_front()
+        let due = self.lock().pop_front();
+        assert!(due.is_some(), "a permit is an operation that is due");
+        due
     }
 
     /// Operations that were due at or after `start` and never taken.

@@ -21,7 +21,9 @@ impl Random {
     /// A number below `bound`; 0 if `bound` is 0. Biased by less than `bound / 2^64`.
     pub fn below(&mut self, bound: u64) -> u64 {
         let wide = u128::from(self.next_u64()) * u128::from(bound);
-        u64::try_from(wide >> 64).unwrap_or(0)
+        let below = u64::try_from(wide >> 64).unwrap_or(0);
+        debug_assert!(below < bound.max(1), "{below} of {bound}");
+        below
     }
 
     /// A number in [0, 1).

@@ -106,6 +106,17 @@ impl Workload {
         }
     }
 
+    /// The same keys with values of `bytes`.
+    pub(crate) fn with_values_of(&self, bytes: usize) -> Self {
+        let pool = self.pool.len().max(bytes.saturating_mul(2));
+        let pool = self.pool.iter().copied().cycle().take(pool).collect();
+        Self {
+            value_size: bytes,
+            pool,
+            ..self.of_kind(Kind::Put, 0)
+        }
+    }
+
     /// The next operation.
     pub(crate) fn next(&self, random: &mut Random) -> Operation {
         let id = match &self.zipf {
@@ -124,6 +135,11 @@ impl Workload {
         let room = self.pool.len().saturating_sub(self.value_size) as u64;
         let start = usize::try_from(random.below(room + 1)).unwrap_or(0);
         let end = (start + self.value_size).min(self.pool.len());
+        assert_eq!(
+            end - start,
+            self.value_size,
+            "the pool is longer than two values"
+        );
         Operation::Put {
             key: self.key(id),
             value: self.pool.slice(start..end),
@@ -132,6 +148,7 @@ impl Workload {
 
     /// Key number `id`: `k` and the number in decimal, padded to the key size.
     fn key(&self, id: u64) -> Bytes {
+        assert!(id < self.keys.max(1), "key {id} of {}", self.keys);
         let mut key = vec![b'0'; self.key_size];
         let mut rest = id;
         for digit in key.iter_mut().rev() {

@@ -22,6 +22,10 @@
 //! * The commit index lies within what this leader has shown: what it says beyond is cut, since
 //!   every append carries it anew.
 
+mod answer;
+mod line;
+mod reach;
+
 use crate::command::{Parsed, kind};
 use crate::limits::{INDEX_MAX, TERM_MAX, TERM_STEP_MAX};
 use crate::membership;
@@ -30,10 +34,12 @@ use crate::types::{Membership, Payload};
 use bytes::Bytes;
 use corelith_shards::{LogId, LogIndex, NodeId, Term};
 use corelith_wire::StoreId;
-use corelith_wire::peer::{
-    AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
-};
+use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote, Transfer, VoteAsk};
 use corelith_wire::request::OpenSession;
+
+pub(crate) use answer::{Sent, append_answer, snapshot_answer, vote_answer};
+pub(crate) use line::{AppendPlace, HeldLog, LeaderLine, in_line, place};
+pub(crate) use reach::Reach;
 
 /// Why a message of a peer was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +55,7 @@ pub(crate) enum Refusal {
     NotTheSender {
         /// Who is at the other end.
         peer: NodeId,
-        /// Who it says it is.
+        /// The node in whose name it speaks.
         claimed: NodeId,
     },
     /// An elected leader's vote where a candidate's belongs, or the other way round.
@@ -108,15 +114,6 @@ pub(crate) struct Known<'a> {
     pub(crate) stores: &'a Stores,
 }
 
-/// The log of this replica.
-pub(crate) struct Held<'a> {
-    pub(crate) purged: Option<LogId>,
-    /// Up to here it is for good: what is committed, and, for an append of the leader that it goes by,
-    /// what that leader has shown.
-    pub(crate) settled: Option<LogIndex>,
-    pub(crate) id_at: &'a dyn Fn(LogIndex) -> Option<LogId>,
-}
-
 /// Who made an entry, or claims to lead: openraft's order.
 pub(crate) type Leader = (Term, NodeId);
 
@@ -171,14 +168,19 @@ impl Known<'_> {
     /// term is taken, as if the peer itself had claimed it: this node then stands in a term above, and
     /// does not lead one in which nobody elected it.
     pub(crate) fn as_heard(&self, vote: PeerVote, ours: &PeerVote) -> PeerVote {
-        if vote.node == self.me && leader_of_vote(&vote) > leader_of_vote(ours) {
-            return PeerVote {
+        let heard = match vote.node == self.me && leader_of_vote(&vote) > leader_of_vote(ours) {
+            true => PeerVote {
                 node: self.peer,
                 committed: false,
                 ..vote
-            };
-        }
-        vote
+            },
+            false => vote,
+        };
+        assert!(
+            heard.node != self.me || leader_of_vote(&heard) <= leader_of_vote(ours),
+            "{heard:?} is a vote that this node never gave"
+        );
+        heard
     }
 }
 
@@ -280,223 +282,6 @@ fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<Membership, 
     membership.ok_or(Refusal::Membership(at))
 }
 
-impl Held<'_> {
-    /// Whether the log holds that entry, or ends its purged part with it.
-    fn has(&self, id: LogId) -> bool {
-        self.purged == Some(id) || (!self.is_purged(id.index) && (self.id_at)(id.index) == Some(id))
-    }
-
-    fn is_purged(&self, index: LogIndex) -> bool {
-        self.purged.is_some_and(|purged| index <= purged.index)
-    }
-
-    /// Of what is purged only the order of leaders is known.
-    fn fits_purged(&self, id: LogId) -> bool {
-        match self.purged {
-            Some(purged) if id.index == purged.index => id == purged,
-            Some(purged) => leader_of(id) <= leader_of(purged),
-            None => false,
-        }
-    }
-
-    /// Whether what is settled here agrees with `id`.
-    fn agrees(&self, id: LogId) -> Result<(), Refusal> {
-        let agrees = match self.is_purged(id.index) {
-            true => self.fits_purged(id),
-            false => Some(id.index) > self.settled || self.has(id),
-        };
-        match agrees {
-            true => Ok(()),
-            false => Err(Refusal::Contradicts(id)),
-        }
-    }
-}
-
-/// What one leader has shown of its log: appends that follow it extend the log and cut nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
-    /// The leader.
-    vote: PeerVote,
-    /// The last entry that it has shown.
-    tail: Option<LogId>,
-    /// From here on the entries up to the tail are of the leader's own term.
-    own_from: Option<LogIndex>,
-}
-
-/// Where an append goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// What it may commit.
-    pub(crate) committed: Option<LogId>,
-    /// The line after it; `None` if it is refused by what Raft demands of every append.
-    pub(crate) line: Option<Line>,
-}
-
-impl Place {
-    /// The line of a replica that had `line`: a leader of old ends no newer one's.
-    pub(crate) fn line_after(&self, line: Option<Line>, head: &AppendHead) -> Option<Line> {
-        let newer = |line: &Line| leader_of_vote(&line.vote) > leader_of_vote(&head.vote);
-        self.line.or(line.filter(newer))
-    }
-}
-
-impl Line {
-    fn after(
-        vote: PeerVote,
-        before: Option<Self>,
-        tail: Option<LogId>,
-        entries: &[PeerEntry],
-    ) -> Self {
-        let own = |id: LogId| leader_of(id) == leader_of_vote(&vote);
-        let own_from = before
-            .and_then(|line| line.own_from)
-            .or_else(|| {
-                entries
-                    .iter()
-                    .map(|entry| entry.id)
-                    .find(|id| own(*id))
-                    .map(|id| id.index)
-            })
-            .or_else(|| tail.filter(|id| own(*id)).map(|id| id.index));
-        Self {
-            vote,
-            tail,
-            own_from,
-        }
-    }
-
-    /// Whether it is the line of the leader with that vote.
-    pub(crate) fn is_of(&self, vote: &PeerVote) -> bool {
-        self.vote == *vote
-    }
-
-    /// Up to where it goes.
-    pub(crate) fn tail(&self) -> Option<LogIndex> {
-        self.tail.map(|id| id.index)
-    }
-
-    fn shows_own(&self, id: LogId) -> bool {
-        leader_of(id) == leader_of_vote(&self.vote)
-            && self.own_from.is_some_and(|from| from <= id.index)
-            && self.tail.is_some_and(|tail| id.index <= tail.index)
-    }
-}
-
-/// Where an append goes that goes on where its leader stopped; `None` if it does not, or if that
-/// cannot be told from the line alone. What is settled is not looked at: it may lag behind what
-/// openraft knows.
-pub(crate) fn in_line(
-    line: &Line,
-    head: &AppendHead,
-    entries: &[PeerEntry],
-    held: &Held<'_>,
-) -> Option<Place> {
-    if line.vote != head.vote {
-        return None;
-    }
-    let goes_on = head.before == line.tail
-        || (entries.is_empty()
-            && head
-                .before
-                .is_none_or(|before| !is_beyond(before, line.tail) && held.has(before)));
-    // What lies behind the line is from before this leader, and may be committed.
-    let cuts_nothing = entries.iter().all(|entry| {
-        !held.is_purged(entry.id.index)
-            && (held.id_at)(entry.id.index).is_none_or(|id| id == entry.id)
-    });
-    if !goes_on || !cuts_nothing {
-        return None;
-    }
-    let tail = entries.last().map(|entry| entry.id).or(line.tail);
-    let after = Line::after(head.vote, Some(*line), tail, entries);
-    let committed = match head.committed {
-        None => None,
-        Some(committed) if is_beyond(committed, tail) => cut(committed, tail).ok()?,
-        Some(committed) => {
-            let shown = after.shows_own(committed)
-                || entries.iter().any(|entry| entry.id == committed)
-                || held.has(committed);
-            Some(shown.then_some(committed)?)
-        }
-    };
-    Some(Place {
-        committed,
-        line: Some(after),
-    })
-}
-
-fn is_beyond(id: LogId, tail: Option<LogId>) -> bool {
-    tail.is_none_or(|tail| id.index > tail.index)
-}
-
-/// A commit index beyond `tail`, cut to it.
-fn cut(committed: LogId, tail: Option<LogId>) -> Result<Option<LogId>, Refusal> {
-    match tail {
-        Some(tail) if leader_of(committed) < leader_of(tail) => Err(Refusal::Order(committed)),
-        tail => Ok(tail),
-    }
-}
-
-/// Where any append goes, if `held` and `ours` (this replica's vote) are exactly what openraft knows.
-///
-/// # Errors
-/// See [`Refusal`].
-pub(crate) fn place(
-    ours: &PeerVote,
-    head: &AppendHead,
-    entries: &[PeerEntry],
-    held: &Held<'_>,
-) -> Result<Place, Refusal> {
-    // The answer says so; openraft would take the commit index all the same.
-    let without_effect = Place {
-        committed: None,
-        line: None,
-    };
-    if leader_of_vote(&head.vote) < leader_of_vote(ours) {
-        // A leader of old may have entries that others have replaced since.
-        return Ok(without_effect);
-    }
-    let mut ids = entries.iter().map(|entry| entry.id);
-    for id in head.before.into_iter().chain(ids.clone()) {
-        held.agrees(id)?;
-    }
-    if let Some(committed) = head.committed {
-        held.agrees(committed)?;
-    }
-    let reaches = head
-        .before
-        .is_none_or(|before| held.is_purged(before.index) || held.has(before));
-    if !reaches {
-        return Ok(without_effect);
-    }
-    let tail = entries.last().map(|entry| entry.id).or(head.before);
-    let committed = match head.committed {
-        None => None,
-        Some(committed) if is_beyond(committed, tail) => cut(committed, tail)?,
-        Some(committed) => {
-            // The leader's log up to `before` is the own one.
-            let shown = held.is_purged(committed.index)
-                || held.has(committed)
-                || ids.any(|id| id == committed);
-            if !shown || is_replaced(committed, entries) {
-                return Err(Refusal::Contradicts(committed));
-            }
-            Some(committed)
-        }
-    };
-    Ok(Place {
-        committed,
-        line: Some(Line::after(head.vote, None, tail, entries)),
-    })
-}
-
-/// Whether the append itself has another entry in that place.
-fn is_replaced(id: LogId, entries: &[PeerEntry]) -> bool {
-    entries
-        .iter()
-        .any(|entry| entry.id.index == id.index && entry.id != id)
-}
-
 /// A request for a vote, or a question whether it would be granted (`pre`).
 ///
 /// # Errors
@@ -565,83 +350,6 @@ pub(crate) fn snapshot(
     match ordered {
         true => Ok(()),
         false => Err(Refusal::Contradicts(applied)),
-    }
-}
-
-/// The answer to a request for a vote.
-///
-/// # Errors
-/// See [`Refusal`].
-pub(crate) fn vote_answer(
-    known: &Known<'_>,
-    pre: bool,
-    asked: &PeerVote,
-    answer: &VoteAnswer,
-) -> Result<(), Refusal> {
-    if answer.granted && !pre && answer.vote != *asked {
-        return Err(Refusal::Answer);
-    }
-    // Term 0 says that it never voted.
-    if answer.vote.term != Term(0) {
-        known.heard(&answer.vote)?;
-    }
-    within(answer.last, leader_of_vote(&answer.vote))
-}
-
-/// What was sent to a peer: `before` its entries, and the last of them (`before` if it had none).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sent {
-    pub(crate) vote: PeerVote,
-    pub(crate) before: Option<LogId>,
-    pub(crate) last: Option<LogId>,
-}
-
-/// The answer to an append or a heartbeat. `matched` is the last entry that the peer has
-/// acknowledged to this leader.
-///
-/// # Errors
-/// See [`Refusal`].
-pub(crate) fn append_answer(
-    known: &Known<'_>,
-    sent: &Sent,
-    matched: Option<LogId>,
-    result: &AppendResult,
-) -> Result<(), Refusal> {
-    match *result {
-        AppendResult::Taken { matching } if matching == sent.last => Ok(()),
-        AppendResult::Taken { .. } => Err(Refusal::Answer),
-        AppendResult::Conflict { at } if Some(at) != sent.before => Err(Refusal::Answer),
-        AppendResult::Conflict { at }
-            if matched.is_some_and(|matched| at.index <= matched.index) =>
-        {
-            Err(Refusal::Lost(at))
-        }
-        AppendResult::Conflict { .. } | AppendResult::Unable => Ok(()),
-        AppendResult::HigherVote { vote } => higher(known, &sent.vote, &vote),
-    }
-}
-
-/// A vote that a peer prefers to that of this leader.
-fn higher(known: &Known<'_>, ours: &PeerVote, vote: &PeerVote) -> Result<(), Refusal> {
-    known.heard(vote)?;
-    match leader_of_vote(vote) > leader_of_vote(ours) {
-        true => Ok(()),
-        false => Err(Refusal::Answer),
-    }
-}
-
-/// The answer to a snapshot.
-///
-/// # Errors
-/// See [`Refusal`].
-pub(crate) fn snapshot_answer(
-    known: &Known<'_>,
-    sent: &PeerVote,
-    vote: &PeerVote,
-) -> Result<(), Refusal> {
-    match vote == sent {
-        true => Ok(()),
-        false => higher(known, sent, vote),
     }
 }
 

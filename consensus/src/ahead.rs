@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 ///
 /// Invariant: ids ascend. What is missing (there were too many, or the node restarted) is parsed again.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
+pub(crate) struct ParsedAhead {
     writes: RefCell<VecDeque<(LogId, Parsed)>>,
 }
 
-impl Ahead {
+impl ParsedAhead {
     /// Notes an entry that is appended to the log.
     pub(crate) fn note(&self, id: LogId, parsed: Parsed) {
         let mut writes = self.writes.borrow_mut();
@@ -25,6 +25,8 @@ impl Ahead {
             // Entries were cut, and others take their places.
             writes.pop_back();
         }
+        let ascends = writes.back().is_none_or(|(last, _)| last.index < id.index);
+        assert!(ascends, "{id} does not follow what was parsed before it");
         if writes.len() < PARSED_AHEAD_MAX {
             writes.push_back((id, parsed));
         }
@@ -39,6 +41,10 @@ impl Ahead {
         {
             writes.pop_front();
         }
+        let is_in_order = writes
+            .front()
+            .is_none_or(|(first, _)| first.index >= id.index);
+        assert!(is_in_order, "{id} is applied, and older ones are kept");
         let (_, parsed) = writes.pop_front_if(|(first, _)| *first == id)?;
         Some(parsed)
     }
@@ -59,7 +65,7 @@ mod tests {
 
     #[test]
     fn each_entry_is_taken_once_and_cut_ones_never() {
-        let ahead = Ahead::default();
+        let ahead = ParsedAhead::default();
         for index in 1..5 {
             ahead.note(id(1, index), Parsed::default());
         }
@@ -74,7 +80,7 @@ mod tests {
 
     #[test]
     fn its_memory_is_bounded() {
-        let ahead = Ahead::default();
+        let ahead = ParsedAhead::default();
         for index in 0..2 * PARSED_AHEAD_MAX as u64 {
             ahead.note(id(1, index), Parsed::default());
         }

@@ -31,14 +31,22 @@ impl Applied {
 
     /// Notes that `id` is applied; [`Applied::announce`] tells those who wait.
     pub(crate) fn advance(&self, id: LogId) {
-        debug_assert!(self.last.get().is_none_or(|last| last.index < id.index));
+        let last = self.last.get();
+        assert!(
+            last.is_none_or(|last| last.index < id.index),
+            "{id} is applied after {last:?}"
+        );
         self.last.set(Some(id));
     }
 
     /// Wakes those who wait.
     pub(crate) fn announce(&self) {
-        self.announced
-            .send_replace(self.last.get().map(|id| id.index));
+        let last = self.last.get().map(|id| id.index);
+        let before = self.announced.send_replace(last);
+        assert!(
+            before <= last,
+            "{before:?} was announced, and then {last:?}"
+        );
     }
 
     /// Waits until the entry at `index` is applied; `false` if that will not happen any more.

@@ -71,15 +71,15 @@ impl Parsed {
     pub(crate) fn key<'a>(&self, body: &'a [u8]) -> &'a [u8] {
         let start = self.key_start as usize;
         let key = body.get(start..start + self.key_len as usize);
-        debug_assert!(key.is_some(), "{self:?} is of another body");
+        assert!(key.is_some(), "{self:?} is of another body");
         key.unwrap_or_default()
     }
 
     /// The value, in the body that was parsed.
     pub(crate) fn value(&self, body: &Bytes) -> Bytes {
         let start = self.value_start as usize;
-        debug_assert!(start <= body.len(), "{self:?} is of another body");
-        body.slice(start.min(body.len())..)
+        assert!(start <= body.len(), "{self:?} is of another body");
+        body.slice(start..)
     }
 
     /// The value and the key of a put whose value is long enough for a log to separate it.
@@ -183,6 +183,10 @@ impl WriteReply {
             Outcome::Conflict { current } => (CONFLICT, current.map_or(0, |version| version.0)),
             _ => return None,
         };
+        assert!(
+            tag != APPLIED || version != 0,
+            "a write made version 0, which says that there is none"
+        );
         let mut record = [tag; RECORD_BYTES];
         let numbers = [version, self.at.term.0, self.at.index.0];
         let places = record.iter_mut().skip(1);

@@ -1,7 +1,6 @@
 //! What both ends of a peer connection do alike: gather what is to be sent and write it at once,
 //! read as much as is there and cut it into frames.
 
-use crate::introduction::Judge;
 use crate::limits::{PEER_BUFFER_BYTES_KEPT, PEER_IDLE_READ_BYTES, PEER_READ_BYTES};
 use bytes::BytesMut;
 use corelith_io::sync::notify::Notify;
@@ -35,9 +34,12 @@ pub(crate) enum ConnectionError {
     /// An answer about another shard than was asked about.
     #[error("an answer about {0}, which was not asked about")]
     OtherShard(ShardId),
-    /// Whoever is there has no part in what this node does, or this node none in theirs.
-    #[error("{}", match .0 { Judge::Us => "it is refused", Judge::Them => "it refuses this node" })]
-    Stranger(Judge),
+    /// This node does not know whoever is there.
+    #[error("it is refused")]
+    Stranger,
+    /// Whoever is there does not know this node.
+    #[error("it refuses this node")]
+    RefusesUs,
     /// The peer has been met with a later start, or another store.
     #[error("another start of the peer was met since")]
     Replaced,

@@ -1,6 +1,6 @@
 //! Between openraft's types and those of the wire.
 
-use crate::types::{self, AppendRequest, Entry, LeaderId, Payload, Vote};
+use crate::types::{self, AppendRequest, LeaderId, LogEntry, Payload, Vote};
 use corelith_shards::{NodeId, Term};
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote};
 use corelith_wire::width::u32_len;
@@ -46,11 +46,11 @@ pub(crate) fn append_request(
     entries: &[PeerEntry],
     payloads: Vec<Payload>,
 ) -> AppendRequest {
-    debug_assert_eq!(entries.len(), payloads.len());
+    assert_eq!(entries.len(), payloads.len(), "each entry says something");
     let entries = entries
         .iter()
         .zip(payloads)
-        .map(|(entry, payload)| Entry::new(types::log_id(entry.id), payload))
+        .map(|(entry, payload)| LogEntry::new(types::log_id(entry.id), payload))
         .collect();
     AppendRequest {
         vote: vote(head.vote),

@@ -20,17 +20,17 @@ mod waiting;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
-use crate::ahead::Ahead;
+use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
-use crate::link::Link;
-use crate::log_store::LogStore;
+use crate::link::PeerLink;
+use crate::log_store::{LogStore, Unsendable};
 use crate::network::{GroupOfPeers, Healths, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
-use crate::proposal::{self, Budget, Responder};
+use crate::proposal::{self, ProposalBudget, Responder};
 use crate::replay::replay;
 use crate::route::GroupMember;
 use crate::snapshot::Transfers;
@@ -98,10 +98,10 @@ pub struct GroupStatus {
 /// The group of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Group {
-    inner: Rc<Inner>,
+    inner: Rc<GroupInner>,
 }
 
-struct Inner {
+struct GroupInner {
     me: NodeId,
     shard_id: ShardId,
     members: Vec<NodeId>,
@@ -121,7 +121,7 @@ struct Inner {
     healths: Rc<Healths>,
     data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
-    budget: Budget,
+    budget: ProposalBudget,
     readers: read::Readers,
     door: door::Door,
     entrance: entrance::Entrance,
@@ -134,10 +134,10 @@ struct Inner {
 }
 
 /// Gives the link to the core of a node that owns the shard.
-type LinkTo = Rc<dyn Fn(u64) -> Rc<Link>>;
+type LinkTo = Rc<dyn Fn(u64) -> Rc<PeerLink>>;
 
 /// What a group needs from its core.
-pub(crate) struct Surroundings {
+pub(crate) struct GroupSurroundings {
     pub(crate) me: GroupMember,
     pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
@@ -147,13 +147,13 @@ impl Group {
     /// Starts a replica. It votes and answers peers right away (see the embargo), and its leader
     /// forms the group if it is new.
     pub(crate) async fn open(
-        surroundings: Surroundings,
+        surroundings: GroupSurroundings,
         shard: Shard,
         shard_id: ShardId,
         founding: Vec<GroupMember>,
         preferred: NodeId,
     ) -> Result<Self, OpenError> {
-        let Surroundings {
+        let GroupSurroundings {
             me,
             link_to,
             options,
@@ -176,6 +176,7 @@ impl Group {
         let transfers = Rc::new(Transfers::default());
         let lease = Rc::new(Lease::new(options.lease(), members.len()));
         let healths = Rc::new(Healths::default());
+        let unsendable = Rc::<Unsendable>::default();
         let network = Network::new(
             Rc::new(GroupOfPeers {
                 me,
@@ -188,31 +189,26 @@ impl Group {
             options.peer_timeout,
             Rc::clone(&lease),
             Rc::clone(&transfers),
+            Rc::clone(&unsendable),
         );
-        let ahead = Rc::<Ahead>::default();
+        let ahead = Rc::<ParsedAhead>::default();
         let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
         replay(&machine, &engine, &log).await?;
         let raft = Raft::build(
             me.0,
             config::openraft(shard_id, &options)?,
             network,
-            LogStore::new(log.clone(), ahead),
+            LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
             machine,
         )
         .await
         .map_err(|error| OpenError::State(error.to_string()))?;
-        // Upkeep lets it stand, once it may.
-        raft.runtime_config().elect(false);
-        raft.run();
-        // After that the metrics say what was recovered. An error means that the storage has failed, which
-        // upkeep tells.
-        let _ = raft.is_initialized().await;
-        stores.follow(raft.server_metrics());
-        let budget = Budget::new(
+        run(&raft, &stores).await;
+        let budget = ProposalBudget::new(
             options.proposals_in_flight,
             options.proposal_bytes_in_flight,
         );
-        let inner = Rc::new(Inner {
+        let inner = Rc::new(GroupInner {
             me,
             shard_id,
             members,
@@ -261,19 +257,18 @@ impl Group {
     /// Whether this node's device has no room for more values of this shard: puts should be refused
     /// until it has; deletes are what makes room.
     pub fn is_disk_full(&self) -> bool {
-        self.inner.engine.is_disk_full() || self.inner.log.is_disk_full()
+        self.inner.is_disk_full()
     }
 
     /// What speaks against this replica's leading.
     pub(crate) fn health(&self) -> Health {
-        #[cfg(test)]
-        if let Some(health) = self.inner.pretended.get() {
-            return health;
-        }
-        Health {
-            is_disk_full: self.is_disk_full(),
-            is_damaged: !self.inner.engine.damages().is_empty(),
-        }
+        self.inner.health()
+    }
+
+    /// The stores of the group.
+    #[cfg(test)]
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.inner.stores
     }
 
     /// Says that it is so, whatever is true.
@@ -285,6 +280,11 @@ impl Group {
     /// The members, the preferred leader first.
     pub fn members(&self) -> &[NodeId] {
         &self.inner.members
+    }
+
+    /// The members with the stores that count as them, as this replica knows.
+    pub fn slots(&self) -> Vec<GroupMember> {
+        self.inner.stores.slots()
     }
 
     /// Proposes a write (`payload` is that of the client's write frame, and `command` what it was
@@ -446,6 +446,16 @@ impl Group {
     }
 }
 
+/// Starts openraft. It does not stand before upkeep lets it.
+async fn run(raft: &Raft, stores: &Stores) {
+    raft.runtime_config().elect(false);
+    raft.run();
+    // Once it has answered its metrics say what was recovered. An error means that the storage has failed,
+    // which upkeep tells.
+    let _ = raft.is_initialized().await;
+    stores.follow(raft.server_metrics());
+}
+
 /// Hands an answer to its caller, who may have given up.
 fn note<T>(caller: oneshot::Sender<T>, answer: T) {
     let _ = caller.send(answer);
@@ -457,10 +467,25 @@ fn embargo(promised: bool) -> bool {
     promised && !is_planted(Bug::VoteAfterRestart)
 }
 
-impl Inner {
+impl GroupInner {
     fn current_leader(&self) -> Option<NodeId> {
         let server = self.server.borrow_watched();
         server.current_leader.map(NodeId)
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.engine.is_disk_full() || self.log.is_disk_full()
+    }
+
+    fn health(&self) -> Health {
+        #[cfg(test)]
+        if let Some(health) = self.pretended.get() {
+            return health;
+        }
+        Health {
+            is_disk_full: self.is_disk_full(),
+            is_damaged: !self.engine.damages().is_empty(),
+        }
     }
 
     /// This node's leadership, if it has one as far as it knows.

@@ -1,9 +1,9 @@
 //! All groups of a core.
 
 use crate::error::OpenError;
-use crate::group::{Group, Surroundings};
+use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
-use crate::link::{Link, LinkConfig};
+use crate::link::{LinkConfig, PeerLink};
 use crate::options::Options;
 use crate::refusals::Refusals;
 use crate::route::{GroupMember, Route};
@@ -17,16 +17,16 @@ use std::rc::Rc;
 /// The groups of one core and its connections to the cores of other nodes. Clones share them.
 #[derive(Clone)]
 pub struct Groups {
-    inner: Rc<Inner>,
+    inner: Rc<GroupsInner>,
 }
 
-struct Inner {
+struct GroupsInner {
     me: Introduction,
     route: Route,
     options: Options,
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
-    links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
+    links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
     refusals: Rc<Refusals>,
 }
 
@@ -53,7 +53,7 @@ impl Groups {
             refusals: Rc::default(),
         };
         Ok(Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(GroupsInner {
                 me,
                 route,
                 options,
@@ -80,7 +80,7 @@ impl Groups {
         let links = Rc::downgrade(&self.inner);
         let fallback = self.inner.link_config.clone();
         let core_of = Rc::clone(&self.inner.route.core_of);
-        let surroundings = Surroundings {
+        let surroundings = GroupSurroundings {
             me: GroupMember {
                 node: self.inner.me.node,
                 store: self.inner.me.store,
@@ -91,16 +91,18 @@ impl Groups {
                 match links.upgrade() {
                     Some(inner) => inner.link(node, core),
                     // The core is going away; what is asked of this link fails.
-                    None => Link::closed(node, core, fallback.clone()),
+                    None => PeerLink::closed(node, core, fallback.clone()),
                 }
             }),
             options: self.inner.options.clone(),
         };
         let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
-        self.inner
+        let replaced = self
+            .inner
             .groups
             .borrow_mut()
             .insert(shard_id, group.clone());
+        assert!(replaced.is_none(), "{shard_id} has two groups on this node");
         Ok(group)
     }
 
@@ -130,6 +132,12 @@ impl Groups {
         acquaintances.heard_within(node, *timeout)
     }
 
+    /// Takes note of a node that another core has let introduce itself and found to be known: connections
+    /// with earlier starts of it end.
+    pub fn met(&self, theirs: &Introduction) {
+        self.inner.link_config.acquaintances.met(theirs);
+    }
+
     /// How this core's connections behave.
     pub(crate) fn link_config(&self) -> &LinkConfig {
         &self.inner.link_config
@@ -152,12 +160,12 @@ impl Groups {
     }
 }
 
-impl Inner {
-    fn link(&self, node: NodeId, core: u16) -> Rc<Link> {
+impl GroupsInner {
+    fn link(&self, node: NodeId, core: u16) -> Rc<PeerLink> {
         let mut links = self.links.borrow_mut();
         let link = links
             .entry((node, core))
-            .or_insert_with(|| Link::open(node, core, self.link_config.clone()));
+            .or_insert_with(|| PeerLink::open(node, core, self.link_config.clone()));
         Rc::clone(link)
     }
 }

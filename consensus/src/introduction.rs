@@ -101,6 +101,13 @@ impl Acquaintances {
         is_last
     }
 
+    /// Takes note of who was admitted elsewhere.
+    pub(crate) fn met(&self, theirs: &Introduction) {
+        if theirs.node != self.me.node {
+            self.admitted(Verdict::Known, theirs);
+        }
+    }
+
     /// What this node makes of `theirs`, which came from the node `peer`.
     async fn judge(&self, peer: NodeId, theirs: &Introduction) -> Verdict {
         let verdict = match theirs.node == peer && peer != self.me.node {
@@ -168,11 +175,11 @@ impl Acquaintances {
         let Reception { verdict, by } = peer::parse_reception(&frame)?;
         self.note(peer, Judge::Them, verdict, &by);
         if verdict != Verdict::Known {
-            return Err(ConnectionError::Stranger(Judge::Them));
+            return Err(ConnectionError::RefusesUs);
         }
         match self.judge(peer, &by).await {
             Verdict::Known => Ok(by),
-            _ => Err(ConnectionError::Stranger(Judge::Us)),
+            _ => Err(ConnectionError::Stranger),
         }
     }
 
@@ -197,7 +204,7 @@ impl Acquaintances {
         })
         .await?;
         if verdict != Verdict::Known {
-            return Err(ConnectionError::Stranger(Judge::Us));
+            return Err(ConnectionError::Stranger);
         }
         if let Some(mut place) = address {
             place.set_port(theirs.port);
@@ -272,8 +279,118 @@ fn sentence(
             format!("{whose} knows {of} with the store {known}, and not with {of_store}")
         }
         Verdict::RolledBack(met) => format!(
-            "the store {of_store} of {of} is a copy or an old state: {whose} has met a later start of it, the {}.",
-            met.incarnation
+            "the store {of_store} of {of} is a copy or an old state: {whose} has met start {met} of it"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::cluster::introduction;
+    use corelith_io::sim::Sim;
+    use futures_util::FutureExt;
+
+    const ME: NodeId = NodeId(1);
+    const PEER: NodeId = NodeId(2);
+
+    fn theirs(store: u128, incarnation: u64, nonce: u64) -> Introduction {
+        Introduction {
+            start: Start { incarnation, nonce },
+            ..introduction(PEER, StoreId(store))
+        }
+    }
+
+    fn in_sim(work: impl FnOnce(Acquaintances) + 'static) {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async move {
+            let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
+            work(Acquaintances::new(introduction(ME, StoreId(1)), admit));
+        });
+    }
+
+    #[test]
+    fn only_the_last_start_of_a_node_is_heard() {
+        in_sim(|known| {
+            let (first, second, third) = (theirs(7, 3, 1), theirs(7, 4, 2), theirs(7, 5, 3));
+            assert!(!known.hear(&first), "never met");
+            assert_eq!(known.admitted(Verdict::Known, &second), Verdict::Known);
+            assert!(known.hear(&second));
+            assert!(!known.hear(&first));
+            let refused = Verdict::RolledBack(second.start);
+            assert_eq!(known.admitted(Verdict::Known, &first), refused);
+            known.met(&third);
+            assert!(known.hear(&third) && !known.hear(&second));
+            let other = theirs(8, 1, 1);
+            let refused = Verdict::OtherStore(StoreId(7));
+            assert_eq!(known.admitted(refused, &other), refused);
+            assert!(known.hear(&third), "who is refused ends nothing");
+            let limit = Duration::from_secs(1);
+            let expected = Some((StoreId(7), third.start));
+            assert_eq!(known.heard_within(PEER, limit), expected);
+        });
+    }
+
+    #[test]
+    fn strangers_are_told_in_one_sentence_until_they_are_known() {
+        in_sim(|known| {
+            let peer = theirs(7, 1, 1);
+            let mut other_settings = peer;
+            other_settings.settings.heartbeat_ms = 200;
+            // (whose judgement, what, of whom, in words)
+            let table = [
+                (
+                    Judge::Us,
+                    Verdict::OtherStore(StoreId(9)),
+                    peer,
+                    "this node knows n2 with the store 00000000000000000000000000000009, \
+                     and not with 00000000000000000000000000000007",
+                ),
+                (
+                    Judge::Them,
+                    Verdict::OtherStore(StoreId(9)),
+                    peer,
+                    "the other node knows n1 with the store 00000000000000000000000000000009, \
+                     and not with 00000000000000000000000000000001",
+                ),
+                (
+                    Judge::Us,
+                    Verdict::OtherSettings,
+                    other_settings,
+                    "n2 has other settings: raft.heartbeat_ms is 150 here and 200 there",
+                ),
+                (
+                    Judge::Them,
+                    Verdict::NoSuchNode,
+                    peer,
+                    "the other node knows no other node n1",
+                ),
+                (
+                    Judge::Us,
+                    Verdict::RolledBack(Start {
+                        incarnation: 4,
+                        nonce: 0,
+                    }),
+                    peer,
+                    "the store 00000000000000000000000000000007 of n2 is a copy or an old state: \
+                     this node has met start 4 of it",
+                ),
+            ];
+            for (judge, verdict, of, expected) in table {
+                known.note(PEER, judge, verdict, &of);
+                let strangers = known.strangers();
+                let [stranger] = strangers.as_slice() else {
+                    panic!("{strangers:?}");
+                };
+                assert_eq!((stranger.node, stranger.judge), (PEER, judge));
+                assert_eq!(
+                    (stranger.verdict, stranger.why.as_str()),
+                    (verdict, expected)
+                );
+                known.note(PEER, judge, Verdict::Known, &of);
+                assert_eq!(known.strangers(), []);
+            }
+        });
     }
 }

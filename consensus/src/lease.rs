@@ -26,6 +26,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Lease {
     length: Duration,
+    members: usize,
     /// Followers that make a majority with this node.
     followers_needed: usize,
     /// When each follower was sent what it has acknowledged last, and by whom.
@@ -36,10 +37,12 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease that is trusted for `length`, in a group of so many members.
+    /// A lease that is trusted for `length`, in a group of `members`.
     pub(crate) fn new(length: Duration, members: usize) -> Self {
+        assert!(members > 0, "a group of nobody");
         Self {
             length,
+            members,
             followers_needed: members / 2,
             acknowledged: RefCell::default(),
             progress: Notify::new(),
@@ -55,6 +58,11 @@ impl Lease {
         }
     }
 
+    /// Whether the leader gave up its lease, as it must before it tells anybody that it hands over.
+    pub(crate) fn is_given_up(&self, leader: LeaderId) -> bool {
+        self.given_up.get() == Some(leader) || is_planted(Bug::KeepLeaseAtHandOver)
+    }
+
     /// Notes that `follower` has acknowledged what `leader` sent it at `sent`.
     pub(crate) fn acknowledge(&self, leader: LeaderId, follower: NodeId, sent: Instant) {
         let mut acknowledged = self.acknowledged.borrow_mut();
@@ -64,6 +72,12 @@ impl Lease {
         } else if known.0 < leader {
             *known = (leader, sent);
         }
+        assert!(
+            acknowledged.len() < self.members,
+            "{} followers in a group of {}",
+            acknowledged.len(),
+            self.members
+        );
         drop(acknowledged);
         self.progress.notify_waiters();
     }

@@ -50,10 +50,14 @@ pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
 pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 pub const PEER_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a leader waits before it tries again to read what is damaged, for a follower that needs it.
+pub const DAMAGE_PAUSE: Duration = Duration::from_secs(2);
 /// Pieces of a snapshot on their way to one follower.
 pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
 /// How far above the own term a peer's may be; see `admission.rs`.
 pub const TERM_STEP_MAX: u64 = 1 << 24;
+/// How often a peer says the same of a term out of reach until the own term rises by a step.
+pub const TERM_CLAIMS: u32 = 3;
 /// Highest term that is taken from a peer.
 pub const TERM_MAX: u64 = 1 << 40;
 /// Highest log index that is taken from a peer: a thousand years of a million entries a second.

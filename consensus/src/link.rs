@@ -62,7 +62,7 @@ pub(crate) struct Down;
 
 /// When a peer was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum PeerSeen {
     /// It is.
     Connected,
     /// So long ago.
@@ -72,20 +72,20 @@ pub(crate) enum Seen {
 }
 
 /// Who waits for an answer. When the request fails the sender is dropped.
-enum Waiter {
+enum AnswerWaiter {
     /// For an answer of that kind, or `REFUSED`.
     Frame(Kind, oneshot::Sender<Frame>),
     Beat(oneshot::Sender<(AppendResult, Option<Health>)>),
 }
 
 struct Waiting {
-    waiter: Waiter,
+    waiter: AnswerWaiter,
     shard: ShardId,
     deadline: Instant,
 }
 
 /// See the module. Belongs to one core.
-pub(crate) struct Link {
+pub(crate) struct PeerLink {
     peer: NodeId,
     /// The peer's core.
     core: u16,
@@ -104,7 +104,7 @@ pub(crate) struct Link {
     closed: watch::Sender<bool>,
 }
 
-impl Link {
+impl PeerLink {
     /// Makes a link and starts connecting.
     pub(crate) fn open(peer: NodeId, core: u16, config: LinkConfig) -> Rc<Self> {
         let link = Self::closed(peer, core, config);
@@ -137,11 +137,11 @@ impl Link {
     }
 
     /// When the peer was there.
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> PeerSeen {
         match self.heard.get() {
-            _ if *self.up.borrow() => Seen::Connected,
-            Some(heard) => Seen::Before(corelith_io::now() - heard),
-            None => Seen::Never,
+            _ if *self.up.borrow() => PeerSeen::Connected,
+            Some(heard) => PeerSeen::Before(corelith_io::now() - heard),
+            None => PeerSeen::Never,
         }
     }
 
@@ -173,7 +173,7 @@ impl Link {
         append: impl FnOnce(&mut Outbox, Head),
     ) -> Result<oneshot::Receiver<Frame>, Down> {
         let (sender, receiver) = oneshot::channel();
-        let id = self.expect(shard, Waiter::Frame(expected, sender), limit)?;
+        let id = self.expect(shard, AnswerWaiter::Frame(expected, sender), limit)?;
         let head = self.head(shard, id);
         self.outgoing.send(|out| append(out, head));
         Ok(receiver)
@@ -187,7 +187,7 @@ impl Link {
         hurry: bool,
     ) -> Result<oneshot::Receiver<(AppendResult, Option<Health>)>, Down> {
         let (sender, receiver) = oneshot::channel();
-        beat.beat = self.expect(beat.shard, Waiter::Beat(sender), self.config.timeout)?;
+        beat.beat = self.expect(beat.shard, AnswerWaiter::Beat(sender), self.config.timeout)?;
         self.beats.borrow_mut().push(beat);
         if hurry {
             self.outgoing.send(|out| self.append_beats(out));
@@ -206,7 +206,7 @@ impl Link {
         }
     }
 
-    fn expect(&self, shard: ShardId, waiter: Waiter, limit: Duration) -> Result<u64, Down> {
+    fn expect(&self, shard: ShardId, waiter: AnswerWaiter, limit: Duration) -> Result<u64, Down> {
         let mut waiting = self.waiting.borrow_mut();
         let full = waiting.len() >= PEER_REQUESTS_MAX || self.outgoing.len() > PEER_QUEUE_BYTES_MAX;
         if !*self.up.borrow() || full {
@@ -220,7 +220,13 @@ impl Link {
             shard,
             deadline,
         };
-        waiting.insert(id, request);
+        let other = waiting.insert(id, request);
+        assert!(other.is_none(), "two requests have the number {id}");
+        assert!(
+            waiting.len() <= PEER_REQUESTS_MAX,
+            "{} requests wait",
+            waiting.len()
+        );
         Ok(id)
     }
 
@@ -403,17 +409,21 @@ impl Link {
         if kind == kinds::HEARTBEATS_REPLY {
             for reply in peer::parse_heartbeats_reply(&frame)? {
                 match self.take(reply.beat, reply.shard)? {
-                    Some(Waiter::Beat(sender)) => {
+                    Some(AnswerWaiter::Beat(sender)) => {
                         let _ = sender.send((reply.result, reply.health));
                     }
-                    Some(Waiter::Frame(..)) => return Err(ConnectionError::Unexpected(kind.0)),
+                    Some(AnswerWaiter::Frame(..)) => {
+                        return Err(ConnectionError::Unexpected(kind.0));
+                    }
                     None => {}
                 }
             }
             return Ok(());
         }
         match self.take(request_id.0, shard)? {
-            Some(Waiter::Frame(expected, sender)) if kind == expected || kind == kinds::REFUSED => {
+            Some(AnswerWaiter::Frame(expected, sender))
+                if kind == expected || kind == kinds::REFUSED =>
+            {
                 drop(sender.send(frame));
             }
             Some(_) => return Err(ConnectionError::Unexpected(kind.0)),
@@ -422,7 +432,7 @@ impl Link {
         Ok(())
     }
 
-    fn take(&self, id: u64, shard: ShardId) -> Result<Option<Waiter>, ConnectionError> {
+    fn take(&self, id: u64, shard: ShardId) -> Result<Option<AnswerWaiter>, ConnectionError> {
         match self.waiting.borrow_mut().remove(&id) {
             Some(waiting) if waiting.shard != shard => Err(ConnectionError::OtherShard(shard)),
             waiting => Ok(waiting.map(|waiting| waiting.waiter)),

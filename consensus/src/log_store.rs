@@ -1,27 +1,68 @@
 //! openraft's log storage: the shard's log.
+//!
+//! Damage that a read meets is noted in the engine, whatever becomes of the read: so the replica is known
+//! to be ill, gets no lead and gives up the one it has (`group/upkeep.rs`). What follows from it:
+//! * Entries to be sent to a follower: the leader goes on without sending them ([`Unsendable`]) until
+//!   another node leads, or the log is purged beyond them and the follower gets a snapshot.
+//! * Entries to be applied, and what openraft reads when it starts: without them there is no state. The
+//!   error ends the replica and names the place.
 
-use crate::ahead::Ahead;
-use crate::limits::{APPEND_BYTES, APPLY_BYTES};
-use crate::types::{self, Entry, LogId, Types, Vote};
-use corelith_shards::{self as shards, Log, LogIndex};
+use crate::ahead::ParsedAhead;
+use crate::limits::{APPEND_BYTES, APPLY_BYTES, DAMAGE_PAUSE};
+use crate::types::{self, LogEntry, LogId, Types, Vote};
+use corelith_shards::{self as shards, Engine, Log, LogIndex};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
+/// The entry that could not be read to be sent, on its way from the log to the network: openraft takes an
+/// error of the log for the end of the replica, and one of the network for a follower to try again.
+#[derive(Debug, Default)]
+pub(crate) struct Unsendable(Cell<Option<LogIndex>>);
+
+impl Unsendable {
+    fn note(&self, index: LogIndex) {
+        self.0.set(Some(index));
+    }
+
+    /// Whether `index` is that entry. It is forgotten: the next one to need it reads it again.
+    pub(crate) fn take(&self, index: LogIndex) -> bool {
+        let is_that = self.0.get() == Some(index);
+        if is_that {
+            self.0.set(None);
+        }
+        is_that
+    }
+}
+
 /// The log of one shard, to openraft.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Log,
-    ahead: Rc<Ahead>,
+    engine: Engine,
+    ahead: Rc<ParsedAhead>,
+    unsendable: Rc<Unsendable>,
 }
 
 impl LogStore {
-    /// Makes a store over a shard's log, which leaves for the state machine what was parsed.
-    pub(crate) fn new(log: Log, ahead: Rc<Ahead>) -> Self {
-        Self { log, ahead }
+    /// Makes a store over a shard's log, which leaves for the state machine what was parsed and for the
+    /// network what cannot be sent. The engine remembers damage.
+    pub(crate) fn new(
+        log: Log,
+        engine: Engine,
+        ahead: Rc<ParsedAhead>,
+        unsendable: Rc<Unsendable>,
+    ) -> Self {
+        Self {
+            log,
+            engine,
+            ahead,
+            unsendable,
+        }
     }
 
     /// The part of `range` that the log holds, as `from..to`.
@@ -42,26 +83,69 @@ impl LogStore {
         (from.max(first), to.min(end))
     }
 
-    async fn read(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+    /// The entries to be sent to a follower, values included; none if the first one is damaged, which is
+    /// left to the network to say.
+    async fn read(&self, from: u64, to: u64) -> io::Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
         let (from, to) = (LogIndex(from), LogIndex(to));
-        let entries = self.log.read(from, to, max_bytes).await;
-        let entries = entries.map_err(io_error)?;
-        Ok(entries.into_iter().map(Entry::from).collect())
+        let mut read = self.log.read(from, to, APPEND_BYTES as u64).await;
+        if let Err(error) = &read
+            && error.is_corrupt()
+        {
+            self.engine.note_log_damage(error).await;
+            // What lies before the damage can be sent.
+            read = self.log.read(from, LogIndex(from.0 + 1), 0).await;
+        }
+        let entries = match read {
+            Ok(entries) => entries,
+            Err(error) if error.is_corrupt() => {
+                self.engine.note_log_damage(&error).await;
+                // A follower that waits for it has it tried again and again.
+                corelith_io::sleep(DAMAGE_PAUSE).await;
+                self.unsendable.note(from);
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(io_error(error)),
+        };
+        check_run(&entries, from, to);
+        Ok(entries.into_iter().map(LogEntry::from).collect())
     }
 
-    /// As [`LogStore::read`], without the values that the log has separated.
-    async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+    /// The entries without the values that the log has separated.
+    async fn read_heads(&self, from: u64, to: u64, max_bytes: u64) -> io::Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
         let (from, to) = (LogIndex(from), LogIndex(to));
-        let entries = self.log.read_heads(from, to, max_bytes).await;
-        let entries = entries.map_err(io_error)?;
-        Ok(entries.into_iter().map(Entry::from).collect())
+        let entries = match self.log.read_heads(from, to, max_bytes).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.engine.note_log_damage(&error).await;
+                return Err(io_error(error));
+            }
+        };
+        check_run(&entries, from, to);
+        Ok(entries.into_iter().map(LogEntry::from).collect())
     }
+}
+
+/// What was read of `from..to` has no holes: openraft would take one entry for another.
+fn check_run(entries: &[shards::Entry], from: LogIndex, to: LogIndex) {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return;
+    };
+    let (first, last) = (first.id.index, last.id.index);
+    assert!(
+        from <= first && last < to,
+        "{first} to {last} were read of {from} to {to}"
+    );
+    assert_eq!(
+        last.0 - first.0 + 1,
+        entries.len() as u64,
+        "entries between {first} and {last} are missing"
+    );
 }
 
 /// A storage error on its way through openraft, which stops the group.
@@ -76,7 +160,7 @@ impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug>(
         &mut self,
         range: RB,
-    ) -> io::Result<Vec<Entry>> {
+    ) -> io::Result<Vec<LogEntry>> {
         let (mut from, to) = self.held(range);
         let mut entries = Vec::new();
         while from < to {
@@ -88,14 +172,14 @@ impl RaftLogReader<Types> for LogStore {
         Ok(entries)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
         let (from, to) = self.held(start..end);
-        self.read(from, to, APPEND_BYTES as u64).await
+        self.read(from, to).await
     }
 
     /// The entries to apply, read a few MiB at a time: after a restart there may be gigabytes.
     /// Applying does not look at separated values.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>>
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<LogEntry>>
     where
         RB: RangeBounds<u64> + Clone + Debug,
     {
@@ -121,8 +205,8 @@ impl RaftLogReader<Types> for LogStore {
 
 /// The entries of a stream of chunks; an error ends it.
 fn flatten(
-    chunks: impl Stream<Item = io::Result<Vec<Entry>>>,
-) -> impl Stream<Item = io::Result<Entry>> {
+    chunks: impl Stream<Item = io::Result<Vec<LogEntry>>>,
+) -> impl Stream<Item = io::Result<LogEntry>> {
     use futures_util::{StreamExt, stream};
     chunks.flat_map(|chunk| match chunk {
         Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
@@ -165,7 +249,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
     where
-        I: IntoIterator<Item = Entry>,
+        I: IntoIterator<Item = LogEntry>,
     {
         // Nothing waits here unless the device has stalled with many MiB on their way to it: then
         // the group waits with it, which bounds its memory and lets another node take the lead.

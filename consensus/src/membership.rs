@@ -35,6 +35,11 @@ pub(crate) fn encode(membership: &Membership) -> Bytes {
     out.put_u16_le(VERSIONED);
     out.put_u16_le(VERSION);
     let configs = membership.get_joint_config();
+    assert!(
+        configs.len() <= CONFIGS_MAX,
+        "{} configurations in one membership",
+        configs.len()
+    );
     put_len(&mut out, configs.len());
     for voters in configs {
         put_ids(&mut out, voters.iter().copied());

@@ -1,14 +1,18 @@
 //! openraft's network: what one group says to one peer.
 
+mod appends;
+
 use crate::admission::{self, Known, Refusal, Sent};
 use crate::convert;
 use crate::lease::Lease;
-use crate::limits::{APPEND_BYTES_IN_FLIGHT_MAX, APPENDS_IN_FLIGHT_MAX, SNAPSHOT_PIECES_IN_FLIGHT};
-use crate::link::Link;
+use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
+use crate::link::PeerLink;
+use crate::log_store::Unsendable;
 use crate::route::GroupMember;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::stores::Stores;
 use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
+use appends::Appends;
 use corelith_io::Instant;
 use corelith_io::sync::oneshot;
 use corelith_shards as shards;
@@ -19,7 +23,6 @@ use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkV2};
 use openraft::raft::{
@@ -29,9 +32,8 @@ use openraft::raft::{
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// How long installing a snapshot may take at the follower, after all of it arrived.
@@ -67,10 +69,11 @@ pub(crate) struct Network {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
     healths: Rc<Healths>,
-    link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
+    link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
     timeout: Duration,
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
+    unsendable: Rc<Unsendable>,
 }
 
 impl Network {
@@ -78,10 +81,11 @@ impl Network {
     pub(crate) fn new(
         group: Rc<GroupOfPeers>,
         healths: Rc<Healths>,
-        link_to: Rc<dyn Fn(u64) -> Rc<Link>>,
+        link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
         timeout: Duration,
         lease: Rc<Lease>,
         transfers: Rc<Transfers>,
+        unsendable: Rc<Unsendable>,
     ) -> Self {
         Self {
             group,
@@ -91,6 +95,7 @@ impl Network {
             timeout,
             lease,
             transfers,
+            unsendable,
         }
     }
 
@@ -104,6 +109,7 @@ impl Network {
             beats,
             lease: Rc::clone(&self.lease),
             transfers: Rc::clone(&self.transfers),
+            unsendable: Rc::clone(&self.unsendable),
         }
     }
 }
@@ -144,12 +150,13 @@ pub(crate) struct Peer {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
     healths: Rc<Healths>,
-    link: Rc<Link>,
+    link: Rc<PeerLink>,
     timeout: Duration,
     /// Whether appends are heartbeats, which travel with those of other groups.
     beats: bool,
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
+    unsendable: Rc<Unsendable>,
 }
 
 fn unreachable(why: impl ToString) -> RPCError<Types> {
@@ -415,14 +422,7 @@ impl RaftNetworkV2<Types> for Peer {
                     Some(self.beat(request).await)
                 }))
             } else {
-                Box::pin(Appends {
-                    input: Some(input),
-                    peer: self.clone(),
-                    in_flight: VecDeque::new(),
-                    in_flight_bytes: 0,
-                    failed: None,
-                    ended: false,
-                })
+                Box::pin(Appends::new(self.clone(), input))
             };
             Ok(answers)
         })
@@ -467,7 +467,12 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         // Those who get this forget the leader's lease, and so must the leader, before it leaves.
-        self.lease.give_up(request.from_leader().leader_id);
+        let leader = request.from_leader().leader_id;
+        self.lease.give_up(leader);
+        assert!(
+            self.lease.is_given_up(leader),
+            "{leader} leaves with its lease"
+        );
         let transfer = Transfer {
             from: convert::peer_vote(request.from_leader()),
             to: NodeId(*request.to_node_id()),
@@ -498,140 +503,4 @@ impl RaftNetworkV2<Types> for Peer {
 /// A stream of the one item that `future` gives, if any.
 fn async_stream<T>(future: impl Future<Output = Option<T>>) -> impl Stream<Item = T> {
     futures_util::stream::once(future).filter_map(std::future::ready)
-}
-
-struct InFlight {
-    answer: oneshot::Receiver<Frame>,
-    sent: Sent,
-    there: GroupMember,
-    at: Instant,
-    bytes: usize,
-}
-
-/// Appends on their way to one peer, many at a time; answers in order of the requests.
-struct Appends<S> {
-    input: Option<S>,
-    peer: Peer,
-    in_flight: VecDeque<InFlight>,
-    in_flight_bytes: usize,
-    /// Why a request could not be sent; told after the answers to those before it.
-    failed: Option<RPCError<Types>>,
-    ended: bool,
-}
-
-impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
-    /// Sends what there is to send, within the bounds.
-    fn poll_send(&mut self, cx: &mut Context<'_>) {
-        while self.in_flight.is_empty()
-            || (self.in_flight.len() < APPENDS_IN_FLIGHT_MAX
-                && self.in_flight_bytes < APPEND_BYTES_IN_FLIGHT_MAX)
-        {
-            let Some(input) = &mut self.input else { return };
-            match input.poll_next_unpin(cx) {
-                Poll::Pending => return,
-                Poll::Ready(None) => self.input = None,
-                Poll::Ready(Some(request)) => self.send(request),
-            }
-        }
-    }
-
-    fn send(&mut self, request: AppendRequest) {
-        let last = request.entries.last().map(RaftEntry::log_id);
-        let sent = Sent {
-            vote: convert::peer_vote(&request.vote),
-            before: request.prev_log_id.map(types::shard_log_id),
-            last: last.or(request.prev_log_id).map(types::shard_log_id),
-        };
-        let bytes = request
-            .entries
-            .iter()
-            .map(|entry| entry.payload.body.len())
-            .sum();
-        let peer = &self.peer;
-        let Some(there) = peer.counted() else {
-            self.input = None;
-            self.failed = Some(Peer::unknown());
-            return;
-        };
-        let at = corelith_io::now();
-        let asked = peer.link.ask(
-            peer.group.shard,
-            peer.timeout,
-            kinds::APPEND_REPLY,
-            |out, head| {
-                let (append, entries) = convert::append(request);
-                peer::encode_append(out, head, &append, entries);
-            },
-        );
-        match asked {
-            Ok(answer) => {
-                self.in_flight_bytes += bytes;
-                self.in_flight.push_back(InFlight {
-                    answer,
-                    sent,
-                    there,
-                    at,
-                    bytes,
-                });
-            }
-            Err(down) => {
-                self.input = None;
-                self.failed = Some(unreachable(down));
-            }
-        }
-    }
-
-    fn outcome(
-        &mut self,
-        sent: &Sent,
-        there: GroupMember,
-        at: Instant,
-        answer: Result<Frame, oneshot::Closed>,
-    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
-        let result = answer
-            .map_err(unreachable)
-            .and_then(|frame| self.peer.still_counts(there).map(|()| frame))
-            .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
-            .and_then(|result| self.peer.append_outcome(sent, at, result));
-        // After anything but success, what was sent behind it is void.
-        self.ended = !matches!(&result, Ok(Ok(_)));
-        result
-    }
-}
-
-impl<S: Stream<Item = AppendRequest> + Unpin> Stream for Appends<S> {
-    type Item = Result<StreamAppendResult<Types>, RPCError<Types>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        this.poll_send(cx);
-        let Some(first) = this.in_flight.front_mut() else {
-            return match (this.failed.take(), &this.input) {
-                (Some(error), _) => {
-                    this.ended = true;
-                    Poll::Ready(Some(Err(error)))
-                }
-                (None, None) => Poll::Ready(None),
-                (None, Some(_)) => Poll::Pending,
-            };
-        };
-        match Pin::new(&mut first.answer).poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(answer) => {
-                let InFlight {
-                    sent,
-                    there,
-                    at,
-                    bytes,
-                    ..
-                } = *first;
-                this.in_flight.pop_front();
-                this.in_flight_bytes -= bytes;
-                Poll::Ready(Some(this.outcome(&sent, there, at, answer)))
-            }
-        }
-    }
 }

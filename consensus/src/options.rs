@@ -94,11 +94,22 @@ impl Options {
         if is_planted(Bug::LeaseOfDoubleLength) {
             return self.election_timeout_max * 2;
         }
-        self.election_timeout_max / 100 * 100_u32.saturating_sub(self.clock_drift_percent)
+        let lease =
+            self.election_timeout_max / 100 * 100_u32.saturating_sub(self.clock_drift_percent);
+        assert!(
+            lease <= self.election_timeout_max,
+            "the lease outlives the promise"
+        );
+        lease
     }
 
     /// How long after its start a node neither votes nor stands.
     pub fn embargo(&self) -> Duration {
-        self.election_timeout_max / 100 * (100 + self.clock_drift_percent)
+        let embargo = self.election_timeout_max / 100 * (100 + self.clock_drift_percent);
+        assert!(
+            embargo >= self.lease() || is_planted(Bug::LeaseOfDoubleLength),
+            "the promise outlives the embargo"
+        );
+        embargo
     }
 }

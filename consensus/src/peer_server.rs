@@ -29,7 +29,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 /// One connection of a peer.
-struct Server {
+struct PeerServer {
     groups: Groups,
     /// Where the peer is.
     address: Option<SocketAddr>,
@@ -39,16 +39,16 @@ struct Server {
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
-    receiving: RefCell<BTreeMap<ShardId, Receiving>>,
+    receiving: RefCell<BTreeMap<ShardId, IncomingSnapshot>>,
 }
 
-struct Receiving {
+struct IncomingSnapshot {
     transfer: u64,
     vote: PeerVote,
-    parts: mpsc::Sender<(Head, Part)>,
+    parts: mpsc::Sender<(Head, SnapshotPart)>,
 }
 
-enum Part {
+enum SnapshotPart {
     Piece(Bytes),
     End(PeerVote),
 }
@@ -88,7 +88,7 @@ async fn serve(
         Ok(Err(error)) => return error,
         Err(corelith_io::Elapsed) => return ConnectionError::Slow,
     };
-    let server = Rc::new(Server {
+    let server = Rc::new(PeerServer {
         groups,
         theirs,
         acquaintances,
@@ -113,7 +113,7 @@ async fn serve(
     error
 }
 
-impl Server {
+impl PeerServer {
     async fn read(self: &Rc<Self>, mut reader: FrameReader) -> ConnectionError {
         loop {
             let frames = match reader.next().await {
@@ -172,11 +172,11 @@ impl Server {
             }
             kinds::SNAPSHOT_PIECE => {
                 let (transfer, piece) = peer::parse_snapshot_piece(frame)?;
-                self.snapshot_part(head, transfer, Part::Piece(piece));
+                self.snapshot_part(head, transfer, SnapshotPart::Piece(piece));
             }
             kinds::SNAPSHOT_END => {
                 let (transfer, vote) = peer::parse_snapshot(frame)?;
-                self.snapshot_part(head, transfer, Part::End(vote));
+                self.snapshot_part(head, transfer, SnapshotPart::End(vote));
             }
             other => return Err(ConnectionError::Unexpected(other.0)),
         }
@@ -337,7 +337,7 @@ impl Server {
         }
         let (parts, queue) = mpsc::channel(2 * SNAPSHOT_PIECES_IN_FLIGHT + 1);
         // An earlier transfer ends when its queue does.
-        let receiving = Receiving {
+        let receiving = IncomingSnapshot {
             transfer,
             vote,
             parts,
@@ -348,9 +348,9 @@ impl Server {
         ));
     }
 
-    fn snapshot_part(&self, head: Head, transfer: u64, part: Part) {
+    fn snapshot_part(&self, head: Head, transfer: u64, part: SnapshotPart) {
         let queued = match (self.receiving.borrow().get(&head.shard), &part) {
-            (Some(receiving), Part::End(vote)) if receiving.vote != *vote => false,
+            (Some(receiving), SnapshotPart::End(vote)) if receiving.vote != *vote => false,
             (Some(receiving), _) if receiving.transfer == transfer => {
                 receiving.parts.try_send((head, part)).is_ok()
             }
@@ -365,7 +365,7 @@ impl Server {
         self: Rc<Self>,
         group: Group,
         begin: Head,
-        mut parts: mpsc::Receiver<(Head, Part)>,
+        mut parts: mpsc::Receiver<(Head, SnapshotPart)>,
     ) {
         let mut writer = match group.engine().receive_snapshot().await {
             Ok(writer) => writer,
@@ -378,7 +378,7 @@ impl Server {
         self.plain(begin, kinds::DONE);
         while let Some((head, part)) = parts.recv().await {
             match part {
-                Part::Piece(piece) => {
+                SnapshotPart::Piece(piece) => {
                     if let Err(error) = writer.piece(piece).await {
                         tracing::warn!(shard = %begin.shard, %error, "snapshot piece refused");
                         self.plain(head, kinds::REFUSED);
@@ -386,7 +386,7 @@ impl Server {
                     }
                     self.plain(head, kinds::DONE);
                 }
-                Part::End(vote) => {
+                SnapshotPart::End(vote) => {
                     match group.install(self.peer(), writer, vote).await {
                         Ok(Some(vote)) => self
                             .outgoing

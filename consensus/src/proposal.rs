@@ -28,7 +28,9 @@ impl<T> Responder<T> {
 
 impl<T: 'static> openraft::raft::responder::Responder<Types, T> for Responder<T> {
     fn on_complete(mut self, result: T) {
-        if let Some(complete) = self.complete.take() {
+        let complete = self.complete.take();
+        assert!(complete.is_some(), "a proposal is decided twice");
+        if let Some(complete) = complete {
             complete(Some(result));
         }
     }
@@ -68,7 +70,7 @@ pub(crate) fn refusal(forward: &ForwardToLeader<Types>) -> GroupError {
 
 /// Invariant: `count` and `bytes` are what the [`Share`]s that are alive add up to.
 #[derive(Debug)]
-struct InFlight {
+struct ProposalsInFlight {
     count: Cell<usize>,
     bytes: Cell<usize>,
     count_max: usize,
@@ -79,19 +81,19 @@ struct InFlight {
 
 /// How much may be proposed before it is answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget(Rc<InFlight>);
+pub(crate) struct ProposalBudget(Rc<ProposalsInFlight>);
 
-/// A proposal's share of the [`Budget`], given back when dropped.
+/// A proposal's share of the [`ProposalBudget`], given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
-    budget: Rc<InFlight>,
+    budget: Rc<ProposalsInFlight>,
     bytes: usize,
 }
 
-impl Budget {
+impl ProposalBudget {
     /// A budget of that many proposals and bytes.
     pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
-        Self(Rc::new(InFlight {
+        Self(Rc::new(ProposalsInFlight {
             count: Cell::new(0),
             bytes: Cell::new(0),
             count_max,
@@ -103,7 +105,7 @@ impl Budget {
     /// A share for a proposal of `bytes`; `None` if the budget is used up. A proposal larger than
     /// the whole budget passes when it is alone.
     pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
-        let InFlight {
+        let ProposalsInFlight {
             count,
             bytes: used,
             count_max,
@@ -117,6 +119,11 @@ impl Budget {
         }
         count.set(count.get() + 1);
         used.set(used.get() + bytes);
+        assert!(
+            count.get() <= *count_max || is_planted(Bug::UnboundedProposals),
+            "{} proposals of {count_max}",
+            count.get()
+        );
         Some(Share {
             budget: Rc::clone(&self.0),
             bytes,
@@ -124,7 +131,7 @@ impl Budget {
     }
 }
 
-impl Budget {
+impl ProposalBudget {
     /// Bytes that are proposed and not answered.
     pub(crate) fn bytes(&self) -> usize {
         self.0.bytes.get()
@@ -138,7 +145,11 @@ impl Budget {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let InFlight { count, bytes, .. } = &*self.budget;
+        let ProposalsInFlight { count, bytes, .. } = &*self.budget;
+        assert!(
+            count.get() > 0 && bytes.get() >= self.bytes,
+            "{self:?} is given back twice"
+        );
         count.set(count.get() - 1);
         bytes.set(bytes.get() - self.bytes);
         self.budget.given_back.notify_waiters();
@@ -151,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_budget_bounds_count_and_bytes() {
-        let budget = Budget::new(2, 100);
+        let budget = ProposalBudget::new(2, 100);
         let first = budget.take(60).unwrap();
         assert!(budget.take(41).is_none(), "more bytes than are left");
         let second = budget.take(40).unwrap();

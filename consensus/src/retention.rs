@@ -10,7 +10,9 @@ pub(crate) fn purge_upto(
     keep_entries: u64,
 ) -> Option<u64> {
     let by_entries = last.checked_sub(keep_entries);
-    Some(before_kept.max(by_entries)?.min(checkpointed))
+    let upto = before_kept.max(by_entries)?.min(checkpointed);
+    assert!(upto <= checkpointed, "{upto} is in no sstable");
+    Some(upto)
 }
 
 #[cfg(test)]

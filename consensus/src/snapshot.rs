@@ -127,7 +127,9 @@ impl Transfers {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut held = self.transfers.held.borrow_mut();
-        if let Some(at) = held.iter().position(|index| *index == self.index) {
+        let at = held.iter().position(|index| *index == self.index);
+        assert!(at.is_some(), "the log after {} is not held", self.index);
+        if let Some(at) = at {
             held.swap_remove(at);
         }
     }

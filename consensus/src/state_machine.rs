@@ -6,7 +6,7 @@
 //! is in the log, and bounded: on a leader by the budget of proposals, which wait for room before
 //! they are proposed (`group/entrance.rs`), on a follower by the door (`group/door.rs`).
 
-use crate::ahead::Ahead;
+use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
 use crate::limits::APPLY_TURN_ENTRIES;
@@ -28,12 +28,12 @@ use std::rc::Rc;
 pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
-    ahead: Rc<Ahead>,
+    ahead: Rc<ParsedAhead>,
 }
 
 impl StateMachine {
     /// Makes a state machine over a shard's engine.
-    pub(crate) fn new(engine: Engine, applied: Rc<Applied>, ahead: Rc<Ahead>) -> Self {
+    pub(crate) fn new(engine: Engine, applied: Rc<Applied>, ahead: Rc<ParsedAhead>) -> Self {
         Self {
             engine,
             applied,
@@ -198,7 +198,11 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> io::Result<()> {
         snapshot::install(&self.engine, snapshot).await?;
         let (applied, _) = self.engine.applied();
-        debug_assert_eq!(applied.map(types::log_id), meta.last_log_id);
+        assert_eq!(
+            applied.map(types::log_id),
+            meta.last_log_id,
+            "the snapshot is not what it says"
+        );
         if let Some(applied) = applied {
             self.applied.advance(applied);
         }

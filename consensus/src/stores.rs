@@ -188,6 +188,15 @@ impl Stores {
         })
     }
 
+    /// All members with their slots.
+    pub(crate) fn slots(&self) -> Vec<GroupMember> {
+        let member = |(node, store): (&u64, &StoreId)| GroupMember {
+            node: NodeId(*node),
+            store: *store,
+        };
+        self.effective(|membership| membership.nodes().map(member).collect())
+    }
+
     /// The slot of a node.
     pub(crate) fn slot(&self, node: NodeId) -> Option<StoreId> {
         self.effective(|membership| membership.get_node(&node.0).copied())

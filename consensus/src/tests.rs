@@ -3,9 +3,11 @@
 mod chaos;
 mod client;
 pub(crate) mod cluster;
+mod damage;
 mod history;
 mod leads;
 mod planted;
 mod scenarios;
 mod space;
+mod stores;
 mod tamper;

@@ -48,7 +48,7 @@ impl openraft::RaftTypeConfig for Types {
     type LeaderId = LeaderId;
     type Vote = Vote;
     type Payload = Payload;
-    type Entry = Entry;
+    type Entry = LogEntry;
     type AsyncRuntime = crate::runtime::Runtime;
     type Responder<T>
         = crate::proposal::Responder<T>
@@ -140,20 +140,20 @@ fn membership_of(kind: u8, body: &Bytes) -> Option<Membership> {
 
 /// One log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct LogEntry {
     leader: LeaderId,
     index: u64,
     /// What it says.
     pub(crate) payload: Payload,
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for LogEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}: {}", self.leader, self.index, self.payload)
     }
 }
 
-impl RaftEntry for Entry {
+impl RaftEntry for LogEntry {
     type CommittedLeaderId = LeaderId;
     type Payload = Payload;
 
@@ -179,8 +179,8 @@ impl RaftEntry for Entry {
     }
 }
 
-impl From<Entry> for shards::Entry {
-    fn from(entry: Entry) -> Self {
+impl From<LogEntry> for shards::Entry {
+    fn from(entry: LogEntry) -> Self {
         Self {
             id: shards::LogId {
                 term: shards::Term(entry.leader.term),
@@ -195,7 +195,7 @@ impl From<Entry> for shards::Entry {
     }
 }
 
-impl From<shards::Entry> for Entry {
+impl From<shards::Entry> for LogEntry {
     fn from(entry: shards::Entry) -> Self {
         Self {
             leader: LeaderId {

@@ -1,12 +1,14 @@
 //! Buffers for direct I/O.
 
-use crate::uring::memory::{self, Block, Read};
+use crate::uring::memory::{self, DmaBlock, DmaRead};
 use std::ops::{Deref, DerefMut};
 
 /// The unit of direct I/O: offsets and lengths of writes are multiples of it.
 pub const BLOCK_SIZE: usize = 4096;
 
 /// An owned, aligned buffer of one core. Its memory goes back to the core's pool when it is dropped.
+///
+/// Invariant: `len` is at most the length of the memory.
 pub struct Buf {
     memory: Memory,
     len: usize,
@@ -14,8 +16,8 @@ pub struct Buf {
 
 enum Memory {
     None,
-    Block(Block),
-    Read(Read),
+    Block(DmaBlock),
+    Read(DmaRead),
 }
 
 impl Buf {
@@ -24,13 +26,14 @@ impl Buf {
     pub fn alloc(len: usize) -> Self {
         let memory = match len {
             0 => Memory::None,
-            len => Memory::Block(Block::take(len.next_multiple_of(BLOCK_SIZE))),
+            len => Memory::Block(DmaBlock::take(len.next_multiple_of(BLOCK_SIZE))),
         };
         #[cfg_attr(
             not(feature = "sim"),
             expect(unused_mut, reason = "the simulator fills it")
         )]
         let mut buf = Self { memory, len };
+        assert!(len <= buf.memory.bytes().len(), "a buffer fits its memory");
         // What an earlier simulation left in the pool must not change this one.
         #[cfg(feature = "sim")]
         if crate::world::is_simulated() {
@@ -46,7 +49,7 @@ impl Buf {
         buf
     }
 
-    pub(crate) fn from_read(read: Read) -> Self {
+    pub(crate) fn from_read(read: DmaRead) -> Self {
         Self {
             len: read.bytes().len(),
             memory: Memory::Read(read),
@@ -70,18 +73,24 @@ impl Buf {
     }
 
     /// The bytes as a block that a write can own: exactly as long, a multiple of [`BLOCK_SIZE`].
-    pub(crate) fn into_block(self) -> Block {
-        debug_assert!(self.len > 0 && self.len.is_multiple_of(BLOCK_SIZE));
-        match self.memory {
+    pub(crate) fn into_block(self) -> DmaBlock {
+        let len = self.len;
+        assert!(
+            len > 0 && len.is_multiple_of(BLOCK_SIZE),
+            "a write is of whole blocks"
+        );
+        let block = match self.memory {
             Memory::Block(mut block) => {
-                block.trim(self.len);
+                block.trim(len);
                 block
             }
             memory => {
-                let bytes = memory.bytes().get(..self.len).unwrap_or_default();
-                Block::copy_of(bytes)
+                let bytes = memory.bytes().get(..len).unwrap_or_default();
+                DmaBlock::copy_of(bytes)
             }
-        }
+        };
+        assert_eq!(block.bytes().len(), len, "a write has the buffer's length");
+        block
     }
 
     /// Bytes of buffers of this thread that lie idle, for use by the next ones.
@@ -103,7 +112,7 @@ impl Memory {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // `len` never exceeds the memory's length.
+        debug_assert!(self.len <= self.memory.bytes().len());
         self.memory.bytes().get(..self.len).unwrap_or_default()
     }
 }
@@ -112,7 +121,7 @@ impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // What a read returned is shared with the executor's statistics and never written in place.
         if let Memory::Read(read) = &self.memory {
-            self.memory = Memory::Block(Block::copy_of(read.bytes()));
+            self.memory = Memory::Block(DmaBlock::copy_of(read.bytes()));
         }
         match &mut self.memory {
             Memory::Block(block) => block

@@ -3,7 +3,7 @@
 use crate::world;
 
 /// Hashes with a seed drawn from the core's randomness when the map is made. A map that is made
-/// outside of a core has a fixed seed: such maps must not hold what strangers choose.
+/// outside of a core has a fixed seed: its keys must not be chosen by strangers.
 #[derive(Clone, Debug)]
 pub struct SeededState {
     state: (u64, u64),

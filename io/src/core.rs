@@ -15,8 +15,8 @@ pub struct CoreConfig {
     pub name: String,
     /// The CPU to pin to; unpinned if `None` (development).
     pub cpu: Option<usize>,
-    /// Locked memory for the rings and registered buffers, in bytes, of which `RLIMIT_MEMLOCK` must
-    /// allow as much for every core of the process.
+    /// Locked memory for the rings and registered buffers, in bytes. `RLIMIT_MEMLOCK` must allow this much
+    /// for every core of the process.
     pub locked_memory_bytes: usize,
     /// How long a busy task runs before other queues and I/O get their turn.
     pub preempt: Duration,
@@ -27,7 +27,7 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// The defaults for a core of that name: unpinned, 512 KiB locked, 200 µs preempt timer.
+    /// The defaults for a core named `name`: unpinned, 512 KiB locked, 200 µs preempt timer.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

@@ -17,7 +17,7 @@ pub enum ErrorKind {
     Locked,
     /// The address is in use by another socket: choose another port.
     AddressInUse,
-    /// Nobody listens there, or the connection was closed or reset: connect again.
+    /// No socket listens there, or the connection was closed or reset: connect again.
     Disconnected,
     /// No file descriptors, socket buffers or kernel memory are left: wait until some come back.
     Exhausted,

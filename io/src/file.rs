@@ -46,9 +46,11 @@ impl OpenOptions {
     /// Opens the file at `path`.
     pub async fn open(self, path: &Path) -> Result<File> {
         let inner = match world::current() {
-            World::Uring(core) => Inner::Uring(uring::file::File::open(core, self, path).await?),
+            World::Uring(core) => {
+                FileInner::Uring(uring::file::File::open(core, self, path).await?)
+            }
             #[cfg(feature = "sim")]
-            World::Sim(core) => Inner::Sim(sim::file::File::open(core, self, path).await?),
+            World::Sim(core) => FileInner::Sim(sim::file::File::open(core, self, path).await?),
         };
         Ok(File { inner })
     }
@@ -56,10 +58,10 @@ impl OpenOptions {
 
 /// An open file; all its methods take `&self` and may be in flight at once. Dropping it closes it.
 pub struct File {
-    inner: Inner,
+    inner: FileInner,
 }
 
-enum Inner {
+enum FileInner {
     Uring(uring::file::File),
     #[cfg(feature = "sim")]
     Sim(sim::file::File),
@@ -74,9 +76,9 @@ impl File {
     /// Reads `len` bytes at `offset` (no alignment needed); fewer only at the end of the file.
     pub async fn read_at(&self, offset: u64, len: usize) -> Result<Buf> {
         match &self.inner {
-            Inner::Uring(inner) => inner.read_at(offset, len).await,
+            FileInner::Uring(inner) => inner.read_at(offset, len).await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.read_at(offset, len).await,
+            FileInner::Sim(inner) => inner.read_at(offset, len).await,
         }
     }
 
@@ -84,9 +86,9 @@ impl File {
     /// [`crate::BLOCK_SIZE`]. The buffer is recycled when the write completes.
     pub async fn write_at(&self, offset: u64, buf: Buf) -> Result<()> {
         match &self.inner {
-            Inner::Uring(inner) => inner.write_at(offset, buf).await,
+            FileInner::Uring(inner) => inner.write_at(offset, buf).await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.write_at(offset, buf).await,
+            FileInner::Sim(inner) => inner.write_at(offset, buf).await,
         }
     }
 
@@ -94,27 +96,27 @@ impl File {
     /// gone although a later call succeeds.
     pub async fn sync(&self) -> Result<()> {
         match &self.inner {
-            Inner::Uring(inner) => inner.sync().await,
+            FileInner::Uring(inner) => inner.sync().await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.sync().await,
+            FileInner::Sim(inner) => inner.sync().await,
         }
     }
 
     /// The file's length in bytes.
     pub async fn len(&self) -> Result<u64> {
         match &self.inner {
-            Inner::Uring(inner) => inner.len().await,
+            FileInner::Uring(inner) => inner.len().await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.len().await,
+            FileInner::Sim(inner) => inner.len().await,
         }
     }
 
     /// Sets the file's length.
     pub async fn set_len(&self, len: u64) -> Result<()> {
         match &self.inner {
-            Inner::Uring(inner) => inner.set_len(len).await,
+            FileInner::Uring(inner) => inner.set_len(len).await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.set_len(len).await,
+            FileInner::Sim(inner) => inner.set_len(len).await,
         }
     }
 
@@ -126,9 +128,9 @@ impl File {
     /// `NoSpace` when the device has not that much room; part of it may be reserved all the same.
     pub async fn allocate(&self, len: u64) -> Result<()> {
         match &self.inner {
-            Inner::Uring(inner) => inner.allocate(len).await,
+            FileInner::Uring(inner) => inner.allocate(len).await,
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.allocate(len).await,
+            FileInner::Sim(inner) => inner.allocate(len).await,
         }
     }
 }

@@ -12,7 +12,7 @@ pub const LOCK_FILE: &str = "LOCK";
 
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub struct DirEntry {
     /// File name without the directory.
     pub name: String,
     /// Whether it is a directory.
@@ -23,11 +23,11 @@ pub struct Entry {
 
 /// An exclusive lock of a directory against other processes, held until it is dropped.
 pub struct DirLock {
-    _inner: Inner,
+    _inner: LockInner,
 }
 
 #[expect(dead_code, reason = "held for its drop")]
-enum Inner {
+enum LockInner {
     Uring(uring::fs::DirLock),
     #[cfg(feature = "sim")]
     Sim(sim::file::DirLock),
@@ -39,9 +39,9 @@ enum Inner {
 /// `Locked` when another process (or another holder in this one) has it.
 pub async fn lock_dir(path: &Path) -> Result<DirLock> {
     let inner = match world::current() {
-        World::Uring(_) => Inner::Uring(uring::fs::lock_dir(path).await?),
+        World::Uring(_) => LockInner::Uring(uring::fs::lock_dir(path).await?),
         #[cfg(feature = "sim")]
-        World::Sim(core) => Inner::Sim(sim::file::lock_dir(core, path).await?),
+        World::Sim(core) => LockInner::Sim(sim::file::lock_dir(core, path).await?),
     };
     Ok(DirLock { _inner: inner })
 }
@@ -53,12 +53,14 @@ pub async fn lock_dir(path: &Path) -> Result<DirLock> {
 /// `Locked` when another process (or another holder in this one) has it.
 pub async fn lock_dir_as_it_is(path: &Path) -> Result<Option<DirLock>> {
     let inner = match world::current() {
-        World::Uring(_) => uring::fs::lock_dir_as_it_is(path).await?.map(Inner::Uring),
+        World::Uring(_) => uring::fs::lock_dir_as_it_is(path)
+            .await?
+            .map(LockInner::Uring),
         #[cfg(feature = "sim")]
         World::Sim(core) => {
             let entries = sim::file::list_dir(core.clone(), path).await?;
             match entries.iter().any(|entry| entry.name == LOCK_FILE) {
-                true => Some(Inner::Sim(sim::file::lock_dir(core, path).await?)),
+                true => Some(LockInner::Sim(sim::file::lock_dir(core, path).await?)),
                 false => None,
             }
         }
@@ -76,7 +78,7 @@ pub async fn create_dir_all(path: &Path) -> Result<()> {
 }
 
 /// Lists a directory in order of names.
-pub async fn list_dir(path: &Path) -> Result<Vec<Entry>> {
+pub async fn list_dir(path: &Path) -> Result<Vec<DirEntry>> {
     match world::current() {
         World::Uring(_) => uring::fs::list_dir(path).await,
         #[cfg(feature = "sim")]

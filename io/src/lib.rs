@@ -76,7 +76,7 @@ pub use core::{CoreConfig, CoreHandle, blocking, run};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, OpenOptions};
 pub use fs::{
-    DirLock, Entry, Space, create_dir_all, free_bytes, list_dir, lock_dir, lock_dir_as_it_is,
+    DirEntry, DirLock, Space, create_dir_all, free_bytes, list_dir, lock_dir, lock_dir_as_it_is,
     remove_dir_all, remove_file, rename, space, sync_dir,
 };
 pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};

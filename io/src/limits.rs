@@ -5,8 +5,8 @@ use std::time::Duration;
 
 /// Longer buffers are freed instead of recycled.
 pub(crate) const RECYCLED_LEN_MAX: usize = 1 << 20;
-/// Idle bytes kept for recycling per core: as much as a value log may have staged, so that a burst does
-/// not end in giving back what the next one needs.
+/// Idle bytes kept for recycling per core: as much as a value log may have staged, so that memory of one burst
+/// is there for the next.
 pub(crate) const RECYCLED_BYTES_MAX: usize = 40 << 20;
 const _: () = assert!(RECYCLED_LEN_MAX <= RECYCLED_BYTES_MAX);
 const _: () = assert!(RECYCLED_LEN_MAX.is_multiple_of(BLOCK_SIZE));
@@ -16,14 +16,19 @@ pub(crate) const READ_LEN_MIN: usize = 16 << 10;
 /// Connections that the kernel completes before they are accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 
-/// A connection on which nothing came for this long is asked whether its other side is still there ...
+/// A connection that was silent for this long is probed ...
 pub(crate) const KEEPALIVE_IDLE_SECONDS: i32 = 30;
 /// ... again after this long ...
 pub(crate) const KEEPALIVE_INTERVAL_SECONDS: i32 = 10;
-/// ... and given up after so many questions.
+/// ... and given up after this many probes without an answer.
 pub(crate) const KEEPALIVE_PROBES: i32 = 3;
 /// A connection whose bytes are not acknowledged for this long is given up.
 pub(crate) const UNACKNOWLEDGED_MILLIS_MAX: i32 = 60_000;
+// The kernel ends idle connections by the latter as well.
+const _: () = assert!(
+    1000 * (KEEPALIVE_IDLE_SECONDS + KEEPALIVE_INTERVAL_SECONDS * KEEPALIVE_PROBES)
+        <= UNACKNOWLEDGED_MILLIS_MAX
+);
 
 /// Entries of each of an executor's three rings; more operations than that wait in a queue.
 pub(crate) const RING_DEPTH: usize = 256;
@@ -32,19 +37,20 @@ pub(crate) const BLOCKING_THREADS: usize = 2;
 /// How often an executor tries to get its locked memory, and how long it waits in between.
 pub(crate) const START_ATTEMPTS: u32 = 40;
 pub(crate) const START_PAUSE: Duration = Duration::from_millis(50);
+const _: () = assert!(START_ATTEMPTS > 0);
 /// Rounds in which the tasks of an ended core may end.
 pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 /// The pause after each of these rounds, in which the tasks get their turn.
 pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
-/// The first timer of a core's guard while the core is at work: with one after 2 ms a put alone took a tenth
+/// The first timer of a core's guard while the core is busy: with one after 2 ms a single put took a tenth
 /// longer ...
 pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// ... and when it has had nothing to do for about as long.
+/// ... and while it is idle.
 pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(40);
 const _: () = assert!(GUARD_PAUSE_MIN.as_nanos() <= GUARD_PAUSE_MAX.as_nanos());
-/// When the timers of a guard fire, in milliseconds after the first: with later ones after 40
-/// and 160 ms a core was seen to sleep for 160 ms, so what they are for happens several times in a row.
+/// When the timers of a guard fire, in milliseconds after the first. With the later ones at 40 and 160 ms a
+/// core once slept for 160 ms, so the sleep that they end happens several times in a row.
 pub(crate) const GUARD_TIMERS_MILLIS: [u64; 8] = [0, 1, 2, 3, 5, 10, 30, 150];
 
 /// The watchdog asks a core this many times per limit.
@@ -53,9 +59,11 @@ pub(crate) const WATCHDOG_ROUNDS_PER_LIMIT: u32 = 5;
 pub(crate) const WATCHDOG_ABORT_AFTER_LIMITS: u32 = 10;
 /// The watchdog asks no more often than this.
 pub(crate) const WATCHDOG_ROUND_MIN: Duration = Duration::from_millis(10);
+const _: () = assert!(WATCHDOG_ROUNDS_PER_LIMIT > 0 && WATCHDOG_ABORT_AFTER_LIMITS > 1);
 
 /// Shares of a core's time that background work gets at least and at most, when the foreground,
 /// which has 1000, is busy.
 pub const BACKGROUND_SHARES_MIN: usize = 100;
 /// See [`BACKGROUND_SHARES_MIN`].
 pub const BACKGROUND_SHARES_MAX: usize = 1000;
+const _: () = assert!(BACKGROUND_SHARES_MIN <= BACKGROUND_SHARES_MAX);

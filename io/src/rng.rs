@@ -7,7 +7,7 @@ use std::cell::RefCell;
 const POOL_WORDS: usize = 32;
 
 thread_local! {
-    /// Words of the operating system that nobody has used yet.
+    /// Random words from the operating system, not yet used.
     static POOL: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 

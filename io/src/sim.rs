@@ -62,17 +62,17 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
-use world::{Node, Step, World, nanos};
+use world::{Node, TraceStep, World, nanos};
 
 /// A simulated world. Clones are the same world.
 #[derive(Clone)]
 pub struct Sim {
     world: Rc<World>,
-    _owner: Rc<Owner>,
+    _owner: Rc<WorldOwner>,
 }
 
 /// Ends the world with the last [`Sim`]: tasks refer to their world and would keep it for ever.
-struct Owner(Rc<World>);
+struct WorldOwner(Rc<World>);
 
 /// Names a machine of a simulated world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +105,7 @@ impl Sim {
     /// Makes a world.
     pub fn with_config(seed: u64, config: SimConfig) -> Self {
         let world = Rc::new(World::new(seed, config));
-        let owner = Rc::new(Owner(Rc::clone(&world)));
+        let owner = Rc::new(WorldOwner(Rc::clone(&world)));
         Self {
             world,
             _owner: owner,
@@ -160,7 +160,7 @@ impl Sim {
     {
         let core = self.core(node, core_index);
         self.world
-            .note(Step::Start, node.0, [1, u64::from(core_index), 0]);
+            .note(TraceStep::Start, node.0, [1, u64::from(core_index), 0]);
         task::spawn(&core, false, async move { main().await });
     }
 
@@ -205,7 +205,7 @@ impl Sim {
         work()
     }
 
-    /// Drives the world for that long.
+    /// Drives the world for `duration`.
     pub fn run_for(&self, duration: Duration) {
         let world = &self.world;
         let until = world.now().saturating_add(nanos(duration));
@@ -289,7 +289,7 @@ impl Sim {
         self.world.resume(&self.world.node(node.0));
     }
 
-    /// Lets the node's clock run so many millionths too fast (or, negative, too slow) from now on.
+    /// Lets the node's clock run `ppm` millionths too fast (or, negative, too slow) from now on.
     pub fn set_clock_drift(&self, node: SimNode, ppm: i32) {
         let node = self.world.node(node.0);
         node.clock
@@ -312,7 +312,7 @@ impl Sim {
     }
 }
 
-impl Drop for Owner {
+impl Drop for WorldOwner {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // Dropping tasks now could panic again and hide the first panic.

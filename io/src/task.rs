@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 /// A spawned task. Dropping it detaches the task; awaiting it returns the output, or `None` when
 /// the task was aborted.
 pub struct JoinHandle<T> {
-    inner: Inner<T>,
+    inner: JoinInner<T>,
 }
 
-enum Inner<T> {
+enum JoinInner<T> {
     Uring(uring::task::JoinHandle<T>),
     #[cfg(feature = "sim")]
     Sim(sim::task::JoinHandle<T>),
@@ -24,18 +24,18 @@ impl<T> JoinHandle<T> {
     /// Drops the task's future at its next suspension point.
     pub fn abort(&self) {
         match &self.inner {
-            Inner::Uring(inner) => inner.abort(),
+            JoinInner::Uring(inner) => inner.abort(),
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.abort(),
+            JoinInner::Sim(inner) => inner.abort(),
         }
     }
 
     /// Whether the task has returned or was aborted.
     pub fn is_finished(&self) -> bool {
         match &self.inner {
-            Inner::Uring(inner) => inner.is_finished(),
+            JoinInner::Uring(inner) => inner.is_finished(),
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => inner.is_finished(),
+            JoinInner::Sim(inner) => inner.is_finished(),
         }
     }
 }
@@ -44,9 +44,9 @@ impl<T> Future for JoinHandle<T> {
     type Output = Option<T>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         match &mut self.get_mut().inner {
-            Inner::Uring(inner) => Pin::new(inner).poll(cx),
+            JoinInner::Uring(inner) => Pin::new(inner).poll(cx),
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => Pin::new(inner).poll(cx),
+            JoinInner::Sim(inner) => Pin::new(inner).poll(cx),
         }
     }
 }
@@ -79,11 +79,11 @@ pub fn spawn_background<T: 'static>(future: impl Future<Output = T> + 'static) -
 
 fn spawn_in<T: 'static>(future: impl Future<Output = T> + 'static, queue: Queue) -> JoinHandle<T> {
     let inner = world::with(|world| match world {
-        World::Uring(core) => Inner::Uring(uring::task::spawn(core, queue, future)),
+        World::Uring(core) => JoinInner::Uring(uring::task::spawn(core, queue, future)),
         #[cfg(feature = "sim")]
         World::Sim(core) => {
             let background = queue == Queue::Background;
-            Inner::Sim(sim::task::spawn(core, background, future))
+            JoinInner::Sim(sim::task::spawn(core, background, future))
         }
     });
     JoinHandle { inner }

@@ -71,10 +71,10 @@ pub fn now() -> Instant {
 /// below), since each isolated wake-up costs 18 µs of CPU.
 #[must_use = "futures do nothing unless polled"]
 pub struct Sleep {
-    inner: Inner,
+    inner: SleepInner,
 }
 
-enum Inner {
+enum SleepInner {
     Uring(uring::time::Sleep),
     #[cfg(feature = "sim")]
     Sim(sim::time::Sleep),
@@ -84,9 +84,9 @@ impl Future for Sleep {
     type Output = ();
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.get_mut().inner {
-            Inner::Uring(inner) => Pin::new(inner).poll(cx),
+            SleepInner::Uring(inner) => Pin::new(inner).poll(cx),
             #[cfg(feature = "sim")]
-            Inner::Sim(inner) => Pin::new(inner).poll(cx),
+            SleepInner::Sim(inner) => Pin::new(inner).poll(cx),
         }
     }
 }
@@ -99,9 +99,9 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Completes at `deadline`.
 pub fn sleep_until(deadline: Instant) -> Sleep {
     let inner = world::with(|world| match world {
-        World::Uring(core) => Inner::Uring(uring::time::Sleep::until(core, deadline)),
+        World::Uring(core) => SleepInner::Uring(uring::time::Sleep::until(core, deadline)),
         #[cfg(feature = "sim")]
-        World::Sim(core) => Inner::Sim(sim::time::Sleep::until(core, deadline)),
+        World::Sim(core) => SleepInner::Sim(sim::time::Sleep::until(core, deadline)),
     });
     Sleep { inner }
 }

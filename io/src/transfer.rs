@@ -8,11 +8,11 @@ use std::ops::Deref;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// Pieces of a read that bring no whole block, one after the other, before it is given up.
+/// Pieces in a row that bring no whole block before a transfer is given up.
 const FRUITLESS_MAX: u32 = 64;
 
-/// The reads and writes of a file, each of which may do less than it is asked for. Offsets and lengths are
-/// multiples of a block.
+/// The reads and writes of a file, each of which may do less than it is asked for, but never more. Offsets and
+/// lengths are multiples of a block.
 pub(crate) trait Pieces {
     type Bytes: Deref<Target = [u8]>;
 
@@ -36,6 +36,7 @@ pub(crate) async fn read_rest(
     len: usize,
     first: &[u8],
 ) -> Result<Buf> {
+    assert!(start.is_multiple_of(BLOCK), "a read starts at a block");
     let wanted = skip.saturating_add(len);
     let mut bytes = first.to_vec();
     let mut fruitless = 0;
@@ -45,6 +46,10 @@ pub(crate) async fn read_rest(
         let more = file
             .read_piece(start.saturating_add(bytes.len() as u64), missing)
             .await?;
+        assert!(
+            more.len() <= missing,
+            "a read returned more than was asked for"
+        );
         fruitless = match more.len() < BLOCK_SIZE {
             true => fruitless + 1,
             false => 0,
@@ -69,8 +74,14 @@ pub(crate) async fn write_rest(
     bytes: &[u8],
     mut done: usize,
 ) -> Result<()> {
+    assert!(offset.is_multiple_of(BLOCK), "a write starts at a block");
+    assert!(
+        bytes.len().is_multiple_of(BLOCK_SIZE),
+        "a write is of whole blocks"
+    );
     let mut fruitless = 0;
     loop {
+        assert!(done <= bytes.len(), "more was written than there is");
         let aligned = done - done % BLOCK_SIZE;
         let rest = bytes.get(aligned..).unwrap_or_default();
         if rest.is_empty() {

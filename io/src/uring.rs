@@ -8,6 +8,7 @@ mod guard;
 pub(crate) mod memory;
 pub(crate) mod net;
 mod once;
+mod pool;
 pub(crate) mod sys;
 pub(crate) mod task;
 mod tasks;

@@ -21,7 +21,7 @@ pub(crate) fn set(world: Option<World>) -> Option<World> {
     CURRENT.with(|current| current.replace(world))
 }
 
-/// Calls `f` with the current core; `f` must not poll or drop anybody else's futures.
+/// Calls `f` with the current core; `f` must not poll or drop futures.
 ///
 /// # Panics
 /// Outside of a core: a bug in the caller.

@@ -3,9 +3,10 @@
 use corelith_io::{now, sleep, spawn_background, yield_if_needed};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Uses its core when it goes, as guards that measure something do.
+/// Uses its core when it is dropped, as guards that measure something do.
 struct Clocked;
 
 impl Drop for Clocked {
@@ -37,5 +38,34 @@ fn background_tasks_at_work_end_before_their_core() {
                 sleep(Duration::from_millis(1)).await;
             }
         });
+    }
+}
+
+#[test]
+fn work_on_the_blocking_pool_is_over_before_its_core_ends() {
+    static PANICS: AtomicU32 = AtomicU32::new(0);
+    static WORKED: AtomicU32 = AtomicU32::new(0);
+    const TASKS: u32 = 8;
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        report(panic);
+    }));
+    for _ in 0..5 {
+        corelith_io::core::run(|| async {
+            for _ in 0..TASKS {
+                spawn_background(corelith_io::blocking(|| {
+                    std::thread::sleep(Duration::from_millis(5));
+                    WORKED.fetch_add(1, Ordering::SeqCst);
+                }));
+            }
+            // All of them have their turn, and hand their work on.
+            sleep(Duration::from_millis(2)).await;
+        });
+        // A thread of the pool that cannot tell its core of the work panics.
+        let worked = WORKED.load(Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(PANICS.load(Ordering::SeqCst), 0);
+        assert_eq!(WORKED.load(Ordering::SeqCst), worked, "after its core");
     }
 }

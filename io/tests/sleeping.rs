@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const QUESTIONS: u32 = 10_000;
 
-/// Sets a flag when it goes, by a panic as well.
+/// Sets a flag when it is dropped, by a panic as well.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

@@ -1,5 +1,5 @@
-//! Memory for what is kept of larger buffers, such as those that connections receive into: a slice of one
-//! would hold all of it.
+//! Memory for copies of what lies in larger buffers, such as those that connections receive into: a slice of
+//! such a buffer would keep all of it.
 
 use bytes::{Bytes, BytesMut};
 
@@ -48,6 +48,10 @@ impl Arena {
             self.chunk = BytesMut::with_capacity(self.chunk_bytes);
         }
         self.bytes += bytes.len();
+        debug_assert!(
+            self.chunk.capacity() >= bytes.len(),
+            "a slice fits its chunk"
+        );
         self.chunk.extend_from_slice(bytes);
         self.chunk.split().freeze()
     }

@@ -3,11 +3,11 @@
 //! The policy is that of the crate `quick_cache`, a CLOCK-Pro close to S3-FIFO: a new block is on
 //! probation and leaves soon unless it is used again; a queue of ghosts remembers who left too early.
 //! So a stream of blocks that are read once passes through and displaces nothing. Long scans and
-//! compactions do not come here at all.
+//! compactions do not use the cache at all.
 //!
 //! Filters and index leaves share the budget with data blocks: a fixed division would be wrong for
-//! either small or large values. One of them serves the reads of a hundred data blocks, so it comes in
-//! as used once already: it is not evicted at the end of its probation but joins the blocks that
+//! either small or large values. One of them serves the reads of a hundred data blocks, so it is
+//! inserted as used once already: it is not evicted at the end of its probation but joins the blocks that
 //! stay.
 //!
 //! Invariant: the weights of the blocks held are at most the budget.
@@ -26,13 +26,14 @@ const ENTRY_BYTES: usize = 160;
 /// A typical block; from it follows how many ghosts are kept.
 const BLOCK_BYTES_TYPICAL: usize = 6 << 10;
 
-/// One block must not push out most others: none may take more than this part of the budget.
+/// No block may take more than this part of the budget, so that none evicts most others.
 const BLOCK_SHARE_MAX: usize = 8;
 
 /// The number of a file and the offset of a block in it.
 type Place = (u64, u64);
 
-/// Hashes a place, whose numbers nobody outside chooses, and alike in every run.
+/// Hashes a place. Its numbers are not chosen by clients, so the hash needs no secret and is the same in every
+/// run.
 #[derive(Default)]
 struct PlaceHasher(u64);
 
@@ -65,7 +66,7 @@ impl Weighter<Place, Bytes> for Weight {
 type Blocks =
     Cache<Place, Bytes, Weight, BuildHasherDefault<PlaceHasher>, DefaultLifecycle<Place, Bytes>>;
 
-/// What a cache and the filters in it have been good for, since it was made.
+/// What a cache and the filters in it have done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheCounters {
     /// Blocks that were found.
@@ -78,11 +79,11 @@ pub struct CacheCounters {
     pub filter_positives: u64,
     /// Those of them that found nothing.
     pub false_positives: u64,
-    /// Bytes held now, with what it costs to hold them.
+    /// Bytes held now, with the memory that each block takes beside its bytes.
     pub bytes: u64,
 }
 
-struct Inner {
+struct CacheInner {
     blocks: RefCell<Blocks>,
     budget_bytes: usize,
     next_file: Cell<u64>,
@@ -92,7 +93,7 @@ struct Inner {
 /// The block cache of one core, which all its shards share; clones share it.
 #[derive(Clone)]
 pub struct BlockCache {
-    inner: Rc<Inner>,
+    inner: Rc<CacheInner>,
 }
 
 impl std::fmt::Debug for BlockCache {
@@ -113,7 +114,7 @@ impl BlockCache {
             DefaultLifecycle::default(),
         );
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(CacheInner {
                 blocks: RefCell::new(blocks),
                 budget_bytes,
                 next_file: Cell::new(0),
@@ -158,12 +159,23 @@ impl BlockCache {
         if serves_many {
             blocks.get(&place);
         }
+        assert!(
+            blocks.weight() <= self.inner.budget_bytes as u64,
+            "the cache is bounded"
+        );
     }
 
-    /// What it has been good for.
+    /// What it has done.
     pub fn counters(&self) -> CacheCounters {
+        let blocks = self.inner.blocks.borrow();
+        let weights = || blocks.iter().map(|(place, it)| Weight.weight(place, it));
+        debug_assert_eq!(
+            blocks.weight(),
+            weights().sum::<u64>(),
+            "the cache counts what it holds"
+        );
         CacheCounters {
-            bytes: self.inner.blocks.borrow().weight(),
+            bytes: blocks.weight(),
             ..self.inner.counters.get()
         }
     }

@@ -1,10 +1,10 @@
-//! How much a shard can hold: what its data makes grow without end is bounded here.
+//! How much a shard can hold: bounds on what grows with its data.
 //!
 //! Invariants:
-//! * From [`FULL_FROM`] of a bound on, new values are refused by name, long before anything that was
-//!   accepted would reach it.
-//! * Nothing is written that would not be read: an edit whose manifest would be too long is not made, and
-//!   the one before stays in effect.
+//! * From [`FULL_FROM`] of a bound on, new values are refused with `Full`, long before what was accepted
+//!   reaches the bound.
+//! * Nothing is written that would not be read: an edit whose manifest would be too long is refused, and the
+//!   manifest before it stays in effect.
 
 use crate::error::{Error, Result};
 use crate::limits::{
@@ -13,7 +13,7 @@ use crate::limits::{
 
 const MANIFEST_BYTES: &str = "bytes of the manifest";
 
-/// How much there is of what data makes grow, or how much there may be.
+/// What grows with the data: how much there is of it, or how much there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
     pub(crate) manifest_bytes: u64,
@@ -35,7 +35,7 @@ impl Default for Capacity {
 }
 
 impl Capacity {
-    /// Whether a shard that uses so much takes new values.
+    /// Whether a shard that has `used` takes new values.
     ///
     /// # Errors
     /// `Full`.

@@ -1,19 +1,19 @@
-//! Checking a whole shard that nobody has open: everything that is said of anything is compared with
-//! what is there. Nothing is changed.
+//! Checks a whole shard that is not open: everything that one file says of another is compared with what the
+//! other holds. Nothing is changed.
 //!
-//! * Every table by itself, and against what the manifest says of it.
-//! * Every record of the value log, the slot indexes, and the totals that the manifest has.
-//! * Every pointer of every table: the record is there, of that key and write. Its value was checked with
+//! * Every table, and what the manifest says of it.
+//! * Every record of the value log, the slot indexes, and the totals in the manifest.
+//! * Every pointer of every table: the record is there, with the same key and write. Its value is checked with
 //!   its segment, so that each byte is read once.
-//! * The log, as a start reads it, the values of its entries, and that it goes on where the tables end.
+//! * The log, as a start reads it, the values of its entries, and that it continues where the tables end.
 //!
-//! A damaged record that nothing refers to is none: a crash may have torn it before it was acknowledged,
+//! A damaged record that nothing refers to is no problem: a crash may have torn it before it was acknowledged,
 //! or it is garbage.
 //!
-//! Of a table, the first damaged block is told, and pointers up to it are looked at: it is to be replaced
-//! as a whole. Of a value segment every damaged record is told.
+//! Of a table, the first damaged block is reported and pointers up to it are checked: the table has to be
+//! replaced as a whole. Of a value segment, every damaged record is reported.
 //!
-//! Memory is bounded: pointers are looked at in batches, in the order of their places.
+//! Memory is bounded: pointers are checked in batches, in the order of their places.
 
 use crate::cache::BlockCache;
 use crate::engine::describe_keys;
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
-use crate::manifest::{Manifest, Placed};
+use crate::manifest::{Manifest, PlacedTable};
 use crate::recovery;
 use crate::shard::{Fit, fit};
 use crate::sstable::{self, EntryRef, SequentialCursor, Table, ValueRef};
@@ -94,14 +94,14 @@ pub struct Summary {
     pub log_segments: u64,
     /// Entries that the log holds.
     pub log_entries: u64,
-    /// Problems told.
+    /// Problems reported.
     pub problems: u64,
     /// Files that nothing names; a start removes those that are the shard's own.
     pub orphans: Vec<String>,
 }
 
-/// Checks the shard in `dir`, and tells every problem. While it runs nobody can open the shard. A shard
-/// that is known to have been created must be there, and `known` says whose it must be.
+/// Checks the shard in `dir` and reports every problem. The shard cannot be opened meanwhile. `known` is the
+/// owner of a shard that was created before: it must be there.
 ///
 /// # Errors
 /// `Io` if the directory cannot be read, or (`Locked`) a process has the shard open. Whatever is wrong
@@ -161,7 +161,7 @@ pub async fn check_shard(
     Ok(checker.summary)
 }
 
-/// Tells of a shard of which nothing is there.
+/// Reports a shard that is missing.
 fn lost(
     dir: &Path,
     owner: Owner,
@@ -200,7 +200,7 @@ struct Damaged {
 }
 
 /// A pointer to be looked at.
-struct Pending {
+struct PendingPointer {
     pointer: ValuePointer,
     at: LogIndex,
     stored_key: Bytes,
@@ -237,7 +237,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         Ok(())
     }
 
-    /// Tells of a shard in the place of another one.
+    /// Reports a shard in the place of another one.
     fn check_owner(&mut self, path: &Path, owner: Owner, known: Option<Owner>) {
         if let Some(known) = known.filter(|known| *known != owner) {
             let what = format!("it belongs to {owner}, not to {known}");
@@ -256,7 +256,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         });
     }
 
-    /// Tells of whatever has gone wrong with `file`.
+    /// Reports an error about `file`.
     fn failed(&mut self, file: &Path, error: &Error, keys: (Bytes, Bytes)) {
         match error {
             Error::Corrupt { file, offset, what } => {
@@ -273,7 +273,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         }
     }
 
-    /// Counts the files, and finds those that nothing names.
+    /// Counts the files, and lists those that nothing names.
     fn sort_out(&mut self, manifest: &Manifest, files: &[(String, u64)]) {
         let tables: BTreeSet<_> = manifest.tables.iter().map(|table| table.meta.id).collect();
         let segments = manifest.segments.iter();
@@ -334,6 +334,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                     Some((key, at, pointer)) if self.damaged.len() < CHECK_DAMAGED_MAX => {
                         let place = (pointer.segment, pointer.slot);
                         self.damaged.insert(place, Damaged { error, key, at });
+                        assert!(self.damaged.len() <= CHECK_DAMAGED_MAX);
                     }
                     record => {
                         let key = record.map(|(key, ..)| stored_user_key(&key));
@@ -375,7 +376,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         }
     }
 
-    async fn check_table(&mut self, owner: Owner, placed: &Placed) {
+    async fn check_table(&mut self, owner: Owner, placed: &PlacedTable) {
         self.summary.tables += 1;
         let meta = &placed.meta;
         let path = FileName::Table(meta.id).path(self.dir);
@@ -417,7 +418,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         loop {
             let EntryRef { key, at, value } = cursor.current();
             if let ValueRef::Separated(pointer) = value {
-                pending.push(Pending {
+                pending.push(PendingPointer {
                     pointer,
                     at,
                     stored_key: Bytes::copy_from_slice(key),
@@ -434,9 +435,10 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         self.check_batch(pending).await;
     }
 
-    async fn check_batch(&mut self, mut batch: Vec<Pending>) {
+    async fn check_batch(&mut self, mut batch: Vec<PendingPointer>) {
+        assert!(batch.len() <= CHECK_POINTERS_MAX, "a batch is bounded");
         batch.sort_by_key(|pending| (pending.pointer.segment, pending.pointer.offset));
-        for Pending {
+        for PendingPointer {
             pointer,
             at,
             stored_key,
@@ -444,7 +446,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         {
             corelith_io::yield_if_needed().await;
             self.summary.pointers += 1;
-            // Those of segments that are not there were told once for all.
+            // Missing segments are reported once.
             if self.values.meta(pointer.segment).is_none() {
                 continue;
             }

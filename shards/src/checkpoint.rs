@@ -1,5 +1,7 @@
-//! How far the state has come: the last applied entry and the last membership record. It is stored
+//! How far the state has advanced: the last applied entry and the last membership record. It is stored
 //! in the manifest and in the head of a snapshot.
+//!
+//! Invariant: the membership record is of an entry at or before the last applied one.
 //!
 //! ```text
 //! applied option | membership option (log id | length u32 | bytes)
@@ -26,11 +28,21 @@ impl Checkpoint {
         self.applied.map(|applied| applied.index)
     }
 
+    fn is_ordered(&self) -> bool {
+        let membership = self.membership.as_ref().map(|(id, _)| id.index);
+        membership <= self.index()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.is_ordered(), "a membership record is applied");
         encode_log_id_option(self.applied, out);
         out.push(u8::from(self.membership.is_some()));
         if let Some((id, record)) = &self.membership {
             encode_log_id(*id, out);
+            assert!(
+                record.len() <= MEMBERSHIP_BYTES_MAX,
+                "a membership record is bounded"
+            );
             let len = length::stored(record.len());
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(record);
@@ -53,12 +65,11 @@ impl Checkpoint {
             }
             _ => return None,
         };
-        let membership_index = membership.as_ref().map(|(id, _)| id.index);
-        let ordered = membership_index <= applied.map(|id| id.index);
-        ordered.then_some(Self {
+        let checkpoint = Self {
             applied,
             membership,
-        })
+        };
+        checkpoint.is_ordered().then_some(checkpoint)
     }
 }
 

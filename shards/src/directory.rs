@@ -1,8 +1,8 @@
 //! The directory of a shard, whose names the log, the value log and the engine change side by side.
 //!
-//! Invariant: after a sync of the directory has failed, no later one counts, whoever asks for it. The
-//! failed one may have been to cover names of others, and the kernel reports such a loss once. A full
-//! device is no such failure: nothing is lost, and a later sync covers the same names.
+//! Invariant: after a sync of the directory has failed, every later one fails too. The failed sync may have
+//! covered names of the other users, and the kernel reports such a loss once. A full device is no such
+//! failure: nothing is lost, and a later sync covers the same names.
 
 use crate::error::{Error, Result};
 use crate::planted::{Bug, is_planted};
@@ -15,10 +15,10 @@ use std::rc::Rc;
 /// See the module. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Directory {
-    inner: Rc<Inner>,
+    inner: Rc<DirectoryInner>,
 }
 
-struct Inner {
+struct DirectoryInner {
     path: PathBuf,
     /// Held while the directory is synced: with two at once, one could be told that its names are durable
     /// before it is known that the other has lost them.
@@ -29,7 +29,7 @@ struct Inner {
 impl From<&Path> for Directory {
     fn from(path: &Path) -> Self {
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(DirectoryInner {
                 path: path.to_path_buf(),
                 syncing: Semaphore::new(1),
                 failure: RefCell::new(None),
@@ -74,7 +74,8 @@ impl Directory {
         let synced = corelith_io::sync_dir(&inner.path).await;
         synced.map_err(Error::from).inspect_err(|error| {
             if !error.is_no_space() {
-                inner.failure.replace(Some(error.clone()));
+                let before = inner.failure.replace(Some(error.clone()));
+                assert!(before.is_none(), "nothing is synced after a failure");
             }
         })
     }

@@ -6,10 +6,11 @@
 //!
 //! Invariants:
 //! * Of two versions of a key, the newer one is in the active memtable, or in a later frozen one, or
-//!   in an earlier run of the version: whoever finds a key first has found its newest version.
+//!   in an earlier run of the version: the first version of a key that a search finds is the newest.
 //! * A frozen memtable leaves memory in the same step in which its tables enter the version.
-//! * checkpointed <= applied, and the log is durable up to the checkpoint (but for an installed
-//!   snapshot, which replaces the log).
+//! * checkpointed <= frozen, oldest first <= applied, and the log is durable up to the checkpoint (but for
+//!   an installed snapshot, which replaces the log).
+//! * Table numbers rise: none in use is as high as the next one.
 //! * Changed sessions are put into a memtable when it is frozen, so a checkpoint is complete.
 
 mod background;
@@ -54,7 +55,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compaction::{self, Policy, WriteMix};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, Owner, TableId, ValueSegmentId};
+use crate::ids::{LogId, LogIndex, Owner, SegmentId, TableId, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{
     KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
@@ -62,7 +63,7 @@ use crate::limits::{
 };
 use crate::manifest::Manifest;
 use crate::memtable::{Memtable, Value};
-use crate::pace::{Limits, Pace, Pressure, judge};
+use crate::pace::{Pace, PaceLimits, Pressure, judge};
 use crate::pins::{Pin, Pins};
 use crate::removal::Removals;
 use crate::reserve::Reserve;
@@ -114,6 +115,8 @@ pub(crate) struct LogHooks {
     pub(crate) is_stuck: Box<dyn Fn() -> bool>,
     /// Segments in use.
     pub(crate) segments: Box<dyn Fn() -> usize>,
+    /// Whether a segment is in use.
+    pub(crate) has_segment: Box<dyn Fn(SegmentId) -> bool>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -121,8 +124,8 @@ pub(crate) struct LogHooks {
 pub(crate) struct EngineOptions {
     pub(crate) memtable_bytes: usize,
     pub(crate) policy: Policy,
-    pub(crate) compaction: compaction::Options,
-    pub(crate) limits: Limits,
+    pub(crate) compaction: compaction::PickerOptions,
+    pub(crate) limits: PaceLimits,
     pub(crate) compression: Compression,
     /// Values of received snapshots at least this long go to the value log; 0: none.
     pub(crate) value_threshold: usize,
@@ -154,10 +157,10 @@ pub(crate) struct EngineParts {
 /// entry. [`SessionTable::admit`] may come before; applied twice it changes nothing.
 #[derive(Clone)]
 pub struct Engine {
-    inner: Rc<Inner>,
+    inner: Rc<EngineInner>,
 }
 
-struct Inner {
+struct EngineInner {
     dir: Directory,
     owner: Owner,
     options: EngineOptions,
@@ -166,7 +169,7 @@ struct Inner {
     values: ValueLog,
     pins: Rc<Pins>,
     sessions: RefCell<SessionTable>,
-    state: RefCell<State>,
+    state: RefCell<EngineState>,
     /// Held while a manifest edit is made.
     manifest_edit: Semaphore,
     /// Called when an edit, an install or a failure has changed the state.
@@ -182,15 +185,15 @@ struct Inner {
     reclaim: Rc<Reclaim>,
     searches: Searches,
     /// Compactions that run.
-    compacting: RefCell<Vec<Rc<compaction::Task>>>,
+    compacting: RefCell<Vec<Rc<compaction::CompactionTask>>>,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
     /// Length of the manifest in effect.
     manifest_bytes: Cell<u64>,
-    /// Whether new values were refused for want of capacity when that was looked at last.
+    /// Whether new values were refused for want of capacity at the last look.
     was_full: Cell<bool>,
-    /// Free part of the device, as seen last.
+    /// Free part of the device at the last look.
     free_fraction: Cell<f64>,
     _lock: Option<DirLock>,
 }
@@ -201,7 +204,7 @@ struct Frozen {
     checkpoint: Checkpoint,
 }
 
-struct State {
+struct EngineState {
     active: Rc<Memtable>,
     /// Oldest first.
     frozen: VecDeque<Rc<Frozen>>,
@@ -235,7 +238,58 @@ struct State {
     receiving: Vec<ValueSegmentId>,
 }
 
-impl State {
+impl EngineState {
+    /// The state of an engine whose memtables are empty.
+    fn opened(version: Rc<Version>, manifest: Manifest, options: &EngineOptions) -> Self {
+        let state = Self {
+            separated_bytes_max: separated_bytes_max(&version, options.memtable_bytes),
+            active: Rc::default(),
+            frozen: VecDeque::new(),
+            version,
+            applied: manifest.checkpoint.clone(),
+            unfrozen_since: None,
+            next_table: manifest.next_table,
+            manifest,
+            policy: options.policy,
+            flushing: false,
+            failure: None,
+            disk_full: false,
+            stopping: false,
+            unflushed: None,
+            closed: false,
+            obsolete: Vec::new(),
+            garbage: Vec::new(),
+            receiving: Vec::new(),
+        };
+        state.check();
+        state
+    }
+
+    /// Asserts that checkpoints stand in order, and that the version is what the manifest says.
+    fn check(&self) {
+        let covered = self.frozen.iter().map(|frozen| frozen.checkpoint.index());
+        let before = std::iter::once(self.manifest.checkpoint.index()).chain(covered.clone());
+        assert!(
+            before.zip(covered).all(|(before, after)| before < after),
+            "checkpoints advance"
+        );
+        let newest = self.frozen.back().map(|frozen| &frozen.checkpoint);
+        let newest = newest.unwrap_or(&self.manifest.checkpoint);
+        assert!(
+            newest.index() <= self.applied.index(),
+            "a checkpoint is of applied entries"
+        );
+        assert!(
+            self.manifest.next_table <= self.next_table,
+            "table numbers rise"
+        );
+        debug_assert_eq!(
+            self.version.tables().count(),
+            self.manifest.tables.len(),
+            "the version has the tables of the manifest"
+        );
+    }
+
     /// The active one and those that are flushed.
     fn memtables(&self) -> impl Iterator<Item = &Rc<Memtable>> {
         let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
@@ -254,7 +308,7 @@ fn separated_bytes_max(version: &Version, memtable_bytes: usize) -> u64 {
 /// Everything a read looks at; it does not change under the reader, except that the active memtable
 /// gets newer versions.
 #[derive(Clone)]
-struct View {
+struct ReadView {
     /// Newest first.
     memtables: Vec<Rc<Memtable>>,
     version: Rc<Version>,
@@ -273,7 +327,7 @@ impl Engine {
             tables.insert(place.meta.id, Rc::new(table));
         }
         let version = Rc::new(edit::version_of(placed, &tables));
-        let view = View {
+        let view = ReadView {
             memtables: Vec::new(),
             version: Rc::clone(&version),
             segments: parts.values.segments(),
@@ -281,30 +335,9 @@ impl Engine {
         };
         let sessions = install::load_sessions(&view).await?;
         let pins = Rc::new(Pins::default());
-        let applied = parts.manifest.checkpoint.clone();
+        let state = EngineState::opened(version, parts.manifest, &parts.options);
         // What older versions there may have been is unknown.
-        pins.dropped(applied.index().unwrap_or_default());
-        let memtable_bytes = parts.options.memtable_bytes;
-        let state = State {
-            separated_bytes_max: separated_bytes_max(&version, memtable_bytes),
-            active: Rc::default(),
-            frozen: VecDeque::new(),
-            version,
-            applied,
-            unfrozen_since: None,
-            next_table: parts.manifest.next_table,
-            manifest: parts.manifest,
-            policy: parts.options.policy,
-            flushing: false,
-            failure: None,
-            disk_full: false,
-            stopping: false,
-            unflushed: None,
-            closed: false,
-            obsolete: Vec::new(),
-            garbage: Vec::new(),
-            receiving: Vec::new(),
-        };
+        pins.dropped(state.applied.index().unwrap_or_default());
         let manifest_bytes = state.manifest.encode(parts.owner).len() as u64;
         let pace = Pace::default();
         let (limits, meter) = (parts.options.limits, Rc::clone(&pace.meter));
@@ -317,7 +350,7 @@ impl Engine {
             };
             judge(&pressure, &limits).removal
         };
-        let inner = Inner {
+        let inner = EngineInner {
             dir: parts.dir,
             owner: parts.owner,
             removals: Removals::with_rate(parts.options.removal_step_bytes, removal_rate),
@@ -471,11 +504,11 @@ impl Engine {
         self.inner.background.wake();
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> ReadView {
         let state = self.inner.state.borrow();
         let frozen = state.frozen.iter().rev();
         let frozen = frozen.map(|frozen| Rc::clone(&frozen.memtable));
-        View {
+        ReadView {
             memtables: std::iter::once(Rc::clone(&state.active))
                 .chain(frozen)
                 .collect(),

@@ -79,7 +79,9 @@ impl FileName {
 
     /// The path of this file in the directory `dir`.
     pub fn path(self, dir: &Path) -> PathBuf {
-        dir.join(self.to_string())
+        let name = self.to_string();
+        debug_assert_eq!(Self::parse(&name), Some(self), "a name says what it names");
+        dir.join(name)
     }
 }
 

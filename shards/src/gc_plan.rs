@@ -1,4 +1,4 @@
-//! What collection would do with the value log of a shard, told from its manifest alone, so that it
+//! What collection would do with the value log of a shard, computed from its manifest alone, so that it
 //! works beside a running node.
 
 use crate::error::Result;

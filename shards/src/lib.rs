@@ -49,6 +49,7 @@ pub mod directory;
 pub mod engine;
 pub mod error;
 pub mod filename;
+mod flight;
 pub mod gc_plan;
 pub mod ids;
 pub mod inspect;

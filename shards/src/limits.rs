@@ -138,10 +138,10 @@ pub const MEMTABLES_MAX: usize = 3;
 /// How long a flush that found the device full waits before it is tried again.
 pub const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 
-/// A stop waits for what has no room on the device for this many looks: as often as whoever waits for
-/// room asks for it again, with the reserve given up ...
+/// A stop checks this many times in a row whether writes still wait for room on the device, with the reserve
+/// given up, before it gives up ...
 pub const STOP_LOOKS_MAX: u32 = 4;
-/// ... at this interval.
+/// ... at this interval, at which waiting writes try again.
 pub const STOP_LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A memtable is frozen when this part of the live bytes of the value log has been written for it
@@ -154,19 +154,19 @@ pub const SEPARATED_PER_MEMTABLE_BYTE: u64 = 8;
 /// A memtable is flushed this long after its first entry although it is not full: what it holds back of
 /// the log is bounded by time too ...
 pub const MEMTABLE_AGE_MAX: Duration = Duration::from_secs(600);
-/// ... and after this long if so many bytes of values come back only then.
+/// ... and after this long if at least [`PINNED_BYTES_MIN`] of values come back only then.
 pub const MEMTABLE_AGE_PINNING: Duration = Duration::from_secs(30);
 /// See [`MEMTABLE_AGE_PINNING`].
 pub const PINNED_BYTES_MIN: u64 = 1 << 20;
 const _: () = assert!(MEMTABLE_AGE_PINNING.as_secs() < MEMTABLE_AGE_MAX.as_secs());
 
-/// When next to nothing was written for this long, garbage is got rid of that is not worth it under load.
+/// After this long with next to no writes, garbage is removed that is not worth the work under load.
 pub const QUIET_AFTER: Duration = Duration::from_secs(30);
 
-/// How often a shard looks for space that only time brings back.
+/// How often a shard looks for space that comes back without writes.
 pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(10);
 
-/// How often a shard looks whether its device is full, or still is.
+/// How often a shard checks whether its device is full.
 pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
 
 // ---- compaction ----
@@ -333,11 +333,11 @@ pub const RESULT_BYTES_MAX: usize = 31;
 
 /// Entries of memtables, and purged ones of the log, that are freed at once: some 20 us of work.
 pub const FREED_AT_ONCE: usize = 64;
-/// How long the core does other things before it frees the next.
+/// The pause before the next are freed.
 pub const FREE_PAUSE: Duration = Duration::from_millis(1);
-/// Memtables out of use that wait to be freed at that pace; beyond that they are freed first of all.
+/// Memtables out of use that wait to be freed at that pace; more are freed at once.
 pub const RETIRED_MEMTABLES_MAX: usize = 1;
-/// How often it is looked whether somebody still reads from one.
+/// How often memtables out of use are checked for readers.
 pub const HELD_MEMTABLE_PAUSE: Duration = Duration::from_millis(20);
 
 // ---- scans and snapshots ----

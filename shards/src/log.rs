@@ -13,7 +13,7 @@ mod values;
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, ShardId, Ticket};
+use crate::ids::{LogId, LogIndex, SegmentId, ShardId, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
@@ -67,8 +67,8 @@ impl Log {
             segment_bytes: options.segment_bytes,
             cache_bytes: options.cache_bytes,
         };
-        let is_whole = async |place| values.is_whole(place).await;
-        let (wal, recovered) = Wal::open(dir, wal_options, covered, is_whole).await?;
+        let value_of = async |value| values.state_of(value).await;
+        let (wal, recovered) = Wal::open(dir, wal_options, covered, value_of).await?;
         values.on_durable(wal.value_listener());
         let separated_from = options
             .separated_value_bytes
@@ -82,13 +82,14 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// Says that the log will be closed: nobody waits for room any more.
+    /// Ends the waits for room: the log will be closed.
     pub(crate) fn begin_stop(&self) {
         self.wal.begin_stop();
         self.values.begin_stop();
     }
 
-    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and stops the background work.
+    /// Waits for everything appended, unless there is no room for it, makes the commit index durable and
+    /// stops the background work.
     /// Whatever comes after that is answered with `Closed`.
     ///
     /// # Errors
@@ -118,6 +119,11 @@ impl Log {
     /// Segments of the write-ahead log that are in use.
     pub(crate) fn segments(&self) -> usize {
         self.wal.segments()
+    }
+
+    /// Whether a segment of the write-ahead log is in use.
+    pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
+        self.wal.has_segment(id)
     }
 
     /// Whether what is appended, or the values of it, waits for room on the device.
@@ -179,6 +185,8 @@ impl Log {
         let key = key_of(&entry.body, value.key_start, value.key_len);
         match self.values.stage(entry.id.index, key, bytes) {
             Ok((place, ticket)) => {
+                assert_eq!(place.len, value.len, "all of the value is staged");
+                assert!(ticket > Ticket::default(), "a value has a ticket");
                 entry.value = Some(value);
                 entry.place = Some(place);
                 Ok(ticket)
@@ -248,7 +256,7 @@ impl Log {
         self.wal.purged_durable()
     }
 
-    /// The last entry that nobody needs who needs the last `bytes` of entries, values included; `None`
+    /// The last entry before the last `bytes` of entries, values included; `None`
     /// if the log holds fewer. Needs no I/O, and knows of what was written before a restart too.
     pub fn before_last_bytes(&self, bytes: u64) -> Option<LogIndex> {
         self.wal.before_last_bytes(bytes)
@@ -314,6 +322,7 @@ impl Log {
         match self.values.read(place, key).await {
             Ok(value) => {
                 entry.body = joined(&entry.body, &value);
+                debug_assert!(entry.is_whole(), "a value fits its head");
                 (id, Ok(entry))
             }
             Err(error) => (id, Err(error)),

@@ -9,18 +9,20 @@
 //! * The tables that a manifest names are durable, names included, before it is.
 //! * The log is durable up to the checkpoint before the manifest is, so that state never gets ahead
 //!   of the log (after a snapshot was installed, `installed` says that it may be).
+//! * What is written is sound, and what is read is refused unless it is: tables and segments in order, and
+//!   numbered below the next ones.
 
 mod format;
 #[cfg(test)]
 mod tests;
 
 use crate::checkpoint::Checkpoint;
-use crate::compaction::{Policy, Task};
+use crate::compaction::{CompactionTask, Policy};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
-use crate::limits::{IO_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::limits::{IO_BYTES_MAX, LEVELS_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::removal::remove_if_there;
 use crate::sstable::TableMeta;
@@ -48,13 +50,13 @@ pub(crate) struct Manifest {
     /// The last entry of the last installed snapshot: the log may end before it.
     pub(crate) installed: Option<LogId>,
     /// By level, then by run from the newest on, then by key.
-    pub(crate) tables: Vec<Placed>,
+    pub(crate) tables: Vec<PlacedTable>,
     /// The full segments of the value log, by number.
     pub(crate) segments: Vec<SegmentMeta>,
 }
 
 /// Whether levels, runs and the tables of runs stand as they must.
-fn is_in_order(tables: &[Placed]) -> bool {
+fn is_in_order(tables: &[PlacedTable]) -> bool {
     let pairs = tables.iter().zip(tables.iter().skip(1));
     let mut fine = pairs.map(|(before, after)| {
         before.level < after.level
@@ -66,19 +68,48 @@ fn is_in_order(tables: &[Placed]) -> bool {
 
 /// A table and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Placed {
+pub(crate) struct PlacedTable {
     pub(crate) level: u8,
     pub(crate) run: RunId,
     pub(crate) meta: TableMeta,
 }
 
+/// Whether segments stand as they must.
+fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
+    let mut pairs = segments.iter().zip(segments.iter().skip(1));
+    pairs.all(|(before, after)| before.id < after.id)
+        && segments.last().is_none_or(|last| last.id < next)
+}
+
 impl Manifest {
+    /// See the module.
+    fn is_sound(&self) -> bool {
+        let mut tables = self.tables.iter();
+        is_in_order(&self.tables)
+            && are_in_order(&self.segments, self.next_segment)
+            && tables.all(|placed| {
+                placed.meta.id < self.next_table && usize::from(placed.level) < LEVELS_MAX
+            })
+    }
+
+    /// Whether it names the table.
+    pub(crate) fn names(&self, table: TableId) -> bool {
+        self.tables.iter().any(|placed| placed.meta.id == table)
+    }
+
+    /// Whether a table refers to one of these segments.
+    pub(crate) fn refers_to_any(&self, segments: &[ValueSegmentId]) -> bool {
+        let tables = self.tables.iter();
+        let mut references = tables.flat_map(|placed| &placed.meta.references);
+        references.any(|reference| segments.contains(&reference.segment))
+    }
+
     /// Puts a run in front of all others of level 0.
     pub(crate) fn push_run(&mut self, tables: Vec<TableMeta>) {
         let Some(run) = tables.first().map(|table| RunId(table.id.0)) else {
             return;
         };
-        let placed = tables.into_iter().map(|meta| Placed {
+        let placed = tables.into_iter().map(|meta| PlacedTable {
             level: 0,
             run,
             meta,
@@ -91,13 +122,13 @@ impl Manifest {
 
     /// Replaces the inputs of a compaction by what it wrote, or moves them if it wrote nothing; `false`
     /// if they are no longer there.
-    pub(crate) fn apply(&mut self, task: &Task, written: Option<Vec<TableMeta>>) -> bool {
+    pub(crate) fn apply(&mut self, task: &CompactionTask, written: Option<Vec<TableMeta>>) -> bool {
         let inputs: BTreeSet<TableId> = task
             .inputs
             .iter()
             .flat_map(|input| input.tables.iter().copied())
             .collect();
-        let is_input = |placed: &Placed| inputs.contains(&placed.meta.id);
+        let is_input = |placed: &PlacedTable| inputs.contains(&placed.meta.id);
         let taken = self.tables.iter().filter(|placed| is_input(placed));
         let taken: Vec<TableMeta> = taken.map(|placed| placed.meta.clone()).collect();
         let Some(level) = u8::try_from(task.output.level)
@@ -107,15 +138,19 @@ impl Manifest {
             // An installed snapshot has replaced them.
             return false;
         };
+        assert!(
+            task.output.level < LEVELS_MAX,
+            "a compaction writes to a level"
+        );
         let metas = written.unwrap_or(taken);
         // The run that the result becomes part of, and how many tables stand before it.
-        let in_level = |placed: &&Placed| placed.level == level;
+        let in_level = |placed: &&PlacedTable| placed.level == level;
         let mut runs = self.tables.iter().filter(in_level).map(|placed| placed.run);
         let run = match task.output.run.map(RunId) {
             Some(run) if runs.clone().any(|other| other == run) => Some(run),
             _ => runs.next(),
         };
-        let begins = |placed: &Placed| match run {
+        let begins = |placed: &PlacedTable| match run {
             Some(run) => placed.level == level && placed.run == run,
             None => placed.level > level,
         };
@@ -127,10 +162,14 @@ impl Manifest {
             return true;
         };
         let rest = std::mem::take(&mut self.tables).into_iter();
-        let (mut whole, stay): (Vec<Placed>, Vec<Placed>) = rest
+        let (mut whole, stay): (Vec<PlacedTable>, Vec<PlacedTable>) = rest
             .filter(|placed| !is_input(placed))
             .partition(|placed| placed.level == level && placed.run == run);
-        whole.extend(metas.into_iter().map(|meta| Placed { level, run, meta }));
+        whole.extend(
+            metas
+                .into_iter()
+                .map(|meta| PlacedTable { level, run, meta }),
+        );
         whole.sort_by(|left, right| left.meta.first_key.cmp(&right.meta.first_key));
         self.tables = stay;
         self.tables.splice(place..place, whole);
@@ -186,6 +225,7 @@ impl Manifest {
 
     /// The bytes of its file.
     pub(crate) fn encode(&self, owner: Owner) -> Vec<u8> {
+        assert!(self.is_sound(), "a manifest that would not be read");
         format::encode(owner, self)
     }
 
@@ -195,9 +235,13 @@ impl Manifest {
     /// The old manifest is in place.
     ///
     /// # Panics
-    /// If it is longer than what is read: a bug, whoever makes an edit looks before.
+    /// If it is longer than what is read: a bug, since edits check the length.
     pub(crate) async fn prepare(dir: &Path, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= MANIFEST_BYTES_MAX, "a manifest is bounded");
+        assert!(
+            bytes.len().is_multiple_of(BLOCK_SIZE),
+            "a manifest is whole blocks"
+        );
         let temporary = FileName::ManifestTemporary.path(dir);
         let written = write_file(&temporary, bytes).await;
         if written.is_err() {

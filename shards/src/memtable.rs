@@ -3,8 +3,9 @@
 //! Invariants:
 //! * The versions of a key are in descending order of sequence number.
 //! * An overwritten version stays while a pinned sequence number can see it.
-//! * `deletions` and `references` say what the versions that are there say.
+//! * `deletions` and `references` are sums over the versions held.
 //! * `bytes` is an upper bound of the memory held, but for the last arena chunk's free end.
+//! * No count falls below zero, and without versions all but the arena's are zero.
 
 mod key;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use crate::limits::{ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN};
 use crate::pins::Pins;
 use crate::vlog::record_bytes;
 use bytes::Bytes;
-use key::Key;
+use key::MapKey;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, IntoIter};
@@ -31,7 +32,7 @@ const ENTRY_BYTES: usize = 148;
 
 /// A value, where it is, or its absence, as of a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct KeyVersion {
     /// Log index of the write.
     pub(crate) at: LogIndex,
     pub(crate) value: Value,
@@ -39,17 +40,17 @@ pub(crate) struct Version {
 
 /// The versions of one key.
 struct Chain {
-    newest: Version,
+    newest: KeyVersion,
     /// Those that a pinned sequence number can see, newest first. Nearly always absent.
     #[expect(
         clippy::box_collection,
         reason = "8 bytes instead of 24 in every entry"
     )]
-    older: Option<Box<Vec<Version>>>,
+    older: Option<Box<Vec<KeyVersion>>>,
 }
 
 impl Chain {
-    fn new(newest: Version) -> Self {
+    fn new(newest: KeyVersion) -> Self {
         Self {
             newest,
             older: None,
@@ -57,18 +58,24 @@ impl Chain {
     }
 
     /// The version that a read at `at` sees.
-    fn visible(&self, at: LogIndex) -> Option<&Version> {
+    fn visible(&self, at: LogIndex) -> Option<&KeyVersion> {
         if self.newest.at <= at {
             return Some(&self.newest);
         }
         self.older.as_ref()?.iter().find(|version| version.at <= at)
     }
+
+    /// All versions, newest first.
+    fn versions(&self) -> impl Iterator<Item = &KeyVersion> {
+        let older = self.older.iter().flat_map(|older| older.iter());
+        std::iter::once(&self.newest).chain(older)
+    }
 }
 
-struct Contents {
-    user: BTreeMap<Key, Chain>,
-    session: BTreeMap<Key, Chain>,
-    system: BTreeMap<Key, Chain>,
+struct MemtableContents {
+    user: BTreeMap<MapKey, Chain>,
+    session: BTreeMap<MapKey, Chain>,
+    system: BTreeMap<MapKey, Chain>,
     arena: Arena,
     /// Memory besides the arena's.
     other_bytes: usize,
@@ -81,7 +88,7 @@ struct Contents {
     separated_bytes: u64,
 }
 
-impl Default for Contents {
+impl Default for MemtableContents {
     fn default() -> Self {
         Self {
             user: BTreeMap::new(),
@@ -97,8 +104,8 @@ impl Default for Contents {
     }
 }
 
-impl Contents {
-    fn space(&self, space: Space) -> &BTreeMap<Key, Chain> {
+impl MemtableContents {
+    fn space(&self, space: Space) -> &BTreeMap<MapKey, Chain> {
         match space {
             Space::User => &self.user,
             Space::Session => &self.session,
@@ -114,13 +121,34 @@ impl Contents {
         }
     }
 
-    /// Counts a version more.
+    /// Whether the counts are those of the versions that are there.
+    fn is_counted(&self) -> bool {
+        let (mut versions, mut deletions, mut own_bytes) = (0, 0, 0);
+        let mut references: BTreeMap<ValueSegmentId, u64> = BTreeMap::new();
+        for (key, chain) in Space::ALL.iter().flat_map(|space| self.space(*space)) {
+            for version in chain.versions() {
+                versions += 1;
+                deletions += u64::from(version.value == Value::Deleted);
+                own_bytes += self.own_bytes(&version.value);
+                if let Value::Separated(pointer) = &version.value {
+                    *references.entry(pointer.segment).or_default() +=
+                        record_bytes(key.as_slice().len(), pointer.len);
+                }
+            }
+        }
+        let count = usize::try_from(versions).unwrap_or(usize::MAX);
+        (versions, deletions) == (self.versions, self.deletions)
+            && own_bytes + count * ENTRY_BYTES == self.other_bytes
+            && references == self.references
+    }
+
+    /// Counts one more version.
     fn added(&mut self) {
         self.versions += 1;
         self.other_bytes += ENTRY_BYTES;
     }
 
-    /// Counts what a version that comes says.
+    /// Counts the deletion or reference of a version.
     fn refers(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => self.deletions += 1,
@@ -133,16 +161,20 @@ impl Contents {
         }
     }
 
-    /// Counts it no more.
+    /// Takes the deletion or reference of a version out of the counts.
     fn forgets(&mut self, key_len: usize, value: &Value) {
         match value {
-            Value::Deleted => self.deletions -= 1,
+            Value::Deleted => {
+                assert!(self.deletions > 0, "a deletion that goes was counted");
+                self.deletions -= 1;
+            }
             Value::Inline(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 let Some(left) = self.references.get_mut(&pointer.segment) else {
                     panic!("a version that goes was counted");
                 };
+                assert!(*left >= bytes, "a record that goes was counted");
                 *left -= bytes;
                 if *left == 0 {
                     self.references.remove(&pointer.segment);
@@ -155,7 +187,7 @@ impl Contents {
 /// A memtable. Belongs to one core; shared by the engine and the reads that go over it.
 #[derive(Default)]
 pub(crate) struct Memtable {
-    contents: RefCell<Contents>,
+    contents: RefCell<MemtableContents>,
 }
 
 impl Memtable {
@@ -209,13 +241,13 @@ impl Memtable {
             value => value,
         };
         contents.refers(key.len(), &value);
-        let newest = Version { at, value };
+        let newest = KeyVersion { at, value };
         let map = match space {
             Space::User => &mut contents.user,
             Space::Session => &mut contents.session,
             Space::System => &mut contents.system,
         };
-        let present = match Key::short(key) {
+        let present = match MapKey::short(key) {
             Some(key) => match map.entry(key) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
@@ -228,7 +260,7 @@ impl Memtable {
             None => match map.get_mut(key) {
                 Some(chain) => chain,
                 None => {
-                    let key = Key::Long(contents.arena.copy(key));
+                    let key = MapKey::Long(contents.arena.copy(key));
                     map.insert(key, Chain::new(newest));
                     contents.added();
                     return false;
@@ -239,17 +271,25 @@ impl Memtable {
         let before = std::mem::replace(&mut present.newest, newest);
         let dropped = !pins.sees(before.at, at);
         if dropped {
-            contents.other_bytes -= contents.own_bytes(&before.value);
+            let freed = contents.own_bytes(&before.value);
+            assert!(
+                contents.other_bytes >= freed,
+                "memory that goes was counted"
+            );
+            contents.other_bytes -= freed;
             contents.forgets(key.len(), &before.value);
         } else {
-            present.older.get_or_insert_default().insert(0, before);
+            let older = present.older.get_or_insert_default();
+            debug_assert!(older.first().is_none_or(|older| older.at < before.at));
+            older.insert(0, before);
             contents.added();
         }
+        debug_assert!(contents.deletions <= contents.versions);
         dropped
     }
 
     /// The version of `key` that a read at `at` sees.
-    pub(crate) fn get(&self, space: Space, key: &[u8], at: LogIndex) -> Option<Version> {
+    pub(crate) fn get(&self, space: Space, key: &[u8], at: LogIndex) -> Option<KeyVersion> {
         let contents = self.contents.borrow();
         contents.space(space).get(key)?.visible(at).cloned()
     }
@@ -261,7 +301,7 @@ impl Memtable {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         at: LogIndex,
         count: usize,
-    ) -> Vec<(Bytes, Version)> {
+    ) -> Vec<(Bytes, KeyVersion)> {
         let contents = self.contents.borrow();
         contents
             .space(space)
@@ -277,23 +317,20 @@ impl Memtable {
         space: Space,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         count: usize,
-    ) -> Vec<(Bytes, Vec<Version>)> {
+    ) -> Vec<(Bytes, Vec<KeyVersion>)> {
         let contents = self.contents.borrow();
         contents
             .space(space)
             .range::<[u8], _>(range)
             .take(count)
-            .map(|(key, chain)| {
-                let older = chain.older.iter().flat_map(|older| older.iter());
-                let versions = std::iter::once(&chain.newest).chain(older).cloned();
-                (key.to_bytes(), versions.collect())
-            })
+            .map(|(key, chain)| (key.to_bytes(), chain.versions().cloned().collect()))
             .collect()
     }
 
     /// What is left to be freed of a memtable out of use.
     pub(crate) fn into_leftovers(self) -> Leftovers {
         let contents = self.contents.into_inner();
+        debug_assert!(contents.is_counted(), "counts are of what is there");
         let maps = [contents.user, contents.session, contents.system];
         Leftovers {
             entries: maps.map(BTreeMap::into_iter),
@@ -304,7 +341,7 @@ impl Memtable {
 
 /// The entries of a memtable out of use.
 pub(crate) struct Leftovers {
-    entries: [IntoIter<Key, Chain>; 3],
+    entries: [IntoIter<MapKey, Chain>; 3],
     /// Some keys are in it.
     _arena: Arena,
 }

@@ -1,5 +1,6 @@
-//! The end of a file that background work writes: one buffer that fills, and a few that are on their
-//! way.
+//! The end of a file that background work writes: one buffer that fills, and a few that are being written.
+//!
+//! Invariants: the buffer has room left; writes are of whole blocks; a bounded number is in flight.
 
 use crate::error::Result;
 use crate::limits::{BACKGROUND_IO_BYTES, OUTPUT_WRITES_IN_FLIGHT_MAX};
@@ -63,6 +64,7 @@ impl Output {
     async fn advance(&mut self, len: usize) -> Result<()> {
         self.filled += len;
         self.offset += len as u64;
+        assert!(self.filled <= self.buffer.len(), "bytes fit the buffer");
         if self.filled == self.buffer.len() {
             let next = Buf::alloc(BACKGROUND_IO_BYTES);
             let full = std::mem::replace(&mut self.buffer, next);
@@ -78,10 +80,15 @@ impl Output {
             self.await_oldest().await?;
         }
         let at = self.offset - buffer.len() as u64;
+        assert!(
+            at.is_multiple_of(BLOCK_SIZE as u64) && buffer.len().is_multiple_of(BLOCK_SIZE),
+            "writes are of whole blocks"
+        );
         let file = Rc::clone(&self.file);
         let write = async move { file.write_at(at, buffer).await };
         self.in_flight
             .push_back(corelith_io::spawn_background(write));
+        assert!(self.in_flight.len() <= OUTPUT_WRITES_IN_FLIGHT_MAX);
         self.filled = 0;
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! How fast a shard works: what comes in is metered, the pressure that it brings is judged, and all work
-//! in the background, and writers while they are slowed, draws from buckets that the verdict fills.
+//! How fast a shard works. Incoming work is metered, the pressure is judged, and background work, and slowed
+//! writers, draw from buckets that the verdict fills.
 //!
-//! * `meter`: what comes in.
-//! * `verdict`: debt, memtables, space and garbage into what everybody may do; pure.
-//! * `bucket`: work spread over time.
-//! * `credit`: what a flush may write at once, however slow it may be otherwise.
+//! * `meter`: the rate of incoming work.
+//! * `verdict`: turns debt, memtables, space and garbage into rates; pure.
+//! * `bucket`: spreads work over time.
+//! * `credit`: bytes that a flush may write regardless of its rate.
 //!
 //! Flush, compaction and collection have a bucket each: a flush does not wait for what a long compaction
 //! has used up.
@@ -17,7 +17,9 @@ mod verdict;
 pub(crate) use bucket::{Bucket, Terms};
 pub(crate) use credit::Credit;
 pub(crate) use meter::Meter;
-pub(crate) use verdict::{Limits, Pressure, Space, Verdict, Writers, judge, judge_writers};
+pub(crate) use verdict::{
+    DeviceSpace, PaceLimits, Pressure, Verdict, Writers, judge, judge_writers,
+};
 
 use crate::limits::THROTTLE_PAUSE_MAX;
 use corelith_io::Instant;
@@ -36,8 +38,8 @@ pub(crate) enum Lane {
 /// Bytes between two looks at the clock.
 pub(crate) const PACE_STEP_BYTES: u64 = 64 << 10;
 
-/// Work on bytes: short waits gather, and none is so long that the rate is not looked at again. As much
-/// is made up for as timers come late.
+/// Work on bytes: short waits gather, and a wait is capped so that the rate is looked up again. The time by
+/// which timers are late is made up for.
 const LANE: Terms = Terms {
     ahead: Duration::from_millis(10),
     wait_min: Duration::from_millis(3),
@@ -45,7 +47,7 @@ const LANE: Terms = Terms {
     forgives: false,
 };
 
-/// No writer waits for long at once: what others wrote before may be forgiven.
+/// No writer waits for long at a time: what others wrote before may be forgiven.
 const WRITERS: Terms = Terms {
     ahead: Duration::ZERO,
     wait_min: Duration::ZERO,
@@ -100,7 +102,7 @@ impl Pace {
         self.credit.begin(self.meter.inline_bytes());
     }
 
-    /// How long work of `lane` waits at `now`, after it moved so many bytes.
+    /// How long work of `lane` waits at `now`, after it moved `bytes`.
     pub(crate) fn wait(&self, lane: Lane, now: Instant, bytes: u64, verdict: &Verdict) -> Duration {
         match lane {
             Lane::Flush => {

@@ -1,4 +1,6 @@
-//! Sequence numbers that somebody reads at: versions that they see are kept.
+//! Sequence numbers that readers have pinned: versions that they see are kept.
+//!
+//! Invariants: every number listed has a pin; the floor only rises.
 
 use crate::ids::LogIndex;
 use crate::planted::{Bug, is_planted};
@@ -74,6 +76,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         let mut counts = self.pins.counts.borrow_mut();
         if let Some(count) = counts.get_mut(&self.at) {
+            assert!(*count > 0, "a number listed has a pin");
             *count -= 1;
             if *count == 0 {
                 counts.remove(&self.at);

@@ -11,7 +11,7 @@ pub enum Bug {
     SkipDirectorySync,
     /// Files that a new manifest does not name are removed before it is durable.
     RemoveBeforeManifest,
-    /// Collection keeps only the newest version of a key, whoever sees an older one.
+    /// Collection keeps only the newest version of a key, even if a pin sees an older one.
     IgnorePinsOfSegments,
     /// The end of the durable prefix is the last block that was written, gaps before it or not.
     IgnoreGaps,

@@ -23,7 +23,7 @@ pub(crate) const IS_ANOTHER: &str =
     "the shard is missing, and another one was being created in its place";
 
 /// A directory that is ready for its log and engine to be opened.
-pub(crate) struct Recovered {
+pub(crate) struct RecoveredDirectory {
     pub(crate) manifest: Manifest,
     /// The shard is being created: [`finish_creation`] is to be called.
     pub(crate) creating: bool,
@@ -32,7 +32,11 @@ pub(crate) struct Recovered {
 
 /// Locks the directory, reads its manifest and removes files that the manifest does not name. A shard
 /// that `is_known` was created before: what is missing of it is damage, and nothing is made.
-pub(crate) async fn recover(dir: &Directory, owner: Owner, is_known: bool) -> Result<Recovered> {
+pub(crate) async fn recover(
+    dir: &Directory,
+    owner: Owner,
+    is_known: bool,
+) -> Result<RecoveredDirectory> {
     if is_known {
         refuse_lost(dir).await?;
     }
@@ -49,7 +53,7 @@ pub(crate) async fn recover(dir: &Directory, owner: Owner, is_known: bool) -> Re
     let creating = has(FileName::Creating) && !has(FileName::Manifest);
     if creating || names.is_empty() {
         start_creation(dir, &names).await?;
-        return Ok(Recovered {
+        return Ok(RecoveredDirectory {
             manifest: Manifest::default(),
             creating: true,
             lock,
@@ -79,7 +83,7 @@ pub(crate) async fn recover(dir: &Directory, owner: Owner, is_known: bool) -> Re
     if !orphans.is_empty() {
         dir.sync().await?;
     }
-    Ok(Recovered {
+    Ok(RecoveredDirectory {
         manifest,
         creating: false,
         lock,

@@ -1,12 +1,13 @@
 //! Gives the space of files that are out of use back in steps.
 //!
 //! A file system that is mounted with `discard` tells the device of freed space at once, and a device may
-//! serve nothing else meanwhile: with a segment of 256 MiB removed as a whole, reads and writes were measured
-//! to wait for 75 ms. So the name goes first, while the file is held open, and then the file is shortened
-//! step by step. After a crash the file system frees what is left of it by itself.
+//! serve nothing else meanwhile: reads and writes waited for 75 ms when a segment of 256 MiB was removed as a
+//! whole. So the name goes first, while the file is held open, and then the file is shortened step by step. After a crash the file system frees what is left of it by itself.
+//!
+//! Invariant: `held` is the sum over the files without a name, the one being shortened included.
 
 use crate::limits::REMOVAL_HELD_BYTES_MAX;
-use crate::pace::{Bucket, Limits, Pressure, STEPS, judge};
+use crate::pace::{Bucket, PaceLimits, Pressure, STEPS, judge};
 use corelith_io::{ErrorKind, File, OpenOptions, Result, spawn_background};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,17 +21,17 @@ const SHORT_FRACTION: u64 = 16;
 /// See the module. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Removals {
-    inner: Rc<Inner>,
+    inner: Rc<RemovalsInner>,
 }
 
-struct Inner {
+struct RemovalsInner {
     step_bytes: u64,
     nameless: RefCell<VecDeque<Nameless>>,
     /// What all of them hold, one being shortened included.
     held: Cell<u64>,
     held_max: Cell<u64>,
     is_running: Cell<bool>,
-    /// Steps in a second, when such a part of what may be held back is.
+    /// Steps per second, from the part of the space that may be held back that is.
     rate: Box<dyn Fn(f64) -> Option<u64>>,
     bucket: Bucket,
 }
@@ -42,7 +43,7 @@ struct Nameless {
 }
 
 impl Removals {
-    /// Shortens files by so many bytes at a time, one after the other; those shorter than a
+    /// Shortens files by `step_bytes` at a time, one after the other; those shorter than a
     /// [`SHORT_FRACTION`]th of it are removed as a whole.
     pub fn new(step_bytes: u64) -> Self {
         Self::with_rate(step_bytes, |removals| {
@@ -51,15 +52,15 @@ impl Removals {
                 removals,
                 ..Pressure::default()
             };
-            judge(&pressure, &Limits::default()).removal
+            judge(&pressure, &PaceLimits::default()).removal
         })
     }
 
-    /// As [`Removals::new`], with so many steps a second as `rate` tells for the part of what
-    /// may be held back that is.
+    /// As [`Removals::new`]; `rate` gives the steps per second from the part, 0 to 1, of the space that may
+    /// be held back that is.
     pub(crate) fn with_rate(step_bytes: u64, rate: impl Fn(f64) -> Option<u64> + 'static) -> Self {
         Self {
-            inner: Rc::new(Inner {
+            inner: Rc::new(RemovalsInner {
                 step_bytes: step_bytes.max(1),
                 nameless: RefCell::default(),
                 held: Cell::new(0),
@@ -102,7 +103,7 @@ impl Removals {
         !self.inner.is_running.get()
     }
 
-    /// Holds back at most so many bytes from now on, and gives back at once what is beyond.
+    /// Holds back at most `bytes` from now on, and gives back at once what is beyond.
     pub(crate) fn set_held_max(&self, bytes: u64) {
         let inner = &self.inner;
         inner.held_max.set(bytes);
@@ -126,12 +127,13 @@ impl Removals {
     }
 }
 
-impl Inner {
+impl RemovalsInner {
     fn pop(&self) -> Option<Nameless> {
         self.nameless.borrow_mut().pop_front()
     }
 
     fn gave_back(&self, bytes: u64) {
+        assert!(self.held.get() >= bytes, "space is given back once");
         self.held.set(self.held.get() - bytes);
     }
 
@@ -158,9 +160,14 @@ async fn hold(path: &Path) -> Result<Nameless> {
 }
 
 /// Gives back the next bytes and returns how long to wait before those after them, if there are any.
-async fn step(weak: &Weak<Inner>) -> Option<Duration> {
+async fn step(weak: &Weak<RemovalsInner>) -> Option<Duration> {
     let inner = weak.upgrade()?;
     let Some(nameless) = inner.pop() else {
+        assert_eq!(
+            inner.held.get(),
+            0,
+            "no file holds space that is still held"
+        );
         inner.is_running.set(false);
         return None;
     };

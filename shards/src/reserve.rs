@@ -1,9 +1,9 @@
-//! Space held back on the device, so that what makes room still works when it is full.
+//! Space held back on a device, so that work that makes room still runs when the device is full.
 //!
-//! The reserve is a file that holds nothing but its space. New values are refused as soon as a segment
-//! cannot be prepared for them. When something that makes room cannot go on either, the file goes, and
-//! flushes, compactions, collections and the log use its space. New values are refused until the whole
-//! reserve could be taken again, so they never use it up.
+//! The reserve is a file without content. New values are refused as soon as a segment cannot be prepared for
+//! them. When work that makes room cannot go on either, the file is removed, and flushes, compactions,
+//! collections and the log use its space. New values are refused until the whole reserve is taken again, so
+//! they never use it up.
 
 use crate::directory::Directory;
 use crate::error::Result;
@@ -38,7 +38,7 @@ impl Reserve {
         self.is_held.get()
     }
 
-    /// Whether nothing is held back any more that could be given up.
+    /// Whether there is nothing left to give up.
     pub(crate) fn is_given_up(&self) -> bool {
         self.bytes == 0 || !self.is_held()
     }
@@ -51,6 +51,7 @@ impl Reserve {
         if self.is_held() {
             return Ok(());
         }
+        assert!(self.bytes > 0, "a reserve of nothing is always held");
         self.remove().await?;
         let file = OpenOptions::new().write().create_new();
         let file = match file.open(&self.path).await {

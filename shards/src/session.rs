@@ -9,6 +9,7 @@
 //!   of a hash map decides anything, so replicas agree on who expires.
 //! * Sessions are linked in order of their last use; the oldest expires first.
 //! * A window starts at the session's lowest unanswered number and ends with a recorded result.
+//! * `results` is the sum of the windows' lengths; sessions and results are bounded.
 
 mod record;
 #[cfg(test)]
@@ -81,7 +82,7 @@ impl std::fmt::Debug for Recorded {
 type Slot = usize;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Session {
+struct SessionState {
     id: u64,
     /// Log index of the last entry that used it.
     last_used: LogIndex,
@@ -101,7 +102,7 @@ struct Session {
 #[derive(Debug, Default)]
 pub struct SessionTable {
     by_id: BTreeMap<u64, Slot>,
-    slots: Vec<Option<Session>>,
+    slots: Vec<Option<SessionState>>,
     free: Vec<Slot>,
     oldest: Option<Slot>,
     newest: Option<Slot>,
@@ -135,7 +136,7 @@ impl SessionTable {
         if self.len() >= SESSIONS_MAX {
             self.expire_oldest();
         }
-        let slot = self.insert(Session {
+        let slot = self.insert(SessionState {
             id: at.0,
             last_used: at,
             floor: 1,
@@ -145,6 +146,7 @@ impl SessionTable {
             dirty: true,
         });
         self.dirty.push(slot);
+        assert!(self.len() <= SESSIONS_MAX, "sessions are bounded");
     }
 
     /// Decides about write `number` of `session`, and forgets results below `answered_below`.
@@ -217,10 +219,15 @@ impl SessionTable {
             assert!(place.is_nothing(), "a result is recorded once");
             *place = recorded;
         }
+        debug_assert!(
+            session.window.back().is_some_and(|last| !last.is_nothing()),
+            "a window ends with a result"
+        );
         self.results += session.window.len() - len_before;
         while self.results > SESSION_RESULTS_MAX && self.oldest != Some(slot) {
             self.expire_oldest();
         }
+        assert!(self.results <= SESSION_RESULTS_MAX, "results are bounded");
     }
 
     /// Lets the session used least recently expire.
@@ -228,8 +235,13 @@ impl SessionTable {
         let Some(slot) = self.oldest else { return };
         self.unlink(slot);
         if let Some(session) = self.slots.get_mut(slot).and_then(Option::take) {
+            assert!(
+                self.results >= session.window.len(),
+                "results that go were counted"
+            );
             self.results -= session.window.len();
-            self.by_id.remove(&session.id);
+            let named = self.by_id.remove(&session.id);
+            assert_eq!(named, Some(slot), "a session is found by its id");
             self.expired.push(session.id);
             // A slot that is listed as dirty must not be reused under another id with that mark.
             if session.dirty {
@@ -244,6 +256,7 @@ impl SessionTable {
         if let Some((id, slot)) = self.recent
             && id == session
         {
+            debug_assert_eq!(self.by_id.get(&id), Some(&slot));
             return Some(slot);
         }
         let slot = *self.by_id.get(&session)?;
@@ -252,7 +265,7 @@ impl SessionTable {
     }
 
     /// Puts a session in as the one used last.
-    fn insert(&mut self, session: Session) -> Slot {
+    fn insert(&mut self, session: SessionState) -> Slot {
         let id = session.id;
         self.results += session.window.len();
         let slot = match self.free.pop() {
@@ -286,7 +299,7 @@ impl SessionTable {
         }
     }
 
-    fn slot_mut(&mut self, slot: Slot) -> Option<&mut Session> {
+    fn slot_mut(&mut self, slot: Slot) -> Option<&mut SessionState> {
         self.slots.get_mut(slot)?.as_mut()
     }
 
@@ -296,11 +309,17 @@ impl SessionTable {
         };
         let (older, newer) = (session.older.take(), session.newer.take());
         match older.and_then(|slot| self.slot_mut(slot)) {
-            Some(older) => older.newer = newer,
+            Some(older) => {
+                assert_eq!(older.newer, Some(slot), "neighbours know each other");
+                older.newer = newer;
+            }
             None => self.oldest = newer,
         }
         match newer.and_then(|slot| self.slot_mut(slot)) {
-            Some(newer) => newer.older = older,
+            Some(newer) => {
+                assert_eq!(newer.older, Some(slot), "neighbours know each other");
+                newer.older = older;
+            }
             None => self.newest = older,
         }
     }
@@ -312,7 +331,10 @@ impl SessionTable {
             session.newer = None;
         }
         match newest.and_then(|slot| self.slot_mut(slot)) {
-            Some(session) => session.newer = Some(slot),
+            Some(session) => {
+                assert_eq!(session.newer, None, "nothing is newer than the newest");
+                session.newer = Some(slot);
+            }
             None => self.oldest = Some(slot),
         }
     }

@@ -10,7 +10,7 @@ use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, Owner, ShardId};
 use crate::limits::{REMOVAL_STEP_BYTES, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use crate::log::{Log, LogOptions, Values};
-use crate::pace::Limits;
+use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -45,7 +45,7 @@ pub struct ShardOptions {
     /// Told once of each damaged block that is found; see [`Damage`](crate::Damage). It may ask
     /// another replica for the data.
     pub on_damage: Option<DamageHook>,
-    /// Files out of use are given back to the file system in steps of so many bytes; see
+    /// Files out of use are given back to the file system in steps of this many bytes; see
     /// [`removal`](crate::removal).
     pub removal_step_bytes: u64,
     /// Space held back on the device for flushes, compactions, collections and the log when it is
@@ -98,7 +98,7 @@ impl Shard {
         Self::open_tuned(
             dir,
             options,
-            compaction::Options::default(),
+            compaction::PickerOptions::default(),
             Capacity::default(),
         )
         .await
@@ -108,7 +108,7 @@ impl Shard {
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
-        compaction: compaction::Options,
+        compaction: compaction::PickerOptions,
         capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
@@ -145,9 +145,6 @@ impl Shard {
         }
         join(dir, &log, checkpoint, installed).await?;
 
-        let barrier_log = log.clone();
-        let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
-        let segments_log = log.clone();
         let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
@@ -157,7 +154,7 @@ impl Shard {
                 memtable_bytes: options.memtable_bytes,
                 policy: options.policy,
                 compaction,
-                limits: Limits::default(),
+                limits: PaceLimits::default(),
                 compression: options.compression,
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
@@ -168,16 +165,7 @@ impl Shard {
             values,
             manifest: recovered.manifest,
             lock: Some(recovered.lock),
-            log: LogHooks {
-                barrier: Box::new(move || {
-                    let log = barrier_log.clone();
-                    Box::pin(async move { log.flush().await })
-                }),
-                purged: Box::new(move || purged_log.purged_durable()),
-                is_disk_full: Box::new(move || full_log.is_disk_full()),
-                is_stuck: Box::new(move || stuck_log.is_stuck()),
-                segments: Box::new(move || segments_log.segments()),
-            },
+            log: hooks_of(&log),
             reserve,
             on_damage: options.on_damage,
         })
@@ -185,8 +173,8 @@ impl Shard {
         Ok(Self { log, engine })
     }
 
-    /// Says that the shard will be closed: whoever waits for room in memory or on the device gets
-    /// `Closed` from now on, so that a full device does not keep anybody from ending.
+    /// Says that the shard will be closed: waits for room in memory or on the device end with `Closed` from
+    /// now on, so that a full device does not keep a task from ending.
     pub fn begin_stop(&self) {
         self.log.begin_stop();
         self.engine.begin_stop();
@@ -202,6 +190,24 @@ impl Shard {
         let flushed = self.engine.close().await;
         self.log.close().await?;
         flushed
+    }
+}
+
+/// What the engine asks of this log.
+fn hooks_of(log: &Log) -> LogHooks {
+    let barrier_log = log.clone();
+    let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
+    let (segments_log, named_log) = (log.clone(), log.clone());
+    LogHooks {
+        barrier: Box::new(move || {
+            let log = barrier_log.clone();
+            Box::pin(async move { log.flush().await })
+        }),
+        purged: Box::new(move || purged_log.purged_durable()),
+        is_disk_full: Box::new(move || full_log.is_disk_full()),
+        is_stuck: Box::new(move || stuck_log.is_stuck()),
+        segments: Box::new(move || segments_log.segments()),
+        has_segment: Box::new(move |id| named_log.has_segment(id)),
     }
 }
 

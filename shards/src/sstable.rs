@@ -20,7 +20,7 @@ mod writer;
 
 pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash_of;
-pub(crate) use format::Handle;
+pub(crate) use format::BlockHandle;
 pub(crate) use inspect::inspect;
 pub use options::Compression;
 pub(crate) use options::{FilterKind, TableOptions};
@@ -54,7 +54,7 @@ pub(crate) enum Value {
     /// The value.
     Inline(Bytes),
     /// In a block of its own of the same table; see [`Table::stored`].
-    Stored(Handle),
+    Stored(BlockHandle),
     /// In the value log, which the caller asks.
     Separated(ValuePointer),
 }

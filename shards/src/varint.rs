@@ -3,11 +3,13 @@
 /// Appends `number`.
 #[inline]
 pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
+    let end = out.len() + len(number);
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
     out.push(number.to_le_bytes()[0]);
+    debug_assert_eq!(out.len(), end, "a number takes what was planned");
 }
 
 /// Bytes that [`put`] appends.

@@ -1,5 +1,5 @@
 //! The file set of a shard at one moment: levels of sorted runs of tables. It never changes; an edit
-//! of the manifest makes the next one, and whoever reads an old one keeps its tables alive.
+//! of the manifest makes the next one, and readers of an old one keep its tables alive.
 //!
 //! Invariants:
 //! * Of two versions of a key, the newer one is in an earlier level, or in an earlier run of the
@@ -8,13 +8,13 @@
 
 use crate::ids::{RunId, TableId};
 use crate::key::Prefixes;
-use crate::manifest::Placed;
+use crate::manifest::PlacedTable;
 use crate::sstable::{Table, TableMeta};
 use bytes::Bytes;
 use std::rc::Rc;
 
 /// Tables in order of their keys, no key in two of them.
-pub(crate) struct Run {
+pub(crate) struct SortedRun {
     pub(crate) id: RunId,
     pub(crate) tables: Vec<Rc<Table>>,
     /// First and last stored key of the run.
@@ -24,8 +24,9 @@ pub(crate) struct Run {
     ends: Prefixes,
 }
 
-impl Run {
+impl SortedRun {
     fn new(id: RunId, tables: Vec<Rc<Table>>) -> Self {
+        assert!(!tables.is_empty(), "a run has tables");
         let key = |table: Option<&Rc<Table>>, end: fn(&TableMeta) -> &Bytes| {
             table.map_or_else(Bytes::new, |table| end(table.meta()).clone())
         };
@@ -58,7 +59,7 @@ impl Run {
 #[derive(Default)]
 pub(crate) struct Version {
     /// Level 0 first; the runs of each, newest first.
-    pub(crate) levels: Vec<Vec<Run>>,
+    pub(crate) levels: Vec<Vec<SortedRun>>,
 }
 
 impl Version {
@@ -66,13 +67,15 @@ impl Version {
     ///
     /// # Panics
     /// If the manifest's order is broken: it was checked when it was decoded or made here.
-    pub(crate) fn new(placed: &[Placed], mut table: impl FnMut(TableId) -> Rc<Table>) -> Self {
+    pub(crate) fn new(placed: &[PlacedTable], mut table: impl FnMut(TableId) -> Rc<Table>) -> Self {
         let mut version = Self::default();
-        let is_same_run =
-            |one: &Placed, other: &Placed| one.level == other.level && one.run == other.run;
+        let is_same_run = |one: &PlacedTable, other: &PlacedTable| {
+            one.level == other.level && one.run == other.run
+        };
         for run in placed.chunk_by(is_same_run) {
             let Some(place) = run.first() else { continue };
             let level = usize::from(place.level);
+            assert!(version.levels.len() <= level + 1, "levels are in order");
             if version.levels.len() <= level {
                 version.levels.resize_with(level + 1, Vec::new);
             }
@@ -83,14 +86,14 @@ impl Version {
                 assert!(in_order, "tables of a run overlap");
             }
             if let Some(runs) = version.levels.get_mut(level) {
-                runs.push(Run::new(place.run, tables));
+                runs.push(SortedRun::new(place.run, tables));
             }
         }
         version
     }
 
     /// All runs, newest first.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &SortedRun> {
         self.levels.iter().flatten()
     }
 

@@ -4,9 +4,10 @@
 //! * `pipeline`: the way from staged to durable; pure. `writer`: the tasks that write, and that
 //!   prepare and seal segments.
 //! * `segments`: the segments there are, as snapshots. `reader`: values read back.
-//! * `walk`, `recovery`: reading a segment from its front, and what is true after a start.
+//! * `walk`, `recovery`: reading a segment from its front, and what is true after a start. `tear`: a torn value told
+//!   from a damaged one.
 //! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
-//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that nobody has open.
+//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that is not open.
 //!
 //! Invariants:
 //! * A pointer stays true while anything refers to its record: collection keeps segment and slot.
@@ -26,6 +27,7 @@ mod reader;
 mod recovery;
 mod rewrite;
 mod segments;
+mod tear;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -40,10 +42,12 @@ pub use pointer::ValuePointer;
 pub(crate) use pointer::record_bytes;
 pub use rewrite::{RecordRef, Rewritten};
 pub use segments::{Segment, SegmentMeta, Segments};
+pub use tear::{LoggedValue, ValueState};
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
+use crate::flight;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::sync::notify::Notify;
@@ -98,7 +102,7 @@ struct Shared {
     pipeline: RefCell<Pipeline>,
     segments: RefCell<Rc<Segments>>,
     index_cache: RefCell<IndexCache>,
-    /// Segments that were replaced or dropped, until nobody reads them.
+    /// Segments that were replaced or dropped, until no reader holds them.
     obsolete: RefCell<Vec<Rc<Segment>>>,
     /// Held while files are removed: a name must not be given anew meanwhile.
     removing: Semaphore,
@@ -214,7 +218,7 @@ impl ValueLog {
         self.shared().wait_durable(ticket).await
     }
 
-    /// Has [`ValueLog::wait_for_room`] wait no more.
+    /// Ends the waits in [`ValueLog::wait_for_room`].
     pub(crate) fn begin_stop(&self) {
         let shared = self.shared();
         shared.is_stopping.set(true);
@@ -227,21 +231,12 @@ impl ValueLog {
     /// `Fenced` or `Closed`.
     pub async fn wait_for_room(&self) -> Result<()> {
         let shared = self.shared();
-        loop {
-            let progress = shared.progress.notified();
-            let outstanding = {
-                let pipeline = shared.pipeline.borrow();
-                pipeline.refusal().map_or(Ok(()), Err)?;
-                pipeline.outstanding_bytes()
-            };
-            if outstanding <= limits::VLOG_STAGED_BYTES_MAX {
-                return Ok(());
-            }
-            if shared.is_stopping.get() {
-                return Err(Error::Closed);
-            }
-            progress.await;
-        }
+        flight::until(&shared.progress, || {
+            let pipeline = shared.pipeline.borrow();
+            let (staged, max) = (pipeline.outstanding_bytes(), limits::VLOG_STAGED_BYTES_MAX);
+            flight::room(&pipeline.fence, staged, max, shared.is_stopping.get())
+        })
+        .await
     }
 
     /// Whether there is no room on the device for the next segment.
@@ -262,7 +257,7 @@ impl ValueLog {
         }
     }
 
-    /// Length of the files of segments out of use that somebody reads, or that are about to be removed.
+    /// Length of the files of segments out of use: those that a reader holds, and those about to be removed.
     pub(crate) fn obsolete_bytes(&self) -> u64 {
         let obsolete = self.shared().obsolete.borrow();
         obsolete
@@ -271,7 +266,7 @@ impl ValueLog {
             .sum()
     }
 
-    /// Whether there are files out of use that nobody reads.
+    /// Whether there are files out of use that no reader holds.
     pub(crate) fn has_unused(&self) -> bool {
         let shared = self.shared();
         let obsolete = shared.obsolete.borrow();
@@ -329,7 +324,7 @@ impl ValueLog {
         }
         // It may hold this value log.
         shared.on_durable.replace(None);
-        let failure = shared.pipeline.borrow().failure();
+        let failure = shared.pipeline.borrow().fence.failure();
         failure.map_or(Ok(()), Err)
     }
 }
@@ -348,34 +343,24 @@ impl ValueLogOptions {
 
 impl Shared {
     async fn wait_durable(&self, ticket: Ticket) -> Result<()> {
-        loop {
-            let progress = self.progress.notified();
-            {
-                let pipeline = self.pipeline.borrow();
-                if pipeline.durable() >= ticket {
-                    return Ok(());
-                }
-                if let Some(error) = pipeline.failure() {
-                    return Err(error);
-                }
+        flight::until(&self.progress, || {
+            let pipeline = self.pipeline.borrow();
+            match pipeline.durable() >= ticket {
+                true => Some(Ok(())),
+                false => pipeline.fence.failure().map(Err),
             }
-            progress.await;
-        }
+        })
+        .await
     }
 
     /// Waits until everything staged is durable or cannot become so now.
     async fn drain(&self) {
-        loop {
-            let progress = self.progress.notified();
-            let is_over = {
-                let pipeline = self.pipeline.borrow();
-                pipeline.durable() == pipeline.staged() || pipeline.is_failed()
-            };
-            if is_over || self.is_stuck.get() {
-                return;
-            }
-            progress.await;
-        }
+        flight::until(&self.progress, || {
+            let pipeline = self.pipeline.borrow();
+            let is_over = pipeline.durable() == pipeline.staged() || pipeline.fence.is_failed();
+            (is_over || self.is_stuck.get()).then_some(())
+        })
+        .await;
     }
 
     /// Puts a changed copy of the map of segments in its place.
@@ -415,7 +400,7 @@ impl Shared {
     }
 
     fn stop(&self) {
-        self.pipeline.borrow_mut().close();
+        self.pipeline.borrow_mut().fence.close();
         self.wake_writer.notify_one();
         self.wake_keeper.notify_one();
         self.closing.notify_waiters();

@@ -3,9 +3,9 @@
 //! * `entry`, `format`: what is kept, and the bytes on disk.
 //! * `block`, `index`, `pipeline`: what is staged, what is held, and the way from staged to durable;
 //!   pure.
-//! * `writer`, `segment`, `segments`: the task that writes blocks, and the one that prepares and frees
-//!   segment files.
-//! * `scan`, `replay`, `recovery`: finding out what the log holds after a start.
+//! * `shared`: what the log and its tasks share. `writer`: the task that writes blocks. `segment`,
+//!   `segment_files`, `keeper`: the segments, their files, and the task that prepares and frees those.
+//! * `files`, `scan`, `walk`, `replay`, `recovery`: finding out what the log holds after a start.
 //! * `reader`: entries read back. `inspect`: a segment file printed.
 //!
 //! The values of separated entries are elsewhere, in the value log. Here they are a ticket: an entry
@@ -17,32 +17,34 @@
 
 mod block;
 mod entry;
+mod files;
 mod format;
 mod index;
 pub(crate) mod inspect;
+mod keeper;
 mod pipeline;
 mod reader;
 mod recovery;
 mod replay;
 mod scan;
 mod segment;
-mod segments;
+mod segment_files;
+mod shared;
+mod walk;
 mod writer;
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term, Ticket};
+use crate::flight;
+use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::planted::{Bug, is_planted};
-use crate::vlog::ValuePointer;
-use corelith_io::sync::notify::Notify;
-use corelith_io::sync::oneshot;
-use corelith_io::{BLOCK_SIZE, JoinHandle};
-use pipeline::{Callback, Pipeline};
-use segment::Prepared;
-use segments::SegmentFiles;
-use std::cell::{Cell, RefCell};
+use crate::vlog::{LoggedValue, ValueState};
+use corelith_io::BLOCK_SIZE;
+use pipeline::Pipeline;
+use segment_files::SegmentFiles;
+use shared::Shared;
 use std::rc::Rc;
 
 pub use entry::{Entry, ValuePart};
@@ -87,8 +89,8 @@ pub struct WalOptions {
 pub struct LogRecovered {
     /// There was no log: it was created. A shard that has a checkpoint must take this for damage.
     pub created: bool,
-    /// Intact blocks beyond the end, dropped because a block before them is torn, or because a value
-    /// is that they or a block before them refer to; none of them was ever acknowledged.
+    /// Intact blocks beyond the end. They were dropped because a block before them is torn, or a value of
+    /// theirs or of a block before them. None of them was ever acknowledged.
     pub blocks_cut: u64,
 }
 
@@ -134,46 +136,28 @@ impl Drop for Handle {
     }
 }
 
-/// What the log and its tasks share.
-struct Shared {
-    pipeline: RefCell<Pipeline>,
-    files: SegmentFiles,
-    /// There was no room for a whole segment.
-    disk_full: Cell<bool>,
-    /// What is staged waits for room on the device.
-    is_stuck: Cell<bool>,
-    is_stopping: Cell<bool>,
-    wake_writer: Notify,
-    wake_keeper: Notify,
-    wake_idle: Notify,
-    closing: Notify,
-    /// Something became durable, or the log ended.
-    progress: Notify,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
-}
-
 impl Wal {
     /// Opens the log in the directory `dir`, creating it if there is none.
     ///
     /// A checkpoint says that the log was durable up to the entry `covered`.
     ///
-    /// `is_whole` is asked about values that may never have become durable: whether all of the
-    /// value is there, undamaged, and durable from now on. If one is not, its entry and everything
-    /// after it was never acknowledged, and is dropped.
+    /// `value_of` is asked about values that may never have become durable, and makes durable what it finds
+    /// whole. If one is torn, its entry and everything after it was never acknowledged, and is dropped.
     ///
     /// # Errors
-    /// `Corrupt` when acknowledged blocks are damaged or missing, `NewerFormat`, `OtherStore`,
-    /// `Io` (`NoSpace` when there is no room even for a short segment), and those of `is_whole`.
+    /// `Corrupt` when acknowledged blocks are damaged or missing, or a value that was written whole,
+    /// `NewerFormat`, `OtherStore`, `Io` (`NoSpace` when there is no room even for a short segment), and
+    /// those of `value_of`.
     pub async fn open(
         dir: impl Into<Directory>,
         options: WalOptions,
         covered: Option<LogIndex>,
-        is_whole: impl AsyncFn(ValuePointer) -> Result<bool>,
+        value_of: impl AsyncFn(LoggedValue) -> Result<ValueState>,
     ) -> Result<(Self, LogRecovered)> {
         let options = options.within_limits();
         let dir = dir.into();
         corelith_io::create_dir_all(&dir).await?;
-        let recovered = recovery::recover(&dir, &options, covered, &is_whole).await?;
+        let recovered = recovery::recover(&dir, &options, covered, &value_of).await?;
         let files = SegmentFiles::new(dir, recovered.next_id);
         let (first, spare) = files.after_recovery(&options, recovered.free).await?;
         let mut pipeline = Pipeline::new(
@@ -186,24 +170,12 @@ impl Wal {
         result?;
         pipeline.complete(number, Ok(())).1?;
         if let Some(spare) = spare {
-            pipeline.add_prepared(spare);
+            pipeline.segments.add_prepared(spare);
         }
-        let shared = Rc::new(Shared {
-            pipeline: RefCell::new(pipeline),
-            files,
-            disk_full: Cell::new(false),
-            is_stuck: Cell::new(false),
-            is_stopping: Cell::new(false),
-            wake_writer: Notify::new(),
-            wake_keeper: Notify::new(),
-            wake_idle: Notify::new(),
-            closing: Notify::new(),
-            progress: Notify::new(),
-            tasks: RefCell::default(),
-        });
+        let shared = Rc::new(Shared::new(pipeline, files));
         shared.tasks.borrow_mut().extend([
             corelith_io::spawn(writer::run(Rc::clone(&shared))),
-            corelith_io::spawn_background(segments::run(Rc::clone(&shared))),
+            corelith_io::spawn_background(keeper::run(Rc::clone(&shared))),
             corelith_io::spawn(writer::run_idle(Rc::clone(&shared))),
         ]);
         shared.wake_idle.notify_one();
@@ -219,7 +191,7 @@ impl Wal {
         &self.handle.shared
     }
 
-    /// Has [`Wal::wait_for_room`] wait no more.
+    /// Ends the waits in [`Wal::wait_for_room`].
     pub(crate) fn begin_stop(&self) {
         let shared = self.shared();
         shared.is_stopping.set(true);
@@ -260,21 +232,12 @@ impl Wal {
     /// `Fenced` or `Closed`.
     pub async fn wait_for_room(&self) -> Result<()> {
         let shared = self.shared();
-        loop {
-            let progress = shared.progress.notified();
-            let outstanding = {
-                let pipeline = shared.pipeline.borrow();
-                pipeline.refusal().map_or(Ok(()), Err)?;
-                pipeline.outstanding_bytes()
-            };
-            if outstanding <= limits::LOG_STAGED_BYTES_MAX {
-                return Ok(());
-            }
-            if shared.is_stopping.get() {
-                return Err(Error::Closed);
-            }
-            progress.await;
-        }
+        flight::until(&shared.progress, || {
+            let pipeline = shared.pipeline.borrow();
+            let (staged, max) = (pipeline.outstanding_bytes(), limits::LOG_STAGED_BYTES_MAX);
+            flight::room(&pipeline.fence, staged, max, shared.is_stopping.get())
+        })
+        .await
     }
 
     /// Whether there is no room on the device for the next segment. The active one still takes
@@ -285,7 +248,12 @@ impl Wal {
 
     /// Segments in use.
     pub(crate) fn segments(&self) -> usize {
-        self.shared().pipeline.borrow().segments()
+        self.shared().pipeline.borrow().segments.len()
+    }
+
+    /// Whether a segment is in use.
+    pub(crate) fn has_segment(&self, id: SegmentId) -> bool {
+        self.shared().pipeline.borrow().segments.get(id).is_some()
     }
 
     /// Whether what is appended waits for room on the device.
@@ -344,8 +312,7 @@ impl Wal {
     /// # Errors
     /// `TooLarge`, `Fenced` or `Closed`.
     pub fn takes(&self, entries: &[Entry]) -> Result<()> {
-        let refusal = self.shared().pipeline.borrow().refusal();
-        refusal.map_or(Ok(()), Err)?;
+        self.shared().pipeline.borrow().fence.check()?;
         let longest = entries.iter().map(Entry::whole_len).max().unwrap_or(0);
         let limit = limits::LOG_ENTRY_BYTES_MAX as u64;
         match longest > limit {
@@ -388,8 +355,8 @@ impl Wal {
         self.shared().pipeline.borrow().state().vote
     }
 
-    /// Notes the commit index: it rides on the next block that is written (and on one of its own
-    /// when the log is idle for a while); it is not durable on return.
+    /// Notes the commit index: it rides on the next block that is written, or on one of its own when the
+    /// log is idle for a second. It is not durable on return.
     pub fn note_committed(&self, committed: LogId) {
         let shared = self.shared();
         shared.pipeline.borrow_mut().note_committed(committed);
@@ -518,107 +485,6 @@ impl WalOptions {
             .clamp(limits::LOG_SEGMENT_BYTES_MIN, limits::LOG_SEGMENT_BYTES_MAX)
             .next_multiple_of(BLOCK_SIZE as u64);
         self
-    }
-}
-
-impl Shared {
-    /// Stages something, unless the log takes nothing any more.
-    fn stage(&self, stage: impl FnOnce(&mut Pipeline)) -> Result<()> {
-        let mut pipeline = self.pipeline.borrow_mut();
-        pipeline.refusal().map_or(Ok(()), Err)?;
-        stage(&mut pipeline);
-        drop(pipeline);
-        self.wake_writer.notify_one();
-        Ok(())
-    }
-
-    async fn flush(&self) -> Result<()> {
-        let (sender, receiver) = oneshot::channel();
-        let callback: Callback = Box::new(|result| drop(sender.send(result)));
-        {
-            let mut pipeline = self.pipeline.borrow_mut();
-            pipeline.refusal().map_or(Ok(()), Err)?;
-            if pipeline.wait(callback).is_some() {
-                return Ok(());
-            }
-        }
-        receiver.await.unwrap_or(Err(Error::Closed))
-    }
-
-    /// Waits until everything staged so far is durable and a later block says so.
-    async fn flush_proven(&self) -> Result<()> {
-        self.flush().await?;
-        let upto = self.pipeline.borrow().content();
-        self.prove(upto).await?;
-        // The commit index has no block number: it is durable with any block after it.
-        if self.pipeline.borrow().wants_commit() {
-            self.stage(Pipeline::stage_empty)?;
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until a durable block says that the blocks below `upto`, all durable, are so.
-    async fn prove(&self, upto: u64) -> Result<()> {
-        // Whatever is submitted after this call says it; what was submitted before may not.
-        while self.pipeline.borrow().proven() < upto {
-            self.stage(Pipeline::stage_empty)?;
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Takes the outcome of a block's write.
-    fn complete(&self, number: u64, mut result: Result<()>) {
-        if is_planted(Bug::IgnoreFailedWrites) {
-            result = Ok(());
-        }
-        if let Err(error) = &result {
-            tracing::error!(%error, "a write of the log failed: it is fenced");
-        }
-        let (ready, result) = self.pipeline.borrow_mut().complete(number, result);
-        self.report(ready, &result);
-    }
-
-    /// Notes that values are durable. Blocks that waited for them alone are so too.
-    fn values_durable(&self, upto: Ticket) {
-        let ready = self.pipeline.borrow_mut().values_durable(upto);
-        self.report(ready, &Ok(()));
-        self.wake_writer.notify_one();
-    }
-
-    /// Fences the log.
-    fn fail(&self, error: Error) {
-        tracing::error!(%error, "the log is fenced");
-        let (ready, result) = self.pipeline.borrow_mut().fail(error);
-        self.report(ready, &result);
-        self.wake_writer.notify_one();
-    }
-
-    fn report(&self, ready: Vec<Callback>, result: &Result<()>) {
-        for callback in ready {
-            callback(result.clone());
-        }
-        self.progress.notify_waiters();
-        self.wake_idle.notify_one();
-        if self.pipeline.borrow().has_released() {
-            self.wake_keeper.notify_one();
-        }
-    }
-
-    fn add_prepared(&self, prepared: Prepared) {
-        self.pipeline.borrow_mut().add_prepared(prepared);
-        self.is_stuck.set(false);
-        self.wake_writer.notify_one();
-    }
-
-    fn stop(&self) {
-        self.pipeline.borrow_mut().close();
-        self.wake_writer.notify_one();
-        self.wake_keeper.notify_one();
-        self.wake_idle.notify_one();
-        self.closing.notify_waiters();
-        self.progress.notify_waiters();
     }
 }
 

@@ -17,7 +17,8 @@ Exit codes:
   0    done
   1    the key does not exist, or the condition of a conditional write does not hold
   2    the arguments, the configuration or the input are wrong: the same command fails again
-  3    the cluster cannot be reached, or cannot answer now: nothing was done
+  3    the cluster cannot be reached, or cannot answer now: nothing was done; `status`: a shard has no
+       majority or no leader
   4    the outcome is unknown: the write may have been applied or may still be
   5    something on this machine failed: a file, a limit, the kernel
   6    data is damaged: on the cluster, or in the files that were looked at
@@ -174,6 +175,9 @@ pub struct Node {
 pub struct Inspect {
     /// The file.
     pub file: PathBuf,
+    /// As JSON, one object a line: the file, then each line of what is printed without.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `check`.

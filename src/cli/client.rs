@@ -3,10 +3,11 @@
 use super::args::ClientCommand;
 use super::connect::connect;
 use super::failure::Failure;
-use super::{export, import, keys, scan, status, storage};
+use super::{export, import, keys, paths, scan, status, storage};
 
 /// Runs one client command.
 pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
+    paths::of_client(&command)?;
     let mut connection = command.connection();
     if matches!(command, ClientCommand::Status(_)) {
         // Finding the cluster and each question to all its nodes have a third of the time: a node that is

@@ -3,11 +3,13 @@
 use super::args::Export;
 use super::encoding::printable;
 use super::failure::Failure;
-use super::manifest::{Record, Subject, Writer, file_names};
+use super::manifest::{Record, Subject, Writer, file_names, sync_directory};
 use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
+use bytes::Bytes;
 use corelith_client::{Client, Entry, Error};
 use futures_util::{StreamExt, stream};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -141,7 +143,7 @@ async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, F
     let mut met = None;
     for name in names {
         let path = root.join(name);
-        match write_file(&path, &entry.value).await {
+        match write_file(root, &path, &entry.value).await {
             Ok(()) => return Ok(name.clone()),
             Err(error) => {
                 let is_name_taken = matches!(
@@ -162,9 +164,28 @@ async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, F
     Err(met.unwrap_or_else(|| Failure::unusable(root, "no name is left for a file")))
 }
 
-async fn write_file(path: &Path, value: &[u8]) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        tokio::fs::create_dir_all(parent).await?;
-    }
-    tokio::fs::write(path, value).await
+/// Writes a file below `root` and makes it durable, with its names in the directories up to `root`: the manifest may
+/// say afterwards that it is there.
+async fn write_file(root: &Path, path: &Path, value: &Bytes) -> std::io::Result<()> {
+    assert!(
+        path.starts_with(root),
+        "{} is not in {}",
+        path.display(),
+        root.display()
+    );
+    let (root, path, value) = (root.to_owned(), path.to_owned(), value.clone());
+    let work = move || {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut file = File::create(&path)?;
+        file.write_all(&value)?;
+        file.sync_all()?;
+        let directories = path.ancestors().skip(1);
+        for directory in directories.take_while(|directory| directory.starts_with(&root)) {
+            sync_directory(directory)?;
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(work).await?
 }

@@ -1,6 +1,7 @@
 //! Why a command failed, in one sentence, and with which exit code.
 
 use super::encoding::printable;
+use super::unserved::Lack;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
@@ -41,6 +42,12 @@ pub enum Failure {
         origin: &'static str,
         /// What is wrong with it.
         source: Error,
+    },
+    /// Some shards serve nobody.
+    #[error("{}", unserved(shards))]
+    Unserved {
+        /// Which, and why.
+        shards: Vec<(u32, Lack)>,
     },
     /// The key does not exist.
     #[error("key {key} does not exist")]
@@ -197,7 +204,7 @@ impl Failure {
             Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
             Self::Unusable { .. } | Self::Argument(_) | Self::Seed { .. } => code::WRONG_INPUT,
             Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
-            Self::NoCluster { .. } => code::UNREACHABLE,
+            Self::NoCluster { .. } | Self::Unserved { .. } => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),
             Self::Offline(error) => of_offline(error),
             Self::Node(error) => error
@@ -209,6 +216,24 @@ impl Failure {
             Self::Cluster(error) => of_cluster(error),
         }
     }
+}
+
+/// Says which shards serve nobody: some of them, since there may be thousands.
+fn unserved(shards: &[(u32, Lack)]) -> String {
+    const NAMED_MAX: usize = 8;
+    let named = shards
+        .iter()
+        .take(NAMED_MAX)
+        .map(|(shard, lack)| match lack {
+            Lack::Majority => format!("shard {shard} has no majority"),
+            Lack::Leader => format!("shard {shard} has no leader"),
+        });
+    let named: Vec<String> = named.collect();
+    let mut text = named.join(", ");
+    if shards.len() > NAMED_MAX {
+        text += &format!(" and {} more like these", shards.len() - NAMED_MAX);
+    }
+    text
 }
 
 fn of_cluster(error: &Error) -> u8 {

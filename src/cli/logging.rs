@@ -5,8 +5,9 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 /// What is logged unless the user says otherwise.
 const DEFAULT: &str = "warn";
-/// Added unless the user names openraft, which reports every vote that is refused.
-const QUIET: &str = "openraft=error";
+/// Added unless the user names openraft, which reports every vote that is refused, and as an error every message that a
+/// stop leaves without an answer: the caller has that as an error too.
+const QUIET: &str = "openraft=error,openraft::raft::raft_inner=off";
 
 /// What to log, from what the user asks for.
 ///
@@ -28,12 +29,18 @@ mod tests {
     #[test]
     fn openraft_is_quiet_unless_it_is_named() {
         let table = [
-            (None, "openraft=error,warn"),
-            (Some("info"), "openraft=error,info"),
-            (Some("debug"), "openraft=error,debug"),
+            (None, "openraft::raft::raft_inner=off,openraft=error,warn"),
+            (
+                Some("info"),
+                "openraft::raft::raft_inner=off,openraft=error,info",
+            ),
+            (
+                Some("debug"),
+                "openraft::raft::raft_inner=off,openraft=error,debug",
+            ),
             (
                 Some("corelith_consensus=debug,info"),
-                "corelith_consensus=debug,openraft=error,info",
+                "corelith_consensus=debug,openraft::raft::raft_inner=off,openraft=error,info",
             ),
             (Some("openraft=debug"), "openraft=debug"),
             (

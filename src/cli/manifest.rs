@@ -382,6 +382,11 @@ impl Writer {
 
     /// Notes a key that was exported.
     pub(super) fn exported(&mut self, record: Record) -> Result<(), Failure> {
+        assert!(
+            stays_below(&record.file),
+            "an import would refuse {}",
+            record.file
+        );
         self.write(&Line::Key {
             key: KeyText::of(&record.key),
             file: record.file.clone(),
@@ -410,9 +415,9 @@ impl Writer {
             bytes: self.summary.bytes,
             failed: self.summary.failed.len() as u64,
         })?;
-        self.file
-            .sync_all()
-            .map_err(|error| Failure::file("write", &self.path, error))
+        let synced = self.file.sync_all();
+        let synced = synced.and_then(|()| self.path.parent().map_or(Ok(()), sync_directory));
+        synced.map_err(|error| Failure::file("write", &self.path, error))
     }
 
     fn write(&mut self, line: &Line) -> Result<(), Failure> {
@@ -423,6 +428,11 @@ impl Writer {
             .write_all(&text)
             .map_err(|error| Failure::file("write", &self.path, error))
     }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 /// Names for the file of a key, best first, relative to the directory of the export. No two keys share
@@ -450,5 +460,7 @@ pub(super) fn file_names(key: &[u8], number: u64) -> Vec<String> {
     }
     // No escape begins like this.
     names.push(format!("%key-{number}"));
+    let are_below = names.iter().all(|name| stays_below(name));
+    assert!(are_below, "a name leads out of the directory: {names:?}");
     names
 }

@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::on_core::on_core;
-use super::output;
 use super::table::Table;
+use super::{output, paths};
 use crate::node::data_dir::inspect;
 use crate::node::data_dir::on_disk::{self, OfflineError};
 use corelith_shards::check::{Problem, Summary};
@@ -13,17 +13,57 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Prints a file of ours. It is read as a node reads it.
-pub(super) fn inspect(file: &Path) -> Result<(), Failure> {
+pub(super) fn inspect(file: &Path, as_json: bool) -> Result<(), Failure> {
+    paths::file(file)?;
     let path = file.to_owned();
     let found = on_core(
         "inspect",
         move || async move { inspect::inspect(&path).await },
     )?;
-    output::text(&found.map_err(|source| Failure::Inspect { source })?)
+    let text = found.map_err(|source| Failure::Inspect { source })?;
+    output::text(&match as_json {
+        true => fact_lines(file, &text)?,
+        false => text,
+    })
+}
+
+#[derive(Serialize)]
+struct FileLine {
+    kind: &'static str,
+    file: String,
+}
+
+/// A line of a description. What is part of the line above, as an entry is of a block, is `nested`.
+#[derive(Serialize)]
+struct FactLine<'a> {
+    kind: &'static str,
+    name: &'a str,
+    value: &'a str,
+    nested: bool,
+}
+
+/// A description, which has lines of "name: value", as JSON.
+fn fact_lines(file: &Path, description: &str) -> Result<String, Failure> {
+    let mut text = output::json_line(&FileLine {
+        kind: "file",
+        file: file.display().to_string(),
+    })?;
+    for line in description.lines() {
+        let trimmed = line.trim_start();
+        let (name, value) = trimmed.split_once(": ").unwrap_or((trimmed, ""));
+        text += &output::json_line(&FactLine {
+            kind: "fact",
+            name,
+            value,
+            nested: trimmed.len() < line.len(),
+        })?;
+    }
+    Ok(text)
 }
 
 /// Checks everything under `dir`; problems are printed as they are found.
 pub(super) fn check(dir: &Path, as_json: bool) -> Result<(), Failure> {
+    paths::directory(dir)?;
     let dir = dir.to_owned();
     let problems = on_core(
         "check",
@@ -164,6 +204,7 @@ impl<'a> SummaryLine<'a> {
 
 /// Prints what collection would do with the shards under `dir`.
 pub(super) fn plan(dir: &Path, as_json: bool) -> Result<(), Failure> {
+    paths::directory(dir)?;
     let dir = dir.to_owned();
     let plans = on_core("gc plan", move || async move { plan_all(&dir).await })??;
     output::text(&match as_json {

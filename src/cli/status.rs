@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::output;
 use super::table::Table;
+use super::unserved::unserved;
 use corelith_client::{
     Client, ClusterStatus, DamagedPlace, MapNode, NodeStorage, ShardRole, ShardStatus, ShardStorage,
 };
@@ -11,6 +12,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Prints the state.
+///
+/// # Errors
+/// `Unserved` after it is printed: some shards serve nobody now.
 pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     let status = client.status().await?;
     let reasons = match is_anything_down(&status) {
@@ -22,7 +26,17 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     } else {
         tables(&status, &reasons)
     };
-    output::text(&text)
+    output::text(&text)?;
+    let replies = status
+        .nodes
+        .iter()
+        .filter_map(|node| node.reply.as_ref().ok());
+    let replicas = replies.flat_map(|reply| &reply.shards);
+    let unserved = unserved(&status.map, replicas);
+    match unserved.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Unserved { shards: unserved }),
+    }
 }
 
 /// Why replicas are down, by shard and node.

@@ -188,3 +188,48 @@ fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
         assert!(start.contains("no authentication"), "{start}");
     }
 }
+
+#[test]
+fn a_shard_that_serves_nobody_is_named() {
+    use super::unserved::{Lack, unserved};
+    use corelith_client::ShardRole::{Candidate, Down, Follower, Leader};
+    use corelith_client::{ClusterMap, MapShard, ShardRole, ShardStatus};
+    let map = ClusterMap {
+        shards: vec![MapShard {
+            replicas: vec![1, 2, 3],
+            ..MapShard::default()
+        }],
+        ..ClusterMap::default()
+    };
+    // (replicas of a shard of three: role and term, on nodes that answer; what it lacks)
+    let table: &[(&[(ShardRole, u64)], Option<Lack>)] = &[
+        (&[(Leader, 2), (Follower, 2), (Follower, 2)], None),
+        (&[(Leader, 2), (Follower, 2)], None),
+        (&[(Leader, 2), (Follower, 2), (Down, 0)], None),
+        (&[(Leader, 2), (Leader, 3), (Follower, 3)], None),
+        (
+            &[(Leader, 2), (Follower, 3), (Candidate, 3)],
+            Some(Lack::Leader),
+        ),
+        (
+            &[(Follower, 2), (Follower, 2), (Follower, 2)],
+            Some(Lack::Leader),
+        ),
+        (&[(Leader, 2)], Some(Lack::Majority)),
+        (&[(Leader, 2), (Down, 2), (Down, 2)], Some(Lack::Majority)),
+        (&[], Some(Lack::Majority)),
+    ];
+    for (replicas, expected) in table {
+        let told: Vec<ShardStatus> = replicas
+            .iter()
+            .map(|(role, term)| ShardStatus {
+                role: *role,
+                term: *term,
+                ..ShardStatus::default()
+            })
+            .collect();
+        let found = unserved(&map, told.iter());
+        let expected: Vec<_> = expected.iter().map(|lack| (0, *lack)).collect();
+        assert_eq!(found, expected, "{replicas:?}");
+    }
+}

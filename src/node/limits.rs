@@ -133,6 +133,23 @@ pub const STILL_LOOKS: u32 = 3;
 /// What a connection has to move between two looks.
 pub const TRANSFER_BYTES_PER_LOOK_MIN: u64 =
     TRANSFER_BYTES_PER_SECOND_MIN * DEADLINE_SWEEP.as_millis() as u64 / 1000;
+/// What the longest of them takes.
+pub const UPLOAD_BYTES_MAX: usize =
+    corelith_wire::limits::HEADER_BYTES + corelith_wire::limits::WRITE_BYTES_MAX + REQUEST_BYTES;
+/// The first bytes of a longer frame have a share of their own. They show how fast its sender is.
+pub const UPLOAD_START_BYTES: usize = 128 << 10;
+/// A sender is slow that takes longer for them.
+pub const UPLOAD_START_WITHIN: Duration = Duration::from_millis(250);
+/// A sender that is slower than this at so many looks in a row is closed if other uploads wait for what its upload
+/// holds: memory for the longest value is held for 16 s at most by a sender that others wait for.
+pub const UPLOAD_BYTES_PER_SECOND_MIN: u64 = UPLOAD_START_BYTES as u64 * 4;
+/// See [`UPLOAD_BYTES_PER_SECOND_MIN`].
+pub const UPLOAD_SLOW_LOOKS_MAX: u32 = 2;
+/// What an upload that others wait for has to move between two looks.
+pub const UPLOAD_BYTES_PER_LOOK_MIN: u64 =
+    UPLOAD_BYTES_PER_SECOND_MIN * DEADLINE_SWEEP.as_millis() as u64 / 1000;
+/// What a client is told to wait after its upload was refused since it was too slow.
+pub const SLOW_UPLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Answer buffer that a connection starts with when an answer is ready.
 pub const ANSWER_BUFFER_BYTES: usize = 16 << 10;
 /// A longer one is freed instead of kept for the next connection.
@@ -223,7 +240,11 @@ const _: () = assert!(VALUE_SEGMENT_BYTES_MAX <= corelith_shards::limits::VLOG_S
 const _: () = assert!(2 * MEMTABLE_BYTES_MAX + SEGMENT_BYTES_MAX <= RESERVE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MAX * 5 <= ELECTION_MS_MAX);
 const _: () = assert!(CLIENT_MEMORY_BYTES_MIN <= CLIENT_MEMORY_BYTES_DEFAULT);
-/// The smallest shares hold the longest frame and the longest answer.
+/// The smallest shares hold the longest frame and the longest answer, and many starts.
+const _: () = assert!(CLIENT_MEMORY_BYTES_MIN as usize / 32 * 5 > UPLOAD_BYTES_MAX);
+const _: () = assert!(CLIENT_MEMORY_BYTES_MIN as usize / 32 * 3 >= 32 * UPLOAD_START_BYTES);
+const _: () = assert!(UPLOAD_START_BYTES > FRAME_BYTES_SMALL + READ_BYTES - 1);
+const _: () = assert!(UPLOAD_BYTES_PER_SECOND_MIN > TRANSFER_BYTES_PER_SECOND_MIN);
 const _: () = assert!(
     CLIENT_MEMORY_BYTES_MIN as usize / 4
         >= corelith_wire::limits::HEADER_BYTES

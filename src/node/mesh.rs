@@ -86,6 +86,7 @@ impl Mesh {
 
     /// Starts the tasks that send what was pushed; `senders` are one for each core, in order.
     pub(crate) fn start(self: &Rc<Self>, senders: Vec<MeshSender>) {
+        assert_eq!(senders.len(), self.outgoing.len(), "one way to each core");
         for (to, sender) in senders.into_iter().enumerate() {
             if to != usize::from(self.core) {
                 corelith_io::spawn(Rc::clone(self).send_pushed(to, sender));
@@ -116,6 +117,7 @@ impl Mesh {
 
     /// Sends a message on its way. Does not wait.
     pub(crate) fn push(&self, to: u16, message: Message) {
+        assert_ne!(to, self.core, "a core says nothing to itself");
         if let Some(outgoing) = self.outgoing.get(usize::from(to)) {
             outgoing.waiting.borrow_mut().push(message);
             outgoing.pushed.notify_one();
@@ -152,6 +154,10 @@ impl Mesh {
         if in_time.is_err() {
             tracing::warn!("a core does not tell the state of its shards in time");
         }
+        assert!(
+            answers.len() <= self.outgoing.len().max(1),
+            "a core has answered twice"
+        );
         answers
     }
 }

@@ -112,6 +112,8 @@ struct Client {
     write: WriteHalf,
     buffer: BytesMut,
     next_id: u64,
+    /// Of the last answer.
+    last_kind: Option<Kind>,
 }
 
 impl Client {
@@ -134,6 +136,7 @@ impl Client {
                 write,
                 buffer,
                 next_id: 1,
+                last_kind: None,
             },
             welcome,
         )
@@ -166,6 +169,7 @@ impl Client {
                     .unwrap();
                 let mut one = self.buffer.split_to(header.frame_bytes());
                 let frame = parser.take(&mut one).next().unwrap().unwrap();
+                self.last_kind = Some(frame.header.head.kind);
                 return Some((frame.header.head.request_id, Answer::parse(&frame).unwrap()));
             }
             self.buffer.reserve(missing);
@@ -206,16 +210,31 @@ impl Client {
     }
 
     async fn put(&mut self, shard: u32, write: (u64, u64), key: &[u8], value: &[u8]) -> Answer {
-        let (session, number) = write;
+        let value = Bytes::copy_from_slice(value);
+        self.write(shard, write, Operation::Put, key, value).await
+    }
+
+    async fn delete(&mut self, shard: u32, write: (u64, u64), key: &[u8]) -> Answer {
+        self.write(shard, write, Operation::Delete, key, Bytes::new())
+            .await
+    }
+
+    async fn write(
+        &mut self,
+        shard: u32,
+        (session, number): (u64, u64),
+        operation: Operation,
+        key: &[u8],
+        value: Bytes,
+    ) -> Answer {
         let request = WriteRequest {
             session,
             number,
             answered_below: number,
             condition: Condition::Any,
-            operation: Operation::Put,
+            operation,
             key,
         };
-        let value = Bytes::copy_from_slice(value);
         self.ask(shard, |out, head| {
             request::encode_write(out, head, &request, &value)
         })
@@ -278,6 +297,32 @@ fn requests_at_any_core_of_the_leader_are_answered() {
                     other => panic!("{other:?}"),
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn an_older_client_is_answered_in_its_version() {
+    let cluster = Cluster::start(4, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        for (newest, spoken, kind) in [
+            (1, 1, Kind::STORAGE_REPLY),
+            (2, 2, Kind::STORAGE_REPLY_2),
+            (9, 2, Kind::STORAGE_REPLY_2),
+        ] {
+            let hello = Hello {
+                newest,
+                ..Hello::client(ClusterId(0))
+            };
+            let (mut client, welcome) = Client::introduce(address, hello).await;
+            assert_eq!((welcome.status, welcome.version), (Status::Welcome, spoken));
+            let answer = client.ask(0, request::encode_storage).await;
+            let Answer::Storage(storage) = answer else {
+                panic!("{answer:?}");
+            };
+            assert_eq!(storage.shards.len(), SHARDS as usize);
+            assert_eq!(client.last_kind, Some(kind));
         }
     });
 }

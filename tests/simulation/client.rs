@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// The server's window of a session.
 const WINDOW: u32 = 4096;
-/// One attempt in so many goes to another core of its node.
+/// One attempt of this many goes to another core of its node.
 const ASTRAY_EVERY: u64 = 12;
 
 /// The clock of a client: time since its start.

@@ -166,7 +166,8 @@ impl Cluster {
         self.members[at].running = None;
     }
 
-    /// Asks a node to stop and waits until it has.
+    /// Asks a node to stop and waits until it has, or until it loses its power at an I/O of its stop:
+    /// from then on nothing comes from it.
     pub(crate) fn stop(&mut self, at: usize) {
         let cores = self.members[at].config.cores;
         if let Some((stops, _)) = &mut self.members[at].running {
@@ -177,13 +178,17 @@ impl Cluster {
             || {
                 let member = &mut self.members[at];
                 collect(member);
-                member.ended_cores == cores
+                member.ended_cores == cores || !sim.is_up(member.node)
             },
             Duration::from_secs(60),
         );
         assert!(stopped, "node {} does not stop", at + 1);
-        // What is left of the process ends with it.
-        self.kill(at);
+        if sim.is_up(self.members[at].node) {
+            // What is left of the process ends with it.
+            self.kill(at);
+        } else {
+            self.crash(at);
+        }
     }
 
     /// Says whether the node's disk has, or had, faults since its process began.

@@ -60,7 +60,7 @@ pub(crate) struct Plan {
     pub keys: u64,
     /// Longest pause of a lane between two operations.
     pub pause_ms: u64,
-    /// One value in so many is long.
+    /// One value of this many is long.
     pub long_every: u64,
     /// How often the nemesis strikes.
     pub strikes: u64,

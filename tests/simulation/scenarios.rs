@@ -109,6 +109,22 @@ fn a_node_stops_in_order_and_comes_back() {
 }
 
 #[test]
+fn a_node_that_loses_its_power_while_it_stops_is_down() {
+    for seed in seeds(3) {
+        let mut cluster = Cluster::start(&Plan::plain(seed, SHARDS));
+        cluster.wait_ready(WITHIN);
+        // Closing its shards flushes them, which is many more I/Os than these.
+        let node = cluster.node(0);
+        cluster.sim.crash_at_io(node, 1 + seed % 8);
+        cluster.stop(0);
+        assert!(!cluster.sim.is_up(node), "seed {seed}: it stopped in order");
+        assert!(!cluster.is_running(0), "seed {seed}");
+        cluster.restart(0);
+        cluster.wait_ready(WITHIN);
+    }
+}
+
+#[test]
 fn a_minority_neither_reads_nor_writes() {
     let mut cluster = Cluster::start(&Plan::plain(11, SHARDS));
     cluster.wait_ready(WITHIN);

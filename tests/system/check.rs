@@ -1,6 +1,7 @@
 //! Data at rest: what a stopped node holds is checked, damage is named, and a running node is left alone.
 
 use crate::cluster::{Cluster, NODES, corelith};
+use crate::waiting;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -185,8 +186,70 @@ async fn damage_of_a_stopped_node_is_named() {
     assert!(!of("00001").exists(), "nothing is made");
 
     for (name, kind) in [("LOCK", "lock"), ("RESERVE", "space held back")] {
-        let inspected = run(&["inspect", of("00003").join(name).to_str().unwrap()]);
+        let path = of("00003").join(name);
+        let path = path.to_str().unwrap();
+        let inspected = run(&["inspect", path]);
         assert!(text(&inspected).contains(kind), "{inspected:?}");
+        let inspected = lines(&text(&run(&["inspect", path, "--json"])));
+        assert_eq!(inspected[0]["kind"], "file", "{inspected:?}");
+        assert_eq!(inspected[0]["file"], path, "{inspected:?}");
+        let kind_line = &inspected[1];
+        assert_eq!(kind_line["name"], "kind", "{inspected:?}");
+        assert!(kind_line["value"].as_str().unwrap().contains(kind));
+    }
+
+    // All shards away: the identity knows them.
+    fs::rename(Path::new(dir).join("shards"), cluster.path("shards-aside")).unwrap();
+    let dev = cluster.path("").to_str().unwrap().to_owned();
+    for dir in [dir, &dev] {
+        let checked = run(&["check", dir]);
+        assert_eq!(checked.status.code(), Some(6), "{checked:?}");
+        let missing = format!("{}, offset 0: the shard is missing", of("00003").display());
+        assert!(text(&checked).contains(&missing), "{checked:?}");
+    }
+    assert!(!Path::new(dir).join("shards").exists(), "nothing is made");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_a_wrong_argument() {
+    let dir = crate::cluster::directory();
+    let missing = dir.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, b"content").unwrap();
+    let file = file.to_str().unwrap();
+    let table: &[(&[&str], &str)] = &[
+        (&["check", missing], "missing: there is no such directory"),
+        (
+            &["gc", "plan", missing],
+            "missing: there is no such directory",
+        ),
+        (&["inspect", missing], "missing: there is no such file"),
+        (&["import", missing], "missing: there is no such directory"),
+        (&["node", "--config", missing], "missing"),
+        (
+            &["put", "key", "--file", missing],
+            "missing: there is no such file",
+        ),
+        (&["check", file], "file: it is no directory"),
+        (&["gc", "plan", file], "file: it is no directory"),
+        (&["import", file], "file: it is no directory"),
+        (&["export", file], "file: it is no directory"),
+        (
+            &["inspect", dir.path().to_str().unwrap()],
+            ": it is no file",
+        ),
+        (
+            &["put", "key", "--file", dir.path().to_str().unwrap()],
+            ": it is no file",
+        ),
+    ];
+    for (arguments, words) in table {
+        // No cluster is asked: the paths are looked at first.
+        let output = run(arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {complaint}");
+        assert!(complaint.contains(words), "{arguments:?}: {complaint}");
     }
 }
 
@@ -226,4 +289,21 @@ fn a_directory_without_data_is_refused() {
         0,
         "nothing is made"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_cluster_that_serves_nobody_is_no_success() {
+    let mut cluster = Cluster::start();
+    cluster.client().await.put("key", "value").await.unwrap();
+    waiting::until("all shards to have leaders", || {
+        let status = cluster.run(&["status"]);
+        status.status.success().then_some(()).ok_or(status)
+    });
+    cluster.kill(2);
+    cluster.kill(3);
+    let status = cluster.run(&["status", "--timeout", "3"]);
+    assert_eq!(status.status.code(), Some(3), "{status:?}");
+    let complaint = String::from_utf8_lossy(&status.stderr);
+    assert!(complaint.contains("shard 0 has no majority"), "{complaint}");
+    assert!(text(&status).contains("down: "), "{status:?}");
 }

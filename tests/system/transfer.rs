@@ -2,6 +2,7 @@
 //! stopped.
 
 use crate::cluster::{Cluster, signal};
+use crate::seccomp;
 use crate::waiting::{self, DEADLINE};
 use corelith_client::Client;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -42,6 +43,28 @@ fn totals(output: &Output) -> Value {
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_durable_is_not_in_the_manifest() {
+    let cluster = Cluster::start();
+    let client = cluster.client().await;
+    let content = Content::from([
+        (b"a".to_vec(), b"1".to_vec()),
+        (b"b/c".to_vec(), b"2".to_vec()),
+    ]);
+    write(&client, &content).await;
+    let dir = cluster.path("not-durable");
+    let export = ["export", dir.to_str().unwrap(), "--json"];
+    let mut command = cluster.command(&export);
+    seccomp::fail_to_sync(&mut command);
+    let failed = command.output().unwrap();
+    assert_eq!(failed.status.code(), Some(5), "{failed:?}");
+    let manifest = fs::read_to_string(dir.join(".corelith-export")).unwrap_or_default();
+    assert!(!manifest.contains("\"kind\":\"key\""), "{manifest}");
+    let done = cluster.run(&export);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(totals(&done)["keys"], 2, "{done:?}");
 }
 
 /// Keys that are no names of files, or whose names stand in each other's way.

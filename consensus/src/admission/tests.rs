@@ -3,6 +3,7 @@ use crate::route::GroupMember;
 use crate::tests::cluster::command as write_command;
 use crate::types::{Membership, StoredMembership};
 use bytes::Bytes;
+use corelith_wire::peer::{AppendResult, VoteAnswer};
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 
 const ME: NodeId = NodeId(1);
@@ -227,8 +228,8 @@ fn id_at(index: LogIndex) -> Option<LogId> {
     }
 }
 
-fn held(settled: u64) -> Held<'static> {
-    Held {
+fn held(settled: u64) -> HeldLog<'static> {
+    HeldLog {
         purged: Some(id(1, 1, 4)),
         settled: Some(LogIndex(settled)),
         id_at: &id_at,
@@ -242,7 +243,7 @@ fn what_is_settled_is_not_contradicted() {
         place(&ours, &head(ours, before, committed), &puts(ids), &held(12))
     };
     let contradicts = |id| Err(Refusal::Contradicts(id));
-    let committed_of = |place: Result<Place, Refusal>| place.map(|place| place.committed);
+    let committed_of = |place: Result<AppendPlace, Refusal>| place.map(|place| place.committed);
     // The log as it is, with what is known to be committed cut to what was shown.
     let last = id(3, 3, 14);
     assert_eq!(
@@ -295,7 +296,7 @@ fn what_is_settled_is_not_contradicted() {
         Err(Refusal::Order(id(2, 3, 20)))
     );
     // What openraft will answer with a conflict or a higher vote commits nothing.
-    let nothing = Ok(Place {
+    let nothing = Ok(AppendPlace {
         committed: None,
         line: None,
     });
@@ -366,24 +367,47 @@ fn what_goes_on_where_the_leader_stopped_needs_no_second_look() {
 }
 
 #[test]
+fn a_refused_append_takes_back_what_it_would_have_shown() {
+    let line = |tail: Option<u64>| LeaderLine {
+        vote: vote_of(5, 2, true),
+        tail: tail.map(|index| id(5, 2, index)),
+        own_from: Some(LogIndex(3)),
+    };
+    // The line before the refused append, by now, and after its answer.
+    for (before, now, after) in [
+        (Some(10), Some(12), Some(10)),
+        // An earlier one was refused too, or the leader went back.
+        (Some(12), Some(10), Some(10)),
+        (Some(10), Some(10), Some(10)),
+        (None, Some(10), None),
+    ] {
+        assert_eq!(
+            line(before).without(line(now)),
+            line(after),
+            "{before:?} {now:?}"
+        );
+    }
+}
+
+#[test]
 fn a_leader_of_old_ends_no_line_of_a_newer_one() {
-    let line_of = |term| Line {
+    let line_of = |term| LeaderLine {
         vote: vote_of(term, 2, true),
         tail: Some(id(1, 1, 9)),
         own_from: None,
     };
-    let nothing = Place {
+    let nothing = AppendPlace {
         committed: None,
         line: None,
     };
-    let after = |place: &Place, term| {
+    let after = |place: &AppendPlace, term| {
         let head = head(vote_of(term, 2, true), None, None);
         place.line_after(Some(line_of(4)), &head)
     };
     assert_eq!(after(&nothing, 3), Some(line_of(4)), "of a leader of old");
-    assert_eq!(after(&nothing, 4), None, "of the same");
+    assert_eq!(after(&nothing, 4), Some(line_of(4)), "of the same");
     assert_eq!(after(&nothing, 5), None, "of a newer one");
-    let placed = Place {
+    let placed = AppendPlace {
         line: Some(line_of(5)),
         ..nothing
     };

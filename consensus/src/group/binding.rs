@@ -8,7 +8,7 @@
 //! * A replica forms the group or stands only if its own slot is its store's.
 //! * A leader binds one slot at a time: after an entry of its own term and the binding before are committed.
 
-use super::Inner;
+use super::GroupInner;
 use crate::route::GroupMember;
 use crate::stores::{self, Standing};
 use corelith_shards::NodeId;
@@ -37,7 +37,7 @@ fn place_to_form(founding: &[GroupMember], preferred: NodeId, me: GroupMember) -
     u32::try_from(place).ok()
 }
 
-impl Inner {
+impl GroupInner {
     /// Forms a new group, unless another replica has.
     pub(super) async fn form(&self) {
         let place = place_to_form(&self.founding, self.preferred, self.stores.me());

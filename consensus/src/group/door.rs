@@ -2,11 +2,13 @@
 //!
 //! Every request is held against [`admission`]. Appends also against the log, for which the log must
 //! be what openraft goes by when the append gets there: an append that goes on where its leader
-//! stopped needs nothing more than what the leader has shown so far ([`Line`]); any other one
+//! stopped needs nothing more than what the leader has shown so far ([`LeaderLine`]); any other one
 //! waits until openraft has done all that came before, and those behind it wait too.
+//!
+//! An openraft that has stopped is told nothing: it would log each message.
 
 use super::Group;
-use crate::admission::{self, Held, Known, Line, Place, Refusal};
+use crate::admission::{self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal};
 use crate::convert;
 use crate::route::GroupMember;
 use crate::snapshot::{Snapshot, SnapshotData};
@@ -36,10 +38,12 @@ pub(super) struct Door {
     /// Appends and heartbeats enter one after the other.
     turn: Semaphore,
     /// What the leader of the last append has shown.
-    line: Cell<Option<Line>>,
+    line: Cell<Option<LeaderLine>>,
     /// What the appends that were let in have committed and is not applied yet, ascending: each is
     /// a batch in openraft's queue.
     to_apply: RefCell<VecDeque<LogIndex>>,
+    /// What peers claim that is out of reach.
+    reach: RefCell<Reach>,
     /// When each peer was last heard here.
     heard: RefCell<BTreeMap<NodeId, Instant>>,
 }
@@ -58,6 +62,7 @@ impl Default for Door {
             turn: Semaphore::new(1),
             line: Cell::new(None),
             to_apply: RefCell::default(),
+            reach: RefCell::default(),
             heard: RefCell::default(),
         }
     }
@@ -96,13 +101,59 @@ impl Group {
         }
     }
 
+    /// Hands the verdict on a claim of `peer` on. If the claim is out of reach again and again, this
+    /// replica's term rises towards it.
+    async fn weigh<T>(
+        &self,
+        peer: NodeId,
+        claim: &PeerVote,
+        verdict: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let risen = {
+            let mut reach = self.inner.door.reach.borrow_mut();
+            match &verdict {
+                Err(Refusal::Term { ours, .. }) => reach.refused(*claim, *ours),
+                _ => {
+                    reach.heard(peer);
+                    None
+                }
+            }
+        };
+        if let Some(term) = risen {
+            self.rise(peer, term).await;
+        }
+        verdict
+    }
+
+    /// Has this replica's term rise as if `peer` asked for its vote in `term`: openraft keeps to a leader
+    /// that it hears or that is followed. The peer is far beyond that term and counts no vote of it.
+    async fn rise(&self, peer: NodeId, term: Term) {
+        if self.embargoed() || self.inner.is_stopped() {
+            return;
+        }
+        tracing::warn!(shard = %self.shard(), %peer, %term, "the term rises towards that of a peer");
+        let vote = PeerVote {
+            term,
+            node: peer,
+            committed: false,
+        };
+        let request = VoteRequest {
+            vote: convert::vote(vote),
+            last_log_id: self.inner.log.range().last.map(types::log_id),
+            leadership_transfer: false,
+        };
+        // An error says that openraft has stopped.
+        let _ = self.inner.raft.vote(request).await;
+    }
+
     /// Takes a heartbeat.
     pub(crate) async fn take_beat(
         &self,
         peer: GroupMember,
         head: AppendHead,
     ) -> Result<AppendResult, Refusal> {
-        admission::append(&self.known(peer)?, &head, &[])?;
+        let verdict = admission::append(&self.known(peer)?, &head, &[]);
+        self.weigh(peer.node, &head.vote, verdict).await?;
         self.let_in(head, Vec::new(), Vec::new(), None).await
     }
 
@@ -113,7 +164,8 @@ impl Group {
         head: AppendHead,
         entries: Vec<PeerEntry>,
     ) -> Result<AppendResult, Refusal> {
-        let payloads = admission::append(&self.known(peer)?, &head, &entries)?;
+        let verdict = admission::append(&self.known(peer)?, &head, &entries);
+        let payloads = self.weigh(peer.node, &head.vote, verdict).await?;
         let place = self.inner.door.queue.acquire(1).await;
         if !self.may_commit_more().await {
             return Ok(AppendResult::Unable);
@@ -131,13 +183,20 @@ impl Group {
     ) -> Result<AppendResult, Refusal> {
         let door = &self.inner.door;
         let turn = door.turn.acquire(1).await;
+        if self.inner.is_stopped() {
+            return Ok(AppendResult::Unable);
+        }
         let Some(place_in_log) = self.place(&head, &entries).await? else {
             return Ok(AppendResult::Unable);
         };
         let committed = place_in_log.committed;
+        assert!(
+            committed.is_none() || place_in_log.line.is_some(),
+            "{head:?} is refused and commits {committed:?}"
+        );
         head.committed = committed;
-        door.line
-            .set(place_in_log.line_after(door.line.get(), &head));
+        let line_before = door.line.get();
+        door.line.set(place_in_log.line_after(line_before, &head));
         if let Some(committed) = committed {
             self.inner.will_apply(committed.index);
         }
@@ -169,9 +228,13 @@ impl Group {
                 }
             }
         };
-        let taken = matches!(result, AppendResult::Taken { .. });
-        if !taken && door.line.get().is_some_and(|line| line.is_of(&vote)) {
-            door.line.set(None);
+        if let Some(line) = door.line.get().filter(|line| line.is_of(&vote)) {
+            let before = line_before.filter(|line| line.is_of(&vote));
+            door.line.set(match result {
+                AppendResult::Taken { .. } => Some(line),
+                AppendResult::Conflict { .. } => before.map(|before| before.without(line)),
+                AppendResult::HigherVote { .. } | AppendResult::Unable => None,
+            });
         }
         Ok(result)
     }
@@ -199,10 +262,10 @@ impl Group {
         &self,
         head: &AppendHead,
         entries: &[PeerEntry],
-    ) -> Result<Option<Place>, Refusal> {
+    ) -> Result<Option<AppendPlace>, Refusal> {
         let log = &self.inner.log;
         let id_at = |index: LogIndex| log.id_at(index);
-        let held = |settled| Held {
+        let held = |settled| HeldLog {
             purged: log.range().purged,
             settled,
             id_at: &id_at,
@@ -220,7 +283,13 @@ impl Group {
         let settled = committed
             .map(|id| id.index)
             .max(line.and_then(|line| line.tail()));
-        admission::place(&vote, head, entries, &held(settled)).map(Some)
+        let place = admission::place(&vote, head, entries, &held(settled));
+        if matches!(place, Err(Refusal::Contradicts(_))) {
+            // Either this or what was shown before was changed on its way. What the leader takes for
+            // acknowledged, as its next message says, begins the line anew.
+            self.inner.door.line.set(None);
+        }
+        place.map(Some)
     }
 
     /// Asks for a vote, or whether it would be granted (`pre`); `None` if openraft has stopped or the
@@ -231,9 +300,10 @@ impl Group {
         pre: bool,
         ask: VoteAsk,
     ) -> Result<Option<VoteAnswer>, Refusal> {
-        admission::vote(&self.known(peer)?, pre, &ask)?;
+        let verdict = admission::vote(&self.known(peer)?, pre, &ask);
+        self.weigh(peer.node, &ask.vote, verdict).await?;
         self.check_candidate(peer, &ask)?;
-        if self.embargoed() {
+        if self.embargoed() || self.inner.is_stopped() {
             return Ok(None);
         }
         let request = VoteRequest {
@@ -260,7 +330,8 @@ impl Group {
         transfer: Transfer,
     ) -> Result<bool, Refusal> {
         admission::transfer(&self.known(peer)?, &transfer)?;
-        if self.embargoed() || !self.inner.stores.may_stand() {
+        let may_stand = self.inner.stores.may_stand();
+        if self.embargoed() || self.inner.is_stopped() || !may_stand {
             return Ok(false);
         }
         let request = TransferLeaderRequest::<Types>::new(
@@ -321,7 +392,7 @@ impl Group {
     }
 }
 
-impl super::Inner {
+impl super::GroupInner {
     /// Notes that openraft will apply what comes up to `index`.
     fn will_apply(&self, index: LogIndex) {
         self.applies_waiting();
@@ -330,6 +401,10 @@ impl super::Inner {
         if news && self.applied_index() < Some(index) {
             to_apply.push_back(index);
         }
+        assert!(
+            to_apply.front() <= to_apply.back(),
+            "batches to apply ascend: {to_apply:?}"
+        );
     }
 
     /// How many batches wait to be applied.
@@ -346,6 +421,9 @@ impl super::Inner {
     /// This replica's vote and what it knows to be committed, after openraft has done all that came in
     /// before; `None` if it has stopped.
     async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {
+        if self.is_stopped() {
+            return None;
+        }
         let state = self.raft.with_raft_state(|state| {
             let committed = state.local_committed().copied();
             (convert::peer_vote(state.vote_ref()), committed)

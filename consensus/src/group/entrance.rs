@@ -9,7 +9,7 @@
 //!
 //! Invariant: proposals enter in the order in which they came.
 
-use super::{Group, Inner};
+use super::{Group, GroupInner};
 use crate::limits::SLOWED_MEMTABLE_PARTS;
 use crate::proposal::Responder;
 use crate::types::{Payload, Types};
@@ -40,8 +40,13 @@ impl Entrance {
 
     fn pop(&self) -> Option<(Payload, Responder<Answer>)> {
         let (payload, responder) = self.waiting.borrow_mut().pop_front()?;
-        let bytes = self.waiting_bytes.get() - payload.body.len();
-        self.waiting_bytes.set(bytes);
+        let before = self.waiting_bytes.get();
+        assert!(
+            before >= payload.body.len(),
+            "{before} bytes wait, among them one of {}",
+            payload.body.len()
+        );
+        self.waiting_bytes.set(before - payload.body.len());
         Some((payload, responder))
     }
 
@@ -83,11 +88,13 @@ impl Group {
             };
             inner.let_propose(payload, responder);
         }
+        let left = inner.entrance.waiting_bytes.get();
+        assert!(left == 0, "nothing waits, and {left} bytes of it");
         inner.entrance.attended.set(false);
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Whether no more need be on its way to the engine now.
     fn is_enough_on_its_way(&self) -> bool {
         let on_its_way = self
@@ -103,6 +110,10 @@ impl Inner {
     }
 
     fn let_propose(&self, payload: Payload, responder: Responder<Answer>) {
+        if self.is_stopped() {
+            // Dropped undecided, the responder answers.
+            return drop(responder);
+        }
         // Goes into the mailbox at once, where openraft gathers what has piled up: the budget is
         // smaller than the mailbox. If openraft has stopped it drops the responder, which answers, and
         // what it waits for then is that whoever stops it has seen its end.

@@ -106,6 +106,10 @@ impl Group {
             return reply(Err(GroupError::Throttled));
         }
         readers.waiting.borrow_mut().push(Box::new(reply));
+        assert!(
+            readers.waiting.borrow().len() <= READERS_WAITING_MAX,
+            "too many readers wait"
+        );
         if !readers.confirming.replace(true) {
             drop(corelith_io::spawn(self.clone().confirm_for_readers()));
         }

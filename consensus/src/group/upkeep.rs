@@ -1,7 +1,7 @@
 //! What a group does by itself: end its embargo, form a new group, purge its log, hand the lead
-//! back, notice that openraft has stopped.
+//! back, step aside when its files are damaged, notice that openraft has stopped.
 
-use super::{Group, Inner};
+use super::{Group, GroupInner};
 use crate::retention;
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::sleep;
@@ -17,9 +17,11 @@ use std::time::Duration;
 
 /// How often the leader looks whether the preferred one could lead again.
 const LEAD_BACK_EVERY: Duration = Duration::from_millis(500);
-/// How far behind the preferred leader may be when it gets the lead back, in entries: few enough
-/// that it catches up at once.
-const LEAD_BACK_LAG_MAX: u64 = 1000;
+/// How often a leader looks whether its files are damaged and another node could lead.
+const STEP_ASIDE_EVERY: Duration = Duration::from_millis(500);
+/// How far behind a node may be when it gets the lead, in entries: few enough that it catches up at
+/// once.
+const LEAD_LAG_MAX: u64 = 1000;
 /// How often it is looked whether the log may be purged, beside after each checkpoint: the device may
 /// have become full since.
 const PURGE_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +39,9 @@ impl Group {
         self.tend(|inner| async move { inner.watch_openraft().await });
         self.tend(|inner| async move { inner.purge_behind_checkpoints().await });
         self.tend(|inner| async move { inner.say_what_it_waits_for().await });
+        if inner.members.len() > 1 {
+            self.tend(|inner| async move { inner.step_aside().await });
+        }
         if inner.options.lead_back_after.is_some() && inner.me != inner.preferred {
             self.tend(|inner| async move { inner.hand_lead_back().await });
         }
@@ -45,7 +50,7 @@ impl Group {
     /// Runs `work` until it is done or the group closes.
     pub(super) fn tend<Fut: Future<Output = ()> + 'static>(
         &self,
-        work: impl FnOnce(Rc<Inner>) -> Fut,
+        work: impl FnOnce(Rc<GroupInner>) -> Fut,
     ) {
         let mut closing = self.inner.closing.subscribe();
         let work = work(Rc::clone(&self.inner));
@@ -56,7 +61,7 @@ impl Group {
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Notices when openraft stops by itself, which it does when the storage fails.
     async fn watch_openraft(&self) {
         let mut metrics = self.raft.metrics();
@@ -89,6 +94,10 @@ impl Inner {
             let Some(upto) = self.purge_target(checkpointed.index.0) else {
                 continue;
             };
+            assert!(
+                upto <= checkpointed.index.0,
+                "the log is purged up to {upto}, and {checkpointed} is the checkpoint"
+            );
             // openraft purges no entry beyond its last snapshot, which is the engine itself.
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
@@ -183,9 +192,53 @@ impl Inner {
         }
     }
 
+    /// Gives the lead to a node that is well when this one has met damage in its files: there may be keys
+    /// that it cannot answer for, and entries that it cannot send.
+    async fn step_aside(&self) {
+        loop {
+            sleep(STEP_ASIDE_EVERY).await;
+            if !self.health().is_damaged {
+                continue;
+            }
+            let Some(leading) = self.leading() else {
+                continue;
+            };
+            let Some(to) = self.successor() else {
+                continue;
+            };
+            tracing::warn!(shard = %self.shard_id, %to, "stepping aside: files are damaged here");
+            self.hand_over(leading, to).await;
+            // It stands at once; only if it fails is one asked again.
+            sleep(2 * self.options.election_timeout_max).await;
+        }
+    }
+
+    /// The node that could lead and is furthest. One that lacks a committed entry would not be elected,
+    /// and may wait for the very entry that is damaged.
+    fn successor(&self) -> Option<NodeId> {
+        let others = self.members.iter().copied();
+        let others = others.filter(|node| *node != self.me && self.could_lead(*node));
+        let data = self.data.borrow_watched();
+        let matching = |node: NodeId| self.matching(&data, node).index();
+        let best = others.max_by_key(|node| matching(*node))?;
+        (matching(best) >= data.local_committed.index()).then_some(best)
+    }
+
+    /// The last entry that a follower is known to have.
+    fn matching(&self, data: &RaftDataMetrics<Types>, node: NodeId) -> Option<LogId> {
+        let replication = data.replication.as_ref()?;
+        replication.get(&node.0).copied().flatten()
+    }
+
     /// Hands the lead over, after the lease was given up.
     pub(super) async fn hand_over(&self, leading: LeaderId, to: NodeId) {
+        assert!(to != self.me, "{to} hands the lead to itself");
+        assert!(self.members.contains(&to), "{to} is no member");
         self.lease.give_up(leading);
+        assert!(
+            self.lease.is_given_up(leading),
+            "{leading} leaves with its lease"
+        );
         drop(self.raft.trigger().transfer_leader(to.0).await);
     }
 
@@ -195,13 +248,10 @@ impl Inner {
             return false;
         }
         let data = self.data.borrow_watched();
-        let matching = data
-            .replication
-            .as_ref()
-            .and_then(|replication| replication.get(&node.0).copied().flatten());
+        let matching = self.matching(&data, node);
         let lag =
             data.last_log.next_index() - matching.next_index().min(data.last_log.next_index());
-        matching.is_some() && lag <= LEAD_BACK_LAG_MAX && self.has_answered(&data, node.0)
+        matching.is_some() && lag <= LEAD_LAG_MAX && self.has_answered(&data, node.0)
     }
 
     /// Whether `node` has answered this leader lately.

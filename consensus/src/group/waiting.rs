@@ -1,7 +1,7 @@
 //! What a group waits for while it has no leader, in words.
 
-use super::{Group, Inner};
-use crate::link::Seen;
+use super::{Group, GroupInner};
+use crate::link::PeerSeen;
 use crate::route::GroupMember;
 use corelith_io::{Instant, sleep};
 use corelith_shards::{NodeId, ShardId};
@@ -23,7 +23,7 @@ impl Group {
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Says in the log what the group waits for, while it has no leader.
     pub(super) async fn say_what_it_waits_for(&self) {
         let mut without: Option<Instant> = None;
@@ -61,7 +61,7 @@ impl Inner {
     }
 }
 
-impl Inner {
+impl GroupInner {
     /// Whether the leader is heard, or this node leads with a majority. openraft names the last leader
     /// until there is another one.
     fn is_led(&self) -> bool {
@@ -90,16 +90,18 @@ impl Inner {
     }
 
     /// When a peer was there, by what came from it and by the connection to it.
-    fn seen(&self, peer: NodeId) -> Seen {
+    fn seen(&self, peer: NodeId) -> PeerSeen {
         let heard = self.door.heard(peer);
         match (self.link_to)(peer.0).seen() {
-            _ if self.is_recent(heard) => Seen::Connected,
-            Seen::Never => heard.map_or(Seen::Never, |at| Seen::Before(corelith_io::now() - at)),
-            Seen::Before(ago) => {
+            _ if self.is_recent(heard) => PeerSeen::Connected,
+            PeerSeen::Never => heard.map_or(PeerSeen::Never, |at| {
+                PeerSeen::Before(corelith_io::now() - at)
+            }),
+            PeerSeen::Before(ago) => {
                 let heard = heard.map_or(ago, |at| corelith_io::now() - at);
-                Seen::Before(ago.min(heard))
+                PeerSeen::Before(ago.min(heard))
             }
-            Seen::Connected => Seen::Connected,
+            PeerSeen::Connected => PeerSeen::Connected,
         }
     }
 }
@@ -107,7 +109,7 @@ impl Inner {
 /// What is said of a group without a leader.
 fn no_leader(
     shard: ShardId,
-    peers: impl Iterator<Item = (NodeId, Seen)>,
+    peers: impl Iterator<Item = (NodeId, PeerSeen)>,
     is_stopped: bool,
 ) -> String {
     let mut text = format!("shard {}: no leader", shard.0);
@@ -119,9 +121,9 @@ fn no_leader(
     for (peer, seen) in peers {
         // Writing to a string does not fail.
         let _ = match seen {
-            Seen::Connected => continue,
-            Seen::Never => write!(text, ", node {} has not been seen", peer.0),
-            Seen::Before(ago) => {
+            PeerSeen::Connected => continue,
+            PeerSeen::Never => write!(text, ", node {} has not been seen", peer.0),
+            PeerSeen::Before(ago) => {
                 let secs = ago.as_secs();
                 write!(text, ", node {} was last seen {secs} s ago", peer.0)
             }
@@ -140,28 +142,28 @@ mod tests {
 
     #[test]
     fn it_says_whom_it_waits_for() {
-        let check = |peers: &[(u64, Seen)], is_stopped, expected: &str| {
+        let check = |peers: &[(u64, PeerSeen)], is_stopped, expected: &str| {
             let peers = peers.iter().map(|(node, seen)| (NodeId(*node), *seen));
             assert_eq!(no_leader(ShardId(2), peers, is_stopped), expected);
         };
-        let gone = Seen::Before(Duration::from_millis(12_700));
+        let gone = PeerSeen::Before(Duration::from_millis(12_700));
         check(
-            &[(1, Seen::Connected), (3, Seen::Never)],
+            &[(1, PeerSeen::Connected), (3, PeerSeen::Never)],
             false,
             "shard 2: no leader, node 3 has not been seen",
         );
         check(
-            &[(1, gone), (3, Seen::Never)],
+            &[(1, gone), (3, PeerSeen::Never)],
             false,
             "shard 2: no leader, node 1 was last seen 12 s ago, node 3 has not been seen",
         );
         check(
-            &[(1, Seen::Connected), (3, Seen::Connected)],
+            &[(1, PeerSeen::Connected), (3, PeerSeen::Connected)],
             false,
             "shard 2: no leader yet, its nodes are connected",
         );
         check(
-            &[(1, Seen::Never)],
+            &[(1, PeerSeen::Never)],
             true,
             "shard 2: no leader, its storage has failed on this node",
         );

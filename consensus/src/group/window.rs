@@ -1,12 +1,12 @@
 //! A window through which a simulation looks at the groups of its nodes and moves their leads.
 
-use super::{Group, Inner};
+use super::{Group, GroupInner};
 use corelith_shards::NodeId;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 thread_local! {
-    static OPENED: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+    static OPENED: RefCell<Vec<Weak<GroupInner>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Group {
@@ -27,8 +27,9 @@ impl Group {
     /// Takes the place of the replica that the node had of this shard before, which may not be dropped
     /// yet.
     pub(super) fn watch(&self) {
-        let is_same =
-            |other: &Rc<Inner>| (other.me, other.shard_id) == (self.inner.me, self.inner.shard_id);
+        let is_same = |other: &Rc<GroupInner>| {
+            (other.me, other.shard_id) == (self.inner.me, self.inner.shard_id)
+        };
         OPENED.with_borrow_mut(|opened| {
             opened.retain(|inner| inner.upgrade().is_none_or(|other| !is_same(&other)));
             opened.push(Rc::downgrade(&self.inner));

@@ -1,5 +1,5 @@
 use super::LogStore;
-use crate::ahead::Ahead;
+use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::state_machine::StateMachine;
 use crate::types::Types;
@@ -25,9 +25,10 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let dir = self.dir.join(number.to_string());
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
-        let ahead = Rc::<Ahead>::default();
-        let machine = StateMachine::new(engine, applied, Rc::clone(&ahead));
-        Ok(((), LogStore::new(log, ahead), machine))
+        let ahead = Rc::<ParsedAhead>::default();
+        let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead));
+        let store = LogStore::new(log, engine, ahead, Rc::default());
+        Ok(((), store, machine))
     }
 }
 

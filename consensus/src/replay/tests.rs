@@ -1,4 +1,4 @@
-use crate::tests::cluster::{command, introduction, new_groups};
+use crate::tests::cluster::{command, introduction, lone_groups};
 use crate::{Group, GroupMember, Options, Outcome};
 use bytes::Bytes;
 use corelith_io::sim::{Sim, SimNode};
@@ -19,7 +19,7 @@ const IN_FLIGHT: u64 = 256;
 /// A group of this node alone, once it leads.
 async fn open() -> Group {
     let store = StoreId(7);
-    let groups = new_groups(introduction(ME, store), Vec::new(), Options::default());
+    let groups = lone_groups(introduction(ME, store), Options::default());
     let mut options = ShardOptions::new(7, SHARD);
     options.segment_bytes = 1 << 20;
     options.value_segment_bytes = 1 << 20;

@@ -49,6 +49,16 @@ pub(super) struct Cluster {
     pub(super) memtable_bytes: usize,
     /// Whether peers reach each other through `tamper.rs`.
     pub(super) tampered: bool,
+    /// The stores that the groups are formed with.
+    pub(super) founding: [u128; 3],
+    /// The stores of the nodes, each with files of its own.
+    pub(super) stores: RefCell<[u128; 3]>,
+    /// Whether stores come up that groups do not know.
+    pub(super) has_strangers: bool,
+    /// A node whose address no other node can find out.
+    pub(super) hidden: Option<NodeId>,
+    /// What a node makes of another.
+    pub(super) judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
 }
 
 impl Cluster {
@@ -66,6 +76,11 @@ impl Cluster {
             shards,
             memtable_bytes: 1 << 20,
             tampered: false,
+            founding: [1, 2, 3],
+            stores: RefCell::new([1, 2, 3]),
+            has_strangers: false,
+            hidden: None,
+            judge: Rc::new(|_, _| Verdict::Known),
         }
     }
 
@@ -100,6 +115,10 @@ impl Cluster {
         let node = Node {
             me: NodeId(at as u64 + 1),
             address: self.nodes[at].address(PORT),
+            store: StoreId(self.stores.borrow()[at]),
+            founding: self.founding,
+            judge: Rc::clone(&self.judge),
+            hidden: self.hidden,
             peers: self.peers_of(at),
             options: self.options.clone(),
             shards: self.shards,
@@ -132,7 +151,7 @@ impl Cluster {
             .as_ref()
             .map_or(0, |groups| groups.refusals().total());
         assert!(
-            self.tampered || refused == 0 || std::thread::panicking(),
+            self.tampered || self.has_strangers || refused == 0 || std::thread::panicking(),
             "node {at} refused {refused} messages of nodes that do as they should"
         );
         self.sim.enter(self.nodes[at], || drop(groups));
@@ -168,6 +187,19 @@ impl Cluster {
         let found = self.sim.run_until(|| self.leader().is_some(), limit);
         assert!(found, "no leader after {limit:?}");
         self.leader().unwrap()
+    }
+
+    /// Starts a node that is down with another store.
+    pub(super) fn start_with(&self, at: usize, store: u128) {
+        self.stores.borrow_mut()[at] = store;
+        self.start(at);
+    }
+
+    /// The slots of shard 0's group as a node knows them.
+    pub(super) fn slots(&self, at: usize) -> Option<[u128; 3]> {
+        let group = self.groups(at)?.group(ShardId(0))?;
+        let slot = |node| group.stores().slot(NodeId(node)).unwrap().0;
+        Some([slot(1), slot(2), slot(3)])
     }
 
     /// Runs until `condition` holds.
@@ -243,6 +275,10 @@ impl Drop for Cluster {
 
 struct Node {
     me: NodeId,
+    store: StoreId,
+    founding: [u128; 3],
+    judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
+    hidden: Option<NodeId>,
     address: SocketAddr,
     peers: Vec<SocketAddr>,
     options: Options,
@@ -253,21 +289,36 @@ struct Node {
 impl Node {
     async fn open(&self) -> Groups {
         let peers = self.peers.clone();
-        let me = introduction(self.me, StoreId(self.me.0.into()));
-        let groups = new_groups(me, peers, self.options.clone());
+        let me = introduction(self.me, self.store);
+        let hidden = self.hidden;
+        let resolve = move |node: NodeId, _| {
+            let found = (hidden != Some(node)).then(|| peers[node.0 as usize - 1]);
+            async move { found }.boxed_local()
+        };
+        let (judge, judging) = (Rc::clone(&self.judge), self.me);
+        let admit = move |theirs| {
+            let verdict = judge(judging, theirs);
+            async move { verdict }.boxed_local()
+        };
+        let route = Route {
+            core_of: Rc::new(|_, _| 0),
+            resolve: Rc::new(resolve),
+        };
+        let options = self.options.clone();
+        let groups = Groups::new(me, 1, route, Rc::new(admit), options).unwrap();
         for shard in (0..self.shards).map(ShardId) {
             let mut options = ShardOptions::new(CLUSTER, shard);
             options.memtable_bytes = self.memtable_bytes;
             options.segment_bytes = 1 << 20;
             options.log_cache_bytes = 1 << 20;
-            let dir = PathBuf::from(format!("/data/shard-{}", shard.0));
+            let dir = PathBuf::from(format!("/data-{}/shard-{}", self.store, shard.0));
             let opened = Shard::open(&dir, options).await.unwrap();
             let first = shard.0 as usize % self.peers.len();
             let members: Vec<GroupMember> = (0..self.peers.len())
                 .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
                 .map(|node| GroupMember {
                     node,
-                    store: StoreId(node.0.into()),
+                    store: StoreId(self.founding[node.0 as usize - 1]),
                 })
                 .collect();
             let preferred = members[0].node;
@@ -309,14 +360,11 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
     }
 }
 
-/// The groups of a node that reaches node `n` at `peers[n - 1]` and knows everybody.
-pub(crate) fn new_groups(me: Introduction, peers: Vec<SocketAddr>, options: Options) -> Groups {
+/// The groups of a node that is alone.
+pub(crate) fn lone_groups(me: Introduction, options: Options) -> Groups {
     let route = Route {
         core_of: Rc::new(|_, _| 0),
-        resolve: Rc::new(move |node, _| {
-            let address = peers.get(node.0 as usize - 1).copied();
-            async move { address }.boxed_local()
-        }),
+        resolve: Rc::new(|_, _| async { None }.boxed_local()),
     };
     let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
     Groups::new(me, 1, route, admit, options).unwrap()

@@ -198,7 +198,7 @@ fn first_seed(bug: Option<Bug>, shows: fn(u64) -> bool, seeds: u64) -> Option<u6
     })
 }
 
-/// Looks for each bug, which took so many seeds when they were last counted, and for none.
+/// Looks for each bug, with the number of seeds that it took at the last count, and for none.
 fn check(shows: fn(u64) -> bool, bugs: &[(Bug, u64)]) {
     let asked = number("CORELITH_PLANTED_SEEDS");
     for (bug, usual) in bugs {

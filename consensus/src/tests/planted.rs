@@ -1,10 +1,10 @@
 //! A planted bug that no cluster of a simulation can load enough to show.
 
 use crate::planted::{Bug, plant};
-use crate::proposal::Budget;
+use crate::proposal::ProposalBudget;
 
 fn is_bounded() -> bool {
-    let budget = Budget::new(2, 100);
+    let budget = ProposalBudget::new(2, 100);
     let shares = [budget.take(10), budget.take(10), budget.take(10)];
     shares.iter().flatten().count() == 2
 }

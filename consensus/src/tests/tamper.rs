@@ -9,17 +9,19 @@
 //! last entry of a candidate. The checksums are there for those.
 
 use super::cluster::{Cluster, PORT, put};
+use crate::admission::Refusal;
+use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
-use crate::{GroupError, Options};
-use bytes::{Buf, BytesMut};
+use crate::{GroupError, GroupMember, Options};
+use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
 use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
-use corelith_shards::ShardId;
-use corelith_wire::Kind;
+use corelith_shards::{LogId, LogIndex, NodeId, ShardId, Term};
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
-use corelith_wire::peer::kinds;
+use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAsk, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
+use corelith_wire::{Kind, StoreId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -116,7 +118,7 @@ fn extreme(old: u64) -> u64 {
 /// How much is changed, and of what.
 #[derive(Default)]
 struct Tampering {
-    /// One of so many frames; none if 0.
+    /// One frame of this many is changed; none if 0.
     one_of: Cell<u64>,
     changed: std::cell::RefCell<BTreeMap<u16, u64>>,
 }
@@ -224,6 +226,9 @@ fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
     stand_between(&cluster, &tampering);
     cluster.start_all();
     let leader = cluster.wait_leader();
+    cluster.wait("all nodes have their groups", || {
+        (0..3).all(|at| cluster.groups(at).is_some())
+    });
     let session = cluster.open_session(leader);
     let mut number = 0;
     let mut write = |cluster: &Cluster, at: usize| {
@@ -306,4 +311,143 @@ fn a_group_outlives_changed_frames() {
     ] {
         assert!(changed.contains_key(&kind.0), "no {kind:?} was changed");
     }
+}
+
+/// A node with its store.
+fn member(at: usize) -> GroupMember {
+    GroupMember {
+        node: NodeId(at as u64 + 1),
+        store: StoreId(at as u128 + 1),
+    }
+}
+
+/// Has the first two nodes' terms rise by a step, as one changed request for a vote does.
+fn raise_terms(cluster: &Cluster) {
+    let group = |at: usize| cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let before = group(0).status().term.max(group(1).status().term);
+    let asked = group(0);
+    let ask = VoteAsk {
+        vote: PeerVote {
+            term: Term(before.0 + TERM_STEP_MAX),
+            node: NodeId(2),
+            committed: false,
+        },
+        last: asked.status().last_log,
+        transfer: true,
+    };
+    cluster.sim.block_on(cluster.nodes[0], async move {
+        asked.take_vote(member(1), false, ask).await.unwrap();
+    });
+    cluster.wait("a leader in a higher term", || {
+        let leader = cluster.leader();
+        leader.is_some_and(|at| group(at).status().term.0 > before.0 + TERM_STEP_MAX)
+    });
+}
+
+/// The third node, which the first two have left two steps and more behind, with `down` of those gone.
+fn finds_back(down: Option<usize>) {
+    let mut cluster = Cluster::new(41, SimConfig::default(), Options::default(), 1);
+    cluster.tampered = true;
+    stand_between(&cluster, &Rc::default());
+    cluster.start_all();
+    cluster.wait_leader();
+    cluster.crash(2);
+    for _ in 0..3 {
+        raise_terms(&cluster);
+    }
+    cluster.start(2);
+    if let Some(down) = down {
+        cluster.crash(down);
+    }
+    let began = cluster.sim.now();
+    cluster.wait("the third node follows", || {
+        let Some(leader) = cluster.leader() else {
+            return false;
+        };
+        let status = |at: usize| Some(cluster.groups(at)?.group(ShardId(0))?.status());
+        let (theirs, ours) = (status(leader), status(2));
+        theirs.zip(ours).is_some_and(|(theirs, ours)| {
+            (theirs.term, theirs.applied) == (ours.term, ours.applied)
+        })
+    });
+    let took = cluster.sim.now() - began;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn a_node_finds_back_to_a_leader_of_a_term_out_of_its_reach() {
+    finds_back(None);
+}
+
+#[test]
+fn two_nodes_of_terms_far_apart_elect_a_leader() {
+    finds_back(Some(0));
+    finds_back(Some(1));
+}
+
+#[test]
+fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it() {
+    let cluster = Cluster::started(42);
+    let leader = cluster.wait_leader();
+    let (at, claims) = ((leader + 1) % 3, NodeId(leader as u64 + 1));
+    cluster.wait("the follower has an entry", || {
+        let groups = cluster.groups(at);
+        let group = groups.and_then(|groups| groups.group(ShardId(0)));
+        group.is_some_and(|group| group.status().applied.is_some())
+    });
+    for node in &cluster.nodes {
+        cluster.sim.net().isolate(*node);
+    }
+    let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    let before = group.status().last_log.unwrap();
+    let term = Term(before.term.0 + 1);
+    let next = move |term| LogId {
+        term,
+        node: claims,
+        index: LogIndex(before.index.0 + 1),
+    };
+    let head = move |committed| AppendHead {
+        vote: PeerVote {
+            term,
+            node: claims,
+            committed: true,
+        },
+        before: Some(before),
+        committed,
+        count: 0,
+    };
+    let blank = |id| {
+        vec![PeerEntry {
+            id,
+            kind: kind::BLANK,
+            body: Bytes::new(),
+        }]
+    };
+    let follower = group.clone();
+    cluster.sim.block_on(cluster.nodes[at], async move {
+        let changed = blank(next(before.term));
+        let taken = follower
+            .take_append(member(leader), head(None), changed)
+            .await;
+        assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
+        let own = || blank(next(term));
+        let refused = follower
+            .take_append(member(leader), head(None), own())
+            .await;
+        assert_eq!(refused, Err(Refusal::Contradicts(next(term))));
+        let committed = head(Some(LogId {
+            index: LogIndex(before.index.0 + 9),
+            ..next(term)
+        }));
+        let beat = follower.take_beat(member(leader), committed).await;
+        assert!(matches!(beat, Ok(AppendResult::Taken { .. })), "{beat:?}");
+        let taken = follower
+            .take_append(member(leader), head(None), own())
+            .await;
+        assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
+    });
+    cluster.sim.run_for(Duration::from_millis(50));
+    let status = group.status();
+    assert_eq!(status.last_log, Some(next(term)));
+    assert!(status.committed <= Some(before), "{status:?}");
 }

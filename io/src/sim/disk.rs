@@ -1,8 +1,14 @@
 //! The disk of a simulated node.
 //!
 //! An operation is submitted, is in flight for a while, and then takes effect and completes. Reads and
-//! writes alone take effect sector by sector while they are in flight (`race`). A power loss lets each operation in flight happen or not and then leaves a random part
-//! of what is not durable; the end of a process only does the former.
+//! writes alone take effect sector by sector while they are in flight (`race`). A power loss lets each
+//! operation in flight happen or not and then leaves a random part of what is not durable; the end of a
+//! process only does the former.
+//!
+//! Invariants:
+//! * Only a process that runs has files open, locks and operations in flight.
+//! * `used_bytes` is the sum of what the files take.
+//! * After a power loss, what reads see is what is durable.
 
 pub(super) mod control;
 mod execute;
@@ -12,7 +18,7 @@ mod names;
 mod race;
 
 use crate::fs::Space;
-pub(super) use faults::{Faults, IoKind, Verdict};
+pub(super) use faults::{Faults, IoKind, IoVerdict};
 use inode::{Inode, Loss, PAGE, SyncSet};
 use names::{Id, Names};
 
@@ -20,7 +26,7 @@ use super::config::SimConfig;
 use super::world::Rng;
 use crate::buf::Buf;
 use crate::file::OpenOptions;
-use crate::fs::Entry;
+use crate::fs::DirEntry;
 use crate::sync::oneshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +35,7 @@ use std::rc::Rc;
 
 /// An open file. It dies with the process that opened it (`epoch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Handle {
+pub(super) struct FileHandle {
     file: Id,
     epoch: u64,
 }
@@ -37,25 +43,25 @@ pub(super) struct Handle {
 /// An operation as submitted.
 pub(super) enum Op {
     Read {
-        handle: Handle,
+        handle: FileHandle,
         offset: u64,
         len: usize,
     },
     Write {
-        handle: Handle,
+        handle: FileHandle,
         offset: u64,
         data: Buf,
         durable: bool,
     },
     Sync {
-        handle: Handle,
+        handle: FileHandle,
     },
     SetLen {
-        handle: Handle,
+        handle: FileHandle,
         len: u64,
     },
     Allocate {
-        handle: Handle,
+        handle: FileHandle,
         len: u64,
     },
     Open {
@@ -86,25 +92,46 @@ pub(super) enum Op {
     },
 }
 
+impl Op {
+    /// The file or the path that it is about.
+    fn target(&self) -> Result<FileHandle, &Path> {
+        match self {
+            Self::Read { handle, .. }
+            | Self::Write { handle, .. }
+            | Self::Sync { handle }
+            | Self::SetLen { handle, .. }
+            | Self::Allocate { handle, .. } => Ok(*handle),
+            Self::Open { path, .. }
+            | Self::CreateDirs { path }
+            | Self::List { path }
+            | Self::SyncDir { path }
+            | Self::Rename { from: path, .. }
+            | Self::RemoveFile { path }
+            | Self::RemoveDir { path }
+            | Self::Lock { path } => Err(path),
+        }
+    }
+}
+
 /// What an operation returns.
-pub(super) enum Output {
+pub(super) enum OpOutput {
     Unit,
     Data(Buf),
     /// How much of a write was done, and its buffer if that is not all.
     Written(usize, Option<Buf>),
-    Handle(Handle),
-    Entries(Vec<Entry>),
+    Handle(FileHandle),
+    Entries(Vec<DirEntry>),
 }
 
 /// What an operation in flight will do.
-struct InFlight {
+struct OpInFlight {
     op: Op,
     sync: Option<SyncSet>,
     latest_change: u64,
-    verdict: Verdict,
+    verdict: IoVerdict,
     /// Of a read: see `race`.
     sampled: race::Sampled,
-    done: oneshot::Sender<io::Result<Output>>,
+    done: oneshot::Sender<io::Result<OpOutput>>,
 }
 
 pub(crate) struct Disk {
@@ -112,7 +139,7 @@ pub(crate) struct Disk {
     inodes: BTreeMap<Id, Inode>,
     open: BTreeMap<Id, u32>,
     locks: BTreeSet<PathBuf>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: BTreeMap<u64, OpInFlight>,
     submitted: u64,
     epoch: u64,
     used_bytes: u64,
@@ -165,43 +192,54 @@ impl Disk {
     }
 
     pub(super) fn used_bytes(&mut self) -> u64 {
+        self.check_used();
         self.sweep(self.removals > 0);
         self.used_bytes
     }
 
+    fn check_used(&self) {
+        debug_assert_eq!(
+            self.used_bytes,
+            self.inodes
+                .values()
+                .map(Inode::allocated_bytes)
+                .sum::<u64>(),
+            "the space in use is the sum over all files"
+        );
+    }
+
+    /// Whether no process uses it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.locks.is_empty() && self.in_flight.is_empty()
+    }
+
     /// The path that an operation is about, for errors and faults.
     pub(super) fn subject(&self, op: &Op) -> String {
-        match op {
-            Op::Read { handle, .. }
-            | Op::Write { handle, .. }
-            | Op::Sync { handle }
-            | Op::SetLen { handle, .. }
-            | Op::Allocate { handle, .. } => self.path(*handle),
-            Op::Open { path, .. }
-            | Op::CreateDirs { path }
-            | Op::List { path }
-            | Op::SyncDir { path }
-            | Op::Rename { from: path, .. }
-            | Op::RemoveFile { path }
-            | Op::RemoveDir { path }
-            | Op::Lock { path } => path.display().to_string(),
+        match op.target() {
+            Ok(handle) => self.path(handle),
+            Err(path) => path.display().to_string(),
         }
     }
 
-    fn path(&self, handle: Handle) -> String {
+    fn has_open(&self, handle: FileHandle) -> bool {
+        handle.epoch == self.epoch && self.open.contains_key(&handle.file)
+    }
+
+    fn path(&self, handle: FileHandle) -> String {
         self.inodes
             .get(&handle.file)
             .map_or_else(String::new, |inode| inode.path.clone())
     }
 
-    pub(super) fn file_len(&self, handle: Handle) -> u64 {
+    pub(super) fn file_len(&self, handle: FileHandle) -> u64 {
         self.inodes.get(&handle.file).map_or(0, Inode::len)
     }
 
-    pub(super) fn close(&mut self, handle: Handle) {
+    pub(super) fn close(&mut self, handle: FileHandle) {
         if handle.epoch != self.epoch {
             return;
         }
+        assert!(self.has_open(handle), "a file is closed once");
         if let Some(count) = self.open.get_mut(&handle.file) {
             *count -= 1;
             if *count == 0 {
@@ -217,7 +255,8 @@ impl Disk {
 
     pub(super) fn unlock(&mut self, path: &Path, epoch: u64) {
         if epoch == self.epoch {
-            self.locks.remove(path);
+            let was_locked = self.locks.remove(path);
+            assert!(was_locked, "a lock is given up once");
         }
     }
 
@@ -229,16 +268,19 @@ impl Disk {
     pub(super) fn submit(
         &mut self,
         op: Op,
-        verdict: Verdict,
-        done: oneshot::Sender<io::Result<Output>>,
+        verdict: IoVerdict,
+        done: oneshot::Sender<io::Result<OpOutput>>,
     ) -> u64 {
+        if let Ok(handle) = op.target() {
+            assert!(self.has_open(handle), "operations are on open files");
+        }
         self.submitted += 1;
         let sync = match &op {
             Op::Sync { handle } => self.inodes.get(&handle.file).map(Inode::begin_sync),
             _ => None,
         };
         let latest_change = self.names.latest_change();
-        let in_flight = InFlight {
+        let in_flight = OpInFlight {
             op,
             sync,
             latest_change,
@@ -266,8 +308,8 @@ impl Disk {
         self.sweep(false);
     }
 
-    /// Frees files that no name leads to and nobody has open. It looks at all files, so it waits
-    /// until a good part of them may be garbage.
+    /// Frees files that have no name and are not open. It walks over all files, so it waits until many of
+    /// them may be garbage.
     fn sweep(&mut self, now: bool) {
         if self.removals < 64 + self.inodes.len() / 4 && !now {
             return;
@@ -292,6 +334,10 @@ impl Disk {
         }
         self.names.power_loss(loss, rng);
         self.sweep(true);
+        assert!(
+            self.inodes.values().all(Inode::is_durable),
+            "reads after a power loss see what is durable"
+        );
     }
 
     /// The process ends: operations in flight happen or not; what completed stays in the kernel.
@@ -305,6 +351,7 @@ impl Disk {
                 let _ = self.execute(&mut in_flight, rng);
             }
         }
+        self.check_used();
         self.open.clear();
         self.locks.clear();
         self.epoch += 1;
@@ -357,9 +404,9 @@ impl Disk {
 
     pub(super) fn decay(&mut self, path: &Path, offset: u64, change: impl Fn(u8) -> u8) -> bool {
         let found = self.names.lookup_file(path).ok();
-        match found.and_then(|id| self.inodes.get_mut(&id)) {
-            Some(inode) => {
-                inode.decay(offset, change);
+        match found.filter(|id| self.inodes.contains_key(id)) {
+            Some(id) => {
+                self.change_inode(id, |inode| inode.decay(offset, change));
                 true
             }
             None => false,
@@ -378,10 +425,14 @@ impl Disk {
 
     pub(super) fn restore(&mut self, image: &DiskImage) {
         assert!(
-            self.open.is_empty() && self.in_flight.is_empty(),
+            self.is_idle(),
             "a disk image was put back under a running process"
         );
         let image = image.clone();
+        assert!(
+            image.inodes.values().all(Inode::is_durable),
+            "an image holds what is durable"
+        );
         (self.names, self.inodes) = (image.names, image.inodes);
         self.sweep(true);
     }

@@ -4,8 +4,10 @@
 //! * A task is polled with its own core as the current one, and dropped so too.
 //! * No borrow of the executor is held while a future is polled or dropped or an event is called.
 //! * An id stands in the ready lists or a parked list at most once (`TaskWaker::queued`).
+//! * No task of a process that has ended is polled.
+//! * True time never goes back.
 
-use super::world::{Core, Step, World, number};
+use super::world::{Core, TraceStep, World, number};
 use crate::world;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ pub(super) type EventKey = (u64, u64);
 
 type Action = dyn FnOnce(&Rc<World>);
 
-pub(super) enum Event {
+pub(super) enum SimEvent {
     Wake(Waker),
     Call(Box<Action>),
 }
@@ -39,8 +41,8 @@ pub(super) struct Executor {
     ready: RefCell<Vec<TaskId>>,
     /// Tasks of background queues; they run when the others leave room.
     ready_background: RefCell<Vec<TaskId>>,
-    slots: RefCell<Slots>,
-    events: RefCell<BTreeMap<EventKey, Event>>,
+    slots: RefCell<TaskSlots>,
+    events: RefCell<BTreeMap<EventKey, SimEvent>>,
     event_count: Cell<u64>,
     polling: Cell<bool>,
     /// A process has ended whose tasks have not been dropped yet.
@@ -48,20 +50,20 @@ pub(super) struct Executor {
 }
 
 #[derive(Default)]
-struct Slots {
-    slots: Vec<Slot>,
+struct TaskSlots {
+    slots: Vec<TaskSlot>,
     free: Vec<u32>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct TaskSlot {
     generation: u32,
     aborted: bool,
     /// Absent while it is polled.
-    task: Option<Task>,
+    task: Option<SpawnedTask>,
 }
 
-struct Task {
+struct SpawnedTask {
     future: Pin<Box<dyn Future<Output = ()>>>,
     core: Core,
     background: bool,
@@ -99,14 +101,20 @@ impl Wake for TaskWaker {
     }
 }
 
-impl Slots {
-    fn current(&mut self, id: TaskId) -> Option<&mut Slot> {
+impl TaskSlots {
+    fn current(&mut self, id: TaskId) -> Option<&mut TaskSlot> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         (slot.generation == id.generation).then_some(slot)
     }
 
+    fn all_alive(&self) -> bool {
+        let mut tasks = self.slots.iter().filter_map(|slot| slot.task.as_ref());
+        tasks.all(|task| task.core.is_alive())
+    }
+
     fn release(&mut self, id: TaskId) {
         if let Some(slot) = self.current(id) {
+            assert!(slot.task.is_none(), "a slot is freed after its task");
             slot.generation += 1;
             slot.aborted = false;
             self.free.push(id.slot);
@@ -124,11 +132,12 @@ impl Executor {
         let index = match slots.free.pop() {
             Some(index) => index,
             None => {
-                slots.slots.push(Slot::default());
+                slots.slots.push(TaskSlot::default());
                 number(slots.slots.len() - 1)
             }
         };
         let slot = &mut slots.slots[index as usize];
+        assert!(slot.task.is_none(), "a slot holds one task");
         let id = TaskId {
             slot: index,
             generation: slot.generation,
@@ -138,7 +147,7 @@ impl Executor {
             queued: AtomicBool::new(true),
             queue: Arc::clone(&self.wakes),
         });
-        slot.task = Some(Task {
+        slot.task = Some(SpawnedTask {
             future: Box::pin(make(id)),
             core,
             background,
@@ -163,7 +172,7 @@ impl Executor {
         self.wakes.lock().extend(ids);
     }
 
-    pub(super) fn schedule(&self, at: u64, event: Event) -> EventKey {
+    pub(super) fn schedule(&self, at: u64, event: SimEvent) -> EventKey {
         let key = (at, self.event_count.get());
         self.event_count.set(key.1 + 1);
         self.events.borrow_mut().insert(key, event);
@@ -173,8 +182,8 @@ impl Executor {
     /// Renews the waker of an event; false if it has happened.
     pub(super) fn renew(&self, key: EventKey, waker: &Waker) -> bool {
         let old = match self.events.borrow_mut().get_mut(&key) {
-            Some(Event::Wake(old)) if old.will_wake(waker) => None,
-            Some(Event::Wake(old)) => Some(std::mem::replace(old, waker.clone())),
+            Some(SimEvent::Wake(old)) if old.will_wake(waker) => None,
+            Some(SimEvent::Wake(old)) => Some(std::mem::replace(old, waker.clone())),
             _ => return false,
         };
         drop(old);
@@ -198,7 +207,7 @@ impl Executor {
         }
         let mut slots = self.slots.borrow_mut();
         for id in wakes.drain(..) {
-            let Some(Slot {
+            let Some(TaskSlot {
                 task: Some(task), ..
             }) = slots.current(id)
             else {
@@ -227,7 +236,7 @@ impl Executor {
         Some(list.swap_remove(usize::try_from(at).unwrap_or(0)))
     }
 
-    fn pop_event(&self, until: u64) -> Option<(u64, Event)> {
+    fn pop_event(&self, until: u64) -> Option<(u64, SimEvent)> {
         let mut events = self.events.borrow_mut();
         let first = events.first_entry()?;
         if first.key().0 > until {
@@ -259,15 +268,16 @@ impl World {
         let Some((at, event)) = self.executor.pop_event(until) else {
             return false;
         };
+        assert!(at >= self.now.get(), "time goes back");
         self.now.set(at);
         self.happen(event);
         true
     }
 
-    fn happen(self: &Rc<Self>, event: Event) {
+    fn happen(self: &Rc<Self>, event: SimEvent) {
         match event {
-            Event::Wake(waker) => waker.wake(),
-            Event::Call(call) => call(self),
+            SimEvent::Wake(waker) => waker.wake(),
+            SimEvent::Call(call) => call(self),
         }
         self.reap();
     }
@@ -279,7 +289,12 @@ impl World {
                 return;
             };
             let Some(task) = slot.task.take() else { return };
-            if task.core.node.paused.get() && task.core.is_alive() {
+            assert!(task.core.is_alive(), "a task outlived its process");
+            assert!(
+                task.shared.queued.load(Ordering::Relaxed),
+                "a task runs once for each time it is queued"
+            );
+            if task.core.node.paused.get() {
                 task.core.node.parked.borrow_mut().push(id);
                 slot.task = Some(task);
                 return;
@@ -288,7 +303,11 @@ impl World {
         };
         let node = task.core.node.id;
         let numbers = u64::from(id.slot) << 32 | u64::from(id.generation);
-        self.note(Step::Poll, node, [numbers, u64::from(task.core.index), 0]);
+        self.note(
+            TraceStep::Poll,
+            node,
+            [numbers, u64::from(task.core.index), 0],
+        );
         task.shared.queued.store(false, Ordering::Relaxed);
         let entered = Entered::new(&task.core);
         let mut done = aborted;
@@ -335,6 +354,10 @@ impl World {
     fn reap(self: &Rc<Self>) {
         if self.executor.doomed.replace(false) {
             self.drop_tasks(|core| !core.is_alive());
+            debug_assert!(
+                self.executor.slots.borrow().all_alive(),
+                "a task outlived its process"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! The life of simulated machines and processes: power loss, kill, stop and start.
 
-use super::time::Clock;
-use super::world::{Node, Step, World};
+use super::time::NodeClock;
+use super::world::{Node, TraceStep, World};
 use std::rc::Rc;
 
 /// A machine's monotonic clock starts somewhere below this (an hour).
@@ -9,27 +9,43 @@ const CLOCK_START_MAX: u64 = 3_600_000_000_000;
 
 impl World {
     /// Draws the clock of a machine that is switched on now.
-    pub(super) fn fresh_clock(&self, ppm: i32) -> Clock {
-        Clock::new(1 + self.rng.below(CLOCK_START_MAX), self.now(), ppm)
+    pub(super) fn fresh_clock(&self, ppm: i32) -> NodeClock {
+        NodeClock::new(1 + self.rng.below(CLOCK_START_MAX), self.now(), ppm)
     }
 
     /// Power fails.
     pub(super) fn crash(self: &Rc<Self>, node: &Rc<Node>) {
-        self.note(Step::Crash, node.id, [node.disk.borrow().submitted(), 0, 0]);
+        self.note(
+            TraceStep::Crash,
+            node.id,
+            [node.disk.borrow().submitted(), 0, 0],
+        );
         self.end_process(node);
         node.host_up.set(false);
         node.disk.borrow_mut().power_loss(&self.rng);
         self.forget_sockets(node.id);
         self.doom();
+        assert!(
+            node.disk.borrow().is_idle(),
+            "a machine without power uses its disk"
+        );
     }
 
     /// The process is killed; the machine goes on.
     pub(super) fn kill(self: &Rc<Self>, node: &Rc<Node>) {
-        self.note(Step::Kill, node.id, [node.disk.borrow().submitted(), 0, 0]);
+        self.note(
+            TraceStep::Kill,
+            node.id,
+            [node.disk.borrow().submitted(), 0, 0],
+        );
         self.end_process(node);
         node.disk.borrow_mut().end_process(&self.rng);
         self.close_sockets(node.id);
         self.doom();
+        assert!(
+            node.disk.borrow().is_idle(),
+            "a process that has ended uses its disk"
+        );
     }
 
     fn end_process(&self, node: &Node) {
@@ -45,19 +61,23 @@ impl World {
         if node.host_up.replace(true) {
             return;
         }
-        self.note(Step::Start, node.id, [0; 3]);
+        assert!(
+            node.parked.borrow().is_empty() && node.disk.borrow().is_idle(),
+            "a machine is switched on with something of its past"
+        );
+        self.note(TraceStep::Start, node.id, [0; 3]);
         node.clock.set(self.fresh_clock(node.clock.get().ppm()));
         // Its kernel now answers, with a reset, what was sent to sockets it does not know.
         self.retransmit(|_, to| to == node.id);
     }
 
     pub(super) fn pause(&self, node: &Node) {
-        self.note(Step::Pause, node.id, [0; 3]);
+        self.note(TraceStep::Pause, node.id, [0; 3]);
         node.paused.set(true);
     }
 
     pub(super) fn resume(&self, node: &Node) {
-        self.note(Step::Resume, node.id, [0; 3]);
+        self.note(TraceStep::Resume, node.id, [0; 3]);
         node.paused.set(false);
         let parked = std::mem::take(&mut *node.parked.borrow_mut());
         self.executor.unpark(parked);

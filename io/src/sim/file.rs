@@ -1,12 +1,12 @@
 //! Files and directories of a simulated node's disk, as tasks use them.
 
-use super::disk::{Handle, IoKind, Op, Output};
-use super::executor::Event;
-use super::world::{Core, Node, Step, World, fingerprint};
+use super::disk::{FileHandle, IoKind, Op, OpOutput};
+use super::executor::SimEvent;
+use super::world::{Core, Node, TraceStep, World, fingerprint};
 use crate::buf::{BLOCK_SIZE, Buf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::OpenOptions;
-use crate::fs::Entry;
+use crate::fs::DirEntry;
 use crate::fs::Space;
 use crate::sync::oneshot;
 use crate::transfer::{self, Pieces};
@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 pub(crate) struct File {
     core: Core,
-    handle: Handle,
+    handle: FileHandle,
     options: OpenOptions,
     path: PathBuf,
 }
@@ -29,7 +29,7 @@ impl File {
         };
         let operation = if options.create_new { "create" } else { "open" };
         match perform(&core, op).await {
-            Ok(Output::Handle(handle)) => Ok(Self {
+            Ok(OpOutput::Handle(handle)) => Ok(Self {
                 core,
                 handle,
                 options,
@@ -78,7 +78,7 @@ impl File {
             durable: self.options.dsync,
         };
         match perform(&self.core, op).await {
-            Ok(Output::Written(done, buf)) => Ok((done, buf)),
+            Ok(OpOutput::Written(done, buf)) => Ok((done, buf)),
             Ok(_) => unreachable!("writing gives a count"),
             Err(error) => Err(self.failed("write", error)),
         }
@@ -152,7 +152,7 @@ impl Pieces for File {
             len,
         };
         match perform(&self.core, op).await {
-            Ok(Output::Data(data)) => Ok(data),
+            Ok(OpOutput::Data(data)) => Ok(data),
             Ok(_) => unreachable!("reading gives data"),
             Err(error) => Err(self.failed("read", error)),
         }
@@ -232,7 +232,7 @@ pub(crate) async fn create_dir_all(core: Core, path: &Path) -> Result<()> {
     .await
 }
 
-pub(crate) async fn list_dir(core: Core, path: &Path) -> Result<Vec<Entry>> {
+pub(crate) async fn list_dir(core: Core, path: &Path) -> Result<Vec<DirEntry>> {
     match perform(
         &core,
         Op::List {
@@ -241,7 +241,7 @@ pub(crate) async fn list_dir(core: Core, path: &Path) -> Result<Vec<Entry>> {
     )
     .await
     {
-        Ok(Output::Entries(entries)) => Ok(entries),
+        Ok(OpOutput::Entries(entries)) => Ok(entries),
         Ok(_) => unreachable!("listing gives entries"),
         Err(error) => Err(Error::at_path("list", path, error)),
     }
@@ -303,7 +303,7 @@ async fn at_path(core: &Core, operation: &'static str, path: &Path, op: Op) -> R
 }
 
 /// Submits an operation and waits for it; forever, if the process ends.
-async fn perform(core: &Core, op: Op) -> io::Result<Output> {
+async fn perform(core: &Core, op: Op) -> io::Result<OpOutput> {
     let result = match submit(core, op) {
         Some(receiver) => receiver.await,
         None => Err(oneshot::Closed),
@@ -314,7 +314,7 @@ async fn perform(core: &Core, op: Op) -> io::Result<Output> {
     }
 }
 
-type Completion = oneshot::Receiver<io::Result<Output>>;
+type Completion = oneshot::Receiver<io::Result<OpOutput>>;
 
 fn submit(core: &Core, op: Op) -> Option<Completion> {
     if !core.is_alive() {
@@ -375,12 +375,12 @@ fn weigh(op: &Op) -> (IoKind, usize) {
 fn note(world: &World, node: &Node, kind: IoKind, op: &Op, bytes: usize, verdict: u64) {
     let (step, detail) = match (kind, op) {
         (IoKind::Write, Op::Write { offset, data, .. }) => {
-            (Step::Write, offset.rotate_left(32) ^ fingerprint(data))
+            (TraceStep::Write, offset.rotate_left(32) ^ fingerprint(data))
         }
-        (IoKind::Write | IoKind::SetLen, _) => (Step::Write, 0),
-        (IoKind::Read, Op::Read { offset, .. }) => (Step::Read, *offset),
-        (IoKind::Sync | IoKind::SyncDir, _) => (Step::Sync, 0),
-        _ => (Step::Name, 0),
+        (IoKind::Write | IoKind::SetLen, _) => (TraceStep::Write, 0),
+        (IoKind::Read, Op::Read { offset, .. }) => (TraceStep::Read, *offset),
+        (IoKind::Sync | IoKind::SyncDir, _) => (TraceStep::Sync, 0),
+        _ => (TraceStep::Name, 0),
     };
     world.note(step, node.id, [bytes as u64, detail, verdict]);
 }
@@ -405,14 +405,14 @@ fn latency(world: &World, node: &Node, kind: IoKind, bytes: usize) -> u64 {
 
 fn schedule(world: &Rc<World>, node: &Rc<Node>, number: u64, at: u64) {
     let node = Rc::clone(node);
-    let complete = Event::Call(Box::new(move |world: &Rc<World>| {
+    let complete = SimEvent::Call(Box::new(move |world: &Rc<World>| {
         let stalled_until = node.disk.borrow().faults.stalled_until;
         if stalled_until > world.now() {
             let jitter = world.rng.below(100_000);
             schedule(world, &node, number, stalled_until.saturating_add(jitter));
             return;
         }
-        world.note(Step::DiskDone, node.id, [number, 0, 0]);
+        world.note(TraceStep::DiskDone, node.id, [number, 0, 0]);
         node.disk.borrow_mut().complete(number, &world.rng);
     }));
     world.executor.schedule(at, complete);

@@ -6,7 +6,7 @@ pub(super) mod state;
 use super::time::Delay;
 use super::world::{Core, nanos};
 use crate::error::{Error, Result};
-use state::{Attempt, Listener, Segment, reset_error};
+use state::{Attempt, Listener, TcpSegment, reset_error};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -190,7 +190,7 @@ impl Socket {
         world.send(
             self.connection,
             self.side,
-            Segment::Data(bytes[..count].to_vec()),
+            TcpSegment::Data(bytes[..count].to_vec()),
         );
         Poll::Ready(Ok(count))
     }

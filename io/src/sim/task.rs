@@ -10,10 +10,10 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 pub(crate) struct JoinHandle<T> {
-    state: Rc<State<T>>,
+    state: Rc<JoinState<T>>,
 }
 
-struct State<T> {
+struct JoinState<T> {
     output: RefCell<Option<T>>,
     finished: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
@@ -50,11 +50,12 @@ impl<T> Future for JoinHandle<T> {
 }
 
 /// Marks the task finished when its future is done with, whichever way.
-struct Finish<T>(Rc<State<T>>);
+struct Finish<T>(Rc<JoinState<T>>);
 
 impl<T> Drop for Finish<T> {
     fn drop(&mut self) {
-        self.0.finished.set(true);
+        let was_finished = self.0.finished.replace(true);
+        assert!(!was_finished, "a task ends once");
         let waiter = self.0.waiter.borrow_mut().take();
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -67,7 +68,7 @@ pub(crate) fn spawn<T: 'static>(
     background: bool,
     future: impl Future<Output = T> + 'static,
 ) -> JoinHandle<T> {
-    let state = Rc::new(State {
+    let state = Rc::new(JoinState {
         output: RefCell::new(None),
         finished: Cell::new(false),
         waiter: RefCell::new(None),

@@ -1,6 +1,6 @@
 //! Virtual time: the true time of the world and the drifting clocks of its nodes.
 
-use super::executor::{Event, EventKey};
+use super::executor::{EventKey, SimEvent};
 use super::world::{Core, World};
 use crate::time::Instant;
 use std::future::Future;
@@ -13,14 +13,15 @@ const CLOCK_READ_NANOS: u64 = 15;
 
 /// A node's monotonic clock: `local` at the true time `truth`, running `ppm` too fast since.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct NodeClock {
     local: u64,
     truth: u64,
     ppm: i32,
 }
 
-impl Clock {
+impl NodeClock {
     pub(super) fn new(local: u64, truth: u64, ppm: i32) -> Self {
+        assert!(i128::from(ppm) > -MILLION, "a clock goes forward");
         Self { local, truth, ppm }
     }
 
@@ -41,17 +42,15 @@ impl Clock {
         let shown = i128::from(local.saturating_sub(self.local));
         let rate = MILLION + i128::from(self.ppm);
         let passed = (shown * MILLION + rate - 1) / rate + 1;
-        self.truth
-            .saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let truth = self.truth.saturating_add(passed);
+        debug_assert!(truth == u64::MAX || self.at(truth) >= local);
+        truth
     }
 
     /// The same reading at `truth`, running at another rate from then on.
     pub(super) fn with_rate(&self, truth: u64, ppm: i32) -> Self {
-        Self {
-            local: self.at(truth),
-            truth,
-            ppm,
-        }
+        Self::new(self.at(truth), truth, ppm)
     }
 }
 
@@ -85,7 +84,7 @@ impl Future for Delay {
             .key
             .is_some_and(|key| this.world.executor.renew(key, cx.waker()))
         {
-            let wake = Event::Wake(cx.waker().clone());
+            let wake = SimEvent::Wake(cx.waker().clone());
             this.key = Some(this.world.executor.schedule(this.until, wake));
         }
         Poll::Pending

@@ -4,7 +4,7 @@ use super::config::SimConfig;
 use super::disk::Disk;
 use super::executor::{Executor, TaskId};
 use super::net::state::Net;
-use super::time::Clock;
+use super::time::NodeClock;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub(crate) struct Node {
     /// False between a power loss and the next start.
     pub(crate) host_up: Cell<bool>,
     pub(crate) paused: Cell<bool>,
-    pub(crate) clock: Cell<Clock>,
+    pub(crate) clock: Cell<NodeClock>,
     pub(crate) disk: RefCell<Disk>,
     /// The number of the I/O at which power fails.
     pub(crate) crash_at_io: Cell<Option<u64>>,
@@ -90,11 +90,12 @@ impl World {
     /// Draws a duration, in nanoseconds.
     pub(super) fn draw(&self, range: &Range<Duration>) -> u64 {
         let (low, high) = (nanos(range.start), nanos(range.end));
+        assert!(low <= high, "a range of durations ends before it starts");
         low + self.rng.below(high.saturating_sub(low).max(1))
     }
 
     /// Records that something happened, for the trace hash and the readable trace.
-    pub(super) fn note(&self, step: Step, node: u32, values: [u64; 3]) {
+    pub(super) fn note(&self, step: TraceStep, node: u32, values: [u64; 3]) {
         self.trace.note(self.now.get(), step, node, values);
     }
 }
@@ -145,6 +146,7 @@ impl Rng {
 
     /// A number below `bound`, which is at least one.
     pub(crate) fn below(&self, bound: u64) -> u64 {
+        assert!(bound > 0, "no number is below 0");
         let wide = u128::from(self.next()) * u128::from(bound);
         u64::try_from(wide >> 64).unwrap_or(0)
     }
@@ -162,7 +164,7 @@ impl Rng {
 
 /// The kinds of things that happen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+pub(crate) enum TraceStep {
     Poll,
     Start,
     Crash,
@@ -200,7 +202,7 @@ impl Trace {
         self.hash.get()
     }
 
-    fn note(&self, now: u64, step: Step, node: u32, values: [u64; 3]) {
+    fn note(&self, now: u64, step: TraceStep, node: u32, values: [u64; 3]) {
         let [a, b, c] = values;
         let mut hash = self.hash.get();
         for word in [now, (step as u64) << 32 | u64::from(node), a, b, c] {

@@ -35,7 +35,7 @@ pub enum TryRecvError {
 /// that is free. A slot freed while senders wait wakes exactly one of them; one that goes away
 /// without using its wake-up hands it on.
 #[derive(Debug)]
-struct Shared<T> {
+struct QueueState<T> {
     queue: VecDeque<T>,
     capacity: usize,
     waiting: WaitList,
@@ -47,24 +47,24 @@ struct Shared<T> {
 /// The sending side. Clones send into the same queue.
 #[derive(Debug)]
 pub struct Sender<T> {
-    shared: Rc<RefCell<Shared<T>>>,
+    shared: Rc<RefCell<QueueState<T>>>,
 }
 
 /// A sender that does not keep the queue open.
 #[derive(Debug)]
 pub struct WeakSender<T> {
-    shared: Weak<RefCell<Shared<T>>>,
+    shared: Weak<RefCell<QueueState<T>>>,
 }
 
 /// The receiving side.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    shared: Rc<RefCell<Shared<T>>>,
+    shared: Rc<RefCell<QueueState<T>>>,
 }
 
 /// Makes a queue that holds at most `capacity` messages (at least one).
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(RefCell::new(Shared {
+    let shared = Rc::new(RefCell::new(QueueState {
         queue: VecDeque::new(),
         capacity: capacity.max(1),
         waiting: WaitList::default(),
@@ -83,7 +83,7 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     channel(usize::MAX)
 }
 
-impl<T> Shared<T> {
+impl<T> QueueState<T> {
     fn try_push(&mut self, message: T) -> Result<Option<Waker>, TrySendError<T>> {
         if !self.receiver_alive {
             return Err(TrySendError::Closed(message));
@@ -92,6 +92,7 @@ impl<T> Shared<T> {
             return Err(TrySendError::Full(message));
         }
         self.queue.push_back(message);
+        debug_assert!(self.queue.len() <= self.capacity);
         Ok(self.receiver.take())
     }
 }
@@ -164,7 +165,7 @@ impl<T> Sender<T> {
 
 /// A `send` that may be waiting for a slot.
 struct SlotWait<'a, T> {
-    shared: &'a RefCell<Shared<T>>,
+    shared: &'a RefCell<QueueState<T>>,
     ticket: Option<Ticket>,
 }
 
@@ -226,6 +227,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         let receiver = {
             let mut shared = self.shared.borrow_mut();
+            assert!(shared.senders > 0, "a sender is dropped once");
             shared.senders -= 1;
             if shared.senders == 0 {
                 shared.receiver.take()

@@ -6,9 +6,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Invariant: nothing is stored while a task waits.
 #[derive(Debug, Default)]
-struct State {
-    /// A `notify_one` that nobody was waiting for.
+struct NotifyState {
+    /// A `notify_one` that came while no task was waiting.
     stored: bool,
     /// Rises with each `notify_waiters`.
     generation: u64,
@@ -18,11 +19,11 @@ struct State {
 /// Wakes tasks that wait for it.
 #[derive(Debug, Default)]
 pub struct Notify {
-    state: RefCell<State>,
+    state: RefCell<NotifyState>,
 }
 
 impl Notify {
-    /// Makes one that nobody has notified.
+    /// Makes one without a notification.
     pub fn new() -> Self {
         Self::default()
     }
@@ -33,6 +34,7 @@ impl Notify {
         let waker = {
             let mut state = self.state.borrow_mut();
             let waker = state.waiting.pop();
+            debug_assert!(waker.is_none() || !state.stored);
             if waker.is_none() {
                 state.stored = true;
             }

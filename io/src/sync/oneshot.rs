@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 pub struct Closed;
 
 #[derive(Debug)]
-struct Shared<T> {
+struct OneshotState<T> {
     value: Option<T>,
     receiver: Option<Waker>,
     sender: Option<Waker>,
@@ -23,18 +23,18 @@ struct Shared<T> {
 /// The sending side.
 #[derive(Debug)]
 pub struct Sender<T> {
-    shared: Rc<RefCell<Shared<T>>>,
+    shared: Rc<RefCell<OneshotState<T>>>,
 }
 
 /// The receiving side: a future of the value.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    shared: Rc<RefCell<Shared<T>>>,
+    shared: Rc<RefCell<OneshotState<T>>>,
 }
 
 /// Makes a channel for one value.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(RefCell::new(Shared {
+    let shared = Rc::new(RefCell::new(OneshotState {
         value: None,
         receiver: None,
         sender: None,
@@ -57,6 +57,7 @@ impl<T> Sender<T> {
         if !shared.receiver_alive {
             return Err(value);
         }
+        assert!(shared.value.is_none(), "one value is sent");
         shared.value = Some(value);
         Ok(())
         // Dropping `self` wakes the receiver.

@@ -7,17 +7,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Invariants: `available` plus the counts of all [`Permit`]s is `capacity`; while somebody waits,
-/// nobody who comes later gets permits, however few.
+/// Invariants: `available` plus the counts of all [`Permit`]s is `capacity`; while a task waits,
+/// none that comes later gets permits, however few.
 #[derive(Debug)]
-struct Shared {
+struct BudgetState {
     capacity: usize,
     available: Cell<usize>,
-    waiting: RefCell<VecDeque<Rc<Waiter>>>,
+    waiting: RefCell<VecDeque<Rc<PermitWaiter>>>,
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct PermitWaiter {
     count: usize,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -26,13 +26,13 @@ struct Waiter {
 /// A budget; clones share it.
 #[derive(Clone, Debug)]
 pub struct Semaphore {
-    shared: Rc<Shared>,
+    shared: Rc<BudgetState>,
 }
 
 /// A share of the budget, given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    shared: Rc<Shared>,
+    shared: Rc<BudgetState>,
     count: usize,
 }
 
@@ -40,7 +40,7 @@ impl Semaphore {
     /// Makes a budget of `capacity` permits.
     pub fn new(capacity: usize) -> Self {
         Self {
-            shared: Rc::new(Shared {
+            shared: Rc::new(BudgetState {
                 capacity,
                 available: Cell::new(capacity),
                 waiting: RefCell::default(),
@@ -58,12 +58,12 @@ impl Semaphore {
         self.shared.available.get()
     }
 
-    /// Whether somebody waits for permits.
+    /// Whether a task waits for permits.
     pub fn is_contended(&self) -> bool {
         !self.shared.waiting.borrow().is_empty()
     }
 
-    /// Takes `count` permits if they are there and nobody waits. More than the capacity counts as
+    /// Takes `count` permits if they are there and no task waits. More than the capacity counts as
     /// the capacity, so that one thing larger than the budget passes alone instead of never.
     pub fn try_acquire(&self, count: usize) -> Option<Permit> {
         let count = count.min(self.shared.capacity);
@@ -84,7 +84,7 @@ impl Semaphore {
         match self.try_acquire(count) {
             Some(permit) => permit,
             None => {
-                let waiter = Rc::new(Waiter {
+                let waiter = Rc::new(PermitWaiter {
                     count: count.min(self.shared.capacity),
                     granted: Cell::new(false),
                     waker: RefCell::new(None),
@@ -103,10 +103,13 @@ impl Semaphore {
     }
 }
 
-impl Shared {
+impl BudgetState {
     fn release(&self, count: usize) {
         self.available.set(self.available.get() + count);
-        debug_assert!(self.available.get() <= self.capacity);
+        assert!(
+            self.available.get() <= self.capacity,
+            "more permits came back than there are"
+        );
         self.grant();
     }
 
@@ -123,7 +126,8 @@ impl Shared {
                 }
             };
             let Some(waiter) = waiter else { return };
-            waiter.granted.set(true);
+            let was_granted = waiter.granted.replace(true);
+            debug_assert!(!was_granted, "a waiter is granted once");
             let waker = waiter.waker.borrow_mut().take();
             if let Some(waker) = waker {
                 waker.wake();
@@ -133,8 +137,8 @@ impl Shared {
 }
 
 struct Acquire {
-    shared: Rc<Shared>,
-    waiter: Option<Rc<Waiter>>,
+    shared: Rc<BudgetState>,
+    waiter: Option<Rc<PermitWaiter>>,
 }
 
 impl Future for Acquire {
@@ -164,10 +168,12 @@ impl Drop for Acquire {
         if waiter.granted.get() {
             self.shared.release(waiter.count);
         } else {
-            self.shared
-                .waiting
+            let waiting = &self.shared.waiting;
+            let before = waiting.borrow().len();
+            waiting
                 .borrow_mut()
                 .retain(|other| !Rc::ptr_eq(other, &waiter));
+            debug_assert_eq!(waiting.borrow().len() + 1, before, "it was waiting");
             // The one behind may fit into what is available now.
             self.shared.grant();
         }

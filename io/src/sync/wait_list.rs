@@ -25,6 +25,7 @@ impl WaitList {
     /// Appends a waiter.
     pub(super) fn push(&mut self, waker: &Waker) -> Ticket {
         let ticket = Ticket(self.next);
+        debug_assert!(self.entries.back().is_none_or(|last| last.0 < ticket));
         self.next += 1;
         self.live += 1;
         self.entries.push_back((ticket, Some(waker.clone())));
@@ -62,16 +63,20 @@ impl WaitList {
                 return waker;
             }
         }
+        debug_assert_eq!(self.live, 0, "an empty list has no waiters");
         None
     }
 
     /// Takes out all waiters.
     pub(super) fn take_all(&mut self) -> Vec<Waker> {
-        self.live = 0;
-        self.entries
+        let live = std::mem::take(&mut self.live);
+        let wakers: Vec<Waker> = self
+            .entries
             .drain(..)
             .filter_map(|(_, waker)| waker)
-            .collect()
+            .collect();
+        debug_assert_eq!(wakers.len(), live, "all waiters are taken");
+        wakers
     }
 
     fn slot(&mut self, ticket: Ticket) -> Option<&mut Option<Waker>> {

@@ -15,9 +15,10 @@ pub struct SendError<T>(pub T);
 #[error("all senders are gone")]
 pub struct Closed;
 
-/// Invariant: a receiver has at most one entry in `waiting`, however often it is polled.
+/// Invariants: a receiver has at most one entry in `waiting`, however often it is polled; none has seen a
+/// version that is yet to come.
 #[derive(Debug)]
-struct Shared<T> {
+struct WatchState<T> {
     value: RefCell<T>,
     version: Cell<u64>,
     senders: Cell<usize>,
@@ -25,7 +26,7 @@ struct Shared<T> {
     waiting: RefCell<WaitList>,
 }
 
-impl<T> Shared<T> {
+impl<T> WatchState<T> {
     fn wake_all(&self) {
         let waiting = self.waiting.borrow_mut().take_all();
         for waker in waiting {
@@ -37,20 +38,20 @@ impl<T> Shared<T> {
 /// The sending side; clones send to the same receivers.
 #[derive(Debug)]
 pub struct Sender<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchState<T>>,
 }
 
 /// The receiving side; a clone has seen what its original had seen.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchState<T>>,
     seen: u64,
     ticket: Option<Ticket>,
 }
 
 /// Makes a watched value.
 pub fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(WatchState {
         value: RefCell::new(value),
         version: Cell::new(0),
         senders: Cell::new(1),
@@ -83,7 +84,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Replaces the value, whether or not anybody watches, and returns the old one.
+    /// Replaces the value, even without receivers, and returns the old one.
     pub fn send_replace(&self, value: T) -> T {
         let old = self.shared.value.replace(value);
         self.shared.version.set(self.shared.version.get() + 1);
@@ -133,6 +134,7 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
+        assert!(self.shared.senders.get() > 0, "a sender is dropped once");
         self.shared.senders.set(self.shared.senders.get() - 1);
         if self.shared.senders.get() == 0 {
             self.shared.wake_all();
@@ -154,6 +156,7 @@ impl<T> Receiver<T> {
 
     /// Whether there is a value that has not been seen.
     pub fn has_changed(&self) -> bool {
+        debug_assert!(self.seen <= self.shared.version.get());
         self.seen != self.shared.version.get()
     }
 
@@ -215,6 +218,10 @@ impl<T> Clone for Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
+        assert!(
+            self.shared.receivers.get() > 0,
+            "a receiver is dropped once"
+        );
         self.shared.receivers.set(self.shared.receivers.get() - 1);
         if let Some(ticket) = self.ticket.take() {
             self.shared.waiting.borrow_mut().remove(ticket);

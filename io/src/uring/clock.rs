@@ -1,7 +1,7 @@
 //! The monotonic clock, and the task that wakes the sleepers of a core.
 
 use super::sys;
-use super::timers::{Slot, Timers};
+use super::timers::{TimerSlot, Timers};
 use crate::time::Instant;
 use glommio::timer::Timer;
 use std::cell::{Cell, RefCell};
@@ -23,27 +23,28 @@ pub(crate) fn now() -> Instant {
 
 /// The tick at which a timer fires: never before its deadline.
 pub(crate) fn tick_of(now: Instant, deadline: Instant) -> u64 {
-    let tick = deadline.0.div_ceil(TICK_NANOS);
-    if deadline.0.saturating_sub(now.0) < COARSE_FROM_NANOS {
-        tick
-    } else {
-        tick.next_multiple_of(COARSE_TICKS)
-    }
+    let exact = deadline.0.div_ceil(TICK_NANOS);
+    let tick = match deadline.0.saturating_sub(now.0) < COARSE_FROM_NANOS {
+        true => exact,
+        false => exact.next_multiple_of(COARSE_TICKS),
+    };
+    debug_assert!(tick.saturating_mul(TICK_NANOS) >= deadline.0);
+    tick
 }
 
 /// The sleepers of one core, and the task that wakes them.
 #[derive(Default)]
-pub(crate) struct Clock {
+pub(crate) struct CoreClock {
     pub(super) timers: RefCell<Timers>,
-    /// The task that runs [`Clock::drive`].
+    /// The task that runs [`CoreClock::drive`].
     driver: RefCell<Option<Waker>>,
     /// The tick that it waits for.
     armed: Cell<Option<u64>>,
 }
 
-impl Clock {
+impl CoreClock {
     /// Has `waker` woken at `tick`.
-    pub(super) fn insert(&self, tick: u64, waker: &Waker) -> Slot {
+    pub(super) fn insert(&self, tick: u64, waker: &Waker) -> TimerSlot {
         let (slot, is_first) = self.timers.borrow_mut().insert(tick, waker.clone());
         // The driver looks at the timers itself after it has fired some, so that it needs to be
         // woken only for a tick before the one it waits for.

@@ -1,6 +1,6 @@
 //! Executors: one thread per core.
 
-use super::clock::Clock;
+use super::clock::CoreClock;
 use super::guard::{self, Guard};
 use super::sys;
 use super::tasks::Tasks;
@@ -43,15 +43,15 @@ const REGISTERED_FRACTION: usize = 4;
 
 /// A core of the Uring world: the task queues, the tasks and the clock of this thread's executor.
 #[derive(Clone)]
-pub(crate) struct Core(Rc<Inner>);
+pub(crate) struct Core(Rc<CoreInner>);
 
-struct Inner {
+struct CoreInner {
     urgent: TaskQueueHandle,
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
     background_shares: Rc<BackgroundShares>,
     tasks: Tasks,
-    clock: Clock,
+    clock: CoreClock,
     /// Devices on which the executor knows whether polled I/O works.
     probed_devices: RefCell<BTreeSet<u64>>,
 }
@@ -78,7 +78,7 @@ impl Core {
         let executor = glommio::executor();
         let shares = Rc::new(BackgroundShares::default());
         let background_shares = Rc::clone(&shares);
-        Self(Rc::new(Inner {
+        Self(Rc::new(CoreInner {
             urgent: executor.create_task_queue(
                 Shares::Static(URGENT_SHARES),
                 Latency::Matters(config.preempt),
@@ -96,7 +96,7 @@ impl Core {
             ),
             background_shares,
             tasks: Tasks::default(),
-            clock: Clock::default(),
+            clock: CoreClock::default(),
             probed_devices: RefCell::default(),
         }))
     }
@@ -109,7 +109,7 @@ impl Core {
         }
     }
 
-    /// Takes a place among those who ask for shares of the background queue.
+    /// Registers an owner of background work, which asks for shares of the queue; returns its place.
     pub(crate) fn add_demand(&self) -> usize {
         let mut demands = self.0.background_shares.0.borrow_mut();
         match demands.iter().position(Option::is_none) {
@@ -126,9 +126,10 @@ impl Core {
         }
     }
 
-    /// Sets what the one at `place` asks for, or gives the place up.
+    /// Sets what the owner at `place` asks for, or gives the place up.
     pub(crate) fn set_demand(&self, place: usize, shares: Option<usize>) {
         if let Some(demand) = self.0.background_shares.0.borrow_mut().get_mut(place) {
+            assert!(demand.is_some(), "a place that was given up is not used");
             *demand = shares;
         }
     }
@@ -137,7 +138,7 @@ impl Core {
         &self.0.tasks
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &CoreClock {
         &self.0.clock
     }
 
@@ -203,7 +204,7 @@ where
             IS_CORE.set(true);
             let run = AssertUnwindSafe(|| executor.run(life(config, main)));
             if catch_unwind(run).is_err() {
-                // The panic hook has aborted already unless somebody replaced it.
+                // The panic hook has aborted already unless it was replaced.
                 std::process::abort();
             }
             IS_CORE.set(false);
@@ -280,6 +281,8 @@ fn begin(config: &CoreConfig) -> (Core, Guard) {
 
 async fn end(core: Core) {
     core.end_tasks().await;
+    // Tasks that were aborted leave their work there.
+    super::pool::finish().await;
     world::set(None);
 }
 

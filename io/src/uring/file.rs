@@ -1,6 +1,6 @@
 //! Direct-I/O files on io_uring.
 
-use super::memory::{Block, Read};
+use super::memory::{DmaBlock, DmaRead};
 use super::once::once;
 use super::sys;
 use super::task::blocking;
@@ -52,7 +52,7 @@ impl File {
         }
         let wanted = present.saturating_sub(skip).min(len);
         match ReadResult::slice(&result, skip.min(present), wanted) {
-            Some(slice) if wanted > 0 => Ok(Buf::from_read(Read::new(slice))),
+            Some(slice) if wanted > 0 => Ok(Buf::from_read(DmaRead::new(slice))),
             _ => Ok(Buf::alloc(0)),
         }
     }
@@ -82,7 +82,7 @@ impl File {
         Ok(())
     }
 
-    async fn write_block(&self, offset: u64, block: &Block) -> Result<usize> {
+    async fn write_block(&self, offset: u64, block: &DmaBlock) -> Result<usize> {
         loop {
             match once(self.file.write_rc_at(block.share(), offset)).await {
                 Ok(written) => return Ok(written),
@@ -143,7 +143,7 @@ impl Pieces for File {
     }
 
     async fn write_piece(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
-        self.write_block(offset, &Block::copy_of(bytes)).await
+        self.write_block(offset, &DmaBlock::copy_of(bytes)).await
     }
 
     fn goes_on(&self, offset: u64) -> Result<bool> {
@@ -172,8 +172,8 @@ fn open_named(options: OpenOptions, path: &Path) -> io::Result<std::fs::File> {
 
 /// Opens an open file once more, for glommio.
 ///
-/// Reads leave the time of access alone: nobody asks for it, and to keep it is a change of metadata. Only
-/// the owner of a file may have it so; others read all the same.
+/// Reads do not update the time of access (`O_NOATIME`): nothing uses it, and each update writes metadata.
+/// Only the owner of a file may open it so; others open it without the flag.
 async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFile> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let dsync = if options.dsync { libc::O_DSYNC } else { 0 };
@@ -196,14 +196,14 @@ async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFil
     })
 }
 
-/// Lets the executor find out about the device of `file` while it reads a file that has a block.
+/// Lets the executor probe the device of `file` with a file that has a block.
 ///
 /// glommio reads the first file that it opens on a device to learn whether polled I/O works there.
 /// In an empty file that read succeeds at the end of the file without having asked the device, and
 /// every later read of the device fails.
 ///
-/// On a read-only file system no file can be made for that; one that is opened there is read, and has a
-/// block unless nothing is to be read of it.
+/// On a read-only file system no such file can be made. The executor then probes the device with `file`
+/// itself, unless that is shorter than a block.
 async fn probe_device(core: &Core, file: &std::fs::File, path: &Path) -> io::Result<()> {
     let sys::Stat { device, len } = sys::stat(file)?;
     if core.probed_devices().borrow().contains(&device) {

@@ -4,7 +4,7 @@ use super::sys;
 use super::task::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Space;
-use crate::fs::{Entry, LOCK_FILE};
+use crate::fs::{DirEntry, LOCK_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-pub(crate) async fn list_dir(path: &Path) -> Result<Vec<Entry>> {
+pub(crate) async fn list_dir(path: &Path) -> Result<Vec<DirEntry>> {
     at_path("list", path, |path| {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path)? {
@@ -109,7 +109,7 @@ pub(crate) async fn list_dir(path: &Path) -> Result<Vec<Entry>> {
                 Err(error) => return Err(error),
             };
             let is_dir = metadata.is_dir();
-            entries.push(Entry {
+            entries.push(DirEntry {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 is_dir,
                 len: if is_dir { 0 } else { metadata.len() },

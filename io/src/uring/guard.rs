@@ -1,12 +1,12 @@
 //! Keeps a core from sleeping over tasks that are ready to run.
 //!
-//! glommio 0.9 runs task queues until the preemption timer has fired, and takes it for idleness if no queue
-//! has run before that: a thread that loses its processor for a time slice just then sleeps until the next
-//! event. There may be none for long: whoever has something for the core knows that its tasks are awake, and
-//! does not wake it again.
+//! glommio 0.9 runs task queues until the preemption timer has fired, and takes the core for idle if no queue
+//! ran before that: a thread that loses its processor for a time slice at that moment sleeps until the next
+//! event. The next event may be far away: other threads know that the core's tasks are awake, and do not wake
+//! it again.
 //!
-//! The guard has timers ahead, so that such a sleep is short, however often in a row it happens. Should all of
-//! them be used up, the watchdog wakes the core.
+//! The guard keeps several timers set, so that such a sleep is short, even if it happens several times in a
+//! row. If all of them have fired, the watchdog wakes the core.
 
 use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS_MILLIS};
 use glommio::timer::Timer;
@@ -32,7 +32,7 @@ pub(crate) fn start(queue: TaskQueueHandle) -> Guard {
 async fn stand() {
     let mut pause = GUARD_PAUSE_MIN;
     loop {
-        // More than one: what the first has woken may be slept over just as well, the guard included.
+        // Several: the core may sleep over the tasks that the first one wakes, the guard included.
         let mut timers =
             GUARD_TIMERS_MILLIS.map(|after| Timer::new(pause + Duration::from_millis(after)));
         poll_fn(|cx| {

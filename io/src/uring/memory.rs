@@ -7,29 +7,36 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A block of aligned memory. Its length is a multiple of [`BLOCK_SIZE`].
-pub(crate) struct Block {
+pub(crate) struct DmaBlock {
     memory: Rc<DmaBuffer>,
-    /// Bytes allocated; the buffer's own length is smaller after [`Block::trim`].
+    /// Bytes allocated; the buffer's own length is smaller after [`DmaBlock::trim`].
     capacity: usize,
 }
 
-impl Block {
+impl DmaBlock {
     /// Takes a block from the thread's pool, or makes a zeroed one. `len` is a multiple of
     /// [`BLOCK_SIZE`] and not 0.
     pub(crate) fn take(len: usize) -> Self {
-        debug_assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
+        assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
         let recycled = POOL
             .try_with(|pool| pool.borrow_mut().take(len))
             .ok()
             .flatten();
-        recycled.unwrap_or_else(|| {
+        let block = recycled.unwrap_or_else(|| {
             let mut memory = glommio::allocate_dma_buffer_global(len);
             memory.as_bytes_mut().fill(0);
             Self {
                 memory: Rc::new(memory),
                 capacity: len,
             }
-        })
+        });
+        let bytes = block.bytes();
+        assert_eq!(bytes.len(), len, "a block has the length asked for");
+        assert!(
+            bytes.as_ptr().addr().is_multiple_of(BLOCK_SIZE),
+            "direct I/O wants aligned memory"
+        );
+        block
     }
 
     /// A block that starts with `bytes`, of which there is at least one.
@@ -65,7 +72,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for DmaBlock {
     fn drop(&mut self) {
         // Memory that an abandoned operation still owns is freed when that completes.
         if Rc::strong_count(&self.memory) > 1 || self.memory.len() > RECYCLED_LEN_MAX {
@@ -81,9 +88,9 @@ impl Drop for Block {
 }
 
 /// A read's memory, kept as glommio returned it.
-pub(crate) struct Read(ReadResult);
+pub(crate) struct DmaRead(ReadResult);
 
-impl Read {
+impl DmaRead {
     pub(crate) fn new(result: ReadResult) -> Self {
         Self(result)
     }
@@ -101,7 +108,8 @@ struct Idle {
 /// Idle blocks of this thread by length in units of [`BLOCK_SIZE`]. Lengths are exact, since the
 /// length of a `DmaBuffer` is what a write sends and can only shrink.
 ///
-/// Invariant: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`].
+/// Invariants: `bytes` is the sum of the capacities and at most [`RECYCLED_BYTES_MAX`]; the memory of an
+/// idle block is not shared.
 struct Pool {
     by_blocks: Vec<Vec<Idle>>,
     bytes: usize,
@@ -112,10 +120,11 @@ thread_local! {
 }
 
 impl Pool {
-    fn take(&mut self, len: usize) -> Option<Block> {
+    fn take(&mut self, len: usize) -> Option<DmaBlock> {
         let idle = self.by_blocks.get_mut(len / BLOCK_SIZE)?.pop()?;
-        self.bytes -= idle.capacity;
-        Some(Block {
+        assert_eq!(Rc::strong_count(&idle.memory), 1, "idle memory is shared");
+        self.gave(idle.capacity);
+        Some(DmaBlock {
             memory: idle.memory,
             capacity: idle.capacity,
         })
@@ -138,6 +147,13 @@ impl Pool {
             self.bytes += block.capacity;
             list.push(block);
         }
+        assert!(self.bytes <= RECYCLED_BYTES_MAX, "the pool is bounded");
+    }
+
+    /// Counts the bytes of a block that has left.
+    fn gave(&mut self, capacity: usize) {
+        assert!(self.bytes >= capacity, "more left the pool than it held");
+        self.bytes -= capacity;
     }
 
     /// Frees one block of the length that holds most of the pool, so that no length keeps the
@@ -151,10 +167,13 @@ impl Pool {
             .and_then(|(_, list)| list.pop());
         match fullest {
             Some(idle) => {
-                self.bytes -= idle.capacity;
+                self.gave(idle.capacity);
                 true
             }
-            None => false,
+            None => {
+                assert_eq!(self.bytes, 0, "an empty pool holds nothing");
+                false
+            }
         }
     }
 }

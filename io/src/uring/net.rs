@@ -93,16 +93,16 @@ fn bind(address: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
 }
 
 pub(crate) struct TcpStream {
-    connection: Rc<Connection>,
+    connection: Rc<SharedStream>,
 }
 
 /// A connection that two halves share. Borrows last for one poll.
-struct Connection {
+struct SharedStream {
     stream: RefCell<Stream>,
     peer: SocketAddr,
 }
 
-impl Drop for Connection {
+impl Drop for SharedStream {
     fn drop(&mut self) {
         // A poll in the ring keeps the socket open for a while after its descriptor is closed.
         let _ = sys::shutdown(self.stream.get_mut());
@@ -125,7 +125,7 @@ impl TcpStream {
             None => stream.peer_addr().map_err(io_error)?,
         };
         Ok(Self {
-            connection: Rc::new(Connection {
+            connection: Rc::new(SharedStream {
                 stream: RefCell::new(stream),
                 peer,
             }),
@@ -148,14 +148,14 @@ impl TcpStream {
     }
 }
 
-impl Connection {
+impl SharedStream {
     fn failed(&self, operation: &'static str, error: io::Error) -> Error {
         Error::new(operation, self.peer.to_string(), error)
     }
 }
 
 pub(crate) struct ReadHalf {
-    connection: Rc<Connection>,
+    connection: Rc<SharedStream>,
 }
 
 impl ReadHalf {
@@ -202,7 +202,7 @@ impl ReadHalf {
 }
 
 pub(crate) struct WriteHalf {
-    connection: Rc<Connection>,
+    connection: Rc<SharedStream>,
 }
 
 impl WriteHalf {

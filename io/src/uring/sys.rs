@@ -129,7 +129,7 @@ pub(crate) fn trim_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn trim_memory() {}
 
-/// Ends a connection in both directions and wakes whoever waits for it.
+/// Ends a connection in both directions and wakes the tasks that wait for it.
 pub(crate) fn shutdown(file: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: the descriptor is open while `file` is borrowed.
     check(unsafe { libc::shutdown(file.as_raw_fd(), libc::SHUT_RDWR) })
@@ -163,7 +163,7 @@ pub(crate) fn try_io_uring() -> io::Result<()> {
     // SAFETY: `params` is zeroed, aligned and as long as the kernel's structure.
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, params.as_mut_ptr()) };
     match RawFd::try_from(fd) {
-        // SAFETY: the kernel just returned this descriptor, and nobody else knows it.
+        // SAFETY: the kernel just returned this descriptor, and nothing else owns it.
         Ok(fd) if fd >= 0 => drop(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => return Err(io::Error::last_os_error()),
     }

@@ -13,20 +13,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// What a task and its handle share.
-struct Shared<T> {
+struct TaskShared<T> {
     output: Cell<Option<T>>,
     is_finished: Cell<bool>,
     joiner: Cell<Option<Waker>>,
 }
 
 /// Lives as long as the task's future.
-struct Running<T> {
+struct RunningTask<T> {
     core: Core,
     slot: usize,
-    shared: Rc<Shared<T>>,
+    shared: Rc<TaskShared<T>>,
 }
 
-impl<T> Drop for Running<T> {
+impl<T> Drop for RunningTask<T> {
     fn drop(&mut self) {
         self.core.tasks().release(self.slot);
         self.shared.is_finished.set(true);
@@ -39,7 +39,7 @@ impl<T> Drop for Running<T> {
 pub(crate) struct JoinHandle<T> {
     core: Core,
     slot: usize,
-    shared: Rc<Shared<T>>,
+    shared: Rc<TaskShared<T>>,
 }
 
 impl<T> JoinHandle<T> {
@@ -71,13 +71,13 @@ pub(crate) fn spawn<T: 'static>(
     queue: Queue,
     future: impl Future<Output = T> + 'static,
 ) -> JoinHandle<T> {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(TaskShared {
         output: Cell::new(None),
         is_finished: Cell::new(false),
         joiner: Cell::new(None),
     });
     let slot = core.tasks().reserve();
-    let running = Running {
+    let running = RunningTask {
         core: core.clone(),
         slot,
         shared: Rc::clone(&shared),

@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 
 /// The tasks of one core that have not ended, so that they can be aborted, one by one or all when
 /// the core ends: a task that glommio forgets would keep its sockets open.
+///
+/// Invariant: a slot is free or belongs to a running task.
 #[derive(Default)]
 pub(crate) struct Tasks {
     slots: RefCell<Vec<Option<Scheduled<()>>>>,
@@ -15,23 +17,36 @@ pub(crate) struct Tasks {
 impl Tasks {
     pub(super) fn reserve(&self) -> usize {
         self.running.set(self.running.get() + 1);
-        self.free.borrow_mut().pop().unwrap_or_else(|| {
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut slots = self.slots.borrow_mut();
             slots.push(None);
             slots.len() - 1
-        })
+        });
+        self.check_counts();
+        slot
+    }
+
+    fn check_counts(&self) {
+        assert_eq!(
+            self.running.get() + self.free.borrow().len(),
+            self.slots.borrow().len(),
+            "a slot is free or in use"
+        );
     }
 
     pub(super) fn fill(&self, slot: usize, task: Scheduled<()>) {
         if let Some(place) = self.slots.borrow_mut().get_mut(slot) {
+            assert!(place.is_none(), "a slot holds one task");
             *place = Some(task);
         }
     }
 
     pub(super) fn release(&self, slot: usize) {
+        assert!(self.running.get() > 0, "a task ends once");
         self.running.set(self.running.get() - 1);
         let task = self.slots.borrow_mut().get_mut(slot).and_then(Option::take);
         self.free.borrow_mut().push(slot);
+        self.check_counts();
         drop(task);
     }
 

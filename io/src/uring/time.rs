@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::clock::{now, tick_of};
-use super::timers::Slot;
+use super::timers::TimerSlot;
 use crate::time::Instant;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 pub(crate) struct Sleep {
     core: Core,
     deadline: Instant,
-    slot: Option<Slot>,
+    slot: Option<TimerSlot>,
 }
 
 impl Sleep {

@@ -14,17 +14,17 @@ use std::time::Duration;
 
 /// The core's side: answers as long as its executor runs.
 pub(crate) struct Pulse {
-    shared: Arc<Shared>,
+    shared: Arc<PulseShared>,
 }
 
-struct Shared {
+struct PulseShared {
     name: String,
     is_asked: AtomicBool,
     /// Wakes the task that answers.
     answerer: Mutex<Option<Waker>>,
 }
 
-impl Shared {
+impl PulseShared {
     fn answerer(&self) -> MutexGuard<'_, Option<Waker>> {
         self.answerer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,7 +56,7 @@ impl Drop for Pulse {
 }
 
 struct Watched {
-    shared: Weak<Shared>,
+    shared: Weak<PulseShared>,
     round: Duration,
     until_round: Duration,
     rounds_unanswered: u32,
@@ -65,7 +65,7 @@ struct Watched {
 /// Starts to watch a core. It is forgotten when its pulse is dropped.
 pub(crate) fn watch(name: &str, limit: Duration) -> Pulse {
     static WATCHDOG: OnceLock<mpsc::Sender<Watched>> = OnceLock::new();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(PulseShared {
         name: name.to_owned(),
         is_asked: AtomicBool::new(false),
         answerer: Mutex::default(),

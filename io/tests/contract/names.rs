@@ -2,7 +2,7 @@
 
 use crate::Place;
 use corelith_io::{
-    BLOCK_SIZE, Buf, Entry, ErrorKind, File, OpenOptions, create_dir_all, free_bytes, list_dir,
+    BLOCK_SIZE, Buf, DirEntry, ErrorKind, File, OpenOptions, create_dir_all, free_bytes, list_dir,
     lock_dir, lock_dir_as_it_is, remove_dir_all, remove_file, rename, sync_dir,
 };
 use std::path::Path;
@@ -69,7 +69,7 @@ pub(crate) async fn a_directory_lists_its_names_in_order(place: Place) {
         create(&place.dir.join(name), 1).await;
     }
     create_dir_all(&place.dir.join("b")).await.unwrap();
-    let entry = |name: &str, is_dir, len| Entry {
+    let entry = |name: &str, is_dir, len| DirEntry {
         name: name.to_owned(),
         is_dir,
         len,

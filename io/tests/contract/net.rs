@@ -147,7 +147,7 @@ pub(crate) async fn a_closed_listener_frees_its_port(place: Place) {
     yield_now().await;
     accepting.abort();
     assert!(accepting.await.is_none());
-    // The kernel may hold the port until the ring has let go of it.
+    // The kernel may hold the port until the ring has released it.
     let bound = timeout(Duration::from_secs(5), async {
         while TcpListener::bind(address).is_err() {
             corelith_io::sleep(Duration::from_millis(5)).await;

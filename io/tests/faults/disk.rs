@@ -28,9 +28,8 @@ fn classify(block: &[u8]) -> &'static str {
 #[test]
 fn a_crash_keeps_what_was_synced_and_any_part_of_the_rest() {
     let mut seen = BTreeSet::new();
-    for seed in 0..60 {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
+    for_seeds(60, |sim, node| {
+        let seed = sim.seed();
         sim.block_on(node, async {
             let file = create_durable("/f", 3).await;
             file.write_at(0, block_of(1)).await.unwrap();
@@ -42,16 +41,15 @@ fn a_crash_keeps_what_was_synced_and_any_part_of_the_rest() {
         assert_eq!(classify(&bytes[..BLOCK_SIZE]), "new", "seed {seed}");
         seen.insert(classify(&bytes[BLOCK_SIZE..2 * BLOCK_SIZE]));
         assert_eq!(classify(&bytes[2 * BLOCK_SIZE..]), "old", "seed {seed}");
-    }
+    });
     assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
 }
 
 #[test]
 fn durable_writes_survive_and_those_in_flight_may_be_torn() {
     let mut seen = BTreeSet::new();
-    for seed in 0..60 {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
+    for_seeds(60, |sim, node| {
+        let seed = sim.seed();
         sim.block_on(node, async {
             create_durable("/f", 8).await;
         });
@@ -81,7 +79,7 @@ fn durable_writes_survive_and_those_in_flight_may_be_torn() {
                 std::cmp::Ordering::Greater => assert_eq!(state, "old", "seed {seed}"),
             }
         }
-    }
+    });
     assert_eq!(seen, BTreeSet::from(["old", "new", "torn"]));
 }
 
@@ -171,9 +169,8 @@ fn a_sector_that_was_read_as_new_stays_new() {
 #[test]
 fn a_name_lasts_after_its_directory_is_synced() {
     let mut unsynced_kept = BTreeSet::new();
-    for seed in 0..40 {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
+    for_seeds(40, |sim, node| {
+        let seed = sim.seed();
         sim.block_on(node, async {
             create("/synced").await;
             create("/removed").await;
@@ -191,16 +188,15 @@ fn a_name_lasts_after_its_directory_is_synced() {
         assert!(names.contains(&"/synced".to_owned()), "seed {seed}");
         let kept = |name: &str| names.iter().any(|path| path == name);
         unsynced_kept.insert((kept("/unsynced"), kept("/removed")));
-    }
+    });
     assert_eq!(unsynced_kept.len(), 4, "{unsynced_kept:?}");
 }
 
 #[test]
 fn a_rename_is_whole_or_has_not_happened() {
     let mut seen = BTreeSet::new();
-    for seed in 0..40 {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
+    for_seeds(40, |sim, node| {
+        let seed = sim.seed();
         sim.block_on(node, async {
             let old = create("/current").await;
             old.write_at(0, block_of(1)).await.unwrap();
@@ -220,7 +216,7 @@ fn a_rename_is_whole_or_has_not_happened() {
         let remains = sim.disk(node).read("/current.new").is_some();
         assert_eq!(content[0] == 1, remains, "seed {seed}");
         seen.insert(remains);
-    }
+    });
     assert_eq!(seen.len(), 2);
 }
 
@@ -251,9 +247,7 @@ fn a_failed_sync_loses_the_data_though_the_next_one_succeeds() {
 #[test]
 fn a_sync_covers_only_what_was_written_before_it() {
     let mut lost = false;
-    for seed in 0..40 {
-        let sim = Sim::new(seed);
-        let node = sim.add_node();
+    for_seeds(40, |sim, node| {
         sim.block_on(node, async {
             let file = Rc::new(create_durable("/f", 1).await);
             let syncing = Rc::clone(&file);
@@ -264,7 +258,7 @@ fn a_sync_covers_only_what_was_written_before_it() {
         });
         sim.crash(node);
         lost |= sim.disk(node).read("/f").unwrap()[0] == 0;
-    }
+    });
     assert!(lost);
 }
 

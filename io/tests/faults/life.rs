@@ -76,7 +76,7 @@ fn a_dead_process_does_nothing_more() {
         let (counter, killer) = (Rc::clone(&ran), sim.clone());
         sim.start(node, 0, move || async move {
             killer.kill(node);
-            // The rest of this poll still runs, but nothing comes of what it asks for.
+            // The rest of this poll still runs, but what it asks for has no effect.
             let after = Rc::clone(&counter);
             spawn(async move { after.set(100) });
             counter.set(1);

@@ -1,4 +1,4 @@
-//! What the simulator does to those who live in it: each fault, seen from above.
+//! The faults of the simulator, each seen through the crate's interface.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -33,7 +33,7 @@ async fn create(path: &str) -> File {
         .unwrap()
 }
 
-/// Makes a durable file of so many blocks of zeros.
+/// Makes a durable file of `blocks` blocks of zeros.
 async fn create_durable(path: &str, blocks: u64) -> File {
     let file = create(path).await;
     for at in 0..blocks {

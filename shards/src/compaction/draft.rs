@@ -1,17 +1,17 @@
 //! A task in the making, and the choices that both policies make among runs and tables.
 
 use super::shape::{RunShape, Shape, Sum, TableShape};
-use super::task::{Input, Options, Output, Span, Task};
+use super::task::{CompactionTask, Input, KeySpan, PickerOptions, TaskOutput};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-/// Where a deletion is no longer needed, a table is rewritten to be rid of it if this fraction of its
-/// entries are deletions; fewer wait for the next merge.
+/// A table whose deletions are no longer needed is rewritten without them if they are at least one entry in
+/// this many; fewer wait for the next merge.
 const USELESS_DELETIONS: u64 = 16;
 
-/// Only tables that are at least this fraction of a full one are moved as they are: a store that is
-/// flushed often would be left with a heap of small ones.
+/// Only tables that have at least this fraction of the full length are moved as they are: a store that is
+/// flushed often would be left with many small ones.
 const MOVABLE: u64 = 8;
 
 /// A table of a level is ended where it would overlap this many full tables of the level below.
@@ -19,36 +19,36 @@ const OVERLAP_TABLES_MAX: u64 = 8;
 
 /// A run and the level it is in. Slices of these are ordered newest first.
 #[derive(Clone, Copy)]
-pub(super) struct Placed<'a> {
+pub(super) struct PlacedRun<'a> {
     pub(super) level: usize,
     pub(super) run: &'a RunShape,
 }
 
 /// All runs, newest first.
-pub(super) fn placed(shape: &Shape) -> Vec<Placed<'_>> {
+pub(super) fn placed(shape: &Shape) -> Vec<PlacedRun<'_>> {
     shape
         .ordered_runs()
-        .map(|(level, run)| Placed { level, run })
+        .map(|(level, run)| PlacedRun { level, run })
         .collect()
 }
 
 /// Tables to be merged, and where to.
 pub(super) struct Draft<'a> {
     /// Newest run first; the tables of one run adjacent.
-    pub(super) inputs: Vec<(Placed<'a>, &'a [TableShape])>,
-    pub(super) output: Output,
+    pub(super) inputs: Vec<(PlacedRun<'a>, &'a [TableShape])>,
+    pub(super) output: TaskOutput,
 }
 
 impl<'a> Draft<'a> {
     /// Adjacent runs into one, in the place of the oldest of them; `None` if there are none.
-    pub(super) fn of_runs(runs: &[Placed<'a>]) -> Option<Self> {
+    pub(super) fn of_runs(runs: &[PlacedRun<'a>]) -> Option<Self> {
         let oldest = runs.last()?;
         Some(Self {
             inputs: runs
                 .iter()
                 .map(|placed| (*placed, placed.run.tables.as_slice()))
                 .collect(),
-            output: Output {
+            output: TaskOutput {
                 level: oldest.level,
                 run: Some(oldest.run.id),
             },
@@ -65,8 +65,12 @@ impl<'a> Draft<'a> {
     }
 
     /// The task, unless it would meet one that is running.
-    pub(super) fn finish(self, shape: &Shape, options: &Options) -> Option<Task> {
-        let span = Span::of(self.tables())?;
+    pub(super) fn finish(self, shape: &Shape, options: &PickerOptions) -> Option<CompactionTask> {
+        assert!(
+            self.inputs.iter().all(|(_, tables)| !tables.is_empty()),
+            "a run without a table is no input"
+        );
+        let span = KeySpan::of(self.tables())?;
         let top = self.inputs.iter().map(|(from, _)| from.level).min()?;
         let (top, output) = (top.max(1), self.output);
         if self.tables().any(|table| table.busy)
@@ -78,7 +82,7 @@ impl<'a> Draft<'a> {
         let sum = Sum::of(self.tables());
         let moves = matches!(self.inputs.as_slice(), [(from, _)] if Some(from.run.id) != output.run)
             && !(bottom && self.tables().any(|table| worth_cleaning(table, options)));
-        Some(Task {
+        Some(CompactionTask {
             cuts: cuts(shape, output.level, &span, options),
             mixed: mixed(&self.inputs),
             inputs: self.inputs.iter().map(input).collect(),
@@ -92,7 +96,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn input((from, tables): &(Placed<'_>, &[TableShape])) -> Input {
+fn input((from, tables): &(PlacedRun<'_>, &[TableShape])) -> Input {
     Input {
         level: from.level,
         run: from.run.id,
@@ -101,7 +105,7 @@ fn input((from, tables): &(Placed<'_>, &[TableShape])) -> Input {
 }
 
 /// Whether runs older than what is written to `output` may hold keys of `span`.
-fn older_overlap(shape: &Shape, output: Output, span: &Span) -> bool {
+fn older_overlap(shape: &Shape, output: TaskOutput, span: &KeySpan) -> bool {
     let same_level = shape.runs(output.level);
     let position = same_level
         .iter()
@@ -114,8 +118,8 @@ fn older_overlap(shape: &Shape, output: Output, span: &Span) -> bool {
         .any(|run| !run.overlapping(span).is_empty())
 }
 
-/// What a merge of `inputs` tells about the writes; see [`Task::mixed`].
-fn mixed(inputs: &[(Placed<'_>, &[TableShape])]) -> Vec<u64> {
+/// What a merge of `inputs` tells about the writes; see [`CompactionTask::mixed`].
+fn mixed(inputs: &[(PlacedRun<'_>, &[TableShape])]) -> Vec<u64> {
     let Some((_, newer)) = inputs.split_last() else {
         return Vec::new();
     };
@@ -125,8 +129,11 @@ fn mixed(inputs: &[(Placed<'_>, &[TableShape])]) -> Vec<u64> {
     {
         return Vec::new();
     }
-    let spans: Vec<Option<Span>> = inputs.iter().map(|(_, tables)| Span::of(*tables)).collect();
-    let met = |position: usize, span: &Span| {
+    let spans: Vec<Option<KeySpan>> = inputs
+        .iter()
+        .map(|(_, tables)| KeySpan::of(*tables))
+        .collect();
+    let met = |position: usize, span: &KeySpan| {
         spans
             .iter()
             .enumerate()
@@ -144,7 +151,7 @@ fn mixed(inputs: &[(Placed<'_>, &[TableShape])]) -> Vec<u64> {
 
 /// Keys before which a table of `level` is best ended, because from one to the next as much of the
 /// level below lies as one table should overlap.
-fn cuts(shape: &Shape, level: usize, span: &Span, options: &Options) -> Vec<Bytes> {
+fn cuts(shape: &Shape, level: usize, span: &KeySpan, options: &PickerOptions) -> Vec<Bytes> {
     let mut cuts = Vec::new();
     if level == 0 {
         return cuts;
@@ -162,19 +169,19 @@ fn cuts(shape: &Shape, level: usize, span: &Span, options: &Options) -> Vec<Byte
         }
         since += table.file_bytes;
     }
+    debug_assert!(cuts.is_sorted(), "cuts are in key order");
     cuts
 }
 
-/// Whether so many of its entries are deletions, all of which could be dropped if nothing older were
-/// left, that the table should not stay as it is.
-fn worth_cleaning(table: &TableShape, options: &Options) -> bool {
+/// Whether the table has enough deletions to be rewritten without them once nothing older is left below it.
+fn worth_cleaning(table: &TableShape, options: &PickerOptions) -> bool {
     table.deletions > 0
         && table.deletions.saturating_mul(USELESS_DELETIONS) >= table.entries
         && table.highest <= options.oldest_pin
 }
 
 /// Tables whose deletions hide nothing any more, each to be rewritten where it is.
-pub(super) fn cleanings<'a>(runs: &[Placed<'a>], options: &Options) -> Vec<Draft<'a>> {
+pub(super) fn cleanings<'a>(runs: &[PlacedRun<'a>], options: &PickerOptions) -> Vec<Draft<'a>> {
     let mut found = Vec::new();
     for (position, placed) in runs.iter().enumerate() {
         let older = runs.get(position + 1..).unwrap_or_default();
@@ -187,7 +194,7 @@ pub(super) fn cleanings<'a>(runs: &[Placed<'a>], options: &Options) -> Vec<Draft
             {
                 found.push(Draft {
                     inputs: vec![(*placed, std::slice::from_ref(table))],
-                    output: Output {
+                    output: TaskOutput {
                         level: placed.level,
                         run: Some(placed.run.id),
                     },
@@ -199,7 +206,7 @@ pub(super) fn cleanings<'a>(runs: &[Placed<'a>], options: &Options) -> Vec<Draft
 }
 
 /// Whether the table is long enough to be moved as it is.
-pub(super) fn movable(table: &TableShape, options: &Options) -> bool {
+pub(super) fn movable(table: &TableShape, options: &PickerOptions) -> bool {
     !table.busy && table.file_bytes >= options.table_bytes / MOVABLE
 }
 
@@ -212,7 +219,7 @@ pub(super) fn movable(table: &TableShape, options: &Options) -> bool {
 /// runs that are allowed are used. (By the plain number, a full tree would be kept going by merging the
 /// two or three newest runs over and over; squared, it is once merged whole.)
 pub(super) fn cheapest(
-    runs: &[Placed<'_>],
+    runs: &[PlacedRun<'_>],
     usable: impl Fn(&RunShape) -> bool,
 ) -> Option<(Range<usize>, f64)> {
     let mut best: Option<(Range<usize>, f64, f64)> = None;
@@ -237,7 +244,10 @@ pub(super) fn cheapest(
             }
         }
     }
-    best.map(|(range, _, each)| (range, each))
+    best.map(|(range, _, each)| {
+        assert!(range.len() > 1, "a merge within a level takes several runs");
+        (range, each)
+    })
 }
 
 /// Adjacent tables of a run, up to `bytes_max` together, that overlap as little as possible of `below`

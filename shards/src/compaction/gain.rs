@@ -1,13 +1,13 @@
-//! What a merge would do away with, as far as can be told beforehand.
+//! An estimate of what a merge would drop.
 
-use super::draft::Placed;
+use super::draft::PlacedRun;
 use super::mix::WriteMix;
 use super::shape::{Shape, Sum, TableShape};
-use super::task::Options;
+use super::task::PickerOptions;
 use std::ops::Add;
 
-/// A merge for the sake of values is cheap up to so many table bytes for each byte of values that the
-/// newer tables refer to.
+/// Table bytes that a merge for the sake of values may rewrite, for each byte of values that the newer tables
+/// refer to.
 const VALUES_PRICE: f64 = 0.02;
 
 /// A cheap merge is due when the newer tables refer to this fraction of the value log: values that they
@@ -23,11 +23,22 @@ const UNKNOWN_VALUES: f64 = 1.0;
 /// What a deletion takes in a table, beside its key.
 const DELETION_BYTES: u64 = 8;
 
-/// What a merge of newer tables with older ones would do away with, in bytes.
+/// What a merge of newer tables with older ones would drop, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Gain {
     pub(super) tables: f64,
     pub(super) values: f64,
+}
+
+impl Gain {
+    fn checked(self) -> Self {
+        let is_amount = |bytes: f64| bytes.is_finite() && bytes >= 0.0;
+        assert!(
+            is_amount(self.tables) && is_amount(self.values),
+            "a gain is a number of bytes: {self:?}"
+        );
+        self
+    }
 }
 
 impl Add for Gain {
@@ -45,8 +56,8 @@ fn mean(bytes: u64, entries: u64) -> f64 {
     bytes as f64 / entries.max(1) as f64
 }
 
-/// What goes because `newer` runs hold later versions of keys in each other and in `next`.
-pub(super) fn by_replacing(newer: &[Placed<'_>], next: Sum, options: &Options) -> Gain {
+/// What is dropped because `newer` runs hold later versions of keys of each other and of `next`.
+pub(super) fn by_replacing(newer: &[PlacedRun<'_>], next: Sum, options: &PickerOptions) -> Gain {
     let sums = newer.iter().map(|placed| Sum::of(&placed.run.tables));
     let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
     let mut runs: Vec<u64> = sums.clone().map(puts).collect();
@@ -65,9 +76,10 @@ pub(super) fn by_replacing(newer: &[Placed<'_>], next: Sum, options: &Options) -
         values: dropped.unwrap_or_else(|| assumed(UNKNOWN_VALUES))
             * mean(all.value_bytes, all.entries),
     }
+    .checked()
 }
 
-/// What goes because of deletions in `newer`, which `next` is merged with. What they hide is in
+/// What is dropped because of deletions in `newer`, which is merged with `next`. What they hide is in
 /// `below`, that is `next` and everything older in the same range, or, if `newer` is of several runs,
 /// in these.
 pub(super) fn by_deleting<'a>(
@@ -75,7 +87,7 @@ pub(super) fn by_deleting<'a>(
     runs: usize,
     next: Sum,
     below: Sum,
-    options: &Options,
+    options: &PickerOptions,
 ) -> Gain {
     let mut deletions = 0;
     let mut deletion_bytes = 0;
@@ -105,6 +117,7 @@ pub(super) fn by_deleting<'a>(
         tables,
         values: deleted * mean(hiding.value_bytes, hiding.entries),
     }
+    .checked()
 }
 
 /// How much a merge of `upper` with `next` is due for the sake of the values that `upper` may hide, of
@@ -119,7 +132,12 @@ pub(super) fn hidden_values(upper: Sum, next: Sum, all: u64) -> f64 {
 
 /// How much a merge that reads `cost` bytes is due where space matters more than rewriting: it pays when
 /// more goes than it reads. What is only assumed to be replaced does not count.
-pub(super) fn eager_score(replaced: Gain, deleted: Gain, cost: f64, options: &Options) -> f64 {
+pub(super) fn eager_score(
+    replaced: Gain,
+    deleted: Gain,
+    cost: f64,
+    options: &PickerOptions,
+) -> f64 {
     let gain = match options.mix.is_known() {
         true => replaced + deleted,
         false => deleted,

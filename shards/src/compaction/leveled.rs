@@ -1,31 +1,31 @@
 //! Leveled compaction, lazy at the top.
 //!
 //! The last level that has tables holds nearly everything in one run. Upwards from its real length,
-//! each level may be [`Options::level_ratio`] times shorter; the shallowest one whose target is at least
-//! [`Options::base_bytes`] is the base, and the levels between it and level 0 are empty. A level beyond
+//! each level may be [`PickerOptions::level_ratio`] times shorter; the shallowest one whose target is at least
+//! [`PickerOptions::base_bytes`] is the base, and the levels between it and level 0 are empty. A level beyond
 //! its target gives some of its tables to the next one.
 //!
-//! Level 0 collects flushes. As long as no more than [`Options::leveled_runs_max`] runs have to be read,
+//! Level 0 collects flushes. As long as no more than [`PickerOptions::leveled_runs_max`] runs have to be read,
 //! merging it into the next level must pay: because it has become long enough in comparison, because
 //! enough of what lies below is known to be replaced or deleted by it, or because the tables are so
 //! small in comparison with the values they refer to that it costs next to nothing. When there are too
 //! many runs before it pays, the cheapest merge within level 0 makes room.
 //!
-//! Runs cost reads. When the reads so far have paid for it, having asked so many runs that a merge would
-//! have taken no more time, level 0 is merged into one run. (Who rents skis until the rents add up to
-//! their price, and buys then, pays at most twice what he could have.) A store that is only written to
-//! never does it, one that is only read does it once.
+//! Runs cost reads. When reads have asked so many runs that a merge would have taken no more time, level 0 is
+//! merged into one run. (The ski rental problem: renting until the rents add up to the price, and buying then,
+//! costs at most twice the optimum.) A store that is only written to never does it, one that is only read
+//! does it once.
 
-use super::draft::{self, Draft, Placed};
+use super::draft::{self, Draft, PlacedRun};
 use super::gain::{Gain, by_deleting, by_replacing, eager_score, hidden_values};
 use super::shape::{Shape, Sum, TableShape};
-use super::task::{Debt, Options, Output, Span, Task};
+use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
 
-/// Level 0 is merged into the last level when it is this many times as long: it costs no more than
-/// half a rewriting more of what comes in. Only a store that is filled with new keys gets there.
+/// Level 0 is merged into the last level when it is this many times as long: each byte written is then
+/// rewritten at most half a time more. Only a store that is filled with new keys gets there.
 const FILLED: u64 = 2;
 
-/// Level 0 is merged when it is this many times [`Options::base_bytes`] long, whatever it is merged
+/// Level 0 is merged when it is this many times [`PickerOptions::base_bytes`] long, whatever it is merged
 /// with: the longest merge there is in the ordinary course of things reads this and a base level.
 const FIRST_LEVEL_BASES_MAX: u64 = 4;
 
@@ -36,11 +36,12 @@ const GARBAGE: f64 = 0.2;
 /// Runs that level 0 may have however many levels there are.
 const FIRST_LEVEL_RUNS_MIN: usize = 4;
 
-/// Tables of a level are moved down in pieces of up to so many full ones.
+/// Tables of a level are moved down in pieces of up to this many full tables.
 const PIECE_TABLES: u64 = 2;
 
 /// What a merge costs, in the time that asking one more run for its filter takes (estimated at 0.3 to 0.6
-/// µs from gets of stores with few and with many runs): so many for an entry, and one for so many bytes.
+/// µs from gets of stores with few and with many runs): this for each entry, and one for each
+/// [`BYTES_PER_SEARCH`].
 const SEARCHES_PER_ENTRY: u64 = 1;
 /// See [`SEARCHES_PER_ENTRY`].
 const BYTES_PER_SEARCH: u64 = 320;
@@ -54,18 +55,18 @@ const CLEANING: f64 = 2.0;
 /// A shape under this policy.
 struct Leveled<'a> {
     shape: &'a Shape,
-    options: &'a Options,
+    options: &'a PickerOptions,
     /// The length that each level should not exceed.
     targets: Vec<u64>,
     last: usize,
     /// The level into which level 0 is merged.
     output: usize,
-    runs: Vec<Placed<'a>>,
+    runs: Vec<PlacedRun<'a>>,
     /// How many of `runs` are in level 0.
     first_runs: usize,
 }
 
-pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
+pub(super) fn pick(shape: &Shape, options: &PickerOptions) -> Option<CompactionTask> {
     let leveled = Leveled::new(shape, options);
     leveled
         .move_down()
@@ -74,16 +75,16 @@ pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
         .or_else(|| leveled.for_reads())
 }
 
-pub(super) fn searches_due(shape: &Shape, options: &Options) -> Option<u64> {
+pub(super) fn searches_due(shape: &Shape, options: &PickerOptions) -> Option<u64> {
     Leveled::new(shape, options).searches_due()
 }
 
-pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
+pub(super) fn debt(shape: &Shape, options: &PickerOptions) -> Debt {
     Leveled::new(shape, options).debt()
 }
 
 impl<'a> Leveled<'a> {
-    fn new(shape: &'a Shape, options: &'a Options) -> Self {
+    fn new(shape: &'a Shape, options: &'a PickerOptions) -> Self {
         let last = options.levels.max(2) - 1;
         let mut targets = vec![0; last + 1];
         let mut target = shape.level_bytes(last);
@@ -102,6 +103,10 @@ impl<'a> Leveled<'a> {
             target /= options.level_ratio.max(2);
         }
         let filled = (1..=base).find(|level| shape.level_bytes(*level) > 0);
+        assert!(
+            (1..=last).contains(&base),
+            "level 0 is merged into a level below it"
+        );
         Self {
             shape,
             options,
@@ -113,34 +118,38 @@ impl<'a> Leveled<'a> {
         }
     }
 
-    fn first_level(&self) -> &[Placed<'a>] {
+    fn first_level(&self) -> &[PlacedRun<'a>] {
         self.runs.get(..self.first_runs).unwrap_or_default()
     }
 
     /// The run of a level below the first, if it has exactly one.
-    fn only_run(&self, level: usize) -> Option<Placed<'a>> {
+    fn only_run(&self, level: usize) -> Option<PlacedRun<'a>> {
         match self.shape.runs(level) {
-            [run] => Some(Placed { level, run }),
+            [run] => Some(PlacedRun { level, run }),
             _ => None,
         }
     }
 
     /// The tables of the only run of `level` that may hold keys of `span`.
-    fn overlapping(&self, level: usize, span: &Span) -> &'a [TableShape] {
+    fn overlapping(&self, level: usize, span: &KeySpan) -> &'a [TableShape] {
         self.only_run(level)
             .map_or(&[], |placed| placed.run.overlapping(span))
     }
 
     /// What the levels from `level` on hold of `span`.
-    fn below(&self, level: usize, span: &Span) -> Sum {
+    fn below(&self, level: usize, span: &KeySpan) -> Sum {
         let levels = self.shape.levels.iter().skip(level);
         let runs = levels.flat_map(|level| &level.runs);
         Sum::of(runs.flat_map(|run| run.overlapping(span)))
     }
 
     /// Tables of `from` into the run of `level`.
-    fn into(&self, inputs: Vec<(Placed<'a>, &'a [TableShape])>, level: usize) -> Option<Draft<'a>> {
-        let span = Span::of(inputs.iter().flat_map(|(_, tables)| tables.iter()))?;
+    fn into(
+        &self,
+        inputs: Vec<(PlacedRun<'a>, &'a [TableShape])>,
+        level: usize,
+    ) -> Option<Draft<'a>> {
+        let span = KeySpan::of(inputs.iter().flat_map(|(_, tables)| tables.iter()))?;
         let mut inputs = inputs;
         if let Some(placed) = self.only_run(level) {
             let overlapping = placed.run.overlapping(&span);
@@ -153,15 +162,15 @@ impl<'a> Leveled<'a> {
         let run = self.only_run(level).map(|placed| placed.run.id);
         Some(Draft {
             inputs,
-            output: Output { level, run },
+            output: TaskOutput { level, run },
         })
     }
 
     /// Tables of level 0 that meet nothing on their way down: keys that came in order.
-    fn move_down(&self) -> Option<Task> {
+    fn move_down(&self) -> Option<CompactionTask> {
         for (position, placed) in self.first_level().iter().enumerate().rev() {
             let older = self.runs.get(position + 1..).unwrap_or_default();
-            let free = |span: &Span| {
+            let free = |span: &KeySpan| {
                 older
                     .iter()
                     .take_while(|other| other.level <= self.output)
@@ -178,7 +187,7 @@ impl<'a> Leveled<'a> {
             let mut count = 0;
             while let Some(stretch) = rest.get(..count + 1)
                 && stretch.last().is_some_and(movable)
-                && Span::of(stretch).is_some_and(|span| free(&span))
+                && KeySpan::of(stretch).is_some_and(|span| free(&span))
             {
                 count += 1;
             }
@@ -204,8 +213,8 @@ impl<'a> Leveled<'a> {
 
     /// If level 0 has too many runs: it is merged into the next level if that pays, else some of it
     /// together. Runs that are being merged count as one.
-    fn make_room(&self) -> Option<Task> {
-        let busy = |placed: &&Placed<'_>| placed.run.busy();
+    fn make_room(&self) -> Option<CompactionTask> {
+        let busy = |placed: &&PlacedRun<'_>| placed.run.busy();
         let merging = self.first_level().iter().filter(busy).count();
         if self.first_runs - merging + merging.min(1) <= self.room() {
             return None;
@@ -220,9 +229,9 @@ impl<'a> Leveled<'a> {
 
     /// The runs of level 0 whose merge spares reads the most: without an oldest one that outweighs all
     /// newer ones.
-    fn runs_for_reads(&self) -> &[Placed<'a>] {
+    fn runs_for_reads(&self) -> &[PlacedRun<'a>] {
         let mut runs = self.first_level();
-        let bytes = |placed: &Placed<'_>| Sum::of(&placed.run.tables).bytes;
+        let bytes = |placed: &PlacedRun<'_>| Sum::of(&placed.run.tables).bytes;
         while let Some((oldest, newer)) = runs.split_last()
             && bytes(oldest) > newer.iter().map(bytes).sum()
         {
@@ -241,7 +250,7 @@ impl<'a> Leveled<'a> {
     }
 
     /// Level 0 into one run, if reads have paid for it.
-    fn for_reads(&self) -> Option<Task> {
+    fn for_reads(&self) -> Option<CompactionTask> {
         if self.options.searches < self.searches_due()? {
             return None;
         }
@@ -250,7 +259,7 @@ impl<'a> Leveled<'a> {
 
     /// How much a merge of level 0 into the next level is due, and what it would take from level 0:
     /// all runs from the oldest on that are not busy.
-    fn first_level_down(&self) -> Option<(f64, &[Placed<'a>])> {
+    fn first_level_down(&self) -> Option<(f64, &[PlacedRun<'a>])> {
         let idle = self
             .first_level()
             .iter()
@@ -261,9 +270,9 @@ impl<'a> Leveled<'a> {
         Some((self.first_level_score(inputs)?, inputs))
     }
 
-    fn first_level_score(&self, inputs: &[Placed<'_>]) -> Option<f64> {
+    fn first_level_score(&self, inputs: &[PlacedRun<'_>]) -> Option<f64> {
         let tables = inputs.iter().flat_map(|placed| &placed.run.tables);
-        let span = Span::of(tables.clone())?;
+        let span = KeySpan::of(tables.clone())?;
         let bytes = Sum::of(tables).bytes;
         let mut next = Sum::of(self.overlapping(self.output, &span));
         let mut below = self.below(self.output, &span);
@@ -313,7 +322,7 @@ impl<'a> Leveled<'a> {
         (of_values.max(gain.tables / cost) / GARBAGE).max(eager)
     }
 
-    fn merge_down(&self, inputs: &[Placed<'a>]) -> Option<Task> {
+    fn merge_down(&self, inputs: &[PlacedRun<'a>]) -> Option<CompactionTask> {
         let whole = inputs
             .iter()
             .map(|placed| (*placed, placed.run.tables.as_slice()))
@@ -328,14 +337,14 @@ impl<'a> Leveled<'a> {
     }
 
     /// Some tables of `from` into the run of `level`, those with the least to rewrite.
-    fn piece(&self, from: Placed<'a>, level: usize) -> Option<Task> {
+    fn piece(&self, from: PlacedRun<'a>, level: usize) -> Option<CompactionTask> {
         let below = self.only_run(level);
         let tables: &'a [TableShape] = &from.run.tables;
         let top = from.level.max(1);
         let usable = |window: &[TableShape]| {
-            Span::of(window).is_some_and(|span| {
+            KeySpan::of(window).is_some_and(|span| {
                 let next = self.overlapping(level, &span);
-                let span = Span::of(next).map_or(span.clone(), |other| other.hull(span));
+                let span = KeySpan::of(next).map_or(span.clone(), |other| other.hull(span));
                 next.iter().all(|table| !table.busy) && !self.shape.claimed(top, level, &span)
             })
         };
@@ -350,7 +359,7 @@ impl<'a> Leveled<'a> {
     }
 
     /// The most urgent of what is due and can run.
-    fn best(&self) -> Option<Task> {
+    fn best(&self) -> Option<CompactionTask> {
         let mut due: Vec<(f64, Due<'a, '_>)> = Vec::new();
         if let Some((score, inputs)) = self.first_level_down() {
             due.push((score, Due::FirstLevel(inputs)));
@@ -376,13 +385,13 @@ impl<'a> Leveled<'a> {
             })
     }
 
-    fn task(&self, due: Due<'a, '_>) -> Option<Task> {
+    fn task(&self, due: Due<'a, '_>) -> Option<CompactionTask> {
         match due {
             Due::FirstLevel(inputs) => self.merge_down(inputs),
             Due::Level(level) => match self.only_run(level) {
                 Some(placed) => self.piece(placed, level + 1),
                 None => {
-                    let same = |placed: &&Placed<'a>| placed.level == level;
+                    let same = |placed: &&PlacedRun<'a>| placed.level == level;
                     let runs: Vec<_> = self.runs.iter().filter(same).copied().collect();
                     Draft::of_runs(&runs)?.finish(self.shape, self.options)
                 }
@@ -411,7 +420,7 @@ impl<'a> Leveled<'a> {
     }
 
     /// Tables below level 0 whose deletions are worth a merge with the next level.
-    fn deletions(&self) -> impl Iterator<Item = (f64, Placed<'a>, &'a [TableShape])> {
+    fn deletions(&self) -> impl Iterator<Item = (f64, PlacedRun<'a>, &'a [TableShape])> {
         let runs = self.runs.iter().skip(self.first_runs);
         // Past another run of its level, a table must not go.
         runs.filter(|placed| placed.level < self.last && self.only_run(placed.level).is_some())
@@ -440,7 +449,8 @@ impl<'a> Leveled<'a> {
         }
         for (score, placed, tables) in self.deletions() {
             if score > 1.0 {
-                let next = Span::of(tables).map(|span| self.overlapping(placed.level + 1, &span));
+                let next =
+                    KeySpan::of(tables).map(|span| self.overlapping(placed.level + 1, &span));
                 debt.score = debt.score.max(score);
                 debt.bytes += Sum::of(tables.iter().chain(next.unwrap_or_default())).bytes;
             }
@@ -463,7 +473,7 @@ impl<'a> Leveled<'a> {
         if score > 1.0 {
             let bytes = self.shape.level_bytes(0);
             let tables = self.first_level().iter();
-            let span = Span::of(tables.flat_map(|placed| &placed.run.tables));
+            let span = KeySpan::of(tables.flat_map(|placed| &placed.run.tables));
             let next = span.map(|span| self.overlapping(self.output, &span));
             debt.bytes += bytes + Sum::of(next.unwrap_or_default()).bytes;
             return bytes;
@@ -476,7 +486,7 @@ impl<'a> Leveled<'a> {
         0
     }
 
-    /// What a deeper level adds to `debt` once so many bytes have arrived in it. What it passes on may
+    /// What a deeper level adds to `debt` once `arriving` bytes have arrived in it. What it passes on may
     /// in turn be too much for the next level; that is left out.
     fn level_debt(&self, level: usize, arriving: u64, debt: &mut Debt) {
         let bytes = self.shape.level_bytes(level);
@@ -503,9 +513,9 @@ impl<'a> Leveled<'a> {
 /// What may be due.
 enum Due<'a, 's> {
     /// These runs of level 0 into the next level.
-    FirstLevel(&'s [Placed<'a>]),
+    FirstLevel(&'s [PlacedRun<'a>]),
     /// Some of a level into the next one, or its runs into one.
     Level(usize),
     /// These tables into the level below theirs.
-    Table(Placed<'a>, &'a [TableShape]),
+    Table(PlacedRun<'a>, &'a [TableShape]),
 }

@@ -1,14 +1,16 @@
 //! How much of what is written replaces something.
 //!
-//! A store that is being filled gains nothing from merging early, one that is being overwritten gets its
-//! space back. The shape alone does not tell them apart, the merges do: if runs hold keys drawn from a
-//! set, the number of keys that they share tells how large the set is. (Capture and recapture, as
-//! ecologists count fish.) The size of the set then tells what another merge would drop.
+//! A store that is being filled gains nothing from merging early; one that is being overwritten gets its
+//! space back. The shape alone does not tell them apart, the results of merges do: if runs hold keys drawn
+//! from a set, the number of keys that they share gives an estimate of the size of the set (capture and
+//! recapture). The size of the set then gives an estimate of what another merge would drop.
 //!
 //! Keys are rarely drawn evenly. If a few are written to most often, the set seems smaller and a merge
 //! more rewarding than it is; the estimate is therefore limited to what could be at most.
 //!
 //! It is kept in memory only. After a start nothing is known until the first merge.
+//!
+//! Invariant: both counts are finite and not negative.
 
 /// Weight of what was known before a merge, against a merge of the same size.
 const REMEMBERED: f64 = 0.5;
@@ -25,7 +27,7 @@ pub(crate) struct WriteMix {
     same: f64,
 }
 
-/// What a merge of runs with so many entries each drops, if their keys are drawn from `keys`.
+/// How many entries a merge of runs with these numbers of entries drops, if keys are drawn from `keys`.
 fn expected(runs: &[u64], keys: f64) -> f64 {
     let all: f64 = runs.iter().map(|entries| *entries as f64).sum();
     // Logarithm of the share of the keys that no run holds; exact where that is nearly all.
@@ -42,7 +44,7 @@ impl WriteMix {
         self.pairs > 0.0
     }
 
-    /// Takes account of a merge of runs with so many entries each, of which `dropped` went.
+    /// Takes account of a merge of runs with these numbers of entries, of which `dropped` were dropped.
     pub(crate) fn merged(&mut self, runs: &[u64], dropped: u64) {
         let mut pairs = 0.0;
         let mut newer = 0.0;
@@ -68,6 +70,11 @@ impl WriteMix {
             }
             self.same += pairs / least;
         }
+        let is_count = |count: f64| count.is_finite() && count >= 0.0;
+        assert!(
+            is_count(self.pairs) && is_count(self.same),
+            "pairs are counted: {self:?}"
+        );
     }
 
     /// How many of the entries of runs, newest first, a merge of them would drop; `None` if nothing is

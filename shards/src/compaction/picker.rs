@@ -1,7 +1,7 @@
 //! The next task, whatever the policy.
 
 use super::shape::Shape;
-use super::task::{Debt, Options, Task};
+use super::task::{CompactionTask, Debt, PickerOptions};
 use super::{leveled, tiered};
 use std::fmt;
 use std::str::FromStr;
@@ -60,31 +60,38 @@ impl FromStr for Policy {
 }
 
 /// What to do next, beside what is running; `None` if there is nothing, or nothing that could run now.
-pub(crate) fn pick(shape: &Shape, policy: Policy, options: &Options) -> Option<Task> {
+pub(crate) fn pick(
+    shape: &Shape,
+    policy: Policy,
+    options: &PickerOptions,
+) -> Option<CompactionTask> {
+    debug_assert!(shape.is_in_order(), "tables of a run are in order");
     match policy {
         Policy::Leveled => leveled::pick(shape, options),
         Policy::Tiered => tiered::pick(shape, options),
     }
 }
 
-/// The [`Options::searches`] from which on a merge pays for the sake of reads; `None` if none would.
-pub(crate) fn searches_due(shape: &Shape, policy: Policy, options: &Options) -> Option<u64> {
+/// The [`PickerOptions::searches`] from which on a merge pays for the sake of reads; `None` if none would.
+pub(crate) fn searches_due(shape: &Shape, policy: Policy, options: &PickerOptions) -> Option<u64> {
     match policy {
         Policy::Leveled => leveled::searches_due(shape, options),
-        // Whoever chose it wants little rewriting.
+        // This policy is chosen for little rewriting.
         Policy::Tiered => None,
     }
 }
 
 /// How much there is to do.
-pub(crate) fn debt(shape: &Shape, policy: Policy, options: &Options) -> Debt {
-    match policy {
+pub(crate) fn debt(shape: &Shape, policy: Policy, options: &PickerOptions) -> Debt {
+    let debt = match policy {
         Policy::Leveled => leveled::debt(shape, options),
         Policy::Tiered => tiered::debt(shape, options),
-    }
+    };
+    assert!(debt.score >= 0.0, "a score is a number: {debt:?}");
+    debt
 }
 
 /// Whether nothing is running and nothing is left to do.
-pub(crate) fn settled(shape: &Shape, policy: Policy, options: &Options) -> bool {
+pub(crate) fn settled(shape: &Shape, policy: Policy, options: &PickerOptions) -> bool {
     !shape.busy() && pick(shape, policy, options).is_none()
 }

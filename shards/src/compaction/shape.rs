@@ -3,11 +3,12 @@
 //! Invariants:
 //! * Runs are ordered newest first: levels in order, and within a level runs in order. Of two versions
 //!   of a key, the newer one is in an earlier run, or both are in the same table.
-//! * The tables of a run are sorted, and no key is in two of them: whoever writes a run ends a table
-//!   between two keys, never between two versions of one.
+//! * The tables of a run are sorted, and no key is in two of them: a writer ends a table between two
+//!   keys, never between two versions of one.
 //! * Under the leveled policy each level but the first is on its way to one run.
+//! * No table is read by two running tasks, and no two write the same keys to the same levels.
 
-use super::task::{Claim, Span, Task};
+use super::task::{CompactionTask, KeySpan, LevelClaim};
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
 
@@ -52,10 +53,10 @@ pub(crate) struct Shape {
     /// Level 0, into which memtables are flushed, first. Missing levels are empty ones.
     pub(crate) levels: Vec<LevelShape>,
     /// What running tasks will write to; see [`Shape::start`].
-    pub(crate) claims: Vec<Claim>,
+    pub(crate) claims: Vec<LevelClaim>,
 }
 
-impl Span {
+impl KeySpan {
     pub(crate) fn intersects(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
@@ -70,13 +71,16 @@ impl Span {
 
     /// The smallest range that holds all `tables`; `None` if there are none.
     pub(crate) fn of<'a>(tables: impl IntoIterator<Item = &'a TableShape>) -> Option<Self> {
-        tables.into_iter().map(TableShape::span).reduce(Span::hull)
+        tables
+            .into_iter()
+            .map(TableShape::span)
+            .reduce(KeySpan::hull)
     }
 }
 
 impl TableShape {
-    pub(crate) fn span(&self) -> Span {
-        Span {
+    pub(crate) fn span(&self) -> KeySpan {
+        KeySpan {
             first: self.first.clone(),
             last: self.last.clone(),
         }
@@ -115,7 +119,7 @@ impl RunShape {
     }
 
     /// The tables that may hold keys of `span`.
-    pub(super) fn overlapping(&self, span: &Span) -> &[TableShape] {
+    pub(super) fn overlapping(&self, span: &KeySpan) -> &[TableShape] {
         let from = self.tables.partition_point(|table| table.last < span.first);
         let rest = self.tables.get(from..).unwrap_or_default();
         let count = rest.partition_point(|table| table.first <= span.last);
@@ -159,9 +163,19 @@ impl Shape {
         self.tables().any(|table| table.busy)
     }
 
+    /// Whether the tables of each run are in order and share no key.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.ordered_runs().all(|(_, run)| {
+            let pairs = run.tables.iter().zip(run.tables.iter().skip(1));
+            pairs
+                .into_iter()
+                .all(|(before, after)| before.last < after.first)
+        })
+    }
+
     /// Whether a running task may write keys of `span` to a level from `top` to `bottom`, or read
     /// there what belongs between.
-    pub(super) fn claimed(&self, top: usize, bottom: usize, span: &Span) -> bool {
+    pub(super) fn claimed(&self, top: usize, bottom: usize, span: &KeySpan) -> bool {
         self.claims
             .iter()
             .any(|claim| claim.top <= bottom && top <= claim.bottom && claim.span.intersects(span))
@@ -169,17 +183,23 @@ impl Shape {
 
     /// Marks what a started task works on. Whoever makes a shape from a version does this for every
     /// running task that is not a move: moves are done at once.
-    pub(crate) fn start(&mut self, task: &Task) {
+    pub(crate) fn start(&mut self, task: &CompactionTask) {
         for input in &task.inputs {
             let Some(level) = self.levels.get_mut(input.level) else {
                 continue;
             };
             for run in level.runs.iter_mut().filter(|run| run.id == input.run) {
                 for table in &mut run.tables {
-                    table.busy |= input.tables.contains(&table.id);
+                    let is_input = input.tables.contains(&table.id);
+                    assert!(!(is_input && table.busy), "a table has two tasks");
+                    table.busy |= is_input;
                 }
             }
         }
-        self.claims.extend(task.claim());
+        if let Some(claim) = task.claim() {
+            let is_claimed = self.claimed(claim.top, claim.bottom, &claim.span);
+            assert!(!is_claimed, "two tasks write the same keys to a level");
+            self.claims.push(claim);
+        }
     }
 }

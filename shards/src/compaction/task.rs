@@ -1,12 +1,12 @@
-//! What a picker goes by, and what it chooses.
+//! What a picker decides from, and what it chooses.
 
 use super::mix::WriteMix;
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
 
-/// What the pickers go by.
+/// What the pickers decide from, beside the shape.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct PickerOptions {
     /// Levels, the one of flushes included.
     pub(crate) levels: usize,
     /// A table is ended at this length.
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     pub(crate) oldest_pin: LogIndex,
 }
 
-impl Default for Options {
+impl Default for PickerOptions {
     fn default() -> Self {
         Self {
             levels: 7,
@@ -63,7 +63,7 @@ pub(crate) struct Input {
 
 /// Where the result goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Output {
+pub(crate) struct TaskOutput {
     pub(crate) level: usize,
     /// The run whose place in the level it takes, together with the tables of that run that are not
     /// inputs. `None`, or a run that has gone meanwhile: the only run of the level, made if there is
@@ -73,12 +73,12 @@ pub(crate) struct Output {
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Task {
+pub(crate) struct CompactionTask {
     /// Newest run first.
     pub(crate) inputs: Vec<Input>,
-    pub(crate) output: Output,
+    pub(crate) output: TaskOutput,
     /// The keys of all inputs.
-    pub(crate) span: Span,
+    pub(crate) span: KeySpan,
     /// Nothing older than the inputs holds any of these keys: deletions need not be kept.
     pub(crate) bottom: bool,
     /// The tables change their level without being rewritten, which is done at once.
@@ -96,12 +96,12 @@ pub(crate) struct Task {
     pub(crate) mixed: Vec<u64>,
 }
 
-impl Task {
+impl CompactionTask {
     /// What others must keep off while it runs. Level 0 is not part of it: there, runs are merged
     /// whole or from the oldest on, so that its busy tables tell enough.
-    pub(super) fn claim(&self) -> Option<Claim> {
+    pub(super) fn claim(&self) -> Option<LevelClaim> {
         let top = self.inputs.iter().map(|input| input.level).min()?.max(1);
-        (self.output.level >= top).then(|| Claim {
+        (self.output.level >= top).then(|| LevelClaim {
             top,
             bottom: self.output.level,
             span: self.span.clone(),
@@ -122,7 +122,7 @@ pub(crate) struct Debt {
 
 /// A range of stored keys, both ends included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct KeySpan {
     pub(crate) first: Bytes,
     pub(crate) last: Bytes,
 }
@@ -130,8 +130,8 @@ pub(crate) struct Span {
 /// The levels below the first one that a running task reads or writes, and the keys it may write
 /// there. A key range without a table may still get one: busy tables alone do not tell.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
+pub(crate) struct LevelClaim {
     pub(crate) top: usize,
     pub(crate) bottom: usize,
-    pub(crate) span: Span,
+    pub(crate) span: KeySpan,
 }

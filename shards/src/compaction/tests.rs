@@ -1,4 +1,4 @@
-//! Rules in tables, figures by simulation, and whatever shape chance makes.
+//! Rules in tables, figures by simulation, and random shapes.
 
 mod figures;
 mod model;

@@ -1,13 +1,13 @@
 //! Tiered compaction: runs are merged with their neighbours, and only when there are too many of them.
 //!
-//! Levels mean nothing to it: all runs are one sequence, newest first, and a merge leaves its result in
+//! Levels do not matter: all runs are one sequence, newest first, and a merge leaves its result in
 //! the place of the oldest run it took. Space is bounded by merging everything when what is replaced or
 //! deleted, as far as merges have told, comes to as much as the rest.
 
-use super::draft::{self, Draft, Placed};
+use super::draft::{self, Draft, PlacedRun};
 use super::gain::{by_deleting, by_replacing, eager_score, hidden_values};
 use super::shape::{Shape, Sum};
-use super::task::{Debt, Options, Output, Span, Task};
+use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
 
 /// Everything is merged when what is replaced or deleted comes to this many times the rest.
 const GARBAGE: f64 = 1.0;
@@ -18,7 +18,7 @@ const VALUES_GARBAGE: f64 = 0.2;
 /// The score of tables of deletions that hide nothing.
 const CLEANING: f64 = 2.0;
 
-pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
+pub(super) fn pick(shape: &Shape, options: &PickerOptions) -> Option<CompactionTask> {
     let runs = draft::placed(shape);
     let finish = |draft: Draft<'_>| draft.finish(shape, options);
     // One whose deletions are to go first is rewritten where it is instead.
@@ -45,16 +45,16 @@ pub(super) fn pick(shape: &Shape, options: &Options) -> Option<Task> {
 
 /// Runs that share no key with the next older one, each to become part of it as it is: keys that came
 /// in order.
-fn joined<'a>(runs: &[Placed<'a>], options: &Options) -> impl Iterator<Item = Draft<'a>> {
+fn joined<'a>(runs: &[PlacedRun<'a>], options: &PickerOptions) -> impl Iterator<Item = Draft<'a>> {
     let pairs = runs.iter().zip(runs.iter().skip(1)).rev();
     pairs.filter_map(|(newer, older)| {
         let whole = newer.run.tables.as_slice();
         let movable = whole.iter().all(|table| draft::movable(table, options))
             && older.run.tables.iter().all(|table| !table.busy)
-            && Span::of(whole).is_some_and(|span| older.run.overlapping(&span).is_empty());
+            && KeySpan::of(whole).is_some_and(|span| older.run.overlapping(&span).is_empty());
         movable.then(|| Draft {
             inputs: vec![(*newer, whole)],
-            output: Output {
+            output: TaskOutput {
                 level: older.level,
                 run: Some(older.run.id),
             },
@@ -63,7 +63,7 @@ fn joined<'a>(runs: &[Placed<'a>], options: &Options) -> impl Iterator<Item = Dr
 }
 
 /// How much a merge of everything is due.
-fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
+fn whole_score(runs: &[PlacedRun<'_>], options: &PickerOptions) -> f64 {
     let Some((oldest, newer)) = runs.split_last() else {
         return 0.0;
     };
@@ -90,7 +90,7 @@ fn whole_score(runs: &[Placed<'_>], options: &Options) -> f64 {
         .max(eager_score(replaced, deleted, cost, options))
 }
 
-pub(super) fn debt(shape: &Shape, options: &Options) -> Debt {
+pub(super) fn debt(shape: &Shape, options: &PickerOptions) -> Debt {
     let runs = draft::placed(shape);
     let whole = whole_score(&runs, options);
     let allowed = options.tiered_runs_max.max(1);

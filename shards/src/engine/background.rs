@@ -3,7 +3,7 @@
 //! They hold the engine only while they work, so that an engine that is dropped without being closed
 //! ends.
 
-use super::{Engine, Inner};
+use super::{Engine, EngineInner};
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::COMPACTIONS_MAX;
 use corelith_io::sync::notify::Notify;
@@ -20,7 +20,7 @@ pub(super) struct Background {
     pub(super) compaction_is_stuck: Cell<bool>,
     /// The same of collection.
     pub(super) collection_is_stuck: Cell<bool>,
-    /// What was seen last of [`Engine::circumstances`].
+    /// The last result of [`Engine::circumstances`].
     circumstances: Cell<Circumstances>,
     demand: BackgroundDemand,
 }
@@ -85,10 +85,9 @@ pub(super) struct Working(Engine);
 impl Drop for Working {
     fn drop(&mut self) {
         let inner = &self.0.inner;
-        inner
-            .background
-            .working
-            .set(inner.background.working.get() - 1);
+        let working = &inner.background.working;
+        assert!(working.get() > 0, "a task ends its work once");
+        working.set(working.get() - 1);
         inner.changed.notify_waiters();
     }
 }
@@ -118,7 +117,7 @@ impl Engine {
     where
         Fut: Future<Output = Turn> + 'static,
     {
-        let weak: Weak<Inner> = Rc::downgrade(&self.inner);
+        let weak: Weak<EngineInner> = Rc::downgrade(&self.inner);
         let wake = Rc::clone(&self.inner.background.wake);
         drop(spawn_background(async move {
             loop {

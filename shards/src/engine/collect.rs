@@ -1,8 +1,8 @@
-//! Collecting the value log.
+//! Collects the value log.
 //!
-//! What is garbage is known exactly: the bytes of a segment less those that the tables refer to. Only
-//! segments whose entries the log has purged count, since of the others the log, or a memtable, may
-//! refer to records that no table does. A collection never writes to the index: a record that is live
+//! Garbage is known exactly: the bytes of a segment minus those that the tables refer to. Only segments
+//! whose entries the log has purged count: the log, or a memtable, may refer to records of the others that
+//! no table refers to. A collection never writes to the index: a record that is live
 //! is one that a table refers to, and it keeps its segment and slot.
 //!
 //! Invariants:
@@ -13,7 +13,7 @@
 
 use super::background::Turn;
 use super::compact::is_no_space;
-use super::{Engine, View};
+use super::{Engine, ReadView};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::key::Space;
@@ -117,6 +117,10 @@ impl Engine {
         self.edit(
             &[],
             |manifest, _| {
+                debug_assert!(
+                    !manifest.refers_to_any(ids) || is_planted(Bug::CollectUnpurged),
+                    "a segment that is dropped has no live record"
+                );
                 manifest
                     .segments
                     .retain(|segment| !ids.contains(&segment.id));
@@ -160,13 +164,21 @@ impl Engine {
             .await?;
         drop(view);
         let meta = rewritten.meta();
+        assert!(
+            meta.id == before.id && meta.generation > before.generation,
+            "a rewritten segment keeps its number"
+        );
+        debug_assert!(
+            meta.records <= before.records && meta.bytes <= before.bytes,
+            "a collection adds nothing"
+        );
         counters.read(before.file_bytes);
         counters.wrote(meta.file_bytes);
         if is_planted(Bug::RemoveBeforeManifest) {
             drop(segment);
             values.install_rewritten(rewritten);
             values.remove_obsolete(&self.inner.removals).await;
-            let replace = |manifest: &mut crate::manifest::Manifest, _: &super::State| {
+            let replace = |manifest: &mut crate::manifest::Manifest, _: &super::EngineState| {
                 manifest.segments = values.sealed().0;
                 true
             };
@@ -200,7 +212,7 @@ impl Engine {
     /// The slots of a segment that tables refer to, if going through those tables is cheaper than to
     /// look each record up: tables of pointers alone are short. The log has purged every entry of the
     /// segment, so no memtable refers to it.
-    async fn live_slots(&self, view: &View, segment: SegmentMeta) -> Result<Option<Slots>> {
+    async fn live_slots(&self, view: &ReadView, segment: SegmentMeta) -> Result<Option<LiveSlots>> {
         if is_planted(Bug::IgnorePinsOfSegments) {
             return Ok(None);
         }
@@ -216,7 +228,7 @@ impl Engine {
             return Ok(None);
         }
         self.inner.counters.collection.read(bytes);
-        let mut slots = Slots::default();
+        let mut slots = LiveSlots::default();
         for table in tables {
             let mut cursor = SequentialCursor::start(Rc::clone(table), &[]).await?;
             let mut count = 0_u32;
@@ -251,11 +263,11 @@ impl Engine {
 
 /// Slots of one segment, a bit each; they are bounded by `limits::VLOG_SLOTS_MAX`.
 #[derive(Default)]
-struct Slots {
+struct LiveSlots {
     words: Vec<u64>,
 }
 
-impl Slots {
+impl LiveSlots {
     fn add(&mut self, slot: u32) {
         let word = slot as usize / 64;
         if self.words.len() <= word {
@@ -273,7 +285,7 @@ impl Slots {
 }
 
 /// Whether anything of `view` has the record's pointer.
-pub(super) async fn is_live(view: &View, record: &RecordRef<'_>) -> Result<bool> {
+pub(super) async fn is_live(view: &ReadView, record: &RecordRef<'_>) -> Result<bool> {
     for memtable in &view.memtables {
         let version = memtable.get(Space::User, record.key, record.at);
         if let Some(version) = version

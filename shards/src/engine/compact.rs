@@ -1,4 +1,4 @@
-//! Running compactions: a few at a time, so that merges of small runs go on beside a long one.
+//! Runs compactions: a few at a time, so that merges of small runs go on beside a long one.
 //!
 //! A compaction reads tables that no longer change and writes others; nothing else waits for it. One
 //! manifest edit puts the new ones in the place of the old ones. The task gives way to the foreground
@@ -9,9 +9,9 @@ use super::inputs::Inputs;
 use super::run_writer::RunWriter;
 use super::versions::{Fate, Versions};
 use super::{Engine, edit};
-use crate::compaction::{self, Shape, Task};
+use crate::compaction::{self, CompactionTask, Shape};
 use crate::error::{Error, Result};
-use crate::limits::{BACKGROUND_IO_BYTES, DAMAGE_PAUSE, DISK_FULL_RETRY};
+use crate::limits::{BACKGROUND_IO_BYTES, COMPACTIONS_MAX, DAMAGE_PAUSE, DISK_FULL_RETRY};
 use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::sstable::{Content, EntryRef, Table, TableMeta, ValueRef};
 use bytes::Bytes;
@@ -23,13 +23,15 @@ const ENTRIES_PER_TURN: u32 = 16;
 /// A compaction that runs; others keep off its tables and keys.
 struct Compacting {
     engine: Engine,
-    task: Rc<Task>,
+    task: Rc<CompactionTask>,
 }
 
 impl Drop for Compacting {
     fn drop(&mut self) {
         let running = &mut self.engine.inner.compacting.borrow_mut();
+        let before = running.len();
         running.retain(|task| !Rc::ptr_eq(task, &self.task));
+        assert_eq!(running.len() + 1, before, "a compaction ends once");
     }
 }
 
@@ -72,7 +74,10 @@ impl Engine {
         let policy = self.inner.state.borrow().policy;
         let task = compaction::pick(&self.shape(), policy, &self.picker_options())?;
         let task = Rc::new(task);
-        self.inner.compacting.borrow_mut().push(Rc::clone(&task));
+        let mut running = self.inner.compacting.borrow_mut();
+        running.push(Rc::clone(&task));
+        assert!(running.len() <= COMPACTIONS_MAX, "compactions are bounded");
+        drop(running);
         Some(Compacting {
             engine: self.clone(),
             task,
@@ -85,8 +90,8 @@ impl Engine {
         compaction::settled(&self.shape(), policy, &self.picker_options())
     }
 
-    fn picker_options(&self) -> compaction::Options {
-        compaction::Options {
+    fn picker_options(&self) -> compaction::PickerOptions {
+        compaction::PickerOptions {
             mix: self.inner.mix.get(),
             searches: self.inner.searches.count(),
             is_eager: self.is_eager(),
@@ -136,7 +141,7 @@ impl Engine {
                 tracing::warn!(%shard, %error, "no room to compact or collect");
                 self.pause(DISK_FULL_RETRY).await;
             }
-            // It could not be read; whoever asks for it is told, and nothing is lost by waiting.
+            // It could not be read. Readers of it get the error, and nothing is lost by waiting.
             error if error.is_corrupt() => {
                 tracing::error!(%shard, %error, "compaction or collection met damage");
                 self.pause(DAMAGE_PAUSE).await;
@@ -163,7 +168,7 @@ impl Engine {
         }
     }
 
-    async fn compact(&self, task: &Task) -> Result<()> {
+    async fn compact(&self, task: &CompactionTask) -> Result<()> {
         if task.moves {
             let moved = self.edit(&[], |manifest, _| manifest.apply(task, None), |_| {});
             let moved = moved.await?;

@@ -1,7 +1,8 @@
-//! Damage that was met: remembered, logged once, and handed to whoever can repair it.
+//! Damage that was met: remembered, logged once, and handed to the hook, which can have it repaired.
 //!
-//! Invariant: the list names files of the current version only. A file that a compaction, a collection
-//! or an installed snapshot has replaced takes its damage with it.
+//! Invariant: the list names files only that hold data of the shard: of the current version, and segments
+//! of the log. A file that a compaction, a collection, an installed snapshot or a purge has taken out of
+//! use takes its damage with it.
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -124,14 +125,17 @@ impl Damages {
             list.pop_front();
         }
         list.push_back(damage.clone());
+        assert!(list.len() <= DAMAGES_MAX, "the list of damage is bounded");
         true
     }
 }
 
-/// A file that holds data of the current version.
-enum Place {
+/// A file that holds data of the shard.
+enum DamagedFile {
     Table(Rc<Table>),
     Segment(ValueSegmentId),
+    /// A segment of the log. It holds entries of any keys.
+    Log,
 }
 
 impl Engine {
@@ -141,6 +145,12 @@ impl Engine {
         let mut list = self.inner.damages.list.borrow_mut();
         list.retain(|damage| self.place_of(&damage.file).is_some());
         list.iter().cloned().collect()
+    }
+
+    /// Notes damage that a reader of the shard's log has met, in the log or in a value that an entry
+    /// refers to; other errors are none.
+    pub async fn note_log_damage(&self, error: &Error) {
+        self.note_damage(error, None).await;
     }
 
     /// Hands `result` on, and notes the damage if it is that. `key` is the user key that was read.
@@ -160,19 +170,20 @@ impl Engine {
         if self.inner.damages.has(file, *offset) {
             return;
         }
-        // What is in a replaced file no longer matters.
+        // What is in a file out of use no longer matters.
         let Some(place) = self.place_of(file) else {
             return;
         };
         let (first_key, last_key) = match place {
-            Place::Table(table) => table.key_range_at(*offset).await,
-            Place::Segment(id) => match key {
+            DamagedFile::Table(table) => table.key_range_at(*offset).await,
+            DamagedFile::Segment(id) => match key {
                 Some(key) => {
                     let stored = Bytes::from(Space::User.stored_key(key));
                     (stored.clone(), stored)
                 }
                 None => self.keys_referring_to(id),
             },
+            DamagedFile::Log => (Bytes::new(), Bytes::new()),
         };
         let damage = Damage {
             file: file.clone(),
@@ -191,16 +202,17 @@ impl Engine {
         }
     }
 
-    /// What `file` is of the current version; `None` if it is no part of it.
-    fn place_of(&self, file: &str) -> Option<Place> {
+    /// What `file` holds of the shard; `None` if it is out of use.
+    fn place_of(&self, file: &str) -> Option<DamagedFile> {
         let name = Path::new(file).file_name()?.to_str()?;
         match FileName::parse(name)? {
-            FileName::Table(id) => self.table(id).map(Place::Table),
+            FileName::Table(id) => self.table(id).map(DamagedFile::Table),
             FileName::ValueSegment(id, generation) => {
                 let segments = self.inner.values.segments();
                 let is_current = segments.get(&id)?.generation() == generation;
-                is_current.then_some(Place::Segment(id))
+                is_current.then_some(DamagedFile::Segment(id))
             }
+            FileName::Segment(id) => (self.inner.log.has_segment)(id).then_some(DamagedFile::Log),
             _ => None,
         }
     }

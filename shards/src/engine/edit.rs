@@ -1,23 +1,25 @@
 //! Edits of the manifest, and the files that they leave behind.
 //!
-//! Invariant: a file is removed only after the manifest that no longer names it is durable, and when
-//! no reader holds it.
+//! Invariants:
+//! * A file is removed only after the manifest that no longer names it is durable, and when no reader
+//!   holds it.
+//! * One edit is made at a time, each from the manifest that the one before put into effect.
 
-use super::{Engine, State, separated_bytes_max};
-use crate::compaction::{Input, LevelShape, RunShape, Shape, TableShape, Task};
+use super::{Engine, EngineState, separated_bytes_max};
+use crate::compaction::{CompactionTask, Input, LevelShape, RunShape, Shape, TableShape};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::TableId;
 use crate::limits::DISK_FULL_RETRY;
-use crate::manifest::{Manifest, Placed};
+use crate::manifest::{Manifest, PlacedTable};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::{Table, TableMeta};
-use crate::version::{Run, Version};
+use crate::version::{SortedRun, Version};
 use corelith_io::collections::HashMap;
 use std::rc::Rc;
 
 /// The version that a manifest describes, whose tables are all among `tables`.
-pub(super) fn version_of(placed: &[Placed], tables: &HashMap<TableId, Rc<Table>>) -> Version {
+pub(super) fn version_of(placed: &[PlacedTable], tables: &HashMap<TableId, Rc<Table>>) -> Version {
     Version::new(placed, |id| match tables.get(&id) {
         Some(table) => Rc::clone(table),
         None => panic!("table {id} is not open"),
@@ -40,11 +42,11 @@ pub(super) fn shape_of(version: &Version) -> Shape {
             busy: false,
         }
     };
-    let run = |run: &Run| RunShape {
+    let run = |run: &SortedRun| RunShape {
         id: run.id.0,
         tables: run.tables.iter().map(table).collect(),
     };
-    let level = |runs: &Vec<Run>| LevelShape {
+    let level = |runs: &Vec<SortedRun>| LevelShape {
         runs: runs.iter().map(run).collect(),
     };
     Shape {
@@ -54,7 +56,7 @@ pub(super) fn shape_of(version: &Version) -> Shape {
 }
 
 /// The tables that a compaction reads, by run; `None` if one of them is gone.
-pub(super) fn inputs_of(version: &Version, task: &Task) -> Option<Vec<Vec<Rc<Table>>>> {
+pub(super) fn inputs_of(version: &Version, task: &CompactionTask) -> Option<Vec<Vec<Rc<Table>>>> {
     let run_of = |input: &Input| {
         let runs = version.levels.get(input.level)?;
         let run = runs.iter().find(|run| run.id.0 == input.run)?;
@@ -89,8 +91,8 @@ impl Engine {
     pub(super) async fn edit(
         &self,
         opened: &[Rc<Table>],
-        change: impl FnOnce(&mut Manifest, &State) -> bool,
-        then: impl FnOnce(&mut State),
+        change: impl FnOnce(&mut Manifest, &EngineState) -> bool,
+        then: impl FnOnce(&mut EngineState),
     ) -> Result<bool> {
         let inner = &self.inner;
         let _edit = inner.manifest_edit.acquire(1).await;
@@ -110,6 +112,11 @@ impl Engine {
         let bytes = manifest.encode(inner.owner);
         inner.options.capacity.takes_manifest(bytes.len() as u64)?;
         Manifest::prepare(&inner.dir, &bytes).await?;
+        assert_eq!(
+            manifest.generation,
+            inner.state.borrow().manifest.generation + 1,
+            "one edit is made at a time"
+        );
         if is_planted(Bug::RemoveBeforeManifest) {
             self.retire(&manifest, opened, |_| {});
             self.remove_unused().await;
@@ -117,6 +124,7 @@ impl Engine {
         self.commit(&manifest).await?;
         inner.manifest_bytes.set(bytes.len() as u64);
         self.retire(&manifest, opened, then);
+        inner.state.borrow().check();
         self.measure_debt();
         inner.counters.edits.add(1);
         inner.changed.notify_waiters();
@@ -125,7 +133,7 @@ impl Engine {
     }
 
     /// Puts a prepared manifest in the place of the old one, durably. Once it is there, a full device is
-    /// waited out: nobody can tell which of the two a crash would leave.
+    /// waited out: it is unknown which of the two a crash would leave.
     ///
     /// # Errors
     /// The old manifest is in effect if the device is full; after anything else the shard is fenced.
@@ -150,7 +158,12 @@ impl Engine {
     }
 
     /// Puts a manifest into effect; the tables that it does not name become obsolete.
-    fn retire(&self, manifest: &Manifest, opened: &[Rc<Table>], then: impl FnOnce(&mut State)) {
+    fn retire(
+        &self,
+        manifest: &Manifest,
+        opened: &[Rc<Table>],
+        then: impl FnOnce(&mut EngineState),
+    ) {
         let state = &mut *self.inner.state.borrow_mut();
         let current = state.version.tables().chain(opened);
         let mut tables: HashMap<TableId, Rc<Table>> = current
@@ -169,8 +182,8 @@ impl Engine {
         then(state);
     }
 
-    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files end without a
-    /// word.
+    /// Whether [`Engine::remove_unused`] has something to remove: reads that held files do not say when
+    /// they end.
     pub(super) fn has_unused(&self) -> bool {
         let state = self.inner.state.borrow();
         let mut obsolete = state.obsolete.iter();
@@ -193,6 +206,10 @@ impl Engine {
                 }
                 held
             });
+            debug_assert!(
+                removable.iter().all(|(id, _)| !state.manifest.names(*id)),
+                "a file that the manifest names is removed"
+            );
             removable
         };
         let removals = &self.inner.removals;

@@ -154,8 +154,8 @@ impl Engine {
         }
     }
 
-    /// Whether nothing is flushed any more: a shard that is to stop has no room for it, not even with
-    /// the reserve. Nothing is lost by it: the log has what the memtables have.
+    /// Whether flushing is given up: the shard is to stop and has no room for it, not even with the reserve.
+    /// Nothing is lost: the log has what the memtables have.
     fn gives_up_flushing(&self, error: &Error) -> bool {
         let has_tried_all = !error.is_no_space() || self.inner.reserve.is_given_up();
         let has_tried_all = error.wants_room() && has_tried_all;
@@ -206,7 +206,11 @@ impl Engine {
                     true
                 },
                 |state| {
-                    state.frozen.pop_front();
+                    let flushed = state.frozen.pop_front();
+                    assert!(
+                        flushed.is_some_and(|flushed| Rc::ptr_eq(&flushed, frozen)),
+                        "memtables are flushed in order"
+                    );
                 },
             )
             .await;
@@ -237,7 +241,7 @@ impl Engine {
                     let stored_key = space.stored_key(&key);
                     let mut newer = None;
                     for version in versions {
-                        // Nobody who comes from now on can see a version that no pin sees now.
+                        // A version that no pin sees now cannot be seen later.
                         let seen =
                             newer.is_none_or(|newer| self.inner.pins.sees(version.at, newer));
                         if seen {
@@ -298,6 +302,10 @@ impl Engine {
             }
             changed.await;
         }
+        assert!(
+            self.inner.compacting.borrow().is_empty(),
+            "nothing runs in a closed shard"
+        );
         self.inner.removals.set_held_max(0);
         self.remove_unused().await;
         match flushed {

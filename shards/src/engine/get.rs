@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::memtable::{self, Value};
-use crate::sstable::{self, Handle, Table, hash_of};
+use crate::sstable::{self, BlockHandle, Table, hash_of};
 use crate::version::Version;
 use crate::vlog::{Segments, ValuePointer};
 use bytes::Bytes;
@@ -32,14 +32,14 @@ pub struct FoundRange {
 }
 
 /// Where a key's newest version is.
-enum Place {
-    Memory(memtable::Version),
+enum KeyPlace {
+    Memory(memtable::KeyVersion),
     Table(Rc<Table>, LogIndex, sstable::Value),
     Nowhere,
 }
 
 /// What the cache knows of a key in the tables.
-enum Cached {
+enum CachedKey {
     Nothing,
     Value(Rc<Table>, LogIndex, sstable::Value),
 }
@@ -76,7 +76,7 @@ pub struct Stored {
 }
 
 enum StoredAt {
-    Table(Rc<Table>, Handle),
+    Table(Rc<Table>, BlockHandle),
     Log(ValuePointer),
 }
 
@@ -91,13 +91,13 @@ impl Stored {
 }
 
 /// A value that is there, and where its bytes are.
-enum Source {
+enum ValueSource {
     Bytes(Bytes),
-    Table(Rc<Table>, Handle),
+    Table(Rc<Table>, BlockHandle),
     Log(ValuePointer),
 }
 
-/// Counts the reads that had to ask several runs, for which merging them may pay. Belongs to one core.
+/// Counts the reads that had to ask several runs: enough of them pay for merging the runs. Belongs to one core.
 #[derive(Default)]
 pub(super) struct Searches {
     count: Cell<u64>,
@@ -119,7 +119,7 @@ impl Searches {
         self.count.set(0);
     }
 
-    /// Counts one; says whether a merge has come to pay by it.
+    /// Counts one; returns whether a merge pays from now on.
     pub(super) fn add(&self) -> bool {
         let count = self.count.get() + 1;
         self.count.set(count);
@@ -139,9 +139,9 @@ impl Engine {
     pub async fn version_of(&self, key: &[u8]) -> Result<Option<LogIndex>> {
         let found = self.find(key).await;
         Ok(match self.noted(found, None).await?.0 {
-            Place::Memory(version) => is_there(&version).then_some(version.at),
-            Place::Table(_, _, sstable::Value::Deleted) | Place::Nowhere => None,
-            Place::Table(_, at, _) => Some(at),
+            KeyPlace::Memory(version) => is_there(&version).then_some(version.at),
+            KeyPlace::Table(_, _, sstable::Value::Deleted) | KeyPlace::Nowhere => None,
+            KeyPlace::Table(_, at, _) => Some(at),
         })
     }
 
@@ -151,8 +151,8 @@ impl Engine {
         match self.find_in_memory(key) {
             Some(version) => Some(is_there(&version).then_some(version.at)),
             None => match self.find_in_cache(key)? {
-                Cached::Value(_, _, sstable::Value::Deleted) | Cached::Nothing => Some(None),
-                Cached::Value(_, at, _) => Some(Some(at)),
+                CachedKey::Value(_, _, sstable::Value::Deleted) | CachedKey::Nothing => Some(None),
+                CachedKey::Value(_, at, _) => Some(Some(at)),
             },
         }
     }
@@ -163,10 +163,10 @@ impl Engine {
         // One step: a flush or collection cannot move the key or its value in between.
         let segments = self.inner.values.segments();
         let place = match self.find_in_memory(key) {
-            Some(version) => Place::Memory(version),
+            Some(version) => KeyPlace::Memory(version),
             None => match self.find_in_cache(key) {
-                Some(Cached::Nothing) => Place::Nowhere,
-                Some(Cached::Value(table, at, value)) => Place::Table(table, at, value),
+                Some(CachedKey::Nothing) => KeyPlace::Nowhere,
+                Some(CachedKey::Value(table, at, value)) => KeyPlace::Table(table, at, value),
                 None => {
                     let tables = Rc::clone(&self.inner.state.borrow().version);
                     return Lookup::Unknown(Search { tables, segments });
@@ -252,9 +252,9 @@ impl Engine {
             return Ok(None);
         };
         let whole = match source {
-            Source::Bytes(bytes) => bytes,
-            Source::Table(table, handle) => table.stored(handle).await?,
-            Source::Log(pointer) => {
+            ValueSource::Bytes(bytes) => bytes,
+            ValueSource::Table(table, handle) => table.stored(handle).await?,
+            ValueSource::Log(pointer) => {
                 let len = u64::from(pointer.len);
                 let range = range.start.min(len)..range.end.min(len).max(range.start.min(len));
                 let bytes = self
@@ -278,22 +278,22 @@ impl Engine {
         }))
     }
 
-    async fn find(&self, key: &[u8]) -> Result<(Place, Rc<Segments>)> {
+    async fn find(&self, key: &[u8]) -> Result<(KeyPlace, Rc<Segments>)> {
         // One step: a flush or collection cannot move the key or its value in between.
         let segments = self.inner.values.segments();
         if let Some(version) = self.find_in_memory(key) {
-            return Ok((Place::Memory(version), segments));
+            return Ok((KeyPlace::Memory(version), segments));
         }
         let tables = Rc::clone(&self.inner.state.borrow().version);
         let place = self.find_in_tables(key, &tables).await?;
         Ok((place, segments))
     }
 
-    async fn find_in_tables(&self, key: &[u8], tables: &Version) -> Result<Place> {
+    async fn find_in_tables(&self, key: &[u8], tables: &Version) -> Result<KeyPlace> {
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         let mut asked = 0;
-        let mut place = Place::Nowhere;
+        let mut place = KeyPlace::Nowhere;
         for table in tables.candidates(&stored_key) {
             asked += 1;
             let said = table.ask(&stored_key, hash, NOW);
@@ -302,7 +302,7 @@ impl Engine {
             }
             let found = table.get_asked(&stored_key, hash, NOW, &said).await?;
             if let Some((at, value)) = found {
-                place = Place::Table(Rc::clone(table), at, value);
+                place = KeyPlace::Table(Rc::clone(table), at, value);
                 break;
             }
         }
@@ -310,14 +310,14 @@ impl Engine {
         Ok(place)
     }
 
-    /// Notes that a read has asked so many runs.
+    /// Notes a read that has asked `asked` runs.
     fn note_search(&self, asked: usize) {
         if asked > 1 && self.inner.searches.add() {
             self.inner.background.wake();
         }
     }
 
-    fn find_in_memory(&self, key: &[u8]) -> Option<memtable::Version> {
+    fn find_in_memory(&self, key: &[u8]) -> Option<memtable::KeyVersion> {
         self.inner.pace.meter.note_read();
         let state = self.inner.state.borrow();
         let active = state.active.get(Space::User, key, NOW);
@@ -328,12 +328,12 @@ impl Engine {
     }
 
     /// What the tables hold of `key`, if all blocks that it takes to know are in the cache.
-    fn find_in_cache(&self, key: &[u8]) -> Option<Cached> {
+    fn find_in_cache(&self, key: &[u8]) -> Option<CachedKey> {
         let state = self.inner.state.borrow();
         let stored_key = Space::User.stored_key(key);
         let hash = hash_of(&stored_key);
         let mut asked = 0;
-        let mut found = Cached::Nothing;
+        let mut found = CachedKey::Nothing;
         for table in state.version.candidates(&stored_key) {
             asked += 1;
             let said = table.ask(&stored_key, hash, NOW);
@@ -343,7 +343,7 @@ impl Engine {
             // A read with I/O names the damage, if there is some.
             let cached = table.get_cached(&stored_key, hash, NOW, &said)?.ok()?;
             if let Some((at, value)) = cached {
-                found = Cached::Value(Rc::clone(table), at, value);
+                found = CachedKey::Value(Rc::clone(table), at, value);
                 break;
             }
         }
@@ -353,14 +353,14 @@ impl Engine {
 }
 
 /// What is known of a value at `place`.
-fn sought(place: Place, segments: Rc<Segments>) -> Sought {
+fn sought(place: KeyPlace, segments: Rc<Segments>) -> Sought {
     let Some((version, source)) = source_of(place) else {
         return Sought::Found(None);
     };
     let at = match source {
-        Source::Bytes(value) => return Sought::Found(Some(Found { version, value })),
-        Source::Table(table, handle) => StoredAt::Table(table, handle),
-        Source::Log(pointer) => StoredAt::Log(pointer),
+        ValueSource::Bytes(value) => return Sought::Found(Some(Found { version, value })),
+        ValueSource::Table(table, handle) => StoredAt::Table(table, handle),
+        ValueSource::Log(pointer) => StoredAt::Log(pointer),
     };
     Sought::Stored(Stored {
         version,
@@ -369,23 +369,23 @@ fn sought(place: Place, segments: Rc<Segments>) -> Sought {
     })
 }
 
-fn is_there(version: &memtable::Version) -> bool {
+fn is_there(version: &memtable::KeyVersion) -> bool {
     version.value != Value::Deleted
 }
 
-fn source_of(place: Place) -> Option<(LogIndex, Source)> {
+fn source_of(place: KeyPlace) -> Option<(LogIndex, ValueSource)> {
     match place {
-        Place::Memory(version) => match version.value {
+        KeyPlace::Memory(version) => match version.value {
             Value::Deleted => None,
-            Value::Inline(bytes) => Some((version.at, Source::Bytes(bytes))),
-            Value::Separated(pointer) => Some((version.at, Source::Log(pointer))),
+            Value::Inline(bytes) => Some((version.at, ValueSource::Bytes(bytes))),
+            Value::Separated(pointer) => Some((version.at, ValueSource::Log(pointer))),
         },
-        Place::Table(table, at, value) => match value {
+        KeyPlace::Table(table, at, value) => match value {
             sstable::Value::Deleted => None,
-            sstable::Value::Inline(bytes) => Some((at, Source::Bytes(bytes))),
-            sstable::Value::Stored(handle) => Some((at, Source::Table(table, handle))),
-            sstable::Value::Separated(pointer) => Some((at, Source::Log(pointer))),
+            sstable::Value::Inline(bytes) => Some((at, ValueSource::Bytes(bytes))),
+            sstable::Value::Stored(handle) => Some((at, ValueSource::Table(table, handle))),
+            sstable::Value::Separated(pointer) => Some((at, ValueSource::Log(pointer))),
         },
-        Place::Nowhere => None,
+        KeyPlace::Nowhere => None,
     }
 }

@@ -1,4 +1,6 @@
-//! Going over all versions of several runs at once, for a compaction.
+//! Goes over all versions of several runs at once, for a compaction.
+//!
+//! Invariant: the heap names each source that has an entry left, once.
 
 use crate::error::Result;
 use crate::ids::LogIndex;
@@ -8,13 +10,13 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 /// A run, from its current entry on.
-struct Source {
+struct InputRun {
     /// The tables after the current one, last first.
     tables: Vec<Rc<Table>>,
     cursor: SequentialCursor,
 }
 
-impl Source {
+impl InputRun {
     /// Starts at the first entry of `tables`, which are in order.
     async fn start(mut tables: Vec<Rc<Table>>) -> Result<Option<Self>> {
         tables.reverse();
@@ -48,7 +50,7 @@ impl Source {
 
 /// See the module. Belongs to one compaction.
 pub(super) struct Inputs {
-    sources: Vec<Source>,
+    sources: Vec<InputRun>,
     /// A binary heap of places in `sources`, the one with the first entry in front.
     heap: Vec<usize>,
 }
@@ -58,7 +60,7 @@ impl Inputs {
     pub(super) async fn start(runs: Vec<Vec<Rc<Table>>>, begun: impl AsyncFn()) -> Result<Self> {
         let mut sources = Vec::with_capacity(runs.len());
         for tables in runs {
-            sources.extend(Source::start(tables).await?);
+            sources.extend(InputRun::start(tables).await?);
             begun().await;
         }
         let mut inputs = Self {
@@ -90,6 +92,7 @@ impl Inputs {
         if !goes_on {
             self.heap.swap_remove(0);
         }
+        debug_assert!(self.heap.len() <= self.sources.len());
         self.sift_down(0);
         Ok(())
     }

@@ -1,19 +1,19 @@
-//! Receiving the state of another replica, and putting it in the place of one's own.
+//! Receives the state of another replica and installs it in the place of the own one.
 //!
 //! The received tables are files like any other that no manifest names: a crash leaves orphans. One
 //! manifest edit makes them the state; only then do the old tables become obsolete.
 
-use super::merge::{Merge, Span};
-use super::piece::{self, Kind};
+use super::merge::{Merge, ScanSpan};
+use super::piece::{self, PieceKind};
 use super::run_writer::RunWriter;
-use super::snapshot::{Record, take_record};
-use super::{Engine, View, edit};
+use super::snapshot::{SnapshotRecord, take_record};
+use super::{Engine, ReadView, edit};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, RunId, Ticket, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::{LEVELS_MAX, TABLE_BYTES};
-use crate::manifest::Placed;
+use crate::manifest::PlacedTable;
 use crate::session::SessionTable;
 use crate::sstable::{Content, TableMeta};
 use bytes::{Buf, Bytes, BytesMut};
@@ -38,7 +38,7 @@ pub struct SnapshotWriter {
     tables: Vec<TableMeta>,
     /// Up to here values must be durable before the tables may count.
     values: Ticket,
-    _receiving: Receiving,
+    _receiving: Reception,
     ended: bool,
     finished: bool,
 }
@@ -64,7 +64,7 @@ impl Engine {
             run: RunWriter::new(self, self.table_options(BOTTOM), TABLE_BYTES),
             tables: Vec::new(),
             values: Ticket::default(),
-            _receiving: Receiving::begin(self),
+            _receiving: Reception::begin(self),
             ended: false,
             finished: false,
         })
@@ -83,8 +83,8 @@ impl Engine {
         };
         let opened = self.open_tables(&received.tables).await?;
         let tables = received.tables.iter();
-        let placed: Vec<Placed> = tables
-            .map(|meta| Placed {
+        let placed: Vec<PlacedTable> = tables
+            .map(|meta| PlacedTable {
                 level: BOTTOM_LEVEL,
                 run: received
                     .tables
@@ -96,7 +96,7 @@ impl Engine {
         let by_id = opened
             .iter()
             .map(|table| (table.meta().id, Rc::clone(table)));
-        let view = View {
+        let view = ReadView {
             memtables: Vec::new(),
             version: Rc::new(edit::version_of(&placed, &by_id.collect())),
             segments: self.inner.values.segments(),
@@ -159,11 +159,11 @@ impl SnapshotWriter {
         let (kind, mut payload) =
             piece::decode(shard, self.number, &piece).map_err(|what| self.bad(what))?;
         match kind {
-            Kind::Head if self.number == 0 => {
+            PieceKind::Head if self.number == 0 => {
                 let checkpoint = Checkpoint::decode(&mut payload.as_ref());
                 self.checkpoint = Some(checkpoint.ok_or(self.bad("the head is malformed"))?);
             }
-            Kind::Records if self.number > 0 && !self.ended => {
+            PieceKind::Records if self.number > 0 && !self.ended => {
                 self.crc = crc32c::crc32c_append(self.crc, &payload);
                 self.stream.extend_from_slice(&payload);
                 while let Some(record) =
@@ -172,7 +172,7 @@ impl SnapshotWriter {
                     self.add(record).await?;
                 }
             }
-            Kind::End if self.number > 0 && !self.ended => {
+            PieceKind::End if self.number > 0 && !self.ended => {
                 let records = payload.try_get_u64_le();
                 let crc = payload.try_get_u32_le();
                 let complete = self.stream.is_empty()
@@ -190,7 +190,7 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    async fn add(&mut self, record: Record) -> Result<()> {
+    async fn add(&mut self, record: SnapshotRecord) -> Result<()> {
         let known_space = Space::of_stored(&record.stored_key).is_some();
         let in_order = self.last_key < record.stored_key;
         let applied = self.checkpoint.as_ref().and_then(Checkpoint::index);
@@ -230,6 +230,10 @@ impl SnapshotWriter {
         if !self.ended {
             return Err(self.bad("the end is missing"));
         }
+        assert!(
+            self.stream.is_empty(),
+            "every record is taken before the end"
+        );
         self.tables = self.run.finish().await?;
         self.engine.inner.values.wait_durable(self.values).await?;
         self.finished = true;
@@ -246,12 +250,12 @@ impl SnapshotWriter {
 }
 
 /// While it lives, no value-log segment that a reception may write to is collected.
-struct Receiving {
+struct Reception {
     engine: Engine,
     from: ValueSegmentId,
 }
 
-impl Receiving {
+impl Reception {
     fn begin(engine: &Engine) -> Self {
         let (_, from) = engine.inner.values.sealed();
         engine.inner.state.borrow_mut().receiving.push(from);
@@ -262,18 +266,20 @@ impl Receiving {
     }
 }
 
-impl Drop for Receiving {
+impl Drop for Reception {
     fn drop(&mut self) {
         let receiving = &mut self.engine.inner.state.borrow_mut().receiving;
-        if let Some(at) = receiving.iter().position(|from| *from == self.from) {
+        let at = receiving.iter().position(|from| *from == self.from);
+        assert!(at.is_some(), "a reception ends once");
+        if let Some(at) = at {
             receiving.swap_remove(at);
         }
     }
 }
 
 /// Reads all sessions that tables hold.
-pub(super) async fn load_sessions(view: &View) -> Result<SessionTable> {
-    let span = Span {
+pub(super) async fn load_sessions(view: &ReadView) -> Result<SessionTable> {
+    let span = ScanSpan {
         space: Space::Session,
         start: Bytes::new(),
         end: Bytes::new(),

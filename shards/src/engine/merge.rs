@@ -1,13 +1,13 @@
-//! Going over memtables and tables at once, in key order, as of a sequence number.
+//! Merges memtables and tables in key order, as of a sequence number.
 
-use super::View;
+use super::ReadView;
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::SCAN_BATCH_ENTRIES;
 use crate::memtable::{self, Memtable};
-use crate::sstable::{self, Handle, Table, TableCursor};
-use crate::version::Run;
+use crate::sstable::{self, BlockHandle, Table, TableCursor};
+use crate::version::SortedRun;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// Where a merge is to go.
 #[derive(Clone)]
-pub(super) struct Span {
+pub(super) struct ScanSpan {
     pub(super) space: Space,
     /// First key, without its space.
     pub(super) start: Bytes,
@@ -29,10 +29,10 @@ pub(super) struct Span {
 
 /// A version's value, and where its bytes are.
 #[derive(Clone)]
-enum Value {
+enum MergedValue {
     Deleted,
     Inline(Bytes),
-    InTable(Rc<Table>, Handle),
+    InTable(Rc<Table>, BlockHandle),
     Separated(ValuePointer),
 }
 
@@ -40,31 +40,31 @@ enum Value {
 pub(super) struct Merged {
     pub(super) key: Bytes,
     pub(super) at: LogIndex,
-    value: Value,
+    value: MergedValue,
 }
 
 impl Merged {
     pub(super) fn is_deleted(&self) -> bool {
-        matches!(self.value, Value::Deleted)
+        matches!(self.value, MergedValue::Deleted)
     }
 
     /// Length of the value in bytes.
     pub(super) fn value_len(&self) -> usize {
         match &self.value {
-            Value::Deleted => 0,
-            Value::Inline(bytes) => bytes.len(),
-            Value::InTable(_, handle) => handle.len as usize,
-            Value::Separated(pointer) => pointer.len as usize,
+            MergedValue::Deleted => 0,
+            MergedValue::Inline(bytes) => bytes.len(),
+            MergedValue::InTable(_, handle) => handle.len as usize,
+            MergedValue::Separated(pointer) => pointer.len as usize,
         }
     }
 
     /// The value, read as of the `view` that was merged; `None` if deleted.
-    pub(super) async fn value(&self, view: &View) -> Result<Option<Bytes>> {
+    pub(super) async fn value(&self, view: &ReadView) -> Result<Option<Bytes>> {
         match &self.value {
-            Value::Deleted => Ok(None),
-            Value::Inline(bytes) => Ok(Some(bytes.clone())),
-            Value::InTable(table, handle) => Ok(Some(table.stored(*handle).await?)),
-            Value::Separated(pointer) => {
+            MergedValue::Deleted => Ok(None),
+            MergedValue::Inline(bytes) => Ok(Some(bytes.clone())),
+            MergedValue::InTable(table, handle) => Ok(Some(table.stored(*handle).await?)),
+            MergedValue::Separated(pointer) => {
                 let read = view.values.read(&view.segments, *pointer, Some(&self.key));
                 Ok(Some(read.await?))
             }
@@ -73,39 +73,39 @@ impl Merged {
 }
 
 /// The next entry of a source.
-struct Head {
+struct MergeHead {
     key: Bytes,
     at: LogIndex,
-    value: Value,
+    value: MergedValue,
     source: usize,
 }
 
 // The heap gives its greatest first: the lowest key, and of one key the highest sequence number.
-impl Ord for Head {
+impl Ord for MergeHead {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_key = other.key.cmp(&self.key);
         by_key.then(self.at.cmp(&other.at))
     }
 }
 
-impl PartialOrd for Head {
+impl PartialOrd for MergeHead {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Head {
+impl PartialEq for MergeHead {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Head {}
+impl Eq for MergeHead {}
 
-enum Source {
+enum MergeSource {
     Memtable {
         memtable: Rc<Memtable>,
-        batch: VecDeque<(Bytes, memtable::Version)>,
+        batch: VecDeque<(Bytes, memtable::KeyVersion)>,
         /// Last key of the batch; `None` if nothing follows.
         last: Option<Bytes>,
     },
@@ -117,23 +117,23 @@ enum Source {
 }
 
 /// The key after which a memtable is to be read on, if this batch was not its last.
-fn last_of(batch: &VecDeque<(Bytes, memtable::Version)>) -> Option<Bytes> {
+fn last_of(batch: &VecDeque<(Bytes, memtable::KeyVersion)>) -> Option<Bytes> {
     let full = batch.len() >= SCAN_BATCH_ENTRIES;
     batch.back().filter(|_| full).map(|(key, _)| key.clone())
 }
 
 /// A merge under way.
 pub(super) struct Merge {
-    span: Span,
-    sources: Vec<Source>,
-    heads: BinaryHeap<Head>,
+    span: ScanSpan,
+    sources: Vec<MergeSource>,
+    heads: BinaryHeap<MergeHead>,
     /// The key returned last: its older versions are passed over.
     last_key: Option<Bytes>,
 }
 
 impl Merge {
     /// Starts at the first key of `span`.
-    pub(super) async fn start(view: &View, span: Span) -> Result<Self> {
+    pub(super) async fn start(view: &ReadView, span: ScanSpan) -> Result<Self> {
         let mut merge = Self {
             span,
             sources: Vec::new(),
@@ -152,7 +152,7 @@ impl Merge {
     fn add_memtable(&mut self, memtable: Rc<Memtable>) {
         let start = Bound::Included(self.span.start.as_ref());
         let batch = self.read_memtable(&memtable, start);
-        self.sources.push(Source::Memtable {
+        self.sources.push(MergeSource::Memtable {
             memtable,
             last: last_of(&batch),
             batch,
@@ -164,7 +164,7 @@ impl Merge {
         &self,
         memtable: &Memtable,
         from: Bound<&[u8]>,
-    ) -> VecDeque<(Bytes, memtable::Version)> {
+    ) -> VecDeque<(Bytes, memtable::KeyVersion)> {
         let end = match self.span.end.as_ref() {
             [] => Bound::Unbounded,
             end => Bound::Excluded(end),
@@ -189,7 +189,7 @@ impl Merge {
 
     /// Puts the next entry of a memtable among the heads.
     fn push_from_memtable(&mut self, source: usize) {
-        let Some(Source::Memtable {
+        let Some(MergeSource::Memtable {
             memtable,
             batch,
             last,
@@ -202,28 +202,28 @@ impl Merge {
         {
             let memtable = Rc::clone(memtable);
             let more = self.read_memtable(&memtable, Bound::Excluded(from.as_ref()));
-            if let Some(Source::Memtable { batch, last, .. }) = self.sources.get_mut(source) {
+            if let Some(MergeSource::Memtable { batch, last, .. }) = self.sources.get_mut(source) {
                 *last = last_of(&more);
                 *batch = more;
             }
         }
-        if let Some(Source::Memtable { batch, .. }) = self.sources.get_mut(source)
+        if let Some(MergeSource::Memtable { batch, .. }) = self.sources.get_mut(source)
             && let Some((key, version)) = batch.pop_front()
         {
-            self.heads.push(Head {
+            self.heads.push(MergeHead {
                 key,
                 at: version.at,
                 value: match version.value {
-                    memtable::Value::Deleted => Value::Deleted,
-                    memtable::Value::Inline(bytes) => Value::Inline(bytes),
-                    memtable::Value::Separated(pointer) => Value::Separated(pointer),
+                    memtable::Value::Deleted => MergedValue::Deleted,
+                    memtable::Value::Inline(bytes) => MergedValue::Inline(bytes),
+                    memtable::Value::Separated(pointer) => MergedValue::Separated(pointer),
                 },
                 source,
             });
         }
     }
 
-    async fn add_run(&mut self, run: &Run) -> Result<()> {
+    async fn add_run(&mut self, run: &SortedRun) -> Result<()> {
         let start = self.span.space.stored_key(&self.span.start);
         let end = match self.span.end.as_ref() {
             [] => vec![self.span.space.tag() + 1],
@@ -237,7 +237,7 @@ impl Merge {
         tables.reverse();
         while let Some(table) = tables.last() {
             if let Some(cursor) = TableCursor::seek(table, &start, self.span.at).await? {
-                self.sources.push(Source::Run {
+                self.sources.push(MergeSource::Run {
                     tables,
                     cursor: Box::new(cursor),
                 });
@@ -251,7 +251,7 @@ impl Merge {
 
     /// Puts the current entry of a run among the heads.
     fn push_from_run(&mut self, source: usize) {
-        let Some(Source::Run { tables, cursor }) = self.sources.get(source) else {
+        let Some(MergeSource::Run { tables, cursor }) = self.sources.get(source) else {
             return;
         };
         let (stored_key, at, value) = cursor.current();
@@ -264,12 +264,12 @@ impl Merge {
             return;
         }
         let value = match value {
-            sstable::Value::Deleted => Value::Deleted,
-            sstable::Value::Inline(bytes) => Value::Inline(bytes.clone()),
-            sstable::Value::Separated(pointer) => Value::Separated(*pointer),
-            sstable::Value::Stored(handle) => Value::InTable(Rc::clone(table), *handle),
+            sstable::Value::Deleted => MergedValue::Deleted,
+            sstable::Value::Inline(bytes) => MergedValue::Inline(bytes.clone()),
+            sstable::Value::Separated(pointer) => MergedValue::Separated(*pointer),
+            sstable::Value::Stored(handle) => MergedValue::InTable(Rc::clone(table), *handle),
         };
-        self.heads.push(Head {
+        self.heads.push(MergeHead {
             key: Bytes::copy_from_slice(key),
             at,
             value,
@@ -279,7 +279,7 @@ impl Merge {
 
     /// Goes on in a run, and puts its next entry among the heads.
     async fn advance_run(&mut self, source: usize) -> Result<()> {
-        let Some(Source::Run { tables, cursor }) = self.sources.get_mut(source) else {
+        let Some(MergeSource::Run { tables, cursor }) = self.sources.get_mut(source) else {
             return Ok(());
         };
         let Some(table) = tables.last() else {
@@ -304,8 +304,8 @@ impl Merge {
     pub(super) async fn next(&mut self) -> Result<Option<Merged>> {
         while let Some(head) = self.heads.pop() {
             match self.sources.get(head.source) {
-                Some(Source::Run { .. }) => self.advance_run(head.source).await?,
-                Some(Source::Memtable { .. }) => self.push_from_memtable(head.source),
+                Some(MergeSource::Run { .. }) => self.advance_run(head.source).await?,
+                Some(MergeSource::Memtable { .. }) => self.push_from_memtable(head.source),
                 None => {}
             }
             if head.at > self.span.at || self.last_key.as_ref() == Some(&head.key) {

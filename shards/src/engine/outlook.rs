@@ -1,9 +1,8 @@
-//! Space that will come back, what it waits for, and having it come although nobody writes.
+//! Space that will come back, what it waits for, and how it comes back without writes.
 //!
-//! Flushes, merges and collections are driven by what is written. On a shard that is written to no more,
-//! or next to nothing, none of them would come by itself: so memtables are flushed by age, the sooner if
-//! they delete much; and what is worth it on its own is merged and collected, which under load waits
-//! until more has come together.
+//! Writes drive flushes, merges and collections. A shard without writes, or with few, would never start one. So
+//! memtables are flushed by age, the sooner if they delete much, and garbage is merged away and collected that
+//! under load waits until there is more of it.
 
 use super::{Engine, edit};
 use crate::compaction::{InMemory, hidden_bytes};
@@ -29,9 +28,9 @@ pub struct Returning {
     pub unsealed_bytes: u64,
     /// Values that nothing refers to, in segments that collection is to drop or to rewrite.
     pub collected_bytes: u64,
-    /// Files out of use that somebody reads.
+    /// Files out of use that are still read from.
     pub read_bytes: u64,
-    /// Removed files, which give their space back bit by bit.
+    /// Removed files, which give their space back in steps.
     pub removed_bytes: u64,
 }
 
@@ -48,7 +47,7 @@ pub enum Wait {
     Collection,
     /// The end of reads, scans and snapshots.
     Readers,
-    /// The removal of files bit by bit.
+    /// The removal of files in steps.
     Removal,
 }
 
@@ -97,17 +96,17 @@ fn is_flush_due(age: Duration, pinned: u64) -> bool {
     age >= MEMTABLE_AGE_MAX || (age >= MEMTABLE_AGE_PINNING && pinned >= PINNED_BYTES_MIN)
 }
 
-/// What was seen when the engine looked last. Belongs to one core.
+/// What the engine saw at its last look. Belongs to one core.
 #[derive(Default)]
 pub(super) struct Outlook {
     looked: Cell<Option<Instant>>,
-    seen: Cell<Option<Circumstances>>,
+    seen: Cell<Option<OutlookBasis>>,
     is_log_in_the_way: Cell<bool>,
 }
 
 /// What the outlook is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Circumstances {
+struct OutlookBasis {
     generation: u64,
     applied: Option<LogIndex>,
     purged: Option<LogIndex>,
@@ -130,7 +129,7 @@ impl Engine {
         self.inner.outlook.is_log_in_the_way.get()
     }
 
-    /// Looks whether there is space that nothing but time brings back, and has it come.
+    /// Flushes a memtable by age, and finds out whether the log keeps values from being collected.
     pub(super) fn look_out(&self) {
         let now = now();
         let outlook = &self.inner.outlook;
@@ -142,7 +141,7 @@ impl Engine {
         let (age, circumstances, checkpointed) = {
             let state = self.inner.state.borrow();
             let since = state.unfrozen_since.filter(|_| state.frozen.is_empty());
-            let circumstances = Circumstances {
+            let circumstances = OutlookBasis {
                 generation: state.manifest.generation,
                 applied: state.applied.index(),
                 purged: (self.inner.log.purged)(),

@@ -1,9 +1,9 @@
-//! The engine at the pace that the pressure on it allows; see [`crate::pace`].
+//! Paces the engine; see [`crate::pace`].
 
 use super::Engine;
 use crate::compaction::Debt;
 use crate::error::{Error, Result};
-use crate::pace::{Lane, Pressure, Space, Verdict, Writers, judge, judge_writers};
+use crate::pace::{DeviceSpace, Lane, Pressure, Verdict, Writers, judge, judge_writers};
 use corelith_io::now;
 use std::cell::Cell;
 
@@ -32,7 +32,7 @@ impl Engine {
     fn pressure(&self) -> Pressure {
         let inner = &self.inner;
         Pressure {
-            space: Space {
+            space: DeviceSpace {
                 free_fraction: inner.free_fraction.get(),
                 is_full: self.is_disk_full(),
             },
@@ -65,8 +65,8 @@ impl Engine {
         }
     }
 
-    /// Waits while flushes lag so far behind that no more may be applied (memory budget), and a
-    /// little while they, compaction or collection lag.
+    /// Waits while flushes lag so far that nothing more may be applied (memory budget), and for a short time
+    /// while flushes, compaction or collection lag.
     ///
     /// # Errors
     /// `Fenced` or `Closed`.

@@ -23,14 +23,19 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = SNAPSHOT_PIECE_BYTES_MAX - HEADER_BY
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
-pub(super) enum Kind {
+pub(super) enum PieceKind {
     Head = 1,
     Records = 2,
     End = 3,
 }
 
-pub(super) fn encode(shard: ShardId, number: u64, kind: Kind, payload: &[u8]) -> Bytes {
+pub(super) fn encode(shard: ShardId, number: u64, kind: PieceKind, payload: &[u8]) -> Bytes {
     assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a piece is bounded");
+    assert_eq!(
+        kind == PieceKind::Head,
+        number == 0,
+        "the first piece is the head"
+    );
     let mut piece = Vec::with_capacity(HEADER_BYTES + payload.len());
     piece.extend_from_slice(&[0; CRC_BYTES]);
     piece.extend_from_slice(&MAGIC);
@@ -51,7 +56,7 @@ pub(super) fn decode(
     shard: ShardId,
     number: u64,
     piece: &Bytes,
-) -> Result<(Kind, Bytes), &'static str> {
+) -> Result<(PieceKind, Bytes), &'static str> {
     if piece.len() < HEADER_BYTES || piece.len() > SNAPSHOT_PIECE_BYTES_MAX {
         return Err("no piece has this length");
     }
@@ -67,9 +72,9 @@ pub(super) fn decode(
         return Err("the format version is not known");
     }
     let kind = match fields.get_u16_le() {
-        1 => Kind::Head,
-        2 => Kind::Records,
-        3 => Kind::End,
+        1 => PieceKind::Head,
+        2 => PieceKind::Records,
+        3 => PieceKind::End,
         _ => return Err("the kind is not known"),
     };
     if fields.get_u32_le() != shard.0 {

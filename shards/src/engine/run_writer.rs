@@ -1,4 +1,8 @@
-//! Writing a run: one table after the other, cut at a length, never within the versions of a key.
+//! Writes a run: one table after the other, each ended at a length, never within the versions of a key.
+//!
+//! Invariants:
+//! * The tables are in key order and no key is in two of them.
+//! * Files that no manifest may name become garbage when the writer is dropped.
 
 use super::Engine;
 use crate::error::Result;
@@ -34,6 +38,7 @@ impl RunWriter {
 
     /// Has tables end before these keys, which are in order.
     pub(super) fn cut_before(&mut self, cuts: &[Bytes]) {
+        debug_assert!(cuts.is_sorted(), "cuts are in key order");
         self.cuts = cuts.iter().rev().cloned().collect();
     }
 
@@ -73,7 +78,13 @@ impl RunWriter {
     /// Ends the current table, if there is one.
     pub(super) async fn end_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
-            self.tables.push(writer.finish().await?);
+            let table = writer.finish().await?;
+            let last = self.tables.last();
+            assert!(
+                last.is_none_or(|last| last.last_key < table.first_key && last.id < table.id),
+                "tables of a run are in order"
+            );
+            self.tables.push(table);
         }
         Ok(())
     }
@@ -88,6 +99,11 @@ impl RunWriter {
     /// Makes the run durable, names included, and returns its tables.
     pub(super) async fn finish(&mut self) -> Result<Vec<TableMeta>> {
         self.end_table().await?;
+        assert_eq!(
+            self.tables.len(),
+            self.begun.len(),
+            "every table begun is finished"
+        );
         if !self.begun.is_empty() {
             self.engine.inner.dir.sync().await?;
         }

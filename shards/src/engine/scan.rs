@@ -1,7 +1,7 @@
 //! Reading a range of keys.
 
-use super::merge::{Merge, Merged, Span};
-use super::{Engine, Found, FoundHead, View};
+use super::merge::{Merge, Merged, ScanSpan};
+use super::{Engine, Found, FoundHead, ReadView};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
@@ -95,7 +95,7 @@ impl Engine {
         first_max: usize,
     ) -> Result<ScanPage> {
         let mut items = Vec::new();
-        let take = async |merged: Merged, view: &View| {
+        let take = async |merged: Merged, view: &ReadView| {
             let value = merged.value(view).await;
             if let Some(value) = self.noted(value, Some(&merged.key)).await? {
                 let version = merged.at;
@@ -133,7 +133,7 @@ impl Engine {
         max_bytes: usize,
     ) -> Result<ScanPage<ItemHead>> {
         let mut items = Vec::new();
-        let take = async |merged: Merged, _: &View| {
+        let take = async |merged: Merged, _: &ReadView| {
             let found = FoundHead {
                 version: merged.at,
                 len: merged.value_len() as u64,
@@ -166,7 +166,7 @@ impl Engine {
         at: Option<LogIndex>,
         bounds: Bounds,
         cost: impl Fn(&Merged) -> usize,
-        mut take: impl AsyncFnMut(Merged, &View) -> Result<usize>,
+        mut take: impl AsyncFnMut(Merged, &ReadView) -> Result<usize>,
     ) -> Result<Walked> {
         let ends = |more| Walked {
             more,
@@ -181,7 +181,7 @@ impl Engine {
         }
         let _pin = Pin::new(&self.inner.pins, at);
         drop(now);
-        let span = Span {
+        let span = ScanSpan {
             space: Space::User,
             start: range.start.clone(),
             end: range.end.clone(),

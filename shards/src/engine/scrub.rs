@@ -1,14 +1,14 @@
-//! The scrubber: reads everything that is at rest, over and over, and checks it.
+//! The scrubber: reads everything at rest again and again, and checks it.
 //!
-//! Bytes that nobody reads rot unnoticed, until the last good replica of them is gone. So each shard
-//! has a task that goes over its tables and sealed value segments, at a set rate. It holds the engine
-//! only while it works, and a file only while it checks it.
+//! Bytes that are never read can decay unnoticed until the last good replica of them is gone. So each shard
+//! has a task that reads its tables and sealed value segments at a set rate. It holds the engine only while
+//! it works, and a file only while it checks it.
 //!
 //! A table is checked up to its first damaged block: it has to be replaced as a whole anyway. Of a
 //! value segment every record is checked.
 
 use super::collect::is_live;
-use super::{Engine, Inner};
+use super::{Engine, EngineInner};
 use crate::error::{Error, Result};
 use crate::ids::{TableId, ValueSegmentId};
 use crate::limits::{SCRUB_CYCLE_MIN, SCRUB_START_DELAY, VERIFY_STEP_BYTES};
@@ -77,27 +77,31 @@ impl Scrubbing {
     fn change(&self, change: impl FnOnce(&mut ScrubProgress)) {
         let mut progress = self.progress.get();
         change(&mut progress);
+        assert!(
+            progress.bytes_done <= progress.bytes_total,
+            "more is checked than there is"
+        );
         self.progress.set(progress);
     }
 }
 
 /// A file to be checked.
 #[derive(Clone, Copy)]
-enum File {
+enum ScrubFile {
     Table(TableId),
     /// And its generation.
     Segment(ValueSegmentId, u32),
 }
 
 /// The check of a file under way.
-enum Check {
+enum FileCheck {
     Table(Box<sstable::Verifier>),
     Segment(Box<vlog::Verifier>),
 }
 
 struct Current {
-    file: File,
-    check: Check,
+    file: ScrubFile,
+    check: FileCheck,
     /// Progress when the file was begun, and its length.
     done_before: u64,
     bytes: u64,
@@ -106,7 +110,7 @@ struct Current {
 /// Goes from file to file. Belongs to its task.
 struct Scrubber {
     options: ScrubOptions,
-    files: std::vec::IntoIter<(File, u64)>,
+    files: std::vec::IntoIter<(ScrubFile, u64)>,
     current: Option<Current>,
     /// When the cycle began.
     begun: Instant,
@@ -150,7 +154,7 @@ impl Engine {
 }
 
 /// Waits until `at`; `false` as soon as the engine is closed or gone.
-async fn is_open_at(weak: &Weak<Inner>, wake: &Notify, at: Instant) -> bool {
+async fn is_open_at(weak: &Weak<EngineInner>, wake: &Notify, at: Instant) -> bool {
     loop {
         let woken = wake.notified();
         let inner = weak.upgrade();
@@ -201,15 +205,15 @@ impl Scrubber {
         while let Some((file, bytes)) = self.files.next() {
             let done_before = engine.inner.scrubbing.progress().bytes_done;
             let check = match file {
-                File::Table(id) => engine
+                ScrubFile::Table(id) => engine
                     .table(id)
-                    .map(|table| Ok(Check::Table(Box::new(sstable::Verifier::new(table))))),
-                File::Segment(id, generation) => {
+                    .map(|table| Ok(FileCheck::Table(Box::new(sstable::Verifier::new(table))))),
+                ScrubFile::Segment(id, generation) => {
                     let segment = engine.inner.values.segments().get(&id).cloned();
                     match segment.filter(|segment| segment.generation() == generation) {
                         Some(segment) => {
                             let verifier = vlog::Verifier::new(&segment).await;
-                            Some(verifier.map(|verifier| Check::Segment(Box::new(verifier))))
+                            Some(verifier.map(|verifier| FileCheck::Segment(Box::new(verifier))))
                         }
                         None => None,
                     }
@@ -242,15 +246,18 @@ impl Scrubber {
         let state = engine.inner.state.borrow();
         let tables = state.version.tables().map(|table| {
             let meta = table.meta();
-            (File::Table(meta.id), meta.file_bytes)
+            (ScrubFile::Table(meta.id), meta.file_bytes)
         });
         let segments = engine.inner.values.segments();
         let sealed = segments.values().filter(|segment| segment.is_sealed());
         let sealed = sealed.map(|segment| {
             let meta = segment.meta();
-            (File::Segment(meta.id, meta.generation), meta.file_bytes)
+            (
+                ScrubFile::Segment(meta.id, meta.generation),
+                meta.file_bytes,
+            )
         });
-        let mut files: Vec<(File, u64)> = tables.chain(sealed).collect();
+        let mut files: Vec<(ScrubFile, u64)> = tables.chain(sealed).collect();
         // A shard that is often opened anew would otherwise never come to the last ones.
         let first = corelith_io::random_u64() % (files.len().max(1) as u64);
         files.rotate_left(usize::try_from(first).unwrap_or(0));
@@ -276,8 +283,8 @@ impl Scrubber {
         let mut goes_on = is_current(engine, current.file);
         while goes_on && bytes < VERIFY_STEP_BYTES as u64 && engine.check_usable().is_ok() {
             let step = match &mut current.check {
-                Check::Table(verifier) => verifier.step().await,
-                Check::Segment(verifier) => {
+                FileCheck::Table(verifier) => verifier.step().await,
+                FileCheck::Segment(verifier) => {
                     let before = verifier.position();
                     let found = verifier.step().await;
                     let read = verifier.position().saturating_sub(before);
@@ -352,10 +359,10 @@ impl Scrubber {
 }
 
 /// Whether the current version still has the file.
-fn is_current(engine: &Engine, file: File) -> bool {
+fn is_current(engine: &Engine, file: ScrubFile) -> bool {
     match file {
-        File::Table(id) => engine.table(id).is_some(),
-        File::Segment(id, generation) => {
+        ScrubFile::Table(id) => engine.table(id).is_some(),
+        ScrubFile::Segment(id, generation) => {
             let segments = engine.inner.values.segments();
             segments.get(&id).map(|segment| segment.generation()) == Some(generation)
         }

@@ -1,8 +1,8 @@
 //! Sending the state to another replica.
 
-use super::merge::{Merge, Span};
-use super::piece::{self, Kind, PAYLOAD_BYTES_MAX};
-use super::{Engine, View};
+use super::merge::{Merge, ScanSpan};
+use super::piece::{self, PAYLOAD_BYTES_MAX, PieceKind};
+use super::{Engine, ReadView};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::ids::{LogId, LogIndex, ShardId};
@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 pub struct Snapshot {
     shard: ShardId,
     checkpoint: Checkpoint,
-    view: View,
+    view: ReadView,
     /// Number of the next piece.
     number: u64,
     /// Spaces not yet begun.
@@ -36,7 +36,11 @@ impl Engine {
         // Everything applied is then in memtables and tables that no longer change.
         self.freeze();
         let mut view = self.view();
-        view.memtables.remove(0);
+        let active = view.memtables.remove(0);
+        debug_assert!(
+            active.is_empty() || self.check_usable().is_err(),
+            "a snapshot has everything applied"
+        );
         let checkpoint = self.inner.state.borrow().applied.clone();
         self.image(checkpoint, view)
     }
@@ -50,7 +54,7 @@ impl Engine {
         self.image(checkpoint, view)
     }
 
-    fn image(&self, checkpoint: Checkpoint, view: View) -> Snapshot {
+    fn image(&self, checkpoint: Checkpoint, view: ReadView) -> Snapshot {
         Snapshot {
             shard: self.inner.owner.shard,
             checkpoint,
@@ -83,7 +87,7 @@ impl Snapshot {
         if self.number == 0 {
             let mut head = Vec::new();
             self.checkpoint.encode(&mut head);
-            return Ok(Some(self.piece(Kind::Head, &head)));
+            return Ok(Some(self.piece(PieceKind::Head, &head)));
         }
         while self.pending.len() < PAYLOAD_BYTES_MAX && self.gather().await? {
             corelith_io::yield_if_needed().await;
@@ -92,15 +96,15 @@ impl Snapshot {
         if len > 0 {
             let payload = self.pending.split_to(len);
             self.crc = crc32c::crc32c_append(self.crc, &payload);
-            return Ok(Some(self.piece(Kind::Records, &payload)));
+            return Ok(Some(self.piece(PieceKind::Records, &payload)));
         }
         self.ended = true;
         let mut end = self.records.to_le_bytes().to_vec();
         end.extend_from_slice(&self.crc.to_le_bytes());
-        Ok(Some(self.piece(Kind::End, &end)))
+        Ok(Some(self.piece(PieceKind::End, &end)))
     }
 
-    fn piece(&mut self, kind: Kind, payload: &[u8]) -> Bytes {
+    fn piece(&mut self, kind: PieceKind, payload: &[u8]) -> Bytes {
         let piece = piece::encode(self.shard, self.number, kind, payload);
         self.number += 1;
         piece
@@ -114,7 +118,7 @@ impl Snapshot {
                 let Some(space) = self.spaces.next() else {
                     return Ok(false);
                 };
-                let span = Span {
+                let span = ScanSpan {
                     space,
                     start: Bytes::new(),
                     end: Bytes::new(),
@@ -153,7 +157,7 @@ fn spaces() -> Vec<Space> {
 }
 
 /// A record taken from a stream of records.
-pub(super) struct Record {
+pub(super) struct SnapshotRecord {
     pub(super) stored_key: Bytes,
     pub(super) at: LogIndex,
     pub(super) value: Bytes,
@@ -163,7 +167,7 @@ pub(super) struct Record {
 ///
 /// # Errors
 /// What is wrong, if no record can begin like this.
-pub(super) fn take_record(stream: &mut BytesMut) -> Result<Option<Record>, &'static str> {
+pub(super) fn take_record(stream: &mut BytesMut) -> Result<Option<SnapshotRecord>, &'static str> {
     use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
     const VARINT_BYTES_MAX: usize = 10;
     let mut rest = stream.as_ref();
@@ -188,7 +192,7 @@ pub(super) fn take_record(stream: &mut BytesMut) -> Result<Option<Record>, &'sta
     }
     let head_len = stream.len() - rest.len();
     stream.advance(head_len);
-    Ok(Some(Record {
+    Ok(Some(SnapshotRecord {
         stored_key: stream.split_to(key_len).freeze(),
         at,
         value: stream.split_to(value_len).freeze(),

@@ -1,4 +1,4 @@
-//! Noticing that the device is full, and that it no longer is, and what else comes by itself.
+//! Notices that the device is full, or no longer full, and runs what else is periodic.
 
 use super::Engine;
 use crate::capacity::Capacity;
@@ -49,7 +49,7 @@ impl Engine {
         }
     }
 
-    /// Whether something waits for space that makes room, or was accepted.
+    /// Whether work that makes room, or an accepted write, waits for space.
     fn is_stuck(&self) -> bool {
         let inner = &self.inner;
         let background = &inner.background;

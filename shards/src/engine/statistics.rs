@@ -30,10 +30,10 @@ pub(super) struct Work {
 
 impl Work {
     /// Counts a job, which runs until the guard is dropped.
-    pub(super) fn start(&self) -> Running<'_> {
+    pub(super) fn start(&self) -> RunningJob<'_> {
         self.jobs.add(1);
         self.running.set(self.running.get() + 1);
-        Running {
+        RunningJob {
             work: self,
             since: now(),
         }
@@ -62,14 +62,15 @@ impl Work {
 }
 
 /// A job under way.
-pub(super) struct Running<'a> {
+pub(super) struct RunningJob<'a> {
     work: &'a Work,
     since: Instant,
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let Self { work, since } = self;
+        assert!(work.running.get() > 0, "a job ends once");
         work.running.set(work.running.get() - 1);
         let nanos = now().saturating_duration_since(*since).as_nanos();
         work.busy_nanos

@@ -20,7 +20,7 @@ use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
-use crate::pace::Limits;
+use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
 use crate::sstable::Compression;
@@ -87,8 +87,8 @@ async fn open_with(
         options: EngineOptions {
             memtable_bytes,
             policy: Policy::default(),
-            compaction: compaction::Options::default(),
-            limits: Limits::default(),
+            compaction: compaction::PickerOptions::default(),
+            limits: PaceLimits::default(),
             compression: Compression::None,
             value_threshold: 0,
             scrub: ScrubOptions::default(),
@@ -105,6 +105,7 @@ async fn open_with(
             is_disk_full: Box::new(|| false),
             is_stuck: Box::new(|| false),
             segments: Box::new(|| 1),
+            has_segment: Box::new(|_| false),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,
@@ -224,7 +225,7 @@ fn how_long_a_value_is_is_known_before_it_is_read() {
         let Lookup::Unknown(search) = engine.look_up(b"a") else {
             panic!("no table is in the cache");
         };
-        // The search goes on from the moment of the lookup, whatever comes then.
+        // The search continues from the moment of the lookup, even if the state changes.
         put(&engine, 3, b"a", b"later");
         engine.checkpoint().await.unwrap();
         let Sought::Stored(stored) = engine.search(b"a", search).await.unwrap() else {
@@ -312,7 +313,7 @@ fn a_scan_in_pages_sees_one_state() {
         }
         assert_eq!(seen, (1..=20).collect::<Vec<u8>>());
         drop(pin);
-        // Nothing has been dropped yet; an overwritten version that nobody has pinned is.
+        // Nothing has been dropped yet; an overwritten version that is not pinned is.
         let old = engine
             .scan(&range(b"", b""), Some(LogIndex(20)), 9, 9)
             .await;
@@ -458,31 +459,24 @@ fn missing_files_are_never_taken_for_an_empty_shard() {
     });
 }
 
+async fn create_empty(dir: &Path, names: [&str; 3]) {
+    for name in names {
+        let options = OpenOptions::new().write().create_new();
+        options.open(&dir.join(name)).await.unwrap();
+    }
+}
+
 #[test]
 fn orphans_and_halves_of_a_creation_are_removed() {
     on_core(|dir| async move {
-        // A crash during creation: the marker is there, whatever else is.
+        // A crash during creation: the marker is there, and other files may be.
         corelith_io::create_dir_all(&dir).await.unwrap();
-        for name in ["CREATING", "MANIFEST.tmp", "000000000007.sst"] {
-            OpenOptions::new()
-                .write()
-                .create_new()
-                .open(&dir.join(name))
-                .await
-                .unwrap();
-        }
+        create_empty(&dir, ["CREATING", "MANIFEST.tmp", "000000000007.sst"]).await;
         let engine = open(&dir, 1 << 20).await.unwrap();
         put(&engine, 1, b"a", b"one");
         engine.close().await.unwrap();
         drop(engine);
-        for name in ["000000000009.sst", "MANIFEST.tmp", "unknown"] {
-            OpenOptions::new()
-                .write()
-                .create_new()
-                .open(&dir.join(name))
-                .await
-                .unwrap();
-        }
+        create_empty(&dir, ["000000000009.sst", "MANIFEST.tmp", "unknown"]).await;
         drop(open(&dir, 1 << 20).await.unwrap());
         let names = corelith_io::list_dir(&dir).await.unwrap();
         let names: Vec<_> = names.into_iter().map(|entry| entry.name).collect();

@@ -16,6 +16,8 @@ pub(super) enum Fate {
 ///
 /// A version superseded within the compaction stays only if a pinned sequence number sees it. At the
 /// bottom, where nothing older lies below, a deletion stays only if an older version does.
+///
+/// Invariant: the deletions held back are of the current key, newest first.
 pub(super) struct Versions<'a> {
     pins: &'a Pins,
     is_bottom: bool,
@@ -44,6 +46,7 @@ impl<'a> Versions<'a> {
             self.held_back.clear();
         }
         let newer = self.newer.replace(at);
+        assert_eq!(newer.is_none(), is_new_key, "a key has a newest version");
         if let Some(newer) = newer
             && !self.pins.sees(at, newer)
         {
@@ -52,6 +55,7 @@ impl<'a> Versions<'a> {
             return Fate::Drop;
         }
         if is_deleted && self.is_bottom {
+            debug_assert!(self.held_back.last().is_none_or(|newer| at < *newer));
             self.held_back.push(at);
             return Fate::Drop;
         }

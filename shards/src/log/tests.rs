@@ -1,6 +1,7 @@
 //! Tests of the log together with a value log that a test can delay and break.
 
 pub(crate) mod crash;
+mod damage;
 mod facade;
 mod model;
 pub(crate) mod values;

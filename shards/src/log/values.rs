@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ids::{LogIndex, Ticket};
-use crate::vlog::{ValueLog, ValuePointer};
+use crate::vlog::{LoggedValue, ValueLog, ValuePointer, ValueState};
 use bytes::Bytes;
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ pub(crate) enum Values {
 }
 
 impl Values {
-    /// Has the value of the entry `at` written; it is durable when everything up to the ticket is.
+    /// Writes the value of the entry `at`. It is durable when everything up to the ticket is.
     ///
     /// # Errors
     /// `Fenced` or `Closed`; `TooLarge` when the value log does not take values of that length.
@@ -45,12 +45,12 @@ impl Values {
         }
     }
 
-    /// Whether all of a value is there, undamaged, and durable from now on.
-    pub(super) async fn is_whole(&self, place: ValuePointer) -> Result<bool> {
+    /// What is in the place of an entry's value. A whole one is durable from now on.
+    pub(super) async fn state_of(&self, value: LoggedValue) -> Result<ValueState> {
         match self {
-            Self::On(values) => values.verify(&values.segments(), place).await,
+            Self::On(values) => values.state_of(&values.segments(), value).await,
             #[cfg(test)]
-            Self::Fake(values) => values.is_whole(place).await,
+            Self::Fake(values) => values.state_of(value.place).await,
         }
     }
 
@@ -64,7 +64,7 @@ impl Values {
         }
     }
 
-    /// Has nobody wait for room any more.
+    /// Ends the waits for room.
     pub(super) fn begin_stop(&self) {
         match self {
             Self::On(values) => values.begin_stop(),

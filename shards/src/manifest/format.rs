@@ -13,13 +13,12 @@
 //! Version 1 has no next segment, policy, level, run and segments, and table properties without
 //! references: its tables stand newest first, each a run of level 0.
 
-use super::{Manifest, Placed, is_in_order};
+use super::{Manifest, PlacedTable};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
 use crate::length;
-use crate::limits::LEVELS_MAX;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
 use bytes::Buf;
@@ -43,7 +42,7 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     encode_log_id_option(manifest.installed, &mut payload);
     let count = length::stored(manifest.tables.len());
     payload.extend_from_slice(&count.to_le_bytes());
-    for Placed { level, run, meta } in &manifest.tables {
+    for PlacedTable { level, run, meta } in &manifest.tables {
         payload.extend_from_slice(&meta.id.0.to_le_bytes());
         payload.push(*level);
         payload.extend_from_slice(&run.0.to_le_bytes());
@@ -125,9 +124,6 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         } else {
             decode_table(payload)?
         };
-        if table.meta.id >= next_table {
-            return None;
-        }
         tables.push(table);
     }
     let mut segments = Vec::new();
@@ -147,36 +143,27 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
         tables,
         segments,
     };
-    let fine =
-        is_in_order(&manifest.tables) && are_in_order(&manifest.segments, manifest.next_segment);
-    fine.then_some(manifest)
+    manifest.is_sound().then_some(manifest)
 }
 
-/// Whether segments stand as they must.
-fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
-    let mut pairs = segments.iter().zip(segments.iter().skip(1));
-    pairs.all(|(before, after)| before.id < after.id)
-        && segments.last().is_none_or(|last| last.id < next)
-}
-
-fn decode_table_1(payload: &mut &[u8]) -> Option<Placed> {
+fn decode_table_1(payload: &mut &[u8]) -> Option<PlacedTable> {
     let id = TableId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
     let meta = TableMeta::decode_properties(1, id, file_bytes, payload)?;
-    Some(Placed {
+    Some(PlacedTable {
         level: 0,
         run: RunId(id.0),
         meta,
     })
 }
 
-fn decode_table(payload: &mut &[u8]) -> Option<Placed> {
+fn decode_table(payload: &mut &[u8]) -> Option<PlacedTable> {
     let id = TableId(payload.try_get_u64_le().ok()?);
     let level = payload.try_get_u8().ok()?;
     let run = RunId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
     let meta = TableMeta::decode_properties(VERSION, id, file_bytes, payload)?;
-    (usize::from(level) < LEVELS_MAX).then_some(Placed { level, run, meta })
+    Some(PlacedTable { level, run, meta })
 }
 
 fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {

@@ -52,12 +52,12 @@ pub(crate) fn example() -> (Owner, Manifest) {
         next_segment: ValueSegmentId(6),
         policy: Policy::Tiered,
         tables: vec![
-            Placed {
+            PlacedTable {
                 level: 0,
                 run: RunId(7),
                 meta: table(7),
             },
-            Placed {
+            PlacedTable {
                 level: 6,
                 run: RunId(3),
                 meta: table(5),

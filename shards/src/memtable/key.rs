@@ -10,14 +10,14 @@ pub(super) const SHORT_LEN_MAX: usize = 38;
 
 /// A user key, ordered as its bytes are.
 #[derive(Debug)]
-pub(super) enum Key {
+pub(super) enum MapKey {
     Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
     Long(Bytes),
 }
 
-const _: () = assert!(size_of::<Key>() == 40);
+const _: () = assert!(size_of::<MapKey>() == 40);
 
-impl Key {
+impl MapKey {
     /// The key in place, `None` if it is too long for that.
     pub(super) fn short(key: &[u8]) -> Option<Self> {
         let mut bytes = [0; SHORT_LEN_MAX];
@@ -41,27 +41,27 @@ impl Key {
     }
 }
 
-impl Borrow<[u8]> for Key {
+impl Borrow<[u8]> for MapKey {
     fn borrow(&self) -> &[u8] {
         self.as_slice()
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for MapKey {
     fn eq(&self, other: &Self) -> bool {
         self.as_slice() == other.as_slice()
     }
 }
 
-impl Eq for Key {}
+impl Eq for MapKey {}
 
-impl PartialOrd for Key {
+impl PartialOrd for MapKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Key {
+impl Ord for MapKey {
     fn cmp(&self, other: &Self) -> Ordering {
         self.as_slice().cmp(other.as_slice())
     }

@@ -1,10 +1,11 @@
-//! Work that is spread over time: a bucket of tokens that is filled at a rate, drawn from after each step
-//! of the work. One that is empty says how long to wait.
+//! Spreads work over time: a bucket of tokens that fills at a rate and is drawn from after each step of the
+//! work. An empty bucket says how long to wait.
 //!
 //! Invariants:
 //! * Over any time `t`, no more than `rate * (t + ahead) + step` is taken, but for what a cap on the wait
 //!   forgives.
 //! * Work that was held up, or was not there, is given no more for it than `ahead`.
+//! * No wait is longer than the cap, and nothing is owed for longer than [`OWED_MAX`].
 
 use corelith_io::Instant;
 use std::cell::Cell;
@@ -15,7 +16,7 @@ use std::time::Duration;
 pub(crate) struct Terms {
     /// Time before now whose tokens may still be taken. Much of it would let each job begin with a burst.
     pub(crate) ahead: Duration,
-    /// A shorter wait costs more than it is worth: it is put off until more has come together.
+    /// A shorter wait costs more than it is worth: it is put off until waits add up to this.
     pub(crate) wait_min: Duration,
     /// A longer wait is cut here.
     pub(crate) wait_max: Duration,
@@ -61,6 +62,7 @@ impl Bucket {
             due = due.min(now + wait_max.min(OWED_MAX));
         }
         self.due.set(Some(due));
+        assert!(due >= begun || forgives, "tokens are taken");
         let wait = due.saturating_duration_since(now).min(wait_max);
         match wait < wait_min {
             true => Duration::ZERO,
@@ -68,7 +70,7 @@ impl Bucket {
         }
     }
 
-    /// Forgets what is owed and what is saved.
+    /// Forgets what is owed and what was saved.
     pub(crate) fn reset(&self) {
         self.due.set(None);
     }

@@ -1,5 +1,5 @@
-//! Bytes that a flush may write at once for what has come in since it began: it must end before the
-//! next memtable is full, however fast that fills.
+//! Bytes that a flush may write without a wait, earned by writes that came in since it began: it must end
+//! before the next memtable is full, however fast that fills.
 
 use std::cell::Cell;
 
@@ -24,7 +24,9 @@ impl Credit {
     /// Takes `written` bytes, now that `came` have come in, and returns those for which there was no
     /// credit.
     pub(crate) fn beyond(&self, came: u64, written: u64) -> u64 {
-        let since = came - self.came_before.replace(came);
+        let before = self.came_before.replace(came);
+        assert!(came >= before, "what came in does not go");
+        let since = came - before;
         let earned = since.saturating_mul(FLUSHED_PER_INLINE_BYTE);
         let credit = self.left.get().saturating_add(earned);
         self.left.set(credit.saturating_sub(written));

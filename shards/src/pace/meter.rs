@@ -1,4 +1,6 @@
 //! What comes in: reads, and writes of keys and values, as a rate that is smoothed over some seconds.
+//!
+//! Invariant: what the foreground has done never shrinks, so that no rate is negative.
 
 use corelith_io::Instant;
 use std::cell::Cell;
@@ -7,13 +9,13 @@ use std::time::Duration;
 /// What comes in is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// What came in so many seconds ago weighs a factor of e less than what comes in now.
+/// Traffic of this many seconds ago weighs a factor of e less than that of now.
 const MEMORY_SECONDS: f64 = 2.0;
 
-/// From so many bytes a second on, writes are said to come fast.
+/// From this many bytes a second on, writes count as fast.
 pub(super) const FAST_WRITES: f64 = (4 << 20) as f64;
 
-/// Up to so many bytes a second, a shard is as good as not written to.
+/// Up to this many bytes a second, a shard counts as not written to.
 const SLOW_WRITES: f64 = (64 << 10) as f64;
 
 /// What is written to a shard, in bytes per second.
@@ -101,7 +103,10 @@ impl Meter {
             self.slow_since.set(Some(now));
             return;
         };
-        let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+        let rate = |now: u64, before: u64| {
+            assert!(now >= before, "what is done stays done");
+            (now - before) as f64 / seconds
+        };
         let came = Incoming {
             inline: rate(done.inline_bytes, before.inline_bytes),
             separated: rate(done.separated_bytes, before.separated_bytes),
@@ -115,6 +120,10 @@ impl Meter {
             },
             None => came,
         };
+        assert!(
+            incoming.inline >= 0.0 && incoming.separated >= 0.0,
+            "no rate is negative: {incoming:?}"
+        );
         self.incoming.set(Some(incoming));
         let slow_since = match incoming.inline + incoming.separated > SLOW_WRITES {
             true => None,

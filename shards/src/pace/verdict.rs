@@ -1,12 +1,16 @@
-//! The pressure on a shard into a verdict: how fast writers may write, what share of the core background
-//! work gets, and how many bytes a second each kind of it may move.
+//! Turns the pressure on a shard into a verdict: how fast writers may write, what share of the core
+//! background work gets, and how many bytes a second each kind of it may move.
 //!
 //! Background work is given more of the core first; only when that does not suffice are writers slowed,
 //! and they are stopped only where memory or disk would run out. Nothing jumps: the delay of a byte
 //! grows from nothing in proportion to the pressure.
 //!
-//! It goes as fast as what comes in makes necessary, faster the further it lags, and as fast as it can
-//! while nobody is there to be disturbed or while space runs out.
+//! Background work goes as fast as the incoming writes require, and faster the further it lags. It goes as
+//! fast as it can while the shard has no clients or while space runs out.
+//!
+//! Invariants:
+//! * Writers are slowed only when background work has its full share of the core.
+//! * More pressure never gives writers more. Slowed writers get at least [`RATE_AT_LIMIT`].
 
 use super::meter::{FAST_WRITES, Incoming};
 use crate::compaction::Debt;
@@ -17,7 +21,7 @@ use std::time::Duration;
 /// done; at a fraction `p` of the way there, at 1 / `p` times as much.
 const RATE_AT_LIMIT: f64 = 0.5;
 
-/// A background slower than this is not believed: it was idle, or starved.
+/// A measured background rate below this is not used: the work was idle, or starved.
 const BACKGROUND_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
 
 /// Shares of the core for background work without debt, and with the debt at which writers begin to
@@ -40,8 +44,8 @@ const FLUSH_LAG_MIN: f64 = 0.02;
 const MOVED_PER_INLINE_BYTE: f64 = 16.0;
 
 /// Bytes that collection may move for each byte that comes in and is kept in the value log. With a
-/// fraction `g` of garbage it takes 2 (1 - g) / g to be rid of as many bytes as come in: 6 where a quarter
-/// is garbage, and less when it lags.
+/// fraction `g` of garbage it takes 2 (1 - g) / g to free as many bytes as come in: 6 where a quarter is
+/// garbage, and less when it lags.
 const MOVED_PER_SEPARATED_BYTE: f64 = 8.0;
 
 /// Bytes a second that a flush writes when nothing comes in.
@@ -56,7 +60,7 @@ const GARBAGE_PRESSURE_MAX: f64 = 0.9;
 
 /// Where slowing down begins, and where writers stop.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct PaceLimits {
     pub(crate) debt_bytes_soft: u64,
     pub(crate) debt_bytes_hard: u64,
     pub(crate) runs_soft: usize,
@@ -71,7 +75,7 @@ pub(crate) struct Limits {
     pub(crate) garbage_hard: f64,
 }
 
-impl Default for Limits {
+impl Default for PaceLimits {
     /// The soft ones are beyond what a shard has that keeps up: the longest ordinary merge and what it
     /// passes on, the runs that either policy leaves alone, one memtable that fills while the one
     /// before it is flushed, and twice the garbage at which segments are collected.
@@ -93,14 +97,14 @@ impl Default for Limits {
 
 /// Room on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Space {
+pub(crate) struct DeviceSpace {
     /// The part of the device that is free.
     pub(crate) free_fraction: f64,
     /// Whether new values are refused.
     pub(crate) is_full: bool,
 }
 
-impl Default for Space {
+impl Default for DeviceSpace {
     fn default() -> Self {
         Self {
             free_fraction: 1.0,
@@ -116,14 +120,14 @@ pub(crate) struct Pressure {
     pub(crate) debt: Debt,
     /// Full memtables, of which one that is half full counts half.
     pub(crate) memtables: f64,
-    pub(crate) space: Space,
+    pub(crate) space: DeviceSpace,
     /// Records of the value log that nothing refers to, as far as is known, and all of them, in bytes.
     pub(crate) garbage_bytes: u64,
     pub(crate) value_bytes: u64,
-    /// What comes in, and whether anybody is there to be disturbed.
+    /// What comes in, and whether the shard has clients.
     pub(crate) incoming: Incoming,
     pub(crate) is_busy: bool,
-    /// How much of what removed files may hold back they do, from 0 to 1.
+    /// Space that removed files hold back, as a part of what they may, from 0 to 1.
     pub(crate) removals: f64,
 }
 
@@ -139,8 +143,8 @@ pub(crate) enum Writers {
 }
 
 impl Writers {
-    /// Bytes per second of slowed writers beside a `background` that was measured to write so many, 0 if
-    /// that is not known yet.
+    /// Bytes per second of slowed writers. `background` is the measured rate of background writes, 0 if it is
+    /// not known yet.
     pub(crate) fn rate(part: f64, background: u64) -> u64 {
         (background.max(BACKGROUND_BYTES_PER_SECOND_MIN) as f64 * part) as u64
     }
@@ -163,7 +167,7 @@ pub(crate) struct Verdict {
 }
 
 /// The verdict under `pressure`.
-pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
+pub(crate) fn judge(pressure: &Pressure, limits: &PaceLimits) -> Verdict {
     let Pressure {
         debt,
         memtables,
@@ -190,6 +194,11 @@ pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
         reclaim: (incoming.inline <= FAST_WRITES)
             .then(|| per_second(FREED_AT_ONCE as u64, FREE_PAUSE)),
     };
+    assert!((BACKGROUND_SHARE_MIN..=BACKGROUND_SHARE_MAX).contains(&verdict.share));
+    assert!(
+        verdict.writers == Writers::Free || verdict.share == BACKGROUND_SHARE_MAX,
+        "writers are slowed before background work has its share: {verdict:?}"
+    );
     let needs_space = space.is_full || space.free_fraction < FREE_FRACTION_MIN;
     match pressure.is_busy && !needs_space {
         true => verdict,
@@ -204,11 +213,13 @@ pub(crate) fn judge(pressure: &Pressure, limits: &Limits) -> Verdict {
 
 /// How far `value` is from `soft` (0) to `hard` (1).
 fn progress(value: f64, soft: f64, hard: f64) -> f64 {
-    ((value - soft) / (hard - soft)).clamp(0.0, 1.0)
+    let part = ((value - soft) / (hard - soft)).clamp(0.0, 1.0);
+    debug_assert!(!part.is_nan(), "from {soft} to {hard}");
+    part
 }
 
 /// What writers may do under `pressure`: of its parts debt, memtables and garbage count.
-pub(crate) fn judge_writers(pressure: &Pressure, limits: &Limits) -> Writers {
+pub(crate) fn judge_writers(pressure: &Pressure, limits: &PaceLimits) -> Writers {
     let Pressure {
         debt, memtables, ..
     } = pressure;
@@ -235,19 +246,24 @@ pub(crate) fn judge_writers(pressure: &Pressure, limits: &Limits) -> Writers {
     if pressure <= 0.0 {
         return Writers::Free;
     }
-    Writers::Slow(RATE_AT_LIMIT / pressure)
+    let part = RATE_AT_LIMIT / pressure;
+    assert!(
+        part >= RATE_AT_LIMIT,
+        "slowed writers get less than stopped ones"
+    );
+    Writers::Slow(part)
 }
 
 /// The part of the value log that is garbage, 0 if that is little.
-fn garbage_part(pressure: &Pressure, limits: &Limits) -> f64 {
+fn garbage_part(pressure: &Pressure, limits: &PaceLimits) -> f64 {
     match pressure.garbage_bytes < limits.garbage_bytes_min {
         true => 0.0,
         false => pressure.garbage_bytes as f64 / pressure.value_bytes.max(1) as f64,
     }
 }
 
-/// Compaction needs as much as what comes in brings it to do. Any faster it would only make the
-/// foreground wait, until it lags.
+/// Compaction keeps up with the incoming writes. Until it lags, any more speed would only make the foreground
+/// wait.
 fn compaction_rate(incoming: Incoming, compaction_lag: f64, flush_lag: f64) -> Option<u64> {
     if flush_lag > compaction_lag.max(FLUSH_LAG_MIN) {
         return Some(RATE_BEHIND_FLUSH);
@@ -272,12 +288,13 @@ fn per_second(count: u64, pause: Duration) -> u64 {
 
 /// A rate that grows beyond all bounds as `lag` goes from 0 to 1.
 fn urged(rate: f64, lag: f64) -> Option<u64> {
+    assert!(rate >= 0.0 && (0.0..=1.0).contains(&lag));
     let rate = rate / (1.0 - lag);
     rate.is_finite().then_some(rate as u64)
 }
 
 /// How far a flush lags, from 0 to where writers begin to be slowed (1).
-fn flush_lag(memtables: f64, limits: &Limits) -> f64 {
+fn flush_lag(memtables: f64, limits: &PaceLimits) -> f64 {
     progress(
         memtables,
         limits.memtables_soft / 2.0,
@@ -286,7 +303,7 @@ fn flush_lag(memtables: f64, limits: &Limits) -> f64 {
 }
 
 /// How far compaction lags, from 0 to where writers begin to be slowed (1).
-fn compaction_lag(debt: &Debt, limits: &Limits) -> f64 {
+fn compaction_lag(debt: &Debt, limits: &PaceLimits) -> f64 {
     let bytes = progress(debt.bytes as f64, 0.0, limits.debt_bytes_soft as f64);
     let soft = limits.runs_soft as f64;
     bytes.max(progress(debt.runs as f64, soft / 2.0, soft))

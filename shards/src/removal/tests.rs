@@ -59,6 +59,22 @@ impl World {
         self.sim.disk(self.node).used_bytes()
     }
 
+    /// Waits until all space, at least `least` bytes, has come back, none of it more than a step at once.
+    fn finish_in_steps(&self, least: u64) {
+        let mut before = self.used();
+        assert!(before >= least, "the space is not back at once");
+        let mut is_over = || {
+            let used = self.used();
+            assert!(before - used <= STEP, "{} bytes at once", before - used);
+            let held = self.removals.inner.held.get();
+            assert!(held.abs_diff(used) <= STEP, "{held}");
+            before = used;
+            self.removals.is_idle()
+        };
+        assert!(self.sim.run_until(&mut is_over, LIMIT), "it never ends");
+        self.finish();
+    }
+
     /// Waits until all space is back.
     fn finish(&self) {
         let is_idle = || self.removals.is_idle();
@@ -76,18 +92,7 @@ fn a_long_file_goes_in_steps_with_pauses_after_its_name() {
     world.remove("long", 10 * STEP);
     assert!(world.sim.disk(world.node).read(path("long")).is_none());
     assert!(!world.removals.is_idle());
-    let mut before = world.used();
-    assert!(before >= 9 * STEP, "its space is not back at once");
-    let mut is_over = || {
-        let used = world.used();
-        assert!(before - used <= STEP, "{} bytes at once", before - used);
-        let held = world.removals.inner.held.get();
-        assert!(held.abs_diff(used) <= STEP, "{held}");
-        before = used;
-        world.removals.is_idle()
-    };
-    assert!(world.sim.run_until(&mut is_over, LIMIT), "it never ends");
-    world.finish();
+    world.finish_in_steps(9 * STEP);
     assert!(world.sim.now() - since >= REMOVAL_PAUSE.mul_f64(8.9));
 }
 
@@ -113,7 +118,7 @@ fn while_nobody_is_disturbed_a_file_goes_fast() {
                 removals,
                 ..Pressure::default()
             };
-            judge(&pressure, &Limits::default()).removal
+            judge(&pressure, &PaceLimits::default()).removal
         });
         world.write("long", 10 * STEP);
         let since = world.sim.now();
@@ -131,16 +136,7 @@ fn many_files_go_one_after_the_other() {
     names.iter().for_each(|name| world.write(name, STEP / 2));
     let since = world.sim.now();
     names.iter().for_each(|name| world.remove(name, STEP / 2));
-    let mut before = world.used();
-    assert!(before >= 4 * STEP, "their space is not back at once");
-    let mut is_over = || {
-        let used = world.used();
-        assert!(before - used <= STEP, "{} bytes at once", before - used);
-        before = used;
-        world.removals.is_idle()
-    };
-    assert!(world.sim.run_until(&mut is_over, LIMIT), "it never ends");
-    world.finish();
+    world.finish_in_steps(4 * STEP);
     assert!(world.sim.now() - since >= REMOVAL_PAUSE.mul_f64(8.9));
 }
 

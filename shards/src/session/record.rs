@@ -5,7 +5,7 @@
 //! ```
 //! Little-endian; `len` is 255 for a number without a result, and then no bytes follow.
 
-use super::{NOTHING, Recorded, Session, SessionTable};
+use super::{NOTHING, Recorded, SessionState, SessionTable};
 use crate::ids::LogIndex;
 use crate::length;
 use crate::limits::{SESSION_WINDOW, SESSIONS_MAX};
@@ -25,6 +25,7 @@ impl SessionTable {
         let mut changes: Vec<Change> = self.expired.drain(..).map(|id| (id, None)).collect();
         for slot in std::mem::take(&mut self.dirty) {
             if let Some(session) = self.slot_mut(slot) {
+                assert!(session.dirty, "a session is listed as dirty once");
                 session.dirty = false;
                 changes.push((session.id, Some(encode(session))));
             }
@@ -73,7 +74,7 @@ impl SessionTable {
     }
 }
 
-fn encode(session: &Session) -> Vec<u8> {
+fn encode(session: &SessionState) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEADER_BYTES + session.window.len() * 12);
     record.push(VERSION);
     record.extend_from_slice(&session.last_used.0.to_le_bytes());
@@ -82,6 +83,10 @@ fn encode(session: &Session) -> Vec<u8> {
         true => 0,
         false => session.window.len(),
     };
+    assert!(
+        results as u64 <= SESSION_WINDOW,
+        "a window that would not be read"
+    );
     let count = length::stored(results);
     record.extend_from_slice(&count.to_le_bytes());
     for recorded in session.window.iter().take(results) {
@@ -91,7 +96,7 @@ fn encode(session: &Session) -> Vec<u8> {
     record
 }
 
-fn decode(id: u64, mut record: &[u8]) -> Result<Session, &'static str> {
+fn decode(id: u64, mut record: &[u8]) -> Result<SessionState, &'static str> {
     const SHORT: &str = "a session record is cut short";
     if record.try_get_u8().map_err(|_| SHORT)? != VERSION {
         return Err("a session record of an unknown version");
@@ -116,7 +121,7 @@ fn decode(id: u64, mut record: &[u8]) -> Result<Session, &'static str> {
     if !record.is_empty() {
         return Err("a session record with bytes after its end");
     }
-    Ok(Session {
+    Ok(SessionState {
         id,
         last_used,
         floor,

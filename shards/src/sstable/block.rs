@@ -14,14 +14,16 @@
 //! restart is the offset of an entry whose `shared` is 0 whatever it has in common; the first entry is one.
 //! Kinds 3 and 4 came with version 2.
 
+mod builder;
 pub(super) mod find;
 
+pub(super) use builder::{BlockBuilder, PutValue};
+
 use super::Value;
-use super::format::Handle;
+use super::format::BlockHandle;
 use crate::ids::LogIndex;
 use crate::key::compare;
-use crate::length;
-use crate::limits::{KEY_BYTES_MAX, RESTART_INTERVAL};
+use crate::limits::KEY_BYTES_MAX;
 use crate::varint;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
@@ -45,165 +47,18 @@ const SHORT: Damage = "an entry does not fit its block";
 /// A leaf of the index and the filter of the keys below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
-    pub(super) leaf: Handle,
+    pub(super) leaf: BlockHandle,
     /// `None` in tables of version 1.
-    pub(super) filter: Option<Handle>,
+    pub(super) filter: Option<BlockHandle>,
 }
 
-/// A value to be put into a block.
-#[derive(Clone, Copy)]
-pub(super) enum Put<'a> {
-    Deleted,
-    Inline(&'a [u8]),
-    Stored(Handle),
-    Separated(ValuePointer),
-    Partition { leaf: Handle, filter: Handle },
-}
-
-impl Put<'_> {
-    /// Bytes of the place and the value.
-    fn len(&self) -> usize {
-        match self {
-            Self::Deleted => 0,
-            Self::Inline(value) => varint::len(value.len() as u64) + value.len(),
-            Self::Stored(handle) => handle_len(*handle),
-            Self::Separated(pointer) => pointer.encoded_len(),
-            Self::Partition { leaf, filter } => handle_len(*leaf) + handle_len(*filter),
-        }
-    }
-}
-
-fn handle_len(handle: Handle) -> usize {
-    varint::len(handle.offset / BLOCK_SIZE as u64) + varint::len(u64::from(handle.len))
-}
-
-fn put_handle(handle: Handle, out: &mut Vec<u8>) {
-    varint::put(out, handle.offset / BLOCK_SIZE as u64);
-    varint::put(out, u64::from(handle.len));
-}
-
-fn take_handle(bytes: &mut &[u8]) -> Result<Handle, Damage> {
+fn take_handle(bytes: &mut &[u8]) -> Result<BlockHandle, Damage> {
     let number = varint::take(bytes).ok_or(SHORT)?;
     let len = varint::take(bytes).ok_or(SHORT)?;
     let offset = number.checked_mul(BLOCK_SIZE as u64);
     offset
-        .and_then(|offset| Handle::checked(offset, len))
+        .and_then(|offset| BlockHandle::checked(offset, len))
         .ok_or("a handle to no block")
-}
-
-/// Builds the payload of a block.
-pub(super) struct BlockBuilder {
-    /// Every this many entries a key is stored whole.
-    interval: usize,
-    payload: Vec<u8>,
-    restarts: Vec<u32>,
-    entries: usize,
-}
-
-impl Default for BlockBuilder {
-    fn default() -> Self {
-        Self::with_interval(RESTART_INTERVAL)
-    }
-}
-
-impl BlockBuilder {
-    /// A builder of blocks with more or fewer restarts than usual: a lookup decodes half an interval.
-    pub(super) fn with_interval(interval: usize) -> Self {
-        Self {
-            interval,
-            payload: Vec::new(),
-            restarts: Vec::new(),
-            entries: 0,
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-
-    /// Length of the payload if it were finished now.
-    pub(super) fn len(&self) -> usize {
-        self.payload.len() + self.restarts.len() * 4 + 4
-    }
-
-    /// Length of the payload if it were finished after this entry; see [`BlockBuilder::add`].
-    pub(super) fn len_with(&self, key: &[u8], shared: usize, at: LogIndex, put: &Put<'_>) -> usize {
-        let restart = self.restarts_next();
-        let shared = if restart { 0 } else { shared };
-        let rest = key.len() - shared;
-        let entry = varint::len(shared as u64)
-            + varint::len(rest as u64)
-            + 1
-            + varint::len(at.0)
-            + put.len()
-            + rest;
-        self.len() + entry + if restart { 4 } else { 0 }
-    }
-
-    fn restarts_next(&self) -> bool {
-        self.entries.is_multiple_of(self.interval)
-    }
-
-    /// Adds an entry; entries come in order. `shared` is what its key has in common with the key
-    /// added before.
-    pub(super) fn add(&mut self, key: &[u8], shared: usize, at: LogIndex, put: Put<'_>) {
-        let mut shared = shared;
-        if self.restarts_next() {
-            let offset = length::stored(self.payload.len());
-            self.restarts.push(offset);
-            shared = 0;
-        }
-        let rest = key.get(shared..).unwrap_or(&[]);
-        let out = &mut self.payload;
-        varint::put(out, shared as u64);
-        varint::put(out, rest.len() as u64);
-        out.push(match put {
-            Put::Deleted => DELETED,
-            Put::Inline(_) => INLINE,
-            Put::Stored(_) => STORED,
-            Put::Separated(_) => SEPARATED,
-            Put::Partition { .. } => PARTITION,
-        });
-        varint::put(out, at.0);
-        let mut value_bytes: &[u8] = &[];
-        match put {
-            Put::Deleted => {}
-            Put::Inline(value) => {
-                varint::put(out, value.len() as u64);
-                value_bytes = value;
-            }
-            Put::Stored(handle) => put_handle(handle, out),
-            Put::Separated(pointer) => pointer.encode(out),
-            Put::Partition { leaf, filter } => {
-                put_handle(leaf, out);
-                put_handle(filter, out);
-            }
-        }
-        out.extend_from_slice(rest);
-        out.extend_from_slice(value_bytes);
-        self.entries += 1;
-    }
-
-    /// Returns the payload and starts the next block.
-    pub(super) fn finish(&mut self) -> Vec<u8> {
-        let mut payload = std::mem::take(&mut self.payload);
-        for restart in &self.restarts {
-            payload.extend_from_slice(&restart.to_le_bytes());
-        }
-        let count = length::stored(self.restarts.len());
-        payload.extend_from_slice(&count.to_le_bytes());
-        self.restarts.clear();
-        self.entries = 0;
-        payload
-    }
-
-    /// Takes the memory of a finished payload for the block begun.
-    pub(super) fn reuse(&mut self, mut memory: Vec<u8>) {
-        if self.payload.capacity() == 0 {
-            memory.clear();
-            self.payload = memory;
-        }
-    }
 }
 
 /// Number of leading bytes that `left` and `right` share.
@@ -258,25 +113,31 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// What an entry holds; bytes are named by their place in the payload.
 #[derive(Clone, Copy)]
-pub(super) enum Held {
+pub(super) enum HeldValue {
     Deleted,
-    Inline { start: usize, len: usize },
-    Stored(Handle),
+    Inline {
+        start: usize,
+        len: usize,
+    },
+    Stored(BlockHandle),
     Separated(ValuePointer),
-    Partition { leaf: Handle, filter: Handle },
+    Partition {
+        leaf: BlockHandle,
+        filter: BlockHandle,
+    },
 }
 
 /// An entry whose key is not put together yet.
-struct Ahead {
+struct DecodedEntry {
     shared: usize,
     rest_at: usize,
     rest: usize,
     at: LogIndex,
-    held: Held,
+    held: HeldValue,
     next: usize,
 }
 
-impl Ahead {
+impl DecodedEntry {
     /// The entry at `start` of a block's entries, after a key of `key_len` bytes; `None` at the end.
     #[inline]
     fn decode(entries: &[u8], start: usize, key_len: usize) -> Result<Option<Self>, Damage> {
@@ -291,14 +152,14 @@ impl Ahead {
         let at = LogIndex(varint::take(&mut entry).ok_or(SHORT)?);
         let mut value_len = 0;
         let mut held = match *kind {
-            DELETED => Held::Deleted,
+            DELETED => HeldValue::Deleted,
             INLINE => {
                 value_len = varint::take_len(&mut entry).ok_or(SHORT)?;
-                Held::Deleted
+                HeldValue::Deleted
             }
-            STORED => Held::Stored(take_handle(&mut entry)?),
-            SEPARATED => Held::Separated(ValuePointer::decode(&mut entry).ok_or(SHORT)?),
-            PARTITION => Held::Partition {
+            STORED => HeldValue::Stored(take_handle(&mut entry)?),
+            SEPARATED => HeldValue::Separated(ValuePointer::decode(&mut entry).ok_or(SHORT)?),
+            PARTITION => HeldValue::Partition {
                 leaf: take_handle(&mut entry)?,
                 filter: take_handle(&mut entry)?,
             },
@@ -313,7 +174,7 @@ impl Ahead {
         let rest_at = entries.len() - entry.len();
         let value_at = rest_at + rest;
         if *kind == INLINE {
-            held = Held::Inline {
+            held = HeldValue::Inline {
                 start: value_at,
                 len: value_len,
             };
@@ -350,22 +211,22 @@ impl Ahead {
 
 /// A place among the entries of a block, whose bytes each call is given.
 #[derive(Clone)]
-pub(super) struct Position {
+pub(super) struct EntryPosition {
     /// Offset of the entry after the current one.
     next: usize,
     pub(super) key: Vec<u8>,
     pub(super) at: LogIndex,
-    pub(super) held: Held,
+    pub(super) held: HeldValue,
 }
 
-impl Position {
+impl EntryPosition {
     /// Before the first entry.
     pub(super) fn new() -> Self {
         Self {
             next: 0,
             key: Vec::with_capacity(KEY_BYTES_USUAL),
             at: LogIndex(0),
-            held: Held::Deleted,
+            held: HeldValue::Deleted,
         }
     }
 
@@ -378,7 +239,7 @@ impl Position {
     /// Goes to the next entry; `false` after the last.
     #[inline]
     pub(super) fn advance(&mut self, entries: &[u8]) -> Result<bool, Damage> {
-        let ahead = Ahead::decode(entries, self.next, self.key.len())?;
+        let ahead = DecodedEntry::decode(entries, self.next, self.key.len())?;
         if let Some(ahead) = &ahead {
             self.accept(entries, ahead);
         }
@@ -386,7 +247,7 @@ impl Position {
     }
 
     #[inline]
-    fn accept(&mut self, entries: &[u8], ahead: &Ahead) {
+    fn accept(&mut self, entries: &[u8], ahead: &DecodedEntry) {
         self.key.truncate(ahead.shared);
         self.key.extend_from_slice(ahead.key_rest(entries));
         self.at = ahead.at;
@@ -397,12 +258,12 @@ impl Position {
 
 /// A block in memory. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Block {
+pub(super) struct EntryBlock {
     payload: Bytes,
     layout: Layout,
 }
 
-impl Block {
+impl EntryBlock {
     pub(super) fn new(payload: Bytes) -> Result<Self, Damage> {
         let layout = Layout::of(&payload)?;
         Ok(Self { payload, layout })
@@ -417,10 +278,10 @@ impl Block {
     /// are where the block says.
     fn check(&self) -> Result<(), Damage> {
         let entries = self.entries();
-        let mut position = Position::new();
+        let mut position = EntryPosition::new();
         let mut before = Vec::new();
         let mut restarts = 0;
-        while let Some(ahead) = Ahead::decode(entries, position.next, position.key.len())? {
+        while let Some(ahead) = DecodedEntry::decode(entries, position.next, position.key.len())? {
             let is_restart = restarts < self.layout.restart_count
                 && restart(&self.payload, self.layout, restarts)? == position.next;
             before.clone_from(&position.key);
@@ -441,7 +302,7 @@ impl Block {
     }
 }
 
-impl Held {
+impl HeldValue {
     /// The value of an entry of a data block with that payload.
     pub(super) fn value(self, payload: &Bytes) -> Result<Value, Damage> {
         Ok(match self {
@@ -454,7 +315,7 @@ impl Held {
     }
 
     /// The block that an entry of a leaf refers to.
-    pub(super) fn child(self) -> Result<Handle, Damage> {
+    pub(super) fn child(self) -> Result<BlockHandle, Damage> {
         match self {
             Self::Stored(handle) => Ok(handle),
             _ => Err("an index entry without a block"),
@@ -485,7 +346,7 @@ fn restart_before(
     while low < high {
         let middle = low + (high - low) / 2;
         let start = restart(payload, layout, middle)?;
-        let ahead = Ahead::decode(entries, start, 0)?;
+        let ahead = DecodedEntry::decode(entries, start, 0)?;
         let ahead = ahead.ok_or("a restart without an entry")?;
         if ahead.compare(entries, &[], (key, at)) == Ordering::Greater {
             high = middle;
@@ -499,20 +360,20 @@ fn restart_before(
 /// Goes over the entries of a block.
 #[derive(Clone)]
 pub(super) struct BlockCursor {
-    block: Block,
-    position: Position,
+    block: EntryBlock,
+    position: EntryPosition,
 }
 
 impl BlockCursor {
     /// A cursor before the first entry.
-    pub(super) fn new(block: Block) -> Self {
+    pub(super) fn new(block: EntryBlock) -> Self {
         Self {
             block,
-            position: Position::new(),
+            position: EntryPosition::new(),
         }
     }
 
-    /// See [`Block::check`].
+    /// See [`EntryBlock::check`].
     pub(super) fn check(&self) -> Result<(), Damage> {
         self.block.check()
     }
@@ -531,18 +392,18 @@ impl BlockCursor {
     }
 
     /// The block that the current entry of a leaf refers to.
-    pub(super) fn child(&self) -> Result<Handle, Damage> {
+    pub(super) fn child(&self) -> Result<BlockHandle, Damage> {
         self.position.held.child()
     }
 
     /// What the current entry of a root refers to.
     pub(super) fn partition(&self) -> Result<Partition, Damage> {
         match self.position.held {
-            Held::Partition { leaf, filter } => Ok(Partition {
+            HeldValue::Partition { leaf, filter } => Ok(Partition {
                 leaf,
                 filter: Some(filter),
             }),
-            Held::Stored(leaf) => Ok(Partition { leaf, filter: None }),
+            HeldValue::Stored(leaf) => Ok(Partition { leaf, filter: None }),
             _ => Err("an index entry without a block"),
         }
     }
@@ -572,7 +433,7 @@ impl BlockCursor {
         }
         let entries = self.block.entries();
         let position = &mut self.position;
-        while let Some(ahead) = Ahead::decode(entries, position.next, position.key.len())? {
+        while let Some(ahead) = DecodedEntry::decode(entries, position.next, position.key.len())? {
             if ahead.compare(entries, &position.key, (key, at)) == Ordering::Greater {
                 break;
             }
@@ -603,44 +464,5 @@ mod tests {
             assert_eq!(common_prefix(&left, &left[..len]), len);
             assert_eq!(common_prefix(&left[..len], &left), len);
         }
-    }
-
-    #[test]
-    fn the_length_of_the_next_entry_is_known() {
-        let handle = Handle {
-            offset: 77 << 12,
-            len: 4064,
-        };
-        let pointer = ValuePointer {
-            segment: crate::ids::ValueSegmentId(300),
-            slot: 5,
-            offset: 1 << 33,
-            len: 70_000,
-            crc: 1,
-        };
-        let puts = [
-            Put::Deleted,
-            Put::Inline(&[9; 200]),
-            Put::Stored(handle),
-            Put::Separated(pointer),
-            Put::Partition {
-                leaf: handle,
-                filter: handle,
-            },
-        ];
-        let mut builder = BlockBuilder::default();
-        let mut last = Vec::new();
-        for number in 0..100_u64 {
-            let key = format!("key {number:05}").into_bytes();
-            let shared = common_prefix(&last, &key);
-            let put = puts[number as usize % puts.len()];
-            let at = LogIndex(1 << (number % 64));
-            let len = builder.len_with(&key, shared, at, &put);
-            builder.add(&key, shared, at, put);
-            assert_eq!(builder.len(), len);
-            last = key;
-        }
-        let len = builder.len();
-        assert_eq!(builder.finish().len(), len);
     }
 }

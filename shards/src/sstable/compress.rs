@@ -4,7 +4,7 @@
 //! is, and is read without any work.
 
 use super::block::Damage;
-use super::format::{Stored, span_of};
+use super::format::{StoredPayload, span_of};
 use bytes::Bytes;
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
@@ -46,6 +46,7 @@ impl Compressor {
         let len = compress_into_with_table(payload, &mut self.output, &mut self.table).ok()?;
         let shrunk = (len * WHOLE / payload.len().max(1)).min(WHOLE);
         self.shrunk = (3 * self.shrunk + shrunk) / 4;
+        assert!(self.shrunk <= WHOLE, "a part is no more than the whole");
         let saves = span_of(len) < span_of(payload.len());
         self.output.get(..len).filter(|_| saves)
     }
@@ -61,7 +62,7 @@ fn unpack_into(bytes: &[u8], whole: usize, out: &mut Vec<u8>) -> Result<(), Dama
     }
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredPayload<'a> {
     /// The payload in memory of its own.
     pub(super) fn to_bytes(self) -> Result<Bytes, Damage> {
         let Some(whole) = self.whole else {
@@ -93,7 +94,7 @@ mod tests {
         let packed = compressor.compress(&zeros).unwrap().to_vec();
         assert!(packed.len() < 100);
         assert!(compressor.expected(8000) < 6500);
-        let stored = |bytes, whole| Stored {
+        let stored = |bytes, whole| StoredPayload {
             bytes,
             whole: Some(whole),
         };

@@ -2,7 +2,7 @@
 
 use super::Value;
 use super::block::{BlockCursor, Damage};
-use super::format::{Handle, Kind, decode_block};
+use super::format::{BlockHandle, BlockKind, decode_block};
 use super::reader::Table;
 use crate::error::Result;
 use crate::ids::LogIndex;
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 /// A place in a table. The table is handed to each call, so that a cursor can borrow it or share it.
 pub(crate) struct TableCursor {
-    walk: Walk,
+    walk: TableWalk,
     data: BlockCursor,
     data_at: u64,
     value: Value,
@@ -26,8 +26,8 @@ impl TableCursor {
     /// # Errors
     /// `Io`, `Corrupt`.
     pub(crate) async fn seek(table: &Table, key: &[u8], at: LogIndex) -> Result<Option<Self>> {
-        let (walk, handle) = Walk::seek(table, key, at, true).await?;
-        let mut data = cached_entries(table, handle, Kind::Data).await?;
+        let (walk, handle) = TableWalk::seek(table, key, at, true).await?;
+        let mut data = cached_entries(table, handle, BlockKind::Data).await?;
         let found = data
             .seek(key, at)
             .map_err(|what| table.damaged(handle.offset, what))?;
@@ -88,9 +88,14 @@ impl TableCursor {
         self.ahead_bytes = (self.ahead_bytes * 2).min(READ_AHEAD_BYTES);
         let blocks = table.read_data(handles).await?;
         for handle in &blocks.handles {
-            let payload = decode_block(table.meta().id, *handle, Kind::Data, blocks.block(*handle))
-                .and_then(|stored| stored.to_bytes())
-                .map_err(|what| table.damaged(handle.offset, what))?;
+            let payload = decode_block(
+                table.meta().id,
+                *handle,
+                BlockKind::Data,
+                blocks.block(*handle),
+            )
+            .and_then(|stored| stored.to_bytes())
+            .map_err(|what| table.damaged(handle.offset, what))?;
             let data = table.entries(*handle, payload)?;
             self.ahead.push_back((handle.offset, data));
             corelith_io::yield_if_needed().await;
@@ -100,7 +105,11 @@ impl TableCursor {
 }
 
 /// Reads a block of entries through the cache.
-async fn cached_entries(table: &Table, handle: Handle, kind: Kind) -> Result<BlockCursor> {
+async fn cached_entries(
+    table: &Table,
+    handle: BlockHandle,
+    kind: BlockKind,
+) -> Result<BlockCursor> {
     let cached = table.cached(handle);
     table.cache().count(|counters| match &cached {
         Some(_) => counters.hits += 1,
@@ -118,22 +127,22 @@ async fn cached_entries(table: &Table, handle: Handle, kind: Kind) -> Result<Blo
 }
 
 /// Goes over the data blocks of a table by its index.
-pub(super) struct Walk {
+pub(super) struct TableWalk {
     root: BlockCursor,
     leaf: BlockCursor,
     leaf_at: u64,
     /// A block that the last run had no room for.
-    pending: Option<Handle>,
+    pending: Option<BlockHandle>,
 }
 
-impl Walk {
+impl TableWalk {
     /// Finds the data block that holds the place of (`key`, `at`), and stands after it.
     pub(super) async fn seek(
         table: &Table,
         key: &[u8],
         at: LogIndex,
         use_cache: bool,
-    ) -> Result<(Self, Handle)> {
+    ) -> Result<(Self, BlockHandle)> {
         let root_damaged = |what| table.root_damaged(what);
         let mut root = BlockCursor::new(table.root().clone());
         root.seek_at_or_before(key, at).map_err(root_damaged)?;
@@ -151,20 +160,21 @@ impl Walk {
         Ok((walk, child))
     }
 
-    async fn read_leaf(table: &Table, handle: Handle, use_cache: bool) -> Result<BlockCursor> {
+    async fn read_leaf(table: &Table, handle: BlockHandle, use_cache: bool) -> Result<BlockCursor> {
         match use_cache {
-            true => cached_entries(table, handle, Kind::Leaf).await,
-            false => table.read_entries(handle, Kind::Leaf).await,
+            true => cached_entries(table, handle, BlockKind::Leaf).await,
+            false => table.read_entries(handle, BlockKind::Leaf).await,
         }
     }
 
     /// Makes `handle` the first block of the next run.
-    pub(super) fn put_back(&mut self, handle: Handle) {
-        self.pending = Some(handle);
+    pub(super) fn put_back(&mut self, handle: BlockHandle) {
+        let before = self.pending.replace(handle);
+        assert!(before.is_none(), "one block is put back");
     }
 
     /// The next data block; `None` after the last.
-    async fn next(&mut self, table: &Table, use_cache: bool) -> Result<Option<Handle>> {
+    async fn next(&mut self, table: &Table, use_cache: bool) -> Result<Option<BlockHandle>> {
         if let Some(pending) = self.pending.take() {
             return Ok(Some(pending));
         }
@@ -191,8 +201,8 @@ impl Walk {
         table: &Table,
         bytes_max: usize,
         use_cache: bool,
-    ) -> Result<Vec<Handle>> {
-        let mut run: Vec<Handle> = Vec::new();
+    ) -> Result<Vec<BlockHandle>> {
+        let mut run: Vec<BlockHandle> = Vec::new();
         while let Some(handle) = self.next(table, use_cache).await? {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
                 let gap = handle.offset.checked_sub(last.end());

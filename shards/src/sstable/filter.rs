@@ -38,6 +38,10 @@ pub(super) fn build(kind: FilterKind, hashes: &mut Vec<u64>, out: &mut Vec<u8>) 
             bloom::build(hashes, out);
         }
     }
+    debug_assert!(
+        hashes.iter().all(|hash| passes(out, *hash) == Some(true)),
+        "a filter has every key"
+    );
 }
 
 /// A filter as it was stored.

@@ -46,7 +46,7 @@ const CRC_BYTES: usize = 4;
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub(crate) enum BlockKind {
     Data = 1,
     Leaf = 2,
     Root = 3,
@@ -58,14 +58,14 @@ pub(crate) enum Kind {
 
 /// Where a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Handle {
+pub(crate) struct BlockHandle {
     /// Offset of the block in its file.
     pub(crate) offset: u64,
     /// Length of its payload as it is stored.
     pub(crate) len: u32,
 }
 
-impl Handle {
+impl BlockHandle {
     /// Bytes that the block takes in the file.
     pub(crate) fn span(self) -> usize {
         span_of(self.len as usize)
@@ -103,41 +103,47 @@ pub(super) fn span_of(len: usize) -> usize {
 
 /// The payload of the footer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Footer {
-    pub(super) root: Handle,
+pub(super) struct TableFooter {
+    pub(super) root: BlockHandle,
     /// The filter of the whole file, of version 1.
-    pub(super) filter: Option<Handle>,
-    pub(super) properties: Handle,
+    pub(super) filter: Option<BlockHandle>,
+    pub(super) properties: BlockHandle,
 }
 
-impl Footer {
+impl TableFooter {
     pub(super) fn encode(self) -> Vec<u8> {
         let mut out = VERSION.to_le_bytes().to_vec();
         self.root.encode(&mut out);
         self.properties.encode(&mut out);
+        let handle = Self::handle(VERSION, BLOCK_SIZE as u64);
+        debug_assert_eq!(
+            handle.map(|handle| handle.len as usize),
+            Some(out.len()),
+            "a footer has its length"
+        );
         out
     }
 
     pub(super) fn decode(version: u32, mut bytes: &[u8]) -> Option<Self> {
         let found = bytes.try_get_u32_le().ok()?;
-        let root = Handle::decode(&mut bytes)?;
+        let root = BlockHandle::decode(&mut bytes)?;
         let filter = match version {
-            1 => Some(Handle::decode(&mut bytes)?),
+            1 => Some(BlockHandle::decode(&mut bytes)?),
             _ => None,
         };
         let footer = Self {
             root,
             filter,
-            properties: Handle::decode(&mut bytes)?,
+            properties: BlockHandle::decode(&mut bytes)?,
         };
         (found == version && bytes.is_empty()).then_some(footer)
     }
 
     /// Where the footer of a file is.
-    pub(super) fn handle(version: u32, file_bytes: u64) -> Option<Handle> {
+    pub(super) fn handle(version: u32, file_bytes: u64) -> Option<BlockHandle> {
         let handles = if version == 1 { 3 } else { 2 };
         let offset = file_bytes.checked_sub(BLOCK_SIZE as u64)?;
-        Handle::checked(offset, 4 + handles * 12)
+        BlockHandle::checked(offset, 4 + handles * 12)
     }
 }
 
@@ -155,14 +161,14 @@ pub(super) fn encode_file_header(owner: Owner, id: TableId) -> Vec<u8> {
 
 /// What the first block of a table says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileHeader {
+pub(super) struct TableHeader {
     pub(super) version: u32,
     pub(super) owner: Owner,
     pub(super) id: TableId,
 }
 
 /// Reads the first block of the table `file`.
-pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<FileHeader> {
+pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<TableHeader> {
     const COVERED: usize = 32;
     let damaged = |what| Error::corrupt(file, 0, what);
     let (mut fields, mut after) = block
@@ -191,19 +197,27 @@ pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<FileHeader
     let store_id = fields.get_u64_le();
     let id = TableId(fields.get_u64_le());
     let owner = Owner { store_id, shard };
-    Ok(FileHeader { version, owner, id })
+    Ok(TableHeader { version, owner, id })
 }
 
 /// The header of the block at `handle` with that payload, which has `whole` bytes when unpacked
 /// (0: it is not compressed).
 pub(super) fn encode_block_header(
     table: TableId,
-    handle: Handle,
-    kind: Kind,
+    handle: BlockHandle,
+    kind: BlockKind,
     whole: u32,
     payload: &[u8],
 ) -> [u8; BLOCK_HEADER_BYTES] {
-    debug_assert_eq!(handle.len as usize, payload.len());
+    assert_eq!(handle.len as usize, payload.len());
+    assert!(
+        handle.offset.is_multiple_of(BLOCK_SIZE as u64),
+        "a block starts at a unit of direct I/O"
+    );
+    assert!(
+        is_whole_possible(kind, whole as usize),
+        "a block that would not be read"
+    );
     let mut header = [0; BLOCK_HEADER_BYTES];
     let (crc_place, fields) = header.split_at_mut(CRC_BYTES);
     let numbers = [handle.len, kind as u32, whole];
@@ -219,9 +233,14 @@ pub(super) fn encode_block_header(
     header
 }
 
+/// Whether a block of this kind may have `whole` bytes when unpacked (0: it is not compressed).
+fn is_whole_possible(kind: BlockKind, whole: usize) -> bool {
+    whole == 0 || (kind == BlockKind::Data && whole <= TABLE_BLOCK_BYTES_MAX)
+}
+
 /// A payload as it is stored.
 #[derive(Clone, Copy)]
-pub(super) struct Stored<'a> {
+pub(super) struct StoredPayload<'a> {
     pub(super) bytes: &'a [u8],
     /// Its length when unpacked, at most [`TABLE_BLOCK_BYTES_MAX`]; `None` if it is not compressed.
     pub(super) whole: Option<usize>,
@@ -230,10 +249,10 @@ pub(super) struct Stored<'a> {
 /// Checks a block read at `handle` and returns its payload.
 pub(super) fn decode_block(
     table: TableId,
-    handle: Handle,
-    kind: Kind,
+    handle: BlockHandle,
+    kind: BlockKind,
     block: &[u8],
-) -> Result<Stored<'_>, &'static str> {
+) -> Result<StoredPayload<'_>, &'static str> {
     let len = handle.len as usize;
     let covered = block
         .get(CRC_BYTES..BLOCK_HEADER_BYTES + len)
@@ -253,10 +272,10 @@ pub(super) fn decode_block(
     if !matches {
         return Err("another block is in this place");
     }
-    if whole > 0 && (kind != Kind::Data || whole > TABLE_BLOCK_BYTES_MAX) {
+    if !is_whole_possible(kind, whole) {
         return Err("a compressed block that cannot be");
     }
     let bytes = fields.get(..len).ok_or("the file ends within a block")?;
     let whole = (whole > 0).then_some(whole);
-    Ok(Stored { bytes, whole })
+    Ok(StoredPayload { bytes, whole })
 }

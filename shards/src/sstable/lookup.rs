@@ -1,14 +1,14 @@
 //! Finding one key in a table.
 //!
-//! A search is a plain function over blocks in memory, each of which it looks at once. One that it misses
-//! ends it with the handle of that block; the block is read, and the search goes on from there. So a search
-//! that the cache can answer never waits, there is one search for both cases, and nothing is allocated
-//! or awaited for the sake of the rare one.
+//! A search is a plain function over blocks in memory and looks at each once. A block that is missing ends it
+//! with the handle of that block; the block is read, and the search continues from there. So a search that
+//! the cache can answer never waits, there is one search for both cases, and nothing is allocated or awaited
+//! for the rare one.
 
 use super::Value;
 use super::block::{Damage, Partition, find};
 use super::filter::passes;
-use super::format::{Handle, Kind};
+use super::format::{BlockHandle, BlockKind};
 use super::reader::Table;
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
@@ -20,7 +20,7 @@ pub(crate) type Found = (LogIndex, Value);
 
 /// Why a search ended early.
 enum Stop {
-    Missing(Handle, Kind),
+    Missing(BlockHandle, BlockKind),
     Failed(Error),
 }
 
@@ -31,26 +31,26 @@ impl From<Error> for Stop {
 }
 
 /// What a table says of a key without I/O: whether its filter lets it pass, if that is in memory.
-pub(crate) struct Asked {
+pub(crate) struct FilterAnswer {
     place: usize,
     passed: Option<bool>,
 }
 
-impl Asked {
+impl FilterAnswer {
     /// Whether the key is certainly not in the table. Otherwise it takes [`Table::get_asked`] to know.
     pub(crate) fn excludes(&self) -> bool {
         self.passed == Some(false)
     }
 }
 
-struct Search<'a> {
+struct TableSearch<'a> {
     table: &'a Table,
     key: &'a [u8],
     hash: u64,
     at: LogIndex,
     use_cache: bool,
     /// The block read last, which the search goes on with, whatever the cache does.
-    read: Option<(Handle, Bytes)>,
+    read: Option<(BlockHandle, Bytes)>,
     hits: u64,
     misses: u64,
     /// The place of the key's partition in the root.
@@ -65,10 +65,10 @@ struct Search<'a> {
 enum Stage {
     Filter,
     /// At the leaf of the key's partition.
-    Leaf(Handle),
-    Data(Handle, Beyond),
+    Leaf(BlockHandle),
+    Data(BlockHandle, Beyond),
     /// At the leaf of the next partition, which begins with versions of the key.
-    NextLeaf(Handle),
+    NextLeaf(BlockHandle),
 }
 
 /// What the first entry of a data block is that is not before the one wanted.
@@ -83,7 +83,7 @@ enum First {
 #[derive(Clone, Copy)]
 enum Beyond {
     Nowhere,
-    Data(Handle),
+    Data(BlockHandle),
     /// In the next partition, if that begins with them.
     NextPartition,
 }
@@ -91,7 +91,7 @@ enum Beyond {
 impl Table {
     /// Asks the filter for the stored key with this hash, if it is in memory. This is all that a read
     /// wants of most runs, so it keeps nothing at hand for what might follow.
-    pub(crate) fn ask(&self, key: &[u8], hash: u64, at: LogIndex) -> Asked {
+    pub(crate) fn ask(&self, key: &[u8], hash: u64, at: LogIndex) -> FilterAnswer {
         let place = self.partition_of(key, at);
         let filter = self.partition(place).and_then(|it| it.partition.filter);
         let look = |payload: &Bytes| passes(payload, hash);
@@ -106,7 +106,7 @@ impl Table {
             counters.hits += u64::from(filter.is_some() && passed.is_some());
             counters.filter_negatives += u64::from(passed == Some(false));
         });
-        Asked { place, passed }
+        FilterAnswer { place, passed }
     }
 
     /// As [`Table::get_asked`] if everything that it needs is in memory; otherwise `None`.
@@ -115,7 +115,7 @@ impl Table {
         key: &[u8],
         hash: u64,
         at: LogIndex,
-        asked: &Asked,
+        asked: &FilterAnswer,
     ) -> Option<Result<Option<Found>>> {
         if asked.excludes() || !self.covers(key) {
             return Some(Ok(None));
@@ -146,7 +146,7 @@ impl Table {
         key: &[u8],
         hash: u64,
         at: LogIndex,
-        asked: &Asked,
+        asked: &FilterAnswer,
     ) -> Result<Option<Found>> {
         if asked.excludes() || !self.covers(key) {
             return Ok(None);
@@ -178,7 +178,7 @@ impl Table {
             return Ok(false);
         }
         let hash = super::hash_of(key);
-        let asked = Asked {
+        let asked = FilterAnswer {
             place: self.partition_of(key, at),
             passed: None,
         };
@@ -199,8 +199,14 @@ impl Table {
         meta.first_key <= key && key <= &meta.last_key[..]
     }
 
-    fn search<'a>(&'a self, key: &'a [u8], hash: u64, at: LogIndex, asked: &Asked) -> Search<'a> {
-        Search {
+    fn search<'a>(
+        &'a self,
+        key: &'a [u8],
+        hash: u64,
+        at: LogIndex,
+        asked: &FilterAnswer,
+    ) -> TableSearch<'a> {
+        TableSearch {
             table: self,
             key,
             hash,
@@ -216,7 +222,7 @@ impl Table {
     }
 }
 
-impl Search<'_> {
+impl TableSearch<'_> {
     async fn run(mut self) -> Result<Option<Found>> {
         loop {
             let (handle, kind) = match self.version() {
@@ -258,8 +264,8 @@ impl Search<'_> {
     /// What `look` sees in the payload of a block that is in memory.
     fn look<T>(
         &mut self,
-        handle: Handle,
-        kind: Kind,
+        handle: BlockHandle,
+        kind: BlockKind,
         look: impl FnOnce(&Bytes) -> Result<T, Damage>,
     ) -> Result<T, Stop> {
         let table = self.table;
@@ -296,9 +302,9 @@ impl Search<'_> {
     }
 
     /// What a filter in memory says.
-    fn passes(&mut self, handle: Handle) -> Result<bool, Stop> {
+    fn passes(&mut self, handle: BlockHandle) -> Result<bool, Stop> {
         let hash = self.hash;
-        self.look(handle, Kind::Filter, |payload| {
+        self.look(handle, BlockKind::Filter, |payload| {
             passes(payload, hash).ok_or("the filter is malformed")
         })
     }
@@ -312,7 +318,7 @@ impl Search<'_> {
                     Some(partition) => Stage::Leaf(partition.leaf),
                     None => return Ok(None),
                 },
-                Stage::Leaf(leaf) => self.look(leaf, Kind::Leaf, |payload| {
+                Stage::Leaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
                     let led = find::lead(payload, key, at)?;
                     let beyond = match led.beyond {
                         None => Beyond::NextPartition,
@@ -329,7 +335,7 @@ impl Search<'_> {
                         None => return Ok(None),
                     },
                 },
-                Stage::NextLeaf(leaf) => self.look(leaf, Kind::Leaf, |payload| {
+                Stage::NextLeaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
                     let block = find::lead(payload, key, at)?.to.held.child()?;
                     Ok(Stage::Data(block, Beyond::Nowhere))
                 })?,
@@ -338,9 +344,9 @@ impl Search<'_> {
     }
 
     /// The first entry of a data block that is not before the one wanted.
-    fn first_in(&mut self, handle: Handle) -> Result<First, Stop> {
+    fn first_in(&mut self, handle: BlockHandle) -> Result<First, Stop> {
         let (key, at) = (self.key, self.at);
-        self.look(handle, Kind::Data, |payload| {
+        self.look(handle, BlockKind::Data, |payload| {
             Ok(match find::first_at_or_after(payload, key, at)? {
                 None => First::Nothing,
                 Some(hit) if hit.is_key => First::Wanted((hit.at, hit.held.value(payload)?)),

@@ -11,6 +11,7 @@
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::length;
 use crate::limits::{KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
+use crate::vlog::{ValuePointer, record_bytes};
 use bytes::{Buf, Bytes};
 use corelith_io::collections::HashMap;
 use std::fmt;
@@ -50,6 +51,14 @@ impl fmt::Display for Reference {
         } = self;
         write!(f, "{values} in value segment {segment}, {bytes} bytes")
     }
+}
+
+/// What properties count of a value.
+pub(super) enum Counted {
+    Deleted,
+    /// In the table, with its length.
+    Here(u64),
+    Separated(ValuePointer),
 }
 
 /// What the manifest and the table itself say of a table.
@@ -102,8 +111,46 @@ impl TableMeta {
         }
     }
 
+    /// Counts an entry; entries come in order. The last key is the caller's to set.
+    pub(super) fn count(
+        &mut self,
+        key: &[u8],
+        at: LogIndex,
+        value: Counted,
+        references: &mut References,
+    ) {
+        if self.entries == 0 {
+            self.first_key = Bytes::copy_from_slice(key);
+        }
+        self.entries += 1;
+        self.lowest = self.lowest.min(at);
+        self.highest = self.highest.max(at);
+        match value {
+            Counted::Deleted => self.deletions += 1,
+            Counted::Here(len) => self.value_bytes += len,
+            Counted::Separated(pointer) => {
+                self.value_bytes += u64::from(pointer.len);
+                // The record has the key without its space.
+                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
+                references.add(pointer.segment, record);
+            }
+        }
+    }
+
     /// Appends the stored form.
+    ///
+    /// # Panics
+    /// If it would not be read.
     pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+        let references = &self.references;
+        assert!(
+            references.len() <= TABLE_REFERENCES_MAX,
+            "the references of a table are bounded"
+        );
+        assert!(
+            references.is_sorted_by(|one, next| one.segment < next.segment),
+            "references are in order of segment"
+        );
         for number in [
             self.entries,
             self.deletions,
@@ -114,6 +161,7 @@ impl TableMeta {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for key in [&self.first_key, &self.last_key] {
+            assert!(key.len() <= KEY_BYTES_MAX + 1, "a stored key is bounded");
             let len = length::stored(key.len());
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(key);
@@ -251,9 +299,9 @@ mod tests {
         for len in 0..bytes.len() {
             assert_eq!(read(&bytes[..len]), None);
         }
-        meta.references.swap(0, 1);
-        bytes.clear();
-        meta.encode_properties(&mut bytes);
+        let stored = bytes.len() - meta.references.len() * Reference::STORED_BYTES;
+        let (first, rest) = bytes[stored..].split_at_mut(Reference::STORED_BYTES);
+        first.swap_with_slice(&mut rest[..Reference::STORED_BYTES]);
         assert_eq!(read(&bytes), None, "out of order");
     }
 }

@@ -1,10 +1,11 @@
 //! An open sstable. The index root stays in memory; filters, index leaves and data blocks come through
 //! the cache; every block's checksum and place are checked whenever it is read.
 
-use super::block::{Block, BlockCursor, Damage, Partition};
+use super::block::{BlockCursor, Damage, EntryBlock, Partition};
 use super::filter::Filter;
 use super::format::{
-    BLOCK_HEADER_BYTES, FileHeader, Footer, Handle, Kind, decode_block, decode_file_header,
+    BLOCK_HEADER_BYTES, BlockHandle, BlockKind, TableFooter, TableHeader, decode_block,
+    decode_file_header,
 };
 use super::properties::TableMeta;
 use crate::cache::BlockCache;
@@ -23,9 +24,9 @@ pub(crate) struct Table {
     meta: TableMeta,
     path: PathBuf,
     file: File,
-    header: FileHeader,
-    footer: Footer,
-    root: Block,
+    header: TableHeader,
+    footer: TableFooter,
+    root: EntryBlock,
     /// What the root holds, decoded: a lookup goes through it in every run that it asks.
     partitions: Vec<Bounded>,
     /// Of the partitions' bounds.
@@ -52,15 +53,15 @@ impl Bounded {
 
 /// The blocks of a table that are read before all others.
 pub(super) struct Ends {
-    pub(super) header: FileHeader,
-    pub(super) footer: Footer,
+    pub(super) header: TableHeader,
+    pub(super) footer: TableFooter,
     pub(super) root: Bytes,
     pub(super) meta: TableMeta,
     /// Bytes of the file that they take.
     pub(super) bytes: u64,
 }
 
-fn decode_root(root: &Block) -> Result<Vec<Bounded>, Damage> {
+fn decode_root(root: &EntryBlock) -> Result<Vec<Bounded>, Damage> {
     let mut cursor = BlockCursor::new(root.clone());
     let mut partitions = Vec::new();
     while cursor.advance()? {
@@ -101,8 +102,8 @@ impl Table {
     pub(crate) async fn open_path(path: PathBuf, cache: &BlockCache) -> Result<Self> {
         let file = File::open(&path).await?;
         let ends = Ends::read(&path, &file).await?;
-        let damaged = |handle: Handle, what| Error::corrupt(&path, handle.offset, what);
-        let root = Block::new(ends.root).map_err(|what| damaged(ends.footer.root, what))?;
+        let damaged = |handle: BlockHandle, what| Error::corrupt(&path, handle.offset, what);
+        let root = EntryBlock::new(ends.root).map_err(|what| damaged(ends.footer.root, what))?;
         let partitions = decode_root(&root).map_err(|what| damaged(ends.footer.root, what))?;
         let whole_filter = match ends.footer.filter {
             None => None,
@@ -112,7 +113,7 @@ impl Table {
                     path: &path,
                     table: ends.header.id,
                 };
-                let payload = reader.read(handle, Kind::Filter).await?;
+                let payload = reader.read(handle, BlockKind::Filter).await?;
                 let filter = Filter::of_version_1(payload)
                     .ok_or_else(|| damaged(handle, "the filter is malformed"))?;
                 Some(filter)
@@ -142,7 +143,7 @@ impl Table {
         &self.meta
     }
 
-    /// Whose it says it is.
+    /// The owner that its header names.
     pub(crate) fn owner(&self) -> Owner {
         self.header.owner
     }
@@ -165,11 +166,11 @@ impl Table {
         &self.file
     }
 
-    pub(super) fn footer(&self) -> Footer {
+    pub(super) fn footer(&self) -> TableFooter {
         self.footer
     }
 
-    pub(super) fn root(&self) -> &Block {
+    pub(super) fn root(&self) -> &EntryBlock {
         &self.root
     }
 
@@ -209,37 +210,41 @@ impl Table {
     }
 
     /// A block's payload if the cache holds it.
-    pub(super) fn cached(&self, handle: Handle) -> Option<Bytes> {
+    pub(super) fn cached(&self, handle: BlockHandle) -> Option<Bytes> {
         self.cache.get(self.file_number, handle.offset)
     }
 
     /// Gives the cache a block that was read.
-    pub(super) fn keep(&self, handle: Handle, kind: Kind, payload: Bytes) {
-        let serves_many = matches!(kind, Kind::Filter | Kind::Leaf);
+    pub(super) fn keep(&self, handle: BlockHandle, kind: BlockKind, payload: Bytes) {
+        let serves_many = matches!(kind, BlockKind::Filter | BlockKind::Leaf);
         self.cache
             .insert(self.file_number, handle.offset, payload, serves_many);
     }
 
     /// Reads a block's payload, past the cache.
-    pub(super) async fn read(&self, handle: Handle, kind: Kind) -> Result<Bytes> {
+    pub(super) async fn read(&self, handle: BlockHandle, kind: BlockKind) -> Result<Bytes> {
         self.reader().read(handle, kind).await
     }
 
     /// Reads a block of entries, past the cache.
-    pub(super) async fn read_entries(&self, handle: Handle, kind: Kind) -> Result<BlockCursor> {
+    pub(super) async fn read_entries(
+        &self,
+        handle: BlockHandle,
+        kind: BlockKind,
+    ) -> Result<BlockCursor> {
         let payload = self.read(handle, kind).await?;
         self.entries(handle, payload)
     }
 
     /// Goes over a block of entries.
-    pub(super) fn entries(&self, handle: Handle, payload: Bytes) -> Result<BlockCursor> {
-        Block::new(payload)
+    pub(super) fn entries(&self, handle: BlockHandle, payload: Bytes) -> Result<BlockCursor> {
+        EntryBlock::new(payload)
             .map(BlockCursor::new)
             .map_err(|what| self.damaged(handle.offset, what))
     }
 
     /// Reads data blocks that lie within one I/O, past the cache.
-    pub(super) async fn read_data(&self, handles: Vec<Handle>) -> Result<DataBlocks> {
+    pub(super) async fn read_data(&self, handles: Vec<BlockHandle>) -> Result<DataBlocks> {
         let first = handles.first().map_or(0, |first| first.offset);
         let end = handles.last().map_or(0, |last| last.end());
         let len = usize::try_from(end.saturating_sub(first)).unwrap_or(usize::MAX);
@@ -251,8 +256,8 @@ impl Table {
     }
 
     /// The bytes of a [`super::Value::Stored`] found here.
-    pub(crate) async fn stored(&self, handle: Handle) -> Result<Bytes> {
-        self.read(handle, Kind::Value).await
+    pub(crate) async fn stored(&self, handle: BlockHandle) -> Result<Bytes> {
+        self.read(handle, BlockKind::Value).await
     }
 
     fn reader(&self) -> BlockReader<'_> {
@@ -267,12 +272,13 @@ impl Table {
 /// Data blocks as one read brought them, unchecked.
 pub(super) struct DataBlocks {
     pub(super) bytes: Buf,
-    pub(super) handles: Vec<Handle>,
+    pub(super) handles: Vec<BlockHandle>,
 }
 
 impl DataBlocks {
     /// The block at `handle`, one of those that were read, and what follows it.
-    pub(super) fn block(&self, handle: Handle) -> &[u8] {
+    pub(super) fn block(&self, handle: BlockHandle) -> &[u8] {
+        debug_assert!(self.handles.contains(&handle), "a block that was not read");
         let first = self.handles.first().map_or(0, |first| first.offset);
         let start = usize::try_from(handle.offset.saturating_sub(first)).unwrap_or(usize::MAX);
         self.bytes.get(start..).unwrap_or_default()
@@ -290,13 +296,15 @@ impl Ends {
             path,
             table: header.id,
         };
-        let at = Footer::handle(header.version, file_bytes)
+        let at = TableFooter::handle(header.version, file_bytes)
             .ok_or(damaged(0, "the file is cut short"))?;
-        let footer = reader.read(at, Kind::Footer).await?;
-        let footer = Footer::decode(header.version, &footer)
+        let footer = reader.read(at, BlockKind::Footer).await?;
+        let footer = TableFooter::decode(header.version, &footer)
             .ok_or(damaged(at.offset, "the footer is malformed"))?;
-        let root = reader.read(footer.root, Kind::Root).await?;
-        let payload = reader.read(footer.properties, Kind::Properties).await?;
+        let root = reader.read(footer.root, BlockKind::Root).await?;
+        let payload = reader
+            .read(footer.properties, BlockKind::Properties)
+            .await?;
         let mut rest = payload.as_ref();
         let meta = TableMeta::decode_properties(header.version, header.id, file_bytes, &mut rest)
             .filter(|_| rest.is_empty())
@@ -323,7 +331,7 @@ pub(super) struct BlockReader<'a> {
 }
 
 impl BlockReader<'_> {
-    async fn read(&self, handle: Handle, kind: Kind) -> Result<Bytes> {
+    async fn read(&self, handle: BlockHandle, kind: BlockKind) -> Result<Bytes> {
         let span = handle.span();
         let damaged = |what| Error::corrupt(self.path, handle.offset, what);
         if span <= IO_BYTES_MAX {

@@ -2,9 +2,9 @@
 //! the next of which is on its way while the current one is decoded. Keys and values are borrowed from
 //! what was read.
 
-use super::block::{Damage, Held, Layout, Position};
-use super::cursor::Walk;
-use super::format::{Handle, Kind, Stored, decode_block};
+use super::block::{Damage, EntryPosition, HeldValue, Layout};
+use super::cursor::TableWalk;
+use super::format::{BlockHandle, BlockKind, StoredPayload, decode_block};
 use super::reader::{DataBlocks, Table};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
@@ -32,7 +32,7 @@ pub(crate) enum ValueRef<'a> {
     /// The value.
     Inline(&'a [u8]),
     /// In a block of its own of the same table; see [`Table::stored`].
-    Stored(Handle),
+    Stored(BlockHandle),
     /// In the value log.
     Separated(ValuePointer),
 }
@@ -50,7 +50,7 @@ impl ValueRef<'_> {
 }
 
 /// The blocks that come next, or none; the walk goes on behind them.
-type Ahead = Result<(Walk, Option<DataBlocks>)>;
+type Ahead = Result<(TableWalk, Option<DataBlocks>)>;
 
 /// A place in a table that is read to its end.
 pub(crate) struct SequentialCursor {
@@ -64,7 +64,7 @@ pub(crate) struct SequentialCursor {
     entries: Range<usize>,
     is_unpacked: bool,
     unpacked: Vec<u8>,
-    position: Position,
+    position: EntryPosition,
     ahead: Option<JoinHandle<Ahead>>,
     /// Why there is no going on.
     failure: Option<Error>,
@@ -77,7 +77,7 @@ impl SequentialCursor {
     /// `Io`, `Corrupt`.
     pub(crate) async fn start(table: Rc<Table>, from: &[u8]) -> Result<Option<Self>> {
         let newest = LogIndex(u64::MAX);
-        let (mut walk, first) = Walk::seek(&table, from, newest, false).await?;
+        let (mut walk, first) = TableWalk::seek(&table, from, newest, false).await?;
         walk.put_back(first);
         let mut cursor = Self {
             ahead: Some(read_ahead(&table, walk)),
@@ -91,7 +91,7 @@ impl SequentialCursor {
             entries: 0..0,
             is_unpacked: false,
             unpacked: Vec::new(),
-            position: Position::new(),
+            position: EntryPosition::new(),
             failure: None,
         };
         while cursor.advance().await? {
@@ -109,14 +109,14 @@ impl SequentialCursor {
     /// The current entry.
     pub(crate) fn current(&self) -> EntryRef<'_> {
         let value = match self.position.held {
-            Held::Inline { start, len } => {
+            HeldValue::Inline { start, len } => {
                 let value = self.entry_bytes().get(start..start + len);
                 ValueRef::Inline(value.unwrap_or_default())
             }
-            Held::Stored(handle) => ValueRef::Stored(handle),
-            Held::Separated(pointer) => ValueRef::Separated(pointer),
+            HeldValue::Stored(handle) => ValueRef::Stored(handle),
+            HeldValue::Separated(pointer) => ValueRef::Separated(pointer),
             // A partition is refused by `advance`.
-            Held::Deleted | Held::Partition { .. } => ValueRef::Deleted,
+            HeldValue::Deleted | HeldValue::Partition { .. } => ValueRef::Deleted,
         };
         EntryRef {
             key: &self.position.key,
@@ -166,7 +166,7 @@ impl SequentialCursor {
             false => self.blocks.bytes.get(self.entries.clone()),
         };
         let advanced = self.position.advance(bytes.unwrap_or_default());
-        if matches!(self.position.held, Held::Partition { .. }) {
+        if matches!(self.position.held, HeldValue::Partition { .. }) {
             return Err(self.damaged("an index entry among data"));
         }
         advanced.map_err(|what| self.damaged(what))
@@ -214,21 +214,21 @@ impl SequentialCursor {
     }
 
     /// Checks and unpacks a block; returns where its entries are.
-    fn prepare(&mut self, handle: Handle) -> Result<Range<usize>, Damage> {
+    fn prepare(&mut self, handle: BlockHandle) -> Result<Range<usize>, Damage> {
         let block = self.blocks.block(handle);
-        let stored = decode_block(self.table.meta().id, handle, Kind::Data, block)?;
+        let stored = decode_block(self.table.meta().id, handle, BlockKind::Data, block)?;
         self.is_unpacked = stored.unpack(&mut self.unpacked)?;
         if self.is_unpacked {
             return Ok(0..Layout::of(&self.unpacked)?.entries_end);
         }
-        let Stored { bytes, .. } = stored;
+        let StoredPayload { bytes, .. } = stored;
         let entries_end = Layout::of(bytes)?.entries_end;
         let start = self.blocks.bytes.len() - block.len() + super::format::BLOCK_HEADER_BYTES;
         Ok(start..start + entries_end)
     }
 }
 
-fn read_ahead(table: &Rc<Table>, mut walk: Walk) -> JoinHandle<Ahead> {
+fn read_ahead(table: &Rc<Table>, mut walk: TableWalk) -> JoinHandle<Ahead> {
     let table = Rc::clone(table);
     corelith_io::spawn_background(async move {
         let run = walk.next_run(&table, BACKGROUND_IO_BYTES, false).await?;

@@ -200,7 +200,7 @@ async fn read_on(table: &Rc<Table>, from: &[u8]) -> Result<Vec<Entry>> {
 /// A block as it is in the file.
 #[derive(Clone, Copy, Debug)]
 struct Found {
-    handle: Handle,
+    handle: BlockHandle,
     kind: u32,
     whole: u32,
 }
@@ -212,7 +212,7 @@ fn blocks(file: &[u8]) -> Vec<Found> {
     while offset < file.len() {
         let number =
             |at: usize| u32::from_le_bytes(file[offset + at..offset + at + 4].try_into().unwrap());
-        let handle = Handle {
+        let handle = BlockHandle {
             offset: offset as u64,
             len: number(4),
         };

@@ -3,14 +3,13 @@
 use super::Value;
 use super::block::{BlockCursor, Damage};
 use super::filter::{Filter, hash_of};
-use super::format::{Handle, Kind, decode_block};
-use super::properties::{References, TableMeta};
+use super::format::{BlockHandle, BlockKind, decode_block};
+use super::properties::{Counted, References, TableMeta};
 use super::reader::{Ends, Table};
 use crate::error::Result;
 use crate::ids::LogIndex;
 use crate::key::compare;
 use crate::limits::{READ_GAP_BYTES_MAX, VERIFY_STEP_BYTES};
-use crate::vlog::record_bytes;
 use bytes::Bytes;
 use corelith_io::BLOCK_SIZE;
 use std::cmp::Ordering;
@@ -24,7 +23,7 @@ pub(crate) struct Verifier {
     /// `None` until the ends of the file are checked.
     root: Option<BlockCursor>,
     partition: Option<PartitionCheck>,
-    found: Found,
+    found: TableTally,
 }
 
 /// A leaf whose data blocks are being checked.
@@ -37,13 +36,13 @@ struct PartitionCheck {
 }
 
 /// A data block and the place that the index gives it among the keys.
-struct Expected {
-    handle: Handle,
+struct ExpectedBlock {
+    handle: BlockHandle,
     bound: (Vec<u8>, LogIndex),
 }
 
 /// What the file turned out to hold so far.
-struct Found {
+struct TableTally {
     meta: TableMeta,
     references: References,
     last: Option<(Vec<u8>, LogIndex)>,
@@ -53,7 +52,7 @@ struct Found {
 
 impl Verifier {
     pub(crate) fn new(table: Rc<Table>) -> Self {
-        let found = Found {
+        let found = TableTally {
             meta: TableMeta::empty(table.meta().id),
             references: References::default(),
             last: None,
@@ -100,7 +99,7 @@ impl Verifier {
         }
         let mut bytes = ends.bytes;
         if let Some(handle) = ends.footer.filter {
-            table.read(handle, Kind::Filter).await?;
+            table.read(handle, BlockKind::Filter).await?;
             bytes += handle.span() as u64;
         }
         self.root = Some(table.entries(ends.footer.root, ends.root)?);
@@ -118,7 +117,7 @@ impl Verifier {
         let partition = root.partition().map_err(root_damaged)?;
         let handle = partition.leaf;
         let damaged = |what| table.damaged(handle.offset, what);
-        let mut leaf = table.read_entries(handle, Kind::Leaf).await?;
+        let mut leaf = table.read_entries(handle, BlockKind::Leaf).await?;
         leaf.check().map_err(damaged)?;
         let at_block = leaf.advance().map_err(damaged)?;
         if (leaf.key(), leaf.at()) != (root.key(), root.at()) {
@@ -127,7 +126,7 @@ impl Verifier {
         let mut bytes = handle.span() as u64;
         let filter = match partition.filter {
             Some(handle) => {
-                let payload = table.read(handle, Kind::Filter).await?;
+                let payload = table.read(handle, BlockKind::Filter).await?;
                 bytes += handle.span() as u64;
                 let filter = Filter::new(payload);
                 Some(filter.ok_or(table.damaged(handle.offset, "the filter is malformed"))?)
@@ -144,7 +143,7 @@ impl Verifier {
         Ok(bytes)
     }
 
-    async fn check_run(&mut self, run: Vec<Expected>) -> Result<u64> {
+    async fn check_run(&mut self, run: Vec<ExpectedBlock>) -> Result<u64> {
         let table = Rc::clone(&self.table);
         let handles = run.iter().map(|expected| expected.handle).collect();
         let blocks = table.read_data(handles).await?;
@@ -152,7 +151,7 @@ impl Verifier {
         for expected in &run {
             let handle = expected.handle;
             let block = blocks.block(handle);
-            let payload = decode_block(table.meta().id, handle, Kind::Data, block)
+            let payload = decode_block(table.meta().id, handle, BlockKind::Data, block)
                 .and_then(|stored| stored.to_bytes())
                 .map_err(|what| table.damaged(handle.offset, what))?;
             let data = table.entries(handle, payload)?;
@@ -164,7 +163,7 @@ impl Verifier {
     }
 
     /// Checks the entries of a data block; returns how many bytes of long values were read.
-    async fn check_data(&mut self, expected: &Expected, mut data: BlockCursor) -> Result<u64> {
+    async fn check_data(&mut self, expected: &ExpectedBlock, mut data: BlockCursor) -> Result<u64> {
         let table = Rc::clone(&self.table);
         let damaged = |what| table.damaged(expected.handle.offset, what);
         let bound = (expected.bound.0.as_slice(), expected.bound.1);
@@ -220,9 +219,9 @@ impl Verifier {
 
 impl PartitionCheck {
     /// The next data blocks that are read at once; none at the end.
-    fn next_run(&mut self, table: &Table) -> Result<Vec<Expected>> {
+    fn next_run(&mut self, table: &Table) -> Result<Vec<ExpectedBlock>> {
         let damaged = |what: Damage| table.damaged(self.leaf_at, what);
-        let mut run: Vec<Expected> = Vec::new();
+        let mut run: Vec<ExpectedBlock> = Vec::new();
         while self.at_block {
             let handle = self.leaf.child().map_err(damaged)?;
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
@@ -233,7 +232,7 @@ impl PartitionCheck {
                     break;
                 }
             }
-            run.push(Expected {
+            run.push(ExpectedBlock {
                 handle,
                 bound: (self.leaf.key().to_vec(), self.leaf.at()),
             });
@@ -243,7 +242,7 @@ impl PartitionCheck {
     }
 }
 
-impl Found {
+impl TableTally {
     /// Whether the last entry is not below `place`.
     fn is_not_below(&self, place: (&[u8], LogIndex)) -> bool {
         let last = self.last.as_ref();
@@ -251,23 +250,13 @@ impl Found {
     }
 
     fn add(&mut self, (key, at): (&[u8], LogIndex), value: &Value) {
-        let meta = &mut self.meta;
-        if meta.entries == 0 {
-            meta.first_key = Bytes::copy_from_slice(key);
-        }
-        meta.entries += 1;
-        meta.lowest = meta.lowest.min(at);
-        meta.highest = meta.highest.max(at);
-        match value {
-            Value::Deleted => meta.deletions += 1,
-            Value::Inline(bytes) => meta.value_bytes += bytes.len() as u64,
-            Value::Stored(handle) => meta.value_bytes += u64::from(handle.len),
-            Value::Separated(pointer) => {
-                meta.value_bytes += u64::from(pointer.len);
-                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
-                self.references.add(pointer.segment, record);
-            }
-        }
+        let value = match value {
+            Value::Deleted => Counted::Deleted,
+            Value::Inline(bytes) => Counted::Here(bytes.len() as u64),
+            Value::Stored(handle) => Counted::Here(u64::from(handle.len)),
+            Value::Separated(pointer) => Counted::Separated(*pointer),
+        };
+        self.meta.count(key, at, value, &mut self.references);
         let last = self.last.get_or_insert_default();
         last.0.clear();
         last.0.extend_from_slice(key);
@@ -296,7 +285,7 @@ impl Table {
         if offset >= data_end {
             return Some(range);
         }
-        let Ok(mut leaf) = self.read_entries(partition.leaf, Kind::Leaf).await else {
+        let Ok(mut leaf) = self.read_entries(partition.leaf, BlockKind::Leaf).await else {
             return Some(range);
         };
         let block_end = |leaf: &BlockCursor| Ok(leaf.child()?.end());

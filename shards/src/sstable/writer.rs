@@ -1,4 +1,4 @@
-//! Writing an sstable: a stream of sorted versions into a file, in a few large writes at a time.
+//! Writes an sstable: a stream of sorted versions into a file, in a few large writes at a time.
 //!
 //! Invariants:
 //! * Entries come in the order of `key::compare`, none twice.
@@ -8,17 +8,19 @@
 //!   synced.
 
 use super::Content;
-use super::block::{BlockBuilder, Put, common_prefix};
+use super::block::{BlockBuilder, PutValue, common_prefix};
 use super::compress::Compressor;
 use super::filter::{self, hash_of};
 use super::format::{
-    BLOCK_HEADER_BYTES, Footer, Handle, Kind, encode_block_header, encode_file_header, span_of,
+    BLOCK_HEADER_BYTES, BlockHandle, BlockKind, TableFooter, encode_block_header,
+    encode_file_header, span_of,
 };
 use super::options::{Compression, TableOptions};
-use super::properties::{References, TableMeta};
+use super::properties::{Counted, References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, TableId};
+use crate::key::compare;
 use crate::length;
 use crate::limits::{
     BLOCK_PAYLOAD_BYTES_MAX, FILTER_KEYS_MAX, INLINE_VALUE_BYTES_MAX, LEAF_RESTART_INTERVAL,
@@ -26,9 +28,8 @@ use crate::limits::{
     TABLE_LEAF_SPAN, TABLE_REFERENCES_MAX, TABLE_ROOT_BYTES,
 };
 use crate::output::Output;
-use crate::vlog::record_bytes;
-use bytes::Bytes;
 use corelith_io::{BLOCK_SIZE, OpenOptions};
+use std::cmp::Ordering;
 use std::path::Path;
 
 /// A table being written. Dropped unfinished, its file is an orphan.
@@ -126,10 +127,14 @@ impl TableWriter {
         let shared = common_prefix(&self.last_key, key);
         let same_key = self.check_order(key, shared, at);
         let put = match content {
-            Content::Deleted => Put::Deleted,
-            Content::Inline(value) if value.len() <= INLINE_VALUE_BYTES_MAX => Put::Inline(value),
-            Content::Inline(value) => Put::Stored(self.write_block(Kind::Value, value).await?),
-            Content::Separated(pointer) => Put::Separated(pointer),
+            Content::Deleted => PutValue::Deleted,
+            Content::Inline(value) if value.len() <= INLINE_VALUE_BYTES_MAX => {
+                PutValue::Inline(value)
+            }
+            Content::Inline(value) => {
+                PutValue::Stored(self.write_block(BlockKind::Value, value).await?)
+            }
+            Content::Separated(pointer) => PutValue::Separated(pointer),
         };
         if self.ends_data_block(key, shared, at, &put) {
             self.finish_data_block().await?;
@@ -161,27 +166,16 @@ impl TableWriter {
     }
 
     fn count(&mut self, key: &[u8], at: LogIndex, content: Content<'_>) {
-        let meta = &mut self.meta;
-        if meta.entries == 0 {
-            meta.first_key = Bytes::copy_from_slice(key);
-        }
-        meta.entries += 1;
-        meta.lowest = meta.lowest.min(at);
-        meta.highest = meta.highest.max(at);
-        match content {
-            Content::Deleted => meta.deletions += 1,
-            Content::Inline(value) => meta.value_bytes += value.len() as u64,
-            Content::Separated(pointer) => {
-                meta.value_bytes += u64::from(pointer.len);
-                // The record has the key without its space.
-                let record = record_bytes(key.len().saturating_sub(1), pointer.len);
-                self.references.add(pointer.segment, record);
-            }
-        }
+        let value = match content {
+            Content::Deleted => Counted::Deleted,
+            Content::Inline(value) => Counted::Here(value.len() as u64),
+            Content::Separated(pointer) => Counted::Separated(pointer),
+        };
+        self.meta.count(key, at, value, &mut self.references);
     }
 
     /// Whether the data block is to end before this entry; see [`TABLE_BLOCK_WASTE`].
-    fn ends_data_block(&self, key: &[u8], shared: usize, at: LogIndex, put: &Put<'_>) -> bool {
+    fn ends_data_block(&self, key: &[u8], shared: usize, at: LogIndex, put: &PutValue<'_>) -> bool {
         if self.data.is_empty() {
             return false;
         }
@@ -209,13 +203,17 @@ impl TableWriter {
         };
         bound.at = shortest.map_or(at, |_| LogIndex(u64::MAX));
         bound.key.extend_from_slice(shortest.unwrap_or(key));
+        debug_assert!(
+            compare((&bound.key, bound.at), (key, at)) != Ordering::Greater,
+            "a block has no entry below its bound"
+        );
     }
 
     async fn finish_data_block(&mut self) -> Result<()> {
         let payload = self.data.finish();
         let handle = self.write_data_block(&payload).await?;
         self.data.reuse(payload);
-        let put = Put::Stored(handle);
+        let put = PutValue::Stored(handle);
         let full = span_of(self.leaf.len_with(&self.data_bound, &put)) > TABLE_LEAF_SPAN
             || self.hashes.len() > FILTER_KEYS_MAX;
         if full && !self.leaf.is_empty() {
@@ -228,6 +226,7 @@ impl TableWriter {
 
     /// Ends the partition whose data blocks are in the leaf.
     async fn finish_leaf(&mut self) -> Result<()> {
+        assert!(!self.leaf.is_empty(), "a partition has data blocks");
         let next = self.hashes.split_off(self.leaf_hashes);
         let mut hashes = std::mem::replace(&mut self.hashes, next);
         self.leaf_hashes = 0;
@@ -235,14 +234,14 @@ impl TableWriter {
         hashes.dedup();
         let mut filter = std::mem::take(&mut self.filter);
         filter::build(self.options.filter, &mut hashes, &mut filter);
-        let filter_handle = self.write_block(Kind::Filter, &filter).await?;
+        let filter_handle = self.write_block(BlockKind::Filter, &filter).await?;
         self.filter = filter;
 
         let bound = std::mem::take(&mut self.leaf.first);
         let leaf = self.leaf.finish();
-        let leaf_handle = self.write_block(Kind::Leaf, &leaf).await?;
+        let leaf_handle = self.write_block(BlockKind::Leaf, &leaf).await?;
         self.leaf.builder.reuse(leaf);
-        let put = Put::Partition {
+        let put = PutValue::Partition {
             leaf: leaf_handle,
             filter: filter_handle,
         };
@@ -261,49 +260,57 @@ impl TableWriter {
         self.finish_data_block().await?;
         self.finish_leaf().await?;
         let root = self.root.finish();
-        let root = self.write_block(Kind::Root, &root).await?;
+        let root = self.write_block(BlockKind::Root, &root).await?;
 
         self.meta.last_key = std::mem::take(&mut self.last_key).into();
         self.meta.references = self.references.finish();
         let mut properties = Vec::new();
         self.meta.encode_properties(&mut properties);
-        let properties = self.write_block(Kind::Properties, &properties).await?;
+        let properties = self.write_block(BlockKind::Properties, &properties).await?;
 
-        let footer = Footer {
+        let footer = TableFooter {
             root,
             filter: None,
             properties,
         };
-        self.write_block(Kind::Footer, &footer.encode()).await?;
+        self.write_block(BlockKind::Footer, &footer.encode())
+            .await?;
         self.meta.file_bytes = self.output.finish().await?;
+        let meta = &self.meta;
+        assert!(meta.deletions <= meta.entries && meta.lowest <= meta.highest);
+        assert!(
+            meta.first_key <= meta.last_key,
+            "entries are written in order"
+        );
+        assert!(meta.file_bytes.is_multiple_of(BLOCK_SIZE as u64));
         Ok(self.meta)
     }
 
-    async fn write_data_block(&mut self, payload: &[u8]) -> Result<Handle> {
+    async fn write_data_block(&mut self, payload: &[u8]) -> Result<BlockHandle> {
         let Some(mut compressor) = self.compressor.take() else {
-            return self.write_block(Kind::Data, payload).await;
+            return self.write_block(BlockKind::Data, payload).await;
         };
         let written = match compressor.compress(payload) {
             Some(packed) => {
                 let whole = length::stored(payload.len());
-                self.write(Kind::Data, whole, packed).await
+                self.write(BlockKind::Data, whole, packed).await
             }
-            None => self.write_block(Kind::Data, payload).await,
+            None => self.write_block(BlockKind::Data, payload).await,
         };
         self.compressor = Some(compressor);
         written
     }
 
-    async fn write_block(&mut self, kind: Kind, payload: &[u8]) -> Result<Handle> {
+    async fn write_block(&mut self, kind: BlockKind, payload: &[u8]) -> Result<BlockHandle> {
         self.write(kind, 0, payload).await
     }
 
-    async fn write(&mut self, kind: Kind, whole: u32, payload: &[u8]) -> Result<Handle> {
+    async fn write(&mut self, kind: BlockKind, whole: u32, payload: &[u8]) -> Result<BlockHandle> {
         assert!(
             payload.len() <= BLOCK_PAYLOAD_BYTES_MAX,
             "a block is bounded"
         );
-        let handle = Handle {
+        let handle = BlockHandle {
             offset: self.output.offset(),
             len: length::stored(payload.len()),
         };
@@ -311,7 +318,7 @@ impl TableWriter {
         self.output.write(&header).await?;
         self.output.write(payload).await?;
         self.output.align(BLOCK_SIZE).await?;
-        debug_assert_eq!(self.output.offset(), handle.end());
+        assert_eq!(self.output.offset(), handle.end());
         Ok(handle)
     }
 }
@@ -344,15 +351,19 @@ impl IndexBuilder {
     }
 
     /// Length of the payload with this entry.
-    fn len_with(&self, bound: &Bound, put: &Put<'_>) -> usize {
+    fn len_with(&self, bound: &Bound, put: &PutValue<'_>) -> usize {
         let shared = common_prefix(&self.last_key, &bound.key);
         self.builder.len_with(&bound.key, shared, bound.at, put)
     }
 
-    fn add(&mut self, bound: &Bound, put: Put<'_>) {
+    fn add(&mut self, bound: &Bound, put: PutValue<'_>) {
         if self.is_empty() {
             self.first.clone_from(bound);
         }
+        debug_assert!(
+            self.is_empty() || self.last_key <= bound.key,
+            "an index is in order"
+        );
         let shared = common_prefix(&self.last_key, &bound.key);
         self.builder.add(&bound.key, shared, bound.at, put);
         self.last_key.clone_from(&bound.key);

@@ -1,10 +1,10 @@
-//! The segments of a shard that nobody has open, for checking them. Nothing is changed: a segment that
-//! a crash left is looked at as it is.
+//! The segments of a shard that is not open, for checking them. Nothing is changed: a segment that a crash
+//! left is looked at as it is.
 
-use super::format::page_count;
 use super::inspect::Verifier;
 use super::reader::{Place, fixed_len};
 use super::segments::{IndexCache, Segment, SegmentMeta, Segments};
+use super::tear::{self, LoggedValue, ValueState};
 use super::{ValuePointer, walk};
 use crate::error::Result;
 use crate::ids::{LogIndex, Owner, ValueSegmentId};
@@ -47,7 +47,7 @@ impl AtRest {
     pub(crate) async fn open_begun(&mut self, id: ValueSegmentId) -> Result<Verifier> {
         let segment = Rc::new(Segment::open_begun(&self.dir, self.owner, id).await?);
         let scan = walk::scan(&segment).await?;
-        segment.cut(scan.end, scan.totals);
+        segment.cut(scan.written_end, scan.totals);
         self.segments.insert(id, Rc::clone(&segment));
         Verifier::start(&segment).await
     }
@@ -80,20 +80,13 @@ impl AtRest {
         Ok(())
     }
 
-    /// Whether all of the record that `pointer` names is there and intact.
+    /// What is in the place of an entry's value.
     ///
     /// # Errors
     /// `Io`.
-    pub(crate) async fn is_whole(&self, pointer: ValuePointer) -> Result<bool> {
-        let read = async {
-            let place = self.place(pointer).await?;
-            place.pages(0..page_count(pointer.len)).await
-        };
-        match read.await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_corrupt() => Ok(false),
-            Err(error) => Err(error),
-        }
+    pub(crate) async fn is_whole(&self, value: LoggedValue) -> Result<ValueState> {
+        let segment = self.segments.get(&value.place.segment).cloned();
+        tear::state_in(&self.dir, segment, &self.index_cache, value).await
     }
 
     async fn place(&self, pointer: ValuePointer) -> Result<Place> {

@@ -375,12 +375,12 @@ pub(super) fn encode_fence(header: FileHeader, firsts: &[u32]) -> Vec<u8> {
     out
 }
 
-/// Bytes of the fence of so many index pages, without the zeros.
+/// Bytes of the fence of `pages` index pages, without the zeros.
 pub(super) fn fence_bytes(pages: usize) -> usize {
     INDEX_HEADER_BYTES + 4 * pages
 }
 
-/// Reads the fence of an index of so many pages; `None` if it is damaged.
+/// Reads the fence of an index of `pages` pages; `None` if it is damaged.
 pub(super) fn decode_fence(header: FileHeader, pages: usize, bytes: &[u8]) -> Option<Vec<u32>> {
     let mut fields = bytes.get(..fence_bytes(pages))?;
     if crc_of(fields, header.seed()) != Some(fields.try_get_u32_le().ok()?) {

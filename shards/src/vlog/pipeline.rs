@@ -34,6 +34,7 @@ use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
 use super::pointer::ValuePointer;
 use super::segments::{Segment, Totals};
 use crate::error::{Error, Result};
+use crate::flight::{self, Fence, Flight};
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
@@ -67,29 +68,18 @@ impl Batch {
         self.buf.len() - self.len
     }
 
-    /// The buffer as it is written, padded with zeros.
-    fn finish(mut self) -> Buf {
-        let disk_len = self.len.next_multiple_of(BLOCK_SIZE);
-        let padding = self.buf.get_mut(self.len..disk_len).unwrap_or_default();
-        padding.fill(0);
-        if disk_len == self.buf.len() {
-            return self.buf;
-        }
-        // A buffer is recycled at the length it was written with; making a new one of the full
-        // length costs far more than this copy.
-        let mut exact = Buf::alloc(disk_len);
-        exact.copy_from_slice(self.buf.get(..disk_len).unwrap_or_default());
-        exact
+    /// Where the write of it ends.
+    fn end(&self) -> u64 {
+        self.offset + self.len.next_multiple_of(BLOCK_SIZE) as u64
     }
 }
 
-struct InFlight {
-    number: u64,
+/// A buffer on its way to the device.
+struct BatchInFlight {
     segment: Rc<Segment>,
     end: u64,
     bytes: usize,
     mark: Mark,
-    done: bool,
 }
 
 /// A buffer to write.
@@ -130,18 +120,17 @@ pub(super) struct Pipeline {
     prepared: Option<Rc<Segment>>,
     next_prepared: ValueSegmentId,
     starved: bool,
+    /// The segment written to last, and the end of the last write to it.
+    submitted_end: (ValueSegmentId, u64),
     /// Full segments, oldest first, whose writes may still be in flight.
     full: VecDeque<Rc<Segment>>,
 
-    next_number: u64,
-    in_flight: VecDeque<InFlight>,
-    flying: usize,
+    flight: Flight<BatchInFlight>,
     durable: Ticket,
     /// Records that begin before here are durable.
     durable_at: (ValueSegmentId, u64),
 
-    failed: Option<Error>,
-    closed: bool,
+    pub(super) fence: Fence,
 }
 
 impl Pipeline {
@@ -165,32 +154,16 @@ impl Pipeline {
             prepared: None,
             next_prepared: next,
             starved: false,
+            submitted_end: (next, RECORDS_START),
             full: VecDeque::new(),
-            next_number: 0,
-            in_flight: VecDeque::new(),
-            flying: 0,
+            flight: Flight::new(0, limits::VLOG_WRITES_IN_FLIGHT_MAX),
             durable: Ticket(0),
             durable_at: (next, RECORDS_START),
-            failed: None,
-            closed: false,
+            fence: Fence::default(),
         }
     }
 
     // ---- staging ----
-
-    /// The error that ends all use of the value log, if there is one.
-    pub(super) fn refusal(&self) -> Option<Error> {
-        match &self.failed {
-            Some(error) => Some(error.clone()),
-            None if self.closed => Some(Error::Closed),
-            None => None,
-        }
-    }
-
-    /// Why the value log is fenced, if it is.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.failed.clone()
-    }
 
     /// Stages a value.
     pub(super) fn stage(
@@ -199,7 +172,7 @@ impl Pipeline {
         key: &[u8],
         value: &[u8],
     ) -> Result<(ValuePointer, Ticket)> {
-        self.refusal().map_or(Ok(()), Err)?;
+        self.fence.check()?;
         let mut header = self.header_of(at, key, value)?;
         let len = header.record_len();
         let fits = |offset: u64| offset + len <= self.segment_bytes;
@@ -208,6 +181,10 @@ impl Pipeline {
             true => start,
             false => self.begin_segment(),
         };
+        assert!(
+            start + len <= self.segment_bytes,
+            "a record never spans two segments"
+        );
         (header.slot, header.offset) = (self.slot, start);
         // Two passes over the value: the checksums of its pages come before it.
         let (head, crc) = header.encode_head(seed(self.owner, self.segment), key, value);
@@ -220,6 +197,11 @@ impl Pipeline {
         self.put(&head);
         self.put(value);
 
+        assert_eq!(
+            self.offset.max(start + len),
+            self.offset,
+            "all of it is put"
+        );
         self.slot += 1;
         self.staged.ticket = Ticket(self.staged.ticket.0 + 1);
         self.staged.end = start + len;
@@ -334,10 +316,10 @@ impl Pipeline {
 
     /// Decides what to write next.
     pub(super) fn next(&mut self) -> Next {
-        if self.failed.is_some() || self.in_flight.len() >= limits::VLOG_WRITES_IN_FLIGHT_MAX {
+        if self.fence.is_failed() || self.flight.is_full() {
             return Next::Nothing;
         }
-        if self.sealed.is_empty() && self.flying < limits::VLOG_EAGER_WRITES {
+        if self.sealed.is_empty() && self.flight.uncompleted() < limits::VLOG_EAGER_WRITES {
             self.seal();
         }
         let Some(batch) = self.sealed.pop_front() else {
@@ -362,27 +344,38 @@ impl Pipeline {
             self.starved = true;
             return Next::NeedSegment;
         };
+        let next = self.sealed.front().map(|batch| batch.segment);
+        assert_eq!(next, Some(prepared.id()), "segments are used without a gap");
         self.active = Some(Rc::clone(&prepared));
         Next::Begin(prepared)
     }
 
     fn submit(&mut self, segment: Rc<Segment>, batch: Batch) -> Write {
-        let (number, offset) = (self.next_number, batch.offset);
-        self.next_number += 1;
-        self.flying += 1;
-        self.in_flight.push_back(InFlight {
-            number,
+        assert!(
+            !self.fence.is_failed(),
+            "a batch is submitted after a failure"
+        );
+        assert_eq!(segment.id(), batch.segment, "a batch goes to its segment");
+        assert!(
+            batch.end() <= self.segment_bytes,
+            "a batch fits its segment"
+        );
+        if self.submitted_end.0 == batch.segment {
+            let is_new = self.submitted_end.1 <= batch.offset;
+            assert!(is_new, "no block is written twice");
+        }
+        self.submitted_end = (batch.segment, batch.end());
+        let number = self.flight.submit(BatchInFlight {
             segment: Rc::clone(&segment),
-            end: offset + batch.len.next_multiple_of(BLOCK_SIZE) as u64,
+            end: batch.end(),
             bytes: batch.len,
             mark: batch.mark,
-            done: false,
         });
         Write {
             number,
             segment,
-            offset,
-            buf: batch.finish(),
+            offset: batch.offset,
+            buf: flight::padded(batch.buf, batch.len),
         }
     }
 
@@ -390,20 +383,20 @@ impl Pipeline {
 
     /// Takes the outcome of a write; returns what is durable since, if that is more than before.
     pub(super) fn complete(&mut self, number: u64, result: Result<()>) -> Result<Option<Ticket>> {
-        self.flying -= 1;
+        self.flight.complete(number);
         if let Err(error) = result {
             return Err(self.fail(error));
         }
-        if self.failed.is_some() {
+        if self.fence.is_failed() {
             return Ok(None);
         }
-        for write in &mut self.in_flight {
-            write.done |= write.number == number;
-        }
         let before = self.durable;
-        while let Some(write) = self.in_flight.pop_front_if(|write| write.done) {
+        while let Some((_, write)) = self.flight.pop_durable(|_| true) {
             let mark = write.mark;
-            assert!(mark.ticket >= self.durable, "the durable prefix only grows");
+            assert!(
+                self.durable <= mark.ticket && mark.ticket <= self.staged.ticket,
+                "the durable prefix only grows, within what is staged"
+            );
             write.segment.grow(write.end, mark.totals);
             self.durable = mark.ticket;
             self.durable_at = (write.segment.id(), mark.end);
@@ -414,14 +407,10 @@ impl Pipeline {
 
     /// Fences the value log; returns what everybody is told.
     pub(super) fn fail(&mut self, error: Error) -> Error {
-        let fenced = match error {
-            Error::Fenced(_) | Error::Closed => error,
-            other => Error::Fenced(Box::new(other)),
-        };
         self.sealed.clear();
         self.open = None;
         self.outstanding_bytes = 0;
-        self.failed.get_or_insert(fenced).clone()
+        self.fence.fail(error)
     }
 
     // ---- segments ----
@@ -429,7 +418,7 @@ impl Pipeline {
     /// Ends the active segment if it is `id` and everything staged is durable; whether it did.
     pub(super) fn end_active(&mut self, id: ValueSegmentId) -> bool {
         let is_active = self.active.as_ref().is_some_and(|active| active.id() == id);
-        if !is_active || self.segment != id || !self.is_idle() || self.is_failed() {
+        if !is_active || self.segment != id || !self.is_idle() || self.fence.is_failed() {
             return false;
         }
         assert_eq!(self.durable, self.staged.ticket, "an idle log is durable");
@@ -444,15 +433,15 @@ impl Pipeline {
         let half_full = self.active.as_ref().is_some_and(|active| {
             (self.segment, self.offset) > (active.id(), self.segment_bytes / 2)
         });
-        let wanted = self.failed.is_none()
+        let wanted = !self.fence.is_failed()
             && self.prepared.is_none()
-            && (self.starved || (half_full && !self.closed));
+            && (self.starved || (half_full && !self.fence.is_closed()));
         wanted.then_some(self.next_prepared)
     }
 
     /// The segment that could be prepared, wanted or not.
     pub(super) fn owed_segment(&self) -> Option<ValueSegmentId> {
-        let is_possible = self.failed.is_none() && self.prepared.is_none() && !self.closed;
+        let is_possible = !self.fence.is_over() && self.prepared.is_none();
         is_possible.then_some(self.next_prepared)
     }
 
@@ -485,14 +474,16 @@ impl Pipeline {
 
     /// The oldest full segment, once nothing is in flight to it.
     pub(super) fn take_full(&mut self) -> Option<Rc<Segment>> {
-        let oldest = self.in_flight.front().map(|write| write.segment.id());
-        let is_failed = self.failed.is_some();
+        let oldest = self.flight.oldest().map(|write| write.segment.id());
+        let is_failed = self.fence.is_failed();
         self.full
             .pop_front_if(|segment| !is_failed && oldest.is_none_or(|oldest| oldest > segment.id()))
     }
 
     /// Gives it back, since it could not be sealed now.
     pub(super) fn put_back_full(&mut self, segment: Rc<Segment>) {
+        let next = self.full.front().map(|next| next.id());
+        assert!(next.is_none_or(|next| segment.id() < next), "oldest first");
         self.full.push_front(segment);
     }
 
@@ -502,19 +493,7 @@ impl Pipeline {
 
     /// Whether everything staged is written, or never will be.
     pub(super) fn is_idle(&self) -> bool {
-        self.flying == 0 && self.open.is_none() && self.sealed.is_empty()
-    }
-
-    pub(super) fn close(&mut self) {
-        self.closed = true;
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    pub(super) fn is_failed(&self) -> bool {
-        self.failed.is_some()
+        self.flight.uncompleted() == 0 && self.open.is_none() && self.sealed.is_empty()
     }
 }
 

@@ -9,6 +9,7 @@ use super::segments::{self, IndexCache, Segment, Segments};
 use super::{Shared, ValueLog};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
+use crate::flight;
 use crate::limits::{IO_BYTES_MAX, KEY_BYTES_MAX, VLOG_NEAR_FRONT_BYTES, VLOG_READS_IN_FLIGHT_MAX};
 use bytes::{Bytes, BytesMut};
 use corelith_io::Buf;
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 /// Pages read by one I/O.
-const PIECE_PAGES: usize = IO_BYTES_MAX / PAGE_BYTES;
+pub(super) const PIECE_PAGES: usize = IO_BYTES_MAX / PAGE_BYTES;
 
 impl ValueLog {
     /// Reads a whole value and checks all of it, and that it was written for `key` if one is given.
@@ -57,6 +58,7 @@ impl ValueLog {
         place
             .read_pages(&head, pages..page_count(pointer.len), &mut value)
             .await?;
+        assert_eq!(value.len(), len, "a value is read whole");
         Ok(value.freeze())
     }
 
@@ -82,18 +84,6 @@ impl ValueLog {
         let bytes = place.pages(pages).await?;
         Ok(bytes.slice(skip..skip + (end - start)))
     }
-
-    /// Whether the record that `pointer` names is there and intact, all of it.
-    ///
-    /// # Errors
-    /// `Io`, and what the opening of its segment gives; damage is no error.
-    pub async fn verify(&self, segments: &Segments, pointer: ValuePointer) -> Result<bool> {
-        match self.read(segments, pointer, None).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_corrupt() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Bytes of the head of a record without its key.
@@ -102,7 +92,7 @@ pub(super) fn fixed_len(pointer: ValuePointer) -> usize {
 }
 
 /// Where a page of a value ends, in bytes of the value.
-fn page_end(pointer: ValuePointer, page: usize) -> usize {
+pub(super) fn page_end(pointer: ValuePointer, page: usize) -> usize {
     (page * PAGE_BYTES).min(pointer.len as usize)
 }
 
@@ -117,20 +107,15 @@ impl Shared {
     }
 
     /// A committed value may be read before this replica's own write of it is durable.
-    async fn wait_for_record(&self, pointer: ValuePointer) -> Result<()> {
-        loop {
-            let progress = self.progress.notified();
-            {
-                let pipeline = self.pipeline.borrow();
-                if !pipeline.is_pending(pointer.segment, pointer.offset) {
-                    return Ok(());
-                }
-                if let Some(error) = pipeline.failure() {
-                    return Err(error);
-                }
+    pub(super) async fn wait_for_record(&self, pointer: ValuePointer) -> Result<()> {
+        flight::until(&self.progress, || {
+            let pipeline = self.pipeline.borrow();
+            match pipeline.is_pending(pointer.segment, pointer.offset) {
+                false => Some(Ok(())),
+                true => pipeline.fence.failure().map(Err),
             }
-            progress.await;
-        }
+        })
+        .await
     }
 }
 
@@ -195,7 +180,7 @@ impl Place {
     }
 
     /// Checks bytes of the value that begin with that page and end with a page or the value.
-    fn check(&self, head: &Head, page: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn check(&self, head: &Head, page: usize, bytes: &[u8]) -> Result<()> {
         let mut check = PageCheck::from_page(head, page);
         let damaged = |page: usize| {
             let at = head.bytes.len() + page * PAGE_BYTES;
@@ -205,7 +190,7 @@ impl Place {
         check.finish().map_err(damaged)
     }
 
-    /// Reads whole pages, by as few I/Os at once as it takes.
+    /// Reads whole pages with as few I/Os as possible.
     pub(super) async fn pages(&self, pages: Range<usize>) -> Result<Bytes> {
         let fixed = fixed_len(self.pointer);
         let start = pages.start * PAGE_BYTES;
@@ -264,6 +249,7 @@ impl Place {
         while let Some(read) = pieces.next().await {
             let (first, bytes) = read?;
             self.check(head, first, &bytes)?;
+            debug_assert!(out.len() + bytes.len() <= self.pointer.len as usize);
             out.extend_from_slice(&bytes);
             corelith_io::yield_if_needed().await;
         }

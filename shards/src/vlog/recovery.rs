@@ -1,5 +1,6 @@
 //! What the value log holds after a start.
 
+use super::format::RECORDS_START;
 use super::segments::{Segment, SegmentMeta, Segments};
 use super::walk;
 use crate::directory::Directory;
@@ -55,6 +56,11 @@ pub(super) async fn recover(
         };
         found.removed.push(name);
     }
+    let last = found.segments.keys().next_back();
+    assert!(
+        last.is_none_or(|last| *last < found.next),
+        "an id is given once"
+    );
     for name in &found.removed {
         corelith_io::remove_file(&name.path(dir)).await?;
     }
@@ -65,7 +71,8 @@ pub(super) async fn recover(
 }
 
 /// Seals a segment begun after the last edit of the manifest at what a scan finds in it; `None` if
-/// that is nothing.
+/// that is nothing. What was written and is no record stays: it tells a damaged value from a torn one, until
+/// the log has been recovered.
 async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Rc<Segment>>> {
     let segment = Rc::new(Segment::open_unnamed(dir, owner, id).await?);
     let scan = walk::scan(&segment).await?;
@@ -73,10 +80,11 @@ async fn adopt(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Option<Rc
         let file = segment.path.display();
         tracing::warn!(%file, offset, "a record is missing before later ones");
     }
-    if scan.totals.records == 0 {
+    if scan.written_end == RECORDS_START {
         return Ok(None);
     }
-    segment.cut(scan.end, scan.totals);
+    assert!(scan.end <= scan.written_end, "records are written");
+    segment.cut(scan.written_end, scan.totals);
     segment.seal().await?;
     Ok(Some(segment))
 }

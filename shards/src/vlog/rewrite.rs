@@ -118,7 +118,7 @@ impl ValueLog {
         })
     }
 
-    /// Puts a segment written anew in the place of the old one, which is removed once nobody reads
+    /// Puts a segment written anew in the place of the old one, which is removed once no reader holds
     /// it. The manifest must name the new one durably.
     ///
     /// # Panics
@@ -129,7 +129,7 @@ impl ValueLog {
         self.replace(&old, Some(new));
     }
 
-    /// Takes a segment out of use; it is removed once nobody reads it. The manifest must name it no
+    /// Takes a segment out of use; it is removed once no reader holds it. The manifest must name it no
     /// more, durably.
     pub fn drop_segment(&self, id: ValueSegmentId) {
         let held = self.segments().get(&id).cloned();
@@ -153,7 +153,7 @@ impl ValueLog {
         shared.obsolete.borrow_mut().push(Rc::clone(old));
     }
 
-    /// Removes the files that are out of use and that nobody reads. What fails is tried again, at
+    /// Removes the files that are out of use and that no reader holds. What fails is tried again, at
     /// the latest by the next start.
     pub async fn remove_obsolete(&self, removals: &Removals) {
         let shared = self.shared();

@@ -1,7 +1,7 @@
 //! The segments that hold values, as immutable snapshots.
 //!
 //! Invariants:
-//! * A file is removed only when no snapshot holds its segment: whoever reads holds one.
+//! * A file is removed only when no snapshot holds its segment. A reader holds a snapshot.
 //! * A segment's totals only grow, until it is sealed; then nothing of it changes any more.
 //! * Within a segment's `end` every byte is durable.
 
@@ -62,6 +62,8 @@ pub struct Segment {
     totals: Cell<Totals>,
     end: Cell<u64>,
     sealed: Cell<bool>,
+    /// Writes to it were perhaps in flight when the process ended.
+    may_be_torn: bool,
     index: RefCell<Option<Rc<SlotIndex>>>,
 }
 
@@ -82,7 +84,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Opens the segment at `path`, whosever it is; its totals are not known.
+    /// Opens the segment at `path`, of any shard; its totals are not known.
     pub(super) async fn open_path(path: &Path) -> Result<Self> {
         let file = File::open(path).await?;
         let block = file.read_at(0, BLOCK_SIZE).await?;
@@ -98,9 +100,7 @@ impl Segment {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = File::open(&path).await?;
         let header = check_header(&path, &file, owner, id, 0).await?;
-        let segment = Self::new(header, path, file);
-        segment.end.set(segment.file.len().await?);
-        Ok(segment)
+        Self::left(header, path, file).await
     }
 
     /// Opens a segment that was prepared, for writing.
@@ -115,7 +115,13 @@ impl Segment {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = OpenOptions::new().write().open(&path).await?;
         let header = check_header(&path, &file, owner, id, 0).await?;
-        let segment = Self::new(header, path, file);
+        Self::left(header, path, file).await
+    }
+
+    /// A segment as a crash left it.
+    async fn left(header: FileHeader, path: PathBuf, file: File) -> Result<Self> {
+        let mut segment = Self::new(header, path, file);
+        segment.may_be_torn = true;
         segment.end.set(segment.file.len().await?);
         Ok(segment)
     }
@@ -128,6 +134,7 @@ impl Segment {
             totals: Cell::default(),
             end: Cell::new(format::RECORDS_START),
             sealed: Cell::new(false),
+            may_be_torn: false,
             index: RefCell::new(None),
         }
     }
@@ -165,10 +172,20 @@ impl Segment {
         self.end.get()
     }
 
+    /// Whether what is not whole in it may never have been written.
+    pub(super) fn may_be_torn(&self) -> bool {
+        self.may_be_torn
+    }
+
     /// Notes what has become durable.
     pub(super) fn grow(&self, end: u64, totals: Totals) {
         assert!(!self.sealed.get(), "a sealed segment does not change");
         assert!(end >= self.end.get(), "a segment only grows");
+        let before = self.totals.get();
+        assert!(
+            before.records <= totals.records && before.highest <= totals.highest,
+            "the totals of a segment only grow"
+        );
         self.end.set(end);
         self.totals.set(totals);
     }
@@ -176,6 +193,7 @@ impl Segment {
     /// Notes what a recovery found in it, which is less than the file.
     pub(super) fn cut(&self, records_end: u64, totals: Totals) {
         let end = records_end.next_multiple_of(BLOCK_SIZE as u64);
+        assert!(!self.sealed.get(), "a sealed segment does not change");
         assert!(
             end <= self.end.get(),
             "a recovery finds no more than there is"
@@ -186,6 +204,8 @@ impl Segment {
 
     /// Gives what was not used back and makes the length durable; nothing may be in flight.
     pub(super) async fn seal(&self) -> Result<()> {
+        assert!(!self.sealed.get(), "a segment is sealed once");
+        assert!(self.end.get() >= format::RECORDS_START, "it has a header");
         self.file.set_len(self.end.get()).await?;
         self.file.sync().await?;
         self.sealed.set(true);

@@ -5,7 +5,10 @@ mod damage;
 mod golden;
 mod io;
 
-use super::{RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions, ValuePointer};
+use super::{
+    LoggedValue, RecordRef, Rewritten, Segment, SegmentMeta, ValueLog, ValueLogOptions,
+    ValuePointer, ValueState,
+};
 use crate::error::Result;
 use crate::ids::{LogIndex, Owner, ShardId, Ticket, ValueSegmentId};
 use std::path::Path;
@@ -45,6 +48,12 @@ impl Manifest {
     }
 }
 
+/// Opens a value log that does not exist yet, with segments of 64 KiB.
+async fn open_new() -> ValueLog {
+    let opened = Manifest::default().open(Path::new(DIR), 64 << 10).await;
+    opened.unwrap()
+}
+
 /// Bytes made from a number, that do not repeat within a page.
 fn value(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -79,11 +88,28 @@ async fn put(log: &ValueLog, first: u64, lens: &[usize]) -> Vec<ValuePointer> {
     pointers
 }
 
+/// Whether the record of value `index` is there and intact, all of it.
+async fn is_whole(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
+    let value = LoggedValue {
+        place: pointer,
+        key_len: key(index).len() as u32,
+    };
+    let state = log.state_of(&log.segments(), value).await.unwrap();
+    matches!(state, ValueState::Whole)
+}
+
 /// Whether value `index` reads back as it was staged.
 async fn reads_back(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
     let segments = log.segments();
     let read = log.read(&segments, pointer, Some(&key(index))).await;
     read.is_ok_and(|read| read == value(index, pointer.len as usize))
+}
+
+/// Checks that the values numbered from `first` read back.
+async fn assert_read_back(log: &ValueLog, first: u64, pointers: &[ValuePointer]) {
+    for (index, pointer) in (first..).zip(pointers) {
+        assert!(reads_back(log, index, *pointer).await, "value {index}");
+    }
 }
 
 /// Waits until nothing but the segment that is written to is unsealed.

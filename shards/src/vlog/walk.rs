@@ -213,6 +213,25 @@ impl Walk {
         Ok(true)
     }
 
+    /// Where the last bytes end that are not zero, as far behind `from` as writes may have been in flight.
+    async fn written_end(&mut self, from: u64) -> Result<u64> {
+        let limit = from.saturating_add(VLOG_GAP_BYTES_MAX).min(self.end);
+        let (mut at, mut end) = (from, from);
+        while at < limit {
+            corelith_io::yield_if_needed().await;
+            let chunk = self.stream.chunk(at, BACKGROUND_IO_BYTES).await?;
+            if chunk.is_empty() {
+                break;
+            }
+            if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += chunk.len() as u64;
+        }
+        debug_assert!(from <= end && end <= limit.max(from));
+        Ok(end)
+    }
+
     /// The next intact head at or behind `from`. None in later generations, where nothing may be
     /// missing.
     async fn next_intact(&mut self, from: u64) -> Result<Option<u64>> {
@@ -264,6 +283,8 @@ pub(super) struct Scan {
     pub(super) totals: Totals,
     /// Where the last record ends.
     pub(super) end: u64,
+    /// Where the last bytes end that are not zero, which is there or behind it.
+    pub(super) written_end: u64,
     /// The first place without an intact head, if records follow it.
     pub(super) first_gap: Option<u64>,
 }
@@ -283,13 +304,17 @@ pub(super) async fn scan(segment: &Rc<Segment>) -> Result<Scan> {
     loop {
         corelith_io::yield_if_needed().await;
         match walk.next().await? {
-            Step::End => return Ok(found),
+            Step::End => {
+                found.written_end = walk.written_end(found.end).await?;
+                return Ok(found);
+            }
             Step::Damage(offset, _) => damage = damage.or(Some(offset)),
             Step::Record(_, head) => {
                 let header = head.header;
                 found
                     .totals
                     .add(header.key_len as usize, header.value_len, header.at);
+                debug_assert!(found.end < walk.at(), "records are in order");
                 found.end = walk.at();
                 found.first_gap = found.first_gap.or(damage);
             }

@@ -14,50 +14,31 @@ use super::segments::Segment;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
+use crate::flight::{self, Writing};
 use crate::ids::ValueSegmentId;
 use crate::limits::DISK_FULL_RETRY;
 use crate::removal::remove_if_there;
 use corelith_io::{BLOCK_SIZE, Buf, OpenOptions};
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::future::{Future, poll_fn};
+use futures_util::stream::FuturesUnordered;
 use std::path::Path;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 /// Submits what the pipeline says and takes what completes, until the value log is closed.
 pub(super) async fn run(shared: Rc<Shared>) {
-    let mut writes = FuturesUnordered::new();
-    loop {
+    let submit = |writes: &mut FuturesUnordered<_>| {
         submit(&shared, |write| writes.push(execute(write)));
-        let (is_over, has_keeper_work) = {
-            let pipeline = shared.pipeline.borrow();
-            let is_over = pipeline.is_closed() || pipeline.is_failed();
-            (
-                is_over && pipeline.is_idle(),
-                pipeline.wants_segment().is_some(),
-            )
-        };
-        if is_over || has_keeper_work {
+        let pipeline = shared.pipeline.borrow();
+        let is_over = pipeline.fence.is_over() && pipeline.is_idle();
+        if is_over || pipeline.wants_segment().is_some() {
             shared.wake_keeper.notify_one();
         }
-        if is_over {
-            return;
+        match is_over {
+            true => Writing::IsOver,
+            false => Writing::GoesOn,
         }
-        let mut woken = pin!(shared.wake_writer.notified());
-        poll_fn(|cx| {
-            let mut is_ready = woken.as_mut().poll(cx).is_ready();
-            while let Poll::Ready(Some((number, result))) = writes.poll_next_unpin(cx) {
-                shared.complete(number, result);
-                is_ready = true;
-            }
-            match is_ready {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-    }
+    };
+    let complete = |number, result| shared.complete(number, result);
+    flight::run_writes(&shared.wake_writer, submit, complete).await;
 }
 
 fn submit(shared: &Shared, mut start: impl FnMut(Write)) {
@@ -136,7 +117,7 @@ fn next_step(shared: &Shared, may_seal: bool) -> Step {
     if let Some(prepare) = prepare {
         return prepare;
     }
-    if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
+    if pipeline.fence.is_failed() || (pipeline.fence.is_closed() && pipeline.is_idle()) {
         return Step::End;
     }
     match pipeline.take_full() {
@@ -165,6 +146,7 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
             create_short(shared, header).await
         }
         Ok(segment) => {
+            assert_eq!(segment.id(), id, "it is the one that was asked for");
             shared.disk_full.set(false);
             Ok(Some(segment))
         }
@@ -180,7 +162,7 @@ async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
         None => {
             shared.is_stuck.set(shared.pipeline.borrow().is_starved());
             shared.progress.notify_waiters();
-            if shared.pipeline.borrow().is_closed() {
+            if shared.pipeline.borrow().fence.is_closed() {
                 return Err(Error::Closed);
             }
             pause(shared).await;
@@ -198,7 +180,7 @@ async fn pause(shared: &Shared) {
 /// Puts a segment back that could not be sealed for want of space. Its records are durable, and a start
 /// seals what a closed value log has not.
 async fn seal_later(shared: &Shared, segment: Rc<Segment>) {
-    if !shared.pipeline.borrow().is_closed() {
+    if !shared.pipeline.borrow().fence.is_closed() {
         shared.pipeline.borrow_mut().put_back_full(segment);
         pause(shared).await;
     }

@@ -2,6 +2,7 @@
 //! entry's bytes are copied once.
 
 use super::format::{self, BlockHeader, EntryHead, HEADER_BYTES, Record, State};
+use crate::flight;
 use crate::ids::{LogIndex, Ticket};
 use crate::length;
 use bytes::BufMut;
@@ -107,6 +108,14 @@ impl Block {
         self.buf.get_mut(self.len..).unwrap_or_default()
     }
 
+    fn grow(&mut self, len: usize) {
+        self.len += len;
+        assert!(
+            self.len <= self.buf.len(),
+            "a block is longer than its buffer"
+        );
+    }
+
     /// Whether an entry should begin here: its header and a worthwhile part of what it stores fit.
     pub(crate) fn takes_entry(&self, head: &EntryHead) -> bool {
         let worthwhile = (head.stored_len as usize).min(BLOCK_SIZE / 8);
@@ -122,7 +131,7 @@ impl Block {
         let mut out = self.unused();
         format::put_entry_header(&mut out, head, length::stored(here));
         out.put_slice(stored.get(..here).unwrap_or_default());
-        self.len += overhead + here;
+        self.grow(overhead + here);
         self.entries.begin(head.id.index, head.whole_len());
         self.end_state.last = Some(head.id);
         if let Some(separated) = &head.separated {
@@ -140,7 +149,8 @@ impl Block {
         let mut out = self.unused();
         format::put_more_header(&mut out, head, length::stored(here), here == rest.len());
         out.put_slice(rest.get(..here).unwrap_or_default());
-        self.len += format::FRAGMENT_HEADER_BYTES + here;
+        self.grow(format::FRAGMENT_HEADER_BYTES + here);
+        assert!(here > 0 || rest.is_empty(), "a block that takes nothing");
         here
     }
 
@@ -151,7 +161,9 @@ impl Block {
 
     /// Puts a record that is not an entry; `state` is the state after it.
     pub(crate) fn put_small_record(&mut self, record: &Record, state: State) {
-        self.len += format::put_small_record(self.unused(), record);
+        debug_assert!(self.takes_small_record());
+        let len = format::put_small_record(self.unused(), record);
+        self.grow(len);
         match *record {
             Record::TruncateAfter(last) => self.entries.truncate_after(last.map(|id| id.index)),
             Record::Purge(upto) => self.entries.purge(upto.index),
@@ -163,22 +175,12 @@ impl Block {
     /// Completes the block for its write: checksums, header, padding. `header` carries everything
     /// but the payload's length and crc. Returns the buffer and the block's crc.
     pub(crate) fn finish(mut self, mut header: BlockHeader) -> (Buf, u32) {
-        let disk_len = self.disk_len();
-        let (used, padding) = self.buf.split_at_mut(self.len);
+        let (used, _) = self.buf.split_at_mut(self.len);
         let (head, payload) = used.split_at_mut(HEADER_BYTES);
         header.payload_len = length::stored(payload.len());
         header.payload_crc = crc32c::crc32c(payload);
         let (bytes, crc) = header.encode();
         head.copy_from_slice(&bytes);
-        let padding_len = disk_len - self.len;
-        padding.get_mut(..padding_len).unwrap_or_default().fill(0);
-        if disk_len == self.buf.len() {
-            return (self.buf, crc);
-        }
-        // A buffer is recycled at the length it was written with. A copy of that length leaves the
-        // longest one for the next block; making a new one of 256 KiB costs far more than the copy.
-        let mut exact = Buf::alloc(disk_len);
-        exact.copy_from_slice(self.buf.get(..disk_len).unwrap_or_default());
-        (exact, crc)
+        (flight::padded(self.buf, self.len), crc)
     }
 }

@@ -21,7 +21,7 @@ pub struct Entry {
     pub kind: u8,
     /// The bytes.
     pub body: Bytes,
-    /// Which part of the whole body is a value: told by whoever appends the entry, and kept for
+    /// Which part of the whole body is a value: told by the one who appends the entry, and kept for
     /// separated entries only.
     pub value: Option<ValuePart>,
     /// Where the value is, if the entry is separated.

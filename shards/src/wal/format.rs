@@ -102,6 +102,10 @@ pub(crate) enum BadHeader {
 impl BlockHeader {
     /// The bytes of the header, and its crc (the next block's `previous`).
     pub(crate) fn encode(&self) -> ([u8; HEADER_BYTES], u32) {
+        debug_assert!(
+            self.flushed_up_to <= self.number,
+            "flushed before it is written"
+        );
         let mut rest = [0; HEADER_BYTES - 12];
         let mut out = rest.as_mut_slice();
         out.put_u32_le(self.payload_crc);
@@ -326,6 +330,7 @@ pub(crate) enum Fragment<'a> {
 
 /// Writes the header of an entry's first fragment, which `here` bytes of the body follow.
 pub(crate) fn put_entry_header(out: &mut &mut [u8], head: &EntryHead, here: u32) {
+    assert!(here <= head.stored_len, "a part is longer than the whole");
     let part = if here == head.stored_len {
         Part::Whole
     } else {

@@ -6,8 +6,8 @@
 //! * `runs` name the leader of every held index; their first indexes ascend, neighbours differ.
 //! * `slots` name every submitted block in which a held entry begins, in order of their first
 //!   index: the entry `i` begins in the last slot whose first index is at most `i`.
-//! * `cache` holds the last entries, without a gap, up to `last`; it may begin with purged ones, which
-//!   nobody is given any more.
+//! * `cache` holds the last entries, without a gap, up to `last`. It may begin with purged ones, which are
+//!   not read any more.
 //! * `cache_bytes` bounds the memory that the cache holds, but for two pieces of the arena: no entry holds
 //!   a buffer that is longer than what it is charged.
 
@@ -125,6 +125,8 @@ impl Index {
             .back()
             .is_some_and(|run| run.term == id.term && run.node == id.node);
         if !same_leader {
+            let before = self.runs.back().map(|run| run.first);
+            debug_assert!(before < Some(id.index), "runs ascend");
             self.runs.push_back(Run {
                 first: id.index,
                 term: id.term,
@@ -137,6 +139,12 @@ impl Index {
     /// Keeps in memory an entry just appended, which ends in block `sequence`.
     pub(crate) fn keep(&mut self, mut entry: Entry, sequence: u64) {
         assert_eq!(self.range.last, Some(entry.id), "entries are kept in order");
+        let before = self.cache.back().map(|cached| cached.entry.id.index.0 + 1);
+        debug_assert!(
+            before.is_none_or(|next| next == entry.id.index.0),
+            "a gap in the cache before {}",
+            entry.id
+        );
         if entry.body.len() < LOG_KEPT_BODY_BYTES_MIN {
             entry.body = self.arena.copy(&entry.body);
         }
@@ -223,6 +231,7 @@ impl Index {
             run.first = run.first.max(next);
         }
         self.range.purged = Some(upto);
+        debug_assert!(self.first().is_none_or(|first| first >= next));
     }
 
     /// Drops up to `count` purged entries from memory; `false` if there were fewer. Dropping all at once
@@ -236,6 +245,7 @@ impl Index {
             });
             let Some(Cached { entry, .. }) = cached else {
                 self.gone = VecDeque::new();
+                debug_assert!(self.cache_bytes == 0 || !self.cache.is_empty());
                 return false;
             };
             self.cache_bytes -= charge(&entry);
@@ -311,6 +321,7 @@ impl Index {
             }
             let entry = want.part_of(entry.clone());
             bytes += want.len_of(&entry);
+            debug_assert_eq!(entry.id.index.0, from.0 + entries.len() as u64);
             entries.push(entry);
         }
         Some(entries)
@@ -321,6 +332,7 @@ impl Index {
         self.first().filter(|first| *first <= index)?;
         let skip = index.0.checked_sub(self.cache.front()?.entry.id.index.0)?;
         let cached = self.cache.get(usize::try_from(skip).ok()?)?;
+        debug_assert_eq!(cached.entry.id.index, index, "a gap in the cache");
         Some(cached.entry.clone().without_separated_value())
     }
 
@@ -336,6 +348,7 @@ impl Index {
         let last = self.range.last?;
         let after = self.slots.partition_point(|slot| slot.first <= index);
         let slot = self.slots.get(after.checked_sub(1)?)?;
+        debug_assert!(slot.first <= index, "blocks are in order of their entries");
         let end = self
             .slots
             .get(after)

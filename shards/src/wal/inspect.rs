@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogId, Owner};
 use crate::limits;
 use crate::text::Text;
+use crate::vlog::ValueState;
 use corelith_io::{BLOCK_SIZE, ErrorKind, File};
 use std::path::Path;
 
@@ -102,7 +103,7 @@ async fn refuse_lost(
     }
     let dir = path.parent().unwrap_or(path);
     let name = path.display().to_string();
-    match recovery::examine(dir, owner, async |_| Ok(true)).await {
+    match recovery::examine(dir, owner, async |_| Ok(ValueState::Whole)).await {
         Err(error @ Error::Corrupt { .. }) if error.is_in(&name) => Err(error),
         _ => Ok(()),
     }

@@ -20,9 +20,10 @@
 use super::block::Block;
 use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Record, State, segment_number};
 use super::index::{Index, Slot};
-use super::segment::{Prepared, Released, Segment};
+use super::segment::{Prepared, Released, Segment, SegmentChain, units};
 use super::{Entry, Vote, WalOptions};
 use crate::error::{Error, Result};
+use crate::flight::{Fence, Flight};
 use crate::ids::{LogId, LogIndex, SegmentId, Ticket};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
@@ -58,8 +59,17 @@ pub(crate) enum Next {
     Write(Write),
 }
 
-struct InFlight {
-    number: u64,
+/// What another block would put on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// That the last blocks with a content are durable.
+    Proof,
+    /// The commit index.
+    Commit,
+}
+
+/// A block on its way to the device.
+struct BlockInFlight {
     sequence: u64,
     segment: SegmentId,
     /// Where the block ends in it.
@@ -68,8 +78,6 @@ struct InFlight {
     /// The values up to here must be durable.
     values: Ticket,
     flushed_up_to: u64,
-    /// The write has completed.
-    done: bool,
 }
 
 /// Where a recovered log goes on.
@@ -98,12 +106,7 @@ pub(crate) struct Pipeline {
     /// Staged or in flight.
     outstanding_bytes: usize,
 
-    segments: VecDeque<Segment>,
-    prepared: VecDeque<Prepared>,
-    /// The writer waits for a segment.
-    starved: bool,
-    released: VecDeque<Released>,
-    next_number: u64,
+    pub(crate) segments: SegmentChain,
     previous: u32,
     submitted_state: State,
     submitted_sequence: u64,
@@ -112,10 +115,8 @@ pub(crate) struct Pipeline {
     submitted_content: u64,
     /// Sequence of the last submitted block that cut entries off.
     submitted_cut: u64,
-    /// Blocks submitted and not durable.
-    in_flight: VecDeque<InFlight>,
-    /// Writes that have not completed.
-    flying: usize,
+    /// Blocks submitted and not durable, by number.
+    flight: Flight<BlockInFlight>,
 
     durable: u64,
     durable_sequence: u64,
@@ -126,8 +127,7 @@ pub(crate) struct Pipeline {
     /// The same while its segments are not released.
     to_release: Option<LogIndex>,
 
-    failed: Option<Error>,
-    closed: bool,
+    pub(crate) fence: Fence,
 }
 
 impl Pipeline {
@@ -138,6 +138,7 @@ impl Pipeline {
         position: Position,
     ) -> Self {
         let room = usize::try_from(options.segment_bytes).unwrap_or(usize::MAX) - BLOCK_SIZE;
+        let segments = SegmentChain::new(options.segment_bytes, segments);
         Self {
             block_bytes: limits::LOG_BLOCK_BYTES_MAX.min(room),
             options,
@@ -150,18 +151,13 @@ impl Pipeline {
             waiters: VecDeque::new(),
             outstanding_bytes: 0,
             segments,
-            prepared: VecDeque::new(),
-            starved: false,
-            released: VecDeque::new(),
-            next_number: position.next_number,
             previous: position.previous,
             submitted_state: position.state,
             submitted_sequence: 0,
             submitted_commit: position.committed.map(|id| id.index),
             submitted_content: 0,
             submitted_cut: 0,
-            in_flight: VecDeque::new(),
-            flying: 0,
+            flight: Flight::new(position.next_number, limits::LOG_WRITES_IN_FLIGHT_MAX),
             // A recovery has read them back and synced them.
             durable: position.next_number,
             durable_sequence: 0,
@@ -169,23 +165,14 @@ impl Pipeline {
             values_durable: Ticket::default(),
             purged_durable: position.state.purged.map(|id| id.index),
             to_release: position.state.purged.map(|id| id.index),
-            failed: None,
-            closed: false,
+            fence: Fence::default(),
         }
     }
 
     // ---- staging ----
 
-    /// The error that ends all use of the log, if there is one.
-    pub(crate) fn refusal(&self) -> Option<Error> {
-        match &self.failed {
-            Some(error) => Some(error.clone()),
-            None if self.closed => Some(Error::Closed),
-            None => None,
-        }
-    }
-
     fn open_block(&mut self) -> &mut Block {
+        debug_assert!(!self.fence.is_failed(), "staged after a failure");
         if self.open.is_none() {
             self.staged_sequence += 1;
         }
@@ -195,6 +182,12 @@ impl Pipeline {
     }
 
     fn seal(&mut self) {
+        let (last, open) = (self.sealed.back(), self.open.as_ref());
+        debug_assert!(
+            last.zip(open)
+                .is_none_or(|(last, open)| last.sequence < open.sequence),
+            "blocks are sealed in the order of staging"
+        );
         self.sealed.extend(self.open.take());
     }
 
@@ -251,8 +244,7 @@ impl Pipeline {
         self.state.purged = Some(upto);
         self.state.last = self.index.range().last;
         self.stage_small_record(&Record::Purge(upto));
-        self.waiters
-            .push_back((self.staged_sequence, Waiter::Purge(upto.index)));
+        self.wait_for_staged(Waiter::Purge(upto.index));
         if is_planted(Bug::ReleaseEarly) {
             self.to_release = Some(upto.index);
             self.release();
@@ -271,9 +263,15 @@ impl Pipeline {
         if self.durable_sequence == self.staged_sequence {
             return Some(callback);
         }
-        self.waiters
-            .push_back((self.staged_sequence, Waiter::Callback(callback)));
+        self.wait_for_staged(Waiter::Callback(callback));
         None
+    }
+
+    fn wait_for_staged(&mut self, waiter: Waiter) {
+        let last = self.waiters.back().map_or(0, |(at, _)| *at);
+        assert!(last <= self.staged_sequence, "waiters are in order");
+        assert!(self.durable_sequence <= self.staged_sequence);
+        self.waiters.push_back((self.staged_sequence, waiter));
     }
 
     pub(crate) fn note_committed(&mut self, committed: LogId) {
@@ -301,26 +299,19 @@ impl Pipeline {
 
     /// Decides what to write next.
     pub(crate) fn next(&mut self) -> Next {
-        if self.failed.is_some() || self.in_flight.len() >= limits::LOG_WRITES_IN_FLIGHT_MAX {
+        if self.fence.is_failed() || self.flight.is_full() {
             return Next::Nothing;
         }
-        if self.sealed.is_empty() && self.flying < limits::LOG_EAGER_WRITES {
+        if self.sealed.is_empty() && self.flight.uncompleted() < limits::LOG_EAGER_WRITES {
             self.seal();
         }
         let Some(len) = self.sealed.front().map(Block::disk_len) else {
             return Next::Nothing;
         };
-        let has_room = self
-            .segments
-            .back()
-            .is_some_and(|active| active.end + len as u64 <= active.file_len);
-        if !has_room {
-            return match self.prepared.pop_front() {
+        if !self.segments.has_room(len) {
+            return match self.segments.take_prepared() {
                 Some(prepared) => Next::Write(self.begin_segment(prepared, 0)),
-                None => {
-                    self.starved = true;
-                    Next::NeedSegment
-                }
+                None => Next::NeedSegment,
             };
         }
         match self.sealed.pop_front() {
@@ -335,28 +326,27 @@ impl Pipeline {
     }
 
     fn begin_segment(&mut self, prepared: Prepared, flags: u16) -> Write {
-        self.segments.push_back(Segment {
-            id: prepared.id,
-            path: prepared.path,
-            file: prepared.file,
-            first_number: self.next_number,
-            end: 0,
-            durable_end: 0,
-            file_len: prepared.len,
-        });
+        self.segments.begin(prepared, self.flight.next());
         let start = Block::start(self.submitted_sequence, self.submitted_state);
         self.submit(start, FLAG_START | flags)
     }
 
     fn submit(&mut self, block: Block, flags: u16) -> Write {
-        let Some(active) = self.segments.back_mut() else {
-            panic!("a block was submitted without a segment");
-        };
+        assert!(
+            !self.fence.is_failed(),
+            "a block is submitted after a failure"
+        );
         assert!(
             block.sequence >= self.submitted_sequence,
             "blocks out of order"
         );
-        let (number, offset, len) = (self.next_number, active.end, block.disk_len());
+        let (number, len) = (self.flight.next(), block.disk_len());
+        assert!(
+            self.durable <= number,
+            "a block is flushed before it is written"
+        );
+        let (active, offset) = self.segments.extend(len);
+        let (segment, end, file) = (active.id, active.end, Rc::clone(&active.file));
         let commit = self.committed.map(|id| id.index);
         let header = BlockHeader {
             flags,
@@ -367,14 +357,13 @@ impl Pipeline {
             number,
             flushed_up_to: self.durable,
             commit,
-            segment: active.id,
+            segment,
             shard: self.options.shard,
         };
-        active.end += len as u64;
         if flags & FLAG_START == 0 {
             let slot = Slot {
                 first: LogIndex(0),
-                segment: segment_number(active.id),
+                segment: segment_number(segment),
                 offset_units: units(offset),
                 len_units: units(len as u64),
                 bytes_up_to: 0,
@@ -390,19 +379,15 @@ impl Pipeline {
         self.submitted_sequence = block.sequence;
         self.submitted_state = block.end_state;
         self.submitted_commit = commit;
-        self.next_number += 1;
-        self.in_flight.push_back(InFlight {
-            number,
+        let submitted = self.flight.submit(BlockInFlight {
             sequence: block.sequence,
-            segment: active.id,
-            end: active.end,
+            segment,
+            end,
             bytes: block.payload_len() + block.value_bytes,
             values: block.values,
             flushed_up_to: self.durable,
-            done: false,
         });
-        self.flying += 1;
-        let file = Rc::clone(&active.file);
+        assert_eq!(submitted, number, "a block is numbered as it is submitted");
         let (buf, crc) = block.finish(header);
         self.previous = crc;
         Write {
@@ -422,12 +407,9 @@ impl Pipeline {
         number: u64,
         result: Result<()>,
     ) -> (Vec<Callback>, Result<()>) {
-        self.flying -= 1;
+        self.flight.complete(number);
         if let Err(error) = result {
             return self.fail(error);
-        }
-        for write in &mut self.in_flight {
-            write.done |= write.number == number;
         }
         (self.advance(), Ok(()))
     }
@@ -441,23 +423,24 @@ impl Pipeline {
 
     /// Moves the durable prefix on as far as it goes.
     fn advance(&mut self) -> Vec<Callback> {
-        if self.failed.is_some() {
+        if self.fence.is_failed() {
             return Vec::new();
         }
         let values = match is_planted(Bug::AcknowledgeBeforeValues) {
             true => Ticket(u64::MAX),
             false => self.values_durable,
         };
-        let skips_gaps =
-            is_planted(Bug::IgnoreGaps) && self.in_flight.iter().any(|write| write.done);
-        let is_durable =
-            |write: &mut InFlight| (write.done || skips_gaps) && write.values <= values;
-        while let Some(write) = self.in_flight.pop_front_if(is_durable) {
-            assert_eq!(write.number, self.durable, "a gap in the durable prefix");
+        while let Some((number, write)) = self.flight.pop_durable(|write| write.values <= values) {
+            assert_eq!(number, self.durable, "a gap in the durable prefix");
+            assert!(
+                self.durable_sequence <= write.sequence && write.sequence <= self.staged_sequence,
+                "blocks are durable in the order of staging"
+            );
             self.durable += 1;
             self.durable_sequence = write.sequence;
-            self.note_durable(write.segment, write.end);
+            self.segments.note_durable(write.segment, write.end);
             self.proven = self.proven.max(write.flushed_up_to);
+            assert!(self.proven < self.durable, "what proves is durable itself");
             self.outstanding_bytes = match self.durable_sequence == self.staged_sequence {
                 true => 0,
                 false => self.outstanding_bytes.saturating_sub(write.bytes),
@@ -479,26 +462,9 @@ impl Pipeline {
         ready
     }
 
-    fn note_durable(&mut self, id: SegmentId, end: u64) {
-        let at = self.position(id);
-        let Some(segment) = self.segments.get_mut(at).filter(|found| found.id == id) else {
-            panic!(
-                "segment {} was released before its blocks were durable",
-                id.0
-            );
-        };
-        let grows = segment.durable_end < end && end <= segment.end;
-        assert!(grows, "the durable part of a segment grows within it");
-        segment.durable_end = end;
-    }
-
     /// Fences the log: everybody who waits is told, and nothing is taken any more.
     pub(crate) fn fail(&mut self, error: Error) -> (Vec<Callback>, Result<()>) {
-        let fenced = match error {
-            Error::Fenced(_) | Error::Closed => error,
-            other => Error::Fenced(Box::new(other)),
-        };
-        let error = self.failed.get_or_insert(fenced).clone();
+        let error = self.fence.fail(error);
         self.sealed.clear();
         self.open = None;
         self.outstanding_bytes = 0;
@@ -520,20 +486,19 @@ impl Pipeline {
         let Some(upto) = self.to_release.take() else {
             return;
         };
+        assert!(
+            Some(upto) <= self.purged_durable || is_planted(Bug::ReleaseEarly),
+            "only what a durable purge covers is released"
+        );
         let needed = self.index.release_slots(upto);
-        while let (Some(oldest), Some(next)) = (self.segments.front(), self.segments.get(1))
-            && needed.is_none_or(|needed| oldest.id < needed)
+        while let Some((oldest, next_number)) = self.segments.oldest()
+            && needed.is_none_or(|needed| oldest < needed)
         {
-            if next.first_number >= self.durable && !is_planted(Bug::ReleaseEarly) {
+            if next_number >= self.durable && !is_planted(Bug::ReleaseEarly) {
                 self.to_release = Some(upto);
                 return;
             }
-            let proof = self.durable;
-            self.released.extend(
-                self.segments
-                    .pop_front()
-                    .map(|segment| Released { segment, proof }),
-            );
+            self.segments.release_oldest(self.durable);
         }
     }
 
@@ -545,12 +510,18 @@ impl Pipeline {
 
     /// Blocks submitted so far: it changes whenever something is written.
     pub(crate) fn submitted(&self) -> u64 {
-        self.next_number
+        self.flight.next()
     }
 
-    /// Whether a crash now would leave the last blocks unproven, or lose the commit index.
-    pub(crate) fn wants_proof(&self) -> bool {
-        self.failed.is_none() && (self.submitted_content > self.proven || self.wants_commit())
+    /// What a crash now would find missing on disk.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        if self.fence.is_failed() {
+            return None;
+        }
+        match self.submitted_content > self.proven {
+            true => Some(Lack::Proof),
+            false => self.wants_commit().then_some(Lack::Commit),
+        }
     }
 
     /// One more than the number of the last submitted block that holds something.
@@ -565,12 +536,12 @@ impl Pipeline {
 
     /// Whether there is nothing to write or being written.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flying == 0 && self.open.is_none() && self.sealed.is_empty()
+        self.flight.uncompleted() == 0 && self.open.is_none() && self.sealed.is_empty()
     }
 
     /// Whether everything staged is durable.
     pub(crate) fn is_all_durable(&self) -> bool {
-        self.durable_sequence == self.staged_sequence && self.in_flight.is_empty()
+        self.durable_sequence == self.staged_sequence && self.flight.is_empty()
     }
 
     /// The last entry whose purge is durable.
@@ -578,29 +549,14 @@ impl Pipeline {
         self.purged_durable
     }
 
-    /// Whether the next segment should be prepared: none is, and the active one is half full.
+    /// Whether the next segment should be prepared.
     pub(crate) fn wants_segment(&self) -> bool {
-        let half_full = self
-            .segments
-            .back()
-            .is_some_and(|active| active.end >= active.file_len / 2);
-        self.failed.is_none() && self.prepared.is_empty() && (self.starved || half_full)
+        !self.fence.is_failed() && self.segments.wants_segment()
     }
 
-    /// Whether a segment of which `done` bytes are pre-written would be late at the present pace: it
-    /// is to be ready before the second half of the active one is nine tenths full.
+    /// Whether a segment of which `done` bytes are pre-written would be late.
     pub(crate) fn is_behind(&self, done: u64) -> bool {
-        let Some(active) = self.segments.back() else {
-            return true;
-        };
-        let half = active.file_len / 2;
-        let used = active.end.saturating_sub(half);
-        self.starved || self.closed || done * 9 * half < used * 10 * active.file_len
-    }
-
-    /// Whether a released segment should become a spare rather than be removed.
-    pub(crate) fn wants_spare(&self) -> bool {
-        self.prepared.len() < limits::LOG_SPARE_SEGMENTS_MAX
+        self.fence.is_closed() || self.segments.is_behind(done)
     }
 
     /// The oldest released segment, once it may be freed.
@@ -609,80 +565,16 @@ impl Pipeline {
             true => u64::MAX,
             false => self.proven,
         };
-        self.released
-            .pop_front_if(|released| released.proof <= proven)
+        self.segments.take_released(proven)
     }
 
-    /// Gives it back, since it could not be freed now.
-    pub(crate) fn put_back_released(&mut self, released: Released) {
-        self.released.push_front(released);
-    }
-
-    pub(crate) fn has_released(&self) -> bool {
-        !self.released.is_empty()
-    }
-
-    pub(crate) fn is_starved(&self) -> bool {
-        self.starved
-    }
-
-    /// The length of a segment with which a starved writer can go on when there is no room for a whole
-    /// one: a fraction, but any block fits.
+    /// See [`SegmentChain::short_segment_bytes`].
     pub(crate) fn short_segment_bytes(&self) -> Option<u64> {
-        let whole = self.options.segment_bytes;
-        let least = (self.block_bytes + BLOCK_SIZE) as u64;
-        let short = (whole / limits::LOG_SHORT_SEGMENT_DIVISOR).next_multiple_of(BLOCK_SIZE as u64);
-        let short = short.max(least);
-        (self.starved && short < whole).then_some(short)
-    }
-
-    pub(crate) fn add_prepared(&mut self, prepared: Prepared) {
-        self.prepared.push_back(prepared);
-        self.starved = false;
-    }
-
-    /// Segments in use.
-    pub(crate) fn segments(&self) -> usize {
-        self.segments.len()
-    }
-
-    pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
-        let at = self.position(id);
-        self.segments.get(at).filter(|segment| segment.id == id)
-    }
-
-    fn position(&self, id: SegmentId) -> usize {
-        self.segments.partition_point(|segment| segment.id < id)
-    }
-
-    /// The segment that follows `id`.
-    pub(crate) fn segment_after(&self, id: SegmentId) -> Option<&Segment> {
-        let at = self.segments.partition_point(|segment| segment.id <= id);
-        self.segments.get(at)
-    }
-
-    pub(crate) fn close(&mut self) {
-        self.closed = true;
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    pub(crate) fn is_failed(&self) -> bool {
-        self.failed.is_some()
+        self.segments.short_segment_bytes(self.block_bytes)
     }
 
     pub(crate) fn options(&self) -> &WalOptions {
         &self.options
-    }
-}
-
-/// A length or offset in a segment, in units of `BLOCK_SIZE`.
-pub(crate) fn units(bytes: u64) -> u32 {
-    match u32::try_from(bytes / BLOCK_SIZE as u64) {
-        Ok(units) => units,
-        Err(_) => panic!("offset {bytes} is beyond the longest segment"),
     }
 }
 

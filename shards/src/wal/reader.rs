@@ -6,7 +6,8 @@
 use super::format::{EntryHead, Fragment, Fragments, Record};
 use super::scan::{self, Seen, Window};
 use super::segment::Segment;
-use super::{Entry, Shared, Want};
+use super::shared::Shared;
+use super::{Entry, Want};
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner};
 use crate::limits;
@@ -41,7 +42,7 @@ pub(super) async fn read(
                 return Ok(entries);
             }
             pipeline.index.slot_of(next).and_then(|(slot, slot_end)| {
-                let segment = pipeline.segment(slot.segment_id())?.clone();
+                let segment = pipeline.segments.get(slot.segment_id())?.clone();
                 // What is in memory may not have been submitted yet.
                 let end = end.min(pipeline.index.first_cached().unwrap_or(end));
                 Some((segment, slot, slot_end.min(end)))
@@ -161,6 +162,7 @@ impl<'a> Reader<'a> {
         {
             self.window.clear();
         }
+        assert!(from < end, "something is read");
         let (mut segment, mut offset) = (segment, offset);
         let mut assembly = Assembly::default();
         assert!(
@@ -195,7 +197,7 @@ impl<'a> Reader<'a> {
 
     fn segment_after(&self, segment: &Segment) -> Result<Segment> {
         let pipeline = self.shared.pipeline.borrow();
-        match pipeline.segment_after(segment.id) {
+        match pipeline.segments.after(segment.id) {
             Some(next) => Ok(next.clone()),
             None => {
                 let what = "the end of an entry is missing";

@@ -4,10 +4,10 @@ use super::Vote;
 use super::block::BlockEntries;
 use super::format::{BlockHeader, FLAG_RECOVERED, FLAG_START, Fragment, Fragments, Record, State};
 use super::index::{Index, Slot};
-use crate::ids::{LogId, LogIndex};
+use crate::ids::{LogId, LogIndex, ValueSegmentId};
 use crate::limits;
-use crate::vlog::ValuePointer;
-use std::collections::VecDeque;
+use crate::vlog::LoggedValue;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Takes blocks in order, the first of which is the start of the oldest segment.
 pub(super) struct Replay {
@@ -24,6 +24,8 @@ pub(super) struct Replay {
     asked: Asked,
     /// The separated entries that are asked for, in order.
     separated: VecDeque<SeparatedEntry>,
+    /// The last entry of each value segment that was not asked for, since it was flushed.
+    flushed: BTreeMap<ValueSegmentId, SeparatedEntry>,
 }
 
 /// Which values a recovery asks for.
@@ -39,13 +41,13 @@ pub(super) enum Asked {
     All,
 }
 
-/// A separated entry whose value may never have become durable.
+/// A separated entry as a recovery asks for its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeparatedEntry {
     pub(super) index: LogIndex,
     /// The block in which it begins.
     pub(super) block: u64,
-    pub(super) place: ValuePointer,
+    pub(super) value: LoggedValue,
 }
 
 struct Pending {
@@ -71,6 +73,7 @@ impl Replay {
             orphans: true,
             asked,
             separated: VecDeque::new(),
+            flushed: BTreeMap::new(),
         }
     }
 
@@ -163,7 +166,10 @@ impl Replay {
                     .extend(head.separated.map(|separated| SeparatedEntry {
                         index: head.id.index,
                         block,
-                        place: separated.place,
+                        value: LoggedValue {
+                            place: separated.place,
+                            key_len: separated.key_len,
+                        },
                     }));
                 let left = (head.stored_len as usize).saturating_sub(stored_here);
                 self.pending = (left > 0).then_some(Pending {
@@ -228,8 +234,20 @@ impl Replay {
         while let Some(entry) = self.separated.front()
             && (entry.block < upto || Some(entry.index) <= after)
         {
+            let entry = *entry;
             self.separated.pop_front();
+            if Some(entry.index) > after {
+                self.flushed.insert(entry.value.place.segment, entry);
+            }
         }
+    }
+
+    /// Of each value segment that must be there, an entry: values of it were flushed, and not all of them
+    /// may have been given up since. A checkpoint speaks for the entries that it covers.
+    pub(super) fn flushed(&self) -> impl Iterator<Item = SeparatedEntry> {
+        let purged = self.index.range().purged.map(|id| id.index);
+        let entries = self.flushed.values().copied();
+        entries.filter(move |entry| Some(entry.index) > purged)
     }
 
     /// After the last block, and knowing that those below `flushed_up_to` were flushed: the separated
@@ -237,6 +255,8 @@ impl Replay {
     pub(super) fn separated(&mut self, flushed_up_to: u64) -> VecDeque<SeparatedEntry> {
         self.know_flushed(flushed_up_to);
         self.drop_pending();
+        debug_assert!(self.separated.iter().is_sorted_by_key(|entry| entry.index));
+        debug_assert!(self.separated.iter().is_sorted_by_key(|entry| entry.block));
         std::mem::take(&mut self.separated)
     }
 

@@ -7,7 +7,7 @@ mod race;
 use super::{Entry, Vote, WalOptions};
 use crate::error::Result;
 use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
-use crate::vlog::ValuePointer;
+use crate::vlog::{LoggedValue, ValueState};
 use bytes::Bytes;
 
 fn options() -> WalOptions {
@@ -35,8 +35,13 @@ pub(crate) fn entry(term: u64, index: u64, len: usize) -> Entry {
 }
 
 /// For a log that holds no separated entries.
-async fn no_values(place: ValuePointer) -> Result<bool> {
-    panic!("asked for {place:?}");
+async fn no_values(value: LoggedValue) -> Result<ValueState> {
+    panic!("asked for {value:?}");
+}
+
+/// For a log whose values are all there.
+async fn all_values(_: LoggedValue) -> Result<ValueState> {
+    Ok(ValueState::Whole)
 }
 
 pub(crate) fn vote(term: u64) -> Vote {

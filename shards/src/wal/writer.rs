@@ -1,58 +1,43 @@
 //! The tasks that write the log.
 
-use super::Shared;
-use super::pipeline::{Next, Write};
+use super::pipeline::{Lack, Next, Write};
+use super::shared::Shared;
 use crate::error::Result;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use crate::flight::{self, Writing};
+use futures_util::stream::FuturesUnordered;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
-/// When nothing was written for this long, a block of its own makes the commit index durable and
-/// proves the blocks before it.
-const IDLE: Duration = Duration::from_secs(1);
+/// When nothing was written for this long, an empty block proves the blocks before it: until then, damage to
+/// the last of them passes for a torn tail.
+const PROOF_DELAY: Duration = Duration::from_millis(20);
+
+/// When nothing was written for this long, a block of its own makes the commit index durable. A start that does
+/// not know it learns it from the leader, so there is no hurry.
+const COMMIT_DELAY: Duration = Duration::from_secs(1);
 
 /// Submits what the pipeline says and takes what completes, until the log is closed.
 pub(super) async fn run(shared: Rc<Shared>) {
-    let mut writes = FuturesUnordered::new();
-    loop {
-        let (is_over, is_starved) = {
-            let mut pipeline = shared.pipeline.borrow_mut();
-            let is_starved = loop {
-                match pipeline.next() {
-                    Next::Write(write) => writes.push(execute(write)),
-                    Next::NeedSegment => break true,
-                    Next::Nothing => break false,
-                }
-            };
-            let is_over = pipeline.is_closed() || pipeline.is_failed();
-            (
-                is_over && pipeline.is_idle(),
-                is_starved || pipeline.wants_segment(),
-            )
+    let submit = |writes: &mut FuturesUnordered<_>| {
+        let mut pipeline = shared.pipeline.borrow_mut();
+        let is_starved = loop {
+            match pipeline.next() {
+                Next::Write(write) => writes.push(execute(write)),
+                Next::NeedSegment => break true,
+                Next::Nothing => break false,
+            }
         };
-        if is_starved || is_over {
+        let is_over = pipeline.fence.is_over() && pipeline.is_idle();
+        if is_starved || pipeline.wants_segment() || is_over {
             shared.wake_keeper.notify_one();
         }
-        if is_over {
-            return;
+        match is_over {
+            true => Writing::IsOver,
+            false => Writing::GoesOn,
         }
-        let mut woken = pin!(shared.wake_writer.notified());
-        poll_fn(|cx| {
-            let mut is_ready = woken.as_mut().poll(cx).is_ready();
-            while let Poll::Ready(Some((number, result))) = writes.poll_next_unpin(cx) {
-                shared.complete(number, result);
-                is_ready = true;
-            }
-            match is_ready {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-    }
+    };
+    let complete = |number, result| shared.complete(number, result);
+    flight::run_writes(&shared.wake_writer, submit, complete).await;
 }
 
 pub(super) async fn execute(write: Write) -> (u64, Result<()>) {
@@ -63,30 +48,47 @@ pub(super) async fn execute(write: Write) -> (u64, Result<()>) {
 /// Writes an empty block when the log has been idle and its end is not proven, until the log is
 /// closed.
 pub(super) async fn run_idle(shared: Rc<Shared>) {
-    loop {
-        shared.wake_idle.notified().await;
-        loop {
-            let before = {
-                let pipeline = shared.pipeline.borrow();
-                if pipeline.is_closed() || pipeline.is_failed() {
-                    return;
+    let mut commit_due = None;
+    while !shared.is_over() {
+        let lack = shared.pipeline.borrow().lack();
+        if lack != Some(Lack::Commit) {
+            commit_due = None;
+        }
+        match lack {
+            None => shared.wake_idle.notified().await,
+            Some(Lack::Commit) => {
+                let due = *commit_due.get_or_insert_with(|| corelith_io::now() + COMMIT_DELAY);
+                let woken = shared.wake_idle.notified();
+                // What is written meanwhile is to be proven, long before that.
+                if corelith_io::timeout(due - corelith_io::now(), woken)
+                    .await
+                    .is_err()
+                {
+                    stage_proof(&shared);
+                    commit_due = None;
                 }
-                if !pipeline.wants_proof() {
-                    break;
-                }
-                pipeline.submitted()
-            };
-            let closing = shared.closing.notified();
-            if corelith_io::timeout(IDLE, closing).await.is_ok() {
-                return;
             }
-            let mut pipeline = shared.pipeline.borrow_mut();
-            // While blocks wait for their values, another would prove nothing.
-            let is_idle = pipeline.submitted() == before && pipeline.is_all_durable();
-            if is_idle && pipeline.refusal().is_none() {
-                pipeline.stage_empty();
-                shared.wake_writer.notify_one();
+            Some(Lack::Proof) => {
+                let before = shared.pipeline.borrow().submitted();
+                let closing = shared.closing.notified();
+                let _ = corelith_io::timeout(PROOF_DELAY, closing).await;
+                let is_idle = shared.pipeline.borrow().submitted() == before;
+                if is_idle && !stage_proof(&shared) {
+                    // What is in flight wakes this task when it is durable.
+                    shared.wake_idle.notified().await;
+                }
             }
         }
     }
+}
+
+/// Has an empty block written, if everything staged is durable: else it would prove nothing.
+fn stage_proof(shared: &Shared) -> bool {
+    let mut pipeline = shared.pipeline.borrow_mut();
+    let is_of_use = pipeline.is_all_durable() && pipeline.fence.check().is_ok();
+    if is_of_use {
+        pipeline.stage_empty();
+        shared.wake_writer.notify_one();
+    }
+    is_of_use
 }

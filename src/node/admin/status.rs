@@ -44,6 +44,8 @@ impl NodeStatus {
     pub(crate) async fn status(&self) -> Answer {
         let mut shards = self.ask_shards(shard_status, down_status).await;
         shards.sort_by_key(|status| status.shard);
+        let is_sorted = shards.is_sorted_by(|a, b| a.shard < b.shard);
+        assert!(is_sorted, "a shard is on one core of a node");
         let strangers = self.desk.strangers().await;
         let strangers = strangers.into_iter().map(|stranger| NodeStranger {
             node: stranger.node.0,
@@ -66,6 +68,10 @@ impl NodeStatus {
     pub(crate) async fn storage(&self) -> Answer {
         let mut shards = self.ask_shards(shard_storage, down_storage).await;
         shards.sort_by_key(|storage| storage.shard);
+        assert!(
+            shards.len() <= self.shards_max(),
+            "room was taken for all shards"
+        );
         let mut listed = DAMAGES_LISTED_MAX;
         for shard in &mut shards {
             shard.damages.truncate(listed);
@@ -186,6 +192,10 @@ fn shortened(mut text: String) -> String {
         text.truncate(end);
         text += "...";
     }
+    assert!(
+        text.len() <= DAMAGE_TEXT_BYTES_MAX,
+        "room was taken for that much"
+    );
     text
 }
 

@@ -73,6 +73,12 @@ impl Placement {
         });
         let mut members: Vec<Member> = nodes.collect();
         members.sort_by_key(|member| member.id);
+        let is_sorted = members.is_sorted_by(|a, b| a.id < b.id);
+        assert!(is_sorted, "the configuration names each node once");
+        assert!(
+            config.cluster.replica_count() as usize <= members.len(),
+            "each replica is on a node of its own"
+        );
         Self {
             me: config.id,
             cluster: ClusterId(0),
@@ -106,13 +112,21 @@ impl Placement {
     /// The nodes that hold `shard`, the preferred leader first.
     pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
         let nodes: Vec<_> = self.members.iter().map(|m| m.id).collect();
-        corelith_wire::placement::replicas_of(shard, &nodes, self.replicas as usize)
+        let replicas = corelith_wire::placement::replicas_of(shard, &nodes, self.replicas as usize);
+        assert_eq!(
+            replicas.len(),
+            self.replicas as usize,
+            "{shard} has all its replicas"
+        );
+        replicas
     }
 
     /// The core that `shard` belongs to on `node`.
     pub fn core_of(&self, node: NodeId, shard: ShardId) -> u16 {
         let cores = self.member(node).map_or(1, |member| member.cores);
-        corelith_wire::placement::core_of(shard, cores)
+        let core = corelith_wire::placement::core_of(shard, cores);
+        assert!(core < cores.max(1), "core {core} of {cores}");
+        core
     }
 
     /// The map that clients get.

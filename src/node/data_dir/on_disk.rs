@@ -96,7 +96,7 @@ pub async fn open(dir: &Path, lock: bool) -> Result<Data, OfflineError> {
 async fn add_node(dir: &Path, lock: bool, data: &mut Data) -> Result<bool, OfflineError> {
     let entries = corelith_io::list_dir(dir).await?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    if !has(identity::SHARDS_DIR) {
+    if !has(identity::SHARDS_DIR) && !has(identity::FILE_NAME) {
         return Ok(false);
     }
     if lock {
@@ -112,7 +112,11 @@ async fn add_node(dir: &Path, lock: bool, data: &mut Data) -> Result<bool, Offli
         }
     };
     let shards = dir.join(identity::SHARDS_DIR);
-    let found = corelith_io::list_dir(&shards).await?;
+    // The identity says which shards there must be, also if their directory is gone.
+    let found = match has(identity::SHARDS_DIR) {
+        true => corelith_io::list_dir(&shards).await?,
+        false => Vec::new(),
+    };
     let found = found.into_iter().filter(|entry| entry.is_dir);
     let mut all: BTreeMap<PathBuf, Option<Owner>> =
         found.map(|entry| (shards.join(entry.name), None)).collect();

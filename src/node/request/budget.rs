@@ -2,9 +2,11 @@
 //! others.
 //!
 //! ```text
-//! socket -> frames --> requests -> small or large answers -> socket
-//!        -> uploads ----------/
+//! socket -> frames -----------------------------> requests -> small or large answers -> socket
+//!              \-> starts -> (slow) -> uploads -----/
 //! ```
+//! An upload shows in its start how fast its sender is. Nobody who sends slowly gets further while others wait,
+//! except for a part of the share of uploads; and who has become slow goes, see `progress`.
 //! Invariants:
 //! * Whatever is held for clients has a permit of its share, taken before the memory is: a frame by the length
 //!   in its header, an answer by the length that the index knows.
@@ -20,8 +22,13 @@ use corelith_io::sync::semaphore::{Permit, Semaphore};
 pub(crate) struct Budget {
     /// Bytes that were received and are not dispatched, of frames up to `FRAME_BYTES_SMALL`.
     pub(super) frames: Semaphore,
-    /// Longer frames, from their header until they are answered.
+    /// The first `UPLOAD_START_BYTES` of longer frames, from their header until all of the frame has its permit.
+    /// Frames that are no longer hold it until they are answered.
+    pub(super) starts: Semaphore,
+    /// Longer frames, from their start until they are answered.
     pub(super) uploads: Semaphore,
+    /// What of `uploads` may be held by senders that are slow.
+    pub(super) slow_uploads: Semaphore,
     /// Requests from their dispatch until they are answered, and short answers until they are written.
     pub(super) requests: Semaphore,
     small_answers: Semaphore,
@@ -36,18 +43,31 @@ thread_local! {
 }
 
 impl Budget {
-    /// Divides `bytes`: a quarter each for connections, uploads and long answers, an eighth for requests, a
-    /// sixteenth each for short frames and short answers.
+    /// Divides `bytes`: a quarter each for connections and long answers, a quarter for uploads and their starts, an
+    /// eighth for requests, a sixteenth each for short frames and short answers.
     pub(crate) fn new(bytes: usize) -> Self {
         let connections = bytes / 4 / limits::CONNECTION_BYTES;
+        let uploads = bytes / 32 * 5;
+        // A fast sender of the longest frame finds room beside all slow ones.
+        let slow_uploads = (uploads / 2).min(uploads - limits::UPLOAD_BYTES_MAX);
         let budget = Self {
             frames: Semaphore::new(bytes / 16),
-            uploads: Semaphore::new(bytes / 4),
+            starts: Semaphore::new(bytes / 32 * 3),
+            uploads: Semaphore::new(uploads),
+            slow_uploads: Semaphore::new(slow_uploads),
             requests: Semaphore::new(bytes / 8),
             small_answers: Semaphore::new(bytes / 16),
             large_answers: Semaphore::new(bytes / 4),
             connections_max: connections.min(limits::CONNECTIONS_PER_CORE_MAX),
         };
+        assert!(
+            uploads - slow_uploads >= limits::UPLOAD_BYTES_MAX,
+            "a fast sender finds room"
+        );
+        assert!(
+            budget.large_answers.capacity() >= limits::CLIENT_MEMORY_BYTES_MIN as usize / 4,
+            "the longest answer has room: the configuration bounds the memory of clients"
+        );
         #[cfg(test)]
         MADE.with_borrow_mut(|made| made.push(budget.clone()));
         budget
@@ -73,21 +93,27 @@ impl Budget {
     }
 
     /// Whether somebody waits for what connections hold that do not take their answers.
-    pub(super) fn waits_for_readers(&self) -> bool {
+    pub(crate) fn waits_for_readers(&self) -> bool {
         self.requests.is_contended()
             || self.small_answers.is_contended()
             || self.large_answers.is_contended()
     }
 
-    /// Whether somebody waits for what connections hold that do not complete their frames.
-    pub(super) fn waits_for_senders(&self) -> bool {
-        self.frames.is_contended() || self.uploads.is_contended()
+    /// What somebody waits for.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
+            frames: self.frames.is_contended(),
+            starts: self.starts.is_contended(),
+            uploads: self.uploads.is_contended(),
+            readers: self.waits_for_readers(),
+        }
     }
 
     /// Bytes in use, connections aside.
     pub(crate) fn used(&self) -> usize {
         let shares = [
             &self.frames,
+            &self.starts,
             &self.uploads,
             &self.requests,
             &self.small_answers,
@@ -96,6 +122,16 @@ impl Budget {
         let used = shares.map(|share| share.capacity() - share.available());
         used.iter().sum()
     }
+}
+
+/// Which memory somebody waits for that connections may hold longer than they need to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) frames: bool,
+    pub(super) starts: bool,
+    pub(super) uploads: bool,
+    /// What connections hold that do not take their answers.
+    pub(super) readers: bool,
 }
 
 /// The right to put an answer of some length into memory: counted against its connection's credit and the
@@ -135,6 +171,10 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn new(request: Permit) -> Self {
+        assert!(
+            request.count() >= limits::ANSWER_BYTES_COVERED,
+            "a request holds its short answer"
+        );
         Self {
             request,
             grant: None,
@@ -150,6 +190,7 @@ impl Claim {
 
     /// Adds the right to an answer of `len` bytes.
     pub(super) fn cover(&mut self, grant: Grant, len: usize) {
+        assert!(len >= limits::ANSWER_HEAD_BYTES, "an answer has a head");
         self.grant = Some(grant);
         self.covered = len;
     }
@@ -175,6 +216,10 @@ impl Held {
 
     fn merge(&mut self, mut permit: Permit, len: usize) {
         let kept = permit.split(len);
+        assert!(
+            kept.count() <= len,
+            "more is kept than the answer has bytes"
+        );
         match self.permits.iter_mut().find(|held| held.is_of_same(&kept)) {
             Some(held) => held.merge(kept),
             None => self.permits.push(kept),
@@ -196,6 +241,7 @@ mod tests {
             let budget = Budget::new(bytes);
             let shares = [
                 budget.frames.capacity(),
+                budget.starts.capacity(),
                 budget.uploads.capacity(),
                 budget.requests.capacity(),
                 budget.small_answers.capacity(),
@@ -203,6 +249,8 @@ mod tests {
                 budget.connections_max() * limits::CONNECTION_BYTES,
             ];
             assert!(shares.iter().sum::<usize>() <= bytes, "{shares:?}");
+            let fast = budget.uploads.capacity() - budget.slow_uploads.capacity();
+            assert!(fast >= limits::UPLOAD_BYTES_MAX, "{fast}");
         }
     }
 

@@ -9,13 +9,13 @@
 //! * An idle connection holds no buffer.
 
 use super::budget::{Budget, Claim, Grant, Held};
-use super::progress::Progress;
+use super::progress::{Progress, TooSlow};
 use crate::node::limits;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_wire::response::{self, Answer};
-use corelith_wire::{Epoch, Head, Outbox};
+use corelith_wire::response::{self, Answer, Failure, ReplyMeta};
+use corelith_wire::{Epoch, Head, Kind, Outbox};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -48,6 +48,10 @@ impl Commons {
             && outboxes.len() < limits::ANSWER_BUFFERS_KEPT;
         if is_wanted {
             outbox.clear();
+            assert!(
+                outbox.is_empty(),
+                "an answer would be sent to somebody else"
+            );
             outboxes.push(outbox);
         }
     }
@@ -62,6 +66,8 @@ pub(super) struct Answers {
 /// What reader, writer and answers share of a connection. Belongs to one core.
 pub(crate) struct Connection {
     pub(super) peer: SocketAddr,
+    /// Of the protocol.
+    version: u16,
     pub(super) commons: Rc<Commons>,
     /// Bytes of answers that this connection may have on their way.
     credit: Semaphore,
@@ -77,6 +83,10 @@ pub(crate) struct Connection {
     to_write: Notify,
     room: Notify,
     pub(super) cut: Notify,
+    /// Nothing more is read: what comes is refused.
+    pub(super) refused: Notify,
+    /// The long request that is being received.
+    pub(super) upload: Cell<Option<Head>>,
 }
 
 /// Counts a request that waits for room for its answer.
@@ -87,16 +97,19 @@ pub(super) struct WithoutRoom {
 impl Drop for WithoutRoom {
     fn drop(&mut self) {
         let count = &self.connection.without_room;
+        assert!(count.get() > 0, "nobody waits for room");
         count.set(count.get() - 1);
         self.connection.room.notify_one();
     }
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, commons: Rc<Commons>) -> Rc<Self> {
+    /// A connection that speaks `version` of the protocol.
+    pub(crate) fn new(peer: SocketAddr, version: u16, commons: Rc<Commons>) -> Rc<Self> {
         let credit = Semaphore::new(commons.budget.credit());
         Rc::new(Self {
             peer,
+            version,
             commons,
             credit,
             answers: RefCell::default(),
@@ -108,6 +121,8 @@ impl Connection {
             to_write: Notify::new(),
             room: Notify::new(),
             cut: Notify::new(),
+            refused: Notify::new(),
+            upload: Cell::new(None),
         })
     }
 
@@ -136,16 +151,36 @@ impl Connection {
 
     /// Closes if a deadline has passed, or if others wait for what this connection does not give back.
     pub(crate) fn check_deadlines(&self, now: Instant) {
-        let budget = self.budget();
-        let (senders, readers) = (budget.waits_for_senders(), budget.waits_for_readers());
-        if let Some(why) = self.progress.check(now, senders, readers) {
-            tracing::info!(peer = %self.peer, why, "closing a connection that is too slow");
-            self.cut();
+        let Some(why) = self.progress.check(now, self.budget().wanted()) else {
+            return;
+        };
+        tracing::info!(peer = %self.peer, why = why.text(), "closing a connection that is too slow");
+        match self.upload.take() {
+            Some(request) if why == TooSlow::Uploads => self.refuse_upload(request),
+            _ => self.cut(),
         }
+    }
+
+    /// Refuses the long request that is being received and closes, once answers that are ready are written.
+    fn refuse_upload(&self, request: Head) {
+        let head = Head {
+            kind: Kind::FAILURE,
+            ..request
+        };
+        let failure = Failure::Throttled {
+            retry_after_ms: limits::SLOW_UPLOAD_RETRY_AFTER.as_millis() as u32,
+        };
+        let meta = ReplyMeta::default();
+        self.refuse(head, &Answer::Failure { meta, failure });
+        self.refused.notify_one();
     }
 
     /// Counts a request as in flight.
     pub(super) fn admit(&self) {
+        assert!(
+            self.in_flight.get() < limits::IN_FLIGHT_PER_CONNECTION_MAX,
+            "a request was dispatched beyond the bound"
+        );
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
@@ -180,6 +215,7 @@ impl Connection {
 
     /// Appends the answer to a request that was admitted and holds `claim`.
     pub(super) fn answer(&self, head: Head, claim: Claim, answer: &Answer) {
+        assert!(self.in_flight.get() > 0, "a request was answered twice");
         self.in_flight.set(self.in_flight.get() - 1);
         self.append(head, Some(claim), answer);
         self.room.notify_one();
@@ -201,7 +237,7 @@ impl Connection {
         });
         let before = answers.outbox.len();
         let head = head.answer(head.kind, self.commons.epoch);
-        response::encode(&mut answers.outbox, head, answer);
+        response::encode_for(self.version, &mut answers.outbox, head, answer);
         let added = answers.outbox.len() - before;
         if let Some(claim) = claim {
             debug_assert!(

@@ -47,6 +47,7 @@ impl Forwards {
         connection: Rc<Connection>,
         mut claim: Claim,
     ) {
+        assert_ne!(to, self.mesh.core(), "its own requests stay on a core");
         let head = frame.header.head;
         if self
             .mesh
@@ -75,7 +76,8 @@ impl Forwards {
             head,
             claim,
         };
-        self.requests.borrow_mut().insert(request, forwarded);
+        let former = self.requests.borrow_mut().insert(request, forwarded);
+        assert!(former.is_none(), "the number {request} was used twice");
         let frame = frame.into_owned();
         self.mesh.push(to, Message::Request { origin, frame });
     }

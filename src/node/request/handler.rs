@@ -6,7 +6,7 @@
 
 use super::answers::{Reply, failed, throttled};
 use super::scan_views::ScanViews;
-use super::slow_read::{DiskTurns, SlowRead};
+use super::slow_read::{DiskTurns, SlowRead, applied};
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
@@ -130,8 +130,9 @@ impl Handler {
 
     /// Answers a get without value from what is applied at `point` or later.
     fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
+        let seen = applied(group.engine());
         let search = match group.engine().look_up(key).into_head() {
-            Ok(found) => return reply.send(&head_answer(point, found)),
+            Ok(found) => return reply.send(&head_answer(point, found, seen)),
             Err(search) => search,
         };
         let Some(turn) = self.disk.right() else {
@@ -142,7 +143,7 @@ impl Handler {
         corelith_io::spawn_urgent(async move {
             let _turn = turn.take().await;
             let answer = match engine.search(&key, search).await {
-                Ok(sought) => head_answer(point, sought.into_head()),
+                Ok(sought) => head_answer(point, sought.into_head(), seen),
                 Err(error) => failed(storage_failure(&error)),
             };
             reply.send(&answer);
@@ -151,12 +152,13 @@ impl Handler {
 
     /// Answers a get from what is applied at `point` or later.
     fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
+        let seen = applied(group.engine());
         let lookup = group.engine().look_up(key);
         if let Lookup::Found(found) = &lookup {
             let len = found.as_ref().map_or(0, |found| found.value.len());
             if reply.try_reserve(len) {
                 let Lookup::Found(found) = lookup else { return };
-                return reply.send(&get_answer(point, found));
+                return reply.send(&get_answer(point, found, seen));
             }
         }
         let Some(turn) = self.disk.right() else {
@@ -170,10 +172,11 @@ impl Handler {
             engine: group.engine().clone(),
             key: Bytes::copy_from_slice(key),
             turn,
+            seen,
         };
         corelith_io::spawn_urgent(async move {
             match read.run(lookup, &mut reply).await {
-                Some(Ok(found)) => reply.send(&get_answer(point, found)),
+                Some(Ok((found, seen))) => reply.send(&get_answer(point, found, seen)),
                 Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
                 None => {}
             }
@@ -231,6 +234,11 @@ impl Handler {
             Some(at) => engine.pin_at(at).ok_or(Failure::VersionGone)?,
         };
         let at = view.at();
+        assert!(
+            scan.at.is_some() || at >= point.index,
+            "a view as of {at:?} for a read at {:?}",
+            point.index
+        );
         let head = PageHead { point, at };
         if scan.is_touch() {
             self.keep(client, group, view);
@@ -350,7 +358,21 @@ fn open_session(group: &Group, payload: Bytes, reply: Reply) {
     group.submit_open_session(payload, move |result| reply.send(&write_answer(result)));
 }
 
-fn get_answer(point: ReadPoint, found: Option<Found>) -> Answer {
+/// The index of the state in which a key was not there: what was applied when the search began, since what came after
+/// the read point may have deleted it.
+fn absent_at(point: ReadPoint, seen: LogIndex) -> ReplyMeta {
+    assert!(
+        seen >= point.index,
+        "a read at {:?} saw no more than {seen:?}",
+        point.index
+    );
+    ReplyMeta {
+        term: point.term.0,
+        index: seen.0,
+    }
+}
+
+fn get_answer(point: ReadPoint, found: Option<Found>, seen: LogIndex) -> Answer {
     let meta = ReplyMeta {
         term: point.term.0,
         index: point.index.0,
@@ -365,11 +387,13 @@ fn get_answer(point: ReadPoint, found: Option<Found>) -> Answer {
             version: version.0,
             value,
         },
-        None => Answer::NotFound { meta },
+        None => Answer::NotFound {
+            meta: absent_at(point, seen),
+        },
     }
 }
 
-fn head_answer(point: ReadPoint, found: Option<FoundHead>) -> Answer {
+fn head_answer(point: ReadPoint, found: Option<FoundHead>, seen: LogIndex) -> Answer {
     let (term, index) = (point.term.0, point.index.0);
     match found {
         Some(FoundHead { version, len }) => Answer::Head {
@@ -382,7 +406,7 @@ fn head_answer(point: ReadPoint, found: Option<FoundHead>) -> Answer {
             value_len: len,
         },
         None => Answer::NotFound {
-            meta: ReplyMeta { term, index },
+            meta: absent_at(point, seen),
         },
     }
 }

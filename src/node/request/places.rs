@@ -38,6 +38,8 @@ impl Places {
         {
             oldest.notify_one();
         }
+        assert!(taken.len() <= max.max(1), "one comes, one goes");
+        assert!(taken.contains_key(&number), "the newest has its place");
         Place {
             places: Rc::clone(shared),
             number,

@@ -1,13 +1,78 @@
 //! Whether a connection goes on as fast as it must: when a frame that has begun must be complete, when answers
 //! must have been taken, and who has to go when others wait for the memory that it holds.
+//!
+//! Invariants:
+//! * Nobody goes for being slow while nobody waits for what it holds, but for the deadline.
+//! * While somebody waits for the share of starts or of uploads, every holder of it is fast, is complete, has a part
+//!   of the share for slow ones, or goes within `UPLOAD_SLOW_LOOKS_MAX` full looks.
 
+use super::budget::Wanted;
 use crate::node::limits::{
     SLOW_LOOKS_MAX, STILL_LOOKS, TRANSFER_BYTES_PER_LOOK_MIN, TRANSFER_BYTES_PER_SECOND_MIN,
-    TRANSFER_DEADLINE, WRITE_PIECE_BYTES,
+    TRANSFER_DEADLINE, UPLOAD_BYTES_PER_LOOK_MIN, UPLOAD_SLOW_LOOKS_MAX, WRITE_PIECE_BYTES,
 };
 use corelith_io::Instant;
 use std::cell::Cell;
 use std::time::Duration;
+
+/// How far the frame that comes is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is short, or nothing of it is there.
+    #[default]
+    Short,
+    /// It is long and shows how fast its sender is.
+    Start,
+    /// Its start came slowly, and it waits for the share of slow ones.
+    Waiting,
+    /// It has memory for all of it.
+    Whole,
+    /// So it has, of the part for slow ones.
+    Slow,
+}
+
+/// What is asked of a way at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Nobody waits for what it holds.
+    Any,
+    /// Others wait: that it does not stand still, or nearly so.
+    Moving,
+    /// Others' uploads wait: that it is fast.
+    Fast,
+}
+
+fn pace_of(stage: Stage, wanted: Wanted) -> Pace {
+    let (is_wanted, pace) = match stage {
+        Stage::Short => (wanted.frames, Pace::Moving),
+        Stage::Start => (wanted.starts, Pace::Fast),
+        Stage::Waiting => (false, Pace::Any),
+        Stage::Whole => (wanted.uploads, Pace::Fast),
+        Stage::Slow => (wanted.uploads, Pace::Moving),
+    };
+    if is_wanted { pace } else { Pace::Any }
+}
+
+/// Why a connection must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TooSlow {
+    /// It does not complete a request.
+    Sends,
+    /// It sends a long request so slowly that others would wait for it.
+    Uploads,
+    /// It does not take its answers.
+    Takes,
+}
+
+impl TooSlow {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Sends => "it does not complete a request",
+            Self::Uploads => "its upload is too slow while others wait",
+            Self::Takes => "it does not take its answers",
+        }
+    }
+}
 
 /// The bytes that go one way. Belongs to one connection.
 #[derive(Debug, Default)]
@@ -30,24 +95,29 @@ impl Way {
         self.moved.set(self.moved.get().saturating_add(len as u64));
     }
 
-    /// Looks at it, every `DEADLINE_SWEEP`. `is_wanted`: others wait for what it holds.
-    fn look(&self, now: Instant, is_wanted: bool) -> bool {
+    /// Looks at it, every `DEADLINE_SWEEP`; returns whether it is too slow.
+    fn look(&self, now: Instant, pace: Pace) -> bool {
         let moved = self.moved.take();
         let Some(deadline) = self.deadline.get() else {
             return false;
         };
-        let slow = slow_looks(self.slow.get(), moved, is_wanted);
+        let slow = slow_looks(self.slow.get(), moved, pace);
         self.slow.set(slow);
-        deadline < now || slow >= SLOW_LOOKS_MAX
+        let slow_max = match pace {
+            Pace::Any | Pace::Moving => SLOW_LOOKS_MAX,
+            Pace::Fast => UPLOAD_SLOW_LOOKS_MAX,
+        };
+        deadline < now || slow >= slow_max
     }
 }
 
-/// How many looks in a row have found a transfer slow that others wait for; one that stands still
+/// How many looks in a row have found a transfer slower than `pace`; one that only has to move and stands still
 /// counts more.
-fn slow_looks(before: u32, moved: u64, is_wanted: bool) -> u32 {
-    match moved {
-        0 if is_wanted => before + STILL_LOOKS,
-        moved if is_wanted && moved < TRANSFER_BYTES_PER_LOOK_MIN => before + 1,
+fn slow_looks(before: u32, moved: u64, pace: Pace) -> u32 {
+    match (pace, moved) {
+        (Pace::Moving, 0) => before + STILL_LOOKS,
+        (Pace::Moving, moved) if moved < TRANSFER_BYTES_PER_LOOK_MIN => before + 1,
+        (Pace::Fast, moved) if moved < UPLOAD_BYTES_PER_LOOK_MIN => before + 1,
         _ => 0,
     }
 }
@@ -59,6 +129,7 @@ pub(super) struct Progress {
     writing: Way,
     /// When the frame that is half there began, and its length as far as it was known then.
     frame: Cell<Option<(Instant, usize)>>,
+    stage: Cell<Stage>,
     last: Cell<Instant>,
 }
 
@@ -68,6 +139,7 @@ impl Progress {
             receiving: Way::default(),
             writing: Way::default(),
             frame: Cell::new(None),
+            stage: Cell::default(),
             last: Cell::new(now),
         }
     }
@@ -79,6 +151,10 @@ impl Progress {
 
     /// Notes that `part` bytes of a frame are there, which is `whole` bytes long if that is known.
     pub(super) fn expect_frame(&self, part: usize, whole: Option<usize>, now: Instant) {
+        assert!(
+            whole.is_none_or(|whole| part < whole),
+            "the frame is complete"
+        );
         if part == 0 {
             self.frame.set(None);
             return self.receiving.end();
@@ -99,6 +175,12 @@ impl Progress {
         self.receiving.note(len);
     }
 
+    /// Notes how far the frame is that comes.
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.set(stage);
+        self.receiving.slow.set(0);
+    }
+
     /// Notes whether a frame waits for memory: that is not its sender's fault.
     pub(super) fn hold_up(&self, is_held_up: bool, now: Instant) {
         let way = &self.receiving;
@@ -111,6 +193,7 @@ impl Progress {
     /// Notes that frames were completed: what follows is another one.
     pub(super) fn completed(&self) {
         self.frame.set(None);
+        self.stage.set(Stage::Short);
         self.receiving.end();
     }
 
@@ -132,18 +215,25 @@ impl Progress {
     }
 
     /// Looks at both ways, every `DEADLINE_SWEEP`; says why the connection must go.
-    pub(super) fn check(
-        &self,
-        now: Instant,
-        senders_wanted: bool,
-        readers_wanted: bool,
-    ) -> Option<&'static str> {
+    pub(super) fn check(&self, now: Instant, wanted: Wanted) -> Option<TooSlow> {
+        let stage = self.stage.get();
+        assert!(
+            stage != Stage::Waiting || self.receiving.deadline.get().is_none(),
+            "who waits for memory has no deadline"
+        );
         // Both ways are looked at in any case.
-        let sends = self.receiving.look(now, senders_wanted);
-        let takes = self.writing.look(now, readers_wanted);
-        match (sends, takes) {
-            (true, _) => Some("it does not complete a request"),
-            (false, true) => Some("it does not take its answers"),
+        let sends = self.receiving.look(now, pace_of(stage, wanted));
+        let takes_pace = if wanted.readers {
+            Pace::Moving
+        } else {
+            Pace::Any
+        };
+        let takes = self.writing.look(now, takes_pace);
+        let waits = stage == Stage::Waiting && wanted.starts;
+        match (sends || waits, takes) {
+            (true, _) if stage == Stage::Short => Some(TooSlow::Sends),
+            (true, _) => Some(TooSlow::Uploads),
+            (false, true) => Some(TooSlow::Takes),
             (false, false) => None,
         }
     }
@@ -156,25 +246,60 @@ fn time_for(len: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::slow_looks;
-    use crate::node::limits::{STILL_LOOKS, TRANSFER_BYTES_PER_LOOK_MIN as RATE};
+    use super::{Pace, Stage, Wanted, pace_of, slow_looks};
+    use crate::node::limits::{
+        STILL_LOOKS, TRANSFER_BYTES_PER_LOOK_MIN as RATE, UPLOAD_BYTES_PER_LOOK_MIN as FAST,
+    };
+
+    #[test]
+    fn only_holders_of_what_others_wait_for_are_asked_for_a_pace() {
+        let nothing = Wanted::default();
+        let all = Wanted {
+            frames: true,
+            starts: true,
+            uploads: true,
+            readers: true,
+        };
+        let starts = Wanted {
+            starts: true,
+            ..nothing
+        };
+        let table = [
+            (Stage::Short, nothing, Pace::Any),
+            (Stage::Short, starts, Pace::Any),
+            (Stage::Short, all, Pace::Moving),
+            (Stage::Start, nothing, Pace::Any),
+            (Stage::Start, starts, Pace::Fast),
+            (Stage::Waiting, all, Pace::Any),
+            (Stage::Whole, starts, Pace::Any),
+            (Stage::Whole, all, Pace::Fast),
+            (Stage::Slow, nothing, Pace::Any),
+            (Stage::Slow, all, Pace::Moving),
+        ];
+        for (stage, wanted, expected) in table {
+            assert_eq!(pace_of(stage, wanted), expected, "{stage:?} {wanted:?}");
+        }
+    }
 
     #[test]
     fn slow_is_who_others_wait_for() {
         let table = [
-            // (looks before, bytes, whether others wait, looks now)
-            (0, 0, false, 0),
-            (2, 0, false, 0),
-            (0, 0, true, STILL_LOOKS),
-            (0, 1, true, 1),
-            (2, RATE - 1, true, 3),
-            (2, RATE, true, 0),
+            // (looks before, bytes, pace that is asked for, looks now)
+            (0, 0, Pace::Any, 0),
+            (2, 0, Pace::Any, 0),
+            (0, 0, Pace::Moving, STILL_LOOKS),
+            (0, 1, Pace::Moving, 1),
+            (2, RATE - 1, Pace::Moving, 3),
+            (2, RATE, Pace::Moving, 0),
+            (0, 0, Pace::Fast, 1),
+            (1, FAST - 1, Pace::Fast, 2),
+            (1, FAST, Pace::Fast, 0),
         ];
-        for (before, moved, wanted, expected) in table {
+        for (before, moved, pace, expected) in table {
             assert_eq!(
-                slow_looks(before, moved, wanted),
+                slow_looks(before, moved, pace),
                 expected,
-                "{before} {moved}"
+                "{before} {moved} {pace:?}"
             );
         }
     }

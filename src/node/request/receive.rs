@@ -7,19 +7,26 @@
 //! frame            memory of its own
 //! up to 1 KiB      part of what a connection may have anyway
 //! up to 64 KiB     a permit for all of it, of the share of frames
-//! longer           a permit for all of it, of the share of uploads; the rest is read into its place
+//! up to 128 KiB    a permit for all of it, of the share of starts; the rest is read into its place
+//! longer           a permit for 128 KiB, of the share of starts; once these are there a permit for all of it, of
+//!                  the share of uploads: its part for slow ones if they took long
 //! ```
 //! Invariants:
 //! * A connection without a part of a frame holds no memory here.
 //! * Without a permit for what one read can bring, so little is read that it needs none.
-//! * A frame that has its permit is read to its end without waiting for another.
+//! * A frame that has its permit for all of it is read to its end without waiting for another.
+//! * What is read of a frame has its place: nothing grows while it is read.
 
 use super::budget::Budget;
 use super::connection::Connection;
-use crate::node::limits::{FRAME_BYTES_FREE, FRAME_BYTES_SMALL, READ_BYTES, REQUEST_BYTES};
+use super::progress::Stage;
+use crate::node::limits::{
+    FRAME_BYTES_FREE, FRAME_BYTES_SMALL, READ_BYTES, REQUEST_BYTES, UPLOAD_START_BYTES,
+    UPLOAD_START_WITHIN,
+};
 use bytes::BytesMut;
-use corelith_io::ReadHalf;
 use corelith_io::sync::semaphore::Permit;
+use corelith_io::{Instant, ReadHalf};
 use corelith_wire::frame::{Accepts, Frames};
 use corelith_wire::{FrameError, FrameParser, Header};
 use std::cell::RefCell;
@@ -43,7 +50,7 @@ impl ReceiveBuffer {
 /// Complete frames, and what they hold until they are dispatched.
 pub(super) struct Batch {
     pub(super) frames: Frames,
-    /// Of the share of uploads: the batch is this one frame.
+    /// Of the share of starts or uploads: the batch is this one frame.
     pub(super) upload: Option<Permit>,
     _held: Option<Permit>,
 }
@@ -110,8 +117,20 @@ pub(super) struct Receiver {
     part: BytesMut,
     /// For `part`, of the share of frames.
     held: Option<Permit>,
-    /// For the whole frame, of the share of uploads.
-    upload: Option<Permit>,
+    /// For a long frame.
+    upload: Option<Upload>,
+}
+
+/// What a long frame holds that is being received.
+struct Upload {
+    /// Of the share of starts, or for all of the frame of the share of uploads.
+    permit: Permit,
+    /// Bytes that have a place.
+    place: usize,
+    /// When the first place was there.
+    began: Instant,
+    /// Of the part for slow ones.
+    _slow: Option<Permit>,
 }
 
 impl Receiver {
@@ -152,9 +171,16 @@ impl Receiver {
             }
             let read = match class(header) {
                 Class::Upload(whole) => {
-                    if self.upload.is_none() {
+                    let place = self.upload.as_ref().map(|upload| upload.place);
+                    if place.is_none_or(|place| self.part.len() == place) {
                         connection.progress.hold_up(true, corelith_io::now());
-                        self.begin_upload(whole).await;
+                        match (self.upload.take(), header) {
+                            (Some(upload), _) => self.go_on(upload, whole, connection).await,
+                            (None, header) => {
+                                connection.upload.set(header.map(|header| header.head));
+                                self.begin_upload(whole, connection).await;
+                            }
+                        }
                         connection.progress.hold_up(false, corelith_io::now());
                     }
                     self.read_upload().await?
@@ -187,23 +213,68 @@ impl Receiver {
         self.part = BytesMut::from(&self.part[..]);
         Batch {
             frames,
-            upload: self.upload.take(),
+            upload: self.upload.take().map(|upload| upload.permit),
             _held: self.held.take(),
         }
     }
 
-    /// Waits for memory for all of a long frame.
-    async fn begin_upload(&mut self, whole: usize) {
+    /// Waits for memory for the start of a long frame.
+    async fn begin_upload(&mut self, whole: usize, connection: &Connection) {
+        let place = whole.min(UPLOAD_START_BYTES);
+        assert!(self.part.len() < place, "more is there than a read brings");
+        let permit = self.budget.starts.acquire(place + REQUEST_BYTES).await;
+        connection.progress.set_stage(Stage::Start);
+        let began = corelith_io::now();
+        self.move_part(place);
+        self.upload = Some(Upload {
+            permit,
+            place,
+            began,
+            _slow: None,
+        });
+        self.held = None;
+    }
+
+    /// Waits for memory for all of a long frame whose start is there.
+    async fn go_on(&mut self, start: Upload, whole: usize, connection: &Connection) {
+        assert!(start.place < whole, "the frame is complete");
+        let is_slow = corelith_io::now() - start.began > UPLOAD_START_WITHIN;
+        let mut stage = Stage::Whole;
+        let mut slow = None;
+        if is_slow {
+            connection.progress.set_stage(Stage::Waiting);
+            let part = &self.budget.slow_uploads;
+            slow = Some(part.acquire(whole + REQUEST_BYTES).await);
+            // One that is longer than the part for slow ones has to be fast when others wait.
+            if whole + REQUEST_BYTES <= part.capacity() {
+                stage = Stage::Slow;
+            }
+        }
         let permit = self.budget.uploads.acquire(whole + REQUEST_BYTES).await;
-        let mut place = BytesMut::with_capacity(whole);
+        connection.progress.set_stage(stage);
+        self.move_part(whole);
+        self.upload = Some(Upload {
+            permit,
+            place: whole,
+            began: start.began,
+            _slow: slow,
+        });
+    }
+
+    /// Moves the part that is there to a place of `bytes`.
+    fn move_part(&mut self, bytes: usize) {
+        let mut place = BytesMut::with_capacity(bytes);
         place.extend_from_slice(&self.part);
         self.part = place;
-        self.upload = Some(permit);
-        self.held = None;
     }
 
     /// Reads more of a long frame, not beyond its end.
     async fn read_upload(&mut self) -> Result<Read, ReceiveError> {
+        let place = self.upload.as_ref().map_or(0, |upload| upload.place);
+        assert!(
+            self.part.len() < place,
+            "what is read of a frame has its place"
+        );
         match self.read.read_buf(&mut self.part).await? {
             0 => Ok(Read::End),
             len => Ok(Read::Some(len)),
@@ -215,8 +286,17 @@ impl Receiver {
         corelith_io::yield_if_needed().await;
         let len = self.part.len();
         let without_permit = match class {
-            Class::Small(whole) => whole - len,
-            _ => FRAME_BYTES_FREE - len,
+            Class::Small(whole) => {
+                assert!(
+                    len < whole && self.held.is_some(),
+                    "{len} of {whole} bytes, unpaid"
+                );
+                whole - len
+            }
+            _ => {
+                assert!(len <= FRAME_BYTES_FREE, "{len} bytes need a permit");
+                FRAME_BYTES_FREE - len
+            }
         };
         let (read, mut permit) = poll_fn(|cx| {
             let permit = self.permit_to_read();
@@ -265,7 +345,7 @@ impl Receiver {
         let frames = &self.budget.frames;
         // Uploads that wait keep what one read brought: they must not fill the share.
         let is_half_used = frames.available() < frames.capacity() / 2;
-        if is_half_used && self.budget.uploads.is_contended() {
+        if is_half_used && self.budget.starts.is_contended() {
             return None;
         }
         frames.try_acquire(READ_BYTES)

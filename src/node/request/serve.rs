@@ -40,7 +40,10 @@ pub(super) async fn serve(
     let mut writer = corelith_io::spawn(write_answers(Rc::clone(&connection), write));
     {
         let work = async {
-            read_requests(&connection, surroundings, read, leftover).await;
+            {
+                let reading = read_requests(&connection, surroundings, read, leftover);
+                future::select(pin!(reading), pin!(connection.refused.notified())).await;
+            }
             connection.close();
             (&mut writer).await;
         };

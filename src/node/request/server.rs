@@ -210,7 +210,7 @@ impl Server {
             )
             .await
         };
-        let (hello, leftover) = match shaken {
+        let (hello, version, leftover) = match shaken {
             Some(Ok(Some(shaken))) => shaken,
             Some(Ok(None)) => return,
             Some(Err(_)) => {
@@ -225,7 +225,7 @@ impl Server {
         match hello.role {
             Role::Peer => Box::pin(self.serve_peer(read, write, leftover, hello.node, from)).await,
             Role::Client | Role::Bulk => {
-                Box::pin(self.serve_client(read, write, leftover, from)).await;
+                Box::pin(self.serve_client(read, write, leftover, from, version)).await;
             }
             Role::Formation => self.serve_formation(read, write, leftover).await,
         }
@@ -269,24 +269,27 @@ impl Server {
         write: WriteHalf,
         leftover: BytesMut,
         from: SocketAddr,
+        version: u16,
     ) {
         let id = ConnectionId(self.next.get());
         self.next.set(id.0 + 1);
-        let connection = Connection::new(from, Rc::clone(&self.commons));
-        self.clients.borrow_mut().insert(id, Rc::clone(&connection));
+        let connection = Connection::new(from, version, Rc::clone(&self.commons));
+        let former = self.clients.borrow_mut().insert(id, Rc::clone(&connection));
+        assert!(former.is_none(), "the id {id:?} was used twice");
         serve::serve(connection, &self.surroundings, read, write, leftover).await;
         self.surroundings.router.handler.closed(from);
-        self.clients.borrow_mut().remove(&id);
+        let removed = self.clients.borrow_mut().remove(&id);
+        assert!(removed.is_some(), "{id:?} has its place until it ends");
     }
 
-    /// Reads the hello and answers it; returns it with what was read beyond it, or `None` if the
-    /// connection is not to be served.
+    /// Reads the hello and answers it; returns it with the version to speak and what was read beyond it, or `None`
+    /// if the connection is not to be served.
     async fn shake_hands(
         &self,
         read: &mut ReadHalf,
         write: &mut WriteHalf,
         from: SocketAddr,
-    ) -> Option<(Hello, BytesMut)> {
+    ) -> Option<(Hello, u16, BytesMut)> {
         let mut buffer = BytesMut::with_capacity(limits::HANDSHAKE_BUFFER_BYTES);
         while buffer.len() < HELLO_BYTES {
             match read.read_buf(&mut buffer).await {
@@ -312,7 +315,7 @@ impl Server {
             self.surroundings.rejections.other(from, &why);
         }
         write.write_all(&welcome.encode()).await.ok()?;
-        (welcome.status == Status::Welcome).then_some((hello, buffer))
+        (welcome.status == Status::Welcome).then_some((hello, welcome.version, buffer))
     }
 
     fn answer(&self, hello: &Hello) -> Welcome {

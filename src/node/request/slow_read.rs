@@ -3,12 +3,13 @@
 //! Invariants:
 //! * A value is read once there is room for the answer that carries it, and its length is known before that.
 //! * Who waits for room neither has a turn at the disk nor holds a value.
+//! * `seen` is what was applied when the search began that gave the answer.
 
 use super::answers::Reply;
 use crate::node::limits::{DISK_READS_PER_CORE_MAX, DISK_READS_WAITING_MAX};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
-use corelith_shards::{Engine, Found, Lookup, Result, Sought};
+use corelith_shards::{Engine, Found, LogIndex, Lookup, Result, Sought};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -36,6 +37,7 @@ impl DiskTurns {
     pub(super) async fn take(&self) -> Permit {
         self.waiting.set(self.waiting.get() + 1);
         let permit = self.turns.acquire(1).await;
+        assert!(self.waiting.get() > 0, "nobody waits for a turn");
         self.waiting.set(self.waiting.get() - 1);
         permit
     }
@@ -58,16 +60,17 @@ pub(super) struct SlowRead {
     pub(super) engine: Engine,
     pub(super) key: Bytes,
     pub(super) turn: DiskTurn,
+    pub(super) seen: LogIndex,
 }
 
 impl SlowRead {
-    /// Goes on from `lookup` until the value is there and `reply` has room for it. `None`: nobody wants it any
-    /// more.
+    /// Goes on from `lookup` until the value is there and `reply` has room for it; returns it with the last entry
+    /// that the search saw applied. `None`: nobody wants it any more.
     pub(super) async fn run(
-        self,
+        mut self,
         mut lookup: Lookup,
         reply: &mut Reply,
-    ) -> Option<Result<Option<Found>>> {
+    ) -> Option<Result<(Option<Found>, LogIndex)>> {
         loop {
             let mut turn = None;
             let sought = match lookup {
@@ -85,12 +88,13 @@ impl SlowRead {
                 Sought::Found(found) => {
                     let len = found.as_ref().map_or(0, |found| found.value.len());
                     if reply.try_reserve(len) {
-                        return Some(Ok(found));
+                        return Some(Ok((found, self.seen)));
                     }
                     drop((found, turn));
                     if !reply.reserve(len).await {
                         return None;
                     }
+                    self.seen = applied(&self.engine);
                     lookup = self.engine.look_up(&self.key);
                     continue;
                 }
@@ -106,7 +110,13 @@ impl SlowRead {
                 Some(turn) => turn,
                 None => self.turn.take().await,
             };
-            return Some(self.engine.read(&self.key, stored).await.map(Some));
+            let read = self.engine.read(&self.key, stored).await;
+            return Some(read.map(|found| (Some(found), self.seen)));
         }
     }
+}
+
+/// The last entry that `engine` has applied, which a search that begins now sees.
+pub(super) fn applied(engine: &Engine) -> LogIndex {
+    engine.applied().0.map_or(LogIndex(0), |id| id.index)
 }

@@ -112,6 +112,7 @@ pub fn prepare(
             events: events.clone(),
         });
     }
+    assert_eq!(setups.len(), usize::from(cores), "a setup for each core");
     (setups, stops)
 }
 

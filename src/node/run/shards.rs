@@ -79,6 +79,9 @@ impl Opener<'_> {
                 Err(down) => all.down.push(down),
             }
         }
+        let running = all.groups.len() + all.down.len();
+        let ids = self.placement.shards_of_core(self.core);
+        assert_eq!(running, ids.len(), "each shard of the core runs or is down");
         for down in &all.down {
             let dir = self.dir(down.shard).display().to_string();
             tracing::error!(shard = %down.shard, dir, "the shard is down, the node runs without it: {down}");

@@ -3,13 +3,14 @@
 
 use super::{Client, Cluster, PORT, key_of};
 use crate::node::limits;
-use crate::node::request::budget::MADE;
+use crate::node::request::budget::{Budget, MADE};
 use corelith_io::{Instant, TcpStream};
 use corelith_wire::handshake::Hello;
 use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
-use corelith_wire::response::Answer;
+use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{NodeId, Outbox};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What the cluster's configuration gives the clients of a core, their connections aside.
@@ -19,7 +20,7 @@ const VALUE_BYTES: usize = 1 << 20;
 /// Bytes that all cores hold for clients; more than one core's budget is asserted not to be held by any.
 fn used() -> usize {
     MADE.with_borrow(|made| {
-        let used = made.iter().map(crate::node::request::budget::Budget::used);
+        let used = made.iter().map(Budget::used);
         used.inspect(|used| assert!(*used <= BUDGET, "{used} bytes"))
             .sum()
     })
@@ -67,11 +68,15 @@ async fn served(address: SocketAddr) {
 
 /// Asks for the long value `count` times and reads nothing.
 async fn ask_and_leave(address: SocketAddr, count: usize) -> Client {
+    ask_for(address, &key_of(0, 0), count).await
+}
+
+async fn ask_for(address: SocketAddr, key: &[u8], count: usize) -> Client {
     let (mut client, _) = Client::connect(address).await;
     let mut out = Outbox::default();
     for _ in 0..count {
         let head = client.head(0);
-        request::encode_get(&mut out, head, &GetRequest { key: &key_of(0, 0) });
+        request::encode_get(&mut out, head, &GetRequest { key });
     }
     client.send(&out).await;
     client
@@ -125,9 +130,8 @@ fn a_client_that_reads_gets_all_its_answers_in_turn() {
     }
 }
 
-/// Sends the beginning of a put of `len` bytes, half of it.
-async fn half_a_put(address: SocketAddr, session: u64, len: usize) -> Client {
-    let (mut client, _) = Client::connect(address).await;
+/// The bytes of a put of a value of `len` bytes.
+fn long_put(client: &mut Client, session: u64, len: usize) -> Vec<u8> {
     let request = WriteRequest {
         session,
         number: 100,
@@ -139,7 +143,13 @@ async fn half_a_put(address: SocketAddr, session: u64, len: usize) -> Client {
     let mut out = Outbox::default();
     let head = client.head(0);
     request::encode_write(&mut out, head, &request, &vec![1; len].into());
-    let bytes: Vec<u8> = out.slices().flatten().copied().collect();
+    out.slices().flatten().copied().collect()
+}
+
+/// Sends the beginning of a put of `len` bytes, half of it.
+async fn half_a_put(address: SocketAddr, session: u64, len: usize) -> Client {
+    let (mut client, _) = Client::connect(address).await;
+    let bytes = long_put(&mut client, session, len);
     let half = bytes[..bytes.len() / 2].to_vec();
     // The node may not read all of it.
     let mut write = client.write;
@@ -179,6 +189,152 @@ fn half_sent_uploads_stay_within_the_budget_and_let_others_through() {
             drop(abusers);
         });
     }
+}
+
+/// How slow senders send: a steady trickle, or a burst at once and then so much at a time.
+#[derive(Clone, Copy, Debug)]
+struct Trickle {
+    burst: usize,
+    piece: usize,
+    every: Duration,
+}
+
+/// Sends puts of 8 MiB slowly, for ever: connects anew whenever the node closes.
+async fn send_slowly(address: SocketAddr, put: Rc<[u8]>, trickle: Trickle) {
+    loop {
+        let (mut client, _) = Client::connect(address).await;
+        let (burst, rest) = put.split_at(trickle.burst);
+        if client.write.write_all(burst).await.is_err() {
+            continue;
+        }
+        for piece in rest.chunks(trickle.piece) {
+            corelith_io::sleep(trickle.every).await;
+            if client.write.write_all(piece).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn slow_senders_do_not_delay_others() {
+    const PUT_MAX: Duration = Duration::from_secs(8);
+    let steady = Trickle {
+        burst: 9000,
+        piece: 9000,
+        every: Duration::from_millis(100),
+    };
+    let in_bursts = Trickle {
+        burst: 60_000,
+        piece: 63_000,
+        every: Duration::from_millis(700),
+    };
+    let stalling = Trickle {
+        burst: 1 << 20,
+        piece: 9000,
+        every: Duration::from_millis(100),
+    };
+    for (trickle, count) in [(steady, 15), (steady, 100), (in_bursts, 50), (stalling, 8)] {
+        let cluster = Cluster::start(25, 1);
+        let address = cluster.nodes[0].address(PORT);
+        cluster.sim.block_on(cluster.client, async move {
+            let session = fill(address).await;
+            let (mut client, _) = Client::connect(address).await;
+            let slow_put: Rc<[u8]> = long_put(&mut client, session, 8 << 20).into();
+            for _ in 0..count {
+                corelith_io::spawn(send_slowly(address, Rc::clone(&slow_put), trickle));
+            }
+            corelith_io::sleep(Duration::from_secs(2)).await;
+            let key = key_of(0, 3);
+            for (number, len) in (3..).zip([100_000, 1 << 20, 8 << 20]) {
+                let start = corelith_io::now();
+                let value = vec![9; len];
+                let put = client.put(0, (session, number), &key, &value);
+                let written = corelith_io::timeout(PUT_MAX, put).await;
+                assert!(
+                    matches!(written, Ok(Answer::Written { .. })),
+                    "{len} bytes beside {count} of {trickle:?}: {written:?} after {:?}",
+                    start.elapsed()
+                );
+                used();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_slow_upload_that_others_wait_for_is_refused_by_name() {
+    let cluster = Cluster::start(27, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let session = fill(address).await;
+        let (mut slow, _) = Client::connect(address).await;
+        let put = long_put(&mut slow, session, 8 << 20);
+        slow.write.write_all(&put[..1 << 20]).await.unwrap();
+        until("it has memory", Duration::from_secs(5), || used() > 8 << 20).await;
+        let (mut client, _) = Client::connect(address).await;
+        let value = vec![9; 8 << 20];
+        let written = client.put(0, (session, 3), &key_of(0, 3), &value).await;
+        assert!(matches!(written, Answer::Written { .. }), "{written:?}");
+        let (id, answer) = slow.receive().await.expect("an answer");
+        assert_eq!(id.0, slow.next_id);
+        let is_throttled = matches!(
+            &answer,
+            Answer::Failure {
+                failure: Failure::Throttled { .. },
+                ..
+            }
+        );
+        assert!(is_throttled, "{answer:?}");
+        assert_eq!(slow.receive().await, None);
+    });
+}
+
+#[test]
+fn a_get_that_waited_for_room_says_when_it_found_nothing() {
+    let cluster = Cluster::start(28, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let session = fill(address).await;
+        let (mut client, _) = Client::connect(address).await;
+        // Short enough to be in memory: it is looked up again once there is room.
+        let key = key_of(0, 4);
+        client.put(0, (session, 3), &key, &[7; 1000]).await;
+        let mut abusers = Vec::new();
+        for _ in 0..10 {
+            abusers.push(ask_for(address, &key, 2000).await);
+        }
+        let is_full = || MADE.with_borrow(|made| made.iter().any(Budget::waits_for_readers));
+        until("answers are waiting", Duration::from_secs(5), is_full).await;
+        let mut reader = ask_for(address, &key, 1).await;
+        corelith_io::sleep(Duration::from_millis(100)).await;
+        let deleted = client.delete(0, (session, 4), &key).await;
+        let Answer::Written { version, .. } = deleted else {
+            panic!("{deleted:?}");
+        };
+        drop(abusers);
+        let (_, answer) = reader.receive().await.expect("an answer");
+        let Answer::NotFound { meta } = answer else {
+            panic!("the value was read before it was deleted");
+        };
+        assert!(meta.index >= version, "{meta:?}, deleted by {version}");
+    });
+}
+
+#[test]
+fn a_slow_sender_gets_through_when_nobody_waits() {
+    let cluster = Cluster::start(26, 1);
+    let address = cluster.nodes[0].address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        let session = fill(address).await;
+        let (mut client, _) = Client::connect(address).await;
+        for piece in long_put(&mut client, session, 2 << 20).chunks(9000) {
+            client.write.write_all(piece).await.unwrap();
+            corelith_io::sleep(Duration::from_millis(100)).await;
+        }
+        let (_, answer) = client.receive().await.expect("an answer");
+        assert!(matches!(answer, Answer::Written { .. }), "{answer:?}");
+    });
 }
 
 #[test]

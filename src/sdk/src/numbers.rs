@@ -32,7 +32,12 @@ impl Numbers {
             return None;
         }
         self.settled.push_back(false);
-        Some(self.answered_below + ahead)
+        let number = self.answered_below + ahead;
+        assert!(
+            number - self.answered_below < self.window,
+            "{number} is beyond the window"
+        );
+        Some(number)
     }
 
     /// Every number below this is settled.
@@ -59,6 +64,11 @@ impl Numbers {
             self.settled.pop_front();
             self.answered_below += 1;
         }
+        assert_ne!(
+            self.settled.front(),
+            Some(&true),
+            "what is settled is passed"
+        );
         was_full && (self.settled.len() as u64) < self.window
     }
 }

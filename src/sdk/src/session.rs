@@ -168,6 +168,10 @@ impl Session {
                 let Some(number) = numbers.give() else {
                     return Some(Step::Park { shard });
                 };
+                assert!(
+                    number >= numbers.answered_below(),
+                    "{number} was settled before"
+                );
                 operation.ticket = Some(crate::operation::Ticket {
                     session: *id,
                     number,
@@ -396,6 +400,7 @@ impl Session {
     fn pause(&mut self, operation: &mut Operation, now: Duration) -> Step {
         let longest = RETRY_PAUSE_MIN * 2u32.saturating_pow(operation.pauses.min(16));
         let longest = longest.min(RETRY_PAUSE_MAX);
+        assert!(longest >= RETRY_PAUSE_MIN, "a pause of {longest:?}");
         let jitter = self.up_to(longest / 2);
         self.pause_until(operation, now + longest / 2 + jitter, now)
     }
@@ -424,6 +429,7 @@ impl Session {
 
     fn end(&mut self, operation: &mut Operation, result: Result<Answer, Error>) -> Step {
         self.abandon(operation);
+        assert!(operation.done, "it is not asked again");
         Step::Done(result)
     }
 

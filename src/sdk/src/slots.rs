@@ -55,6 +55,7 @@ fn id(index: u32, generation: u32) -> RequestId {
 impl Slots {
     /// How many are in use.
     pub fn in_use(&self) -> usize {
+        assert!(self.free.len() <= self.slots.len(), "a slot is free twice");
         self.slots.len() - self.free.len()
     }
 
@@ -64,6 +65,7 @@ impl Slots {
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
+            assert!(matches!(slot.state, State::Free), "slot {index} is in use");
             slot.state = state;
             return id(index, slot.generation);
         }
@@ -85,6 +87,10 @@ impl Slots {
 
     fn release(&mut self, id: RequestId) {
         if let Some(slot) = self.slot(id) {
+            assert!(
+                !matches!(slot.state, State::Free),
+                "{id:?} is given back twice"
+            );
             slot.state = State::Free;
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(id.0 as u32);

@@ -61,12 +61,14 @@ impl Kind {
     pub const MAP: Self = Self(0x88);
     /// Answer: not done, with the reason.
     pub const FAILURE: Self = Self(0x89);
-    /// Answer: the state of a node's storage.
+    /// Answer: the state of a node's storage, in version 1 of the protocol.
     pub const STORAGE_REPLY: Self = Self(0x8a);
     /// Answer: a value's version and length, without the value.
     pub const HEAD: Self = Self(0x8b);
     /// Answer: a page of keys, with the versions and lengths of their values.
     pub const SCAN_HEADS: Self = Self(0x8c);
+    /// Answer: the state of a node's storage, from version 2 of the protocol on.
+    pub const STORAGE_REPLY_2: Self = Self(0x8d);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
@@ -125,9 +127,11 @@ impl Accepts {
                 | Kind::HEAD => Some(limits::SMALL_REPLY_BYTES_MAX),
                 Kind::VALUE => Some(limits::VALUE_REPLY_BYTES_MAX),
                 Kind::SCAN_PAGE | Kind::SCAN_HEADS => Some(limits::SCAN_REPLY_BYTES_MAX),
-                Kind::STATUS_REPLY | Kind::MAP | Kind::FAILURE | Kind::STORAGE_REPLY => {
-                    Some(limits::MAP_REPLY_BYTES_MAX)
-                }
+                Kind::STATUS_REPLY
+                | Kind::MAP
+                | Kind::FAILURE
+                | Kind::STORAGE_REPLY
+                | Kind::STORAGE_REPLY_2 => Some(limits::MAP_REPLY_BYTES_MAX),
                 _ => None,
             },
             Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)
@@ -266,6 +270,10 @@ impl Frame {
 
     /// The value bytes, sharing the receive buffer.
     pub fn value(&self) -> Bytes {
+        assert!(
+            self.header.body_len as usize <= self.payload.len(),
+            "the header was checked"
+        );
         self.payload.slice(self.header.body_len as usize..)
     }
 }
@@ -299,6 +307,7 @@ impl FrameParser {
                 }
             }
         }
+        assert!(end <= buffer.len(), "a frame that is taken is complete");
         let bytes = if end == 0 {
             Bytes::new()
         } else {
@@ -347,9 +356,11 @@ impl Frames {
         let Some(header) = Header::parse(&self.bytes, self.accepts)? else {
             return self.error.take().map_or(Ok(None), Err);
         };
-        let frame = self
-            .bytes
-            .split_to(header.frame_bytes().min(self.bytes.len()));
+        assert!(
+            header.frame_bytes() <= self.bytes.len(),
+            "frames that are taken are complete"
+        );
+        let frame = self.bytes.split_to(header.frame_bytes());
         let found = checksum(&frame);
         if found != header.crc32c {
             return Err(FrameError::Checksum {
@@ -403,6 +414,7 @@ impl<'a> FrameBuilder<'a> {
             fields.put_u64_le(head.request_id.0);
             fields.put_u32_le(head.shard.0);
             fields.put_u32_le(head.epoch.0);
+            assert!(fields.is_empty(), "the header has all its fields");
         }
         out.extend_from_slice(&fixed);
         Self { out, start }
@@ -481,6 +493,12 @@ impl<'a> FrameBuilder<'a> {
     }
 
     fn patch(self, body_len: usize, value_len: usize, detached: &[u8]) {
+        let copied = self.out.len() - self.start - HEADER_BYTES;
+        assert_eq!(
+            body_len + value_len,
+            copied + detached.len(),
+            "the length is that of what is sent"
+        );
         patch(self.out, self.start, u32_len(body_len + value_len));
         patch(self.out, self.start + 12, u32_len(body_len));
         let frame = self.out.get(self.start..).unwrap_or_default();

@@ -1,10 +1,11 @@
-//! Bytes of protocol version 1 as they were first sent. They must stay as they are: other versions
+//! Bytes of each protocol version as they were first sent. They must stay as they are: other versions
 //! of clients and nodes read and write them, and logs hold the payloads of writes.
 
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
 use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
+use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use bytes::{Bytes, BytesMut};
 
@@ -35,7 +36,10 @@ fn check(name: &str, bytes: &[u8], golden: &str) {
 
 #[test]
 fn version_1_is_sent_as_it_always_was() {
-    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    let hello = Hello {
+        newest: 1,
+        ..Hello::peer(ClusterId(0xfeed), NodeId(3))
+    };
     check(
         "hello",
         &hello.encode(),
@@ -138,5 +142,141 @@ fn version_1_is_sent_as_it_always_was() {
         "39000000127ddcbb890000003900000004030201000000000500000006000000\
              0700000000000000080000000000000000020000000000000000000000000000\
              00000000000000000000000000000000000000000000000000",
+    );
+}
+
+/// A storage of which version 1 can say everything.
+fn storage() -> StorageReply {
+    let shard = ShardStorage {
+        shard: 5,
+        core: 1,
+        policy: "leveled".to_owned(),
+        levels: vec![LevelStorage {
+            level: 1,
+            runs: 2,
+            tables: 3,
+            bytes: 4,
+            entries: 5,
+            deletions: 6,
+        }],
+        value_segments: 7,
+        value_bytes: 8,
+        garbage_bytes: 9,
+        debt_bytes: 10,
+        memtable_bytes: 11,
+        is_disk_full: true,
+        scrub: ScrubState {
+            cycle: 12,
+            bytes_done: 13,
+            bytes_total: 14,
+            damaged: 15,
+            is_running: true,
+        },
+        damaged: 1,
+        damages: vec![DamagedPlace {
+            file: "a file".to_owned(),
+            offset: 16,
+            what: "a checksum".to_owned(),
+            keys: "a to b".to_owned(),
+        }],
+        ..ShardStorage::default()
+    };
+    StorageReply {
+        node: 2,
+        shards: vec![shard],
+    }
+}
+
+/// Encodes an answer for a side of that version, and checks its bytes and that they can be read.
+fn check_answer(version: u16, name: &str, answer: &Answer, read: &Answer, golden: &str) {
+    let mut bytes = sent(|out| response::encode_for(version, out, HEAD, answer));
+    check(name, &bytes, golden);
+    let frame = FrameParser::new(Accepts::Answers)
+        .take(&mut bytes)
+        .next()
+        .unwrap()
+        .unwrap();
+    assert_eq!(Answer::parse(&frame).as_ref(), Ok(read), "{name}");
+}
+
+fn failed(failure: Failure) -> Answer {
+    Answer::Failure {
+        meta: META,
+        failure,
+    }
+}
+
+#[test]
+fn a_side_of_version_1_is_answered_in_it() {
+    let mut newer = storage();
+    for shard in &mut newer.shards {
+        shard.returning_bytes = 17;
+        shard.returning_waits_for = "a scan".to_owned();
+    }
+    check_answer(
+        1,
+        "storage",
+        &Answer::Storage(newer),
+        &Answer::Storage(storage()),
+        "d60000005234551a8a000000d60000000403020100000000050000000600000001000000020000000000000003\
+         000000000000000400000000000000050000000000000006000000000000006120636865636b73756d61206669\
+         6c65ffff10000000000000008a000000e6ffffff6120746f2062ffff0500000001006c6576656c6564ff9cffff\
+         ff010000000700000000000000080000000000000009000000000000000a000000000000000b00000000000000\
+         010c000000000000000d000000000000000e000000000000000f0000000000000001010000000000000078ffff\
+         ff01000000020000000000000088ffffff01000000",
+    );
+    check_answer(
+        1,
+        "a full shard",
+        &failed(Failure::ShardFull),
+        &failed(Failure::DiskFull),
+        "3900000067be2650890000003900000004030201000000000500000006000000070000000000000008000000000000\
+         000500000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    );
+}
+
+#[test]
+fn version_2_is_sent_as_it_always_was() {
+    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    check(
+        "hello",
+        &hello.encode(),
+        "434f52454c49544801000200020000000000000000000000edfe000000000000030000000000000000000000a011\
+         a067",
+    );
+    let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
+    check(
+        "welcome",
+        &welcome.encode(),
+        "434f52454c49544800000200010000000000000000000000edfe0000000000000200000000000000000080000010\
+         00000010000000100000010000008ea08b8d",
+    );
+    let mut newer = storage();
+    for shard in &mut newer.shards {
+        shard.hidden_garbage_bytes = 18;
+        shard.returning_bytes = 17;
+        shard.returning_waits_for = "a scan".to_owned();
+    }
+    let newer = Answer::Storage(newer);
+    check_answer(
+        2,
+        "storage",
+        &newer,
+        &newer,
+        "ee000000f02a155e8d000000ee000000040302010000000005000000060000000100000002000000000000000300\
+         0000000000000400000000000000050000000000000006000000000000006120636865636b73756d612066696c65\
+         ffff10000000000000008a000000e6ffffff6120746f2062ffff0500000001006c6576656c6564ff9cffffff0100\
+         00000700000000000000080000000000000009000000000000001200000000000000110000000000000061207363\
+         616effff0a000000000000000b00000000000000010c000000000000000d000000000000000e000000000000000f\
+         0000000000000001010000000000000060ffffff01000000020000000000000070ffffff01000000",
+    );
+    let full = failed(Failure::ShardFull);
+    check_answer(
+        2,
+        "a full shard",
+        &full,
+        &full,
+        "39000000d23c348d8900000039000000040302010000000005000000060000000700000000000000080000000000\
+         00000d00000000000000000000000000000000000000000000000000000000000000000000000000000000",
     );
 }

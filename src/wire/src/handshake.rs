@@ -105,6 +105,7 @@ impl Hello {
         fields.put_u64_le(self.features);
         fields.put_u64_le(self.cluster.0);
         fields.put_u64_le(self.node.0);
+        assert_eq!(fields.len(), 8, "zeros and the checksum are left");
         seal(&mut bytes);
         bytes
     }
@@ -233,6 +234,7 @@ impl Welcome {
         fields.put_u32_le(self.key_bytes_max);
         fields.put_u32_le(self.session_window);
         fields.put_u32_le(self.epoch.0);
+        assert_eq!(fields.len(), 4, "the checksum is left");
         seal(&mut bytes);
         bytes
     }

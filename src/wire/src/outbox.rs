@@ -77,6 +77,14 @@ impl Outbox {
             detached_bytes,
         } = frame;
         let len = self.len() - detached_bytes - start - HEADER_BYTES;
+        assert!(
+            body_len <= len,
+            "a body of {body_len} bytes in a frame of {len}"
+        );
+        assert!(
+            detached <= self.detached.len(),
+            "values were taken out of a frame that is written"
+        );
         self.patch(start, len);
         self.patch(start + 12, body_len);
         let mut from = start + 8;
@@ -92,8 +100,9 @@ impl Outbox {
 
     fn patch(&mut self, at: usize, value: usize) {
         let value = u32_len(value);
-        if let Some(place) = self.buffer.get_mut(at..at + 4) {
-            place.copy_from_slice(&value.to_le_bytes());
+        match self.buffer.get_mut(at..at + 4) {
+            Some(place) => place.copy_from_slice(&value.to_le_bytes()),
+            None => unreachable!("a frame's header lies in its buffer"),
         }
     }
 

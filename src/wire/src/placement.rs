@@ -8,7 +8,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// of hash space.
 pub fn shard_of(key: &[u8], shard_count: u32) -> ShardId {
     // The product of a u64 and a u32, shifted by 64, fits in a u32.
-    ShardId(((u128::from(xxh3_64(key)) * u128::from(shard_count)) >> 64) as u32)
+    let shard = ((u128::from(xxh3_64(key)) * u128::from(shard_count)) >> 64) as u32;
+    debug_assert!(shard < shard_count.max(1), "shard {shard} of {shard_count}");
+    ShardId(shard)
 }
 
 /// The core of a node with `cores` cores (at least 1) that owns its replica of `shard`.

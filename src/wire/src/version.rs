@@ -1,7 +1,15 @@
 //! Protocol versions and optional features.
+//!
+//! ```text
+//! version 1
+//! version 2   a shard that is full says so (`ShardFull`); the state of a storage is a `STORAGE_REPLY_2`, which
+//!             says what will come back to the device
+//! ```
+//! A side that speaks version 1 is answered in it: see [`response::encode_for`](crate::response::encode_for).
+//! What version 2 adds has kinds and tags of its own, so that an answer can be read without knowing its version.
 
 /// The newest version that this code speaks.
-pub const NEWEST: u16 = 1;
+pub const NEWEST: u16 = 2;
 /// The oldest version that this code still speaks.
 pub const OLDEST: u16 = 1;
 /// Optional features of this code, one bit each. Both sides use what both have.
@@ -26,7 +34,12 @@ pub fn negotiate(oldest: u16, newest: u16) -> Result<u16, Mismatch> {
     } else if oldest > NEWEST {
         Err(Mismatch::TheyAreTooNew)
     } else {
-        Ok(newest.min(NEWEST))
+        let version = newest.min(NEWEST);
+        assert!(
+            (OLDEST..=NEWEST).contains(&version),
+            "version {version} is ours"
+        );
+        Ok(version)
     }
 }
 
@@ -38,9 +51,11 @@ mod tests {
     fn the_newest_common_version_is_spoken() {
         for (oldest, newest, expected) in [
             (1, 1, Ok(1)),
-            (1, 9, Ok(1)),
+            (1, 2, Ok(2)),
+            (2, 9, Ok(2)),
+            (1, 9, Ok(2)),
             (0, 0, Err(Mismatch::TheyAreTooOld)),
-            (2, 9, Err(Mismatch::TheyAreTooNew)),
+            (3, 9, Err(Mismatch::TheyAreTooNew)),
             (5, 3, Err(Mismatch::TheyAreTooOld)),
             (1, 0, Err(Mismatch::TheyAreTooOld)),
         ] {

@@ -1,8 +1,8 @@
 //! What a test sees of a simulated disk and does to it.
 
-use super::faults::{IoKind, Verdict};
+use super::faults::{IoKind, IoVerdict};
 use super::{Disk, DiskImage};
-use crate::sim::world::{Node, Step, World, nanos};
+use crate::sim::world::{Node, TraceStep, World, nanos};
 use std::cell::RefMut;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ impl SimDisk {
     }
 
     fn note(&self) {
-        self.world.note(Step::DiskFault, self.node.id, [0; 3]);
+        self.world.note(TraceStep::DiskFault, self.node.id, [0; 3]);
     }
 
     /// All files with their lengths, in order of paths.
@@ -100,33 +100,33 @@ impl SimDisk {
     /// Lets one operation fail with an I/O error: of this kind, on a path that contains `path_part`,
     /// after `pass` such operations have passed.
     pub fn fail(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::Fail);
+        self.trap(kind, path_part, pass, IoVerdict::Fail);
     }
 
-    fn trap(&self, kind: IoKind, path_part: &str, pass: u64, verdict: Verdict) {
+    fn trap(&self, kind: IoKind, path_part: &str, pass: u64, verdict: IoVerdict) {
         self.note();
         self.disk().faults.add(kind, path_part, pass, verdict);
     }
 
     /// Lets one operation fail because the device is full, as with [`SimDisk::fail`].
     pub fn fail_for_space(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::NoSpace);
+        self.trap(kind, path_part, pass, IoVerdict::NoSpace);
     }
 
     /// Lets one read or write go to another block of its file, as with [`SimDisk::fail`].
     pub fn misdirect(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::Misdirect);
+        self.trap(kind, path_part, pass, IoVerdict::Misdirect);
     }
 
     /// Lets one read or write go to the same place of another file, if there is one that has it, as with
     /// [`SimDisk::fail`].
     pub fn misdirect_across(&self, kind: IoKind, path_part: &str, pass: u64) {
-        self.trap(kind, path_part, pass, Verdict::MisdirectAcross);
+        self.trap(kind, path_part, pass, IoVerdict::MisdirectAcross);
     }
 
     /// Acknowledges one write that has no effect, as with [`SimDisk::fail`].
     pub fn drop_write(&self, path_part: &str, pass: u64) {
-        self.trap(IoKind::Write, path_part, pass, Verdict::Drop);
+        self.trap(IoKind::Write, path_part, pass, IoVerdict::Drop);
     }
 
     /// Cuts reads and writes short at random, as the kernel may: files go on with them.
@@ -135,7 +135,7 @@ impl SimDisk {
         self.disk().faults.short_rate = rate;
     }
 
-    /// How many of the faults that were asked for by the place have not met their operation yet.
+    /// How many of the faults set for a certain operation have not met it yet.
     pub fn pending_faults(&self) -> usize {
         self.disk().faults.pending()
     }
@@ -146,13 +146,13 @@ impl SimDisk {
         self.disk().faults.set_failing_rate(kind, rate);
     }
 
-    /// Makes all operations so many times slower.
+    /// Makes all operations `factor` times slower.
     pub fn set_slowness(&self, factor: u32) {
         self.note();
         self.disk().faults.slowness = factor;
     }
 
-    /// Lets no operation complete for that long.
+    /// Lets no operation complete for `duration`.
     pub fn stall(&self, duration: Duration) {
         self.note();
         let until = self.world.now().saturating_add(nanos(duration));

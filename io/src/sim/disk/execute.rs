@@ -1,11 +1,12 @@
 //! What an operation does when it completes, or fails.
 
 use super::inode::{Inode, PAGE, SECTOR};
-use super::names::{Id, Target};
-use super::{Disk, Handle, InFlight, Op, Output, Verdict};
+use super::names::{Id, NameTarget};
+use super::race::Sampled;
+use super::{Disk, FileHandle, IoVerdict, Op, OpInFlight, OpOutput};
 use crate::buf::Buf;
 use crate::file::OpenOptions;
-use crate::fs::Entry;
+use crate::fs::DirEntry;
 use crate::sim::world::Rng;
 use std::io;
 use std::path::Path;
@@ -15,13 +16,17 @@ const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 
 impl Disk {
-    pub(super) fn execute(&mut self, in_flight: &mut InFlight, rng: &Rng) -> io::Result<Output> {
+    pub(super) fn execute(
+        &mut self,
+        in_flight: &mut OpInFlight,
+        rng: &Rng,
+    ) -> io::Result<OpOutput> {
         match in_flight.verdict {
-            Verdict::Fail => {
+            IoVerdict::Fail => {
                 self.fail(in_flight, rng);
                 return Err(io::Error::from_raw_os_error(EIO));
             }
-            Verdict::NoSpace => {
+            IoVerdict::NoSpace => {
                 // What a sync could not bring to the device is as lost as with any other failure.
                 if let (Op::Sync { handle }, Some(set)) = (&in_flight.op, in_flight.sync.take()) {
                     self.inode(*handle).fail_sync(set);
@@ -37,21 +42,9 @@ impl Disk {
                 offset,
                 len,
             } => {
-                let mut buf = Buf::alloc(*len);
-                let file = self.place_of(in_flight.verdict, *handle, offset, *len, rng);
-                let count = if file == handle.file && in_flight.verdict != Verdict::Misdirect {
-                    self.reach_early(file, *offset, *len, rng);
-                    let count = self.inode_of(file).read(*offset, &mut buf);
-                    in_flight.sampled.restore(*offset, &mut buf);
-                    count
-                } else {
-                    self.inode_of(file).read(*offset, &mut buf)
-                };
-                buf.truncate(match in_flight.verdict {
-                    Verdict::Short => part_of(count, rng),
-                    _ => count,
-                });
-                Ok(Output::Data(buf))
+                let (verdict, sampled) = (in_flight.verdict, &in_flight.sampled);
+                let buf = self.read(verdict, sampled, *handle, *offset, *len, rng);
+                Ok(OpOutput::Data(buf))
             }
             Op::Write {
                 handle,
@@ -59,53 +52,92 @@ impl Disk {
                 data,
                 durable,
             } => {
-                match in_flight.verdict {
-                    Verdict::Drop => {
-                        // The file system thinks that it is written; the device kept what it had.
-                        let mut kept = Buf::zeroed(data.len());
-                        self.inode(*handle).read(*offset, &mut kept);
-                        self.write(handle.file, *offset, &kept, *durable, rng)?;
-                    }
-                    Verdict::Short => {
-                        let count = part_of(data.len(), rng);
-                        let blocks = count.next_multiple_of(PAGE).min(data.len());
-                        let blocks = data.get(..blocks).unwrap_or_default();
-                        self.write(handle.file, *offset, blocks, *durable, rng)?;
-                        let data = std::mem::replace(data, Buf::alloc(0));
-                        return Ok(Output::Written(count, Some(data)));
-                    }
-                    verdict => {
-                        let file = self.place_of(verdict, *handle, offset, data.len(), rng);
-                        self.write(file, *offset, data, *durable, rng)?;
-                    }
-                }
-                Ok(Output::Written(data.len(), None))
+                let data = std::mem::replace(data, Buf::alloc(0));
+                self.write_judged(in_flight.verdict, *handle, *offset, data, *durable, rng)
             }
             Op::Sync { handle } => {
                 if let Some(set) = in_flight.sync.take() {
                     self.inode(*handle).finish_sync(set);
                 }
-                Ok(Output::Unit)
+                Ok(OpOutput::Unit)
             }
             Op::SetLen { handle, len } => {
                 self.change_inode(handle.file, |inode| inode.set_len(*len));
-                Ok(Output::Unit)
+                Ok(OpOutput::Unit)
             }
             Op::Allocate { handle, len } => {
                 self.allocate(*handle, *len)?;
-                Ok(Output::Unit)
+                Ok(OpOutput::Unit)
             }
-            Op::Open { path, options } => self.open_file(path, *options).map(Output::Handle),
-            Op::List { path } => self.list(path).map(Output::Entries),
+            Op::Open { path, options } => self.open_file(path, *options).map(OpOutput::Handle),
+            Op::List { path } => self.list(path).map(OpOutput::Entries),
             Op::SyncDir { path } => {
                 let dir = self.names.lookup_dir(path)?;
                 self.names.sync(dir, latest_change);
                 self.sweep(false);
-                Ok(Output::Unit)
+                Ok(OpOutput::Unit)
             }
             Op::Lock { path } => self.lock(path),
-            change => self.change_names(change).map(|()| Output::Unit),
+            change => self.change_names(change).map(|()| OpOutput::Unit),
         }
+    }
+
+    fn read(
+        &mut self,
+        verdict: IoVerdict,
+        sampled: &Sampled,
+        handle: FileHandle,
+        offset: u64,
+        len: usize,
+        rng: &Rng,
+    ) -> Buf {
+        let mut buf = Buf::alloc(len);
+        let (file, offset) = self.place_of(verdict, handle, offset, len, rng);
+        let count = if file == handle.file && verdict != IoVerdict::Misdirect {
+            self.reach_early(file, offset, len, rng);
+            let count = self.inode_of(file).read(offset, &mut buf);
+            sampled.restore(offset, &mut buf);
+            count
+        } else {
+            self.inode_of(file).read(offset, &mut buf)
+        };
+        buf.truncate(match verdict {
+            IoVerdict::Short => part_of(count, rng),
+            _ => count,
+        });
+        buf
+    }
+
+    /// Writes as much of `data`, and to the place, that the verdict says.
+    fn write_judged(
+        &mut self,
+        verdict: IoVerdict,
+        handle: FileHandle,
+        offset: u64,
+        data: Buf,
+        durable: bool,
+        rng: &Rng,
+    ) -> io::Result<OpOutput> {
+        match verdict {
+            IoVerdict::Drop => {
+                // The file system thinks that it is written; the device kept what it had.
+                let mut kept = Buf::zeroed(data.len());
+                self.inode(handle).read(offset, &mut kept);
+                self.write(handle.file, offset, &kept, durable, rng)?;
+            }
+            IoVerdict::Short => {
+                let count = part_of(data.len(), rng);
+                let blocks = count.next_multiple_of(PAGE).min(data.len());
+                let blocks = data.get(..blocks).unwrap_or_default();
+                self.write(handle.file, offset, blocks, durable, rng)?;
+                return Ok(OpOutput::Written(count, Some(data)));
+            }
+            verdict => {
+                let (file, offset) = self.place_of(verdict, handle, offset, data.len(), rng);
+                self.write(file, offset, &data, durable, rng)?;
+            }
+        }
+        Ok(OpOutput::Written(data.len(), None))
     }
 
     fn change_names(&mut self, op: &Op) -> io::Result<()> {
@@ -139,7 +171,7 @@ impl Disk {
     }
 
     /// What a failed operation leaves behind.
-    fn fail(&mut self, in_flight: &mut InFlight, rng: &Rng) {
+    fn fail(&mut self, in_flight: &mut OpInFlight, rng: &Rng) {
         match &mut in_flight.op {
             Op::Sync { handle } => {
                 if let Some(set) = in_flight.sync.take() {
@@ -168,7 +200,7 @@ impl Disk {
         }
     }
 
-    fn inode(&mut self, handle: Handle) -> &mut Inode {
+    fn inode(&mut self, handle: FileHandle) -> &mut Inode {
         self.inode_of(handle.file)
     }
 
@@ -176,9 +208,13 @@ impl Disk {
         self.inodes.entry(file).or_default()
     }
 
-    fn change_inode(&mut self, file: Id, change: impl FnOnce(&mut Inode)) {
+    pub(super) fn change_inode(&mut self, file: Id, change: impl FnOnce(&mut Inode)) {
         let inode = self.inodes.entry(file).or_default();
         let before = inode.allocated_bytes();
+        assert!(
+            before <= self.used_bytes,
+            "a file takes more than all files together"
+        );
         change(inode);
         self.used_bytes = self.used_bytes + inode.allocated_bytes() - before;
     }
@@ -199,7 +235,7 @@ impl Disk {
         Ok(())
     }
 
-    fn allocate(&mut self, handle: Handle, len: u64) -> io::Result<()> {
+    fn allocate(&mut self, handle: FileHandle, len: u64) -> io::Result<()> {
         let bytes = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(ENOSPC))?;
         let growth = self.inode(handle).growth(0, bytes);
         self.check_room(growth)?;
@@ -216,28 +252,30 @@ impl Disk {
         Ok(())
     }
 
-    /// Where an operation goes: to its own place, or astray. Returns the file and changes the offset.
+    /// The file and offset where an operation goes: its own place, or one that it is misdirected to.
     fn place_of(
         &mut self,
-        verdict: Verdict,
-        handle: Handle,
-        offset: &mut u64,
+        verdict: IoVerdict,
+        handle: FileHandle,
+        offset: u64,
         len: usize,
         rng: &Rng,
-    ) -> Id {
-        if verdict == Verdict::MisdirectAcross
-            && let Some(other) = self.another_file(handle.file, *offset, len, rng)
+    ) -> (Id, u64) {
+        if verdict == IoVerdict::MisdirectAcross
+            && let Some(other) = self.another_file(handle.file, offset, len, rng)
         {
-            return other;
+            return (other, offset);
         }
-        if matches!(verdict, Verdict::Misdirect | Verdict::MisdirectAcross) {
-            *offset = self.elsewhere(handle, *offset, rng);
+        match verdict {
+            IoVerdict::Misdirect | IoVerdict::MisdirectAcross => {
+                (handle.file, self.elsewhere(handle, offset, rng))
+            }
+            _ => (handle.file, offset),
         }
-        handle.file
     }
 
     /// Another block of the same file.
-    fn elsewhere(&mut self, handle: Handle, offset: u64, rng: &Rng) -> u64 {
+    fn elsewhere(&mut self, handle: FileHandle, offset: u64, rng: &Rng) -> u64 {
         let blocks = (self.inode(handle).len() / PAGE as u64).max(2);
         let block = offset / PAGE as u64;
         let other = (block + 1 + rng.below(blocks - 1)) % blocks;
@@ -254,7 +292,7 @@ impl Disk {
         others.into_iter().nth(usize::try_from(at).unwrap_or(0))
     }
 
-    fn open_file(&mut self, path: &Path, options: OpenOptions) -> io::Result<Handle> {
+    fn open_file(&mut self, path: &Path, options: OpenOptions) -> io::Result<FileHandle> {
         let file = if options.create_new {
             if self.used_bytes >= self.capacity_bytes && self.free_bytes() == 0 {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
@@ -267,23 +305,23 @@ impl Disk {
             self.names.lookup_file(path)?
         };
         *self.open.entry(file).or_default() += 1;
-        Ok(Handle {
+        Ok(FileHandle {
             file,
             epoch: self.epoch,
         })
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let dir = self.names.lookup_dir(path)?;
         let entry = |(name, target)| match target {
-            Target::Dir(_) => Entry {
+            NameTarget::Dir(_) => DirEntry {
                 name,
                 is_dir: true,
                 len: 0,
             },
-            Target::File(id) => {
+            NameTarget::File(id) => {
                 let len = self.inodes.get(&id).map_or(0, Inode::len);
-                Entry {
+                DirEntry {
                     name,
                     is_dir: false,
                     len,
@@ -293,7 +331,7 @@ impl Disk {
         Ok(self.names.list(dir).into_iter().map(entry).collect())
     }
 
-    fn lock(&mut self, path: &Path) -> io::Result<Output> {
+    fn lock(&mut self, path: &Path) -> io::Result<OpOutput> {
         self.names.lookup_dir(path)?;
         if !self.locks.insert(path.to_owned()) {
             return Err(io::Error::from(io::ErrorKind::WouldBlock));
@@ -304,11 +342,11 @@ impl Disk {
             self.inodes
                 .insert(id, Inode::new(file.display().to_string()));
         }
-        Ok(Output::Unit)
+        Ok(OpOutput::Unit)
     }
 }
 
-/// How much of so many bytes an operation does that is cut short: whole sectors, and at least one.
+/// How many of `len` bytes a short operation does: whole sectors, and at least one.
 fn part_of(len: usize, rng: &Rng) -> usize {
     let sectors = len.div_ceil(SECTOR) as u64;
     let part = 1 + rng.below(sectors.max(2) - 1);

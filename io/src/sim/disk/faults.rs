@@ -36,7 +36,7 @@ impl IoKind {
 
 /// How an operation will end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Verdict {
+pub(in super::super) enum IoVerdict {
     Ok,
     /// With an I/O error.
     Fail,
@@ -59,7 +59,7 @@ struct Trap {
     path_part: String,
     /// How many such operations pass before.
     pass: u64,
-    verdict: Verdict,
+    verdict: IoVerdict,
 }
 
 /// The faults of one disk.
@@ -88,7 +88,7 @@ impl Faults {
         kind: IoKind,
         path_part: &str,
         pass: u64,
-        verdict: Verdict,
+        verdict: IoVerdict,
     ) {
         self.traps.push(Trap {
             kind,
@@ -103,6 +103,7 @@ impl Faults {
     }
 
     pub(in super::super) fn set_failing_rate(&mut self, kind: IoKind, rate: f64) {
+        assert!((0.0..=1.0).contains(&rate), "a rate is a probability");
         self.failing_rates[kind as usize] = rate;
     }
 
@@ -116,7 +117,7 @@ impl Faults {
         kind: IoKind,
         path: impl FnOnce() -> String,
         rng: &Rng,
-    ) -> Verdict {
+    ) -> IoVerdict {
         if !self.traps.is_empty() {
             let path = path();
             let caught = self.traps.iter_mut().position(|trap| {
@@ -131,11 +132,11 @@ impl Faults {
         }
         let may_be_short = matches!(kind, IoKind::Read | IoKind::Write);
         if rng.chance(self.failing_rates[kind as usize]) {
-            Verdict::Fail
+            IoVerdict::Fail
         } else if may_be_short && rng.chance(self.short_rate) {
-            Verdict::Short
+            IoVerdict::Short
         } else {
-            Verdict::Ok
+            IoVerdict::Ok
         }
     }
 }

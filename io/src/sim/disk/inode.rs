@@ -7,6 +7,7 @@
 //! * `unsynced` and `lost` have no page in common; both hold, for a page whose durable content
 //!   differs from `pages`, that durable content (`None`: a hole).
 //! * A page in `lost` was covered by a failed sync: only writing it again makes it durable.
+//! * After a sync of all of it, and after a power loss, nothing is unsynced or lost.
 
 use super::super::world::Rng;
 use std::collections::BTreeMap;
@@ -71,6 +72,18 @@ impl Inode {
         self.len
     }
 
+    /// Whether a power loss would change nothing.
+    pub(super) fn is_durable(&self) -> bool {
+        self.unsynced.is_empty() && self.lost.is_empty() && self.len == self.durable_len
+    }
+
+    fn check_disjoint(&self) {
+        debug_assert!(
+            self.lost.keys().all(|at| !self.unsynced.contains_key(at)),
+            "a page is unsynced or lost"
+        );
+    }
+
     /// Bytes of disk space that it takes.
     pub(super) fn allocated_bytes(&self) -> u64 {
         self.allocated * PAGE as u64
@@ -85,6 +98,10 @@ impl Inode {
 
     /// Writes whole pages; `offset` and the length are multiples of the page size.
     pub(super) fn write(&mut self, offset: u64, data: &[u8], durable: bool, zeros: &Rc<[u8]>) {
+        assert!(
+            offset.is_multiple_of(PAGE as u64) && data.len().is_multiple_of(PAGE),
+            "whole pages are written"
+        );
         let first = index(offset) / PAGE;
         for (at, bytes) in data.chunks(PAGE).enumerate() {
             // Files are made by writing zeros: those share one page.
@@ -118,6 +135,7 @@ impl Inode {
         } else {
             self.unsynced.entry(at).or_insert(old);
         }
+        self.check_disjoint();
     }
 
     /// Copies from `offset` into `to`; returns how many bytes the file had there.
@@ -186,13 +204,15 @@ impl Inode {
             }
         }
         self.durable_len = set.len;
+        self.check_disjoint();
     }
 
     /// The kernel reports the failure once and takes the pages for clean.
     pub(super) fn fail_sync(&mut self, set: SyncSet) {
         for (at, _) in set.pages {
             if let Some(durable) = self.unsynced.remove(&at) {
-                self.lost.insert(at, durable);
+                let before = self.lost.insert(at, durable);
+                debug_assert!(before.is_none(), "a page is unsynced or lost");
             }
         }
     }
@@ -201,6 +221,12 @@ impl Inode {
         let set = self.begin_sync();
         self.finish_sync(set);
         self.lost.clear();
+        assert!(self.is_durable(), "what is synced is durable");
+        debug_assert_eq!(
+            self.allocated,
+            self.pages.iter().flatten().count() as u64,
+            "the space of a file is that of its pages"
+        );
     }
 
     pub(super) fn power_loss(&mut self, loss: Loss, rng: &Rng) {
@@ -232,6 +258,7 @@ impl Inode {
         self.pages.truncate(index(self.len).div_ceil(PAGE));
         self.durable_len = self.len;
         self.allocated = self.pages.iter().flatten().count() as u64;
+        assert!(self.is_durable(), "what a power loss left is durable");
     }
 
     fn replace(&mut self, at: usize, page: Page) {

@@ -3,6 +3,8 @@
 //! Creations, renames and removals change the volatile entries at once and wait in `pending` until
 //! their directory is synced. A power loss keeps some of the pending changes, each whole: a rename
 //! never leaves both names gone.
+//!
+//! Invariants: pending changes are in order of their numbers; after a power loss lookups see what is durable.
 
 use super::super::world::Rng;
 use super::inode::Loss;
@@ -17,12 +19,12 @@ pub(super) struct Id(pub(super) u64);
 pub(super) const ROOT: Id = Id(0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum NameTarget {
     Dir(Id),
     File(Id),
 }
 
-type Entries = BTreeMap<String, Target>;
+type Entries = BTreeMap<String, NameTarget>;
 
 #[derive(Clone, Default)]
 struct Dir {
@@ -33,7 +35,7 @@ struct Dir {
 #[derive(Clone)]
 struct Change {
     number: u64,
-    effects: Vec<(Id, String, Option<Target>)>,
+    effects: Vec<(Id, String, Option<NameTarget>)>,
 }
 
 #[derive(Clone)]
@@ -50,7 +52,7 @@ fn not_found() -> io::Error {
     io::Error::from(io::ErrorKind::NotFound)
 }
 
-fn set(entries: &mut Entries, name: &str, target: Option<Target>) {
+fn set(entries: &mut Entries, name: &str, target: Option<NameTarget>) {
     match target {
         Some(target) => {
             entries.insert(name.to_owned(), target);
@@ -77,10 +79,10 @@ impl Names {
         Id(self.next - 1)
     }
 
-    pub(super) fn lookup(&self, path: &Path) -> io::Result<Target> {
-        let mut found = Target::Dir(ROOT);
+    pub(super) fn lookup(&self, path: &Path) -> io::Result<NameTarget> {
+        let mut found = NameTarget::Dir(ROOT);
         for name in components(path)? {
-            let Target::Dir(dir) = found else {
+            let NameTarget::Dir(dir) = found else {
                 return Err(io::Error::from(io::ErrorKind::NotADirectory));
             };
             let entries = &self.dirs.get(&dir).ok_or_else(not_found)?.volatile;
@@ -91,15 +93,15 @@ impl Names {
 
     pub(super) fn lookup_dir(&self, path: &Path) -> io::Result<Id> {
         match self.lookup(path)? {
-            Target::Dir(dir) => Ok(dir),
-            Target::File(_) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+            NameTarget::Dir(dir) => Ok(dir),
+            NameTarget::File(_) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
         }
     }
 
     pub(super) fn lookup_file(&self, path: &Path) -> io::Result<Id> {
         match self.lookup(path)? {
-            Target::File(file) => Ok(file),
-            Target::Dir(_) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+            NameTarget::File(file) => Ok(file),
+            NameTarget::Dir(_) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
         }
     }
 
@@ -113,13 +115,18 @@ impl Names {
         Ok((dir, (*name).to_owned()))
     }
 
-    fn change(&mut self, effects: Vec<(Id, String, Option<Target>)>) {
+    fn change(&mut self, effects: Vec<(Id, String, Option<NameTarget>)>) {
         for (dir, name, target) in &effects {
             if let Some(dir) = self.dirs.get_mut(dir) {
                 set(&mut dir.volatile, name, *target);
             }
         }
         self.changes += 1;
+        let last = self.pending.last();
+        assert!(
+            last.is_none_or(|last| last.number < self.changes),
+            "changes are numbered in order"
+        );
         self.pending.push(Change {
             number: self.changes,
             effects,
@@ -132,7 +139,7 @@ impl Names {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
         let id = self.next_id();
-        self.change(vec![(dir, name, Some(Target::File(id)))]);
+        self.change(vec![(dir, name, Some(NameTarget::File(id)))]);
         Ok(id)
     }
 
@@ -146,14 +153,14 @@ impl Names {
                 .and_then(|dir| dir.volatile.get(name))
                 .copied();
             let dir = match found {
-                Some(Target::Dir(dir)) => dir,
-                Some(Target::File(_)) => {
+                Some(NameTarget::Dir(dir)) => dir,
+                Some(NameTarget::File(_)) => {
                     return Err(io::Error::from(io::ErrorKind::NotADirectory));
                 }
                 None => {
                     let dir = self.next_id();
                     self.dirs.insert(dir, Dir::default());
-                    self.change(vec![(at, name.to_owned(), Some(Target::Dir(dir)))]);
+                    self.change(vec![(at, name.to_owned(), Some(NameTarget::Dir(dir)))]);
                     self.sync(at, self.changes);
                     dir
                 }
@@ -164,8 +171,8 @@ impl Names {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let target = Target::File(self.lookup_file(from)?);
-        if let Ok(Target::Dir(_)) = self.lookup(to) {
+        let target = NameTarget::File(self.lookup_file(from)?);
+        if let Ok(NameTarget::Dir(_)) = self.lookup(to) {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         let (from_dir, from_name) = self.place(from)?;
@@ -192,8 +199,8 @@ impl Names {
         let entries = self.list(dir);
         for (name, target) in entries {
             match target {
-                Target::Dir(_) => self.remove_dir_all(&path.join(name))?,
-                Target::File(_) => self.remove_file(&path.join(name))?,
+                NameTarget::Dir(_) => self.remove_dir_all(&path.join(name))?,
+                NameTarget::File(_) => self.remove_file(&path.join(name))?,
             }
         }
         let (parent, name) = self.place(path)?;
@@ -201,7 +208,7 @@ impl Names {
         Ok(())
     }
 
-    pub(super) fn list(&self, dir: Id) -> Vec<(String, Target)> {
+    pub(super) fn list(&self, dir: Id) -> Vec<(String, NameTarget)> {
         let entries = self.dirs.get(&dir).map(|dir| &dir.volatile);
         entries
             .into_iter()
@@ -221,6 +228,7 @@ impl Names {
             change.number <= latest && change.effects.iter().any(|effect| effect.0 == dir)
         };
         let synced: Vec<Change> = self.pending.extract_if(.., covered).collect();
+        assert!(synced.is_sorted_by_key(|change| change.number));
         for change in synced {
             self.make_durable(&change);
         }
@@ -285,10 +293,10 @@ impl Names {
         let (mut dirs, mut files) = (BTreeSet::from([ROOT]), BTreeSet::new());
         let mut todo = vec![ROOT];
         let pending = self.pending.iter().flat_map(|change| &change.effects);
-        let mut add = |target: Target, todo: &mut Vec<Id>| match target {
-            Target::Dir(dir) if dirs.insert(dir) => todo.push(dir),
-            Target::Dir(_) => {}
-            Target::File(file) => {
+        let mut add = |target: NameTarget, todo: &mut Vec<Id>| match target {
+            NameTarget::Dir(dir) if dirs.insert(dir) => todo.push(dir),
+            NameTarget::Dir(_) => {}
+            NameTarget::File(file) => {
                 files.insert(file);
             }
         };
@@ -314,8 +322,8 @@ impl Names {
             for (name, target) in self.list(dir) {
                 let path = format!("{path}/{name}");
                 match target {
-                    Target::Dir(dir) => todo.push((path, dir)),
-                    Target::File(file) => {
+                    NameTarget::Dir(dir) => todo.push((path, dir)),
+                    NameTarget::File(file) => {
                         files.insert(path, file);
                     }
                 }

@@ -11,7 +11,7 @@
 
 use super::inode::{PAGE, SECTOR};
 use super::names::Id;
-use super::{Disk, Op, Verdict};
+use super::{Disk, IoVerdict, Op};
 use crate::sim::world::Rng;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -109,7 +109,7 @@ impl Disk {
         let racing = self
             .in_flight
             .iter()
-            .filter(|(_, in_flight)| in_flight.verdict == Verdict::Ok && races(&in_flight.op));
+            .filter(|(_, in_flight)| in_flight.verdict == IoVerdict::Ok && races(&in_flight.op));
         let racing: Vec<u64> = racing.map(|(number, _)| *number).collect();
         for number in racing {
             let Some(in_flight) = self.in_flight.remove(&number) else {

@@ -1,9 +1,9 @@
 //! What a test does to the simulated network.
 
-use super::state::Link;
+use super::state::LinkFaults;
 use crate::sim::SimNode;
-use crate::sim::executor::Event;
-use crate::sim::world::{Step, World, nanos};
+use crate::sim::executor::SimEvent;
+use crate::sim::world::{TraceStep, World, nanos};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct SimNet {
 }
 
 impl SimNet {
-    fn change(&self, from: SimNode, to: SimNode, change: impl FnOnce(&mut Link)) {
+    fn change(&self, from: SimNode, to: SimNode, change: impl FnOnce(&mut LinkFaults)) {
         change_link(&self.world, from, to, change);
     }
 
@@ -74,7 +74,7 @@ impl SimNet {
 
     /// Repairs all ways, and ends clogs and loss that were asked for.
     pub fn heal_all(&self) {
-        self.world.note(Step::NetFault, 0, [0; 3]);
+        self.world.note(TraceStep::NetFault, 0, [0; 3]);
         {
             let mut net = self.world.net.borrow_mut();
             net.links.clear();
@@ -83,20 +83,21 @@ impl SimNet {
         self.world.retransmit(|_, _| true);
     }
 
-    /// Delays what goes from one node to another by so much more.
+    /// Delays traffic from one node to another by `delay` more.
     pub fn clog(&self, from: SimNode, to: SimNode, delay: Duration) {
         self.change(from, to, |link| link.clog = nanos(delay));
     }
 
     /// Sets the chance that a segment is lost (and arrives after a retransmission).
     pub fn set_packet_loss(&self, chance: f64) {
-        self.world.note(Step::NetFault, 0, [1, 0, 0]);
+        self.world.note(TraceStep::NetFault, 0, [1, 0, 0]);
         self.world.net.borrow_mut().packet_loss = Some(chance);
     }
 
     /// Resets all connections between two nodes.
     pub fn reset(&self, a: SimNode, b: SimNode) {
-        self.world.note(Step::NetFault, a.0, [2, u64::from(b.0), 0]);
+        self.world
+            .note(TraceStep::NetFault, a.0, [2, u64::from(b.0), 0]);
         let (a, b) = (a.0, b.0);
         self.world
             .reset_connections(|x, y| (x, y) == (a, b) || (x, y) == (b, a));
@@ -104,7 +105,7 @@ impl SimNet {
 
     /// Resets all connections between different nodes.
     pub fn reset_all(&self) {
-        self.world.note(Step::NetFault, 0, [3, 0, 0]);
+        self.world.note(TraceStep::NetFault, 0, [3, 0, 0]);
         self.world.reset_connections(|x, y| x != y);
     }
 
@@ -114,18 +115,18 @@ impl SimNet {
     }
 }
 
-fn change_link(world: &World, from: SimNode, to: SimNode, change: impl FnOnce(&mut Link)) {
+fn change_link(world: &World, from: SimNode, to: SimNode, change: impl FnOnce(&mut LinkFaults)) {
     let mut net = world.net.borrow_mut();
     let link = net.links.entry((from.0, to.0)).or_default();
     change(link);
     let values = [4 + u64::from(link.cut), u64::from(to.0), link.clog];
     drop(net);
-    world.note(Step::NetFault, from.0, values);
+    world.note(TraceStep::NetFault, from.0, values);
 }
 
 fn heal_both_ways(world: &Rc<World>, a: SimNode, b: SimNode) {
-    change_link(world, a, b, |link| *link = Link::default());
-    change_link(world, b, a, |link| *link = Link::default());
+    change_link(world, a, b, |link| *link = LinkFaults::default());
+    change_link(world, b, a, |link| *link = LinkFaults::default());
     world.retransmit(|x, y| (x, y) == (a.0, b.0) || (x, y) == (b.0, a.0));
 }
 
@@ -139,8 +140,8 @@ fn flap(world: &Rc<World>, a: SimNode, b: SimNode, period: u64, turns: u32) {
     let heal = move |world: &Rc<World>| {
         heal_both_ways(world, a, b);
         let at = world.now().saturating_add(period);
-        world.executor.schedule(at, Event::Call(Box::new(again)));
+        world.executor.schedule(at, SimEvent::Call(Box::new(again)));
     };
     let at = world.now().saturating_add(period);
-    world.executor.schedule(at, Event::Call(Box::new(heal)));
+    world.executor.schedule(at, SimEvent::Call(Box::new(heal)));
 }

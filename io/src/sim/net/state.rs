@@ -7,9 +7,14 @@
 //!
 //! A machine that lost its power says nothing: its peers find out when it is up again and resets
 //! what it does not know. A process that ends has its connections closed by its kernel.
+//!
+//! Invariants:
+//! * The segments in flight of a stream are in order of arrival, and nothing arrives after its end.
+//! * `unacknowledged` counts at least `unheard` and what the other side has not read.
+//! * A machine without power has no listeners, and has forgotten its connections.
 
-use super::super::executor::Event;
-use super::super::world::{Node, Step, World, fingerprint};
+use super::super::executor::SimEvent;
+use super::super::world::{Node, TraceStep, World, fingerprint};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +27,7 @@ const FIRST_EPHEMERAL_PORT: u16 = 32768;
 
 /// What happens to traffic from one node to another.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in super::super) struct Link {
+pub(in super::super) struct LinkFaults {
     pub(in super::super) cut: bool,
     pub(in super::super) clog: u64,
 }
@@ -34,9 +39,9 @@ pub(in super::super) struct Listener {
 
 #[derive(Default)]
 pub(in super::super) struct Net {
-    pub(in super::super) links: BTreeMap<(u32, u32), Link>,
+    pub(in super::super) links: BTreeMap<(u32, u32), LinkFaults>,
     pub(in super::super) listeners: BTreeMap<(u32, u16), Listener>,
-    pub(in super::super) connections: BTreeMap<u64, Connection>,
+    pub(in super::super) connections: BTreeMap<u64, SimConnection>,
     next_connection: u64,
     next_port: u16,
     /// Overrides the configured chance of a lost segment.
@@ -44,11 +49,11 @@ pub(in super::super) struct Net {
 }
 
 /// Side 0 has connected, side 1 has accepted.
-pub(in super::super) struct Connection {
-    pub(in super::super) ends: [End; 2],
+pub(in super::super) struct SimConnection {
+    pub(in super::super) ends: [Endpoint; 2],
 }
 
-pub(in super::super) enum Segment {
+pub(in super::super) enum TcpSegment {
     Data(Vec<u8>),
     /// The sender closed its connection.
     Fin,
@@ -57,10 +62,10 @@ pub(in super::super) enum Segment {
 }
 
 /// One end of a connection.
-pub(in super::super) struct End {
+pub(in super::super) struct Endpoint {
     pub(in super::super) node: u32,
     pub(in super::super) address: SocketAddr,
-    /// Arrived and not read yet; the number counts the bytes read of the first chunk.
+    /// Arrived and not read yet; `inbox_read` bytes of the first chunk have been read.
     pub(in super::super) inbox: VecDeque<Vec<u8>>,
     pub(in super::super) inbox_read: usize,
     /// The other side has closed, and all it sent before is in the inbox.
@@ -72,7 +77,7 @@ pub(in super::super) struct End {
     /// Its machine lost power and knows nothing of it any more.
     pub(in super::super) forgotten: bool,
     /// Sent, not arrived; with the time of arrival.
-    flight: VecDeque<(u64, Segment)>,
+    flight: VecDeque<(u64, TcpSegment)>,
     last_arrival: u64,
     /// Bytes sent that the other side has not read, as far as this side knows.
     pub(in super::super) unacknowledged: usize,
@@ -82,7 +87,7 @@ pub(in super::super) struct End {
     pub(in super::super) writer: Option<Waker>,
 }
 
-impl End {
+impl Endpoint {
     fn new(node: u32, address: SocketAddr) -> Self {
         Self {
             node,
@@ -136,14 +141,20 @@ impl Net {
         }
     }
 
-    pub(in super::super) fn end(&mut self, connection: u64, side: usize) -> Option<&mut End> {
+    pub(in super::super) fn end(&mut self, connection: u64, side: usize) -> Option<&mut Endpoint> {
         self.connections.get_mut(&connection)?.ends.get_mut(side)
     }
 
-    /// Forgets a connection once nobody can notice it any more.
+    /// The ends of connections at a node.
+    fn ends_of(&self, node: u32) -> impl Iterator<Item = &Endpoint> {
+        let ends = self.connections.values().flat_map(|it| &it.ends);
+        ends.filter(move |end| end.node == node)
+    }
+
+    /// Forgets a connection that neither side can notice any more.
     fn retire(&mut self, connection: u64) {
         let over = self.connections.get(&connection).is_some_and(|connection| {
-            let over = |end: &End| end.is_gone() && (end.flight.is_empty() || end.forgotten);
+            let over = |end: &Endpoint| end.is_gone() && (end.flight.is_empty() || end.forgotten);
             let [a, b] = &connection.ends;
             (over(a) || a.broken && a.is_gone()) && (over(b) || b.broken && b.is_gone())
         });
@@ -153,7 +164,7 @@ impl Net {
     }
 }
 
-/// What came of an attempt to connect.
+/// The outcome of an attempt to connect.
 pub(in super::super) enum Attempt {
     Connected(u64),
     /// No answer: try again later.
@@ -192,11 +203,15 @@ impl World {
         let waiting = listener.waiting.take();
         net.next_connection += 1;
         let client = from.address(net.free_port(from.id));
-        let ends = [End::new(from.id, client), End::new(to.id, to.address(port))];
-        net.connections.insert(id, Connection { ends });
+        let ends = [
+            Endpoint::new(from.id, client),
+            Endpoint::new(to.id, to.address(port)),
+        ];
+        let before = net.connections.insert(id, SimConnection { ends });
+        assert!(before.is_none(), "a connection's number is its own");
         drop(net);
         self.note(
-            Step::Connect,
+            TraceStep::Connect,
             from.id,
             [id, u64::from(to.id), u64::from(port)],
         );
@@ -207,7 +222,12 @@ impl World {
     }
 
     /// Puts a segment on its way.
-    pub(in super::super) fn send(self: &Rc<Self>, connection: u64, side: usize, segment: Segment) {
+    pub(in super::super) fn send(
+        self: &Rc<Self>,
+        connection: u64,
+        side: usize,
+        segment: TcpSegment,
+    ) {
         let Some((from, to)) = self
             .net
             .borrow()
@@ -231,13 +251,13 @@ impl World {
             }
         }
         let segment = match from != to && self.rng.chance(self.config.reset_chance) {
-            true => Segment::Reset,
+            true => TcpSegment::Reset,
             false => segment,
         };
         let detail = match &segment {
-            Segment::Data(bytes) => fingerprint(bytes),
-            Segment::Fin => 1,
-            Segment::Reset => 2,
+            TcpSegment::Data(bytes) => fingerprint(bytes),
+            TcpSegment::Fin => 1,
+            TcpSegment::Reset => 2,
         };
         let mut net = self.net.borrow_mut();
         let Some(end) = net.end(connection, side) else {
@@ -245,13 +265,17 @@ impl World {
         };
         arrival = arrival.max(end.last_arrival);
         end.last_arrival = arrival;
-        if let Segment::Data(bytes) = &segment {
+        if let TcpSegment::Data(bytes) = &segment {
             end.unacknowledged += bytes.len();
         }
+        assert!(
+            end.flight.back().is_none_or(|(last, _)| *last <= arrival),
+            "a stream is in order"
+        );
         end.flight.push_back((arrival, segment));
         drop(net);
         self.note(
-            Step::Send,
+            TraceStep::Send,
             from,
             [connection << 1 | side as u64, detail, arrival],
         );
@@ -260,7 +284,8 @@ impl World {
 
     fn schedule_delivery(self: &Rc<Self>, connection: u64, side: usize, at: u64) {
         let deliver = move |world: &Rc<World>| world.deliver(connection, side);
-        self.executor.schedule(at, Event::Call(Box::new(deliver)));
+        self.executor
+            .schedule(at, SimEvent::Call(Box::new(deliver)));
     }
 
     /// Lets the segments arrive whose time has come. Those that cannot now (a cut link, a machine
@@ -270,7 +295,7 @@ impl World {
         loop {
             let mut net = self.net.borrow_mut();
             let net = &mut *net;
-            let Some(Connection { ends }) = net.connections.get_mut(&connection) else {
+            let Some(SimConnection { ends }) = net.connections.get_mut(&connection) else {
                 break;
             };
             let [a, b] = ends;
@@ -290,24 +315,25 @@ impl World {
                 break;
             };
             self.note(
-                Step::Deliver,
+                TraceStep::Deliver,
                 to.node,
                 [connection << 1 | side as u64, 0, 0],
             );
             match segment {
-                Segment::Data(_) if to.is_gone() => {
+                TcpSegment::Data(_) if to.is_gone() => {
                     // A reset comes back, by the time of a round trip; sooner is as good.
                     from.break_off(&mut wakers);
                 }
-                Segment::Data(bytes) => {
+                TcpSegment::Data(bytes) => {
+                    assert!(!to.eof, "data arrives after the end of its stream");
                     to.inbox.push_back(bytes);
                     wakers.extend(to.reader.take());
                 }
-                Segment::Fin => {
+                TcpSegment::Fin => {
                     to.eof = true;
                     to.wake(&mut wakers);
                 }
-                Segment::Reset => {
+                TcpSegment::Reset => {
                     to.break_off(&mut wakers);
                     from.break_off(&mut wakers);
                 }
@@ -322,18 +348,22 @@ impl World {
     /// The end `side` has read `count` bytes; tells the sender, if an acknowledgement can pass.
     pub(in super::super) fn acknowledge(&self, connection: u64, side: usize, count: usize) {
         let mut net = self.net.borrow_mut();
-        let Some(Connection { ends }) = net.connections.get(&connection) else {
+        let Some(SimConnection { ends }) = net.connections.get(&connection) else {
             return;
         };
         let cut = net.is_cut(ends[side].node, ends[1 - side].node);
         let Some(sender) = net.end(connection, 1 - side) else {
             return;
         };
+        assert!(
+            sender.unheard + count <= sender.unacknowledged,
+            "more was read than was sent"
+        );
         let waker = if cut {
             sender.unheard += count;
             None
         } else {
-            sender.unacknowledged = sender.unacknowledged.saturating_sub(count);
+            sender.unacknowledged -= count;
             sender.writer.take()
         };
         drop(net);
@@ -359,7 +389,11 @@ impl World {
         self.send(
             connection,
             side,
-            if unread { Segment::Reset } else { Segment::Fin },
+            if unread {
+                TcpSegment::Reset
+            } else {
+                TcpSegment::Fin
+            },
         );
     }
 
@@ -370,7 +404,7 @@ impl World {
         {
             let mut net = self.net.borrow_mut();
             let net = &mut *net;
-            for (id, Connection { ends }) in &mut net.connections {
+            for (id, SimConnection { ends }) in &mut net.connections {
                 for side in 0..2 {
                     let (from, to) = (ends[side].node, ends[1 - side].node);
                     if concerns(from, to) && !ends[side].flight.is_empty() {
@@ -381,7 +415,8 @@ impl World {
                     if heard && ends[side].unheard > 0 {
                         let end = &mut ends[side];
                         let heard = std::mem::take(&mut end.unheard);
-                        end.unacknowledged = end.unacknowledged.saturating_sub(heard);
+                        assert!(heard <= end.unacknowledged, "more was read than was sent");
+                        end.unacknowledged -= heard;
                         wakers.extend(end.writer.take());
                     }
                 }
@@ -400,7 +435,7 @@ impl World {
     /// Breaks the connections that `concerns` chooses by the nodes of their ends, at both ends.
     pub(in super::super) fn reset_connections(&self, concerns: impl Fn(u32, u32) -> bool) {
         let mut wakers = Vec::new();
-        for Connection { ends: [a, b] } in self.net.borrow_mut().connections.values_mut() {
+        for SimConnection { ends: [a, b] } in self.net.borrow_mut().connections.values_mut() {
             if concerns(a.node, b.node) {
                 a.break_off(&mut wakers);
                 b.break_off(&mut wakers);
@@ -411,11 +446,11 @@ impl World {
         }
     }
 
-    /// A machine has lost its power: its ends are gone, and nobody is told.
+    /// A machine has lost its power: its ends are gone, and their peers are not told.
     pub(in super::super) fn forget_sockets(&self, node: u32) {
         let mut net = self.net.borrow_mut();
         net.listeners.retain(|(at, _), _| *at != node);
-        for Connection { ends } in net.connections.values_mut() {
+        for SimConnection { ends } in net.connections.values_mut() {
             for end in ends.iter_mut().filter(|end| end.node == node) {
                 end.forgotten = true;
                 end.inbox.clear();
@@ -429,6 +464,10 @@ impl World {
         for id in ids {
             net.retire(id);
         }
+        debug_assert!(
+            net.ends_of(node).all(|end| end.forgotten),
+            "a machine without power knows a connection"
+        );
     }
 
     /// A process has ended: its kernel closes what it had open.
@@ -437,7 +476,7 @@ impl World {
         {
             let mut net = self.net.borrow_mut();
             net.listeners.retain(|(at, _), _| *at != node);
-            for (id, Connection { ends }) in &mut net.connections {
+            for (id, SimConnection { ends }) in &mut net.connections {
                 for (side, end) in ends
                     .iter_mut()
                     .enumerate()
@@ -451,6 +490,10 @@ impl World {
         for (connection, side) in open {
             self.close(connection, side);
         }
+        debug_assert!(
+            self.net.borrow().ends_of(node).all(Endpoint::is_gone),
+            "a connection outlived its process"
+        );
     }
 
     /// A listener is closed: what it has not accepted is reset.
@@ -460,7 +503,7 @@ impl World {
             if let Some(end) = self.net.borrow_mut().end(connection, 1) {
                 end.shut = true;
             }
-            self.send(connection, 1, Segment::Reset);
+            self.send(connection, 1, TcpSegment::Reset);
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::super::clock::tick_of;
-use super::{Slot, Timers};
+use super::{TimerSlot, Timers};
 use crate::time::Instant;
 use std::task::Waker;
 
@@ -24,7 +24,7 @@ fn a_tick_is_never_before_the_deadline_and_coarse_when_far() {
     }
 }
 
-fn insert(timers: &mut Timers, tick: u64) -> (Slot, bool) {
+fn insert(timers: &mut Timers, tick: u64) -> (TimerSlot, bool) {
     timers.insert(tick, Waker::noop().clone())
 }
 

@@ -80,7 +80,7 @@ fn a_fill_in_order() {
     }
 }
 
-/// So many flushes of keys drawn from 0 to `keys`.
+/// Flushes keys drawn from 0 to `keys`, `flushes` times.
 fn overwrite(tree: &mut Tree, random: &mut Random, keys: u32, flushes: u32) {
     for _ in 0..flushes {
         tree.flush((0..FLUSH).map(|_| (random.below(keys), false)));
@@ -132,7 +132,7 @@ fn everything_deleted() {
                 &tree,
             );
             assert_eq!(tree.table_bytes(), 0);
-            // A merge that pays does away with a fifth of what it reads.
+            // A merge that pays drops a fifth of what it reads.
             assert!(rewritten <= 5.5);
         }
     }

@@ -2,7 +2,8 @@
 //! of them.
 
 use crate::compaction::{
-    Debt, LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, debt, pick,
+    CompactionTask, Debt, LevelShape, PickerOptions, Policy, RunShape, Shape, TableShape, debt,
+    pick,
 };
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
@@ -44,11 +45,11 @@ pub(super) struct Run {
 pub(super) struct Tree {
     pub(super) levels: Vec<Vec<Run>>,
     pub(super) policy: Policy,
-    pub(super) options: Options,
+    pub(super) options: PickerOptions,
     pub(super) sizes: Sizes,
     /// The newest version of every key that was ever written.
     pub(super) truth: BTreeMap<u32, Record>,
-    pub(super) running: Vec<Task>,
+    pub(super) running: Vec<CompactionTask>,
     pub(super) figures: Figures,
     next_id: u64,
     next_at: u64,
@@ -85,7 +86,7 @@ fn stored(key: u32) -> Bytes {
 
 impl Tree {
     pub(super) fn new(policy: Policy, sizes: Sizes) -> Self {
-        let options = Options::default();
+        let options = PickerOptions::default();
         Self {
             levels: vec![Vec::new(); options.levels],
             policy,
@@ -211,7 +212,7 @@ impl Tree {
         self.levels.iter().map(Vec::len).sum()
     }
 
-    pub(super) fn pick(&self) -> Option<Task> {
+    pub(super) fn pick(&self) -> Option<CompactionTask> {
         pick(&self.shape(), self.policy, &self.options)
     }
 
@@ -219,7 +220,7 @@ impl Tree {
         debt(&self.shape(), self.policy, &self.options)
     }
 
-    pub(super) fn apply(&mut self, task: &Task) {
+    pub(super) fn apply(&mut self, task: &CompactionTask) {
         let mut inputs: Vec<Rc<Table>> = Vec::new();
         for input in &task.inputs {
             let run = self.levels[input.level]
@@ -257,7 +258,7 @@ impl Tree {
         }
     }
 
-    fn merge(&mut self, task: &Task, inputs: &[Rc<Table>]) -> Vec<Rc<Table>> {
+    fn merge(&mut self, task: &CompactionTask, inputs: &[Rc<Table>]) -> Vec<Rc<Table>> {
         // The first of a key is the newest, as the order of runs says: the sort is stable.
         let mut merged: Vec<Record> = Vec::new();
         for table in inputs {

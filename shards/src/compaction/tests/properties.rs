@@ -1,7 +1,7 @@
-//! From whatever shape, with tasks running beside each other and memtables flushed between.
+//! Random shapes, with tasks running beside each other and memtables flushed between them.
 
 use super::model::{Random, Record, Sizes, Tree};
-use crate::compaction::{Options, Policy};
+use crate::compaction::{PickerOptions, Policy};
 use crate::ids::LogIndex;
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn tree(policy: Policy) -> Tree {
         value: 0,
     };
     let mut tree = Tree::new(policy, sizes);
-    tree.options = Options {
+    tree.options = PickerOptions {
         levels: 5,
         table_bytes: 4 << 10,
         level_ratio: 4,
@@ -23,13 +23,13 @@ fn tree(policy: Policy) -> Tree {
         whole_bytes_max: 48 << 10,
         leveled_runs_max: 7,
         tiered_runs_max: 6,
-        ..Options::default()
+        ..PickerOptions::default()
     };
     tree.levels.truncate(5);
     tree
 }
 
-/// A tree with so many runs in each level, of random keys.
+/// A tree with these numbers of runs in its levels, of random keys.
 fn grown(policy: Policy, runs: &[usize], random: &mut Random) -> Tree {
     let mut tree = tree(policy);
     for (level, runs) in runs.iter().enumerate().rev() {

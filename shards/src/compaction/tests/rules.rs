@@ -1,7 +1,7 @@
 //! One rule at a time, as tables of text; see `text.rs`.
 
 use super::text;
-use crate::compaction::{Options, Policy, Shape, pick, settled};
+use crate::compaction::{PickerOptions, Policy, Shape, pick, settled};
 use bytes::Bytes;
 
 #[test]
@@ -27,7 +27,7 @@ fn names_and_tags() {
 
 #[test]
 fn what_runs_is_not_settled_and_its_keys_are_kept_off() {
-    let options = Options::default();
+    let options = PickerOptions::default();
     let upper = "L5: 11 0-99 1000MiB, 12 200-299 1000MiB";
     let lower = "L6: 21 0-120 9000MiB, 22 180-220 5000MiB";
     let mut shape: Shape = text::parse(&[upper, lower].join("\n"));
@@ -49,7 +49,7 @@ fn what_runs_is_not_settled_and_its_keys_are_kept_off() {
 #[test]
 fn a_task_says_what_it_mixes() {
     let shape = text::parse("L5: 3 0-100 64MiB\nL5: 2 50-150 64MiB\nL6: 1 0-200 640MiB");
-    let task = pick(&shape, Policy::Leveled, &Options::default()).unwrap();
+    let task = pick(&shape, Policy::Leveled, &PickerOptions::default()).unwrap();
     assert_eq!(task.mixed, [64 * 4096; 2]);
     assert_eq!(task.bytes, 128 << 20);
 }

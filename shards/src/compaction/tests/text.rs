@@ -20,7 +20,8 @@
 //! `overwriting`: all of a set of 10,000 keys; neither: nothing is known.
 
 use crate::compaction::{
-    LevelShape, Options, Policy, RunShape, Shape, TableShape, Task, debt, pick, searches_due,
+    CompactionTask, LevelShape, PickerOptions, Policy, RunShape, Shape, TableShape, debt, pick,
+    searches_due,
 };
 use crate::ids::{LogIndex, TableId};
 use bytes::Bytes;
@@ -119,7 +120,7 @@ pub(in crate::compaction) fn parse(text: &str) -> Shape {
 }
 
 /// What is to be done, as text.
-fn render(task: &Task) -> String {
+fn render(task: &CompactionTask) -> String {
     let mut text = if task.moves { "move" } else { "merge" }.to_owned();
     for input in &task.inputs {
         let ids: Vec<String> = input.tables.iter().map(|id| id.0.to_string()).collect();
@@ -143,7 +144,7 @@ fn render(task: &Task) -> String {
 struct Question {
     what: String,
     policy: Policy,
-    options: Options,
+    options: PickerOptions,
     /// How many tasks are started one after the other.
     tasks: usize,
 }
@@ -152,7 +153,7 @@ fn question(line: &str) -> Question {
     let mut words = line.split_whitespace();
     let what = words.next().expect("a question").to_owned();
     let policy = words.next().and_then(|policy| policy.parse().ok());
-    let mut options = Options::default();
+    let mut options = PickerOptions::default();
     let mut tasks = 1;
     for word in words {
         match word.split_once('=') {

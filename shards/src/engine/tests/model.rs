@@ -166,7 +166,9 @@ impl Run {
         }
         let dir = self.dir.with_extension("none");
         self.engine = open(&dir, MEMTABLE_BYTES).await.unwrap();
-        self.engine = open(&self.dir, MEMTABLE_BYTES).await.unwrap();
+        let reopened = open(&self.dir, MEMTABLE_BYTES).await.unwrap();
+        // One that is only dropped keeps its lock while a task of it waits.
+        abandon(std::mem::replace(&mut self.engine, reopened)).await;
         let from = self.engine.applied().0.map_or(0, |id| id.index.0) + 1;
         for index in from..=self.model.last {
             self.engine.wait_for_room().await.unwrap();
@@ -287,4 +289,19 @@ proptest! {
             run.engine.close().await.unwrap();
         });
     }
+}
+
+/// An engine that is abandoned has given its lock back, whatever its tasks were at.
+#[test]
+fn an_abandoned_engine_leaves_its_directory() {
+    on_core(move |dir| async move {
+        for round in 0..200 {
+            let engine = open(&dir, MEMTABLE_BYTES).await;
+            let engine = engine.unwrap_or_else(|error| panic!("{round}: {error}"));
+            for _ in 0..round % 40 {
+                corelith_io::yield_now().await;
+            }
+            abandon(engine).await;
+        }
+    });
 }

@@ -34,6 +34,15 @@ pub(super) async fn source(dir: &Path) -> Engine {
     engine
 }
 
+/// Ends the reception of the state of [`source`] and compares.
+async fn install_and_close(source: Engine, target: Engine, mut received: SnapshotWriter) {
+    received.finish().await.unwrap();
+    target.install(received).await.unwrap();
+    check_copy(&target).await;
+    source.close().await.unwrap();
+    target.close().await.unwrap();
+}
+
 async fn check_copy(engine: &Engine) {
     let members = Some((log_id(4), Bytes::from_static(b"members")));
     assert_eq!(engine.applied(), (Some(log_id(5)), members));
@@ -130,11 +139,7 @@ fn a_copy_equals_its_source_and_the_source_may_change_meanwhile() {
             target.install(early).await,
             Err(Error::BadPiece { .. })
         ));
-        received.finish().await.unwrap();
-        target.install(received).await.unwrap();
-        check_copy(&target).await;
-        source.close().await.unwrap();
-        target.close().await.unwrap();
+        install_and_close(source, target, received).await;
     });
 }
 
@@ -170,11 +175,7 @@ fn damaged_and_misplaced_pieces_are_refused() {
             // The right one is still taken.
             received.piece(piece.clone()).await.unwrap();
         }
-        received.finish().await.unwrap();
-        target.install(received).await.unwrap();
-        check_copy(&target).await;
-        source.close().await.unwrap();
-        target.close().await.unwrap();
+        install_and_close(source, target, received).await;
     });
 }
 
@@ -193,10 +194,6 @@ fn a_snapshot_of_the_checkpoint_holds_that_and_no_more() {
         while let Some(piece) = snapshot.next_piece().await.unwrap() {
             received.piece(piece).await.unwrap();
         }
-        received.finish().await.unwrap();
-        target.install(received).await.unwrap();
-        check_copy(&target).await;
-        source.close().await.unwrap();
-        target.close().await.unwrap();
+        install_and_close(source, target, received).await;
     });
 }

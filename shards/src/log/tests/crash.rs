@@ -311,7 +311,7 @@ fn sweep(seed: u64, depth: u64) {
 }
 
 /// How many seeds to run: `CORELITH_SIM_SEEDS`, or few.
-fn seed_count() -> u64 {
+pub(super) fn seed_count() -> u64 {
     let count = std::env::var("CORELITH_SIM_SEEDS").ok();
     count.and_then(|count| count.parse().ok()).unwrap_or(2)
 }

@@ -7,7 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Ticket, ValueSegmentId};
-use crate::vlog::ValuePointer;
+use crate::vlog::{ValuePointer, ValueState};
 use bytes::{Buf as _, BufMut, Bytes};
 use corelith_io::sync::notify::Notify;
 use corelith_io::{BLOCK_SIZE, Buf, File, OpenOptions};
@@ -193,8 +193,11 @@ impl FakeValues {
         }
     }
 
-    pub(crate) async fn is_whole(&self, place: ValuePointer) -> Result<bool> {
-        Ok(self.record(place).await?.is_some())
+    pub(crate) async fn state_of(&self, place: ValuePointer) -> Result<ValueState> {
+        Ok(match self.record(place).await? {
+            Some(_) => ValueState::Whole,
+            None => ValueState::Torn,
+        })
     }
 
     async fn record(&self, place: ValuePointer) -> Result<Option<(Bytes, Bytes)>> {

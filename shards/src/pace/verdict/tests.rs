@@ -36,16 +36,16 @@ fn of_incoming(pressure: Pressure, inline: u64, separated: u64) -> Verdict {
         incoming,
         ..pressure
     };
-    judge(&pressure, &Limits::default())
+    judge(&pressure, &PaceLimits::default())
 }
 
 fn verdict(pressure: Pressure) -> Verdict {
-    judge(&pressure, &Limits::default())
+    judge(&pressure, &PaceLimits::default())
 }
 
 /// Seconds that a byte is delayed.
 fn delay(pressure: Pressure) -> Option<f64> {
-    let writers = judge_writers(&pressure, &Limits::default());
+    let writers = judge_writers(&pressure, &PaceLimits::default());
     assert_eq!(writers, verdict(pressure).writers);
     match writers {
         Writers::Free => Some(0.0),
@@ -191,7 +191,7 @@ fn a_flush_keeps_ahead_of_the_next_memtable() {
 
 #[test]
 fn nothing_holds_background_work_back_alone_or_when_space_runs_out() {
-    let short = |free_fraction, is_full| Space {
+    let short = |free_fraction, is_full| DeviceSpace {
         free_fraction,
         is_full,
     };

@@ -1,5 +1,5 @@
-//! What data makes grow is bounded, with bounds so small that a test reaches them: a shard that is full
-//! says so by name, still takes what makes room, and is there again after a start.
+//! Bounds on what grows with the data, so small that a test reaches them: a full shard refuses values with
+//! `Full`, still takes what makes room, and opens again.
 
 use super::model::Random;
 use super::replica::{Config, Ledger, Replica, SharedLedger, Write};

@@ -79,7 +79,7 @@ pub(super) fn source() -> Rc<Source> {
     Rc::new(Source { ledger, pieces })
 }
 
-/// Takes a shard from its creation, or from wherever it has come, through everything it can do.
+/// Takes a shard, new or part of the way, through everything it can do.
 pub(super) async fn life(ledger: SharedLedger, source: Rc<Source>) -> Result<()> {
     let mut replica = Replica::open(Path::new(DIR), &config(), &ledger).await?;
     replica.check().await?;

@@ -120,7 +120,7 @@ fn a_failed_write_or_sync_is_final() {
                     Err(other) => panic!("{kind:?} {pass}: {other}"),
                 }
                 // Background work may fail after the last step of a life, and what gives space back says
-                // nothing of a failure; so many in a row are those beyond the last write or sync.
+                // nothing of a failure. This many in a row are beyond the last write or sync.
                 if unnoticed > 60 {
                     break;
                 }
@@ -136,8 +136,8 @@ fn a_failed_write_or_sync_is_final() {
     }
 }
 
-/// Names that a failed sync of the directory has lost are seen until the power fails, and nobody counts on
-/// one: not the shard that met the failure, and not the next one in the same life of the machine. That one
+/// Names that a failed sync of the directory has lost are seen until the power fails, and are not relied
+/// on: not by the shard that met the failure, and not by the next one in the same life of the machine. That one
 /// may have removed files whose lost neighbours come back with the power, which is refused if anything
 /// seems missing, and loses nothing that was acknowledged.
 #[test]
@@ -290,7 +290,7 @@ async fn fill(replica: &Replica) -> u64 {
     fill_from(replica, 0).await
 }
 
-/// As [`fill`], where there are so many already.
+/// As [`fill`], on a shard that has `keys` already.
 async fn fill_from(replica: &Replica, keys: u64) -> u64 {
     let engine = &replica.shard.engine;
     let mut keys = keys;

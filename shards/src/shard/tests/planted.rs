@@ -1,5 +1,4 @@
-//! Every planted bug is found, by a simulation of so many runs at the most. docs/simulation.md has the
-//! table.
+//! Every planted bug is found within a number of simulated runs. docs/simulation.md has the table.
 
 use super::{crash, faults, model, race};
 use crate::ids::LogIndex;

@@ -1,4 +1,4 @@
-//! A shard that nobody writes to any more: what was deleted gives its space back all the same.
+//! A shard without writes still gives the space of deleted values back.
 
 use super::replica::{Config, Ledger, Replica, SharedLedger, Write};
 use crate::engine::tests::settle;

@@ -6,7 +6,7 @@
 //! they share nothing, are no exception: a search starts at the last one that is not after the target, so
 //! another one that it comes to is after it.
 
-use super::{Ahead, Damage, Held, Layout, SHORT, common_prefix, restart_before};
+use super::{Damage, DecodedEntry, HeldValue, Layout, SHORT, common_prefix, restart_before};
 use crate::ids::LogIndex;
 use std::cmp::Ordering;
 
@@ -15,7 +15,7 @@ pub(in crate::sstable) struct Hit {
     /// Whether its key is the one that was looked for.
     pub(in crate::sstable) is_key: bool,
     pub(in crate::sstable) at: LogIndex,
-    pub(in crate::sstable) held: Held,
+    pub(in crate::sstable) held: HeldValue,
 }
 
 /// Goes over entries until one is after a target.
@@ -46,11 +46,12 @@ impl<'a> Approach<'a> {
     /// The next entry and its order to the target. There is no going on behind one that is after it.
     #[inline]
     fn advance(&mut self) -> Result<Option<(Ordering, Hit)>, Damage> {
-        let Some(ahead) = Ahead::decode(self.entries, self.next, self.key_len)? else {
+        let Some(ahead) = DecodedEntry::decode(self.entries, self.next, self.key_len)? else {
             return Ok(None);
         };
         let (key, at) = self.target;
         let rest = ahead.key_rest(self.entries);
+        debug_assert!(self.matched <= key.len() && self.matched <= self.key_len);
         let mut is_key = false;
         let order = match ahead.shared.cmp(&self.matched) {
             // It differs from the target where the one before, which is below the target, does.
@@ -125,7 +126,7 @@ pub(in crate::sstable) fn lead(payload: &[u8], key: &[u8], at: LogIndex) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Block, BlockBuilder, BlockCursor, Put, common_prefix};
+    use super::super::{BlockBuilder, BlockCursor, EntryBlock, PutValue, common_prefix};
     use super::*;
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -146,14 +147,14 @@ mod tests {
         for (number, (key, at)) in entries.iter().enumerate() {
             let value = u32::try_from(number).unwrap().to_le_bytes();
             let shared = common_prefix(last, key);
-            builder.add(key, shared, LogIndex(*at), Put::Inline(&value));
+            builder.add(key, shared, LogIndex(*at), PutValue::Inline(&value));
             last = key;
         }
         builder.finish().into()
     }
 
-    fn value(payload: &[u8], held: Held) -> usize {
-        let Held::Inline { start, len } = held else {
+    fn value(payload: &[u8], held: HeldValue) -> usize {
+        let HeldValue::Inline { start, len } = held else {
             panic!("all values are inline");
         };
         let bytes = payload[start..start + len].try_into().unwrap();
@@ -170,7 +171,7 @@ mod tests {
             wanted in prop::collection::vec((prop::collection::vec(0..3_u8, 0..13), 0..5_u64), 1..40),
         ) {
             let payload = block_of(&entries, interval);
-            prop_assert!(Block::new(payload.clone()).unwrap().check().is_ok());
+            prop_assert!(EntryBlock::new(payload.clone()).unwrap().check().is_ok());
             let all = entries.iter().cloned().chain(wanted);
             for (key, at) in all {
                 let place = entries.partition_point(|(other, other_at)| {
@@ -218,7 +219,7 @@ mod tests {
                 let led = led.into_iter().flat_map(|led| led.beyond.into_iter().chain([led.to]));
                 let hits = first.ok().flatten().into_iter().chain(led);
                 for hit in hits {
-                    if let Held::Inline { start, len } = hit.held {
+                    if let HeldValue::Inline { start, len } = hit.held {
                         prop_assert!(start + len <= payload.len());
                     }
                 }
@@ -241,11 +242,11 @@ mod tests {
         let build = |shared: [usize; 5]| {
             let mut builder = BlockBuilder::with_interval(4);
             for (key, shared) in keys.iter().zip(shared) {
-                builder.add(key, shared, LogIndex(5), Put::Deleted);
+                builder.add(key, shared, LogIndex(5), PutValue::Deleted);
             }
             builder.finish()
         };
-        let check = |payload: Vec<u8>| Block::new(payload.into()).unwrap().check();
+        let check = |payload: Vec<u8>| EntryBlock::new(payload.into()).unwrap().check();
         let payload = build([0, 1, 1, 1, 1]);
         assert_eq!(check(payload.clone()), Ok(()));
         assert!(check(build([0, 1, 0, 1, 1])).is_err());
@@ -270,7 +271,7 @@ mod tests {
             .collect();
         let payload = block_of(&entries, 16);
         for (key, at) in &entries {
-            let mut cursor = BlockCursor::new(Block::new(payload.clone()).unwrap());
+            let mut cursor = BlockCursor::new(EntryBlock::new(payload.clone()).unwrap());
             assert!(cursor.seek(key, LogIndex(*at)).unwrap());
             let hit = first_at_or_after(&payload, key, LogIndex(*at)).unwrap();
             let hit = hit.expect("it is there");

@@ -19,8 +19,12 @@ use bytes::Buf;
 use std::ops::Deref;
 use xorf::BinaryFuse8;
 
-/// Appends the filter of `hashes`, which are distinct; `false` if none was found.
+/// Appends the filter of `hashes`, which are sorted and distinct; `false` if none was found.
 pub(super) fn build(hashes: &[u64], out: &mut Vec<u8>) -> bool {
+    debug_assert!(
+        hashes.is_sorted_by(|one, next| one < next),
+        "each hash is there once"
+    );
     let Ok(filter) = BinaryFuse8::try_from(hashes) else {
         return false;
     };
@@ -92,7 +96,8 @@ mod tests {
     #[test]
     fn it_answers_as_the_crate_that_built_it() {
         for keys in [1, 2, 5, 100, 5000] {
-            let hashes: Vec<u64> = (0..keys).map(mix).collect();
+            let mut hashes: Vec<u64> = (0..keys).map(mix).collect();
+            hashes.sort_unstable();
             let theirs = BinaryFuse8::try_from(&hashes).unwrap();
             let mut bytes = Vec::new();
             assert!(build(&hashes, &mut bytes));

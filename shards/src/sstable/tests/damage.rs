@@ -5,7 +5,7 @@
     reason = "the tests damage files behind the tables' backs"
 )]
 
-use super::super::format::{BLOCK_HEADER_BYTES, Kind, encode_block_header};
+use super::super::format::{BLOCK_HEADER_BYTES, BlockKind, encode_block_header};
 use super::*;
 use crate::filename::FileName;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn entries() -> Vec<Entry> {
 }
 
 /// Gives a block another payload of the same length, and the checksum of that.
-fn rewrite(file: &mut [u8], found: Found, kind: Kind, change: impl FnOnce(&mut [u8])) {
+fn rewrite(file: &mut [u8], found: Found, kind: BlockKind, change: impl FnOnce(&mut [u8])) {
     assert_eq!(kind as u32, found.kind);
     let start = found.handle.offset as usize;
     let end = start + BLOCK_HEADER_BYTES + found.handle.len as usize;
@@ -58,7 +58,7 @@ impl Case {
         }
     }
 
-    fn of(&self, kind: Kind) -> Vec<Found> {
+    fn of(&self, kind: BlockKind) -> Vec<Found> {
         let blocks = self.blocks.iter().copied();
         blocks.filter(|found| found.kind == kind as u32).collect()
     }
@@ -159,7 +159,7 @@ fn the_keys_of_a_damaged_block_are_those_it_has() {
     on_core(|dir| async move {
         let entries = entries();
         let case = Case::new(&dir, ALL_OPTIONS[0], &entries).await;
-        for found in case.of(Kind::Data).iter().step_by(20) {
+        for found in case.of(BlockKind::Data).iter().step_by(20) {
             let at = found.handle.offset;
             let place = at as usize + BLOCK_HEADER_BYTES + 3;
             let table = case.with(|file| file[place] ^= 1).await.unwrap();
@@ -183,7 +183,7 @@ fn a_misdirected_block_is_noticed() {
     on_core(|dir| async move {
         let entries = entries();
         let case = Case::new(&dir, ALL_OPTIONS[0], &entries).await;
-        for kind in [Kind::Data, Kind::Leaf, Kind::Filter] {
+        for kind in [BlockKind::Data, BlockKind::Leaf, BlockKind::Filter] {
             let of_kind = case.of(kind);
             // Two blocks of one length, so that only their places tell them apart.
             let pair = of_kind.iter().enumerate().find_map(|(index, first)| {
@@ -192,7 +192,7 @@ fn a_misdirected_block_is_noticed() {
                 Some((first.handle, second.handle))
             });
             let Some((first, second)) = pair else {
-                assert!(kind != Kind::Data);
+                assert!(kind != BlockKind::Data);
                 continue;
             };
             let (from, to) = (first.offset as usize, second.offset as usize);
@@ -210,24 +210,28 @@ fn blocks_that_are_whole_but_false_are_noticed() {
     on_core(|dir| async move {
         let entries = entries();
         let case = Case::new(&dir, ALL_OPTIONS[0], &entries).await;
-        let filter = case.of(Kind::Filter)[1];
+        let filter = case.of(BlockKind::Filter)[1];
         let found = case
-            .verified(|file| rewrite(file, filter, Kind::Filter, |payload| payload[1..].fill(0)))
+            .verified(|file| {
+                rewrite(file, filter, BlockKind::Filter, |payload| {
+                    payload[1..].fill(0)
+                })
+            })
             .await;
         assert_eq!(found.1, "a key that its filter does not have");
 
         // The second byte of the first entry of a block: how long its key is.
-        let data = case.of(Kind::Data)[5];
+        let data = case.of(BlockKind::Data)[5];
         let found = case
-            .verified(|file| rewrite(file, data, Kind::Data, |payload| payload[1] += 1))
+            .verified(|file| rewrite(file, data, BlockKind::Data, |payload| payload[1] += 1))
             .await;
         assert_eq!(found.0, data.handle.offset);
 
-        let properties = case.of(Kind::Properties)[0];
+        let properties = case.of(BlockKind::Properties)[0];
         for place in [0, 8, 16, 24, 32] {
             let change = |payload: &mut [u8]| payload[place] ^= 1;
             let found = case
-                .verified(|file| rewrite(file, properties, Kind::Properties, change))
+                .verified(|file| rewrite(file, properties, BlockKind::Properties, change))
                 .await;
             let what = "the properties are not those of the entries";
             assert_eq!(found, (properties.handle.offset, what), "{place}");
@@ -235,7 +239,7 @@ fn blocks_that_are_whole_but_false_are_noticed() {
 
         // A kind that no filter has.
         let table = case.with(|file| {
-            rewrite(file, filter, Kind::Filter, |payload| payload[0] = 9);
+            rewrite(file, filter, BlockKind::Filter, |payload| payload[0] = 9);
         });
         let error = get_all(&table.await.unwrap(), &entries).await.unwrap_err();
         assert!(error.is_corrupt());
@@ -303,7 +307,7 @@ fn a_sequential_cursor_never_takes_damage_for_the_end() {
     on_core(|dir| async move {
         let entries = entries();
         let case = Case::new(&dir, ALL_OPTIONS[0], &entries).await;
-        let found = case.of(Kind::Data)[50];
+        let found = case.of(BlockKind::Data)[50];
         let place = found.handle.offset as usize + 40;
         let table = case.with(|file| file[place] ^= 1).await.unwrap();
         let cursor = SequentialCursor::start(Rc::clone(&table), &[]).await;

@@ -89,7 +89,7 @@ fn a_data_block_is_one_short_read() {
             })
             .collect();
         let table = table_of(&dir, ALL_OPTIONS[0], &entries).await;
-        let (mut walk, first) = super::super::cursor::Walk::seek(&table, &[], NEWEST, false)
+        let (mut walk, first) = super::super::cursor::TableWalk::seek(&table, &[], NEWEST, false)
             .await
             .unwrap();
         walk.put_back(first);

@@ -1,6 +1,9 @@
 //! Damage, misdirected I/O, failing and full devices.
 
-use super::{DIR, Manifest, collect, key, put, reads_back, stage, value, wait_sealed};
+use super::{
+    DIR, Manifest, assert_read_back, collect, is_whole, key, open_new, put, reads_back, stage,
+    value, wait_sealed,
+};
 use crate::error::Error;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
@@ -108,7 +111,7 @@ async fn check_case(log: &ValueLog, case: &Case, pointers: &[ValuePointer]) {
             !is_hit,
             "{what}: {index}"
         );
-        let verified = log.verify(&segments, *pointer).await.unwrap();
+        let verified = is_whole(log, index, *pointer).await;
         assert_eq!(verified, !is_hit, "{what}: {index}");
         let len = u64::from(pointer.len);
         let all = log.read_range(&segments, *pointer, 0..len).await;
@@ -327,10 +330,7 @@ fn what_a_crash_left_out_of_order_is_kept() {
             for (index, pointer) in (0..).zip(&pointers) {
                 let is_there = ![2, 3].contains(&index);
                 assert_eq!(reads_back(&log, index, *pointer).await, is_there);
-                assert_eq!(
-                    log.verify(&log.segments(), *pointer).await.unwrap(),
-                    is_there
-                );
+                assert_eq!(is_whole(&log, index, *pointer).await, is_there);
             }
             if generation == 0 {
                 log.install_rewritten(collect(&log, 0, |_| true).await.unwrap());
@@ -349,10 +349,7 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
     let sink = Rc::clone(&told);
     let disk = sim.disk(node);
     let (pointers, fenced) = sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         log.on_durable(move |news| sink.borrow_mut().push(news));
         let part = if kind == IoKind::SyncDir { DIR } else { "vlog" };
         disk.fail(kind, part, pass);
@@ -399,10 +396,7 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
     sim.crash(node);
     sim.disk(node).heal();
     sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         for (index, pointer) in (0..).zip(&pointers[..count]) {
             assert!(
                 reads_back(&log, index, *pointer).await,
@@ -444,10 +438,7 @@ fn a_device_that_is_full_at_one_step_of_a_segment_is_waited_out() {
             let part = if kind == IoKind::Write { ".tmp" } else { DIR };
             sim.disk(node).fail_for_space(kind, part, pass);
             sim.block_on(node, async move {
-                let log = Manifest::default()
-                    .open(Path::new(DIR), 64 << 10)
-                    .await
-                    .unwrap();
+                let log = open_new().await;
                 let mut pointers = Vec::new();
                 for index in 1..60 {
                     pointers.extend(put(&log, index, &[9000]).await);
@@ -480,10 +471,7 @@ fn a_full_device_holds_values_back_until_there_is_room() {
     let node = sim.add_node();
     let disk = sim.disk(node);
     sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         put(&log, 0, &[1000]).await;
         disk.set_capacity(disk.used_bytes() + (32 << 10));
         let mut pointers = Vec::new();
@@ -500,9 +488,7 @@ fn a_full_device_holds_values_back_until_there_is_room() {
         disk.set_capacity(1 << 30);
         log.wait_durable(log.staged()).await.unwrap();
         assert!(!log.is_disk_full());
-        for (index, pointer) in (1..).zip(&pointers) {
-            assert!(reads_back(&log, index, *pointer).await);
-        }
+        assert_read_back(&log, 1, &pointers).await;
         log.close().await.unwrap();
     });
 }
@@ -513,10 +499,7 @@ fn values_get_a_short_segment_where_a_whole_one_does_not_fit() {
     let node = sim.add_node();
     let disk = sim.disk(node);
     sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         put(&log, 0, &[1000]).await;
         disk.set_capacity(disk.used_bytes() + (24 << 10));
         // The first segment takes 19 of them.
@@ -531,9 +514,7 @@ fn values_get_a_short_segment_where_a_whole_one_does_not_fit() {
         disk.set_capacity(1 << 30);
         log.wait_durable(log.staged()).await.unwrap();
         assert!(!log.is_disk_full() && !log.is_stuck());
-        for (index, pointer) in (1..).zip(&pointers) {
-            assert!(reads_back(&log, index, *pointer).await);
-        }
+        assert_read_back(&log, 1, &pointers).await;
         log.close().await.unwrap();
     });
 }
@@ -544,10 +525,7 @@ fn a_thrifty_value_log_prepares_nothing_ahead() {
     let node = sim.add_node();
     let disk = sim.disk(node);
     sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         put(&log, 0, &[1000]).await;
         log.set_thrifty(true);
         let used = disk.used_bytes();
@@ -569,10 +547,7 @@ fn a_value_log_closes_on_a_full_device() {
     let node = sim.add_node();
     let disk = sim.disk(node);
     sim.block_on(node, async move {
-        let log = Manifest::default()
-            .open(Path::new(DIR), 64 << 10)
-            .await
-            .unwrap();
+        let log = open_new().await;
         disk.set_capacity(disk.used_bytes() + 4096);
         let (_, ticket) = stage(&log, 1, 3000);
         corelith_io::sleep(Duration::from_secs(2)).await;

@@ -1,7 +1,8 @@
 //! Writing, rolling, reading back, collecting and reopening, in both worlds.
 
 use super::{
-    DIR, Manifest, OWNER, collect, key, options, put, reads_back, stage, value, wait_sealed,
+    DIR, Manifest, OWNER, assert_read_back, collect, is_whole, key, options, put, reads_back,
+    stage, value, wait_sealed,
 };
 use crate::error::Error;
 use crate::filename::FileName;
@@ -61,8 +62,7 @@ fn what_is_staged_reads_back_at_once_and_after_a_restart() {
                     reads_back(&log, index, *pointer).await,
                     "{round} {pointer:?}"
                 );
-                let found = log.verify(&log.segments(), *pointer).await;
-                assert!(found.unwrap());
+                assert!(is_whole(&log, index, *pointer).await);
             }
         }
         log.close().await.unwrap();
@@ -125,9 +125,7 @@ fn records_never_span_segments_and_unused_space_is_given_back() {
             assert!(of_it.iter().map(|p| p.slot).eq(0..of_it.len() as u32));
             assert!(meta.file_bytes <= 128 << 10);
         }
-        for (index, pointer) in (0..).zip(&pointers) {
-            assert!(reads_back(&log, index, *pointer).await);
-        }
+        assert_read_back(&log, 0, &pointers).await;
         let first = log.first_unsealed();
         assert!(
             segments

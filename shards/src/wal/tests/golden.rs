@@ -5,7 +5,7 @@
     reason = "golden files are copied by ordinary means"
 )]
 
-use super::{entry, id, no_values, options, vote};
+use super::{all_values, entry, id, options, vote};
 use crate::ids::{LogIndex, Ticket, ValueSegmentId};
 use crate::inspect::inspect;
 use crate::vlog::ValuePointer;
@@ -40,7 +40,7 @@ fn separated(term: u64, index: u64, len: usize) -> Entry {
 
 /// Puts everything that the format has into a log.
 async fn fill(dir: &Path) {
-    let (log, _) = Wal::open(dir, options(), None, no_values).await.unwrap();
+    let (log, _) = Wal::open(dir, options(), None, all_values).await.unwrap();
     let append = |entries| log.append(entries, Ticket(0), |result| result.unwrap());
     for index in 0..4 {
         append(vec![entry(1, index, 100)]);
@@ -55,7 +55,7 @@ async fn fill(dir: &Path) {
     log.note_committed(id(2, 3));
     log.close().await.unwrap();
     drop(log);
-    let (log, _) = Wal::open(dir, options(), None, no_values).await.unwrap();
+    let (log, _) = Wal::open(dir, options(), None, all_values).await.unwrap();
     log.close().await.unwrap();
 }
 
@@ -108,7 +108,7 @@ fn a_log_of_any_version_opens_and_goes_on() {
         }
         corelith_io::core::run(move || async move {
             let mut expected = expected(version);
-            let (log, found) = Wal::open(&path, options(), None, no_values).await.unwrap();
+            let (log, found) = Wal::open(&path, options(), None, all_values).await.unwrap();
             assert!(!found.created);
             assert_eq!(found.blocks_cut, 0);
             let range = LogRange {
@@ -123,7 +123,7 @@ fn a_log_of_any_version_opens_and_goes_on() {
             log.append(vec![next.clone()], Ticket(0), |result| result.unwrap());
             log.close().await.unwrap();
             drop(log);
-            let (log, _) = Wal::open(&path, options(), None, no_values).await.unwrap();
+            let (log, _) = Wal::open(&path, options(), None, all_values).await.unwrap();
             expected.push(next.without_separated_value());
             assert_eq!(read_all(&log).await, expected);
             log.close().await.unwrap();

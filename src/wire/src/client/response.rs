@@ -9,6 +9,8 @@ use crate::map::ClusterMap;
 use crate::outbox::Outbox;
 use crate::status::StatusReply;
 use crate::storage::StorageReply;
+use crate::storage::version_1::StorageReply1;
+use crate::version;
 use crate::width::u32_len;
 use bytes::{BufMut, Bytes};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -322,11 +324,22 @@ pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
 /// Appends the state of a node's storage.
 pub fn encode_storage_reply(out: &mut Outbox, head: Head, storage: &StorageReply) {
     let head = Head {
-        kind: Kind::STORAGE_REPLY,
+        kind: Kind::STORAGE_REPLY_2,
         ..head
     };
     FrameBuilder::begin(out.buffer(), head)
         .nested(storage)
+        .seal();
+}
+
+/// As [`encode_storage_reply`], for a side that speaks version 1.
+fn encode_storage_reply_1(out: &mut Outbox, head: Head, storage: &StorageReply) {
+    let head = Head {
+        kind: Kind::STORAGE_REPLY,
+        ..head
+    };
+    FrameBuilder::begin(out.buffer(), head)
+        .nested(&StorageReply1::of(storage))
         .seal();
 }
 
@@ -473,7 +486,8 @@ impl Answer {
             })
             .map(Self::ScanHeads),
             Kind::STATUS_REPLY => StatusReply::parse(body, &frame.value()).map(Self::Status),
-            Kind::STORAGE_REPLY => StorageReply::parse(body).map(Self::Storage),
+            Kind::STORAGE_REPLY => StorageReply1::parse(body).map(Self::Storage),
+            Kind::STORAGE_REPLY_2 => StorageReply::parse(body).map(Self::Storage),
             Kind::MAP => ClusterMap::parse(body).map(Self::Map),
             Kind::FAILURE => {
                 let found = access::<ArchivedFailureBody>(body, "failure")?;
@@ -543,6 +557,30 @@ fn parse_page<T>(
 
 /// Appends any answer as the frame that `head` begins.
 pub fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
+    encode_for(version::NEWEST, out, head, answer);
+}
+
+/// As [`encode`], as a side reads it that speaks `version` of the protocol. What the version cannot say becomes what
+/// comes nearest: a shard that is full is a disk that is, since both take deletes and reads alone.
+pub fn encode_for(version: u16, out: &mut Outbox, head: Head, answer: &Answer) {
+    assert!(
+        version >= version::OLDEST,
+        "the handshake refuses version {version}"
+    );
+    if version >= 2 {
+        return encode_newest(out, head, answer);
+    }
+    match answer {
+        Answer::Storage(storage) => encode_storage_reply_1(out, head, storage),
+        Answer::Failure {
+            meta,
+            failure: Failure::ShardFull,
+        } => encode_failure(out, head, *meta, Failure::DiskFull),
+        answer => encode_newest(out, head, answer),
+    }
+}
+
+fn encode_newest(out: &mut Outbox, head: Head, answer: &Answer) {
     match answer {
         Answer::Written { meta, version } => encode_written(out, head, *meta, *version),
         Answer::Conflict { meta, current } => encode_conflict(out, head, *meta, *current),

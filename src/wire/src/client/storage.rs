@@ -1,5 +1,7 @@
 //! The state of a node's storage, as it tells clients.
 
+pub(crate) mod version_1;
+
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
 use rkyv::{Archive, Deserialize, Serialize};

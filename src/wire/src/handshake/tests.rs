@@ -40,11 +40,11 @@ fn those_who_cannot_work_together_are_told_why() {
     let cases = [
         (
             Hello {
-                oldest: 2,
-                newest: 3,
+                oldest: 3,
+                newest: 4,
                 ..hello()
             },
-            Err(HandshakeError::TooNew { ours: 2 }),
+            Err(HandshakeError::TooNew { ours: 3 }),
         ),
         (
             Hello {

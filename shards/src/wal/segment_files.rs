@@ -6,25 +6,22 @@
 //! * Segments are freed oldest first, each one durably before the next, so that no crash leaves a
 //!   gap in the log.
 
+use super::WalOptions;
 use super::recovery::FreeFile;
-use super::segment::{Prepared, Released};
-use super::{Shared, WalOptions};
+use super::segment::Prepared;
 use crate::directory::Directory;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::SegmentId;
 use crate::limits;
 use crate::removal::remove_if_there;
-use corelith_io::{Buf, OpenOptions};
+use corelith_io::{BLOCK_SIZE, Buf, OpenOptions};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// How long to wait before asking a full device for a segment again.
-const FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// See [`limits::LOG_PREWRITE_STEP_BYTES`].
 const PREWRITE_PAUSE: Duration = Duration::from_millis(8);
@@ -90,6 +87,8 @@ impl SegmentFiles {
     }
 
     async fn adopt(&self, from: &Path, id: SegmentId, len: u64) -> Result<Prepared> {
+        assert!(id.0 < self.next_id.get(), "an id that was taken");
+        assert!(len.is_multiple_of(BLOCK_SIZE as u64), "blocks are whole");
         let path = FileName::Segment(id).path(&self.dir);
         corelith_io::rename(from, &path).await?;
         self.dir.sync().await?;
@@ -144,7 +143,12 @@ impl SegmentFiles {
     }
 
     /// Takes the file as a segment to come; `None` if it is not fit for that or the device is full.
-    async fn reuse_if(&self, is_fitting: bool, path: &Path, len: u64) -> Result<Option<Prepared>> {
+    pub(super) async fn reuse_if(
+        &self,
+        is_fitting: bool,
+        path: &Path,
+        len: u64,
+    ) -> Result<Option<Prepared>> {
         if !is_fitting {
             return Ok(None);
         }
@@ -199,141 +203,6 @@ async fn fill(path: &Path, len: u64, is_behind: impl Fn(u64) -> bool) -> Result<
         }
     }
     drop(writes);
+    assert_eq!(offset, len, "all of it is written");
     Ok(file.sync().await?)
-}
-
-/// What the keeper of the segments does next.
-enum Step {
-    End,
-    Prepare,
-    Free(Released),
-    Wait,
-}
-
-/// Keeps one segment ahead, and frees those released, until the log is closed.
-pub(super) async fn run(shared: Rc<Shared>) {
-    loop {
-        let result = match next_step(&shared) {
-            Step::End => return,
-            Step::Prepare => prepare(&shared).await,
-            Step::Free(released) => free(&shared, released).await,
-            Step::Wait => {
-                shared.wake_keeper.notified().await;
-                Ok(())
-            }
-        };
-        if let Err(error) = result {
-            shared.fail(error);
-        }
-    }
-}
-
-fn next_step(shared: &Shared) -> Step {
-    let mut pipeline = shared.pipeline.borrow_mut();
-    if pipeline.is_failed() || (pipeline.is_closed() && pipeline.is_idle()) {
-        return Step::End;
-    }
-    // A starved writer comes first: without it nothing released is ever proven.
-    if pipeline.is_starved() {
-        return Step::Prepare;
-    }
-    if let Some(released) = pipeline.take_released() {
-        return Step::Free(released);
-    }
-    if pipeline.has_released() {
-        // Without it durable, a block would prove nothing new.
-        if pipeline.is_all_durable() && !pipeline.is_closed() {
-            pipeline.stage_empty();
-            shared.wake_writer.notify_one();
-        }
-        return Step::Wait;
-    }
-    // A short segment does for the writer; that there is room again shows with a whole one.
-    let is_owed = shared.disk_full.get() && !pipeline.is_closed();
-    match pipeline.wants_segment() || is_owed {
-        true => Step::Prepare,
-        false => Step::Wait,
-    }
-}
-
-async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
-    let segment = &released.segment;
-    let (wants_spare, segment_bytes) = {
-        let pipeline = shared.pipeline.borrow();
-        (pipeline.wants_spare(), pipeline.options().segment_bytes)
-    };
-    // Somebody may still be reading from it; a removed file stays readable, one written anew not.
-    let is_read = Rc::strong_count(&segment.file) > 1;
-    let is_fitting = wants_spare && !is_read && segment.file_len == segment_bytes;
-    let files = &shared.files;
-    let freed = async {
-        let reused = files.reuse_if(is_fitting, &segment.path, segment_bytes);
-        match reused.await? {
-            Some(prepared) => Ok(Some(prepared)),
-            None => files.remove(&segment.path).await.map(|()| None),
-        }
-    };
-    match freed.await {
-        Ok(Some(prepared)) => {
-            shared.add_prepared(prepared);
-            shared.disk_full.set(false);
-            Ok(())
-        }
-        Ok(None) => Ok(()),
-        Err(error) if error.is_no_space() => {
-            tracing::warn!(%error, "no room to free a segment of the log");
-            shared.pipeline.borrow_mut().put_back_released(released);
-            pause(shared).await;
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Waits before a full device is asked again; a purge or a starving writer may end it early.
-async fn pause(shared: &Shared) {
-    let woken = shared.wake_keeper.notified();
-    let _ = corelith_io::timeout(FULL_RETRY, woken).await;
-}
-
-async fn prepare(shared: &Rc<Shared>) -> Result<()> {
-    let len = shared.pipeline.borrow().options().segment_bytes;
-    let is_behind = |done| shared.pipeline.borrow().is_behind(done);
-    let prepared = match shared.files.create(len, is_behind).await {
-        Err(error) if error.is_no_space() => {
-            if !shared.disk_full.replace(true) {
-                tracing::warn!(%error, "no room for the next segment of the log");
-            }
-            create_short(shared).await
-        }
-        Ok(prepared) => {
-            shared.disk_full.set(false);
-            Ok(Some(prepared))
-        }
-        Err(error) => Err(error),
-    };
-    match prepared? {
-        Some(prepared) => {
-            shared.add_prepared(prepared);
-            Ok(())
-        }
-        None => {
-            shared.is_stuck.set(shared.pipeline.borrow().is_starved());
-            if shared.pipeline.borrow().is_closed() {
-                return Err(Error::Closed);
-            }
-            pause(shared).await;
-            Ok(())
-        }
-    }
-}
-
-/// Prepares a short segment for a writer that waits for one, if there is room for that.
-async fn create_short(shared: &Shared) -> Result<Option<Prepared>> {
-    let len = shared.pipeline.borrow().short_segment_bytes();
-    let Some(len) = len else { return Ok(None) };
-    match shared.files.create(len, |_| true).await {
-        Err(error) if error.is_no_space() => Ok(None),
-        result => result.map(Some),
-    }
 }

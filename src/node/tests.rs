@@ -2,6 +2,7 @@
 
 mod abuse;
 mod damage;
+mod membership;
 mod scans;
 
 use crate::node::config::NodeConfig;

@@ -67,18 +67,28 @@ fn a_cluster_is_formed_through_crashes_and_losses() {
         cluster.sim.net().set_packet_loss(0.1);
         let mut formed = BTreeSet::new();
         for _ in 0..12 {
-            let at = cluster.sim.random_below(u64::from(count)) as usize;
-            let node = cluster.nodes[at];
-            if cluster.sim.random_below(3) > 0 {
-                let io = cluster.sim.io_count(node) + cluster.sim.random_below(40);
+            let below = |bound| cluster.sim.random_below(bound);
+            let (at, alone) = (below(u64::from(count)), below(u64::from(count)));
+            let node = cluster.nodes[at as usize];
+            if below(3) > 0 {
+                let io = cluster.sim.io_count(node) + below(40);
                 cluster.sim.crash_at_io(node, io);
             }
-            let pause = cluster.sim.random_below(1_500);
-            cluster.sim.run_for(Duration::from_millis(pause));
+            // A moment while the others agree, or long enough for them to go on without this one.
+            let moment = Duration::from_millis(below(120));
+            let long = Duration::from_secs(6);
+            cluster.sim.run_for(moment);
+            cluster.sim.net().isolate(cluster.nodes[alone as usize]);
             // The power is gone now, if it was not before.
             cluster.sim.crash(node);
             formed.append(&mut cluster.formed());
             cluster.start_again(node, &sender);
+            cluster.sim.run_for(if cluster.sim.random_below(2) == 0 {
+                moment
+            } else {
+                long
+            });
+            cluster.sim.net().heal_all();
         }
         while events.try_recv().is_some() {}
         cluster.sim.net().set_packet_loss(0.0);

@@ -13,6 +13,7 @@ mod client;
 mod connect;
 pub mod dev;
 mod encoding;
+mod entry;
 mod export;
 mod failure;
 mod import;

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Writes are numbered without a gap, in the order in which they are submitted.
-//! * The durable prefix is contiguous: a write leaves [`Flight`] only when all before it have left, and it has
+//! * The durable prefix is contiguous: a write leaves [`WritesInFlight`] only when all before it have left, and it has
 //!   completed itself.
 //! * Each write completes once.
 //! * The first failure stays, and nothing is taken after it, nor after the close.
@@ -25,7 +25,7 @@ struct Submitted<T> {
 }
 
 /// The writes in flight of one log, oldest first, each with what its owner must know of it then.
-pub(crate) struct Flight<T> {
+pub(crate) struct WritesInFlight<T> {
     /// The number of the next write.
     next: u64,
     writes: VecDeque<Submitted<T>>,
@@ -34,7 +34,7 @@ pub(crate) struct Flight<T> {
     max: usize,
 }
 
-impl<T> Flight<T> {
+impl<T> WritesInFlight<T> {
     /// None are in flight; the first one gets the number `first`, and there are never more than `max`.
     pub(crate) fn new(first: u64, max: usize) -> Self {
         Self {

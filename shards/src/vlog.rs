@@ -53,7 +53,7 @@ use crate::limits;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{BLOCK_SIZE, JoinHandle};
-use pipeline::Pipeline;
+use pipeline::ValuePipeline;
 use segments::IndexCache;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ struct Shared {
     dir: Directory,
     owner: Owner,
     options: ValueLogOptions,
-    pipeline: RefCell<Pipeline>,
+    pipeline: RefCell<ValuePipeline>,
     segments: RefCell<Rc<Segments>>,
     index_cache: RefCell<IndexCache>,
     /// Segments that were replaced or dropped, until no reader holds them.
@@ -149,7 +149,7 @@ impl ValueLog {
             dir,
             owner,
             options,
-            pipeline: RefCell::new(Pipeline::new(owner, options, recovered.next)),
+            pipeline: RefCell::new(ValuePipeline::new(owner, options, recovered.next)),
             segments: RefCell::new(Rc::new(recovered.segments)),
             index_cache: RefCell::default(),
             obsolete: RefCell::default(),

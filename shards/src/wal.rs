@@ -42,7 +42,7 @@ use crate::patience;
 use crate::planted::{Bug, is_planted};
 use crate::vlog::{LoggedValue, ValueState};
 use corelith_io::BLOCK_SIZE;
-use pipeline::Pipeline;
+use pipeline::BlockPipeline;
 use segment_files::SegmentFiles;
 use shared::Shared;
 use std::rc::Rc;
@@ -160,7 +160,7 @@ impl Wal {
         let recovered = recovery::recover(&dir, &options, covered, &value_of).await?;
         let files = SegmentFiles::new(dir, recovered.next_id);
         let (first, spare) = files.after_recovery(&options, recovered.free).await?;
-        let mut pipeline = Pipeline::new(
+        let mut pipeline = BlockPipeline::new(
             options,
             recovered.index,
             recovered.segments,

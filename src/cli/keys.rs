@@ -2,7 +2,8 @@
 
 use super::args::{Cas, Delete, Get, Put, Value};
 use super::connect::Reached;
-use super::encoding::{from_printable, printable, text_or_base64};
+use super::encoding::{from_printable, printable};
+use super::entry::{EntryLine, KeyFields, ValueFields};
 use super::failure::Failure;
 use super::output;
 use corelith_client::{Client, Error, Field, Written};
@@ -60,19 +61,30 @@ pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     if get.meta {
         let found = request.head().await.map_err(failed)?;
         let head = found.entry.ok_or_else(absent)?;
-        let meta = Meta::new(&key, head.version, head.value_len, found.shard);
+        let (version, length, shard) = (head.version, head.value_len, found.shard);
         return output::text(&match get.json {
-            true => output::json_line(&meta)?,
-            false => meta.describe(&key),
+            true => output::json_line(&EntryLine {
+                kind: "entry",
+                key: KeyFields::of(&key),
+                version,
+                length,
+                shard: Some(shard),
+                value: None,
+            })?,
+            false => describe(&key, version, length, shard),
         });
     }
     let found = request.lookup().await.map_err(failed)?;
     let entry = found.entry.ok_or_else(absent)?;
     if get.json {
-        let length = entry.value.len() as u64;
-        let mut meta = Meta::new(&key, entry.version, length, found.shard);
-        (meta.value, meta.value_base64) = text_or_base64(&entry.value);
-        return output::text(&output::json_line(&meta)?);
+        return output::text(&output::json_line(&EntryLine {
+            kind: "entry",
+            key: KeyFields::of(&key),
+            version: entry.version,
+            length: entry.value.len() as u64,
+            shard: Some(found.shard),
+            value: Some(ValueFields::of(&entry.value)),
+        })?);
     }
     match get.output {
         Some(path) => std::fs::write(&path, &entry.value)
@@ -86,57 +98,17 @@ pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     }
 }
 
-/// A key with what is known of its value, and with it if it was asked for.
-#[derive(Serialize)]
-struct Meta<'a> {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    version: u64,
-    length: u64,
-    shard: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
-}
-
-impl<'a> Meta<'a> {
-    fn new(key: &'a [u8], version: u64, length: u64, shard: u32) -> Self {
-        let (key, key_base64) = text_or_base64(key);
-        Self {
-            kind: "entry",
-            key,
-            key_base64,
-            version,
-            length,
-            shard,
-            value: None,
-            value_base64: None,
-        }
-    }
-
-    fn describe(&self, key: &[u8]) -> String {
-        let Self {
-            version,
-            length,
-            shard,
-            ..
-        } = self;
-        let key = printable(key);
-        format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
-    }
+/// A key with what is known of its value, as lines.
+fn describe(key: &[u8], version: u64, length: u64, shard: u32) -> String {
+    let key = printable(key);
+    format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
 }
 
 #[derive(Serialize)]
 struct WrittenLine<'a> {
     kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
+    #[serde(flatten)]
+    key: KeyFields<'a>,
     version: u64,
     shard: u32,
 }
@@ -148,12 +120,10 @@ fn print_written(
 ) -> Result<(), Failure> {
     let written = written.map_err(|error| Failure::on_key(key, error))?;
     let Written { version, shard, .. } = written;
-    let (text, base64) = text_or_base64(key);
     output::text(&match as_json {
         true => output::json_line(&WrittenLine {
             kind: "written",
-            key: text,
-            key_base64: base64,
+            key: KeyFields::of(key),
             version,
             shard,
         })?,

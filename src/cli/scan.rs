@@ -1,7 +1,8 @@
 //! `scan`: keys in order, in pieces if wanted.
 
 use super::args::Scan;
-use super::encoding::{printable, text_or_base64};
+use super::encoding::printable;
+use super::entry::{EntryLine, KeyFields, ValueFields};
 use super::failure::Failure;
 use super::keys;
 use super::output;
@@ -96,16 +97,13 @@ impl Row for Entry {
     }
 
     fn json_line(&self) -> Result<String, Failure> {
-        let (key, key_base64) = text_or_base64(&self.key);
-        let (value, value_base64) = text_or_base64(&self.value);
         output::json_line(&EntryLine {
             kind: "entry",
-            key,
-            key_base64,
+            key: KeyFields::of(&self.key),
             version: self.version,
             length: self.value.len() as u64,
-            value,
-            value_base64,
+            shard: None,
+            value: Some(ValueFields::of(&self.value)),
         })
     }
 }
@@ -116,32 +114,15 @@ impl Row for EntryHead {
     }
 
     fn json_line(&self) -> Result<String, Failure> {
-        let (key, key_base64) = text_or_base64(&self.key);
         output::json_line(&EntryLine {
             kind: "entry",
-            key,
-            key_base64,
+            key: KeyFields::of(&self.key),
             version: self.version,
             length: self.value_len,
+            shard: None,
             value: None,
-            value_base64: None,
         })
     }
-}
-
-#[derive(Serialize)]
-struct EntryLine<'a> {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    version: u64,
-    length: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -108,7 +108,7 @@ fn shard_row(shard: &ShardStorage, node: u64) -> [String; 15] {
     ]
 }
 
-/// "4096: merges" where so many bytes come back, most of them after merges.
+/// "4096: merges" where 4096 bytes come back, most of them after merges.
 fn returns(shard: &ShardStorage) -> String {
     match shard.returning_bytes {
         0 => "-".to_owned(),

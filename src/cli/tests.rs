@@ -197,12 +197,12 @@ fn a_shard_that_serves_nobody_is_named() {
     let map = ClusterMap {
         shards: vec![MapShard {
             replicas: vec![1, 2, 3],
-            ..MapShard::default()
         }],
         ..ClusterMap::default()
     };
     // (replicas of a shard of three: role and term, on nodes that answer; what it lacks)
-    let table: &[(&[(ShardRole, u64)], Option<Lack>)] = &[
+    type Replicas = &'static [(ShardRole, u64)];
+    let table: &[(Replicas, Option<Lack>)] = &[
         (&[(Leader, 2), (Follower, 2), (Follower, 2)], None),
         (&[(Leader, 2), (Follower, 2)], None),
         (&[(Leader, 2), (Follower, 2), (Down, 0)], None),

@@ -125,7 +125,7 @@ pub const FRAME_BYTES_FREE: usize = 1 << 10;
 pub const FRAME_BYTES_SMALL: usize = 64 << 10;
 /// Bytes given to a socket at once; how fast they are taken is looked at in between.
 pub const WRITE_PIECE_BYTES: usize = 256 << 10;
-/// A connection that is slower than [`TRANSFER_BYTES_PER_SECOND_MIN`] at so many looks in a row (3 s) is closed if
+/// A connection that is slower than [`TRANSFER_BYTES_PER_SECOND_MIN`] at this many looks in a row (3 s) is closed if
 /// others wait for what it holds ...
 pub const SLOW_LOOKS_MAX: u32 = 12;
 /// ... and one that stands still sooner, within a second.
@@ -138,17 +138,17 @@ pub const UPLOAD_BYTES_MAX: usize =
     corelith_wire::limits::HEADER_BYTES + corelith_wire::limits::WRITE_BYTES_MAX + REQUEST_BYTES;
 /// The first bytes of a longer frame have a share of their own. They show how fast its sender is.
 pub const UPLOAD_START_BYTES: usize = 128 << 10;
-/// A sender is slow that takes longer for them.
+/// A sender that takes longer for them is slow.
 pub const UPLOAD_START_WITHIN: Duration = Duration::from_millis(250);
-/// A sender that is slower than this at so many looks in a row is closed if other uploads wait for what its upload
-/// holds: memory for the longest value is held for 16 s at most by a sender that others wait for.
+/// An upload that others wait for is refused when it is slower than this at [`UPLOAD_SLOW_LOOKS_MAX`] looks in a row: it
+/// holds memory for the longest value for at most 16 s.
 pub const UPLOAD_BYTES_PER_SECOND_MIN: u64 = UPLOAD_START_BYTES as u64 * 4;
-/// See [`UPLOAD_BYTES_PER_SECOND_MIN`].
+/// Looks in a row at which an upload may be slow, 0.5 s.
 pub const UPLOAD_SLOW_LOOKS_MAX: u32 = 2;
 /// What an upload that others wait for has to move between two looks.
 pub const UPLOAD_BYTES_PER_LOOK_MIN: u64 =
     UPLOAD_BYTES_PER_SECOND_MIN * DEADLINE_SWEEP.as_millis() as u64 / 1000;
-/// What a client is told to wait after its upload was refused since it was too slow.
+/// How long a client is told to wait after its upload was too slow.
 pub const SLOW_UPLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Answer buffer that a connection starts with when an answer is ready.
 pub const ANSWER_BUFFER_BYTES: usize = 16 << 10;
@@ -193,7 +193,7 @@ pub const STORAGE_SHARD_BYTES: usize = 1 << 10;
 pub const STATUS_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of descriptors or memory ...
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// ... or for the so-manieth time in a row, and it is not known why.
+/// ... or after this many failures in a row for which the cause is not known.
 pub const ACCEPT_FAILURES_MAX: u32 = 100;
 /// How long open connections may take to write their last answers when the node stops.
 pub const DRAIN_DEADLINE: Duration = Duration::from_millis(500);

@@ -3,8 +3,9 @@
 //!
 //! Invariants:
 //! * A core's inbox is always drained without waiting, so two cores can never wait for each other.
-//! * What waits for room in a channel is bounded: requests by `MESH_WAITING_MAX` (beyond, they are
-//!   answered `Throttled`), answers and what is said about their room by the requests that were admitted, questions by who may ask them.
+//! * What waits for room in a channel is bounded: requests by `MESH_WAITING_MAX` (further ones are answered
+//!   `Throttled`), answers and reservations for them by the requests that were admitted, questions by who may ask
+//!   them.
 
 use super::limits;
 use super::local::LocalGroups;

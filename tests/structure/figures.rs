@@ -13,10 +13,10 @@ const LONGEST: usize = 5;
 pub(crate) struct Figures {
     pub longest_files: Vec<(usize, String)>,
     pub longest_functions: Vec<(usize, String)>,
-    functions: usize,
-    assertions: usize,
+    pub functions: usize,
+    pub assertions: usize,
     /// Public and crate-wide types of one name in more than one module.
-    duplicate_names: Vec<String>,
+    pub duplicate_names: Vec<String>,
 }
 
 impl fmt::Display for Figures {

@@ -85,13 +85,13 @@ fn exit_codes_are_as_the_help_lists_them() {
         (&["scan", "--token", "wrong"], 2, "--token"),
         (&["get", r"k\x1", "--escaped"], 2, "--escaped"),
         (&["scan", "--start", "b", "--end", "a"], 2, "--end"),
-        (&["put", "key", "--file", "/nowhere"], 5, "/nowhere"),
+        (&["put", "key", "--file", "/nowhere"], 2, "/nowhere"),
         (
             &["get", "key", "--output", "/dev/null/file"],
             5,
             "/dev/null/file",
         ),
-        (&["import", "/nowhere"], 5, "/nowhere"),
+        (&["import", "/nowhere"], 2, "/nowhere"),
     ];
     for (arguments, code, said) in table {
         let output = cluster.run(arguments);
@@ -177,7 +177,11 @@ fn a_silent_node_is_listed_and_holds_nothing_up() {
     for arguments in [&["status"][..], &["status", "--storage"]] {
         let start = Instant::now();
         let arguments = [arguments, &["--timeout", "2", "--json"]].concat();
-        let lines = lines(&cluster.run_ok(&arguments));
+        let output = cluster.run(&arguments);
+        // The leads of the silent node may not have passed on yet.
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 3)), "{output:?}");
+        let lines = lines(&String::from_utf8_lossy(&output.stdout));
         let took = start.elapsed();
         assert!(took < SOON, "{took:?}");
         let nodes = of_kind(&lines, "node");

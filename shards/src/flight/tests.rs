@@ -6,7 +6,7 @@ fn failed() -> Error {
 
 #[test]
 fn the_durable_prefix_has_no_gap() {
-    let mut flight = Flight::new(7, 3);
+    let mut flight = WritesInFlight::new(7, 3);
     for about in ["a", "b", "c"] {
         assert!(!flight.is_full());
         flight.submit(about);
@@ -31,7 +31,7 @@ fn the_durable_prefix_has_no_gap() {
 #[test]
 #[should_panic(expected = "completed twice")]
 fn a_write_completes_once() {
-    let mut flight = Flight::new(0, 3);
+    let mut flight = WritesInFlight::new(0, 3);
     flight.submit(());
     flight.submit(());
     flight.complete(0);
@@ -41,7 +41,7 @@ fn a_write_completes_once() {
 #[test]
 #[should_panic(expected = "is not in flight")]
 fn what_was_not_submitted_does_not_complete() {
-    let mut flight = Flight::new(0, 3);
+    let mut flight = WritesInFlight::new(0, 3);
     flight.submit(());
     flight.complete(1);
 }

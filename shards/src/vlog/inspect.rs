@@ -2,7 +2,7 @@
 
 use super::format::Head;
 use super::segments::{Segment, SlotIndex, Totals};
-use super::walk::{Step, Walk};
+use super::walk::{RecordWalk, Step};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, Owner};
@@ -28,7 +28,7 @@ pub enum Verified {
 /// Checks every byte of a sealed segment, of any generation, record by record.
 pub struct Verifier {
     segment: Rc<Segment>,
-    walk: Walk,
+    walk: RecordWalk,
     index: Option<IndexWalk>,
     seen: Totals,
     /// The first place without an intact head: a hole that a crash left, unless records are missing.
@@ -67,7 +67,7 @@ impl Verifier {
             }),
         };
         Ok(Self {
-            walk: Walk::of_sealed(segment).await?,
+            walk: RecordWalk::of_sealed(segment).await?,
             segment: Rc::clone(segment),
             index,
             seen: Totals::default(),

@@ -34,7 +34,7 @@ use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
 use super::pointer::ValuePointer;
 use super::segments::{Segment, Totals};
 use crate::error::{Error, Result};
-use crate::flight::{self, Fence, Flight};
+use crate::flight::{self, Fence, WritesInFlight};
 use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
@@ -83,7 +83,7 @@ struct BatchInFlight {
 }
 
 /// A buffer to write.
-pub(super) struct Write {
+pub(super) struct BatchWrite {
     pub(super) number: u64,
     pub(super) segment: Rc<Segment>,
     pub(super) offset: u64,
@@ -99,11 +99,11 @@ pub(super) enum Next {
     /// Show this segment to readers: it is the one that is written from now on.
     Begin(Rc<Segment>),
     /// Submit this.
-    Write(Write),
+    Write(BatchWrite),
 }
 
 /// See the module. Belongs to the core of its value log.
-pub(super) struct Pipeline {
+pub(super) struct ValuePipeline {
     owner: Owner,
     segment_bytes: u64,
 
@@ -125,7 +125,7 @@ pub(super) struct Pipeline {
     /// Full segments, oldest first, whose writes may still be in flight.
     full: VecDeque<Rc<Segment>>,
 
-    flight: Flight<BatchInFlight>,
+    flight: WritesInFlight<BatchInFlight>,
     durable: Ticket,
     /// Records that begin before here are durable.
     durable_at: (ValueSegmentId, u64),
@@ -133,7 +133,7 @@ pub(super) struct Pipeline {
     pub(super) fence: Fence,
 }
 
-impl Pipeline {
+impl ValuePipeline {
     /// Starts with the segment `next`, which does not exist yet.
     pub(super) fn new(owner: Owner, options: ValueLogOptions, next: ValueSegmentId) -> Self {
         Self {
@@ -156,7 +156,7 @@ impl Pipeline {
             starved: false,
             submitted_end: (next, RECORDS_START),
             full: VecDeque::new(),
-            flight: Flight::new(0, limits::VLOG_WRITES_IN_FLIGHT_MAX),
+            flight: WritesInFlight::new(0, limits::VLOG_WRITES_IN_FLIGHT_MAX),
             durable: Ticket(0),
             durable_at: (next, RECORDS_START),
             fence: Fence::default(),
@@ -350,7 +350,7 @@ impl Pipeline {
         Next::Begin(prepared)
     }
 
-    fn submit(&mut self, segment: Rc<Segment>, batch: Batch) -> Write {
+    fn submit(&mut self, segment: Rc<Segment>, batch: Batch) -> BatchWrite {
         assert!(
             !self.fence.is_failed(),
             "a batch is submitted after a failure"
@@ -371,7 +371,7 @@ impl Pipeline {
             bytes: batch.len,
             mark: batch.mark,
         });
-        Write {
+        BatchWrite {
             number,
             segment,
             offset: batch.offset,

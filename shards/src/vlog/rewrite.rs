@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::pointer::ValuePointer;
 use super::segments::{Segment, SegmentMeta, Totals};
-use super::walk::{Step, Walk};
+use super::walk::{RecordWalk, Step};
 use super::{Shared, ValueLog};
 use crate::error::Result;
 use crate::filename::FileName;
@@ -189,7 +189,7 @@ impl Copy<'_> {
         &mut self,
         is_live: impl AsyncFn(&RecordRef<'_>) -> Result<bool>,
     ) -> Result<()> {
-        let mut walk = Walk::of_sealed(self.segment).await?;
+        let mut walk = RecordWalk::of_sealed(self.segment).await?;
         let mut seen = Totals::default();
         let mut damage = None;
         loop {
@@ -218,7 +218,7 @@ impl Copy<'_> {
     }
 
     /// Copies a record as it is, and checks its value on the way.
-    async fn record(&mut self, walk: &mut Walk, offset: u64, head: &Head) -> Result<()> {
+    async fn record(&mut self, walk: &mut RecordWalk, offset: u64, head: &Head) -> Result<()> {
         let last = self.slots.last();
         if last.is_some_and(|last| last.slot >= head.header.slot) {
             return Err(self.segment.corrupt(offset, "a slot is out of order"));

@@ -98,7 +98,7 @@ pub(super) enum Step {
 }
 
 /// Goes from record to record.
-pub(super) struct Walk {
+pub(super) struct RecordWalk {
     pub(super) stream: Stream,
     segment: Rc<Segment>,
     seed: u32,
@@ -107,7 +107,7 @@ pub(super) struct Walk {
     scratch: Vec<u8>,
 }
 
-impl Walk {
+impl RecordWalk {
     /// Walks from the first record up to `end`.
     pub(super) fn new(segment: Rc<Segment>, end: u64) -> Self {
         Self {
@@ -295,7 +295,7 @@ pub(super) struct Scan {
 /// record does not end the segment, and a record counts if its head is intact, whether or not its
 /// value is. What was acknowledged says the log, whose entries name records and are verified.
 pub(super) async fn scan(segment: &Rc<Segment>) -> Result<Scan> {
-    let mut walk = Walk::new(Rc::clone(segment), segment.end());
+    let mut walk = RecordWalk::new(Rc::clone(segment), segment.end());
     let mut found = Scan {
         end: RECORDS_START,
         ..Scan::default()

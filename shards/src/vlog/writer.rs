@@ -9,7 +9,7 @@
 
 use super::Shared;
 use super::format::FileHeader;
-use super::pipeline::{Next, Write};
+use super::pipeline::{BatchWrite, Next};
 use super::segments::Segment;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
     flight::run_writes(&shared.wake_writer, submit, complete).await;
 }
 
-fn submit(shared: &Shared, mut start: impl FnMut(Write)) {
+fn submit(shared: &Shared, mut start: impl FnMut(BatchWrite)) {
     loop {
         let next = shared.pipeline.borrow_mut().next();
         match next {
@@ -54,7 +54,7 @@ fn submit(shared: &Shared, mut start: impl FnMut(Write)) {
     }
 }
 
-async fn execute(write: Write) -> (u64, Result<()>) {
+async fn execute(write: BatchWrite) -> (u64, Result<()>) {
     let result = write.segment.file.write_at(write.offset, write.buf).await;
     (write.number, result.map_err(Into::into))
 }

@@ -23,7 +23,7 @@ use super::index::{Index, Slot};
 use super::segment::{Prepared, Released, Segment, SegmentChain, units};
 use super::{Entry, Vote, WalOptions};
 use crate::error::{Error, Result};
-use crate::flight::{Fence, Flight};
+use crate::flight::{Fence, WritesInFlight};
 use crate::ids::{LogId, LogIndex, SegmentId, Ticket};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
@@ -42,7 +42,7 @@ enum Waiter {
 }
 
 /// A block to write.
-pub(crate) struct Write {
+pub(crate) struct BlockWrite {
     pub(crate) number: u64,
     pub(crate) file: Rc<File>,
     pub(crate) offset: u64,
@@ -56,7 +56,7 @@ pub(crate) enum Next {
     /// Wait for a prepared segment.
     NeedSegment,
     /// Submit this.
-    Write(Write),
+    Write(BlockWrite),
 }
 
 /// What another block would put on disk.
@@ -90,7 +90,7 @@ pub(crate) struct Position {
 }
 
 /// See the module. Belongs to the core of its log.
-pub(crate) struct Pipeline {
+pub(crate) struct BlockPipeline {
     options: WalOptions,
     block_bytes: usize,
     pub(crate) index: Index,
@@ -116,7 +116,7 @@ pub(crate) struct Pipeline {
     /// Sequence of the last submitted block that cut entries off.
     submitted_cut: u64,
     /// Blocks submitted and not durable, by number.
-    flight: Flight<BlockInFlight>,
+    flight: WritesInFlight<BlockInFlight>,
 
     durable: u64,
     durable_sequence: u64,
@@ -130,7 +130,7 @@ pub(crate) struct Pipeline {
     pub(crate) fence: Fence,
 }
 
-impl Pipeline {
+impl BlockPipeline {
     pub(crate) fn new(
         options: WalOptions,
         index: Index,
@@ -157,7 +157,7 @@ impl Pipeline {
             submitted_commit: position.committed.map(|id| id.index),
             submitted_content: 0,
             submitted_cut: 0,
-            flight: Flight::new(position.next_number, limits::LOG_WRITES_IN_FLIGHT_MAX),
+            flight: WritesInFlight::new(position.next_number, limits::LOG_WRITES_IN_FLIGHT_MAX),
             // A recovery has read them back and synced them.
             durable: position.next_number,
             durable_sequence: 0,
@@ -321,17 +321,17 @@ impl Pipeline {
     }
 
     /// Makes `prepared` the active segment of a log just recovered.
-    pub(crate) fn begin_recovered(&mut self, prepared: Prepared) -> Write {
+    pub(crate) fn begin_recovered(&mut self, prepared: Prepared) -> BlockWrite {
         self.begin_segment(prepared, FLAG_RECOVERED)
     }
 
-    fn begin_segment(&mut self, prepared: Prepared, flags: u16) -> Write {
+    fn begin_segment(&mut self, prepared: Prepared, flags: u16) -> BlockWrite {
         self.segments.begin(prepared, self.flight.next());
         let start = Block::start(self.submitted_sequence, self.submitted_state);
         self.submit(start, FLAG_START | flags)
     }
 
-    fn submit(&mut self, block: Block, flags: u16) -> Write {
+    fn submit(&mut self, block: Block, flags: u16) -> BlockWrite {
         assert!(
             !self.fence.is_failed(),
             "a block is submitted after a failure"
@@ -390,7 +390,7 @@ impl Pipeline {
         assert_eq!(submitted, number, "a block is numbered as it is submitted");
         let (buf, crc) = block.finish(header);
         self.previous = crc;
-        Write {
+        BlockWrite {
             number,
             file,
             offset,

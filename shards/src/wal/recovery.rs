@@ -27,7 +27,7 @@ use super::pipeline::Position;
 use super::replay::{Asked, Replay, SeparatedEntry};
 use super::scan::Evidence;
 use super::segment::Segment;
-use super::walk::Walk;
+use super::walk::ChainWalk;
 use super::{LogRange, WalOptions};
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, SegmentId};
@@ -61,7 +61,7 @@ struct Contents {
     index: Index,
     state: State,
     committed: Option<LogId>,
-    /// See [`Walk::ends`].
+    /// See [`ChainWalk::ends`].
     ends: Vec<(usize, u64, u64)>,
     evidence: Evidence,
     next_number: u64,
@@ -180,7 +180,7 @@ async fn read_files(
         return Ok(None);
     };
     let start = |bound| {
-        Walk::new(
+        ChainWalk::new(
             owner,
             files,
             begun,
@@ -222,7 +222,7 @@ async fn read_files(
 /// What a walk from the `oldest` segment to its end has found.
 fn finish(
     dir: &Path,
-    walk: Walk<'_>,
+    walk: ChainWalk<'_>,
     oldest: usize,
     blocks_cut: u64,
     is_cut: bool,

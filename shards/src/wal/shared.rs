@@ -1,6 +1,6 @@
 //! What a log and its tasks share.
 
-use super::pipeline::{Callback, Pipeline};
+use super::pipeline::{BlockPipeline, Callback};
 use super::segment::Prepared;
 use super::segment_files::SegmentFiles;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 
 /// See the module. Belongs to the core of its log.
 pub(super) struct Shared {
-    pub(super) pipeline: RefCell<Pipeline>,
+    pub(super) pipeline: RefCell<BlockPipeline>,
     pub(super) files: SegmentFiles,
     /// There was no room for a whole segment.
     pub(super) disk_full: Cell<bool>,
@@ -30,7 +30,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(pipeline: Pipeline, files: SegmentFiles) -> Self {
+    pub(super) fn new(pipeline: BlockPipeline, files: SegmentFiles) -> Self {
         Self {
             pipeline: RefCell::new(pipeline),
             files,
@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Stages something, unless the log takes nothing any more.
-    pub(super) fn stage(&self, stage: impl FnOnce(&mut Pipeline)) -> Result<()> {
+    pub(super) fn stage(&self, stage: impl FnOnce(&mut BlockPipeline)) -> Result<()> {
         let mut pipeline = self.pipeline.borrow_mut();
         pipeline.fence.check()?;
         stage(&mut pipeline);
@@ -76,7 +76,7 @@ impl Shared {
         self.prove(upto).await?;
         // The commit index has no block number: it is durable with any block after it.
         if self.pipeline.borrow().wants_commit() {
-            self.stage(Pipeline::stage_empty)?;
+            self.stage(BlockPipeline::stage_empty)?;
             self.flush().await?;
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Shared {
     pub(super) async fn prove(&self, upto: u64) -> Result<()> {
         // Whatever is submitted after this call says it; what was submitted before may not.
         while self.pipeline.borrow().proven() < upto {
-            self.stage(Pipeline::stage_empty)?;
+            self.stage(BlockPipeline::stage_empty)?;
             self.flush().await?;
         }
         Ok(())

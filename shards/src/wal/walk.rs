@@ -26,7 +26,7 @@ pub(super) struct Break {
 }
 
 /// The walk along the chain of blocks.
-pub(super) struct Walk<'a> {
+pub(super) struct ChainWalk<'a> {
     pub(super) owner: Owner,
     pub(super) files: &'a [LogFile],
     /// The log ends before this block.
@@ -42,7 +42,7 @@ pub(super) struct Walk<'a> {
     pub(super) window: Window,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ChainWalk<'a> {
     /// A walk from the start of the oldest segment that counts, up to the block `bound`.
     pub(super) fn new(
         owner: Owner,

@@ -1,6 +1,6 @@
 //! The tasks that write the log.
 
-use super::pipeline::{Lack, Next, Write};
+use super::pipeline::{BlockWrite, Lack, Next};
 use super::shared::Shared;
 use crate::error::Result;
 use crate::flight::{self, Writing};
@@ -40,7 +40,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
     flight::run_writes(&shared.wake_writer, submit, complete).await;
 }
 
-pub(super) async fn execute(write: Write) -> (u64, Result<()>) {
+pub(super) async fn execute(write: BlockWrite) -> (u64, Result<()>) {
     let result = write.file.write_at(write.offset, write.buf).await;
     (write.number, result.map_err(Into::into))
 }

@@ -215,7 +215,7 @@ pub struct Delete {
     /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
-    /// Only if the key's value has this version.
+    /// Only if this is the version of the key's value.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub if_version: Option<u64>,
     /// The answer as JSON.

@@ -14,8 +14,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// The views that a core keeps, by the address of the connection that uses them. Belongs to that core. A scan whose view is gone is told so if what it
-/// saw is gone as well.
+/// The views that a core keeps, by the address of the connection that uses them. Belongs to that core. A scan whose
+/// view is gone is told so if what it saw is gone as well.
 pub(crate) struct ScanViews<P = Pin> {
     views: RefCell<BTreeMap<(SocketAddr, ShardId, LogIndex), View<P>>>,
 }

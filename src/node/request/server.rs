@@ -366,7 +366,7 @@ mod tests {
     fn memory_is_given_back_after_a_peak() {
         let trim = Trim::default();
         let table = [
-            // (bytes in use, for so many looks, how often memory is given back)
+            // (bytes in use, number of looks, how often memory is given back)
             (0, 100, 0),
             (TRIM_BYTES - 1, 100, 0),
             (0, 100, 0),

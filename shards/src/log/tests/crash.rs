@@ -258,6 +258,27 @@ fn count_ios(seed: u64) -> u64 {
     sim.io_count(node)
 }
 
+/// Lets a script end or be cut off, and starts it again for each of `cuts`, an I/O of the recovery at which the
+/// power is cut; unless it is done. At last the power is off.
+pub(crate) fn cut_recoveries(
+    sim: &Sim,
+    node: SimNode,
+    cuts: impl Iterator<Item = u64>,
+    is_done: impl Fn() -> bool,
+    start: impl Fn(),
+) {
+    for at in cuts {
+        assert!(sim.run_until(|| !sim.is_up(node) || is_done(), LIMIT));
+        if is_done() {
+            break;
+        }
+        sim.crash_at_io(node, at);
+        start();
+    }
+    sim.run_until(|| !sim.is_up(node) || is_done(), LIMIT);
+    sim.crash(node);
+}
+
 /// Cuts the power at I/O `at` of the script, `depth` times more during recoveries, and then lets the
 /// log recover, go on and end.
 pub(crate) fn crash_at(seed: u64, at: u64, depth: u64) {
@@ -266,17 +287,12 @@ pub(crate) fn crash_at(seed: u64, at: u64, depth: u64) {
     let ledger = Ledger::new(seed);
     sim.crash_at_io(node, at);
     start(&sim, node, &ledger, STEPS);
-    for again in 0..depth {
-        assert!(sim.run_until(|| !sim.is_up(node) || ledger.borrow().is_done, LIMIT));
-        if ledger.borrow().is_done {
-            break;
-        }
-        sim.crash_at_io(node, 1 + (at * 7 + again * 13) % 40);
+    let is_done = || ledger.borrow().is_done;
+    let cuts = (0..depth).map(|again| 1 + (at * 7 + again * 13) % 40);
+    cut_recoveries(&sim, node, cuts, is_done, || {
         start(&sim, node, &ledger, STEPS / 4);
-    }
-    sim.run_until(|| !sim.is_up(node) || ledger.borrow().is_done, LIMIT);
+    });
     ledger.borrow_mut().is_done = false;
-    sim.crash(node);
     start(&sim, node, &ledger, STEPS / 4);
     assert!(sim.run_until(|| ledger.borrow().is_done, LIMIT));
     nothing_is_left_over(&sim, node, &ledger);
@@ -310,10 +326,14 @@ fn sweep(seed: u64, depth: u64) {
     }
 }
 
-/// How many seeds to run: `CORELITH_SIM_SEEDS`, or few.
-pub(super) fn seed_count() -> u64 {
+/// How many seeds to run: `CORELITH_SIM_SEEDS`, or `few`.
+pub(crate) fn seeds_or(few: u64) -> u64 {
     let count = std::env::var("CORELITH_SIM_SEEDS").ok();
-    count.and_then(|count| count.parse().ok()).unwrap_or(2)
+    count.and_then(|count| count.parse().ok()).unwrap_or(few)
+}
+
+pub(super) fn seed_count() -> u64 {
+    seeds_or(2)
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use super::{DIR, Manifest, is_whole, key, value};
 use crate::ids::{LogIndex, Ticket};
+use crate::log::tests::crash::{cut_recoveries, seeds_or};
 use crate::planted::{Bug, plant};
 use crate::removal::Removals;
 use crate::vlog::{RecordRef, ValueLog, ValuePointer};
@@ -237,17 +238,12 @@ fn crash_at(seed: u64, at: u64, depth: u64) -> (u64, u64) {
     let ledger = Ledger::new(seed);
     sim.crash_at_io(node, at);
     start(&sim, node, &ledger, STEPS);
-    for again in 0..depth {
-        assert!(sim.run_until(|| !sim.is_up(node) || ledger.borrow().is_done, LIMIT));
-        if ledger.borrow().is_done {
-            break;
-        }
-        sim.crash_at_io(node, 1 + (at * 7 + again * 13) % 30);
+    let is_done = || ledger.borrow().is_done;
+    let cuts = (0..depth).map(|again| 1 + (at * 7 + again * 13) % 30);
+    cut_recoveries(&sim, node, cuts, is_done, || {
         start(&sim, node, &ledger, STEPS / 4);
-    }
-    sim.run_until(|| !sim.is_up(node) || ledger.borrow().is_done, LIMIT);
+    });
     ledger.borrow_mut().is_done = false;
-    sim.crash(node);
     for _ in 0..2 {
         start(&sim, node, &ledger, STEPS / 2);
         assert!(sim.run_until(|| ledger.borrow().is_done, LIMIT));
@@ -276,10 +272,8 @@ fn sweep(seeds: std::ops::Range<u64>, depth: u64) {
     );
 }
 
-/// How many seeds to run: `CORELITH_SIM_SEEDS`, or few.
 fn seed_count() -> u64 {
-    let count = std::env::var("CORELITH_SIM_SEEDS").ok();
-    count.and_then(|count| count.parse().ok()).unwrap_or(3)
+    seeds_or(3)
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// A pipeline whose writes complete when a test says so.
 struct Bench {
-    pipeline: Pipeline,
+    pipeline: BlockPipeline,
     /// Results of appends, in the order of their callbacks.
     told: Rc<RefCell<Vec<bool>>>,
     /// Headers of all submitted blocks.
@@ -37,7 +37,7 @@ fn with_bench(test: impl AsyncFnOnce(Bench) + 'static) {
             cache_bytes: 0,
         };
         let index = Index::new(0);
-        let pipeline = Pipeline::new(options, index, VecDeque::new(), Position::default());
+        let pipeline = BlockPipeline::new(options, index, VecDeque::new(), Position::default());
         let mut bench = Bench {
             pipeline,
             told: Rc::default(),
@@ -52,7 +52,7 @@ fn with_bench(test: impl AsyncFnOnce(Bench) + 'static) {
 }
 
 impl Bench {
-    fn note(&mut self, write: &Write) {
+    fn note(&mut self, write: &BlockWrite) {
         self.headers
             .push(BlockHeader::decode(&write.buf).unwrap().0);
         assert_eq!(write.number, self.headers.len() as u64 - 1);

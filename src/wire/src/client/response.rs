@@ -507,7 +507,7 @@ impl Answer {
     }
 }
 
-/// Takes so many bytes off the page's keys and values.
+/// Takes bytes off the page's keys and values.
 type Take<'a> = dyn FnMut(u32) -> Result<Bytes, DecodeError> + 'a;
 
 /// Parses a page; `item` makes one of (`key_len`, `value_len`, `version`).

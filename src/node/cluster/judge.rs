@@ -5,7 +5,7 @@
 //! * Of a store only its highest start is known, and of two with that incarnation the first that was met.
 
 use corelith_wire::peer::{Charter, Introduction, Verdict};
-use corelith_wire::{FullClusterId, Start, StoreId};
+use corelith_wire::{Start, StoreId};
 
 /// The store of a peer that was met, and the highest start of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,17 +29,16 @@ pub enum Judgement {
     Doubt(Start),
 }
 
-/// Judges `them`, who say that they are of `cluster` and of whose node `met` was met last. `is_alone`: it
-/// was looked whether the earlier start still runs, and it does not.
+/// Judges `them`, of whose node `met` was met last. `is_alone`: it was looked whether the earlier start still
+/// runs, and it does not.
 pub fn judge(
     me: &Introduction,
     charter: &Charter,
     met: Option<Met>,
     is_alone: bool,
-    cluster: FullClusterId,
     them: &Introduction,
 ) -> Judgement {
-    if cluster != charter.cluster {
+    if them.cluster != charter.cluster {
         return Judgement::Refuse(Verdict::OtherCluster);
     }
     let Some(named) = charter.store_of(them.node).filter(|_| them.node != me.node) else {
@@ -177,7 +176,7 @@ mod tests {
         ];
         let me = node(1, 11, start(1, 1));
         for (what, them, met, expected) in table {
-            let found = judge(&me, &charter, met, false, them.cluster, &them);
+            let found = judge(&me, &charter, met, false, &them);
             assert_eq!(found, expected, "{what}");
         }
         let again = node(2, 22, start(6, 9));
@@ -185,13 +184,16 @@ mod tests {
             store: again.store,
             start: again.start,
         };
-        let found = judge(&me, &charter, met(22, s5), true, CLUSTER, &again);
+        let found = judge(&me, &charter, met(22, s5), true, &again);
         assert_eq!(found, Meet(meet), "started again, alone");
         let mut other = node(2, 22, s5);
         other.settings.election_ms = 1;
-        let found = judge(&me, &charter, None, false, CLUSTER, &other);
+        let found = judge(&me, &charter, None, false, &other);
         assert_eq!(found, Refuse(Verdict::OtherSettings));
-        let found = judge(&me, &charter, None, false, FullClusterId(8), &other);
-        assert_eq!(found, Refuse(Verdict::OtherCluster));
+        for cluster in [0, 8] {
+            other.cluster = FullClusterId(cluster);
+            let found = judge(&me, &charter, None, false, &other);
+            assert_eq!(found, Refuse(Verdict::OtherCluster));
+        }
     }
 }

@@ -16,7 +16,7 @@ use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{
     Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
 };
-use corelith_wire::{Start, StoreId};
+use corelith_wire::{FullClusterId, Start, StoreId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -219,17 +219,12 @@ impl IdentityKeeper {
             return Judged::Given(Verdict::OtherCluster);
         };
         let me = self.me();
-        // A node that is not formed yet asks whether it belongs to the cluster.
-        let cluster = match them.cluster.0 {
-            0 => charter.cluster,
-            _ => them.cluster,
-        };
         loop {
             let met = self.identity.borrow().met.get(&them.node).copied();
             // Whom a stranger has met says nothing.
             let met = met.filter(|_| !self.is_stranger(&charter));
             let is_alone = earlier == Earlier::Gone;
-            let verdict = match judge(&me, &charter, met, is_alone, cluster, them) {
+            let verdict = match judge(&me, &charter, met, is_alone, them) {
                 Judgement::Known => Verdict::Known,
                 Judgement::Refuse(verdict) => verdict,
                 Judgement::Doubt(start) => match earlier {
@@ -257,7 +252,7 @@ impl IdentityKeeper {
     /// store may be that of another one, which belongs here.
     fn see(&self, me: &Introduction, charter: &Charter, them: &Introduction) -> Verdict {
         let met = self.identity.borrow().met.get(&them.node).copied();
-        let verdict = match judge(me, charter, met, false, them.cluster, them) {
+        let verdict = match judge(me, charter, met, false, them) {
             Judgement::Refuse(verdict) => verdict,
             Judgement::Doubt(start) => Verdict::RolledBack(start),
             Judgement::Known | Judgement::Meet(_) => Verdict::RolledBack(them.start),
@@ -338,7 +333,16 @@ impl IdentityKeeper {
             let verdict = self.see(&me, &charter, &ask.from);
             return self.reply(FormationAnswer::Formed { charter, verdict });
         }
-        match self.judge(&ask.from, earlier).await {
+        // A node that knows of no cluster asks whether it belongs to this one.
+        let cluster = match ask.from.cluster {
+            FullClusterId(0) => charter.cluster,
+            cluster => cluster,
+        };
+        let them = Introduction {
+            cluster,
+            ..ask.from
+        };
+        match self.judge(&them, earlier).await {
             Judged::Given(verdict) => self.reply(FormationAnswer::Formed { charter, verdict }),
             Judged::Doubt(start) => Formed::Doubt(start),
         }

@@ -12,7 +12,7 @@ use corelith_wire::response::Answer;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 16;
 
 impl Cluster {
     /// What a node has on its disk.

@@ -106,7 +106,10 @@ pub enum HandshakeError {
         theirs: ClusterId,
     },
     /// No more connections are taken now.
-    #[error("the server takes no more connections now: try again later or another node")]
+    #[error(
+        "the node takes no more connections now, or is none of a cluster yet and says why in its log: try again later \
+         or another node"
+    )]
     Busy,
     /// The server does not offer that role to this side.
     #[error("the server refuses this role")]

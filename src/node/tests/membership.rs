@@ -161,3 +161,44 @@ fn a_disk_that_went_back_is_found_out() {
         client.get(0, &key_of(0, 0)).await;
     });
 }
+
+/// A node that nobody could tell at its start is told as soon as it meets one of the others, and ends.
+#[test]
+fn a_running_node_that_is_refused_ends_and_remembers_it() {
+    let mut cluster = Cluster::start(151, 3);
+    let (sender, events) = corelith_io::channel(1000);
+    let node = cluster.nodes[2];
+    let start = |cluster: &mut Cluster| {
+        cluster.sim.crash(node);
+        cluster.start_again(node, &sender);
+        cluster.sim.run_for(Duration::from_secs(5));
+    };
+    let image = cluster.sim.disk(node).image();
+    start(&mut cluster);
+    start(&mut cluster);
+    cluster.sim.crash(node);
+    cluster.sim.disk(node).restore(&image);
+    cluster.sim.net().isolate(node);
+    start(&mut cluster);
+    while events.try_recv().is_some() {}
+    cluster.sim.net().heal_all();
+    let mut why = String::new();
+    let has_ended = cluster.sim.run_until(
+        || {
+            while let Some(event) = events.try_recv() {
+                if let CoreEventKind::Ended(Err(error)) = event.what {
+                    why = error.to_string();
+                }
+            }
+            !why.is_empty()
+        },
+        Duration::from_secs(30),
+    );
+    assert!(has_ended);
+    assert!(why.contains("old state of node 3"), "{why}");
+    let excluded = cluster.identity(node).unwrap().excluded;
+    assert!(
+        matches!(excluded, Some(Exclusion::RolledBack(_))),
+        "{excluded:?}"
+    );
+}

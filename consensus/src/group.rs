@@ -144,8 +144,8 @@ pub(crate) struct GroupSurroundings {
 }
 
 impl Group {
-    /// Starts a replica. It votes and answers peers right away (see the embargo), and its leader
-    /// forms the group if it is new.
+    /// Starts a replica. It votes and answers peers right away (see the embargo), and forms the group if
+    /// that is new (see `group/binding.rs`).
     pub(crate) async fn open(
         surroundings: GroupSurroundings,
         shard: Shard,

@@ -66,7 +66,7 @@ impl Groups {
     }
 
     /// Starts this node's replica of a shard. `members` are the nodes that have one with the
-    /// stores that count as them, the same list on all of them; `preferred` is the one that should lead, and forms the group when it is new.
+    /// stores that count as them, the same list on all of them; `preferred` is the one that should lead.
     ///
     /// # Errors
     /// The shard's storage failed, or this node is not a member.

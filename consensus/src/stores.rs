@@ -66,7 +66,7 @@ pub(crate) fn standing(slot: Option<StoreId>, store: StoreId) -> Standing {
 }
 
 /// Whether a slot has a store for good.
-fn is_bound(slot: StoreId) -> bool {
+pub(crate) fn is_bound(slot: StoreId) -> bool {
     slot != StoreId::ANY && slot != StoreId::UNCLAIMED
 }
 

@@ -113,6 +113,11 @@ impl GroupInner {
         let Some(GroupMember { node, store }) = next else {
             return;
         };
+        let slot = self.stores.slot(node);
+        assert!(
+            slot.is_some_and(|slot| !stores::is_bound(slot)) && stores::is_bound(store),
+            "{slot:?} of {node} becomes {store}"
+        );
         let change = ChangeMembers::SetNodes([(node.0, store)].into());
         let only = [Precondition::CommittedLeaderId {
             committed_leader_id: leading,

@@ -233,6 +233,67 @@ async fn a_copy_that_was_started_more_often() {
     written.are_there(&client).await;
 }
 
+/// A directory and its copy, started at once: at most one of them is node 3, and the other is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_at_once() {
+    let mut cluster = Cluster::start();
+    let mut written = Written::default();
+    let client = cluster.client().await;
+    written.more(&client).await;
+    cluster.kill(3);
+    let copied = cluster.path("copy");
+    copy(&cluster.data_dir(3), &copied);
+    fs::remove_file(cluster.path("node-3.log")).unwrap();
+    let configuration = twin_of_3(&cluster, &copied, free_ports(1)[0]);
+    let mut twin = cluster.spawn_beside("twin", &configuration);
+    cluster.spawn_with(3, |configuration| configuration);
+    let settled = |log: &str| {
+        let text = fs::read_to_string(cluster.path(&format!("{log}.log"))).unwrap_or_default();
+        let is_told = STRANGER.iter().all(|words| text.contains(words));
+        match (text.contains("ready"), is_told) {
+            (_, true) => Ok(false),
+            (true, false) => Ok(true),
+            (false, false) => Err(text),
+        }
+    };
+    let is_twin_ready = waiting::until("one of them to be told", || {
+        let twin = waiting::until("the twin to know", || settled("twin"));
+        let own = waiting::until("node 3 to know", || settled("node-3"));
+        if twin && own {
+            Err("both are ready")
+        } else {
+            Ok(twin)
+        }
+    });
+    if is_twin_ready {
+        // It leads shards where clients do not look for node 3.
+        twin.kill();
+    }
+    written.more(&client).await;
+    written.are_there(&client).await;
+}
+
+/// The others are configured with the old address of node 3, and find it where it comes from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_at_another_address() {
+    let mut cluster = Cluster::start();
+    let mut written = Written::default();
+    let client = cluster.client().await;
+    written.more(&client).await;
+    cluster.kill(3);
+    let (known, new) = (cluster.port(3), free_ports(1)[0]);
+    fs::remove_file(cluster.path("node-3.log")).unwrap();
+    cluster.spawn_with(3, |configuration| {
+        configuration.replace(&format!("port = {known}\n"), &format!("port = {new}\n"))
+    });
+    cluster.wait_for_line("node-3", &["ready"]);
+    cluster.kill(2);
+    // Clients go by the map of the node that they ask.
+    let client = connect(format!("127.0.0.1:{new}")).await;
+    written.more(&client).await;
+    written.are_there(&client).await;
+}
+
 /// Another machine was given the id of node 3.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_with_one_id() {

@@ -2,7 +2,7 @@
 //! first nodes, and whether it is one of it. Until then it takes part in nothing. Runs on the first core.
 
 use super::{desk::Desk, exchange};
-use crate::node::cluster::formation::{Proposer, majority};
+use crate::node::cluster::formation::{Proposer, Spread, majority};
 use crate::node::cluster::standing::{Standing, difference, exclusion, standing};
 use crate::node::data_dir::identity::{Identity, IdentityError};
 use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
@@ -30,6 +30,7 @@ pub(crate) struct Joining {
     desk: Rc<Desk>,
     /// All nodes, ascending.
     first: Vec<NodeId>,
+    spread: Spread,
     dir: String,
     told: RefCell<Option<(String, Instant)>>,
     /// Since when a majority is there.
@@ -43,12 +44,14 @@ impl Joining {
         keeper: Rc<IdentityKeeper>,
         desk: Rc<Desk>,
         first: Vec<NodeId>,
+        spread: Spread,
         dir: String,
     ) -> Self {
         Self {
             keeper,
             desk,
             first,
+            spread,
             dir,
             told: RefCell::default(),
             since: Cell::default(),
@@ -138,16 +141,22 @@ impl Joining {
 
     /// Proposes a charter if enough of the first nodes are there and it is this one's turn.
     async fn form(&self, replies: &Replies) -> Result<(), IdentityError> {
+        let own = self.keeper.formation();
         let mut present = vec![self.desk.me().node];
-        let mut seen = self.keeper.formation().promised.round;
+        let mut seen = own.promised.round;
+        let mut is_bound = own.accepted.is_some();
         for (node, reply) in replies {
-            if let FormationAnswer::Unformed { promised, .. } = &reply.answer {
+            if let FormationAnswer::Unformed { promised, accepted } = &reply.answer {
+                is_bound |= accepted.is_some();
                 present.push(*node);
                 seen = seen.max(promised.round);
             }
         }
         present.sort();
-        if present.len() < majority(self.first.len()) {
+        let is_served = self
+            .spread
+            .is_served(&self.first, |node| present.contains(&node));
+        if present.len() < majority(self.first.len()) || !(is_served || is_bound) {
             self.since.set(None);
             self.say(self.waits_for(&present, replies), false);
             return Ok(());
@@ -171,7 +180,7 @@ impl Joining {
 
     async fn propose(&self, seen: u64) -> Result<(), IdentityError> {
         let Introduction { node, store, .. } = self.desk.me();
-        let mut proposer = Proposer::new(self.first.clone(), store, seen);
+        let mut proposer = Proposer::new(self.first.clone(), self.spread, store, seen);
         let ballot = proposer.ballot();
         let prepare = FormationStep::Prepare(ballot);
         let promise = |identity: &mut Identity| {
@@ -215,11 +224,15 @@ impl Joining {
         let absent = self.first.iter().filter(|node| !present.contains(node));
         let absent: Vec<String> = absent.map(|node| node.0.to_string()).collect();
         let nodes = if absent.len() == 1 { "node" } else { "nodes" };
+        let needed = majority(self.first.len());
+        let needed = match present.len() < needed {
+            true => format!("{needed} are needed"),
+            false => "some shards have no majority of their replicas".to_owned(),
+        };
         let mut text = format!(
-            "the cluster is not formed yet: {} of {} nodes are there and {} are needed; waiting for {nodes} {}",
+            "the cluster is not formed yet: {} of {} nodes are there and {needed}; waiting for {nodes} {}",
             present.len(),
             self.first.len(),
-            majority(self.first.len()),
             absent.join(", ")
         );
         for (node, reply) in replies {

@@ -10,13 +10,15 @@
 //! * A majority that has answered proposes what one of it has accepted last, or waits. All first nodes
 //!   together are free: none of them has decided, and by the promises none will decide anything earlier.
 //! * A charter is proposed only if a majority of the first nodes is there with the stores that it names.
+//! * A charter names a majority of the replicas of each shard. The groups bind the others, which takes a leader.
 //!
 //! Two charters can be decided only if a store that had accepted the first is wiped, and all that are left
 //! of its majority are down, while the others form a cluster: they cannot know. Who comes back is then of
 //! another cluster, and is told so.
 
 use corelith_wire::peer::{Ballot, Charter, FormationStep};
-use corelith_wire::{FullClusterId, NodeId, StoreId};
+use corelith_wire::placement::replicas_of;
+use corelith_wire::{FullClusterId, NodeId, ShardId, StoreId};
 use std::collections::BTreeMap;
 
 /// What a node remembers of the formation. Durable before anything follows from it.
@@ -73,6 +75,30 @@ impl Acceptor {
     }
 }
 
+/// How the shards are spread over the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// Number of shards.
+    pub shards: u32,
+    /// Replicas of each.
+    pub replicas: u32,
+}
+
+impl Spread {
+    /// Whether each shard has a majority of its replicas on nodes of which `is_there` holds.
+    pub fn is_served(&self, first: &[NodeId], is_there: impl Fn(NodeId) -> bool) -> bool {
+        // The next ones are spread as these are.
+        let shards = (0..self.shards).take(first.len()).map(ShardId);
+        let replicas = self.replicas as usize;
+        shards
+            .map(|shard| replicas_of(shard, first, replicas))
+            .all(|nodes| {
+                let there = nodes.iter().filter(|node| is_there(**node)).count();
+                there >= majority(nodes.len())
+            })
+    }
+}
+
 /// What a node answered to [`FormationStep::Prepare`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Promise {
@@ -84,6 +110,7 @@ struct Promise {
 #[derive(Clone, Debug)]
 pub struct Proposer {
     first: Vec<NodeId>,
+    spread: Spread,
     ballot: Ballot,
     promises: BTreeMap<NodeId, Promise>,
     charter: Option<Charter>,
@@ -92,13 +119,14 @@ pub struct Proposer {
 
 impl Proposer {
     /// The node whose store is `store` proposes to the `first` nodes, in a round after `seen`.
-    pub fn new(first: Vec<NodeId>, store: StoreId, seen: u64) -> Self {
+    pub fn new(first: Vec<NodeId>, spread: Spread, store: StoreId, seen: u64) -> Self {
         let ballot = Ballot {
             round: seen.saturating_add(1),
             store,
         };
         Self {
             first,
+            spread,
             ballot,
             promises: BTreeMap::new(),
             charter: None,
@@ -128,7 +156,7 @@ impl Proposer {
     /// cluster if nothing binds this proposal.
     pub fn settle(&mut self, fresh: FullClusterId) -> Option<&Charter> {
         if self.charter.is_none() {
-            self.charter = choose(&self.first, &self.promises, fresh);
+            self.charter = choose(&self.first, self.spread, &self.promises, fresh);
         }
         self.charter.as_ref()
     }
@@ -158,6 +186,7 @@ pub fn majority(nodes: usize) -> usize {
 /// What may be proposed after these promises.
 fn choose(
     first: &[NodeId],
+    spread: Spread,
     promises: &BTreeMap<NodeId, Promise>,
     fresh: FullClusterId,
 ) -> Option<Charter> {
@@ -175,6 +204,9 @@ fn choose(
         Some((_, charter)) if is_there(charter) => return Some(charter.clone()),
         Some(_) if promises.len() < first.len() => return None,
         _ => {}
+    }
+    if !spread.is_served(first, |node| promises.contains_key(&node)) {
+        return None;
     }
     let store_of = |node: &NodeId| promises.get(node).map_or(StoreId::UNCLAIMED, |p| p.store);
     let charter = Charter {

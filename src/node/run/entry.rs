@@ -6,6 +6,7 @@ use super::shards::Store;
 use crate::node::admission::desk::Desk;
 use crate::node::admission::joining::{self, Joining};
 use crate::node::cluster::addresses::Addresses;
+use crate::node::cluster::formation::Spread;
 use crate::node::cluster::placement::Placement;
 use crate::node::cluster::standing::{Exclusion, exclusion};
 use crate::node::config::NodeConfig;
@@ -79,7 +80,11 @@ async fn join(
     let desk = Rc::new(desk(setup, me));
     let first = setup.placement.members().iter().map(|m| m.id).collect();
     let dir = setup.config.data_dir.display().to_string();
-    let joining = Joining::new(Rc::clone(&keeper), Rc::clone(&desk), first, dir);
+    let spread = Spread {
+        shards: setup.placement.shards,
+        replicas: setup.placement.replicas,
+    };
+    let joining = Joining::new(Rc::clone(&keeper), Rc::clone(&desk), first, spread, dir);
     let joined = {
         let joining = pin!(joining.join());
         let receiving = pin!(joining::receive(listener, &desk));

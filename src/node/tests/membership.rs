@@ -57,7 +57,9 @@ fn wait_ready(cluster: &Cluster, events: &Receiver<super::CoreEvent>, what: &str
 /// Whatever is lost and whoever loses its power meanwhile: one cluster is formed, and all are of it.
 #[test]
 fn a_cluster_is_formed_through_crashes_and_losses() {
-    for seed in 0..SEEDS {
+    // In the last one three nodes of five were enough once, and a shard with two replicas on the others never had a
+    // leader.
+    for seed in (0..SEEDS).chain([91]) {
         let count = [1, 3, 3, 5][seed as usize % 4];
         let mut cluster = Cluster::idle(100 + seed, count);
         let (sender, events) = corelith_io::channel(1000);

@@ -1,9 +1,15 @@
 //! The first nodes over a network that loses, repeats and delays, with crashes and wiped directories.
 
-use super::{Acceptor, Proposer, majority};
+use super::{Acceptor, Proposer, Spread, majority};
 use corelith_wire::peer::{Ballot, Charter, FormationStep};
 use corelith_wire::{FullClusterId, NodeId, StoreId};
 use std::collections::BTreeSet;
+
+/// All nodes have all shards.
+const EVERYWHERE: Spread = Spread {
+    shards: 8,
+    replicas: 5,
+};
 
 /// Lives of a cluster that a test goes through.
 const SEEDS: u64 = 4000;
@@ -111,7 +117,7 @@ impl World {
         if node.disk.charter.is_some() {
             return;
         }
-        let mut proposer = Proposer::new(first, node.store, node.disk.promised.round);
+        let mut proposer = Proposer::new(first, EVERYWHERE, node.store, node.disk.promised.round);
         let ballot = proposer.ballot();
         let step = FormationStep::Prepare(ballot);
         node.disk = node.disk.after(&step, node.id, node.store);
@@ -410,7 +416,7 @@ fn what_is_proposed() {
         ),
     ];
     for (what, promises, expected) in table {
-        let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), StoreId(1), 8);
+        let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), EVERYWHERE, StoreId(1), 8);
         let own = proposer.ballot();
         assert_eq!(own, ballot(9, 1));
         for (node, said) in (1..).zip(promises) {
@@ -428,7 +434,7 @@ fn what_is_proposed() {
 
 #[test]
 fn promises_of_others_and_of_no_first_node_do_not_count() {
-    let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), StoreId(1), 0);
+    let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), EVERYWHERE, StoreId(1), 0);
     let own = proposer.ballot();
     proposer.promise(NodeId(1), StoreId(1), own, None);
     proposer.promise(NodeId(2), StoreId(2), ballot(2, 2), None);
@@ -444,7 +450,7 @@ fn a_store_that_the_charter_does_not_name_accepts_nothing_and_does_not_count() {
     assert_eq!(disk.after(&step, NodeId(3), StoreId(3)), disk);
     assert!(disk.after(&step, NodeId(2), StoreId(2)).accepted.is_some());
 
-    let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), StoreId(1), 0);
+    let mut proposer = Proposer::new([1, 2, 3].map(NodeId).into(), EVERYWHERE, StoreId(1), 0);
     let own = proposer.ballot();
     proposer.promise(NodeId(1), StoreId(1), own, None);
     proposer.promise(NodeId(2), StoreId(2), own, None);
@@ -465,4 +471,36 @@ fn whoever_has_promised_a_later_proposal_decides_no_earlier_one() {
     assert!(disk.decided(own, &chosen).is_some());
     let later = disk.after(&FormationStep::Prepare(ballot(2, 2)), NodeId(1), StoreId(1));
     assert_eq!(later.decided(own, &chosen), None);
+}
+
+/// Five nodes with three replicas of each shard: shard `s` is on the nodes `s + 1` to `s + 3`.
+#[test]
+fn each_shard_has_a_majority_of_its_replicas_from_the_first() {
+    let table: [(&[u64], u32, u32, bool); 8] = [
+        // (who is there, shards, replicas, whether that is enough)
+        (&[1, 2, 3], 8, 5, true),
+        (&[1, 2], 8, 5, false),
+        (&[1, 2, 3, 4], 8, 3, true),
+        (&[1, 3, 4, 5], 8, 3, true),
+        (&[1, 2, 3], 8, 3, false),
+        (&[1, 2, 3], 1, 3, true),
+        (&[1, 2, 3], 2, 3, true),
+        (&[1, 2, 3, 4], 8, 1, false),
+    ];
+    let first = [1, 2, 3, 4, 5].map(NodeId);
+    for (there, shards, replicas, expected) in table {
+        let spread = Spread { shards, replicas };
+        let is_served = spread.is_served(&first, |node| there.contains(&node.0));
+        assert_eq!(is_served, expected, "{there:?} {spread:?}");
+        let mut proposer = Proposer::new(first.into(), spread, StoreId(1), 0);
+        let own = proposer.ballot();
+        for node in there {
+            proposer.promise(NodeId(*node), StoreId(u128::from(*node)), own, None);
+        }
+        assert_eq!(
+            proposer.settle(FullClusterId(9)).is_some(),
+            expected,
+            "{there:?}"
+        );
+    }
 }

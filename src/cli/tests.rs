@@ -12,7 +12,7 @@ fn the_arguments_are_consistent() {
     Arguments::command().debug_assert();
 }
 
-/// Every command that does something, with its words.
+/// Every command without subcommands, with its full name.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
     for part in command
         .get_subcommands()
@@ -200,7 +200,7 @@ fn a_shard_that_serves_nobody_is_named() {
         }],
         ..ClusterMap::default()
     };
-    // (replicas of a shard of three: role and term, on nodes that answer; what it lacks)
+    // (replicas of a shard of three on nodes that answer, as role and term; what the shard lacks)
     type Replicas = &'static [(ShardRole, u64)];
     let table: &[(Replicas, Option<ShardLack>)] = &[
         (&[(Leader, 2), (Follower, 2), (Follower, 2)], None),

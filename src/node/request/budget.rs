@@ -25,8 +25,6 @@ pub(crate) struct Budget {
     /// The first `UPLOAD_START_BYTES` of longer frames, from their header until all of the frame has its permit.
     /// Frames that are no longer hold it until they are answered.
     pub(super) starts: Semaphore,
-    /// What of `starts` may be held for frames that are longer: they may wait long for the next share.
-    pub(super) long_starts: Semaphore,
     /// Longer frames, from their start until they are answered.
     pub(super) uploads: Semaphore,
     /// What of `uploads` may be held by senders that are slow.
@@ -55,7 +53,6 @@ impl Budget {
         let budget = Self {
             frames: Semaphore::new(bytes / 16),
             starts: Semaphore::new(bytes / 32 * 3),
-            long_starts: Semaphore::new(bytes / 32 * 3 / 8 * 7),
             uploads: Semaphore::new(uploads),
             slow_uploads: Semaphore::new(slow_uploads),
             requests: Semaphore::new(bytes / 8),
@@ -106,7 +103,7 @@ impl Budget {
     pub(super) fn wanted(&self) -> Wanted {
         Wanted {
             frames: self.frames.is_contended(),
-            starts: self.starts.is_contended() || self.long_starts.is_contended(),
+            starts: self.starts.is_contended(),
             uploads: self.uploads.is_contended(),
             readers: self.waits_for_readers(),
         }

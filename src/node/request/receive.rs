@@ -129,8 +129,8 @@ struct Upload {
     place: usize,
     /// When the first place was there.
     began: Instant,
-    /// Of the part of the share that is for long frames, or for slow ones.
-    _part: Option<Permit>,
+    /// Of the part for slow ones.
+    _slow: Option<Permit>,
 }
 
 impl Receiver {
@@ -222,10 +222,6 @@ impl Receiver {
     async fn begin_upload(&mut self, whole: usize, connection: &Connection) {
         let place = whole.min(UPLOAD_START_BYTES);
         assert!(self.part.len() < place, "more is there than a read brings");
-        let long = match place < whole {
-            true => Some(self.budget.long_starts.acquire(place + REQUEST_BYTES).await),
-            false => None,
-        };
         let permit = self.budget.starts.acquire(place + REQUEST_BYTES).await;
         connection.progress.set_stage(Stage::Start);
         let began = corelith_io::now();
@@ -234,7 +230,7 @@ impl Receiver {
             permit,
             place,
             began,
-            _part: long,
+            _slow: None,
         });
         self.held = None;
     }
@@ -261,7 +257,7 @@ impl Receiver {
             permit,
             place: whole,
             began: start.began,
-            _part: slow,
+            _slow: slow,
         });
     }
 

@@ -234,13 +234,7 @@ fn slow_senders_do_not_delay_others() {
         piece: 9000,
         every: Duration::from_millis(100),
     };
-    for (trickle, count, longest) in [
-        (steady, 15, 8 << 20),
-        (steady, 100, 8 << 20),
-        (in_bursts, 50, 8 << 20),
-        (stalling, 8, 8 << 20),
-        (stalling, 60, 100_000),
-    ] {
+    for (trickle, count) in [(steady, 15), (steady, 100), (in_bursts, 50), (stalling, 8)] {
         let cluster = Cluster::start(25, 1);
         let address = cluster.nodes[0].address(PORT);
         cluster.sim.block_on(cluster.client, async move {
@@ -253,9 +247,6 @@ fn slow_senders_do_not_delay_others() {
             corelith_io::sleep(Duration::from_secs(2)).await;
             let key = key_of(0, 3);
             for (number, len) in (3..).zip([100_000, 1 << 20, 8 << 20]) {
-                if len > longest {
-                    break;
-                }
                 let start = corelith_io::now();
                 let value = vec![9; len];
                 let put = client.put(0, (session, number), &key, &value);

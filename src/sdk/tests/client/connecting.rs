@@ -51,7 +51,8 @@ async fn those_who_cannot_be_used_are_named() {
         panic!("{error}");
     };
     assert_eq!(tried[0].seed, mock.seed());
-    let too_old = HandshakeError::TooOld { ours: 1 };
+    let ours = corelith_wire::version::NEWEST;
+    let too_old = HandshakeError::TooOld { ours };
     assert_eq!(tried[0].cause, Cause::Handshake(too_old));
     let seed = mock.seed();
     drop(mock);

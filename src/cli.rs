@@ -1,7 +1,7 @@
 //! The command line: arguments, and what each command does.
 //!
-//! `node`, `dev`, `inspect`, `check` and `gc` run on this machine; everything else is a client of a cluster and
-//! uses nothing but the SDK.
+//! `node`, `dev`, `inspect`, `check` and `gc` run on this machine; all other commands are clients of a cluster and
+//! use only the SDK.
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments) -> u8 {
         Ok(()) => 0,
         Err(Failure::OutputClosed) => 0,
         Err(failure) => {
-            // Nobody is left to tell if standard error is gone too.
+            // A failed write to standard error cannot be reported.
             let _ = writeln!(std::io::stderr(), "corelith: {failure}");
             failure.exit_code()
         }

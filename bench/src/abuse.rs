@@ -1,9 +1,9 @@
-//! Clients that take more than their part, each beside a light measured load: does the memory of the node stay
-//! within its budget, are others served as before, and is all of it given back?
+//! Misbehaving clients, each kind beside a light measured load. Checks that the node's memory stays within its
+//! budget, that other clients are served as before, and that the node frees the memory afterwards.
 
 use crate::cluster::Cluster;
-use crate::driver::{self, DriverError, Step, Target};
-use crate::workload::{Kind, Workload};
+use crate::driver::{self, DriverError, RunStep, RunTarget};
+use crate::workload::{Workload, WorkloadKind};
 use bytes::Bytes;
 use corelith_bench::usage::Usage;
 use corelith_client::Client;
@@ -22,35 +22,35 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// The memory that a node gives the clients of a core unless configured.
+/// A node's default memory for the clients of a core.
 const BUDGET_PER_CORE: u64 = 512 << 20;
-/// What a node's memory may grow by for the measured load itself: memtables, and caches that fill.
+/// Allowed growth of a node's memory for the measured load itself: memtables and caches.
 const ALLOWANCE: u64 = 64 << 20;
-/// The p99 of others may be this many times what it is alone.
+/// The p99 of other clients may grow by this factor.
 const P99_FACTOR: f64 = 3.0;
-/// A p99 below this is not told from noise.
+/// A p99 below this counts as noise.
 const P99_FLOOR_US: f64 = 2_000.0;
-/// Time to give everything back.
+/// Time for the node to free the memory.
 const GIVEN_BACK_AFTER: Duration = Duration::from_secs(30);
-/// How often memory is looked at.
+/// Interval at which memory is sampled.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Time for all abusers to connect.
 const ALL_THERE_WITHIN: Duration = Duration::from_secs(30);
-/// When an abuser comes again: four of them make 200 connections a second.
+/// Pause before an abuser reconnects: four abusers make 200 connections per second.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Operations of the measured load in flight.
 const LOAD_IN_FLIGHT: usize = 4;
-/// Values of the measured load where long ones are what an abuse could delay.
+/// Value size of the measured load beside abuses that could delay long puts.
 const LONG_PUT_BYTES: usize = 128 << 10;
-/// What a slow sender sends ...
+/// Bytes that a slow sender sends at a time.
 const SLOW_PIECE_BYTES: usize = 9_000;
-/// ... at this interval: somewhat faster than the slowest sender that a node puts up with.
+/// Interval of a slow sender: slightly faster than the slowest sender that a node tolerates.
 const SLOW_PIECE_EVERY: Duration = Duration::from_millis(100);
-/// The value that is asked for.
+/// Length of the value that the abusers read and write.
 const VALUE_BYTES: usize = 8 << 20;
 const KEY: &[u8] = b"a long value that many ask for";
 
-/// What the abusers do.
+/// The kinds of abuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Abuse {
@@ -72,7 +72,7 @@ impl Abuse {
         Self::SlowReader,
     ];
 
-    /// Connections at once.
+    /// Number of abusers, each with one connection at a time.
     fn abusers(self) -> u64 {
         match self {
             Self::UnreadGets => 10,
@@ -100,7 +100,7 @@ impl Abuse {
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Row {
     abuse: Abuse,
-    /// Connections that the abusers had.
+    /// Connections that the abusers made.
     connections: u64,
     before_bytes: u64,
     peak_bytes: u64,
@@ -127,7 +127,7 @@ impl Row {
         self.after_bytes <= self.before_bytes + ALLOWANCE
     }
 
-    /// Whether nothing is wrong.
+    /// Whether the node passed all checks.
     pub(crate) fn is_good(&self) -> bool {
         self.is_within_budget() && self.serves_others() && self.is_given_back()
     }
@@ -191,11 +191,11 @@ pub(crate) fn header() -> String {
 /// Runs every abuse against the started cluster; calls `tell` with each row.
 ///
 /// # Errors
-/// When the load cannot be run, or the long value not be written.
+/// The load cannot run, or the long value cannot be written.
 pub(crate) fn run(
     cluster: &Cluster,
-    target: &Target,
-    step: &Step,
+    target: &RunTarget,
+    step: &RunStep,
     workload: &Workload,
     cores: u16,
     mut tell: impl FnMut(&Row),
@@ -206,8 +206,8 @@ pub(crate) fn run(
         .build()
         .map_err(DriverError::Start)?;
     let place = runtime.block_on(prepare(cluster.seeds(), target))?;
-    let workload = Arc::new(workload.of_kind(Kind::Mixed, 80));
-    let step = Step {
+    let workload = Arc::new(workload.of_kind(WorkloadKind::Mixed, 80));
+    let step = RunStep {
         in_flight: LOAD_IN_FLIGHT,
         ..step.clone()
     };
@@ -225,13 +225,13 @@ pub(crate) fn run(
         let (stop, stopped) = watch::channel(false);
         let count = Arc::new(AtomicU64::new(0));
         runtime.spawn(abuse_it(abuse, place.clone(), stopped, Arc::clone(&count)));
-        // All abusers are there before others are measured beside them.
+        // Wait until all abusers are connected, then measure other clients beside them.
         let deadline = Instant::now() + ALL_THERE_WITHIN;
         while count.load(Ordering::Relaxed) < abuse.abusers() && Instant::now() < deadline {
             std::thread::sleep(LOOK_EVERY);
         }
         let beside = driver::run(target, &step, workload)?;
-        // The last connections are dropped with their tasks.
+        // The receivers may be gone: their tasks end with the runtime.
         let _ = stop.send(true);
         let peak_bytes = peak.end();
         std::thread::sleep(GIVEN_BACK_AFTER);
@@ -264,7 +264,7 @@ fn largest(pids: &[u32]) -> u64 {
     resident.max().unwrap_or(0)
 }
 
-/// Looks at the memory of the nodes until it is told to end.
+/// Samples the memory of the nodes until it is told to end.
 struct Peak {
     end: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<u64>,
@@ -291,16 +291,16 @@ impl Peak {
     }
 }
 
-/// Where the long value is.
+/// The location of the long value.
 #[derive(Clone, Debug)]
-struct Place {
+struct ValuePlace {
     address: String,
     shard: ShardId,
     epoch: Epoch,
 }
 
-/// Writes the long value and finds out who leads its shard.
-async fn prepare(seeds: &[String], target: &Target) -> Result<Place, DriverError> {
+/// Writes the long value and finds the leader of its shard.
+async fn prepare(seeds: &[String], target: &RunTarget) -> Result<ValuePlace, DriverError> {
     let client = Client::builder()
         .seeds(seeds.iter().cloned())
         .deadline(target.deadline)
@@ -326,11 +326,11 @@ async fn prepare(seeds: &[String], target: &Target) -> Result<Place, DriverError
     }
 }
 
-/// The place of the long value if the node at `address` leads its shard.
-async fn leads(address: &str) -> std::io::Result<Option<Place>> {
+/// The location of the long value if the node at `address` leads its shard.
+async fn leads(address: &str) -> std::io::Result<Option<ValuePlace>> {
     let (mut stream, epoch) = connect(address).await?;
     for shard in 0..SHARDS_TRIED {
-        let place = Place {
+        let place = ValuePlace {
             address: address.to_owned(),
             shard: ShardId(shard),
             epoch,
@@ -355,10 +355,10 @@ async fn read_answer(stream: &mut TcpStream) -> std::io::Result<FrameKind> {
     Ok(header.head.kind)
 }
 
-/// Shards that are asked for the value.
+/// Number of shards in which the value is searched.
 const SHARDS_TRIED: u32 = 64;
 
-/// Connects as a client; returns the server's generation of the cluster map as well.
+/// Connects as a client. Returns the stream and the epoch of the server's cluster map.
 async fn connect(address: &str) -> std::io::Result<(TcpStream, Epoch)> {
     let mut stream = TcpStream::connect(address).await?;
     stream
@@ -371,7 +371,7 @@ async fn connect(address: &str) -> std::io::Result<(TcpStream, Epoch)> {
     Ok((stream, welcome.epoch))
 }
 
-fn head(place: &Place, request: u64) -> Head {
+fn head(place: &ValuePlace, request: u64) -> Head {
     Head {
         kind: FrameKind::GET,
         request_id: RequestId(request),
@@ -385,7 +385,7 @@ fn bytes_of(out: &Outbox) -> Vec<u8> {
 }
 
 /// `count` gets of the long value.
-fn get(place: &Place, count: u64) -> Vec<u8> {
+fn get(place: &ValuePlace, count: u64) -> Vec<u8> {
     let mut out = Outbox::default();
     for request in 0..count {
         request::encode_get(&mut out, head(place, request), &GetRequest { key: KEY });
@@ -393,8 +393,8 @@ fn get(place: &Place, count: u64) -> Vec<u8> {
     bytes_of(&out)
 }
 
-/// A put of a long value, but for its last `missing` bytes.
-fn part_of_a_put(place: &Place, missing: usize) -> Bytes {
+/// A put of a long value without its last `missing` bytes.
+fn part_of_a_put(place: &ValuePlace, missing: usize) -> Bytes {
     let request = WriteRequest {
         session: 1,
         number: 1,
@@ -411,10 +411,10 @@ fn part_of_a_put(place: &Place, missing: usize) -> Bytes {
     Bytes::from(whole)
 }
 
-/// Abuses until it is told to stop. Abusers that are thrown out come again.
+/// Runs the abusers until told to stop. An abuser that the node disconnects reconnects.
 async fn abuse_it(
     abuse: Abuse,
-    place: Place,
+    place: ValuePlace,
     stopped: watch::Receiver<bool>,
     connections: Arc<AtomicU64>,
 ) {
@@ -430,7 +430,7 @@ async fn abuse_it(
         tokio::spawn(async move {
             let again = async {
                 loop {
-                    // That the node ends the connection is what is hoped for.
+                    // An error is expected: the node should end the connection.
                     let _ = once(abuse, &place, &upload, &connections).await;
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
@@ -446,10 +446,10 @@ async fn abuse_it(
     }
 }
 
-/// What one abuser does with one connection, until the node ends it.
+/// One connection of one abuser, until the node ends it.
 async fn once(
     abuse: Abuse,
-    place: &Place,
+    place: &ValuePlace,
     upload: &Bytes,
     connections: &AtomicU64,
 ) -> std::io::Result<()> {
@@ -490,7 +490,7 @@ async fn once(
     }
     match abuse {
         Abuse::UnreadGets => ended(&stream).await,
-        // Nothing more comes but the end.
+        // The node sends nothing more and then closes the connection.
         _ => stream.read_u8().await.map(drop),
     }
 }

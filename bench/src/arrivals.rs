@@ -3,7 +3,7 @@
 use crate::random::Random;
 use std::time::{Duration, Instant};
 
-/// Arrival times at exponentially distributed distances (a Poisson process).
+/// Arrival times with exponentially distributed gaps (a Poisson process).
 #[derive(Clone, Debug)]
 pub struct Arrivals {
     gap_mean: Duration,
@@ -12,7 +12,7 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// `rate` arrivals a second on average, the first one at `start`.
+    /// `rate` arrivals per second on average, the first one at `start`.
     pub fn new(rate: f64, start: Instant, random: Random) -> Self {
         Self {
             gap_mean: Duration::from_secs_f64(1.0 / rate.max(0.001)),
@@ -21,12 +21,12 @@ impl Arrivals {
         }
     }
 
-    /// When the next one is due.
+    /// When the next arrival is due.
     pub fn next_due(&self) -> Instant {
         self.next
     }
 
-    /// Takes the next one if it is due at `now`, and returns when it was.
+    /// Takes the next arrival if it is due at `now`, and returns its due time.
     pub fn take_due(&mut self, now: Instant) -> Option<Instant> {
         let due = self.next;
         if due > now {

@@ -1,4 +1,4 @@
-//! A cluster of three nodes on this machine, started for the run and stopped after it.
+//! A cluster of three nodes on this machine, which runs for the duration of the benchmark.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 const NODES: usize = 3;
 /// Time for all nodes to answer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Time for a node to stop after it was asked to.
+/// Time for a node to stop after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// Time between two looks at a node.
+/// Interval at which a node is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What to start.
@@ -22,7 +22,7 @@ pub(crate) struct ClusterOptions {
     pub(crate) program: PathBuf,
     /// Directory for configuration, data and logs.
     pub(crate) dir: PathBuf,
-    /// Whether the directory stays.
+    /// Whether to keep the directory.
     pub(crate) keep: bool,
     /// Number of shards.
     pub(crate) shards: u32,
@@ -33,10 +33,10 @@ pub(crate) struct ClusterOptions {
 /// Why a cluster could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
-    /// The program is not next to this one.
+    /// The program does not exist.
     #[error("{} is missing: build it with `cargo build --release`, or name it with --program", .0.display())]
     NoProgram(PathBuf),
-    /// A file, port or process could not be made.
+    /// A file, port or process could not be created.
     #[error("cannot {what}: {source}")]
     Io {
         /// What was tried.
@@ -49,11 +49,11 @@ pub(crate) enum ClusterError {
     Ended {
         /// Its number.
         node: usize,
-        /// The last it said.
+        /// The last line of its log.
         output: String,
     },
-    /// Not ready in time.
-    #[error("the cluster did not listen within {} s, see the logs in {}", READY_WITHIN.as_secs(), .0.display())]
+    /// The cluster was not ready in time.
+    #[error("the cluster did not listen within {} s; see the logs in {}", READY_WITHIN.as_secs(), .0.display())]
     NotReady(PathBuf),
 }
 
@@ -158,7 +158,7 @@ impl Cluster {
 
     fn stop(&mut self) {
         for child in &self.children {
-            // The standard library can only kill; a clean stop is what a user would do.
+            // The standard library can only send SIGKILL; `kill` sends SIGTERM, which stops the node cleanly.
             let _ = Command::new("kill").arg(child.id().to_string()).status();
         }
         let deadline = Instant::now() + STOP_WITHIN;
@@ -205,8 +205,8 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
     text
 }
 
-/// First ports of runs of `cores` free ports, one run for each node. Another process could take one before
-/// the node does; the node then says so and the run ends.
+/// For each node, the first of `cores` consecutive free ports. Another process may take one before the
+/// node does; the node then reports it and the run ends.
 fn free_ports(cores: usize) -> Result<Vec<u16>, ClusterError> {
     let listen = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let mut held = Vec::new();
@@ -223,7 +223,7 @@ fn free_ports(cores: usize) -> Result<Vec<u16>, ClusterError> {
         if others.len() + 1 == cores {
             bases.push(base);
         }
-        // Held until all are found, so that no port is found twice.
+        // Held until all ports are found, so that none is found twice.
         held.push(first);
         held.extend(others);
     }
@@ -235,5 +235,5 @@ fn last_line(path: &Path) -> String {
     if let Ok(mut file) = std::fs::File::open(path) {
         let _ = file.read_to_string(&mut text);
     }
-    text.lines().last().unwrap_or("it said nothing").to_owned()
+    text.lines().last().unwrap_or("its log is empty").to_owned()
 }

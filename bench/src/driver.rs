@@ -1,18 +1,18 @@
-//! Runs a workload against a cluster: closed loop (each loop starts an operation when its last one ended)
-//! and open loop (operations are due at times that do not depend on the cluster).
+//! Runs a workload against a cluster: as a closed loop (each loop starts an operation when its last one
+//! has ended) or as an open loop (operations are due at times that do not depend on the cluster).
 //!
-//! A lane is a thread with its own runtime, its own SDK clients and its share of the loops. Nothing is
-//! spawned per operation and lanes share only the phase, so that the driver takes little of the processor
-//! that it shares with the servers.
+//! A lane is a thread with its own runtime, its own SDK clients and its share of the loops. The driver
+//! spawns nothing per operation, and lanes share only the phase, so that it leaves most of the processor
+//! to the servers.
 //!
 //! Invariants:
 //! * A latency in the open loop counts from the intended start, so a stall of the cluster shows in every
 //!   operation that it delayed (no coordinated omission).
-//! * The throughput counts completions between the two instants at which the processors' use was sampled.
+//! * The throughput counts completions between the two instants at which CPU use is sampled.
 
 use crate::pacer::Pacer;
 use crate::recorder::Recorder;
-use crate::workload::{Operation, Workload};
+use crate::workload::{Workload, WorkloadOperation};
 use corelith_bench::random::Random;
 use corelith_bench::usage::Usage;
 use corelith_client::{Client, Error};
@@ -20,19 +20,19 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A loop waits this long after an error, so that a cluster that refuses is not asked in a tight circle.
+/// Pause of a loop after an error, so that it does not ask a refusing cluster in a tight loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 
 /// The phases of a run; a clock starts in phase 0, the warm-up.
 const MEASURE: u8 = 1;
 const DONE: u8 = 2;
 
-/// Where and with what the operations are issued.
+/// The cluster, and the threads and clients that issue operations.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
-    /// Addresses to learn the cluster from.
+pub(crate) struct RunTarget {
+    /// Addresses of the cluster.
     pub(crate) seeds: Vec<String>,
-    /// Processes of the servers that run here.
+    /// Process ids of the servers on this machine.
     pub(crate) server_pids: Vec<u32>,
     /// Threads of the driver.
     pub(crate) lanes: usize,
@@ -44,33 +44,33 @@ pub(crate) struct Target {
 
 /// One run.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
+pub(crate) struct RunStep {
     /// Operations in flight at once: the number of loops.
     pub(crate) in_flight: usize,
-    /// Open loop: operations a second over all lanes; closed loop without.
+    /// Open loop: operations per second over all lanes. `None`: closed loop.
     pub(crate) rate: Option<f64>,
-    /// Time before measuring.
+    /// Time before the measurement.
     pub(crate) warm_up: Duration,
-    /// Time to measure.
+    /// Time of the measurement.
     pub(crate) duration: Duration,
     /// Seed of the operations.
     pub(crate) seed: u64,
 }
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct RunOutcome {
     /// Latencies and errors.
     pub(crate) recorder: Recorder,
     /// The measured time.
     pub(crate) window: Duration,
-    /// What this process used in it.
+    /// Resources that this process used in that time.
     pub(crate) client: Usage,
-    /// What the servers used in it.
+    /// Resources that the servers used in that time.
     pub(crate) servers: Usage,
 }
 
-/// Why a run could not be made.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriverError {
     /// No runtime or thread.
@@ -87,7 +87,7 @@ pub(crate) enum DriverError {
     Panicked,
 }
 
-/// What lanes share: the phase, and when measuring began.
+/// The state that lanes share: the phase, and the start of the measurement.
 #[derive(Debug, Default)]
 struct Clock {
     phase: AtomicU8,
@@ -103,12 +103,12 @@ impl Clock {
 /// Makes one run.
 ///
 /// # Errors
-/// When no connection is possible; errors of operations are counted instead.
+/// No connection is possible. Errors of operations are counted in the result instead.
 pub(crate) fn run(
-    target: &Target,
-    step: &Step,
+    target: &RunTarget,
+    step: &RunStep,
     workload: &Arc<Workload>,
-) -> Result<Outcome, DriverError> {
+) -> Result<RunOutcome, DriverError> {
     let lanes = target.lanes.clamp(1, step.in_flight.max(1));
     let clock = Arc::new(Clock::default());
     let ready = Barrier::new(lanes + 1);
@@ -138,7 +138,7 @@ pub(crate) fn run(
         for thread in threads {
             recorder.merge(&thread.join().map_err(|_| DriverError::Panicked)??);
         }
-        Ok(Outcome {
+        Ok(RunOutcome {
             recorder,
             window,
             client: after.0.since(&before.0),
@@ -147,21 +147,21 @@ pub(crate) fn run(
     })
 }
 
-/// How many of `total` loops lane number `lane` runs.
+/// Number of loops, of `total`, that lane number `lane` runs.
 fn share(total: usize, lanes: usize, lane: usize) -> usize {
     total / lanes + usize::from(lane < total % lanes)
 }
 
 /// The work of one thread.
 struct Lane<'a> {
-    target: &'a Target,
+    target: &'a RunTarget,
     loops: usize,
     rate: Option<f64>,
     seed: u64,
 }
 
-/// What the loops of a lane share.
-struct Shared {
+/// The state that the loops of a lane share.
+struct LaneState {
     clock: Arc<Clock>,
     workload: Arc<Workload>,
     recorder: Mutex<Recorder>,
@@ -179,10 +179,10 @@ impl Lane<'_> {
             let clients = runtime.block_on(connect(self.target))?;
             Ok((runtime, clients))
         });
-        // Every lane arrives here, also one that failed, or the others would wait for ever.
+        // Every lane arrives here, even one that failed, or the others would wait forever.
         ready.wait();
         let (runtime, clients) = connected?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LaneState {
             clock: Arc::clone(clock),
             workload: Arc::clone(workload),
             recorder: Mutex::default(),
@@ -202,7 +202,11 @@ impl Lane<'_> {
         Ok(recorder)
     }
 
-    async fn issue_all(&self, shared: &Arc<Shared>, clients: &[Client]) -> Result<(), DriverError> {
+    async fn issue_all(
+        &self,
+        shared: &Arc<LaneState>,
+        clients: &[Client],
+    ) -> Result<(), DriverError> {
         let loops: Vec<_> = clients
             .iter()
             .cycle()
@@ -220,14 +224,14 @@ impl Lane<'_> {
     }
 }
 
-impl Shared {
+impl LaneState {
     fn lock(&self) -> MutexGuard<'_, Recorder> {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One loop: one operation in flight until the run is over.
-async fn issue(shared: Arc<Shared>, client: Client, mut random: Random) {
+async fn issue(shared: Arc<LaneState>, client: Client, mut random: Random) {
     while shared.clock.phase() != DONE {
         let operation = shared.workload.next(&mut random);
         let intended = match &shared.pacer {
@@ -239,7 +243,7 @@ async fn issue(shared: Arc<Shared>, client: Client, mut random: Random) {
         };
         let started = Instant::now();
         let started_in = shared.clock.phase();
-        let is_put = matches!(operation, Operation::Put { .. });
+        let is_put = matches!(operation, WorkloadOperation::Put { .. });
         let result = perform(&client, operation).await;
         let ended_in = shared.clock.phase();
         if started_in != MEASURE && ended_in != MEASURE {
@@ -273,10 +277,10 @@ async fn issue(shared: Arc<Shared>, client: Client, mut random: Random) {
     }
 }
 
-async fn perform(client: &Client, operation: Operation) -> Result<(), Error> {
+async fn perform(client: &Client, operation: WorkloadOperation) -> Result<(), Error> {
     match operation {
-        Operation::Put { key, value } => client.put(key, value).await.map(drop),
-        Operation::Get { key } => client.get(key).await.map(drop),
+        WorkloadOperation::Put { key, value } => client.put(key, value).await.map(drop),
+        WorkloadOperation::Get { key } => client.get(key).await.map(drop),
     }
 }
 
@@ -285,7 +289,7 @@ async fn perform(client: &Client, operation: Operation) -> Result<(), Error> {
 /// # Errors
 /// The first operation that failed although the SDK retried it until its deadline.
 pub(crate) fn load(
-    target: &Target,
+    target: &RunTarget,
     workload: &Workload,
     keys: u64,
     loops: u64,
@@ -322,7 +326,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, DriverError> {
         .map_err(DriverError::Start)
 }
 
-async fn connect(target: &Target) -> Result<Vec<Client>, DriverError> {
+async fn connect(target: &RunTarget) -> Result<Vec<Client>, DriverError> {
     let mut clients = Vec::with_capacity(target.clients_per_lane);
     for _ in 0..target.clients_per_lane.max(1) {
         let client = Client::builder()
@@ -336,7 +340,7 @@ async fn connect(target: &Target) -> Result<Vec<Client>, DriverError> {
     Ok(clients)
 }
 
-/// The name under which the report counts an error.
+/// The name of an error in the report.
 fn error_kind(error: &Error) -> &'static str {
     match error {
         Error::NotFound => "not found",

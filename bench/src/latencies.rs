@@ -3,9 +3,9 @@
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Latencies from one microsecond up to here are told apart; longer ones count as this.
+/// Longest latency that is distinguished; longer ones count as this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
-/// Three decimal digits of each latency are kept.
+/// Significant decimal digits kept of each latency.
 const DIGITS: u8 = 3;
 
 /// Latencies of one kind of operation.
@@ -53,9 +53,9 @@ impl Latencies {
         self.histogram.saturating_record(nanos);
     }
 
-    /// Adds what another lane has counted.
+    /// Adds the latencies of another lane.
     pub fn add(&mut self, other: &Self) {
-        // The bounds are the same everywhere, so nothing is out of range.
+        // All histograms have the same bounds, so nothing is out of range.
         let _ = self.histogram.add(&other.histogram);
     }
 

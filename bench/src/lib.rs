@@ -1,6 +1,5 @@
-//! What the harnesses share: latencies, what processes have used, arrival times, random numbers, and numbers
-//! on a command line. The benchmark of a cluster is the program of this crate, the benchmark of storage engines
-//! is `bench/engines`.
+//! The code that both benchmarks share: latencies, resource usage, arrival times, random numbers, and quantities
+//! on a command line. The program of this crate benchmarks a cluster; `bench/engines` benchmarks storage engines.
 
 pub mod arrivals;
 pub mod latencies;

@@ -1,4 +1,4 @@
-//! The benchmark harness of Corelith: what a cluster does under load, and what it costs.
+//! The benchmark of a Corelith cluster: throughput, latency and resources under load.
 
 mod abuse;
 mod cluster;
@@ -10,10 +10,10 @@ mod report;
 mod workload;
 
 use crate::cluster::{Cluster, ClusterOptions};
-use crate::driver::{Step, Target};
-use crate::options::Options;
-use crate::report::{Load, Report, Run, StartedCluster};
-use crate::workload::{Kind, Workload};
+use crate::driver::{RunStep, RunTarget};
+use crate::options::BenchOptions;
+use crate::report::{Load, Report, RunFigures, StartedCluster};
+use crate::workload::{Workload, WorkloadKind};
 use clap::Parser as _;
 use corelith_bench::usage::Machine;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,12 @@ use std::sync::Arc;
 /// Writes in flight while the keys are loaded.
 const LOAD_IN_FLIGHT: u64 = 256;
 
-/// Where the data of a started cluster goes: nodes refuse file systems in memory, which /tmp often is.
+/// Parent of a started cluster's directory. Not /tmp, which is often in memory: nodes refuse that.
 const DATA_ROOT: &str = "/var/tmp";
 /// Keys written to a started cluster before anything is measured, so that every shard has a leader.
 const FIRST_KEYS: u64 = 1000;
 
-/// Why the harness gave up.
+/// Why the benchmark could not run.
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
     #[error(transparent)]
@@ -40,14 +40,14 @@ enum BenchError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("the workload `abuse` needs a cluster of its own: leave --connect out")]
+    #[error("the workload `abuse` needs its own cluster: leave out --connect")]
     AbuseOfOthers,
     #[error("cannot find this program's directory: {0}")]
     NoHome(#[source] std::io::Error),
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = BenchOptions::parse();
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(2),
@@ -58,8 +58,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs everything; returns whether no operation failed and no abuse did harm.
-fn run(options: &Options) -> Result<bool, BenchError> {
+/// Runs everything. Returns true if no operation failed and no abuse did harm.
+fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
         _ => None,
@@ -84,7 +84,10 @@ fn run(options: &Options) -> Result<bool, BenchError> {
         options.value_size,
         options.distribution,
     );
-    let reads = options.workload.iter().any(|kind| *kind != Kind::Put);
+    let reads = options
+        .workload
+        .iter()
+        .any(|kind| *kind != WorkloadKind::Put);
     if reads && !options.no_load {
         driver::load(&target, &workload, options.keys, LOAD_IN_FLIGHT)?;
     } else if started.is_some() {
@@ -102,7 +105,7 @@ fn run(options: &Options) -> Result<bool, BenchError> {
     let mut runs = Vec::new();
     let mut abuses = Vec::new();
     for kind in &options.workload {
-        if *kind == Kind::Abuse {
+        if *kind == WorkloadKind::Abuse {
             let cluster = started.as_ref().ok_or(BenchError::AbuseOfOthers)?;
             print!("{}", abuse::header());
             let step = step(options, 1);
@@ -115,12 +118,12 @@ fn run(options: &Options) -> Result<bool, BenchError> {
         for in_flight in &options.in_flight {
             let step = step(options, *in_flight);
             let outcome = driver::run(&target, &step, &workload)?;
-            let run = Run::new(*kind, *in_flight, !target.server_pids.is_empty(), outcome);
+            let run = RunFigures::new(*kind, *in_flight, !target.server_pids.is_empty(), outcome);
             print!("{}", run.rows());
             runs.push(run);
         }
     }
-    let clean = !runs.iter().any(Run::has_errors) && abuses.iter().all(abuse::Row::is_good);
+    let clean = !runs.iter().any(RunFigures::has_errors) && abuses.iter().all(abuse::Row::is_good);
     if let Some(path) = &options.json {
         let report = Report {
             machine,
@@ -134,8 +137,8 @@ fn run(options: &Options) -> Result<bool, BenchError> {
     Ok(clean)
 }
 
-fn step(options: &Options, in_flight: u64) -> Step {
-    Step {
+fn step(options: &BenchOptions, in_flight: u64) -> RunStep {
+    RunStep {
         in_flight: usize::try_from(in_flight).unwrap_or(usize::MAX),
         rate: options.rate,
         warm_up: options.warm_up,
@@ -144,8 +147,8 @@ fn step(options: &Options, in_flight: u64) -> Step {
     }
 }
 
-fn target(options: &Options, started: Option<&Cluster>) -> Target {
-    Target {
+fn target(options: &BenchOptions, started: Option<&Cluster>) -> RunTarget {
+    RunTarget {
         seeds: started.map_or_else(
             || options.connect.clone(),
             |cluster| cluster.seeds().to_vec(),
@@ -157,7 +160,7 @@ fn target(options: &Options, started: Option<&Cluster>) -> Target {
     }
 }
 
-fn load_of(options: &Options, started: bool) -> Load {
+fn load_of(options: &BenchOptions, started: bool) -> Load {
     Load {
         keys: options.keys,
         key_size: options.key_size,
@@ -174,7 +177,7 @@ fn load_of(options: &Options, started: bool) -> Load {
     }
 }
 
-fn cluster_options(options: &Options) -> Result<ClusterOptions, BenchError> {
+fn cluster_options(options: &BenchOptions) -> Result<ClusterOptions, BenchError> {
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe()

@@ -1,10 +1,26 @@
 //! The command line.
 
-use crate::workload::{Distribution, KEYS_MAX, Kind};
+use crate::workload::{Distribution, KEYS_MAX, WorkloadKind};
 use clap::Parser;
 use corelith_bench::quantity::{positive, seconds, size};
 use std::path::PathBuf;
 use std::time::Duration;
+
+const NOTES: &str = "\
+Units: latencies in milliseconds, CPU in microseconds per operation, sizes in bytes unless a K, M or G
+(KiB, MiB, GiB) follows. With --connect, the run overwrites keys in that cluster, named k and a number,
+and leaves them there.
+
+Examples:
+  corelith-bench
+  corelith-bench --workload put --in-flight 64 --shards 1 --duration 5
+  corelith-bench --connect 10.0.0.1:7411,10.0.0.2:7411 --workload mixed --rate 20000
+  corelith-bench --workload abuse
+
+Exit codes:
+  0    done, no operation failed
+  1    the benchmark could not run
+  2    an operation failed, an abuse did harm, or the arguments are wrong";
 
 /// Most operations in flight.
 const IN_FLIGHT_MAX: u64 = 100_000;
@@ -13,85 +29,106 @@ const KEY_SIZE_MAX: u64 = 4096;
 
 /// Measures puts and linearizable gets of a Corelith cluster: throughput, latency, CPU per operation.
 ///
-/// Without --connect it starts three nodes on this machine in a temporary directory and stops them after
-/// the run. One row is printed for each workload and each number of operations in flight.
+/// Without --connect it starts three nodes on this machine, in a new directory, and stops them after the
+/// run. It prints one row for each workload and each number of operations in flight.
 #[derive(Clone, Debug, Parser)]
-#[command(version)]
-pub(crate) struct Options {
-    /// Addresses of a running cluster, host:port,...
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+#[command(version, after_help = NOTES)]
+pub(crate) struct BenchOptions {
+    /// Addresses of a running cluster [default: start one]
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
     pub(crate) connect: Vec<String>,
-    /// Process ids of that cluster's nodes, to report their CPU time
-    #[arg(long, value_delimiter = ',', requires = "connect", value_name = "PID")]
+    /// Process ids of that cluster's nodes on this machine, to report their CPU time
+    #[arg(
+        long,
+        value_delimiter = ',',
+        requires = "connect",
+        value_name = "PID,..."
+    )]
     pub(crate) server_pids: Vec<u32>,
 
-    /// What to run, in this order
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "put,get")]
-    pub(crate) workload: Vec<Kind>,
-    /// Share of reads in a mixed workload
-    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    /// Workloads to run, in this order
+    #[arg(
+        long,
+        value_name = "WORKLOAD,...",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "put,get"
+    )]
+    pub(crate) workload: Vec<WorkloadKind>,
+    /// Percentage of reads in a mixed workload
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) read_percent: u8,
-    /// Operations in flight at once; a list gives a row each
-    #[arg(long, value_delimiter = ',', default_value = "1,64,256,1000",
+    /// Operations in flight at once, 1 to 100000; one run for each number of the list
+    #[arg(long, value_name = "COUNT,...", value_delimiter = ',', default_value = "1,64,256,1000",
           value_parser = clap::value_parser!(u64).range(1..=IN_FLIGHT_MAX))]
     pub(crate) in_flight: Vec<u64>,
-    /// Open loop: start this many operations a second, on average and at random times, whatever the
-    /// cluster does; latency counts from the intended start
+    /// Open loop: start this many operations per second on average, at random times that do not depend
+    /// on the cluster; latency counts from the intended start [default: closed loop]
     #[arg(long, value_name = "OPS", value_parser = positive)]
     pub(crate) rate: Option<f64>,
 
-    /// Number of keys
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    /// Number of keys, 1 to 10000000
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     pub(crate) keys: u64,
-    /// Bytes of a key
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(8..=KEY_SIZE_MAX))]
+    /// Bytes of a key, 8 to 4096
+    #[arg(long, value_name = "BYTES", default_value_t = 24, value_parser = clap::value_parser!(u64).range(8..=KEY_SIZE_MAX))]
     pub(crate) key_size: u64,
-    /// Bytes of a value, with K or M for KiB and MiB
-    #[arg(long, default_value = "256", value_parser = size)]
+    /// Bytes of a value; K, M or G for KiB, MiB or GiB
+    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = size)]
     pub(crate) value_size: usize,
     /// How keys are chosen
     #[arg(long, value_enum, default_value = "uniform")]
     pub(crate) distribution: Distribution,
-    /// Do not write every key once before reads
+    /// Skip the load that writes every key once before workloads with reads
     #[arg(long)]
     pub(crate) no_load: bool,
 
-    /// Seconds before measuring
-    #[arg(long, default_value = "2", value_parser = seconds)]
+    /// Seconds of warm-up before each measurement
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub(crate) warm_up: Duration,
     /// Seconds of each measurement
-    #[arg(long, default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) duration: Duration,
-    /// Seconds until an operation counts as failed
-    #[arg(long, default_value = "30", value_parser = seconds)]
+    /// Seconds after which an operation fails
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) deadline: Duration,
-    /// Threads of the driver
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    /// Threads of the driver, 1 to 256
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) threads: u64,
-    /// SDK clients (each with its own connections) of each thread
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    /// SDK clients per thread, 1 to 1000; each has its own connections
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) clients: u64,
-    /// Seed of keys and values
-    #[arg(long, default_value_t = 1)]
+    /// Seed of the random operations: the same seed issues the same operations
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// Shards of the cluster that is started
-    #[arg(long, default_value_t = 3, conflicts_with = "connect")]
+    /// Shards of the started cluster
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 3,
+        conflicts_with = "connect"
+    )]
     pub(crate) shards: u32,
-    /// Cores of each node of the cluster that is started
-    #[arg(long, default_value_t = 1, conflicts_with = "connect")]
+    /// Cores of each node of the started cluster
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        conflicts_with = "connect"
+    )]
     pub(crate) cores: u16,
-    /// Directory of the cluster that is started [default: a new one in /var/tmp]
+    /// Directory of the started cluster, removed after the run [default: a new one in /var/tmp]
     #[arg(long, conflicts_with = "connect")]
     pub(crate) dir: Option<PathBuf>,
-    /// Keep that directory
+    /// Keep the directory after the run
     #[arg(long, conflicts_with = "connect")]
     pub(crate) keep: bool,
-    /// The corelith program [default: the one next to this program]
-    #[arg(long, conflicts_with = "connect")]
+    /// The corelith program to start [default: the one next to this program]
+    #[arg(long, value_name = "FILE", conflicts_with = "connect")]
     pub(crate) program: Option<PathBuf>,
 
-    /// Write everything measured to this file
+    /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
@@ -102,17 +139,18 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        <Options as clap::CommandFactory>::command().debug_assert();
+        <BenchOptions as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]
     fn lists_and_defaults_are_read() {
-        let options = Options::parse_from(["bench", "--in-flight", "1,64", "--workload", "mixed"]);
+        let options =
+            BenchOptions::parse_from(["bench", "--in-flight", "1,64", "--workload", "mixed"]);
         assert_eq!(options.in_flight, [1, 64]);
-        assert_eq!(options.workload, [Kind::Mixed]);
+        assert_eq!(options.workload, [WorkloadKind::Mixed]);
         assert_eq!(options.duration, Duration::from_secs(10));
-        assert!(Options::try_parse_from(["bench", "--in-flight", "0"]).is_err());
-        assert!(Options::try_parse_from(["bench", "--rate", "0"]).is_err());
-        assert!(Options::try_parse_from(["bench", "--connect", "a:1", "--keep"]).is_err());
+        assert!(BenchOptions::try_parse_from(["bench", "--in-flight", "0"]).is_err());
+        assert!(BenchOptions::try_parse_from(["bench", "--rate", "0"]).is_err());
+        assert!(BenchOptions::try_parse_from(["bench", "--connect", "a:1", "--keep"]).is_err());
     }
 }

@@ -7,14 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// The pacer's thread sleeps at least this long, which bounds both what it costs and how late it is; the
-/// lateness is part of every latency and reported as the start lag.
+/// Shortest sleep of the pacer's thread. It bounds the thread's CPU use and its lateness; the lateness is
+/// part of every latency and is reported as the start lag.
 const SLEEP_MIN: Duration = Duration::from_micros(50);
 
 /// Arrival times, handed to the loops as they become due. Shared between the pacer's thread and one lane.
 pub(crate) struct Pacer {
     rate: f64,
-    /// Due and not yet taken; bounded by the rate times the length of the run.
+    /// Operations due and not yet taken; at most the rate times the length of the run.
     due: Mutex<VecDeque<Instant>>,
     ready: Semaphore,
 }
@@ -29,7 +29,7 @@ impl Pacer {
         }
     }
 
-    /// Releases operations, on a thread of its own, until `done`.
+    /// Releases operations until `done`. Runs on its own thread.
     pub(crate) fn run(&self, random: Random, done: impl Fn() -> bool) {
         let mut arrivals = Arrivals::new(self.rate, Instant::now(), random);
         while !done() {

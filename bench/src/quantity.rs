@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A number of seconds, with or without an `s` behind it.
+/// A number of seconds, with or without an `s` after it.
 ///
 /// # Errors
 /// What was expected instead.
@@ -14,7 +14,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a number of seconds".to_owned())
 }
 
-/// A rate of at least one a second.
+/// A rate of at least one per second.
 ///
 /// # Errors
 /// What was expected instead.

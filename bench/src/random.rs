@@ -1,4 +1,4 @@
-//! A small generator of pseudo-random numbers: a run with the same seed issues the same operations.
+//! A small pseudo-random number generator: a run with the same seed issues the same operations.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one add and a few shifts per number, good enough to choose keys.
 #[derive(Clone, Debug)]

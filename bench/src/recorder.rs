@@ -1,33 +1,33 @@
-//! What a run measured: latencies per kind of operation, and errors by kind.
+//! The measurements of a run: latencies per kind of operation, and errors by kind.
 //!
-//! Each lane owns one behind a lock that only its own thread takes while the run lasts, so recording costs
-//! some ten nanoseconds and no cache line travels.
+//! Each lane owns a recorder behind a lock that only its own thread takes during the run, so recording
+//! costs about ten nanoseconds and no cache line moves between processors.
 
 use corelith_bench::latencies::Latencies;
 use std::collections::BTreeMap;
 
-/// What one lane, or a whole run, has measured.
+/// The measurements of one lane or of a whole run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder {
     /// Writes that succeeded.
     pub(crate) puts: Latencies,
     /// Reads that succeeded.
     pub(crate) gets: Latencies,
-    /// Open loop: how long after its intended start an operation was really started.
+    /// Open loop: actual minus intended start of an operation.
     pub(crate) start_lag: Latencies,
-    /// Operations that completed inside the measured window, for the throughput; the histograms also hold
-    /// those that were in flight at its end.
+    /// Writes that completed inside the measured window, for the throughput. The histograms also hold
+    /// operations that were in flight at its end.
     pub(crate) puts_in_window: u64,
-    /// As above, reads.
+    /// Reads that completed inside the measured window.
     pub(crate) gets_in_window: u64,
     /// Failed operations by kind of error.
     pub(crate) errors: BTreeMap<&'static str, u64>,
-    /// Open loop: operations that were due inside the window and never started, because all loops were busy.
+    /// Open loop: operations due inside the window that never started, because all loops were busy.
     pub(crate) not_started: u64,
 }
 
 impl Recorder {
-    /// Adds what another lane has measured.
+    /// Adds the measurements of another lane.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.puts.add(&other.puts);
         self.gets.add(&other.gets);

@@ -1,24 +1,24 @@
-//! What is printed and what is written as JSON.
+//! The report: the printed table, and the JSON file.
 
 use crate::abuse;
-use crate::driver::Outcome;
-use crate::workload::{Distribution, Kind};
+use crate::driver::RunOutcome;
+use crate::workload::{Distribution, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Everything about a call of the harness.
+/// The whole report of one invocation.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Report {
-    /// Where it ran.
+    /// The machine that it ran on.
     pub(crate) machine: Machine,
     /// Version of the harness.
     pub(crate) version: &'static str,
-    /// What was asked for.
+    /// The parameters.
     pub(crate) load: Load,
     /// One for each workload and number in flight.
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<RunFigures>,
     /// One for each abuse.
     pub(crate) abuses: Vec<abuse::Row>,
 }
@@ -34,15 +34,15 @@ pub(crate) struct Load {
     pub(crate) value_size: usize,
     /// How keys are chosen.
     pub(crate) distribution: Distribution,
-    /// Share of reads in mixed runs.
+    /// Percentage of reads in mixed runs.
     pub(crate) read_percent: u8,
-    /// Operations a second in the open loop.
+    /// Operations per second of an open loop.
     pub(crate) rate: Option<f64>,
     /// Threads of the driver.
     pub(crate) threads: u64,
     /// SDK clients of each thread.
     pub(crate) clients: u64,
-    /// Shards and cores of each node, when the cluster was started here.
+    /// Shape of the cluster, if this run started it.
     pub(crate) cluster: Option<StartedCluster>,
 }
 
@@ -57,8 +57,8 @@ pub(crate) struct StartedCluster {
 
 /// The figures of one run.
 #[derive(Debug, serde::Serialize)]
-pub(crate) struct Run {
-    workload: Kind,
+pub(crate) struct RunFigures {
+    workload: WorkloadKind,
     in_flight: u64,
     seconds: f64,
     operations: u64,
@@ -75,17 +75,17 @@ pub(crate) struct Run {
     errors: BTreeMap<&'static str, u64>,
 }
 
-impl Run {
+impl RunFigures {
     /// The figures of `outcome`.
     #[expect(
         clippy::cast_precision_loss,
         reason = "counts of a run are far below 2^53"
     )]
     pub(crate) fn new(
-        workload: Kind,
+        workload: WorkloadKind,
         in_flight: u64,
         servers_known: bool,
-        outcome: Outcome,
+        outcome: RunOutcome,
     ) -> Self {
         let recorder = outcome.recorder;
         let operations = recorder.puts_in_window + recorder.gets_in_window;
@@ -126,8 +126,8 @@ impl Run {
         for (kind, figures) in kinds {
             let Some(figures) = figures else { continue };
             let name = match self.workload {
-                Kind::Mixed => format!("mixed {kind}"),
-                Kind::Put | Kind::Get | Kind::Abuse => kind.to_owned(),
+                WorkloadKind::Mixed => format!("mixed {kind}"),
+                WorkloadKind::Put | WorkloadKind::Get | WorkloadKind::Abuse => kind.to_owned(),
             };
             let rate = if first {
                 format!("{:.0}", self.operations_per_second)
@@ -217,7 +217,7 @@ mod tests {
     use corelith_bench::usage::Usage;
     use std::time::Duration;
 
-    fn outcome() -> Outcome {
+    fn outcome() -> RunOutcome {
         let mut recorder = Recorder::default();
         for _ in 0..100 {
             recorder.puts.record(Duration::from_micros(1500));
@@ -228,7 +228,7 @@ mod tests {
             cpu_seconds,
             ..Usage::default()
         };
-        Outcome {
+        RunOutcome {
             recorder,
             window: Duration::from_secs(2),
             client: usage(0.001),
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_row_lines_up_with_the_head_and_says_what_failed() {
-        let run = Run::new(Kind::Put, 64, true, outcome());
+        let run = RunFigures::new(WorkloadKind::Put, 64, true, outcome());
         let rows = run.rows();
         let row = rows.lines().next().unwrap();
         assert_eq!(row.len(), header().lines().next().unwrap().len());
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn cpu_of_servers_that_are_not_known_is_left_out() {
-        let run = Run::new(Kind::Put, 64, false, outcome());
+        let run = RunFigures::new(WorkloadKind::Put, 64, false, outcome());
         assert_eq!(run.server_cpu_us_per_operation, None);
         assert!(run.client_cpu_us_per_operation.is_some());
     }

@@ -1,4 +1,4 @@
-//! CPU time and disk traffic of processes, and what this machine is.
+//! CPU time, disk traffic and memory of processes, and a description of this machine.
 
 use std::fmt;
 use std::path::Path;
@@ -10,31 +10,31 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Servers that write less than this in that time have settled.
 const SETTLED_BYTES: u64 = 1 << 20;
 const SETTLED_FOR: Duration = Duration::from_secs(1);
-/// They are measured as they are after this time.
+/// After this time, servers are measured even if they have not settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
-/// What a process (or several) has used so far.
+/// The resources that one or more processes have used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// User and system time in seconds, of all threads including ended ones.
+    /// User and system time in seconds, of all threads, including ended ones.
     pub cpu_seconds: f64,
     /// Bytes sent to the block layer.
     pub written_bytes: u64,
     /// Bytes fetched from the block layer.
     pub read_bytes: u64,
-    /// Resident memory in bytes; not a sum over time.
+    /// Resident memory now, in bytes.
     pub resident_bytes: u64,
-    /// The most of it that there was since the process started.
+    /// Peak resident memory since the process started, in bytes.
     pub peak_resident_bytes: u64,
 }
 
 impl Usage {
-    /// Of this process.
+    /// The usage of this process.
     pub fn of_self() -> Self {
         Self::of("self")
     }
 
-    /// Of all of `pids` together; a process that is gone counts as nothing.
+    /// The usage of all of `pids` together; a process that has ended counts as zero.
     pub fn of_all(pids: &[u32]) -> Self {
         pids.iter().fold(Self::default(), |sum, pid| {
             let one = Self::of(&pid.to_string());
@@ -62,7 +62,7 @@ impl Usage {
         }
     }
 
-    /// What was used between `earlier` and `self`.
+    /// The usage between `earlier` and `self`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
@@ -74,8 +74,8 @@ impl Usage {
     }
 }
 
-/// Waits until the servers write next to nothing: nodes that have just started write their log segments in
-/// advance, which would be measured along with the first operations.
+/// Waits until the servers write almost nothing. Nodes that have just started write log segments in advance,
+/// which would distort the first measurement.
 pub fn wait_until_settled(pids: &[u32]) {
     let end = Instant::now() + SETTLED_WITHIN;
     let mut before = Usage::of_all(pids).written_bytes;
@@ -102,7 +102,7 @@ fn cpu_seconds(stat: &str) -> f64 {
     ticks / TICKS_PER_SECOND
 }
 
-/// The number after `label` in a `/proc` file of labelled lines; 0 if it is not there.
+/// The number after `label` in a `/proc` file of labelled lines; 0 if the label is missing.
 fn labelled_number(text: &str, label: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix(label))
@@ -122,12 +122,12 @@ pub struct Machine {
     pub kernel: String,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// File system type and mount point of the data, when the cluster was started here.
+    /// File system type and mount point of the data, if the cluster runs here.
     pub file_system: Option<String>,
 }
 
 impl Machine {
-    /// This machine; `data` is where the cluster writes, if it is here.
+    /// This machine; `data` is the cluster's directory, if it runs here.
     pub fn here(data: Option<&Path>) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self {

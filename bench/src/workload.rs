@@ -1,4 +1,4 @@
-//! What is asked of the cluster: which operation, on which key, with which value. Pure.
+//! The operations of a workload: which operation, on which key, with which value. Pure.
 
 use bytes::Bytes;
 use corelith_bench::random::{Random, scramble};
@@ -7,20 +7,20 @@ use corelith_bench::random::{Random, scramble};
 pub(crate) const KEY_SIZE_MIN: usize = 8;
 /// Most keys of a key space; their zeta sum for the Zipf distribution is computed at the start.
 pub(crate) const KEYS_MAX: u64 = 10_000_000;
-/// Random bytes that values are cut from, at least.
+/// Fewest random bytes in the pool from which values are cut.
 const POOL_BYTES_MIN: usize = 1 << 20;
 
 /// Which operations a run issues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub(crate) enum WorkloadKind {
     /// Writes only.
     Put,
     /// Linearizable reads only.
     Get,
-    /// Both, in the ratio of `--read-percent`.
+    /// Reads and writes, in the ratio of `--read-percent`.
     Mixed,
-    /// What clients can do to the started cluster: memory and others' latency beside each abuse.
+    /// Misbehaving clients of the started cluster: memory of the nodes, and latency of other clients.
     Abuse,
 }
 
@@ -30,13 +30,13 @@ pub(crate) enum Kind {
 pub(crate) enum Distribution {
     /// Each key is equally likely.
     Uniform,
-    /// Few keys take most operations: Zipf with exponent 0.99 as in YCSB, hot keys spread by a hash.
+    /// Few keys get most operations: Zipf with exponent 0.99 as in YCSB, hot keys spread by a hash.
     Zipf,
 }
 
 /// One operation.
 #[derive(Clone, Debug)]
-pub(crate) enum Operation {
+pub(crate) enum WorkloadOperation {
     /// Write `value` to `key`.
     Put {
         /// The key.
@@ -91,12 +91,12 @@ impl Workload {
     }
 
     /// The same keys and values with the operations of `kind`.
-    pub(crate) fn of_kind(&self, kind: Kind, read_percent: u8) -> Self {
+    pub(crate) fn of_kind(&self, kind: WorkloadKind, read_percent: u8) -> Self {
         Self {
             read_percent: match kind {
-                Kind::Put => 0,
-                Kind::Get => 100,
-                Kind::Mixed | Kind::Abuse => u64::from(read_percent),
+                WorkloadKind::Put => 0,
+                WorkloadKind::Get => 100,
+                WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },
             keys: self.keys,
             key_size: self.key_size,
@@ -113,25 +113,25 @@ impl Workload {
         Self {
             value_size: bytes,
             pool,
-            ..self.of_kind(Kind::Put, 0)
+            ..self.of_kind(WorkloadKind::Put, 0)
         }
     }
 
     /// The next operation.
-    pub(crate) fn next(&self, random: &mut Random) -> Operation {
+    pub(crate) fn next(&self, random: &mut Random) -> WorkloadOperation {
         let id = match &self.zipf {
             None => random.below(self.keys),
             Some(zipf) => scramble(zipf.rank(random.fraction())) % self.keys.max(1),
         };
         if self.read_percent > 0 && random.below(100) < self.read_percent {
-            Operation::Get { key: self.key(id) }
+            WorkloadOperation::Get { key: self.key(id) }
         } else {
             self.put(id, random)
         }
     }
 
     /// A write of key number `id` with a random value.
-    pub(crate) fn put(&self, id: u64, random: &mut Random) -> Operation {
+    pub(crate) fn put(&self, id: u64, random: &mut Random) -> WorkloadOperation {
         let room = self.pool.len().saturating_sub(self.value_size) as u64;
         let start = usize::try_from(random.below(room + 1)).unwrap_or(0);
         let end = (start + self.value_size).min(self.pool.len());
@@ -140,7 +140,7 @@ impl Workload {
             self.value_size,
             "the pool is longer than two values"
         );
-        Operation::Put {
+        WorkloadOperation::Put {
             key: self.key(id),
             value: self.pool.slice(start..end),
         }
@@ -229,10 +229,10 @@ mod tests {
 
     #[test]
     fn a_mixed_load_keeps_its_ratio() {
-        let mixed = workload(Distribution::Uniform).of_kind(Kind::Mixed, 80);
+        let mixed = workload(Distribution::Uniform).of_kind(WorkloadKind::Mixed, 80);
         let mut random = Random::new(1);
         let reads = (0..10_000)
-            .filter(|_| matches!(mixed.next(&mut random), Operation::Get { .. }))
+            .filter(|_| matches!(mixed.next(&mut random), WorkloadOperation::Get { .. }))
             .count();
         assert!((7800..8200).contains(&reads), "{reads} of 10000");
     }
@@ -244,8 +244,8 @@ mod tests {
             let mut random = Random::new(7);
             for id in 0..10 {
                 match workload.put(id, &mut random) {
-                    Operation::Put { value, .. } => assert_eq!(value.len(), size),
-                    Operation::Get { .. } => panic!("a put was asked for"),
+                    WorkloadOperation::Put { value, .. } => assert_eq!(value.len(), size),
+                    WorkloadOperation::Get { .. } => panic!("a put was asked for"),
                 }
             }
         }

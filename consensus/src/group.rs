@@ -95,6 +95,50 @@ pub struct GroupStatus {
     pub purged: Option<LogId>,
 }
 
+/// What a group and the parts of its openraft both look at.
+struct Shared {
+    applied: Rc<Applied>,
+    transfers: Rc<Transfers>,
+    lease: Rc<Lease>,
+    healths: Rc<Healths>,
+}
+
+/// Brings the state up to what the log is known to have committed, and makes the openraft that goes on from
+/// there. It does not run yet.
+async fn build(
+    shared: &Shared,
+    peers: GroupOfPeers,
+    link_to: &LinkTo,
+    shard: &Shard,
+    options: &Options,
+) -> Result<Raft, OpenError> {
+    let Shard { engine, log } = shard;
+    let (me, shard_id) = (peers.me, peers.shard);
+    let unsendable = Rc::<Unsendable>::default();
+    let network = Network::new(
+        Rc::new(peers),
+        Rc::clone(&shared.healths),
+        Rc::clone(link_to),
+        options.peer_timeout,
+        Rc::clone(&shared.lease),
+        Rc::clone(&shared.transfers),
+        Rc::clone(&unsendable),
+    );
+    let ahead = Rc::<ParsedAhead>::default();
+    let applied = Rc::clone(&shared.applied);
+    let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead));
+    replay(&machine, engine, log).await?;
+    Raft::build(
+        me.0,
+        config::openraft(shard_id, options)?,
+        network,
+        LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
+        machine,
+    )
+    .await
+    .map_err(|error| OpenError::State(error.to_string()))
+}
+
 /// The group of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Group {
@@ -172,38 +216,27 @@ impl Group {
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let promised = !brand_new && members.len() > 1;
         let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
-        let applied = Rc::new(Applied::new(engine.applied().0));
-        let transfers = Rc::new(Transfers::default());
-        let lease = Rc::new(Lease::new(options.lease(), members.len()));
-        let healths = Rc::new(Healths::default());
-        let unsendable = Rc::<Unsendable>::default();
-        let network = Network::new(
-            Rc::new(GroupOfPeers {
-                me,
-                shard: shard_id,
-                members: members.clone(),
-                stores: Rc::clone(&stores),
-            }),
-            Rc::clone(&healths),
-            Rc::clone(&link_to),
-            options.peer_timeout,
-            Rc::clone(&lease),
-            Rc::clone(&transfers),
-            Rc::clone(&unsendable),
-        );
-        let ahead = Rc::<ParsedAhead>::default();
-        let machine = StateMachine::new(engine.clone(), Rc::clone(&applied), Rc::clone(&ahead));
-        replay(&machine, &engine, &log).await?;
-        let raft = Raft::build(
-            me.0,
-            config::openraft(shard_id, &options)?,
-            network,
-            LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
-            machine,
-        )
-        .await
-        .map_err(|error| OpenError::State(error.to_string()))?;
+        let lease = Lease::new(options.lease(), members.len());
+        let shared = Shared {
+            applied: Rc::new(Applied::new(engine.applied().0)),
+            transfers: Rc::default(),
+            lease: Rc::new(lease),
+            healths: Rc::default(),
+        };
+        let peers = GroupOfPeers {
+            me,
+            shard: shard_id,
+            members: members.clone(),
+            stores: Rc::clone(&stores),
+        };
+        let raft = build(&shared, peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
+        let Shared {
+            applied,
+            transfers,
+            lease,
+            healths,
+        } = shared;
         let budget = ProposalBudget::new(
             options.proposals_in_flight,
             options.proposal_bytes_in_flight,

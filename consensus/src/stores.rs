@@ -23,7 +23,7 @@
 //! that has this entry consists of stores that both logs agree on, and votes for no log of an older term.
 //! So once a binding is proposed, no log with another one that is older can elect or commit any more. (It is
 //! the argument for changes of one member at a time in Raft: a binding adds one voter to a group whose
-//! majority is already that of the larger group.)
+//! majority is already that of the larger group. `tests/model.rs` tries it at random.)
 //!
 //! Invariants:
 //! * Slots go from unclaimed or any to a store, and nowhere else.

@@ -3,34 +3,40 @@
 mod client;
 
 pub(super) use client::{
-    Cas, ClientCommand, Connection, Delete, Export, Get, Import, Put, Scan, Value,
+    CasArguments, ClientCommand, Connection, DeleteArguments, ExportArguments, GetArguments,
+    ImportArguments, PutArguments, ScanArguments, ValueArgument,
 };
 
-use super::dev::Wanted;
+use super::dev::WantedShape;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ConnectionOptions;
 use std::path::PathBuf;
 
-/// What scripts may rely on; `failure` gives the codes, docs/operations.md lists them too.
+/// Scripts rely on these; `failure` returns the codes and docs/operations.md lists them too.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the key does not exist, or the condition of a conditional write does not hold
   2    the arguments, the configuration or the input are wrong: the same command fails again
-  3    the cluster cannot be reached, or cannot answer now: nothing was done; `status`: a shard has no
-       majority or no leader
-  4    the outcome is unknown: the write may have been applied or may still be
+  3    the cluster cannot be reached or cannot answer now: nothing was done; for `status`: a shard has
+       no majority or no leader
+  4    the outcome is unknown: the write may have been applied, or may be applied later
   5    something on this machine failed: a file, a limit, the kernel
-  6    data is damaged: on the cluster, or in the files that were looked at
-  7    the cluster is full, its disk or its shard: nothing was written
-  130  interrupted by Ctrl-C; node and dev end with 0 then";
+  6    data is damaged: in the cluster, or in the files that the command read
+  7    a disk or a shard of the cluster is full: nothing was written
+  130  interrupted by Ctrl-C; `node` and `dev` stop in order on Ctrl-C and exit with 0";
 
 const CLIENTS: &str = "\
 put, get, delete, scan, cas, status, import and export are clients of a cluster. Without --connect and
-CORELITH_SEEDS they talk to the cluster of `corelith dev`.";
+CORELITH_SEEDS they connect to 127.0.0.1:7411, where `corelith dev` listens.
+
+Examples:
+  corelith dev                  # in one terminal
+  corelith put greeting hello   # in another
+  corelith get greeting";
 
 /// A strongly consistent, sharded key-value store: append-only storage, keys that can be overwritten
-/// and deleted, values to 8 MiB.
+/// and deleted, values up to 8 MiB.
 #[derive(Debug, Parser)]
 #[command(
     name = "corelith",
@@ -40,8 +46,8 @@ CORELITH_SEEDS they talk to the cluster of `corelith dev`.";
 pub struct Arguments {
     #[command(flatten)]
     before: BeforeCommand,
-    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
-    /// `corelith_consensus=debug`.
+    /// What to log to standard error: off, error, warn, info, debug, trace, or a filter such as
+    /// `corelith_consensus=debug` [default: warn]
     #[arg(
         long,
         global = true,
@@ -55,7 +61,7 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// The options of clients in front of the command, where they are understood but not shown.
+/// The client options, accepted in front of the command too but hidden from its help.
 #[derive(Debug, Args)]
 struct BeforeCommand {
     #[command(flatten)]
@@ -63,7 +69,7 @@ struct BeforeCommand {
 }
 
 impl Arguments {
-    /// Reads the arguments of this process; it ends here if they are wrong, or ask for help.
+    /// Reads the arguments of this process. Exits the process if they are wrong or ask for help.
     pub fn from_process() -> Self {
         let matches = Self::hidden_before(Self::command()).get_matches();
         Self::from_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -82,7 +88,7 @@ impl Arguments {
         Self::from_matches(&matches)
     }
 
-    /// The command with everything as it is shown.
+    /// The command with the client options in front of the command hidden.
     pub(super) fn hidden_before(command: clap::Command) -> clap::Command {
         ConnectionOptions::NAMES
             .iter()
@@ -98,7 +104,7 @@ impl Arguments {
             Command::Client(command) => command.connection_mut().fall_back(before),
             _ => {
                 if let Some(name) = before.first_given() {
-                    let text = format!("--{name} is an option of clients of a cluster only");
+                    let text = format!("--{name} is only for commands that connect to a cluster");
                     let kind = clap::error::ErrorKind::UnknownArgument;
                     return Err(Self::command().error(kind, text));
                 }
@@ -111,49 +117,70 @@ impl Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a cluster on this machine, for development: several nodes in one process. Its data and
-    /// its shape survive restarts.
-    Dev(Dev),
+    /// Run a development cluster: several nodes in one process on this machine.
+    #[command(after_help = "\
+The nodes listen on the loopback interface. The data and its shape (nodes, shards, cores) survive
+restarts. Ctrl-C or SIGTERM stops the cluster.
+
+Examples:
+  corelith dev
+  corelith dev --data /var/tmp/dev --nodes 1 --port 9000")]
+    Dev(DevArguments),
     /// Run one node of a cluster.
-    Node(Node),
-    /// Print a file of a node's data directory: log segment, sstable, value log segment, manifest,
-    /// node identity.
-    Inspect(Inspect),
-    /// Check all data of a node that does not run. Changes nothing.
-    Check(Check),
-    /// Look at the garbage of the value log.
+    #[command(after_help = "\
+Ctrl-C or SIGTERM stops the node.
+
+Example:
+  corelith node --config /etc/corelith/corelith.toml")]
+    Node(NodeArguments),
+    /// Print what a file of a data directory holds.
+    #[command(after_help = "\
+Understands log segments, sstables, value log segments, manifests and node identities. Exit code 6:
+the file is damaged.
+
+Example:
+  corelith inspect corelith-data/node-1/node")]
+    Inspect(InspectArguments),
+    /// Check all data of a stopped node.
+    #[command(after_help = "\
+Prints each problem, then a summary of each shard. Changes nothing. Exit code 6: there are problems.
+
+Example:
+  corelith check corelith-data")]
+    Check(CheckArguments),
+    /// Show the garbage in the value log.
     #[command(subcommand)]
     Gc(GcCommand),
-    /// A client of a cluster.
+    /// A command that is a client of a cluster.
     #[command(flatten)]
     Client(ClientCommand),
 }
 
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
-pub struct Dev {
-    /// Where the data lives.
+pub struct DevArguments {
+    /// Directory of the data; created if it does not exist.
     #[arg(long, value_name = "DIR", default_value = "corelith-data")]
     pub data: PathBuf,
-    /// Number of nodes, 1 to 9; fixed when the data is created, 3 then if it is not given.
+    /// Number of nodes, 1 to 9. Fixed when the data is created [default: as created, 3 at first]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: Option<u16>,
-    /// Number of shards, 1 to 4096; fixed when the data is created, 6 then if it is not given.
+    /// Number of shards, 1 to 4096. Fixed when the data is created [default: as created, 6 at first]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub shards: Option<u32>,
-    /// Cores of each node, 1 to 64; fixed when the data is created, 1 then if it is not given.
+    /// Cores of each node, 1 to 64. Fixed when the data is created [default: as created, 1 at first]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
-    /// First port: each node takes one port per core from here on. Without it the one of the last
-    /// start, 7411 at the first.
+    /// First port; the nodes take one port per core from here on [default: as at the last start, 7411
+    /// at first]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 }
 
-impl Dev {
-    /// The shape, as far as it is given.
-    pub(super) fn wanted(&self) -> Wanted {
-        Wanted {
+impl DevArguments {
+    /// The parts of the shape that are given.
+    pub(super) fn wanted(&self) -> WantedShape {
+        WantedShape {
             nodes: self.nodes,
             shards: self.shards,
             cores: self.cores,
@@ -164,46 +191,50 @@ impl Dev {
 
 /// Arguments of `node`.
 #[derive(Debug, Args)]
-pub struct Node {
-    /// The node's configuration, see tuning/corelith.toml for a sample.
+pub struct NodeArguments {
+    /// The node's configuration, a TOML file; tuning/corelith.toml is a sample.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
 }
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
-pub struct Inspect {
-    /// The file.
+pub struct InspectArguments {
+    /// The file to print.
     pub file: PathBuf,
-    /// As JSON, one object a line: the file, then each line of what is printed without.
+    /// Print JSON, one object per line: the file, then each fact about it.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckArguments {
     /// The data directory of a node or of `corelith dev`, or the directory of one shard.
     pub dir: PathBuf,
-    /// As JSON, one object a line: every problem, then a summary of each shard.
+    /// Print JSON, one object per line: each problem, then a summary of each shard.
     #[arg(long)]
     pub json: bool,
 }
 
-/// What to do about garbage.
+/// The commands about garbage.
 #[derive(Debug, Subcommand)]
 pub enum GcCommand {
-    /// Show what of the value log is garbage, and what collection would do next.
-    Plan(GcPlan),
+    /// Show how much of each value log segment is garbage, and what collection would do next.
+    #[command(after_help = "\
+Changes nothing. A node may be running on the data.
+
+Example:
+  corelith gc plan corelith-data")]
+    Plan(GcPlanArguments),
 }
 
 /// Arguments of `gc plan`.
 #[derive(Debug, Args)]
-pub struct GcPlan {
-    /// The data directory of a node or of `corelith dev`, or the directory of one shard. A node may
-    /// run on it.
+pub struct GcPlanArguments {
+    /// The data directory of a node or of `corelith dev`, or the directory of one shard.
     pub dir: PathBuf,
-    /// As JSON, one object a line: every segment, then the totals of each shard.
+    /// Print JSON, one object per line: each segment, then the totals of each shard.
     #[arg(long)]
     pub json: bool,
 }

@@ -10,8 +10,8 @@ pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
     paths::of_client(&command)?;
     let mut connection = command.connection();
     if matches!(command, ClientCommand::Status(_)) {
-        // Finding the cluster and each question to all its nodes have a third of the time: a node that is
-        // silent to the end of one is listed as such.
+        // Finding the cluster and each of two rounds of questions get a third of the time, so that the
+        // command can list a node that does not answer.
         connection.timeout /= 3;
     }
     let reached = connect(&connection).await?;

@@ -1,4 +1,4 @@
-//! How the clients among the commands reach their cluster, in bounded time.
+//! How client commands connect to their cluster, in bounded time.
 
 use super::args::Connection;
 use super::failure::Failure;
@@ -8,20 +8,19 @@ use tokio::time::Instant;
 
 /// A cluster that answers.
 pub(super) struct Reached {
-    /// The client; its operations have the whole time of `--timeout` each.
+    /// The client; each of its operations has the whole `--timeout`.
     pub(super) client: Client,
     end: Instant,
 }
 
 impl Reached {
-    /// What is left of `--timeout` for a command that is one operation.
+    /// The time left of `--timeout`, for a command that is a single operation.
     pub(super) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 }
 
-/// Runs `work` to its end. Nothing that still runs then, such as a question to a name service, is waited
-/// for.
+/// Runs `work` to its end. Does not wait for background work that still runs then, such as a name lookup.
 pub(super) fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -33,7 +32,7 @@ pub(super) fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Res
     outcome
 }
 
-/// Finds the cluster within the time that an operation has; the SDK bounds the search.
+/// Finds the cluster within the time limit of one operation; the SDK bounds the search.
 pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure> {
     let end = Instant::now() + connection.timeout;
     let client = Client::builder()

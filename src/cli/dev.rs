@@ -1,5 +1,5 @@
-//! A cluster for development: several nodes in this process, on the loopback interface. Nothing is
-//! left out but the machines: each node has its cores, ports, log and data directory.
+//! A development cluster: several nodes in this process, on the loopback interface. Only the machines
+//! are missing: each node has its own cores, ports, log and data directory.
 
 mod shape;
 
@@ -9,17 +9,17 @@ use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::run::{refuse_taken_ports, say, supervise};
 use corelith_shards::NodeId;
-pub use shape::{Shape, Wanted};
+pub use shape::{DevShape, WantedShape};
 use std::path::Path;
 
 const HOST: &str = "127.0.0.1";
 
-/// Runs the cluster whose data lies in `data` until a signal (SIGINT, SIGTERM) stops it. What `wanted`
-/// leaves open is as at the last start.
+/// Runs the cluster whose data is in `data` until a signal (SIGINT, SIGTERM) stops it. Options that
+/// `wanted` leaves open are as at the last start.
 ///
 /// # Errors
-/// One sentence about what keeps it from running.
-pub fn run(data: &Path, wanted: Wanted) -> Result<(), NodeError> {
+/// One sentence that says why the cluster cannot run.
+pub fn run(data: &Path, wanted: WantedShape) -> Result<(), NodeError> {
     let data = std::path::absolute(data).map_err(|source| NodeError::System {
         what: "find the current directory",
         source,
@@ -37,24 +37,24 @@ pub fn run(data: &Path, wanted: Wanted) -> Result<(), NodeError> {
     }
     let text = greeting(&data, shape, &nodes, &program());
     supervise(nodes, instead, move || {
-        // Another port is kept once it has served: a start beside a running cluster changes nothing.
+        // A new port is stored only once it serves: a start beside a running cluster changes nothing.
         if stored != Some(shape)
             && let Err(error) = shape::store(&data, shape)
         {
-            tracing::warn!(%error, "the port of the next start will not be this one");
+            tracing::warn!(%error, "cannot store the port: the next start will use another one");
         }
         say(&text);
     })
 }
 
-fn configure(data: &Path, shape: Shape) -> Result<Vec<NodeConfig>, ConfigError> {
+fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigError> {
     let port_of = |node: u16| u32::from(shape.port) + u32::from(node) * u32::from(shape.cores);
     if port_of(shape.nodes) > u32::from(u16::MAX) + 1 {
         return Err(ConfigError::Value {
             file: "the command line".to_owned(),
             key: "--port".to_owned(),
             problem: format!(
-                "{} is not allowed: {} nodes with {} cores each need that many ports from there on",
+                "{} is not allowed: {} nodes with {} cores each need one port per core from there on",
                 shape.port, shape.nodes, shape.cores
             ),
         });
@@ -84,7 +84,7 @@ fn configure(data: &Path, shape: Shape) -> Result<Vec<NodeConfig>, ConfigError> 
         cores: entry.cores,
         pin: Vec::new(),
         cluster: cluster.clone(),
-        // Three replicas of everything share one machine and one disk.
+        // Small sizes: three replicas share one machine and one disk.
         storage: StorageConfig {
             memtable_bytes: 16 << 20,
             segment_bytes: 16 << 20,
@@ -104,7 +104,7 @@ fn configure(data: &Path, shape: Shape) -> Result<Vec<NodeConfig>, ConfigError> 
     Ok(configs.collect())
 }
 
-/// What the user types to run this program: as it was started if that was by a path.
+/// What the user types to run this program: the path that started it, or its name.
 fn program() -> String {
     match std::env::args().next() {
         Some(path) if path.contains('/') => path,
@@ -112,7 +112,7 @@ fn program() -> String {
     }
 }
 
-fn greeting(data: &Path, shape: Shape, nodes: &[NodeConfig], program: &str) -> String {
+fn greeting(data: &Path, shape: DevShape, nodes: &[NodeConfig], program: &str) -> String {
     let mut text = format!(
         "ready: {} nodes, {} shards, data in {}\n",
         shape.nodes,
@@ -129,7 +129,7 @@ fn greeting(data: &Path, shape: Shape, nodes: &[NodeConfig], program: &str) -> S
         };
         text += &format!("  node {}  {ports}\n", node.id.0);
     }
-    let connect = if shape.port == Shape::default().port {
+    let connect = if shape.port == DevShape::default().port {
         String::new()
     } else {
         format!(" --connect {HOST}:{}", shape.port)
@@ -144,11 +144,11 @@ fn greeting(data: &Path, shape: Shape, nodes: &[NodeConfig], program: &str) -> S
 
 #[cfg(test)]
 mod tests {
-    use super::{Shape, configure, greeting};
+    use super::{DevShape, configure, greeting};
     use std::path::Path;
 
-    fn shape(nodes: u16, cores: u16, port: u16) -> Shape {
-        Shape {
+    fn shape(nodes: u16, cores: u16, port: u16) -> DevShape {
+        DevShape {
             nodes,
             shards: 6,
             cores,
@@ -171,8 +171,8 @@ mod tests {
         let error = configure(Path::new("/d"), shape(3, 1, 65534)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the command line: --port: 65534 is not allowed: 3 nodes with 1 cores each need that \
-             many ports from there on"
+            "the command line: --port: 65534 is not allowed: 3 nodes with 1 cores each need one port \
+             per core from there on"
         );
     }
 

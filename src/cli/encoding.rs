@@ -1,10 +1,10 @@
-//! Keys and values as text: escaped for people, with percent signs in file names and arguments, in base64
-//! where JSON has to carry what is no text.
+//! Keys and values as text: with backslashes for people, with percent signs in file names and arguments,
+//! in base64 in JSON if they are not UTF-8.
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// `bytes` as text: itself if it is printable UTF-8, otherwise with `\xNN` for what is not
-/// printable ASCII. A backslash is doubled, so that the form is unambiguous.
+/// `bytes` as text: unchanged if they are printable UTF-8 without a backslash, otherwise with `\xNN` for
+/// each byte that is not printable ASCII, and backslashes doubled. The form is unambiguous.
 pub(super) fn printable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => text.to_owned(),
@@ -12,7 +12,7 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     }
 }
 
-/// What [`printable`] was given; `None` if a backslash is not followed by what it puts there.
+/// The inverse of [`printable`]; `None` if the text holds an escape that [`printable`] does not write.
 pub(super) fn from_printable(text: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.iter();
@@ -36,8 +36,8 @@ pub(super) fn from_printable(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `bytes` with %XX for everything but what `keep` says of a character; a percent sign and what is no
-/// UTF-8 always become %XX.
+/// `bytes` as text, with %XX for each character that `keep` rejects, for percent signs and for bytes that
+/// are not UTF-8.
 pub(super) fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -72,7 +72,7 @@ fn push_escaped(text: &mut String, byte: u8) {
     }
 }
 
-/// What [`escape`] was given; `None` if a percent sign is not followed by two hexadecimal digits.
+/// The inverse of [`escape`]; `None` if a percent sign is not followed by two hexadecimal digits.
 pub(super) fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -112,7 +112,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// What [`base64`] was given.
+/// The inverse of [`base64`]; `None` if the text is not base64.
 pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').as_bytes();
     if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
@@ -132,7 +132,7 @@ pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `bytes` as JSON carries them: the text itself, or what is no text in base64.
+/// `bytes` for JSON: as text if they are UTF-8, otherwise as base64.
 pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text), None),

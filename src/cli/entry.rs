@@ -1,4 +1,4 @@
-//! Keys and values as JSON has them: text, or base64 where they are no UTF-8.
+//! Keys and values in JSON: text, or base64 if they are not UTF-8.
 
 use super::encoding::text_or_base64;
 use serde::Serialize;
@@ -38,7 +38,7 @@ impl<'a> ValueFields<'a> {
     }
 }
 
-/// A key with what is known of its value.
+/// A line about a key and its value.
 #[derive(Serialize)]
 pub(super) struct EntryLine<'a> {
     pub(super) kind: &'static str,
@@ -46,10 +46,10 @@ pub(super) struct EntryLine<'a> {
     pub(super) key: KeyFields<'a>,
     pub(super) version: u64,
     pub(super) length: u64,
-    /// A scan does not tell it.
+    /// `None` in a scan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shard: Option<u32>,
-    /// If it was asked for.
+    /// `None` if it was not asked for.
     #[serde(flatten)]
     pub(super) value: Option<ValueFields<'a>>,
 }

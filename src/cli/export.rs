@@ -1,9 +1,9 @@
-//! `export`: every key becomes a file under a directory, listed in a manifest.
+//! `export`: writes every key to a file under a directory, and lists the files in a manifest.
 
-use super::args::Export;
+use super::args::ExportArguments;
 use super::encoding::printable;
 use super::failure::Failure;
-use super::manifest::{Record, Subject, Writer, file_names, sync_directory};
+use super::manifest::{ExportRecord, Subject, Writer, file_names, sync_directory};
 use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
 use bytes::Bytes;
 use corelith_client::{Client, Entry, Error};
@@ -13,19 +13,19 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// What became of one key.
-enum Outcome {
-    Exported(Record),
+/// The outcome of one key.
+enum KeyOutcome {
+    Exported(ExportRecord),
     /// It was deleted after it was listed.
     Gone,
     Failed(Vec<u8>, Failure),
-    /// The keys cannot be listed any further.
+    /// The scan that lists the keys failed.
     NotListed(Failure),
 }
 
-/// Exports every key that begins with the prefix. A key that cannot be read or written is reported and
-/// left out; the others go on.
-pub(super) async fn run(client: &Client, arguments: Export) -> Result<(), Failure> {
+/// Exports every key that starts with the prefix. A key that cannot be read or written is reported and
+/// skipped; the others go on.
+pub(super) async fn run(client: &Client, arguments: ExportArguments) -> Result<(), Failure> {
     let root = arguments.dir;
     let prefix = arguments.prefix.into_vec();
     let mut interrupts = Interrupts::new()?;
@@ -46,7 +46,7 @@ pub(super) async fn run(client: &Client, arguments: Export) -> Result<(), Failur
                     Ok(key) => {
                         export(client, root_ref, prefix_len, key, first + place as u64).await
                     }
-                    Err(failure) => Outcome::NotListed(failure),
+                    Err(failure) => KeyOutcome::NotListed(failure),
                 }
             })
             .buffered(usize::from(arguments.in_flight))
@@ -59,14 +59,14 @@ pub(super) async fn run(client: &Client, arguments: Export) -> Result<(), Failur
         };
         match outcome {
             None => break End::Complete,
-            Some(Outcome::Gone) => {}
-            Some(Outcome::NotListed(failure)) => break End::BrokenOff(failure),
-            Some(Outcome::Exported(record)) => {
+            Some(KeyOutcome::Gone) => {}
+            Some(KeyOutcome::NotListed(failure)) => break End::BrokenOff(failure),
+            Some(KeyOutcome::Exported(record)) => {
                 let length = record.length;
                 manifest.exported(record)?;
                 tally.done(length);
             }
-            Some(Outcome::Failed(key, failure)) => {
+            Some(KeyOutcome::Failed(key, failure)) => {
                 tally.failed(&printable(&key), &failure);
                 manifest.failed(key, &failure)?;
                 if tally.is_hopeless(&failure, concerns_cluster_or_files) {
@@ -79,14 +79,14 @@ pub(super) async fn run(client: &Client, arguments: Export) -> Result<(), Failur
         manifest.end()?;
     }
     let go_on = format!(
-        "{} holds {} keys so far; the same command goes on with the rest",
+        "{} holds {} keys so far; repeat the same command to continue",
         root.display(),
         manifest.summary.keys
     );
     tally.finish(end, &go_on, arguments.json)
 }
 
-/// The keys that were not tried yet.
+/// The keys that the export has not tried yet.
 fn rest(
     client: &Client,
     manifest: &Writer,
@@ -119,26 +119,26 @@ async fn export(
     prefix_len: usize,
     key: Vec<u8>,
     number: u64,
-) -> Outcome {
+) -> KeyOutcome {
     let entry = match client.get(key.clone()).await {
         Ok(entry) => entry,
-        Err(Error::NotFound) => return Outcome::Gone,
-        Err(error) => return Outcome::Failed(key, error.into()),
+        Err(Error::NotFound) => return KeyOutcome::Gone,
+        Err(error) => return KeyOutcome::Failed(key, error.into()),
     };
     let name = key.get(prefix_len..).unwrap_or_default();
     match write(root, &file_names(name, number), &entry).await {
-        Ok(file) => Outcome::Exported(Record {
+        Ok(file) => KeyOutcome::Exported(ExportRecord {
             key,
             file,
             version: entry.version,
             length: entry.value.len() as u64,
             crc32c: crc32c::crc32c(&entry.value),
         }),
-        Err(failure) => Outcome::Failed(key, failure),
+        Err(failure) => KeyOutcome::Failed(key, failure),
     }
 }
 
-/// Writes the value under the first of the names that other keys allow.
+/// Writes the value under the first name that does not collide with another key's file.
 async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, Failure> {
     let mut met = None;
     for name in names {
@@ -161,11 +161,11 @@ async fn write(root: &Path, names: &[String], entry: &Entry) -> Result<String, F
             }
         }
     }
-    Err(met.unwrap_or_else(|| Failure::unusable(root, "no name is left for a file")))
+    Err(met.unwrap_or_else(|| Failure::unusable(root, "every name for a key's file is taken")))
 }
 
-/// Writes a file below `root` and makes it durable, with its names in the directories up to `root`: the manifest may
-/// say afterwards that it is there.
+/// Writes a file below `root` and makes it durable, including its directory entries up to `root`: only then may the
+/// manifest list it.
 async fn write_file(root: &Path, path: &Path, value: &Bytes) -> std::io::Result<()> {
     assert!(
         path.starts_with(root),

@@ -1,7 +1,7 @@
-//! Why a command failed, in one sentence, and with which exit code.
+//! Why a command failed, in one sentence, and its exit code.
 
 use super::encoding::printable;
-use super::unserved::Lack;
+use super::unserved::ShardLack;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::on_disk::OfflineError;
@@ -32,22 +32,22 @@ pub enum Failure {
         "{source} (start a cluster with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
     )]
     NoCluster {
-        /// What was met at each address.
+        /// The cause at each address.
         source: Error,
     },
-    /// An address of the cluster cannot be one.
+    /// An address of the cluster is invalid.
     #[error("{origin}: {source}")]
     Seed {
-        /// Where the address is from.
+        /// Where the address comes from.
         origin: &'static str,
         /// What is wrong with it.
         source: Error,
     },
-    /// Some shards serve nobody.
+    /// Some shards cannot serve requests.
     #[error("{}", unserved(shards))]
     Unserved {
         /// Which, and why.
-        shards: Vec<(u32, Lack)>,
+        shards: Vec<(u32, ShardLack)>,
     },
     /// The key does not exist.
     #[error("key {key} does not exist")]
@@ -60,19 +60,19 @@ pub enum Failure {
     Conflict {
         /// Printable form of the key.
         key: String,
-        /// What stands against it.
+        /// The key's state, which contradicts the condition.
         current: String,
     },
     /// The node or the dev cluster failed.
     #[error("{0}")]
     Node(Box<dyn std::error::Error + Send + Sync>),
-    /// The file is none of ours, or damaged.
+    /// The file is not one of ours, or is damaged.
     #[error("{source}")]
     Inspect {
         /// What is wrong with it.
         source: InspectError,
     },
-    /// A directory cannot be looked at.
+    /// A directory cannot be read.
     #[error("{0}")]
     Offline(#[from] OfflineError),
     /// A check found damage; each problem was printed.
@@ -92,12 +92,12 @@ pub enum Failure {
     Local {
         /// What was tried.
         what: &'static str,
-        /// On what, with a blank before it, or empty.
+        /// The object, with a blank before it, or empty.
         subject: String,
         /// What happened.
         source: std::io::Error,
     },
-    /// What was given cannot be used.
+    /// A file or directory given as an argument cannot be used.
     #[error("{path}: {problem}", path = path.display())]
     Unusable {
         /// The file or directory.
@@ -110,7 +110,7 @@ pub enum Failure {
     DamagedFile {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         problem: &'static str,
     },
     /// An argument cannot be used.
@@ -121,15 +121,15 @@ pub enum Failure {
     Partly {
         /// How many failed.
         failed: u64,
-        /// Of how many.
+        /// How many were tried.
         total: u64,
         /// The largest exit code of all failures.
         code: u8,
     },
-    /// The user has interrupted the command, which has told how far it came.
+    /// The user interrupted the command, which printed how far it got.
     #[error("interrupted")]
     Interrupted,
-    /// Whoever read our output has gone, such as `head`: not a failure.
+    /// The reader of our output, such as `head`, has closed it: not a failure.
     #[error("output closed")]
     OutputClosed,
 }
@@ -167,7 +167,7 @@ impl Failure {
         }
     }
 
-    /// A failure to find the cluster, whose addresses are from `origin`.
+    /// A failure to find the cluster; `origin` says where the addresses come from.
     pub fn connecting(error: Error, origin: &'static str) -> Self {
         match error {
             source @ (Error::InvalidSeed { .. } | Error::Invalid { .. }) => {
@@ -178,7 +178,7 @@ impl Failure {
         }
     }
 
-    /// What the SDK said about an operation on `key`.
+    /// The SDK's error for an operation on `key`.
     pub fn on_key(key: &[u8], error: Error) -> Self {
         let key = printable(key);
         match error {
@@ -197,7 +197,7 @@ impl Failure {
         }
     }
 
-    /// The exit code, as `corelith --help` lists them.
+    /// The exit code, one of those that `corelith --help` lists.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
@@ -218,15 +218,15 @@ impl Failure {
     }
 }
 
-/// Says which shards serve nobody: some of them, since there may be thousands.
-fn unserved(shards: &[(u32, Lack)]) -> String {
+/// Names shards that cannot serve requests: only some, since there may be thousands.
+fn unserved(shards: &[(u32, ShardLack)]) -> String {
     const NAMED_MAX: usize = 8;
     let named = shards
         .iter()
         .take(NAMED_MAX)
         .map(|(shard, lack)| match lack {
-            Lack::Majority => format!("shard {shard} has no majority"),
-            Lack::Leader => format!("shard {shard} has no leader"),
+            ShardLack::Majority => format!("shard {shard} has no majority"),
+            ShardLack::Leader => format!("shard {shard} has no leader"),
         });
     let named: Vec<String> = named.collect();
     let mut text = named.join(", ");

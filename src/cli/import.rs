@@ -1,9 +1,9 @@
-//! `import`: the files under a directory become keys.
+//! `import`: writes the files under a directory to the cluster as keys.
 
-use super::args::Import;
+use super::args::ImportArguments;
 use super::failure::Failure;
 use super::keys::check_size;
-use super::manifest::{self, Record, Summary};
+use super::manifest::{self, ExportRecord, ManifestSummary};
 use super::transfer::{End, Interrupts, Tally, after_argument, concerns_cluster};
 use super::watermark::Watermark;
 use corelith_client::{Client, Field};
@@ -16,18 +16,18 @@ struct Source {
     path: PathBuf,
     key: Vec<u8>,
     len: u64,
-    /// Checksum of its content, where it is known.
+    /// Checksum of its content, if a manifest lists it.
     crc32c: Option<u32>,
 }
 
 type Sources = Box<dyn Iterator<Item = Result<Source, Failure>> + Send>;
 
-/// Imports the directory. A file that fails is reported and left out; the others go on.
-pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failure> {
+/// Imports the directory. A file that fails is reported and skipped; the others go on.
+pub(super) async fn run(client: &Client, arguments: ImportArguments) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let after = arguments.after.map(|key| key.0);
     let prefix = arguments.prefix.into_vec();
-    let (sources, mut tally) = match Summary::read(&arguments.dir)? {
+    let (sources, mut tally) = match ManifestSummary::read(&arguments.dir)? {
         Some((summary, _)) => {
             refuse_incomplete(&arguments.dir, &summary, arguments.incomplete)?;
             exported(&arguments.dir, summary, prefix, after.clone())?
@@ -60,7 +60,7 @@ pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failur
             }
             Some(Ok((place, source, Err(failure)))) => {
                 tally.failed(&source.path.display().to_string(), &failure);
-                // What is wrong with the file itself stays so.
+                // A fault of the file itself does not go away: do not try it again.
                 match concerns_cluster(failure.exit_code()) {
                     true => mark.hold(place),
                     false => mark.done(place, source.key),
@@ -72,37 +72,41 @@ pub(super) async fn run(client: &Client, arguments: Import) -> Result<(), Failur
         }
     };
     let go_on = match mark.key() {
-        Some(key) => format!("to go on, give the same command {}", after_argument(&key)),
-        None => "to go on, give the same command".to_owned(),
+        Some(key) => format!(
+            "to continue, repeat the command with {}",
+            after_argument(&key)
+        ),
+        None => "to continue, repeat the command".to_owned(),
     };
     tally.finish(end, &go_on, arguments.json)
 }
 
-fn refuse_incomplete(dir: &Path, summary: &Summary, allowed: bool) -> Result<(), Failure> {
+fn refuse_incomplete(dir: &Path, summary: &ManifestSummary, allowed: bool) -> Result<(), Failure> {
     let problem = match (summary.is_ended, summary.failed.len()) {
         _ if allowed => return Ok(()),
         (true, 0) => return Ok(()),
         (true, 1) => "it holds an export that lacks one key".to_owned(),
         (true, failed) => format!("it holds an export that lacks {failed} keys"),
-        (false, _) => "it holds an export that was broken off".to_owned(),
+        (false, _) => "it holds an export that is not complete".to_owned(),
     };
     Err(Failure::unusable(
         dir,
-        problem + ": complete it with `corelith export`, or import what is there with --incomplete",
+        problem
+            + ": complete it with `corelith export`, or import the keys that it holds with --incomplete",
     ))
 }
 
 /// The files of an export, by its manifest.
 fn exported(
     dir: &Path,
-    summary: Summary,
+    summary: ManifestSummary,
     prefix: Vec<u8>,
     after: Option<Vec<u8>>,
 ) -> Result<(Sources, Tally), Failure> {
     let mut tally = Tally::new("imported", summary.bytes);
     let mut unlisted = 0;
     walk(dir, |found| {
-        unlisted += u64::from(matches!(found, Found::File(..)));
+        unlisted += u64::from(matches!(found, FoundEntry::File(..)));
     });
     // The manifest itself is a file.
     let unlisted = unlisted.saturating_sub(summary.keys + 1);
@@ -118,14 +122,14 @@ fn exported(
         let mut records = manifest::records(dir)?;
         if !records.any(|record| record.is_ok_and(|record| full(&record.key) == *after)) {
             return Err(Failure::Argument(
-                "the key of --after is not in the manifest",
+                "the manifest does not list the key of --after",
             ));
         }
     }
     let mut waiting = after.is_some();
     let root = dir.to_owned();
     let sources = manifest::records(dir)?.filter_map(move |record| {
-        let Record {
+        let ExportRecord {
             key,
             file,
             length,
@@ -156,7 +160,7 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
     let mut skipped = Vec::new();
     let mut failed = Vec::new();
     walk(dir, |found| match found {
-        Found::File(path, len) => {
+        FoundEntry::File(path, len) => {
             let relative = path
                 .strip_prefix(dir)
                 .unwrap_or(&path)
@@ -170,14 +174,14 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
                 crc32c: None,
             });
         }
-        Found::Other(path) => skipped.push(path),
-        Found::Failed(path, error) => failed.push((path, error)),
+        FoundEntry::Other(path) => skipped.push(path),
+        FoundEntry::Failed(path, error) => failed.push((path, error)),
     });
     sources.retain(|source| after.is_none_or(|after| source.key.as_slice() > after));
     sources.sort_by(|a, b| a.key.cmp(&b.key));
     let mut tally = Tally::new("imported", sources.iter().map(|source| source.len).sum());
     for path in skipped {
-        tally.skipped(&path.display().to_string(), "no regular file");
+        tally.skipped(&path.display().to_string(), "not a regular file");
     }
     for (path, error) in failed {
         let name = path.display().to_string();
@@ -186,22 +190,22 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
     (Box::new(sources.into_iter().map(Ok)), tally)
 }
 
-/// What a walk through a directory meets.
-enum Found {
+/// What a walk through a directory finds.
+enum FoundEntry {
     File(PathBuf, u64),
     /// A link, a device, a socket.
     Other(PathBuf),
     Failed(PathBuf, std::io::Error),
 }
 
-/// Tells everything under `root` but directories.
-fn walk(root: &Path, mut tell: impl FnMut(Found)) {
+/// Calls `tell` with everything under `root` except directories.
+fn walk(root: &Path, mut tell: impl FnMut(FoundEntry)) {
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
         let names = match std::fs::read_dir(&directory) {
             Ok(names) => names,
             Err(error) => {
-                tell(Found::Failed(directory, error));
+                tell(FoundEntry::Failed(directory, error));
                 continue;
             }
         };
@@ -209,9 +213,9 @@ fn walk(root: &Path, mut tell: impl FnMut(Found)) {
             let found = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)));
             match found {
                 Ok((path, data)) if data.is_dir() => directories.push(path),
-                Ok((path, data)) if data.is_file() => tell(Found::File(path, data.len())),
-                Ok((path, _)) => tell(Found::Other(path)),
-                Err(error) => tell(Found::Failed(directory.clone(), error)),
+                Ok((path, data)) if data.is_file() => tell(FoundEntry::File(path, data.len())),
+                Ok((path, _)) => tell(FoundEntry::Other(path)),
+                Err(error) => tell(FoundEntry::Failed(directory.clone(), error)),
             }
         }
     }
@@ -225,7 +229,7 @@ async fn put(client: &Client, source: &Source) -> Result<u64, Failure> {
         source.key.len() as u64,
         limits.key_bytes_max as u64,
     )?;
-    // Refused before it is read, so that a huge file costs no memory.
+    // Checked before the file is read, so that a huge file costs no memory.
     check_size(Field::Value, source.len, limits.value_bytes_max)?;
     let value = tokio::fs::read(&source.path)
         .await
@@ -237,10 +241,10 @@ async fn put(client: &Client, source: &Source) -> Result<u64, Failure> {
     };
     if let Some(expected) = source.crc32c {
         if value.len() as u64 != source.len {
-            return Err(damaged("its length is not the one in the manifest"));
+            return Err(damaged("its length differs from the manifest"));
         }
         if crc32c::crc32c(&value) != expected {
-            return Err(damaged("its checksum is not the one in the manifest"));
+            return Err(damaged("its checksum differs from the manifest"));
         }
     }
     let bytes = value.len() as u64;

@@ -1,6 +1,6 @@
-//! The commands that act on single keys.
+//! The commands on single keys: put, cas, delete, get.
 
-use super::args::{Cas, Delete, Get, Put, Value};
+use super::args::{CasArguments, DeleteArguments, GetArguments, PutArguments, ValueArgument};
 use super::connect::Reached;
 use super::encoding::{from_printable, printable};
 use super::entry::{EntryLine, KeyFields, ValueFields};
@@ -13,9 +13,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
-/// Gives a key a value.
-pub(super) async fn put(reached: &Reached, put: Put) -> Result<(), Failure> {
-    // Reading the value, from a terminal perhaps, is not the cluster's time.
+/// Sets a key's value.
+pub(super) async fn put(reached: &Reached, put: PutArguments) -> Result<(), Failure> {
+    // Taken before the value is read, perhaps from a terminal: that time does not count.
     let left = reached.left();
     let key = key(put.key, put.escaped)?;
     let (key, value) = checked(&reached.client, key, put.value)?;
@@ -24,8 +24,8 @@ pub(super) async fn put(reached: &Reached, put: Put) -> Result<(), Failure> {
     print_written(&key, written, put.json)
 }
 
-/// Gives a key a value if the condition holds.
-pub(super) async fn cas(reached: &Reached, cas: Cas) -> Result<(), Failure> {
+/// Sets a key's value if the condition holds.
+pub(super) async fn cas(reached: &Reached, cas: CasArguments) -> Result<(), Failure> {
     let left = reached.left();
     let key = key(cas.key, cas.escaped)?;
     let (key, value) = checked(&reached.client, key, cas.value)?;
@@ -38,8 +38,8 @@ pub(super) async fn cas(reached: &Reached, cas: Cas) -> Result<(), Failure> {
     print_written(&key, written, cas.json)
 }
 
-/// Takes a key's value away.
-pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Failure> {
+/// Deletes a key.
+pub(super) async fn delete(reached: &Reached, delete: DeleteArguments) -> Result<(), Failure> {
     let key = key(delete.key, delete.escaped)?;
     check_key(&reached.client, &key)?;
     let request = reached.client.delete(key.clone());
@@ -51,8 +51,8 @@ pub(super) async fn delete(reached: &Reached, delete: Delete) -> Result<(), Fail
     print_written(&key, deleted, delete.json)
 }
 
-/// Prints a key's value, or what is known of it.
-pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
+/// Prints a key's value, or with `--meta` its version, length and shard.
+pub(super) async fn get(reached: &Reached, get: GetArguments) -> Result<(), Failure> {
     let key = key(get.key, get.escaped)?;
     check_key(&reached.client, &key)?;
     let absent = || Failure::on_key(&key, Error::NotFound);
@@ -98,7 +98,7 @@ pub(super) async fn get(reached: &Reached, get: Get) -> Result<(), Failure> {
     }
 }
 
-/// A key with what is known of its value, as lines.
+/// The lines of `--meta`.
 fn describe(key: &[u8], version: u64, length: u64, shard: u32) -> String {
     let key = printable(key);
     format!("key {key}\nversion {version}\nlength {length}\nshard {shard}\n")
@@ -131,19 +131,23 @@ fn print_written(
     })
 }
 
-/// A key as it was given, or what it stands for if it is `escaped`.
+/// The key as given, decoded if it is `escaped`.
 pub(super) fn key(given: OsString, escaped: bool) -> Result<Vec<u8>, Failure> {
     let given = given.into_vec();
     if !escaped {
         return Ok(given);
     }
-    let wrong = "with --escaped a backslash in a key is followed by xNN (two hexadecimal digits), \\, t, r, \
-                 n, ' or \"";
+    let wrong = "with --escaped, a backslash in a key must be followed by xNN (two hexadecimal digits), \\, \
+                 t, r, n, ' or \"";
     from_printable(&given).ok_or(Failure::Argument(wrong))
 }
 
-/// The key and the value, both no longer than the cluster takes.
-fn checked(client: &Client, key: Vec<u8>, value: Value) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+/// The key and the value, both within the cluster's limits.
+fn checked(
+    client: &Client,
+    key: Vec<u8>,
+    value: ValueArgument,
+) -> Result<(Vec<u8>, Vec<u8>), Failure> {
     check_key(client, &key)?;
     Ok((key, read_value(value, client.limits().value_bytes_max)?))
 }
@@ -156,7 +160,7 @@ fn check_key(client: &Client, key: &[u8]) -> Result<(), Failure> {
     )
 }
 
-/// Refuses what is longer than the cluster takes.
+/// Refuses a key or value that is longer than the cluster allows.
 pub(super) fn check_size(what: Field, len: u64, limit: u64) -> Result<(), Failure> {
     match len <= limit {
         true => Ok(()),
@@ -164,7 +168,7 @@ pub(super) fn check_size(what: Field, len: u64, limit: u64) -> Result<(), Failur
     }
 }
 
-fn read_value(value: Value, limit: u64) -> Result<Vec<u8>, Failure> {
+fn read_value(value: ValueArgument, limit: u64) -> Result<Vec<u8>, Failure> {
     match (value.file, value.value) {
         (Some(path), _) => {
             let failed = |source| Failure::file("read", &path, source);
@@ -182,7 +186,7 @@ fn read_value(value: Value, limit: u64) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Reads everything; what goes beyond `limit` is counted and not kept.
+/// Reads everything; bytes beyond `limit` are counted but not kept.
 fn read_limited(
     mut from: impl Read,
     limit: u64,

@@ -1,18 +1,18 @@
-//! What is logged.
+//! The log filter.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
-/// What is logged unless the user says otherwise.
+/// The filter if the user gives none.
 const DEFAULT: &str = "warn";
-/// Added unless the user names openraft, which reports every vote that is refused, and as an error every message that a
-/// stop leaves without an answer: the caller has that as an error too.
+/// Added unless the user names openraft. openraft logs every refused vote, and logs an error for every message that a
+/// stop leaves unanswered, although the caller gets that error too.
 const QUIET: &str = "openraft=error,openraft::raft::raft_inner=off";
 
-/// What to log, from what the user asks for.
+/// The filter for what the user asks for.
 ///
 /// # Errors
-/// It is no filter.
+/// `asked` is not a valid filter.
 pub fn filter(asked: Option<&str>) -> Result<EnvFilter, ParseError> {
     let asked = asked.unwrap_or(DEFAULT);
     let filter = EnvFilter::try_new(asked)?;

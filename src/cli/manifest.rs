@@ -1,8 +1,8 @@
 //! The manifest of an export: which file holds which key.
 //!
-//! It is the file `.corelith-export` in the directory: lines of JSON, appended as keys are exported. The
-//! first line says what is exported, the last one that all of it is there. A line that is not complete
-//! was being written when the export ended; it counts as absent.
+//! The manifest is the file `.corelith-export` in the directory: lines of JSON, appended as keys are
+//! exported. The first line says what is exported; the last one says that the export is complete. An
+//! incomplete line was being written when the export ended and counts as absent.
 //!
 //! ```text
 //! {"kind":"export","format":1,"cluster":"00c0ffee00c0ffee","prefix":"a/"}
@@ -10,10 +10,10 @@
 //! {"kind":"failed","key":"a/c","error":"..."}
 //! {"kind":"end","keys":1,"bytes":5,"failed":1}
 //! ```
-//! A key (or prefix) that is no UTF-8 is given as `key_base64` (`prefix_base64`). Keys rise, but for those
-//! that failed first and were exported by a later run.
+//! A key (or prefix) that is not UTF-8 is written as `key_base64` (`prefix_base64`). Keys are in rising
+//! order, except those that failed at first and that a later run exported.
 //!
-//! File names are keys with `%XX` for what cannot be in a name; see [`file_names`].
+//! A file is named after its key, with `%XX` for bytes that a name cannot hold; see [`file_names`].
 
 #[cfg(test)]
 mod tests;
@@ -26,17 +26,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 
-/// Its name in the directory of the export.
+/// Name of the manifest in the export's directory.
 pub(super) const FILE_NAME: &str = ".corelith-export";
 const FORMAT: u32 = 1;
-/// Bytes of a line: a key of 4 KiB in base64 and as a file name is far shorter.
+/// Longest line. A key of 4 KiB, in base64 and as a file name, takes far less.
 const LINE_BYTES_MAX: u64 = 256 << 10;
-/// Bytes of a name in a directory that every file system of Linux takes.
+/// Longest file name that every Linux file system takes.
 const NAME_BYTES_MAX: usize = 255;
-/// Bytes of a path below the directory of the export; the kernel takes 4096 in all.
+/// Longest path below the export's directory; the kernel takes 4096 bytes in all.
 const PATH_BYTES_MAX: usize = 2048;
 
-/// Bytes that are text in most cases.
+/// A key as text, or as base64 if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KeyText {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,28 +96,28 @@ enum Line {
 
 /// A key that was exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct ExportRecord {
     pub(super) key: Vec<u8>,
-    /// Its file, relative to the directory of the export.
+    /// Its file, relative to the export's directory.
     pub(super) file: String,
     pub(super) version: u64,
     pub(super) length: u64,
     pub(super) crc32c: u32,
 }
 
-/// What one line says.
+/// The content of one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Said {
-    Key(Record),
+    Key(ExportRecord),
     Failed(Vec<u8>),
     End,
 }
 
-/// What an export is of.
+/// What an export exports: the keys of a cluster with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
     pub(super) cluster: u64,
-    /// What all its keys begin with, and their files do not.
+    /// The prefix of all its keys; file names omit it.
     pub(super) prefix: Vec<u8>,
 }
 
@@ -165,7 +165,7 @@ impl Lines {
         read.map_err(|error| Failure::file("read", &self.path, error))?;
         self.number += 1;
         if line.len() as u64 == LINE_BYTES_MAX {
-            return Err(self.wrong("it is too long for a line of a manifest"));
+            return Err(self.wrong("the line is too long"));
         }
         if line.pop() != Some(b'\n') {
             return Ok(None);
@@ -173,7 +173,7 @@ impl Lines {
         self.read_bytes += line.len() as u64 + 1;
         serde_json::from_slice(&line)
             .map(Some)
-            .map_err(|error| self.wrong(&format!("it is no line of a manifest: {error}")))
+            .map_err(|error| self.wrong(&format!("not a line of a manifest: {error}")))
     }
 
     /// The first line.
@@ -181,14 +181,14 @@ impl Lines {
         match self.next()? {
             Some(line @ Line::Export { format: FORMAT, .. }) => Ok(Some(line)),
             Some(Line::Export { format, .. }) => Err(self.wrong(&format!(
-                "the export has format {format}; this release knows format {FORMAT}: use a newer one"
+                "the export has format {format}, but this release reads format {FORMAT}: use a newer release"
             ))),
-            Some(_) => Err(self.wrong("a manifest begins with a line of kind \"export\"")),
+            Some(_) => Err(self.wrong("a manifest must start with a line of kind \"export\"")),
             None => Ok(None),
         }
     }
 
-    /// What the next line after the first one says.
+    /// The content of the next line after the first one.
     fn said(&mut self) -> Result<Option<Said>, Failure> {
         let Some(line) = self.next()? else {
             return Ok(None);
@@ -202,7 +202,7 @@ impl Lines {
                 crc32c,
             } => key.bytes().and_then(|key| {
                 let crc32c = u32::from_str_radix(&crc32c, 16).ok()?;
-                stays_below(&file).then_some(Said::Key(Record {
+                stays_below(&file).then_some(Said::Key(ExportRecord {
                     key,
                     file,
                     version,
@@ -216,20 +216,20 @@ impl Lines {
         };
         match said {
             Some(said) => Ok(Some(said)),
-            None => Err(self.wrong("it is no line of a manifest")),
+            None => Err(self.wrong("not a line of a manifest")),
         }
     }
 }
 
-/// Whether a path leads to something below the directory that it is relative to.
+/// Whether a relative path stays below its directory.
 fn stays_below(file: &str) -> bool {
     let mut parts = Path::new(file).components().peekable();
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// What a manifest says as a whole.
+/// The content of a whole manifest.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
+pub(super) struct ManifestSummary {
     /// Keys with files.
     pub(super) keys: u64,
     /// Bytes of their values.
@@ -246,7 +246,7 @@ pub(super) struct Summary {
     len: u64,
 }
 
-impl Summary {
+impl ManifestSummary {
     /// Reads the manifest in `dir`; `None` if there is none.
     pub(super) fn read(dir: &Path) -> Result<Option<(Self, bool)>, Failure> {
         Self::read_of(dir, None)
@@ -261,7 +261,7 @@ impl Summary {
         let mut lines = Lines::open(path)?;
         let mut summary = Self::default();
         let Some(found) = lines.subject()? else {
-            // Nothing was exported yet, not even this line.
+            // The export ended before it wrote its first line.
             return Ok(Some((summary, true)));
         };
         let is_same = subject.is_none_or(|subject| subject.line() == found);
@@ -300,7 +300,7 @@ impl Summary {
 /// The exported keys of the manifest in `dir`, in the order of its lines.
 pub(super) fn records(
     dir: &Path,
-) -> Result<impl Iterator<Item = Result<Record, Failure>> + Send + use<>, Failure> {
+) -> Result<impl Iterator<Item = Result<ExportRecord, Failure>> + Send + use<>, Failure> {
     let mut lines = Lines::open(dir.join(FILE_NAME))?;
     lines.subject()?;
     Ok(std::iter::from_fn(move || {
@@ -319,26 +319,26 @@ pub(super) fn records(
 pub(super) struct Writer {
     path: PathBuf,
     file: File,
-    /// What it says so far.
-    pub(super) summary: Summary,
+    /// Its content so far.
+    pub(super) summary: ManifestSummary,
 }
 
 impl Writer {
-    /// Begins an export into `dir`, which is created if needed, or goes on with one that was broken off.
+    /// Starts an export into `dir`, which is created if needed, or continues an unfinished one.
     pub(super) fn open(dir: &Path, subject: &Subject) -> Result<Self, Failure> {
         let failed = |what| move |error| Failure::file(what, dir, error);
         std::fs::create_dir_all(dir).map_err(failed("create"))?;
-        let summary = match Summary::read_of(dir, Some(subject))? {
+        let summary = match ManifestSummary::read_of(dir, Some(subject))? {
             Some((_, false)) => {
                 return Err(Failure::unusable(
                     dir,
-                    "it holds an export of another cluster or prefix: give a new or an empty directory",
+                    "it holds an export of another cluster or prefix: choose a new or empty directory",
                 ));
             }
             Some((summary, true)) if summary.is_ended && summary.failed.is_empty() => {
                 return Err(Failure::unusable(
                     dir,
-                    "it holds a complete export already: give a new or an empty directory",
+                    "it already holds a complete export: choose a new or empty directory",
                 ));
             }
             Some((summary, true)) => summary,
@@ -347,10 +347,10 @@ impl Writer {
                 if names.next().is_some() {
                     return Err(Failure::unusable(
                         dir,
-                        "it is not empty and holds no export: give a new or an empty directory",
+                        "it is not empty and holds no export: choose a new or empty directory",
                     ));
                 }
-                Summary::default()
+                ManifestSummary::default()
             }
         };
         let path = dir.join(FILE_NAME);
@@ -375,13 +375,13 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Lines so far: numbers files that no key can name.
+    /// Number of key lines so far; numbers the files of keys that cannot be file names.
     pub(super) fn lines(&self) -> u64 {
         self.summary.lines
     }
 
-    /// Notes a key that was exported.
-    pub(super) fn exported(&mut self, record: Record) -> Result<(), Failure> {
+    /// Records a key that was exported.
+    pub(super) fn exported(&mut self, record: ExportRecord) -> Result<(), Failure> {
         assert!(
             stays_below(&record.file),
             "an import would refuse {}",
@@ -398,7 +398,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes a key that could not be exported.
+    /// Records a key that could not be exported.
     pub(super) fn failed(&mut self, key: Vec<u8>, error: &Failure) -> Result<(), Failure> {
         self.write(&Line::Failed {
             key: KeyText::of(&key),
@@ -408,7 +408,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes that all keys were tried.
+    /// Records that all keys were tried, and makes the manifest durable.
     pub(super) fn end(&mut self) -> Result<(), Failure> {
         self.write(&Line::End {
             keys: self.summary.keys,
@@ -430,14 +430,14 @@ impl Writer {
     }
 }
 
-/// Makes the names in a directory durable.
+/// Makes the entries of a directory durable.
 pub(super) fn sync_directory(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Names for the file of a key, best first, relative to the directory of the export. No two keys share
-/// one, and none leads out of the directory. The first may be impossible because of other keys: `a` and
-/// `a/b` cannot both be files. The last is always possible; `number` differs from key to key.
+/// Candidate names for a key's file, best first, relative to the export's directory. No two keys share a
+/// name, and no name leaves the directory. An early name may collide with another key: `a` and `a/b`
+/// cannot both be files. The last name never does, since `number` differs from key to key.
 pub(super) fn file_names(key: &[u8], number: u64) -> Vec<String> {
     let mut names = Vec::new();
     let parts: Vec<String> = key
@@ -458,7 +458,7 @@ pub(super) fn file_names(key: &[u8], number: u64) -> Vec<String> {
     if fits(&flat) && !names.contains(&flat) {
         names.push(flat);
     }
-    // No escape begins like this.
+    // No escaped key starts like this.
     names.push(format!("%key-{number}"));
     let are_below = names.iter().all(|name| stays_below(name));
     assert!(are_below, "a name leads out of the directory: {names:?}");

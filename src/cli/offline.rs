@@ -1,8 +1,8 @@
-//! `inspect`, `check` and `gc plan`: what files and data directories hold, without a cluster.
+//! `inspect`, `check` and `gc plan`: read files and data directories without a cluster.
 
 use super::failure::Failure;
 use super::on_core::on_core;
-use super::table::Table;
+use super::table::TextTable;
 use super::{output, paths};
 use crate::node::data_dir::inspect;
 use crate::node::data_dir::on_disk::{self, OfflineError};
@@ -12,7 +12,7 @@ use corelith_shards::vlog::Action;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Prints a file of ours. It is read as a node reads it.
+/// Prints a file of a data directory, read the way a node reads it.
 pub(super) fn inspect(file: &Path, as_json: bool) -> Result<(), Failure> {
     paths::file(file)?;
     let path = file.to_owned();
@@ -33,7 +33,7 @@ struct FileLine {
     file: String,
 }
 
-/// A line of a description. What is part of the line above, as an entry is of a block, is `nested`.
+/// A line of a description. `nested`: it is part of the line above, as an entry is part of a block.
 #[derive(Serialize)]
 struct FactLine<'a> {
     kind: &'static str,
@@ -42,7 +42,7 @@ struct FactLine<'a> {
     nested: bool,
 }
 
-/// A description, which has lines of "name: value", as JSON.
+/// A description, given as lines of "name: value", as JSON.
 fn fact_lines(file: &Path, description: &str) -> Result<String, Failure> {
     let mut text = output::json_line(&FileLine {
         kind: "file",
@@ -117,7 +117,7 @@ fn print_problem(dir: &Path, problem: &Problem, as_json: bool) -> Result<(), Fai
 fn describe(dir: &Path, summary: &Summary) -> String {
     let dir = dir.display();
     if summary.is_unfinished {
-        return format!("{dir}: its creation was broken off, it holds nothing yet\n");
+        return format!("{dir}: empty, its creation was interrupted\n");
     }
     let Summary {
         files,
@@ -139,11 +139,11 @@ fn describe(dir: &Path, summary: &Summary) -> String {
          records, {log_segments} log segments with {log_entries} entries\n"
     );
     if *torn_records > 0 {
-        text += &format!("{dir}: {torn_records} damaged records that nothing refers to\n");
+        text += &format!("{dir}: {torn_records} damaged records without references\n");
     }
     if !summary.orphans.is_empty() {
         let orphans = summary.orphans.join(", ");
-        text += &format!("{dir}: files that nothing refers to: {orphans}\n");
+        text += &format!("{dir}: files without references: {orphans}\n");
     }
     text
 }
@@ -202,7 +202,7 @@ impl<'a> SummaryLine<'a> {
     }
 }
 
-/// Prints what collection would do with the shards under `dir`.
+/// Prints what collection would do with each shard under `dir`.
 pub(super) fn plan(dir: &Path, as_json: bool) -> Result<(), Failure> {
     paths::directory(dir)?;
     let dir = dir.to_owned();
@@ -234,14 +234,7 @@ fn action(action: Action) -> &'static str {
 }
 
 fn plan_tables(plans: &[(PathBuf, ShardPlan)]) -> String {
-    let mut table = Table::new(&[
-        "SHARD",
-        "SEGMENT",
-        "BYTES",
-        "GARBAGE",
-        "ACTION",
-        "COMES BACK",
-    ]);
+    let mut table = TextTable::new(&["SHARD", "SEGMENT", "BYTES", "GARBAGE", "ACTION", "FREES"]);
     let (mut bytes, mut garbage, mut reclaimed) = (0, 0, 0);
     for (_, plan) in plans {
         for segment in &plan.report.segments {
@@ -266,12 +259,12 @@ fn plan_tables(plans: &[(PathBuf, ShardPlan)]) -> String {
     let ratio = plans.first().map(|(_, plan)| plan.report.ratio * 100.0);
     if let Some(ratio) = ratio {
         text += &format!(
-            "\nA segment is rewritten when more than {ratio:.0} % of a shard's value log is garbage, the \
-             worst one first.\n"
+            "\nSizes are in bytes. Once more than {ratio:.0} % of a shard's value log is garbage, its segments are \
+             rewritten, those with most garbage first.\n"
         );
     }
-    text + "Told from manifests: what was written since is not among it, and the logs are taken to be \
-            purged up to the last checkpoint;\nsegments of which a log still holds entries wait for that.\n"
+    text + "The plan follows from the manifests: it omits later writes, and assumes that each log is purged up to \
+            the last checkpoint.\nA segment waits while a log still holds entries of it.\n"
 }
 
 #[derive(Serialize)]
@@ -290,7 +283,7 @@ struct PlanLine {
     kind: &'static str,
     dir: String,
     shard: u32,
-    /// The log is taken to be purged up to here.
+    /// The plan assumes that the log is purged up to here.
     assumed_purged: Option<u64>,
     free_fraction: f64,
     garbage_ratio: f64,

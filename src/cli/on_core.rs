@@ -1,4 +1,4 @@
-//! Work of a command that reads files as a node does, on a core of its own.
+//! Runs commands that read files the way a node does, on a core of their own.
 
 use super::failure::Failure;
 use corelith_io::{CoreConfig, CoreHandle};

@@ -8,15 +8,15 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
 }
 
-/// A line of JSON. Everything that is printed as JSON is such lines, each an object whose `kind` says
-/// what the other fields are (docs/operations.md lists them).
+/// One line of JSON. All JSON output is such lines: each is an object, and its `kind` names its other
+/// fields (docs/operations.md lists them).
 pub(super) fn json_line(document: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string(document)
         .map(|text| text + "\n")
         .map_err(|error| Failure::local("write JSON", "", error.into()))
 }
 
-/// Prints a value exactly as it is; on a terminal a line end follows it.
+/// Prints a value byte for byte; on a terminal a line end follows.
 pub(super) fn value(value: &[u8]) -> Result<(), Failure> {
     bytes(value)?;
     if std::io::stdout().is_terminal() {

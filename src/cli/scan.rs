@@ -1,6 +1,6 @@
-//! `scan`: keys in order, in pieces if wanted.
+//! `scan`: prints keys in order, page by page with `--limit` and `--token`.
 
-use super::args::Scan;
+use super::args::ScanArguments;
 use super::encoding::printable;
 use super::entry::{EntryLine, KeyFields, ValueFields};
 use super::failure::Failure;
@@ -12,8 +12,8 @@ use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write;
 
-/// Prints keys in order, and the token to go on with if there may be more of them.
-pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
+/// Prints keys in order, and the token to continue with if there may be more.
+pub(super) async fn run(client: &Client, scan: ScanArguments) -> Result<(), Failure> {
     let mut request = match (&scan.token, scan.prefix) {
         (Some(token), _) => client.resume_scan(&read_token(token)?)?,
         (None, Some(prefix)) => client.scan(keys::key(prefix, scan.escaped)?),
@@ -39,7 +39,7 @@ pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
     };
     let token = token.map(|token| token.to_string());
     if scan.json && outcome.is_ok() {
-        output::text(&output::json_line(&End {
+        output::text(&output::json_line(&EndLine {
             kind: "end",
             entries: printed,
             token: token.as_deref(),
@@ -47,18 +47,18 @@ pub(super) async fn run(client: &Client, scan: Scan) -> Result<(), Failure> {
     } else if let Some(token) = token
         && !matches!(outcome, Err(Failure::OutputClosed))
     {
-        // Nobody is left to tell if standard error is gone.
-        let _ = writeln!(std::io::stderr(), "to go on: --token {token}");
+        // A failed write to standard error cannot be reported.
+        let _ = writeln!(std::io::stderr(), "to continue: --token {token}");
     }
     outcome
 }
 
 fn read_token(text: &str) -> Result<ScanToken, Failure> {
-    let wrong = |_| Failure::Argument("--token is none that a scan has told");
+    let wrong = |_| Failure::Argument("--token is not a token that a scan printed");
     text.parse().map_err(wrong)
 }
 
-/// Prints rows as they come; what was read is shown before a failure. Returns how many were printed.
+/// Prints rows as they arrive, also those before a failure. Returns how many were printed.
 async fn print<T: Row>(
     rows: &mut (impl Stream<Item = corelith_client::Result<T>> + Unpin),
     as_json: bool,
@@ -84,7 +84,7 @@ async fn print<T: Row>(
     (printed, outcome.and(flushed))
 }
 
-/// A key as a line.
+/// A row of a scan as a line of output.
 trait Row {
     fn line(&self) -> String;
     fn json_line(&self) -> Result<String, Failure>;
@@ -126,7 +126,7 @@ impl Row for EntryHead {
 }
 
 #[derive(Serialize)]
-struct End<'a> {
+struct EndLine<'a> {
     kind: &'static str,
     entries: u64,
     token: Option<&'a str>,

@@ -1,8 +1,8 @@
-//! `status`: the state of the cluster as tables, or as JSON.
+//! `status`: prints the state of the cluster as tables, or as JSON.
 
 use super::failure::Failure;
 use super::output;
-use super::table::Table;
+use super::table::TextTable;
 use super::unserved::unserved;
 use corelith_client::{
     Client, ClusterStatus, DamagedPlace, MapNode, NodeStorage, ShardRole, ShardStatus, ShardStorage,
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Prints the state.
 ///
 /// # Errors
-/// `Unserved` after it is printed: some shards serve nobody now.
+/// `Unserved`, after the state is printed, if some shards cannot serve requests.
 pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     let status = client.status().await?;
     let reasons = match is_anything_down(&status) {
@@ -51,7 +51,7 @@ fn is_anything_down(status: &ClusterStatus) -> bool {
     shards.any(|shard| shard.role == ShardRole::Down)
 }
 
-/// What is damaged of each shard.
+/// The first damaged place of each replica.
 fn reasons(storage: &[NodeStorage]) -> Reasons {
     let replies = storage.iter().filter_map(|node| node.reply.as_ref().ok());
     let shards = replies.flat_map(|reply| reply.shards.iter().map(|shard| (shard, reply.node)));
@@ -65,7 +65,7 @@ fn reasons(storage: &[NodeStorage]) -> Reasons {
     shards.filter_map(reason).collect()
 }
 
-/// Why a replica is down; a node tells only of damage.
+/// Why a replica is down. A node reports no cause other than damage.
 fn reason<'a>(reasons: &'a Reasons, shard: &ShardStatus, node: u64) -> Option<&'a str> {
     let known = reasons.get(&(shard.shard, node)).map(String::as_str);
     let reason = known.unwrap_or("its storage failed, see the log of the node");
@@ -87,10 +87,10 @@ pub(super) fn address(node: &MapNode) -> String {
 }
 
 fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
-    let mut nodes = Table::new(&[
+    let mut nodes = TextTable::new(&[
         "NODE", "ADDRESS", "CORES", "VERSION", "UP", "LEADS", "STATE",
     ]);
-    let mut shards = Table::new(&[
+    let mut shards = TextTable::new(&[
         "SHARD",
         "NODE",
         "CORE",

@@ -1,9 +1,9 @@
-//! `status --storage`: the state of every shard's storage as tables, or as JSON.
+//! `status --storage`: prints the state of every shard's storage as tables, or as JSON.
 
 use super::failure::Failure;
 use super::output;
 use super::status::address;
-use super::table::Table;
+use super::table::TextTable;
 use corelith_client::{Client, DamagedPlace, LevelStorage, NodeStorage, ScrubState, ShardStorage};
 use serde::Serialize;
 
@@ -18,11 +18,11 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
 }
 
 fn tables(nodes: &[NodeStorage]) -> String {
-    let mut shards = Table::new(&[
+    let mut shards = TextTable::new(&[
         "SHARD", "NODE", "CORE", "POLICY", "TABLES", "BYTES", "SEGMENTS", "VALUES", "GARBAGE",
         "HIDDEN", "DEBT", "SCRUB", "DAMAGED", "RETURNS", "DISK",
     ]);
-    let mut levels = Table::new(&[
+    let mut levels = TextTable::new(&[
         "SHARD",
         "NODE",
         "LEVEL",
@@ -40,7 +40,7 @@ fn tables(nodes: &[NodeStorage]) -> String {
             Err(cause) => {
                 let address = address(&node.node);
                 rest += &format!(
-                    "node {} at {address} does not tell: {cause}\n",
+                    "node {} at {address} does not answer: {cause}\n",
                     node.node.id
                 );
             }
@@ -108,7 +108,7 @@ fn shard_row(shard: &ShardStorage, node: u64) -> [String; 15] {
     ]
 }
 
-/// "4096: merges" where 4096 bytes come back, most of them after merges.
+/// "4096: merges" if 4096 bytes will be freed, most of them by merges.
 fn returns(shard: &ShardStorage) -> String {
     match shard.returning_bytes {
         0 => "-".to_owned(),
@@ -127,7 +127,7 @@ fn progress(scrub: &ScrubState) -> String {
 }
 
 #[derive(Serialize)]
-struct NodeLine {
+struct StorageNodeLine {
     kind: &'static str,
     node: u64,
     address: String,
@@ -140,14 +140,14 @@ struct StorageLine<'a> {
     kind: &'static str,
     node: u64,
     #[serde(flatten)]
-    shard: Shard<'a>,
+    shard: ShardFields<'a>,
 }
 
 fn json_lines(nodes: &[NodeStorage]) -> Result<String, Failure> {
     let mut text = String::new();
     let mut rows: Vec<(&ShardStorage, u64)> = Vec::new();
     for node in nodes {
-        text += &output::json_line(&NodeLine {
+        text += &output::json_line(&StorageNodeLine {
             kind: "node",
             node: node.node.id,
             address: address(&node.node),
@@ -170,7 +170,7 @@ fn json_lines(nodes: &[NodeStorage]) -> Result<String, Failure> {
 }
 
 #[derive(Serialize)]
-struct Shard<'a> {
+struct ShardFields<'a> {
     shard: u32,
     core: u16,
     policy: &'a str,
@@ -187,7 +187,7 @@ struct Shard<'a> {
     disk_full: bool,
     scrub: Scrub,
     damaged: u64,
-    damages: Vec<Damage<'a>>,
+    damages: Vec<DamageFields<'a>>,
 }
 
 #[derive(Serialize)]
@@ -210,14 +210,14 @@ struct Scrub {
 }
 
 #[derive(Serialize)]
-struct Damage<'a> {
+struct DamageFields<'a> {
     file: &'a str,
     offset: u64,
     what: &'a str,
     keys: &'a str,
 }
 
-impl<'a> From<&'a ShardStorage> for Shard<'a> {
+impl<'a> From<&'a ShardStorage> for ShardFields<'a> {
     fn from(shard: &'a ShardStorage) -> Self {
         let level = |level: &LevelStorage| Level {
             level: level.level,
@@ -227,7 +227,7 @@ impl<'a> From<&'a ShardStorage> for Shard<'a> {
             entries: level.entries,
             deletions: level.deletions,
         };
-        let damage = |place: &'a DamagedPlace| Damage {
+        let damage = |place: &'a DamagedPlace| DamageFields {
             file: &place.file,
             offset: place.offset,
             what: &place.what,

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 /// A table whose columns are as wide as their longest cell.
-pub(super) struct Table<const COLUMNS: usize> {
+pub(super) struct TextTable<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
 }
 
-impl<const COLUMNS: usize> Table<COLUMNS> {
+impl<const COLUMNS: usize> TextTable<COLUMNS> {
     /// Begins with the names of the columns.
     pub(super) fn new(head: &[&str; COLUMNS]) -> Self {
         Self {
@@ -19,7 +19,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.rows.push(cells);
     }
 
-    /// The table; nothing if it has no rows.
+    /// The table; empty if it has no rows.
     pub(super) fn text_of_rows(&self) -> String {
         match self.rows.len() {
             0 | 1 => String::new(),

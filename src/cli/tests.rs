@@ -12,7 +12,7 @@ fn the_arguments_are_consistent() {
     Arguments::command().debug_assert();
 }
 
-/// Every command that does something, with its words.
+/// Every command without subcommands, with its full name.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
     for part in command
         .get_subcommands()
@@ -191,7 +191,7 @@ fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
 
 #[test]
 fn a_shard_that_serves_nobody_is_named() {
-    use super::unserved::{Lack, unserved};
+    use super::unserved::{ShardLack, unserved};
     use corelith_client::ShardRole::{Candidate, Down, Follower, Leader};
     use corelith_client::{ClusterMap, MapShard, ShardRole, ShardStatus};
     let map = ClusterMap {
@@ -200,24 +200,27 @@ fn a_shard_that_serves_nobody_is_named() {
         }],
         ..ClusterMap::default()
     };
-    // (replicas of a shard of three: role and term, on nodes that answer; what it lacks)
+    // (replicas of a shard of three on nodes that answer, as role and term; what the shard lacks)
     type Replicas = &'static [(ShardRole, u64)];
-    let table: &[(Replicas, Option<Lack>)] = &[
+    let table: &[(Replicas, Option<ShardLack>)] = &[
         (&[(Leader, 2), (Follower, 2), (Follower, 2)], None),
         (&[(Leader, 2), (Follower, 2)], None),
         (&[(Leader, 2), (Follower, 2), (Down, 0)], None),
         (&[(Leader, 2), (Leader, 3), (Follower, 3)], None),
         (
             &[(Leader, 2), (Follower, 3), (Candidate, 3)],
-            Some(Lack::Leader),
+            Some(ShardLack::Leader),
         ),
         (
             &[(Follower, 2), (Follower, 2), (Follower, 2)],
-            Some(Lack::Leader),
+            Some(ShardLack::Leader),
         ),
-        (&[(Leader, 2)], Some(Lack::Majority)),
-        (&[(Leader, 2), (Down, 2), (Down, 2)], Some(Lack::Majority)),
-        (&[], Some(Lack::Majority)),
+        (&[(Leader, 2)], Some(ShardLack::Majority)),
+        (
+            &[(Leader, 2), (Down, 2), (Down, 2)],
+            Some(ShardLack::Majority),
+        ),
+        (&[], Some(ShardLack::Majority)),
     ];
     for (replicas, expected) in table {
         let told: Vec<ShardStatus> = replicas

@@ -8,21 +8,21 @@ use serde::Serialize;
 use std::io::Write;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Failures in a row that are the cluster's or the disk's and not the single key's, after which the rest
-/// is not tried.
+/// After this many failures in a row that are the cluster's or the disk's fault, not a single key's, the
+/// transfer gives up.
 const FAILURES_IN_A_ROW_MAX: u64 = 64;
 
 /// How a transfer ended.
 pub(super) enum End {
-    /// All was tried.
+    /// Every key was tried.
     Complete,
     /// The user interrupted it.
     Interrupted,
-    /// It could not go on.
+    /// A failure ended it early.
     BrokenOff(Failure),
 }
 
-/// Counts what is done, and reports what is not.
+/// Counts the keys done, and reports those that fail.
 pub(super) struct Tally {
     what: &'static str,
     bar: ProgressBar,
@@ -35,7 +35,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// None yet. `what` is "imported" or "exported"; a bar is drawn if standard error is a terminal.
+    /// An empty tally. `what` is "imported" or "exported". Draws a progress bar if standard error is a
+    /// terminal.
     pub(super) fn new(what: &'static str, total_bytes: u64) -> Self {
         let bar = ProgressBar::new(total_bytes);
         let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
@@ -83,8 +84,8 @@ impl Tally {
         self.tell(&format!("{name}: {failure}"));
     }
 
-    /// Whether the rest would fail as well: `failure` is one of many in a row that are not the single
-    /// key's.
+    /// Whether the rest would fail as well: `failure` ends a long row of failures that are not the fault
+    /// of single keys.
     pub(super) fn is_hopeless(&mut self, failure: &Failure, concerns_all: fn(u8) -> bool) -> bool {
         self.failed_in_a_row = match concerns_all(failure.exit_code()) {
             true => self.failed_in_a_row + 1,
@@ -95,16 +96,17 @@ impl Tally {
 
     fn tell(&self, line: &str) {
         self.bar.suspend(|| {
-            // Nobody is left to tell if standard error is gone.
+            // A failed write to standard error cannot be reported.
             let _ = writeln!(std::io::stderr(), "{line}");
         });
     }
 
-    /// Prints the totals and returns how the command ends. `go_on` tells how to go on with what is left.
+    /// Prints the totals and returns the command's result. `go_on` says how to continue an unfinished
+    /// transfer.
     pub(super) fn finish(self, end: End, go_on: &str, as_json: bool) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         output::text(&match as_json {
-            true => output::json_line(&Totals::of(&self, &end))?,
+            true => output::json_line(&TransferTotals::of(&self, &end))?,
             false => self.describe(),
         })?;
         let unfinished = !matches!(end, End::Complete);
@@ -146,7 +148,7 @@ impl Tally {
 
 /// The totals as JSON.
 #[derive(Serialize)]
-struct Totals {
+struct TransferTotals {
     kind: &'static str,
     keys: u64,
     bytes: u64,
@@ -156,7 +158,7 @@ struct Totals {
     milliseconds: u64,
 }
 
-impl Totals {
+impl TransferTotals {
     fn of(tally: &Tally, end: &End) -> Self {
         Self {
             kind: tally.what,
@@ -170,22 +172,22 @@ impl Totals {
     }
 }
 
-/// Failures that the next key meets too: the cluster does not answer, or is full.
+/// Whether the next key would fail too: the cluster does not answer or is full.
 pub(super) fn concerns_cluster(exit_code: u8) -> bool {
     matches!(exit_code, code::UNREACHABLE | code::UNKNOWN | code::FULL)
 }
 
-/// As [`concerns_cluster`], and what files on this machine meet.
+/// As [`concerns_cluster`], or files on this machine fail.
 pub(super) fn concerns_cluster_or_files(exit_code: u8) -> bool {
     concerns_cluster(exit_code) || exit_code == code::LOCAL
 }
 
-/// "--after KEY" as the shell takes it.
+/// `--after KEY`, with the key escaped so that no shell changes it.
 pub(super) fn after_argument(key: &[u8]) -> String {
     format!("--after {}", argument(key))
 }
 
-/// Ctrl-C, or the signal that asks to end.
+/// Listens for SIGINT (Ctrl-C) and SIGTERM.
 pub(super) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
@@ -201,7 +203,7 @@ impl Interrupts {
         })
     }
 
-    /// Waits for one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -1,21 +1,21 @@
-//! Which shards of a cluster serve nobody now. Pure.
+//! Which shards of a cluster cannot serve requests now. Pure.
 
 use corelith_client::{ClusterMap, MapShard, ShardRole, ShardStatus};
 use std::collections::BTreeMap;
 
 /// What keeps a shard from serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum ShardLack {
     Majority,
     Leader,
 }
 
-/// The shards that serve nobody, as far as the nodes know: fewer than a majority of their replicas run, or no replica
-/// of the highest term leads.
+/// The shards that cannot serve requests, as far as the nodes know: fewer than a majority of their replicas run, or no
+/// replica of the highest term leads.
 pub(super) fn unserved<'a>(
     map: &ClusterMap,
     told: impl Iterator<Item = &'a ShardStatus>,
-) -> Vec<(u32, Lack)> {
+) -> Vec<(u32, ShardLack)> {
     let mut replicas: BTreeMap<u32, Vec<&ShardStatus>> = BTreeMap::new();
     for replica in told {
         replicas.entry(replica.shard).or_default().push(replica);
@@ -30,9 +30,9 @@ pub(super) fn unserved<'a>(
             replica.role == ShardRole::Leader && Some(replica.term) == term
         };
         if run.clone().count() <= shard.replicas.len() / 2 {
-            Some((number, Lack::Majority))
+            Some((number, ShardLack::Majority))
         } else if !run.copied().any(|replica| leads(&replica)) {
-            Some((number, Lack::Leader))
+            Some((number, ShardLack::Leader))
         } else {
             None
         }

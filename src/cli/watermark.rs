@@ -1,6 +1,6 @@
-//! Up to which key everything was tried, while keys are done out of order.
+//! The key up to which an import has tried every key, although keys end out of order.
 //!
-//! Invariant: every place before `next` is done; none at or after one that is to be tried again.
+//! Invariants: every place before `next` is done; `next` never passes a place that must be tried again.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 pub(super) struct Watermark {
     next: u64,
     key: Option<Vec<u8>>,
-    /// What is done out of order: as much as is under way at once.
+    /// Places done out of order; at most as many as are in flight.
     beyond: BTreeMap<u64, Vec<u8>>,
-    /// The first place that is to be tried again.
+    /// The first place that must be tried again.
     held_at: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ impl Watermark {
         }
     }
 
-    /// The key at `place` is to be tried again.
+    /// The key at `place` must be tried again.
     pub(super) fn hold(&mut self, place: u64) {
         assert!(place >= self.next, "what is done is not tried again");
         let held = self.held_at.map_or(place, |held| held.min(place));

@@ -70,13 +70,13 @@ const CIRCLES_ALLOWED: &[(&str, &str, &[&str])] = &[
 ];
 
 /// Lines of a file, tests aside. Beyond, it holds two ideas.
-const FILE_LINES_MAX: usize = 700;
+const FILE_LINES_MAX: usize = 650;
 /// Lines of a function, tests aside.
-const FUNCTION_LINES_MAX: usize = 100;
+const FUNCTION_LINES_MAX: usize = 90;
 /// Assertions in a hundred functions, tests aside. Raise it with what the tree has; it never goes down.
 const ASSERTIONS_PER_HUNDRED_FUNCTIONS_MIN: usize = 15;
 /// Names that types in several modules of the tree share. Lower it with what the tree has; it never goes up.
-const SHARED_TYPE_NAMES_MAX: usize = 80;
+const SHARED_TYPE_NAMES_MAX: usize = 60;
 
 #[test]
 fn crates_depend_on_what_the_table_allows() {

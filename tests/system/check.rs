@@ -231,17 +231,17 @@ fn a_path_that_is_not_there_is_a_wrong_argument() {
             &["put", "key", "--file", missing],
             "missing: there is no such file",
         ),
-        (&["check", file], "file: it is no directory"),
-        (&["gc", "plan", file], "file: it is no directory"),
-        (&["import", file], "file: it is no directory"),
-        (&["export", file], "file: it is no directory"),
+        (&["check", file], "file: it is not a directory"),
+        (&["gc", "plan", file], "file: it is not a directory"),
+        (&["import", file], "file: it is not a directory"),
+        (&["export", file], "file: it is not a directory"),
         (
             &["inspect", dir.path().to_str().unwrap()],
-            ": it is no file",
+            ": it is not a file",
         ),
         (
             &["put", "key", "--file", dir.path().to_str().unwrap()],
-            ": it is no file",
+            ": it is not a file",
         ),
     ];
     for (arguments, words) in table {

@@ -1,3 +1,5 @@
+mod model;
+
 use super::*;
 
 const ANY: u128 = u128::MAX;

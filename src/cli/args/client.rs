@@ -7,17 +7,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where `corelith dev` listens, and therefore where clients look if they are told nothing else.
+/// Where `corelith dev` listens by default: clients connect to it if no address is given.
 const DEV_SEED: &str = "127.0.0.1:7411";
 
-/// Longest time for one operation, unless `--timeout` says otherwise.
+/// Time limit of one operation without `--timeout`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the cluster is and how long it may take, as given.
+/// The addresses and the time limit, as given.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ConnectionOptions {
-    /// Addresses of nodes of the cluster, any of them will do [env: CORELITH_SEEDS] [default:
-    /// 127.0.0.1:7411]
+    /// Addresses of one or more nodes of the cluster; one that answers is enough [env:
+    /// CORELITH_SEEDS] [default: 127.0.0.1:7411]
     #[arg(
         long,
         value_name = "HOST:PORT,...",
@@ -25,8 +25,8 @@ pub(super) struct ConnectionOptions {
         help_heading = "Cluster"
     )]
     connect: Option<Vec<String>>,
-    /// Longest time for one operation, connecting and retries included: up to 3600, fractions such as
-    /// 0.5 too [default: 10]
+    /// Time limit of one operation in seconds, including connecting and retries; above 0, at most
+    /// 3600, fractions allowed [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Cluster")]
     timeout: Option<Duration>,
 }
@@ -34,7 +34,7 @@ pub(super) struct ConnectionOptions {
 impl ConnectionOptions {
     pub(super) const NAMES: [&str; 2] = ["connect", "timeout"];
 
-    /// Takes from `other` what is not given here.
+    /// Takes options that are not given here from `other`.
     pub(super) fn fall_back(&mut self, other: Self) {
         self.connect = self.connect.take().or(other.connect);
         self.timeout = self.timeout.or(other.timeout);
@@ -50,8 +50,7 @@ impl ConnectionOptions {
         }
     }
 
-    /// With the environment and the defaults where nothing is given. `listed` is what the environment
-    /// says of seeds.
+    /// Fills in the environment and the defaults. `listed` is the value of `CORELITH_SEEDS`.
     fn resolve(self, listed: Option<String>) -> Connection {
         let split = |list: String| list.split(',').map(str::to_owned).collect::<Vec<_>>();
         let listed = listed.filter(|list| !list.trim().is_empty()).map(split);
@@ -69,74 +68,119 @@ impl ConnectionOptions {
     }
 }
 
-/// Where the cluster is and how long it may take.
+/// The addresses of the cluster and the time limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Connection {
-    /// Addresses.
+    /// Addresses of nodes.
     pub seeds: Vec<String>,
-    /// What gave them, for messages.
+    /// Where they come from, for messages.
     pub origin: &'static str,
-    /// Longest time for one operation.
+    /// Time limit of one operation.
     pub timeout: Duration,
 }
 
 /// A command with the options of all clients.
 #[derive(Debug, Args)]
 pub struct OfCluster<T: Args> {
-    /// What the command itself takes.
+    /// The command's own arguments.
     #[command(flatten)]
     pub command: T,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
 
-/// What a client can do.
+/// The commands that are clients of a cluster.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Give a key a value; one that it has is overwritten.
+    /// Set a key's value, overwriting any it has.
     #[command(
         override_usage = "corelith put [OPTIONS] <KEY> <VALUE|-|--file <FILE>>",
-        after_help = "Examples:\n  corelith put greeting hello\n  corelith put photo --file photo.jpg"
+        after_help = "\
+Prints the key's new version and its shard.
+
+Examples:
+  corelith put greeting hello
+  corelith put photo --file photo.jpg
+  date | corelith put now -"
     )]
-    Put(OfCluster<Put>),
+    Put(OfCluster<PutArguments>),
     /// Print a key's value.
-    Get(OfCluster<Get>),
-    /// Take a key's value away. That the key has none is no error.
-    Delete(OfCluster<Delete>),
-    /// Print keys and values in order of keys, a line for each: key, tab, value. What cannot be
-    /// printed is \xNN, a backslash \\; such a key is given to other commands with --escaped.
+    #[command(after_help = "\
+The value is printed byte for byte; on a terminal a line end follows. Exit code 1: the key does not
+exist.
+
+Examples:
+  corelith get greeting
+  corelith get photo --output photo.jpg
+  corelith get greeting --meta")]
+    Get(OfCluster<GetArguments>),
+    /// Delete a key.
+    #[command(after_help = "\
+Prints the version of the deletion and the key's shard. Deleting a key that does not exist succeeds,
+unless --if-version is given.
+
+Examples:
+  corelith delete greeting
+  corelith delete greeting --if-version 3")]
+    Delete(OfCluster<DeleteArguments>),
+    /// Print keys and values in key order.
     #[command(
         override_usage = "corelith scan [OPTIONS] [PREFIX]\n       \
                           corelith scan [OPTIONS] [--start <KEY>] [--end <KEY>]\n       \
                           corelith scan [OPTIONS] --token <TOKEN>",
-        after_help = "Examples:\n  corelith scan users/ --limit 100\n  \
-                      corelith scan --start a --end b --keys-only"
+        after_help = "\
+Prints one line per key: key, tab, value. A key or value that is not printable text is escaped: \\xNN
+for a byte, \\\\ for a backslash; --escaped reads such a key.
+
+Examples:
+  corelith scan users/ --limit 100
+  corelith scan --start a --end b --keys-only"
     )]
-    Scan(OfCluster<Scan>),
-    /// Give a key a value if its version is the expected one (compare and set).
+    Scan(OfCluster<ScanArguments>),
+    /// Set a key's value only if its version is as expected (compare and set).
     #[command(
         override_usage = "corelith cas [OPTIONS] <KEY> <VALUE|-|--file <FILE>> <--version <VERSION>|--absent>",
-        after_help = "Examples:\n  corelith cas greeting hi --version 3\n  corelith cas greeting hi --absent"
+        after_help = "\
+Prints the key's new version and its shard. Exit code 1: the condition does not hold, nothing was
+written.
+
+Examples:
+  corelith cas greeting hi --version 3
+  corelith cas greeting hi --absent"
     )]
-    Cas(OfCluster<Cas>),
+    Cas(OfCluster<CasArguments>),
     /// Show nodes, shards, leaders, terms and log positions.
-    Status(OfCluster<Status>),
-    /// Put the files under a directory: an export with its keys, any other directory with the
-    /// relative paths of its files as keys.
-    #[command(
-        after_help = "Examples:\n  corelith import backup\n  corelith import photos --prefix photos/"
-    )]
-    Import(OfCluster<Import>),
-    /// Write every key as a file under a directory, with a manifest from which `import` restores
-    /// all keys and values exactly.
-    #[command(
-        after_help = "Examples:\n  corelith export backup\n  corelith export users --prefix users/"
-    )]
-    Export(OfCluster<Export>),
+    #[command(after_help = "\
+Exit code 3: the cluster cannot be reached, or (without --storage) a shard has no majority or no leader.
+
+Examples:
+  corelith status
+  corelith status --storage --json")]
+    Status(OfCluster<StatusArguments>),
+    /// Write the files under a directory to the cluster as keys.
+    #[command(after_help = "\
+An export gets its original keys back. Any other directory's files get their paths relative to it as
+keys. Keys that exist are overwritten; other keys stay. A file that fails is reported, and the others
+go on; the exit code is the largest of all failures.
+
+Examples:
+  corelith import backup
+  corelith import photos --prefix photos/")]
+    Import(OfCluster<ImportArguments>),
+    /// Write every key to a file under a directory.
+    #[command(after_help = "\
+A manifest beside the files lets `import` restore all keys and values exactly. An export is no
+snapshot: each value is read at its own moment. A key that fails is reported, and the others go on;
+the exit code is the largest of all failures. The same command continues an interrupted export.
+
+Examples:
+  corelith export backup
+  corelith export users --prefix users/")]
+    Export(OfCluster<ExportArguments>),
 }
 
 impl ClientCommand {
-    /// Where the cluster is, as given with the command.
+    /// The connection options given with the command.
     pub(super) fn connection_mut(&mut self) -> &mut ConnectionOptions {
         match self {
             Self::Put(of) => &mut of.connection,
@@ -150,7 +194,7 @@ impl ClientCommand {
         }
     }
 
-    /// Where the cluster is: as given, from the environment, or that of `corelith dev`.
+    /// The connection: as given, else from the environment, else that of `corelith dev`.
     pub(in crate::cli) fn connection(&mut self) -> Connection {
         let given = std::mem::take(self.connection_mut());
         given.resolve(std::env::var(SEEDS_VARIABLE).ok())
@@ -159,16 +203,16 @@ impl ClientCommand {
 
 /// Arguments of `put`.
 #[derive(Debug, Args)]
-pub struct Put {
-    /// The key.
+pub struct PutArguments {
+    /// The key, up to 4 KiB.
     pub key: OsString,
-    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    /// KEY is in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
     /// Where the value comes from.
     #[command(flatten)]
-    pub value: Value,
-    /// The answer as JSON.
+    pub value: ValueArgument,
+    /// Print the result as one line of JSON: key, version, shard.
     #[arg(long)]
     pub json: bool,
 }
@@ -176,97 +220,97 @@ pub struct Put {
 /// Where a value comes from.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct Value {
-    /// The value, or - to read it from standard input.
+pub struct ValueArgument {
+    /// The value, up to 8 MiB, or - to read it from standard input.
     #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
-    /// Take the value from a file.
+    /// Read the value from a file.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 }
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]
-pub struct Get {
+pub struct GetArguments {
     /// The key.
     pub key: OsString,
-    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    /// KEY is in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
-    /// Write the value to a file instead of standard output.
+    /// Write the value to this file instead of standard output; an existing file is overwritten.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Print the version (the log index of the write) before the value.
+    /// Print a line with the version (the log index of the write) before the value.
     #[arg(long, conflicts_with_all = ["output", "json"])]
     pub with_version: bool,
-    /// Print version, length in bytes and shard of the value instead of the value.
+    /// Print the value's version, length in bytes and shard instead of the value, which is not read.
     #[arg(long, conflicts_with_all = ["output", "with_version"])]
     pub meta: bool,
-    /// As JSON: key, version, length and, without --meta, the value.
+    /// Print one line of JSON: key, version, length in bytes, shard and, without --meta, the value.
     #[arg(long, conflicts_with = "output")]
     pub json: bool,
 }
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
-pub struct Delete {
+pub struct DeleteArguments {
     /// The key.
     pub key: OsString,
-    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    /// KEY is in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
-    /// Only if this is the version of the key's value.
+    /// Delete only if the key has this version. Exit code 1: it has another one.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub if_version: Option<u64>,
-    /// The answer as JSON.
+    /// Print the result as one line of JSON: key, version, shard.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
-pub struct Scan {
-    /// Keys that begin with this; all keys if it is left out.
+pub struct ScanArguments {
+    /// Print the keys that start with this [default: all keys]
     pub prefix: Option<OsString>,
-    /// PREFIX and the keys of --start and --end are escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    /// PREFIX and the keys of --start and --end are in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
-    /// First key.
+    /// Print keys from this one on, inclusive.
     #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
     pub start: Option<OsString>,
-    /// First key beyond the last one.
+    /// Print keys before this one, exclusive.
     #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
     pub end: Option<OsString>,
-    /// Most keys to print. If there may be more, the token to go on with is told: on standard error, in
-    /// JSON in the last line.
+    /// Print at most this many keys. If there may be more, the scan prints a token to continue with:
+    /// on standard error, or with --json in the last line.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Go on where an earlier scan stopped, up to its end: the token that it told.
+    /// Continue an earlier scan, up to its end, with the token that it printed.
     #[arg(long, value_name = "TOKEN", conflicts_with_all = ["prefix", "start", "end"])]
     pub token: Option<String>,
-    /// Print the keys alone.
+    /// Print only the keys; values are not read.
     #[arg(long)]
     pub keys_only: bool,
-    /// As JSON, one object a line: every key, then the end.
+    /// Print JSON, one object per line: each key, then a last line with the count and the token.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Arguments of `cas`.
 #[derive(Debug, Args)]
-pub struct Cas {
+pub struct CasArguments {
     /// The key.
     pub key: OsString,
-    /// KEY is escaped as `scan` prints what is no text: \xNN, \\ for a backslash, \t, \r, \n, \', \".
+    /// KEY is in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,
     /// Where the value comes from.
     #[command(flatten)]
-    pub value: Value,
-    /// What must hold.
+    pub value: ValueArgument,
+    /// The condition.
     #[command(flatten)]
     pub expected: Expected,
-    /// The answer as JSON.
+    /// Print the result as one line of JSON: key, version, shard.
     #[arg(long)]
     pub json: bool,
 }
@@ -275,61 +319,61 @@ pub struct Cas {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Expected {
-    /// The key's value must have this version.
+    /// Write only if the key has this version.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub version: Option<u64>,
-    /// The key must have no value.
+    /// Write only if the key does not exist.
     #[arg(long)]
     pub absent: bool,
 }
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
-pub struct Status {
-    /// Show the storage of every shard instead: levels, value log (VALUES in bytes, as all sizes),
-    /// compaction debt, scrubbing, damage.
+pub struct StatusArguments {
+    /// Show the storage of every shard instead: levels, value log, compaction debt, scrubbing,
+    /// damage. All sizes are in bytes.
     #[arg(long)]
     pub storage: bool,
-    /// As JSON, one object a line: what the rows of the tables show.
+    /// Print JSON, one object per line: the rows of the tables.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
-pub struct Import {
-    /// The directory.
+pub struct ImportArguments {
+    /// The directory to import.
     pub dir: PathBuf,
-    /// Put this before every key.
+    /// Put this in front of every key.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: OsString,
-    /// Only keys after this one, as an import that was interrupted tells it.
+    /// Import only keys after this one, in the form that an interrupted import printed.
     #[arg(long, value_name = "KEY", value_parser = escaped_key)]
     pub after: Option<Key>,
-    /// Import an export that was broken off, as far as it came.
+    /// Accept an export that is not complete, and import the keys that it holds.
     #[arg(long)]
     pub incomplete: bool,
-    /// Files under way at once.
+    /// Number of files imported at once, 1 to 1024.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub in_flight: u16,
-    /// The totals as JSON.
+    /// Print the totals as one line of JSON.
     #[arg(long)]
     pub json: bool,
 }
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
-pub struct Export {
-    /// The directory: a new one, an empty one, or one with an export that was broken off, which goes
-    /// on then.
+pub struct ExportArguments {
+    /// The directory to write: a new or an empty one, or one with an unfinished export, which is
+    /// continued.
     pub dir: PathBuf,
-    /// Only keys that begin with this; it is left out of the names of the files.
+    /// Export only keys that start with this; file names omit it.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: OsString,
-    /// Keys under way at once.
+    /// Number of keys exported at once, 1 to 1024.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub in_flight: u16,
-    /// The totals as JSON.
+    /// Print the totals as one line of JSON.
     #[arg(long)]
     pub json: bool,
 }
@@ -340,12 +384,12 @@ pub struct Key(pub Vec<u8>);
 
 fn escaped_key(text: &str) -> Result<Key, String> {
     unescape(text).map(Key).ok_or_else(|| {
-        "a key as an import printed it: % is followed by two hexadecimal digits".to_owned()
+        "give the key as the import printed it: % is followed by two hexadecimal digits".to_owned()
     })
 }
 
 fn version(text: &str) -> Result<u64, String> {
-    let wrong = |_| "a version is a whole number, as `corelith get KEY --meta` tells it".to_owned();
+    let wrong = |_| "a version is a whole number, see `corelith get KEY --meta`".to_owned();
     text.parse().map_err(wrong)
 }
 

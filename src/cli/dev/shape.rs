@@ -1,5 +1,5 @@
-//! The shape of a development cluster, which its data was made for: `dev.json` beside the data of its
-//! nodes.
+//! The shape of a development cluster, which is fixed when its data is created. It is stored in
+//! `dev.json`, beside the data of the nodes.
 
 use crate::node::config::ConfigError;
 use crate::node::data_dir::identity;
@@ -11,21 +11,21 @@ use std::path::Path;
 const FILE_NAME: &str = "dev.json";
 const NEW_FILE_NAME: &str = "dev.json.new";
 
-/// What is started.
+/// The shape of a development cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Shape {
+pub struct DevShape {
     /// Number of nodes.
     pub nodes: u16,
     /// Number of shards.
     pub shards: u32,
     /// Cores of each node.
     pub cores: u16,
-    /// First port; the nodes take one for each core from there on.
+    /// First port; the nodes take one port per core from there on.
     pub port: u16,
 }
 
-impl Default for Shape {
+impl Default for DevShape {
     fn default() -> Self {
         Self {
             nodes: 3,
@@ -36,9 +36,9 @@ impl Default for Shape {
     }
 }
 
-/// A shape as far as the user gives it.
+/// The parts of a shape that the user gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedShape {
     /// Number of nodes.
     pub nodes: Option<u16>,
     /// Number of shards.
@@ -49,14 +49,14 @@ pub struct Wanted {
     pub port: Option<u16>,
 }
 
-/// What to start in `data`, whose shape is `stored` if it exists: only the port may change.
+/// The shape to start in `data`. If the data exists, its shape is `stored` and only the port may change.
 pub(super) fn settle(
     data: &Path,
-    wanted: Wanted,
-    stored: Option<Shape>,
-) -> Result<Shape, ConfigError> {
+    wanted: WantedShape,
+    stored: Option<DevShape>,
+) -> Result<DevShape, ConfigError> {
     let known = stored.unwrap_or_default();
-    let shape = Shape {
+    let shape = DevShape {
         nodes: wanted.nodes.unwrap_or(known.nodes),
         shards: wanted.shards.unwrap_or(known.shards),
         cores: wanted.cores.unwrap_or(known.cores),
@@ -73,8 +73,8 @@ pub(super) fn settle(
             file: "the command line".to_owned(),
             key: (*option).to_owned(),
             problem: format!(
-                "{wanted} is not allowed: the data in {} was created with {known}, which is fixed; leave \
-                 {option} out, or choose another directory with --data",
+                "{wanted} is not allowed: the data in {} was created with {known}, which cannot change; \
+                 leave {option} out, or choose another directory with --data",
                 data.display()
             ),
         }),
@@ -82,9 +82,9 @@ pub(super) fn settle(
     }
 }
 
-/// The shape of what is in `data`; `None` if there is nothing yet. That of data from before shapes were
-/// kept is found in the identity of its first node.
-pub(super) fn load(data: &Path) -> Result<Option<Shape>, NodeError> {
+/// The shape of the data in `data`; `None` if there is none yet. Data that is older than `dev.json` has
+/// its shape in the identity of its first node.
+pub(super) fn load(data: &Path) -> Result<Option<DevShape>, NodeError> {
     let path = data.join(FILE_NAME);
     let system = |source| NodeError::System {
         what: "read the shape of the development cluster",
@@ -97,11 +97,11 @@ pub(super) fn load(data: &Path) -> Result<Option<Shape>, NodeError> {
             match std::fs::read(&path) {
                 Ok(block) => {
                     let found = identity::decode(&path.display().to_string(), &block)?;
-                    Ok(Some(Shape {
+                    Ok(Some(DevShape {
                         nodes: found.nodes.len().try_into().unwrap_or(u16::MAX),
                         shards: found.shards,
                         cores: found.cores,
-                        port: Shape::default().port,
+                        port: DevShape::default().port,
                     }))
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -117,7 +117,7 @@ pub(super) fn load(data: &Path) -> Result<Option<Shape>, NodeError> {
     }
 }
 
-/// The name of something in `data` that a first start which was broken off does not leave.
+/// The name of an entry in `data` that an interrupted first start cannot have left there.
 fn foreign(data: &Path) -> std::io::Result<Option<String>> {
     let entries = match std::fs::read_dir(data) {
         Ok(entries) => entries,
@@ -138,20 +138,20 @@ fn is_foreign(data: &Path, found: &str) -> ConfigError {
         file: "the command line".to_owned(),
         key: "--data".to_owned(),
         problem: format!(
-            "{} is not allowed: it holds `{found}` but no `{FILE_NAME}`, so it is no data of `corelith dev`; \
-             choose a new or an empty directory",
+            "{} is not allowed: it holds `{found}` but no `{FILE_NAME}`, so it is not a directory of \
+             `corelith dev`; choose a new or empty directory",
             data.display()
         ),
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Shape, ConfigError> {
+fn parse(path: &Path, text: &str) -> Result<DevShape, ConfigError> {
     let wrong = |key: &str, problem: String| ConfigError::Value {
         file: path.display().to_string(),
         key: key.to_owned(),
         problem,
     };
-    let shape: Shape = serde_json::from_str(text)
+    let shape: DevShape = serde_json::from_str(text)
         .map_err(|error| wrong("the shape of the cluster", error.to_string()))?;
     let bounds = [
         ("nodes", u32::from(shape.nodes), 9),
@@ -167,8 +167,8 @@ fn parse(path: &Path, text: &str) -> Result<Shape, ConfigError> {
     Ok(shape)
 }
 
-/// Keeps the shape of what is in `data`.
-pub(super) fn store(data: &Path, shape: Shape) -> Result<(), NodeError> {
+/// Stores the shape of the data in `data`.
+pub(super) fn store(data: &Path, shape: DevShape) -> Result<(), NodeError> {
     let system = |source| NodeError::System {
         what: "write the shape of the development cluster",
         source,
@@ -186,37 +186,37 @@ mod tests {
 
     const DATA: &str = "/d";
 
-    fn wanted(nodes: u16) -> Wanted {
-        Wanted {
+    fn wanted(nodes: u16) -> WantedShape {
+        WantedShape {
             nodes: Some(nodes),
-            ..Wanted::default()
+            ..WantedShape::default()
         }
     }
 
     #[test]
     fn what_is_not_given_is_as_it_was() {
         let data = Path::new(DATA);
-        let fresh = settle(data, Wanted::default(), None).unwrap();
-        assert_eq!(fresh, Shape::default());
+        let fresh = settle(data, WantedShape::default(), None).unwrap();
+        assert_eq!(fresh, DevShape::default());
         let five = settle(data, wanted(5), None).unwrap();
         assert_eq!(five.nodes, 5);
-        let again = settle(data, Wanted::default(), Some(five)).unwrap();
+        let again = settle(data, WantedShape::default(), Some(five)).unwrap();
         assert_eq!(again, five);
-        let port = Wanted {
+        let port = WantedShape {
             port: Some(9000),
-            ..Wanted::default()
+            ..WantedShape::default()
         };
         let moved = settle(data, port, Some(five)).unwrap();
-        assert_eq!(moved, Shape { port: 9000, ..five });
+        assert_eq!(moved, DevShape { port: 9000, ..five });
     }
 
     #[test]
     fn what_is_fixed_is_refused() {
-        let error = settle(Path::new(DATA), wanted(5), Some(Shape::default())).unwrap_err();
+        let error = settle(Path::new(DATA), wanted(5), Some(DevShape::default())).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the command line: --nodes: 5 is not allowed: the data in /d was created with 3, which is \
-             fixed; leave --nodes out, or choose another directory with --data"
+            "the command line: --nodes: 5 is not allowed: the data in /d was created with 3, which \
+             cannot change; leave --nodes out, or choose another directory with --data"
         );
     }
 
@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn a_shape_that_was_edited_is_checked() {
         let parse = |text: &str| parse(Path::new("/d/dev.json"), text);
-        let text = serde_json::to_string(&Shape::default()).unwrap();
-        assert_eq!(parse(&text).unwrap(), Shape::default());
+        let text = serde_json::to_string(&DevShape::default()).unwrap();
+        assert_eq!(parse(&text).unwrap(), DevShape::default());
         for (from, to) in [("3", "0"), ("6", "5000"), ("nodes", "knots"), ("{", "")] {
             let error = parse(&text.replace(from, to)).unwrap_err().to_string();
             assert!(error.starts_with("/d/dev.json: "), "{error}");

@@ -69,8 +69,8 @@ fn subject() -> Subject {
     }
 }
 
-fn record(key: &[u8]) -> Record {
-    Record {
+fn record(key: &[u8]) -> ExportRecord {
+    ExportRecord {
         key: key.to_vec(),
         file: "f".to_owned(),
         version: 3,
@@ -101,7 +101,9 @@ fn what_is_written_is_read() {
         .unwrap();
     writer.exported(record(b"p/\xffc")).unwrap();
     drop(writer);
-    let (summary, is_same) = Summary::read_of(&out, Some(&subject())).unwrap().unwrap();
+    let (summary, is_same) = ManifestSummary::read_of(&out, Some(&subject()))
+        .unwrap()
+        .unwrap();
     assert!(is_same && !summary.is_ended);
     assert_eq!((summary.keys, summary.bytes, summary.lines), (2, 10, 3));
     assert_eq!(summary.failed, BTreeSet::from([b"p/\xffb".to_vec()]));
@@ -111,19 +113,21 @@ fn what_is_written_is_read() {
     let mut writer = Writer::open(&out, &subject()).unwrap();
     writer.exported(record(b"p/\xffb")).unwrap();
     writer.end().unwrap();
-    let found: Result<Vec<Record>, Failure> = records(&out).unwrap().collect();
+    let found: Result<Vec<ExportRecord>, Failure> = records(&out).unwrap().collect();
     let keys: Vec<Vec<u8>> = found
         .unwrap()
         .into_iter()
         .map(|record| record.key)
         .collect();
     assert_eq!(keys, [b"p/\xffa", b"p/\xffc", b"p/\xffb"]);
-    let (summary, _) = Summary::read(&out).unwrap().unwrap();
+    let (summary, _) = ManifestSummary::read(&out).unwrap().unwrap();
     assert!(summary.is_ended && summary.failed.is_empty());
     assert_eq!(summary.last.as_deref(), Some(&b"p/\xffc"[..]));
     let error = Writer::open(&out, &subject()).map(|_| ()).unwrap_err();
     assert!(
-        error.to_string().contains("complete export already"),
+        error
+            .to_string()
+            .contains("already holds a complete export"),
         "{error}"
     );
 }
@@ -156,25 +160,25 @@ fn wrong_manifests_are_named_by_their_line() {
     let head = r#"{"kind":"export","format":1,"cluster":"07","prefix":""}"#;
     // (line after the first one, what is said)
     let table = [
-        ("nonsense", "line 2: it is no line of a manifest"),
-        (r#"{"kind":"other"}"#, "line 2: it is no line of a manifest"),
+        ("nonsense", "line 2: not a line of a manifest"),
+        (r#"{"kind":"other"}"#, "line 2: not a line of a manifest"),
         (
             r#"{"kind":"key","key":"a","file":"../a","version":1,"length":0,"crc32c":"00000000"}"#,
-            "line 2: it is no line of a manifest",
+            "line 2: not a line of a manifest",
         ),
         (
             r#"{"kind":"key","key":"a","file":"/etc/passwd","version":1,"length":0,"crc32c":"0"}"#,
-            "line 2: it is no line of a manifest",
+            "line 2: not a line of a manifest",
         ),
         (
             r#"{"kind":"key","key_base64":"?","file":"a","version":1,"length":0,"crc32c":"0"}"#,
-            "line 2: it is no line of a manifest",
+            "line 2: not a line of a manifest",
         ),
-        (head, "line 2: it is no line of a manifest"),
+        (head, "line 2: not a line of a manifest"),
     ];
     for (line, said) in table {
         let dir = with_lines(&format!("{head}\n{line}\n"));
-        let error = Summary::read(dir.path()).unwrap_err();
+        let error = ManifestSummary::read(dir.path()).unwrap_err();
         assert!(error.to_string().contains(said), "{line}: {error}");
         assert_eq!(error.exit_code(), 2);
     }
@@ -183,11 +187,11 @@ fn wrong_manifests_are_named_by_their_line() {
             .replace("\"format\":1", "\"format\":2")
             .replace('}', "}\n"),
     );
-    let error = Summary::read(newer.path()).unwrap_err().to_string();
+    let error = ManifestSummary::read(newer.path()).unwrap_err().to_string();
     assert!(error.contains("format 2"), "{error}");
     let long = with_lines(&"x".repeat(300 << 10));
-    let error = Summary::read(long.path()).unwrap_err().to_string();
-    assert!(error.contains("line 1: it is too long"), "{error}");
+    let error = ManifestSummary::read(long.path()).unwrap_err().to_string();
+    assert!(error.contains("line 1: the line is too long"), "{error}");
 }
 
 #[test]

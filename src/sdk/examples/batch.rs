@@ -12,7 +12,7 @@ use std::time::Duration;
 async fn main() -> Result<()> {
     let client = Client::connect(seeds()).await?;
 
-    // By position: one result for each operation, in their order.
+    // By position: one result per operation, in the order in which they were added.
     let mut fill = client.batch();
     for number in 0..1000 {
         let key = format!("example/batch/{number:03}");
@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     println!("{} puts are durable", results.len());
     println!("the first one has version {}", results.written(0)?.version);
 
-    // By handle: each gives what its operation gives.
+    // By handle: each handle returns its operation's result, with the right type.
     let mut mixed = client.batch();
     let read = mixed.add(client.get("example/batch/042"));
     let changed = mixed.add(client.put("example/batch/007", "seven"));
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The nodes that `CORELITH_SEEDS` names, or those of `corelith dev`.
+/// The addresses in `CORELITH_SEEDS`, or that of `corelith dev`.
 fn seeds() -> Vec<String> {
     let listed = std::env::var("CORELITH_SEEDS").unwrap_or("127.0.0.1:7411".into());
     listed.split(',').map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! A counter that many tasks raise at once, by reading it and writing it back if nobody was faster.
+//! A counter that many tasks increment at once: each reads it and writes it back with a condition.
 //!
 //! ```sh
 //! corelith dev &
@@ -35,10 +35,10 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Raises the counter by one. `tag` is different each time: the value names the increment that wrote
-/// it, which tells whether a write took place whose answer was lost.
+/// Increments the counter by one. `tag` differs each time. The value holds the tag of the increment that
+/// wrote it, which shows whether a write without an answer was applied.
 async fn increment(client: &Client, tag: &str) -> Result<u64, Failure> {
-    // A write of which is not known whether it took place or still will, and the version it was to replace.
+    // A write with an unknown outcome, and the version that it was to replace.
     let mut doubt: Option<(Error, Option<u64>)> = None;
     loop {
         let entry = match client.get(KEY).lookup().await {
@@ -51,10 +51,10 @@ async fn increment(client: &Client, tag: &str) -> Result<u64, Failure> {
         }
         let version = entry.as_ref().map(|entry| entry.version);
         match doubt {
-            // Somebody else has written since. Whether that was on top of our write nobody can tell:
-            // to count again might count twice, so the caller must decide.
+            // Another task has written since. It may have written on top of our write, so counting
+            // again might count twice: the caller must decide.
             Some((doubted, replaced)) if replaced != version => return Err(doubted.into()),
-            // As long as the version is the same, we may write again: only one of the two can apply.
+            // While the version is unchanged we may write again: only one of the two writes can apply.
             _ => {}
         }
         let put = client.put(KEY, format!("{} {tag}", count + 1));
@@ -64,7 +64,7 @@ async fn increment(client: &Client, tag: &str) -> Result<u64, Failure> {
         };
         match put.await {
             Ok(_) => return Ok(count + 1),
-            // Somebody else was faster, or our own write in doubt was: see what is there now.
+            // Another task was faster, or our own write in doubt was: read the current value.
             Err(Error::Conflict { .. }) => {}
             Err(error @ Error::Indeterminate { .. }) => doubt = Some((error, version)),
             Err(error) if error.is_retryable() => {
@@ -75,14 +75,14 @@ async fn increment(client: &Client, tag: &str) -> Result<u64, Failure> {
     }
 }
 
-/// The count, and who wrote it.
+/// The count, and the tag of the increment that wrote it.
 fn parse(entry: &Entry) -> Result<(u64, &str), Failure> {
     let text = std::str::from_utf8(&entry.value)?;
     let (count, tag) = text.split_once(' ').ok_or("no counter is there")?;
     Ok((count.parse()?, tag))
 }
 
-/// The nodes that `CORELITH_SEEDS` names, or those of `corelith dev`.
+/// The addresses in `CORELITH_SEEDS`, or that of `corelith dev`.
 fn seeds() -> Vec<String> {
     let listed = std::env::var("CORELITH_SEEDS").unwrap_or("127.0.0.1:7411".into());
     listed.split(',').map(str::to_owned).collect()

@@ -1,7 +1,7 @@
 //! A lock with a fencing token. A lock alone protects nothing: its owner may pause (a slow disk, a
-//! stopped virtual machine), be taken for dead, and go on when somebody else has the lock. So each
-//! owner gets a number that is higher than all before, and what the lock protects refuses lower ones
-//! than it has seen.
+//! stopped virtual machine), be taken for dead, and continue while another owner has the lock. So each
+//! owner gets a token that is higher than all earlier ones, and the protected resource refuses tokens
+//! lower than the highest it has seen.
 //!
 //! ```sh
 //! corelith dev &
@@ -27,12 +27,12 @@ async fn main() -> Result<()> {
     println!("bob gets it: {}", acquire(&client, "bob").await?.is_some());
     println!("ann writes: {}", write(&client, ann, "by ann").await?);
 
-    // Ann is silent for so long that Bob takes her for dead. Nothing here can tell whether she is.
+    // Ann has been silent for long, so Bob takes her for dead. He cannot know whether she is.
     let bob = take_over(&client, "bob", ann).await?;
     println!("bob has taken the lock over: {}", bob > ann);
     println!("bob writes: {}", write(&client, bob, "by bob").await?);
 
-    // She was not. Her token is lower than the one that was seen.
+    // She was not. Her token is now lower than the highest token seen.
     println!("ann writes: {}", write(&client, ann, "by ann again").await?);
     println!("ann releases: {}", release(&client, ann).await?);
     println!("bob releases: {}", release(&client, bob).await?);
@@ -41,33 +41,34 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Takes the lock if it is free. The version of the lock's key is the token: versions of a key only
-/// rise, also over its deletion. `owner` is a name that nobody else has.
+/// Takes the lock if it is free. The token is the version of the lock's key: versions of a key only
+/// rise, even across its deletion. `owner` must be a unique name.
 async fn acquire(client: &Client, owner: &str) -> Result<Option<u64>> {
     loop {
         match client.put(LOCK, owner).if_absent().await {
             Ok(written) => return Ok(Some(written.version)),
-            // Somebody has the lock, or may have it; that may be us, by a write whose answer was lost.
+            // Someone has the lock, or may have it. It may be us, through a write whose answer was lost.
             Err(Error::Conflict { .. } | Error::Indeterminate { .. }) => {}
             Err(error) => return Err(error),
         }
         match client.get(LOCK).await {
             Ok(entry) => return Ok((entry.value == owner).then_some(entry.version)),
-            // Not applied yet, but it may still be: ask again, only one of the two can take a free lock.
-            // If the late one takes it after it was given back, its owner is silent, and somebody
-            // takes the lock over. Or the same owner asks again, and finds that it has it.
+            // Our write has not applied yet, but still may. Try again: only one of the two writes can
+            // take a free lock. If the late write takes it after the lock was released, its owner is
+            // silent, and someone takes the lock over, or the same owner asks again and finds it taken
+            // by itself.
             Err(Error::NotFound) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Takes the lock from the owner that has the token `from`.
+/// Takes the lock over from the owner with the token `from`. Returns the new token.
 async fn take_over(client: &Client, owner: &str, from: u64) -> Result<u64> {
     Ok(client.put(LOCK, owner).if_version(from).await?.version)
 }
 
-/// Gives the lock back; whether it was still ours.
+/// Releases the lock. Returns whether it was still ours.
 async fn release(client: &Client, token: u64) -> Result<bool> {
     match client.delete(LOCK).if_version(token).await {
         Ok(_) => Ok(true),
@@ -76,9 +77,9 @@ async fn release(client: &Client, token: u64) -> Result<bool> {
     }
 }
 
-/// Writes what the lock protects, as the owner that has `token`; whether that is allowed. The value
-/// begins with the highest token that was seen. (This stands for any store that can keep a number
-/// and compare it; it need not be Corelith.)
+/// Writes the protected value as the owner of `token`. Returns whether that is allowed. The value starts
+/// with the highest token seen. (Any store that can keep and compare a number works; it need not be
+/// Corelith.)
 async fn write(client: &Client, token: u64, text: &str) -> Result<bool> {
     loop {
         let value = format!("{token} {text}");
@@ -95,14 +96,14 @@ async fn write(client: &Client, token: u64, text: &str) -> Result<bool> {
         };
         match put.await {
             Ok(_) => return Ok(true),
-            // Changed meanwhile: look again whether the token is still good.
+            // The value has changed: check again whether the token is still valid.
             Err(Error::Conflict { .. }) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// The nodes that `CORELITH_SEEDS` names, or those of `corelith dev`.
+/// The addresses in `CORELITH_SEEDS`, or that of `corelith dev`.
 fn seeds() -> Vec<String> {
     let listed = std::env::var("CORELITH_SEEDS").unwrap_or("127.0.0.1:7411".into());
     listed.split(',').map(str::to_owned).collect()

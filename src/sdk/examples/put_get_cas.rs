@@ -13,27 +13,27 @@ async fn main() -> Result<()> {
     let key = "example/greeting";
     client.delete(key).await?;
 
-    // Only if nobody has put it: one of several programs that start at once wins.
+    // Only if the key does not exist: of several programs that start at once, one wins.
     let first = client.put(key, "hello").if_absent().await?;
     println!("put at version {} of shard {}", first.version, first.shard);
 
     let entry = client.get(key).await?;
     println!("it says {:?}", entry.value);
 
-    // Only if nobody has changed it since it was read.
+    // Only if the key has not changed since it was read.
     let second = client
         .put(key, "hello, world")
         .if_version(entry.version)
         .await?;
     println!("changed at version {}", second.version);
 
-    // This one has read what is no longer so.
+    // This write uses an outdated version.
     match client.put(key, "goodbye").if_version(entry.version).await {
         Err(Error::Conflict { current }) => println!("not changed: it is at {current:?} now"),
         other => println!("changed without being asked: {other:?}"),
     }
 
-    // The version and the length alone, and what is not there.
+    // Only the version and the length; then a key that does not exist.
     let head = client.get(key).head().await?;
     println!(
         "its value has {:?} bytes",
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The nodes that `CORELITH_SEEDS` names, or those of `corelith dev`.
+/// The addresses in `CORELITH_SEEDS`, or that of `corelith dev`.
 fn seeds() -> Vec<String> {
     let listed = std::env::var("CORELITH_SEEDS").unwrap_or("127.0.0.1:7411".into());
     listed.split(',').map(str::to_owned).collect()

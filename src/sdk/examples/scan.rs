@@ -1,5 +1,4 @@
-//! Keys in order: a prefix, a range, keys without values, and pages that one process after the other
-//! reads.
+//! Keys in order: a prefix, a range, keys without values, and pages that separate processes could read.
 //!
 //! ```sh
 //! corelith dev &
@@ -21,7 +20,7 @@ async fn main() -> Result<()> {
         return Err(error.clone());
     }
 
-    // A scan is a stream. Entries come in order of their keys, from all shards.
+    // A scan is a stream. It returns the entries of all shards in key order.
     let mut scan = client.scan("example/days/");
     let mut bytes = 0;
     while let Some(entry) = scan.try_next().await? {
@@ -29,7 +28,7 @@ async fn main() -> Result<()> {
     }
     println!("the values have {bytes} bytes");
 
-    // From the tenth day to the twelfth. The end is not part of it.
+    // From the tenth day to the twelfth. The end is exclusive.
     let few = client.scan_range("example/days/10", "example/days/13");
     let few: Vec<_> = few.try_collect().await?;
     println!(
@@ -38,7 +37,7 @@ async fn main() -> Result<()> {
         few.first().map(|entry| &entry.key)
     );
 
-    // Without values: they are neither read from disk nor sent.
+    // Without values, which are neither read from disk nor sent.
     let heads = client.scan("example/days/").keys_only();
     let longest = heads.try_fold(
         0,
@@ -46,7 +45,7 @@ async fn main() -> Result<()> {
     );
     println!("the longest value has {} bytes", longest.await?);
 
-    // Pages of twelve. The token is text that can be kept, or sent to a browser and back.
+    // Pages of twelve. The token is text that can be stored, or sent to a browser and back.
     let mut token: Option<String> = None;
     for page in 1.. {
         let scan = match &token {
@@ -67,7 +66,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The nodes that `CORELITH_SEEDS` names, or those of `corelith dev`.
+/// The addresses in `CORELITH_SEEDS`, or that of `corelith dev`.
 fn seeds() -> Vec<String> {
     let listed = std::env::var("CORELITH_SEEDS").unwrap_or("127.0.0.1:7411".into());
     listed.split(',').map(str::to_owned).collect()

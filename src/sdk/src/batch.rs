@@ -1,4 +1,4 @@
-//! Independent operations carried out together.
+//! Independent operations that run together.
 
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -28,17 +28,17 @@ pub enum BatchOperation {
 /// The result of one operation of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchResult {
-    /// Of a put or a delete.
+    /// The result of a put or a delete.
     Written(Written),
-    /// Of a get.
+    /// The result of a get.
     Entry(Entry),
 }
 
-/// What can be added to a batch, and what it gives: puts, deletes and gets.
+/// An operation that can be added to a batch: a put, a delete or a get.
 pub trait IntoBatchOperation: Into<BatchOperation> {
-    /// What it gives.
+    /// The type of its result.
     type Output;
-    /// Takes its output out of its result.
+    /// Extracts the operation's output from its result.
     #[doc(hidden)]
     fn output(result: &BatchResult) -> Option<Self::Output>;
 }
@@ -66,7 +66,7 @@ macro_rules! operations {
 
 operations!(Put => Written, Delete => Written, Get => Entry);
 
-/// Stands for an operation of a batch, see [`Batch::add`].
+/// A handle to an operation of a batch, see [`Batch::add`].
 #[derive(Debug)]
 pub struct BatchHandle<O> {
     position: usize,
@@ -81,11 +81,12 @@ impl<O> Clone for BatchHandle<O> {
 
 impl<O> Copy for BatchHandle<O> {}
 
-/// See [`Client::batch`]. Awaiting it gives the [`BatchResults`]. The operations are independent: some
-/// may fail while others succeed, and they may take effect in any order.
+/// A batch, made by [`Client::batch`]. Awaiting it returns the [`BatchResults`]. The operations are
+/// independent: some may fail while others succeed, and they may take effect in any order. At most 256
+/// are in flight at a time.
 ///
-/// If its future is dropped before it is ready, the operations under way end as if each had been
-/// dropped, and those that have not begun never do.
+/// Cancel safety: if the future is dropped early, operations in flight behave as if each had been
+/// dropped, and the others never start.
 ///
 /// ```no_run
 /// # async fn example(client: corelith_client::Client) -> corelith_client::Result<()> {
@@ -107,7 +108,7 @@ pub struct Batch {
 }
 
 impl Client {
-    /// Collects operations that are then carried out together, each on its own.
+    /// An empty batch, to collect independent operations that run together.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }
@@ -140,13 +141,13 @@ impl Batch {
         self.with(get)
     }
 
-    /// Adds an operation that was made before, with its condition for example.
+    /// Adds an operation made before, for example one with a condition.
     pub fn with(mut self, operation: impl Into<BatchOperation>) -> Self {
         self.operations.push(operation.into());
         self
     }
 
-    /// Adds an operation; its result is found by the handle.
+    /// Adds an operation and returns the handle to its result, see [`BatchResults::of`].
     pub fn add<O: IntoBatchOperation>(&mut self, operation: O) -> BatchHandle<O> {
         let position = self.operations.len();
         self.operations.push(operation.into());
@@ -156,19 +157,19 @@ impl Batch {
         }
     }
 
-    /// How long all of it may take. Without one, each operation has its own deadline from when it
-    /// begins, and of a long batch not all begin at once.
+    /// Sets how long the whole batch may take. Without it, each operation has its own deadline from the
+    /// moment it starts; the operations of a long batch do not all start at once.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// How many operations it holds.
+    /// Number of operations in the batch.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the batch has no operations.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -198,37 +199,39 @@ impl IntoFuture for Batch {
     }
 }
 
-/// One result per operation of a batch, in their order; a slice of them.
+/// The results of a batch, one per operation, in the order in which the operations were added.
+/// Dereferences to a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "operations of the batch may have failed"]
 pub struct BatchResults(Vec<Result<BatchResult>>);
 
 impl BatchResults {
-    /// What the operation behind `handle` gave.
+    /// The result of the operation that `handle` was returned for.
     ///
     /// # Errors
-    /// As that operation alone; `Invalid` if the handle is of another batch.
+    /// The operation's own error; `Invalid` if the batch has no such operation. A handle of another
+    /// batch is not always detected.
     pub fn of<O: IntoBatchOperation>(&self, handle: BatchHandle<O>) -> Result<O::Output> {
         self.output::<O>(handle.position)
     }
 
-    /// What the put or delete at `position` gave.
+    /// The result of the put or delete at `position`, counted from 0.
     ///
     /// # Errors
-    /// As that operation alone; `Invalid` if no put or delete is there.
+    /// The operation's own error; `Invalid` if there is no put or delete at `position`.
     pub fn written(&self, position: usize) -> Result<Written> {
         self.output::<Put>(position)
     }
 
-    /// What the get at `position` gave.
+    /// The result of the get at `position`, counted from 0.
     ///
     /// # Errors
-    /// As that operation alone; `Invalid` if no get is there.
+    /// The operation's own error; `Invalid` if there is no get at `position`.
     pub fn entry(&self, position: usize) -> Result<Entry> {
         self.output::<Get>(position)
     }
 
-    /// The first operation that failed: its position, and why.
+    /// Position and error of the first operation that failed; `None` if none failed.
     pub fn first_error(&self) -> Option<(usize, &Error)> {
         let errors = self.0.iter().map(|result| result.as_ref().err());
         errors
@@ -238,7 +241,7 @@ impl BatchResults {
 
     fn output<O: IntoBatchOperation>(&self, position: usize) -> Result<O::Output> {
         let wrong = || Error::Invalid {
-            what: "position or handle of a batch: no such operation is there",
+            what: "position or handle of a batch: the batch has no such operation",
         };
         match self.0.get(position) {
             Some(Ok(result)) => O::output(result).ok_or_else(wrong),

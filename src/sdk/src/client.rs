@@ -1,4 +1,4 @@
-//! The client: what all operations share, and how one is carried out.
+//! The client: the state that all operations share, and the loop that runs one operation.
 
 use crate::error::{Cause, Error, Result};
 use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
@@ -19,18 +19,18 @@ use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-/// A client of one cluster. Cheap to clone; clones share connections and sessions. It must be made
-/// and used within a tokio runtime.
+/// A client of one cluster. Cheap to clone; clones share connections and sessions. It must be created
+/// and used inside a tokio runtime.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
 }
 
-/// What the clones of a client share.
+/// The state that all clones of a client share.
 #[derive(Debug)]
 struct Inner {
     session: Mutex<Session>,
-    /// Per shard: those who wait for its session or its window.
+    /// Per shard: operations that wait for its session or for room in its window.
     stirred: Vec<Notify>,
     transport: Transport,
     clock: Clock,
@@ -40,7 +40,7 @@ struct Inner {
     seeds: Vec<(String, u16)>,
 }
 
-/// What the cluster allows, as it said when the client connected.
+/// The limits of the cluster, learned when the client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -50,7 +50,7 @@ pub struct Limits {
     pub value_bytes_max: u64,
 }
 
-/// How to connect, see [`Client::builder`].
+/// Configures and makes a connection, see [`Client::builder`].
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     seeds: Vec<String>,
@@ -63,16 +63,16 @@ pub struct ClientBuilder {
 pub const SEEDS_VARIABLE: &str = "CORELITH_SEEDS";
 
 impl ClientBuilder {
-    /// Adds addresses (`host:port`) of any cores of any nodes. One that answers is enough: the
-    /// others are learned from it.
+    /// Adds addresses (`host:port`) of any cores of any nodes. One that answers is enough: the client
+    /// learns the others from it.
     #[must_use]
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds.extend(seeds.into_iter().map(Into::into));
         self
     }
 
-    /// Adds the addresses that the environment variable `CORELITH_SEEDS` lists, with commas between
-    /// them; none if it is not set.
+    /// Adds the addresses in the environment variable `CORELITH_SEEDS`, a list separated by commas.
+    /// Adds none if it is not set.
     #[must_use]
     pub fn seeds_from_env(self) -> Self {
         let listed = std::env::var(SEEDS_VARIABLE).unwrap_or_default();
@@ -83,33 +83,35 @@ impl ClientBuilder {
         self.seeds(seeds)
     }
 
-    /// How long an operation may take from call to answer, unless it says otherwise itself. That bounds
-    /// all that it does: resolving names, connecting, retries, waiting for leaders. A node that is
-    /// restarting is waited for within it, also if all nodes refuse connections. 15 s if not set.
+    /// How long an operation may take from call to answer, unless it has a deadline of its own. It
+    /// covers everything: resolving names, connecting, retries, waiting for leaders. An operation keeps
+    /// trying within it even if all nodes refuse connections, since nodes may be restarting. Default:
+    /// 15 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long [`connect`](Self::connect) may try, whatever the seeds say: an application that may be
-    /// started before its cluster waits for it with this.
+    /// How long [`connect`](Self::connect) may try, even if every seed refuses. Set it if the
+    /// application may start before its cluster.
     ///
-    /// If not set, it is 5 s or the [`deadline`](Self::deadline), whichever is shorter, and half a
-    /// second if every seed refuses: no port is open there, the name does not resolve, or something
-    /// else answers.
+    /// Default: 5 s or the [`deadline`](Self::deadline), whichever is shorter, and half a second if
+    /// every seed refuses: no port is open there, the name does not resolve, or the server is not a
+    /// Corelith node.
     #[must_use]
     pub fn connect_deadline(mut self, deadline: Duration) -> Self {
         self.connect_deadline = Some(deadline);
         self
     }
 
-    /// Finds the cluster through the seeds and learns its map and limits. The seeds are asked one
-    /// after the other, the next one when one fails or is slow. Dropping the future ends the search.
+    /// Finds the cluster through the seeds, learns its map and limits, and returns a client. It asks
+    /// the seeds in order, and the next one when one fails or is slow. Cancel safe: dropping the future
+    /// ends the search.
     ///
     /// # Errors
-    /// `Invalid` without seeds, `InvalidSeed` with a malformed one, `NoSeed` if none of them leads to a cluster
-    /// before the deadline; it names each seed and what was met there.
+    /// `Invalid` without seeds, `InvalidSeed` for a malformed seed, `NoSeed` if no seed leads to a
+    /// cluster before the deadline; it lists each seed with the cause.
     pub async fn connect(self) -> Result<Client> {
         if self.seeds.is_empty() {
             return Err(Error::Invalid {
@@ -141,8 +143,8 @@ impl ClientBuilder {
         };
         let cluster = ClusterId(map.cluster);
         let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
-        // Without the system's randomness the address of a fresh allocation still tells clients of
-        // one process apart; jitter and client tags need no more.
+        // Without system randomness, the address of a fresh allocation still distinguishes the clients
+        // of one process; jitter and client tags need no more.
         let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
         let session = Session::new(Arc::new(map), welcome.session_window, seed);
         Ok(Client {
@@ -161,7 +163,7 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// Says how to connect.
+    /// A builder with the defaults and no seeds.
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             seeds: Vec::new(),
@@ -171,7 +173,7 @@ impl Client {
         }
     }
 
-    /// Connects with the defaults to the cluster that these addresses (`host:port`) belong to.
+    /// Connects with the defaults to the cluster of these addresses (`host:port`).
     ///
     /// # Errors
     /// See [`ClientBuilder::connect`].
@@ -179,12 +181,12 @@ impl Client {
         Self::builder().seeds(seeds).connect().await
     }
 
-    /// What the cluster allows.
+    /// The cluster's limits on keys and values, in bytes.
     pub fn limits(&self) -> Limits {
         self.inner.limits
     }
 
-    /// The cluster map that the client goes by.
+    /// The newest cluster map that the client has.
     pub fn cluster_map(&self) -> Arc<ClusterMap> {
         Arc::clone(self.inner.session().map())
     }
@@ -209,7 +211,7 @@ impl Client {
         &self.inner.transport
     }
 
-    /// Carries a request out: asks, repeats and waits as the session decides.
+    /// Runs a request to its end: sends, retries and waits as the session decides.
     pub(crate) async fn run(&self, request: Request, deadline: Option<Duration>) -> Result<Answer> {
         let inner = &*self.inner;
         let now = inner.clock.now();
@@ -256,12 +258,12 @@ impl Flight<'_> {
                     let Some(place) = inner.stirred.get(shard.0 as usize) else {
                         return Err(Error::Invalid { what: "shard" });
                     };
-                    // Made before asking once more, so that no notice between the two is missed.
+                    // Created before the session is asked again, so that no notification is missed.
                     let stirred = place.notified();
                     match flight.advance(Session::proceed) {
                         Step::Park { .. } => {
                             let until = inner.clock.instant(deadline);
-                            // Whichever comes first, the session decides what it means.
+                            // Whichever comes first, the session decides the next step.
                             let _ = tokio::time::timeout_at(until, stirred).await;
                             flight.advance(Session::proceed)
                         }
@@ -270,7 +272,7 @@ impl Flight<'_> {
                 }
                 Step::Refresh { until } => {
                     let until = inner.clock.instant(until);
-                    // Without a newer map the operation goes on with the one at hand.
+                    // Without a newer map the operation continues with the current one.
                     let _ = tokio::time::timeout_at(until, inner.refresh()).await;
                     tokio::time::sleep_until(until).await;
                     flight.advance(Session::proceed)
@@ -317,17 +319,17 @@ impl Inner {
     }
 }
 
-/// An operation under way; dropped before its end (its future was dropped), it tells the session
-/// that nobody will ask for its answer.
+/// An operation in flight. If it is dropped before its end (the caller dropped its future), it abandons
+/// the operation in the session.
 struct Flight<'a> {
     inner: &'a Inner,
     operation: Operation,
-    /// How often a request was sent, openings of a session included.
+    /// How often a request was sent, including requests to open a session.
     attempts: u32,
     span: Span,
 }
 
-/// The span of an operation. Disabled, it costs the check of a flag.
+/// The span of an operation. A disabled span costs the check of a flag.
 fn span_of(operation: &Operation) -> Span {
     macro_rules! span {
         ($name:literal, $key:expr) => {

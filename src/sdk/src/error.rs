@@ -1,4 +1,4 @@
-//! What can go wrong, and what the caller can do about it.
+//! The errors of the SDK, and what the caller can do about each.
 
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
 use std::fmt;
@@ -9,93 +9,96 @@ use thiserror::Error;
 /// The result of the SDK's operations.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an operation did not give what was asked for.
+/// Why an operation failed. [`is_retryable`](Self::is_retryable) says whether the same call may succeed
+/// later.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The key has no value.
     #[error("no such key")]
     NotFound,
-    /// The condition of a write does not hold. Nothing was changed: read the key and decide anew.
+    /// The condition of a write does not hold. Nothing was changed: read the key and decide again.
     #[error("the condition does not hold: {}", standing(*.current))]
     Conflict {
-        /// The version that the key has, `None` if it has no value.
+        /// The key's current version, `None` if it has no value.
         current: Option<u64>,
     },
-    /// The cluster has more to do than it can take. Nothing was changed: try again later.
+    /// The cluster is overloaded. Nothing was changed: try again later.
     #[error("the cluster is overloaded; try again in {retry_after:?} or later")]
     Throttled {
-        /// When to try again.
+        /// How long to wait before the next try, at least.
         retry_after: Duration,
     },
-    /// The disk of the shard's leader is full. Nothing was changed: delete something or add space;
-    /// reads and deletes work.
-    #[error("the shard's disk is full; delete something or add space")]
+    /// The disk of the shard's leader is full. Nothing was changed: delete data or add space; reads and
+    /// deletes still work.
+    #[error("the shard's disk is full; delete data or add space")]
     DiskFull,
-    /// The shard holds as much as a shard can. Nothing was changed: delete something; reads and deletes
+    /// The shard holds as much as a shard can. Nothing was changed: delete data; reads and deletes still
     /// work.
-    #[error("the shard holds as much as it can; delete something")]
+    #[error("the shard is full: it holds as much as a shard can; delete data")]
     ShardFull,
-    /// The key or the value is too long. Nothing was changed.
+    /// The key or the value is too long. Nothing was changed: shorten it.
     #[error("the {what} is too large: it has {len} bytes, at most {limit} are allowed")]
     TooLarge {
         /// Which of the two.
         what: Field,
-        /// How long it is, in bytes.
+        /// Its length in bytes.
         len: u64,
-        /// The longest that would do, in bytes.
+        /// The longest length allowed, in bytes.
         limit: u64,
     },
-    /// The stored data is damaged and no good copy of it was found.
+    /// The stored data is damaged and no good copy of it was found: see the log of the shard's nodes.
     #[error("the stored data is damaged and no good copy of it was found; see the node's log")]
     Corrupt,
-    /// The deadline passed before the operation could be done. It had no effect and will have none:
-    /// try again when the cause is gone.
-    #[error("the cluster could not be asked in time: {cause}")]
+    /// The deadline passed before the cluster could answer. The operation had no effect and will have
+    /// none: try again later.
+    #[error("the cluster did not answer in time: {cause}")]
     Unavailable {
-        /// What the last attempt met.
+        /// Why the last attempt failed.
         cause: Cause,
     },
-    /// The write may have been applied or not, and may yet be: read the key to find out.
+    /// The write may have been applied, or may still be applied: read the key to find out.
     #[error("it is not known whether the write was applied: {cause}; read the key to find out")]
     Indeterminate {
-        /// What the last attempt met.
+        /// Why the last attempt failed.
         cause: Cause,
     },
-    /// What the scan has seen of a shard was dropped meanwhile, and it was to give one moment of each: start
-    /// it again.
-    #[error("what the scan has seen is gone; start it again")]
+    /// A shard no longer has the state that the scan reads, and [`Scan::one_moment`](crate::Scan::one_moment)
+    /// forbids a later one: start the scan again.
+    #[error("a shard no longer has the state that the scan reads; start the scan again")]
     ScanExpired,
-    /// The other side does not keep to the protocol: check that both sides have matching versions.
-    #[error("the server broke the protocol ({what}); check that client and servers match")]
+    /// The server violated the protocol: check that client and servers have compatible versions.
+    #[error(
+        "the server violated the protocol ({what}); check that client and server versions match"
+    )]
     Protocol {
-        /// What it did.
+        /// The violation.
         what: &'static str,
     },
     /// None of the seeds led to a cluster.
     #[error("no cluster at {}", listed(.tried))]
     NoSeed {
-        /// Every seed, and what was met there last.
+        /// Every seed, with the cause of its last failure.
         tried: Vec<SeedFailure>,
     },
-    /// A seed is no address: correct it.
+    /// A seed is not an address `host:port`: correct it.
     #[error("invalid seed {seed:?}: {problem}")]
     InvalidSeed {
-        /// The seed, as it was given.
+        /// The seed, as given.
         seed: String,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// The builder or the call was given something impossible.
+    /// An argument of the builder or of the call is invalid: correct it.
     #[error("invalid {what}")]
     Invalid {
-        /// What is impossible.
+        /// The argument, and what is wrong with it.
         what: &'static str,
     },
 }
 
 impl Error {
-    /// Its name, for logs and measurements.
+    /// The error's name, for logs and measurements.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::NotFound => "not found",
@@ -115,9 +118,8 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without anything being changed by the caller, and
-    /// repeating it does no harm. (A conflict, for one, needs a new decision; an indeterminate
-    /// write a look at the key.)
+    /// Whether the same call may succeed later, and repeating it does no harm. (A conflict needs a new
+    /// decision first, an indeterminate write a read of the key.)
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -153,13 +155,13 @@ impl fmt::Display for Field {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SeedFailure {
-    /// The seed, as it was given.
+    /// The seed, as given.
     pub seed: String,
-    /// What was met there last.
+    /// The cause of its last failure.
     pub cause: Cause,
 }
 
-/// Names seeds that met the same together: `a:1, b:1: refused; c:1: no answer`.
+/// Lists seeds, grouped by cause: `a:1, b:1: refused; c:1: no answer`.
 fn listed(tried: &[SeedFailure]) -> String {
     let groups = tried.chunk_by(|one, next| one.cause == next.cause);
     let each = groups.filter_map(|group| {
@@ -169,19 +171,19 @@ fn listed(tried: &[SeedFailure]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// What stood in the way of the last attempt.
+/// Why the last attempt of an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// No attempt was made before the deadline.
     #[error("the deadline passed before it could be sent")]
     NotTried,
-    /// The host name leads to no address.
+    /// The host name does not resolve.
     #[error("the name {host} does not resolve: {reason}")]
     Resolve {
         /// The name.
         host: Arc<str>,
-        /// What the system said of it.
+        /// The system's reason.
         reason: Arc<str>,
     },
     /// No connection could be made.
@@ -190,7 +192,7 @@ pub enum Cause {
     /// The address answered, but not as a node of this cluster.
     #[error("handshake failed: {0}")]
     Handshake(HandshakeError),
-    /// The connection broke while the request was under way.
+    /// The connection broke while the request was in flight.
     #[error("the connection broke: {0}")]
     Broken(std::io::ErrorKind),
     /// The connection was closed for a broken frame.
@@ -202,7 +204,7 @@ pub enum Cause {
     /// No answer came in time.
     #[error("no answer came in time")]
     Timeout,
-    /// The shard has no leader that is known.
+    /// No node knows a leader of the shard.
     #[error("the shard has no leader at the moment")]
     NoLeader,
     /// The shard has no majority.
@@ -214,23 +216,23 @@ pub enum Cause {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
-    /// The leader changed while the request was under way.
-    #[error("the shard's leader changed meanwhile")]
+    /// The leader changed while the request was in flight.
+    #[error("the shard's leader changed while the request was in flight")]
     LeadershipLost,
     /// The storage of that replica failed.
     #[error("the storage of the shard's replica failed; see the node's log")]
     StorageFailed,
-    /// The node does not hold the shard: the map is being renewed.
+    /// The node does not hold the shard; the client fetches a newer map.
     #[error("the node does not hold the shard")]
     WrongNode,
-    /// The session that numbered the write was forgotten by the cluster.
-    #[error("the session expired while the write was under way")]
+    /// The cluster forgot the session that numbered the write.
+    #[error("the session expired while the write was in flight")]
     SessionExpired,
     /// The cluster is overloaded.
     #[error("the cluster is overloaded")]
     Overload,
     /// Another cluster answers at the address.
-    #[error("cluster {0} answers there")]
+    #[error("cluster {0} answers at this address")]
     OtherCluster(ClusterId),
     /// The client was dropped.
     #[error("the client was closed")]

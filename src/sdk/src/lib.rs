@@ -8,7 +8,7 @@
 //! let written = client.put("greeting", "hello").await?;
 //! let entry = client.get("greeting").await?;
 //! assert_eq!((entry.value.as_ref(), entry.version), (&b"hello"[..], written.version));
-//! // Only if nobody else has changed it meanwhile:
+//! // Only if no other client has changed the key since:
 //! match client.put("greeting", "hello, world").if_version(entry.version).await {
 //!     Err(Error::Conflict { current }) => println!("it is at version {current:?} now"),
 //!     result => println!("written at version {}", result?.version),
@@ -19,24 +19,26 @@
 //!
 //! Reads and writes are linearizable: a read sees every write that was acknowledged before it
 //! began. A write is acknowledged when it is durable on a majority of its shard's replicas. The
-//! client follows leaders, repeats what failed until the deadline, and numbers its writes so that
-//! a repeated one applies once. What cannot be known it says: [`Error::Indeterminate`].
+//! client follows leaders, retries until the deadline, and numbers its writes so that a retried write
+//! applies once. If it cannot find out whether a write was applied, it returns
+//! [`Error::Indeterminate`].
 //!
-//! **Keys** are given as anything that is `AsRef<[u8]>`, borrowed or owned, and copied: they are
-//! short. **Values** are [`IntoValue`]: those that are owned are not copied.
+//! **Keys** are anything that is `AsRef<[u8]>`, borrowed or owned. They are copied, since they are
+//! short. **Values** are anything that is [`IntoValue`]; owned values are not copied.
 //!
-//! **Deadlines.** An operation ends within its deadline, the client's unless it has one of its own.
-//! Connecting, resolving names, retries and waiting for leaders are in it.
+//! **Deadlines.** Every operation ends within its deadline: its own, or else the client's. The deadline
+//! covers connecting, resolving names, retries and waiting for leaders.
 //!
-//! **Dropping a future.** Everything here may be dropped at any time, in a `select!` for example, and
-//! the client goes on working. What was read is lost, a write that was sent may be applied or not
-//! (and is not repeated), a scan goes on with its next call.
+//! **Cancel safety.** Every future may be dropped at any time, in a `select!` for example, and the
+//! client stays usable. A dropped read has no effect. A dropped write that was already sent may still
+//! be applied, once; the client does not retry it. A scan continues with its next poll and loses no
+//! entry.
 //!
-//! **Tracing.** Each request to a shard is a `tracing` span of level DEBUG, named after what it does,
-//! with the fields `key_len`, `shard`, `attempts` (how often it was sent) and `outcome`. Without a
-//! subscriber that wants it, it costs the check of a flag.
+//! **Tracing.** Each request to a shard is a `tracing` span of level DEBUG, named after the request,
+//! with the fields `key_len` (bytes), `shard`, `attempts` (how often it was sent) and `outcome`. A
+//! disabled span costs the check of a flag.
 //!
-//! Programs to read are in the `examples` directory.
+//! The `examples` directory has small complete programs.
 
 mod batch;
 mod client;
@@ -58,7 +60,7 @@ mod transport;
 mod value;
 mod write;
 
-/// The decisions of connections, for a simulator.
+/// The state machine of connections, for a simulator.
 #[doc(hidden)]
 pub mod connection {
     pub use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX, TICK};

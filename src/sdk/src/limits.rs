@@ -2,68 +2,68 @@
 
 use std::time::Duration;
 
-/// Bytes read from a connection at a time. Below the size from which allocators map memory anew.
+/// Bytes read from a connection at a time. Small enough that allocators do not map it separately.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
-/// Values shorter than this are copied out of the receive buffer, so that a kept value does not pin
-/// the whole buffer and the buffer is used again.
+/// Values shorter than this are copied out of the receive buffer, so that a value that the application
+/// keeps does not pin the whole buffer.
 pub(crate) const COPY_OUT_BYTES_MAX: usize = 16 * 1024;
-/// Outgoing buffers larger than this are given back after a burst.
+/// Outgoing buffers larger than this are freed after a burst.
 pub(crate) const OUTBOX_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
-/// How often deadlines of requests in flight are looked at.
+/// How often the deadlines of requests in flight are checked.
 pub const TICK: Duration = Duration::from_millis(20);
-/// Longest time to establish a connection, handshake included.
+/// Longest time to establish a connection, including the handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time to find the cluster, unless the builder or a shorter deadline says otherwise.
 pub(crate) const FIND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client looks for a cluster whose seeds all refuse, unless the builder says otherwise: a
-/// port may be closed for the moment of a restart, but an application that was started without a
-/// cluster is to be told at once.
+/// How long a client looks for a cluster whose seeds all refuse, unless the builder says otherwise. A
+/// port may be closed for a moment during a restart, but an application without a cluster should fail
+/// soon.
 pub(crate) const REFUSED_GRACE: Duration = Duration::from_millis(500);
-/// A seed that has not answered for this long is not waited for alone: the next one is asked too.
+/// If a seed has not answered after this time, the next one is asked too.
 pub(crate) const SEED_STAGGER: Duration = Duration::from_millis(100);
-/// A connection with requests in flight that says nothing for this long is given up.
+/// A connection with requests in flight that is silent for this long is closed.
 pub const SILENCE_MAX: Duration = Duration::from_secs(6);
-/// Pause before a failed connection is tried again: first and longest.
+/// Shortest pause before a failed connection is tried again; each further pause doubles.
 pub(crate) const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// See [`RECONNECT_PAUSE_MIN`].
+/// Longest pause before a failed connection is tried again.
 pub(crate) const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(640);
 
-/// Time from the call to the answer, unless the builder says otherwise.
+/// Default time from call to answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// How long one attempt waits for its answer before another node is asked.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What an attempt gets on top of that for every MiB of its value.
+/// Additional time of an attempt for every MiB of its value.
 pub(crate) const ATTEMPT_TIMEOUT_PER_MIB: Duration = Duration::from_millis(200);
-/// Pause before an attempt is repeated: first and longest.
+/// Shortest pause before an attempt is repeated; each further pause doubles.
 pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(4);
-/// See [`RETRY_PAUSE_MIN`].
+/// Longest pause before an attempt is repeated.
 pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Redirects followed without a pause.
 pub(crate) const REDIRECTS_MAX: u32 = 2;
-/// How long a node that gave no answer in time is asked only if no other can be.
+/// How long other nodes are preferred to a node that gave no answer in time.
 pub(crate) const SILENT_SUSPICION: Duration = Duration::from_secs(1);
-/// How long a node that refused the connection is asked only if no other can be.
+/// How long other nodes are preferred to a node that refused the connection.
 pub(crate) const REFUSED_SUSPICION: Duration = Duration::from_millis(100);
 
 /// Operations of one batch in flight at a time.
 pub(crate) const BATCH_IN_FLIGHT_MAX: usize = 256;
-/// Items asked for in one page of a scan.
+/// Items requested per page of a scan.
 pub(crate) const SCAN_PAGE_ITEMS: u32 = 1024;
-/// Bytes asked for in the pages of all shards together.
+/// Bytes requested in the pages of all shards together.
 pub(crate) const SCAN_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
-/// Bytes asked for in one page of a scan: least and most.
+/// Fewest bytes requested per page of a scan.
 pub(crate) const SCAN_PAGE_BYTES_MIN: u32 = 16 * 1024;
-/// See [`SCAN_PAGE_BYTES_MIN`].
+/// Most bytes requested per page of a scan.
 pub(crate) const SCAN_PAGE_BYTES_MAX: u32 = 256 * 1024;
-/// How often a shard hears of a scan that wants no page of it. A page or a touch within two of these
-/// pauses, well below the 30 s for which a node keeps what a scan sees.
+/// Pause between touches of a shard from which a scan requests no page. A shard gets a page request or a
+/// touch within two pauses, well below the 30 s for which a node keeps a scan's state.
 pub(crate) const SCAN_TOUCH_PAUSE: Duration = Duration::from_secs(8);
 /// How long one touch may take.
 pub(crate) const SCAN_TOUCH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a scan that its application does not poll holds what it sees.
+/// How long a scan that is not polled keeps its state on the shards.
 pub(crate) const SCAN_IDLE_MAX: Duration = Duration::from_secs(600);
-/// Pages of one scan on their way at a time.
+/// Page requests of one scan in flight at a time.
 pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 
 const _: () = {

@@ -1,8 +1,8 @@
 //! One established connection: requests of many callers in one write, many answers per read.
 //!
-//! Callers encode straight into the connection's outgoing buffer under its lock, and wait in a
-//! slot; one task reads and writes. The task looks at the buffer only after everything that is
-//! ready to run has run, so that requests made together leave together.
+//! Callers encode directly into the connection's outgoing buffer under its lock, and wait in a slot. One
+//! task reads and writes. It yields before it takes the buffer, so that requests made together are sent
+//! together.
 
 use crate::error::Cause;
 use crate::limits::{COPY_OUT_BYTES_MAX, OUTBOX_KEPT_BYTES_MAX, READ_BYTES, SILENCE_MAX, TICK};
@@ -46,21 +46,21 @@ impl Clock {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkState {
     outbox: Outbox,
     slots: Slots,
-    /// The connection's task, if it waits for something to do.
+    /// Waker of the connection's task while it is idle.
     driver: Option<Waker>,
-    /// When bytes last arrived, or the first request after a quiet time was sent.
+    /// When bytes last arrived, or when the first request after an idle time was sent.
     heard: Duration,
-    /// Why nothing more can be sent.
+    /// Why the connection is closed, if it is.
     closed: Option<Cause>,
 }
 
-/// See the module. Shared by its callers and its task.
+/// An established connection, see the module. Shared by its callers and its task.
 #[derive(Debug)]
 pub(crate) struct Link {
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     /// Room for requests in flight.
     room: Semaphore,
     clock: Clock,
@@ -71,7 +71,7 @@ pub(crate) struct Link {
 pub(crate) type Stream = (OwnedReadHalf, OwnedWriteHalf);
 
 impl Link {
-    /// Connects and shakes hands. `cluster` is 0 if any will do.
+    /// Connects and shakes hands. `cluster` is 0 to accept any cluster.
     pub(crate) async fn connect(
         host: &str,
         port: u16,
@@ -104,22 +104,22 @@ impl Link {
         Ok((Arc::new(link), stream.into_split()))
     }
 
-    /// What the server said of itself.
+    /// The server's part of the handshake.
     pub(crate) fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why nothing more can be sent, if so.
+    /// Why the connection is closed; `None` while it is open.
     pub(crate) fn closed(&self) -> Option<Cause> {
         self.state().closed.clone()
     }
 
-    /// Sends a request and waits for its answer, at most until then. While too many are in flight
-    /// it waits before it sends.
+    /// Sends a request and waits for its answer, at most until `until`. If too many requests are in
+    /// flight, it waits before it sends.
     pub(crate) async fn call(
         &self,
         encode: impl FnOnce(&mut Outbox, RequestId),
@@ -161,7 +161,7 @@ impl Link {
         .await
     }
 
-    /// Reads and writes until the connection ends; returns why it did.
+    /// Reads and writes until the connection ends; returns the reason.
     pub(crate) async fn run(&self, (read, write): Stream) -> Cause {
         let cause = tokio::select! {
             cause = self.read(read) => cause,
@@ -172,7 +172,7 @@ impl Link {
         cause
     }
 
-    /// Ends the connection: every caller is told.
+    /// Ends the connection and notifies every caller.
     pub(crate) fn close(&self, cause: Cause) {
         self.room.close();
         let mut wake = Vec::new();
@@ -248,7 +248,7 @@ impl Link {
             if let Err(cause) = self.until(|state| !state.outbox.is_empty()).await {
                 return cause;
             }
-            // Let everybody who is ready to send do so first.
+            // Let all callers that are ready to send do so first.
             tokio::task::yield_now().await;
             std::mem::swap(&mut self.state().outbox, &mut outgoing);
             if let Err(error) = write_all(&mut write, &outgoing).await {
@@ -262,7 +262,7 @@ impl Link {
         }
     }
 
-    /// Watches the deadlines of what is in flight, and for silence.
+    /// Watches the deadlines of requests in flight, and ends the connection if it is silent too long.
     async fn watch(&self) -> Cause {
         let mut wake = Vec::new();
         loop {
@@ -285,7 +285,7 @@ impl Link {
     }
 
     /// Waits in the connection's task until `ready`, or until the connection is closed.
-    async fn until(&self, ready: impl Fn(&State) -> bool) -> Result<(), Cause> {
+    async fn until(&self, ready: impl Fn(&LinkState) -> bool) -> Result<(), Cause> {
         std::future::poll_fn(|context| {
             let mut state = self.state();
             if let Some(cause) = state.closed.clone() {

@@ -1,22 +1,22 @@
 //! The numbers of a session's writes at one shard.
 //!
-//! Invariants: a number is given once; `answered_below` only rises, and every number below it is
-//! settled; no number is given that lies `window` or more beyond it, since the shard remembers the
-//! results of at most that many writes.
+//! Invariants: each number is given once; `answered_below` only rises, and every number below it is
+//! settled; every number given is less than `answered_below + window`, since the shard remembers the
+//! results of at most `window` writes.
 
 use std::collections::VecDeque;
 
-/// Gives numbers and remembers which are settled. One per session.
+/// Gives write numbers and remembers which are settled. One per session.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     window: u64,
     answered_below: u64,
-    /// Whether `answered_below + i` is settled, for every number given from there on.
+    /// Entry `i` says whether number `answered_below + i` is settled, up to the last number given.
     settled: VecDeque<bool>,
 }
 
 impl Numbers {
-    /// For a fresh session whose shard allows `window` writes in flight (at least 1).
+    /// Numbers of a new session whose shard allows `window` writes in flight (at least 1).
     pub(crate) fn new(window: u32) -> Self {
         Self {
             window: u64::from(window.max(1)),
@@ -45,8 +45,8 @@ impl Numbers {
         self.answered_below
     }
 
-    /// Says that `number` is answered, or given up and never asked again. Whether that made room
-    /// in a window that was full.
+    /// Settles `number`: it is answered, or abandoned and never sent again. Returns whether that made
+    /// room in a full window.
     pub(crate) fn settle(&mut self, number: u64) -> bool {
         let was_full = self.settled.len() as u64 >= self.window;
         let place = number.checked_sub(self.answered_below).and_then(|at| {

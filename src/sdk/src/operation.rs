@@ -1,4 +1,4 @@
-//! One operation of the application, from its call to its result, over any number of attempts.
+//! One operation of the application, from call to result, over any number of attempts.
 
 use crate::error::{Cause, Error, Field};
 use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB};
@@ -11,7 +11,7 @@ use corelith_wire::response::Answer;
 use corelith_wire::{Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use std::time::Duration;
 
-/// What an operation asks of one shard.
+/// The request of an operation to one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Puts or deletes a key.
@@ -41,11 +41,11 @@ pub enum Request {
         shard: ShardId,
         /// First key.
         start: Bytes,
-        /// First key beyond, empty for none.
+        /// End of the range, exclusive; empty for no end.
         end: Bytes,
-        /// Most items wanted.
+        /// Most items in the page.
         limit_items: u32,
-        /// Most bytes wanted.
+        /// Most bytes of keys and values in the page.
         max_bytes: u32,
         /// Log index to read at, 0 for the latest.
         at_version: u64,
@@ -56,40 +56,40 @@ pub enum Request {
 
 /// The number of a write within a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct WriteTicket {
     pub(crate) session: u64,
     pub(crate) number: u64,
-    /// The session's lowest unsettled number, when last looked at.
+    /// The session's lowest unsettled number, as of the last attempt.
     pub(crate) answered_below: u64,
 }
 
-/// An operation under way. Made by [`Session::operation`](crate::session::Session::operation) and
-/// advanced by the session's other functions; times are counted from the session's start.
+/// An operation in flight. [`Session::operation`](crate::session::Session::operation) makes it and the
+/// session's other functions advance it. Times count from the session's start.
 #[derive(Debug)]
 pub struct Operation {
     pub(crate) request: Request,
     pub(crate) shard: ShardId,
     pub(crate) deadline: Duration,
     /// Set once a write has its number.
-    pub(crate) ticket: Option<Ticket>,
-    /// This operation opens the shard's session before it goes on with its own request.
+    pub(crate) ticket: Option<WriteTicket>,
+    /// This operation opens the shard's session before it sends its own request.
     pub(crate) opening: bool,
     /// An attempt of the write was sent whose outcome is not known.
     pub(crate) doubt: bool,
     /// The node that was asked last.
     pub(crate) asked: Option<NodeId>,
-    /// The node that was asked last because it was its turn, not because it was said to lead: where
-    /// the round goes on when what was said turns out wrong.
+    /// The node asked last in the round over the replicas, not as a supposed leader. The round
+    /// continues after it if the supposed leader turns out wrong.
     pub(crate) turn: Option<NodeId>,
-    /// Nodes that said that they are full or damaged. At most the shard's replicas.
+    /// Nodes that reported that they are full or damaged. At most the shard's replicas.
     pub(crate) unable: Vec<NodeId>,
     /// Redirects followed since the last pause.
     pub(crate) redirects: u32,
     /// Pauses made so far.
     pub(crate) pauses: u32,
-    /// What the last attempt met.
+    /// Why the last attempt failed.
     pub(crate) cause: Cause,
-    /// What a throttling server asked for, if it was the last thing met.
+    /// The pause that a throttling server asked for, if the last attempt was throttled.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) epoch: Epoch,
     pub(crate) client: u64,
@@ -97,17 +97,17 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// The shard it concerns.
+    /// The shard that the request goes to.
     pub fn shard(&self) -> ShardId {
         self.shard
     }
 
-    /// When it must have ended.
+    /// Time at which it must have ended.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// Which of key and value a server means that allows `limit` bytes of it, and how long it is.
+    /// Which of key and value exceeds a server's `limit` in bytes, and its length.
     pub(crate) fn largest(&self, limit: u64) -> (Field, u64) {
         match &self.request {
             Request::Write { key, value, .. } if key.len() as u64 <= limit => {
@@ -128,7 +128,7 @@ impl Operation {
     pub(crate) fn attempt_timeout(&self) -> Duration {
         let value_len = match &self.request {
             Request::Write { value, .. } => value.len(),
-            // How large the answer is shows only when it comes.
+            // The length of the answer is not known in advance.
             Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => 1 << 20,
         };
         // Values have at most a few MiB.
@@ -164,7 +164,7 @@ impl Operation {
                     self.ticket.is_some(),
                     "a write is sent only with its number"
                 );
-                let ticket = self.ticket.unwrap_or(Ticket {
+                let ticket = self.ticket.unwrap_or(WriteTicket {
                     session: 0,
                     number: 0,
                     answered_below: 0,
@@ -207,19 +207,19 @@ impl Operation {
     }
 }
 
-/// What the driver of an operation does next.
+/// The next step for the driver of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send [`Operation::encode`]'s frame and report what came of it.
+    /// Send [`Operation::encode`]'s frame and report the outcome.
     Send {
-        /// Where to.
+        /// The core to send to.
         target: Target,
-        /// Until when to wait for the answer.
+        /// When to stop waiting for the answer.
         until: Duration,
     },
     /// Wait, then ask again.
     Pause {
-        /// Until when.
+        /// When the pause ends.
         until: Duration,
     },
     /// Wait until [`Session::take_stirred`](crate::session::Session::take_stirred) names this
@@ -228,17 +228,16 @@ pub enum Step {
         /// The shard.
         shard: ShardId,
     },
-    /// Fetch the cluster map from any node, give it to the session, then ask again, at the latest
-    /// at this time.
+    /// Fetch the cluster map from any node, give it to the session, then ask again.
     Refresh {
-        /// Until when.
+        /// When to ask again, with or without a newer map.
         until: Duration,
     },
-    /// It has ended: with an answer that is a result, or an error.
+    /// The operation has ended, with a result or an error.
     Done(Result<Answer, Error>),
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An answer.

@@ -1,49 +1,49 @@
-//! When a connection is made, used, given up and made again. No I/O: a simulator drives the same code.
+//! When a connection is opened, used, closed and reopened. No I/O: a simulator drives the same code.
 
 use crate::error::Cause;
 use crate::limits::{RECONNECT_PAUSE_MAX, RECONNECT_PAUSE_MIN};
 use std::time::Duration;
 
-/// Where a connection stands; `L` is what carries requests while it is up.
+/// The phase of a connection; `L` is the link that carries requests while it is up.
 #[derive(Debug)]
 pub enum Phase<L> {
-    /// Not asked for yet.
+    /// Not used yet.
     Idle,
     /// Being established.
     Connecting {
         /// The pause before the next attempt if this one fails.
         pause: Duration,
     },
-    /// In use; may have broken meanwhile.
+    /// Open; the link may have broken since.
     Up(L),
     /// Failed.
     Down {
         /// Why.
         cause: Cause,
-        /// Not tried again before.
+        /// When it may be tried again.
         until: Duration,
-        /// The pause after that attempt if it fails too.
+        /// The pause after the next attempt if it fails too.
         pause: Duration,
     },
     /// The client is gone.
     Closed,
 }
 
-/// What a caller who wants to send does next.
+/// The next step of a caller that wants to send.
 #[derive(Debug)]
 pub enum Ready<L> {
-    /// Send.
+    /// Send on this link.
     Up(L),
-    /// Tell its operation that nothing was sent.
+    /// Report that nothing was sent.
     Failed(Cause),
-    /// Establish the connection, and tell [`Phase::connected`] what came of it.
+    /// Establish the connection, and report the result to [`Phase::connected`].
     Connect,
-    /// Wait until connecting has ended, and ask again.
+    /// Wait until the attempt to connect has ended, then ask again.
     Wait,
 }
 
 impl<L: Clone> Phase<L> {
-    /// The link if there is one; otherwise what is to be done about it.
+    /// The link if it is up, otherwise the caller's next step.
     pub fn ready(&mut self, now: Duration, is_broken: impl Fn(&L) -> bool) -> Ready<L> {
         let pause = match self {
             Self::Up(link) if !is_broken(link) => return Ready::Up(link.clone()),
@@ -57,7 +57,7 @@ impl<L: Clone> Phase<L> {
         Ready::Connect
     }
 
-    /// Takes what came of connecting; whether it is still wanted.
+    /// Takes the result of an attempt to connect. Returns whether it is still wanted.
     pub fn connected(&mut self, link: Result<L, Cause>, now: Duration) -> bool {
         let Self::Connecting { pause } = *self else {
             return false;

@@ -19,7 +19,8 @@ pub struct Entry {
     pub key: Bytes,
     /// Its value.
     pub value: Bytes,
-    /// Its version: give it to `if_version` to change the key only if nobody else did.
+    /// Its version, the log index of the write. Pass it to `if_version` to write only if no other
+    /// client has changed the key.
     pub version: u64,
 }
 
@@ -37,7 +38,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// A key with what is known of its value without the value.
+/// A key with the version and length of its value, without the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryHead {
@@ -49,21 +50,25 @@ pub struct EntryHead {
     pub value_len: u64,
 }
 
-/// What a read saw, and where in the shard's history.
+/// The result of a read, and the point in the shard's history at which it was true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lookup<T = Entry> {
-    /// The key with its value, or with the value's head; `None` if it has none.
+    /// The key with its value or its value's head; `None` if the key has no value.
     pub entry: Option<T>,
     /// The shard that holds the key.
     pub shard: u32,
     /// Term of the leader that answered.
     pub term: u64,
-    /// Log index that the read saw; every write up to it was visible.
+    /// Log index of the read: it saw every write of the shard up to this one.
     pub index: u64,
 }
 
-/// See [`Client::get`]. Dropping its future does no harm.
+/// A read, made by [`Client::get`]. Awaiting it returns the [`Entry`]. Cancel safe.
+///
+/// # Errors
+/// `NotFound` if the key has no value; `Unavailable` or `Throttled` if the deadline passes first;
+/// `Corrupt` if the stored value is damaged; `TooLarge` or `Invalid` for a key that is too long or empty.
 #[derive(Clone, Debug)]
 #[must_use = "a get does nothing until it is awaited"]
 pub struct Get {
@@ -73,7 +78,8 @@ pub struct Get {
 }
 
 impl Client {
-    /// Reads `key`: the latest acknowledged write is seen (linearizable).
+    /// Reads `key`. The read is linearizable: it sees every write acknowledged before it began. Await
+    /// it for the [`Entry`], or call [`lookup`](Get::lookup) or [`head`](Get::head).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), own(key))
     }
@@ -88,7 +94,7 @@ impl Get {
         }
     }
 
-    /// How long it may take, retries included; otherwise the client's deadline.
+    /// Sets how long the read may take, including retries. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -101,11 +107,11 @@ impl Get {
         self
     }
 
-    /// Reads the key, where having no value is no error, and tells what point of the shard's
-    /// history was seen. Dropping the future does no harm.
+    /// Reads the key. Returns the entry, or `None` if the key has no value, and the point in the shard's
+    /// history that the read saw. Cancel safe.
     ///
     /// # Errors
-    /// It could not be read.
+    /// As awaiting the [`Get`], but never `NotFound`.
     pub async fn lookup(self) -> Result<Lookup> {
         let key = self.key.clone();
         let request = |key| Request::Get { key };
@@ -128,11 +134,11 @@ impl Get {
         .await
     }
 
-    /// Reads the version and length of the key's value, which is neither read from disk nor sent.
-    /// Having no value is no error. Dropping the future does no harm.
+    /// Reads the version and the length in bytes of the key's value. The value is neither read from disk
+    /// nor sent. Returns `None` for a key that has no value. Cancel safe.
     ///
     /// # Errors
-    /// It could not be read.
+    /// As awaiting the [`Get`], but never `NotFound`.
     pub async fn head(self) -> Result<Lookup<EntryHead>> {
         let key = self.key.clone();
         let request = |key| Request::Head { key };

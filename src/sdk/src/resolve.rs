@@ -1,8 +1,8 @@
-//! Host names to addresses.
+//! Resolves host names to addresses.
 //!
-//! A lookup by the system cannot be interrupted. It runs on a thread of its own: on a thread of the
-//! runtime, one that hangs would hold up the end of the runtime. Invariant: one lookup of a name is
-//! under way at a time, whoever wants it, so that a server that does not answer costs one thread.
+//! A system lookup cannot be interrupted. It runs on a thread of its own, since a lookup that hangs on
+//! a thread of the runtime would delay the runtime's end. Invariant: at most one lookup per name runs at
+//! a time, for all callers, so that a name server that does not answer costs one thread.
 
 use crate::error::Cause;
 use futures_util::FutureExt as _;
@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 type Found = Result<Vec<IpAddr>, Cause>;
-type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+type SystemLookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// Resolves names. Clones share what is under way.
+/// Resolves names. Clones share the running lookups.
 #[derive(Clone)]
 pub(crate) struct Resolver {
-    lookup: Arc<Lookup>,
+    lookup: Arc<SystemLookup>,
     under_way: Arc<Mutex<BTreeMap<String, Shared<BoxFuture<'static, Found>>>>>,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// By the system's means.
+    /// A resolver that uses the system's lookup.
     pub(crate) fn system() -> Self {
         Self::new(|host| {
             let addresses = (host, 0).to_socket_addrs()?;
@@ -48,7 +48,7 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host`, at least one. Waits for as long as the lookup takes.
+    /// The addresses of `host`, at least one. Waits until the lookup ends, without a time limit.
     pub(crate) async fn resolve(&self, host: &str) -> Found {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
@@ -81,11 +81,11 @@ impl Resolver {
                 Ok(found) => Ok(found),
                 Err(error) => Err(unresolved(&name, &error.to_string())),
             };
-            // Who asks from here on wants to know what is so then.
+            // Later callers start a new lookup.
             let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
             under_way.remove(&name);
             drop(under_way);
-            // Nobody may wait any more.
+            // All callers may have gone.
             let _ = tell.send(found);
         };
         std::thread::Builder::new()

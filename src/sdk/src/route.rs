@@ -1,4 +1,4 @@
-//! Which node to ask: the cluster map, what is known of leaders, and nodes that did not answer.
+//! Which node to ask: the cluster map, the known leaders, and the nodes that did not answer.
 
 use corelith_wire::map::ClusterMap;
 use corelith_wire::placement::core_of;
@@ -16,13 +16,13 @@ pub struct Target {
     pub core: u16,
 }
 
-/// What is known of where to send things.
+/// The client's knowledge of where to send requests.
 #[derive(Debug)]
 pub(crate) struct Routes {
     map: Arc<ClusterMap>,
     /// Per shard: the node that last answered as its leader, or was named as such.
     leaders: Vec<Option<NodeId>>,
-    /// Nodes that did not answer, and until when others are preferred to them.
+    /// Nodes that did not answer, each with the time until which other nodes are preferred.
     suspects: BTreeMap<NodeId, Duration>,
 }
 
@@ -40,7 +40,8 @@ impl Routes {
         &self.map
     }
 
-    /// Takes a newer map; whether it was newer. A cluster never changes its number of shards.
+    /// Adopts a map if it is newer, and returns whether it is. A cluster never changes its number of
+    /// shards.
     pub(crate) fn adopt(&mut self, map: ClusterMap) -> bool {
         let newer = map.epoch > self.map.epoch
             && map.cluster == self.map.cluster
@@ -61,7 +62,7 @@ impl Routes {
         }
     }
 
-    /// Who leads `shard` as far as is known.
+    /// The leader of `shard`, if known.
     pub(crate) fn leader(&self, shard: ShardId) -> Option<NodeId> {
         self.leaders.get(shard.0 as usize).copied().flatten()
     }
@@ -75,7 +76,7 @@ impl Routes {
         }
     }
 
-    /// Notes that `node` did not answer: others are preferred to it until then.
+    /// Notes that `node` did not answer: other nodes are preferred until `until`.
     pub(crate) fn suspect(&mut self, node: NodeId, until: Duration) {
         self.suspects.insert(node, until);
     }
@@ -91,8 +92,8 @@ impl Routes {
         !self.suspects.is_empty() && self.suspects.get(&node).is_some_and(|until| now < *until)
     }
 
-    /// Whom to ask about `shard`: the leader if one is known, else the preferred leader, or if
-    /// `after` was asked just before in vain, the replica after it. Nodes under suspicion come last.
+    /// The node to ask about `shard`: the leader if known, else the preferred leader, or the replica after
+    /// `after` if that node was just asked in vain. Suspected nodes come last.
     pub(crate) fn target(
         &self,
         shard: ShardId,

@@ -1,12 +1,12 @@
 //! Ordered scans over all shards.
 //!
-//! Keys are spread over the shards by hash, so a scan asks every shard, page by page, and merges.
-//! All pages of one shard are read as of the log index of its first page: what a scan gives of one
-//! shard is one consistent state. Different shards are read at different moments.
+//! Keys are spread over the shards by hash, so a scan reads every shard, page by page, and merges the
+//! pages. All pages of one shard are read as of the log index of its first page: the scan returns one
+//! consistent state of each shard. Different shards are read at different moments.
 //!
-//! A shard keeps that state while it hears of the scan, see [`keep`]. If it is gone all the same (its
-//! node was restarted, too many scans were open), the scan goes on behind the last key with what is
-//! there then, and says so.
+//! A shard keeps that state as long as it hears from the scan, see [`keep`]. If the state is gone anyway
+//! (the node was restarted, too many scans were open), the scan continues after the last key with the
+//! shard's current state, and [`Scan::is_consistent`] turns false.
 
 mod keep;
 mod part;
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use corelith_wire::ShardId;
 use futures_core::Stream;
 use keep::Keeper;
-use part::{Fetch, Item, Part, next_key};
+use part::{Fetch, Item, ScanPart, next_key};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -34,39 +34,45 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// A stream of entries in key order, see [`Client::scan`]; with [`keys_only`](Self::keys_only) a
-/// stream of their heads. After an error it ends.
+/// A scan, made by [`Client::scan`]: a stream of entries in key order, or with
+/// [`keys_only`](Self::keys_only) of their heads. After an error the stream ends.
 ///
-/// Of each shard it gives what was there at one moment, the one at which the shard was first read,
-/// however slowly it is polled, as long as it is polled once in ten minutes. Shards are read at moments
-/// of their own. Where a shard cannot keep that (its leader was restarted, or is another node by now
-/// that has dropped what was overwritten), the scan goes on behind the last key with what is there
-/// then; [`is_consistent`](Self::is_consistent) tells, and [`one_moment`](Self::one_moment) makes it
-/// an error. In any case every key that is there all the time is given, once, in order.
+/// For each shard, the scan returns the state at one moment: when it first read the shard. This holds
+/// even if the scan is polled slowly, as long as it is polled at least every ten minutes. Different
+/// shards are read at different moments. If a shard loses that state (its leader was restarted, or a
+/// new leader has dropped overwritten values), the scan continues after the last key with the shard's
+/// current state. [`is_consistent`](Self::is_consistent) reports this, and
+/// [`one_moment`](Self::one_moment) turns it into an error. In any case the scan returns every key that
+/// exists throughout, once, in order.
 ///
-/// Dropping it, or dropping the future of a `next`, loses nothing: the entries not yet given are
-/// given by the next call, and [`token`](Self::token) says where another scan would go on.
+/// Cancel safe: dropping the future of a `next` loses nothing, since the next call returns the same
+/// entry. [`token`](Self::token) says where another scan can continue.
+///
+/// # Errors
+/// Each item may be an error: `Unavailable` or `Throttled` if a page does not arrive within its
+/// deadline, `ScanExpired` with [`one_moment`](Self::one_moment), `Corrupt` if stored data is damaged,
+/// `TooLarge` for a start, end or prefix that is longer than a key.
 #[must_use = "a scan does nothing until it is polled"]
 pub struct Scan<T = Entry> {
     client: Client,
-    /// First key that was not given yet, or could not be.
+    /// Lower bound of the keys not yet returned.
     start: Bytes,
     end: Bytes,
     limit: u64,
     deadline: Option<Duration>,
-    /// One for each shard; none before the first poll.
-    parts: Vec<Part<T>>,
-    /// The first key of every part that has items at hand, with the part's place.
+    /// One per shard; empty before the first poll.
+    parts: Vec<ScanPart<T>>,
+    /// The first key of every part that has items, with the part's index.
     heads: BinaryHeap<Reverse<(Bytes, usize)>>,
     fetching: usize,
-    /// Whether some part should be asked for a page that is not on its way.
+    /// Whether some part needs a page that is not yet requested.
     hungry: bool,
     keeper: Keeper,
-    /// Whether it fails rather than go on at a later moment.
+    /// Whether the scan fails if a shard loses its state.
     one_moment: bool,
     /// Whether all pages of each shard were read as of one moment.
     consistent: bool,
-    /// Whether the range is given completely.
+    /// Whether the whole range was returned.
     complete: bool,
     failed: bool,
 }
@@ -83,17 +89,20 @@ impl<T> fmt::Debug for Scan<T> {
 }
 
 impl Client {
-    /// Reads all keys that start with `prefix`, in order.
+    /// Reads all keys that start with `prefix`, in order. An empty prefix reads all keys. Returns a
+    /// stream of [`Entry`]s.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
         Scan::prefix(self.clone(), own(prefix))
     }
 
-    /// Reads all keys `start <= key < end`, in order; an empty `end` means the last key.
+    /// Reads all keys `start <= key < end`, in order. An empty `end` means no upper bound. Returns a
+    /// stream of [`Entry`]s.
     pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
         Scan::range(self.clone(), own(start), own(end))
     }
 
-    /// Goes on with a scan where [`Scan::token`] says, with what is there now.
+    /// Continues a scan from its [`token`](Scan::token). It reads the current state, not that of the
+    /// earlier scan.
     ///
     /// # Errors
     /// `Invalid` if the token is of another cluster.
@@ -128,8 +137,8 @@ impl Scan {
         }
     }
 
-    /// Gives keys with the versions and lengths of their values. The values are neither read from disk
-    /// nor sent. To be said before the scan is polled: what was fetched before is fetched again.
+    /// Returns keys with the versions and lengths (in bytes) of their values. The values are neither read
+    /// from disk nor sent. Call it before the first poll: entries fetched before are fetched again.
     pub fn keys_only(self) -> Scan<EntryHead> {
         let Self {
             client,
@@ -160,7 +169,7 @@ impl Scan {
         }
     }
 
-    /// Only keys from `key` on. To be said before the scan is polled.
+    /// Restricts the scan to keys from `key` on, inclusive. Call it before the first poll.
     pub fn start_at(mut self, key: impl AsRef<[u8]>) -> Self {
         let key = key.as_ref();
         if key > &self.start[..] {
@@ -169,7 +178,8 @@ impl Scan {
         self
     }
 
-    /// Only keys before `key`; an empty `key` changes nothing. To be said before the scan is polled.
+    /// Restricts the scan to keys before `key`, exclusive; an empty `key` changes nothing. Call it before
+    /// the first poll.
     pub fn end_before(mut self, key: impl AsRef<[u8]>) -> Self {
         let key = key.as_ref();
         if self.end.is_empty() || (!key.is_empty() && key < &self.end[..]) {
@@ -180,32 +190,33 @@ impl Scan {
 }
 
 impl<T> Scan<T> {
-    /// Gives at most `limit` entries.
+    /// Returns at most `limit` more entries.
     pub fn limit(mut self, limit: u64) -> Self {
         self.limit = limit;
         self
     }
 
-    /// How long each page may take, retries included; otherwise the client's deadline. The scan as a
-    /// whole takes as long as it is polled.
+    /// Sets how long each page may take, including retries. Default: the client's deadline. The scan as
+    /// a whole has no deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Fails with `ScanExpired` rather than go on at a later moment.
+    /// Makes the scan fail with `ScanExpired` if a shard loses the state that the scan reads.
     pub fn one_moment(mut self) -> Self {
         self.one_moment = true;
         self
     }
 
-    /// Whether what was given so far of each shard was there at one moment.
+    /// Whether all entries returned so far are, for each shard, from one moment.
     pub fn is_consistent(&self) -> bool {
         self.consistent
     }
 
-    /// Where [`Client::resume_scan`] goes on behind what was given so far: after the limit was reached,
-    /// after an error, or at any time in between. `None` if everything was given.
+    /// The token from which [`Client::resume_scan`] continues after the last entry returned. Usable at
+    /// any time, also after the limit is reached or after an error. `None` if the scan has returned
+    /// everything.
     pub fn token(&self) -> Option<ScanToken> {
         let drained = !self.parts.is_empty()
             && self
@@ -225,7 +236,7 @@ impl<T> Scan<T> {
 }
 
 impl<T: Item> Scan<T> {
-    /// Whether there is anything to ask for. Makes the parts.
+    /// Creates the parts. Returns false if the range is empty.
     fn begin(&mut self) -> Result<bool> {
         check_key_len(&self.client, &self.start)?;
         check_key_len(&self.client, &self.end)?;
@@ -234,18 +245,19 @@ impl<T: Item> Scan<T> {
         }
         let shard_count = self.client.cluster_map().shard_count();
         self.parts = (0..shard_count)
-            .map(|shard| Part::new(ShardId(shard), self.start.clone()))
+            .map(|shard| ScanPart::new(ShardId(shard), self.start.clone()))
             .collect();
         Ok(true)
     }
 
-    /// Every shard has a page at hand, and one on its way at times: many shards get small pages.
+    /// Bytes per page. Every shard may hold a page and have another in flight, so pages are smaller with
+    /// more shards.
     fn page_bytes(&self) -> u32 {
         let shards = u32::try_from(self.parts.len()).unwrap_or(u32::MAX).max(1);
         (SCAN_BUFFER_BYTES / shards).clamp(SCAN_PAGE_BYTES_MIN, SCAN_PAGE_BYTES_MAX)
     }
 
-    fn fetch(&self, part: &Part<T>) -> Fetch<T> {
+    fn fetch(&self, part: &ScanPart<T>) -> Fetch<T> {
         let items = u32::try_from(self.limit)
             .unwrap_or(u32::MAX)
             .min(SCAN_PAGE_ITEMS);
@@ -267,7 +279,7 @@ impl<T: Item> Scan<T> {
         })
     }
 
-    /// Starts and polls fetches. `Ok(true)` if every part shows its first item or has none.
+    /// Starts and polls fetches. `Ok(true)` if every part has its first item in `heads` or is at its end.
     fn advance(&mut self, context: &mut Context<'_>) -> Result<bool> {
         let key_bytes_max = self.client.limits().key_bytes_max;
         let mut complete = true;
@@ -320,15 +332,14 @@ impl<T: Item> Scan<T> {
         Ok(complete)
     }
 
-    /// Whether the next page of `part` should be on its way: while little of the last one is left,
-    /// and less than what may still be given.
-    fn wants_page(&self, part: &Part<T>) -> bool {
+    /// Whether to request the next page of `part`: few items are left, and fewer than the limit allows.
+    fn wants_page(&self, part: &ScanPart<T>) -> bool {
         let left = part.items.len();
         let low = left < SCAN_PAGE_ITEMS as usize / 4 && (left as u64) < self.limit;
         part.more && part.fetch.is_none() && low
     }
 
-    /// The smallest key of all parts.
+    /// Takes the item with the smallest key of all parts.
     fn next_item(&mut self) -> Option<T> {
         let Reverse((key, at)) = self.heads.pop()?;
         let part = self.parts.get_mut(at)?;
@@ -354,7 +365,7 @@ impl<T: Item> Stream for Scan<T> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if this.complete || this.failed || this.limit == 0 {
-            // Nobody asks for more: what was kept for it may go.
+            // The scan has ended: its state on the shards may go.
             this.keeper = Keeper::default();
             return Poll::Ready(None);
         }
@@ -375,7 +386,7 @@ impl<T: Item> Stream for Scan<T> {
         while this.hungry || this.fetching > 0 {
             match this.advance(context) {
                 Ok(true) => break,
-                // A fetch that ended made room for one that was held back.
+                // A fetch has ended, so another one can start.
                 Ok(false) if this.hungry && this.fetching < SCAN_FETCHES_MAX => {}
                 Ok(false) => return Poll::Pending,
                 Err(error) => {
@@ -390,7 +401,7 @@ impl<T: Item> Stream for Scan<T> {
     }
 }
 
-/// The first key after all keys that start with `prefix`; empty if there is none.
+/// The smallest key greater than all keys that start with `prefix`; empty if there is none.
 fn successor(prefix: &[u8]) -> Bytes {
     let mut key = prefix.to_vec();
     while let Some(last) = key.pop() {

@@ -36,21 +36,21 @@ pub(crate) fn split(seed: &str) -> Result<(String, u16)> {
 /// How long to look for a cluster, counted from the clock's start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// At most.
+    /// The time limit.
     pub(crate) at_most: Duration,
-    /// If every seed refuses.
+    /// The time limit if every seed refuses.
     pub(crate) refused: Duration,
 }
 
 impl Patience {
-    /// Whether to give up after what the seeds have met.
+    /// Whether to give up, given the cause at each seed.
     fn is_over<'a>(self, met: impl IntoIterator<Item = &'a Cause>, now: Duration) -> bool {
         now >= self.at_most || (now >= self.refused && met.into_iter().all(refuses))
     }
 }
 
-/// Whether a node that met this has said no, or is not there at all. Waiting helps only if somebody
-/// changes something.
+/// Whether a cause means that the seed refuses or does not exist: a retry helps only after a restart or
+/// a correction.
 fn refuses(cause: &Cause) -> bool {
     match cause {
         Cause::Connect(kind) => *kind != ErrorKind::TimedOut,
@@ -60,7 +60,7 @@ fn refuses(cause: &Cause) -> bool {
     }
 }
 
-/// Asks the seeds for the cluster map, again and again until one answers or the patience is over.
+/// Asks the seeds for the cluster map until one answers or the patience ends.
 pub(crate) async fn find(
     seeds: &[(String, u16)],
     patience: Patience,
@@ -84,7 +84,7 @@ pub(crate) async fn find(
     }
 }
 
-/// Asks one seed after the other, the next one when one fails or is slow. `None` if all have failed.
+/// Asks the seeds in order, and the next one when one fails or is slow. `None` if all have failed.
 async fn ask_each(
     seeds: &[(String, u16)],
     met: &mut [Cause],
@@ -93,7 +93,7 @@ async fn ask_each(
 ) -> Option<(ClusterMap, Welcome)> {
     let mut left = seeds.iter().zip(met.iter_mut()).map(|((host, port), met)| {
         if *met == Cause::NotTried {
-            // What is true unless it ends.
+            // The cause if the question does not end in time.
             *met = Cause::Timeout;
         }
         async move {
@@ -112,7 +112,7 @@ async fn ask_each(
     None
 }
 
-/// The error for what the seeds have met.
+/// The error that lists the cause at each seed.
 pub(crate) fn none_found(seeds: &[String], met: Vec<Cause>) -> Error {
     let tried = seeds.iter().zip(met).map(|(seed, cause)| SeedFailure {
         seed: seed.trim().to_owned(),

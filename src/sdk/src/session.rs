@@ -1,18 +1,18 @@
-//! What a client knows and decides: where to send, when to repeat, and what may be said of a write
-//! whose answer is missing. No I/O, no clock, no randomness of its own: a simulator drives the same
-//! code as [`Client`](crate::Client).
+//! The decisions of a client: where to send a request, when to retry, and how a write without an answer
+//! ends. No I/O, no clock, no randomness of its own: a simulator drives the same code as
+//! [`Client`](crate::Client).
 //!
-//! An operation is advanced by [`Session::proceed`] (at first, and after a pause) and
-//! [`Session::report`] (after an attempt); both answer with the next [`Step`].
+//! [`Session::proceed`] (at first, and after a pause) and [`Session::report`] (after an attempt) advance
+//! an operation; both return its next [`Step`].
 //!
 //! Invariants:
 //! - A write keeps its session and number over all attempts, so that it applies at most once. It
 //!   gets another number only if its session is gone and no attempt can have been applied.
 //! - `answered_below` passes a number only when its write has ended.
-//! - `Unavailable`, `Throttled`, `DiskFull` and `ShardFull` of a write mean that it had no effect and
-//!   will have none. Whenever an attempt's outcome is not known, the write ends with a server's word on this
-//!   very number, or as `Indeterminate`.
-//! - One opening of a session is under way per shard.
+//! - A write that ends as `Unavailable`, `Throttled`, `DiskFull` or `ShardFull` had no effect and will have
+//!   none. If the outcome of an attempt is unknown, the write ends with a server's answer about this very
+//!   number, or as `Indeterminate`.
+//! - At most one operation per shard opens a session.
 
 use crate::error::{Cause, Error};
 use crate::limits::{
@@ -40,22 +40,22 @@ enum ShardSession {
     Open { id: u64, numbers: Numbers },
 }
 
-/// All that a client knows of its cluster. Shared by the client's callers, behind a lock that is
-/// held for one decision at a time.
+/// A client's knowledge of its cluster. The client's callers share it behind a lock, which is held for
+/// one decision at a time.
 #[derive(Debug)]
 pub struct Session {
     routes: Routes,
     shards: Vec<ShardSession>,
     /// The server's window, the same for every session.
     window: u32,
-    /// Tells this client from others in the servers' tables.
+    /// Identifies this client in the servers' session tables.
     client: u64,
     random: u64,
     stirred: Option<ShardId>,
 }
 
 impl Session {
-    /// A client's knowledge at its start. `seed` gives all its randomness.
+    /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
         let shards = map.shards.iter().map(|_| ShardSession::Closed).collect();
         let mut session = Self {
@@ -70,12 +70,12 @@ impl Session {
         session
     }
 
-    /// The cluster map it goes by.
+    /// The newest cluster map that it has.
     pub fn map(&self) -> &Arc<ClusterMap> {
         self.routes.map()
     }
 
-    /// Takes a map that a node gave; whether it was newer than the one at hand.
+    /// Adopts a map from a node. Returns whether it is newer than the current one.
     pub fn adopt(&mut self, map: ClusterMap) -> bool {
         self.routes.adopt(map)
     }
@@ -85,12 +85,12 @@ impl Session {
         self.routes.address(target)
     }
 
-    /// A shard whose parked operations must ask again, after the last call.
+    /// The shard whose parked operations must ask again because of the last call, if any.
     pub fn take_stirred(&mut self) -> Option<ShardId> {
         self.stirred.take()
     }
 
-    /// An operation that must have ended at `deadline`.
+    /// A new operation, which must end by `deadline`.
     pub fn operation(&self, request: Request, deadline: Duration) -> Operation {
         let shard = match &request {
             Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
@@ -118,7 +118,7 @@ impl Session {
         }
     }
 
-    /// The next step of an operation that is new, or whose pause or parking is over.
+    /// The next step of an operation that is new, or whose [`Step::Pause`] or [`Step::Park`] is over.
     pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
         if now >= operation.deadline {
             return self.give_up(operation);
@@ -142,8 +142,8 @@ impl Session {
         Step::Send { target, until }
     }
 
-    /// Sees to it that a write has its number; otherwise says what it waits for, or makes it the
-    /// one that opens the session.
+    /// Gives a write its number. If it must wait for one, returns the step; if the shard has no session,
+    /// makes this operation open it.
     fn number(&mut self, operation: &mut Operation) -> Option<Step> {
         let shard = operation.shard;
         let Some(session) = self.shards.get_mut(shard.0 as usize) else {
@@ -172,7 +172,7 @@ impl Session {
                     number >= numbers.answered_below(),
                     "{number} was settled before"
                 );
-                operation.ticket = Some(crate::operation::Ticket {
+                operation.ticket = Some(crate::operation::WriteTicket {
                     session: *id,
                     number,
                     answered_below: numbers.answered_below(),
@@ -205,8 +205,8 @@ impl Session {
         operation.cause = cause;
         if let (Some(node), Some(suspicion)) = (operation.asked, suspected) {
             self.routes.suspect(node, now + suspicion);
-            // Pauses may outlast a suspicion: the next attempt must go elsewhere all the same, or a
-            // leader that is gone would be asked for ever.
+            // A pause may outlast a suspicion, but the next attempt must still go to another node, or
+            // the client would ask a dead leader forever.
             self.routes.does_not_lead(operation.shard, node);
         }
     }
@@ -230,7 +230,7 @@ impl Session {
             (Answer::Head { .. }, Request::Head { .. }) => true,
             (Answer::ScanPage(_), Request::Scan { .. }) => true,
             (Answer::ScanHeads(_), Request::Scan { keys_only, .. }) => *keys_only,
-            // Of a release that always sends the value.
+            // Older releases always send the value.
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
@@ -275,7 +275,7 @@ impl Session {
                 let spread = self.up_to(retry_after / 2);
                 self.pause_until(operation, now + retry_after + spread, now)
             }
-            // These say something about the request itself, so no attempt of it was applied.
+            // These answers are about the request itself, so no attempt of it was applied.
             Failure::TooLarge { limit } => {
                 let (what, len) = operation.largest(limit);
                 self.end(operation, Err(Error::TooLarge { what, len, limit }))
@@ -335,8 +335,8 @@ impl Session {
         }
     }
 
-    /// A node says that its own disk, shard or data does not allow it. It may not lead, or not any
-    /// more: the others are asked before it is believed, once each.
+    /// A node reports that its disk or shard is full or its data damaged. It may not be the leader (any
+    /// more), so each of the other replicas is asked once before the report is final.
     fn cannot(&mut self, operation: &mut Operation, error: Error, now: Duration) -> Step {
         let asked = operation.asked.unwrap_or_default();
         self.routes.does_not_lead(operation.shard, asked);
@@ -350,7 +350,7 @@ impl Session {
         drop(replicas);
         if known || is_last {
             if operation.doubt {
-                // Only this attempt had no effect; an earlier one may have had.
+                // This attempt had no effect, but an earlier one may have had one.
                 return self.pause(operation, now);
             }
             return self.end(operation, Err(error));
@@ -386,7 +386,7 @@ impl Session {
         }
     }
 
-    /// Ends an operation whose server does not keep to the protocol.
+    /// Ends an operation whose server violated the protocol.
     fn broken(&mut self, operation: &mut Operation, what: &'static str) -> Step {
         if operation.is_write() && !operation.opening {
             let cause = operation.cause.clone();
@@ -396,7 +396,7 @@ impl Session {
         }
     }
 
-    /// Backs off: twice as long each time, with jitter over the upper half.
+    /// Exponential backoff: each pause doubles, with jitter over its upper half.
     fn pause(&mut self, operation: &mut Operation, now: Duration) -> Step {
         let longest = RETRY_PAUSE_MIN * 2u32.saturating_pow(operation.pauses.min(16));
         let longest = longest.min(RETRY_PAUSE_MAX);
@@ -416,7 +416,7 @@ impl Session {
         }
     }
 
-    /// Ends an operation that cannot be done in time, with what can honestly be said of it.
+    /// Ends an operation whose deadline passes: as `Indeterminate` if an attempt may have had an effect.
     fn give_up(&mut self, operation: &mut Operation) -> Step {
         let cause = operation.cause.clone();
         let error = match operation.retry_after {
@@ -433,8 +433,8 @@ impl Session {
         Step::Done(result)
     }
 
-    /// Forgets an operation that its caller no longer waits for: it is not asked again. Does
-    /// nothing if it has ended.
+    /// Abandons an operation that its caller no longer waits for: it is not sent again. Does nothing if
+    /// it has ended.
     pub fn abandon(&mut self, operation: &mut Operation) {
         if std::mem::replace(&mut operation.done, true) {
             return;
@@ -474,8 +474,8 @@ impl Session {
     }
 }
 
-/// How long others are preferred to a node after this: long if finding out again takes long. A
-/// connection that broke says little, the attempt to make it anew will tell.
+/// How long other nodes are preferred to a node after this cause: longer if it takes long to detect
+/// again. A broken connection alone causes no suspicion; the attempt to reconnect will show.
 fn suspicion(cause: &Cause) -> Option<Duration> {
     match cause {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),

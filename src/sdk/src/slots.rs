@@ -1,8 +1,7 @@
 //! The requests in flight on one connection.
 //!
-//! Invariants: a request id names one request only (slot and generation), so a late answer never
-//! reaches another caller; a slot whose answer is still owed by the server keeps its place in the
-//! in-flight limit.
+//! Invariants: a request id (slot and generation) names one request only, so a late answer never reaches
+//! another caller; a slot whose answer the server still owes counts toward the in-flight limit.
 
 use crate::operation::Event;
 use corelith_wire::RequestId;
@@ -10,36 +9,36 @@ use std::task::Waker;
 use std::time::Duration;
 
 #[derive(Debug)]
-enum State {
+enum SlotState {
     Free,
-    /// A caller waits, at most until then.
+    /// A caller waits, at most until its deadline.
     Waiting {
         until: Duration,
         waker: Option<Waker>,
     },
-    /// The caller has not taken it yet; `owed` if the server may still answer.
+    /// The caller has not taken the outcome yet; `owed` if the server may still answer.
     Done {
         event: Event,
         owed: bool,
     },
-    /// No caller waits any more, but the server may still answer.
+    /// The caller has gone, but the server may still answer.
     Abandoned,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct RequestSlot {
     generation: u32,
-    state: State,
+    state: SlotState,
 }
 
 /// The slots of one connection. Owned by it, behind its lock.
 #[derive(Debug, Default)]
 pub struct Slots {
-    slots: Vec<Slot>,
+    slots: Vec<RequestSlot>,
     free: Vec<u32>,
 }
 
-/// What happened to the in-flight limit.
+/// The effect of an answer on the in-flight limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// One more request may be sent.
@@ -53,32 +52,35 @@ fn id(index: u32, generation: u32) -> RequestId {
 }
 
 impl Slots {
-    /// How many are in use.
+    /// Number of slots in use.
     pub fn in_use(&self) -> usize {
         assert!(self.free.len() <= self.slots.len(), "a slot is free twice");
         self.slots.len() - self.free.len()
     }
 
-    /// Takes a slot for a caller that waits until then.
+    /// Takes a slot for a caller that waits at most until its deadline.
     pub fn take(&mut self, until: Duration) -> RequestId {
-        let state = State::Waiting { until, waker: None };
+        let state = SlotState::Waiting { until, waker: None };
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
-            assert!(matches!(slot.state, State::Free), "slot {index} is in use");
+            assert!(
+                matches!(slot.state, SlotState::Free),
+                "slot {index} is in use"
+            );
             slot.state = state;
             return id(index, slot.generation);
         }
         let index = self.slots.len() as u32;
-        self.slots.push(Slot {
+        self.slots.push(RequestSlot {
             generation: 0,
             state,
         });
         id(index, 0)
     }
 
-    fn slot(&mut self, id: RequestId) -> Option<&mut Slot> {
-        // The halves of the id are the slot's place and its generation.
+    fn slot(&mut self, id: RequestId) -> Option<&mut RequestSlot> {
+        // The halves of the id are the slot's index and its generation.
         let (index, generation) = (id.0 as u32, (id.0 >> 32) as u32);
         self.slots
             .get_mut(index as usize)
@@ -88,52 +90,52 @@ impl Slots {
     fn release(&mut self, id: RequestId) {
         if let Some(slot) = self.slot(id) {
             assert!(
-                !matches!(slot.state, State::Free),
+                !matches!(slot.state, SlotState::Free),
                 "{id:?} is given back twice"
             );
-            slot.state = State::Free;
+            slot.state = SlotState::Free;
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(id.0 as u32);
         }
     }
 
-    /// Hands an answer to its caller, whose waker is returned.
+    /// Stores an answer for its caller. Returns the caller's waker.
     pub fn answer(&mut self, id: RequestId, event: Event) -> (Room, Option<Waker>) {
         let Some(slot) = self.slot(id) else {
             return (Room::Same, None);
         };
         match &mut slot.state {
-            State::Waiting { waker, .. } => {
+            SlotState::Waiting { waker, .. } => {
                 let waker = waker.take();
-                slot.state = State::Done { event, owed: false };
+                slot.state = SlotState::Done { event, owed: false };
                 (Room::Freed, waker)
             }
-            State::Done { owed, .. } if *owed => {
+            SlotState::Done { owed, .. } if *owed => {
                 *owed = false;
                 (Room::Freed, None)
             }
-            State::Abandoned => {
+            SlotState::Abandoned => {
                 self.release(id);
                 (Room::Freed, None)
             }
-            State::Done { .. } | State::Free => (Room::Same, None),
+            SlotState::Done { .. } | SlotState::Free => (Room::Same, None),
         }
     }
 
-    /// Gives the caller what came of its request, or remembers whom to wake.
+    /// The outcome of the caller's request; `None` if there is none yet, and then `waker` is woken later.
     pub fn poll(&mut self, id: RequestId, waker: &Waker) -> Option<Event> {
         let slot = self.slot(id)?;
         match &mut slot.state {
-            State::Waiting { waker: place, .. } => {
+            SlotState::Waiting { waker: place, .. } => {
                 match place {
                     Some(known) => known.clone_from(waker),
                     None => *place = Some(waker.clone()),
                 }
                 None
             }
-            State::Done { .. } => {
-                let State::Done { event, owed } =
-                    std::mem::replace(&mut slot.state, State::Abandoned)
+            SlotState::Done { .. } => {
+                let SlotState::Done { event, owed } =
+                    std::mem::replace(&mut slot.state, SlotState::Abandoned)
                 else {
                     return None;
                 };
@@ -142,32 +144,32 @@ impl Slots {
                 }
                 Some(event)
             }
-            State::Free | State::Abandoned => None,
+            SlotState::Free | SlotState::Abandoned => None,
         }
     }
 
-    /// Says that the caller does not wait any more.
+    /// Gives up a slot whose caller no longer waits.
     pub fn forget(&mut self, id: RequestId) {
         let Some(slot) = self.slot(id) else {
             return;
         };
         match slot.state {
-            State::Waiting { .. } | State::Done { owed: true, .. } => {
-                slot.state = State::Abandoned;
+            SlotState::Waiting { .. } | SlotState::Done { owed: true, .. } => {
+                slot.state = SlotState::Abandoned;
             }
-            State::Done { .. } => self.release(id),
-            State::Free | State::Abandoned => {}
+            SlotState::Done { .. } => self.release(id),
+            SlotState::Free | SlotState::Abandoned => {}
         }
     }
 
-    /// Tells the callers whose time is up by `now` that `event` happened. The answers stay owed.
+    /// Ends the requests whose deadline is past at `now` with `event`. The server still owes the answers.
     pub fn expire(&mut self, now: Duration, event: &Event, wake: &mut Vec<Waker>) {
         for slot in &mut self.slots {
-            if let State::Waiting { until, waker } = &mut slot.state
+            if let SlotState::Waiting { until, waker } = &mut slot.state
                 && *until <= now
             {
                 wake.extend(waker.take());
-                slot.state = State::Done {
+                slot.state = SlotState::Done {
                     event: event.clone(),
                     owed: true,
                 };
@@ -175,26 +177,26 @@ impl Slots {
         }
     }
 
-    /// Tells all callers that `event` happened. Nothing is owed any more.
+    /// Ends all requests with `event`. The server owes no answers any more.
     pub fn fail_all(&mut self, event: &Event, wake: &mut Vec<Waker>) {
         for index in 0..self.slots.len() as u32 {
             let Some(slot) = self.slots.get_mut(index as usize) else {
                 return;
             };
             match &mut slot.state {
-                State::Waiting { waker, .. } => {
+                SlotState::Waiting { waker, .. } => {
                     wake.extend(waker.take());
-                    slot.state = State::Done {
+                    slot.state = SlotState::Done {
                         event: event.clone(),
                         owed: false,
                     };
                 }
-                State::Done { owed, .. } => *owed = false,
-                State::Abandoned => {
+                SlotState::Done { owed, .. } => *owed = false,
+                SlotState::Abandoned => {
                     let id = id(index, slot.generation);
                     self.release(id);
                 }
-                State::Free => {}
+                SlotState::Free => {}
             }
         }
     }

@@ -17,7 +17,7 @@ pub use corelith_wire::storage::{
     DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply,
 };
 
-/// The state of the cluster, as its nodes told within moments of each other.
+/// The state of the cluster, as its nodes reported it. The reports are not from one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterStatus {
@@ -33,7 +33,7 @@ pub struct ClusterStatus {
 pub struct NodeStatus {
     /// The node, as the map says.
     pub node: MapNode,
-    /// What it told, or why it told nothing.
+    /// Its report, or why there is none.
     pub reply: std::result::Result<StatusReply, Cause>,
 }
 
@@ -43,13 +43,14 @@ pub struct NodeStatus {
 pub struct NodeStorage {
     /// The node, as the map says.
     pub node: MapNode,
-    /// What it told, or why it told nothing.
+    /// Its report, or why there is none.
     pub reply: std::result::Result<StorageReply, Cause>,
 }
 
 impl Client {
-    /// Asks every node for its state. A node that does not answer within the client's deadline, or
-    /// 2 s, is listed with the cause. Dropping the future does no harm.
+    /// Asks every node for its state, and returns one report per node of the map. A node that does not
+    /// answer within 2 s or the client's deadline, whichever is shorter, is listed with the cause. Cancel
+    /// safe.
     ///
     /// # Errors
     /// `Unavailable` if no node answers.
@@ -61,9 +62,9 @@ impl Client {
         Ok(ClusterStatus { map, nodes })
     }
 
-    /// Asks every node for the state of its storage. A node that does not answer within the client's
-    /// deadline, or 2 s, is listed with the cause; one of a release that cannot tell does not answer.
-    /// Dropping the future does no harm.
+    /// Asks every node for the state of its storage, and returns one report per node of the map. A node
+    /// that does not answer within 2 s or the client's deadline, whichever is shorter, is listed with the
+    /// cause, as is a node of a release without such reports. Cancel safe.
     ///
     /// # Errors
     /// `Unavailable` if no node answers.
@@ -100,7 +101,7 @@ impl Client {
         }
     }
 
-    /// Asks a node something about all of it; `encode` sets the kind of the question.
+    /// Sends a node a request that concerns the whole node; `encode` sets its kind.
     async fn ask(
         &self,
         node: &MapNode,
@@ -136,7 +137,7 @@ impl Client {
     }
 }
 
-/// Why there is no answer of the kind that was wanted.
+/// Why an answer is not of the wanted kind.
 fn cause_of(answer: std::result::Result<Answer, Cause>) -> Cause {
     match answer {
         Ok(Answer::Failure { .. }) => Cause::Starting,
@@ -147,7 +148,7 @@ fn cause_of(answer: std::result::Result<Answer, Cause>) -> Cause {
     }
 }
 
-/// The last cause if nobody has answered.
+/// An error with the last cause if no node answered.
 fn any_answer<'a, T: 'a>(
     replies: impl Iterator<Item = &'a std::result::Result<T, Cause>>,
 ) -> Result<()> {

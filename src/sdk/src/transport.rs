@@ -1,5 +1,5 @@
-//! The connections of a client: one per core that it talks to, made when first needed, and made
-//! again after a pause when they break.
+//! The connections of a client: one per core that it talks to, opened on first use and reopened after a
+//! pause when they break.
 
 use crate::error::Cause;
 use crate::limits::CONNECT_TIMEOUT;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 /// All connections of one client.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    connections: Mutex<BTreeMap<Target, Arc<Connection>>>,
+    connections: Mutex<BTreeMap<Target, Arc<CoreConnection>>>,
     cluster: ClusterId,
     clock: Clock,
     resolver: Resolver,
@@ -37,17 +37,17 @@ impl Transport {
         &self.resolver
     }
 
-    /// The connection to `target`, whose address is asked for if it is new.
+    /// The connection to `target`; `None` if it is new and `address` returns none.
     pub(crate) fn connection(
         &self,
         target: Target,
         address: impl FnOnce() -> Option<(String, u16)>,
-    ) -> Option<Arc<Connection>> {
+    ) -> Option<Arc<CoreConnection>> {
         if let Some(known) = self.connections().get(&target) {
             return Some(Arc::clone(known));
         }
         let (host, port) = address()?;
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(CoreConnection {
             host,
             port,
             cluster: self.cluster,
@@ -60,13 +60,13 @@ impl Transport {
         Some(Arc::clone(connections.entry(target).or_insert(connection)))
     }
 
-    fn connections(&self) -> MutexGuard<'_, BTreeMap<Target, Arc<Connection>>> {
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<Target, Arc<CoreConnection>>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connections whose address is not what a new map says.
+    /// Closes the connections whose address a new map has changed.
     pub(crate) fn keep(&self, address: impl Fn(Target) -> Option<(String, u16)>) {
         self.connections().retain(|target, connection| {
             let keep = address(*target)
@@ -89,23 +89,23 @@ impl Drop for Transport {
 
 /// The connection to one core.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct CoreConnection {
     host: String,
     port: u16,
     cluster: ClusterId,
     clock: Clock,
     resolver: Resolver,
     phase: Mutex<Phase<Arc<Link>>>,
-    /// Notified when connecting has ended.
+    /// Notified when an attempt to connect has ended.
     changed: Notify,
 }
 
-impl Connection {
+impl CoreConnection {
     fn phase(&self) -> MutexGuard<'_, Phase<Arc<Link>>> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request and waits for its answer, at most until then.
+    /// Sends a request and waits for its answer, at most until `until`.
     pub(crate) async fn call(
         self: Arc<Self>,
         encode: impl FnOnce(&mut Outbox, RequestId),

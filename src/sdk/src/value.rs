@@ -1,17 +1,17 @@
-//! What can be given as a value.
+//! The types that can be values.
 
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
 
-/// What can be given as a value: owned bytes and text (`Bytes`, `Vec<u8>`, `String`, boxes) are sent
-/// as they are, without a copy; what is borrowed (`&str`, `&[u8]`, `&String`, arrays, ...) is copied,
-/// except for `&Bytes`, whose bytes are shared.
+/// A type that can be a value. Owned bytes and text (`Bytes`, `Vec<u8>`, `String`, boxes) are sent
+/// without a copy. Arrays and borrowed data (`&str`, `&[u8]`, `&String`, ...) are copied, except for
+/// `&Bytes`, which shares its bytes.
 pub trait IntoValue {
     /// The value's bytes.
     fn into_value(self) -> Bytes;
 }
 
-/// What can be given as a value by reference.
+/// A type that can be a value by reference.
 pub trait AsValue {
     /// The value's bytes.
     fn as_value(&self) -> Bytes;

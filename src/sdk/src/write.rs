@@ -15,18 +15,18 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
-    /// The key's version from now on (after a delete: the version of the deletion).
+    /// The key's new version, the log index of the write (after a delete, the version of the deletion).
     pub version: u64,
     /// The shard that holds the key.
     pub shard: u32,
     /// Term of the leader that answered.
     pub term: u64,
-    /// Log index at which the answer was true; it only rises within a shard, so it can serve as a
+    /// Log index at which the answer was true. It only rises within a shard, so it can serve as a
     /// fencing token.
     pub index: u64,
 }
 
-/// What a put and a delete have in common.
+/// A put or a delete.
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
     client: Client,
@@ -38,6 +38,18 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// A write without a condition, with the client's deadline.
+    fn new(client: Client, kind: WriteKind, key: Bytes, value: Bytes) -> Self {
+        Self {
+            client,
+            key,
+            value,
+            kind,
+            condition: Condition::Any,
+            deadline: None,
+        }
+    }
+
     pub(crate) async fn run(self) -> Result<Written> {
         let Self {
             client,
@@ -80,7 +92,7 @@ impl Write {
     }
 }
 
-/// Refuses a key that no server would take.
+/// Refuses a key that is empty or too long.
 pub(crate) fn check_key(client: &Client, key: &Bytes) -> Result<()> {
     if key.is_empty() {
         return Err(Error::Invalid {
@@ -90,7 +102,7 @@ pub(crate) fn check_key(client: &Client, key: &Bytes) -> Result<()> {
     check_key_len(client, key)
 }
 
-/// Refuses a key, or the end of a range, that is longer than any key.
+/// Refuses a key, or an end of a range, that is longer than the cluster allows.
 pub(crate) fn check_key_len(client: &Client, key: &Bytes) -> Result<()> {
     let (len, limit) = (key.len() as u64, client.limits().key_bytes_max as u64);
     if len > limit {
@@ -103,13 +115,14 @@ pub(crate) fn check_key_len(client: &Client, key: &Bytes) -> Result<()> {
 macro_rules! awaited {
     ($name:ident) => {
         impl $name {
-            /// Applies only if the key's version is `version`; otherwise `Conflict`.
+            /// Applies only if the key has this version; otherwise the write fails with `Conflict` and
+            /// changes nothing.
             pub fn if_version(mut self, version: u64) -> Self {
                 self.0.condition = Condition::Version(version);
                 self
             }
 
-            /// How long it may take, retries included; otherwise the client's deadline.
+            /// Sets how long the write may take, including retries. Default: the client's deadline.
             pub fn deadline(mut self, deadline: Duration) -> Self {
                 self.0.deadline = Some(deadline);
                 self
@@ -134,18 +147,24 @@ macro_rules! awaited {
     };
 }
 
-/// See [`Client::put`].
+/// A put, made by [`Client::put`]. Awaiting it returns [`Written`] once the write is durable on a
+/// majority of the shard's replicas.
 ///
-/// If its future is dropped before it is ready, the write may have been applied or may yet be, once;
-/// it is not sent again.
+/// Cancel safety: if the future is dropped early, the write may have been applied or may still be
+/// applied, once. The client does not retry it.
+///
+/// # Errors
+/// `Conflict` if its condition does not hold; `Indeterminate` if the outcome is unknown; `Unavailable`,
+/// `Throttled`, `DiskFull` or `ShardFull` if it certainly was not and will not be applied; `TooLarge`
+/// or `Invalid` for a key or value that the cluster does not allow.
 #[derive(Clone, Debug)]
 #[must_use = "a put does nothing until it is awaited"]
 pub struct Put(pub(crate) Write);
 
-/// See [`Client::delete`].
+/// A delete, made by [`Client::delete`]. Awaiting it returns [`Written`] once the deletion is durable
+/// on a majority of the shard's replicas.
 ///
-/// If its future is dropped before it is ready, the deletion may have been applied or may yet be, once;
-/// it is not sent again.
+/// Cancel safety and errors are those of a [`Put`].
 #[derive(Clone, Debug)]
 #[must_use = "a delete does nothing until it is awaited"]
 pub struct Delete(pub(crate) Write);
@@ -154,12 +173,13 @@ awaited!(Put);
 awaited!(Delete);
 
 impl Client {
-    /// Gives `key` the value `value`. Await it, after adding a condition if there is one.
+    /// Sets the value of `key`, overwriting any it has. Add a condition or a deadline if needed, then
+    /// await it.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl IntoValue) -> Put {
         Put::new(self.clone(), own(key), value.into_value())
     }
 
-    /// Takes the value of `key` away. Deleting a key without value is a success.
+    /// Deletes `key`. Deleting a key that has no value succeeds.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), own(key))
     }
@@ -167,18 +187,11 @@ impl Client {
 
 impl Put {
     pub(crate) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
-        let (kind, condition, deadline) = (WriteKind::Put, Condition::Any, None);
-        Self(Write {
-            client,
-            key,
-            value,
-            kind,
-            condition,
-            deadline,
-        })
+        Self(Write::new(client, WriteKind::Put, key, value))
     }
 
-    /// Applies only if the key has no value; otherwise `Conflict`.
+    /// Applies only if the key has no value; otherwise the put fails with `Conflict` and changes
+    /// nothing.
     pub fn if_absent(mut self) -> Self {
         self.0.condition = Condition::Absent;
         self
@@ -187,14 +200,6 @@ impl Put {
 
 impl Delete {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
-        let (kind, condition, deadline) = (WriteKind::Delete, Condition::Any, None);
-        Self(Write {
-            client,
-            key,
-            value: Bytes::new(),
-            kind,
-            condition,
-            deadline,
-        })
+        Self(Write::new(client, WriteKind::Delete, key, Bytes::new()))
     }
 }

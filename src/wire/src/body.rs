@@ -1,4 +1,4 @@
-//! Bodies: rkyv messages written straight into the outgoing buffer, and read in place.
+//! Frame bodies: rkyv messages, written directly into the outgoing buffer and read in place.
 
 use crate::error::DecodeError;
 use bytes::BytesMut;
@@ -10,7 +10,7 @@ use rkyv::ser::allocator::{ArenaHandle, SubAllocator};
 use rkyv::ser::{Positional, Serializer, Writer};
 use std::mem::MaybeUninit;
 
-/// Appends to a buffer; positions count from where the body starts.
+/// Appends to a buffer; positions count from the start of the body.
 pub struct BodyWriter<'a> {
     out: &'a mut BytesMut,
     start: usize,
@@ -29,7 +29,7 @@ impl<E> Writer<E> for BodyWriter<'_> {
     }
 }
 
-/// A body without nested lists: written with no allocation at all.
+/// A body without nested lists, which is written without an allocation.
 pub trait Flat:
     for<'w, 's> rkyv::Serialize<LowSerializer<BodyWriter<'w>, SubAllocator<'s>, Failure>>
 {
@@ -39,7 +39,7 @@ impl<T> Flat for T where
 {
 }
 
-/// Any body; nested lists take scratch space from a reused arena.
+/// Any body; nested lists use scratch space from a reused arena.
 pub trait Nested:
     for<'w, 's> rkyv::Serialize<LowSerializer<BodyWriter<'w>, ArenaHandle<'s>, Failure>>
 {
@@ -78,7 +78,7 @@ pub(crate) fn write_nested(out: &mut BytesMut, body: &impl Nested) {
     );
 }
 
-/// Validates `bytes` as a `T` and gives it in place.
+/// Validates `bytes` as a `T` and returns it in place.
 pub(crate) fn access<'a, T>(bytes: &'a [u8], what: &'static str) -> Result<&'a T, DecodeError>
 where
     T: Portable + for<'c> CheckBytes<LowValidator<'c, Failure>>,
@@ -86,7 +86,7 @@ where
     rkyv::api::low::access::<T, Failure>(bytes).map_err(|_| DecodeError::Malformed { what })
 }
 
-/// Makes an owned `T` of a validated body.
+/// Converts a validated body to an owned `T`.
 pub(crate) fn deserialize<T>(
     archived: &impl rkyv::Deserialize<T, LowDeserializer<Failure>>,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! What clients and nodes say to each other: requests, their answers, and what answers carry.
+//! The messages between clients and nodes: requests, answers, and the reports that answers carry.
 
 pub mod map;
 pub mod request;

@@ -1,38 +1,38 @@
-//! What can be wrong with bytes that came from the other side.
+//! The errors in bytes received from the other side.
 
 use crate::ids::ClusterId;
 use thiserror::Error;
 
-/// The stream of frames is broken: the connection must be closed, nothing after this point can be
-/// trusted.
+/// The stream of frames is broken: nothing after this point can be trusted, so the connection must be
+/// closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// A kind that this version does not know.
+    /// A kind that this version does not know or this connection does not accept.
     #[error("frame of unknown kind {kind}: the other side speaks another protocol version")]
     UnknownKind {
         /// The kind's number.
         kind: u16,
     },
-    /// Longer than its kind may be. Nothing was allocated for it.
-    #[error("frame of kind {kind} announces {len} bytes, allowed are {limit}")]
+    /// The frame is longer than its kind allows. Nothing was allocated for it.
+    #[error("frame of kind {kind} has {len} bytes, at most {limit} are allowed")]
     TooLong {
         /// The kind's number.
         kind: u16,
         /// Announced bytes after the header.
         len: u32,
-        /// The most that this kind may have.
+        /// Most bytes after the header that this kind allows.
         limit: usize,
     },
-    /// The body is said to reach beyond the frame.
-    #[error("frame announces a body of {body_len} bytes in {len}")]
+    /// The body is longer than the frame.
+    #[error("frame of {len} bytes has a body of {body_len} bytes")]
     BodyBeyondFrame {
         /// Announced bytes of the body.
         body_len: u32,
         /// Announced bytes after the header.
         len: u32,
     },
-    /// Damaged on the way.
-    #[error("frame checksum is {found:08x}, expected {expected:08x}: damaged on the way")]
+    /// The frame was damaged in transit.
+    #[error("frame checksum is {found:08x}, expected {expected:08x}: damaged in transit")]
     Checksum {
         /// As the header says.
         expected: u32,
@@ -42,22 +42,22 @@ pub enum FrameError {
     /// The stream ended inside a frame.
     #[error("connection ended inside a frame, {have} bytes into it")]
     Truncated {
-        /// Bytes of the frame that did arrive.
+        /// Bytes of the frame that arrived.
         have: usize,
     },
 }
 
-/// A frame arrived whole, but its body is not what its kind promises, or it could not be written.
+/// A frame is complete, but its body is not a valid message of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// The bytes are no valid message.
+    /// The bytes are not a valid message.
     #[error("malformed {what}")]
     Malformed {
-        /// The message, or the part of it, that is wrong.
+        /// The message, or the part of it that is wrong.
         what: &'static str,
     },
     /// The message is valid, but a field exceeds its bound.
-    #[error("{what} of {len} bytes, allowed are {limit}")]
+    #[error("{what} of {len} bytes, at most {limit} are allowed")]
     TooLarge {
         /// The field.
         what: &'static str,
@@ -68,21 +68,21 @@ pub enum DecodeError {
     },
 }
 
-/// The two sides cannot work together.
+/// The handshake failed: the two sides cannot work together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HandshakeError {
-    /// Something else listens or talks there.
+    /// The other side is not a Corelith node or client.
     #[error("the other side does not speak the Corelith protocol")]
     NotCorelith,
-    /// Damaged on the way.
-    #[error("handshake checksum mismatch: damaged on the way")]
+    /// The handshake was damaged in transit.
+    #[error("handshake checksum mismatch: damaged in transit")]
     Checksum,
     /// A field that this version does not know.
-    #[error("handshake holds an unknown {what}: {value}")]
+    #[error("the handshake holds an unknown {what}: {value}")]
     Unknown {
         /// The field.
         what: &'static str,
-        /// Its content.
+        /// Its value.
         value: u16,
     },
     /// This side is too old for the other.
@@ -97,10 +97,10 @@ pub enum HandshakeError {
         /// Oldest version of this side.
         ours: u16,
     },
-    /// The nodes there belong to another cluster.
+    /// The other side belongs to another cluster.
     #[error("the other side belongs to cluster {theirs}, not to {ours}: check the addresses")]
     OtherCluster {
-        /// The cluster that was asked for.
+        /// The cluster that this side expects.
         ours: ClusterId,
         /// The cluster that answered.
         theirs: ClusterId,

@@ -5,16 +5,16 @@
 //!      0     4  len         bytes after the header
 //!      4     4  crc32c      of header bytes 8..32, then of everything after the header
 //!      8     2  kind        what the body is, see [`Kind`]
-//!     10     2  flags       see [`Flags`]; bits that a side does not know it ignores
+//!     10     2  flags       see [`Flags`]; a side ignores bits that it does not know
 //!     12     4  body_len    length of the body; the rest of len is value bytes
 //!     16     8  request_id  pairs an answer with its request
 //!     24     4  shard       the shard that is asked, or that answers
 //!     28     4  epoch       generation of the sender's cluster map
 //!     32   len  body, then value bytes
 //! ```
-//! All little-endian. Invariants: a frame whose kind is not accepted on its connection, whose
-//! length exceeds the cap of its kind, or whose body would reach beyond it, is refused on its
-//! header alone; a frame is handed out only if its checksum matches.
+//! All fields are little-endian. Invariants: a frame is refused on its header alone if its connection
+//! does not accept its kind, if it exceeds the length cap of its kind, or if its body exceeds the frame;
+//! a frame is handed out only if its checksum matches.
 
 use crate::body::{self, Flat, Nested};
 use crate::error::FrameError;
@@ -23,7 +23,7 @@ use crate::limits::{self, HEADER_BYTES};
 use crate::width::u32_len;
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// What a frame is. Numbers are never used again for something else.
+/// The kind of a frame. A number never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kind(pub u16);
 
@@ -45,9 +45,9 @@ impl Kind {
 
     /// Answer: the write is applied.
     pub const WRITTEN: Self = Self(0x81);
-    /// Answer: the write's condition does not hold, nothing was changed.
+    /// Answer: the write's condition does not hold; nothing was changed.
     pub const CONFLICT: Self = Self(0x82);
-    /// Answer: no such key.
+    /// Answer: the key has no value.
     pub const NOT_FOUND: Self = Self(0x83);
     /// Answer: a value.
     pub const VALUE: Self = Self(0x84);
@@ -59,7 +59,7 @@ impl Kind {
     pub const STATUS_REPLY: Self = Self(0x87);
     /// Answer: the cluster map.
     pub const MAP: Self = Self(0x88);
-    /// Answer: not done, with the reason.
+    /// Answer: the request failed, with the reason.
     pub const FAILURE: Self = Self(0x89);
     /// Answer: the state of a node's storage, in version 1 of the protocol.
     pub const STORAGE_REPLY: Self = Self(0x8a);
@@ -76,14 +76,14 @@ impl Kind {
     pub const PEER_LAST: Self = Self(0x1ff);
 }
 
-/// What a frame asks beside what its kind says, a bit each. A bit must be one that may be ignored: a
-/// side of an older release does.
+/// Optional wishes of a frame, one bit each. Every bit must be safe to ignore, since older releases
+/// ignore it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u16);
 
 impl Flags {
-    /// Of a [`Kind::GET`] or [`Kind::SCAN`]: versions and lengths are enough, so that the answer
-    /// may be a [`Kind::HEAD`] or a [`Kind::SCAN_HEADS`]. The kind of the answer says what it is.
+    /// On a [`Kind::GET`] or [`Kind::SCAN`]: versions and lengths are enough, so the answer may be a
+    /// [`Kind::HEAD`] or [`Kind::SCAN_HEADS`].
     pub const WITHOUT_VALUES: Self = Self(1);
 
     /// Whether all bits of `other` are set.
@@ -93,7 +93,7 @@ impl Flags {
     }
 }
 
-/// What a connection may carry towards this side.
+/// The frames that a connection may carry toward this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepts {
     /// Requests of clients.
@@ -105,8 +105,8 @@ pub enum Accepts {
 }
 
 impl Accepts {
-    /// The most bytes after the header that a frame of `kind` may have here, `None` if it has no
-    /// business here.
+    /// Most bytes after the header of a frame of `kind`; `None` if the connection does not accept the
+    /// kind.
     fn cap(self, kind: Kind) -> Option<usize> {
         match self {
             Self::Requests => match kind {
@@ -140,7 +140,7 @@ impl Accepts {
     }
 }
 
-/// The sender's choice of header fields.
+/// The header fields that the sender chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// What the frame is.
@@ -154,6 +154,12 @@ pub struct Head {
 }
 
 impl Head {
+    /// The same head with another kind.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The head of an answer to this request.
     #[must_use]
     pub fn answer(self, kind: Kind, epoch: Epoch) -> Self {
@@ -165,26 +171,26 @@ impl Head {
     }
 }
 
-/// A frame's header, its lengths checked against the caps.
+/// A frame's header, whose lengths were checked against the caps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Bytes after the header.
     pub len: u32,
-    /// Checksum as the sender computed it.
+    /// Checksum computed by the sender.
     pub crc32c: u32,
-    /// What the sender asks beside the kind.
+    /// The sender's optional wishes.
     pub flags: Flags,
     /// Bytes of the body.
     pub body_len: u32,
-    /// The sender's choice of the other fields.
+    /// The other fields.
     pub head: Head,
 }
 
 impl Header {
-    /// Parses and checks the header at the start of `bytes`; `None` if it is not there yet.
+    /// Parses and checks the header at the start of `bytes`; `None` if it is incomplete.
     ///
     /// # Errors
-    /// The kind is not accepted, or a length exceeds its cap.
+    /// The connection does not accept the kind, or a length exceeds its cap.
     pub fn parse(bytes: &[u8], accepts: Accepts) -> Result<Option<Self>, FrameError> {
         let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -225,7 +231,7 @@ impl Header {
     }
 }
 
-/// `N` bytes of a fixed-size structure at an offset that is known to lie within it.
+/// `N` bytes of a fixed-size structure at an offset within it.
 pub(crate) fn field<const N: usize>(fixed: &[u8], at: usize) -> [u8; N] {
     match fixed.get(at..).and_then(<[u8]>::first_chunk::<N>) {
         Some(bytes) => *bytes,
@@ -233,10 +239,10 @@ pub(crate) fn field<const N: usize>(fixed: &[u8], at: usize) -> [u8; N] {
     }
 }
 
-/// A whole frame with a good checksum. Its bytes are a slice of the receive buffer.
+/// A complete frame whose checksum matches. Its bytes are a slice of the receive buffer.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Its header.
+    /// The header.
     pub header: Header,
     payload: Bytes,
 }
@@ -247,12 +253,12 @@ impl Frame {
         &self.payload
     }
 
-    /// Everything after the header, taken.
+    /// Everything after the header, without a copy.
     pub fn into_payload(self) -> Bytes {
         self.payload
     }
 
-    /// The same frame with bytes of its own: it keeps no receive buffer in memory.
+    /// The same frame with its own copy of the bytes: it does not keep the receive buffer alive.
     #[must_use]
     pub fn into_owned(self) -> Self {
         Self {
@@ -278,7 +284,7 @@ impl Frame {
     }
 }
 
-/// Cuts received bytes into frames. One for each direction of a connection.
+/// Splits received bytes into frames. One per direction of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameParser {
     accepts: Accepts,
@@ -290,8 +296,8 @@ impl FrameParser {
         Self { accepts }
     }
 
-    /// Takes all complete frames out of `buffer` with one split; the rest stays there. An error
-    /// comes after the good frames before it, and then the connection must be closed.
+    /// Takes all complete frames out of `buffer` with one split; the rest stays there. An error comes
+    /// after the good frames before it; the connection must then be closed.
     pub fn take(&self, buffer: &mut BytesMut) -> Frames {
         let mut end = 0;
         let mut error = None;
@@ -320,11 +326,11 @@ impl FrameParser {
         }
     }
 
-    /// How many bytes are missing until the first frame in `buffer` is complete (at least a
-    /// header's worth if nothing is known about it): what to reserve before the next read.
+    /// Number of bytes missing until the first frame in `buffer` is complete, or until its header is if
+    /// that is incomplete: the amount to reserve before the next read.
     ///
     /// # Errors
-    /// That frame is refused.
+    /// The frame is refused.
     pub fn missing(&self, buffer: &[u8]) -> Result<usize, FrameError> {
         let bytes = Header::parse(buffer, self.accepts)?.map_or(HEADER_BYTES, |h| h.frame_bytes());
         Ok(bytes.saturating_sub(buffer.len()))
@@ -333,7 +339,7 @@ impl FrameParser {
     /// Checks that the stream may end here.
     ///
     /// # Errors
-    /// `rest` is the beginning of a frame.
+    /// `rest` is the start of an incomplete frame.
     pub fn end(&self, rest: &[u8]) -> Result<(), FrameError> {
         if rest.is_empty() {
             Ok(())
@@ -388,12 +394,12 @@ impl Iterator for Frames {
     }
 }
 
-/// The checksum of a frame: of everything but the length and the checksum itself.
+/// The checksum of a frame: it covers everything except the length and the checksum itself.
 fn checksum(frame: &[u8]) -> u32 {
     crc32c::crc32c(frame.get(8..).unwrap_or_default())
 }
 
-/// Appends one frame to a buffer: header first, patched when the frame is sealed.
+/// Appends one frame to a buffer. The header comes first and is patched when the frame is sealed.
 #[derive(Debug)]
 pub struct FrameBuilder<'a> {
     out: &'a mut BytesMut,
@@ -438,7 +444,7 @@ impl<'a> FrameBuilder<'a> {
         self
     }
 
-    /// Appends an rkyv message without nested lists to the body. No allocation.
+    /// Appends an rkyv message without nested lists to the body, without an allocation.
     #[must_use]
     pub fn flat(self, message: &impl Flat) -> Self {
         body::write_flat(self.out, message);
@@ -452,7 +458,7 @@ impl<'a> FrameBuilder<'a> {
         self
     }
 
-    /// Like [`flat`](Self::flat), with the message's length (u32) before it.
+    /// Like [`flat`](Self::flat), with the message's length (u32) in front of it.
     #[must_use]
     pub fn prefixed(self, message: &impl Flat) -> Self {
         let at = self.out.len();
@@ -463,19 +469,19 @@ impl<'a> FrameBuilder<'a> {
         self
     }
 
-    /// Ends a frame without value.
+    /// Ends a frame without a value.
     pub fn seal(self) {
         self.seal_with(&[]);
     }
 
-    /// Ends a frame whose value bytes are copied behind the body.
+    /// Ends a frame and copies its value bytes after the body.
     pub fn seal_with(self, value: &[u8]) {
         let body_len = self.out.len() - self.start - HEADER_BYTES;
         self.out.extend_from_slice(value);
         self.patch(body_len, value.len(), &[]);
     }
 
-    /// Ends a frame whose value bytes are the concatenation of `parts`, copied behind the body.
+    /// Ends a frame and copies its value bytes, the concatenation of `parts`, after the body.
     pub fn seal_parts<'p>(self, parts: impl Iterator<Item = &'p [u8]>) {
         let body_len = self.out.len() - self.start - HEADER_BYTES;
         for part in parts {
@@ -485,8 +491,8 @@ impl<'a> FrameBuilder<'a> {
         self.patch(body_len, value_len, &[]);
     }
 
-    /// Ends a frame whose value bytes are not in the buffer: the caller sends exactly these bytes
-    /// right after it.
+    /// Ends a frame whose value bytes are not in the buffer: the caller sends exactly these bytes right
+    /// after the frame.
     pub fn seal_detached(self, value: &[u8]) {
         let body_len = self.out.len() - self.start - HEADER_BYTES;
         self.patch(body_len, value.len(), value);
@@ -497,7 +503,7 @@ impl<'a> FrameBuilder<'a> {
         assert_eq!(
             body_len + value_len,
             copied + detached.len(),
-            "the length is that of what is sent"
+            "the frame's length is the number of bytes sent"
         );
         patch(self.out, self.start, u32_len(body_len + value_len));
         patch(self.out, self.start + 12, u32_len(body_len));

@@ -1,6 +1,6 @@
-//! How a connection starts: the asking side sends a [`Hello`], the other answers a [`Welcome`].
-//! Both have a fixed size and are parsed by hand, so that any two versions understand each other
-//! far enough to say why they cannot go on.
+//! The start of a connection: the connecting side sends a [`Hello`], the other answers with a
+//! [`Welcome`]. Both have a fixed size and are parsed by hand, so that any two versions understand each
+//! other well enough to say why they cannot continue.
 //!
 //! ```text
 //! Hello, 48 bytes                      Welcome, 64 bytes
@@ -34,7 +34,7 @@ pub const HELLO_BYTES: usize = 48;
 /// Size of a [`Welcome`].
 pub const WELCOME_BYTES: usize = 64;
 
-/// What the asking side wants to do.
+/// The connecting side's purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Role {
@@ -48,18 +48,18 @@ pub enum Role {
     Formation = 4,
 }
 
-/// The asking side's first bytes.
+/// The connecting side's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Oldest protocol version it speaks.
     pub oldest: u16,
     /// Newest protocol version it speaks.
     pub newest: u16,
-    /// What it wants.
+    /// Its purpose.
     pub role: Role,
-    /// Optional features it has.
+    /// Optional features that it supports.
     pub features: u64,
-    /// The cluster it expects; 0 if it will learn.
+    /// The cluster that it expects; 0 for any.
     pub cluster: ClusterId,
     /// Its node id if it is a peer.
     pub node: NodeId,
@@ -113,7 +113,7 @@ impl Hello {
     /// Parses it.
     ///
     /// # Errors
-    /// It is no hello, damaged, or asks for an unknown role.
+    /// The bytes are not a hello, are damaged, or hold an unknown role.
     pub fn parse(bytes: &[u8; HELLO_BYTES]) -> Result<Self, HandshakeError> {
         check(bytes)?;
         let role = match bytes[12] {
@@ -139,54 +139,55 @@ impl Hello {
     }
 }
 
-/// How a hello was received.
+/// The server's verdict on a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Status {
     /// Frames may follow.
     Welcome = 0,
-    /// The asking side's versions are too old.
+    /// The connecting side's versions are too old.
     TooOld = 1,
-    /// The asking side's versions are too new.
+    /// The connecting side's versions are too new.
     TooNew = 2,
     /// This is another cluster.
     OtherCluster = 3,
-    /// No more connections are taken now.
+    /// The server accepts no more connections now.
     Busy = 4,
-    /// This role is not offered to that side.
+    /// The server does not offer this role to that side.
     RoleRefused = 5,
 }
 
-/// The answering side's first bytes. Unless the status is [`Status::Welcome`] it closes then.
+/// The answering side's first bytes. It closes the connection unless the status is
+/// [`Status::Welcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// How the hello was received.
+    /// The verdict on the hello.
     pub status: Status,
     /// The version to speak.
     pub version: u16,
     /// The core that answers.
     pub core: u16,
-    /// Optional features that both have.
+    /// Optional features that both sides support.
     pub features: u64,
     /// Its cluster.
     pub cluster: ClusterId,
-    /// Its node.
+    /// Its node id.
     pub node: NodeId,
     /// Longest value, in bytes.
     pub value_bytes_max: u32,
-    /// Requests that may be in flight on this connection.
+    /// Most requests in flight on this connection.
     pub in_flight_max: u32,
     /// Longest key, in bytes.
     pub key_bytes_max: u32,
-    /// Writes that a session may have numbered beyond its lowest unanswered one.
+    /// Most writes of a session in flight, counted from its lowest unanswered one.
     pub session_window: u32,
     /// Generation of its cluster map.
     pub epoch: Epoch,
 }
 
 impl Welcome {
-    /// The answer of `node`'s `core` to `hello`, with this version's limits. The caller may lower
-    /// the status further (`Busy`, `RoleRefused`).
+    /// The answer of `node`'s `core` to `hello`, with this version's limits. The caller may still refuse
+    /// (`Busy`, `RoleRefused`).
     pub fn answer(
         hello: &Hello,
         cluster: ClusterId,
@@ -242,7 +243,7 @@ impl Welcome {
     /// Parses it.
     ///
     /// # Errors
-    /// It is no welcome, damaged, or holds an unknown status.
+    /// The bytes are not a welcome, are damaged, or hold an unknown status.
     pub fn parse(bytes: &[u8; WELCOME_BYTES]) -> Result<Self, HandshakeError> {
         check(bytes)?;
         let status = match u16::from_le_bytes(field(bytes, 8)) {
@@ -274,10 +275,10 @@ impl Welcome {
         })
     }
 
-    /// Whether frames may follow after `hello`.
+    /// Checks that frames may follow after `hello`.
     ///
     /// # Errors
-    /// Why not, as the asking side sees it.
+    /// Why not, from the connecting side's view.
     pub fn accepted(&self, hello: &Hello) -> Result<(), HandshakeError> {
         match self.status {
             Status::Welcome if hello.cluster.0 != 0 && hello.cluster != self.cluster => {

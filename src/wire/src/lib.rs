@@ -2,14 +2,13 @@
 //!
 //! A connection starts with a fixed-size [`handshake`], then carries [`frame`]s in both directions.
 //! A frame is a 32-byte header, a body (rkyv, validated and used in place) and value bytes. Requests
-//! ([`request`]) carry an id that their answer ([`response`]) repeats; many are in flight, answers
-//! come in any order.
+//! ([`request`]) carry an id that their answer ([`response`]) repeats. Many requests are in flight at
+//! once, and answers arrive in any order.
 //!
 //! Decoding never trusts a length: caps are checked on the header alone, before anything is
-//! allocated, then the checksum, then the body. What cannot be decoded is a typed [`error`].
-
+//! allocated, then the checksum, then the body. Bytes that cannot be decoded give a typed [`error`].
 //!
-//! A request as it is sent, and as it is taken out of what was received:
+//! A request is encoded, sent, and parsed from the received bytes:
 //!
 //! ```
 //! use bytes::BytesMut;

@@ -1,4 +1,4 @@
-//! Every bound of the protocol, and how the bounds relate.
+//! Every limit of the protocol, and how the limits relate.
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
@@ -7,7 +7,7 @@ pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 32;
-/// Most bytes that a request may have after its header, apart from key and value.
+/// Most bytes of a request after its header, without key and value.
 pub const REQUEST_OVERHEAD_BYTES_MAX: usize = 256;
 /// Most bytes after the header of a request that carries no value.
 pub const PLAIN_REQUEST_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
@@ -17,16 +17,16 @@ pub const WRITE_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX + REQUEST_OVE
 pub const VALUE_REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of a small answer (a failure without a map included).
 pub const SMALL_REPLY_BYTES_MAX: usize = 1024;
-/// Most bytes of an answer that lists nodes and shards: 65,536 shards of 7 replicas fit.
+/// Most bytes after the header of an answer that lists nodes and shards: 65,536 shards of 7 replicas fit.
 pub const MAP_REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Damaged places that a node lists; of the others it says how many there are.
+/// Damaged places that a node lists; it reports the others as a count.
 pub const DAMAGES_LISTED_MAX: usize = 1024;
-/// Longest text of a damaged place: file, what, or keys, each.
+/// Longest text in the report of a damaged place, in bytes: file, what and keys each.
 pub const DAMAGE_TEXT_BYTES_MAX: usize = 512;
 /// Most keys in one page of a scan.
 pub const SCAN_ITEMS_MAX: usize = 4096;
-/// Most bytes of keys and values that a client may ask for in one page. A page holds at least one
-/// item, so it can be larger by one item.
+/// Most bytes of keys and values that a client may request per page. A page holds at least one item, so
+/// it can exceed this by one item.
 pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a scan's item table per item.
 pub const SCAN_ITEM_BYTES: usize = 16;
@@ -36,23 +36,23 @@ pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PAGE_BYTES_MAX
     + VALUE_BYTES_MAX
     + SCAN_ITEMS_MAX * SCAN_ITEM_BYTES
     + REQUEST_OVERHEAD_BYTES_MAX;
-/// Most bytes after the header of a frame between nodes: one write of the largest size, or many
-/// small ones, and their log ids.
+/// Most bytes after the header of a frame between nodes: one write of the largest size or many small
+/// ones, with their log ids.
 pub const PEER_BYTES_MAX: usize = WRITE_BYTES_MAX + 4 * 1024 * 1024;
 
 /// Values of at least this many bytes are not copied into an [`Outbox`](crate::Outbox)'s buffer.
 pub const DETACH_BYTES_MIN: usize = 32 * 1024;
 
-/// Requests that a client may have in flight on one connection, unless the server says less.
+/// Most requests of a client in flight on one connection; a server may allow fewer.
 pub const CONNECTION_IN_FLIGHT_MAX: u32 = 4096;
-/// Writes that one session may have numbered beyond the lowest unanswered one.
+/// Most writes of a session in flight, counted from its lowest unanswered one.
 pub const SESSION_WINDOW: u32 = 4096;
 
-/// Nodes of a cluster.
+/// Most nodes of a cluster.
 pub const NODES_MAX: usize = 1024;
-/// Shards of a cluster.
+/// Most shards of a cluster.
 pub const SHARDS_MAX: u32 = 65_536;
-/// Replicas of a shard.
+/// Most replicas of a shard.
 pub const REPLICAS_MAX: usize = 7;
 /// Longest host name of a node, in bytes.
 pub const HOST_BYTES_MAX: usize = 255;

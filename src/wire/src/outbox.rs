@@ -1,21 +1,21 @@
-//! What is to be sent next on a connection: small frames gathered in one buffer, large values kept
-//! where they are.
+//! The frames to send next on a connection: small frames are gathered in one buffer, large values are
+//! not copied.
 
 use crate::frame::{FrameBuilder, Head};
 use crate::limits::{DETACH_BYTES_MIN, HEADER_BYTES};
 use crate::width::u32_len;
 use bytes::{Bytes, BytesMut};
 
-/// Frames to be written, in order. Owned by the writer of one connection, and reused.
+/// Frames to send, in order. The writer of one connection owns and reuses it.
 #[derive(Debug, Default)]
 pub struct Outbox {
     buffer: BytesMut,
-    /// Values that belong between the bytes of `buffer`: (offset in `buffer`, value), by offset.
+    /// Values to send between the bytes of `buffer`: (offset in `buffer`, value), sorted by offset.
     detached: Vec<(usize, Bytes)>,
     detached_bytes: usize,
 }
 
-/// A frame that is being written, see [`Outbox::begin_mixed`].
+/// An unfinished frame, see [`Outbox::begin_mixed`].
 #[derive(Debug)]
 pub(crate) struct MixedFrame {
     start: usize,
@@ -24,7 +24,7 @@ pub(crate) struct MixedFrame {
 }
 
 impl Outbox {
-    /// An empty one whose buffer holds `capacity` bytes before it grows.
+    /// An empty outbox whose buffer holds `capacity` bytes before it grows.
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             buffer: BytesMut::with_capacity(capacity),
@@ -32,12 +32,12 @@ impl Outbox {
         }
     }
 
-    /// Bytes to be written.
+    /// Number of bytes to send.
     pub fn len(&self) -> usize {
         self.buffer.len() + self.detached_bytes
     }
 
-    /// Whether nothing is to be written.
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -47,7 +47,7 @@ impl Outbox {
         &mut self.buffer
     }
 
-    /// Appends value bytes: copied if small, kept as they are if large.
+    /// Appends value bytes; copies small values, keeps a reference to large ones.
     pub fn value(&mut self, value: Bytes) {
         if value.len() < DETACH_BYTES_MIN {
             self.buffer.extend_from_slice(&value);
@@ -83,7 +83,7 @@ impl Outbox {
         );
         assert!(
             detached <= self.detached.len(),
-            "values were taken out of a frame that is written"
+            "values were removed from an unfinished frame"
         );
         self.patch(start, len);
         self.patch(start + 12, body_len);
@@ -106,7 +106,7 @@ impl Outbox {
         }
     }
 
-    /// Everything to be written, in order.
+    /// Everything to send, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut from = 0;
         let between = self.detached.iter().flat_map(move |(at, value)| {
@@ -119,7 +119,7 @@ impl Outbox {
         between.chain([rest]).filter(|slice| !slice.is_empty())
     }
 
-    /// Forgets everything (it was written), and keeps the buffer.
+    /// Drops everything, after it was sent, and keeps the buffer.
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.detached.clear();

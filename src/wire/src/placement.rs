@@ -1,11 +1,11 @@
-//! Where keys and shards live. Node and SDK compute it with the same functions.
+//! The placement of keys and shards. Node and SDK use the same functions.
 
 use crate::ids::{NodeId, ShardId};
 use crate::limits::REPLICAS_MAX;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The shard of `key` among `shard_count` (at least 1): XXH3-64 scaled, so that a shard is a range
-/// of hash space.
+/// The shard of `key` among `shard_count` shards (at least 1). The XXH3-64 hash is scaled, so that each
+/// shard is a range of hash space.
 pub fn shard_of(key: &[u8], shard_count: u32) -> ShardId {
     // The product of a u64 and a u32, shifted by 64, fits in a u32.
     let shard = ((u128::from(xxh3_64(key)) * u128::from(shard_count)) >> 64) as u32;
@@ -13,13 +13,13 @@ pub fn shard_of(key: &[u8], shard_count: u32) -> ShardId {
     ShardId(shard)
 }
 
-/// The core of a node with `cores` cores (at least 1) that owns its replica of `shard`.
+/// The core that owns the replica of `shard` on a node with `cores` cores (at least 1).
 pub fn core_of(shard: ShardId, cores: u16) -> u16 {
     // The remainder by a u16 fits in a u16.
     (shard.0 % u32::from(cores.max(1))) as u16
 }
 
-/// How many replicas a shard gets in a cluster of `nodes` nodes.
+/// Number of replicas per shard in a cluster of `nodes` nodes.
 pub fn replica_count(nodes: usize, wanted: usize) -> usize {
     wanted.min(nodes).min(REPLICAS_MAX)
 }

@@ -1,9 +1,9 @@
-//! Lengths as formats write them.
+//! Lengths in the widths that formats use.
 
 /// `len` for a field of four bytes.
 ///
 /// # Panics
-/// If it does not fit: the caller's limits let something be built that nobody could read.
+/// If it does not fit: the caller's limits allowed a structure that no reader could parse.
 pub fn u32_len(len: usize) -> u32 {
     match u32::try_from(len) {
         Ok(len) => len,

@@ -1,9 +1,9 @@
-//! Keeps what an open scan sees while its application is slow.
+//! Keeps a scan's state on the shards while the application polls slowly.
 //!
-//! A shard drops what has been overwritten unless somebody reads it, and forgets a reader that says
-//! nothing for long. So the scan says something: for each shard whose next page may be wanted, an empty
-//! request now and then, from a task that lives as long as the scan. A scan that is forgotten would hold
-//! the shards' garbage for ever, so the task ends when the scan has not been polled for long.
+//! A shard drops overwritten values unless a reader needs them, and forgets a reader that is silent for
+//! long. So a task that lives as long as the scan sends touches: now and then an empty page request to
+//! each shard that the scan still needs. An abandoned scan would hold garbage on the shards forever, so
+//! the task ends if the scan is not polled for long.
 
 use crate::client::Client;
 use crate::limits::{
@@ -18,36 +18,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinHandle;
 
-/// What a shard's next page would be asked for with.
+/// Where a shard's next page starts, and at which log index.
 #[derive(Clone, Debug)]
-struct Place {
+struct KeptPlace {
     start: Bytes,
     at_version: u64,
-    /// Asked for a page since the last touch.
+    /// A page was requested since the last touch.
     fresh: bool,
 }
 
 #[derive(Debug, Default)]
-struct Places {
-    places: Mutex<BTreeMap<ShardId, Place>>,
+struct KeptPlaces {
+    places: Mutex<BTreeMap<ShardId, KeptPlace>>,
     polled: AtomicBool,
 }
 
-impl Places {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Place>> {
+impl KeptPlaces {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, KeptPlace>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The keeper of one scan. Its task ends with it.
+/// The keeper of one scan. Dropping it ends its task.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
-    places: Arc<Places>,
+    places: Arc<KeptPlaces>,
     task: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    /// Notes that the application asks for more.
+    /// Notes that the application polled the scan.
     pub(super) fn polled(&self) {
         if self.task.is_some() {
             self.places.polled.store(true, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl Keeper {
 
     /// Notes that the next page of `shard` starts at `start`, as of `at_version`.
     pub(super) fn keep(&mut self, client: &Client, shard: ShardId, start: Bytes, at_version: u64) {
-        let place = Place {
+        let place = KeptPlace {
             start,
             at_version,
             fresh: true,
@@ -68,7 +68,7 @@ impl Keeper {
         }
     }
 
-    /// Notes that no page of `shard` is wanted any more.
+    /// Notes that the scan needs no further page of `shard`.
     pub(super) fn forget(&mut self, shard: ShardId) {
         if self.task.is_some() {
             self.places.lock().remove(&shard);
@@ -84,7 +84,7 @@ impl Drop for Keeper {
     }
 }
 
-async fn touch(client: Client, places: Arc<Places>) {
+async fn touch(client: Client, places: Arc<KeptPlaces>) {
     let mut idle = std::time::Duration::ZERO;
     while idle < SCAN_IDLE_MAX {
         tokio::time::sleep(SCAN_TOUCH_PAUSE).await;
@@ -97,7 +97,7 @@ async fn touch(client: Client, places: Arc<Places>) {
             let request = Request::Scan {
                 shard,
                 start: place.start.clone(),
-                // Nothing lies between: the view alone is used.
+                // An empty range: the request only touches the state.
                 end: place.start,
                 limit_items: 1,
                 max_bytes: SCAN_PAGE_BYTES_MIN,
@@ -106,7 +106,7 @@ async fn touch(client: Client, places: Arc<Places>) {
             };
             client.run(request, Some(SCAN_TOUCH_DEADLINE))
         });
-        // What does not succeed shows at the next page.
+        // If a touch fails, the next page request reports the error.
         touches
             .for_each_concurrent(
                 SCAN_FETCHES_MAX,
@@ -116,8 +116,8 @@ async fn touch(client: Client, places: Arc<Places>) {
     }
 }
 
-/// Those that no page has been asked for since the last time.
-fn due(places: &mut BTreeMap<ShardId, Place>) -> Vec<(ShardId, Place)> {
+/// The shards to touch: no page was requested from them since the last touch.
+fn due(places: &mut BTreeMap<ShardId, KeptPlace>) -> Vec<(ShardId, KeptPlace)> {
     let due = places.iter_mut().filter_map(|(shard, place)| {
         let is_due = !std::mem::replace(&mut place.fresh, false);
         is_due.then(|| (*shard, place.clone()))

@@ -8,14 +8,14 @@ use corelith_wire::response::{Answer, ScanPage};
 use std::collections::VecDeque;
 use std::pin::Pin;
 
-/// A page on its way.
+/// A page request in flight.
 pub(super) type Fetch<T> = Pin<Box<dyn Future<Output = Result<ScanPage<T>>> + Send>>;
 
-/// What a scan can give.
+/// An item of a scan: an entry or a head.
 pub trait Item: Sized + Send + Unpin + 'static {
-    /// Whether pages are asked for without values.
+    /// Whether pages are requested without values.
     const KEYS_ONLY: bool;
-    /// The page that `answer` is, `None` if it is something else.
+    /// The page in `answer`; `None` if it is another kind of answer.
     fn page(answer: Answer) -> Option<ScanPage<Self>>;
     /// Its key.
     fn key(&self) -> &Bytes;
@@ -50,7 +50,7 @@ impl Item for EntryHead {
                 version: item.version,
                 value_len: item.value_len.into(),
             })),
-            // Of a release that always sends the values.
+            // Older releases always send the values.
             Answer::ScanPage(page) => Some(map(page, |item| Self {
                 key: item.key,
                 version: item.version,
@@ -74,22 +74,22 @@ fn map<T, U>(page: ScanPage<T>, item: impl FnMut(T) -> U) -> ScanPage<U> {
     }
 }
 
-/// What is known of one shard's part. Owned by its scan.
-pub(super) struct Part<T> {
+/// One shard's part of a scan. Owned by its scan.
+pub(super) struct ScanPart<T> {
     pub(super) shard: ShardId,
     /// Where the next page starts.
     pub(super) start: Bytes,
-    /// Log index of the first page, 0 before it came.
+    /// Log index of the first page, 0 before it arrived.
     pub(super) at_version: u64,
-    /// Whether keys follow those at hand.
+    /// Whether keys follow after `items`.
     pub(super) more: bool,
     pub(super) items: VecDeque<T>,
     pub(super) fetch: Option<Fetch<T>>,
-    /// Whether its first item's key is among the heads.
+    /// Whether its first item's key is in the scan's `heads`.
     pub(super) listed: bool,
 }
 
-impl<T> Part<T> {
+impl<T> ScanPart<T> {
     pub(super) fn new(shard: ShardId, start: Bytes) -> Self {
         Self {
             shard,
@@ -103,9 +103,8 @@ impl<T> Part<T> {
     }
 }
 
-impl<T: Item> Part<T> {
-    /// Goes on behind the last key, with what is there when the next page is read: what the pages before
-    /// saw is gone.
+impl<T: Item> ScanPart<T> {
+    /// Continues after the last key with the shard's state at the next page: the earlier state is gone.
     pub(super) fn start_over(&mut self) {
         self.at_version = 0;
     }
@@ -142,7 +141,7 @@ impl<T: Item> Part<T> {
 /// The first key after `key` among keys of at most `bytes_max` bytes, `None` if there is none.
 pub(super) fn next_key(key: &[u8], bytes_max: usize) -> Option<Bytes> {
     if key.len() >= bytes_max {
-        // No key begins with a longest one.
+        // No longer key starts with a key of the greatest length.
         let next = super::successor(key);
         return (!next.is_empty()).then_some(next);
     }

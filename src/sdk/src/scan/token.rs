@@ -1,4 +1,4 @@
-//! Where a scan goes on, in a form that can be kept.
+//! The position at which a scan continues, in a form that can be stored.
 //!
 //! ```text
 //! version u8 = 1 | cluster u64 | start length u32 | start | end length u32 | end | crc32c of all before
@@ -17,7 +17,7 @@ const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 1 + 8 + 4 + 4 + 4;
 
 /// The rest of a scan, see [`Scan::token`](crate::Scan::token). Its text (`Display`, `FromStr`) can be
-/// kept and given to another process. The rest is read as it is when it is read.
+/// stored or sent to another process. A resumed scan reads the state at that time, not an earlier one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScanToken {
     cluster: ClusterId,
@@ -34,7 +34,7 @@ impl ScanToken {
         }
     }
 
-    /// Start and end of what is left, if the token is of that cluster.
+    /// Start and end of the rest; an error if the token is of another cluster.
     pub(crate) fn range(&self, cluster: ClusterId) -> Result<(Bytes, Bytes)> {
         if self.cluster != cluster {
             return Err(Error::Invalid {
@@ -117,7 +117,7 @@ impl FromStr for ScanToken {
             .filter(|_| odd.is_empty())
             .and_then(|bytes| Self::of_bytes(&bytes))
             .ok_or(Error::Invalid {
-                what: "scan token: it is not one, or incomplete",
+                what: "scan token: it is incomplete or not a token",
             })
     }
 }

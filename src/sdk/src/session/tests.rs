@@ -100,7 +100,7 @@ fn node_of(step: &Step) -> u64 {
     }
 }
 
-/// A session with one write on its way under session 100, number 1.
+/// A session with one write in flight, under session 100 and number 1.
 fn writing() -> (Session, Operation) {
     let mut session = session();
     let mut operation = put(&session);
@@ -115,7 +115,7 @@ fn writing() -> (Session, Operation) {
     (session, operation)
 }
 
-/// Goes on after a pause.
+/// Continues after a pause.
 fn after_pause(session: &mut Session, operation: &mut Operation, step: &Step) -> Step {
     match step {
         Step::Pause { until } | Step::Refresh { until } => session.proceed(operation, *until),
@@ -279,7 +279,7 @@ fn the_window_holds_writes_back() {
     ));
     let sent = command(&more[3]);
     assert_eq!((sent.number, sent.answered_below), (5, 3));
-    // A repetition tells the newest.
+    // A retry carries the newest `answered_below`.
     session.report(&mut more[1], written(), START);
     let step = session.report(&mut more[3], failure(Failure::WindowFull), START);
     after_pause(&mut session, &mut more[3], &step);
@@ -382,8 +382,7 @@ impl Shard {
     }
 }
 
-/// Random losses, failures, duplicates that arrive late, and expiring sessions: what a write's
-/// result says of it is true.
+/// The result of a write is true despite random losses, failures, late duplicates and expiring sessions.
 #[test]
 fn results_are_true_whatever_happens_on_the_way() {
     let mut seen = std::collections::BTreeMap::<&str, u32>::new();
@@ -489,7 +488,7 @@ fn a_leader_that_is_gone_is_not_asked_for_ever() {
         let node = node_of(&step);
         asked.push(node);
         let event = match node {
-            // Long after its end the others still name the one that led.
+            // The other nodes still name the dead leader.
             1 => Event::NotSent(Cause::Connect(std::io::ErrorKind::ConnectionRefused)),
             _ => failure(Failure::NotLeader { leader: 1 }),
         };

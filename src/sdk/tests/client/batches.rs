@@ -1,4 +1,4 @@
-//! Batches and what is found in their results.
+//! Batches and their results.
 
 use crate::mock::{Act, Mock};
 use corelith_client::{BatchResult, Error};
@@ -24,7 +24,7 @@ async fn batches_give_results_in_order() {
     assert!(matches!(results[4], Ok(BatchResult::Written(_))));
     assert_eq!(results.len(), 5);
     assert_eq!(results.first_error().unwrap().0, 1);
-    // What is not there is an error of the caller.
+    // A wrong position is the caller's error.
     assert!(matches!(results.entry(0), Err(Error::Invalid { .. })));
     assert!(matches!(results.written(5), Err(Error::Invalid { .. })));
 }
@@ -55,7 +55,7 @@ async fn the_deadline_of_a_batch_bounds_all_of_it() {
     for _ in 0..400 {
         batch = batch.get("key");
     }
-    // More than are in flight at once: those that wait for them have no time of their own.
+    // More operations than fit in flight: the waiting ones share the batch's deadline.
     let results = batch.await;
     let unavailable = |result: &Result<_, _>| matches!(result, Err(Error::Unavailable { .. }));
     assert!(results.iter().all(unavailable));

@@ -96,7 +96,7 @@ async fn without_a_server_the_answer_comes_within_a_second() {
     assert!(before.elapsed() < Duration::from_secs(1));
     let text = error.to_string();
     assert!(text.contains(&gone) && text.contains(&other), "{text}");
-    // One who asks for it is patient.
+    // With a connect deadline, the client keeps trying.
     let wished = Duration::from_secs(3);
     let builder = Client::builder().seeds([gone]).connect_deadline(wished);
     let before = tokio::time::Instant::now();
@@ -109,7 +109,7 @@ async fn a_silent_seed_does_not_hold_up_the_next_one() {
     let mock = Mock::start(1, 1).await;
     let (_silent, at, _) = silent_and_closed();
     let builder = Client::builder().seeds([at, mock.seed()]);
-    // Less than a silent seed is given alone would fail by.
+    // Shorter than the time limit of a single silent seed.
     let client = builder
         .deadline(Duration::from_millis(1900))
         .connect()

@@ -1,5 +1,5 @@
-//! A cluster in this process that speaks the protocol, keeps its data in memory, and misbehaves as
-//! it is told.
+//! A cluster in this process that speaks the protocol, keeps its data in memory, and misbehaves on
+//! request.
 
 use bytes::{Bytes, BytesMut};
 use corelith_client::Client;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0);
 
-/// What is done with the next write, get or scan instead of serving it.
+/// How the mock treats the next write, get or scan.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     /// Serve it.
@@ -60,14 +60,14 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Act>,
     /// Writes, gets and scans that arrived.
     pub(crate) requests: usize,
-    /// Requests of scans that want nothing but to be kept.
+    /// Touches: scan requests that only keep the scan's state.
     pub(crate) touches: usize,
     /// Writes that changed something or conflicted, by arrival at the state machine.
     pub(crate) applied: usize,
-    /// The most requests that were seen unanswered on one connection.
+    /// Most unanswered requests seen on one connection.
     pub(crate) in_flight_seen: usize,
     pub(crate) welcome: Box<dyn FnMutWelcome>,
-    /// Whether it sends heads to those who want no values, as releases of today do.
+    /// Whether it answers requests without values with heads, as current releases do.
     pub(crate) knows_heads: bool,
 }
 
@@ -474,7 +474,7 @@ fn encode(out: &mut Outbox, head: Head, answer: Answer) {
     response::encode(out, head, &answer);
 }
 
-/// Addresses where nobody accepts, or nobody listens. The first live as long as the listeners.
+/// Addresses that never accept, and addresses that refuse. The first live as long as the listeners.
 pub(crate) fn silent_and_closed() -> (std::net::TcpListener, String, String) {
     let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (silent, closed) = (bind(), bind());

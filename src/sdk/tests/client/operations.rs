@@ -145,8 +145,8 @@ async fn operations_are_spans() {
         });
     let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
-    // Beside a second subscriber: a single one is asked only where a span is met first, and if that is
-    // the thread of another test, the span is off for all.
+    // With a second subscriber: a single one is asked only at a span's first use, and if the thread of
+    // another test uses it first, the span is off everywhere.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let guard = tracing::subscriber::set_default(subscriber.finish());
     client.put("key", "value").await.unwrap();

@@ -1,4 +1,4 @@
-//! Scans: order, pages, tokens, and what they see.
+//! Scans: order, pages, tokens, and the state that they read.
 
 use crate::mock::{Act, Mock};
 use corelith_client::Error;
@@ -78,7 +78,7 @@ async fn a_scan_goes_on_where_its_token_says() {
         client.put(key.clone(), "value").await.unwrap();
     }
     client.put("u", "behind").await.unwrap();
-    // A page of seven keys at a time, each with a client of its own.
+    // Pages of seven keys, each read by another client.
     let (mut found, mut token) = (Vec::new(), None::<String>);
     loop {
         let client = mock.client().await;
@@ -96,7 +96,7 @@ async fn a_scan_goes_on_where_its_token_says() {
         }
     }
     assert!(found.iter().eq(&keys), "{found:?}");
-    // After an error, the rest can be had.
+    // After an error, the token still reaches the rest.
     let mut scan = client.scan("t/");
     assert_eq!(scan.try_next().await.unwrap().unwrap().key, "t/00");
     mock.script(std::iter::repeat_n(Act::Fail(Failure::Malformed), 3));
@@ -159,7 +159,7 @@ async fn an_open_scan_is_kept_alive_until_it_is_forgotten() {
     }
     let mut scan = client.scan("");
     scan.try_next().await.unwrap().unwrap();
-    // From here on time passes as fast as everybody waits.
+    // From here on, paused time advances whenever all tasks wait.
     tokio::time::pause();
     let touches = || mock.state().touches;
     assert_eq!(touches(), 0);
@@ -176,7 +176,7 @@ async fn an_open_scan_is_kept_alive_until_it_is_forgotten() {
     assert!((3 * 60..=most).contains(&forgotten), "{forgotten}");
     tokio::time::sleep(Duration::from_secs(2000)).await;
     assert_eq!(touches(), forgotten, "it was not polled for long");
-    // One that has ended, or is dropped, is not touched.
+    // A scan that has ended or was dropped sends no touches.
     let mut dropped = client.scan("");
     dropped.try_next().await.unwrap().unwrap();
     drop(dropped);

@@ -1,4 +1,4 @@
-//! The cluster map: who is in the cluster and who holds which shard.
+//! The cluster map: the cluster's nodes, and the nodes that hold each shard.
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
@@ -18,7 +18,7 @@ pub struct ClusterMap {
     pub nodes: Vec<MapNode>,
     /// Its shards, by number; the list's length is the cluster's number of shards.
     pub shards: Vec<MapShard>,
-    /// Bounds that hold in the whole cluster.
+    /// Limits of the whole cluster.
     pub limits: MapLimits,
 }
 
@@ -27,11 +27,11 @@ pub struct ClusterMap {
 pub struct MapNode {
     /// Its id.
     pub id: u64,
-    /// Host name or IP address that clients reach it at.
+    /// Host name or IP address for clients.
     pub host: String,
     /// Port of its core 0; core c listens at `base_port + c`.
     pub base_port: u16,
-    /// How many cores it has.
+    /// Number of cores.
     pub cores: u16,
 }
 
@@ -42,7 +42,7 @@ pub struct MapShard {
     pub replicas: Vec<u64>,
 }
 
-/// Bounds that hold in the whole cluster.
+/// Limits of the whole cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct MapLimits {
     /// Longest key, in bytes.
@@ -52,7 +52,7 @@ pub struct MapLimits {
 }
 
 impl MapLimits {
-    /// The bounds of this protocol version.
+    /// The limits of this protocol version.
     pub fn of_this_version() -> Self {
         Self {
             key_bytes_max: limits::KEY_BYTES_MAX as u32,
@@ -62,8 +62,7 @@ impl MapLimits {
 }
 
 impl ClusterMap {
-    /// The map of a cluster whose placement follows from its configuration alone, see
-    /// [`placement`].
+    /// The map of a cluster whose configuration alone decides the placement, see [`placement`].
     pub fn place(
         epoch: Epoch,
         cluster: ClusterId,
@@ -92,7 +91,7 @@ impl ClusterMap {
         }
     }
 
-    /// How many shards the cluster has.
+    /// Number of shards.
     pub fn shard_count(&self) -> u32 {
         // `check` holds the list to SHARDS_MAX.
         self.shards.len() as u32
@@ -111,7 +110,7 @@ impl ClusterMap {
             .flat_map(|shard| shard.replicas.iter().copied().map(NodeId))
     }
 
-    /// The node `id`.
+    /// The node `id`; `None` if the map does not list it.
     pub fn node(&self, id: NodeId) -> Option<&MapNode> {
         let at = self
             .nodes
@@ -120,7 +119,7 @@ impl ClusterMap {
         self.nodes.get(at)
     }
 
-    /// Host and port of the core that owns `shard` on node `id`.
+    /// Host and port of the core that owns `shard` on node `id`; `None` if the map does not list the node.
     pub fn address(&self, id: NodeId, shard: ShardId) -> Option<(&str, u16)> {
         let node = self.node(id)?;
         Some((
@@ -137,10 +136,10 @@ impl ClusterMap {
         Ok(map)
     }
 
-    /// Checks what a valid map fulfils: known bounds, nodes in order, every replica a node.
+    /// Checks that the map is valid: within limits, nodes sorted by id, every replica on a listed node.
     ///
     /// # Errors
-    /// What is wrong.
+    /// `Malformed`, with the part that is wrong.
     pub fn check(&self) -> Result<(), DecodeError> {
         let wrong = |what| Err(DecodeError::Malformed { what });
         if self.nodes.is_empty() || self.nodes.len() > limits::NODES_MAX {

@@ -1,4 +1,4 @@
-//! What clients ask.
+//! The requests of clients.
 
 use crate::body::access;
 use crate::error::DecodeError;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
-/// When a write applies.
+/// The condition of a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize)]
 #[repr(u8)]
 pub enum Condition {
@@ -22,28 +22,28 @@ pub enum Condition {
     Version(u64) = 2,
 }
 
-/// What a write does.
+/// The kind of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize)]
 #[repr(u8)]
 pub enum Operation {
-    /// Gives the key a value.
+    /// Sets the key's value.
     Put = 0,
-    /// Takes the key's value away.
+    /// Deletes the key.
     Delete = 1,
 }
 
 /// Body of a [`Kind::WRITE`]; the value of a put follows it outside of rkyv.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct WriteRequest<'a> {
-    /// The session, as the shard named it.
+    /// The session's id, assigned by the shard.
     pub session: u64,
-    /// Number of this write among those of the session at this shard, from 1.
+    /// Number of this write within the session, from 1.
     pub number: u64,
-    /// Every write with a number below this is answered and will not be asked again.
+    /// Every write with a lower number is answered and will not be sent again.
     pub answered_below: u64,
     /// When it applies.
     pub condition: Condition,
-    /// What it does.
+    /// Put or delete.
     pub operation: Operation,
     /// The key.
     #[rkyv(with = InlineAsBox)]
@@ -53,10 +53,7 @@ pub struct WriteRequest<'a> {
 /// Appends a write. The payload of its frame is `u32 body_len | body | value`, which is a log
 /// entry's body as it stands.
 pub fn encode_write(out: &mut Outbox, head: Head, request: &WriteRequest<'_>, value: &Bytes) {
-    let head = Head {
-        kind: Kind::WRITE,
-        ..head
-    };
+    let head = head.of_kind(Kind::WRITE);
     let frame = FrameBuilder::begin(out.buffer(), head).prefixed(request);
     if value.len() < DETACH_BYTES_MIN {
         frame.seal_with(value);
@@ -126,16 +123,13 @@ impl WriteCommand {
 /// Body of a [`Kind::OPEN_SESSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize)]
 pub struct OpenSession {
-    /// A random number of the client, to tell clients apart when looking at a session table.
+    /// A random number that identifies the client in a session table.
     pub client: u64,
 }
 
 /// Appends a request to open a session.
 pub fn encode_open_session(out: &mut Outbox, head: Head, request: OpenSession) {
-    let head = Head {
-        kind: Kind::OPEN_SESSION,
-        ..head
-    };
+    let head = head.of_kind(Kind::OPEN_SESSION);
     FrameBuilder::begin(out.buffer(), head)
         .flat(&request)
         .seal();
@@ -148,7 +142,7 @@ impl OpenSession {
     /// It is malformed.
     pub fn parse(body: &[u8]) -> Result<Self, DecodeError> {
         let what = "session opening";
-        // What precedes the message in a longer body would never be looked at.
+        // rkyv ignores bytes in front of the message, so a longer body is refused.
         if body.len() != size_of::<ArchivedOpenSession>() {
             return Err(DecodeError::Malformed { what });
         }
@@ -169,20 +163,13 @@ pub struct GetRequest<'a> {
 
 /// Appends a read of a key.
 pub fn encode_get(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
-    let head = Head {
-        kind: Kind::GET,
-        ..head
-    };
+    let head = head.of_kind(Kind::GET);
     FrameBuilder::begin(out.buffer(), head).flat(request).seal();
 }
 
-/// Appends a read of the version and length of a key's value. A node of a release without it answers
-/// with the value.
+/// Appends a read of the version and length of a key's value. Older nodes answer with the value.
 pub fn encode_get_head(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
-    let head = Head {
-        kind: Kind::GET,
-        ..head
-    };
+    let head = head.of_kind(Kind::GET);
     FrameBuilder::begin(out.buffer(), head)
         .flags(Flags::WITHOUT_VALUES)
         .flat(request)
@@ -207,33 +194,27 @@ pub struct ScanRequest<'a> {
     /// First key.
     #[rkyv(with = InlineAsBox)]
     pub start: &'a [u8],
-    /// First key beyond, or empty for no end.
+    /// End of the range, exclusive; empty for no end.
     #[rkyv(with = InlineAsBox)]
     pub end: &'a [u8],
-    /// Most items wanted in the page.
+    /// Most items in the page.
     pub limit_items: u32,
-    /// Most bytes of what the page holds of keys and values wanted; one item always fits.
+    /// Most bytes of keys and values in the page; one item always fits.
     pub max_bytes: u32,
-    /// Read as of this log index, which an earlier page gave; 0 for the latest.
+    /// Read as of this log index, from an earlier page; 0 for the latest.
     pub at_version: u64,
 }
 
 /// Appends a read of a page.
 pub fn encode_scan(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
-    let head = Head {
-        kind: Kind::SCAN,
-        ..head
-    };
+    let head = head.of_kind(Kind::SCAN);
     FrameBuilder::begin(out.buffer(), head).flat(request).seal();
 }
 
-/// Appends a read of a page of keys, with the versions and lengths of their values. A node of a release
-/// without it answers with the values.
+/// Appends a read of a page of keys with the versions and lengths of their values. Older nodes answer
+/// with the values.
 pub fn encode_scan_keys(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
-    let head = Head {
-        kind: Kind::SCAN,
-        ..head
-    };
+    let head = head.of_kind(Kind::SCAN);
     FrameBuilder::begin(out.buffer(), head)
         .flags(Flags::WITHOUT_VALUES)
         .flat(request)
@@ -241,7 +222,7 @@ pub fn encode_scan_keys(out: &mut Outbox, head: Head, request: &ScanRequest<'_>)
 }
 
 impl<'a> ScanRequest<'a> {
-    /// Parses the body, in place; wishes beyond the limits are lowered to them.
+    /// Parses the body, in place; lowers items and bytes to the protocol's limits.
     ///
     /// # Errors
     /// It is malformed, or a key is too long.
@@ -265,38 +246,21 @@ impl<'a> ScanRequest<'a> {
     }
 }
 
-/// Appends a question for the state of the node, all its cores included. Its body is empty.
+/// Appends a request for the state of the node with all its cores. Its body is empty.
 pub fn encode_status(out: &mut Outbox, head: Head) {
-    FrameBuilder::begin(
-        out.buffer(),
-        Head {
-            kind: Kind::STATUS,
-            ..head
-        },
-    )
-    .seal();
+    FrameBuilder::begin(out.buffer(), head.of_kind(Kind::STATUS)).seal();
 }
 
 /// Appends a question for the state of the node's storage, all its cores included. Its body is empty.
 /// A node of a release without it closes the connection.
 pub fn encode_storage(out: &mut Outbox, head: Head) {
-    let head = Head {
-        kind: Kind::STORAGE,
-        ..head
-    };
+    let head = head.of_kind(Kind::STORAGE);
     FrameBuilder::begin(out.buffer(), head).seal();
 }
 
-/// Appends a question for the cluster map. Its body is empty.
+/// Appends a request for the cluster map. Its body is empty.
 pub fn encode_describe(out: &mut Outbox, head: Head) {
-    FrameBuilder::begin(
-        out.buffer(),
-        Head {
-            kind: Kind::DESCRIBE,
-            ..head
-        },
-    )
-    .seal();
+    FrameBuilder::begin(out.buffer(), head.of_kind(Kind::DESCRIBE)).seal();
 }
 
 fn check_key(key: &[u8]) -> Result<(), DecodeError> {

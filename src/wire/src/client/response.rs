@@ -1,5 +1,5 @@
-//! What servers answer. The header carries the shard, every body the term and log index at which
-//! the answer was true: an application may use the index as a fencing token.
+//! The answers of servers. The header carries the shard, and every body the term and log index at which
+//! the answer was true. An application may use the index as a fencing token.
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
@@ -33,10 +33,9 @@ impl From<&ArchivedReplyMeta> for ReplyMeta {
     }
 }
 
-/// Body of the answers that are a number: the version of a write that applied
-/// ([`Kind::WRITTEN`]), the version that stood against it ([`Kind::CONFLICT`], 0 for none), a
-/// value's version ([`Kind::VALUE`]), a session's id ([`Kind::SESSION_OPENED`]), or nothing
-/// ([`Kind::NOT_FOUND`]).
+/// Body of answers that carry one number: the version of an applied write ([`Kind::WRITTEN`]), the key's
+/// current version ([`Kind::CONFLICT`], 0 for none), a value's version ([`Kind::VALUE`]), a session's id
+/// ([`Kind::SESSION_OPENED`]), or 0 ([`Kind::NOT_FOUND`]).
 #[derive(Clone, Copy, Debug, Archive, Serialize)]
 struct Number {
     meta: ReplyMeta,
@@ -53,20 +52,20 @@ struct HeadBody {
 
 /// Body of a [`Kind::SCAN_PAGE`] or [`Kind::SCAN_HEADS`] before its item table.
 #[derive(Clone, Copy, Debug, Archive, Serialize)]
-struct PageHead {
+struct ScanPageHead {
     meta: ReplyMeta,
     at_version: u64,
     item_count: u32,
     more: bool,
 }
 
-/// Why something was not done.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Failure {
     /// This replica does not lead the shard.
     NotLeader {
-        /// The node that leads as far as this one knows, 0 if it does not know.
+        /// The leader as far as this node knows, 0 if it knows none.
         leader: u64,
     } = 0,
     /// This node holds no replica of the shard.
@@ -76,39 +75,39 @@ pub enum Failure {
         /// The newer map.
         map: ClusterMap,
     } = 2,
-    /// Too much is going on; nothing was done.
+    /// The node is overloaded; nothing was done.
     Throttled {
-        /// When to try again.
+        /// Time to wait before the next try.
         retry_after_ms: u32,
     } = 3,
-    /// Key, value or request exceed a bound.
+    /// The key, the value or the request exceeds a limit.
     TooLarge {
-        /// The bound, in bytes.
+        /// The limit, in bytes.
         limit: u64,
     } = 4,
     /// The shard takes no writes until there is room on disk; deletes and reads work.
     DiskFull = 5,
-    /// It cannot be done now.
+    /// The shard cannot answer now.
     Unavailable {
         /// Why.
         reason: Reason,
-        /// Whether the request certainly had no effect and never will.
+        /// Whether the request certainly had no effect and will have none.
         nothing_done: bool,
     } = 6,
-    /// The session is not known (any more): the write was not applied and never will be.
+    /// The session is unknown or has expired: the write was not applied and never will be.
     SessionExpired = 7,
-    /// A duplicate of a write whose answer was acknowledged long ago.
+    /// A duplicate of a write that the client has declared answered.
     Stale = 8,
-    /// Stored data is damaged and no good copy was found.
+    /// The stored data is damaged and no good copy of it was found.
     Corrupt = 9,
-    /// The request cannot be understood.
+    /// The request is not a valid message.
     Malformed = 10,
-    /// The state as of the wanted log index is gone: start the scan again.
+    /// The state at the requested log index is gone: start the scan again.
     VersionGone = 11,
     /// The write's number is too far beyond the session's lowest unanswered one.
     WindowFull = 12,
-    /// The shard holds as much as it can: it takes no new values until some are deleted; deletes and
-    /// reads work.
+    /// The shard holds as much as a shard can: it takes no puts until data is deleted; deletes and reads
+    /// work.
     ShardFull = 13,
 }
 
@@ -129,7 +128,7 @@ pub enum Reason {
     Starting = 1,
     /// The node is stopping.
     Stopping = 2,
-    /// Leadership ended while the request was under way.
+    /// Leadership ended while the request was in flight.
     LeadershipLost = 3,
     /// This replica's storage failed; another one will lead.
     StorageFailed = 4,
@@ -137,55 +136,23 @@ pub enum Reason {
 
 /// Appends the answer to a write that applied.
 pub fn encode_written(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64) {
-    encode_number(
-        out,
-        Head {
-            kind: Kind::WRITTEN,
-            ..head
-        },
-        meta,
-        version,
-    );
+    encode_number(out, head.of_kind(Kind::WRITTEN), meta, version);
 }
 
 /// Appends the answer to a write whose condition does not hold. `current` is 0 if the key is
 /// absent.
 pub fn encode_conflict(out: &mut Outbox, head: Head, meta: ReplyMeta, current: u64) {
-    encode_number(
-        out,
-        Head {
-            kind: Kind::CONFLICT,
-            ..head
-        },
-        meta,
-        current,
-    );
+    encode_number(out, head.of_kind(Kind::CONFLICT), meta, current);
 }
 
 /// Appends the answer to a read of a key that has no value.
 pub fn encode_not_found(out: &mut Outbox, head: Head, meta: ReplyMeta) {
-    encode_number(
-        out,
-        Head {
-            kind: Kind::NOT_FOUND,
-            ..head
-        },
-        meta,
-        0,
-    );
+    encode_number(out, head.of_kind(Kind::NOT_FOUND), meta, 0);
 }
 
 /// Appends the answer to the opening of a session.
 pub fn encode_session_opened(out: &mut Outbox, head: Head, meta: ReplyMeta, session: u64) {
-    encode_number(
-        out,
-        Head {
-            kind: Kind::SESSION_OPENED,
-            ..head
-        },
-        meta,
-        session,
-    );
+    encode_number(out, head.of_kind(Kind::SESSION_OPENED), meta, session);
 }
 
 fn encode_number(out: &mut Outbox, head: Head, meta: ReplyMeta, number: u64) {
@@ -194,12 +161,9 @@ fn encode_number(out: &mut Outbox, head: Head, meta: ReplyMeta, number: u64) {
         .seal();
 }
 
-/// Appends a value. A large one is not copied.
+/// Appends a value. A large value is not copied.
 pub fn encode_value(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64, value: &Bytes) {
-    let head = Head {
-        kind: Kind::VALUE,
-        ..head
-    };
+    let head = head.of_kind(Kind::VALUE);
     let frame = FrameBuilder::begin(out.buffer(), head).flat(&Number {
         meta,
         number: version,
@@ -214,10 +178,7 @@ pub fn encode_value(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64,
 
 /// Appends a value's version and length.
 pub fn encode_head(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64, value_len: u64) {
-    let head = Head {
-        kind: Kind::HEAD,
-        ..head
-    };
+    let head = head.of_kind(Kind::HEAD);
     let body = HeadBody {
         meta,
         version,
@@ -231,7 +192,7 @@ pub fn encode_head(out: &mut Outbox, head: Head, meta: ReplyMeta, version: u64, 
 pub struct ScanItem {
     /// The key.
     pub key: Bytes,
-    /// Log index of the write that gave it its value.
+    /// Version of the value: the log index of its write.
     pub version: u64,
     /// The value.
     pub value: Bytes,
@@ -242,7 +203,7 @@ pub struct ScanItem {
 pub struct ScanHead {
     /// The key.
     pub key: Bytes,
-    /// Log index of the write that gave it its value.
+    /// Version of the value: the log index of its write.
     pub version: u64,
     /// Length of the value, in bytes.
     pub value_len: u32,
@@ -253,16 +214,16 @@ pub struct ScanHead {
 pub struct ScanPage<T = ScanItem> {
     /// Where in the shard's history.
     pub meta: ReplyMeta,
-    /// The log index as of which the page was read: ask for the next page with it.
+    /// The log index at which the page was read; the next page's request repeats it.
     pub at_version: u64,
-    /// Whether keys follow after the last one.
+    /// Whether the range has more keys after the last one.
     pub more: bool,
     /// In key order.
     pub items: Vec<T>,
 }
 
 /// Appends a page: the body is a table of (`key_len` u32, `value_len` u32, `version` u64), then a
-/// [`PageHead`]; keys and values in the table's order are the value bytes.
+/// `ScanPageHead`; keys and values in the table's order are the value bytes.
 pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
     let row = |item: &ScanItem| row(&item.key, u32_len(item.value.len()), item.version);
     let tail = page
@@ -272,7 +233,7 @@ pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
     encode_page(out, head, Kind::SCAN_PAGE, page, row, tail);
 }
 
-/// Appends a page without values: as [`encode_scan_page`], but the value bytes are keys only.
+/// Appends a page without values: like [`encode_scan_page`], but the value bytes are the keys alone.
 pub fn encode_scan_heads(out: &mut Outbox, head: Head, page: &ScanPage<ScanHead>) {
     let row = |item: &ScanHead| row(&item.key, item.value_len, item.version);
     let tail = page.items.iter().map(|item| item.key.as_ref());
@@ -287,12 +248,12 @@ fn encode_page<'p, T>(
     row: impl Fn(&T) -> [u8; limits::SCAN_ITEM_BYTES],
     tail: impl Iterator<Item = &'p [u8]>,
 ) {
-    let mut frame = FrameBuilder::begin(out.buffer(), Head { kind, ..head });
+    let mut frame = FrameBuilder::begin(out.buffer(), head.of_kind(kind));
     for item in &page.items {
         frame = frame.raw(&row(item));
     }
     frame
-        .flat(&PageHead {
+        .flat(&ScanPageHead {
             meta: page.meta,
             at_version: page.at_version,
             item_count: u32_len(page.items.len()),
@@ -312,10 +273,7 @@ fn row(key: &[u8], value_len: u32, version: u64) -> [u8; limits::SCAN_ITEM_BYTES
 
 /// Appends the state of a node.
 pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
-    let head = Head {
-        kind: Kind::STATUS_REPLY,
-        ..head
-    };
+    let head = head.of_kind(Kind::STATUS_REPLY);
     FrameBuilder::begin(out.buffer(), head)
         .nested(status)
         .seal_with(status.behind().as_bytes());
@@ -323,21 +281,15 @@ pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
 
 /// Appends the state of a node's storage.
 pub fn encode_storage_reply(out: &mut Outbox, head: Head, storage: &StorageReply) {
-    let head = Head {
-        kind: Kind::STORAGE_REPLY_2,
-        ..head
-    };
+    let head = head.of_kind(Kind::STORAGE_REPLY_2);
     FrameBuilder::begin(out.buffer(), head)
         .nested(storage)
         .seal();
 }
 
-/// As [`encode_storage_reply`], for a side that speaks version 1.
+/// Like [`encode_storage_reply`], for a client that speaks version 1.
 fn encode_storage_reply_1(out: &mut Outbox, head: Head, storage: &StorageReply) {
-    let head = Head {
-        kind: Kind::STORAGE_REPLY,
-        ..head
-    };
+    let head = head.of_kind(Kind::STORAGE_REPLY);
     FrameBuilder::begin(out.buffer(), head)
         .nested(&StorageReply1::of(storage))
         .seal();
@@ -345,43 +297,34 @@ fn encode_storage_reply_1(out: &mut Outbox, head: Head, storage: &StorageReply) 
 
 /// Appends the cluster map.
 pub fn encode_map(out: &mut Outbox, head: Head, map: &ClusterMap) {
-    FrameBuilder::begin(
-        out.buffer(),
-        Head {
-            kind: Kind::MAP,
-            ..head
-        },
-    )
-    .nested(map)
-    .seal();
+    FrameBuilder::begin(out.buffer(), head.of_kind(Kind::MAP))
+        .nested(map)
+        .seal();
 }
 
 /// Appends a failure.
 pub fn encode_failure(out: &mut Outbox, head: Head, meta: ReplyMeta, failure: Failure) {
-    let head = Head {
-        kind: Kind::FAILURE,
-        ..head
-    };
+    let head = head.of_kind(Kind::FAILURE);
     FrameBuilder::begin(out.buffer(), head)
         .nested(&FailureBody { meta, failure })
         .seal();
 }
 
-/// An answer as the asking side takes it.
+/// A parsed answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The write applied.
     Written {
         /// Where in the shard's history.
         meta: ReplyMeta,
-        /// The key's version now.
+        /// The key's new version.
         version: u64,
     },
     /// The write's condition does not hold.
     Conflict {
         /// Where in the shard's history.
         meta: ReplyMeta,
-        /// The version that stands against it, 0 if the key is absent.
+        /// The key's current version, 0 if it has no value.
         current: u64,
     },
     /// The key has no value.
@@ -507,7 +450,7 @@ impl Answer {
     }
 }
 
-/// Takes bytes off the page's keys and values.
+/// Takes the next bytes of a page's keys and values.
 type Take<'a> = dyn FnMut(u32) -> Result<Bytes, DecodeError> + 'a;
 
 /// Parses a page; `item` makes one of (`key_len`, `value_len`, `version`).
@@ -517,8 +460,8 @@ fn parse_page<T>(
 ) -> Result<ScanPage<T>, DecodeError> {
     let malformed = DecodeError::Malformed { what: "scan page" };
     let body = frame.body();
-    let head = access::<ArchivedPageHead>(body, "scan page")?;
-    let table_len = body.len().saturating_sub(size_of::<ArchivedPageHead>());
+    let head = access::<ArchivedScanPageHead>(body, "scan page")?;
+    let table_len = body.len().saturating_sub(size_of::<ArchivedScanPageHead>());
     let (rows, excess) = body
         .get(..table_len)
         .unwrap_or_default()
@@ -560,8 +503,8 @@ pub fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
     encode_for(version::NEWEST, out, head, answer);
 }
 
-/// As [`encode`], as a side reads it that speaks `version` of the protocol. What the version cannot say becomes what
-/// comes nearest: a shard that is full is a disk that is, since both take deletes and reads alone.
+/// Like [`encode`], for a client that speaks `version` of the protocol. An answer that the version lacks becomes the
+/// nearest one that it has: a full shard becomes a full disk, since both take only deletes and reads.
 pub fn encode_for(version: u16, out: &mut Outbox, head: Head, answer: &Answer) {
     assert!(
         version >= version::OLDEST,

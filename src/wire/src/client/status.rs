@@ -1,4 +1,4 @@
-//! The state of a node, as it tells clients.
+//! A node's report of its state.
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
@@ -16,9 +16,9 @@ pub struct StatusReply {
     pub epoch: u32,
     /// Version of its software.
     pub version: String,
-    /// Time since it started.
+    /// Time since it started, in milliseconds.
     pub uptime_ms: u64,
-    /// How many cores it has.
+    /// Number of its cores.
     pub cores: u16,
     /// Its shard replicas.
     pub shards: Vec<ShardStatus>,
@@ -36,7 +36,7 @@ pub struct NodeStranger {
     pub why: String,
 }
 
-/// The part of a replica in its shard.
+/// The role of a replica in its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum ShardRole {
@@ -47,7 +47,7 @@ pub enum ShardRole {
     Follower = 1,
     /// Stands for election.
     Candidate = 2,
-    /// Receives the log without a vote.
+    /// Receives the log but has no vote.
     Learner = 3,
     /// Fenced off by a storage failure, or not running.
     Down = 4,
@@ -60,9 +60,9 @@ pub struct ShardStatus {
     pub shard: u32,
     /// The core that owns the replica.
     pub core: u16,
-    /// Its part.
+    /// Its role.
     pub role: ShardRole,
-    /// The leader as far as it knows, 0 if it does not.
+    /// The leader as far as it knows, 0 if it knows none.
     pub leader: u64,
     /// Its term.
     pub term: u64,

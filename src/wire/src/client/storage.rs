@@ -1,4 +1,4 @@
-//! The state of a node's storage, as it tells clients.
+//! A node's report of its storage.
 
 pub(crate) mod version_1;
 
@@ -22,33 +22,33 @@ pub struct ShardStorage {
     pub shard: u32,
     /// The core that owns the replica.
     pub core: u16,
-    /// How tables are compacted: "leveled" or "tiered".
+    /// The compaction policy: "leveled" or "tiered".
     pub policy: String,
-    /// Levels with tables in them.
+    /// Levels that hold tables.
     pub levels: Vec<LevelStorage>,
-    /// Segments of the value log.
+    /// Number of segments of the value log.
     pub value_segments: u64,
-    /// Records in them.
+    /// Bytes of the records in those segments.
     pub value_bytes: u64,
-    /// How much of that nothing refers to, as far as is known.
+    /// Bytes of those records that are known garbage: nothing refers to them.
     pub garbage_bytes: u64,
-    /// How much more of it seems to be garbage that is not known as such yet; an estimate.
+    /// Estimated bytes of further records that are garbage but not known as such yet.
     pub hidden_garbage_bytes: u64,
-    /// What will come back to the device.
+    /// Bytes that will be freed on the device.
     pub returning_bytes: u64,
-    /// What most of that waits for, in a word; empty if nothing is to come.
+    /// What most of those bytes wait for, in a word; empty if there are none.
     pub returning_waits_for: String,
-    /// What compaction has yet to rewrite.
+    /// Bytes that compaction has yet to rewrite.
     pub debt_bytes: u64,
-    /// Memory that memtables hold.
+    /// Bytes of memory that memtables hold.
     pub memtable_bytes: u64,
-    /// Whether new values are refused because the device is full.
+    /// Whether puts are refused because the device is full.
     pub is_disk_full: bool,
-    /// How far the scrubber has come.
+    /// Progress of the scrubber.
     pub scrub: ScrubState,
-    /// Damaged places in files in use.
+    /// Number of damaged places in files in use.
     pub damaged: u64,
-    /// Some of them.
+    /// Some of those places, at most 1024 per node.
     pub damages: Vec<DamagedPlace>,
 }
 
@@ -57,43 +57,43 @@ pub struct ShardStorage {
 pub struct LevelStorage {
     /// The level; 0 is what memtables are flushed to.
     pub level: u32,
-    /// Sorted runs.
+    /// Number of sorted runs.
     pub runs: u64,
-    /// Tables.
+    /// Number of tables.
     pub tables: u64,
-    /// Length of their files.
+    /// Bytes of their files.
     pub bytes: u64,
-    /// Versions in them.
+    /// Number of entries: versions of keys, deletions included.
     pub entries: u64,
-    /// How many of those are deletions.
+    /// Number of entries that are deletions.
     pub deletions: u64,
 }
 
-/// How far a scrubber has come.
+/// Progress of a scrubber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ScrubState {
-    /// The current cycle or the last one; 0: none since the start.
+    /// Number of the current or last cycle since the node started; 0 before the first.
     pub cycle: u64,
-    /// Bytes checked in it.
+    /// Bytes checked in this cycle.
     pub bytes_done: u64,
-    /// Of how many.
+    /// Bytes to check in this cycle.
     pub bytes_total: u64,
-    /// Damaged places found in it.
+    /// Damaged places found in this cycle.
     pub damaged: u64,
-    /// Whether it is under way.
+    /// Whether the cycle is running.
     pub is_running: bool,
 }
 
-/// A damaged place, in words for people.
+/// A damaged place, as text for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct DamagedPlace {
     /// The file.
     pub file: String,
-    /// Where in it, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
     /// What is wrong.
     pub what: String,
-    /// Which keys are concerned.
+    /// The keys that are affected.
     pub keys: String,
 }
 

@@ -1,16 +1,16 @@
-//! What an operation ends with when nodes refuse it.
+//! The results of operations that nodes refuse.
 
 use super::*;
 use crate::error::Field;
 
-/// A node that is full or damaged may not lead: which nodes are asked, and what comes of it.
+/// A node that is full or damaged may not be the leader: the nodes that are asked, and the result.
 #[test]
 fn who_cannot_is_believed_after_the_others_were_asked() {
     let full = || failure(Failure::DiskFull);
     let leads = |leader| move || failure(Failure::NotLeader { leader });
     type Answers<'a> = [&'a dyn Fn() -> Event; 3];
     let table: [(&str, Answers<'_>, &[u64], bool); 5] = [
-        // (case, what the nodes 1 to 3 answer, who is asked from 1 on, whether it is written)
+        // (case, answers of nodes 1 to 3, nodes asked starting at 1, whether it is written)
         (
             "it does not lead",
             [&full, &written, &leads(2)],
@@ -47,14 +47,14 @@ fn who_cannot_is_believed_after_the_others_were_asked() {
         if !is_written {
             assert_eq!(result, Err(Error::DiskFull), "{case}");
         }
-        // The next write goes to who has room, if there is one.
+        // The next write goes to a node that has room, if there is one.
         let mut next = put(&session);
         let first = node_of(&session.proceed(&mut next, now));
         assert!(!is_written || first == *asked.last().unwrap(), "{case}");
     }
 }
 
-/// What a write and a get end with if this is what every attempt meets.
+/// The results of a write and a get if every attempt gets this answer.
 #[test]
 fn at_the_deadline_the_truth_is_told() {
     let lost = Event::Lost(Cause::Timeout);

@@ -1,4 +1,4 @@
-//! The state of a node's storage as version 1 of the protocol has it: without what will come back to the device.
+//! A node's report of its storage in version 1 of the protocol, which lacks hidden garbage and returning bytes.
 
 use super::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::body::{access, deserialize};
@@ -31,7 +31,7 @@ struct ShardStorage1 {
 }
 
 impl StorageReply1 {
-    /// What of `reply` version 1 can say.
+    /// The part of `reply` that version 1 has.
     pub(crate) fn of(reply: &StorageReply) -> Self {
         let shard = |shard: &ShardStorage| ShardStorage1 {
             shard: shard.shard,

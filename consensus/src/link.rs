@@ -33,6 +33,8 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause before connecting again.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// After so many attempts in a row, some five seconds, a peer that cannot be connected to is named.
+const FAILURES_TO_NAME: u32 = 12;
 /// How often overdue requests are looked for.
 const OVERDUE_EVERY: Duration = Duration::from_millis(250);
 
@@ -246,6 +248,16 @@ impl PeerLink {
         self.go_down();
     }
 
+    /// A peer that stays away is named once: its address may be wrong.
+    fn say_missing(&self, failures: u32, why: &dyn std::fmt::Display) {
+        let (peer, address) = (self.peer, self.shown());
+        if failures == FAILURES_TO_NAME {
+            tracing::warn!(%peer, address, %why, "cannot connect to the peer, and goes on trying");
+        } else {
+            tracing::debug!(%peer, address, %why, "no peer");
+        }
+    }
+
     async fn keep_connected(&self) {
         let mut pause = PAUSE_MIN;
         let mut failures = 0_u32;
@@ -259,12 +271,12 @@ impl PeerLink {
                     tracing::info!(peer = %self.peer, address = self.shown(), %error, "peer lost");
                 }
                 Ok(Err(error)) => {
-                    failures = failures.wrapping_add(1);
-                    tracing::debug!(peer = %self.peer, address = self.shown(), %error, "no peer");
+                    failures = failures.saturating_add(1);
+                    self.say_missing(failures, &error);
                 }
                 Err(corelith_io::Elapsed) => {
-                    failures = failures.wrapping_add(1);
-                    tracing::debug!(peer = %self.peer, address = self.shown(), "no peer in time");
+                    failures = failures.saturating_add(1);
+                    self.say_missing(failures, &"it does not answer in time");
                 }
             }
             corelith_io::sleep(jittered(pause)).await;

@@ -43,6 +43,17 @@ pub enum NodeError {
         /// How to choose another one.
         instead: &'static str,
     },
+    /// The machine has no such address, or may not listen there.
+    #[error(
+        "cannot listen on {address} ({source}): give an address of this machine in `node.listen`, or in this node's \
+         entry of cluster.nodes"
+    )]
+    Address {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// It cannot listen there for another reason.
     #[error("cannot listen on {address}: {source}")]
     Listen {

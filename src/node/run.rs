@@ -58,7 +58,7 @@ pub(crate) fn refuse_taken_ports(
         let first = resolve(&node.listen.host, node.listen.port)?;
         for core in 0..node.cores {
             let port = node.listen.port.saturating_add(core);
-            while is_taken(SocketAddr::new(first.ip(), port)) {
+            while is_taken(SocketAddr::new(first.ip(), port))? {
                 if std::time::Instant::now() >= until {
                     return Err(NodeError::PortInUse {
                         host: first.ip().to_string(),
@@ -73,15 +73,23 @@ pub(crate) fn refuse_taken_ports(
     Ok(())
 }
 
-/// Whether somebody listens there. What else may be wrong with an address is told by the core that
-/// listens.
+/// Whether somebody listens there.
+///
+/// # Errors
+/// `Listen`: nobody can, as of an address that the machine does not have.
 #[expect(
     clippy::disallowed_types,
     reason = "looked at before the first core starts"
 )]
-fn is_taken(address: SocketAddr) -> bool {
-    std::net::TcpListener::bind(address)
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+fn is_taken(address: SocketAddr) -> Result<bool, NodeError> {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(true),
+        Err(source) => Err(NodeError::Address {
+            address: address.to_string(),
+            source,
+        }),
+    }
 }
 
 /// Prints a line for the user. That nobody reads it must not stop a node.

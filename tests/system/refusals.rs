@@ -67,6 +67,25 @@ fn a_port_in_use() {
     refuses(&mut node(&config), &[&port.to_string(), "in use"]);
 }
 
+#[test]
+fn an_address_of_another_machine() {
+    let dir = directory();
+    let ports = free_ports(3);
+    let config = write_configuration(dir.path(), "refusals", &ports);
+    let text = std::fs::read_to_string(&config).unwrap();
+    // Of a network that is for documents alone.
+    let listen = format!("[node]\nlisten = \"192.0.2.1:{}\"\n", ports[0]);
+    std::fs::write(&config, text.replace("[node]\n", &listen)).unwrap();
+    let words = [
+        "cannot listen on 192.0.2.1",
+        "address of this machine in `node.listen`",
+    ];
+    refuses(&mut node(&config), &words);
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [config], "nothing is created before");
+}
+
 /// The kernel closes the sockets of a process with rings some time after its end.
 #[test]
 fn the_port_of_a_process_that_was_just_killed_is_no_port_in_use() {

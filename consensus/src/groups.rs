@@ -148,8 +148,12 @@ impl Groups {
         &self.inner.refusals
     }
 
-    /// Stops all groups and closes their shards (which flushes them).
+    /// Gives the leads of this core away, as far as other nodes can take them, then stops all groups and
+    /// closes their shards (which flushes them).
     pub async fn shutdown(&self) {
+        // They go on answering peers meanwhile, who elect another leader.
+        let leading = self.all();
+        futures_util::future::join_all(leading.iter().map(Group::give_lead_away)).await;
         let groups = std::mem::take(&mut *self.inner.groups.borrow_mut());
         // All at once: on a full device each of them takes seconds.
         futures_util::future::join_all(groups.values().map(Group::close)).await;

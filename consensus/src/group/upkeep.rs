@@ -47,6 +47,31 @@ impl Group {
         }
     }
 
+    /// Hands the lead over, if this replica has it and another can take it, and waits until it is gone, for
+    /// at most the shortest time after which others would stand anyway.
+    pub(crate) async fn give_lead_away(&self) {
+        let inner = &self.inner;
+        let Some(leading) = inner.leading() else {
+            return;
+        };
+        let Some(to) = inner.successor() else {
+            return;
+        };
+        let mut server = inner.server.clone();
+        inner.hand_over(leading, to).await;
+        let gone = async {
+            while inner.leading() == Some(leading) && server.changed().await.is_ok() {
+                server.borrow_and_update();
+            }
+        };
+        if corelith_io::timeout(inner.options.election_timeout_min, gone)
+            .await
+            .is_err()
+        {
+            tracing::info!(shard = %inner.shard_id, %to, "the lead was not taken before the stop");
+        }
+    }
+
     /// Runs `work` until it is done or the group closes.
     pub(super) fn tend<Fut: Future<Output = ()> + 'static>(
         &self,

@@ -517,3 +517,23 @@ fn leaders_of_many_shards_are_spread() {
         (0..6).all(|shard| cluster.leader_of(ShardId(shard)) == Some(shard as usize % 3))
     });
 }
+
+/// Nobody has to wait for the end of the lease of a leader that stops in order.
+#[test]
+fn a_stop_hands_the_lead_over() {
+    for seed in 40..50 {
+        let cluster = Cluster::started(seed);
+        let leader = cluster.wait_leader();
+        let session = cluster.open_session(leader);
+        let command = put(session, 1, Condition::Any, "k", "v");
+        applied(cluster.write(leader, command).unwrap().outcome);
+        let groups = cluster.groups(leader).unwrap();
+        cluster.sim.block_on(
+            cluster.nodes[leader],
+            async move { groups.shutdown().await },
+        );
+        let is_taken = || cluster.leader().is_some_and(|now| now != leader);
+        let soon = Duration::from_millis(50);
+        assert!(cluster.sim.run_until(is_taken, soon), "seed {seed}");
+    }
+}

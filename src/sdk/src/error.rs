@@ -47,8 +47,9 @@ pub enum Error {
         /// The longest length allowed, in bytes.
         limit: u64,
     },
-    /// The stored data is damaged and no good copy of it was found: see the log of the shard's nodes.
-    #[error("the stored data is damaged and no good copy of it was found; see the node's log")]
+    /// The stored data is damaged at the leader, and no other replica has answered in its place, although a read
+    /// waits for one for some seconds: see the log of the shard's nodes.
+    #[error("the stored data is damaged at the leader; no other replica has answered in its place")]
     Corrupt,
     /// The deadline passed before the cluster could answer. The operation had no effect and will have
     /// none: try again later.

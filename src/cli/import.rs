@@ -1,6 +1,7 @@
 //! `import`: writes the files under a directory to the cluster as keys.
 
 use super::args::ImportArguments;
+use super::encoding::counted;
 use super::failure::Failure;
 use super::keys::check_size;
 use super::manifest::{self, ExportRecord, ManifestSummary};
@@ -112,8 +113,9 @@ fn exported(
     let unlisted = unlisted.saturating_sub(summary.keys + 1);
     if unlisted > 0 {
         let what = format!(
-            "{}: {unlisted} files skipped: not in the manifest",
-            dir.display()
+            "{}: {} skipped: not in the manifest",
+            dir.display(),
+            counted(unlisted, "file", "files")
         );
         tally.skipped_all(unlisted, &what);
     }

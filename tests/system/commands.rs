@@ -92,6 +92,11 @@ fn exit_codes_are_as_the_help_lists_them() {
             "/dev/null/file",
         ),
         (&["import", "/nowhere"], 2, "/nowhere"),
+        (
+            &["--log", "corelith=loud", "get", "key"],
+            2,
+            "--log is not a valid filter",
+        ),
     ];
     for (arguments, code, said) in table {
         let output = cluster.run(arguments);

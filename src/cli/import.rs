@@ -23,6 +23,17 @@ struct Source {
 
 type Sources = Box<dyn Iterator<Item = Result<Source, Failure>> + Send>;
 
+/// Refuses an `--after` that no key of the import can be: it would leave out every file, or none.
+pub(super) fn refuse_other_after(arguments: &ImportArguments) -> Result<(), Failure> {
+    let prefix = arguments.prefix.as_bytes();
+    match &arguments.after {
+        Some(after) if !after.0.starts_with(prefix) => Err(Failure::Argument(
+            "--after names a stored key, prefix included: it must start with the --prefix",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Imports the directory. A file that fails is reported and skipped; the others go on.
 pub(super) async fn run(client: &Client, arguments: ImportArguments) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;

@@ -352,7 +352,8 @@ pub struct ImportArguments {
     /// Put this in front of every key.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: OsString,
-    /// Import only keys after this one, in the form that an interrupted import printed.
+    /// Import only keys after this one: a stored key, --prefix included, in the form that an interrupted import
+    /// printed.
     #[arg(long, value_name = "KEY", value_parser = escaped_key)]
     pub after: Option<Key>,
     /// Accept an export that is not complete, and import the keys that it holds.

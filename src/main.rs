@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     let filter = match logging::filter(arguments.log.as_deref()) {
         Ok(filter) => filter,
         Err(error) => {
-            eprintln!("corelith: --log is no filter: {error}");
+            eprintln!("corelith: --log is not a valid filter: {error}");
             return ExitCode::from(2);
         }
     };

@@ -8,6 +8,9 @@ use super::{export, import, keys, paths, scan, status, storage};
 /// Runs one client command.
 pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
     paths::of_client(&command)?;
+    if let ClientCommand::Import(import) = &command {
+        import::refuse_other_after(&import.command)?;
+    }
     let mut connection = command.connection();
     if matches!(command, ClientCommand::Status(_)) {
         // Finding the cluster and each of two rounds of questions get a third of the time, so that the

@@ -40,6 +40,6 @@ pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure>
         .deadline(connection.timeout)
         .connect()
         .await
-        .map_err(|error| Failure::connecting(error, connection.origin))?;
+        .map_err(|error| Failure::connecting(error, connection))?;
     Ok(Reached { client, end })
 }

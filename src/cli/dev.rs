@@ -3,6 +3,7 @@
 
 mod shape;
 
+use super::encoding::counted;
 use crate::node::config::{ClientsConfig, RaftConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
 use crate::node::error::NodeError;
@@ -54,8 +55,10 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
             file: "the command line".to_owned(),
             key: "--port".to_owned(),
             problem: format!(
-                "{} is not allowed: {} nodes with {} cores each need one port per core from there on",
-                shape.port, shape.nodes, shape.cores
+                "{} is not allowed: {} with {} each need one port per core from there on",
+                shape.port,
+                counted(shape.nodes, "node", "nodes"),
+                counted(shape.cores, "core", "cores")
             ),
         });
     }
@@ -114,9 +117,9 @@ fn program() -> String {
 
 fn greeting(data: &Path, shape: DevShape, nodes: &[NodeConfig], program: &str) -> String {
     let mut text = format!(
-        "ready: {} nodes, {} shards, data in {}\n",
-        shape.nodes,
-        shape.shards,
+        "ready: {}, {}, data in {}\n",
+        counted(shape.nodes, "node", "nodes"),
+        counted(shape.shards, "shard", "shards"),
         data.display()
     );
     for node in nodes {
@@ -171,7 +174,7 @@ mod tests {
         let error = configure(Path::new("/d"), shape(3, 1, 65534)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the command line: --port: 65534 is not allowed: 3 nodes with 1 cores each need one port \
+            "the command line: --port: 65534 is not allowed: 3 nodes with 1 core each need one port \
              per core from there on"
         );
     }

@@ -58,6 +58,14 @@ pub(super) fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     text
 }
 
+/// `1 entry`, `2 entries`.
+pub(super) fn counted(count: impl Into<u64>, one: &str, many: &str) -> String {
+    match count.into() {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
+    }
+}
+
 /// A key as an argument that no shell changes.
 pub(super) fn argument(key: &[u8]) -> String {
     escape(key, |c| {

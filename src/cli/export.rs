@@ -1,7 +1,7 @@
 //! `export`: writes every key to a file under a directory, and lists the files in a manifest.
 
 use super::args::ExportArguments;
-use super::encoding::printable;
+use super::encoding::{counted, printable};
 use super::failure::Failure;
 use super::manifest::{ExportRecord, Subject, Writer, file_names, sync_directory};
 use super::transfer::{End, Interrupts, Tally, concerns_cluster_or_files};
@@ -79,9 +79,9 @@ pub(super) async fn run(client: &Client, arguments: ExportArguments) -> Result<(
         manifest.end()?;
     }
     let go_on = format!(
-        "{} holds {} keys so far; repeat the same command to continue",
+        "{} holds {} so far; repeat the same command to continue",
         root.display(),
-        manifest.summary.keys
+        counted(manifest.summary.keys, "key", "keys")
     );
     tally.finish(end, &go_on, arguments.json)
 }

@@ -1,6 +1,7 @@
 //! Why a command failed, in one sentence, and its exit code.
 
-use super::encoding::printable;
+use super::args::Connection;
+use super::encoding::{counted, printable};
 use super::unserved::ShardLack;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
@@ -27,7 +28,7 @@ pub enum Failure {
     /// The cluster refused or could not answer.
     #[error("{0}")]
     Cluster(#[from] Error),
-    /// No node of the cluster answers.
+    /// No node of the cluster answers, and the user did not name one.
     #[error(
         "{source} (start a cluster with `corelith dev`, or name one with --connect host:port or CORELITH_SEEDS)"
     )]
@@ -76,7 +77,7 @@ pub enum Failure {
     #[error("{0}")]
     Offline(#[from] OfflineError),
     /// A check found damage; each problem was printed.
-    #[error("{problems} problems found, see above")]
+    #[error("{} found, see above", counted(*.problems, "problem", "problems"))]
     Damaged {
         /// How many.
         problems: u64,
@@ -167,13 +168,14 @@ impl Failure {
         }
     }
 
-    /// A failure to find the cluster; `origin` says where the addresses come from.
-    pub fn connecting(error: Error, origin: &'static str) -> Self {
+    /// A failure to find the cluster. Who names a cluster with --connect does not need to hear how to start one.
+    pub(super) fn connecting(error: Error, connection: &Connection) -> Self {
+        let origin = connection.origin;
         match error {
             source @ (Error::InvalidSeed { .. } | Error::Invalid { .. }) => {
                 Self::Seed { origin, source }
             }
-            source @ Error::NoSeed { .. } => Self::NoCluster { source },
+            source @ Error::NoSeed { .. } if !connection.is_given => Self::NoCluster { source },
             error => Self::Cluster(error),
         }
     }

@@ -1,6 +1,7 @@
 //! `import`: writes the files under a directory to the cluster as keys.
 
 use super::args::ImportArguments;
+use super::encoding::counted;
 use super::failure::Failure;
 use super::keys::check_size;
 use super::manifest::{self, ExportRecord, ManifestSummary};
@@ -21,6 +22,17 @@ struct Source {
 }
 
 type Sources = Box<dyn Iterator<Item = Result<Source, Failure>> + Send>;
+
+/// Refuses an `--after` that no key of the import can be: it would leave out every file, or none.
+pub(super) fn refuse_other_after(arguments: &ImportArguments) -> Result<(), Failure> {
+    let prefix = arguments.prefix.as_bytes();
+    match &arguments.after {
+        Some(after) if !after.0.starts_with(prefix) => Err(Failure::Argument(
+            "--after names a stored key, prefix included: it must start with the --prefix",
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Imports the directory. A file that fails is reported and skipped; the others go on.
 pub(super) async fn run(client: &Client, arguments: ImportArguments) -> Result<(), Failure> {
@@ -112,8 +124,9 @@ fn exported(
     let unlisted = unlisted.saturating_sub(summary.keys + 1);
     if unlisted > 0 {
         let what = format!(
-            "{}: {unlisted} files skipped: not in the manifest",
-            dir.display()
+            "{}: {} skipped: not in the manifest",
+            dir.display(),
+            counted(unlisted, "file", "files")
         );
         tally.skipped_all(unlisted, &what);
     }

@@ -1,5 +1,6 @@
 //! `inspect`, `check` and `gc plan`: read files and data directories without a cluster.
 
+use super::encoding::counted;
 use super::failure::Failure;
 use super::on_core::on_core;
 use super::table::TextTable;
@@ -134,12 +135,21 @@ fn describe(dir: &Path, summary: &Summary) -> String {
         ..
     } = summary;
     let mut text = format!(
-        "{dir}: {problems} problems in {files} files of {bytes} bytes; {tables} tables with {entries} \
-         entries, {pointers} pointers to values, {value_segments} value segments with {value_records} \
-         records, {log_segments} log segments with {log_entries} entries\n"
+        "{dir}: {} in {} of {}; {} with {}, {}, {} with {}, {} with {}\n",
+        counted(*problems, "problem", "problems"),
+        counted(*files, "file", "files"),
+        counted(*bytes, "byte", "bytes"),
+        counted(*tables, "table", "tables"),
+        counted(*entries, "entry", "entries"),
+        counted(*pointers, "pointer to a value", "pointers to values"),
+        counted(*value_segments, "value segment", "value segments"),
+        counted(*value_records, "record", "records"),
+        counted(*log_segments, "log segment", "log segments"),
+        counted(*log_entries, "entry", "entries"),
     );
     if *torn_records > 0 {
-        text += &format!("{dir}: {torn_records} damaged records without references\n");
+        let torn = counted(*torn_records, "damaged record", "damaged records");
+        text += &format!("{dir}: {torn} without references\n");
     }
     if !summary.orphans.is_empty() {
         let orphans = summary.orphans.join(", ");

@@ -164,6 +164,30 @@ fn every_exit_code_has_its_failures() {
 }
 
 #[test]
+fn who_names_a_cluster_is_not_told_how_to_start_one() {
+    for (named, is_told) in [(&["--connect", "a:1"][..], false), (&[], true)] {
+        let arguments = [&["get", "k"], named].concat();
+        let Command::Client(mut command) = Arguments::read(arguments).unwrap().command else {
+            panic!("{named:?}");
+        };
+        let error = Error::NoSeed { tried: Vec::new() };
+        let failure = Failure::connecting(error, &command.connection());
+        assert_eq!(failure.exit_code(), code::UNREACHABLE);
+        let text = failure.to_string();
+        assert_eq!(text.contains("corelith dev"), is_told, "{text}");
+    }
+}
+
+#[test]
+fn one_of_a_thing_is_named_in_the_singular() {
+    let texts = [1, 2].map(|problems| Failure::Damaged { problems }.to_string());
+    assert_eq!(
+        texts,
+        ["1 problem found, see above", "2 problems found, see above"]
+    );
+}
+
+#[test]
 fn keys_print_unambiguously() {
     let cases: &[(&[u8], &str)] = &[
         (b"plain/key", "plain/key"),

@@ -1,6 +1,6 @@
 //! What imports and exports share: progress, totals, and how they end.
 
-use super::encoding::argument;
+use super::encoding::{argument, counted};
 use super::failure::{Failure, code};
 use super::output;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
@@ -126,14 +126,10 @@ impl Tally {
     }
 
     fn describe(&self) -> String {
-        let keys = match self.done {
-            1 => "key",
-            _ => "keys",
-        };
         let mut text = format!(
-            "{} {} {keys}, {}, in {}",
+            "{} {}, {}, in {}",
             self.what,
-            self.done,
+            counted(self.done, "key", "keys"),
             HumanBytes(self.bytes),
             HumanDuration(self.bar.elapsed()),
         );

@@ -218,6 +218,7 @@ fn a_path_that_is_not_there_is_a_wrong_argument() {
     let file = dir.path().join("file");
     fs::write(&file, b"content").unwrap();
     let file = file.to_str().unwrap();
+    let below = format!("{file}/data");
     let table: &[(&[&str], &str)] = &[
         (&["check", missing], "missing: there is no such directory"),
         (
@@ -235,6 +236,8 @@ fn a_path_that_is_not_there_is_a_wrong_argument() {
         (&["gc", "plan", file], "file: it is not a directory"),
         (&["import", file], "file: it is not a directory"),
         (&["export", file], "file: it is not a directory"),
+        (&["dev", "--data", file], "it is not a directory"),
+        (&["dev", "--data", &below], "is not a directory"),
         (
             &["inspect", dir.path().to_str().unwrap()],
             ": it is not a file",

@@ -53,6 +53,10 @@ fn exit_codes_are_as_the_help_lists_them() {
     std::fs::write(&file, vec![0; 9 << 20]).unwrap();
     let large = file.to_str().unwrap();
     let long = "k".repeat(5000);
+    let tree = cluster.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("b"), b"value").unwrap();
+    let tree = tree.to_str().unwrap();
     // (arguments, exit code, what is said)
     let table: &[(&[&str], i32, &str)] = &[
         (&["get", "key"], 0, ""),
@@ -92,6 +96,16 @@ fn exit_codes_are_as_the_help_lists_them() {
             "/dev/null/file",
         ),
         (&["import", "/nowhere"], 2, "/nowhere"),
+        (
+            &["import", tree, "--prefix", "p/", "--after", "a"],
+            2,
+            "--after names a stored key, prefix included",
+        ),
+        (
+            &["--log", "corelith=loud", "get", "key"],
+            2,
+            "--log is not a valid filter",
+        ),
     ];
     for (arguments, code, said) in table {
         let output = cluster.run(arguments);

@@ -4,7 +4,7 @@
 use crate::cluster::{Cluster, signal};
 use crate::seccomp;
 use crate::waiting::{self, DEADLINE};
-use corelith_client::Client;
+use corelith_client::{Client, ShardRole};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -261,6 +261,39 @@ async fn an_export_goes_on_past_a_value_that_cannot_be_read() {
     clear(&client, &before).await;
     cluster.run_ok(&["import", dir]);
     assert_eq!(content(&client).await, before);
+}
+
+/// The leader with the damage hands its lead on, and the reads wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_damaged_at_the_leader_is_read_from_its_successor() {
+    let cluster = Cluster::start();
+    let client = cluster.client().await;
+    let value = "<0007>".repeat(2000).into_bytes();
+    client.put("key", value.clone()).await.unwrap();
+    let places = waiting::until("every replica to have the value", || {
+        let places = segments_with(&cluster, &value);
+        match places.len() {
+            3 => Ok(places),
+            _ => Err(places),
+        }
+    });
+    let shard = client.get("key").lookup().await.unwrap().shard;
+    let status = client.status().await.unwrap();
+    let replies = status
+        .nodes
+        .iter()
+        .flat_map(|node| node.reply.as_ref().ok());
+    let leader = replies
+        .flat_map(|reply| reply.shards.iter().map(|replica| (replica, reply.node)))
+        .find(|(replica, _)| replica.shard == shard && replica.role == ShardRole::Leader)
+        .map(|(_, node)| cluster.data_dir(node as usize))
+        .unwrap();
+    let of_leader = |place: &&(PathBuf, usize)| place.0.starts_with(&leader);
+    let (path, at) = places.iter().find(of_leader).unwrap();
+    flip(path, at + 5000);
+    assert_eq!(client.get("key").await.unwrap().value, value);
+    let found: Vec<_> = client.scan("").try_collect().await.unwrap();
+    assert_eq!(found.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

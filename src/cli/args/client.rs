@@ -54,6 +54,7 @@ impl ConnectionOptions {
     fn resolve(self, listed: Option<String>) -> Connection {
         let split = |list: String| list.split(',').map(str::to_owned).collect::<Vec<_>>();
         let listed = listed.filter(|list| !list.trim().is_empty()).map(split);
+        let is_given = self.connect.is_some();
         let (seeds, origin) = match (self.connect, listed) {
             (Some(given), _) => (given, "--connect"),
             (None, Some(listed)) => (listed, SEEDS_VARIABLE),
@@ -63,6 +64,7 @@ impl ConnectionOptions {
         Connection {
             seeds: seeds.filter(|seed| !seed.is_empty()).collect(),
             origin,
+            is_given,
             timeout: self.timeout.unwrap_or(TIMEOUT),
         }
     }
@@ -75,6 +77,8 @@ pub(in crate::cli) struct Connection {
     pub seeds: Vec<String>,
     /// Where they come from, for messages.
     pub origin: &'static str,
+    /// Whether --connect names them.
+    pub is_given: bool,
     /// Time limit of one operation.
     pub timeout: Duration,
 }
@@ -114,10 +118,10 @@ Examples:
   corelith get photo --output photo.jpg
   corelith get greeting --meta")]
     Get(OfCluster<GetArguments>),
-    /// Delete a key.
+    /// Delete a key. Deleting a key that does not exist is not an error.
     #[command(after_help = "\
-Prints the version of the deletion and the key's shard. Deleting a key that does not exist succeeds,
-unless --if-version is given.
+Prints the version of the deletion and the key's shard. With --if-version, exit code 1 means that the
+key does not have that version: nothing was deleted.
 
 Examples:
   corelith delete greeting
@@ -129,8 +133,9 @@ Examples:
                           corelith scan [OPTIONS] [--start <KEY>] [--end <KEY>]\n       \
                           corelith scan [OPTIONS] --token <TOKEN>",
         after_help = "\
-Prints one line per key: key, tab, value. A key or value that is not printable text is escaped: \\xNN
-for a byte, \\\\ for a backslash; --escaped reads such a key.
+Prints one line per key: key, tab, value. A key or value that is not printable text, such as binary
+data, is escaped: \\xNN for a byte, \\\\ for a backslash. --escaped reads such a key; --keys-only avoids
+printing values.
 
 Examples:
   corelith scan users/ --limit 100
@@ -347,7 +352,8 @@ pub struct ImportArguments {
     /// Put this in front of every key.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: OsString,
-    /// Import only keys after this one, in the form that an interrupted import printed.
+    /// Import only keys after this one: a stored key, --prefix included, in the form that an interrupted import
+    /// printed.
     #[arg(long, value_name = "KEY", value_parser = escaped_key)]
     pub after: Option<Key>,
     /// Accept an export that is not complete, and import the keys that it holds.

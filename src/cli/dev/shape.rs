@@ -85,6 +85,9 @@ pub(super) fn settle(
 /// The shape of the data in `data`; `None` if there is none yet. Data that is older than `dev.json` has
 /// its shape in the identity of its first node.
 pub(super) fn load(data: &Path) -> Result<Option<DevShape>, NodeError> {
+    if let Some(problem) = no_directory(data) {
+        return Err(NodeError::Config(refused(data, problem)));
+    }
     let path = data.join(FILE_NAME);
     let system = |source| NodeError::System {
         what: "read the shape of the development cluster",
@@ -134,12 +137,29 @@ fn foreign(data: &Path) -> std::io::Result<Option<String>> {
 }
 
 fn is_foreign(data: &Path, found: &str) -> ConfigError {
+    let problem = format!(
+        "it holds `{found}` but no `{FILE_NAME}`, so it is not a directory of `corelith dev`"
+    );
+    refused(data, &problem)
+}
+
+/// Why `data` neither is a directory nor can become one.
+fn no_directory(data: &Path) -> Option<&'static str> {
+    match std::fs::metadata(data) {
+        Ok(found) if !found.is_dir() => Some("it is not a directory"),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            Some("a part of its path is not a directory")
+        }
+        _ => None,
+    }
+}
+
+fn refused(data: &Path, problem: &str) -> ConfigError {
     ConfigError::Value {
         file: "the command line".to_owned(),
         key: "--data".to_owned(),
         problem: format!(
-            "{} is not allowed: it holds `{found}` but no `{FILE_NAME}`, so it is not a directory of \
-             `corelith dev`; choose a new or empty directory",
+            "{} is not allowed: {problem}; choose a new or empty directory",
             data.display()
         ),
     }
@@ -230,6 +250,21 @@ mod tests {
         let error = load(dir.path()).unwrap_err();
         assert!(error.is_misconfiguration(), "{error}");
         assert!(error.to_string().contains("`thesis.txt`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for (data, words) in [
+            (file.clone(), "file is not allowed: it is not a directory"),
+            (file.join("data"), "a part of its path is not a directory"),
+        ] {
+            let error = load(&data).unwrap_err();
+            assert!(error.is_misconfiguration(), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -47,8 +47,9 @@ pub enum Error {
         /// The longest length allowed, in bytes.
         limit: u64,
     },
-    /// The stored data is damaged and no good copy of it was found: see the log of the shard's nodes.
-    #[error("the stored data is damaged and no good copy of it was found; see the node's log")]
+    /// The stored data is damaged at the leader, and no other replica has answered in its place, although a read
+    /// waits for one for some seconds: see the log of the shard's nodes.
+    #[error("the stored data is damaged at the leader; no other replica has answered in its place")]
     Corrupt,
     /// The deadline passed before the cluster could answer. The operation had no effect and will have
     /// none: try again later.
@@ -190,7 +191,7 @@ pub enum Cause {
     #[error("cannot connect: {0}")]
     Connect(std::io::ErrorKind),
     /// The address answered, but not as a node of this cluster.
-    #[error("handshake failed: {0}")]
+    #[error("{}", refusal(.0))]
     Handshake(HandshakeError),
     /// The connection broke while the request was in flight.
     #[error("the connection broke: {0}")]
@@ -237,6 +238,17 @@ pub enum Cause {
     /// The client was dropped.
     #[error("the client was closed")]
     Closed,
+}
+
+fn refusal(error: &HandshakeError) -> String {
+    match error {
+        HandshakeError::Busy => {
+            "the node accepts no clients now: it is full, still waits for its cluster to form, \
+                                 or is excluded from it; its log says which"
+                .to_owned()
+        }
+        error => format!("handshake failed: {error}"),
+    }
 }
 
 fn standing(current: Option<u64>) -> String {

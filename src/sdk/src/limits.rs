@@ -45,6 +45,9 @@ pub(crate) const REDIRECTS_MAX: u32 = 2;
 pub(crate) const SILENT_SUSPICION: Duration = Duration::from_secs(1);
 /// How long other nodes are preferred to a node that refused the connection.
 pub(crate) const REFUSED_SUSPICION: Duration = Duration::from_millis(100);
+/// How long a read is repeated that leaders answer with `Corrupt`. A leader with damaged data hands its lead to
+/// another replica, which takes about a second.
+pub(crate) const DAMAGED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Operations of one batch in flight at a time.
 pub(crate) const BATCH_IN_FLIGHT_MAX: usize = 256;
@@ -72,6 +75,7 @@ const _: () = {
     assert!(FIND_TIMEOUT.as_millis() < DEADLINE.as_millis());
     assert!(REFUSED_GRACE.as_millis() + RETRY_PAUSE_MAX.as_millis() <= 1000);
     assert!(ATTEMPT_TIMEOUT.as_millis() < DEADLINE.as_millis());
+    assert!(DAMAGED_PATIENCE.as_millis() < DEADLINE.as_millis());
     assert!(2 * SCAN_TOUCH_PAUSE.as_millis() + SCAN_TOUCH_DEADLINE.as_millis() < 30_000);
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());

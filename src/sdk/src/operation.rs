@@ -83,6 +83,8 @@ pub struct Operation {
     pub(crate) turn: Option<NodeId>,
     /// Nodes that reported that they are full or damaged. At most the shard's replicas.
     pub(crate) unable: Vec<NodeId>,
+    /// When a node first reported to this read that its data is damaged.
+    pub(crate) damaged_since: Option<Duration>,
     /// Redirects followed since the last pause.
     pub(crate) redirects: u32,
     /// Pauses made so far.

@@ -68,7 +68,8 @@ pub struct Lookup<T = Entry> {
 ///
 /// # Errors
 /// `NotFound` if the key has no value; `Unavailable` or `Throttled` if the deadline passes first;
-/// `Corrupt` if the stored value is damaged; `TooLarge` or `Invalid` for a key that is too long or empty.
+/// `Corrupt` if the stored value is damaged and for some seconds no replica with a good copy takes the lead;
+/// `TooLarge` or `Invalid` for a key that is too long or empty.
 #[derive(Clone, Debug)]
 #[must_use = "a get does nothing until it is awaited"]
 pub struct Get {

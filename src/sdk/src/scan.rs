@@ -50,8 +50,9 @@ use std::time::Duration;
 ///
 /// # Errors
 /// Each item may be an error: `Unavailable` or `Throttled` if a page does not arrive within its
-/// deadline, `ScanExpired` with [`one_moment`](Self::one_moment), `Corrupt` if stored data is damaged,
-/// `TooLarge` for a start, end or prefix that is longer than a key.
+/// deadline, `ScanExpired` with [`one_moment`](Self::one_moment), `Corrupt` if stored data is damaged
+/// and for some seconds no replica with a good copy takes the lead, `TooLarge` for a start, end or prefix
+/// that is longer than a key.
 #[must_use = "a scan does nothing until it is polled"]
 pub struct Scan<T = Entry> {
     client: Client,

@@ -16,7 +16,8 @@
 
 use crate::error::{Cause, Error};
 use crate::limits::{
-    REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, SILENT_SUSPICION,
+    DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
+    SILENT_SUSPICION,
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
@@ -108,6 +109,7 @@ impl Session {
             asked: None,
             turn: None,
             unable: Vec::new(),
+            damaged_since: None,
             redirects: 0,
             pauses: 0,
             cause: Cause::NotTried,
@@ -291,7 +293,8 @@ impl Session {
             }
             Failure::DiskFull => self.cannot(operation, Error::DiskFull, now),
             Failure::ShardFull => self.cannot(operation, Error::ShardFull, now),
-            Failure::Corrupt => self.cannot(operation, Error::Corrupt, now),
+            Failure::Corrupt if operation.is_write() => self.cannot(operation, Error::Corrupt, now),
+            Failure::Corrupt => self.damaged(operation, now),
             Failure::Unavailable {
                 reason,
                 nothing_done,
@@ -335,7 +338,7 @@ impl Session {
         }
     }
 
-    /// A node reports that its disk or shard is full or its data damaged. It may not be the leader (any
+    /// A node reports to a write that its disk or shard is full or its data damaged. It may not be the leader (any
     /// more), so each of the other replicas is asked once before the report is final.
     fn cannot(&mut self, operation: &mut Operation, error: Error, now: Duration) -> Step {
         let asked = operation.asked.unwrap_or_default();
@@ -354,6 +357,25 @@ impl Session {
                 return self.pause(operation, now);
             }
             return self.end(operation, Err(error));
+        }
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.pause(operation, now)
+        }
+    }
+
+    /// A node reports that the data of a read is damaged. A leader hands its lead to a replica with a good copy,
+    /// which takes about a second, so the read is repeated until such a replica answers.
+    fn damaged(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let asked = operation.asked.unwrap_or_default();
+        self.routes.does_not_lead(operation.shard, asked);
+        operation.turn = Some(asked);
+        let since = *operation.damaged_since.get_or_insert(now);
+        let is_alone = self.map().replicas(operation.shard).count() <= 1;
+        if is_alone || now.saturating_sub(since) >= DAMAGED_PATIENCE {
+            return self.end(operation, Err(Error::Corrupt));
         }
         operation.redirects += 1;
         if operation.redirects <= REDIRECTS_MAX {
@@ -416,12 +438,14 @@ impl Session {
         }
     }
 
-    /// Ends an operation whose deadline passes: as `Indeterminate` if an attempt may have had an effect.
+    /// Ends an operation whose deadline passes: as `Indeterminate` if an attempt may have had an effect, and as
+    /// `Corrupt` if a replica reported damage and no other one has answered.
     fn give_up(&mut self, operation: &mut Operation) -> Step {
         let cause = operation.cause.clone();
         let error = match operation.retry_after {
             _ if operation.doubt => Error::Indeterminate { cause },
             Some(retry_after) => Error::Throttled { retry_after },
+            None if operation.damaged_since.is_some() => Error::Corrupt,
             None => Error::Unavailable { cause },
         };
         self.end(operation, Err(error))

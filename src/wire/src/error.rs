@@ -105,10 +105,9 @@ pub enum HandshakeError {
         /// The cluster that answered.
         theirs: ClusterId,
     },
-    /// No more connections are taken now.
+    /// The node takes no connection of this role now: it is full, or not part of a formed cluster.
     #[error(
-        "the node takes no more connections now, or is none of a cluster yet and says why in its log: try again later \
-         or another node"
+        "the node takes no such connection now: it is full, still waits for its cluster to form, or is excluded from it"
     )]
     Busy,
     /// The server does not offer that role to this side.

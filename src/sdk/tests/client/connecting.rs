@@ -54,6 +54,10 @@ async fn those_who_cannot_be_used_are_named() {
     let ours = corelith_wire::version::NEWEST;
     let too_old = HandshakeError::TooOld { ours };
     assert_eq!(tried[0].cause, Cause::Handshake(too_old));
+    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.status = Status::Busy);
+    let error = connect(mock.seed()).await.unwrap_err().to_string();
+    let busy = "the node accepts no clients now: it is full, still waits for its cluster to form, or is excluded";
+    assert!(error.contains(busy), "{error}");
     let seed = mock.seed();
     drop(mock);
     let error = connect(seed).await.unwrap_err();

@@ -69,6 +69,9 @@ pub(crate) struct State {
     pub(crate) welcome: Box<dyn FnMutWelcome>,
     /// Whether it answers requests without values with heads, as current releases do.
     pub(crate) knows_heads: bool,
+    /// A node whose data is damaged, and how many reads of a shard that it leads it refuses before it hands
+    /// the lead to node 2.
+    pub(crate) damaged: Option<(u64, usize)>,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -116,6 +119,7 @@ impl Mock {
             in_flight_seen: 0,
             welcome: Box::new(|_: &mut Welcome| {}),
             knows_heads: true,
+            damaged: None,
         }));
         let mut mock = Self {
             state,
@@ -309,6 +313,16 @@ impl State {
         };
         if leader != node {
             return fail(Failure::NotLeader { leader });
+        }
+        if let Some((damaged, reads_left)) = &mut self.damaged
+            && *damaged == node
+            && matches!(kind, Kind::GET | Kind::SCAN)
+        {
+            match reads_left.checked_sub(1) {
+                Some(left) => *reads_left = left,
+                None => self.leaders[shard as usize] = 2,
+            }
+            return fail(Failure::Corrupt);
         }
         let shard_count = self.map.shard_count();
         let heads = frame.header.flags.contains(Flags::WITHOUT_VALUES);

@@ -280,6 +280,30 @@ async fn deadlines_are_kept_and_tell_the_truth() {
 }
 
 #[tokio::test]
+async fn reads_of_damaged_data_wait_for_a_leader_with_a_good_copy() {
+    let mock = Mock::start(3, 1).await;
+    let client = mock.client().await;
+    client.put("key", "1").await.unwrap();
+    for _ in 0..3 {
+        mock.state().leaders[0] = 1;
+        mock.state().damaged = Some((1, 4));
+        assert_eq!(client.get("key").await.unwrap().value, "1");
+        mock.state().leaders[0] = 1;
+        mock.state().damaged = Some((1, 4));
+        let found: Vec<_> = client.scan("").try_collect().await.unwrap();
+        assert_eq!(found.len(), 1);
+    }
+    // Nobody takes the lead over.
+    mock.state().leaders[0] = 1;
+    mock.state().damaged = Some((1, usize::MAX));
+    let short = Duration::from_millis(300);
+    let get = client.get("key").deadline(short).await;
+    assert_eq!(get, Err(Error::Corrupt));
+    let scan = client.scan("").deadline(short).try_collect::<Vec<_>>();
+    assert_eq!(scan.await, Err(Error::Corrupt));
+}
+
+#[tokio::test]
 async fn no_more_is_in_flight_than_the_server_takes() {
     let mock = Mock::start(1, 1).await;
     mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.in_flight_max = 4);

@@ -170,3 +170,74 @@ fn what_says_nothing_about_earlier_attempts_does_not_end_a_doubtful_write() {
         assert!(matches!(step, Step::Done(Ok(_))));
     }
 }
+
+/// A shard whose leader, node 1, has damaged data: the deadline of a read, when node 2 takes the lead, and the read's
+/// result and the time of it, at least and at most.
+#[test]
+fn reads_of_damaged_data_are_repeated_for_a_while() {
+    let ms = Duration::from_millis;
+    let never = ms(u64::MAX);
+    let value = || {
+        Event::Answer(Answer::Value {
+            meta: META,
+            version: 7,
+            value: Bytes::from_static(b"value"),
+        })
+    };
+    let table = [
+        (10_000, ms(0), true, (0, 20)),
+        (10_000, ms(1000), true, (1000, 2000)),
+        (10_000, ms(4000), true, (4000, 5000)),
+        (10_000, never, false, (5000, 5600)),
+        (2000, never, false, (2000, 2000)),
+    ];
+    for (deadline, handover, is_read, (at_least, at_most)) in table {
+        let case = format!("{deadline} {handover:?}");
+        let mut session = session();
+        let key = Bytes::from_static(b"key");
+        let mut operation = session.operation(Request::Get { key }, ms(deadline));
+        let (mut now, mut attempts) = (START, 0);
+        let mut step = session.proceed(&mut operation, now);
+        let result = loop {
+            step = match step {
+                Step::Done(result) => break result,
+                Step::Pause { until } => {
+                    now = until;
+                    session.proceed(&mut operation, now)
+                }
+                step => {
+                    attempts += 1;
+                    let has_handed_over = attempts > 1 && now >= handover;
+                    let answer = match (node_of(&step), has_handed_over) {
+                        (1, false) => failure(Failure::Corrupt),
+                        (2, true) => value(),
+                        (_, over) => failure(Failure::NotLeader {
+                            leader: 1 + u64::from(over),
+                        }),
+                    };
+                    session.report(&mut operation, answer, now)
+                }
+            };
+        };
+        assert!(
+            (ms(at_least)..=ms(at_most)).contains(&now),
+            "{case}: {now:?}"
+        );
+        assert!(attempts < 100, "{case}: {attempts} attempts");
+        assert_eq!(result.is_ok(), is_read, "{case}: {result:?}");
+        if !is_read {
+            assert_eq!(result, Err(Error::Corrupt), "{case}");
+        }
+    }
+}
+
+#[test]
+fn damaged_data_without_another_replica_is_reported_at_once() {
+    let mut alone = map(1, 1);
+    alone.shards[0].replicas = vec![2];
+    let mut session = Session::new(Arc::new(alone), 4, 77);
+    let mut operation = get(&session);
+    session.proceed(&mut operation, START);
+    let step = session.report(&mut operation, failure(Failure::Corrupt), START);
+    assert_eq!(step, Step::Done(Err(Error::Corrupt)));
+}

@@ -423,6 +423,12 @@ impl Group {
         self.inner.current_leader()
     }
 
+    /// Whether a leader is there: it was heard of lately, or is this replica, with a majority. A replica also
+    /// knows the leader of before it started, which may be gone.
+    pub fn is_led(&self) -> bool {
+        self.inner.is_led()
+    }
+
     /// Where the replica stands.
     pub fn status(&self) -> GroupStatus {
         let server = self.inner.server.borrow_watched();

@@ -3,6 +3,7 @@
 use super::{Group, GroupInner};
 use crate::link::PeerSeen;
 use crate::route::GroupMember;
+use crate::stores::Standing;
 use corelith_io::{Instant, sleep};
 use corelith_shards::{NodeId, ShardId};
 use openraft::async_runtime::WatchReceiver;
@@ -53,9 +54,14 @@ impl GroupInner {
         let peers = self.members.iter().filter(|member| **member != self.me);
         let peers = peers.map(|peer| (*peer, self.seen(*peer)));
         let mut why = no_leader(self.shard_id, peers, self.is_stopped());
-        for node in self.members.iter().filter(|node| self.is_strange(**node)) {
+        for node in &self.members {
+            let says = match self.standing_of(*node) {
+                Some(Standing::Unclaimed) => "does not count before a leader has bound its store",
+                Some(Standing::Stranger) => "has a store that does not count",
+                Some(Standing::Member) | None => continue,
+            };
             // Writing to a string does not fail.
-            let _ = write!(why, ", node {} has a store that does not count", node.0);
+            let _ = write!(why, ", node {} {says}", node.0);
         }
         Some(why)
     }
@@ -64,7 +70,7 @@ impl GroupInner {
 impl GroupInner {
     /// Whether the leader is heard, or this node leads with a majority. openraft names the last leader
     /// until there is another one.
-    fn is_led(&self) -> bool {
+    pub(super) fn is_led(&self) -> bool {
         match self.current_leader() {
             Some(leader) if leader == self.me => {
                 let acked = self.data.borrow_watched().last_quorum_acked;
@@ -75,13 +81,13 @@ impl GroupInner {
         }
     }
 
-    /// Whether the store of `node` does not count, as far as is known.
-    fn is_strange(&self, node: NodeId) -> bool {
+    /// What the group makes of the store of `node`, if that is known.
+    fn standing_of(&self, node: NodeId) -> Option<Standing> {
         let store = match node == self.me {
             true => Some(self.stores.me().store),
             false => (self.link_to)(node.0).store(),
         };
-        store.is_some_and(|store| !self.stores.counts(GroupMember { node, store }))
+        store.map(|store| self.stores.standing(GroupMember { node, store }))
     }
 
     fn is_recent(&self, at: Option<Instant>) -> bool {

@@ -3,7 +3,7 @@
 
 use super::{desk::Desk, exchange};
 use crate::node::cluster::formation::{Proposer, Spread, majority};
-use crate::node::cluster::standing::{Standing, difference, exclusion, standing};
+use crate::node::cluster::standing::{Standing, claim, difference, exclusion, standing};
 use crate::node::data_dir::identity::{Identity, IdentityError};
 use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
 use crate::node::limits;
@@ -131,8 +131,14 @@ impl Joining {
                 )
                 && is_of(charter, &self.first)
             {
+                let me = self.desk.me().node;
                 self.keeper
-                    .change(|identity| identity.formation = identity.formation.told(charter))
+                    .change(|identity| {
+                        if identity.formation.charter.is_none() {
+                            identity.excluded = identity.excluded.or(claim(me, charter));
+                        }
+                        identity.formation = identity.formation.told(charter);
+                    })
                     .await?;
             }
         }

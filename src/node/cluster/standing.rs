@@ -25,6 +25,13 @@ pub enum Standing {
     Waits(String),
 }
 
+/// What follows when node `me`, that knows of no charter, is told `charter`. A slot of any store is that of a
+/// directory from before stores had ids: it has a charter of its own, and a directory that has none is new.
+pub fn claim(me: NodeId, charter: &Charter) -> Option<Exclusion> {
+    let named = charter.store_of(me)?;
+    (named == StoreId::ANY).then_some(Exclusion::OtherStore(named))
+}
+
 /// What `me` makes of `charter`, and of what others have answered. Who does not answer says nothing: a
 /// majority is needed for anything that counts, and each of it judges again.
 pub fn standing(
@@ -105,6 +112,10 @@ pub fn difference(
 pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
     let node = me.node.0;
     let why = match excluded {
+        Exclusion::OtherStore(StoreId::ANY) => format!(
+            "the data directory {dir} is new, and the cluster knows node {node} from before data directories had \
+             ids, so it was emptied or is not that node's"
+        ),
         Exclusion::OtherStore(known) => format!(
             "the data directory {dir} is not the one that the cluster knows as node {node}: its store is {}, \
              that of the cluster's node {node} is {known}, so it is new, was emptied, or is another node's",

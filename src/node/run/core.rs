@@ -180,8 +180,7 @@ fn length(bytes: u64) -> usize {
 /// Waits until every shard that runs has a leader; `false` if the node is told to stop first.
 async fn wait_for_leaders(groups: &[Group], stop: &Receiver<()>) -> bool {
     loop {
-        let has_leader =
-            |group: &Group| group.leader().is_some() || group.status().role == Role::Stopped;
+        let has_leader = |group: &Group| group.is_led() || group.status().role == Role::Stopped;
         if groups.iter().all(has_leader) {
             return true;
         }

@@ -37,6 +37,7 @@ fn check(name: &str, bytes: &[u8], golden: &str) {
 #[test]
 fn version_1_is_sent_as_it_always_was() {
     let hello = Hello {
+        oldest: 1,
         newest: 1,
         ..Hello::peer(ClusterId(0xfeed), NodeId(3))
     };
@@ -46,6 +47,12 @@ fn version_1_is_sent_as_it_always_was() {
         "434f52454c49544801000100020000000000000000000000edfe000000000000\
              030000000000000000000000d38dbde4",
     );
+    // Nodes of version 1 are refused, clients are not.
+    let hello = Hello {
+        oldest: 1,
+        newest: 1,
+        ..Hello::client(ClusterId(0xfeed))
+    };
     let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
     check(
         "welcome",
@@ -241,8 +248,8 @@ fn version_2_is_sent_as_it_always_was() {
     check(
         "hello",
         &hello.encode(),
-        "434f52454c49544801000200020000000000000000000000edfe000000000000030000000000000000000000a011\
-         a067",
+        "434f52454c49544802000200020000000000000000000000edfe00000000000003000000000000000000000064dd\
+         f533",
     );
     let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
     check(

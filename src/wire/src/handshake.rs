@@ -48,6 +48,16 @@ pub enum Role {
     Formation = 4,
 }
 
+impl Role {
+    /// The oldest protocol version that this code speaks with that side.
+    fn oldest_version(self) -> u16 {
+        match self {
+            Self::Client | Self::Bulk => version::OLDEST,
+            Self::Peer | Self::Formation => version::OLDEST_OF_NODES,
+        }
+    }
+}
+
 /// The connecting side's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -82,7 +92,7 @@ impl Hello {
     }
 
     fn new(role: Role, cluster: ClusterId, node: NodeId) -> Self {
-        let (oldest, newest) = (version::OLDEST, version::NEWEST);
+        let (oldest, newest) = (role.oldest_version(), version::NEWEST);
         Self {
             oldest,
             newest,
@@ -195,9 +205,10 @@ impl Welcome {
         node: NodeId,
         core: u16,
     ) -> Self {
-        let (mut status, version) = match version::negotiate(hello.oldest, hello.newest) {
+        let least = hello.role.oldest_version();
+        let (mut status, version) = match version::negotiate(least, hello.oldest, hello.newest) {
             Ok(version) => (Status::Welcome, version),
-            Err(Mismatch::TheyAreTooOld) => (Status::TooOld, version::OLDEST),
+            Err(Mismatch::TheyAreTooOld) => (Status::TooOld, least),
             Err(Mismatch::TheyAreTooNew) => (Status::TooNew, version::NEWEST),
         };
         if status == Status::Welcome && hello.cluster.0 != 0 && hello.cluster != cluster {

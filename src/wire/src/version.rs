@@ -3,15 +3,17 @@
 //! ```text
 //! version 1
 //! version 2   a shard that is full says so (`ShardFull`); the state of a storage is a `STORAGE_REPLY_2`, which
-//!             says what will come back to the device
+//!             says what will come back to the device; nodes introduce themselves to each other
 //! ```
 //! A side that speaks version 1 is answered in it: see [`response::encode_for`](crate::response::encode_for).
 //! What version 2 adds has kinds and tags of its own, so that an answer can be read without knowing its version.
 
 /// The newest version that this code speaks.
 pub const NEWEST: u16 = 2;
-/// The oldest version that this code still speaks.
+/// The oldest version that this code still speaks with clients.
 pub const OLDEST: u16 = 1;
+/// The oldest version that this code still speaks with other nodes.
+pub const OLDEST_OF_NODES: u16 = 2;
 /// Optional features of this code, one bit each. Both sides use what both have.
 pub const FEATURES: u64 = 0;
 
@@ -24,12 +26,12 @@ pub enum Mismatch {
     TheyAreTooNew,
 }
 
-/// The version to speak with a side that speaks `oldest..=newest`: the newest that both know.
+/// The version to speak with a side that speaks `oldest..=newest`, from `least` on: the newest that both know.
 ///
 /// # Errors
 /// The ranges do not meet. A range that ends before it starts counts as too old.
-pub fn negotiate(oldest: u16, newest: u16) -> Result<u16, Mismatch> {
-    if newest < OLDEST || newest < oldest {
+pub fn negotiate(least: u16, oldest: u16, newest: u16) -> Result<u16, Mismatch> {
+    if newest < least || newest < oldest {
         Err(Mismatch::TheyAreTooOld)
     } else if oldest > NEWEST {
         Err(Mismatch::TheyAreTooNew)
@@ -59,7 +61,11 @@ mod tests {
             (5, 3, Err(Mismatch::TheyAreTooOld)),
             (1, 0, Err(Mismatch::TheyAreTooOld)),
         ] {
-            assert_eq!(negotiate(oldest, newest), expected, "{oldest}..={newest}");
+            assert_eq!(
+                negotiate(OLDEST, oldest, newest),
+                expected,
+                "{oldest}..={newest}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::{Exclusion, Standing, exclusion, standing};
+use super::{Exclusion, Standing, claim, exclusion, standing};
 use corelith_wire::peer::{
     Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
 };
@@ -150,4 +150,21 @@ fn a_stranger_is_told_what_it_is() {
         }
         assert!(!said.contains(". ") && !said.contains('\n'), "{said}");
     }
+}
+
+#[test]
+fn a_new_directory_claims_no_slot_of_before() {
+    let table = [
+        (0, None),
+        (11, None),
+        (u128::MAX, Some(Exclusion::OtherStore(StoreId(u128::MAX)))),
+    ];
+    for (named, expected) in table {
+        assert_eq!(claim(NodeId(1), &charter(7, named)), expected, "{named}");
+    }
+    let excluded = Exclusion::OtherStore(StoreId::ANY);
+    let said = exclusion("/d", &node(1, 11), excluded);
+    assert!(
+        said.starts_with("the data directory /d is new, and the cluster knows node 1 from before")
+    );
 }

@@ -65,6 +65,8 @@ pub const OPEN_FILES_MIN: u64 = 16_384;
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
 /// Memory of a client's connection: its tasks, and the part of a frame that needs no permit.
 pub const CONNECTION_BYTES: usize = 8 << 10;
+/// The task of a connection, before what it spawns around it, which about doubles it.
+pub const CONNECTION_TASK_BYTES_MAX: usize = 1 << 10;
 /// Connections of one core that have not introduced themselves; the oldest goes for one more.
 pub const STRANGERS_PER_CORE_MAX: usize = 1024;
 /// Connections of each core of a peer. There is one, and one that is not known to be dead yet; the oldest goes for

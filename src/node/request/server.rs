@@ -112,7 +112,14 @@ impl Server {
             match listener.accept().await {
                 Ok(stream) => {
                     failures = 0;
-                    corelith_io::spawn(Rc::clone(&self).serve(stream));
+                    let serving = Rc::clone(&self).serve(stream);
+                    // A task has room for its largest moment, for as long as it lives: what is large is boxed.
+                    assert!(
+                        size_of_val(&serving) <= limits::CONNECTION_TASK_BYTES_MAX,
+                        "a connection's task takes {} bytes",
+                        size_of_val(&serving)
+                    );
+                    corelith_io::spawn(serving);
                 }
                 Err(error) => {
                     failures += 1;
@@ -227,7 +234,7 @@ impl Server {
             Role::Client | Role::Bulk => {
                 Box::pin(self.serve_client(read, write, leftover, from, version)).await;
             }
-            Role::Formation => self.serve_formation(read, write, leftover).await,
+            Role::Formation => Box::pin(self.serve_formation(read, write, leftover)).await,
         }
     }
 

@@ -48,6 +48,7 @@ fn background_tasks_at_work_end_before_their_core() {
 )]
 fn work_on_the_blocking_pool_is_over_before_its_core_ends() {
     static PANICS: AtomicU32 = AtomicU32::new(0);
+    static BEGUN: AtomicU32 = AtomicU32::new(0);
     static WORKED: AtomicU32 = AtomicU32::new(0);
     const TASKS: u32 = 8;
     let report = std::panic::take_hook();
@@ -59,17 +60,23 @@ fn work_on_the_blocking_pool_is_over_before_its_core_ends() {
         corelith_io::core::run(|| async {
             for _ in 0..TASKS {
                 spawn_background(corelith_io::blocking(|| {
-                    std::thread::sleep(Duration::from_millis(5));
+                    BEGUN.fetch_add(1, Ordering::SeqCst);
+                    // Long enough for the core to end meanwhile.
+                    for step in 0..2_000_000_u32 {
+                        std::hint::black_box(step);
+                    }
                     WORKED.fetch_add(1, Ordering::SeqCst);
                 }));
             }
-            // All of them have their turn, and hand their work on.
-            sleep(Duration::from_millis(2)).await;
+            let before = BEGUN.load(Ordering::SeqCst);
+            while BEGUN.load(Ordering::SeqCst) == before {
+                yield_if_needed().await;
+                sleep(Duration::ZERO).await;
+            }
         });
-        // A thread of the pool that cannot tell its core of the work panics.
         let worked = WORKED.load(Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(BEGUN.load(Ordering::SeqCst), worked, "after its core");
+        // A thread of the pool that cannot tell its core of the work panics.
         assert_eq!(PANICS.load(Ordering::SeqCst), 0);
-        assert_eq!(WORKED.load(Ordering::SeqCst), worked, "after its core");
     }
 }

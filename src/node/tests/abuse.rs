@@ -244,7 +244,9 @@ fn slow_senders_do_not_delay_others() {
             for _ in 0..count {
                 corelith_io::spawn(send_slowly(address, Rc::clone(&slow_put), trickle));
             }
-            corelith_io::sleep(Duration::from_secs(2)).await;
+            let held = count.min(40) * crate::node::limits::UPLOAD_START_BYTES;
+            let is_held = || used() >= held;
+            until("slow senders hold memory", Duration::from_secs(5), is_held).await;
             let key = key_of(0, 3);
             for (number, len) in (3..).zip([100_000, 1 << 20, 8 << 20]) {
                 let start = corelith_io::now();

@@ -42,10 +42,6 @@ fn background_tasks_at_work_end_before_their_core() {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the work is to take a while, and a panic of a thread that nobody joins to be seen"
-)]
 fn work_on_the_blocking_pool_is_over_before_its_core_ends() {
     static PANICS: AtomicU32 = AtomicU32::new(0);
     static BEGUN: AtomicU32 = AtomicU32::new(0);

@@ -524,6 +524,7 @@ impl GroupInner {
         Health {
             is_disk_full: self.is_disk_full(),
             is_damaged: !self.engine.damages().is_empty(),
+            ..Health::default()
         }
     }
 

@@ -20,7 +20,7 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
 use corelith_io::{Instant, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, Introduction, kinds};
+use corelith_wire::peer::{self, AppendResult, Heartbeat, Introduction, PromiseEpoch, kinds};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -77,7 +77,7 @@ pub(crate) enum PeerSeen {
 enum AnswerWaiter {
     /// For an answer of that kind, or `REFUSED`.
     Frame(Kind, oneshot::Sender<Frame>),
-    Beat(oneshot::Sender<(AppendResult, Option<Health>)>),
+    Beat(oneshot::Sender<(AppendResult, PromiseEpoch)>),
 }
 
 struct Waiting {
@@ -187,7 +187,7 @@ impl PeerLink {
         &self,
         mut beat: Heartbeat,
         hurry: bool,
-    ) -> Result<oneshot::Receiver<(AppendResult, Option<Health>)>, Down> {
+    ) -> Result<oneshot::Receiver<(AppendResult, PromiseEpoch)>, Down> {
         let (sender, receiver) = oneshot::channel();
         beat.beat = self.expect(beat.shard, AnswerWaiter::Beat(sender), self.config.timeout)?;
         self.beats.borrow_mut().push(beat);
@@ -422,7 +422,7 @@ impl PeerLink {
             for reply in peer::parse_heartbeats_reply(&frame)? {
                 match self.take(reply.beat, reply.shard)? {
                     Some(AnswerWaiter::Beat(sender)) => {
-                        let _ = sender.send((reply.result, reply.health));
+                        let _ = sender.send((reply.result, reply.epoch));
                     }
                     Some(AnswerWaiter::Frame(..)) => {
                         return Err(ConnectionError::Unexpected(kind.0));

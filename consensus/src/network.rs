@@ -272,11 +272,8 @@ impl Peer {
             .link
             .beat(beat, self.lease.reader_waits())
             .map_err(unreachable)?;
-        let (result, health) = answer.await.map_err(unreachable)?;
+        let (result, _epoch) = answer.await.map_err(unreachable)?;
         self.still_counts(there)?;
-        if let Some(health) = health {
-            self.healths.note(self.link.peer(), health);
-        }
         self.append_outcome(&sent, at, result)
     }
 
@@ -297,7 +294,7 @@ impl Peer {
         let ask = VoteAsk {
             vote: convert::peer_vote(&request.vote),
             last: request.last_log_id.map(types::shard_log_id),
-            transfer: request.leadership_transfer,
+            handed_over_by: None,
         };
         let there = self.wait_ready(limit).await?;
         let asked = self

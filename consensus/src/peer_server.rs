@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, kinds,
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, PromiseEpoch, kinds,
 };
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
@@ -228,7 +228,7 @@ impl PeerServer {
             let result = server.result(head.shard, result);
             server
                 .outgoing
-                .send(|out| peer::encode_append_reply(out, head, &result));
+                .send(|out| peer::encode_append_reply(out, head, &result, PromiseEpoch(0)));
         });
         Ok(())
     }
@@ -248,12 +248,11 @@ impl PeerServer {
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(beat.shard, result);
-            let health = group.map(|group| group.health());
             server.beat_replies.borrow_mut().push(HeartbeatReply {
                 beat: beat.beat,
                 shard: beat.shard,
                 result,
-                health,
+                epoch: PromiseEpoch(0),
             });
             server.outgoing.send(|out| server.append_beat_replies(out));
         });

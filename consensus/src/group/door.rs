@@ -309,7 +309,7 @@ impl Group {
         let request = VoteRequest {
             vote: convert::vote(ask.vote),
             last_log_id: ask.last.map(types::log_id),
-            leadership_transfer: ask.transfer,
+            leadership_transfer: ask.handed_over_by.is_some(),
         };
         let raft = &self.inner.raft;
         let answer = match pre {
@@ -320,6 +320,7 @@ impl Group {
             vote: convert::peer_vote(&answer.vote),
             last: answer.last_log_id.map(types::shard_log_id),
             granted: answer.vote_granted,
+            promised_ms: 0,
         }))
     }
 

@@ -139,7 +139,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             .map_err(unreachable)
             .and_then(|frame| self.peer.still_counts(there).map(|()| frame))
             .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
-            .and_then(|result| self.peer.append_outcome(sent, at, result));
+            .and_then(|(result, _epoch)| self.peer.append_outcome(sent, at, result));
         // After anything but success, what was sent behind it is void.
         self.ended = !matches!(&result, Ok(Ok(_)));
         result

@@ -171,7 +171,7 @@ fn votes_transfers_and_snapshots_read_back() {
     let ask = VoteAsk {
         vote: VOTE,
         last: Some(id(1)),
-        transfer: true,
+        handed_over_by: Some((Term(3), NodeId(2))),
     };
     let answer = VoteAnswer {
         vote: VOTE,
@@ -338,7 +338,7 @@ fn whatever_comes_with_a_right_checksum_is_parsed_or_refused() {
     let ask = VoteAsk {
         vote: VOTE,
         last: Some(id(1)),
-        transfer: false,
+        handed_over_by: None,
     };
     let mut out = Outbox::default();
     encode_append(&mut out, head(), &append_head, entries.into_iter());

@@ -337,7 +337,7 @@ mod tests {
         in_sim(|known| {
             let peer = theirs(7, 1, 1);
             let mut other_settings = peer;
-            other_settings.settings.heartbeat_ms = 200;
+            other_settings.settings.reads = 1;
             // (whose judgement, what, of whom, in words)
             let table = [
                 (
@@ -358,7 +358,7 @@ mod tests {
                     Judge::Us,
                     Verdict::OtherSettings,
                     other_settings,
-                    "n2 has other settings: raft.heartbeat_ms is 150 here and 200 there",
+                    "n2 has other settings: cluster.reads (0 is lease, 1 quorum) is 0 here and 1 there",
                 ),
                 (
                     Judge::Them,

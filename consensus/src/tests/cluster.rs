@@ -356,7 +356,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
             nonce: corelith_io::random_u64(),
         },
         port: PORT,
-        settings: Settings::new(1, 3, 0, 150, 450),
+        settings: Settings::new(1, 3, 0, 0),
     }
 }
 

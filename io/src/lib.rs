@@ -81,7 +81,7 @@ pub use fs::{
 };
 pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};
 pub use mesh::{Receiver, Sender, channel};
-pub use net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
+pub use net::{DetachedStream, ReadHalf, TcpListener, TcpStream, WriteHalf};
 pub use rng::{fill_random, random_u64};
 pub use task::{
     BackgroundDemand, JoinHandle, spawn, spawn_background, spawn_urgent, yield_if_needed, yield_now,

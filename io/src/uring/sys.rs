@@ -78,6 +78,15 @@ pub(crate) fn set_close_on_exec(file: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
 }
 
+/// Another descriptor of the same open file.
+pub(crate) fn duplicate(file: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open while `file` is borrowed.
+    let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the kernel just returned this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Has the kernel end a connection whose other side has vanished, idle or not.
 pub(crate) fn keep_alive(file: &impl AsRawFd) -> io::Result<()> {
     let fd = file.as_raw_fd();

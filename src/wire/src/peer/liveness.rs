@@ -84,6 +84,11 @@ impl PromiseEpoch {
         let next = self.0.wrapping_add(1);
         (next & ((1 << COUNTER_BITS) - 1) != 0).then_some(Self(next))
     }
+
+    /// Whether it is an earlier one of the same start.
+    pub fn is_before(self, other: Self) -> bool {
+        self.0 >> COUNTER_BITS == other.0 >> COUNTER_BITS && self.0 < other.0
+    }
 }
 
 impl fmt::Display for PromiseEpoch {

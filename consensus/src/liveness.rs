@@ -169,6 +169,11 @@ impl Pair {
         lock(&self.they).heard
     }
 
+    /// How long their logs take to make a write durable, in microseconds.
+    pub(crate) fn write_us(&self) -> u32 {
+        lock(&self.they).health.write_us
+    }
+
     /// How their replica of `shard` is, as they said last.
     pub(crate) fn health(&self, shard: ShardId) -> Health {
         lock(&self.they).health.of(shard)
@@ -282,6 +287,7 @@ impl Liveness {
             all.node.is_slow |= health.node.is_slow;
             all.damaged.extend(&health.damaged);
             all.has_more |= health.has_more;
+            all.write_us = all.write_us.max(health.write_us);
         }
         all.node.is_draining = self.is_draining.load(Ordering::SeqCst);
         all
@@ -350,9 +356,12 @@ impl Liveness {
     fn hear(&self, pair: &Pair, health: &NodeHealth, now: Instant) {
         let mut they = lock(&pair.they);
         they.heard = they.heard.max(Some(now));
-        if they.health != *health {
-            they.health.clone_from(health);
-            drop(they);
+        let is_other = they.health.node != health.node
+            || they.health.damaged != health.damaged
+            || they.health.has_more != health.has_more;
+        they.health.clone_from(health);
+        drop(they);
+        if is_other {
             self.changed();
         }
     }

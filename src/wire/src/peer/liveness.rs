@@ -8,7 +8,8 @@
 //!      reply that came, or 0                 8  epoch of the promise
 //!  32  cores that are vouched for           32  the cores to whose leads it applies
 //!   n  health                                n  health
-//! health:  1 flags, 2 number of damaged shards that follow, 4 each
+//! health:  1 flags, 4 microseconds that a write takes to become durable, 2 number of damaged shards
+//!          that follow, 4 each
 //! flags:   bit 1 no room for values, bit 2 files of any shard are damaged, bit 3 leads are to leave, bit 4 its
 //!          disk is slow; bit 7 more shards are damaged than are named
 //! ```
@@ -107,6 +108,8 @@ pub struct NodeHealth {
     pub damaged: Vec<ShardId>,
     /// Whether there are more.
     pub has_more: bool,
+    /// How long writes to its logs take to become durable, smoothed, in microseconds.
+    pub write_us: u32,
 }
 
 impl NodeHealth {
@@ -123,6 +126,7 @@ impl NodeHealth {
         let has_more = self.has_more || named < self.damaged.len();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         out.put_u8(self.node.flags() | bit(has_more, HAS_MORE));
+        out.put_u32_le(self.write_us);
         out.put_u16_le(named as u16);
         for shard in self.damaged.iter().take(named) {
             out.put_u32_le(shard.0);
@@ -131,6 +135,7 @@ impl NodeHealth {
 
     fn parse(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
         let flags = fields.u8()?;
+        let write_us = fields.u32()?;
         let count = usize::from(fields.u16()?);
         if count > DAMAGED_NAMED_MAX {
             return Err(fields.malformed());
@@ -140,6 +145,7 @@ impl NodeHealth {
             node: Health::of_flags(flags),
             damaged: damaged.collect::<Result<_, _>>()?,
             has_more: flags & HAS_MORE != 0,
+            write_us,
         })
     }
 }

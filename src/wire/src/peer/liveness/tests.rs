@@ -10,6 +10,7 @@ fn health(damaged: u32) -> NodeHealth {
         },
         damaged: (0..damaged).map(ShardId).collect(),
         has_more: false,
+        write_us: 77_000,
     }
 }
 
@@ -57,6 +58,7 @@ fn beats_and_replies_read_back() {
         },
         damaged: vec![ShardId(u32::MAX); DAMAGED_NAMED_MAX],
         has_more: true,
+        write_us: u32::MAX,
     };
     let least = Beat {
         number: 0,
@@ -134,7 +136,7 @@ fn what_is_cut_or_promises_too_much_is_malformed() {
         assert_eq!(parsed.is_ok(), is_right, "{promise} ns");
     }
     let mut body = beat_frame(&beat()).body().to_vec();
-    body[57..59].copy_from_slice(&u16::MAX.to_le_bytes());
+    body[61..63].copy_from_slice(&u16::MAX.to_le_bytes());
     assert!(parse_beat(&forged(kinds::BEAT, &body, &[])).is_err());
 }
 

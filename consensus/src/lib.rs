@@ -8,10 +8,12 @@
 mod admission;
 mod ahead;
 mod applied;
+pub mod beats;
 pub mod command;
 mod config;
 mod connection;
 mod convert;
+mod dial;
 pub mod error;
 pub mod group;
 pub mod groups;
@@ -39,6 +41,7 @@ mod stores;
 mod tests;
 mod types;
 
+pub use beats::{Beats, InboundBeats};
 pub use command::{Decided, Outcome, WriteReply};
 pub use error::{GroupError, OpenError};
 pub use group::{Group, GroupStatus, ReadPoint, Role};

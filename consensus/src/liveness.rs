@@ -64,8 +64,8 @@ pub struct Liveness {
 /// What a core says of itself.
 #[derive(Debug, Default)]
 struct CoreState {
-    /// Its loop has run, and its disk has answered, since the last beat.
-    has_pulse: AtomicBool,
+    /// How often its loop has run with a disk that had answered.
+    pulses: AtomicU64,
     health: Mutex<NodeHealth>,
 }
 
@@ -78,6 +78,8 @@ pub(crate) struct Pair {
     promise: Mutex<Promise>,
     /// The epoch of `promise`, to be read without the lock.
     epoch: AtomicU64,
+    /// The pulses of this node's cores at the last beat to them.
+    vouched: Box<[AtomicU64]>,
     /// The store and start that were met last, and how it is.
     they: Mutex<They>,
 }
@@ -110,6 +112,7 @@ impl Pair {
             counted: Counted::new(cores),
             promise: Mutex::new(Promise::new(first)),
             epoch: AtomicU64::new(first.0),
+            vouched: (0..cores).map(|_| AtomicU64::new(0)).collect(),
             they: Mutex::default(),
         }
     }
@@ -195,6 +198,10 @@ impl Liveness {
     pub fn new(node: NodeId, start: Start, cores: u16, options: LivenessOptions) -> Arc<Self> {
         let before = options.promised_before;
         let is_bound = before > Duration::ZERO && !is_planted(Bug::VoteAfterRestart);
+        let before = match is_planted(Bug::ShortEmbargo) {
+            true => before / 2,
+            false => before,
+        };
         Arc::new(Self {
             node,
             start,
@@ -261,7 +268,7 @@ impl Liveness {
             return;
         };
         if is_disk_answering {
-            state.has_pulse.store(true, Ordering::SeqCst);
+            state.pulses.fetch_add(1, Ordering::SeqCst);
         }
         if let Some(health) = health {
             *lock(&state.health) = health;
@@ -273,10 +280,14 @@ impl Liveness {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
-    /// Takes the cores to vouch for since the last time.
-    pub(crate) fn take_vouched(&self) -> CoreSet {
-        let alive = (0..).zip(&self.cores);
-        let alive = alive.filter(|(_, state)| state.has_pulse.swap(false, Ordering::SeqCst));
+    /// Takes the cores to vouch for in a beat to `peer`: those with a pulse since the last one.
+    pub(crate) fn take_vouched(&self, peer: NodeId) -> CoreSet {
+        let pair = self.pair(peer);
+        let cores = (0..).zip(self.cores.iter().zip(&pair.vouched));
+        let alive = cores.filter(|(_, (state, before))| {
+            let pulses = state.pulses.load(Ordering::SeqCst);
+            before.swap(pulses, Ordering::SeqCst) != pulses
+        });
         alive.map(|(core, _)| core).collect()
     }
 
@@ -321,7 +332,8 @@ impl Liveness {
         let length = self.options.promise;
         let heard = Instant::from_nanos(beat.heard);
         // One that does not hear this node could not count on what it promises.
-        let hears = beat.heard != 0 && now.saturating_duration_since(heard) <= length;
+        // Nor could one that has heard what was not said yet: it means another start, or errs.
+        let hears = beat.heard != 0 && heard <= now && now - heard <= length;
         let to = match hears {
             true => beat.vouched,
             false => CoreSet::default(),

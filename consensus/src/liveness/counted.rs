@@ -76,7 +76,11 @@ impl Counted {
         epoch: PromiseEpoch,
         to: &CoreSet,
     ) -> bool {
-        let is_new = self.epoch.load(Ordering::SeqCst) != epoch.0;
+        let last = PromiseEpoch(self.epoch.load(Ordering::SeqCst));
+        if epoch.is_before(last) {
+            return false;
+        }
+        let is_new = last != epoch;
         if is_new {
             self.forget();
             self.epoch.store(epoch.0, Ordering::SeqCst);
@@ -166,5 +170,9 @@ mod tests {
         counted.promised(at(50), at(60), L, EPOCH, &cores);
         counted.promised(at(0), at(70), L, EPOCH, &cores);
         assert!(counted.holds(0, EPOCH, at(340)));
+        let next = EPOCH.next().unwrap();
+        counted.promised(at(60), at(80), L, next, &cores);
+        assert!(!counted.promised(at(50), at(90), L, EPOCH, &cores));
+        assert!(counted.holds(0, next, at(340)) && !counted.holds(0, EPOCH, at(90)));
     }
 }

@@ -48,8 +48,8 @@ pub use introduce::{
     parse_introduction, parse_reception,
 };
 pub use liveness::{
-    Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, NodeHealth, PromiseEpoch, encode_beat,
-    encode_beat_reply, parse_beat, parse_beat_reply,
+    Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, NodeHealth, PROMISE_MAX, PromiseEpoch,
+    encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
 };
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,

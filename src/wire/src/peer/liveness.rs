@@ -10,8 +10,8 @@
 //!   n  health                                n  health
 //! health:  1 flags, 4 microseconds that a write takes to become durable, 2 number of damaged shards
 //!          that follow, 4 each
-//! flags:   bit 1 no room for values, bit 3 leads are to leave, bit 4 its disk is slow;
-//!          bit 7 more shards are damaged than are named
+//! flags:   bit 1 no room for values, bit 2 files of any shard are damaged, bit 3 leads are to leave, bit 4 its
+//!          disk is slow; bit 7 more shards are damaged than are named
 //! ```
 
 use super::{Fields, Health, kinds, sealed};
@@ -27,6 +27,8 @@ use std::time::Duration;
 pub const DAMAGED_NAMED_MAX: usize = 256;
 /// Cores of a node, at most.
 pub const CORES_MAX: u16 = 256;
+/// Longest promise.
+pub const PROMISE_MAX: Duration = Duration::from_secs(10);
 
 /// A set of a node's cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +84,11 @@ impl PromiseEpoch {
     pub fn next(self) -> Option<Self> {
         let next = self.0.wrapping_add(1);
         (next & ((1 << COUNTER_BITS) - 1) != 0).then_some(Self(next))
+    }
+
+    /// Whether it is an earlier one of the same start.
+    pub fn is_before(self, other: Self) -> bool {
+        self.0 >> COUNTER_BITS == other.0 >> COUNTER_BITS && self.0 < other.0
     }
 }
 
@@ -168,7 +175,7 @@ pub struct BeatReply {
     /// When it was sent, by the replier's clock; never 0.
     pub replied_at: u64,
     /// For how long from the receipt of the beat the replier's replicas vote for nobody against leaders on
-    /// the cores `to` of the beat's sender; zero promises nothing.
+    /// the cores `to` of the beat's sender; at most [`PROMISE_MAX`], zero promises nothing.
     pub promise: Duration,
     /// See [`PromiseEpoch`].
     pub epoch: PromiseEpoch,
@@ -190,6 +197,15 @@ fn cores(fields: &mut Fields<'_>) -> Result<CoreSet, DecodeError> {
         *word = fields.u64()?;
     }
     Ok(set)
+}
+
+/// A promise that never ends would count for ever.
+fn promise(fields: &mut Fields<'_>) -> Result<Duration, DecodeError> {
+    let promise = Duration::from_nanos(fields.u64()?);
+    match promise <= PROMISE_MAX {
+        true => Ok(promise),
+        false => Err(fields.malformed()),
+    }
 }
 
 /// Appends a `BEAT`.
@@ -222,10 +238,15 @@ pub fn parse_beat(frame: &Frame) -> Result<Beat, DecodeError> {
 
 /// Appends a `BEAT_REPLY`.
 pub fn encode_beat_reply(out: &mut Outbox, head: Head, reply: &BeatReply) {
+    assert!(
+        reply.promise <= PROMISE_MAX,
+        "{:?} is promised",
+        reply.promise
+    );
     let mut body = BytesMut::with_capacity(72);
     body.put_u64_le(reply.number);
     body.put_u64_le(reply.replied_at);
-    body.put_u64_le(u64::try_from(reply.promise.as_nanos()).unwrap_or(0));
+    body.put_u64_le(reply.promise.as_nanos() as u64);
     body.put_u64_le(reply.epoch.0);
     put_cores(&mut body, &reply.to);
     reply.health.put(&mut body);
@@ -241,7 +262,7 @@ pub fn parse_beat_reply(frame: &Frame) -> Result<BeatReply, DecodeError> {
     let reply = BeatReply {
         number: fields.u64()?,
         replied_at: fields.u64()?,
-        promise: Duration::from_nanos(fields.u64()?),
+        promise: promise(&mut fields)?,
         epoch: PromiseEpoch(fields.u64()?),
         to: cores(&mut fields)?,
         health: NodeHealth::parse(&mut fields)?,
@@ -249,3 +270,6 @@ pub fn parse_beat_reply(frame: &Frame) -> Result<BeatReply, DecodeError> {
     fields.end()?;
     Ok(reply)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

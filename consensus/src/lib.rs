@@ -48,5 +48,5 @@ pub use group::{Group, GroupStatus, ReadPoint, Role};
 pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
 pub use liveness::{Liveness, LivenessOptions};
-pub use options::Options;
+pub use options::{Options, Reads};
 pub use route::{GroupMember, Route};

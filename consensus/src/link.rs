@@ -100,6 +100,8 @@ pub(crate) struct PeerLink {
     beats: RefCell<Vec<Heartbeat>>,
     beats_wait: Notify,
     heard: Cell<Option<Instant>>,
+    /// How often it has come up.
+    ups: Cell<u64>,
     up: watch::Sender<bool>,
     closed: watch::Sender<bool>,
 }
@@ -126,6 +128,7 @@ impl PeerLink {
             beats: RefCell::default(),
             beats_wait: Notify::new(),
             heard: Cell::new(None),
+            ups: Cell::new(0),
             up: watch::channel(false).0,
             closed: watch::channel(false).0,
         })
@@ -143,6 +146,11 @@ impl PeerLink {
             Some(heard) => PeerSeen::Before(corelith_io::now() - heard),
             None => PeerSeen::Never,
         }
+    }
+
+    /// How often the link has come up.
+    pub(crate) fn ups(&self) -> u64 {
+        self.ups.get()
     }
 
     /// The store at the other end, while the link is up.
@@ -309,6 +317,7 @@ impl PeerLink {
         } = dialed;
         self.heard.set(Some(corelith_io::now()));
         self.theirs.set(Some(theirs));
+        self.ups.set(self.ups.get() + 1);
         self.up.send_replace(true);
         tracing::debug!(peer = %self.peer, address = self.shown(), "peer connected");
         let reading = pin!(self.read_answers(reader, theirs));

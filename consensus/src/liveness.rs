@@ -13,7 +13,7 @@
 mod counted;
 mod promise;
 
-pub(crate) use counted::{Counted, DRIFT_PERCENT, counted_length};
+pub(crate) use counted::Counted;
 
 use crate::planted::{Bug, is_planted};
 use corelith_io::Instant;
@@ -134,6 +134,11 @@ impl Pair {
         lock(&self.promise).until(core)
     }
 
+    /// Until when this node's promise to the leaders on each of their cores runs, or ran.
+    pub(crate) fn promises(&self) -> Vec<(u16, Instant)> {
+        lock(&self.promise).all().collect()
+    }
+
     /// Has a replica turn from a leader on their `core` if no promise keeps it.
     ///
     /// # Errors
@@ -182,6 +187,14 @@ impl Pair {
     }
 }
 
+/// How long a store that may have given promises of that length neither votes nor stands after a start.
+fn embargo(promised: Duration) -> Duration {
+    match is_planted(Bug::ShortEmbargo) {
+        true => promised / 2,
+        false => promised,
+    }
+}
+
 impl Liveness {
     /// Of a node that starts now, with that many cores. Called on one of its cores.
     pub fn new(node: NodeId, start: Start, cores: u16, options: LivenessOptions) -> Arc<Self> {
@@ -195,7 +208,7 @@ impl Liveness {
             node,
             start,
             options,
-            embargo_until: is_bound.then(|| corelith_io::now() + before),
+            embargo_until: is_bound.then(|| corelith_io::now() + embargo(before)),
             cores: (0..cores).map(|_| CoreState::default()).collect(),
             pairs: Mutex::default(),
             generation: AtomicU64::new(0),

@@ -11,7 +11,7 @@ pub enum Bug {
     DecideFromMemory,
     /// A leader trusts its lease as long as its followers do, by its own clock.
     IgnoreDrift,
-    /// A leader trusts its lease for twice as long.
+    /// A promise counts for twice as long.
     LeaseOfDoubleLength,
     /// A leader answers reads whether it holds its lease or not.
     ReadWithoutLease,

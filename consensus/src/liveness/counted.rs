@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// By how much less a promise counts than it is long, in percent: what two clocks may drift apart.
-pub(crate) const DRIFT_PERCENT: u32 = 1;
+const DRIFT_PERCENT: u32 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,9 +28,10 @@ pub(crate) struct Counted {
 }
 
 /// How long a promise of that length counts from when it was asked for.
-pub(crate) fn counted_length(promise: Duration) -> Duration {
+fn counted_length(promise: Duration) -> Duration {
     match is_planted(Bug::IgnoreDrift) {
         true => promise,
+        false if is_planted(Bug::LeaseOfDoubleLength) => promise * 2,
         false => promise / 100 * 100_u32.saturating_sub(DRIFT_PERCENT),
     }
 }

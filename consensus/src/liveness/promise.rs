@@ -42,6 +42,12 @@ impl Promise {
         self.until.get(usize::from(core)).copied().flatten()
     }
 
+    /// All that were given, running or not.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u16, Instant)> + '_ {
+        let slots = (0..).zip(&self.until);
+        slots.filter_map(|(core, until)| until.map(|until| (core, until)))
+    }
+
     /// Promises for `length` from `now`, for the leaders on `cores`; returns the epoch to reply with.
     pub(super) fn give(&mut self, cores: &CoreSet, now: Instant, length: Duration) -> PromiseEpoch {
         let until = now + length;

@@ -7,7 +7,8 @@ mod scans;
 
 use crate::node::config::NodeConfig;
 use crate::node::limits;
-use crate::node::run::core::{self, CoreEvent, CoreEventKind};
+use crate::node::run::beats;
+use crate::node::run::core::{self, CoreEvent, CoreEventKind, Prepared};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};
@@ -83,10 +84,17 @@ impl Cluster {
     }
 
     fn start_node(&mut self, node: SimNode, config: NodeConfig, events: &Sender<CoreEvent>) {
-        let (setups, stops) = core::prepare(config, node.address(PORT), "", events);
+        let Prepared {
+            cores,
+            beats,
+            stops,
+        } = core::prepare(config, node.address(PORT), "", events);
         self.stops.extend(stops);
-        for (core, setup) in (0..).zip(setups) {
+        for (core, setup) in (0..).zip(cores) {
             self.sim.start(node, core, move || core::run(setup));
+        }
+        if let Some(setup) = beats {
+            self.sim.start(node, CORES.into(), || beats::run(setup));
         }
     }
 
@@ -310,7 +318,7 @@ fn an_older_client_is_answered_in_its_version() {
         for (newest, spoken, kind) in [
             (1, 1, Kind::STORAGE_REPLY),
             (2, 2, Kind::STORAGE_REPLY_2),
-            (9, 2, Kind::STORAGE_REPLY_2),
+            (9, 3, Kind::STORAGE_REPLY_2),
         ] {
             let hello = Hello {
                 newest,

@@ -51,7 +51,7 @@ pub(crate) fn run(plan: &Plan) -> Report {
             .sim
             .start(cluster.outside, core, move || workload.run_client());
     }
-    let promise = Duration::from_millis(2 * plan.election_ms);
+    let promise = Duration::from_millis(plan.promise_ms);
     let drift = plan.clocks.iter().map(|ppm| ppm.abs()).max().unwrap_or(0);
     let mut nemesis = Nemesis::new(plan.shards, promise, drift);
     for _ in 0..plan.strikes {

@@ -59,6 +59,8 @@ pub struct Liveness {
     /// Rises when something changes that groups look at beside the time.
     generation: AtomicU64,
     is_draining: AtomicBool,
+    /// Beats that were taken.
+    beats: AtomicU64,
 }
 
 /// What a core says of itself.
@@ -211,6 +213,7 @@ impl Liveness {
             pairs: Mutex::default(),
             generation: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
+            beats: AtomicU64::new(0),
         })
     }
 
@@ -325,9 +328,15 @@ impl Liveness {
         lock(&self.pair(peer).promise).connection_ended();
     }
 
+    /// How many beats of other nodes were taken.
+    pub fn beats_taken(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
     /// Takes a beat of `peer` that came at `now`; the reply gives the promise, if there is one to give.
     pub(crate) fn take_beat(&self, peer: NodeId, beat: &Beat, now: Instant) -> BeatReply {
         let pair = self.pair(peer);
+        self.beats.fetch_add(1, Ordering::Relaxed);
         self.hear(&pair, &beat.health, now);
         let length = self.options.promise;
         let heard = Instant::from_nanos(beat.heard);

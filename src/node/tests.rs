@@ -259,16 +259,21 @@ fn key_of(shard: u32, salt: u32) -> Vec<u8> {
         .unwrap()
 }
 
-/// The node that leads a shard, as the node at `address` says.
+/// The node that leads a shard, as the node at `address` says, once it knows one.
 async fn leader_of(address: SocketAddr, shard: u32) -> u32 {
     let (mut client, _) = Client::connect(address).await;
-    match client.ask(0, request::encode_status).await {
-        Answer::Status(status) => {
-            let of_shard = status.shards.iter().find(|status| status.shard == shard);
-            u32::try_from(of_shard.unwrap().leader).unwrap()
+    for _ in 0..1_000 {
+        let status = match client.ask(0, request::encode_status).await {
+            Answer::Status(status) => status,
+            other => panic!("{other:?}"),
+        };
+        let of_shard = status.shards.iter().find(|status| status.shard == shard);
+        match u32::try_from(of_shard.unwrap().leader).unwrap() {
+            0 => corelith_io::sleep(Duration::from_millis(10)).await,
+            leader => return leader,
         }
-        other => panic!("{other:?}"),
     }
+    panic!("shard {shard} has no leader");
 }
 
 #[test]

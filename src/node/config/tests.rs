@@ -309,7 +309,7 @@ fn syntax_problems_name_line_and_key() {
         ),
         ("id = 2\n", "", "c.toml, line 2: missing field `id`"),
         (
-            "[raft]",
+            "[liveness]",
             "[draft]",
             "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `liveness`, `clients`",
         ),

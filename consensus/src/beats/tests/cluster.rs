@@ -174,7 +174,9 @@ impl Nodes {
     /// Whether a promise of `by` to `to` runs.
     pub(super) fn promises(&self, by: usize, to: usize) -> bool {
         let promises = self.at(by, |liveness| {
-            let until = liveness.pair(id(to)).promised_until(0);
+            let until = liveness
+                .pair(id(to))
+                .promised_until(StoreId(to as u128 + 1), 0);
             until.is_some_and(|until| corelith_io::now() < until)
         });
         promises == Some(true)
@@ -184,7 +186,8 @@ impl Nodes {
     pub(super) fn turn(&self, by: usize, from: usize) -> bool {
         let turned = self.at(by, |liveness| {
             let pair = liveness.pair(id(from));
-            pair.turn(0, corelith_io::now()).is_ok()
+            pair.turn(StoreId(from as u128 + 1), 0, corelith_io::now())
+                .is_ok()
         });
         turned == Some(true)
     }

@@ -33,6 +33,10 @@
 //! something that is not simulated has slipped in. With the environment variable `CORELITH_TRACE`
 //! set, each of them is also printed.
 //!
+//! # What a test may do to it
+//! Machines: [`Sim::crash`], [`Sim::kill`], [`Sim::pause`], [`Sim::suspend`], [`Sim::set_clock_drift`].
+//! Networks: [`SimNet`]. Disks: [`SimDisk`].
+//!
 //! A panic in a task passes through `block_on`, `run_for` or `run_until`, after the seed was printed.
 #![expect(
     clippy::indexing_slicing,

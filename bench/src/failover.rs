@@ -4,29 +4,27 @@
 //! mends it again. Its figure is the longest time between two answered writes of a shard that this node led.
 
 mod disk;
+mod fault;
+mod figures;
 mod gaps;
 mod network;
 mod undo;
 mod watch;
+mod writers;
 
 use self::disk::Disks;
-use self::gaps::Gaps;
+pub(crate) use self::fault::Fault;
+pub(crate) use self::figures::Summary;
+use self::figures::{Round, header};
 use self::network::{Dropped, Network};
 use self::undo::{Undo, quoted};
 use self::watch::{Lead, Watch};
+use self::writers::Writers;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES, Place};
-use crate::workload::{Workload, WorkloadOperation};
+use crate::workload::Workload;
 use corelith_bench::random::Random;
-use corelith_client::Client;
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Puts in flight.
-const WRITERS: usize = 16;
-/// Deadline of a put: longer than any fault.
-const PUT_DEADLINE: Duration = Duration::from_secs(60);
 /// Time for the cluster to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 /// Time for the leads to spread over the nodes again, once it is whole. After that the next round begins anyway.
@@ -35,52 +33,6 @@ const SPREAD_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Load before a fault; up to half as much again is added at random.
 const CALM: Duration = Duration::from_secs(1);
-/// What a fault may cost: half of the rounds, and each of them.
-const MEDIAN_MS_MAX: f64 = 400.0;
-const WORST_MS_MAX: f64 = 1000.0;
-/// What the restart of a node in order may cost.
-const RESTART_MS_MAX: f64 = 50.0;
-
-/// What is done to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Fault {
-    /// Its process is killed, and started again later.
-    Kill,
-    /// Its process is stopped (SIGSTOP), and continued later.
-    Stop,
-    /// No packet from it or to it arrives.
-    Cut,
-    /// As `cut`, but clients reach it: only the other nodes do not.
-    Partition,
-    /// No packet to it arrives, but its own do.
-    Deaf,
-    /// Its disk answers nothing.
-    Stall,
-    /// Each node in turn is stopped in order (SIGTERM) and started again.
-    Restart,
-    /// Nothing is done, for --seconds: no lead may change.
-    Steady,
-}
-
-impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Stop => "stop",
-            Self::Cut => "cut",
-            Self::Partition => "partition",
-            Self::Deaf => "deaf",
-            Self::Stall => "stall",
-            Self::Restart => "restart",
-            Self::Steady => "steady",
-        }
-    }
-
-    fn needs_network(self) -> bool {
-        matches!(self, Self::Cut | Self::Partition | Self::Deaf)
-    }
-}
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -119,185 +71,6 @@ pub(crate) enum FailoverError {
 
 fn failed(what: &'static str) -> impl FnOnce(std::io::Error) -> FailoverError {
     move |source| FailoverError::Io { what, source }
-}
-
-/// The figures of one round. Times count from the fault.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Round {
-    fault: Fault,
-    round: u32,
-    /// The node that was hurt, counted from 1.
-    node: usize,
-    /// Shards that it led.
-    shards: Vec<u32>,
-    /// Longest gap of one of them from the fault until the cluster was whole again.
-    gap_ms: f64,
-    /// When this gap began and ended.
-    gap_from_ms: f64,
-    gap_to_ms: f64,
-    /// Longest gap of one of them after the node was mended.
-    gap_after_ms: f64,
-    /// Longest gap of all shards together.
-    all_gap_ms: f64,
-    /// Longest put.
-    put_ms: f64,
-    /// When each of the shards was seen to have another leader.
-    elected_ms: Vec<f64>,
-    /// Elections of all shards in the round.
-    terms: u64,
-    /// From the mending until the cluster was whole, and the leads spread; `None` if they did not.
-    whole_ms: f64,
-    spread_ms: Option<f64>,
-    puts: u64,
-    errors: u64,
-}
-
-impl Round {
-    fn text(&self) -> String {
-        let list = |values: &[f64]| {
-            let each: Vec<String> = values.iter().map(|ms| format!("{ms:.0}")).collect();
-            each.join(" ")
-        };
-        let mut text = String::new();
-        let _ = writeln!(
-            text,
-            "{:<10}{:>5}{:>6}{:>8.0}{:>8.0}{:>8.0}{:>8.0}{:>7}{:>8.0}{:>8}{:>8}{:>7}  {}",
-            self.fault.name(),
-            self.round,
-            self.node,
-            self.gap_ms,
-            self.gap_after_ms,
-            self.all_gap_ms,
-            self.put_ms,
-            self.terms,
-            self.whole_ms,
-            self.spread_ms
-                .map_or("-".to_owned(), |ms| format!("{ms:.0}")),
-            self.puts,
-            self.errors,
-            if self.elected_ms.is_empty() {
-                String::new()
-            } else {
-                format!(
-                    "elected at {}, answered at {:.0}",
-                    list(&self.elected_ms),
-                    self.gap_to_ms
-                )
-            },
-        );
-        text
-    }
-}
-
-/// The figures of all rounds of a fault.
-#[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Summary {
-    fault: Fault,
-    median_ms: f64,
-    worst_ms: f64,
-    /// Gaps of all rounds, in order.
-    gaps_ms: Vec<f64>,
-    /// Elections that no fault explains; `steady` only.
-    changes: Option<u64>,
-    errors: u64,
-    is_good: bool,
-    rounds: Vec<Round>,
-}
-
-impl Summary {
-    fn new(fault: Fault, rounds: Vec<Round>) -> Self {
-        let gaps_ms: Vec<f64> = rounds.iter().map(|round| round.gap_ms).collect();
-        let (median_ms, worst_ms) = (
-            median(&gaps_ms),
-            gaps_ms.iter().copied().fold(0.0, f64::max),
-        );
-        let errors = rounds.iter().map(|round| round.errors).sum();
-        let changes: u64 = rounds.iter().map(|round| round.terms).sum();
-        let is_good = errors == 0
-            && match fault {
-                Fault::Steady => changes == 0,
-                Fault::Restart => worst_ms <= RESTART_MS_MAX,
-                _ => median_ms <= MEDIAN_MS_MAX && worst_ms <= WORST_MS_MAX,
-            };
-        Self {
-            fault,
-            median_ms,
-            worst_ms,
-            gaps_ms,
-            changes: (fault == Fault::Steady).then_some(changes),
-            errors,
-            is_good,
-            rounds,
-        }
-    }
-
-    fn text(&self) -> String {
-        let values: Vec<String> = self.gaps_ms.iter().map(|ms| format!("{ms:.0}")).collect();
-        let allowed = match self.fault {
-            Fault::Steady => "no change of a lead".to_owned(),
-            Fault::Restart => format!("worst {RESTART_MS_MAX:.0}"),
-            _ => format!("median {MEDIAN_MS_MAX:.0}, worst {WORST_MS_MAX:.0}"),
-        };
-        let changes = self.changes.map_or_else(String::new, |changes| {
-            format!(", {changes} changes of a lead")
-        });
-        format!(
-            "{}: longest gap without an answered write, ms: median {:.0}, worst {:.0}{changes}; {} \
-             puts failed; allowed: {allowed}: {}\n    all: {}\n\n",
-            self.fault.name(),
-            self.median_ms,
-            self.worst_ms,
-            self.errors,
-            if self.is_good { "good" } else { "NOT REACHED" },
-            values.join(" "),
-        )
-    }
-
-    /// Whether the figures are within what is allowed.
-    pub(crate) fn is_good(&self) -> bool {
-        self.is_good
-    }
-}
-
-/// The middle value; the mean of both for an even number.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
-    if sorted.len().is_multiple_of(2) {
-        f64::midpoint(at(middle.saturating_sub(1)), at(middle))
-    } else {
-        at(middle)
-    }
-}
-
-fn header() -> String {
-    format!(
-        "{:<10}{:>5}{:>6}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}{:>8}{:>7}\n{:<10}{:>5}{:>6}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}\n",
-        "fault",
-        "round",
-        "node",
-        "gap",
-        "gap",
-        "gap of",
-        "longest",
-        "terms",
-        "whole",
-        "spread",
-        "puts",
-        "errors",
-        "",
-        "",
-        "",
-        "ms",
-        "after",
-        "all",
-        "put",
-        "",
-        "ms",
-        "ms",
-    )
 }
 
 /// Enters namespaces of its own if a fault needs them; does not return then.
@@ -615,91 +388,6 @@ fn is_spread(leads: &[Lead]) -> bool {
         .is_some_and(|(most, least)| most - least <= 1)
 }
 
-/// The writers. Dropping them stops them.
-struct Writers {
-    gaps: Arc<Mutex<Gaps>>,
-    stop: Arc<AtomicBool>,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Writers {
-    fn start(
-        seeds: &[String],
-        workload: &Workload,
-        shards: u32,
-        seed: u64,
-    ) -> Result<Self, FailoverError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(failed("start a thread"))?;
-        let connecting = Client::builder()
-            .seeds(seeds.iter().cloned())
-            .deadline(PUT_DEADLINE)
-            .connect_deadline(WHOLE_WITHIN);
-        let client = runtime
-            .block_on(connecting.connect())
-            .map_err(FailoverError::Connect)?;
-        let gaps = Arc::new(Mutex::new(Gaps::new(shards, Instant::now())));
-        let stop = Arc::new(AtomicBool::new(false));
-        let workload = Arc::new(workload.of_kind(crate::workload::WorkloadKind::Put, 0));
-        for index in 0..WRITERS {
-            let random = Random::new(seed.wrapping_add(index as u64));
-            let (gaps, stop) = (Arc::clone(&gaps), Arc::clone(&stop));
-            let (client, workload) = (client.clone(), Arc::clone(&workload));
-            runtime.spawn(write(client, workload, random, gaps, stop));
-        }
-        Ok(Self {
-            gaps,
-            stop,
-            runtime: Some(runtime),
-        })
-    }
-
-    fn gaps(&self) -> MutexGuard<'_, Gaps> {
-        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Writers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        }
-    }
-}
-
-/// One writer.
-async fn write(
-    client: Client,
-    workload: Arc<Workload>,
-    mut random: Random,
-    gaps: Arc<Mutex<Gaps>>,
-    stop: Arc<AtomicBool>,
-) {
-    while !stop.load(Ordering::Relaxed) {
-        let WorkloadOperation::Put { key, value } = workload.next(&mut random) else {
-            return;
-        };
-        let from = Instant::now();
-        let result = client.put(key, value).await;
-        let now = Instant::now();
-        let noted = |note: &dyn Fn(&mut Gaps)| {
-            note(&mut gaps.lock().unwrap_or_else(PoisonError::into_inner));
-        };
-        match result {
-            Ok(written) => noted(&|gaps| gaps.answered(written.shard, from, now)),
-            Err(error) => {
-                noted(&|gaps| gaps.failed(from, now));
-                eprintln!("a put failed: {error}");
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -727,42 +415,5 @@ mod tests {
             assert_eq!(led_by(&leads, node), shards, "{nodes:?}");
             assert_eq!(is_spread(&leads), spread, "{nodes:?}");
         }
-    }
-
-    #[test]
-    fn a_fault_is_good_if_median_and_worst_are() {
-        let round = |fault, gap_ms, terms| Round {
-            fault,
-            round: 1,
-            node: 1,
-            shards: vec![0],
-            gap_ms,
-            gap_from_ms: 0.0,
-            gap_to_ms: gap_ms,
-            gap_after_ms: 0.0,
-            all_gap_ms: gap_ms,
-            put_ms: gap_ms,
-            elected_ms: Vec::new(),
-            terms,
-            whole_ms: 0.0,
-            spread_ms: None,
-            puts: 1,
-            errors: 0,
-        };
-        for (fault, gaps, terms, good) in [
-            (Fault::Kill, &[390.0, 350.0, 990.0][..], 1, true),
-            (Fault::Kill, &[390.0, 350.0, 1001.0], 1, false),
-            (Fault::Stop, &[410.0, 401.0, 200.0], 1, false),
-            (Fault::Restart, &[10.0, 51.0], 1, false),
-            (Fault::Restart, &[10.0, 49.0], 1, true),
-            (Fault::Steady, &[700.0], 0, true),
-            (Fault::Steady, &[7.0], 1, false),
-        ] {
-            let rounds = gaps.iter().map(|gap| round(fault, *gap, terms));
-            let summary = Summary::new(fault, rounds.collect());
-            assert_eq!(summary.is_good(), good, "{}", summary.text());
-        }
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0]), 2.5);
     }
 }

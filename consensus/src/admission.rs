@@ -288,7 +288,7 @@ fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<Membership, 
 /// See [`Refusal`].
 pub(crate) fn vote(known: &Known<'_>, pre: bool, ask: &VoteAsk) -> Result<(), Refusal> {
     known.claim(&ask.vote, false)?;
-    if pre && ask.transfer {
+    if pre && ask.handed_over_by.is_some() {
         return Err(Refusal::WrongVote(ask.vote.node));
     }
     // A candidate's term is above that of everything in its log.

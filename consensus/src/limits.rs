@@ -64,6 +64,13 @@ pub const TERM_MAX: u64 = 1 << 40;
 pub const INDEX_MAX: u64 = 1 << 55;
 /// Stores of which it is said that they are no group's, in a run of a node.
 pub const STRANGE_STORES_MAX: usize = 256;
+/// Beats to one node that are not answered; with one more the connection is made anew.
+pub const BEATS_IN_FLIGHT_MAX: usize = 256;
+/// A connection for beats on which none is answered for twice the length of a promise, and for this long, is
+/// made anew.
+pub const BEATS_SILENCE_MIN: Duration = Duration::from_millis(500);
+/// Time that it takes at most to connect for beats, with the introductions.
+pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 

@@ -27,3 +27,11 @@ pub struct GroupMember {
     /// The store that counts as it. 0: none yet, until the group has bound one.
     pub store: StoreId,
 }
+
+/// Who says something over a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) member: GroupMember,
+    /// The start of its store.
+    pub(crate) start: corelith_wire::Start,
+}

@@ -1,17 +1,20 @@
 //! Linearizable reads at the leader.
 
-use super::Group;
+use super::{Group, GroupInner};
 use crate::error::GroupError;
 use crate::limits::READERS_WAITING_MAX;
+use crate::options::Reads;
 use crate::planted::{Bug, is_planted};
-use crate::proposal;
+use crate::types::LeaderId;
+use corelith_io::Instant;
 use corelith_io::sync::oneshot;
 use corelith_shards::{LogIndex, Term};
-use openraft::LinearizerOption;
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
+use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::pin::pin;
+
+/// How many lengths of a promise a reader waits at most.
+const CONFIRM_PROMISES: u32 = 3;
 
 /// A point of the shard's history that is safe to read from the local engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +55,8 @@ impl Group {
         if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
             return None;
         }
-        if inner.stores.voters() > 1 {
-            let now = corelith_io::now();
-            let holds = match is_planted(Bug::CreditLaterSends) {
-                true => inner
-                    .data
-                    .borrow_watched()
-                    .last_quorum_acked
-                    .is_some_and(|acked| inner.lease.holds_from(leader, acked.into_inner().0, now)),
-                false => inner.lease.holds(leader, now),
-            };
-            if !holds && !is_planted(Bug::ReadWithoutLease) {
-                return None;
-            }
+        if inner.stores.voters() > 1 && !inner.may_answer(leader) {
+            return None;
         }
         Some(ReadPoint {
             term: applied.term,
@@ -131,48 +123,77 @@ impl Group {
         self.inner.readers.confirming.set(false);
     }
 
-    /// Has a majority confirm, after now, that this node still leads, and waits until everything
-    /// that was committed by then is applied.
+    /// Waits until this node may answer reads that came before now: it holds its lease, or a majority has
+    /// confirmed after now that it leads; and has applied an entry of its own.
     async fn confirm(&self) -> Result<ReadPoint, GroupError> {
         let inner = &*self.inner;
-        let began = corelith_io::now();
-        // Age zero: an acknowledgement from before does not count.
-        let age_max = match is_planted(Bug::ConfirmByOldAnswers) {
-            true => inner.options.election_timeout_max * 4,
-            false => Duration::ZERO,
-        };
-        let option = LinearizerOption::new(Some(age_max), true)
-            .with_wait_timeout(inner.options.election_timeout_max);
-        let linearizer = match inner.raft.get_read_linearizer(option).await {
-            Ok(linearizer) => linearizer,
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                return Err(proposal::refusal(&forward));
-            }
-            Err(RaftError::APIError(_)) => return Err(GroupError::Unavailable),
-            Err(RaftError::Fatal(_)) => return Err(inner.why_stopped()),
-        };
-        // openraft may have counted an answer to what was sent before: see `lease.rs`.
         let leader = inner.leading().ok_or_else(|| inner.not_leading())?;
-        let limit = inner.options.election_timeout_max;
-        let trusts_openraft =
-            is_planted(Bug::CreditLaterSends) || is_planted(Bug::ConfirmByOldAnswers);
-        if !trusts_openraft {
-            let confirmed = inner.lease.confirmed_since(leader, began);
-            let confirmed = corelith_io::timeout(limit, confirmed).await;
-            confirmed.map_err(|_| GroupError::Unavailable)?;
-        }
-        let read = linearizer.read_log_id();
-        let term = Term(read.committed_leader_id().term);
-        let index = LogIndex(read.index());
+        let limit = inner.liveness.options().promise * CONFIRM_PROMISES;
+        let since = match is_planted(Bug::ConfirmByOldAnswers) {
+            true => corelith_io::now() - limit,
+            false => corelith_io::now(),
+        };
         let mut closing = inner.closing.subscribe();
-        let applied = std::pin::pin!(inner.applied.wait(index));
-        let closed = std::pin::pin!(closing.wait_for(|closing| *closing));
-        match futures_util::future::select(applied, closed).await {
-            futures_util::future::Either::Left((true, _)) => Ok(ReadPoint {
-                term,
-                index: inner.applied_index().unwrap_or(index),
+        let confirmed = pin!(corelith_io::timeout(limit, inner.confirmed(leader, since)));
+        let closed = pin!(closing.wait_for(|closing| *closing));
+        match select(confirmed, closed).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(corelith_io::Elapsed), _)) => return Err(GroupError::Unavailable),
+            Either::Right(_) => return Err(inner.why_stopped()),
+        }
+        let applied = inner.applied.last();
+        match applied.filter(|_| inner.leading() == Some(leader)) {
+            Some(applied) => Ok(ReadPoint {
+                term: applied.term,
+                index: applied.index,
             }),
-            _ => Err(inner.why_stopped()),
+            None => Err(inner.not_leading()),
+        }
+    }
+}
+
+impl GroupInner {
+    /// Whether the lease allows this leader to answer a read that has come.
+    fn may_answer(&self, leader: LeaderId) -> bool {
+        if is_planted(Bug::ReadWithoutLease) {
+            return true;
+        }
+        let now = match is_planted(Bug::CachedClock) {
+            true => self.lead_seen_at(),
+            false => corelith_io::now(),
+        };
+        self.options.reads == Reads::Lease && self.lease.holds(leader, now)
+    }
+
+    /// Waits until a majority has acknowledged what `leader` sent at `since` or later, or the lease holds; and an
+    /// entry of the leader's own is applied.
+    async fn confirmed(&self, leader: LeaderId, since: Instant) {
+        let by_lease = async {
+            while !self.may_answer(leader) {
+                // Until the other way is gone.
+                corelith_io::sleep(self.liveness.options().beat / 4).await;
+            }
+        };
+        let by_majority = async {
+            // Nothing else may be on its way that could be lost.
+            loop {
+                self.send_heartbeat();
+                let confirmed = self.lease.confirmed_since(leader, since);
+                let patience = self.liveness.options().promise;
+                if corelith_io::timeout(patience, confirmed).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        drop(select(pin!(by_majority), pin!(by_lease)).await);
+        let first = LogIndex(self.applied.last().map_or(0, |id| id.index.0));
+        let mut next = first;
+        while !self.has_applied_own(leader) && self.is_leader(leader) {
+            next = LogIndex(next.0 + 1);
+            if !self.applied.wait(next).await {
+                return;
+            }
+            next = self.applied_index().unwrap_or(next);
         }
     }
 }

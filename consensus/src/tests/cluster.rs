@@ -1,12 +1,17 @@
 //! Three simulated nodes with one core each.
 
 use super::tamper;
-use crate::{GroupError, GroupMember, Groups, Options, Outcome, ReadPoint, Route, WriteReply};
+use crate::introduction::Admit;
+use crate::route::Resolve;
+use crate::{
+    Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
+    Outcome, ReadPoint, Route, WriteReply,
+};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
-use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
+use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::{
     Condition, OpenSession, Operation, WriteCommand, WriteRequest, encode_open_session,
@@ -17,9 +22,11 @@ use corelith_wire::{
 };
 use futures_util::FutureExt;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const CLUSTER: u64 = 77;
@@ -45,6 +52,11 @@ pub(super) struct Cluster {
     pub(super) doors: Doors,
     groups: Rc<RefCell<Vec<Option<Groups>>>>,
     options: Options,
+    pub(super) liveness: LivenessOptions,
+    /// The state that each node's cores share, of those that run.
+    shared: Rc<RefCell<Vec<Option<Arc<Liveness>>>>>,
+    /// The stores that were started before, and may have promised something.
+    started: RefCell<BTreeSet<u128>>,
     shards: u32,
     pub(super) memtable_bytes: usize,
     /// Whether peers reach each other through `tamper.rs`.
@@ -70,6 +82,9 @@ impl Cluster {
             sim,
             doors: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            liveness: LivenessOptions::default(),
+            shared: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            started: RefCell::default(),
             nodes,
             outside,
             options,
@@ -110,12 +125,24 @@ impl Cluster {
         (0..self.nodes.len()).map(address).collect()
     }
 
-    /// Starts a node that is down.
+    /// Starts a node that is down: a core for its shards, and one for its beats.
     pub(super) fn start(&self, at: usize) {
+        let store = self.stores.borrow()[at];
+        let is_new = self.started.borrow_mut().insert(store);
+        let promised_before = match is_new {
+            true => Duration::ZERO,
+            false => self.liveness.promise,
+        };
+        let (hand_over, inbound) = channel(16);
         let node = Node {
             me: NodeId(at as u64 + 1),
             address: self.nodes[at].address(PORT),
-            store: StoreId(self.stores.borrow()[at]),
+            store: StoreId(store),
+            liveness: LivenessOptions {
+                promised_before,
+                ..self.liveness
+            },
+            hand_over,
             founding: self.founding,
             judge: Rc::clone(&self.judge),
             hidden: self.hidden,
@@ -127,11 +154,27 @@ impl Cluster {
         let (door, asks) = channel(10_000);
         self.doors.borrow_mut()[at] = Some(door);
         let groups = Rc::clone(&self.groups);
+        let shared = Rc::clone(&self.shared);
+        let (tell, told) = channel(1);
         self.sim.start(self.nodes[at], 0, move || async move {
-            let opened = node.open().await;
+            let me = introduction(node.me, node.store);
+            let liveness = Liveness::new(node.me, me.start, 1, node.liveness);
+            shared.borrow_mut()[at] = Some(Arc::clone(&liveness));
+            drop(tell.try_send(node.beats(me, Arc::clone(&liveness))));
+            let opened = node.open(me, liveness).await;
             groups.borrow_mut()[at] = Some(opened.clone());
             node.serve(opened, asks).await;
         });
+        self.sim.start(self.nodes[at], 1, move || async move {
+            if let Ok(beats) = told.recv().await {
+                beats(inbound).run().await;
+            }
+        });
+    }
+
+    /// What the cores of a node that runs share.
+    pub(super) fn liveness_of(&self, at: usize) -> Option<Arc<Liveness>> {
+        self.shared.borrow()[at].clone()
     }
 
     pub(super) fn crash(&self, at: usize) {
@@ -146,6 +189,7 @@ impl Cluster {
 
     fn forget(&self, at: usize) {
         self.doors.borrow_mut()[at] = None;
+        self.shared.borrow_mut()[at] = None;
         let groups = self.groups.borrow_mut()[at].take();
         let refused = groups
             .as_ref()
@@ -282,30 +326,56 @@ struct Node {
     address: SocketAddr,
     peers: Vec<SocketAddr>,
     options: Options,
+    liveness: LivenessOptions,
+    /// To the core of the beats.
+    hand_over: Sender<InboundBeats>,
     shards: u32,
     memtable_bytes: usize,
 }
 
 impl Node {
-    async fn open(&self) -> Groups {
-        let peers = self.peers.clone();
-        let me = introduction(self.me, self.store);
-        let hidden = self.hidden;
-        let resolve = move |node: NodeId, _| {
+    fn resolve(&self) -> Resolve {
+        let (peers, hidden) = (self.peers.clone(), self.hidden);
+        Rc::new(move |node: NodeId, _| {
             let found = (hidden != Some(node)).then(|| peers[node.0 as usize - 1]);
             async move { found }.boxed_local()
-        };
+        })
+    }
+
+    fn admit(&self) -> Admit {
         let (judge, judging) = (Rc::clone(&self.judge), self.me);
-        let admit = move |theirs| {
+        Rc::new(move |theirs| {
             let verdict = judge(judging, theirs);
             async move { verdict }.boxed_local()
-        };
+        })
+    }
+
+    /// What runs on the core of the beats, once it has where connections come from.
+    fn beats(
+        &self,
+        me: Introduction,
+        liveness: Arc<Liveness>,
+    ) -> impl FnOnce(Receiver<InboundBeats>) -> Beats + use<> {
+        let (resolve, admit) = (self.resolve(), self.admit());
+        let peers = (1..=self.peers.len() as u64).map(NodeId).collect();
+        move |inbound| Beats {
+            liveness,
+            me,
+            epoch: 1,
+            peers,
+            resolve,
+            admit,
+            inbound,
+        }
+    }
+
+    async fn open(&self, me: Introduction, _liveness: Arc<Liveness>) -> Groups {
         let route = Route {
             core_of: Rc::new(|_, _| 0),
-            resolve: Rc::new(resolve),
+            resolve: self.resolve(),
         };
         let options = self.options.clone();
-        let groups = Groups::new(me, 1, route, Rc::new(admit), options).unwrap();
+        let groups = Groups::new(me, 1, route, self.admit(), options).unwrap();
         for shard in (0..self.shards).map(ShardId) {
             let mut options = ShardOptions::new(CLUSTER, shard);
             options.memtable_bytes = self.memtable_bytes;
@@ -340,7 +410,13 @@ impl Node {
         }));
         let me = self.me;
         while let Ok(stream) = listener.accept().await {
-            drop(corelith_io::spawn(serve_peer(groups.clone(), me, stream)));
+            let hand_over = self.hand_over.clone();
+            drop(corelith_io::spawn(serve_peer(
+                groups.clone(),
+                me,
+                stream,
+                hand_over,
+            )));
         }
     }
 }
@@ -356,7 +432,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
             nonce: corelith_io::random_u64(),
         },
         port: PORT,
-        settings: Settings::new(1, 3, 0, 150, 450),
+        settings: Settings::new(1, 3, 0, 0),
     }
 }
 
@@ -370,7 +446,12 @@ pub(crate) fn lone_groups(me: Introduction, options: Options) -> Groups {
     Groups::new(me, 1, route, admit, options).unwrap()
 }
 
-async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()> {
+async fn serve_peer(
+    groups: Groups,
+    me: NodeId,
+    stream: TcpStream,
+    hand_over: Sender<InboundBeats>,
+) -> Option<()> {
     let address = stream.peer_addr().ok();
     let (mut read, mut write) = stream.into_split();
     let mut received = BytesMut::new();
@@ -385,8 +466,18 @@ async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()>
     let welcome = Welcome::answer(&hello, ClusterId(CLUSTER), Epoch(1), me, 0);
     write.write_all(&welcome.encode()).await.ok()?;
     let leftover = received.split_off(HELLO_BYTES);
+    let peer = hello.node;
+    if hello.role == Role::Beats {
+        let connection = InboundBeats {
+            peer,
+            address,
+            stream: read.unsplit(write).detach().ok()?,
+            leftover,
+        };
+        return hand_over.try_send(connection).ok();
+    }
     groups
-        .serve_peer(read, write, leftover, hello.node, address)
+        .serve_peer(read, write, leftover, peer, address)
         .await;
     Some(())
 }

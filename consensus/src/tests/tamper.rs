@@ -333,7 +333,7 @@ fn raise_terms(cluster: &Cluster) {
             committed: false,
         },
         last: asked.status().last_log,
-        transfer: true,
+        handed_over_by: Some((before, NodeId(1))),
     };
     cluster.sim.block_on(cluster.nodes[0], async move {
         asked.take_vote(member(1), false, ask).await.unwrap();

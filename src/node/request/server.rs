@@ -235,6 +235,7 @@ impl Server {
                 Box::pin(self.serve_client(read, write, leftover, from, version)).await;
             }
             Role::Formation => Box::pin(self.serve_formation(read, write, leftover)).await,
+            Role::Beats => {}
         }
     }
 
@@ -343,7 +344,7 @@ impl Server {
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
                 Role::Formation if other_node => Status::Welcome,
-                Role::Peer | Role::Bulk | Role::Formation => Status::RoleRefused,
+                Role::Peer | Role::Bulk | Role::Formation | Role::Beats => Status::RoleRefused,
             };
         }
         welcome

@@ -128,15 +128,8 @@ fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introdu
 
 /// What must be the same on all nodes.
 fn settings(config: &NodeConfig, placement: &Placement) -> Settings {
-    // The configuration bounds them to a minute.
-    let milliseconds = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
-    Settings::new(
-        placement.shards,
-        placement.replicas,
-        config.cluster.nodes_hash(),
-        milliseconds(config.raft.heartbeat_ms),
-        milliseconds(config.raft.election_ms),
-    )
+    let nodes = config.cluster.nodes_hash();
+    Settings::new(placement.shards, placement.replicas, nodes, 0)
 }
 
 /// Returns when another node says that this store is not, or no more, its node's: what to tell, once it is

@@ -40,11 +40,11 @@ fn those_who_cannot_work_together_are_told_why() {
     let cases = [
         (
             Hello {
-                oldest: 3,
-                newest: 4,
+                oldest: 4,
+                newest: 5,
                 ..hello()
             },
-            Err(HandshakeError::TooNew { ours: 3 }),
+            Err(HandshakeError::TooNew { ours: 4 }),
         ),
         (
             Hello {

@@ -43,6 +43,8 @@
 //!   completes; any other write is durable after [`File::sync`]. A created, renamed or removed name
 //!   lasts only after [`sync_dir`] of its directory. Writes in flight at once may complete, and
 //!   become durable, in any order.
+//! * **Time.** [`now`] never goes back, and goes on while the machine is suspended or the process is
+//!   stopped: see [`time`].
 //! * **A failed sync is final.** The data it covered may be gone although a later sync succeeds.
 //!
 //! # The process
@@ -81,7 +83,7 @@ pub use fs::{
 };
 pub use limits::{BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN};
 pub use mesh::{Receiver, Sender, channel};
-pub use net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
+pub use net::{DetachedStream, ReadHalf, TcpListener, TcpStream, WriteHalf};
 pub use rng::{fill_random, random_u64};
 pub use task::{
     BackgroundDemand, JoinHandle, spawn, spawn_background, spawn_urgent, yield_if_needed, yield_now,

@@ -43,6 +43,10 @@ pub(crate) const SHUTDOWN_ROUNDS_MAX: usize = 1000;
 /// The pause after each of these rounds, in which the tasks get their turn.
 pub(crate) const SHUTDOWN_PAUSE: Duration = Duration::from_micros(500);
 
+/// How long a core waits for its first timer before it looks at the clock again: how late timers may be after the
+/// machine was suspended. Costs a wake-up in that time on a core that has nothing else to wait for.
+pub(crate) const TIMER_WAIT_MAX: Duration = Duration::from_millis(100);
+
 /// The first timer of a core's guard while the core is busy: with one after 2 ms a single put took a tenth
 /// longer ...
 pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(10);

@@ -89,6 +89,20 @@ impl TcpStream {
         }
     }
 
+    /// Takes the connection off its core, so that another core of the process goes on with it. What has arrived
+    /// and was not read goes along; the caller hands over itself what it has read beyond its own part.
+    ///
+    /// # Errors
+    /// `Exhausted` when no file descriptor is left; the connection closes.
+    pub fn detach(self) -> Result<DetachedStream> {
+        let inner = match self.inner {
+            StreamInner::Uring(inner) => DetachedInner::Uring(inner.detach()?),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(inner) => DetachedInner::Sim(inner.detach()?),
+        };
+        Ok(DetachedStream { inner })
+    }
+
     /// Splits the connection so that one task reads while another writes. The connection closes
     /// when both halves are dropped.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
@@ -107,6 +121,40 @@ impl TcpStream {
     }
 }
 
+/// A connection on its way from one core of a process to another. It closes when it is dropped.
+pub struct DetachedStream {
+    inner: DetachedInner,
+}
+
+enum DetachedInner {
+    Uring(uring::net::DetachedStream),
+    #[cfg(feature = "sim")]
+    Sim(sim::net::DetachedStream),
+}
+
+/// It moves between the threads of two cores.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<DetachedStream>();
+};
+
+impl DetachedStream {
+    /// Goes on with the connection on the current core.
+    ///
+    /// # Panics
+    /// On a core of another world, or of another simulated process: a bug in the caller.
+    pub fn attach(self) -> Result<TcpStream> {
+        let inner = match (self.inner, world::current()) {
+            (DetachedInner::Uring(inner), World::Uring(_)) => StreamInner::Uring(inner.attach()?),
+            #[cfg(feature = "sim")]
+            (DetachedInner::Sim(inner), World::Sim(core)) => StreamInner::Sim(inner.attach(core)?),
+            #[cfg(feature = "sim")]
+            _ => panic!("a connection stays in its world"),
+        };
+        Ok(TcpStream { inner })
+    }
+}
+
 /// The reading side of a connection.
 pub struct ReadHalf {
     inner: ReadInner,
@@ -119,6 +167,28 @@ enum ReadInner {
 }
 
 impl ReadHalf {
+    /// Puts the two halves of a connection together again.
+    ///
+    /// # Panics
+    /// When they are halves of two connections: a bug in the caller.
+    pub fn unsplit(self, write: WriteHalf) -> TcpStream {
+        let whole = match (self.inner, write.inner) {
+            (ReadInner::Uring(read), WriteInner::Uring(write)) => {
+                read.unsplit(write).map(StreamInner::Uring)
+            }
+            #[cfg(feature = "sim")]
+            (ReadInner::Sim(read), WriteInner::Sim(write)) => {
+                read.unsplit(write).map(StreamInner::Sim)
+            }
+            #[cfg(feature = "sim")]
+            _ => None,
+        };
+        match whole {
+            Some(inner) => TcpStream { inner },
+            None => panic!("two halves are of two connections"),
+        }
+    }
+
     /// Reads at least one byte into `bytes` and returns how many; 0 means the peer has closed its
     /// side.
     pub async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {

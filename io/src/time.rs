@@ -1,4 +1,8 @@
 //! The monotonic clock and timers. There is no wall clock: nothing in the system depends on one.
+//!
+//! The clock counts the time in which the machine was suspended or the process was stopped (`CLOCK_BOOTTIME`).
+//! Nothing runs then: timers that came due fire within 0.1 s after it, and a `timeout` finds the time gone.
+//! Whoever acts on something that runs out asks [`now`] once more, after what it waited for.
 
 #[cfg(feature = "sim")]
 use crate::sim;
@@ -10,7 +14,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// A point on the node's monotonic clock, in nanoseconds since an arbitrary start.
+/// A point on the node's monotonic clock, in nanoseconds since an arbitrary start. Instants of two nodes, or of a
+/// machine before and after it was switched off, have nothing to do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub(crate) u64);
 
@@ -58,7 +63,7 @@ impl Sub for Instant {
     }
 }
 
-/// The current time of the current core's node.
+/// The current time of the current core's node, the time in which it was suspended included.
 pub fn now() -> Instant {
     world::with(|world| match world {
         World::Uring(_) => uring::now(),

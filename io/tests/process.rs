@@ -71,8 +71,45 @@ fn a_file_at_its_size_limit_is_an_error() {
     succeeds("acts::write_over_the_size_limit");
 }
 
+/// In a time namespace, the clocks that count and do not count suspended time lie far apart.
+#[test]
+fn the_clock_counts_the_time_in_suspension() {
+    let offset = [
+        "--user",
+        "--map-root-user",
+        "--time",
+        "--boottime",
+        "1000000",
+    ];
+    let may = Command::new("unshare").args(offset).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        println!("time namespaces are not to be had here");
+        return;
+    }
+    let act = ["acts::read_the_clock", "--exact", "--ignored"];
+    let output = Command::new("unshare")
+        .args(offset)
+        .arg(std::env::current_exe().unwrap())
+        .args(act)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("1 passed"), "{told}");
+}
+
 mod acts {
     use super::*;
+
+    #[test]
+    #[ignore = "runs in a child"]
+    fn read_the_clock() {
+        run(|| async {
+            assert!(corelith_io::now().as_nanos() > 1_000_000_000_000_000);
+            let sleep = corelith_io::sleep(Duration::from_millis(300));
+            let slept = corelith_io::timeout(Duration::from_secs(60), sleep).await;
+            slept.unwrap();
+        });
+    }
 
     #[test]
     #[ignore = "runs in a child"]

@@ -6,6 +6,7 @@ pub(super) mod state;
 use super::time::Delay;
 use super::world::{Core, nanos};
 use crate::error::{Error, Result};
+use crate::world::{self, World as CurrentWorld};
 use state::{Attempt, Listener, TcpSegment, reset_error};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -98,12 +99,61 @@ struct Socket {
     side: usize,
     peer: SocketAddr,
     shut: Cell<bool>,
+    detached: Cell<bool>,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.core.is_alive() {
+        if self.core.is_alive() && !self.detached.get() {
             self.core.world.close(self.connection, self.side);
+        }
+    }
+}
+
+/// One end of a connection that belongs to a process but to none of its cores.
+pub(crate) struct DetachedStream {
+    node: u32,
+    incarnation: u32,
+    connection: u64,
+    side: usize,
+    peer: SocketAddr,
+    shut: bool,
+    attached: bool,
+}
+
+impl DetachedStream {
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape in both worlds")]
+    pub(crate) fn attach(mut self, core: Core) -> Result<TcpStream> {
+        assert!(self.is_of(&core), "a connection belongs to one process");
+        self.attached = true;
+        Ok(TcpStream {
+            socket: Rc::new(Socket {
+                core,
+                connection: self.connection,
+                side: self.side,
+                peer: self.peer,
+                shut: Cell::new(self.shut),
+                detached: Cell::new(false),
+            }),
+        })
+    }
+
+    fn is_of(&self, core: &Core) -> bool {
+        (core.node.id, core.incarnation) == (self.node, self.incarnation)
+    }
+}
+
+impl Drop for DetachedStream {
+    /// Closes the connection if a task of its process drops it, as tasks do; the process's end closes it anyway.
+    fn drop(&mut self) {
+        if self.attached || !world::is_current() {
+            return;
+        }
+        if let CurrentWorld::Sim(core) = world::current()
+            && self.is_of(&core)
+            && core.is_alive()
+        {
+            core.world.close(self.connection, self.side);
         }
     }
 }
@@ -208,14 +258,14 @@ impl TcpStream {
             .borrow_mut()
             .end(connection, 1 - side)
             .map_or_else(|| core.node.address(0), |end| end.address);
-        let shut = Cell::new(false);
         Self {
             socket: Rc::new(Socket {
                 core,
                 connection,
                 side,
                 peer,
-                shut,
+                shut: Cell::new(false),
+                detached: Cell::new(false),
             }),
         }
     }
@@ -257,6 +307,33 @@ impl TcpStream {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape in both worlds")]
+    pub(crate) fn detach(self) -> Result<DetachedStream> {
+        let socket = &self.socket;
+        assert_eq!(
+            Rc::strong_count(socket),
+            1,
+            "a stream that is whole has one owner"
+        );
+        let detached = DetachedStream {
+            node: socket.core.node.id,
+            incarnation: socket.core.incarnation,
+            connection: socket.connection,
+            side: socket.side,
+            peer: socket.peer,
+            shut: socket.shut.get(),
+            attached: false,
+        };
+        socket.detached.set(true);
+        if let Some(end) = (socket.core.world.net.borrow_mut()).end(socket.connection, socket.side)
+        {
+            // Tasks of the core that it leaves wait no more.
+            end.reader = None;
+            end.writer = None;
+        }
+        Ok(detached)
+    }
+
     pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
         Ok(self.socket.peer)
     }
@@ -279,6 +356,14 @@ pub(crate) struct ReadHalf {
 }
 
 impl ReadHalf {
+    /// `None` if the other half is of another connection.
+    pub(crate) fn unsplit(self, write: WriteHalf) -> Option<TcpStream> {
+        let is_one = Rc::ptr_eq(&self.socket, &write.socket);
+        is_one.then_some(TcpStream {
+            socket: self.socket,
+        })
+    }
+
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
         poll_fn(|cx| self.poll_read(cx, bytes)).await
     }

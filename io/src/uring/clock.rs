@@ -1,7 +1,12 @@
 //! The monotonic clock, and the task that wakes the sleepers of a core.
+//!
+//! Two clocks meet here. All instants and ticks are of `CLOCK_BOOTTIME`, which goes on while the machine is
+//! suspended. glommio's timers run on `CLOCK_MONOTONIC`, which stands still then: they are only told how long to
+//! wait, and never longer than `TIMER_WAIT_MAX`, so that timers that came due in a suspension fire soon after it.
 
 use super::sys;
 use super::timers::{TimerSlot, Timers};
+use crate::limits::TIMER_WAIT_MAX;
 use crate::time::Instant;
 use glommio::timer::Timer;
 use std::cell::{Cell, RefCell};
@@ -18,7 +23,7 @@ const COARSE_FROM_NANOS: u64 = 20_000_000;
 const COARSE_TICKS: u64 = 5;
 
 pub(crate) fn now() -> Instant {
-    Instant(sys::monotonic_nanos())
+    Instant(sys::boottime_nanos())
 }
 
 /// The tick at which a timer fires: never before its deadline.
@@ -30,6 +35,12 @@ pub(crate) fn tick_of(now: Instant, deadline: Instant) -> u64 {
     };
     debug_assert!(tick.saturating_mul(TICK_NANOS) >= deadline.0);
     tick
+}
+
+/// How long the driver waits for the first tick at most before it looks at the clock again.
+fn wait_for(tick: u64, now: Instant) -> Duration {
+    let nanos = tick.saturating_mul(TICK_NANOS).saturating_sub(now.0);
+    Duration::from_nanos(nanos).min(TIMER_WAIT_MAX)
 }
 
 /// The sleepers of one core, and the task that wakes them.
@@ -72,10 +83,7 @@ impl CoreClock {
                 let first = self.timers.borrow().first();
                 if first != self.armed.get() || timer.is_none() {
                     self.armed.set(first);
-                    timer = first.map(|tick| {
-                        let nanos = tick.saturating_mul(TICK_NANOS).saturating_sub(now.0);
-                        Timer::new(Duration::from_nanos(nanos))
-                    });
+                    timer = first.map(|tick| Timer::new(wait_for(tick, now)));
                 }
                 let Some(waiting) = timer.as_mut() else {
                     return Poll::Pending;
@@ -87,5 +95,33 @@ impl CoreClock {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_driver_looks_at_the_clock_again_before_a_far_tick() {
+        let most = u64::try_from(TIMER_WAIT_MAX.as_millis()).unwrap_or(0);
+        let cases = [
+            // (tick, now in ms, wait in ms)
+            (7, 3, 4),
+            (most, 0, most),
+            (most + 1, 0, most),
+            (3_600_000, 0, most),
+            // The machine was suspended over the tick.
+            (3_600_000, 3_700_000, 0),
+            (u64::MAX, 5, most),
+        ];
+        for (tick, now, wait) in cases {
+            let found = wait_for(tick, at(now));
+            assert_eq!(found, Duration::from_millis(wait), "{tick} {now}");
+        }
     }
 }

@@ -8,11 +8,11 @@ use crate::limits::LISTEN_BACKLOG;
 use bytes::BytesMut;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use glommio::net::{AcceptedTcpStream, TcpListener as Listener, TcpStream as Stream};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -100,12 +100,46 @@ pub(crate) struct TcpStream {
 struct SharedStream {
     stream: RefCell<Stream>,
     peer: SocketAddr,
+    /// The connection goes on under another descriptor.
+    detached: Cell<bool>,
 }
 
 impl Drop for SharedStream {
     fn drop(&mut self) {
-        // A poll in the ring keeps the socket open for a while after its descriptor is closed.
-        let _ = sys::shutdown(self.stream.get_mut());
+        if !self.detached.get() {
+            // A poll in the ring keeps the socket open for a while after its descriptor is closed.
+            let _ = sys::shutdown(self.stream.get_mut());
+        }
+    }
+}
+
+/// A connection of no core. glommio reads past the ring, which only polls: all that has arrived and was not
+/// read is in the kernel.
+pub(crate) struct DetachedStream {
+    /// Present until it is attached.
+    socket: Option<OwnedFd>,
+    peer: SocketAddr,
+}
+
+impl DetachedStream {
+    #[expect(unsafe_code, reason = "hands a socket to glommio")]
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape in both worlds")]
+    pub(crate) fn attach(mut self) -> Result<TcpStream> {
+        let Some(socket) = self.socket.take() else {
+            unreachable!("a stream is attached once");
+        };
+        // SAFETY: the descriptor is an open, connected socket, and its ownership goes to the stream.
+        let stream = unsafe { Stream::from_raw_fd(socket.into_raw_fd()) };
+        Ok(TcpStream::with_peer(stream, self.peer))
+    }
+}
+
+impl Drop for DetachedStream {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.socket {
+            // As above: the ring of the core that it came from may still poll it.
+            let _ = sys::shutdown(socket);
+        }
     }
 }
 
@@ -124,11 +158,28 @@ impl TcpStream {
             Some(peer) => peer,
             None => stream.peer_addr().map_err(io_error)?,
         };
-        Ok(Self {
+        Ok(Self::with_peer(stream, peer))
+    }
+
+    fn with_peer(stream: Stream, peer: SocketAddr) -> Self {
+        Self {
             connection: Rc::new(SharedStream {
                 stream: RefCell::new(stream),
                 peer,
+                detached: Cell::new(false),
             }),
+        }
+    }
+
+    /// The descriptor is a new one: glommio's stream closes its own, and takes its polls out of the ring.
+    pub(crate) fn detach(self) -> Result<DetachedStream> {
+        let connection = self.connection;
+        let socket = sys::duplicate(&*connection.stream.borrow())
+            .map_err(|error| connection.failed("detach from", error))?;
+        connection.detached.set(true);
+        Ok(DetachedStream {
+            socket: Some(socket),
+            peer: connection.peer,
         })
     }
 
@@ -159,6 +210,14 @@ pub(crate) struct ReadHalf {
 }
 
 impl ReadHalf {
+    /// `None` if the other half is of another connection.
+    pub(crate) fn unsplit(self, write: WriteHalf) -> Option<TcpStream> {
+        let is_one = Rc::ptr_eq(&self.connection, &write.connection);
+        is_one.then_some(TcpStream {
+            connection: self.connection,
+        })
+    }
+
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
         // A peer that sends without pause must not keep the core to itself.
         glommio::yield_if_needed().await;

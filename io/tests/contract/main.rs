@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod files;
+mod moving;
 mod names;
 mod net;
 mod tasks;
@@ -15,8 +16,11 @@ mod timers;
 mod sim;
 mod uring;
 
+use corelith_io::{Receiver, Sender};
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 
 /// Where a case runs.
 #[derive(Clone, Debug)]
@@ -33,6 +37,44 @@ impl Place {
         SocketAddr::new(self.ip, 0)
     }
 }
+
+/// What another core is to do.
+pub(crate) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A second core of the same process, which does the jobs it is sent.
+pub(crate) struct OtherCore(Sender<Job>);
+
+impl OtherCore {
+    async fn run<F: Future<Output = ()> + 'static>(
+        &self,
+        job: impl FnOnce() -> F + Send + 'static,
+    ) {
+        let job: Job = Box::new(move || Box::pin(job()));
+        assert!(self.0.send(job).await.is_ok(), "the other core has ended");
+    }
+}
+
+/// What that core runs.
+async fn do_jobs(jobs: Receiver<Job>) {
+    while let Ok(job) = jobs.recv().await {
+        job().await;
+    }
+}
+
+/// Calls the macro `$run` with every case of two cores.
+macro_rules! for_each_case_of_two_cores {
+    ($run:ident) => {
+        $run! {
+            moving::a_connection_goes_on_at_another_core,
+            moving::what_has_arrived_goes_along,
+            moving::a_split_connection_is_put_together_and_moves,
+            moving::a_peer_that_has_closed_is_noticed_there,
+            moving::a_connection_that_nobody_attaches_closes,
+            moving::a_connection_moves_to_and_fro,
+        }
+    };
+}
+pub(crate) use for_each_case_of_two_cores;
 
 /// Calls the macro `$run` with every case.
 macro_rules! for_each_case {

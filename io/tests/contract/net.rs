@@ -19,7 +19,7 @@ fn listen(place: &Place) -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-async fn pair(place: &Place) -> (Halves, Halves) {
+pub(crate) async fn pair(place: &Place) -> (Halves, Halves) {
     let (listener, address) = listen(place);
     let accepting = spawn(async move { listener.accept().await.unwrap().into_split() });
     let connected = TcpStream::connect(address).await.unwrap();
@@ -27,7 +27,7 @@ async fn pair(place: &Place) -> (Halves, Halves) {
     (connected.into_split(), accepting.await.unwrap())
 }
 
-async fn read_exactly(read: &mut ReadHalf, len: usize) -> Vec<u8> {
+pub(crate) async fn read_exactly(read: &mut ReadHalf, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut at = 0;
     while at < len {

@@ -1,14 +1,26 @@
 //! The Sim world: every case on a simulated node, several times over with different seeds.
 
-use crate::{Place, for_each_case};
-use corelith_io::create_dir_all;
-use corelith_io::sim::{Sim, SimConfig};
+use crate::{OtherCore, Place, do_jobs, for_each_case, for_each_case_of_two_cores};
+use corelith_io::sim::{Sim, SimConfig, SimNode};
+use corelith_io::{channel, create_dir_all};
 use std::future::Future;
 use std::path::PathBuf;
 
 const SEEDS: u64 = 6;
 
 fn run<F: Future<Output = ()> + 'static>(case: impl Fn(Place) -> F) {
+    in_worlds(|sim, node, place| sim.block_on(node, case(place)));
+}
+
+fn run_on_two<F: Future<Output = ()> + 'static>(case: impl Fn(Place, OtherCore) -> F) {
+    in_worlds(|sim, node, place| {
+        let (give, jobs) = channel(16);
+        sim.start(node, 1, move || do_jobs(jobs));
+        sim.block_on(node, case(place, OtherCore(give)));
+    });
+}
+
+fn in_worlds(run: impl Fn(&Sim, SimNode, Place)) {
     for seed in 0..SEEDS {
         let config = SimConfig {
             short_read_chance: 0.5,
@@ -24,7 +36,7 @@ fn run<F: Future<Output = ()> + 'static>(case: impl Fn(Place) -> F) {
             ip: node.ip(),
         };
         sim.block_on(node, async move { create_dir_all(&dir).await.unwrap() });
-        sim.block_on(node, case(place));
+        run(&sim, node, place);
     }
 }
 
@@ -40,3 +52,16 @@ macro_rules! run_in_sim {
 }
 
 for_each_case!(run_in_sim);
+
+macro_rules! run_on_two_in_sim {
+    ($($module:ident::$case:ident,)*) => {
+        $(
+            #[test]
+            fn $case() {
+                run_on_two(crate::$module::$case);
+            }
+        )*
+    };
+}
+
+for_each_case_of_two_cores!(run_on_two_in_sim);

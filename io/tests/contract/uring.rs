@@ -1,8 +1,16 @@
 //! The Uring world: every case on a core of its own, and what only concerns threads.
 
-use crate::{Place, for_each_case};
+use crate::{OtherCore, Place, do_jobs, for_each_case, for_each_case_of_two_cores};
 use corelith_io::{CoreConfig, ErrorKind, channel, spawn};
 use std::net::{IpAddr, Ipv4Addr};
+use tempfile::TempDir;
+
+fn place(dir: &TempDir) -> Place {
+    Place {
+        dir: dir.path().to_owned(),
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
 
 macro_rules! run_on_uring {
     ($($module:ident::$case:ident,)*) => {
@@ -10,10 +18,7 @@ macro_rules! run_on_uring {
             #[test]
             fn $case() {
                 let dir = tempfile::tempdir().unwrap();
-                let place = Place {
-                    dir: dir.path().to_owned(),
-                    ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                };
+                let place = place(&dir);
                 corelith_io::run(move || crate::$module::$case(place));
             }
         )*
@@ -21,6 +26,24 @@ macro_rules! run_on_uring {
 }
 
 for_each_case!(run_on_uring);
+
+macro_rules! run_on_two_of_uring {
+    ($($module:ident::$case:ident,)*) => {
+        $(
+            #[test]
+            fn $case() {
+                let dir = tempfile::tempdir().unwrap();
+                let place = place(&dir);
+                let (give, jobs) = channel(16);
+                let second = CoreConfig::new("second").start(move || do_jobs(jobs)).unwrap();
+                corelith_io::run(move || crate::$module::$case(place, OtherCore(give)));
+                second.join().unwrap();
+            }
+        )*
+    };
+}
+
+for_each_case_of_two_cores!(run_on_two_of_uring);
 
 #[test]
 fn messages_between_cores_and_threads() {

@@ -2,11 +2,16 @@
 //! of clients and nodes read and write them, and logs hold the payloads of writes.
 
 use crate::frame::{Accepts, FrameParser};
-use crate::handshake::{Hello, Welcome};
-use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
+use crate::handshake::{Hello, Role, Welcome};
+use crate::peer::{self, GivenPoint, PeerVote};
+use crate::request::{
+    self, Condition, GetRequest, Operation, ScanRequest, WriteCommand, WriteRequest,
+};
 use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
-use crate::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use crate::{
+    ClusterId, Epoch, Flags, Head, Kind, LogId, LogIndex, NodeId, Outbox, RequestId, ShardId, Term,
+};
 use bytes::{Bytes, BytesMut};
 
 const HEAD: Head = Head {
@@ -244,10 +249,19 @@ fn a_side_of_version_1_is_answered_in_it() {
 
 #[test]
 fn version_2_is_sent_as_it_always_was() {
-    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    let hello = Hello {
+        oldest: 2,
+        newest: 2,
+        ..Hello::client(ClusterId(0xfeed))
+    };
+    let peer = Hello {
+        role: Role::Peer,
+        node: NodeId(3),
+        ..hello
+    };
     check(
         "hello",
-        &hello.encode(),
+        &peer.encode(),
         "434f52454c49544802000200020000000000000000000000edfe00000000000003000000000000000000000064dd\
          f533",
     );
@@ -286,4 +300,73 @@ fn version_2_is_sent_as_it_always_was() {
         "39000000d23c348d8900000039000000040302010000000005000000060000000700000000000000080000000000\
          00000d00000000000000000000000000000000000000000000000000000000000000000000000000000000",
     );
+}
+
+#[test]
+fn version_3_is_sent_as_it_always_was() {
+    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    check(
+        "hello",
+        &hello.encode(),
+        "434f52454c49544803000300020000000000000000000000edfe00000000000003000000000000000000000009ed\
+         cd7e",
+    );
+    let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
+    check(
+        "welcome",
+        &welcome.encode(),
+        "434f52454c49544800000300010000000000000000000000edfe0000000000000200000000000000000080000010\
+         0000001000000010000001000000c756776c",
+    );
+    let anywhere = Flags::FOLLOWER_MAY_ANSWER;
+    let request = GetRequest { key: b"key" };
+    let bytes = sent(|out| request::encode_get_with(out, HEAD, anywhere, &request));
+    check(
+        "get from any replica",
+        &bytes,
+        "0b00000016a6c1dd030002000b000000040302010000000005000000060000006b6579fdffffff03000000",
+    );
+    let request = ScanRequest {
+        start: b"a",
+        end: b"b",
+        limit_items: 3,
+        max_bytes: 4,
+        at_version: 5,
+    };
+    let flags = anywhere.with(Flags::WITHOUT_VALUES);
+    let bytes = sent(|out| request::encode_scan_with(out, HEAD, flags, &request));
+    check(
+        "keys of a page from any replica",
+        &bytes,
+        "22000000fd2027d50400030022000000040302010000000005000000060000006162feffffff01000000f7ffffff\
+         0100000003000000040000000500000000000000",
+    );
+    let bytes = sent(|out| peer::encode_read_point(out, HEAD));
+    check(
+        "question for a read point",
+        &bytes,
+        "000000007096c3890c0100000000000004030201000000000500000006000000",
+    );
+    let given = GivenPoint {
+        vote: PeerVote {
+            term: Term(7),
+            node: NodeId(2),
+            committed: true,
+        },
+        upto: LogId {
+            term: Term(7),
+            node: NodeId(2),
+            index: LogIndex(9),
+        },
+    };
+    let mut bytes = sent(|out| peer::encode_read_point_reply(out, HEAD, &given));
+    check(
+        "read point",
+        &bytes,
+        "290000004437fcff8c01000029000000040302010000000005000000060000000700000000000000020000000000\
+         000001070000000000000002000000000000000900000000000000",
+    );
+    let mut frames = FrameParser::new(Accepts::Peer).take(&mut bytes);
+    let frame = frames.next().unwrap().unwrap();
+    assert_eq!(peer::parse_read_point_reply(&frame), Ok(given));
 }

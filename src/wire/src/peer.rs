@@ -28,6 +28,7 @@ mod append;
 mod beat;
 mod formation;
 mod introduce;
+mod read_point;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,9 @@ pub use formation::{
 pub use introduce::{
     Difference, Introduction, Reception, Settings, Verdict, encode_introduction, encode_reception,
     parse_introduction, parse_reception,
+};
+pub use read_point::{
+    GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,
 };
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
@@ -89,6 +93,8 @@ pub mod kinds {
     pub const INTRODUCE: Kind = Kind(0x108);
     /// A question about who the cluster is.
     pub const FORM: Kind = Kind(0x109);
+    /// From where on may this follower answer the reads that wait at it?
+    pub const READ_POINT: Kind = Kind(0x10c);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -106,6 +112,8 @@ pub mod kinds {
     pub const RECEPTION: Kind = Kind(0x186);
     /// Answer to a `FORM`.
     pub const FORM_REPLY: Kind = Kind(0x187);
+    /// Answer of a leader to a `READ_POINT`.
+    pub const READ_POINT_REPLY: Kind = Kind(0x18c);
 }
 
 /// Who claims to lead, or did when an entry was made.

@@ -14,6 +14,7 @@
 mod binding;
 mod door;
 mod entrance;
+mod follower_read;
 mod read;
 mod upkeep;
 mod waiting;
@@ -21,6 +22,7 @@ mod waiting;
 mod window;
 
 use crate::ahead::ParsedAhead;
+use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
@@ -160,6 +162,7 @@ struct GroupInner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
+    announced: Rc<Announced>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     healths: Rc<Healths>,
@@ -167,6 +170,7 @@ struct GroupInner {
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     budget: ProposalBudget,
     readers: read::Readers,
+    follower_reads: follower_read::FollowerReads,
     door: door::Door,
     entrance: entrance::Entrance,
     embargo_until: Option<Instant>,
@@ -223,11 +227,13 @@ impl Group {
             lease: Rc::new(lease),
             healths: Rc::default(),
         };
+        let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
             me,
             shard: shard_id,
             members: members.clone(),
             stores: Rc::clone(&stores),
+            announced: Rc::clone(&announced),
         };
         let raft = build(&shared, peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
@@ -256,11 +262,13 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied,
+            announced,
             transfers,
             lease,
             healths,
             budget,
             readers: read::Readers::default(),
+            follower_reads: follower_read::FollowerReads::default(),
             door: door::Door::default(),
             entrance: entrance::Entrance::default(),
             embargo_until,
@@ -475,6 +483,7 @@ impl Group {
         // An error says that it had stopped already.
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);
+        self.inner.follower_reads.fail(&GroupError::Shutdown);
         self.inner.entrance.empty();
         let shard = self.inner.shard.borrow_mut().take();
         if let Some(shard) = shard

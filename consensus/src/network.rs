@@ -3,6 +3,7 @@
 mod appends;
 
 use crate::admission::{self, Known, Refusal, Sent};
+use crate::announced::Announced;
 use crate::convert;
 use crate::lease::Lease;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
@@ -46,6 +47,8 @@ pub(crate) struct GroupOfPeers {
     pub(crate) shard: ShardId,
     pub(crate) members: Vec<NodeId>,
     pub(crate) stores: Rc<Stores>,
+    /// What it has told followers to be committed.
+    pub(crate) announced: Rc<Announced>,
 }
 
 /// How the peers of a group are, as they said last.
@@ -268,6 +271,7 @@ impl Peer {
         self.matched.raise(self.link.peer(), sent.vote, sent.before);
         let at = corelith_io::now();
         let there = self.counted().ok_or_else(Self::unknown)?;
+        self.group.announced.raise(beat.committed);
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())

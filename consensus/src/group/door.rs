@@ -73,7 +73,7 @@ impl Group {
     ///
     /// # Errors
     /// The group has another store in the slot of the peer, or in that of this node: see `stores.rs`.
-    fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
+    pub(super) fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
         let stores = &self.inner.stores;
         for of in [peer, stores.me()] {
             if stores.standing(of) == Standing::Stranger {

@@ -13,16 +13,16 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-/// A point of the shard's history that is safe to read from the local engine.
+/// A point of the shard's history that is safe to read from the local engine: the last entry applied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPoint {
-    /// The leader's term.
+    /// Its term: at a leader its own, at a follower at least that of the leader that named a point.
     pub term: Term,
     /// Everything up to this log index is applied here, every answered write included.
     pub index: LogIndex,
 }
 
-type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
+pub(super) type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
 
 /// Readers that wait for a confirmation of the leadership to start after they came.
 #[derive(Default)]
@@ -45,13 +45,17 @@ impl Group {
     /// of its own term: what the local engine holds then is linearizable. No waiting, no
     /// allocation. `None`: ask [`Group::read_barrier`].
     pub fn try_read_point(&self) -> Option<ReadPoint> {
+        let applied = self.under_lease()?;
+        let is_behind = self.inner.announced_beyond(applied.index).is_some();
+        (!is_behind).then_some(applied)
+    }
+
+    /// What is applied, if this replica leads under a valid lease and that is of its own term. Followers may have
+    /// shown more.
+    pub(super) fn under_lease(&self) -> Option<ReadPoint> {
         let inner = &*self.inner;
         let leader = inner.leading()?;
-        let applied = inner.applied.last()?;
-        let own = applied.term.0 == leader.term && applied.node.0 == leader.node_id;
-        if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
-            return None;
-        }
+        let applied = inner.own_applied(leader)?;
         if inner.stores.voters() > 1 {
             let now = corelith_io::now();
             let holds = match is_planted(Bug::CreditLaterSends) {
@@ -92,8 +96,11 @@ impl Group {
     /// [`Group::read_barrier`] with a callback; it is called exactly once, maybe before this
     /// returns.
     pub fn on_read_point(&self, reply: impl FnOnce(Result<ReadPoint, GroupError>) + 'static) {
-        if let Some(point) = self.try_read_point() {
-            return reply(Ok(point));
+        if let Some(point) = self.under_lease() {
+            return match self.inner.announced_beyond(point.index) {
+                Some(index) => self.answer_once_applied(index, Box::new(reply)),
+                None => reply(Ok(point)),
+            };
         }
         if *self.inner.closing.borrow() {
             return reply(Err(GroupError::Shutdown));
@@ -163,7 +170,9 @@ impl Group {
         }
         let read = linearizer.read_log_id();
         let term = Term(read.committed_leader_id().term);
-        let index = LogIndex(read.index());
+        // What followers were told they may have shown.
+        let announced = inner.announced_beyond(LogIndex(read.index()));
+        let index = announced.unwrap_or(LogIndex(read.index()));
         let mut closing = inner.closing.subscribe();
         let applied = std::pin::pin!(inner.applied.wait(index));
         let closed = std::pin::pin!(closing.wait_for(|closing| *closing));

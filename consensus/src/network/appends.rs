@@ -96,6 +96,8 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             return;
         };
         let at = corelith_io::now();
+        let committed = request.leader_commit.map(types::shard_log_id);
+        peer.group.announced.raise(committed);
         let asked = peer.link.ask(
             peer.group.shard,
             peer.timeout,

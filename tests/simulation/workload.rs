@@ -1,11 +1,11 @@
 //! What the clients of a simulated cluster do, and what they note of it.
 
-use crate::client::{Client, Outcome};
+use crate::client::{Client, Outcome, some_replica};
 use crate::history::{Condition, Event, Value, What};
 use crate::plan::Plan;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
-use corelith_client::session::Request;
+use corelith_client::session::{ReadFrom, Request, Source};
 use corelith_io::random_u64;
 use corelith_io::sim::Sim;
 use corelith_shards::ShardId;
@@ -83,7 +83,8 @@ impl Workload {
         for key in 0..self.plan.keys {
             let key = key_of(key);
             let began = self.sim.now();
-            let outcome = client.get(key.clone(), HEALED_DEADLINE).await;
+            let getting = client.get_from_some(key.clone(), HEALED_DEADLINE);
+            let outcome = getting.await;
             let seed = self.plan.seed;
             assert!(
                 outcome.is_ok(),
@@ -239,7 +240,8 @@ impl Lane {
 
     async fn get(&self, number: u64) {
         let (key, began) = (key_of(number), self.workload.sim.now());
-        let outcome = self.client.get(key.clone(), Self::deadline()).await;
+        let getting = self.client.get_from_some(key.clone(), Self::deadline());
+        let outcome = getting.await;
         self.look(number, &outcome);
         self.workload.note(&key, began, &Asked::Read, &outcome);
     }
@@ -315,6 +317,8 @@ impl Lane {
         let shard = ShardId((random_u64() % workload.map.shards.len() as u64) as u32);
         let mut start = key_of(random_u64() % workload.plan.keys);
         let (mut at_version, began) = (0, workload.sim.now());
+        let from = some_replica();
+        let mut source = Source::From(from);
         loop {
             let request = Request::Scan {
                 shard,
@@ -325,7 +329,9 @@ impl Lane {
                 at_version,
                 keys_only: false,
             };
-            let page = match self.client.run(request, Self::deadline()).await {
+            let running = self.client.run_from(request, Self::deadline(), source);
+            let (outcome, node) = running.await;
+            let page = match outcome {
                 Ok(Answer::ScanPage(page)) => page,
                 Err(Error::ScanExpired) => return workload.refused("scan expired"),
                 outcome => return workload.note(&start, began, &Asked::Read, &outcome),
@@ -336,6 +342,9 @@ impl Lane {
                 return;
             };
             at_version = page.at_version;
+            if let Some(node) = node.filter(|_| from != ReadFrom::Leader) {
+                source = Source::At(node);
+            }
             let mut next = BytesMut::from(last.key.as_ref());
             next.put_u8(0);
             start = next.freeze();

@@ -7,6 +7,7 @@
 
 mod admission;
 mod ahead;
+mod announced;
 mod applied;
 pub mod beats;
 pub mod command;

@@ -119,7 +119,7 @@ fn run(seed: u64, options: Options) -> Run {
     Run {
         hash: cluster.sim.trace_hash(),
         operations: history.operations.len(),
-        verdict: history.check(),
+        verdict: history.check(&format!("groups-{seed}")),
     }
 }
 
@@ -172,4 +172,9 @@ fn is_found(bug: Bug) -> bool {
 #[test]
 fn a_dropped_condition_check_is_found() {
     assert!(is_found(Bug::SkipConditions));
+}
+
+#[test]
+fn a_follower_that_asks_nobody_is_found() {
+    assert!(is_found(Bug::FollowerAsksNobody));
 }

@@ -13,6 +13,8 @@
 //!   none. If the outcome of an attempt is unknown, the write ends with a server's answer about this very
 //!   number, or as `Indeterminate`.
 //! - At most one operation per shard opens a session.
+//! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
+//! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
 use crate::error::{Cause, Error};
 use crate::limits::{
@@ -21,6 +23,8 @@ use crate::limits::{
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
+use crate::replicas::Replicas;
+pub use crate::replicas::{Probe, ReadFrom, Source};
 use crate::route::Routes;
 pub use crate::route::Target;
 use corelith_wire::map::ClusterMap;
@@ -46,6 +50,9 @@ enum ShardSession {
 #[derive(Debug)]
 pub struct Session {
     routes: Routes,
+    replicas: Replicas,
+    /// Per shard: the highest log index of any answer.
+    seen: Vec<u64>,
     shards: Vec<ShardSession>,
     /// The server's window, the same for every session.
     window: u32,
@@ -58,9 +65,11 @@ pub struct Session {
 impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
-        let shards = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
         let mut session = Self {
             routes: Routes::new(map),
+            replicas: Replicas::new(shards.len(), seed),
+            seen: vec![0; shards.len()],
             shards,
             window: window.clamp(1, limits::SESSION_WINDOW),
             client: 0,
@@ -107,6 +116,9 @@ impl Session {
             opening: false,
             doubt: false,
             asked: None,
+            source: Source::From(ReadFrom::Leader),
+            at_replica: false,
+            floor: self.seen.get(shard.0 as usize).copied().unwrap_or(0),
             turn: None,
             unable: Vec::new(),
             damaged_since: None,
@@ -131,6 +143,12 @@ impl Session {
         {
             return wait;
         }
+        let (shard, source) = (operation.shard, operation.source);
+        let replica = self.replicas.choose(&self.routes, shard, source, now);
+        operation.at_replica = replica.is_some();
+        if let Some(target) = replica {
+            return self.send(operation, target, now);
+        }
         let leader = self.routes.leader(operation.shard);
         let Some(target) = self.routes.target(operation.shard, operation.turn, now) else {
             return self.end(operation, Err(Error::Invalid { what: "shard" }));
@@ -138,6 +156,10 @@ impl Session {
         if leader != Some(target.node) {
             operation.turn = Some(target.node);
         }
+        self.send(operation, target, now)
+    }
+
+    fn send(&self, operation: &mut Operation, target: Target, now: Duration) -> Step {
         operation.asked = Some(target.node);
         operation.epoch = Epoch(self.map().epoch);
         let until = operation.deadline.min(now + operation.attempt_timeout());
@@ -187,6 +209,9 @@ impl Session {
     /// The next step after an attempt.
     pub fn report(&mut self, operation: &mut Operation, event: Event, now: Duration) -> Step {
         operation.retry_after = None;
+        if operation.at_replica && self.leaves_replicas(operation, &event, now) {
+            return self.proceed(operation, now);
+        }
         match event {
             Event::Answer(Answer::Failure { failure, .. }) => self.failed(operation, failure, now),
             Event::Answer(answer) => self.answered(operation, answer, now),
@@ -202,6 +227,62 @@ impl Session {
         }
     }
 
+    /// Has a read go to the leader that a replica failed or refused; whether it can be sent there at once.
+    fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
+        let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
+        let failure = match event {
+            Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
+            Event::Answer(_) => return false,
+            Event::NotSent(_) | Event::Lost(_) => None,
+        };
+        if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
+            return false;
+        }
+        operation.leave_replicas();
+        if let Some(Failure::TooLarge { .. } | Failure::Malformed | Failure::WrongNode) = failure {
+            return false;
+        }
+        self.replicas.pass_over(shard, asked, now);
+        if self.routes.leader(shard) == Some(asked) {
+            return false;
+        }
+        match event {
+            Event::NotSent(cause) | Event::Lost(cause) => {
+                self.unreachable(operation, cause.clone(), now);
+            }
+            Event::Answer(_) => self.routes.trust(asked),
+        }
+        if let Some(Failure::NotLeader { leader }) = failure
+            && self.routes.leader(shard).is_none()
+            && self.map().replicas(shard).any(|node| node.0 == *leader)
+        {
+            self.routes.leads(shard, NodeId(*leader));
+        }
+        true
+    }
+
+    /// The next probe to send, whose outcome [`Session::probed`] wants to know. Asked for after each step.
+    pub fn take_probe(&mut self) -> Option<Probe> {
+        self.replicas.take_probe()
+    }
+
+    /// Notes how long a probe took until its answer; `None` if there was none.
+    pub fn probed(&mut self, probe: &Probe, took: Option<Duration>) {
+        self.replicas.probed(probe.target.node, took);
+    }
+
+    /// Notes what an answer says of its shard; whether it is no older than what the client had seen when `operation`
+    /// began.
+    fn is_fresh(&mut self, operation: &Operation, answer: &Answer) -> bool {
+        let Some(meta) = answer.meta() else {
+            return true;
+        };
+        if let Some(seen) = self.seen.get_mut(operation.shard.0 as usize) {
+            *seen = (*seen).max(meta.index);
+        }
+        !operation.reads_latest() || meta.index >= operation.floor
+    }
+
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
         let suspected = suspicion(&cause);
         operation.cause = cause;
@@ -215,7 +296,10 @@ impl Session {
 
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
-            self.routes.leads(operation.shard, node);
+            match operation.at_replica {
+                true => self.replicas.answers(operation.shard, node),
+                false => self.routes.leads(operation.shard, node),
+            }
             self.routes.trust(node);
         }
         let fits = match (&answer, &operation.request) {
@@ -236,8 +320,11 @@ impl Session {
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
-        if fits {
+        if fits && self.is_fresh(operation, &answer) {
             return self.end(operation, Ok(answer));
+        }
+        if fits {
+            return self.broken(operation, "it shows less than it has shown before");
         }
         operation.cause = Cause::Answer(corelith_wire::DecodeError::Malformed {
             what: "kind of answer",

@@ -188,7 +188,9 @@ impl Nodes {
     /// Whether a promise of `by` to `to` runs.
     pub(super) fn promises(&self, by: usize, to: usize) -> bool {
         let promises = self.at(by, |liveness| {
-            let until = liveness.pair(id(to)).promised_until(0);
+            let until = liveness
+                .pair(id(to))
+                .promised_until(StoreId(to as u128 + 1), 0);
             until.is_some_and(|until| corelith_io::now() < until)
         });
         promises == Some(true)
@@ -199,7 +201,9 @@ impl Nodes {
         let turned = self.at(by, |liveness| {
             let pair = liveness.pair(id(from));
             // As the door of a group does it, which also knows of the embargo.
-            liveness.embargo_until().is_none() && pair.turn(0, corelith_io::now()).is_ok()
+            let is_free = liveness.embargo_until().is_none();
+            let store = StoreId(from as u128 + 1);
+            is_free && pair.turn(store, 0, corelith_io::now()).is_ok()
         });
         if turned == Some(true) {
             *self.turns.borrow_mut().entry((by, from)).or_default() += 1;

@@ -59,6 +59,8 @@ pub struct Liveness {
     /// Rises when something changes that groups look at beside the time.
     generation: AtomicU64,
     is_draining: AtomicBool,
+    /// Beats that were taken.
+    beats: AtomicU64,
 }
 
 /// What a core says of itself.
@@ -127,9 +129,9 @@ impl Pair {
         PromiseEpoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// Until when this node's promise to the leaders on their `core` runs.
-    pub(crate) fn promised_until(&self, core: u16) -> Option<Instant> {
-        lock(&self.promise).until(core)
+    /// Until when this node's promise to the leaders on `core` of that store of theirs runs, or ran.
+    pub(crate) fn promised_until(&self, store: StoreId, core: u16) -> Option<Instant> {
+        lock(&self.promise).until(store, core)
     }
 
     /// Until when this node's promise to the leaders on each of their cores runs, or ran.
@@ -137,13 +139,13 @@ impl Pair {
         lock(&self.promise).all().collect()
     }
 
-    /// Has a replica turn from a leader on their `core` if no promise keeps it.
+    /// Has a replica turn from a leader on `core` of that store of theirs if no promise keeps it.
     ///
     /// # Errors
     /// See [`Bound`].
-    pub(crate) fn turn(&self, core: u16, now: Instant) -> Result<(), Bound> {
+    pub(crate) fn turn(&self, store: StoreId, core: u16, now: Instant) -> Result<(), Bound> {
         let mut promise = lock(&self.promise);
-        let turned = match promise.turn(core, now) {
+        let turned = match promise.turn(store, core, now) {
             Err(until) if !is_planted(Bug::VoteWhilePromised) => return Err(Bound::Until(until)),
             Err(_) => promise.raise(),
             Ok(turned) => turned,
@@ -211,6 +213,7 @@ impl Liveness {
             pairs: Mutex::default(),
             generation: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
+            beats: AtomicU64::new(0),
         })
     }
 
@@ -325,9 +328,21 @@ impl Liveness {
         lock(&self.pair(peer).promise).connection_ended();
     }
 
+    /// How many beats of other nodes were taken.
+    pub fn beats_taken(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
     /// Takes a beat of `peer` that came at `now`; the reply gives the promise, if there is one to give.
-    pub(crate) fn take_beat(&self, peer: NodeId, beat: &Beat, now: Instant) -> BeatReply {
+    pub(crate) fn take_beat(
+        &self,
+        peer: NodeId,
+        store: StoreId,
+        beat: &Beat,
+        now: Instant,
+    ) -> BeatReply {
         let pair = self.pair(peer);
+        self.beats.fetch_add(1, Ordering::Relaxed);
         self.hear(&pair, &beat.health, now);
         let length = self.options.promise;
         let heard = Instant::from_nanos(beat.heard);
@@ -338,7 +353,7 @@ impl Liveness {
             true => beat.vouched,
             false => CoreSet::default(),
         };
-        let epoch = lock(&pair.promise).give(&to, now, length);
+        let (to, epoch) = lock(&pair.promise).give(store, &to, now, length);
         BeatReply {
             number: beat.number,
             replied_at: now.as_nanos().max(1),

@@ -33,6 +33,10 @@
 //! something that is not simulated has slipped in. With the environment variable `CORELITH_TRACE`
 //! set, each of them is also printed.
 //!
+//! # What a test may do to it
+//! Machines: [`Sim::crash`], [`Sim::kill`], [`Sim::pause`], [`Sim::suspend`], [`Sim::set_clock_drift`].
+//! Networks: [`SimNet`]. Disks: [`SimDisk`].
+//!
 //! A panic in a task passes through `block_on`, `run_for` or `run_until`, after the seed was printed.
 #![expect(
     clippy::indexing_slicing,
@@ -62,7 +66,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
-use world::{Node, TraceStep, World, nanos};
+use world::{Activity, Node, TraceStep, World, nanos};
 
 /// A simulated world. Clones are the same world.
 #[derive(Clone)]
@@ -129,7 +133,7 @@ impl Sim {
             id,
             incarnation: Cell::new(0),
             host_up: Cell::new(true),
-            paused: Cell::new(false),
+            activity: Cell::new(Activity::Running),
             clock: Cell::new(clock),
             disk: RefCell::new(Disk::new(&world.config)),
             crash_at_io: Cell::new(None),
@@ -284,16 +288,33 @@ impl Sim {
         self.world.pause(&self.world.node(node.0));
     }
 
-    /// Lets a stopped process go on (SIGCONT).
+    /// Puts the machine to sleep: nothing happens there, nothing reaches it, and its clock goes on. What it had
+    /// sent before still arrives.
+    ///
+    /// # Panics
+    /// If it is switched off.
+    pub fn suspend(&self, node: SimNode) {
+        self.world.suspend(&self.world.node(node.0));
+    }
+
+    /// Lets the clocks of machines that are put to sleep from now on stand still meanwhile, as `CLOCK_MONOTONIC`
+    /// does.
+    pub fn set_clocks_stop_in_suspension(&self, stop: bool) {
+        self.world.clocks_stop.set(stop);
+    }
+
+    /// Lets a stopped process go on (SIGCONT), or wakes up a machine that is asleep.
     pub fn resume(&self, node: SimNode) {
         self.world.resume(&self.world.node(node.0));
     }
 
-    /// Lets the node's clock run `ppm` millionths too fast (or, negative, too slow) from now on.
+    /// Lets the node's clock run `ppm` millionths too fast (or, negative, too slow) from now on. What it shows now
+    /// stays, so that it never goes back; timers that wait follow it.
     pub fn set_clock_drift(&self, node: SimNode, ppm: i32) {
         let node = self.world.node(node.0);
         node.clock
             .set(node.clock.get().with_rate(self.world.now(), ppm));
+        self.world.executor.wake_timers_of(node.id);
     }
 
     /// The disk of a node.

@@ -96,37 +96,28 @@ impl Client {
         self.run(request, within).await
     }
 
-    pub(crate) async fn delete(
-        &self,
-        key: Bytes,
-        condition: Condition,
-        within: Duration,
-    ) -> Outcome {
-        let (value, kind) = (Bytes::new(), WriteKind::Delete);
-        let request = Request::Write {
-            key,
-            value,
-            condition,
-            kind,
-        };
-        self.run(request, within).await
-    }
-
     pub(crate) async fn get(&self, key: Bytes, within: Duration) -> Outcome {
         self.run(Request::Get { key }, within).await
     }
 
     /// Carries an operation to its end. Dropped before, the operation is given up as the SDK does.
     pub(crate) async fn run(&self, request: Request, within: Duration) -> Outcome {
+        self.carry(request, within).await.0
+    }
+
+    /// As [`Client::run`]; tells also the node that the operation was sent to last, 0 if it was not sent.
+    pub(crate) async fn carry(&self, request: Request, within: Duration) -> (Outcome, u64) {
         let inner = &*self.inner;
+        let mut sent_to = 0;
         let deadline = inner.clock.now() + within;
         let operation = inner.session.borrow().operation(request, deadline);
         let mut flight = Flight { inner, operation };
         let mut step = flight.advance(Session::proceed);
         loop {
             step = match step {
-                Step::Done(outcome) => return outcome,
+                Step::Done(outcome) => return (outcome, sent_to),
                 Step::Send { target, until } => {
+                    sent_to = target.node.0;
                     let event = inner.attempt(target, &flight.operation, until).await;
                     flight.advance(|session, operation, now| session.report(operation, event, now))
                 }

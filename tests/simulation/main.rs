@@ -3,7 +3,8 @@
 //!
 //! `CORELITH_SIM_SEEDS=2000 cargo test --release --test simulation chaos` runs that many seeds
 //! instead of a handful, on all processors; `CORELITH_SIM_FIRST=N` begins at seed N. A failure names
-//! its seed, and `CORELITH_SIM_SEED=N` runs that one alone. See docs/simulation.md.
+//! its seed, and `CORELITH_SIM_SEED=N` runs that one alone. Histories that fail are kept, all of them with
+//! `CORELITH_HISTORY_DIR`. See docs/simulation.md.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,12 +17,13 @@
 mod chaos;
 mod client;
 mod cluster;
-mod history;
 mod link;
 mod nemesis;
+mod notes;
 mod plan;
 mod planted;
 mod replicas;
 mod scenarios;
 mod seeds;
+mod trial;
 mod workload;

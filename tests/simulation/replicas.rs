@@ -59,6 +59,13 @@ pub(crate) fn check_equal(cluster: &Cluster, shards: u32, replicas: u32) {
     }
 }
 
+/// Where each replica that is open stands.
+pub(crate) fn describe_all(cluster: &Cluster) -> Vec<String> {
+    let groups = cluster.groups();
+    let describe = |group: &Group| format!("{}: {}", group.shard(), describe(group));
+    groups.iter().map(describe).collect()
+}
+
 fn describe(group: &Group) -> String {
     let status = group.status();
     let index = |id: Option<LogId>| id.map_or(0, |id| id.index.0);

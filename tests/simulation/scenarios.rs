@@ -1,10 +1,11 @@
 //! The scenarios.
 
-use crate::chaos::{self, Report};
+use crate::chaos;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::plan::Plan;
 use crate::seeds::{on_all_processors, seeds};
+use crate::trial::Report;
 use bytes::Bytes;
 use corelith_wire::request::Condition;
 use corelith_wire::response::Answer;
@@ -25,7 +26,7 @@ fn chaos_leaves_every_history_explainable_and_replicas_equal() {
         total.add(&report);
     });
     let total = total.into_inner().unwrap();
-    println!("{runs} runs: {total:?}");
+    println!("{}; {:?}", total.summary(runs), total.refusals);
     let runs = usize::try_from(runs).unwrap();
     assert!(
         total.done > 60 * runs && total.strikes > 4 * runs,

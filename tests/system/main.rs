@@ -24,7 +24,6 @@ mod dependencies;
 mod dev;
 mod examples;
 mod full_disk;
-mod history;
 mod identity;
 mod import;
 mod positions;

@@ -1,10 +1,12 @@
 //! Every node is killed and restarted in turn while clients write: what they were told stays true.
 
 use crate::cluster::{Cluster, NODES, SHARDS};
-use crate::history::{self, Event, Observation};
 use crate::positions::wait_until_equal;
 use crate::waiting;
 use corelith_client::{Client, Error};
+use corelith_history::{Condition, LogPoint, Observation, What, lines};
+use corelith_wire::placement;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -20,6 +22,7 @@ const OPERATIONS_BETWEEN: u64 = 200;
 struct Progress {
     done: AtomicBool,
     succeeded: AtomicU64,
+    values: AtomicU64,
 }
 
 impl Progress {
@@ -49,6 +52,7 @@ async fn rounds_of_kills_lose_nothing_and_apply_nothing_twice() {
     let rounds = std::env::var("CORELITH_ROUNDS").map_or(3, |text| text.parse().unwrap());
     let mut cluster = Cluster::start();
     let progress = Arc::new(Progress::default());
+    let origin = Instant::now();
     let mut counting = Vec::new();
     let mut registering = Vec::new();
     for client_number in 0..CLIENTS_PER_KEY {
@@ -59,11 +63,14 @@ async fn rounds_of_kills_lose_nothing_and_apply_nothing_twice() {
         }
         for register in 0..REGISTERS {
             let (client, progress) = (client.clone(), Arc::clone(&progress));
-            let name = format!("client-{client_number}");
-            registering.push((
-                register,
-                tokio::spawn(write_and_read(client, register, name, progress)),
-            ));
+            let worker = Worker {
+                client,
+                name: (client_number * REGISTERS + register) as u64,
+                key: format!("register/{register}"),
+                origin,
+                progress,
+            };
+            registering.push(tokio::spawn(worker.write_and_read()));
         }
     }
     for round in 0..rounds {
@@ -95,25 +102,15 @@ async fn rounds_of_kills_lose_nothing_and_apply_nothing_twice() {
             "counter {counter} is {value}, its clients made {total:?}"
         );
     }
-    let mut histories: Vec<Vec<Observation>> = vec![Vec::new(); REGISTERS];
-    for (register, task) in registering {
-        histories[register].extend(task.await.unwrap());
+    let mut history = Vec::new();
+    for task in registering {
+        history.extend(task.await.unwrap());
     }
-    for (register, history) in histories.iter().enumerate() {
-        assert!(
-            history
-                .iter()
-                .any(|seen| matches!(seen.event, Event::Wrote { .. }))
-        );
-        if let Err(problem) = history::check(history) {
-            panic!(
-                "register {register}, {} operations: {problem}",
-                history.len()
-            );
-        }
-    }
+    let is_write = |one: &&Observation| matches!(one.what, What::Written { .. });
+    assert!(history.iter().filter(is_write).count() > REGISTERS * CLIENTS_PER_KEY);
+    check_history(rounds, &history);
     wait_until_equal(&client, NODES, SHARDS).await;
-    let observed: usize = histories.iter().map(Vec::len).sum();
+    let observed = history.len();
     println!("{rounds} kills; increments {totals:?}; {observed} operations on registers");
 }
 
@@ -161,77 +158,123 @@ async fn increment(client: Client, counter: usize, progress: Arc<Progress>) -> I
     increments
 }
 
-/// Writes values that nobody else writes to a register, conditionally and not, reads in between, and tells
-/// everything it saw.
-async fn write_and_read(
+/// Checks what was seen. The file of a history that is refused outlasts the test.
+fn check_history(rounds: usize, history: &[Observation]) {
+    let checked = corelith_history::check(history);
+    let (origin, directory) = (format!("{rounds} kills"), env!("CARGO_TARGET_TMPDIR"));
+    let otherwise = checked.is_err().then(|| Path::new(directory));
+    let saved = lines::save(&origin, "rounds", history, otherwise).unwrap();
+    if let Err(refusal) = checked {
+        panic!("{} operations: {refusal} ({saved:?})", history.len());
+    }
+}
+
+/// One client that works on one register.
+struct Worker {
     client: Client,
-    register: usize,
-    name: String,
+    name: u64,
+    key: String,
+    /// When all of them began.
+    origin: Instant,
     progress: Arc<Progress>,
-) -> Vec<Observation> {
-    let key = format!("register/{register}");
-    let mut observations = Vec::new();
-    let mut seen = 0;
-    let mut number = 0_u64;
-    while !progress.done.load(Ordering::Relaxed) {
-        number += 1;
-        let start = Instant::now();
-        let event = if number.is_multiple_of(2) {
-            read(&client, &key).await
-        } else {
-            let value = format!("{name}-{number}");
-            let condition = (number.is_multiple_of(3) && seen > 0).then_some(seen);
-            write(&client, &key, value, condition).await
+}
+
+impl Worker {
+    /// Writes values that nobody else writes, conditionally and not, reads in between, and tells everything it saw.
+    async fn write_and_read(self) -> Vec<Observation> {
+        let mut history = Vec::new();
+        let mut seen = 0;
+        let mut number = 0_u64;
+        while !self.progress.done.load(Ordering::Relaxed) {
+            number += 1;
+            let began = self.now();
+            let observed = if number.is_multiple_of(2) {
+                self.read().await
+            } else {
+                let is_conditional = number.is_multiple_of(3) && seen > 0;
+                self.write(is_conditional.then_some(seen)).await
+            };
+            let Some((shard, what)) = observed else {
+                continue;
+            };
+            match &what {
+                What::Written { at, .. } => seen = at.index,
+                What::Read {
+                    found: Some((version, _)),
+                    ..
+                } => seen = *version,
+                _ => {}
+            }
+            let is_unknown = matches!(what, What::Unknown { .. });
+            if !is_unknown {
+                self.progress.succeeded.fetch_add(1, Ordering::Relaxed);
+            }
+            history.push(Observation {
+                client: self.name,
+                shard,
+                key: self.key.clone(),
+                began,
+                ended: (!is_unknown).then(|| self.now()),
+                node: 0,
+                what,
+            });
+        }
+        history
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap()
+    }
+
+    async fn read(&self) -> Option<(u32, What)> {
+        match self.client.get(&self.key).lookup().await {
+            Ok(read) => {
+                let found = read.entry.map(|entry| {
+                    let text = std::str::from_utf8(&entry.value).unwrap();
+                    (entry.version, text.parse().unwrap())
+                });
+                let at = LogPoint {
+                    term: read.term,
+                    index: read.index,
+                };
+                Some((read.shard, What::Read { found, at }))
+            }
+            Err(error) => {
+                assert!(error.is_retryable(), "{error:?}");
+                None
+            }
+        }
+    }
+
+    async fn write(&self, expected: Option<u64>) -> Option<(u32, What)> {
+        let value = self.progress.values.fetch_add(1, Ordering::Relaxed) + 1;
+        let shard = placement::shard_of(self.key.as_bytes(), SHARDS).0;
+        let put = self.client.put(self.key.clone(), value.to_string());
+        let (put, condition) = match expected {
+            Some(version) => (put.if_version(version), Condition::Version(version)),
+            None => (put, Condition::Any),
         };
-        let Some(event) = event else { continue };
-        match &event {
-            Event::Wrote { version, .. } | Event::Read { version, .. } => seen = *version,
-            _ => {}
-        }
-        if !matches!(event, Event::MaybeWrote { .. }) {
-            progress.succeeded.fetch_add(1, Ordering::Relaxed);
-        }
-        observations.push(Observation {
-            start,
-            end: Instant::now(),
-            event,
-        });
-    }
-    observations
-}
-
-async fn read(client: &Client, key: &str) -> Option<Event> {
-    match client.get(key).await {
-        Ok(entry) => Some(Event::Read {
-            value: String::from_utf8(entry.value.to_vec()).unwrap(),
-            version: entry.version,
-        }),
-        Err(Error::NotFound) => Some(Event::ReadNothing),
-        Err(error) => {
-            assert!(error.is_retryable(), "{error:?}");
-            None
-        }
-    }
-}
-
-async fn write(client: &Client, key: &str, value: String, condition: Option<u64>) -> Option<Event> {
-    let put = client.put(key, value.clone());
-    let put = match condition {
-        Some(version) => put.if_version(version),
-        None => put,
-    };
-    match put.await {
-        Ok(written) => Some(Event::Wrote {
-            value,
-            version: written.version,
-        }),
-        Err(Error::Conflict { current }) => Some(Event::Refused {
-            version: current.unwrap_or(0),
-        }),
-        Err(Error::Indeterminate { .. }) => Some(Event::MaybeWrote { value }),
-        Err(error) => {
-            assert!(error.is_retryable(), "{error:?}");
-            None
-        }
+        let value = Some(value);
+        let what = match put.await {
+            Ok(written) => What::Written {
+                value,
+                condition,
+                at: LogPoint {
+                    term: written.term,
+                    index: written.index,
+                },
+            },
+            Err(Error::Conflict { current }) => What::Refused {
+                condition,
+                current: current.unwrap_or(0),
+                at: None,
+            },
+            Err(Error::Indeterminate { .. }) => What::Unknown { value, condition },
+            Err(error) => {
+                assert!(error.is_retryable(), "{error:?}");
+                return None;
+            }
+        };
+        Some((shard, what))
     }
 }

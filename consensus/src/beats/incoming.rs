@@ -149,7 +149,7 @@ impl Shared {
         }
         let reply = self
             .liveness
-            .take_beat(theirs.node, &beat, corelith_io::now());
+            .take_beat(theirs.node, theirs.store, &beat, corelith_io::now());
         peer::encode_beat_reply(out, self.head(), &reply);
         Ok(())
     }

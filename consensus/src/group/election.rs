@@ -98,8 +98,19 @@ impl GroupInner {
         let vote = self.vote_seen();
         match self.may_turn(&vote, self.me, None) {
             Turn::Bound(_) if !is_planted(Bug::StandWhilePromised) => Wish::None,
+            Turn::Lapsed => match self.new_leader_until(&vote) {
+                Some(until) => Wish::At(until),
+                None => Wish::Now,
+            },
             _ => Wish::Now,
         }
+    }
+
+    /// Until when the leader with `vote` is so new that its node may not have a promise yet.
+    fn new_leader_until(&self, vote: &PeerVote) -> Option<Instant> {
+        let promise = self.liveness.options().promise;
+        let until = self.turning.is_new_until(leader_of_vote(vote), promise);
+        until.filter(|until| corelith_io::now() < *until)
     }
 
     /// How long this replica lets others go first.
@@ -242,7 +253,8 @@ impl GroupInner {
         let last = self.log.range().last;
         let turn = self.may_turn(&vote, ask.vote.node, None);
         let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
-        let is_wanted = !self.is_embargoed() && !self.leads_well();
+        let is_left_alone = turn == Turn::Lapsed && self.new_leader_until(&vote).is_some();
+        let is_wanted = !self.is_embargoed() && !self.leads_well() && !is_left_alone;
         let promised = match turn {
             Turn::Bound(until) => {
                 self.doubt(&vote);

@@ -18,6 +18,7 @@ use corelith_wire::peer::{self, PeerVote, Transfer, kinds};
 use corelith_wire::{Start, StoreId};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A leader that this replica has acknowledged, or is about to.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,7 @@ struct Followed {
     leader: Leader,
     store: StoreId,
     start: Start,
+    since: Instant,
 }
 
 /// See the module. Belongs to one group.
@@ -67,9 +69,10 @@ impl Turning {
         if self
             .followed
             .get()
-            .is_none_or(|followed| followed.leader <= leader)
+            .is_none_or(|followed| followed.leader < leader)
         {
             self.followed.set(Some(Followed {
+                since: corelith_io::now(),
                 leader,
                 store: from.member.store,
                 start: from.start,
@@ -82,6 +85,13 @@ impl Turning {
         self.followed
             .get()
             .is_some_and(|followed| followed.leader == leader)
+    }
+
+    /// Until when a leader, if it is followed, is left alone although its node may not have a promise yet.
+    pub(super) fn is_new_until(&self, leader: Leader, promise: Duration) -> Option<Instant> {
+        let followed = self.followed.get();
+        let followed = followed.filter(|followed| followed.leader == leader);
+        followed.map(|followed| followed.since + promise)
     }
 
     /// Notes that a leader leads no more.
@@ -120,7 +130,7 @@ impl GroupInner {
             return Turn::Over;
         }
         let core = (self.core_of)(vote.node);
-        match pair.promised_until(core) {
+        match pair.promised_until(followed.store, core) {
             Some(until) if corelith_io::now() < until => Turn::Bound(until),
             _ => Turn::Lapsed,
         }
@@ -134,7 +144,9 @@ impl GroupInner {
             (Turn::Free | Turn::Excused, _) | (_, None) => return true,
             (Turn::Over, Some(pair)) => pair.forget(),
             (Turn::Lapsed | Turn::Bound(_), Some(pair)) => {
-                pair.turn((self.core_of)(vote.node), corelith_io::now())
+                let followed = self.turning.followed.get();
+                let store = followed.map_or(StoreId::UNCLAIMED, |followed| followed.store);
+                pair.turn(store, (self.core_of)(vote.node), corelith_io::now())
             }
         };
         match turned {

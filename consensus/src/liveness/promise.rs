@@ -10,12 +10,15 @@
 
 use crate::planted::{Bug, is_planted};
 use corelith_io::Instant;
+use corelith_wire::StoreId;
 use corelith_wire::peer::{CoreSet, PromiseEpoch};
 use std::time::Duration;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Promise {
+    /// The other node's store to which it was given.
+    store: StoreId,
     /// Until when it runs, for the leaders of each of the other node's cores.
     until: Vec<Option<Instant>>,
     epoch: PromiseEpoch,
@@ -28,6 +31,7 @@ pub(super) struct UsedUp;
 impl Promise {
     pub(super) fn new(first: PromiseEpoch) -> Self {
         Self {
+            store: StoreId::UNCLAIMED,
             until: Vec::new(),
             epoch: first,
         }
@@ -37,9 +41,10 @@ impl Promise {
         self.epoch
     }
 
-    /// Until when the promise for the leaders on `core` runs.
-    pub(super) fn until(&self, core: u16) -> Option<Instant> {
-        self.until.get(usize::from(core)).copied().flatten()
+    /// Until when the promise for the leaders on `core` of that store runs, or ran.
+    pub(super) fn until(&self, store: StoreId, core: u16) -> Option<Instant> {
+        let until = self.until.get(usize::from(core)).copied().flatten();
+        until.filter(|_| self.store == store)
     }
 
     /// All that were given, running or not.
@@ -48,8 +53,21 @@ impl Promise {
         slots.filter_map(|(core, until)| until.map(|until| (core, until)))
     }
 
-    /// Promises for `length` from `now`, for the leaders on `cores`; returns the epoch to reply with.
-    pub(super) fn give(&mut self, cores: &CoreSet, now: Instant, length: Duration) -> PromiseEpoch {
+    /// Promises for `length` from `now`, for the leaders on `cores` of that store; returns for which cores, and
+    /// the epoch to reply with. Another store is promised nothing while the promise to the one before runs.
+    pub(super) fn give(
+        &mut self,
+        store: StoreId,
+        cores: &CoreSet,
+        now: Instant,
+        length: Duration,
+    ) -> (CoreSet, PromiseEpoch) {
+        if self.store != store {
+            if self.until.iter().flatten().any(|until| now < *until) {
+                return (CoreSet::default(), self.epoch);
+            }
+            self.store = store;
+        }
         let until = now + length;
         for core in (0..corelith_wire::peer::CORES_MAX).filter(|core| cores.contains(*core)) {
             let at = usize::from(core);
@@ -60,15 +78,20 @@ impl Promise {
                 *slot = (*slot).max(Some(until));
             }
         }
-        self.epoch
+        (*cores, self.epoch)
     }
 
-    /// Raises the epoch if no promise to the leaders on `core` runs.
+    /// Raises the epoch if no promise to the leaders on `core` of that store runs.
     ///
     /// # Errors
     /// One runs until then.
-    pub(super) fn turn(&mut self, core: u16, now: Instant) -> Result<Result<(), UsedUp>, Instant> {
-        match self.until(core) {
+    pub(super) fn turn(
+        &mut self,
+        store: StoreId,
+        core: u16,
+        now: Instant,
+    ) -> Result<Result<(), UsedUp>, Instant> {
+        match self.until(store, core) {
             Some(until) if now < until => Err(until),
             _ => Ok(self.raise()),
         }
@@ -99,6 +122,7 @@ mod tests {
     use corelith_io::sim::Sim;
     use corelith_wire::Start;
 
+    const STORE: StoreId = StoreId(5);
     const L: Duration = Duration::from_millis(300);
 
     fn promise() -> Promise {
@@ -119,7 +143,7 @@ mod tests {
     fn a_promise_binds_until_it_has_run_out_and_no_longer() {
         at_some_time(|now| {
             let mut promise = promise();
-            let epoch = promise.give(&CoreSet::from_iter([1]), now, L);
+            let (_, epoch) = promise.give(STORE, &CoreSet::from_iter([1]), now, L);
             // (core, after, whether a replica may turn)
             let table = [
                 (1, Duration::ZERO, false),
@@ -129,7 +153,7 @@ mod tests {
                 (1, L, true),
             ];
             for (core, after, may) in table {
-                let turned = promise.turn(core, now + after);
+                let turned = promise.turn(STORE, core, now + after);
                 assert_eq!(turned.is_ok(), may, "{core} after {after:?}");
                 if let Err(until) = turned {
                     assert_eq!(until, now + L);
@@ -143,10 +167,10 @@ mod tests {
     fn a_later_beat_never_shortens_a_promise() {
         at_some_time(|now| {
             let mut promise = promise();
-            promise.give(&CoreSet::from_iter([0]), now, L);
-            promise.give(&CoreSet::from_iter([0]), now, L / 2);
+            promise.give(STORE, &CoreSet::from_iter([0]), now, L);
+            promise.give(STORE, &CoreSet::from_iter([0]), now, L / 2);
             promise.connection_ended();
-            assert_eq!(promise.until(0), Some(now + L));
+            assert_eq!(promise.until(STORE, 0), Some(now + L));
         });
     }
 
@@ -154,13 +178,29 @@ mod tests {
     fn each_turn_has_an_epoch_of_its_own_and_a_promise_that_lapses_needs_none() {
         at_some_time(|now| {
             let mut promise = promise();
-            let first = promise.give(&CoreSet::from_iter([0]), now, L);
+            let (_, first) = promise.give(STORE, &CoreSet::from_iter([0]), now, L);
             let later = now + 3 * L;
-            assert_eq!(promise.give(&CoreSet::from_iter([0]), later, L), first);
+            let again = promise.give(STORE, &CoreSet::from_iter([0]), later, L);
+            assert_eq!(again.1, first);
             assert_eq!(promise.raise(), Ok(()));
             let second = promise.epoch();
-            assert_eq!(promise.turn(0, later + L), Ok(Ok(())));
+            assert_eq!(promise.turn(STORE, 0, later + L), Ok(Ok(())));
             assert!(second != first && promise.epoch() != second && promise.epoch() != first);
+        });
+    }
+
+    #[test]
+    fn another_store_of_the_node_neither_lengthens_nor_shortens_a_promise() {
+        at_some_time(|now| {
+            let (mut promise, other) = (promise(), StoreId(6));
+            let cores = CoreSet::from_iter([0]);
+            promise.give(STORE, &cores, now, L);
+            assert!(promise.give(other, &cores, now + L / 2, L).0.is_empty());
+            assert_eq!(promise.until(STORE, 0), Some(now + L));
+            assert_eq!(promise.until(other, 0), None);
+            assert_eq!(promise.give(other, &cores, now + L, L).0, cores);
+            assert_eq!(promise.until(STORE, 0), None);
+            assert_eq!(promise.turn(other, 0, now + L), Err(now + 2 * L));
         });
     }
 

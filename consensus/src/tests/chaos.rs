@@ -119,7 +119,7 @@ fn run(seed: u64, options: Options) -> Run {
     Run {
         hash: cluster.sim.trace_hash(),
         operations: history.operations.len(),
-        verdict: history.check(),
+        verdict: history.check(&format!("groups-{seed}")),
     }
 }
 

@@ -1,10 +1,11 @@
 //! A client that retries: it drives one session with one operation at a time.
 
 use super::cluster::{Ask, Doors, GetReply, command};
-use super::history::{Done, History, Operation};
+use super::history::History;
 use crate::{GroupError, Outcome, WriteReply};
 use bytes::Bytes;
-use corelith_io::{Sender, channel, now, random_u64, sleep, timeout};
+use corelith_history::{Condition as Asked, LogPoint, Observation, What};
+use corelith_io::{Instant, Sender, channel, now, random_u64, sleep, timeout};
 use corelith_shards::ShardId;
 use corelith_wire::request::{self, Condition, WriteRequest};
 use std::cell::{Cell, RefCell};
@@ -115,16 +116,22 @@ impl Client {
             return;
         };
         self.values += 1;
-        let value = Bytes::from(format!("{}-{}", self.name, self.values));
+        let number = u64::from(self.name) << 32 | self.values;
+        let value = Bytes::from(number.to_string());
+        let asked = match expected {
+            None => Asked::Any,
+            Some(0) => Asked::Absent,
+            Some(version) => Asked::Version(version),
+        };
         let name = format!("key-{key}");
         let request = WriteRequest {
             session,
             number: self.number,
             answered_below: self.number,
-            condition: match expected {
-                None => Condition::Any,
-                Some(0) => Condition::Absent,
-                Some(version) => Condition::Version(version),
+            condition: match asked {
+                Asked::Any => Condition::Any,
+                Asked::Absent => Condition::Absent,
+                Asked::Version(version) => Condition::Version(version),
             },
             operation: request::Operation::Put,
             key: name.as_bytes(),
@@ -134,35 +141,41 @@ impl Client {
         let answer = self
             .ask(|reply| Ask::Write(ShardId(0), command.clone(), reply))
             .await;
-        let ended = now();
         self.number += 1;
-        let done = match answer.map(|reply: WriteReply| (reply.outcome, reply.at.index.0)) {
-            Some((Outcome::Applied { version }, _)) => {
+        let value = Some(number);
+        let Some(reply) = answer else {
+            let what = What::Unknown {
+                value,
+                condition: asked,
+            };
+            return self.note(key, begun, None, what);
+        };
+        let at = point(reply.at.term.0, reply.at.index.0);
+        let what = match reply.outcome {
+            Outcome::Applied { version } => {
+                assert_eq!(
+                    version, reply.at.index,
+                    "a version is the index of its write"
+                );
                 self.seen.insert(key, version.0);
-                Done::Wrote {
-                    key,
+                What::Written {
                     value,
-                    version: version.0,
-                    expected,
+                    condition: asked,
+                    at,
                 }
             }
-            Some((Outcome::Conflict { current }, by)) => {
+            Outcome::Conflict { current } => {
                 let current = current.map_or(0, |version| version.0);
                 self.seen.insert(key, current);
-                Done::Refused {
-                    key,
-                    expected: expected.expect("only conditional writes conflict"),
+                What::Refused {
+                    condition: asked,
                     current,
-                    by,
+                    at: Some(at),
                 }
             }
-            None => {
-                self.history.borrow_mut().unknown.push((key, value));
-                return;
-            }
-            Some((other, _)) => panic!("client {}: {other:?}", self.name),
+            other => panic!("client {}: {other:?}", self.name),
         };
-        self.note(begun, ended, done);
+        self.note(key, begun, Some(now()), what);
     }
 
     async fn read(&mut self, key: u32) {
@@ -171,17 +184,31 @@ impl Client {
         let answer = self
             .ask(|reply: Sender<GetReply>| Ask::Get(ShardId(0), name.clone(), reply))
             .await;
-        let Some((point, found)) = answer else { return };
-        let found = found.map(|found| (found.value, found.version.0));
-        let version = found.as_ref().map_or(0, |(_, version)| *version);
+        let Some((read, found)) = answer else { return };
+        let found = found.map(|found| {
+            let text = std::str::from_utf8(&found.value).unwrap();
+            (found.version.0, text.parse().unwrap())
+        });
+        let version = found.map_or(0, |(version, _)| version);
         self.seen.insert(key, version);
         // More may have been applied between the read point and the look into the engine.
-        let point = point.index.0.max(version);
-        self.note(begun, now(), Done::Read { key, found, point });
+        let at = point(read.term.0, read.index.0.max(version));
+        self.note(key, begun, Some(now()), What::Read { found, at });
     }
 
-    fn note(&self, begun: corelith_io::Instant, ended: corelith_io::Instant, done: Done) {
-        let operation = Operation { begun, ended, done };
-        self.history.borrow_mut().operations.push(operation);
+    fn note(&self, key: u32, began: Instant, ended: Option<Instant>, what: What) {
+        self.history.borrow_mut().operations.push(Observation {
+            client: self.name.into(),
+            shard: 0,
+            key: format!("key-{key}"),
+            began: began.as_nanos(),
+            ended: ended.map(Instant::as_nanos),
+            node: self.target as u64 + 1,
+            what,
+        });
     }
+}
+
+fn point(term: u64, index: u64) -> LogPoint {
+    LogPoint { term, index }
 }

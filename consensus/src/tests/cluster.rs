@@ -22,7 +22,7 @@ use corelith_wire::{
 };
 use futures_util::FutureExt;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -56,7 +56,7 @@ pub(super) struct Cluster {
     /// The state that each node's cores share, of those that run.
     shared: Rc<RefCell<Vec<Option<Arc<Liveness>>>>>,
     /// The stores that were started before, and may have promised something.
-    started: RefCell<BTreeSet<u128>>,
+    started: RefCell<BTreeMap<u128, u64>>,
     shards: u32,
     pub(super) memtable_bytes: usize,
     /// Whether peers reach each other through `tamper.rs`.
@@ -128,10 +128,15 @@ impl Cluster {
     /// Starts a node that is down: a core for its shards, and one for its beats.
     pub(super) fn start(&self, at: usize) {
         let store = self.stores.borrow()[at];
-        let is_new = self.started.borrow_mut().insert(store);
-        let promised_before = match is_new {
-            true => Duration::ZERO,
-            false => self.liveness.promise,
+        let incarnation = {
+            let mut started = self.started.borrow_mut();
+            let starts = started.entry(store).or_insert(0);
+            *starts += 1;
+            *starts
+        };
+        let promised_before = match incarnation {
+            1 => Duration::ZERO,
+            _ => self.liveness.promise,
         };
         let (hand_over, inbound) = channel(16);
         let node = Node {
@@ -157,7 +162,8 @@ impl Cluster {
         let shared = Rc::clone(&self.shared);
         let (tell, told) = channel(1);
         self.sim.start(self.nodes[at], 0, move || async move {
-            let me = introduction(node.me, node.store);
+            let mut me = introduction(node.me, node.store);
+            me.start.incarnation = incarnation;
             let liveness = Liveness::new(node.me, me.start, 1, node.liveness);
             shared.borrow_mut()[at] = Some(Arc::clone(&liveness));
             drop(tell.try_send(node.beats(me, Arc::clone(&liveness))));
@@ -369,13 +375,13 @@ impl Node {
         }
     }
 
-    async fn open(&self, me: Introduction, _liveness: Arc<Liveness>) -> Groups {
+    async fn open(&self, me: Introduction, liveness: Arc<Liveness>) -> Groups {
         let route = Route {
             core_of: Rc::new(|_, _| 0),
             resolve: self.resolve(),
         };
         let options = self.options.clone();
-        let groups = Groups::new(me, 1, route, self.admit(), options).unwrap();
+        let groups = Groups::new(me, 1, route, self.admit(), (0, liveness), options).unwrap();
         for shard in (0..self.shards).map(ShardId) {
             let mut options = ShardOptions::new(CLUSTER, shard);
             options.memtable_bytes = self.memtable_bytes;
@@ -443,7 +449,8 @@ pub(crate) fn lone_groups(me: Introduction, options: Options) -> Groups {
         resolve: Rc::new(|_, _| async { None }.boxed_local()),
     };
     let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
-    Groups::new(me, 1, route, admit, options).unwrap()
+    let liveness = Liveness::new(me.node, me.start, 1, LivenessOptions::default());
+    Groups::new(me, 1, route, admit, (0, liveness), options).unwrap()
 }
 
 async fn serve_peer(

@@ -335,7 +335,7 @@ fn is_linearizable(seed: u64) -> Result<(), String> {
     stop.set(true);
     cluster.wait("the clients stop", || working.get() == 0);
     cluster.check_replicas_equal();
-    history.borrow().check()
+    history.borrow().check(&format!("stores-{seed}"))
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::cluster::{Cluster, PORT, put};
 use crate::admission::Refusal;
 use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
+use crate::route::Caller;
 use crate::{GroupError, GroupMember, Options};
 use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
@@ -21,7 +22,7 @@ use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAsk, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
-use corelith_wire::{Kind, StoreId};
+use corelith_wire::{Kind, Start, StoreId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -314,6 +315,13 @@ fn a_group_outlives_changed_frames() {
 }
 
 /// A node with its store.
+fn caller(at: usize) -> Caller {
+    Caller {
+        member: member(at),
+        start: Start::default(),
+    }
+}
+
 fn member(at: usize) -> GroupMember {
     GroupMember {
         node: NodeId(at as u64 + 1),
@@ -427,22 +435,22 @@ fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it(
     cluster.sim.block_on(cluster.nodes[at], async move {
         let changed = blank(next(before.term));
         let taken = follower
-            .take_append(member(leader), head(None), changed)
+            .take_append(caller(leader), head(None), changed)
             .await;
         assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
         let own = || blank(next(term));
         let refused = follower
-            .take_append(member(leader), head(None), own())
+            .take_append(caller(leader), head(None), own())
             .await;
         assert_eq!(refused, Err(Refusal::Contradicts(next(term))));
         let committed = head(Some(LogId {
             index: LogIndex(before.index.0 + 9),
             ..next(term)
         }));
-        let beat = follower.take_beat(member(leader), committed).await;
+        let beat = follower.take_beat(caller(leader), committed).await;
         assert!(matches!(beat, Ok(AppendResult::Taken { .. })), "{beat:?}");
         let taken = follower
-            .take_append(member(leader), head(None), own())
+            .take_append(caller(leader), head(None), own())
             .await;
         assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
     });

@@ -140,6 +140,8 @@ pub(crate) struct Disk {
     open: BTreeMap<Id, u32>,
     locks: BTreeSet<PathBuf>,
     in_flight: BTreeMap<u64, OpInFlight>,
+    /// Operations in flight that would have completed if nothing held them.
+    pub(super) held: Vec<(u64, IoKind)>,
     submitted: u64,
     epoch: u64,
     used_bytes: u64,
@@ -165,6 +167,7 @@ impl Disk {
             open: BTreeMap::new(),
             locks: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            held: Vec::new(),
             submitted: 0,
             epoch: 0,
             used_bytes: 0,
@@ -342,6 +345,7 @@ impl Disk {
 
     /// The process ends: operations in flight happen or not; what completed stays in the kernel.
     pub(super) fn end_process(&mut self, rng: &Rng) {
+        self.held.clear();
         for (_, mut in_flight) in std::mem::take(&mut self.in_flight) {
             // A write in flight may be torn; without a sync behind it, a power loss sees to that.
             if let Op::Write { durable, .. } = &mut in_flight.op {

@@ -32,6 +32,8 @@ type Action = dyn FnOnce(&Rc<World>);
 
 pub(super) enum SimEvent {
     Wake(Waker),
+    /// As `Wake`, at a time that the clock of this node shows.
+    Timer(u32, Waker),
     Call(Box<Action>),
 }
 
@@ -182,12 +184,25 @@ impl Executor {
     /// Renews the waker of an event; false if it has happened.
     pub(super) fn renew(&self, key: EventKey, waker: &Waker) -> bool {
         let old = match self.events.borrow_mut().get_mut(&key) {
-            Some(SimEvent::Wake(old)) if old.will_wake(waker) => None,
-            Some(SimEvent::Wake(old)) => Some(std::mem::replace(old, waker.clone())),
+            Some(SimEvent::Wake(old) | SimEvent::Timer(_, old)) if old.will_wake(waker) => None,
+            Some(SimEvent::Wake(old) | SimEvent::Timer(_, old)) => {
+                Some(std::mem::replace(old, waker.clone()))
+            }
             _ => return false,
         };
         drop(old);
         true
+    }
+
+    /// Wakes all that wait for a time of a node's clock.
+    pub(super) fn wake_timers_of(&self, node: u32) {
+        for event in self.events.borrow().values() {
+            if let SimEvent::Timer(of, waker) = event
+                && *of == node
+            {
+                waker.wake_by_ref();
+            }
+        }
     }
 
     pub(super) fn has_events(&self) -> bool {
@@ -276,7 +291,7 @@ impl World {
 
     fn happen(self: &Rc<Self>, event: SimEvent) {
         match event {
-            SimEvent::Wake(waker) => waker.wake(),
+            SimEvent::Wake(waker) | SimEvent::Timer(_, waker) => waker.wake(),
             SimEvent::Call(call) => call(self),
         }
         self.reap();
@@ -294,7 +309,7 @@ impl World {
                 task.shared.queued.load(Ordering::Relaxed),
                 "a task runs once for each time it is queued"
             );
-            if task.core.node.paused.get() {
+            if !task.core.node.is_running() {
                 task.core.node.parked.borrow_mut().push(id);
                 slot.task = Some(task);
                 return;

@@ -1,7 +1,8 @@
 //! The life of simulated machines and processes: power loss, kill, stop and start.
 
+use super::file;
 use super::time::NodeClock;
-use super::world::{Node, TraceStep, World};
+use super::world::{Activity, Node, TraceStep, World};
 use std::rc::Rc;
 
 /// A machine's monotonic clock starts somewhere below this (an hour).
@@ -31,8 +32,11 @@ impl World {
         );
     }
 
-    /// The process is killed; the machine goes on.
+    /// The process is killed; the machine goes on. One that is asleep wakes up for it.
     pub(super) fn kill(self: &Rc<Self>, node: &Rc<Node>) {
+        if node.activity.get() == Activity::Suspended {
+            self.resume(node);
+        }
         self.note(
             TraceStep::Kill,
             node.id,
@@ -51,7 +55,7 @@ impl World {
     fn end_process(&self, node: &Node) {
         node.incarnation.set(node.incarnation.get() + 1);
         node.crash_at_io.set(None);
-        node.paused.set(false);
+        node.activity.set(Activity::Running);
         // Parked tasks are dead now, whatever list they stand in.
         node.parked.borrow_mut().clear();
     }
@@ -71,14 +75,34 @@ impl World {
         self.retransmit(|_, to| to == node.id);
     }
 
+    /// A machine that is asleep takes no signals.
     pub(super) fn pause(&self, node: &Node) {
         self.note(TraceStep::Pause, node.id, [0; 3]);
-        node.paused.set(true);
+        if node.is_running() {
+            node.activity.set(Activity::Stopped);
+        }
     }
 
-    pub(super) fn resume(&self, node: &Node) {
+    pub(super) fn suspend(&self, node: &Node) {
+        let stops = self.clocks_stop.get() && node.is_awake();
+        self.note(TraceStep::Pause, node.id, [1, u64::from(stops), 0]);
+        assert!(node.host_up.get(), "a machine that is off cannot sleep");
+        node.activity.set(Activity::Suspended);
+        if stops {
+            node.clock.set(node.clock.get().with_stop(self.now(), true));
+        }
+    }
+
+    pub(super) fn resume(self: &Rc<Self>, node: &Rc<Node>) {
         self.note(TraceStep::Resume, node.id, [0; 3]);
-        node.paused.set(false);
+        if node.activity.replace(Activity::Running) == Activity::Suspended {
+            let clock = node.clock.get();
+            if clock.is_stopped() {
+                node.clock.set(clock.with_stop(self.now(), false));
+            }
+            file::release(self, node);
+            self.retransmit(|_, to| to == node.id);
+        }
         let parked = std::mem::take(&mut *node.parked.borrow_mut());
         self.executor.unpark(parked);
     }

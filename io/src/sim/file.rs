@@ -353,7 +353,7 @@ fn submit(core: &Core, op: Op) -> Option<Completion> {
         }
         _ => {
             let delay = latency(world, node, kind, bytes);
-            schedule(world, node, number, world.now() + delay);
+            schedule(world, node, (number, kind), world.now() + delay);
             Some(receiver)
         }
     }
@@ -403,17 +403,36 @@ fn latency(world: &World, node: &Node, kind: IoKind, bytes: usize) -> u64 {
     (world.draw(range) * tail + transfer) * u64::from(slowness)
 }
 
-fn schedule(world: &Rc<World>, node: &Rc<Node>, number: u64, at: u64) {
+fn schedule(world: &Rc<World>, node: &Rc<Node>, operation: (u64, IoKind), at: u64) {
     let node = Rc::clone(node);
     let complete = SimEvent::Call(Box::new(move |world: &Rc<World>| {
+        let (number, kind) = operation;
         let stalled_until = node.disk.borrow().faults.stalled_until;
         if stalled_until > world.now() {
             let jitter = world.rng.below(100_000);
-            schedule(world, &node, number, stalled_until.saturating_add(jitter));
+            schedule(
+                world,
+                &node,
+                operation,
+                stalled_until.saturating_add(jitter),
+            );
+            return;
+        }
+        if !node.is_awake() || node.disk.borrow().faults.holds(kind) {
+            node.disk.borrow_mut().held.push(operation);
             return;
         }
         world.note(TraceStep::DiskDone, node.id, [number, 0, 0]);
         node.disk.borrow_mut().complete(number, &world.rng);
     }));
     world.executor.schedule(at, complete);
+}
+
+/// Lets operations complete that were held, but for those that still are.
+pub(super) fn release(world: &Rc<World>, node: &Rc<Node>) {
+    let held = std::mem::take(&mut node.disk.borrow_mut().held);
+    for operation in held {
+        let at = world.now() + world.rng.below(100_000);
+        schedule(world, node, operation, at);
+    }
 }

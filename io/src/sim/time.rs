@@ -11,26 +11,41 @@ use std::task::{Context, Poll};
 const MILLION: i128 = 1_000_000;
 const CLOCK_READ_NANOS: u64 = 15;
 
-/// A node's monotonic clock: `local` at the true time `truth`, running `ppm` too fast since.
+/// A node's monotonic clock: `local` at the true time `truth`, running `ppm` too fast since, or standing still.
+///
+/// Invariant: whatever is set, the clock never shows less than it has shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodeClock {
     local: u64,
     truth: u64,
     ppm: i32,
+    stopped: bool,
 }
 
 impl NodeClock {
     pub(super) fn new(local: u64, truth: u64, ppm: i32) -> Self {
         assert!(i128::from(ppm) > -MILLION, "a clock goes forward");
-        Self { local, truth, ppm }
+        Self {
+            local,
+            truth,
+            ppm,
+            stopped: false,
+        }
     }
 
     pub(super) fn ppm(&self) -> i32 {
         self.ppm
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     /// What the clock shows at the true time `truth`.
     pub(super) fn at(&self, truth: u64) -> u64 {
+        if self.stopped {
+            return self.local;
+        }
         let passed = i128::from(truth.saturating_sub(self.truth));
         let shown = passed * (MILLION + i128::from(self.ppm)) / MILLION;
         self.local
@@ -50,7 +65,18 @@ impl NodeClock {
 
     /// The same reading at `truth`, running at another rate from then on.
     pub(super) fn with_rate(&self, truth: u64, ppm: i32) -> Self {
-        Self::new(self.at(truth), truth, ppm)
+        Self {
+            stopped: self.stopped,
+            ..Self::new(self.at(truth), truth, ppm)
+        }
+    }
+
+    /// The same reading at `truth`, standing still or running from then on.
+    pub(super) fn with_stop(&self, truth: u64, stopped: bool) -> Self {
+        Self {
+            stopped,
+            ..Self::new(self.at(truth), truth, self.ppm)
+        }
     }
 }
 
@@ -59,6 +85,8 @@ pub(super) struct Delay {
     world: Rc<World>,
     until: u64,
     key: Option<EventKey>,
+    /// The node whose clock it waits for.
+    clock_of: Option<u32>,
 }
 
 impl Delay {
@@ -68,6 +96,7 @@ impl Delay {
             world: Rc::clone(world),
             until,
             key: None,
+            clock_of: None,
         }
     }
 }
@@ -84,7 +113,11 @@ impl Future for Delay {
             .key
             .is_some_and(|key| this.world.executor.renew(key, cx.waker()))
         {
-            let wake = SimEvent::Wake(cx.waker().clone());
+            let waker = cx.waker().clone();
+            let wake = match this.clock_of {
+                Some(node) => SimEvent::Timer(node, waker),
+                None => SimEvent::Wake(waker),
+            };
             this.key = Some(this.world.executor.schedule(this.until, wake));
         }
         Poll::Pending
@@ -103,6 +136,8 @@ pub(crate) struct Sleep {
     core: Core,
     deadline: u64,
     delay: Option<Delay>,
+    /// When the clock was set that the delay goes by.
+    clock_set: u64,
 }
 
 /// The deadline on the timer grid: 5 ms above 20 ms from now, 1 ms below, as in the Uring world.
@@ -121,6 +156,7 @@ impl Sleep {
             core: core.clone(),
             deadline: deadline.0,
             delay: None,
+            clock_set: 0,
         }
     }
 }
@@ -136,19 +172,24 @@ impl Future for Sleep {
                 return Poll::Ready(());
             }
             let world = &this.core.world;
+            let clock = this.core.node.clock.get();
+            if this.clock_set != clock.truth {
+                // Its rate has changed: the deadline is nearer or farther.
+                this.delay = None;
+                this.clock_set = clock.truth;
+            }
             let delay = this.delay.get_or_insert_with(|| {
-                let clock = this.core.node.clock.get();
                 let truth = clock.truth_of(on_grid(now, this.deadline));
                 let wait = truth.saturating_sub(world.now());
-                Delay::new(
-                    world,
-                    wait.saturating_add(world.draw(&world.config.timer_lateness)),
-                )
+                let late = world.draw(&world.config.timer_lateness);
+                let mut delay = Delay::new(world, wait.saturating_add(late));
+                delay.clock_of = Some(this.core.node.id);
+                delay
             });
             if Pin::new(delay).poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            // The clock was slowed down while this waited: wait for the rest.
+            // The clock stood still while this waited: wait for the rest.
             this.delay = None;
         }
     }

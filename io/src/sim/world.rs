@@ -21,6 +21,8 @@ pub(crate) struct World {
     pub(super) now: Cell<u64>,
     pub(super) executor: Executor,
     pub(super) nodes: RefCell<Vec<Rc<Node>>>,
+    /// Whether the clock of a suspended machine stands still.
+    pub(super) clocks_stop: Cell<bool>,
     pub(super) net: RefCell<Net>,
 }
 
@@ -31,13 +33,23 @@ pub(crate) struct Node {
     pub(crate) incarnation: Cell<u32>,
     /// False between a power loss and the next start.
     pub(crate) host_up: Cell<bool>,
-    pub(crate) paused: Cell<bool>,
+    pub(super) activity: Cell<Activity>,
     pub(crate) clock: Cell<NodeClock>,
     pub(crate) disk: RefCell<Disk>,
     /// The number of the I/O at which power fails.
     pub(crate) crash_at_io: Cell<Option<u64>>,
-    /// Tasks that became ready while the node was paused.
+    /// Tasks that became ready while the node stood still.
     pub(super) parked: RefCell<Vec<TaskId>>,
+}
+
+/// What goes on at a machine that is switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    Running,
+    /// The process stands still; the kernel goes on.
+    Stopped,
+    /// All of the machine stands still.
+    Suspended,
 }
 
 /// A core of a process: what tasks see as the current core.
@@ -66,6 +78,7 @@ impl World {
             now: Cell::new(0),
             executor: Executor::default(),
             nodes: RefCell::default(),
+            clocks_stop: Cell::new(false),
             net: RefCell::default(),
         }
     }
@@ -101,6 +114,16 @@ impl World {
 }
 
 impl Node {
+    /// Whether its process runs, if it has one.
+    pub(super) fn is_running(&self) -> bool {
+        self.activity.get() == Activity::Running
+    }
+
+    /// Whether its kernel runs.
+    pub(super) fn is_awake(&self) -> bool {
+        self.host_up.get() && self.activity.get() != Activity::Suspended
+    }
+
     pub(super) fn ip(&self) -> IpAddr {
         let [_, b, c, d] = (self.id + 1).to_be_bytes();
         IpAddr::V4(Ipv4Addr::new(10, b, c, d))

@@ -5,10 +5,12 @@ use corelith_io::sim::{IoKind, Sim};
 use corelith_io::{
     BLOCK_SIZE, Buf, ErrorKind, File, OpenOptions, lock_dir, now, remove_file, rename, sync_dir,
 };
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What a block holds, told from its sectors.
 fn classify(block: &[u8]) -> &'static str {
@@ -516,5 +518,69 @@ fn an_old_image_can_be_put_back() {
         sim.disk(node).restore(&image);
         assert_eq!(sim.disk(node).files(), [("/dir/f".to_owned(), 5)]);
         assert_eq!(sim.disk(node).read("/dir/f").unwrap(), b"first");
+    });
+}
+
+type Performed = Pin<Box<dyn Future<Output = corelith_io::Result<()>>>>;
+type Operation = (&'static str, fn(File) -> Performed);
+
+#[test]
+fn a_held_disk_completes_nothing_until_it_is_released() {
+    for_seeds(20, |sim, node| {
+        sim.block_on(node, async {
+            create_durable("/f", 2).await;
+        });
+        let done = Rc::new(RefCell::new(Vec::new()));
+        let operations: [Operation; 3] = [
+            ("read", |file| {
+                Box::pin(async move { file.read_at(0, 1).await.map(drop) })
+            }),
+            ("write", |file| {
+                Box::pin(async move { file.write_at(BLOCK, block_of(7)).await })
+            }),
+            ("sync", |file| Box::pin(async move { file.sync().await })),
+        ];
+        let begin = || {
+            for (name, operation) in operations {
+                let done = Rc::clone(&done);
+                sim.start(node, 0, move || async move {
+                    let options = OpenOptions::new().write();
+                    let file = options.open(Path::new("/f")).await.unwrap();
+                    operation(file).await.unwrap();
+                    done.borrow_mut().push(name);
+                });
+            }
+        };
+        let after = |time: Duration| {
+            sim.run_for(time);
+            let mut done = done.borrow_mut().clone();
+            done.sort_unstable();
+            done
+        };
+        let disk = sim.disk(node);
+        // In flight, most of them, when it is held.
+        begin();
+        sim.run_for(Duration::from_micros(sim.random_below(100)));
+        disk.hold(&IoKind::ALL);
+        let before = done.borrow().len();
+        assert_eq!(after(ms(5000)).len(), before);
+        disk.release();
+        assert_eq!(after(ms(50)), ["read", "sync", "write"]);
+
+        done.borrow_mut().clear();
+        disk.hold(&IoKind::WRITES_AND_SYNCS);
+        begin();
+        assert_eq!(after(ms(5000)), ["read"]);
+        disk.heal();
+        assert_eq!(after(ms(50)), ["read", "sync", "write"]);
+
+        // What is held dies with its process.
+        done.borrow_mut().clear();
+        disk.hold(&IoKind::ALL);
+        begin();
+        sim.run_for(ms(50));
+        sim.crash(node);
+        disk.release();
+        assert_eq!(after(ms(50)), [""; 0]);
     });
 }

@@ -2,7 +2,9 @@
 
 use crate::ms;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
-use corelith_io::{ErrorKind, ReadHalf, TcpListener, TcpStream, WriteHalf, now, spawn, timeout};
+use corelith_io::{
+    ErrorKind, ReadHalf, TcpListener, TcpStream, WriteHalf, now, sleep, spawn, timeout,
+};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -255,4 +257,57 @@ fn one_port_one_listener_until_its_process_ends() {
     sim.block_on(a, async move {
         TcpListener::bind(a.address(PORT)).unwrap();
     });
+}
+
+/// How many of its messages a node has got through to another, in both directions, in a second.
+fn heard_in_a_second(sim: &Sim, heard: &[Rc<Cell<u32>>; 2]) -> [u32; 2] {
+    // What is on its way arrives.
+    sim.run_for(ms(500));
+    let before = [heard[0].get(), heard[1].get()];
+    sim.run_for(ms(1000));
+    [heard[0].get() - before[0], heard[1].get() - before[1]]
+}
+
+#[test]
+fn a_deaf_node_is_heard_and_a_mute_one_hears() {
+    for seed in 0..5 {
+        let (sim, a, b) = pair(seed);
+        let heard = [(); 2].map(|()| Rc::new(Cell::new(0)));
+        // Each sends over a connection of its own, so that nothing waits for answers.
+        for (from, to, count) in [(a, b, &heard[0]), (b, a, &heard[1])] {
+            let count = Rc::clone(count);
+            sim.start(to, 0, move || async move {
+                let listener = TcpListener::bind(to.address(PORT)).unwrap();
+                let (mut read, _write) = listener.accept().await.unwrap().into_split();
+                loop {
+                    read.read(&mut [0; 1]).await.unwrap();
+                    count.set(count.get() + 1);
+                }
+            });
+            sim.start(from, 0, move || async move {
+                let (_read, mut write) = connect(to).await;
+                loop {
+                    write.write_all(&[1]).await.unwrap();
+                    sleep(ms(10)).await;
+                }
+            });
+        }
+        let net = sim.net();
+        let both = |[to_b, to_a]: [u32; 2]| (to_b > 50, to_a > 50);
+        assert_eq!(both(heard_in_a_second(&sim, &heard)), (true, true));
+        net.deafen(a);
+        let [to_b, to_a] = heard_in_a_second(&sim, &heard);
+        assert!(to_b > 50 && to_a == 0, "{to_b} {to_a}");
+        net.rejoin(a);
+        assert_eq!(both(heard_in_a_second(&sim, &heard)), (true, true));
+        net.mute(a);
+        let [to_b, to_a] = heard_in_a_second(&sim, &heard);
+        assert!(to_b == 0 && to_a > 50, "{to_b} {to_a}");
+        net.rejoin(a);
+        net.cut_one_way(b, a);
+        let [to_b, to_a] = heard_in_a_second(&sim, &heard);
+        assert!(to_b > 50 && to_a == 0, "{to_b} {to_a}");
+        net.heal(a, b);
+        assert_eq!(both(heard_in_a_second(&sim, &heard)), (true, true));
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::faults::{IoKind, IoVerdict};
 use super::{Disk, DiskImage};
+use crate::sim::file;
 use crate::sim::world::{Node, TraceStep, World, nanos};
 use std::cell::RefMut;
 use std::path::Path;
@@ -159,9 +160,24 @@ impl SimDisk {
         self.disk().faults.stalled_until = until;
     }
 
+    /// Lets no operation of these kinds complete, those in flight included, until [`SimDisk::release`]: none at all
+    /// with [`IoKind::ALL`], reads and names only with [`IoKind::WRITES_AND_SYNCS`]. Adds to what is held already.
+    pub fn hold(&self, kinds: &[IoKind]) {
+        self.note();
+        self.disk().faults.hold(kinds);
+    }
+
+    /// Lets all operations complete that [`SimDisk::hold`] holds.
+    pub fn release(&self) {
+        self.note();
+        self.disk().faults.release();
+        file::release(&self.world, &self.node);
+    }
+
     /// Ends all failures, slowness and stalls that were asked for (not the damage they did).
     pub fn heal(&self) {
         self.note();
         self.disk().faults.clear();
+        file::release(&self.world, &self.node);
     }
 }

@@ -32,6 +32,9 @@ impl IoKind {
         Self::Rename,
         Self::Name,
     ];
+
+    /// Those that change what a file holds, or make it durable.
+    pub const WRITES_AND_SYNCS: [Self; 4] = [Self::Write, Self::SetLen, Self::Sync, Self::SyncDir];
 }
 
 /// How an operation will end.
@@ -71,6 +74,8 @@ pub(in super::super) struct Faults {
     pub(in super::super) short_rate: f64,
     /// Latencies are multiplied by this (0 counts as 1).
     pub(in super::super) slowness: u32,
+    /// Kinds of which nothing completes until they are released.
+    held: [bool; IoKind::ALL.len()],
     /// True time until which nothing completes.
     pub(in super::super) stalled_until: u64,
 }
@@ -105,6 +110,20 @@ impl Faults {
     pub(in super::super) fn set_failing_rate(&mut self, kind: IoKind, rate: f64) {
         assert!((0.0..=1.0).contains(&rate), "a rate is a probability");
         self.failing_rates[kind as usize] = rate;
+    }
+
+    pub(in super::super) fn hold(&mut self, kinds: &[IoKind]) {
+        for kind in kinds {
+            self.held[*kind as usize] = true;
+        }
+    }
+
+    pub(in super::super) fn release(&mut self) {
+        self.held = Default::default();
+    }
+
+    pub(in super::super) fn holds(&self, kind: IoKind) -> bool {
+        self.held[kind as usize]
     }
 
     pub(in super::super) fn clear(&mut self) {

@@ -72,6 +72,13 @@ impl SimNet {
         heal_both_ways(&self.world, a, b);
     }
 
+    /// Repairs all ways to and from a node.
+    pub fn rejoin(&self, node: SimNode) {
+        for other in self.others(node) {
+            self.heal(node, other);
+        }
+    }
+
     /// Repairs all ways, and ends clogs and loss that were asked for.
     pub fn heal_all(&self) {
         self.world.note(TraceStep::NetFault, 0, [0; 3]);

@@ -189,7 +189,7 @@ impl World {
     /// A connection request arrives.
     pub(in super::super) fn try_connect(&self, from: &Node, to: &Node, port: u16) -> Attempt {
         let mut net = self.net.borrow_mut();
-        if net.is_cut(from.id, to.id) || net.is_cut(to.id, from.id) || !to.host_up.get() {
+        if net.is_cut(from.id, to.id) || net.is_cut(to.id, from.id) || !to.is_awake() {
             return Attempt::Silence;
         }
         let id = net.next_connection;
@@ -289,7 +289,7 @@ impl World {
     }
 
     /// Lets the segments arrive whose time has come. Those that cannot now (a cut link, a machine
-    /// without power) stay in flight; [`World::retransmit`] calls again when that has changed.
+    /// without power or asleep) stay in flight; [`World::retransmit`] calls again when that has changed.
     fn deliver(self: &Rc<Self>, connection: u64, side: usize) {
         let mut wakers = Vec::new();
         loop {
@@ -308,7 +308,7 @@ impl World {
                 .links
                 .get(&(from.node, to.node))
                 .is_some_and(|link| link.cut);
-            if !due || cut || !self.node(to.node).host_up.get() {
+            if !due || cut || !self.node(to.node).is_awake() {
                 break;
             }
             let Some((_, segment)) = from.flight.pop_front() else {

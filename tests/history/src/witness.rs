@@ -1,142 +1,42 @@
-//! What clients did and saw, and the check that one order explains all of it.
+//! The check that goes by log indexes.
 //!
-//! Every answer names the log index at which it was true, which makes the check cheap: the order is
-//! given, so it only has to be verified, in n log n time for a history of any size.
+//! Every answer names the log index at which it was true, so the order of all operations is given and only has to
+//! be verified.
 //!
-//! * A log index holds one write, and a value is written once, however often its write was retried.
-//! * Real time: an operation's index is not below that of any operation on the shard that ended
-//!   before it began; a write's is above.
-//! * A read at index i returns exactly the last write to its key at or below i. So does what a
-//!   conditional write was decided by, applied or refused.
-//! * What nobody is known to have done was done by a write whose outcome is unknown: each explains one
-//!   version, or one disappearance, after everything that had ended when it began.
+//! * A log index holds one write of a key, and a value is written once, however often its write was retried.
+//! * Real time: an operation's index is not below that of any operation on the shard that ended before it
+//!   began; a write's is above.
+//! * A read at index i returns exactly the last write to its key at or below i. So does what a conditional
+//!   write was decided by, applied or refused.
+//! * What nobody is known to have done was done by a write whose outcome is unknown: each explains one version,
+//!   or one disappearance, after everything that had ended when it began.
 
-use corelith_shards::ShardId;
+use crate::shards::{Past, by_key, by_shard};
+use crate::{Condition, Observation, Value, What};
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// What a write puts under its key: a number that no other write has, or nothing.
-pub(crate) type Value = Option<u64>;
-
-/// The condition of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    Any,
-    Absent,
-    Version(u64),
-}
-
-/// What was asked and answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    /// A write that applied with this version.
-    Written {
-        value: Value,
-        condition: Condition,
-        version: u64,
-    },
-    /// A write that was refused because its key stood at `current` (0: absent) at `index`.
-    Refused {
-        condition: Condition,
-        current: u64,
-        index: u64,
-    },
-    /// A write that may have applied.
-    Unknown { value: Value, condition: Condition },
-    /// A read at `index` that found this version of the value, or nothing.
-    Read {
-        found: Option<(u64, u64)>,
-        index: u64,
-    },
-}
-
-/// One operation.
-#[derive(Clone, Debug)]
-pub(crate) struct Event {
-    pub shard: ShardId,
-    pub key: Vec<u8>,
-    pub began: Duration,
-    /// For an unknown outcome: never.
-    pub ended: Duration,
-    pub what: What,
-}
 
 /// Checks a history.
 ///
 /// # Errors
 /// What cannot be explained.
-pub(crate) fn check(events: &[Event]) -> Result<(), String> {
-    let mut by_shard: BTreeMap<ShardId, Vec<&Event>> = BTreeMap::new();
-    for event in events {
-        by_shard.entry(event.shard).or_default().push(event);
-    }
-    by_shard.values().try_for_each(|events| {
-        let past = Past::new(events);
-        check_real_time(events, &past)?;
-        check_indexes(events)?;
-        let mut by_key: BTreeMap<&[u8], Vec<&Event>> = BTreeMap::new();
-        for event in events {
-            by_key.entry(&event.key).or_default().push(event);
-        }
-        by_key
+pub fn check(history: &[Observation]) -> Result<(), String> {
+    by_shard(history).values().try_for_each(|shard| {
+        let past = Past::new(shard);
+        check_real_time(shard, &past)?;
+        by_key(shard)
             .values()
-            .try_for_each(|events| check_key(events, &past))
+            .try_for_each(|key| check_key(key, &past))
     })
 }
 
-/// The log index of an answer, and whether it is that of a write.
-fn index(event: &Event) -> Option<(u64, bool)> {
-    match &event.what {
-        What::Written { version, .. } => Some((*version, true)),
-        What::Refused { index, .. } | What::Read { index, .. } => Some((*index, false)),
-        What::Unknown { .. } => None,
-    }
-}
-
-/// How far the shard had come by a time, as far as answers say.
-struct Past<'a> {
-    /// By end, with the event of the highest index so far.
-    ended: Vec<(Duration, u64, &'a Event)>,
-}
-
-impl<'a> Past<'a> {
-    fn new(events: &[&'a Event]) -> Self {
-        let known = events.iter().filter_map(|event| {
-            let (at, _) = index(event)?;
-            Some((event.ended, at, *event))
-        });
-        let mut ended: Vec<_> = known.collect();
-        ended.sort_by_key(|(end, at, _)| (*end, *at));
-        let mut highest: Option<(u64, &Event)> = None;
-        for (_, at, event) in &mut ended {
-            match highest {
-                Some((high, by)) if high > *at => (*at, *event) = (high, by),
-                _ => highest = Some((*at, event)),
-            }
-        }
-        Self { ended }
-    }
-
-    /// The highest index that an operation had which ended before `began`.
-    fn before(&self, began: Duration) -> Option<(u64, &'a Event)> {
-        let count = self.ended.partition_point(|(end, ..)| *end < began);
-        let (_, at, event) = self.ended.get(count.checked_sub(1)?)?;
-        Some((*at, event))
-    }
-
-    fn floor(&self, began: Duration) -> u64 {
-        self.before(began).map_or(0, |(at, _)| at)
-    }
-}
-
-fn check_real_time(events: &[&Event], past: &Past<'_>) -> Result<(), String> {
+fn check_real_time(events: &[&Observation], past: &Past<'_>) -> Result<(), String> {
     for event in events {
         let (Some((at, is_write)), Some((latest, before))) =
-            (index(event), past.before(event.began))
+            (event.point(), past.before(event.began))
         else {
             continue;
         };
-        if at < latest || (is_write && at == latest) {
+        if at.index < latest || (is_write && at.index == latest) {
             return Err(format!(
                 "{event:?} is at or before {before:?}, which had ended"
             ));
@@ -145,65 +45,54 @@ fn check_real_time(events: &[&Event], past: &Past<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn check_indexes(events: &[&Event]) -> Result<(), String> {
-    let mut used: BTreeMap<u64, &Event> = BTreeMap::new();
-    for event in events {
-        if let What::Written { version, .. } = event.what
-            && let Some(other) = used.insert(version, event)
-        {
-            return Err(format!("{event:?} has the same index as {other:?}"));
-        }
-    }
-    Ok(())
-}
-
 /// The writes of one key that have applied, by version.
-type Writes<'a> = BTreeMap<u64, (Value, &'a Event)>;
+type Writes<'a> = BTreeMap<u64, (Value, &'a Observation)>;
 
 /// What was seen of a key: at this index it had this version, or none.
 struct Seen<'a> {
     index: u64,
     version: Option<u64>,
-    by: &'a Event,
+    by: &'a Observation,
 }
 
-fn check_key(events: &[&Event], past: &Past<'_>) -> Result<(), String> {
+fn check_key(events: &[&Observation], past: &Past<'_>) -> Result<(), String> {
     let mut writes = Writes::new();
     let mut seen = Vec::new();
     for event in events {
         if let What::Written {
             value,
             condition,
-            version,
+            at,
         } = event.what
         {
-            writes.insert(version, (value, event));
-            seen.extend(decided_by(condition, version, event));
+            if let Some((_, other)) = writes.insert(at.index, (value, event)) {
+                return Err(format!("{event:?} has the same index as {other:?}"));
+            }
+            seen.extend(decided_by(condition, at.index, event));
         }
     }
+    let is_delete = |event: &&Observation| matches!(event.what, What::Unknown { value: None, .. });
+    let has_deletes = events.iter().any(is_delete);
     let unknown_puts = pin_values(events, &mut writes, &mut seen, past)?;
     for event in events {
         match event.what {
-            What::Read { found, index } => seen.push(Seen {
-                index,
+            What::Read { found, at } => seen.push(Seen {
+                index: at.index,
                 version: found.map(|(version, _)| version),
                 by: event,
             }),
             What::Refused {
                 condition,
                 current,
-                index,
+                at,
             } => {
-                let holds = match condition {
-                    Condition::Any => true,
-                    Condition::Absent => current == 0,
-                    Condition::Version(named) => current == named,
-                };
-                if holds {
+                if condition.holds(current) {
                     return Err(format!("{event:?} was refused although its condition held"));
                 }
+                // Without a point: as early as it can have been.
+                let earliest = || current.max(past.floor(event.began));
                 seen.push(Seen {
-                    index,
+                    index: at.map_or_else(earliest, |at| at.index),
                     version: (current != 0).then_some(current),
                     by: event,
                 });
@@ -211,13 +100,13 @@ fn check_key(events: &[&Event], past: &Past<'_>) -> Result<(), String> {
             What::Written { .. } | What::Unknown { .. } => {}
         }
     }
-    explain_versions(&seen, &mut writes, &unknown_puts, past)?;
+    explain_versions(&seen, &mut writes, &unknown_puts, has_deletes, past)?;
     let mut gone = check_seen(&seen, &writes)?;
     explain_disappearances(&mut gone, &seen, events, past)
 }
 
 /// What the condition of a write that applied at `version` says.
-fn decided_by<'a>(condition: Condition, version: u64, by: &'a Event) -> Option<Seen<'a>> {
+fn decided_by<'a>(condition: Condition, version: u64, by: &'a Observation) -> Option<Seen<'a>> {
     let index = version.checked_sub(1)?;
     let version = match condition {
         Condition::Any => return None,
@@ -229,18 +118,18 @@ fn decided_by<'a>(condition: Condition, version: u64, by: &'a Event) -> Option<S
 
 /// Finds the writes of the values that were read, and returns the unknown puts whose values were not.
 fn pin_values<'a>(
-    events: &[&'a Event],
+    events: &[&'a Observation],
     writes: &mut Writes<'a>,
     seen: &mut Vec<Seen<'a>>,
     past: &Past<'_>,
-) -> Result<Vec<&'a Event>, String> {
-    let mut versions: BTreeMap<u64, (u64, &Event)> = BTreeMap::new();
+) -> Result<Vec<&'a Observation>, String> {
+    let mut versions: BTreeMap<u64, (u64, &Observation)> = BTreeMap::new();
     for (version, (value, event)) in writes.iter() {
         if let Some(value) = value {
             versions.insert(*value, (*version, event));
         }
     }
-    let mut unknown: BTreeMap<u64, &Event> = BTreeMap::new();
+    let mut unknown: BTreeMap<u64, &Observation> = BTreeMap::new();
     for event in events {
         if let What::Unknown {
             value: Some(value), ..
@@ -266,7 +155,7 @@ fn pin_values<'a>(
         let Some(write) = unknown.remove(&value) else {
             return Err(format!("{event:?} found a value that nobody wrote"));
         };
-        if write.began > event.ended || version <= past.floor(write.began) {
+        if write.began > event.end() || version <= past.floor(write.began) {
             return Err(format!("{event:?} found the value of {write:?}"));
         }
         if let Some(other) = writes.insert(version, (Some(value), write)) {
@@ -286,22 +175,28 @@ fn pin_values<'a>(
 fn explain_versions<'a>(
     seen: &[Seen<'a>],
     writes: &mut Writes<'a>,
-    unknown: &[&'a Event],
+    unknown: &[&'a Observation],
+    has_deletes: bool,
     past: &Past<'_>,
 ) -> Result<(), String> {
-    let mut witnesses: BTreeMap<u64, &Event> = BTreeMap::new();
+    let mut witnesses: BTreeMap<u64, &Observation> = BTreeMap::new();
     for one in seen {
         let Some(version) = one.version.filter(|version| !writes.contains_key(version)) else {
             continue;
         };
         let first = witnesses.entry(version).or_insert(one.by);
-        if one.by.ended < first.ended {
+        if one.by.end() < first.end() {
             *first = one.by;
         }
     }
-    let wanted: Vec<(u64, &Event)> = witnesses.into_iter().collect();
-    let fits = |(version, by): &(u64, &Event), put: &&Event| {
-        put.began <= by.ended && past.floor(put.began) < *version
+    let wanted: Vec<(u64, &Observation)> = witnesses.into_iter().collect();
+    let fits = |(version, by): &(u64, &Observation), put: &&Observation| {
+        let What::Unknown { condition, .. } = put.what else {
+            return false;
+        };
+        may_hold(condition, *version, writes, has_deletes)
+            && put.began <= by.end()
+            && past.floor(put.began) < *version
     };
     let matched = assign(&wanted, unknown, fits);
     for ((version, by), put) in wanted.iter().zip(matched) {
@@ -313,6 +208,20 @@ fn explain_versions<'a>(
     Ok(())
 }
 
+/// Whether the condition of a write that applied at `version` can have held, for all that is known of the other
+/// writes. An unknown delete may have come before it.
+fn may_hold(condition: Condition, version: u64, writes: &Writes<'_>, has_deletes: bool) -> bool {
+    let last = writes.range(..version).next_back();
+    let (index, is_put) = last.map_or((0, false), |(index, (value, _))| (*index, value.is_some()));
+    match condition {
+        Condition::Any => true,
+        Condition::Absent => has_deletes || !is_put,
+        Condition::Version(named) => {
+            named > 0 && named < version && (named > index || named == index && is_put)
+        }
+    }
+}
+
 /// A version that was gone before another write replaced it.
 struct Gone<'a> {
     version: u64,
@@ -320,7 +229,7 @@ struct Gone<'a> {
     after: u64,
     /// Gone at this one.
     upto: u64,
-    by: &'a Event,
+    by: &'a Observation,
 }
 
 /// Compares what was seen with the writes; returns what is missing without a delete being known.
@@ -362,16 +271,16 @@ fn check_seen<'a>(seen: &[Seen<'a>], writes: &Writes<'a>) -> Result<Vec<Gone<'a>
 fn explain_disappearances(
     gone: &mut [Gone<'_>],
     seen: &[Seen<'_>],
-    events: &[&Event],
+    events: &[&Observation],
     past: &Past<'_>,
 ) -> Result<(), String> {
     for one in gone.iter_mut() {
         let there = seen.iter().filter(|seen| seen.version == Some(one.version));
         one.after = there.fold(one.after, |after, seen| after.max(seen.index));
     }
-    let is_delete = |event: &&&Event| matches!(event.what, What::Unknown { value: None, .. });
-    let deletes: Vec<&Event> = events.iter().filter(is_delete).copied().collect();
-    let fits = |gone: &Gone<'_>, delete: &&Event| {
+    let is_delete = |event: &&&Observation| matches!(event.what, What::Unknown { value: None, .. });
+    let deletes: Vec<&Observation> = events.iter().filter(is_delete).copied().collect();
+    let fits = |gone: &Gone<'_>, delete: &&Observation| {
         let What::Unknown { condition, .. } = delete.what else {
             return false;
         };
@@ -382,7 +291,7 @@ fn explain_disappearances(
             Condition::Version(named) => named >= gone.version,
         };
         let floor = past.floor(delete.began).max(gone.after);
-        may_apply && floor < gone.upto && delete.began <= gone.by.ended
+        may_apply && past.free_above(floor) <= gone.upto && delete.began <= gone.by.end()
     };
     let matched = assign(gone, &deletes, fits);
     match gone
@@ -437,6 +346,3 @@ fn assign<W, O>(wanted: &[W], offered: &[O], fits: impl Fn(&W, &O) -> bool) -> V
     }
     given
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,4 +9,6 @@ mod mock;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod scans;

@@ -5,7 +5,8 @@ use corelith_client::{Client, ReadFrom};
 use corelith_wire::response::{Failure, Reason};
 use futures_util::TryStreamExt;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 async fn reader(mock: &Mock, from: ReadFrom) -> Client {
     let builder = Client::builder().seeds([mock.seed()]).read_from(from);

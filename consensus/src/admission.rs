@@ -37,7 +37,7 @@ use corelith_wire::StoreId;
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote, Transfer, VoteAsk};
 use corelith_wire::request::OpenSession;
 
-pub(crate) use answer::{Sent, append_answer, snapshot_answer, vote_answer};
+pub(crate) use answer::{Sent, append_answer, read_point, snapshot_answer, vote_answer};
 pub(crate) use line::{AppendPlace, HeldLog, LeaderLine, in_line, place};
 pub(crate) use reach::Reach;
 

@@ -11,6 +11,7 @@ mod binding;
 mod door;
 mod election;
 mod entrance;
+mod follower_read;
 mod lead;
 mod read;
 mod turning;
@@ -20,6 +21,7 @@ mod waiting;
 mod window;
 
 use crate::ahead::ParsedAhead;
+use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
@@ -162,6 +164,7 @@ struct GroupInner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
+    announced: Rc<Announced>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     liveness: Arc<Liveness>,
@@ -180,6 +183,7 @@ struct GroupInner {
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     budget: ProposalBudget,
     readers: read::Readers,
+    follower_reads: follower_read::FollowerReads,
     door: door::Door,
     entrance: entrance::Entrance,
     options: Options,
@@ -243,11 +247,13 @@ impl Group {
             lease: Rc::new(lease),
             turning: turning::Turning::default(),
         };
+        let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
             me,
             shard: shard_id,
             members: members.clone(),
             stores: Rc::clone(&stores),
+            announced: Rc::clone(&announced),
         };
         let raft = build(&shared, peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
@@ -276,6 +282,7 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied,
+            announced,
             transfers,
             lease,
             liveness,
@@ -288,6 +295,7 @@ impl Group {
             purge_wanted: Notify::new(),
             budget,
             readers: read::Readers::default(),
+            follower_reads: follower_read::FollowerReads::default(),
             door: door::Door::default(),
             entrance: entrance::Entrance::default(),
             options,
@@ -505,6 +513,7 @@ impl Group {
         // An error says that it had stopped already.
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);
+        self.inner.follower_reads.fail(&GroupError::Shutdown);
         self.inner.entrance.empty();
         let shard = self.inner.shard.borrow_mut().take();
         if let Some(shard) = shard

@@ -7,6 +7,7 @@
 
 mod admission;
 mod ahead;
+mod announced;
 mod applied;
 pub mod beats;
 pub mod command;
@@ -49,4 +50,4 @@ pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
 pub use liveness::{Liveness, LivenessOptions};
 pub use options::{Options, Reads};
-pub use route::{GroupMember, Route};
+pub use route::{GroupMember, Resolve, Route};

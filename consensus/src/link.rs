@@ -14,7 +14,7 @@ use crate::dial::{Dialed, Dialer, jittered};
 use crate::introduction::Acquaintances;
 use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
 use crate::refusals::Refusals;
-use crate::route::Resolve;
+use crate::route::{Caller, GroupMember, Resolve};
 use corelith_io::Instant;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
@@ -146,6 +146,19 @@ impl PeerLink {
             Some(heard) => PeerSeen::Before(corelith_io::now() - heard),
             None => PeerSeen::Never,
         }
+    }
+
+    /// Who is at the other end, while the link is up.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        let theirs = self.theirs.get()?;
+        let member = GroupMember {
+            node: theirs.node,
+            store: theirs.store,
+        };
+        Some(Caller {
+            member,
+            start: theirs.start,
+        })
     }
 
     /// How often the link has come up.

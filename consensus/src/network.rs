@@ -3,6 +3,7 @@
 mod appends;
 
 use crate::admission::{self, Known, Leader, Refusal, Sent};
+use crate::announced::Announced;
 use crate::convert;
 use crate::lease::Lease;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
@@ -47,6 +48,8 @@ pub(crate) struct GroupOfPeers {
     pub(crate) shard: ShardId,
     pub(crate) members: Vec<NodeId>,
     pub(crate) stores: Rc<Stores>,
+    /// What it has told followers to be committed.
+    pub(crate) announced: Rc<Announced>,
 }
 
 /// The leader that has handed its lead over to this replica.
@@ -257,6 +260,7 @@ impl Peer {
         let at = corelith_io::now();
         self.lease.note_sent(at);
         let there = self.counted().ok_or_else(Self::unknown)?;
+        self.group.announced.raise(beat.committed);
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())

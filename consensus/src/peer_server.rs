@@ -167,6 +167,7 @@ impl PeerServer {
             kinds::VOTE | kinds::PRE_VOTE => self.vote(frame)?,
             kinds::TRANSFER => self.transfer(frame)?,
             kinds::LEAD => self.lead(frame)?,
+            kinds::READ_POINT => self.read_point(head),
             kinds::SNAPSHOT_BEGIN => {
                 let (transfer, vote) = peer::parse_snapshot(frame)?;
                 self.begin_snapshot(head, transfer, vote);
@@ -317,6 +318,23 @@ impl PeerServer {
             }
         });
         Ok(())
+    }
+
+    fn read_point(self: &Rc<Self>, head: Head) {
+        let server = Rc::clone(self);
+        Self::start(async move {
+            let given = match server.group(head.shard) {
+                Some(group) => group.give_read_point(server.peer()).await,
+                None => Ok(None),
+            };
+            match given {
+                Ok(Some(given)) => server
+                    .outgoing
+                    .send(|out| peer::encode_read_point_reply(out, head, &given)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
+        });
     }
 
     /// Refuses what is asked, and says why.

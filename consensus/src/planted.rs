@@ -19,6 +19,14 @@ pub enum Bug {
     KeepLeaseAtHandOver,
     /// A leader answers reads before it has applied an entry of its own term.
     ReadBeforeOwnTerm,
+    /// A leader answers reads before it has applied all that followers may have shown.
+    AnswerBehindFollowers,
+    /// A read point is no further than what its leader has applied.
+    PointBehindFollowers,
+    /// A follower answers reads from what it has.
+    FollowerAsksNobody,
+    /// A read at a follower shares a question that left before the read came.
+    ShareQuestionOnItsWay,
     /// An acknowledgement from before a read confirms the leadership for it.
     ConfirmByOldAnswers,
     /// An answer counts from when the last request before it was sent.

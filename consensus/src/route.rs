@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// The address of a node's core; `None` if there is none now.
-pub(crate) type Resolve = Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>;
+pub type Resolve = Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>;
 
 /// How the cores of other nodes are found.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct Route {
     pub core_of: Rc<dyn Fn(NodeId, ShardId) -> u16>,
     /// The address of a node's core, asked for before each attempt to connect; `None` if its name has
     /// none now, which is as if the node were down.
-    pub resolve: Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>,
+    pub resolve: Resolve,
 }
 
 /// A member of a group that is formed.

@@ -50,26 +50,40 @@ fn follow(seed: u64, fault: Fault) {
             let client = Client::new(map);
             for writer in 0..WRITERS / 2 {
                 let key = Bytes::from(format!("{core}-{writer}"));
-                corelith_io::spawn(write(client.clone(), key, Rc::clone(&newest))).detach();
+                drop(corelith_io::spawn(write(
+                    client.clone(),
+                    key,
+                    Rc::clone(&newest),
+                )));
             }
             std::future::pending::<()>().await;
         };
         cluster.sim.start(cluster.outside, core, write);
     }
     let sim = cluster.sim.clone();
-    assert!(sim.run_until(|| newest.get() > 0, WITHIN), "seed {seed}: nothing is written");
+    assert!(
+        sim.run_until(|| newest.get() > 0, WITHIN),
+        "seed {seed}: nothing is written"
+    );
     sim.run_for(Duration::from_millis(500 + seed % 300));
     let leader = cluster.leader(SHARD).unwrap();
     let (hurt, term) = (leader.node(), leader.status().term.0);
     drop(leader);
     let (at, start) = (cluster.place_of(hurt), sim.now());
     let node = cluster.node(at);
-    let others: Vec<_> = cluster.nodes().into_iter().chain([cluster.outside]).filter(|other| *other != node).collect();
+    let others: Vec<_> = cluster
+        .nodes()
+        .into_iter()
+        .chain([cluster.outside])
+        .filter(|other| *other != node)
+        .collect();
     match fault {
         Fault::Pause => sim.pause(node),
         Fault::Kill => cluster.kill(at),
         Fault::Cut => others.iter().for_each(|other| sim.net().cut(node, *other)),
-        Fault::Deaf => others.iter().for_each(|other| sim.net().cut_one_way(*other, node)),
+        Fault::Deaf => others
+            .iter()
+            .for_each(|other| sim.net().cut_one_way(*other, node)),
     }
     let leads = |cluster: &Cluster| {
         cluster.groups().iter().any(|group| {
@@ -93,7 +107,12 @@ fn follow(seed: u64, fault: Fault) {
 /// Writes a key again and again; notes the newest term of an answer.
 async fn write(client: Client, key: Bytes, newest: Rc<Cell<u64>>) {
     loop {
-        let put = client.put(key.clone(), Bytes::from_static(b"value"), Condition::Any, WITHIN);
+        let put = client.put(
+            key.clone(),
+            Bytes::from_static(b"value"),
+            Condition::Any,
+            WITHIN,
+        );
         match put.await {
             Ok(Answer::Written { meta, .. }) => newest.set(newest.get().max(meta.term)),
             other => panic!("{other:?}"),

@@ -16,16 +16,16 @@ use std::pin::pin;
 /// How many lengths of a promise a reader waits at most.
 const CONFIRM_PROMISES: u32 = 3;
 
-/// A point of the shard's history that is safe to read from the local engine.
+/// A point of the shard's history that is safe to read from the local engine: the last entry applied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPoint {
-    /// The leader's term.
+    /// Its term: at a leader its own, at a follower at least that of the leader that named a point.
     pub term: Term,
     /// Everything up to this log index is applied here, every answered write included.
     pub index: LogIndex,
 }
 
-type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
+pub(super) type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
 
 /// Readers that wait for a confirmation of the leadership to start after they came.
 #[derive(Default)]
@@ -48,13 +48,17 @@ impl Group {
     /// of its own term: what the local engine holds then is linearizable. No waiting, no
     /// allocation. `None`: ask [`Group::read_barrier`].
     pub fn try_read_point(&self) -> Option<ReadPoint> {
+        let applied = self.under_lease()?;
+        let is_behind = self.inner.announced_beyond(applied.index).is_some();
+        (!is_behind).then_some(applied)
+    }
+
+    /// What is applied, if this replica leads under a valid lease and that is of its own term. Followers may have
+    /// shown more.
+    pub(super) fn under_lease(&self) -> Option<ReadPoint> {
         let inner = &*self.inner;
         let leader = inner.leading()?;
-        let applied = inner.applied.last()?;
-        let own = applied.term.0 == leader.term && applied.node.0 == leader.node_id;
-        if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
-            return None;
-        }
+        let applied = inner.own_applied(leader)?;
         if inner.stores.voters() > 1 && !inner.may_answer(leader) {
             return None;
         }
@@ -84,8 +88,11 @@ impl Group {
     /// [`Group::read_barrier`] with a callback; it is called exactly once, maybe before this
     /// returns.
     pub fn on_read_point(&self, reply: impl FnOnce(Result<ReadPoint, GroupError>) + 'static) {
-        if let Some(point) = self.try_read_point() {
-            return reply(Ok(point));
+        if let Some(point) = self.under_lease() {
+            return match self.inner.announced_beyond(point.index) {
+                Some(index) => self.answer_once_applied(index, Box::new(reply)),
+                None => reply(Ok(point)),
+            };
         }
         if *self.inner.closing.borrow() {
             return reply(Err(GroupError::Shutdown));
@@ -195,5 +202,10 @@ impl GroupInner {
             }
             next = self.applied_index().unwrap_or(next);
         }
+        // What followers were told they may have shown.
+        while self.is_leader(leader)
+            && let Some(announced) = self.announced_beyond(self.applied_index().unwrap_or_default())
+            && self.applied.wait(announced).await
+        {}
     }
 }

@@ -97,6 +97,8 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
         };
         let at = corelith_io::now();
         peer.lease.note_sent(at);
+        let committed = request.leader_commit.map(types::shard_log_id);
+        peer.group.announced.raise(committed);
         let asked = peer.link.ask(
             peer.group.shard,
             peer.timeout,

@@ -37,6 +37,8 @@ pub(super) enum Ask {
     Write(ShardId, Bytes, Sender<Result<WriteReply, GroupError>>),
     Open(ShardId, Sender<Result<WriteReply, GroupError>>),
     Get(ShardId, Bytes, Sender<GetReply>),
+    /// A read that this node may answer whether it leads or not.
+    GetHere(ShardId, Bytes, Sender<GetReply>),
 }
 
 pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
@@ -505,19 +507,26 @@ fn answer(groups: &Groups, ask: Ask) {
             }
             None => drop(reply.try_send(Err(GroupError::Unavailable))),
         },
-        Ask::Get(shard, key, reply) => {
-            let Some(group) = groups.group(shard) else {
-                return drop(reply.try_send(Err(GroupError::Unavailable)));
-            };
-            drop(corelith_io::spawn(async move {
-                let answer = match group.read_barrier().await {
-                    Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
-                    Err(error) => Err(error),
-                };
-                drop(reply.try_send(answer));
-            }));
-        }
+        Ask::Get(shard, key, reply) => get(groups, shard, key, reply, false),
+        Ask::GetHere(shard, key, reply) => get(groups, shard, key, reply, true),
     }
+}
+
+fn get(groups: &Groups, shard: ShardId, key: Bytes, reply: Sender<GetReply>, here: bool) {
+    let Some(group) = groups.group(shard) else {
+        return drop(reply.try_send(Err(GroupError::Unavailable)));
+    };
+    drop(corelith_io::spawn(async move {
+        let point = match here {
+            true => group.replica_read_barrier().await,
+            false => group.read_barrier().await,
+        };
+        let answer = match point {
+            Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
+            Err(error) => Err(error),
+        };
+        drop(reply.try_send(answer));
+    }));
 }
 
 /// The payload of a write frame.
@@ -601,6 +610,16 @@ impl Cluster {
             Outcome::SessionOpened { session } => session,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Reads at a node whether it leads or not.
+    pub(super) fn get_here(&self, at: usize, key: &str) -> GetReply {
+        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
+        let key = key.to_owned();
+        self.sim.block_on(self.nodes[at], async move {
+            let point = group.replica_read_barrier().await?;
+            Ok((point, group.engine().get(key.as_bytes()).await.unwrap()))
+        })
     }
 
     pub(super) fn get(&self, at: usize, key: &str) -> GetReply {

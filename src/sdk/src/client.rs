@@ -1,9 +1,10 @@
 //! The client: the state that all operations share, and the loop that runs one operation.
 
 use crate::error::{Cause, Error, Result};
-use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
+use crate::limits::{DEADLINE, FIND_TIMEOUT, PROBE_TIMEOUT, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
+use crate::replicas::{Probe, ReadFrom, Source};
 use crate::resolve::Resolver;
 use crate::seeds::{self, Patience};
 use crate::session::{Question, Session};
@@ -35,6 +36,7 @@ struct Inner {
     transport: Transport,
     clock: Clock,
     deadline: Duration,
+    read_from: ReadFrom,
     limits: Limits,
     cluster: ClusterId,
     seeds: Vec<(String, u16)>,
@@ -56,6 +58,7 @@ pub struct ClientBuilder {
     seeds: Vec<String>,
     deadline: Duration,
     connect_deadline: Option<Duration>,
+    read_from: ReadFrom,
     resolver: Resolver,
 }
 
@@ -102,6 +105,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn connect_deadline(mut self, deadline: Duration) -> Self {
         self.connect_deadline = Some(deadline);
+        self
+    }
+
+    /// Which replicas reads ask, unless a read says otherwise. Default: the leader.
+    #[must_use]
+    pub fn read_from(mut self, read_from: ReadFrom) -> Self {
+        self.read_from = read_from;
         self
     }
 
@@ -156,6 +166,7 @@ impl ClientBuilder {
                 transport: Transport::new(cluster, clock, resolver, alarm),
                 clock,
                 deadline: self.deadline,
+                read_from: self.read_from,
                 limits,
                 cluster,
                 seeds,
@@ -172,6 +183,7 @@ impl Client {
             seeds: Vec::new(),
             deadline: DEADLINE,
             connect_deadline: None,
+            read_from: ReadFrom::Leader,
             resolver: Resolver::system(),
         }
     }
@@ -206,6 +218,10 @@ impl Client {
         self.inner.deadline
     }
 
+    pub(crate) fn read_from(&self) -> ReadFrom {
+        self.inner.read_from
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.inner.clock
     }
@@ -216,10 +232,23 @@ impl Client {
 
     /// Runs a request to its end: sends, retries and waits as the session decides.
     pub(crate) async fn run(&self, request: Request, deadline: Option<Duration>) -> Result<Answer> {
-        let inner = &*self.inner;
+        let leader = Source::From(ReadFrom::Leader);
+        let (answer, _) = self.run_from(request, deadline, leader).await?;
+        Ok(answer)
+    }
+
+    /// As [`Client::run`], for a read from `source`; returns also the node that answered.
+    pub(crate) async fn run_from(
+        &self,
+        request: Request,
+        deadline: Option<Duration>,
+        source: Source,
+    ) -> Result<(Answer, Option<NodeId>)> {
+        let inner = &self.inner;
         let now = inner.clock.now();
         let deadline = now + deadline.unwrap_or(inner.deadline);
         let operation = inner.session().operation(request, deadline);
+        let operation = operation.read_from(source);
         let span = span_of(&operation);
         let mut flight = Flight {
             inner,
@@ -229,7 +258,8 @@ impl Client {
         };
         let result = flight.go(deadline).instrument(span).await;
         flight.record(outcome(&result));
-        result
+        let asked = flight.operation.asked();
+        result.map(|answer| (answer, asked))
     }
 }
 
@@ -370,6 +400,20 @@ impl Inner {
         }
     }
 
+    /// Measures how far a node is away.
+    async fn probe(&self, probe: Probe) {
+        let began = self.clock.now();
+        let address = || self.session().address(probe.target);
+        let Some(connection) = self.transport.connection(probe.target, address) else {
+            return;
+        };
+        let encode = |out: &mut _, id| probe.encode(out, id);
+        let event = connection.call(encode, None, began + PROBE_TIMEOUT).await;
+        let took = self.clock.now().saturating_sub(began);
+        let answered = matches!(event, Event::Answer(_)).then_some(took);
+        self.session().probed(&probe, answered);
+    }
+
     /// Asks the nodes of the map, then the seeds, for a newer map.
     async fn refresh(&self) {
         let map = Arc::clone(self.session().map());
@@ -394,7 +438,7 @@ impl Inner {
 /// An operation in flight. If it is dropped before its end (the caller dropped its future), it abandons
 /// the operation in the session.
 struct Flight<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     operation: Operation,
     /// How often a request was sent, including requests to open a session.
     attempts: u32,
@@ -451,8 +495,13 @@ impl Flight<'_> {
         let mut session = self.inner.session();
         let step = decide(&mut session, &mut self.operation, now);
         let stirred = session.take_stirred();
+        let probes: Vec<Probe> = std::iter::from_fn(|| session.take_probe()).collect();
         drop(session);
         self.inner.stir(stirred);
+        for probe in probes {
+            let inner = Arc::clone(self.inner);
+            tokio::spawn(async move { inner.probe(probe).await });
+        }
         step
     }
 }

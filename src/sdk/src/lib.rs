@@ -50,6 +50,7 @@ mod numbers;
 mod operation;
 mod phase;
 mod read;
+mod replicas;
 mod resolve;
 mod route;
 mod scan;
@@ -77,6 +78,7 @@ pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use error::{Cause, Error, Field, Result, SeedFailure};
 pub use read::{Entry, EntryHead, Get, Lookup};
+pub use replicas::ReadFrom;
 pub use scan::{Scan, ScanToken};
 pub use status::{
     ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, NodeStranger, ScrubState,

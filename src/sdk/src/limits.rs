@@ -63,6 +63,18 @@ pub(crate) const REFUSED_SUSPICION: Duration = Duration::from_millis(100);
 /// another replica, which takes about a second.
 pub(crate) const DAMAGED_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long one attempt of a read waits for a replica that need not lead. A follower that finds no leader refuses in half
+/// of that.
+pub(crate) const REPLICA_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a replica is left out that did not answer a read.
+pub(crate) const PASSED_OVER_FOR: Duration = Duration::from_secs(2);
+/// How often the distance of a node is measured, while somebody reads from the nearest.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a probe waits for its answer.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// By how much another replica must be nearer than the leader, at least: what its question to the leader costs.
+pub(crate) const NEARER_BY_MIN: Duration = Duration::from_micros(200);
+
 /// Operations of one batch in flight at a time.
 pub(crate) const BATCH_IN_FLIGHT_MAX: usize = 256;
 /// Items requested per page of a scan.
@@ -91,6 +103,8 @@ const _: () = {
     assert!(ATTEMPT_TIMEOUT.as_millis() < DEADLINE.as_millis());
     assert!(DAMAGED_PATIENCE.as_millis() < DEADLINE.as_millis());
     assert!(2 * SCAN_TOUCH_PAUSE.as_millis() + SCAN_TOUCH_DEADLINE.as_millis() < 30_000);
+    assert!(REPLICA_ATTEMPT_TIMEOUT.as_millis() < ATTEMPT_TIMEOUT.as_millis());
+    assert!(PROBE_TIMEOUT.as_millis() < PROBE_EVERY.as_millis());
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());
     assert!(CONNECT_PATIENCE.as_millis() < CONNECT_TIMEOUT.as_millis());

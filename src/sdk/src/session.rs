@@ -15,6 +15,8 @@
 //! - At most one operation per shard opens a session.
 //! - While a shard has no leader, one operation at a time asks for one often; the others wait for its answer, or ask
 //!   at longer pauses. They all go on once it is known who leads.
+//! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
+//! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
 pub use crate::doubt::Question;
 use crate::doubt::{self, Doubts, pause_after};
@@ -25,6 +27,8 @@ use crate::limits::{
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
+use crate::replicas::Replicas;
+pub use crate::replicas::{Probe, ReadFrom, Source};
 pub use crate::route::Target;
 use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
@@ -52,6 +56,9 @@ enum ShardSession {
 pub struct Session {
     routes: Routes,
     doubts: Doubts,
+    replicas: Replicas,
+    /// Per shard: the highest log index of any answer.
+    seen: Vec<u64>,
     shards: Vec<ShardSession>,
     /// Per shard: when an operation that waits for a leader asks next.
     scouts: Vec<Duration>,
@@ -66,11 +73,13 @@ pub struct Session {
 impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
-        let shards = map.shards.iter().map(|_| ShardSession::Closed).collect();
-        let scouts = vec![Duration::ZERO; map.shards.len()];
+        let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let scouts = vec![Duration::ZERO; shards.len()];
         let mut session = Self {
             routes: Routes::new(map),
             doubts: Doubts::default(),
+            replicas: Replicas::new(shards.len(), seed),
+            seen: vec![0; shards.len()],
             shards,
             scouts,
             window: window.clamp(1, limits::SESSION_WINDOW),
@@ -118,6 +127,9 @@ impl Session {
             opening: false,
             doubt: false,
             asked: None,
+            source: Source::From(ReadFrom::Leader),
+            at_replica: false,
+            floor: self.seen.get(shard.0 as usize).copied().unwrap_or(0),
             turn: None,
             unable: Vec::new(),
             damaged_since: None,
@@ -180,6 +192,12 @@ impl Session {
         {
             return wait;
         }
+        let (shard, source) = (operation.shard, operation.source);
+        let replica = self.replicas.choose(&self.routes, shard, source, now);
+        operation.at_replica = replica.is_some();
+        if let Some(target) = replica {
+            return self.send(operation, target, now);
+        }
         let leader = self.routes.leader(operation.shard);
         let Some(target) = self.routes.target(operation.shard, operation.turn, now) else {
             return self.end(operation, Err(Error::Invalid { what: "shard" }));
@@ -187,6 +205,10 @@ impl Session {
         if leader != Some(target.node) {
             operation.turn = Some(target.node);
         }
+        self.send(operation, target, now)
+    }
+
+    fn send(&self, operation: &mut Operation, target: Target, now: Duration) -> Step {
         operation.asked = Some(target.node);
         operation.epoch = Epoch(self.map().epoch);
         let until = operation.deadline.min(now + operation.attempt_timeout());
@@ -236,6 +258,9 @@ impl Session {
     /// The next step after an attempt.
     pub fn report(&mut self, operation: &mut Operation, event: Event, now: Duration) -> Step {
         operation.retry_after = None;
+        if operation.at_replica && self.leaves_replicas(operation, &event, now) {
+            return self.proceed(operation, now);
+        }
         match event {
             Event::Answer(Answer::Failure { failure, .. }) => self.failed(operation, failure, now),
             Event::Answer(answer) => self.answered(operation, answer, now),
@@ -292,6 +317,63 @@ impl Session {
         }
     }
 
+    /// Has a read go to the leader that a replica failed or refused; whether it can be sent there at once.
+    fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
+        let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
+        let failure = match event {
+            Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
+            Event::Answer(_) => return false,
+            Event::NotSent(_) | Event::Lost(_) | Event::Moved => None,
+        };
+        if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
+            return false;
+        }
+        operation.leave_replicas();
+        if let Some(Failure::TooLarge { .. } | Failure::Malformed | Failure::WrongNode) = failure {
+            return false;
+        }
+        self.replicas.pass_over(shard, asked, now);
+        if self.routes.leader(shard) == Some(asked) {
+            return false;
+        }
+        match event {
+            Event::NotSent(cause) | Event::Lost(cause) => {
+                self.unreachable(operation, cause.clone(), now);
+            }
+            Event::Answer(_) => self.routes.trust(asked),
+            Event::Moved => {}
+        }
+        if let Some(Failure::NotLeader { leader }) = failure
+            && self.routes.leader(shard).is_none()
+            && self.map().replicas(shard).any(|node| node.0 == *leader)
+        {
+            self.routes.named(shard, NodeId(*leader));
+        }
+        true
+    }
+
+    /// The next probe to send, whose outcome [`Session::probed`] wants to know. Asked for after each step.
+    pub fn take_probe(&mut self) -> Option<Probe> {
+        self.replicas.take_probe()
+    }
+
+    /// Notes how long a probe took until its answer; `None` if there was none.
+    pub fn probed(&mut self, probe: &Probe, took: Option<Duration>) {
+        self.replicas.probed(probe.target.node, took);
+    }
+
+    /// Notes what an answer says of its shard; whether it is no older than what the client had seen when `operation`
+    /// began.
+    fn is_fresh(&mut self, operation: &Operation, answer: &Answer) -> bool {
+        let Some(meta) = answer.meta() else {
+            return true;
+        };
+        if let Some(seen) = self.seen.get_mut(operation.shard.0 as usize) {
+            *seen = (*seen).max(meta.index);
+        }
+        !operation.reads_latest() || meta.index >= operation.floor
+    }
+
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
         let suspected = suspicion(&cause);
         operation.cause = cause;
@@ -303,17 +385,26 @@ impl Session {
         }
     }
 
+    /// Notes that `node` answered as the leader; operations that wait for one go on if it was not known.
+    fn leader_answers(&mut self, shard: ShardId, node: NodeId, answer: &Answer) {
+        let was_known = self.routes.leader(shard).is_some();
+        let term = answer.meta().map_or(0, |meta| meta.term);
+        let learned = self.routes.leads(shard, node, term);
+        // A repeated write is answered with the term of its first attempt.
+        if learned == Learned::Old && !was_known {
+            self.routes.named(shard, node);
+        }
+        if learned == Learned::New || !was_known {
+            self.stirred = Some(shard);
+        }
+    }
+
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
             self.routes.trust(node);
-            let learned = self.routes.leads(operation.shard, node, term_of(&answer));
-            // A repeated write is answered with the term of its first attempt.
-            let unknown = self.routes.leader(operation.shard).is_none();
-            if learned == Learned::Old && unknown {
-                self.routes.named(operation.shard, node);
-            }
-            if learned == Learned::New || unknown {
-                self.stirred = Some(operation.shard);
+            match operation.at_replica {
+                true => self.replicas.answers(operation.shard, node),
+                false => self.leader_answers(operation.shard, node, &answer),
             }
         }
         let fits = match (&answer, &operation.request) {
@@ -334,8 +425,11 @@ impl Session {
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
-        if fits {
+        if fits && self.is_fresh(operation, &answer) {
             return self.end(operation, Ok(answer));
+        }
+        if fits {
+            return self.broken(operation, "it shows less than it has shown before");
         }
         operation.cause = Cause::Answer(corelith_wire::DecodeError::Malformed {
             what: "kind of answer",
@@ -599,21 +693,6 @@ fn suspicion(cause: &Cause) -> Option<Duration> {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
         Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
-    }
-}
-
-/// The term of the leader that answered; 0 if the answer does not tell.
-fn term_of(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Written { meta, .. }
-        | Answer::Conflict { meta, .. }
-        | Answer::NotFound { meta }
-        | Answer::Value { meta, .. }
-        | Answer::Head { meta, .. }
-        | Answer::SessionOpened { meta, .. } => meta.term,
-        Answer::ScanPage(page) => page.meta.term,
-        Answer::ScanHeads(page) => page.meta.term,
-        _ => 0,
     }
 }
 

@@ -4,14 +4,16 @@
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::peer::{
-    self, AppendResult, Beat, BeatReply, CoreSet, Health, HeartbeatReply, Introduction, NodeHealth,
-    PeerVote, PromiseEpoch, Settings, VoteAnswer, VoteAsk,
+    self, AppendResult, Beat, BeatReply, CoreSet, GivenPoint, Health, HeartbeatReply, Introduction,
+    NodeHealth, PeerVote, PromiseEpoch, Settings, VoteAnswer, VoteAsk,
 };
-use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
+use crate::request::{
+    self, Condition, GetRequest, Operation, ScanRequest, WriteCommand, WriteRequest,
+};
 use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::{
-    ClusterId, Epoch, FullClusterId, Head, Kind, LogId, LogIndex, NodeId, Outbox, RequestId,
+    ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, NodeId, Outbox, RequestId,
     ShardId, Start, StoreId, Term,
 };
 use bytes::{Bytes, BytesMut};
@@ -473,4 +475,59 @@ fn beats_of_version_3_are_sent_as_they_always_were() {
          0000000000a3e111000000000700009a78563412010000000000000001000000000000000000000000000000\
          00000000000000008a5a00000002000500000006000000",
     );
+}
+
+#[test]
+fn reads_from_any_replica_of_version_3_are_sent_as_they_always_were() {
+    let anywhere = Flags::FOLLOWER_MAY_ANSWER;
+    let request = GetRequest { key: b"key" };
+    let bytes = sent(|out| request::encode_get_with(out, HEAD, anywhere, &request));
+    check(
+        "get from any replica",
+        &bytes,
+        "0b00000016a6c1dd030002000b000000040302010000000005000000060000006b6579fdffffff03000000",
+    );
+    let request = ScanRequest {
+        start: b"a",
+        end: b"b",
+        limit_items: 3,
+        max_bytes: 4,
+        at_version: 5,
+    };
+    let flags = anywhere.with(Flags::WITHOUT_VALUES);
+    let bytes = sent(|out| request::encode_scan_with(out, HEAD, flags, &request));
+    check(
+        "keys of a page from any replica",
+        &bytes,
+        "22000000fd2027d50400030022000000040302010000000005000000060000006162feffffff01000000f7ffffff\
+         0100000003000000040000000500000000000000",
+    );
+    let bytes = sent(|out| peer::encode_read_point(out, HEAD));
+    check(
+        "question for a read point",
+        &bytes,
+        "000000007096c3890c0100000000000004030201000000000500000006000000",
+    );
+    let given = GivenPoint {
+        vote: PeerVote {
+            term: Term(7),
+            node: NodeId(2),
+            committed: true,
+        },
+        upto: LogId {
+            term: Term(7),
+            node: NodeId(2),
+            index: LogIndex(9),
+        },
+    };
+    let mut bytes = sent(|out| peer::encode_read_point_reply(out, HEAD, &given));
+    check(
+        "read point",
+        &bytes,
+        "290000004437fcff8c01000029000000040302010000000005000000060000000700000000000000020000000000\
+         000001070000000000000002000000000000000900000000000000",
+    );
+    let mut frames = FrameParser::new(Accepts::Peer).take(&mut bytes);
+    let frame = frames.next().unwrap().unwrap();
+    assert_eq!(peer::parse_read_point_reply(&frame), Ok(given));
 }

@@ -26,6 +26,7 @@ mod beat;
 mod formation;
 mod introduce;
 mod liveness;
+mod read_point;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,9 @@ pub use introduce::{
 pub use liveness::{
     Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, NodeHealth, PROMISE_MAX, PromiseEpoch,
     encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
+};
+pub use read_point::{
+    GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,
 };
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
@@ -95,6 +99,8 @@ pub mod kinds {
     pub const BEAT: Kind = Kind(0x10a);
     /// Does the node still lead?
     pub const LEAD: Kind = Kind(0x10b);
+    /// From where on may this follower answer the reads that wait at it?
+    pub const READ_POINT: Kind = Kind(0x10c);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -116,6 +122,8 @@ pub mod kinds {
     pub const BEAT_REPLY: Kind = Kind(0x18a);
     /// Answer to a `LEAD`.
     pub const LEAD_REPLY: Kind = Kind(0x18b);
+    /// Answer of a leader to a `READ_POINT`.
+    pub const READ_POINT_REPLY: Kind = Kind(0x18c);
 }
 
 /// Who claims to lead, or did when an entry was made.

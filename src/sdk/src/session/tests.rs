@@ -1,4 +1,5 @@
 mod refusals;
+mod replicas;
 
 use super::*;
 use bytes::{Bytes, BytesMut};

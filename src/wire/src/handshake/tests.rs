@@ -40,11 +40,13 @@ fn those_who_cannot_work_together_are_told_why() {
     let cases = [
         (
             Hello {
-                oldest: 4,
-                newest: 5,
+                oldest: version::NEWEST + 1,
+                newest: version::NEWEST + 2,
                 ..hello()
             },
-            Err(HandshakeError::TooNew { ours: 4 }),
+            Err(HandshakeError::TooNew {
+                ours: version::NEWEST + 1,
+            }),
         ),
         (
             Hello {

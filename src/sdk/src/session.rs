@@ -13,10 +13,10 @@
 //!   none. If the outcome of an attempt is unknown, the write ends with a server's answer about this very
 //!   number, or as `Indeterminate`.
 //! - At most one operation per shard opens a session.
-//! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
-//! - No read ends with a log index below one that the client had seen of the shard when the read began.
 //! - While a shard has no leader, one operation at a time asks for one often; the others wait for its answer, or ask
 //!   at longer pauses. They all go on once it is known who leads.
+//! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
+//! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
 pub use crate::doubt::Question;
 use crate::doubt::{self, Doubts, pause_after};
@@ -55,10 +55,10 @@ enum ShardSession {
 #[derive(Debug)]
 pub struct Session {
     routes: Routes,
+    doubts: Doubts,
     replicas: Replicas,
     /// Per shard: the highest log index of any answer.
     seen: Vec<u64>,
-    doubts: Doubts,
     shards: Vec<ShardSession>,
     /// Per shard: when an operation that waits for a leader asks next.
     scouts: Vec<Duration>,
@@ -74,12 +74,12 @@ impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
         let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
-        let scouts = vec![Duration::ZERO; map.shards.len()];
+        let scouts = vec![Duration::ZERO; shards.len()];
         let mut session = Self {
             routes: Routes::new(map),
+            doubts: Doubts::default(),
             replicas: Replicas::new(shards.len(), seed),
             seen: vec![0; shards.len()],
-            doubts: Doubts::default(),
             shards,
             scouts,
             window: window.clamp(1, limits::SESSION_WINDOW),
@@ -322,9 +322,8 @@ impl Session {
         let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
         let failure = match event {
             Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
-            // Only what a leader must answer moves on with it.
-            Event::Answer(_) | Event::Moved => return false,
-            Event::NotSent(_) | Event::Lost(_) => None,
+            Event::Answer(_) => return false,
+            Event::NotSent(_) | Event::Lost(_) | Event::Moved => None,
         };
         if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
             return false;
@@ -341,7 +340,8 @@ impl Session {
             Event::NotSent(cause) | Event::Lost(cause) => {
                 self.unreachable(operation, cause.clone(), now);
             }
-            Event::Answer(_) | Event::Moved => self.routes.trust(asked),
+            Event::Answer(_) => self.routes.trust(asked),
+            Event::Moved => {}
         }
         if let Some(Failure::NotLeader { leader }) = failure
             && self.routes.leader(shard).is_none()
@@ -385,15 +385,16 @@ impl Session {
         }
     }
 
-    /// Takes note of who has answered as a leader.
-    fn leader_answered(&mut self, shard: ShardId, node: NodeId, answer: &Answer) {
-        let learned = self.routes.leads(shard, node, term_of(answer));
+    /// Notes that `node` answered as the leader; operations that wait for one go on if it was not known.
+    fn leader_answers(&mut self, shard: ShardId, node: NodeId, answer: &Answer) {
+        let was_known = self.routes.leader(shard).is_some();
+        let term = answer.meta().map_or(0, |meta| meta.term);
+        let learned = self.routes.leads(shard, node, term);
         // A repeated write is answered with the term of its first attempt.
-        let unknown = self.routes.leader(shard).is_none();
-        if learned == Learned::Old && unknown {
+        if learned == Learned::Old && !was_known {
             self.routes.named(shard, node);
         }
-        if learned == Learned::New || unknown {
+        if learned == Learned::New || !was_known {
             self.stirred = Some(shard);
         }
     }
@@ -401,10 +402,9 @@ impl Session {
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
             self.routes.trust(node);
-            if operation.at_replica {
-                self.replicas.answers(operation.shard, node);
-            } else {
-                self.leader_answered(operation.shard, node, &answer);
+            match operation.at_replica {
+                true => self.replicas.answers(operation.shard, node),
+                false => self.leader_answers(operation.shard, node, &answer),
             }
         }
         let fits = match (&answer, &operation.request) {
@@ -693,21 +693,6 @@ fn suspicion(cause: &Cause) -> Option<Duration> {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
         Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
-    }
-}
-
-/// The term of the leader that answered; 0 if the answer does not tell.
-fn term_of(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Written { meta, .. }
-        | Answer::Conflict { meta, .. }
-        | Answer::NotFound { meta }
-        | Answer::Value { meta, .. }
-        | Answer::Head { meta, .. }
-        | Answer::SessionOpened { meta, .. } => meta.term,
-        Answer::ScanPage(page) => page.meta.term,
-        Answer::ScanHeads(page) => page.meta.term,
-        _ => 0,
     }
 }
 

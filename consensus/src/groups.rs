@@ -138,6 +138,11 @@ impl Groups {
         self.inner.groups.borrow().values().cloned().collect()
     }
 
+    /// What the cores of the node share.
+    pub fn liveness(&self) -> Arc<Liveness> {
+        Arc::clone(&self.inner.liveness)
+    }
+
     /// The nodes that are refused, or refuse this one.
     pub fn strangers(&self) -> Vec<Stranger> {
         self.inner.link_config.acquaintances.strangers()

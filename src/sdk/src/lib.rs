@@ -81,8 +81,8 @@ pub use read::{Entry, EntryHead, Get, Lookup};
 pub use replicas::ReadFrom;
 pub use scan::{Scan, ScanToken};
 pub use status::{
-    ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, NodeStranger, ScrubState,
-    ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
+    ClusterStatus, DamagedPlace, LevelStorage, NodePeer, NodeStatus, NodeStorage, NodeStranger,
+    ScrubState, ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
 };
 pub use value::IntoValue;
 pub use write::{Delete, Put, Written};

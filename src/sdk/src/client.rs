@@ -277,7 +277,7 @@ impl Flight<'_> {
                     let event = match inner.transport.connection(target, address) {
                         Some(connection) => {
                             let encode = |out: &mut _, id| flight.operation.encode(out, id);
-                            let shard = flight.operation.led_by();
+                            let shard = Some(flight.operation.shard());
                             connection.call(encode, shard, until).await
                         }
                         None => Event::NotSent(Cause::WrongNode),

@@ -119,8 +119,8 @@ impl Link {
         self.state().closed.clone()
     }
 
-    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one whose leader must answer
-    /// it. If too many requests are in flight, it waits before it sends.
+    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one that it is about.
+    /// If too many requests are in flight, it waits before it sends.
     pub(crate) async fn call(
         &self,
         encode: impl FnOnce(&mut Outbox, RequestId),

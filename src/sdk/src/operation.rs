@@ -115,11 +115,6 @@ impl Operation {
         self.shard
     }
 
-    /// The shard whose leader must answer it; `None` while a replica may.
-    pub(crate) fn led_by(&self) -> Option<ShardId> {
-        (!self.at_replica).then_some(self.shard)
-    }
-
     /// Lets a read go to other replicas than the leader. Does nothing to a write.
     #[must_use]
     pub fn read_from(mut self, source: Source) -> Self {

@@ -317,7 +317,8 @@ impl Session {
         }
     }
 
-    /// Has a read go to the leader that a replica failed or refused; whether it can be sent there at once.
+    /// Has a read go to the leader that a replica failed, refused or left without an answer; whether it can be sent
+    /// there at once.
     fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
         let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
         let failure = match event {

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A request that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The shard whose leader must answer it, `None` if any node may.
+    /// The shard that it is about, `None` if it is about the node.
     pub shard: Option<ShardId>,
     /// When it is sent.
     pub from: Duration,

@@ -157,8 +157,7 @@ impl CoreConnection {
         }
     }
 
-    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one whose leader must answer
-    /// it.
+    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one that it is about.
     pub(crate) async fn call(
         self: Arc<Self>,
         encode: impl FnOnce(&mut Outbox, RequestId),

@@ -1,13 +1,16 @@
 //! A cluster of three nodes on this machine, which runs for the duration of the benchmark.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Nodes of the cluster.
-const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
+/// First port of every node that has a network of its own.
+const OWN_PORT: u16 = 7411;
 /// Time for all nodes to answer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Time for a node to stop after SIGTERM.
@@ -28,6 +31,28 @@ pub(crate) struct ClusterOptions {
     pub(crate) shards: u32,
     /// Cores of each node.
     pub(crate) cores: u16,
+    /// Where the nodes run.
+    pub(crate) place: Place,
+}
+
+/// Where the nodes of a cluster run.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// All on the loopback interface, until told to stop.
+    Loopback,
+    /// As `Loopback`, and killed when the thread that started them ends.
+    Guarded,
+    /// As `Guarded`, and each in a network namespace of its own.
+    Namespaces(Vec<Namespace>),
+}
+
+/// The network namespace of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// The node's address in it.
+    pub(crate) address: String,
 }
 
 /// Why a cluster could not be started.
@@ -44,8 +69,8 @@ pub(crate) enum ClusterError {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// A node ended while it was starting.
-    #[error("node {node} ended while starting: {output}")]
+    /// A node ended by itself.
+    #[error("node {node} has ended: {output}")]
     Ended {
         /// Its number.
         node: usize,
@@ -61,6 +86,7 @@ pub(crate) enum ClusterError {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     children: Vec<Child>,
+    ports: Vec<u16>,
     seeds: Vec<String>,
     options: ClusterOptions,
 }
@@ -76,17 +102,22 @@ impl Cluster {
         }
         std::fs::create_dir_all(&options.dir)
             .map_err(|source| io(format!("create {}", options.dir.display()), source))?;
-        let ports = free_ports(usize::from(options.cores))?;
+        let ports = match options.place {
+            Place::Loopback | Place::Guarded => free_ports(usize::from(options.cores))?,
+            Place::Namespaces(_) => vec![OWN_PORT; NODES],
+        };
         let mut cluster = Self {
             children: Vec::with_capacity(NODES),
-            seeds: ports
-                .iter()
-                .map(|port| format!("127.0.0.1:{port}"))
+            seeds: (0..)
+                .zip(&ports)
+                .map(|(index, port)| format!("{}:{port}", options.place.host(index)))
                 .collect(),
+            ports,
             options,
         };
         for node in 1..=NODES {
-            let child = cluster.spawn(node, &ports)?;
+            cluster.configure(node)?;
+            let child = cluster.spawn(node)?;
             cluster.children.push(child);
         }
         cluster.wait_until_listening()?;
@@ -112,25 +143,119 @@ impl Cluster {
         self.options.dir.join(format!("node-{node}.log"))
     }
 
-    fn spawn(&self, node: usize, ports: &[u16]) -> Result<Child, ClusterError> {
-        let config = self.options.dir.join(format!("node-{node}.toml"));
-        std::fs::write(&config, configuration(&self.options, node, ports))
-            .map_err(|source| io(format!("write {}", config.display()), source))?;
+    fn config_path(&self, node: usize) -> PathBuf {
+        self.options.dir.join(format!("node-{node}.toml"))
+    }
+
+    fn configure(&self, node: usize) -> Result<(), ClusterError> {
+        let path = self.config_path(node);
+        std::fs::write(&path, configuration(&self.options, node, &self.ports))
+            .map_err(|source| io(format!("write {}", path.display()), source))
+    }
+
+    fn spawn(&self, node: usize) -> Result<Child, ClusterError> {
         let log_path = self.log_path(node);
-        let log = std::fs::File::create(&log_path)
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
             .map_err(|source| io(format!("create {}", log_path.display()), source))?;
         let error_log = log
             .try_clone()
             .map_err(|source| io(format!("open {}", log_path.display()), source))?;
-        Command::new(&self.options.program)
+        let mut words = self.options.place.launcher(node - 1);
+        words.push(self.options.program.clone().into());
+        let mut words = words.into_iter();
+        let first = words.next().unwrap_or_default();
+        Command::new(&first)
+            .args(words)
             .arg("node")
             .arg("--config")
-            .arg(&config)
+            .arg(self.config_path(node))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(error_log)
             .spawn()
-            .map_err(|source| io(format!("start {}", self.options.program.display()), source))
+            .map_err(|source| io(format!("start {}", first.display()), source))
+    }
+
+    fn child(&mut self, index: usize) -> Result<&mut Child, ClusterError> {
+        let missing = || io("find a node".to_owned(), ErrorKind::NotFound.into());
+        self.children.get_mut(index).ok_or_else(missing)
+    }
+
+    /// Sends a signal to node `index`, counted from 0.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub(crate) fn signal(&mut self, index: usize, signal: &str) -> Result<(), ClusterError> {
+        let pid = self.child(index)?.id().to_string();
+        let failed = |source| io(format!("send {signal} to node {}", index + 1), source);
+        // The standard library can only send SIGKILL.
+        let sent = Command::new("kill")
+            .arg("-s")
+            .arg(signal)
+            .arg(&pid)
+            .status();
+        match sent.map_err(failed)?.success() {
+            true => Ok(()),
+            false => Err(failed(ErrorKind::Other.into())),
+        }
+    }
+
+    /// Kills node `index`, counted from 0.
+    ///
+    /// # Errors
+    /// It could not be killed.
+    pub(crate) fn kill(&mut self, index: usize) -> Result<(), ClusterError> {
+        let child = self.child(index)?;
+        let killed = child.kill().and_then(|()| child.wait());
+        killed
+            .map(drop)
+            .map_err(|source| io(format!("kill node {}", index + 1), source))
+    }
+
+    /// Waits until node `index`, counted from 0, has ended after a signal.
+    ///
+    /// # Errors
+    /// It has not ended in time.
+    pub(crate) fn wait_until_ended(&mut self, index: usize) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + STOP_WITHIN;
+        while matches!(self.child(index)?.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let late = ErrorKind::TimedOut.into();
+                return Err(io(format!("stop node {}", index + 1), late));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Starts node `index`, counted from 0, again after it has ended.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<(), ClusterError> {
+        let child = self.spawn(index + 1)?;
+        *self.child(index)? = child;
+        Ok(())
+    }
+
+    /// The error of a node that has ended by itself.
+    ///
+    /// # Errors
+    /// See there.
+    pub(crate) fn check(&mut self) -> Result<(), ClusterError> {
+        for index in 0..self.children.len() {
+            if !matches!(self.child(index)?.try_wait(), Ok(None)) {
+                let output = last_line(&self.log_path(index + 1));
+                return Err(ClusterError::Ended {
+                    node: index + 1,
+                    output,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn wait_until_listening(&mut self) -> Result<(), ClusterError> {
@@ -184,6 +309,32 @@ impl Drop for Cluster {
     }
 }
 
+impl Place {
+    /// Address of node `index`, counted from 0.
+    fn host(&self, index: usize) -> &str {
+        match self {
+            Self::Loopback | Self::Guarded => "127.0.0.1",
+            Self::Namespaces(of) => of.get(index).map_or("", |space| &space.address),
+        }
+    }
+
+    /// The words before the program that starts node `index`.
+    fn launcher(&self, index: usize) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Self::Namespaces(of) = self
+            && let Some(space) = of.get(index)
+        {
+            let mut net = OsString::from("--net=");
+            net.push(&space.path);
+            words.extend(["nsenter".into(), net]);
+        }
+        if !matches!(self, Self::Loopback) {
+            words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsString::from));
+        }
+        words
+    }
+}
+
 fn io(what: String, source: std::io::Error) -> ClusterError {
     ClusterError::Io { what, source }
 }
@@ -197,8 +348,9 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
     );
     for (index, port) in ports.iter().enumerate() {
         text.push_str(&format!(
-            "\n[[cluster.nodes]]\nid = {}\nhost = \"127.0.0.1\"\nport = {port}\ncores = {}\n",
+            "\n[[cluster.nodes]]\nid = {}\nhost = \"{}\"\nport = {port}\ncores = {}\n",
             index + 1,
+            options.place.host(index),
             options.cores,
         ));
     }

@@ -3,13 +3,14 @@
 mod abuse;
 mod cluster;
 mod driver;
+mod failover;
 mod options;
 mod pacer;
 mod recorder;
 mod report;
 mod workload;
 
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::{Cluster, ClusterOptions, Place};
 use crate::driver::{RunStep, RunTarget};
 use crate::options::BenchOptions;
 use crate::report::{Load, Report, RunFigures, StartedCluster};
@@ -40,6 +41,12 @@ enum BenchError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Failover(#[from] failover::FailoverError),
+    #[error(
+        "the workload `failover` runs alone, in its own cluster: leave out --connect and other workloads"
+    )]
+    FailoverOfOthers,
     #[error("the workload `abuse` needs its own cluster: leave out --connect")]
     AbuseOfOthers,
     #[error("cannot find this program's directory: {0}")]
@@ -60,6 +67,9 @@ fn main() -> ExitCode {
 
 /// Runs everything. Returns true if no operation failed and no abuse did harm.
 fn run(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.contains(&WorkloadKind::Failover) {
+        return fail_over(options);
+    }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
         _ => None,
@@ -78,12 +88,7 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             None => "closed loop".to_owned(),
         }
     );
-    let workload = Workload::new(
-        options.keys,
-        usize::try_from(options.key_size).unwrap_or(usize::MAX),
-        options.value_size,
-        options.distribution,
-    );
+    let workload = workload_of(options);
     let reads = options
         .workload
         .iter()
@@ -131,10 +136,52 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             load,
             runs,
             abuses,
+            failovers: Vec::new(),
         };
         write_json(path, &report)?;
     }
     Ok(clean)
+}
+
+fn workload_of(options: &BenchOptions) -> Workload {
+    Workload::new(
+        options.keys,
+        usize::try_from(options.key_size).unwrap_or(usize::MAX),
+        options.value_size,
+        options.distribution,
+    )
+}
+
+/// Runs the workload `failover`. Returns true if every fault cost at most what is allowed.
+fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.len() != 1 || !options.connect.is_empty() {
+        return Err(BenchError::FailoverOfOthers);
+    }
+    failover::prepare(&options.fault)?;
+    let cluster = cluster_options(options)?;
+    let machine = Machine::here(cluster.dir.parent());
+    println!("{machine}\n");
+    let rounds = failover::Rounds {
+        faults: options.fault.clone(),
+        rounds: options.rounds,
+        hold: options.hold,
+        steady: options.seconds,
+        seed: options.seed,
+    };
+    let failovers = failover::run(cluster, &workload_of(options), &rounds)?;
+    let good = failovers.iter().all(failover::Summary::is_good);
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load: load_of(options, true),
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers,
+        };
+        write_json(path, &report)?;
+    }
+    Ok(good)
 }
 
 fn step(options: &BenchOptions, in_flight: u64) -> RunStep {
@@ -193,6 +240,7 @@ fn cluster_options(options: &BenchOptions) -> Result<ClusterOptions, BenchError>
         keep: options.keep,
         shards: options.shards,
         cores: options.cores,
+        place: Place::Loopback,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::failover::Fault;
 use crate::workload::{Distribution, KEYS_MAX, WorkloadKind};
 use clap::Parser;
 use corelith_bench::quantity::{positive, seconds, size};
@@ -16,11 +17,13 @@ Examples:
   corelith-bench --workload put --in-flight 64 --shards 1 --duration 5
   corelith-bench --connect 10.0.0.1:7411,10.0.0.2:7411 --workload mixed --rate 20000
   corelith-bench --workload abuse
+  corelith-bench --workload failover --fault kill,stop,cut,stall,deaf --rounds 50 --json failover.json
+  corelith-bench --workload failover --fault steady --seconds 600
 
 Exit codes:
   0    done, no operation failed
   1    the benchmark could not run
-  2    an operation failed, an abuse did harm, or the arguments are wrong";
+  2    an operation failed, an abuse did harm, a fault cost more than allowed, or the arguments are wrong";
 
 /// Most operations in flight.
 const IN_FLIGHT_MAX: u64 = 100_000;
@@ -127,6 +130,26 @@ pub(crate) struct BenchOptions {
     /// The corelith program to start [default: the one next to this program]
     #[arg(long, value_name = "FILE", conflicts_with = "connect")]
     pub(crate) program: Option<PathBuf>,
+
+    /// Workload `failover`: what is done to a node, in this order. cut, partition and deaf need root, and
+    /// stall needs the I/O controller of control groups
+    #[arg(
+        long,
+        value_name = "FAULT,...",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "kill,stop,restart"
+    )]
+    pub(crate) fault: Vec<Fault>,
+    /// Rounds of each fault, 1 to 1000
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds that a fault lasts
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    pub(crate) hold: Duration,
+    /// Seconds that the fault `steady` lasts
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    pub(crate) seconds: Duration,
 
     /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]

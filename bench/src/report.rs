@@ -2,6 +2,7 @@
 
 use crate::abuse;
 use crate::driver::RunOutcome;
+use crate::failover;
 use crate::workload::{Distribution, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) runs: Vec<RunFigures>,
     /// One for each abuse.
     pub(crate) abuses: Vec<abuse::Row>,
+    /// One for each fault.
+    pub(crate) failovers: Vec<failover::Summary>,
 }
 
 /// The parameters that all runs share.
@@ -127,7 +130,7 @@ impl RunFigures {
             let Some(figures) = figures else { continue };
             let name = match self.workload {
                 WorkloadKind::Mixed => format!("mixed {kind}"),
-                WorkloadKind::Put | WorkloadKind::Get | WorkloadKind::Abuse => kind.to_owned(),
+                _ => kind.to_owned(),
             };
             let rate = if first {
                 format!("{:.0}", self.operations_per_second)

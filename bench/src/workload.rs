@@ -22,6 +22,8 @@ pub(crate) enum WorkloadKind {
     Mixed,
     /// Misbehaving clients of the started cluster: memory of the nodes, and latency of other clients.
     Abuse,
+    /// Faults of the nodes of the started cluster: how long writes wait (see --fault).
+    Failover,
 }
 
 /// How keys are chosen from the key space.
@@ -94,7 +96,7 @@ impl Workload {
     pub(crate) fn of_kind(&self, kind: WorkloadKind, read_percent: u8) -> Self {
         Self {
             read_percent: match kind {
-                WorkloadKind::Put => 0,
+                WorkloadKind::Put | WorkloadKind::Failover => 0,
                 WorkloadKind::Get => 100,
                 WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },

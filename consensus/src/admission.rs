@@ -37,7 +37,7 @@ use corelith_wire::StoreId;
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote, Transfer, VoteAsk};
 use corelith_wire::request::OpenSession;
 
-pub(crate) use answer::{Sent, append_answer, snapshot_answer, vote_answer};
+pub(crate) use answer::{Sent, append_answer, read_point, snapshot_answer, vote_answer};
 pub(crate) use line::{AppendPlace, HeldLog, LeaderLine, in_line, place};
 pub(crate) use reach::Reach;
 
@@ -288,7 +288,7 @@ fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<Membership, 
 /// See [`Refusal`].
 pub(crate) fn vote(known: &Known<'_>, pre: bool, ask: &VoteAsk) -> Result<(), Refusal> {
     known.claim(&ask.vote, false)?;
-    if pre && ask.transfer {
+    if pre && ask.handed_over_by.is_some() {
         return Err(Refusal::WrongVote(ask.vote.node));
     }
     // A candidate's term is above that of everything in its log.

@@ -4,30 +4,32 @@
 //! * Writes are answered after they are applied here, and applied means that [`Applied`] says so.
 //!   So a leader that holds its lease and has applied an entry of its own term has applied every
 //!   write that anybody was answered: those of earlier leaders lie before that entry.
-//! * A follower's promise to its leader (see `lease.rs`) outlives a restart: for the longest
-//!   election timeout after a start (and the allowance for drift) the replica neither grants votes
-//!   nor stands. A replica whose log and vote are empty made no promise, since openraft makes a
-//!   leader's vote durable before it acknowledges anything to it; so it needs no embargo, and a
-//!   first start is fast. (A replica that *lost* its log and vote is another matter: it must not
-//!   come back under the same identity.)
+//! * A node's promises outlive its restart: for as long as the longest of them none of its replicas votes or
+//!   stands ([`crate::liveness`]).
 
 mod binding;
 mod door;
+mod election;
 mod entrance;
+mod follower_read;
+mod lead;
 mod read;
+mod turning;
 mod upkeep;
 mod waiting;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
 use crate::ahead::ParsedAhead;
+use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::PeerLink;
+use crate::liveness::{Liveness, Pair};
 use crate::log_store::{LogStore, Unsendable};
-use crate::network::{GroupOfPeers, Healths, Network};
+use crate::network::{GroupOfPeers, Network};
 use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
@@ -39,17 +41,19 @@ use crate::stores::Stores;
 use crate::types::{self, Payload, Raft, Types};
 use crate::{config, limits};
 use bytes::Bytes;
-use corelith_io::Instant;
+use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
-use corelith_shards::{Engine, Log, LogId, LogIndex, NodeId, Shard, ShardId, Term};
-use corelith_wire::peer::Health;
+use corelith_shards::{Engine, Log, LogId, LogIndex, LogPulse, NodeId, Shard, ShardId, Term};
+use corelith_wire::peer::{Health, PromiseEpoch};
 use corelith_wire::request::WriteCommand;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub use read::ReadPoint;
 
@@ -100,7 +104,7 @@ struct Shared {
     applied: Rc<Applied>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
-    healths: Rc<Healths>,
+    turning: turning::Turning,
 }
 
 /// Brings the state up to what the log is known to have committed, and makes the openraft that goes on from
@@ -117,7 +121,7 @@ async fn build(
     let unsendable = Rc::<Unsendable>::default();
     let network = Network::new(
         Rc::new(peers),
-        Rc::clone(&shared.healths),
+        shared.turning.authorised(),
         Rc::clone(link_to),
         options.peer_timeout,
         Rc::clone(&shared.lease),
@@ -130,7 +134,7 @@ async fn build(
     replay(&machine, engine, log).await?;
     Raft::build(
         me.0,
-        config::openraft(shard_id, options)?,
+        config::openraft(shard_id)?,
         network,
         LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
         machine,
@@ -160,16 +164,28 @@ struct GroupInner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
+    announced: Rc<Announced>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
-    healths: Rc<Healths>,
+    liveness: Arc<Liveness>,
+    /// This node and that of each other member.
+    pairs: BTreeMap<NodeId, Arc<Pair>>,
+    /// The core of a member's node that has the shard.
+    core_of: Rc<dyn Fn(NodeId) -> u16>,
+    turning: turning::Turning,
+    lead: lead::Lead,
+    silence: waiting::Silence,
+    /// Something has changed that may have this replica stand.
+    wake: Notify,
+    /// There is a reason to purge the log beside a checkpoint.
+    purge_wanted: Notify,
     data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
     server: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     budget: ProposalBudget,
     readers: read::Readers,
+    follower_reads: follower_read::FollowerReads,
     door: door::Door,
     entrance: entrance::Entrance,
-    embargo_until: Option<Instant>,
     options: Options,
     closing: watch::Sender<bool>,
     stopped: Cell<bool>,
@@ -185,6 +201,11 @@ pub(crate) struct GroupSurroundings {
     pub(crate) me: GroupMember,
     pub(crate) link_to: LinkTo,
     pub(crate) options: Options,
+    pub(crate) liveness: Arc<Liveness>,
+    /// The core of this node on which the group is.
+    pub(crate) core: u16,
+    /// The core of another node that has the shard.
+    pub(crate) core_of: Rc<dyn Fn(NodeId) -> u16>,
 }
 
 impl Group {
@@ -201,6 +222,9 @@ impl Group {
             me,
             link_to,
             options,
+            liveness,
+            core,
+            core_of,
         } = surroundings;
         let stores = Rc::new(Stores::new(me, &founding));
         let me = me.node;
@@ -214,20 +238,22 @@ impl Group {
             corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
         }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
-        let promised = !brand_new && members.len() > 1;
-        let embargo_until = embargo(promised).then(|| corelith_io::now() + options.embargo());
-        let lease = Lease::new(options.lease(), members.len());
+        let others = members.iter().filter(|node| **node != me);
+        let pairs: BTreeMap<_, _> = others.map(|node| (*node, liveness.pair(*node))).collect();
+        let lease = Lease::new(core, pairs.clone());
         let shared = Shared {
             applied: Rc::new(Applied::new(engine.applied().0)),
             transfers: Rc::default(),
             lease: Rc::new(lease),
-            healths: Rc::default(),
+            turning: turning::Turning::default(),
         };
+        let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
             me,
             shard: shard_id,
             members: members.clone(),
             stores: Rc::clone(&stores),
+            announced: Rc::clone(&announced),
         };
         let raft = build(&shared, peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
@@ -235,7 +261,7 @@ impl Group {
             applied,
             transfers,
             lease,
-            healths,
+            turning,
         } = shared;
         let budget = ProposalBudget::new(
             options.proposals_in_flight,
@@ -256,14 +282,22 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied,
+            announced,
             transfers,
             lease,
-            healths,
+            liveness,
+            pairs,
+            core_of,
+            turning,
+            lead: lead::Lead::default(),
+            silence: waiting::Silence::default(),
+            wake: Notify::new(),
+            purge_wanted: Notify::new(),
             budget,
             readers: read::Readers::default(),
+            follower_reads: follower_read::FollowerReads::default(),
             door: door::Door::default(),
             entrance: entrance::Entrance::default(),
-            embargo_until,
             options,
             closing: watch::channel(false).0,
             stopped: Cell::new(false),
@@ -296,6 +330,17 @@ impl Group {
     /// What speaks against this replica's leading.
     pub(crate) fn health(&self) -> Health {
         self.inner.health()
+    }
+
+    /// How the device that holds its log answers.
+    pub(crate) fn log_pulse(&self) -> LogPulse {
+        self.inner.log.pulse()
+    }
+
+    /// The epoch of this node's promise to `node`, for the answer to what openraft is given after this.
+    pub(crate) fn epoch_towards(&self, node: NodeId) -> PromiseEpoch {
+        let pair = self.inner.pairs.get(&node);
+        pair.map(|pair| pair.epoch()).unwrap_or_default()
     }
 
     /// The stores of the group.
@@ -456,13 +501,6 @@ impl Group {
         }
     }
 
-    /// Whether the replica may neither vote nor stand yet.
-    fn embargoed(&self) -> bool {
-        self.inner
-            .embargo_until
-            .is_some_and(|until| corelith_io::now() < until)
-    }
-
     /// Stops the replica and closes its shard.
     pub(crate) async fn close(&self) {
         if self.inner.closing.send_replace(true) {
@@ -475,6 +513,7 @@ impl Group {
         // An error says that it had stopped already.
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);
+        self.inner.follower_reads.fail(&GroupError::Shutdown);
         self.inner.entrance.empty();
         let shard = self.inner.shard.borrow_mut().take();
         if let Some(shard) = shard
@@ -485,9 +524,8 @@ impl Group {
     }
 }
 
-/// Starts openraft. It does not stand before upkeep lets it.
+/// Starts openraft. It stands when it is told to.
 async fn run(raft: &Raft, stores: &Stores) {
-    raft.runtime_config().elect(false);
     raft.run();
     // Once it has answered its metrics say what was recovered. An error means that the storage has failed,
     // which upkeep tells.
@@ -498,12 +536,6 @@ async fn run(raft: &Raft, stores: &Stores) {
 /// Hands an answer to its caller, who may have given up.
 fn note<T>(caller: oneshot::Sender<T>, answer: T) {
     let _ = caller.send(answer);
-}
-
-/// Whether a replica that starts must keep quiet for a while: if it may have promised a leader not
-/// to vote; see the module.
-fn embargo(promised: bool) -> bool {
-    promised && !is_planted(Bug::VoteAfterRestart)
 }
 
 impl GroupInner {
@@ -524,16 +556,13 @@ impl GroupInner {
         Health {
             is_disk_full: self.is_disk_full(),
             is_damaged: !self.engine.damages().is_empty(),
+            ..Health::default()
         }
     }
 
-    /// This node's leadership, if it has one as far as it knows.
-    fn leading(&self) -> Option<types::LeaderId> {
-        let server = self.server.borrow_watched();
-        let vote = &server.vote;
-        let mine = vote.committed && vote.leader_id.node_id == self.me.0;
-        (mine && server.state == ServerState::Leader && !self.is_stopped())
-            .then_some(vote.leader_id)
+    /// Whether the replica may neither vote nor stand yet.
+    fn is_embargoed(&self) -> bool {
+        self.members.len() > 1 && self.liveness.embargo_until().is_some()
     }
 
     /// Why this node does not answer as a leader.

@@ -1,9 +1,12 @@
 //! All groups of a core.
 
+mod pulse;
+
 use crate::error::OpenError;
 use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
+use crate::liveness::Liveness;
 use crate::options::Options;
 use crate::refusals::Refusals;
 use crate::route::{GroupMember, Route};
@@ -13,6 +16,7 @@ use corelith_wire::{Epoch, Start, StoreId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The groups of one core and its connections to the cores of other nodes. Clones share them.
 #[derive(Clone)]
@@ -22,6 +26,9 @@ pub struct Groups {
 
 struct GroupsInner {
     me: Introduction,
+    core: u16,
+    liveness: Arc<Liveness>,
+    pulse: pulse::Pulse,
     route: Route,
     options: Options,
     link_config: LinkConfig,
@@ -31,8 +38,9 @@ struct GroupsInner {
 }
 
 impl Groups {
-    /// Makes an empty set of groups. Connections to peers are made when a group needs them; `me` is what
-    /// this node says of itself on them, and `admit` judges what the others say of themselves.
+    /// Makes an empty set of groups for a core. Connections to peers are made when a group needs them; `me` is
+    /// what this node says of itself on them, and `admit` judges what the others say of themselves. `liveness`
+    /// is that of the node, whose beats somebody else runs.
     ///
     /// # Errors
     /// `Options` if the options do not fit together.
@@ -41,6 +49,7 @@ impl Groups {
         epoch: u32,
         route: Route,
         admit: Admit,
+        (core, liveness): (u16, Arc<Liveness>),
         options: Options,
     ) -> Result<Self, OpenError> {
         options.validate()?;
@@ -49,12 +58,16 @@ impl Groups {
             resolve: Rc::clone(&route.resolve),
             epoch: Epoch(epoch),
             timeout: options.peer_timeout,
-            gather: options.heartbeat / 8,
+            gather: liveness.options().beat / 8,
             refusals: Rc::default(),
         };
-        Ok(Self {
+        let every = liveness.options().beat;
+        let groups = Self {
             inner: Rc::new(GroupsInner {
                 me,
+                core,
+                liveness,
+                pulse: pulse::Pulse::default(),
                 route,
                 options,
                 refusals: Rc::clone(&link_config.refusals),
@@ -62,7 +75,10 @@ impl Groups {
                 groups: RefCell::default(),
                 links: RefCell::default(),
             }),
-        })
+        };
+        let inner = Rc::downgrade(&groups.inner);
+        drop(corelith_io::spawn(pulse::run(inner, every)));
+        Ok(groups)
     }
 
     /// Starts this node's replica of a shard. `members` are the nodes that have one with the
@@ -95,6 +111,12 @@ impl Groups {
                 }
             }),
             options: self.inner.options.clone(),
+            liveness: Arc::clone(&self.inner.liveness),
+            core: self.inner.core,
+            core_of: {
+                let core_of = Rc::clone(&self.inner.route.core_of);
+                Rc::new(move |node| core_of(node, shard_id))
+            },
         };
         let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
         let replaced = self

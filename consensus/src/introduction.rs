@@ -45,6 +45,8 @@ pub struct Stranger {
 pub(crate) struct Acquaintances {
     me: Introduction,
     admit: Admit,
+    /// Whether somebody else says aloud who is a stranger.
+    is_quiet: bool,
     strangers: RefCell<BTreeMap<(NodeId, Judge), Stranger>>,
     /// Where nodes came from that were admitted: the address of their first core.
     places: RefCell<BTreeMap<NodeId, SocketAddr>>,
@@ -57,9 +59,18 @@ impl Acquaintances {
         Self {
             me,
             admit,
+            is_quiet: false,
             strangers: RefCell::default(),
             places: RefCell::default(),
             starts: RefCell::default(),
+        }
+    }
+
+    /// Of a core whose node has others that say the same.
+    pub(crate) fn quiet(me: Introduction, admit: Admit) -> Self {
+        Self {
+            is_quiet: true,
+            ..Self::new(me, admit)
         }
     }
 
@@ -147,7 +158,7 @@ impl Acquaintances {
         let is_new = strangers
             .get(&(node, judge))
             .is_none_or(|known| known.why != why);
-        if is_new {
+        if is_new && !self.is_quiet {
             tracing::warn!(peer = %node, "{why}");
         }
         let stranger = Stranger {
@@ -337,7 +348,7 @@ mod tests {
         in_sim(|known| {
             let peer = theirs(7, 1, 1);
             let mut other_settings = peer;
-            other_settings.settings.heartbeat_ms = 200;
+            other_settings.settings.reads = 1;
             // (whose judgement, what, of whom, in words)
             let table = [
                 (
@@ -358,7 +369,7 @@ mod tests {
                     Judge::Us,
                     Verdict::OtherSettings,
                     other_settings,
-                    "n2 has other settings: raft.heartbeat_ms is 150 here and 200 there",
+                    "n2 has other settings: cluster.reads (0 is lease, 1 quorum) is 0 here and 1 there",
                 ),
                 (
                     Judge::Them,

@@ -1,82 +1,126 @@
-//! Whether a leader may answer reads without asking anybody.
+//! Whether a leader may answer a read without asking anybody.
 //!
-//! A follower that acknowledges its leader at a time votes for nobody else for one election timeout
-//! from then. So a leader that was acknowledged by a majority at `t` (the time it *sent* what they
-//! acknowledged) is the only leader until `t` + election timeout, less an allowance for clocks that
-//! run at different rates.
+//! A leader counts a follower while the follower's node has promised this one that no replica there votes
+//! against it ([`crate::liveness`]), and the follower has acknowledged the leader in the epoch that the promise
+//! has. While it counts a majority, itself included, nobody else can be elected: any other majority has a
+//! member in common with it, which would have to turn from the leader, and before that its node raises the
+//! epoch, which it does not while the promise runs.
 //!
 //! Invariants:
-//! * What voids the promise voids the lease first: before a leader tells anybody that it hands over
-//!   the lead it gives up its lease for the whole term, since that message may arrive at any time.
-//! * A follower keeps its promise over a restart: see the embargo in `group.rs`.
-//! * An answer counts from when its own request was sent. openraft's time of the last acknowledgement
+//! * What voids a promise voids the lease first: before a leader tells anybody that it hands over the lead,
+//!   or that it does not lead, it gives up the lease for the whole term, and never relies on it again.
+//! * The epoch of an acknowledgement is from before openraft got what is acknowledged; an older one counts for
+//!   nothing.
+//! * The lease is checked against a clock that is read after the request was taken from its connection.
+//! * A confirmation counts from when its own request was sent. openraft's time of the last acknowledgement
 //!   does not do: it credits an answer to several requests, or one that lay unread while the process was
 //!   stopped, with the time at which the last request was sent.
 
+use crate::liveness::Pair;
 use crate::planted::{Bug, is_planted};
 use crate::types::LeaderId;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
 use corelith_wire::NodeId;
+use corelith_wire::peer::PromiseEpoch;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+
+/// What a follower has acknowledged last.
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged {
+    leader: LeaderId,
+    /// When that was sent which it acknowledged.
+    sent: Instant,
+    epoch: PromiseEpoch,
+}
 
 /// The lease of one group. Belongs to one core.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    length: Duration,
-    members: usize,
+    /// The core of this node on which the group is.
+    core: u16,
+    /// The nodes of the other members.
+    pairs: BTreeMap<NodeId, Arc<Pair>>,
     /// Followers that make a majority with this node.
     followers_needed: usize,
-    /// When each follower was sent what it has acknowledged last, and by whom.
-    acknowledged: RefCell<BTreeMap<NodeId, (LeaderId, Instant)>>,
+    acknowledged: RefCell<BTreeMap<NodeId, Acknowledged>>,
     progress: Notify,
+    /// This leader, and all of the node's before it, have given up their leases.
     given_up: Cell<Option<LeaderId>>,
     reader_waits: Cell<bool>,
+    /// When a follower was sent something last.
+    last_sent: Cell<Option<Instant>>,
 }
 
 impl Lease {
-    /// A lease that is trusted for `length`, in a group of `members`.
-    pub(crate) fn new(length: Duration, members: usize) -> Self {
-        assert!(members > 0, "a group of nobody");
+    /// A lease of a group with these other members, on a core of this node.
+    pub(crate) fn new(core: u16, pairs: BTreeMap<NodeId, Arc<Pair>>) -> Self {
         Self {
-            length,
-            members,
-            followers_needed: members / 2,
+            core,
+            followers_needed: pairs.len().div_ceil(2),
+            pairs,
             acknowledged: RefCell::default(),
             progress: Notify::new(),
             given_up: Cell::new(None),
             reader_waits: Cell::new(false),
+            last_sent: Cell::new(None),
         }
+    }
+
+    /// Notes that a follower is sent something.
+    pub(crate) fn note_sent(&self, at: Instant) {
+        self.last_sent.set(Some(at));
     }
 
     /// Gives up the lease of a leader for good.
     pub(crate) fn give_up(&self, leader: LeaderId) {
-        if !is_planted(Bug::KeepLeaseAtHandOver) {
-            self.given_up.set(Some(leader));
+        if is_planted(Bug::KeepLeaseAtHandOver) {
+            return;
         }
+        self.given_up.set(self.given_up.get().max(Some(leader)));
+        assert!(self.is_given_up(leader), "{leader} keeps its lease");
     }
 
-    /// Whether the leader gave up its lease, as it must before it tells anybody that it hands over.
+    /// Whether the leader gave up its lease, as it must before it tells anybody that it leads no more.
     pub(crate) fn is_given_up(&self, leader: LeaderId) -> bool {
-        self.given_up.get() == Some(leader) || is_planted(Bug::KeepLeaseAtHandOver)
+        self.given_up.get() >= Some(leader)
     }
 
-    /// Notes that `follower` has acknowledged what `leader` sent it at `sent`.
-    pub(crate) fn acknowledge(&self, leader: LeaderId, follower: NodeId, sent: Instant) {
+    /// Relies on the lease again that was given up.
+    pub(crate) fn resume(&self) {
+        assert!(is_planted(Bug::ResumeLease), "a lease is given up for good");
+        self.given_up.set(None);
+    }
+
+    /// Notes that `follower` has acknowledged what `leader` sent it at `sent`, in that epoch.
+    pub(crate) fn acknowledge(
+        &self,
+        leader: LeaderId,
+        follower: NodeId,
+        sent: Instant,
+        epoch: PromiseEpoch,
+    ) {
         let mut acknowledged = self.acknowledged.borrow_mut();
-        let known = acknowledged.entry(follower).or_insert((leader, sent));
-        if known.0 == leader {
-            known.1 = known.1.max(sent);
-        } else if known.0 < leader {
-            *known = (leader, sent);
+        let sent = match is_planted(Bug::CreditLaterSends) {
+            true => self.last_sent.get().unwrap_or(sent),
+            false => sent,
+        };
+        let news = Acknowledged {
+            leader,
+            sent,
+            epoch,
+        };
+        let known = acknowledged.entry(follower).or_insert(news);
+        if (known.leader, known.sent) <= (leader, sent) {
+            *known = news;
         }
         assert!(
-            acknowledged.len() < self.members,
-            "{} followers in a group of {}",
+            acknowledged.len() <= self.pairs.len(),
+            "{} followers of {}",
             acknowledged.len(),
-            self.members
+            self.pairs.len()
         );
         drop(acknowledged);
         self.progress.notify_waiters();
@@ -84,31 +128,51 @@ impl Lease {
 
     /// Whether `leader` holds its lease at `now`.
     pub(crate) fn holds(&self, leader: LeaderId, now: Instant) -> bool {
-        self.given_up.get() != Some(leader)
-            && self.has_majority(leader, |sent| now < sent + self.length)
+        if self.is_given_up(leader) {
+            return false;
+        }
+        let acknowledged = self.acknowledged.borrow();
+        let counts = |(node, pair): &(&NodeId, &Arc<Pair>)| {
+            let counted = pair.counted();
+            if is_planted(Bug::CountUnacknowledged) {
+                let epoch = counted.epoch();
+                return epoch.is_some_and(|epoch| counted.holds(self.core, epoch, now));
+            }
+            let known = acknowledged.get(*node);
+            let known = known.filter(|known| known.leader == leader);
+            known.is_some_and(|known| counted.holds(self.core, known.epoch, now))
+        };
+        self.pairs.iter().filter(counts).count() >= self.followers_needed
     }
 
-    /// As [`Lease::holds`], for a majority that acknowledged at `acked`.
-    pub(crate) fn holds_from(&self, leader: LeaderId, acked: Instant, now: Instant) -> bool {
-        self.given_up.get() != Some(leader) && now < acked + self.length
+    /// Whether some follower must acknowledge `leader` again before it counts: its node's promise has another
+    /// epoch by now.
+    pub(crate) fn is_outdated(&self, leader: LeaderId) -> bool {
+        let acknowledged = self.acknowledged.borrow();
+        self.pairs.iter().any(|(node, pair)| {
+            let epoch = pair.counted().epoch();
+            let known = acknowledged.get(node);
+            let known = known.filter(|known| known.leader == leader);
+            epoch.is_some_and(|epoch| known.is_none_or(|known| known.epoch != epoch))
+        })
     }
 
     /// Waits until a majority has acknowledged what `leader` sent at `since` or later.
     pub(crate) async fn confirmed_since(&self, leader: LeaderId, since: Instant) {
         loop {
             let progress = self.progress.notified();
-            if self.has_majority(leader, |sent| sent >= since) {
+            if self.is_confirmed_since(leader, since) {
                 return;
             }
             progress.await;
         }
     }
 
-    fn has_majority(&self, leader: LeaderId, is_good: impl Fn(Instant) -> bool) -> bool {
+    fn is_confirmed_since(&self, leader: LeaderId, since: Instant) -> bool {
         let acknowledged = self.acknowledged.borrow();
         let good = acknowledged
             .values()
-            .filter(|(by, sent)| *by == leader && is_good(*sent));
+            .filter(|known| known.leader == leader && known.sent >= since);
         good.count() >= self.followers_needed
     }
 

@@ -7,11 +7,14 @@
 
 mod admission;
 mod ahead;
+mod announced;
 mod applied;
+pub mod beats;
 pub mod command;
 mod config;
 mod connection;
 mod convert;
+mod dial;
 pub mod error;
 pub mod group;
 pub mod groups;
@@ -19,6 +22,7 @@ mod introduction;
 mod lease;
 pub mod limits;
 mod link;
+pub mod liveness;
 mod log_store;
 mod membership;
 mod network;
@@ -38,10 +42,12 @@ mod stores;
 mod tests;
 mod types;
 
+pub use beats::{Beats, InboundBeats};
 pub use command::{Decided, Outcome, WriteReply};
 pub use error::{GroupError, OpenError};
 pub use group::{Group, GroupStatus, ReadPoint, Role};
 pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
-pub use options::Options;
-pub use route::{GroupMember, Route};
+pub use liveness::{Liveness, LivenessOptions};
+pub use options::{Options, Reads};
+pub use route::{GroupMember, Resolve, Route};

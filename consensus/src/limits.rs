@@ -32,8 +32,14 @@ pub const PARSED_AHEAD_MAX: usize = 4096;
 pub const REPLAY_BYTES: u64 = 4 << 20;
 /// Entries applied before other tasks of the core get a turn.
 pub const APPLY_TURN_ENTRIES: usize = 64;
-/// Readers that wait for one confirmation of leadership.
+/// Readers that wait for one confirmation of leadership, and as many that wait for what others have shown.
 pub const READERS_WAITING_MAX: usize = 64 * 1024;
+/// A follower looks for a leader that names a read point for this part of the time that a request to a peer may take.
+pub const FOLLOWER_ASK_PARTS: u32 = 4;
+/// How long a follower waits before it asks again for a read point.
+pub const FOLLOWER_PAUSE: Duration = Duration::from_millis(10);
+/// How often a follower that waits for a read point to be applied takes the point itself for news of what is committed.
+pub const FOLLOWER_FEED_EVERY: Duration = Duration::from_millis(20);
 /// Requests to one peer that are not answered.
 pub const PEER_REQUESTS_MAX: usize = 64 * 1024;
 /// Bytes queued towards one peer before requests to it fail.
@@ -64,6 +70,13 @@ pub const TERM_MAX: u64 = 1 << 40;
 pub const INDEX_MAX: u64 = 1 << 55;
 /// Stores of which it is said that they are no group's, in a run of a node.
 pub const STRANGE_STORES_MAX: usize = 256;
+/// Beats to one node that are not answered; with one more the connection is made anew.
+pub const BEATS_IN_FLIGHT_MAX: usize = 256;
+/// A connection for beats on which none is answered for twice the length of a promise, and for this long, is
+/// made anew.
+pub const BEATS_SILENCE_MIN: Duration = Duration::from_millis(500);
+/// Time that it takes at most to connect for beats, with the introductions.
+pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 

@@ -10,17 +10,17 @@
 
 use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
+use crate::dial::{Dialed, Dialer, jittered};
 use crate::introduction::Acquaintances;
 use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
 use crate::refusals::Refusals;
-use crate::route::Resolve;
-use bytes::BytesMut;
+use crate::route::{Caller, GroupMember, Resolve};
+use corelith_io::Instant;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
-use corelith_io::{Instant, TcpStream, WriteHalf};
-use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use corelith_wire::peer::{self, AppendResult, Health, Heartbeat, Introduction, kinds};
+use corelith_wire::handshake::Hello;
+use corelith_wire::peer::{self, AppendResult, Heartbeat, Introduction, PromiseEpoch, kinds};
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -37,8 +37,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const FAILURES_TO_NAME: u32 = 12;
 /// How often overdue requests are looked for.
 const OVERDUE_EVERY: Duration = Duration::from_millis(250);
-
-const _: () = assert!(HELLO_BYTES > 0);
 
 /// Who this side is, and how it behaves.
 #[derive(Clone)]
@@ -77,7 +75,7 @@ pub(crate) enum PeerSeen {
 enum AnswerWaiter {
     /// For an answer of that kind, or `REFUSED`.
     Frame(Kind, oneshot::Sender<Frame>),
-    Beat(oneshot::Sender<(AppendResult, Option<Health>)>),
+    Beat(oneshot::Sender<(AppendResult, PromiseEpoch)>),
 }
 
 struct Waiting {
@@ -102,6 +100,8 @@ pub(crate) struct PeerLink {
     beats: RefCell<Vec<Heartbeat>>,
     beats_wait: Notify,
     heard: Cell<Option<Instant>>,
+    /// How often it has come up.
+    ups: Cell<u64>,
     up: watch::Sender<bool>,
     closed: watch::Sender<bool>,
 }
@@ -128,6 +128,7 @@ impl PeerLink {
             beats: RefCell::default(),
             beats_wait: Notify::new(),
             heard: Cell::new(None),
+            ups: Cell::new(0),
             up: watch::channel(false).0,
             closed: watch::channel(false).0,
         })
@@ -145,6 +146,24 @@ impl PeerLink {
             Some(heard) => PeerSeen::Before(corelith_io::now() - heard),
             None => PeerSeen::Never,
         }
+    }
+
+    /// Who is at the other end, while the link is up.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        let theirs = self.theirs.get()?;
+        let member = GroupMember {
+            node: theirs.node,
+            store: theirs.store,
+        };
+        Some(Caller {
+            member,
+            start: theirs.start,
+        })
+    }
+
+    /// How often the link has come up.
+    pub(crate) fn ups(&self) -> u64 {
+        self.ups.get()
     }
 
     /// The store at the other end, while the link is up.
@@ -187,7 +206,7 @@ impl PeerLink {
         &self,
         mut beat: Heartbeat,
         hurry: bool,
-    ) -> Result<oneshot::Receiver<(AppendResult, Option<Health>)>, Down> {
+    ) -> Result<oneshot::Receiver<(AppendResult, PromiseEpoch)>, Down> {
         let (sender, receiver) = oneshot::channel();
         beat.beat = self.expect(beat.shard, AnswerWaiter::Beat(sender), self.config.timeout)?;
         self.beats.borrow_mut().push(beat);
@@ -264,9 +283,9 @@ impl PeerLink {
         loop {
             let connecting = self.connect(failures);
             match corelith_io::timeout(self.config.timeout, connecting).await {
-                Ok(Ok((reader, write, theirs))) => {
+                Ok(Ok(dialed)) => {
                     (pause, failures) = (PAUSE_MIN, 0);
-                    let error = self.serve(reader, write, theirs).await;
+                    let error = self.serve(dialed).await;
                     self.go_down();
                     tracing::info!(peer = %self.peer, address = self.shown(), %error, "peer lost");
                 }
@@ -284,60 +303,34 @@ impl PeerLink {
         }
     }
 
-    /// Where to connect after that many failures: every other time to where the peer came from, if that is
-    /// not where it is said to be.
-    async fn whereabouts(&self, failures: u32) -> Result<SocketAddr, ConnectionError> {
-        let came_from = self.config.acquaintances.place_of(self.peer, self.core);
-        if failures % 2 == 1
-            && let Some(place) = came_from
-        {
-            return Ok(place);
-        }
-        let resolved = (self.config.resolve)(self.peer, self.core).await;
-        resolved.or(came_from).ok_or(ConnectionError::Nowhere)
-    }
-
-    async fn connect(
-        &self,
-        failures: u32,
-    ) -> Result<(FrameReader, WriteHalf, Introduction), ConnectionError> {
-        let address = self.whereabouts(failures).await?;
+    async fn connect(&self, failures: u32) -> Result<Dialed, ConnectionError> {
+        let LinkConfig {
+            acquaintances,
+            resolve,
+            epoch,
+            ..
+        } = &self.config;
+        let dialer = Dialer {
+            acquaintances: Rc::clone(acquaintances),
+            resolve: Rc::clone(resolve),
+            epoch: *epoch,
+        };
+        let address = dialer.whereabouts(self.peer, self.core, failures).await?;
         self.address.set(Some(address));
-        let acquaintances = &self.config.acquaintances;
         let me = acquaintances.me();
         let hello = Hello::peer(me.cluster.short(), me.node);
-        let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
-        write.write_all(&hello.encode()).await?;
-        let mut received = BytesMut::new();
-        let welcome = loop {
-            if let Some(welcome) = received.first_chunk::<WELCOME_BYTES>() {
-                break Welcome::parse(welcome)?;
-            }
-            if read.read_buf(&mut received).await? == 0 {
-                return Err(ConnectionError::Closed);
-            }
-        };
-        welcome.accepted(&hello)?;
-        if welcome.node != self.peer {
-            // Another node answers there: its votes must not be counted as this peer's.
-            return Err(ConnectionError::Unexpected(0));
-        }
-        let rest = received.split_off(WELCOME_BYTES);
-        let mut reader = FrameReader::new(read, rest);
-        let epoch = self.config.epoch;
-        let introducing = acquaintances.introduce(self.peer, epoch, &mut reader, &mut write);
-        let theirs = introducing.await?;
-        Ok((reader, write, theirs))
+        dialer.connect(self.peer, address, hello).await
     }
 
-    async fn serve(
-        &self,
-        reader: FrameReader,
-        write: WriteHalf,
-        theirs: Introduction,
-    ) -> ConnectionError {
+    async fn serve(&self, dialed: Dialed) -> ConnectionError {
+        let Dialed {
+            reader,
+            write,
+            theirs,
+        } = dialed;
         self.heard.set(Some(corelith_io::now()));
         self.theirs.set(Some(theirs));
+        self.ups.set(self.ups.get() + 1);
         self.up.send_replace(true);
         tracing::debug!(peer = %self.peer, address = self.shown(), "peer connected");
         let reading = pin!(self.read_answers(reader, theirs));
@@ -422,7 +415,7 @@ impl PeerLink {
             for reply in peer::parse_heartbeats_reply(&frame)? {
                 match self.take(reply.beat, reply.shard)? {
                     Some(AnswerWaiter::Beat(sender)) => {
-                        let _ = sender.send((reply.result, reply.health));
+                        let _ = sender.send((reply.result, reply.epoch));
                     }
                     Some(AnswerWaiter::Frame(..)) => {
                         return Err(ConnectionError::Unexpected(kind.0));
@@ -474,11 +467,4 @@ impl PeerLink {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         drop(waiting);
     }
-}
-
-/// Half to one and a half of `pause`, so that nodes do not connect in step.
-fn jittered(pause: Duration) -> Duration {
-    let half = pause / 2;
-    let random = u32::try_from(corelith_io::random_u64() >> 48).unwrap_or(0);
-    half + pause * random / 65_536
 }

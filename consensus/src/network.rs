@@ -2,12 +2,14 @@
 
 mod appends;
 
-use crate::admission::{self, Known, Refusal, Sent};
+use crate::admission::{self, Known, Leader, Refusal, Sent};
+use crate::announced::Announced;
 use crate::convert;
 use crate::lease::Lease;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use crate::link::PeerLink;
 use crate::log_store::Unsendable;
+use crate::planted::{Bug, is_planted};
 use crate::route::GroupMember;
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::stores::Stores;
@@ -17,7 +19,7 @@ use corelith_io::Instant;
 use corelith_io::sync::oneshot;
 use corelith_shards as shards;
 use corelith_wire::peer::{
-    self, AppendResult, Health, Heartbeat, PeerVote, Transfer, VoteAsk, kinds,
+    self, AppendResult, Heartbeat, PeerVote, PromiseEpoch, Transfer, VoteAsk, kinds,
 };
 use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId};
 use futures_util::future::{Either, select};
@@ -29,7 +31,7 @@ use openraft::raft::{
     AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
@@ -46,29 +48,18 @@ pub(crate) struct GroupOfPeers {
     pub(crate) shard: ShardId,
     pub(crate) members: Vec<NodeId>,
     pub(crate) stores: Rc<Stores>,
+    /// What it has told followers to be committed.
+    pub(crate) announced: Rc<Announced>,
 }
 
-/// How the peers of a group are, as they said last.
-#[derive(Debug, Default)]
-pub(crate) struct Healths(RefCell<BTreeMap<NodeId, Health>>);
-
-impl Healths {
-    fn note(&self, peer: NodeId, health: Health) {
-        self.0.borrow_mut().insert(peer, health);
-    }
-
-    /// Whether a peer said that it is well, or nothing.
-    pub(crate) fn is_well(&self, peer: NodeId) -> bool {
-        let healths = self.0.borrow();
-        healths.get(&peer).copied().is_none_or(Health::is_well)
-    }
-}
+/// The leader that has handed its lead over to this replica.
+pub(crate) type Authorised = Rc<Cell<Option<Leader>>>;
 
 /// Makes the [`Peer`]s of one group.
 pub(crate) struct Network {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
-    healths: Rc<Healths>,
+    authorised: Authorised,
     link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
     timeout: Duration,
     lease: Rc<Lease>,
@@ -80,7 +71,7 @@ impl Network {
     /// For one group; `link_to` gives the link to a node's core that owns the shard.
     pub(crate) fn new(
         group: Rc<GroupOfPeers>,
-        healths: Rc<Healths>,
+        authorised: Authorised,
         link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
         timeout: Duration,
         lease: Rc<Lease>,
@@ -90,7 +81,7 @@ impl Network {
         Self {
             group,
             matched: Rc::default(),
-            healths,
+            authorised,
             link_to,
             timeout,
             lease,
@@ -103,7 +94,7 @@ impl Network {
         Peer {
             group: Rc::clone(&self.group),
             matched: Rc::clone(&self.matched),
-            healths: Rc::clone(&self.healths),
+            authorised: Rc::clone(&self.authorised),
             link: (self.link_to)(target),
             timeout: self.timeout,
             beats,
@@ -149,7 +140,7 @@ impl Matched {
 pub(crate) struct Peer {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
-    healths: Rc<Healths>,
+    authorised: Authorised,
     link: Rc<PeerLink>,
     timeout: Duration,
     /// Whether appends are heartbeats, which travel with those of other groups.
@@ -225,7 +216,7 @@ impl Peer {
         &self,
         sent: &Sent,
         at: Instant,
-        result: AppendResult,
+        (result, epoch): (AppendResult, PromiseEpoch),
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let peer = self.link.peer();
         let matched = self.matched.of(peer, sent.vote);
@@ -234,7 +225,7 @@ impl Peer {
             AppendResult::Taken { matching } => {
                 self.matched.raise(peer, sent.vote, matching);
                 let leader = convert::vote(sent.vote).leader_id;
-                self.lease.acknowledge(leader, peer, at);
+                self.lease.acknowledge(leader, peer, at, epoch);
                 Ok(Ok(matching.map(types::log_id)))
             }
             AppendResult::Conflict { at } => {
@@ -267,17 +258,16 @@ impl Peer {
         // What comes before a heartbeat is what the peer has acknowledged.
         self.matched.raise(self.link.peer(), sent.vote, sent.before);
         let at = corelith_io::now();
+        self.lease.note_sent(at);
         let there = self.counted().ok_or_else(Self::unknown)?;
+        self.group.announced.raise(beat.committed);
         let answer = self
             .link
             .beat(beat, self.lease.reader_waits())
             .map_err(unreachable)?;
-        let (result, health) = answer.await.map_err(unreachable)?;
+        let answer = answer.await.map_err(unreachable)?;
         self.still_counts(there)?;
-        if let Some(health) = health {
-            self.healths.note(self.link.peer(), health);
-        }
-        self.append_outcome(&sent, at, result)
+        self.append_outcome(&sent, at, answer)
     }
 
     async fn answer(&self, asked: oneshot::Receiver<Frame>) -> Result<Frame, RPCError<Types>> {
@@ -297,7 +287,10 @@ impl Peer {
         let ask = VoteAsk {
             vote: convert::peer_vote(&request.vote),
             last: request.last_log_id.map(types::shard_log_id),
-            transfer: request.leadership_transfer,
+            handed_over_by: self
+                .authorised
+                .get()
+                .filter(|(term, _)| !pre && term.0 + 1 == request.vote.leader_id.term),
         };
         let there = self.wait_ready(limit).await?;
         let asked = self
@@ -470,7 +463,7 @@ impl RaftNetworkV2<Types> for Peer {
         let leader = request.from_leader().leader_id;
         self.lease.give_up(leader);
         assert!(
-            self.lease.is_given_up(leader),
+            self.lease.is_given_up(leader) || is_planted(Bug::KeepLeaseAtHandOver),
             "{leader} leaves with its lease"
         );
         let transfer = Transfer {

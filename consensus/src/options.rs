@@ -2,21 +2,26 @@
 
 use crate::error::OpenError;
 use crate::limits;
-use crate::planted::{self, Bug, is_planted};
+use crate::planted;
 use std::time::Duration;
 
-/// How the groups of a core behave. The same on all nodes of a cluster as far as time is concerned.
+/// What a leader relies on when it answers a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// Promises of other nodes not to vote: clocks run alike, within 1 %.
+    #[default]
+    Lease,
+    /// A confirmation of a majority for each read, or batch of reads: no clock at all.
+    Quorum,
+}
+
+/// How the groups of a core behave.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How often a leader tells its followers that it lives.
-    pub heartbeat: Duration,
-    /// Least time after the end of a leader's lease before a follower stands for election.
-    pub election_timeout_min: Duration,
-    /// Most such time; it is also the length of a leader's lease, and of the embargo after a start.
-    pub election_timeout_max: Duration,
-    /// By how much the clocks of two nodes may differ in rate, in percent: a leader trusts its lease
-    /// for that much less than its followers do, and the embargo is that much longer.
-    pub clock_drift_percent: u32,
+    /// What a leader relies on when it answers a read.
+    pub reads: Reads,
+    /// How long candidates let the one before them go first.
+    pub candidate_step: Duration,
     /// How long a request to a peer may take.
     pub peer_timeout: Duration,
     /// Proposals in flight per group, at most [`limits::PROPOSALS_IN_FLIGHT_MAX`].
@@ -38,10 +43,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
-            election_timeout_min: Duration::from_millis(450),
-            election_timeout_max: Duration::from_millis(900),
-            clock_drift_percent: 10,
+            reads: Reads::default(),
+            candidate_step: Duration::from_millis(15),
             peer_timeout: Duration::from_secs(2),
             proposals_in_flight: limits::PROPOSALS_IN_FLIGHT_MAX,
             proposal_bytes_in_flight: limits::PROPOSAL_BYTES_IN_FLIGHT_MAX,
@@ -60,18 +63,6 @@ impl Options {
     /// `Options` says which do not.
     pub fn validate(&self) -> Result<(), OpenError> {
         let wrong = |what| Err(OpenError::Options(what));
-        if self.heartbeat < Duration::from_millis(10) {
-            return wrong("the heartbeat must be at least 10 ms");
-        }
-        if self.election_timeout_min < self.heartbeat * 3 {
-            return wrong("the least election timeout must be at least three heartbeats");
-        }
-        if self.election_timeout_max <= self.election_timeout_min {
-            return wrong("the greatest election timeout must exceed the least");
-        }
-        if self.clock_drift_percent > 50 {
-            return wrong("the clock drift must be at most 50 %");
-        }
         if self.proposals_in_flight == 0
             || self.proposals_in_flight > limits::PROPOSALS_IN_FLIGHT_MAX
         {
@@ -84,32 +75,5 @@ impl Options {
             return wrong("the bytes of proposals in flight must not be 0");
         }
         Ok(())
-    }
-
-    /// How long a leader trusts an acknowledgement of a majority.
-    pub fn lease(&self) -> Duration {
-        if is_planted(Bug::IgnoreDrift) {
-            return self.election_timeout_max;
-        }
-        if is_planted(Bug::LeaseOfDoubleLength) {
-            return self.election_timeout_max * 2;
-        }
-        let lease =
-            self.election_timeout_max / 100 * 100_u32.saturating_sub(self.clock_drift_percent);
-        assert!(
-            lease <= self.election_timeout_max,
-            "the lease outlives the promise"
-        );
-        lease
-    }
-
-    /// How long after its start a node neither votes nor stands.
-    pub fn embargo(&self) -> Duration {
-        let embargo = self.election_timeout_max / 100 * (100 + self.clock_drift_percent);
-        assert!(
-            embargo >= self.lease() || is_planted(Bug::LeaseOfDoubleLength),
-            "the promise outlives the embargo"
-        );
-        embargo
     }
 }

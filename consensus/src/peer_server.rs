@@ -12,12 +12,12 @@ use crate::limits::{
     PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
-use crate::route::GroupMember;
+use crate::route::{Caller, GroupMember};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, kinds,
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, PromiseEpoch, kinds,
 };
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
@@ -166,6 +166,8 @@ impl PeerServer {
             }
             kinds::VOTE | kinds::PRE_VOTE => self.vote(frame)?,
             kinds::TRANSFER => self.transfer(frame)?,
+            kinds::LEAD => self.lead(frame)?,
+            kinds::READ_POINT => self.read_point(head),
             kinds::SNAPSHOT_BEGIN => {
                 let (transfer, vote) = peer::parse_snapshot(frame)?;
                 self.begin_snapshot(head, transfer, vote);
@@ -189,6 +191,20 @@ impl PeerServer {
             node: self.theirs.node,
             store: self.theirs.store,
         }
+    }
+
+    /// The same, with the start of the store.
+    fn caller(&self) -> Caller {
+        Caller {
+            member: self.peer(),
+            start: self.theirs.start,
+        }
+    }
+
+    /// The epoch of this node's promise to the peer's, before openraft gets anything.
+    fn epoch(&self, group: Option<&Group>) -> PromiseEpoch {
+        let epoch = group.map(|group| group.epoch_towards(self.theirs.node));
+        epoch.unwrap_or_default()
     }
 
     fn group(&self, shard: ShardId) -> Option<Group> {
@@ -221,14 +237,16 @@ impl PeerServer {
         let (append, entries) = peer::parse_append(frame)?;
         let server = Rc::clone(self);
         Self::start(async move {
-            let result = match server.group(head.shard) {
-                Some(group) => group.take_append(server.peer(), append, entries).await,
+            let group = server.group(head.shard);
+            let epoch = server.epoch(group.as_ref());
+            let result = match group {
+                Some(group) => group.take_append(server.caller(), append, entries).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(head.shard, result);
             server
                 .outgoing
-                .send(|out| peer::encode_append_reply(out, head, &result));
+                .send(|out| peer::encode_append_reply(out, head, &result, epoch));
         });
         Ok(())
     }
@@ -243,17 +261,17 @@ impl PeerServer {
         let server = Rc::clone(self);
         Self::start(async move {
             let group = server.group(beat.shard);
+            let epoch = server.epoch(group.as_ref());
             let result = match &group {
-                Some(group) => group.take_beat(server.peer(), append).await,
+                Some(group) => group.take_beat(server.caller(), append).await,
                 None => Ok(AppendResult::Unable),
             };
             let result = server.result(beat.shard, result);
-            let health = group.map(|group| group.health());
             server.beat_replies.borrow_mut().push(HeartbeatReply {
                 beat: beat.beat,
                 shard: beat.shard,
                 result,
-                health,
+                epoch,
             });
             server.outgoing.send(|out| server.append_beat_replies(out));
         });
@@ -302,6 +320,23 @@ impl PeerServer {
         Ok(())
     }
 
+    fn read_point(self: &Rc<Self>, head: Head) {
+        let server = Rc::clone(self);
+        Self::start(async move {
+            let given = match server.group(head.shard) {
+                Some(group) => group.give_read_point(server.peer()).await,
+                None => Ok(None),
+            };
+            match given {
+                Ok(Some(given)) => server
+                    .outgoing
+                    .send(|out| peer::encode_read_point_reply(out, head, &given)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
+        });
+    }
+
     /// Refuses what is asked, and says why.
     fn refuse(&self, head: Head, refusal: &Refusal) {
         self.refused(head.shard, refusal);
@@ -322,6 +357,24 @@ impl PeerServer {
                 Ok(false) => server.plain(head, kinds::REFUSED),
                 Err(refusal) => server.refuse(head, &refusal),
             }
+        });
+        Ok(())
+    }
+
+    fn lead(self: &Rc<Self>, frame: &Frame) -> Result<(), ConnectionError> {
+        let head = frame.header.head;
+        let vote = peer::parse_lead(frame)?;
+        let group = self.group(head.shard);
+        let server = Rc::clone(self);
+        Self::start(async move {
+            // A group that is not open leads nothing.
+            let leads = match group {
+                Some(group) => group.take_lead_question(vote).await,
+                None => false,
+            };
+            server
+                .outgoing
+                .send(|out| peer::encode_lead_reply(out, head, leads));
         });
         Ok(())
     }
@@ -387,7 +440,7 @@ impl PeerServer {
                     self.plain(head, kinds::DONE);
                 }
                 SnapshotPart::End(vote) => {
-                    match group.install(self.peer(), writer, vote).await {
+                    match group.install(self.caller(), writer, vote).await {
                         Ok(Some(vote)) => self
                             .outgoing
                             .send(|out| peer::encode_snapshot_reply(out, head, &vote)),

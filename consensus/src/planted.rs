@@ -11,7 +11,7 @@ pub enum Bug {
     DecideFromMemory,
     /// A leader trusts its lease as long as its followers do, by its own clock.
     IgnoreDrift,
-    /// A leader trusts its lease for twice as long.
+    /// A promise counts for twice as long.
     LeaseOfDoubleLength,
     /// A leader answers reads whether it holds its lease or not.
     ReadWithoutLease,
@@ -19,12 +19,46 @@ pub enum Bug {
     KeepLeaseAtHandOver,
     /// A leader answers reads before it has applied an entry of its own term.
     ReadBeforeOwnTerm,
+    /// A leader answers reads before it has applied all that followers may have shown.
+    AnswerBehindFollowers,
+    /// A read point is no further than what its leader has applied.
+    PointBehindFollowers,
+    /// A follower answers reads from what it has.
+    FollowerAsksNobody,
+    /// A read at a follower shares a question that left before the read came.
+    ShareQuestionOnItsWay,
     /// An acknowledgement from before a read confirms the leadership for it.
     ConfirmByOldAnswers,
     /// An answer counts from when the last request before it was sent.
     CreditLaterSends,
     /// Something not simulated has a say: an address in memory delays a start.
     DelayByAddress,
+    /// A replica votes although a promise to its leader's node runs.
+    VoteWhilePromised,
+    /// A replica stands although a promise to its leader's node runs.
+    StandWhilePromised,
+    /// A vote that is refused for a promise moves the term all the same, and the leader is forgotten.
+    RefusedVoteMovesTerm,
+    /// A follower counts that has not acknowledged the leader's term.
+    CountUnacknowledged,
+    /// A follower counts whatever the epoch of its promise.
+    IgnoreEpoch,
+    /// A replica turns from its leader, and the epoch stays.
+    KeepEpoch,
+    /// A promise counts from when the reply came.
+    CountFromReceipt,
+    /// A promise ends with the connection.
+    ShortenPromise,
+    /// The embargo after a start is half as long as the longest promise.
+    ShortEmbargo,
+    /// A leader that handed over the lead in vain relies on its lease again.
+    ResumeLease,
+    /// A hand-over excuses votes against the leader of any term.
+    HandOverOfAnyTerm,
+    /// A leader that restarts goes on leading.
+    RestoreLead,
+    /// The lease is checked against a time from before the read came.
+    CachedClock,
     /// A group counts any store of a member's node.
     TrustAnyStore,
     /// The budget takes any number of proposals.

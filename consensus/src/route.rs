@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// The address of a node's core; `None` if there is none now.
-pub(crate) type Resolve = Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>;
+pub type Resolve = Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>;
 
 /// How the cores of other nodes are found.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct Route {
     pub core_of: Rc<dyn Fn(NodeId, ShardId) -> u16>,
     /// The address of a node's core, asked for before each attempt to connect; `None` if its name has
     /// none now, which is as if the node were down.
-    pub resolve: Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>,
+    pub resolve: Resolve,
 }
 
 /// A member of a group that is formed.
@@ -26,4 +26,12 @@ pub struct GroupMember {
     pub node: NodeId,
     /// The store that counts as it. 0: none yet, until the group has bound one.
     pub store: StoreId,
+}
+
+/// Who says something over a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) member: GroupMember,
+    /// The start of its store.
+    pub(crate) start: corelith_wire::Start,
 }

@@ -4,6 +4,7 @@ mod chaos;
 mod client;
 pub(crate) mod cluster;
 mod damage;
+mod followers;
 mod history;
 mod leads;
 mod planted;

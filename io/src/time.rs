@@ -20,6 +20,11 @@ use std::time::Duration;
 pub struct Instant(pub(crate) u64);
 
 impl Instant {
+    /// The point that many nanoseconds after the clock's arbitrary start, as [`Instant::as_nanos`] gave them.
+    pub fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
     /// Nanoseconds since the clock's arbitrary start.
     pub fn as_nanos(self) -> u64 {
         self.0

@@ -92,4 +92,4 @@ pub use session::{Admission, Recorded, SessionTable};
 pub use shard::{Shard, ShardOptions};
 pub use sstable::Compression;
 pub use vlog::ValuePointer;
-pub use wal::{Entry, LogRange, LogRecovered, ValuePart, Vote};
+pub use wal::{Entry, LogPulse, LogRange, LogRecovered, ValuePart, Vote};

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, SegmentId, ShardId, Ticket};
 use crate::limits;
 use crate::patience;
-use crate::wal::{Entry, LogRange, LogRecovered, Vote, Wal, WalOptions};
+use crate::wal::{Entry, LogPulse, LogRange, LogRecovered, Vote, Wal, WalOptions};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use std::future::Future;
@@ -129,6 +129,11 @@ impl Log {
     /// Whether what is appended, or the values of it, waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.wal.is_stuck() || self.values.is_stuck()
+    }
+
+    /// How the device that holds it answers.
+    pub fn pulse(&self) -> LogPulse {
+        self.wal.pulse()
     }
 
     /// What the log holds, entries not yet durable included.

@@ -43,6 +43,7 @@ use crate::planted::{Bug, is_planted};
 use crate::vlog::{LoggedValue, ValueState};
 use corelith_io::BLOCK_SIZE;
 use pipeline::BlockPipeline;
+pub use pipeline::LogPulse;
 use segment_files::SegmentFiles;
 use shared::Shared;
 use std::rc::Rc;
@@ -259,6 +260,11 @@ impl Wal {
     /// Whether what is appended waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.shared().is_stuck.get()
+    }
+
+    /// How the device answers.
+    pub(crate) fn pulse(&self) -> LogPulse {
+        self.shared().pipeline.borrow().pulse()
     }
 
     /// What the log holds, entries not yet durable included.

@@ -4,11 +4,12 @@
 mod shape;
 
 use super::encoding::counted;
-use crate::node::config::{ClientsConfig, RaftConfig, StorageConfig};
+use crate::node::config::{ClientsConfig, LivenessConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
 use crate::node::error::NodeError;
 use crate::node::limits;
-use crate::node::run::{refuse_taken_ports, say, supervise};
+use crate::node::run::{executors, refuse_taken_ports, say, supervise};
+use corelith_consensus::Reads;
 use corelith_shards::NodeId;
 pub use shape::{DevShape, WantedShape};
 use std::path::Path;
@@ -31,8 +32,8 @@ pub fn run(data: &Path, wanted: WantedShape) -> Result<(), NodeError> {
     let instead = "choose another first port with --port";
     // Before the probe, which creates the directory.
     refuse_taken_ports(&nodes, instead)?;
-    let cores = usize::from(shape.nodes) * usize::from(shape.cores);
-    corelith_io::probe::probe(&data, cores, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
+    let executors = nodes.iter().map(executors).sum();
+    corelith_io::probe::probe(&data, executors, limits::LOCKED_MEMORY_PER_CORE_BYTES)?;
     if stored.is_none() {
         shape::store(&data, shape)?;
     }
@@ -75,6 +76,7 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
         name: "dev".to_owned(),
         shards: shape.shards,
         replicas: None,
+        reads: Reads::Lease,
         nodes: entries.clone(),
     };
     let configs = entries.into_iter().map(|entry| NodeConfig {
@@ -99,9 +101,10 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
             ..StorageConfig::default()
         },
         clients: ClientsConfig::default(),
-        raft: RaftConfig {
-            heartbeat_ms: 100,
-            election_ms: 500,
+        // All nodes share the machine's cores with whatever else runs there.
+        liveness: LivenessConfig {
+            beat_ms: 75,
+            promise_ms: 600,
         },
     });
     Ok(configs.collect())

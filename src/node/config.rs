@@ -9,6 +9,7 @@ mod check;
 mod tests;
 
 use crate::node::limits;
+use corelith_consensus::Reads;
 use corelith_shards::limits::{MEMTABLES_MAX, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
 use corelith_shards::{Compression, NodeId, Policy};
 use serde::de::Error as _;
@@ -88,6 +89,9 @@ pub struct ClusterConfig {
     pub shards: u32,
     /// Number of replicas of each shard; without it 3, or all nodes if there are fewer.
     pub replicas: Option<u32>,
+    /// What a leader relies on when it answers a read.
+    #[serde(default, deserialize_with = "reads")]
+    pub reads: Reads,
     /// All nodes.
     pub nodes: Vec<NodeEntry>,
 }
@@ -120,6 +124,14 @@ pub struct StorageConfig {
     pub reserve_bytes: Option<u64>,
     /// How fast the scrubber reads what is at rest; 0: it does not run.
     pub scrub_bytes_per_second: u64,
+}
+
+fn reads<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reads, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "lease" => Ok(Reads::Lease),
+        "quorum" => Ok(Reads::Quorum),
+        other => Err(D::Error::unknown_variant(other, &["lease", "quorum"])),
+    }
 }
 
 fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
@@ -163,34 +175,34 @@ impl Default for StorageConfig {
     }
 }
 
-/// Timing of the consensus groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaftConfig {
-    /// A leader is heard from at least this often.
-    pub heartbeat_ms: u64,
-    /// Without a word from the leader for this long (up to twice as long, at random) a follower
-    /// stands for election.
-    pub election_ms: u64,
+/// The beats between nodes. Those of two nodes need not agree.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LivenessConfig {
+    /// Time between two beats to a node.
+    pub beat_ms: u64,
+    /// How long the node's promises are: after so long without a beat its replicas elect others.
+    pub promise_ms: u64,
 }
 
-impl Default for RaftConfig {
+impl Default for LivenessConfig {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 150,
-            election_ms: 750,
+            beat_ms: 50,
+            promise_ms: 300,
         }
     }
 }
 
-impl RaftConfig {
-    /// Time between heartbeats.
-    pub fn heartbeat(&self) -> Duration {
-        Duration::from_millis(self.heartbeat_ms)
+impl LivenessConfig {
+    /// Time between two beats.
+    pub fn beat(&self) -> Duration {
+        Duration::from_millis(self.beat_ms)
     }
 
-    /// Shortest time without a leader before an election.
-    pub fn election(&self) -> Duration {
-        Duration::from_millis(self.election_ms)
+    /// How long the node's promises are.
+    pub fn promise(&self) -> Duration {
+        Duration::from_millis(self.promise_ms)
     }
 }
 
@@ -237,8 +249,8 @@ pub struct NodeConfig {
     pub cluster: ClusterConfig,
     /// Sizes and ways of the storage.
     pub storage: StorageConfig,
-    /// Timing.
-    pub raft: RaftConfig,
+    /// The beats between nodes.
+    pub liveness: LivenessConfig,
     /// Bounds of the clients.
     pub clients: ClientsConfig,
 }
@@ -251,17 +263,9 @@ struct RawConfig {
     #[serde(default)]
     storage: StorageConfig,
     #[serde(default)]
-    raft: RawRaft,
+    liveness: LivenessConfig,
     #[serde(default)]
     clients: ClientsConfig,
-}
-
-/// The timing as far as it is given.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawRaft {
-    heartbeat_ms: Option<u64>,
-    election_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -309,21 +313,17 @@ impl NodeConfig {
     /// # Errors
     /// One sentence about the first problem found.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let raw: RawConfig =
-            toml::from_str(text).map_err(|error| check::syntax_error(file, text, &error))?;
         let problem = |(key, problem): (String, String)| ConfigError::Value {
             file: file.to_owned(),
             key,
             problem,
         };
+        check::raft(text).map_err(problem)?;
+        let raw: RawConfig =
+            toml::from_str(text).map_err(|error| check::syntax_error(file, text, &error))?;
         check::cluster(&raw.cluster).map_err(problem)?;
         check::storage(&raw.storage).map_err(problem)?;
-        let default = RaftConfig::default();
-        let raft = RaftConfig {
-            heartbeat_ms: raw.raft.heartbeat_ms.unwrap_or(default.heartbeat_ms),
-            election_ms: raw.raft.election_ms.unwrap_or(default.election_ms),
-        };
-        check::raft(&raft, raw.raft.election_ms.is_some()).map_err(problem)?;
+        check::liveness(&raw.liveness).map_err(problem)?;
         check::clients(&raw.clients).map_err(problem)?;
         let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
         let listen = match &raw.node.listen {
@@ -343,7 +343,7 @@ impl NodeConfig {
             pin: raw.node.pin,
             cluster: raw.cluster,
             storage: raw.storage,
-            raft,
+            liveness: raw.liveness,
             clients: raw.clients,
         })
     }
@@ -364,6 +364,14 @@ impl ClusterConfig {
             [id.to_le_bytes(), cores.to_le_bytes()].concat()
         });
         xxhash_rust::xxh3::xxh3_64(&bytes.collect::<Vec<u8>>())
+    }
+
+    /// How it tells other nodes what reads rely on.
+    pub(crate) fn reads_tag(&self) -> u32 {
+        match self.reads {
+            Reads::Lease => 0,
+            Reads::Quorum => 1,
+        }
     }
 
     /// Number of replicas of each shard.

@@ -73,7 +73,7 @@ pub enum NodeError {
         reason: String,
     },
     /// The consensus options were refused.
-    #[error("the raft section of the configuration is not usable: {reason}")]
+    #[error("consensus cannot be set up as configured: {reason}")]
     Raft {
         /// Why.
         reason: String,
@@ -85,6 +85,14 @@ pub enum NodeError {
         node: u64,
         /// The core.
         core: u16,
+        /// Why.
+        source: corelith_io::Error,
+    },
+    /// The executor of a node's beats cannot start or has failed.
+    #[error("the beats of node {node} cannot run: {source}")]
+    Beats {
+        /// The node.
+        node: u64,
         /// Why.
         source: corelith_io::Error,
     },

@@ -48,16 +48,21 @@ pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
 /// How fast a shard is scrubbed unless configured: a terabyte in six days, a hundred gigabytes in 14
 /// hours. The 24 shards of the sample's nodes take 48 MiB/s of a device together, some 5 %.
 pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 2 << 20;
-/// Bounds of `raft.heartbeat_ms`.
-pub const HEARTBEAT_MS_MIN: u64 = 10;
-/// See [`HEARTBEAT_MS_MIN`].
-pub const HEARTBEAT_MS_MAX: u64 = 10_000;
-/// Largest `raft.election_ms`.
-pub const ELECTION_MS_MAX: u64 = 60_000;
+/// Smallest `liveness.beat_ms`.
+pub const BEAT_MS_MIN: u64 = 10;
+/// Bounds of `liveness.promise_ms`.
+pub const PROMISE_MS_MIN: u64 = 100;
+/// See [`PROMISE_MS_MIN`]. Also what a store may have promised that says nothing of it: whoever was led by its
+/// node's older version, with elections after 5 s and less, is not outvoted by it after a start.
+pub const PROMISE_MS_MAX: u64 = 10_000;
+/// Connections with beats on their way to the core of the beats.
+pub const BEATS_HANDED_OVER_MAX: usize = 4 * NODES_MAX;
 
-/// Locked memory of the rings of one core; the kernel default allows 8 MiB for all of a user's
+/// Locked memory of the rings of one core, also of that of the beats: the least that glommio takes. The kernel default allows 8 MiB for all of a user's
 /// processes.
 pub const LOCKED_MEMORY_PER_CORE_BYTES: usize = 512 << 10;
+
+const _: () = assert!(PROMISE_MS_MAX as u128 == corelith_wire::peer::PROMISE_MAX.as_millis());
 
 /// Open files of a node apart from its clients' connections, roughly.
 pub const OPEN_FILES_MIN: u64 = 16_384;
@@ -240,7 +245,6 @@ const _: () =
     assert!(VALUE_SEGMENT_BYTES_MIN >= 2 * corelith_shards::limits::VALUE_BYTES_MAX as u64);
 const _: () = assert!(VALUE_SEGMENT_BYTES_MAX <= corelith_shards::limits::VLOG_SEGMENT_BYTES_MAX);
 const _: () = assert!(2 * MEMTABLE_BYTES_MAX + SEGMENT_BYTES_MAX <= RESERVE_BYTES_MAX);
-const _: () = assert!(HEARTBEAT_MS_MAX * 5 <= ELECTION_MS_MAX);
 const _: () = assert!(CLIENT_MEMORY_BYTES_MIN <= CLIENT_MEMORY_BYTES_DEFAULT);
 /// The smallest shares hold the longest frame and the longest answer, and many starts.
 const _: () = assert!(CLIENT_MEMORY_BYTES_MIN as usize / 32 * 5 > UPLOAD_BYTES_MAX);

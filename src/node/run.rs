@@ -1,5 +1,6 @@
 //! Running a node, or several, in this process: from the configuration to the last core's end.
 
+pub mod beats;
 pub mod core;
 mod entry;
 mod setup;
@@ -10,7 +11,7 @@ use crate::node::cluster::addresses::look_up;
 use crate::node::config::NodeConfig;
 use crate::node::error::NodeError;
 use crate::node::limits;
-use core::{CoreEvent, CoreEventKind};
+use core::{CoreEvent, CoreEventKind, Prepared};
 use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -26,10 +27,9 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
     let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
     // Before the probe, which creates the data directory.
     refuse_taken_ports(std::slice::from_ref(&config), instead)?;
-    let cores = usize::from(config.cores);
     corelith_io::probe::probe(
         &config.data_dir,
-        cores,
+        executors(&config),
         limits::LOCKED_MEMORY_PER_CORE_BYTES,
     )?;
     let line = format!(
@@ -40,6 +40,11 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
         say(&line);
         systemd::notify("READY=1");
     })
+}
+
+/// The executors that a node runs: one for each of its cores, and one for its beats.
+pub(crate) fn executors(config: &NodeConfig) -> usize {
+    usize::from(config.cores) + usize::from(config.cluster.nodes.len() > 1)
 }
 
 /// Refuses ports that are taken, before anything is created. Whoever takes one after that is met when
@@ -222,6 +227,7 @@ impl Signals {
 struct Running {
     stops: Vec<Sender<()>>,
     cores: Vec<(u64, u16, CoreHandle)>,
+    beats: Vec<(u64, CoreHandle)>,
 }
 
 impl Running {
@@ -234,9 +240,13 @@ impl Running {
         let listen = resolve(&config.listen.host, config.listen.port)?;
         let node = config.id.0;
         let pin = config.pin.clone();
-        let (setups, stops) = core::prepare(config, listen, instead, events);
+        let Prepared {
+            cores,
+            beats,
+            stops,
+        } = core::prepare(config, listen, instead, events);
         self.stops.extend(stops);
-        for (core, setup) in (0..).zip(setups) {
+        for (core, setup) in (0..).zip(cores) {
             let executor = CoreConfig {
                 cpu: pin.get(usize::from(core)).copied(),
                 locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
@@ -247,18 +257,32 @@ impl Running {
                 .map_err(|source| NodeError::Core { node, core, source })?;
             self.cores.push((node, core, handle));
         }
+        if let Some(setup) = beats {
+            let executor = CoreConfig {
+                locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
+                ..CoreConfig::new(format!("n{node}-beats"))
+            };
+            let failed = |source| NodeError::Beats { node, source };
+            let handle = executor.start(move || beats::run(setup)).map_err(failed)?;
+            self.beats.push((node, handle));
+        }
         Ok(())
     }
 
     /// Tells all cores to stop and waits for their end; a second signal ends the wait.
     async fn stop(self, signals: &mut Signals) -> Result<(), NodeError> {
         drop(self.stops);
-        let cores = self.cores;
+        let (cores, beats) = (self.cores, self.beats);
         let ended = tokio::task::spawn_blocking(move || {
             for (node, core, handle) in cores {
                 handle
                     .join()
                     .map_err(|source| NodeError::Core { node, core, source })?;
+            }
+            for (node, handle) in beats {
+                handle
+                    .join()
+                    .map_err(|source| NodeError::Beats { node, source })?;
             }
             Ok(())
         });

@@ -7,7 +7,8 @@ mod scans;
 
 use crate::node::config::NodeConfig;
 use crate::node::limits;
-use crate::node::run::core::{self, CoreEvent, CoreEventKind};
+use crate::node::run::beats;
+use crate::node::run::core::{self, CoreEvent, CoreEventKind, Prepared};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};
@@ -83,10 +84,17 @@ impl Cluster {
     }
 
     fn start_node(&mut self, node: SimNode, config: NodeConfig, events: &Sender<CoreEvent>) {
-        let (setups, stops) = core::prepare(config, node.address(PORT), "", events);
+        let Prepared {
+            cores,
+            beats,
+            stops,
+        } = core::prepare(config, node.address(PORT), "", events);
         self.stops.extend(stops);
-        for (core, setup) in (0..).zip(setups) {
+        for (core, setup) in (0..).zip(cores) {
             self.sim.start(node, core, move || core::run(setup));
+        }
+        if let Some(setup) = beats {
+            self.sim.start(node, CORES.into(), || beats::run(setup));
         }
     }
 
@@ -251,16 +259,21 @@ fn key_of(shard: u32, salt: u32) -> Vec<u8> {
         .unwrap()
 }
 
-/// The node that leads a shard, as the node at `address` says.
+/// The node that leads a shard, as the node at `address` says, once it knows one.
 async fn leader_of(address: SocketAddr, shard: u32) -> u32 {
     let (mut client, _) = Client::connect(address).await;
-    match client.ask(0, request::encode_status).await {
-        Answer::Status(status) => {
-            let of_shard = status.shards.iter().find(|status| status.shard == shard);
-            u32::try_from(of_shard.unwrap().leader).unwrap()
+    for _ in 0..1_000 {
+        let status = match client.ask(0, request::encode_status).await {
+            Answer::Status(status) => status,
+            other => panic!("{other:?}"),
+        };
+        let of_shard = status.shards.iter().find(|status| status.shard == shard);
+        match u32::try_from(of_shard.unwrap().leader).unwrap() {
+            0 => corelith_io::sleep(Duration::from_millis(10)).await,
+            leader => return leader,
         }
-        other => panic!("{other:?}"),
     }
+    panic!("shard {shard} has no leader");
 }
 
 #[test]
@@ -310,7 +323,7 @@ fn an_older_client_is_answered_in_its_version() {
         for (newest, spoken, kind) in [
             (1, 1, Kind::STORAGE_REPLY),
             (2, 2, Kind::STORAGE_REPLY_2),
-            (9, 2, Kind::STORAGE_REPLY_2),
+            (9, 3, Kind::STORAGE_REPLY_2),
         ] {
             let hello = Hello {
                 newest,

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// compares its replicas. Panics at what is wrong.
 pub(crate) fn run(plan: &Plan) -> Report {
     let mut trial = Trial::start(plan);
-    let promise = Duration::from_millis(2 * plan.election_ms);
+    let promise = Duration::from_millis(plan.promise_ms);
     let drift = plan.clocks.iter().map(|ppm| ppm.abs()).max().unwrap_or(0);
     let mut nemesis = Nemesis::new(plan.shards, promise, drift);
     trial.safety(|cluster| {

@@ -4,13 +4,15 @@
 use crate::link::Connection;
 use bytes::Bytes;
 use corelith_client::Cause;
-use corelith_client::session::{Event, Operation, Request, Session, Step, Target};
+use corelith_client::session::{
+    Event, Operation, Probe, ReadFrom, Request, Session, Source, Step, Target,
+};
 use corelith_io::sync::notify::Notify;
 use corelith_io::{Instant, random_u64};
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::{Condition, Operation as WriteKind, encode_describe};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, Epoch, Head, Kind, Outbox, RequestId, ShardId};
+use corelith_wire::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -61,6 +63,9 @@ struct Inner {
     clock: Clock,
 }
 
+/// How long a probe waits for its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// What a client got for an operation.
 pub(crate) type Outcome = Result<Answer, corelith_client::Error>;
 
@@ -102,22 +107,39 @@ impl Client {
 
     /// Carries an operation to its end. Dropped before, the operation is given up as the SDK does.
     pub(crate) async fn run(&self, request: Request, within: Duration) -> Outcome {
-        self.carry(request, within).await.0
+        let leader = Source::From(ReadFrom::Leader);
+        self.run_from(request, within, leader).await.0
     }
 
-    /// As [`Client::run`]; tells also the node that the operation was sent to last, 0 if it was not sent.
-    pub(crate) async fn carry(&self, request: Request, within: Duration) -> (Outcome, u64) {
-        let inner = &*self.inner;
-        let mut sent_to = 0;
+    /// As [`Client::run_from`]; tells the node that the operation was sent to last as a number, 0 if it was not
+    /// sent.
+    pub(crate) async fn carry(
+        &self,
+        request: Request,
+        within: Duration,
+        source: Source,
+    ) -> (Outcome, u64) {
+        let (outcome, node) = self.run_from(request, within, source).await;
+        (outcome, node.map_or(0, |node| node.0))
+    }
+
+    /// As [`Client::run`], for a read from `source`; returns also who was asked last.
+    pub(crate) async fn run_from(
+        &self,
+        request: Request,
+        within: Duration,
+        source: Source,
+    ) -> (Outcome, Option<NodeId>) {
+        let inner = &self.inner;
         let deadline = inner.clock.now() + within;
         let operation = inner.session.borrow().operation(request, deadline);
+        let operation = operation.read_from(source);
         let mut flight = Flight { inner, operation };
         let mut step = flight.advance(Session::proceed);
         loop {
             step = match step {
-                Step::Done(outcome) => return (outcome, sent_to),
+                Step::Done(outcome) => return (outcome, flight.operation.asked()),
                 Step::Send { target, until } => {
-                    sent_to = target.node.0;
                     let event = inner.attempt(target, &flight.operation, until).await;
                     flight.advance(|session, operation, now| session.report(operation, event, now))
                 }
@@ -179,6 +201,19 @@ impl Inner {
         Some(connection)
     }
 
+    /// Measures how far a node is away.
+    async fn probe(&self, probe: Probe) {
+        let Some(connection) = self.connection(probe.target) else {
+            return;
+        };
+        let began = self.clock.now();
+        let encode = |out: &mut Outbox, id| probe.encode(out, id);
+        let event = connection.call(encode, began + PROBE_TIMEOUT).await;
+        let answered = matches!(event, Event::Answer(_));
+        let took = answered.then_some(self.clock.now() - began);
+        self.session.borrow_mut().probed(&probe, took);
+    }
+
     /// Asks the nodes in turn for a newer map.
     async fn refresh(&self) {
         let map = Arc::clone(self.session.borrow().map());
@@ -210,7 +245,7 @@ impl Inner {
 
 /// An operation under way.
 struct Flight<'a> {
-    inner: &'a Inner,
+    inner: &'a Rc<Inner>,
     operation: Operation,
 }
 
@@ -226,7 +261,15 @@ impl Flight<'_> {
             now,
         );
         self.stir();
+        while let Some(probe) = self.take_probe() {
+            let inner = Rc::clone(self.inner);
+            drop(corelith_io::spawn(async move { inner.probe(probe).await }));
+        }
         step
+    }
+
+    fn take_probe(&self) -> Option<Probe> {
+        self.inner.session.borrow_mut().take_probe()
     }
 
     fn stir(&self) {
@@ -243,5 +286,14 @@ impl Drop for Flight<'_> {
         session.abandon(&mut self.operation);
         drop(session);
         self.stir();
+    }
+}
+
+/// A third of the reads each from the leader, the nearest replica and all in turn.
+pub(crate) fn some_replica() -> ReadFrom {
+    match random_u64() % 3 {
+        0 => ReadFrom::Leader,
+        1 => ReadFrom::Nearest,
+        _ => ReadFrom::Any,
     }
 }

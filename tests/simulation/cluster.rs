@@ -3,10 +3,11 @@
 use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClientsConfig, ClusterConfig, Listen, NodeConfig, NodeEntry, RaftConfig, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, StorageConfig,
 };
-use corelith::node::run::core::{self, CoreEvent, CoreEventKind};
-use corelith_consensus::{Group, Role, planted};
+use corelith::node::run::beats;
+use corelith::node::run::core::{self, CoreEvent, CoreEventKind, Prepared};
+use corelith_consensus::{Group, Reads, Role, planted};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
@@ -144,9 +145,17 @@ impl Cluster {
         let (events, happened) = corelith_io::channel(2 * usize::from(member.config.cores));
         let config = member.config.clone();
         let listen = member.node.address(PORT);
-        let (setups, stops) = core::prepare(config, listen, "", &events);
-        for (core, setup) in (0..).zip(setups) {
+        let Prepared {
+            cores,
+            beats,
+            stops,
+        } = core::prepare(config, listen, "", &events);
+        for (core, setup) in (0..).zip(cores) {
             self.sim.start(member.node, core, move || core::run(setup));
+        }
+        if let Some(setup) = beats {
+            let core = member.config.cores.into();
+            self.sim.start(member.node, core, || beats::run(setup));
         }
         member.running = Some((stops, happened));
         member.ready_cores = 0;
@@ -277,6 +286,7 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             name: "simulated".to_owned(),
             shards: plan.shards,
             replicas: Some(plan.replicas),
+            reads: Reads::Lease,
             nodes: entries.to_vec(),
         },
         storage: StorageConfig {
@@ -292,9 +302,9 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             ..StorageConfig::default()
         },
         clients: ClientsConfig::default(),
-        raft: RaftConfig {
-            heartbeat_ms: plan.heartbeat_ms,
-            election_ms: plan.election_ms,
+        liveness: LivenessConfig {
+            beat_ms: plan.beat_ms,
+            promise_ms: plan.promise_ms,
         },
     }
 }

@@ -1,9 +1,9 @@
 //! What the clients of a run saw, as its history has it.
 
-use crate::client::{Client, Outcome};
+use crate::client::{Client, Outcome, some_replica};
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
-use corelith_client::session::Request;
+use corelith_client::session::{ReadFrom, Request, Source};
 use corelith_history::{Condition, LogPoint, Observation, Value, What};
 use corelith_io::sim::Sim;
 use corelith_shards::ShardId;
@@ -90,7 +90,11 @@ impl Notes {
                 },
             },
         };
-        let (outcome, node) = client.carry(request, within).await;
+        let source = match question.asked {
+            Asked::Read => Source::From(some_replica()),
+            Asked::Write(..) => Source::From(ReadFrom::Leader),
+        };
+        let (outcome, node) = client.carry(request, within, source).await;
         self.note(question, node, &outcome);
         outcome
     }

@@ -4,8 +4,8 @@ use corelith_io::sim::SimConfig;
 use corelith_shards::{Compression, Policy};
 use std::time::Duration;
 
-/// Clocks may differ by 10 % in rate ([`corelith_consensus::Options::clock_drift_percent`]).
-pub(crate) const DRIFT_PPM_MAX: i32 = 50_000;
+/// The rates of two clocks may differ by 0.5 %: beyond that nodes do not count on each other.
+pub(crate) const DRIFT_PPM_MAX: i32 = 2_400;
 
 /// A generator of its own, so that what is drawn before a world exists does not depend on it.
 pub(crate) struct Dice(u64);
@@ -46,8 +46,8 @@ pub(crate) struct Plan {
     pub cores: Vec<u16>,
     pub shards: u32,
     pub replicas: u32,
-    pub heartbeat_ms: u64,
-    pub election_ms: u64,
+    pub beat_ms: u64,
+    pub promise_ms: u64,
     /// How much too fast the clock of each node runs.
     pub clocks: Vec<i32>,
     pub policy: Policy,
@@ -74,8 +74,8 @@ impl Plan {
         let nodes = dice.pick(&[3, 3, 3, 3, 4, 5, 5, 6, 7]);
         let replicas = dice.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 4, 2]).min(nodes as u32);
         let shards = dice.between(1, 4).min(12 / u64::from(replicas)) as u32;
-        let heartbeat_ms = dice.pick(&[50, 80, 100, 150]);
-        let drift = dice.pick(&[200, 5_000, DRIFT_PPM_MAX, DRIFT_PPM_MAX]);
+        let beat_ms = dice.pick(&[20, 50, 50, 75]);
+        let drift = dice.pick(&[200, 1_000, DRIFT_PPM_MAX, DRIFT_PPM_MAX]);
         let clock = |dice: &mut Dice| match dice.below(3) {
             0 => -drift,
             1 => drift,
@@ -97,8 +97,8 @@ impl Plan {
             cores: (0..nodes).map(|_| dice.pick(&[1, 1, 2, 3])).collect(),
             shards,
             replicas,
-            heartbeat_ms,
-            election_ms: heartbeat_ms * dice.between(5, 8),
+            beat_ms,
+            promise_ms: beat_ms * dice.between(5, 8),
             clocks: (0..nodes).map(|_| clock(&mut dice)).collect(),
             policy: dice.pick(&[Policy::Leveled, Policy::Tiered]),
             compression: dice.pick(&[Compression::None, Compression::Lz4]),
@@ -141,8 +141,8 @@ impl Plan {
             cores: vec![1; 3],
             shards,
             replicas: 3,
-            heartbeat_ms: 100,
-            election_ms: 600,
+            beat_ms: 75,
+            promise_ms: 600,
             clocks: vec![0; 3],
             policy: Policy::Leveled,
             compression: Compression::None,

@@ -54,7 +54,7 @@ fn shows(plant: Plant, seed: u64) {
 }
 
 /// Each bug, and how many seeds it took when they were last counted, if they were.
-const BUGS: [(Plant, Option<u64>); 36] = [
+const BUGS: [(Plant, Option<u64>); 40] = [
     (Plant::Group(GroupBug::VoteAfterRestart), None),
     (Plant::Group(GroupBug::SkipConditions), Some(1)),
     (Plant::Group(GroupBug::DecideFromMemory), Some(1)),
@@ -66,6 +66,10 @@ const BUGS: [(Plant, Option<u64>); 36] = [
     (Plant::Group(GroupBug::ConfirmByOldAnswers), Some(76)),
     (Plant::Group(GroupBug::CreditLaterSends), None),
     (Plant::Group(GroupBug::DelayByAddress), Some(1)),
+    (Plant::Group(GroupBug::AnswerBehindFollowers), None),
+    (Plant::Group(GroupBug::PointBehindFollowers), None),
+    (Plant::Group(GroupBug::FollowerAsksNobody), Some(1)),
+    (Plant::Group(GroupBug::ShareQuestionOnItsWay), None),
     (Plant::Shard(ShardBug::AcknowledgeBeforeDurable), Some(16)),
     (Plant::Shard(ShardBug::AcknowledgeBeforeValues), Some(119)),
     (Plant::Shard(ShardBug::IgnoreGaps), None),

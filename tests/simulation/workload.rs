@@ -1,15 +1,16 @@
 //! What the clients of a simulated cluster do, and what they note of it.
 
-use crate::client::{Client, Outcome};
+use crate::client::{Client, Outcome, some_replica};
 use crate::notes::{Asked, Notes, Question, encode};
 use crate::plan::Plan;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
-use corelith_client::session::Request;
+use corelith_client::session::{ReadFrom, Request, Source};
 use corelith_history::{Condition, Value};
 use corelith_io::random_u64;
 use corelith_io::sim::{Sim, SimNode};
 use corelith_shards::ShardId;
+use corelith_wire::NodeId;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::Answer;
 use std::cell::{Cell, RefCell};
@@ -217,6 +218,8 @@ impl Lane {
         let began = workload
             .notes
             .ask(workload.take_client(), &start, Asked::Read);
+        let from_node = some_replica();
+        let mut source = Source::From(from_node);
         loop {
             let request = Request::Scan {
                 shard,
@@ -232,7 +235,7 @@ impl Lane {
                 ..began.clone()
             };
             let notes = &workload.notes;
-            let (outcome, node) = self.client.carry(request, Self::deadline()).await;
+            let (outcome, node) = self.client.carry(request, Self::deadline(), source).await;
             let page = match outcome {
                 Ok(Answer::ScanPage(page)) => page,
                 Err(Error::ScanExpired) => return notes.refused("scan expired"),
@@ -245,6 +248,9 @@ impl Lane {
                 return;
             };
             at_version = page.at_version;
+            if node != 0 && from_node != ReadFrom::Leader {
+                source = Source::At(NodeId(node));
+            }
             let mut next = BytesMut::from(last.key.as_ref());
             next.put_u8(0);
             start = next.freeze();

@@ -1,8 +1,8 @@
 //! What a peer may answer.
 
-use super::{Known, Refusal, leader_of_vote, within};
+use super::{Known, Refusal, leader_of, leader_of_vote, within};
 use corelith_shards::{LogId, Term};
-use corelith_wire::peer::{AppendResult, PeerVote, VoteAnswer};
+use corelith_wire::peer::{AppendResult, GivenPoint, PeerVote, VoteAnswer};
 
 /// The answer to a request for a vote.
 ///
@@ -78,5 +78,18 @@ pub(crate) fn snapshot_answer(
     match vote == sent {
         true => Ok(()),
         false => higher(known, sent, vote),
+    }
+}
+
+/// The read point that a leader names: an entry of its own.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn read_point(known: &Known<'_>, given: &GivenPoint) -> Result<(), Refusal> {
+    known.claim(&given.vote, true)?;
+    within(Some(given.upto), leader_of_vote(&given.vote))?;
+    match leader_of(given.upto) == leader_of_vote(&given.vote) {
+        true => Ok(()),
+        false => Err(Refusal::Order(given.upto)),
     }
 }

@@ -419,7 +419,7 @@ fn votes_and_hand_overs_are_checked() {
     let ask = |vote, last, transfer| VoteAsk {
         vote,
         last,
-        transfer,
+        handed_over_by: bool::then_some(transfer, (Term(5), NodeId(1))),
     };
     let candidate = vote_of(6, 2, false);
     let good = ask(candidate, Some(id(5, 3, 9)), false);
@@ -528,6 +528,7 @@ fn answers_fit_what_was_asked() {
         vote,
         last,
         granted,
+        promised_ms: 0,
     };
     let check = |pre, answer| vote_answer(&known(), pre, &asked, &answer);
     assert_eq!(check(false, answer(asked, None, true)), Ok(()));

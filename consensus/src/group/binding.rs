@@ -1,4 +1,4 @@
-//! Forming a new group, standing in it, and binding its slots to stores: see `stores.rs`.
+//! Forming a new group, and binding its slots to stores: see `stores.rs`.
 //!
 //! Any replica that has nothing may form the group: the first entry says the same on all of them, and a
 //! majority that has nothing shows that nothing was ever committed. One of those that form it is elected, and
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// How often a leader looks whether it can bind a slot, while there is one to bind.
 const BIND_EVERY: Duration = Duration::from_millis(500);
-/// How many of the longest election timeouts each replica leaves to the one before it to form the group.
+/// How many lengths of a promise each replica leaves to the one before it to form the group.
 const FORM_AFTER: u32 = 3;
 
 /// The place of `me` among the replicas that may form the group, the preferred one first; `None` if it may
@@ -42,7 +42,7 @@ impl GroupInner {
     pub(super) async fn form(&self) {
         let place = place_to_form(&self.founding, self.preferred, self.stores.me());
         let Some(place) = place else { return };
-        corelith_io::sleep(self.options.election_timeout_max * FORM_AFTER * place).await;
+        corelith_io::sleep(self.liveness.options().promise * FORM_AFTER * place).await;
         let is_formed = {
             let server = self.server.borrow_watched();
             server.current_leader.is_some() || server.membership_config.log_id().is_some()
@@ -55,29 +55,6 @@ impl GroupInner {
         let members: std::collections::BTreeMap<u64, StoreId> = members.collect();
         if let Err(error) = self.raft.initialize(members).await {
             tracing::debug!(shard = %self.shard_id, %error, "the group was formed before");
-        }
-    }
-
-    /// Has the replica stand for election while it may: not before its embargo ends, and if its slot is its
-    /// store's.
-    pub(super) async fn stand_when_allowed(&self) {
-        if let Some(until) = self.embargo_until {
-            // The preferred leader stands first, so that after a restart of all nodes it leads
-            // and the others do not split the vote.
-            let head_start = if self.me == self.preferred {
-                Duration::ZERO
-            } else {
-                self.options.election_timeout_min
-            };
-            corelith_io::sleep_until(until + head_start).await;
-        }
-        let mut server = self.server.clone();
-        loop {
-            server.borrow_and_update();
-            self.raft.runtime_config().elect(self.stores.may_stand());
-            if server.changed().await.is_err() {
-                return;
-            }
         }
     }
 

@@ -8,21 +8,23 @@
 //! An openraft that has stopped is told nothing: it would log each message.
 
 use super::Group;
-use crate::admission::{self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal};
+use super::turning::Turn;
+use crate::admission::{
+    self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal, leader_of_vote,
+};
 use crate::convert;
-use crate::route::GroupMember;
+use crate::planted::{Bug, is_planted};
+use crate::route::{Caller, GroupMember};
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
 use crate::stores::Standing;
-use crate::types::{self, Payload, SnapshotMeta, Types, VoteRequest};
+use crate::types::{self, Payload, SnapshotMeta, VoteRequest};
 use corelith_io::Instant;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
 use corelith_shards::{self as shards, LogIndex, NodeId, Term};
-use corelith_wire::peer::{
-    AppendHead, AppendResult, PeerEntry, PeerVote, Transfer, VoteAnswer, VoteAsk,
-};
+use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAnswer, VoteAsk};
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use openraft::raft::StreamAppendError;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -49,6 +51,11 @@ pub(super) struct Door {
 }
 
 impl Door {
+    /// Waits until nothing else enters openraft, and keeps it so.
+    pub(super) async fn turn(&self) -> Permit {
+        self.turn.acquire(1).await
+    }
+
     /// When a peer was last heard here.
     pub(super) fn heard(&self, peer: NodeId) -> Option<Instant> {
         self.heard.borrow().get(&peer).copied()
@@ -73,7 +80,7 @@ impl Group {
     ///
     /// # Errors
     /// The group has another store in the slot of the peer, or in that of this node: see `stores.rs`.
-    fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
+    pub(super) fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
         let stores = &self.inner.stores;
         for of in [peer, stores.me()] {
             if stores.standing(of) == Standing::Stranger {
@@ -128,54 +135,56 @@ impl Group {
     /// Has this replica's term rise as if `peer` asked for its vote in `term`: openraft keeps to a leader
     /// that it hears or that is followed. The peer is far beyond that term and counts no vote of it.
     async fn rise(&self, peer: NodeId, term: Term) {
-        if self.embargoed() || self.inner.is_stopped() {
+        if self.inner.is_embargoed() || self.inner.is_stopped() {
+            return;
+        }
+        let _entering = self.inner.door.turn().await;
+        let Some((vote, _)) = self.inner.caught_up().await else {
+            return;
+        };
+        let turn = self.inner.may_turn(&vote, peer, None);
+        if matches!(turn, Turn::Bound(_))
+            || self.inner.leads_well()
+            || !self.inner.turn(&vote, turn)
+        {
             return;
         }
         tracing::warn!(shard = %self.shard(), %peer, %term, "the term rises towards that of a peer");
-        let vote = PeerVote {
-            term,
-            node: peer,
-            committed: false,
-        };
-        let request = VoteRequest {
-            vote: convert::vote(vote),
-            last_log_id: self.inner.log.range().last.map(types::log_id),
-            leadership_transfer: false,
-        };
-        // An error says that openraft has stopped.
-        let _ = self.inner.raft.vote(request).await;
+        self.inner.raise_term(peer, term).await;
     }
 
     /// Takes a heartbeat.
     pub(crate) async fn take_beat(
         &self,
-        peer: GroupMember,
+        from: Caller,
         head: AppendHead,
     ) -> Result<AppendResult, Refusal> {
-        let verdict = admission::append(&self.known(peer)?, &head, &[]);
-        self.weigh(peer.node, &head.vote, verdict).await?;
-        self.let_in(head, Vec::new(), Vec::new(), None).await
+        let verdict = admission::append(&self.known(from.member)?, &head, &[]);
+        self.weigh(from.member.node, &head.vote, verdict).await?;
+        self.let_in(from, head, Vec::new(), Vec::new(), None).await
     }
 
     /// Takes an append.
     pub(crate) async fn take_append(
         &self,
-        peer: GroupMember,
+        from: Caller,
         head: AppendHead,
         entries: Vec<PeerEntry>,
     ) -> Result<AppendResult, Refusal> {
-        let verdict = admission::append(&self.known(peer)?, &head, &entries);
-        let payloads = self.weigh(peer.node, &head.vote, verdict).await?;
+        let verdict = admission::append(&self.known(from.member)?, &head, &entries);
+        let payloads = self.weigh(from.member.node, &head.vote, verdict).await?;
         let place = self.inner.door.queue.acquire(1).await;
         if !self.may_commit_more().await {
             return Ok(AppendResult::Unable);
         }
-        self.let_in(head, entries, payloads, Some(place)).await
+        self.let_in(from, head, entries, payloads, Some(place))
+            .await
     }
 
     /// Hands an append or heartbeat to openraft when its turn has come, and then gives its place up.
     async fn let_in(
         &self,
+        from: Caller,
         mut head: AppendHead,
         entries: Vec<PeerEntry>,
         payloads: Vec<Payload>,
@@ -202,6 +211,7 @@ impl Group {
         }
         let (before, vote) = (head.before, head.vote);
         let last = entries.last().map(|entry| entry.id).or(before);
+        self.inner.turning.follow(&head.vote, from);
         let request = convert::append_request(&head, &entries, payloads);
         // Enters the mailbox when it is polled first; the next one may follow.
         let mut answer = pin!(self.inner.raft.append_entries(request));
@@ -293,7 +303,7 @@ impl Group {
     }
 
     /// Asks for a vote, or whether it would be granted (`pre`); `None` if openraft has stopped or the
-    /// replica may not vote yet.
+    /// replica may not vote yet. A request that is refused for a promise does not get to openraft.
     pub(crate) async fn take_vote(
         &self,
         peer: GroupMember,
@@ -303,44 +313,64 @@ impl Group {
         let verdict = admission::vote(&self.known(peer)?, pre, &ask);
         self.weigh(peer.node, &ask.vote, verdict).await?;
         self.check_candidate(peer, &ask)?;
-        if self.embargoed() || self.inner.is_stopped() {
+        let inner = &self.inner;
+        if inner.is_embargoed() || inner.is_stopped() {
             return Ok(None);
+        }
+        if pre {
+            return Ok(Some(inner.would_grant(&ask)));
+        }
+        let entering = inner.door.turn().await;
+        let Some((vote, _)) = inner.caught_up().await else {
+            return Ok(None);
+        };
+        let last = inner.log.range().last;
+        let refused = |promised_ms| VoteAnswer {
+            vote,
+            last,
+            granted: false,
+            promised_ms,
+        };
+        let asks_again = ask.vote == vote;
+        let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
+        if !(asks_again || is_newer) || ask.last < last {
+            return Ok(Some(refused(0)));
+        }
+        let turn = inner.may_turn(&vote, ask.vote.node, ask.handed_over_by);
+        if let Turn::Bound(until) = turn
+            && !is_planted(Bug::VoteWhilePromised)
+        {
+            if is_planted(Bug::RefusedVoteMovesTerm) {
+                inner.raise_term(peer.node, ask.vote.term).await;
+            }
+            inner.doubt(&vote);
+            let left = (until - corelith_io::now()).as_millis();
+            return Ok(Some(refused(u32::try_from(left).unwrap_or(u32::MAX))));
+        }
+        let keeps = inner.leads_well() && ask.handed_over_by.is_none();
+        if keeps || inner.is_embargoed() || !inner.turn(&vote, turn) {
+            return Ok(Some(refused(0)));
         }
         let request = VoteRequest {
             vote: convert::vote(ask.vote),
             last_log_id: ask.last.map(types::log_id),
-            leadership_transfer: ask.transfer,
+            // What keeps a replica from voting is looked at here: openraft is not to look at its leases.
+            leadership_transfer: true,
         };
-        let raft = &self.inner.raft;
-        let answer = match pre {
-            true => raft.pre_vote(request).await,
-            false => raft.vote(request).await,
+        let mut answer = pin!(inner.raft.vote(request));
+        // Enters the mailbox when it is polled first.
+        let at_once = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+        drop(entering);
+        let answer = match at_once {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => answer.await,
         };
         Ok(answer.ok().map(|answer| VoteAnswer {
             vote: convert::peer_vote(&answer.vote),
             last: answer.last_log_id.map(types::shard_log_id),
             granted: answer.vote_granted,
+            promised_ms: 0,
         }))
-    }
-
-    /// Takes note that the leader hands over the lead; whether openraft took it.
-    pub(crate) async fn take_transfer(
-        &self,
-        peer: GroupMember,
-        transfer: Transfer,
-    ) -> Result<bool, Refusal> {
-        admission::transfer(&self.known(peer)?, &transfer)?;
-        let may_stand = self.inner.stores.may_stand();
-        if self.embargoed() || self.inner.is_stopped() || !may_stand {
-            return Ok(false);
-        }
-        let request = TransferLeaderRequest::<Types>::new(
-            convert::vote(transfer.from),
-            transfer.to.0,
-            transfer.last.map(types::log_id),
-        );
-        let done = self.inner.raft.handle_transfer_leader(request).await;
-        Ok(matches!(done, Ok(Ok(()))))
     }
 
     /// Whether a snapshot under that vote may be received.
@@ -352,7 +382,7 @@ impl Group {
     /// it is damaged or openraft has stopped.
     pub(crate) async fn install(
         &self,
-        peer: GroupMember,
+        from: Caller,
         mut writer: shards::SnapshotWriter,
         vote: PeerVote,
     ) -> Result<Option<PeerVote>, Refusal> {
@@ -368,9 +398,10 @@ impl Group {
         let Some((_, committed)) = self.inner.caught_up().await else {
             return Ok(None);
         };
-        let known = self.known(peer)?;
+        let known = self.known(from.member)?;
         admission::snapshot(&known, &vote, applied, membership.as_ref(), committed)?;
         self.inner.door.line.set(None);
+        self.inner.turning.follow(&vote, from);
         let Ok(last_membership) = stored_membership(membership) else {
             return Err(Refusal::Snapshot);
         };
@@ -393,6 +424,23 @@ impl Group {
 }
 
 impl super::GroupInner {
+    /// Has this replica's term rise to `term`, as if it voted there for `peer`, who is told nothing of it. A
+    /// leader leads no more then.
+    pub(super) async fn raise_term(&self, peer: NodeId, term: Term) {
+        let vote = PeerVote {
+            term,
+            node: peer,
+            committed: false,
+        };
+        let request = VoteRequest {
+            vote: convert::vote(vote),
+            last_log_id: self.log.range().last.map(types::log_id),
+            leadership_transfer: true,
+        };
+        // An error says that openraft has stopped.
+        let _ = self.raft.vote(request).await;
+    }
+
     /// Notes that openraft will apply what comes up to `index`.
     fn will_apply(&self, index: LogIndex) {
         self.applies_waiting();
@@ -420,7 +468,7 @@ impl super::GroupInner {
 
     /// This replica's vote and what it knows to be committed, after openraft has done all that came in
     /// before; `None` if it has stopped.
-    async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {
+    pub(super) async fn caught_up(&self) -> Option<(PeerVote, Option<shards::LogId>)> {
         if self.is_stopped() {
             return None;
         }

@@ -1,28 +1,31 @@
 //! Linearizable reads at the leader.
 
-use super::Group;
+use super::{Group, GroupInner};
 use crate::error::GroupError;
 use crate::limits::READERS_WAITING_MAX;
+use crate::options::Reads;
 use crate::planted::{Bug, is_planted};
-use crate::proposal;
+use crate::types::LeaderId;
+use corelith_io::Instant;
 use corelith_io::sync::oneshot;
 use corelith_shards::{LogIndex, Term};
-use openraft::LinearizerOption;
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
+use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::pin::pin;
 
-/// A point of the shard's history that is safe to read from the local engine.
+/// How many lengths of a promise a reader waits at most.
+const CONFIRM_PROMISES: u32 = 3;
+
+/// A point of the shard's history that is safe to read from the local engine: the last entry applied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPoint {
-    /// The leader's term.
+    /// Its term: at a leader its own, at a follower at least that of the leader that named a point.
     pub term: Term,
     /// Everything up to this log index is applied here, every answered write included.
     pub index: LogIndex,
 }
 
-type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
+pub(super) type Reply = Box<dyn FnOnce(Result<ReadPoint, GroupError>)>;
 
 /// Readers that wait for a confirmation of the leadership to start after they came.
 #[derive(Default)]
@@ -45,26 +48,19 @@ impl Group {
     /// of its own term: what the local engine holds then is linearizable. No waiting, no
     /// allocation. `None`: ask [`Group::read_barrier`].
     pub fn try_read_point(&self) -> Option<ReadPoint> {
+        let applied = self.under_lease()?;
+        let is_behind = self.inner.announced_beyond(applied.index).is_some();
+        (!is_behind).then_some(applied)
+    }
+
+    /// What is applied, if this replica leads under a valid lease and that is of its own term. Followers may have
+    /// shown more.
+    pub(super) fn under_lease(&self) -> Option<ReadPoint> {
         let inner = &*self.inner;
         let leader = inner.leading()?;
-        let applied = inner.applied.last()?;
-        let own = applied.term.0 == leader.term && applied.node.0 == leader.node_id;
-        if !own && !is_planted(Bug::ReadBeforeOwnTerm) {
+        let applied = inner.own_applied(leader)?;
+        if inner.stores.voters() > 1 && !inner.may_answer(leader) {
             return None;
-        }
-        if inner.stores.voters() > 1 {
-            let now = corelith_io::now();
-            let holds = match is_planted(Bug::CreditLaterSends) {
-                true => inner
-                    .data
-                    .borrow_watched()
-                    .last_quorum_acked
-                    .is_some_and(|acked| inner.lease.holds_from(leader, acked.into_inner().0, now)),
-                false => inner.lease.holds(leader, now),
-            };
-            if !holds && !is_planted(Bug::ReadWithoutLease) {
-                return None;
-            }
         }
         Some(ReadPoint {
             term: applied.term,
@@ -92,8 +88,11 @@ impl Group {
     /// [`Group::read_barrier`] with a callback; it is called exactly once, maybe before this
     /// returns.
     pub fn on_read_point(&self, reply: impl FnOnce(Result<ReadPoint, GroupError>) + 'static) {
-        if let Some(point) = self.try_read_point() {
-            return reply(Ok(point));
+        if let Some(point) = self.under_lease() {
+            return match self.inner.announced_beyond(point.index) {
+                Some(index) => self.answer_once_applied(index, Box::new(reply)),
+                None => reply(Ok(point)),
+            };
         }
         if *self.inner.closing.borrow() {
             return reply(Err(GroupError::Shutdown));
@@ -131,48 +130,82 @@ impl Group {
         self.inner.readers.confirming.set(false);
     }
 
-    /// Has a majority confirm, after now, that this node still leads, and waits until everything
-    /// that was committed by then is applied.
+    /// Waits until this node may answer reads that came before now: it holds its lease, or a majority has
+    /// confirmed after now that it leads; and has applied an entry of its own.
     async fn confirm(&self) -> Result<ReadPoint, GroupError> {
         let inner = &*self.inner;
-        let began = corelith_io::now();
-        // Age zero: an acknowledgement from before does not count.
-        let age_max = match is_planted(Bug::ConfirmByOldAnswers) {
-            true => inner.options.election_timeout_max * 4,
-            false => Duration::ZERO,
-        };
-        let option = LinearizerOption::new(Some(age_max), true)
-            .with_wait_timeout(inner.options.election_timeout_max);
-        let linearizer = match inner.raft.get_read_linearizer(option).await {
-            Ok(linearizer) => linearizer,
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                return Err(proposal::refusal(&forward));
-            }
-            Err(RaftError::APIError(_)) => return Err(GroupError::Unavailable),
-            Err(RaftError::Fatal(_)) => return Err(inner.why_stopped()),
-        };
-        // openraft may have counted an answer to what was sent before: see `lease.rs`.
         let leader = inner.leading().ok_or_else(|| inner.not_leading())?;
-        let limit = inner.options.election_timeout_max;
-        let trusts_openraft =
-            is_planted(Bug::CreditLaterSends) || is_planted(Bug::ConfirmByOldAnswers);
-        if !trusts_openraft {
-            let confirmed = inner.lease.confirmed_since(leader, began);
-            let confirmed = corelith_io::timeout(limit, confirmed).await;
-            confirmed.map_err(|_| GroupError::Unavailable)?;
-        }
-        let read = linearizer.read_log_id();
-        let term = Term(read.committed_leader_id().term);
-        let index = LogIndex(read.index());
+        let limit = inner.liveness.options().promise * CONFIRM_PROMISES;
+        let since = match is_planted(Bug::ConfirmByOldAnswers) {
+            true => corelith_io::now() - limit,
+            false => corelith_io::now(),
+        };
         let mut closing = inner.closing.subscribe();
-        let applied = std::pin::pin!(inner.applied.wait(index));
-        let closed = std::pin::pin!(closing.wait_for(|closing| *closing));
-        match futures_util::future::select(applied, closed).await {
-            futures_util::future::Either::Left((true, _)) => Ok(ReadPoint {
-                term,
-                index: inner.applied_index().unwrap_or(index),
-            }),
-            _ => Err(inner.why_stopped()),
+        let confirmed = pin!(corelith_io::timeout(limit, inner.confirmed(leader, since)));
+        let closed = pin!(closing.wait_for(|closing| *closing));
+        match select(confirmed, closed).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(corelith_io::Elapsed), _)) => return Err(GroupError::Unavailable),
+            Either::Right(_) => return Err(inner.why_stopped()),
         }
+        let applied = inner.applied.last();
+        match applied.filter(|_| inner.leading() == Some(leader)) {
+            Some(applied) => Ok(ReadPoint {
+                term: applied.term,
+                index: applied.index,
+            }),
+            None => Err(inner.not_leading()),
+        }
+    }
+}
+
+impl GroupInner {
+    /// Whether the lease allows this leader to answer a read that has come.
+    fn may_answer(&self, leader: LeaderId) -> bool {
+        if is_planted(Bug::ReadWithoutLease) {
+            return true;
+        }
+        let now = match is_planted(Bug::CachedClock) {
+            true => self.lead_seen_at(),
+            false => corelith_io::now(),
+        };
+        self.options.reads == Reads::Lease && self.lease.holds(leader, now)
+    }
+
+    /// Waits until a majority has acknowledged what `leader` sent at `since` or later, or the lease holds; and an
+    /// entry of the leader's own is applied.
+    async fn confirmed(&self, leader: LeaderId, since: Instant) {
+        let by_lease = async {
+            while !self.may_answer(leader) {
+                // Until the other way is gone.
+                corelith_io::sleep(self.liveness.options().beat / 4).await;
+            }
+        };
+        let by_majority = async {
+            // Nothing else may be on its way that could be lost.
+            loop {
+                self.send_heartbeat();
+                let confirmed = self.lease.confirmed_since(leader, since);
+                let patience = self.liveness.options().promise;
+                if corelith_io::timeout(patience, confirmed).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        drop(select(pin!(by_majority), pin!(by_lease)).await);
+        let first = LogIndex(self.applied.last().map_or(0, |id| id.index.0));
+        let mut next = first;
+        while !self.has_applied_own(leader) && self.is_leader(leader) {
+            next = LogIndex(next.0 + 1);
+            if !self.applied.wait(next).await {
+                return;
+            }
+            next = self.applied_index().unwrap_or(next);
+        }
+        // What followers were told they may have shown.
+        while self.is_leader(leader)
+            && let Some(announced) = self.announced_beyond(self.applied_index().unwrap_or_default())
+            && self.applied.wait(announced).await
+        {}
     }
 }

@@ -1,21 +1,28 @@
 //! What a group waits for while it has no leader, in words.
 
 use super::{Group, GroupInner};
+use crate::admission::leader_of_vote;
 use crate::link::PeerSeen;
 use crate::route::GroupMember;
 use crate::stores::Standing;
-use corelith_io::{Instant, sleep};
+use corelith_io::Instant;
 use corelith_shards::{NodeId, ShardId};
-use openraft::async_runtime::WatchReceiver;
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// How often it is looked whether there is a leader.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long there may be none before it is said: an election takes less.
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// How often it is said again.
 const SAY_EVERY: Duration = Duration::from_secs(15);
+
+/// How long a group has had no leader.
+#[derive(Default)]
+pub(super) struct Silence {
+    since: Cell<Option<Instant>>,
+    /// When that was said last.
+    said: Cell<Option<Instant>>,
+}
 
 impl Group {
     /// Why there is no leader, as far as this node knows; `None` if there is one.
@@ -26,24 +33,23 @@ impl Group {
 
 impl GroupInner {
     /// Says in the log what the group waits for, while it has no leader.
-    pub(super) async fn say_what_it_waits_for(&self) {
-        let mut without: Option<Instant> = None;
-        let mut say_at = SILENT_FOR;
-        loop {
-            sleep(LOOK_EVERY).await;
-            let now = corelith_io::now();
-            let Some(why) = self.waits_for() else {
-                if without.take().is_some() && say_at > SILENT_FOR {
-                    tracing::warn!("shard {}: has a leader again", self.shard_id.0);
-                }
-                say_at = SILENT_FOR;
-                continue;
-            };
-            let without = now - *without.get_or_insert(now);
-            if without >= say_at {
-                tracing::warn!("{why}");
-                say_at = without + SAY_EVERY;
+    pub(super) fn say_what_it_waits_for(&self, now: Instant) {
+        let silence = &self.silence;
+        if self.is_led() {
+            if silence.since.take().is_some() && silence.said.take().is_some() {
+                tracing::warn!("shard {}: has a leader again", self.shard_id.0);
             }
+            return;
+        }
+        let since = silence.since.get().unwrap_or(now);
+        silence.since.set(Some(since));
+        let is_due = match silence.said.get() {
+            None => now - since >= SILENT_FOR,
+            Some(said) => now - said >= SAY_EVERY,
+        };
+        if is_due && let Some(why) = self.waits_for() {
+            tracing::warn!("{why}");
+            silence.said.set(Some(now));
         }
     }
 
@@ -68,16 +74,22 @@ impl GroupInner {
 }
 
 impl GroupInner {
-    /// Whether the leader is heard, or this node leads with a majority. openraft names the last leader
-    /// until there is another one.
+    /// Whether the leader's node is heard, and has acknowledged that it leads, or this node leads with a majority.
+    /// openraft names the last leader until there is another one.
     pub(super) fn is_led(&self) -> bool {
-        match self.current_leader() {
-            Some(leader) if leader == self.me => {
-                let acked = self.data.borrow_watched().last_quorum_acked;
-                self.stores.voters() == 1 || self.is_recent(acked.map(|acked| acked.into_inner().0))
+        let vote = self.vote_seen();
+        let leader = leader_of_vote(&vote);
+        match self.leading() {
+            Some(leading) => {
+                let needed = self.stores.voters() / 2;
+                let others = self.pairs.keys();
+                others.filter(|node| self.has_answered(**node)).count() >= needed
+                    && self.has_applied_own(leading)
             }
-            Some(leader) => self.is_recent(self.door.heard(leader)),
-            None => false,
+            None => {
+                let is_led = vote.committed && self.turning.follows(leader);
+                is_led && !self.turning.is_released(leader) && self.has_answered(vote.node)
+            }
         }
     }
 
@@ -91,7 +103,7 @@ impl GroupInner {
     }
 
     fn is_recent(&self, at: Option<Instant>) -> bool {
-        let recent = SILENT_FOR.max(2 * self.options.election_timeout_max);
+        let recent = SILENT_FOR.max(2 * self.liveness.options().promise);
         at.is_some_and(|at| corelith_io::now() - at < recent)
     }
 

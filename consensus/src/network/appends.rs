@@ -96,6 +96,9 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             return;
         };
         let at = corelith_io::now();
+        peer.lease.note_sent(at);
+        let committed = request.leader_commit.map(types::shard_log_id);
+        peer.group.announced.raise(committed);
         let asked = peer.link.ask(
             peer.group.shard,
             peer.timeout,
@@ -139,7 +142,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
             .map_err(unreachable)
             .and_then(|frame| self.peer.still_counts(there).map(|()| frame))
             .and_then(|frame| peer::parse_append_reply(&frame).map_err(malformed))
-            .and_then(|result| self.peer.append_outcome(sent, at, result));
+            .and_then(|answer| self.peer.append_outcome(sent, at, answer));
         // After anything but success, what was sent behind it is void.
         self.ended = !matches!(&result, Ok(Ok(_)));
         result

@@ -173,3 +173,8 @@ fn is_found(bug: Bug) -> bool {
 fn a_dropped_condition_check_is_found() {
     assert!(is_found(Bug::SkipConditions));
 }
+
+#[test]
+fn a_follower_that_asks_nobody_is_found() {
+    assert!(is_found(Bug::FollowerAsksNobody));
+}

@@ -180,9 +180,17 @@ impl Client {
 
     async fn read(&mut self, key: u32) {
         let name = Bytes::from(format!("key-{key}"));
+        // Half of the reads go to any node, and to others if that one does not answer.
+        let here = random_u64().is_multiple_of(2);
+        if here {
+            self.target = (random_u64() % 3) as usize;
+        }
         let begun = now();
         let answer = self
-            .ask(|reply: Sender<GetReply>| Ask::Get(ShardId(0), name.clone(), reply))
+            .ask(|reply: Sender<GetReply>| match here {
+                true => Ask::GetHere(ShardId(0), name.clone(), reply),
+                false => Ask::Get(ShardId(0), name.clone(), reply),
+            })
             .await;
         let Some((read, found)) = answer else { return };
         let found = found.map(|found| {

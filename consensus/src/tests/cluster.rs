@@ -1,12 +1,17 @@
 //! Three simulated nodes with one core each.
 
 use super::tamper;
-use crate::{GroupError, GroupMember, Groups, Options, Outcome, ReadPoint, Route, WriteReply};
+use crate::introduction::Admit;
+use crate::route::Resolve;
+use crate::{
+    Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
+    Outcome, ReadPoint, Route, WriteReply,
+};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
-use corelith_wire::handshake::{HELLO_BYTES, Hello, Welcome};
+use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::{
     Condition, OpenSession, Operation, WriteCommand, WriteRequest, encode_open_session,
@@ -17,9 +22,11 @@ use corelith_wire::{
 };
 use futures_util::FutureExt;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const CLUSTER: u64 = 77;
@@ -30,6 +37,8 @@ pub(super) enum Ask {
     Write(ShardId, Bytes, Sender<Result<WriteReply, GroupError>>),
     Open(ShardId, Sender<Result<WriteReply, GroupError>>),
     Get(ShardId, Bytes, Sender<GetReply>),
+    /// A read that this node may answer whether it leads or not.
+    GetHere(ShardId, Bytes, Sender<GetReply>),
 }
 
 pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
@@ -45,6 +54,11 @@ pub(super) struct Cluster {
     pub(super) doors: Doors,
     groups: Rc<RefCell<Vec<Option<Groups>>>>,
     options: Options,
+    pub(super) liveness: LivenessOptions,
+    /// The state that each node's cores share, of those that run.
+    shared: Rc<RefCell<Vec<Option<Arc<Liveness>>>>>,
+    /// The stores that were started before, and may have promised something.
+    started: RefCell<BTreeMap<u128, u64>>,
     shards: u32,
     pub(super) memtable_bytes: usize,
     /// Whether peers reach each other through `tamper.rs`.
@@ -70,6 +84,9 @@ impl Cluster {
             sim,
             doors: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            liveness: LivenessOptions::default(),
+            shared: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
+            started: RefCell::default(),
             nodes,
             outside,
             options,
@@ -110,12 +127,29 @@ impl Cluster {
         (0..self.nodes.len()).map(address).collect()
     }
 
-    /// Starts a node that is down.
+    /// Starts a node that is down: a core for its shards, and one for its beats.
     pub(super) fn start(&self, at: usize) {
+        let store = self.stores.borrow()[at];
+        let incarnation = {
+            let mut started = self.started.borrow_mut();
+            let starts = started.entry(store).or_insert(0);
+            *starts += 1;
+            *starts
+        };
+        let promised_before = match incarnation {
+            1 => Duration::ZERO,
+            _ => self.liveness.promise,
+        };
+        let (hand_over, inbound) = channel(16);
         let node = Node {
             me: NodeId(at as u64 + 1),
             address: self.nodes[at].address(PORT),
-            store: StoreId(self.stores.borrow()[at]),
+            store: StoreId(store),
+            liveness: LivenessOptions {
+                promised_before,
+                ..self.liveness
+            },
+            hand_over,
             founding: self.founding,
             judge: Rc::clone(&self.judge),
             hidden: self.hidden,
@@ -127,11 +161,28 @@ impl Cluster {
         let (door, asks) = channel(10_000);
         self.doors.borrow_mut()[at] = Some(door);
         let groups = Rc::clone(&self.groups);
+        let shared = Rc::clone(&self.shared);
+        let (tell, told) = channel(1);
         self.sim.start(self.nodes[at], 0, move || async move {
-            let opened = node.open().await;
+            let mut me = introduction(node.me, node.store);
+            me.start.incarnation = incarnation;
+            let liveness = Liveness::new(node.me, me.start, 1, node.liveness);
+            shared.borrow_mut()[at] = Some(Arc::clone(&liveness));
+            drop(tell.try_send(node.beats(me, Arc::clone(&liveness))));
+            let opened = node.open(me, liveness).await;
             groups.borrow_mut()[at] = Some(opened.clone());
             node.serve(opened, asks).await;
         });
+        self.sim.start(self.nodes[at], 1, move || async move {
+            if let Ok(beats) = told.recv().await {
+                beats(inbound).run().await;
+            }
+        });
+    }
+
+    /// What the cores of a node that runs share.
+    pub(super) fn liveness_of(&self, at: usize) -> Option<Arc<Liveness>> {
+        self.shared.borrow()[at].clone()
     }
 
     pub(super) fn crash(&self, at: usize) {
@@ -146,6 +197,7 @@ impl Cluster {
 
     fn forget(&self, at: usize) {
         self.doors.borrow_mut()[at] = None;
+        self.shared.borrow_mut()[at] = None;
         let groups = self.groups.borrow_mut()[at].take();
         let refused = groups
             .as_ref()
@@ -282,30 +334,56 @@ struct Node {
     address: SocketAddr,
     peers: Vec<SocketAddr>,
     options: Options,
+    liveness: LivenessOptions,
+    /// To the core of the beats.
+    hand_over: Sender<InboundBeats>,
     shards: u32,
     memtable_bytes: usize,
 }
 
 impl Node {
-    async fn open(&self) -> Groups {
-        let peers = self.peers.clone();
-        let me = introduction(self.me, self.store);
-        let hidden = self.hidden;
-        let resolve = move |node: NodeId, _| {
+    fn resolve(&self) -> Resolve {
+        let (peers, hidden) = (self.peers.clone(), self.hidden);
+        Rc::new(move |node: NodeId, _| {
             let found = (hidden != Some(node)).then(|| peers[node.0 as usize - 1]);
             async move { found }.boxed_local()
-        };
+        })
+    }
+
+    fn admit(&self) -> Admit {
         let (judge, judging) = (Rc::clone(&self.judge), self.me);
-        let admit = move |theirs| {
+        Rc::new(move |theirs| {
             let verdict = judge(judging, theirs);
             async move { verdict }.boxed_local()
-        };
+        })
+    }
+
+    /// What runs on the core of the beats, once it has where connections come from.
+    fn beats(
+        &self,
+        me: Introduction,
+        liveness: Arc<Liveness>,
+    ) -> impl FnOnce(Receiver<InboundBeats>) -> Beats + use<> {
+        let (resolve, admit) = (self.resolve(), self.admit());
+        let peers = (1..=self.peers.len() as u64).map(NodeId).collect();
+        move |inbound| Beats {
+            liveness,
+            me,
+            epoch: 1,
+            peers,
+            resolve,
+            admit,
+            inbound,
+        }
+    }
+
+    async fn open(&self, me: Introduction, liveness: Arc<Liveness>) -> Groups {
         let route = Route {
             core_of: Rc::new(|_, _| 0),
-            resolve: Rc::new(resolve),
+            resolve: self.resolve(),
         };
         let options = self.options.clone();
-        let groups = Groups::new(me, 1, route, Rc::new(admit), options).unwrap();
+        let groups = Groups::new(me, 1, route, self.admit(), (0, liveness), options).unwrap();
         for shard in (0..self.shards).map(ShardId) {
             let mut options = ShardOptions::new(CLUSTER, shard);
             options.memtable_bytes = self.memtable_bytes;
@@ -340,7 +418,13 @@ impl Node {
         }));
         let me = self.me;
         while let Ok(stream) = listener.accept().await {
-            drop(corelith_io::spawn(serve_peer(groups.clone(), me, stream)));
+            let hand_over = self.hand_over.clone();
+            drop(corelith_io::spawn(serve_peer(
+                groups.clone(),
+                me,
+                stream,
+                hand_over,
+            )));
         }
     }
 }
@@ -356,7 +440,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
             nonce: corelith_io::random_u64(),
         },
         port: PORT,
-        settings: Settings::new(1, 3, 0, 150, 450),
+        settings: Settings::new(1, 3, 0, 0),
     }
 }
 
@@ -367,10 +451,16 @@ pub(crate) fn lone_groups(me: Introduction, options: Options) -> Groups {
         resolve: Rc::new(|_, _| async { None }.boxed_local()),
     };
     let admit = Rc::new(|_| async { Verdict::Known }.boxed_local());
-    Groups::new(me, 1, route, admit, options).unwrap()
+    let liveness = Liveness::new(me.node, me.start, 1, LivenessOptions::default());
+    Groups::new(me, 1, route, admit, (0, liveness), options).unwrap()
 }
 
-async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()> {
+async fn serve_peer(
+    groups: Groups,
+    me: NodeId,
+    stream: TcpStream,
+    hand_over: Sender<InboundBeats>,
+) -> Option<()> {
     let address = stream.peer_addr().ok();
     let (mut read, mut write) = stream.into_split();
     let mut received = BytesMut::new();
@@ -385,8 +475,18 @@ async fn serve_peer(groups: Groups, me: NodeId, stream: TcpStream) -> Option<()>
     let welcome = Welcome::answer(&hello, ClusterId(CLUSTER), Epoch(1), me, 0);
     write.write_all(&welcome.encode()).await.ok()?;
     let leftover = received.split_off(HELLO_BYTES);
+    let peer = hello.node;
+    if hello.role == Role::Beats {
+        let connection = InboundBeats {
+            peer,
+            address,
+            stream: read.unsplit(write).detach().ok()?,
+            leftover,
+        };
+        return hand_over.try_send(connection).ok();
+    }
     groups
-        .serve_peer(read, write, leftover, hello.node, address)
+        .serve_peer(read, write, leftover, peer, address)
         .await;
     Some(())
 }
@@ -407,19 +507,26 @@ fn answer(groups: &Groups, ask: Ask) {
             }
             None => drop(reply.try_send(Err(GroupError::Unavailable))),
         },
-        Ask::Get(shard, key, reply) => {
-            let Some(group) = groups.group(shard) else {
-                return drop(reply.try_send(Err(GroupError::Unavailable)));
-            };
-            drop(corelith_io::spawn(async move {
-                let answer = match group.read_barrier().await {
-                    Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
-                    Err(error) => Err(error),
-                };
-                drop(reply.try_send(answer));
-            }));
-        }
+        Ask::Get(shard, key, reply) => get(groups, shard, key, reply, false),
+        Ask::GetHere(shard, key, reply) => get(groups, shard, key, reply, true),
     }
+}
+
+fn get(groups: &Groups, shard: ShardId, key: Bytes, reply: Sender<GetReply>, here: bool) {
+    let Some(group) = groups.group(shard) else {
+        return drop(reply.try_send(Err(GroupError::Unavailable)));
+    };
+    drop(corelith_io::spawn(async move {
+        let point = match here {
+            true => group.replica_read_barrier().await,
+            false => group.read_barrier().await,
+        };
+        let answer = match point {
+            Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
+            Err(error) => Err(error),
+        };
+        drop(reply.try_send(answer));
+    }));
 }
 
 /// The payload of a write frame.
@@ -503,6 +610,16 @@ impl Cluster {
             Outcome::SessionOpened { session } => session,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Reads at a node whether it leads or not.
+    pub(super) fn get_here(&self, at: usize, key: &str) -> GetReply {
+        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
+        let key = key.to_owned();
+        self.sim.block_on(self.nodes[at], async move {
+            let point = group.replica_read_barrier().await?;
+            Ok((point, group.engine().get(key.as_bytes()).await.unwrap()))
+        })
     }
 
     pub(super) fn get(&self, at: usize, key: &str) -> GetReply {

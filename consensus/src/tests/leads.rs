@@ -12,10 +12,10 @@ use corelith_shards::{LogIndex, NodeId, ShardId};
 use corelith_wire::request::{Condition, WriteCommand};
 use std::time::Duration;
 
-/// As long as a follower promises not to vote for others.
-const PROMISE: Duration = Duration::from_millis(900);
-/// Two clocks that differ by what is allowed for.
-const DRIFT_PPM: i32 = 50_000;
+/// As long as a node promises that its replicas do not vote for others.
+const PROMISE: Duration = Duration::from_millis(300);
+/// Two clocks, one too fast and one too slow by this, differ by what is allowed for.
+const DRIFT_PPM: i32 = 5_000;
 
 /// Three nodes of which one leads, and the one session that writes.
 struct Stage {

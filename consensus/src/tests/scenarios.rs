@@ -451,11 +451,11 @@ fn fill_disk(cluster: &Cluster, at: usize, session: u64, number: &mut u64) {
 fn the_lead_does_not_go_back_to_a_node_that_is_not_well() {
     let full = Health {
         is_disk_full: true,
-        is_damaged: false,
+        ..Health::default()
     };
     let damaged = Health {
-        is_disk_full: false,
         is_damaged: true,
+        ..Health::default()
     };
     for ill in [full, damaged] {
         let cluster = Cluster::started(14);

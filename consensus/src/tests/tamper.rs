@@ -12,6 +12,7 @@ use super::cluster::{Cluster, PORT, put};
 use crate::admission::Refusal;
 use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
+use crate::route::Caller;
 use crate::{GroupError, GroupMember, Options};
 use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
@@ -21,7 +22,7 @@ use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAsk, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
-use corelith_wire::{Kind, StoreId};
+use corelith_wire::{Kind, Start, StoreId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -75,6 +76,7 @@ fn fields(kind: Kind, payload: &[u8]) -> Vec<Field> {
         kinds::SNAPSHOT_BEGIN | kinds::SNAPSHOT_END => row(0, &[&[8][..], &VOTE].concat()),
         kinds::SNAPSHOT_PIECE => row(0, &[8]),
         kinds::SNAPSHOT_REPLY => row(0, &VOTE),
+        kinds::READ_POINT_REPLY => row(0, &[&VOTE[..], &LOG_ID].concat()),
         _ => Vec::new(),
     }
 }
@@ -117,13 +119,33 @@ fn extreme(old: u64) -> u64 {
 
 /// How much is changed, and of what.
 #[derive(Default)]
-struct Tampering {
+pub(super) struct Tampering {
     /// One frame of this many is changed; none if 0.
     one_of: Cell<u64>,
+    /// The node that does not hear what is committed.
+    pub(super) keeps_from: Cell<Option<usize>>,
     changed: std::cell::RefCell<BTreeMap<u16, u64>>,
 }
 
 impl Tampering {
+    /// Takes out of a frame to `to` what is committed, if that is to be kept from it.
+    fn keep(&self, to: usize, frame: &mut [u8]) {
+        if self.keeps_from.get() != Some(to) {
+            return;
+        }
+        let (at, every) = match Kind(u16::from_le_bytes([frame[8], frame[9]])) {
+            kinds::APPEND => (41, usize::MAX),
+            kinds::HEARTBEATS => (53, 85),
+            _ => return,
+        };
+        let none = [[0; 8], [0; 8], [0xff; 8]].concat();
+        for record in frame[HEADER_BYTES..].chunks_mut(every) {
+            record[at..at + none.len()].copy_from_slice(&none);
+        }
+        let crc = crc32c::crc32c(&frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+
     /// Changes one field of `frame`, perhaps.
     fn touch(&self, frame: &mut [u8]) {
         let one_of = self.one_of.get();
@@ -154,6 +176,7 @@ async fn carry(
     mut read: ReadHalf,
     mut write: WriteHalf,
     first: usize,
+    to: usize,
     tampering: Rc<Tampering>,
 ) -> Option<()> {
     let mut buffer = BytesMut::new();
@@ -170,6 +193,7 @@ async fn carry(
                 break;
             }
             let mut frame = buffer.split_to(HEADER_BYTES + len);
+            tampering.keep(to, &mut frame);
             tampering.touch(&mut frame);
             write.write_all(frame.chunk()).await.ok()?;
         }
@@ -180,7 +204,7 @@ async fn carry(
 }
 
 /// Stands between all nodes.
-fn stand_between(cluster: &Cluster, tampering: &Rc<Tampering>) {
+pub(super) fn stand_between(cluster: &Cluster, tampering: &Rc<Tampering>) {
     for (from, to) in (0..9).map(|pair| (pair / 3, pair % 3)) {
         let here = cluster.outside.address(port(from, to));
         let there = cluster.nodes[to].address(PORT);
@@ -195,8 +219,14 @@ fn stand_between(cluster: &Cluster, tampering: &Rc<Tampering>) {
                     };
                     let (from_asking, to_asking) = asking.into_split();
                     let (from_asked, to_asked) = asked.into_split();
-                    let there = carry(from_asking, to_asked, HELLO_BYTES, Rc::clone(&tampering));
-                    let back = carry(from_asked, to_asking, WELCOME_BYTES, tampering);
+                    let there = carry(
+                        from_asking,
+                        to_asked,
+                        HELLO_BYTES,
+                        to,
+                        Rc::clone(&tampering),
+                    );
+                    let back = carry(from_asked, to_asking, WELCOME_BYTES, from, tampering);
                     let (there, back) = (std::pin::pin!(there), std::pin::pin!(back));
                     futures_util::future::select(there, back).await;
                 }));
@@ -255,6 +285,10 @@ fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
     for round in 0..120 {
         for at in 0..3 {
             write(&cluster, at);
+            let group = cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+            cluster
+                .sim
+                .enter(cluster.nodes[at], || group.on_replica_read_point(|_| ()));
         }
         let pause = cluster.sim.random_below(60);
         cluster.sim.run_for(Duration::from_millis(pause));
@@ -308,12 +342,20 @@ fn a_group_outlives_changed_frames() {
         kinds::APPEND_REPLY,
         kinds::HEARTBEATS_REPLY,
         kinds::VOTE_REPLY,
+        kinds::READ_POINT_REPLY,
     ] {
         assert!(changed.contains_key(&kind.0), "no {kind:?} was changed");
     }
 }
 
 /// A node with its store.
+fn caller(at: usize) -> Caller {
+    Caller {
+        member: member(at),
+        start: Start::default(),
+    }
+}
+
 fn member(at: usize) -> GroupMember {
     GroupMember {
         node: NodeId(at as u64 + 1),
@@ -333,7 +375,7 @@ fn raise_terms(cluster: &Cluster) {
             committed: false,
         },
         last: asked.status().last_log,
-        transfer: true,
+        handed_over_by: Some((before, NodeId(1))),
     };
     cluster.sim.block_on(cluster.nodes[0], async move {
         asked.take_vote(member(1), false, ask).await.unwrap();
@@ -427,22 +469,22 @@ fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it(
     cluster.sim.block_on(cluster.nodes[at], async move {
         let changed = blank(next(before.term));
         let taken = follower
-            .take_append(member(leader), head(None), changed)
+            .take_append(caller(leader), head(None), changed)
             .await;
         assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
         let own = || blank(next(term));
         let refused = follower
-            .take_append(member(leader), head(None), own())
+            .take_append(caller(leader), head(None), own())
             .await;
         assert_eq!(refused, Err(Refusal::Contradicts(next(term))));
         let committed = head(Some(LogId {
             index: LogIndex(before.index.0 + 9),
             ..next(term)
         }));
-        let beat = follower.take_beat(member(leader), committed).await;
+        let beat = follower.take_beat(caller(leader), committed).await;
         assert!(matches!(beat, Ok(AppendResult::Taken { .. })), "{beat:?}");
         let taken = follower
-            .take_append(member(leader), head(None), own())
+            .take_append(caller(leader), head(None), own())
             .await;
         assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
     });

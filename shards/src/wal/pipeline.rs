@@ -27,9 +27,10 @@ use crate::flight::{Fence, WritesInFlight};
 use crate::ids::{LogId, LogIndex, SegmentId, Ticket};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
-use corelith_io::{BLOCK_SIZE, Buf, File};
+use corelith_io::{BLOCK_SIZE, Buf, File, Instant};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Called when something became durable, or never will.
 pub(crate) type Callback = Box<dyn FnOnce(Result<()>)>;
@@ -78,7 +79,22 @@ struct BlockInFlight {
     /// The values up to here must be durable.
     values: Ticket,
     flushed_up_to: u64,
+    submitted_at: Instant,
 }
+
+/// How the device that holds a log answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPulse {
+    /// Blocks that have become durable since the start.
+    pub durable: u64,
+    /// When the oldest block was submitted that is not durable.
+    pub oldest: Option<Instant>,
+    /// How long blocks take to become durable, smoothed over some twenty of them.
+    pub latency: Duration,
+}
+
+/// Of the smoothed latency, the part that a new one counts.
+const LATENCY_PARTS: u32 = 16;
 
 /// Where a recovered log goes on.
 #[derive(Default)]
@@ -120,6 +136,8 @@ pub(crate) struct BlockPipeline {
 
     durable: u64,
     durable_sequence: u64,
+    /// Smoothed time from submitted to durable.
+    latency: Duration,
     proven: u64,
     values_durable: Ticket,
     /// The last durable purge.
@@ -160,6 +178,7 @@ impl BlockPipeline {
             flight: WritesInFlight::new(position.next_number, limits::LOG_WRITES_IN_FLIGHT_MAX),
             // A recovery has read them back and synced them.
             durable: position.next_number,
+            latency: Duration::ZERO,
             durable_sequence: 0,
             proven: 0,
             values_durable: Ticket::default(),
@@ -386,6 +405,7 @@ impl BlockPipeline {
             bytes: block.payload_len() + block.value_bytes,
             values: block.values,
             flushed_up_to: self.durable,
+            submitted_at: corelith_io::now(),
         });
         assert_eq!(submitted, number, "a block is numbered as it is submitted");
         let (buf, crc) = block.finish(header);
@@ -437,6 +457,8 @@ impl BlockPipeline {
                 "blocks are durable in the order of staging"
             );
             self.durable += 1;
+            let took = write.submitted_at.elapsed();
+            self.latency = self.latency - self.latency / LATENCY_PARTS + took / LATENCY_PARTS;
             self.durable_sequence = write.sequence;
             self.segments.note_durable(write.segment, write.end);
             self.proven = self.proven.max(write.flushed_up_to);
@@ -542,6 +564,15 @@ impl BlockPipeline {
     /// Whether everything staged is durable.
     pub(crate) fn is_all_durable(&self) -> bool {
         self.durable_sequence == self.staged_sequence && self.flight.is_empty()
+    }
+
+    /// How the device answers.
+    pub(crate) fn pulse(&self) -> LogPulse {
+        LogPulse {
+            durable: self.durable,
+            oldest: self.flight.oldest().map(|write| write.submitted_at),
+            latency: self.latency,
+        }
     }
 
     /// The last entry whose purge is durable.

@@ -6,12 +6,15 @@ use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::keeper::{Earlier, Formed, Judged, KeeperAsk, RefusedNode};
 use crate::node::limits;
+use corelith_consensus::{Admit, Resolve};
 use corelith_io::Sender;
 use corelith_wire::peer::{
     FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
 };
 use corelith_wire::{NodeId, Start};
+use futures_util::FutureExt;
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// See the module. Belongs to one core.
@@ -68,6 +71,18 @@ impl Desk {
                 Judged::Doubt(start) => earlier = self.is_running(&them, start).await,
             }
         }
+    }
+
+    /// What consensus asks about other nodes: where they are, and who.
+    pub(crate) fn as_consensus_asks(self: Rc<Self>) -> (Resolve, Admit) {
+        let addresses = self.addresses();
+        let resolve: Resolve =
+            Rc::new(move |node, core| addresses.clone().of(node, core).boxed_local());
+        let admit: Admit = Rc::new(move |them| {
+            let desk = Rc::clone(&self);
+            async move { desk.admit(them).await }.boxed_local()
+        });
+        (resolve, admit)
     }
 
     /// Answers a question about the formation.

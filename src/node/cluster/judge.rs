@@ -92,7 +92,7 @@ mod tests {
             store: StoreId(store),
             start,
             port: 7411,
-            settings: Settings::new(4, 3, 5, 150, 750),
+            settings: Settings::new(4, 3, 5, 0),
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let found = judge(&me, &charter, met(22, s5), true, &again);
         assert_eq!(found, Meet(meet), "started again, alone");
         let mut other = node(2, 22, s5);
-        other.settings.election_ms = 1;
+        other.settings.reads = 1;
         let found = judge(&me, &charter, None, false, &other);
         assert_eq!(found, Refuse(Verdict::OtherSettings));
         for cluster in [0, 8] {

@@ -1,14 +1,14 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
 use super::{
-    ClientsConfig, ClusterConfig, ConfigError, Listen, NodeEntry, RaftConfig, StorageConfig,
+    ClientsConfig, ClusterConfig, ConfigError, Listen, LivenessConfig, NodeEntry, StorageConfig,
 };
 use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
 use std::path::Path;
 
 /// With fewer one delayed packet would start an election.
-const HEARTBEATS_PER_ELECTION_MIN: u64 = 5;
+const BEATS_PER_PROMISE_MIN: u64 = 3;
 
 /// (key, what is wrong and what is allowed)
 type Problem = (String, String);
@@ -360,38 +360,51 @@ fn zero_or_within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Probl
     )
 }
 
-/// Checks the timing. Whoever gives the heartbeat alone has not set the election time that it does not
-/// fit: the heartbeat is to blame then.
-pub(super) fn raft(raft: &RaftConfig, is_election_given: bool) -> Result<(), Problem> {
-    within(
-        "raft.heartbeat_ms",
-        raft.heartbeat_ms,
-        limits::HEARTBEAT_MS_MIN,
-        limits::HEARTBEAT_MS_MAX,
-    )?;
-    let longest = raft.election_ms / HEARTBEATS_PER_ELECTION_MIN;
-    if !is_election_given && raft.heartbeat_ms > longest {
-        return problem(
-            "raft.heartbeat_ms",
-            format!(
-                "{} is not allowed: {} to {longest}, a fifth of raft.election_ms, which is {} if it is not \
-                 given",
-                raft.heartbeat_ms,
-                limits::HEARTBEAT_MS_MIN,
-                raft.election_ms
-            ),
-        );
-    }
-    let shortest = raft.heartbeat_ms * HEARTBEATS_PER_ELECTION_MIN;
-    if (shortest..=limits::ELECTION_MS_MAX).contains(&raft.election_ms) {
+/// Says what has taken the place of the timing that older versions had.
+pub(super) fn raft(text: &str) -> Result<(), Problem> {
+    // Text that is no TOML is refused later, with its place.
+    let table = text.parse::<toml::Table>().unwrap_or_default();
+    let Some(toml::Value::Table(raft)) = table.get("raft") else {
+        return Ok(());
+    };
+    let (key, instead) = if raft.contains_key("election_ms") {
+        ("raft.election_ms", "liveness.promise_ms, which is 300")
+    } else if raft.contains_key("heartbeat_ms") {
+        ("raft.heartbeat_ms", "liveness.beat_ms, which is 50")
+    } else {
+        ("raft", "liveness.beat_ms and liveness.promise_ms")
+    };
+    problem(
+        key,
+        format!(
+            "there is no such key any more: remove the table [raft]; in its place there is {instead}{}",
+            if key == "raft" {
+                ""
+            } else {
+                " if it is not given"
+            }
+        ),
+    )
+}
+
+/// Checks the beats.
+pub(super) fn liveness(liveness: &LivenessConfig) -> Result<(), Problem> {
+    let LivenessConfig {
+        beat_ms,
+        promise_ms,
+    } = *liveness;
+    let longest = limits::PROMISE_MS_MAX / BEATS_PER_PROMISE_MIN;
+    within("liveness.beat_ms", beat_ms, limits::BEAT_MS_MIN, longest)?;
+    let shortest = limits::PROMISE_MS_MIN.max(beat_ms * BEATS_PER_PROMISE_MIN);
+    if (shortest..=limits::PROMISE_MS_MAX).contains(&promise_ms) {
         return Ok(());
     }
     problem(
-        "raft.election_ms",
+        "liveness.promise_ms",
         format!(
-            "{} is not allowed: {shortest} to {}, at least five times raft.heartbeat_ms",
-            raft.election_ms,
-            limits::ELECTION_MS_MAX
+            "{promise_ms} is not allowed: {shortest} to {}, at least three times liveness.beat_ms, which is \
+             {beat_ms}",
+            limits::PROMISE_MS_MAX
         ),
     )
 }

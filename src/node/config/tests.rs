@@ -1,4 +1,5 @@
-use super::{ConfigError, NodeConfig};
+use super::{ConfigError, LivenessConfig, NodeConfig};
+use corelith_consensus::Reads;
 use corelith_shards::{Compression, NodeId, Policy};
 
 const GOOD: &str = r#"
@@ -20,9 +21,9 @@ nodes = [
 [storage]
 memtable_bytes = 33554432
 
-[raft]
-heartbeat_ms = 200
-election_ms = 1000
+[liveness]
+beat_ms = 100
+promise_ms = 500
 "#;
 
 fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
@@ -39,7 +40,8 @@ fn a_good_file_is_read() {
     assert_eq!(config.cluster.replica_count(), 3);
     assert_eq!(config.cluster.nodes[2].cores, 1);
     assert_eq!(config.storage.segment_bytes, 64 << 20);
-    assert_eq!(config.raft.election_ms, 1000);
+    assert_eq!(config.liveness.promise().as_millis(), 500);
+    assert_eq!(config.cluster.reads, Reads::Lease);
 }
 
 #[test]
@@ -192,24 +194,49 @@ fn every_problem_names_the_key_and_what_is_allowed() {
             "c.toml: storage.scrub_bytes_per_second: 1 is not allowed: 65536 to 1073741824, or 0 for none",
         ),
         (
-            "election_ms = 1000",
-            "election_ms = 300",
-            "c.toml: raft.election_ms: 300 is not allowed: 1000 to 60000, at least five times raft.heartbeat_ms",
+            "promise_ms = 500",
+            "promise_ms = 299",
+            "c.toml: liveness.promise_ms: 299 is not allowed: 300 to 10000, at least three times liveness.beat_ms, which is 100",
         ),
         (
-            "heartbeat_ms = 200\nelection_ms = 1000",
-            "heartbeat_ms = 200",
-            "c.toml: raft.heartbeat_ms: 200 is not allowed: 10 to 150, a fifth of raft.election_ms, which is 750 if it is not given",
+            "promise_ms = 500",
+            "promise_ms = 10001",
+            "c.toml: liveness.promise_ms: 10001 is not allowed: 300 to 10000, at least three times liveness.beat_ms, which is 100",
         ),
         (
-            "heartbeat_ms = 200\nelection_ms = 1000",
-            "heartbeat_ms = 20000",
-            "c.toml: raft.heartbeat_ms: 20000 is not allowed: 10 to 10000",
+            "beat_ms = 100\npromise_ms = 500",
+            "beat_ms = 10\npromise_ms = 99",
+            "c.toml: liveness.promise_ms: 99 is not allowed: 100 to 10000, at least three times liveness.beat_ms, which is 10",
         ),
         (
-            "heartbeat_ms = 200\nelection_ms = 1000",
-            "election_ms = 700",
-            "c.toml: raft.election_ms: 700 is not allowed: 750 to 60000, at least five times raft.heartbeat_ms",
+            "beat_ms = 100\npromise_ms = 500",
+            "beat_ms = 101",
+            "c.toml: liveness.promise_ms: 300 is not allowed: 303 to 10000, at least three times liveness.beat_ms, which is 101",
+        ),
+        (
+            "beat_ms = 100",
+            "beat_ms = 9",
+            "c.toml: liveness.beat_ms: 9 is not allowed: 10 to 3333",
+        ),
+        (
+            "beat_ms = 100",
+            "beat_ms = 3334",
+            "c.toml: liveness.beat_ms: 3334 is not allowed: 10 to 3333",
+        ),
+        (
+            "[liveness]\nbeat_ms = 100\npromise_ms = 500",
+            "[raft]\nheartbeat_ms = 150\nelection_ms = 750",
+            "c.toml: raft.election_ms: there is no such key any more: remove the table [raft]; in its place there is liveness.promise_ms, which is 300 if it is not given",
+        ),
+        (
+            "[liveness]",
+            "[raft]\nheartbeat_ms = 150\n[liveness]",
+            "c.toml: raft.heartbeat_ms: there is no such key any more: remove the table [raft]; in its place there is liveness.beat_ms, which is 50 if it is not given",
+        ),
+        (
+            "[liveness]",
+            "[raft]\n[liveness]",
+            "c.toml: raft: there is no such key any more: remove the table [raft]; in its place there is liveness.beat_ms and liveness.promise_ms",
         ),
     ];
     for (replace, by, expected) in table {
@@ -217,6 +244,27 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         let error = parse(&GOOD.replacen(replace, by, 1)).unwrap_err();
         assert_eq!(error.to_string(), *expected);
     }
+}
+
+#[test]
+fn beats_and_reads_are_as_they_should_unless_given() {
+    let without = GOOD.replace("[liveness]\nbeat_ms = 100\npromise_ms = 500\n", "");
+    let config = parse(&without).unwrap();
+    assert_eq!(config.liveness, LivenessConfig::default());
+    assert_eq!(
+        (config.liveness.beat_ms, config.liveness.promise_ms),
+        (50, 300)
+    );
+    assert_eq!(config.cluster.reads_tag(), 0);
+    let quorum = GOOD.replace("shards = 8", "shards = 8\nreads = \"quorum\"");
+    let config = parse(&quorum).unwrap();
+    assert_eq!(config.cluster.reads, Reads::Quorum);
+    assert_eq!(config.cluster.reads_tag(), 1);
+    let wrong = GOOD.replace("shards = 8", "shards = 8\nreads = \"leases\"");
+    assert_eq!(
+        parse(&wrong).unwrap_err().to_string(),
+        "c.toml, line 11, key `reads`: unknown variant `leases`, expected `lease` or `quorum`"
+    );
 }
 
 #[test]
@@ -261,9 +309,9 @@ fn syntax_problems_name_line_and_key() {
         ),
         ("id = 2\n", "", "c.toml, line 2: missing field `id`"),
         (
-            "[raft]",
+            "[liveness]",
             "[draft]",
-            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `raft`, `clients`",
+            "c.toml, line 20: unknown field `draft`, expected one of `node`, `cluster`, `storage`, `liveness`, `clients`",
         ),
         ("id = 2\n", "id =\n", "c.toml, line 3, key `id`: "),
         (
@@ -311,5 +359,5 @@ fn the_sample_is_valid() {
         config.storage,
         crate::node::config::StorageConfig::default()
     );
-    assert_eq!(config.raft, crate::node::config::RaftConfig::default());
+    assert_eq!(config.liveness, LivenessConfig::default());
 }

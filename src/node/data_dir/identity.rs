@@ -11,6 +11,8 @@
 //! * The file is replaced as a whole, by one whose blocks were allocated before: a full device keeps no
 //!   node from starting or from knowing its peers.
 //! * The incarnation is raised durably before the node says anything to anybody.
+//! * A promise is given only after it was written down how long it may be, and that is taken back only after
+//!   all longer ones have run out.
 //! * What peers have said against the store is kept: it takes part in nothing after another start either.
 
 mod format;
@@ -31,6 +33,7 @@ pub(crate) use format::encode;
 pub(crate) use format::{FILE_BYTES, MAGIC};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "node";
@@ -126,6 +129,8 @@ pub struct Identity {
     pub incarnation: u64,
     /// The last of these starts.
     pub starts: LastStarts,
+    /// How long the longest promise may have been that the store gave to other nodes, in milliseconds.
+    pub promise_ms_max: u32,
     /// What is known of the cluster's formation.
     pub formation: Acceptor,
     /// What peers have said against the store.
@@ -151,6 +156,8 @@ pub struct DataDir {
     pub identity: Identity,
     /// This start of it.
     pub start: Start,
+    /// How long the longest promise may have been that an earlier start gave.
+    pub promised_before: Duration,
     _lock: DirLock,
 }
 
@@ -161,7 +168,7 @@ pub fn shard_dir(data_dir: &Path, shard: ShardId) -> PathBuf {
 
 impl DataDir {
     /// Locks `dir`, creating it if needed, checks that it belongs to this node of `placement`, and
-    /// begins another start of it. Must run on a core.
+    /// begins another start of it, which may give promises of `promise`. Must run on a core.
     ///
     /// # Errors
     /// See [`IdentityError`].
@@ -170,6 +177,7 @@ impl DataDir {
         placement: &Placement,
         name: u64,
         cores: u16,
+        promise: Duration,
     ) -> Result<Self, IdentityError> {
         corelith_io::create_dir_all(dir).await?;
         let lock = corelith_io::lock_dir(dir).await.map_err(|error| {
@@ -188,6 +196,7 @@ impl DataDir {
             store: new_store(),
             incarnation: 0,
             starts: LastStarts::default(),
+            promise_ms_max: 0,
             formation: Acceptor::default(),
             excluded: None,
             nodes: placement.members().iter().map(|m| m.id).collect(),
@@ -210,14 +219,22 @@ impl DataDir {
             nonce: corelith_io::random_u64(),
         };
         identity.starts.add(start);
+        let promised_before = Duration::from_millis(identity.promise_ms_max.into());
+        identity.promise_ms_max = identity.promise_ms_max.max(in_ms(promise));
         write(dir, &identity).await?;
         corelith_io::create_dir_all(&dir.join(SHARDS_DIR)).await?;
         Ok(Self {
             identity,
             start,
+            promised_before,
             _lock: lock,
         })
     }
+}
+
+/// A promise's length as the file has it.
+pub(crate) fn in_ms(promise: Duration) -> u32 {
+    u32::try_from(promise.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// An id that no other store has, nor may mean anything else.

@@ -10,6 +10,7 @@ use crate::node::cluster::judge::{Judgement, judge};
 use crate::node::cluster::standing::{Exclusion, refusal};
 use crate::node::data_dir::identity::{self, DataDir, Identity, IdentityError};
 use crate::node::limits;
+use corelith_consensus::Liveness;
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
@@ -21,6 +22,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Shards to be listed, and where to tell that they are.
 pub(crate) struct Listing {
@@ -160,6 +163,25 @@ impl IdentityKeeper {
             tracing::warn!(%error, "cannot write the identity of the data directory, trying again");
             corelith_io::sleep(limits::IDENTITY_RETRY).await;
         }
+    }
+
+    /// Once no promise that an earlier start may have given binds this one any more, writes down that none is
+    /// longer than `promise`.
+    pub(crate) async fn forget_longer_promises(
+        self: Rc<Self>,
+        liveness: Arc<Liveness>,
+        promise: Duration,
+    ) {
+        while let Some(until) = liveness.embargo_until() {
+            corelith_io::sleep_until(until).await;
+        }
+        let longest = identity::in_ms(promise);
+        assert!(
+            self.identity.borrow().promise_ms_max >= longest,
+            "what this start promises was written down before"
+        );
+        self.change_at_last(|identity| identity.promise_ms_max = longest)
+            .await;
     }
 
     /// Answers what the cores of the node ask, until all of them have ended.

@@ -113,7 +113,7 @@ impl Handler {
         // What waits in the group must not hold the group, or a core that ends early would leave both.
         let (handler, shard) = (Rc::downgrade(self), group.shard());
         let key = Bytes::copy_from_slice(key);
-        group.on_read_point(move |point| {
+        let answer = move |point: Result<ReadPoint, GroupError>| {
             let point = match point {
                 Ok(point) => point,
                 Err(error) => return reply.send(&failed(read_failure(&error))),
@@ -125,7 +125,11 @@ impl Handler {
                 Some(group) => read(&handler, group, point, &key, reply),
                 None => reply.send(&failed(Failure::WrongNode)),
             }
-        });
+        };
+        match may_follow(frame) {
+            true => group.on_replica_read_point(answer),
+            false => group.on_read_point(answer),
+        }
     }
 
     /// Answers a get without value from what is applied at `point` or later.
@@ -197,6 +201,7 @@ impl Handler {
             items_max: request.limit_items.max(1) as usize,
             bytes_max: request.max_bytes as usize,
             heads: frame.header.flags.contains(Flags::WITHOUT_VALUES),
+            may_follow: may_follow(frame),
         };
         let handler = Rc::clone(self);
         let group = group.clone();
@@ -225,7 +230,10 @@ impl Handler {
         first_max: usize,
         client: SocketAddr,
     ) -> Result<Paged, Failure> {
-        let point = group.read_barrier().await;
+        let point = match scan.may_follow {
+            true => group.replica_read_barrier().await,
+            false => group.read_barrier().await,
+        };
         let point = point.map_err(|error| read_failure(&error))?;
         let engine = group.engine();
         // What is applied now is at least the read point, and stays as it is seen from here on.
@@ -276,6 +284,11 @@ impl Handler {
         self.scan_views
             .keep(client, shard, at, view, corelith_io::now());
     }
+}
+
+/// Whether the client lets a follower answer a read.
+fn may_follow(frame: &Frame) -> bool {
+    frame.header.flags.contains(Flags::FOLLOWER_MAY_ANSWER)
 }
 
 /// Where in the shard's history a page was read.
@@ -345,6 +358,8 @@ struct Scan {
     bytes_max: usize,
     /// Without values.
     heads: bool,
+    /// Whether this replica may answer as a follower.
+    may_follow: bool,
 }
 
 impl Scan {

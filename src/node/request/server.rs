@@ -17,8 +17,8 @@ use crate::node::admission::exchange;
 use crate::node::limits;
 use crate::node::mesh::ConnectionId;
 use bytes::BytesMut;
-use corelith_consensus::Groups;
-use corelith_io::{ErrorKind, Instant, ReadHalf, TcpListener, TcpStream, WriteHalf};
+use corelith_consensus::{Groups, InboundBeats};
+use corelith_io::{ErrorKind, Instant, ReadHalf, Sender, TcpListener, TcpStream, WriteHalf};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Status, Welcome};
 use corelith_wire::{Epoch, HandshakeError, NodeId};
 use futures_util::future::{Either, select};
@@ -35,6 +35,8 @@ pub(crate) struct Server {
     surroundings: Surroundings,
     groups: Groups,
     desk: Rc<Desk>,
+    /// To the core of the beats, on the first core of a node that has one.
+    hand_over: Option<Sender<InboundBeats>>,
     commons: Rc<Commons>,
     /// How long a client may do nothing.
     idle_max: Option<Duration>,
@@ -83,6 +85,7 @@ impl Server {
         router: Rc<Router>,
         groups: Groups,
         desk: Rc<Desk>,
+        hand_over: Option<Sender<InboundBeats>>,
         budget: Budget,
         idle_max: Option<Duration>,
     ) -> Rc<Self> {
@@ -95,6 +98,7 @@ impl Server {
             },
             groups,
             desk,
+            hand_over,
             commons: Commons::new(epoch, budget),
             idle_max,
             next: Cell::new(1),
@@ -235,6 +239,34 @@ impl Server {
                 Box::pin(self.serve_client(read, write, leftover, from, version)).await;
             }
             Role::Formation => Box::pin(self.serve_formation(read, write, leftover)).await,
+            Role::Beats => self.hand_over(read, write, leftover, hello.node, from),
+        }
+    }
+
+    /// Gives a connection to the core of the beats, which lets the peer introduce itself. If too many are on
+    /// their way the peer connects again.
+    fn hand_over(
+        &self,
+        read: ReadHalf,
+        write: WriteHalf,
+        leftover: BytesMut,
+        peer: NodeId,
+        from: SocketAddr,
+    ) {
+        let Some(beats) = &self.hand_over else { return };
+        let handed_over = read.unsplit(write).detach().map(|stream| {
+            let connection = InboundBeats {
+                peer,
+                address: Some(from),
+                stream,
+                leftover,
+            };
+            beats.try_send(connection).is_ok()
+        });
+        match handed_over {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(%peer, "too many connections with beats are on their way"),
+            Err(error) => tracing::debug!(%peer, %error, "a connection with beats is lost"),
         }
     }
 
@@ -343,7 +375,10 @@ impl Server {
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
                 Role::Formation if other_node => Status::Welcome,
-                Role::Peer | Role::Bulk | Role::Formation => Status::RoleRefused,
+                Role::Beats if other_node && hello.cluster.0 != 0 && self.hand_over.is_some() => {
+                    Status::Welcome
+                }
+                Role::Peer | Role::Bulk | Role::Formation | Role::Beats => Status::RoleRefused,
             };
         }
         welcome

@@ -7,11 +7,12 @@
 
 use super::entry::{self, EnteredCore, enter};
 use super::setup::Opening;
-pub use super::setup::{CoreEvent, CoreEventKind, CoreSetup, prepare};
+pub use super::setup::{BeatsSetup, CoreEvent, CoreEventKind, CoreSetup, Prepared, prepare};
 use super::shards::{Opened, Opener};
 use crate::node::admin::status::NodeStatus;
 use crate::node::admission::desk::Desk;
 use crate::node::cluster::placement::Placement;
+use crate::node::data_dir::identity::DataDir;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
@@ -21,9 +22,8 @@ use crate::node::request::forward::Forwards;
 use crate::node::request::handler::Handler;
 use crate::node::request::router::{Router, map_bytes};
 use crate::node::request::server::Server;
-use corelith_consensus::{Group, Groups, Options, Role, Route};
+use corelith_consensus::{Group, Groups, Liveness, Options, Role, Route};
 use corelith_io::Receiver;
-use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use std::pin::pin;
 use std::rc::Rc;
@@ -31,7 +31,8 @@ use std::sync::Arc;
 
 /// Runs a core until it is told to stop or fails; both are told as an event.
 pub async fn run(setup: CoreSetup) {
-    let result = serve(&setup).await;
+    let mut held = None;
+    let result = serve(&setup, &mut held).await;
     setup.tell(CoreEventKind::Ended(result));
     if let CoreSetup {
         opening: Opening::First { tell, others, .. },
@@ -42,9 +43,11 @@ pub async fn run(setup: CoreSetup) {
         // An error means that all others have ended.
         while others.recv().await.is_ok() {}
     }
+    drop(held);
 }
 
-async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
+/// Serves until the core is to stop. What keeps others from the data directory is put into `held`.
+async fn serve(setup: &CoreSetup, held: &mut Option<DataDir>) -> Result<(), NodeError> {
     let Some(EnteredCore {
         store,
         listener,
@@ -53,9 +56,15 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
     else {
         return Ok(());
     };
-    let desk = Rc::new(entry::desk(setup, store.me));
+    *held = data_dir;
+    let desk = Rc::new(entry::desk(
+        &setup.config,
+        &setup.placement,
+        setup.asks.clone(),
+        store.me,
+    ));
     let placement = Arc::new(setup.placement.formed(store.me.cluster.short()));
-    let groups = new_groups(setup, &placement, &desk)?;
+    let groups = new_groups(setup, &placement, &desk, &store.liveness)?;
     let opener = Opener {
         config: &setup.config,
         placement: &placement,
@@ -86,7 +95,6 @@ async fn serve(setup: &CoreSetup) -> Result<(), NodeError> {
     accepting.abort();
     groups.shutdown().await;
     server.drain().await;
-    drop(data_dir);
     outcome
 }
 
@@ -135,6 +143,7 @@ fn new_server(
         Rc::clone(&router),
         groups.clone(),
         desk,
+        setup.hand_over(),
         budget,
         clients.idle(),
     );
@@ -145,27 +154,21 @@ fn new_groups(
     setup: &CoreSetup,
     placement: &Arc<Placement>,
     desk: &Rc<Desk>,
+    liveness: &Arc<Liveness>,
 ) -> Result<Groups, NodeError> {
     let of_cores = Arc::clone(placement);
-    let addresses = desk.addresses();
+    let (resolve, admit) = Rc::clone(desk).as_consensus_asks();
     let route = Route {
         core_of: Rc::new(move |node, shard| of_cores.core_of(node, shard)),
-        resolve: Rc::new(move |node, core| addresses.clone().of(node, core).boxed_local()),
+        resolve,
     };
-    let judging = Rc::clone(desk);
-    let admit = Rc::new(move |them| {
-        let desk = Rc::clone(&judging);
-        async move { desk.admit(them).await }.boxed_local()
-    });
-    let raft = &setup.config.raft;
     let options = Options {
-        heartbeat: raft.heartbeat(),
-        election_timeout_min: raft.election(),
-        election_timeout_max: raft.election() * 2,
+        reads: setup.config.cluster.reads,
         catch_up_bytes: setup.config.storage.catch_up_bytes,
         ..Options::default()
     };
-    Groups::new(desk.me(), placement.epoch, route, admit, options).map_err(|error| {
+    let shared = (setup.core, Arc::clone(liveness));
+    Groups::new(desk.me(), placement.epoch, route, admit, shared, options).map_err(|error| {
         NodeError::Raft {
             reason: error.to_string(),
         }

@@ -14,8 +14,8 @@ use crate::node::data_dir::identity::{DataDir, Identity};
 use crate::node::data_dir::keeper::{IdentityKeeper, KeeperAsk};
 use crate::node::error::NodeError;
 use crate::node::limits;
-use corelith_consensus::{Groups, Judge};
-use corelith_io::{Receiver, TcpListener};
+use corelith_consensus::{Groups, Judge, Liveness, LivenessOptions};
+use corelith_io::{Receiver, Sender, TcpListener};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::{FullClusterId, Start};
 use futures_util::future::{Either, select};
@@ -38,8 +38,9 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, Node
         Opening::First { tell, asked, .. } => {
             let name = setup.config.cluster.name_hash();
             let cores = setup.config.cores;
-            let opened =
-                DataDir::open(&setup.config.data_dir, &setup.placement, name, cores).await?;
+            let promise = setup.config.liveness.promise();
+            let dir = &setup.config.data_dir;
+            let opened = DataDir::open(dir, &setup.placement, name, cores, promise).await?;
             let listener = listen(setup)?;
             let Some(store) = join(setup, &opened, &listener, asked).await? else {
                 return Ok(None);
@@ -77,7 +78,16 @@ async fn join(
     let me = introduction(setup, &opened.identity, opened.start);
     let keeper = IdentityKeeper::new(&setup.config.data_dir, opened, me);
     drop(corelith_io::spawn(Rc::clone(&keeper).keep(asked.clone())));
-    let desk = Rc::new(desk(setup, me));
+    let liveness = new_liveness(&setup.config, opened);
+    let promise = setup.config.liveness.promise();
+    let forgetting = Rc::clone(&keeper).forget_longer_promises(Arc::clone(&liveness), promise);
+    drop(corelith_io::spawn(forgetting));
+    let desk = Rc::new(desk(
+        &setup.config,
+        &setup.placement,
+        setup.asks.clone(),
+        me,
+    ));
     let first = setup.placement.members().iter().map(|m| m.id).collect();
     let dir = setup.config.data_dir.display().to_string();
     let spread = Spread {
@@ -102,17 +112,29 @@ async fn join(
         me,
         charter: Arc::new(charter),
         held: Arc::new(keeper.held()),
+        liveness,
     }))
 }
 
 /// The desk of a core, for a node that introduces itself as `me`.
-pub(super) fn desk(setup: &CoreSetup, me: Introduction) -> Desk {
-    Desk::new(
-        me,
-        setup.config.cluster.name_hash(),
-        setup.asks.clone(),
-        Addresses::new(Arc::clone(&setup.placement)),
-    )
+pub(super) fn desk(
+    config: &NodeConfig,
+    placement: &Arc<Placement>,
+    asks: Sender<KeeperAsk>,
+    me: Introduction,
+) -> Desk {
+    let addresses = Addresses::new(Arc::clone(placement));
+    Desk::new(me, config.cluster.name_hash(), asks, addresses)
+}
+
+/// What the cores of the node will share. The embargo of this start begins here.
+fn new_liveness(config: &NodeConfig, opened: &DataDir) -> Arc<Liveness> {
+    let options = LivenessOptions {
+        beat: config.liveness.beat(),
+        promise: config.liveness.promise(),
+        promised_before: opened.promised_before,
+    };
+    Liveness::new(opened.identity.node, opened.start, config.cores, options)
 }
 
 fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introduction {
@@ -128,15 +150,9 @@ fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introdu
 
 /// What must be the same on all nodes.
 fn settings(config: &NodeConfig, placement: &Placement) -> Settings {
-    // The configuration bounds them to a minute.
-    let milliseconds = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
-    Settings::new(
-        placement.shards,
-        placement.replicas,
-        config.cluster.nodes_hash(),
-        milliseconds(config.raft.heartbeat_ms),
-        milliseconds(config.raft.election_ms),
-    )
+    let nodes = config.cluster.nodes_hash();
+    let reads = config.cluster.reads_tag();
+    Settings::new(placement.shards, placement.replicas, nodes, reads)
 }
 
 /// Returns when another node says that this store is not, or no more, its node's: what to tell, once it is

@@ -7,10 +7,23 @@ use crate::node::data_dir::keeper::KeeperAsk;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::mesh::{MeshReceiver, MeshSender};
+use corelith_consensus::InboundBeats;
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
 use corelith_shards::NodeId;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// What the core of the beats needs to start.
+pub struct BeatsSetup {
+    pub(super) config: Arc<NodeConfig>,
+    pub(super) placement: Arc<Placement>,
+    /// What must be known of the store.
+    pub(super) store: Receiver<Store>,
+    /// Connections that other nodes have opened; closed when the first core has ended.
+    pub(super) inbound: Receiver<InboundBeats>,
+    /// To the keeper of the identity.
+    pub(super) asks: Sender<KeeperAsk>,
+}
 
 /// What the first core gives the others, once: what they must know of the store.
 pub(super) enum Opening {
@@ -20,6 +33,8 @@ pub(super) enum Opening {
         others: Receiver<()>,
         /// What the keeper of the identity is asked.
         asked: Receiver<KeeperAsk>,
+        /// To the core of the beats, if there is one.
+        hand_over: Option<Sender<InboundBeats>>,
     },
     Other {
         store: Receiver<Store>,
@@ -65,27 +80,54 @@ pub struct CoreSetup {
     events: Sender<CoreEvent>,
 }
 
-/// Prepares all cores of a node, in order. Dropping the returned senders stops the cores. `listen` is
-/// the address of core 0; `events` must have room for two events of each core.
+/// The cores of a node.
+pub struct Prepared {
+    /// Those that serve shards, in order.
+    pub cores: Vec<CoreSetup>,
+    /// That of the beats, unless the node is alone. It ends after the first of the others.
+    pub beats: Option<BeatsSetup>,
+    /// Dropping them stops the cores.
+    pub stops: Vec<Sender<()>>,
+}
+
+/// Prepares all cores of a node. `listen` is the address of core 0; `events` must have room for two events of
+/// each core that serves shards.
 pub fn prepare(
     config: NodeConfig,
     listen: SocketAddr,
     instead: &'static str,
     events: &Sender<CoreEvent>,
-) -> (Vec<CoreSetup>, Vec<Sender<()>>) {
+) -> Prepared {
     let cores = config.cores;
     let placement = Arc::new(Placement::new(&config));
     let config = Arc::new(config);
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..cores)
         .map(|_| corelith_io::channel(limits::MESH_BATCHES_MAX))
         .unzip();
-    let (tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
+    let (mut tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
     let (alive, others) = corelith_io::channel(1);
-    let (asks, asked) = corelith_io::channel(usize::from(cores));
+    let (asks, asked) = corelith_io::channel(usize::from(cores) + 1);
+    let (beats, hand_over) = match placement.members().len() {
+        1 => (None, None),
+        _ => {
+            let (hand_over, inbound) = corelith_io::channel(limits::BEATS_HANDED_OVER_MAX);
+            let (told, store) = corelith_io::channel(1);
+            tell.push(told);
+            let beats = BeatsSetup {
+                config: Arc::clone(&config),
+                placement: Arc::clone(&placement),
+                store,
+                inbound,
+                asks: asks.clone(),
+            };
+            (Some(beats), Some(hand_over))
+        }
+    };
     let mut openings = vec![Opening::First {
         tell,
         others,
         asked,
+        hand_over,
     }];
     openings.extend(stores.into_iter().map(|store| Opening::Other {
         store,
@@ -113,10 +155,22 @@ pub fn prepare(
         });
     }
     assert_eq!(setups.len(), usize::from(cores), "a setup for each core");
-    (setups, stops)
+    Prepared {
+        cores: setups,
+        beats,
+        stops,
+    }
 }
 
 impl CoreSetup {
+    /// Where connections with beats go, on the core that takes them.
+    pub(super) fn hand_over(&self) -> Option<Sender<InboundBeats>> {
+        match &self.opening {
+            Opening::First { hand_over, .. } => hand_over.clone(),
+            Opening::Other { .. } => None,
+        }
+    }
+
     pub(super) fn tell(&self, what: CoreEventKind) {
         let event = CoreEvent {
             node: self.config.id,

@@ -14,7 +14,7 @@ use crate::node::data_dir::keeper::{KeeperAsk, Listing};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::DownShard;
-use corelith_consensus::{Group, GroupMember, Groups, OpenError};
+use corelith_consensus::{Group, GroupMember, Groups, Liveness, OpenError};
 use corelith_io::{ErrorKind, Sender};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{self as shards, BlockCache, ScrubOptions, Shard, ShardId, ShardOptions};
@@ -33,6 +33,8 @@ pub(super) struct Store {
     pub(super) charter: Arc<Charter>,
     /// The shards that it held when the node started.
     pub(super) held: Arc<BTreeSet<ShardId>>,
+    /// Who lives, and what was promised.
+    pub(super) liveness: Arc<Liveness>,
 }
 
 /// The shards of a core.

@@ -1,19 +1,20 @@
 //! The client: the state that all operations share, and the loop that runs one operation.
 
 use crate::error::{Cause, Error, Result};
-use crate::limits::{DEADLINE, FIND_TIMEOUT, REFUSED_GRACE};
+use crate::limits::{DEADLINE, FIND_TIMEOUT, PROBE_TIMEOUT, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
+use crate::replicas::{Probe, ReadFrom, Source};
 use crate::resolve::Resolver;
 use crate::seeds::{self, Patience};
-use crate::session::Session;
-use crate::transport::Transport;
+use crate::session::{Question, Session};
+use crate::transport::{Alarm, Transport};
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
-use corelith_wire::request::Operation as WriteKind;
+use corelith_wire::request::{Operation as WriteKind, encode_status};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, ShardId, placement};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use corelith_wire::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::field::Empty;
@@ -30,11 +31,12 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     session: Mutex<Session>,
-    /// Per shard: operations that wait for its session or for room in its window.
+    /// Per shard: operations that wait for its session, for room in its window, or for its leader.
     stirred: Vec<Notify>,
     transport: Transport,
     clock: Clock,
     deadline: Duration,
+    read_from: ReadFrom,
     limits: Limits,
     cluster: ClusterId,
     seeds: Vec<(String, u16)>,
@@ -56,6 +58,7 @@ pub struct ClientBuilder {
     seeds: Vec<String>,
     deadline: Duration,
     connect_deadline: Option<Duration>,
+    read_from: ReadFrom,
     resolver: Resolver,
 }
 
@@ -105,6 +108,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Which replicas reads ask, unless a read says otherwise. Default: the leader.
+    #[must_use]
+    pub fn read_from(mut self, read_from: ReadFrom) -> Self {
+        self.read_from = read_from;
+        self
+    }
+
     /// Finds the cluster through the seeds, learns its map and limits, and returns a client. It asks
     /// the seeds in order, and the next one when one fails or is slow. Cancel safe: dropping the future
     /// ends the search.
@@ -147,18 +157,22 @@ impl ClientBuilder {
         // of one process; jitter and client tags need no more.
         let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
         let session = Session::new(Arc::new(map), welcome.session_window, seed);
-        Ok(Client {
-            inner: Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+            let inner = inner.clone();
+            let alarm = Alarm::new(move |node| doubt(&inner, node));
+            Inner {
                 session: Mutex::new(session),
                 stirred,
-                transport: Transport::new(cluster, clock, resolver),
+                transport: Transport::new(cluster, clock, resolver, alarm),
                 clock,
                 deadline: self.deadline,
+                read_from: self.read_from,
                 limits,
                 cluster,
                 seeds,
-            }),
-        })
+            }
+        });
+        Ok(Client { inner })
     }
 }
 
@@ -169,6 +183,7 @@ impl Client {
             seeds: Vec::new(),
             deadline: DEADLINE,
             connect_deadline: None,
+            read_from: ReadFrom::Leader,
             resolver: Resolver::system(),
         }
     }
@@ -203,6 +218,10 @@ impl Client {
         self.inner.deadline
     }
 
+    pub(crate) fn read_from(&self) -> ReadFrom {
+        self.inner.read_from
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.inner.clock
     }
@@ -213,10 +232,23 @@ impl Client {
 
     /// Runs a request to its end: sends, retries and waits as the session decides.
     pub(crate) async fn run(&self, request: Request, deadline: Option<Duration>) -> Result<Answer> {
-        let inner = &*self.inner;
+        let leader = Source::From(ReadFrom::Leader);
+        let (answer, _) = self.run_from(request, deadline, leader).await?;
+        Ok(answer)
+    }
+
+    /// As [`Client::run`], for a read from `source`; returns also the node that answered.
+    pub(crate) async fn run_from(
+        &self,
+        request: Request,
+        deadline: Option<Duration>,
+        source: Source,
+    ) -> Result<(Answer, Option<NodeId>)> {
+        let inner = &self.inner;
         let now = inner.clock.now();
         let deadline = now + deadline.unwrap_or(inner.deadline);
         let operation = inner.session().operation(request, deadline);
+        let operation = operation.read_from(source);
         let span = span_of(&operation);
         let mut flight = Flight {
             inner,
@@ -226,7 +258,8 @@ impl Client {
         };
         let result = flight.go(deadline).instrument(span).await;
         flight.record(outcome(&result));
-        result
+        let asked = flight.operation.asked();
+        result.map(|answer| (answer, asked))
     }
 }
 
@@ -244,7 +277,8 @@ impl Flight<'_> {
                     let event = match inner.transport.connection(target, address) {
                         Some(connection) => {
                             let encode = |out: &mut _, id| flight.operation.encode(out, id);
-                            connection.call(encode, until).await
+                            let shard = flight.operation.led_by();
+                            connection.call(encode, shard, until).await
                         }
                         None => Event::NotSent(Cause::WrongNode),
                     };
@@ -253,6 +287,22 @@ impl Flight<'_> {
                 Step::Pause { until } => {
                     tokio::time::sleep_until(inner.clock.instant(until)).await;
                     flight.advance(Session::proceed)
+                }
+                Step::Seek { shard, .. } => {
+                    let Some(place) = inner.stirred.get(shard.0 as usize) else {
+                        return Err(Error::Invalid { what: "shard" });
+                    };
+                    // Created before the session is asked again, so that no leader is missed.
+                    let stirred = place.notified();
+                    match flight.advance(Session::sought) {
+                        Step::Seek { until, .. } => {
+                            let until = inner.clock.instant(until);
+                            // Whichever comes first, the session decides the next step.
+                            let _ = tokio::time::timeout_at(until, stirred).await;
+                            flight.advance(Session::proceed)
+                        }
+                        other => other,
+                    }
                 }
                 Step::Park { shard } => {
                     let Some(place) = inner.stirred.get(shard.0 as usize) else {
@@ -282,6 +332,58 @@ impl Flight<'_> {
     }
 }
 
+/// Begins a search for the leaders of the shards whose requests wait at `node`, unless there is one.
+fn doubt(inner: &Weak<Inner>, node: NodeId) {
+    let begins = |inner: Arc<Inner>| inner.session().doubt(node, inner.clock.now());
+    if inner.upgrade().is_some_and(begins) {
+        tokio::spawn(search(inner.clone(), node));
+    }
+}
+
+/// Asks other nodes who leads, until nothing waits at `node` any more or the client is gone.
+async fn search(client: Weak<Inner>, node: NodeId) {
+    while let Some(inner) = client.upgrade() {
+        let waiting = inner.transport.in_doubt(node);
+        let now = inner.clock.now();
+        let question = inner.session().question(node, &waiting, now);
+        match question {
+            Question::End => return,
+            Question::Pause { until } => {
+                let until = inner.clock.instant(until);
+                drop(inner);
+                tokio::time::sleep_until(until).await;
+            }
+            Question::Ask { target, until } => {
+                let address = || inner.session().address(target);
+                let Some(connection) = inner.transport.connection(target, address) else {
+                    continue;
+                };
+                let epoch = Epoch(inner.session().map().epoch);
+                let event = connection
+                    .call(|out, id| ask(out, id, epoch), None, until)
+                    .await;
+                let moved = inner.session().learned(node, &event);
+                if !moved.is_empty() {
+                    tracing::debug!(node = node.0, ?moved, "other nodes lead now");
+                }
+                inner.transport.moved(node, &moved);
+                moved.into_iter().for_each(|shard| inner.stir(Some(shard)));
+            }
+        }
+    }
+}
+
+/// Appends the question who leads.
+fn ask(out: &mut Outbox, request_id: RequestId, epoch: Epoch) {
+    let head = Head {
+        kind: Kind::STATUS,
+        request_id,
+        shard: ShardId(0),
+        epoch,
+    };
+    encode_status(out, head);
+}
+
 /// A copy of a key.
 pub(crate) fn own(key: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(key.as_ref())
@@ -296,6 +398,20 @@ impl Inner {
         if let Some(place) = shard.and_then(|shard| self.stirred.get(shard.0 as usize)) {
             place.notify_waiters();
         }
+    }
+
+    /// Measures how far a node is away.
+    async fn probe(&self, probe: Probe) {
+        let began = self.clock.now();
+        let address = || self.session().address(probe.target);
+        let Some(connection) = self.transport.connection(probe.target, address) else {
+            return;
+        };
+        let encode = |out: &mut _, id| probe.encode(out, id);
+        let event = connection.call(encode, None, began + PROBE_TIMEOUT).await;
+        let took = self.clock.now().saturating_sub(began);
+        let answered = matches!(event, Event::Answer(_)).then_some(took);
+        self.session().probed(&probe, answered);
     }
 
     /// Asks the nodes of the map, then the seeds, for a newer map.
@@ -322,7 +438,7 @@ impl Inner {
 /// An operation in flight. If it is dropped before its end (the caller dropped its future), it abandons
 /// the operation in the session.
 struct Flight<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     operation: Operation,
     /// How often a request was sent, including requests to open a session.
     attempts: u32,
@@ -379,8 +495,13 @@ impl Flight<'_> {
         let mut session = self.inner.session();
         let step = decide(&mut session, &mut self.operation, now);
         let stirred = session.take_stirred();
+        let probes: Vec<Probe> = std::iter::from_fn(|| session.take_probe()).collect();
         drop(session);
         self.inner.stir(stirred);
+        for probe in probes {
+            let inner = Arc::clone(self.inner);
+            tokio::spawn(async move { inner.probe(probe).await });
+        }
         step
     }
 }

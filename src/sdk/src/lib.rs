@@ -42,6 +42,7 @@
 
 mod batch;
 mod client;
+mod doubt;
 mod error;
 mod limits;
 mod link;
@@ -49,6 +50,7 @@ mod numbers;
 mod operation;
 mod phase;
 mod read;
+mod replicas;
 mod resolve;
 mod route;
 mod scan;
@@ -63,9 +65,9 @@ mod write;
 /// The state machine of connections, for a simulator.
 #[doc(hidden)]
 pub mod connection {
-    pub use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX, TICK};
+    pub use crate::limits::{CONNECT_PATIENCE, CONNECT_TIMEOUT, SILENCE_MAX, TICK};
     pub use crate::phase::{Phase, Ready};
-    pub use crate::slots::{Room, Slots};
+    pub use crate::slots::{Call, Room, Slots};
 }
 
 pub use batch::{
@@ -76,6 +78,7 @@ pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use error::{Cause, Error, Field, Result, SeedFailure};
 pub use read::{Entry, EntryHead, Get, Lookup};
+pub use replicas::ReadFrom;
 pub use scan::{Scan, ScanToken};
 pub use status::{
     ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, NodeStranger, ScrubState,

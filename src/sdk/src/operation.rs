@@ -1,14 +1,15 @@
 //! One operation of the application, from call to result, over any number of attempts.
 
 use crate::error::{Cause, Error, Field};
-use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB};
+use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB, REPLICA_ATTEMPT_TIMEOUT};
+use crate::replicas::{ReadFrom, Source};
 use crate::route::Target;
 use bytes::Bytes;
 use corelith_wire::request::{
     self, Condition, GetRequest, OpenSession, Operation as WriteKind, ScanRequest, WriteRequest,
 };
 use corelith_wire::response::Answer;
-use corelith_wire::{Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use corelith_wire::{Epoch, Flags, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use std::time::Duration;
 
 /// The request of an operation to one shard.
@@ -78,6 +79,12 @@ pub struct Operation {
     pub(crate) doubt: bool,
     /// The node that was asked last.
     pub(crate) asked: Option<NodeId>,
+    /// Where a read goes.
+    pub(crate) source: Source,
+    /// Whether the last attempt was one that a follower may answer.
+    pub(crate) at_replica: bool,
+    /// The highest log index of the shard that the client had seen when it began.
+    pub(crate) floor: u64,
     /// The node asked last in the round over the replicas, not as a supposed leader. The round
     /// continues after it if the supposed leader turns out wrong.
     pub(crate) turn: Option<NodeId>,
@@ -89,6 +96,10 @@ pub struct Operation {
     pub(crate) redirects: u32,
     /// Pauses made so far.
     pub(crate) pauses: u32,
+    /// When an attempt first met no leader.
+    pub(crate) leaderless_since: Option<Duration>,
+    /// Until when it waits for a leader.
+    pub(crate) seeks_until: Option<Duration>,
     /// Why the last attempt failed.
     pub(crate) cause: Cause,
     /// The pause that a throttling server asked for, if the last attempt was throttled.
@@ -102,6 +113,25 @@ impl Operation {
     /// The shard that the request goes to.
     pub fn shard(&self) -> ShardId {
         self.shard
+    }
+
+    /// The shard whose leader must answer it; `None` while a replica may.
+    pub(crate) fn led_by(&self) -> Option<ShardId> {
+        (!self.at_replica).then_some(self.shard)
+    }
+
+    /// Lets a read go to other replicas than the leader. Does nothing to a write.
+    #[must_use]
+    pub fn read_from(mut self, source: Source) -> Self {
+        if !self.is_write() {
+            self.source = source;
+        }
+        self
+    }
+
+    /// The node that was asked last.
+    pub fn asked(&self) -> Option<NodeId> {
+        self.asked
     }
 
     /// Time at which it must have ended.
@@ -133,8 +163,12 @@ impl Operation {
             // The length of the answer is not known in advance.
             Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => 1 << 20,
         };
+        let least = match self.at_replica {
+            true => REPLICA_ATTEMPT_TIMEOUT,
+            false => ATTEMPT_TIMEOUT,
+        };
         // Values have at most a few MiB.
-        ATTEMPT_TIMEOUT + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
+        least + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
     }
 
     /// Appends the frame of the attempt that the last [`Step::Send`] asked for.
@@ -181,8 +215,12 @@ impl Operation {
                 };
                 request::encode_write(out, head, &body, value);
             }
-            Request::Get { key } => request::encode_get(out, head, &GetRequest { key }),
-            Request::Head { key } => request::encode_get_head(out, head, &GetRequest { key }),
+            Request::Get { key } => {
+                request::encode_get_with(out, head, self.flags(false), &GetRequest { key });
+            }
+            Request::Head { key } => {
+                request::encode_get_with(out, head, self.flags(true), &GetRequest { key });
+            }
             Request::Scan {
                 shard: _,
                 start,
@@ -199,13 +237,36 @@ impl Operation {
                     max_bytes: *max_bytes,
                     at_version: *at_version,
                 };
-                if *keys_only {
-                    request::encode_scan_keys(out, head, &body);
-                } else {
-                    request::encode_scan(out, head, &body);
-                }
+                request::encode_scan_with(out, head, self.flags(*keys_only), &body);
             }
         }
+    }
+
+    /// The wishes of a read.
+    fn flags(&self, without_values: bool) -> Flags {
+        let follower = match self.at_replica {
+            true => Flags::FOLLOWER_MAY_ANSWER,
+            false => Flags::default(),
+        };
+        match without_values {
+            true => follower.with(Flags::WITHOUT_VALUES),
+            false => follower,
+        }
+    }
+
+    /// Whether its answer shows the newest state, not that of an earlier page.
+    pub(crate) fn reads_latest(&self) -> bool {
+        match &self.request {
+            Request::Get { .. } | Request::Head { .. } => true,
+            Request::Scan { at_version, .. } => *at_version == 0,
+            Request::Write { .. } => false,
+        }
+    }
+
+    /// Has it go to the leader from here on.
+    pub(crate) fn leave_replicas(&mut self) {
+        self.source = Source::From(ReadFrom::Leader);
+        self.at_replica = false;
     }
 }
 
@@ -221,6 +282,15 @@ pub enum Step {
     },
     /// Wait, then ask again.
     Pause {
+        /// When the pause ends.
+        until: Duration,
+    },
+    /// Wait until [`Session::take_stirred`](crate::session::Session::take_stirred) names this shard, since a leader
+    /// is known then, or until the pause ends; then ask again. A driver that has begun to wait asks
+    /// [`Session::sought`](crate::session::Session::sought) first, so that it misses no leader.
+    Seek {
+        /// The shard.
+        shard: ShardId,
         /// When the pause ends.
         until: Duration,
     },
@@ -248,4 +318,6 @@ pub enum Event {
     NotSent(Cause),
     /// It may have been received, but no answer will come.
     Lost(Cause),
+    /// It may have been received, but another node leads the shard now.
+    Moved,
 }

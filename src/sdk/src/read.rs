@@ -3,6 +3,7 @@
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use crate::operation::Request;
+use crate::replicas::{ReadFrom, Source};
 use crate::write::check_key;
 use bytes::Bytes;
 use corelith_wire::response::{Answer, ReplyMeta};
@@ -58,7 +59,7 @@ pub struct Lookup<T = Entry> {
     pub entry: Option<T>,
     /// The shard that holds the key.
     pub shard: u32,
-    /// Term of the leader that answered.
+    /// Term of the last entry that it saw: of the leader that answered, or that a follower asked.
     pub term: u64,
     /// Log index of the read: it saw every write of the shard up to this one.
     pub index: u64,
@@ -76,6 +77,7 @@ pub struct Get {
     client: Client,
     key: Bytes,
     deadline: Option<Duration>,
+    from: ReadFrom,
 }
 
 impl Client {
@@ -88,16 +90,24 @@ impl Client {
 
 impl Get {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
+        let from = client.read_from();
         Self {
             client,
             key,
             deadline: None,
+            from,
         }
     }
 
     /// Sets how long the read may take, including retries. Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Says which replicas may answer. Default: as the client's builder says.
+    pub fn from(mut self, from: ReadFrom) -> Self {
+        self.from = from;
         self
     }
 
@@ -177,10 +187,12 @@ impl Get {
             client,
             key,
             deadline,
+            from,
         } = self;
         check_key(&client, &key)?;
         let shard = client.shard_of(&key).0;
-        let answer = client.run(request(key), deadline).await?;
+        let source = Source::From(from);
+        let (answer, _) = client.run_from(request(key), deadline, source).await?;
         let (ReplyMeta { term, index }, entry) = take(answer).ok_or(Error::Protocol {
             what: "an answer of the wrong kind",
         })?;

@@ -21,6 +21,7 @@ use crate::limits::{
 };
 use crate::operation::Request;
 use crate::read::{Entry, EntryHead};
+use crate::replicas::ReadFrom;
 use crate::write::check_key_len;
 use bytes::Bytes;
 use corelith_wire::ShardId;
@@ -61,6 +62,7 @@ pub struct Scan<T = Entry> {
     end: Bytes,
     limit: u64,
     deadline: Option<Duration>,
+    from: ReadFrom,
     /// One per shard; empty before the first poll.
     parts: Vec<ScanPart<T>>,
     /// The first key of every part that has items, with the part's index.
@@ -120,12 +122,14 @@ impl Scan {
     }
 
     pub(crate) fn range(client: Client, start: Bytes, end: Bytes) -> Self {
+        let from = client.read_from();
         Self {
             client,
             start,
             end,
             limit: u64::MAX,
             deadline: None,
+            from,
             parts: Vec::new(),
             heads: BinaryHeap::new(),
             fetching: 0,
@@ -147,6 +151,7 @@ impl Scan {
             end,
             limit,
             deadline,
+            from,
             one_moment,
             complete,
             failed,
@@ -158,6 +163,7 @@ impl Scan {
             end,
             limit,
             deadline,
+            from,
             parts: Vec::new(),
             heads: BinaryHeap::new(),
             fetching: 0,
@@ -201,6 +207,13 @@ impl<T> Scan<T> {
     /// a whole has no deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Says which replicas may send pages. All pages of a shard come from the replica that sent the first one, as long
+    /// as it can. Default: as the client's builder says. Call it before the first poll.
+    pub fn from(mut self, from: ReadFrom) -> Self {
+        self.from = from;
         self
     }
 
@@ -272,11 +285,13 @@ impl<T: Item> Scan<T> {
             keys_only: T::KEYS_ONLY,
         };
         let (client, deadline) = (self.client.clone(), self.deadline);
+        let source = part.source(self.from);
         Box::pin(async move {
-            let answer = client.run(request, deadline).await?;
-            T::page(answer).ok_or(Error::Protocol {
+            let (answer, node) = client.run_from(request, deadline, source).await?;
+            let page = T::page(answer).ok_or(Error::Protocol {
                 what: "an answer of the wrong kind",
-            })
+            })?;
+            Ok((page, node))
         })
     }
 
@@ -314,8 +329,9 @@ impl<T: Item> Scan<T> {
                 }
                 if part.more && part.at_version != 0 {
                     let (start, at_version) = (part.start.clone(), part.at_version);
+                    let source = part.source(self.from);
                     self.keeper
-                        .keep(&self.client, part.shard, start, at_version);
+                        .keep(&self.client, part.shard, start, at_version, source);
                 } else {
                     self.keeper.forget(part.shard);
                 }

@@ -13,7 +13,13 @@
 //!   none. If the outcome of an attempt is unknown, the write ends with a server's answer about this very
 //!   number, or as `Indeterminate`.
 //! - At most one operation per shard opens a session.
+//! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
+//! - No read ends with a log index below one that the client had seen of the shard when the read began.
+//! - While a shard has no leader, one operation at a time asks for one often; the others wait for its answer, or ask
+//!   at longer pauses. They all go on once it is known who leads.
 
+pub use crate::doubt::Question;
+use crate::doubt::{self, Doubts, pause_after};
 use crate::error::{Cause, Error};
 use crate::limits::{
     DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
@@ -21,11 +27,14 @@ use crate::limits::{
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
-use crate::route::Routes;
+use crate::replicas::Replicas;
+pub use crate::replicas::{Probe, ReadFrom, Source};
 pub use crate::route::Target;
+use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure, Reason};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +55,13 @@ enum ShardSession {
 #[derive(Debug)]
 pub struct Session {
     routes: Routes,
+    replicas: Replicas,
+    /// Per shard: the highest log index of any answer.
+    seen: Vec<u64>,
+    doubts: Doubts,
     shards: Vec<ShardSession>,
+    /// Per shard: when an operation that waits for a leader asks next.
+    scouts: Vec<Duration>,
     /// The server's window, the same for every session.
     window: u32,
     /// Identifies this client in the servers' session tables.
@@ -58,10 +73,15 @@ pub struct Session {
 impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
-        let shards = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let scouts = vec![Duration::ZERO; map.shards.len()];
         let mut session = Self {
             routes: Routes::new(map),
+            replicas: Replicas::new(shards.len(), seed),
+            seen: vec![0; shards.len()],
+            doubts: Doubts::default(),
             shards,
+            scouts,
             window: window.clamp(1, limits::SESSION_WINDOW),
             client: 0,
             random: seed,
@@ -107,11 +127,16 @@ impl Session {
             opening: false,
             doubt: false,
             asked: None,
+            source: Source::From(ReadFrom::Leader),
+            at_replica: false,
+            floor: self.seen.get(shard.0 as usize).copied().unwrap_or(0),
             turn: None,
             unable: Vec::new(),
             damaged_since: None,
             redirects: 0,
             pauses: 0,
+            leaderless_since: None,
+            seeks_until: None,
             cause: Cause::NotTried,
             retry_after: None,
             epoch: Epoch(0),
@@ -120,8 +145,44 @@ impl Session {
         }
     }
 
-    /// The next step of an operation that is new, or whose [`Step::Pause`] or [`Step::Park`] is over.
+    /// Notes that requests at `node` have no answer for long. Returns whether the driver must begin a search: ask
+    /// [`Session::question`] again and again, until it says [`Question::End`].
+    pub fn doubt(&mut self, node: NodeId, now: Duration) -> bool {
+        self.doubts.begin(node, now)
+    }
+
+    /// The next step of the search about `node`, at which requests of the shards `waiting` are overdue.
+    pub fn question(
+        &mut self,
+        node: NodeId,
+        waiting: &BTreeSet<ShardId>,
+        now: Duration,
+    ) -> Question {
+        let random = self.next_random();
+        self.doubts.next(node, waiting, &self.routes, random, now)
+    }
+
+    /// Takes the answer to a question about `node`. Returns the shards that another node leads now: their requests
+    /// at `node` end as [`Event::Moved`], and their operations that wait must ask again.
+    pub fn learned(&mut self, node: NodeId, event: &Event) -> Vec<ShardId> {
+        doubt::learn(&mut self.routes, node, event)
+    }
+
+    /// The next step of an operation whose driver has begun to wait for [`Step::Seek`].
+    pub fn sought(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let shard = operation.shard;
+        let leader = self.routes.leader(shard);
+        let is_found = leader.is_some_and(|leader| !self.routes.suspected(leader, now));
+        match operation.seeks_until {
+            Some(until) if !is_found && now < until => Step::Seek { shard, until },
+            _ => self.proceed(operation, now),
+        }
+    }
+
+    /// The next step of an operation that is new, or whose [`Step::Pause`], [`Step::Seek`] or [`Step::Park`] is
+    /// over.
     pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        operation.seeks_until = None;
         if now >= operation.deadline {
             return self.give_up(operation);
         }
@@ -131,6 +192,12 @@ impl Session {
         {
             return wait;
         }
+        let (shard, source) = (operation.shard, operation.source);
+        let replica = self.replicas.choose(&self.routes, shard, source, now);
+        operation.at_replica = replica.is_some();
+        if let Some(target) = replica {
+            return self.send(operation, target, now);
+        }
         let leader = self.routes.leader(operation.shard);
         let Some(target) = self.routes.target(operation.shard, operation.turn, now) else {
             return self.end(operation, Err(Error::Invalid { what: "shard" }));
@@ -138,6 +205,10 @@ impl Session {
         if leader != Some(target.node) {
             operation.turn = Some(target.node);
         }
+        self.send(operation, target, now)
+    }
+
+    fn send(&self, operation: &mut Operation, target: Target, now: Duration) -> Step {
         operation.asked = Some(target.node);
         operation.epoch = Epoch(self.map().epoch);
         let until = operation.deadline.min(now + operation.attempt_timeout());
@@ -187,19 +258,120 @@ impl Session {
     /// The next step after an attempt.
     pub fn report(&mut self, operation: &mut Operation, event: Event, now: Duration) -> Step {
         operation.retry_after = None;
+        if operation.at_replica && self.leaves_replicas(operation, &event, now) {
+            return self.proceed(operation, now);
+        }
         match event {
             Event::Answer(Answer::Failure { failure, .. }) => self.failed(operation, failure, now),
             Event::Answer(answer) => self.answered(operation, answer, now),
             Event::NotSent(cause) => {
                 self.unreachable(operation, cause, now);
-                self.pause(operation, now)
+                self.go_on(operation, now)
             }
             Event::Lost(cause) => {
                 operation.doubt |= operation.is_write() && !operation.opening;
                 self.unreachable(operation, cause, now);
-                self.pause(operation, now)
+                self.go_on(operation, now)
+            }
+            Event::Moved => {
+                operation.doubt |= operation.is_write() && !operation.opening;
+                operation.cause = Cause::LeadershipLost;
+                self.go_on(operation, now)
             }
         }
+    }
+
+    /// Goes to the next node at once, or after a pause if it has done so too often.
+    fn go_on(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.seek(operation, now)
+        }
+    }
+
+    /// Waits for a leader. The first operation that does so asks again soon, the others leave it to that one.
+    fn seek(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let shard = operation.shard;
+        if let Some(asked) = operation.asked {
+            // Or it would not wait.
+            self.routes.does_not_lead(shard, asked);
+        }
+        let since = *operation.leaderless_since.get_or_insert(now);
+        let soon = now + pause_after(now.saturating_sub(since), self.next_random());
+        let late = now + RETRY_PAUSE_MAX / 2 + self.up_to(RETRY_PAUSE_MAX / 2);
+        let until = match self.scouts.get_mut(shard.0 as usize) {
+            Some(next) if *next <= now => {
+                *next = soon;
+                soon
+            }
+            _ => late,
+        };
+        match self.pause_until(operation, until, now) {
+            Step::Pause { until } => {
+                operation.seeks_until = Some(until);
+                Step::Seek { shard, until }
+            }
+            other => other,
+        }
+    }
+
+    /// Has a read go to the leader that a replica failed or refused; whether it can be sent there at once.
+    fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
+        let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
+        let failure = match event {
+            Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
+            // Only what a leader must answer moves on with it.
+            Event::Answer(_) | Event::Moved => return false,
+            Event::NotSent(_) | Event::Lost(_) => None,
+        };
+        if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
+            return false;
+        }
+        operation.leave_replicas();
+        if let Some(Failure::TooLarge { .. } | Failure::Malformed | Failure::WrongNode) = failure {
+            return false;
+        }
+        self.replicas.pass_over(shard, asked, now);
+        if self.routes.leader(shard) == Some(asked) {
+            return false;
+        }
+        match event {
+            Event::NotSent(cause) | Event::Lost(cause) => {
+                self.unreachable(operation, cause.clone(), now);
+            }
+            Event::Answer(_) | Event::Moved => self.routes.trust(asked),
+        }
+        if let Some(Failure::NotLeader { leader }) = failure
+            && self.routes.leader(shard).is_none()
+            && self.map().replicas(shard).any(|node| node.0 == *leader)
+        {
+            self.routes.named(shard, NodeId(*leader));
+        }
+        true
+    }
+
+    /// The next probe to send, whose outcome [`Session::probed`] wants to know. Asked for after each step.
+    pub fn take_probe(&mut self) -> Option<Probe> {
+        self.replicas.take_probe()
+    }
+
+    /// Notes how long a probe took until its answer; `None` if there was none.
+    pub fn probed(&mut self, probe: &Probe, took: Option<Duration>) {
+        self.replicas.probed(probe.target.node, took);
+    }
+
+    /// Notes what an answer says of its shard; whether it is no older than what the client had seen when `operation`
+    /// began.
+    fn is_fresh(&mut self, operation: &Operation, answer: &Answer) -> bool {
+        let Some(meta) = answer.meta() else {
+            return true;
+        };
+        if let Some(seen) = self.seen.get_mut(operation.shard.0 as usize) {
+            *seen = (*seen).max(meta.index);
+        }
+        !operation.reads_latest() || meta.index >= operation.floor
     }
 
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
@@ -213,10 +385,27 @@ impl Session {
         }
     }
 
+    /// Takes note of who has answered as a leader.
+    fn leader_answered(&mut self, shard: ShardId, node: NodeId, answer: &Answer) {
+        let learned = self.routes.leads(shard, node, term_of(answer));
+        // A repeated write is answered with the term of its first attempt.
+        let unknown = self.routes.leader(shard).is_none();
+        if learned == Learned::Old && unknown {
+            self.routes.named(shard, node);
+        }
+        if learned == Learned::New || unknown {
+            self.stirred = Some(shard);
+        }
+    }
+
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
-            self.routes.leads(operation.shard, node);
             self.routes.trust(node);
+            if operation.at_replica {
+                self.replicas.answers(operation.shard, node);
+            } else {
+                self.leader_answered(operation.shard, node, &answer);
+            }
         }
         let fits = match (&answer, &operation.request) {
             (Answer::SessionOpened { session, .. }, _) if operation.opening => {
@@ -236,8 +425,11 @@ impl Session {
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Head { .. }) => true,
             _ => false,
         };
-        if fits {
+        if fits && self.is_fresh(operation, &answer) {
             return self.end(operation, Ok(answer));
+        }
+        if fits {
+            return self.broken(operation, "it shows less than it has shown before");
         }
         operation.cause = Cause::Answer(corelith_wire::DecodeError::Malformed {
             what: "kind of answer",
@@ -301,10 +493,10 @@ impl Session {
             } => {
                 operation.doubt |= operation.is_write() && !operation.opening && !nothing_done;
                 operation.cause = cause_of(reason);
-                if reason != Reason::NoQuorum {
-                    self.routes.does_not_lead(operation.shard, asked);
-                }
-                self.pause(operation, now)
+                // Without a majority another node may lead: each replica is asked in turn.
+                self.routes.does_not_lead(operation.shard, asked);
+                operation.turn = Some(asked);
+                self.seek(operation, now)
             }
             Failure::SessionExpired => self.session_expired(operation, now),
             Failure::WindowFull => {
@@ -327,15 +519,11 @@ impl Session {
             .replicas(operation.shard)
             .any(|node| node == leader);
         if !known || leader == asked || self.routes.suspected(leader, now) {
-            return self.pause(operation, now);
+            return self.seek(operation, now);
         }
-        self.routes.leads(operation.shard, leader);
-        operation.redirects += 1;
-        if operation.redirects <= REDIRECTS_MAX {
-            self.proceed(operation, now)
-        } else {
-            self.pause(operation, now)
-        }
+        // The others go on when it has answered: it may have no majority.
+        self.routes.named(operation.shard, leader);
+        self.go_on(operation, now)
     }
 
     /// A node reports to a write that its disk or shard is full or its data damaged. It may not be the leader (any
@@ -505,6 +693,21 @@ fn suspicion(cause: &Cause) -> Option<Duration> {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
         Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
+    }
+}
+
+/// The term of the leader that answered; 0 if the answer does not tell.
+fn term_of(answer: &Answer) -> u64 {
+    match answer {
+        Answer::Written { meta, .. }
+        | Answer::Conflict { meta, .. }
+        | Answer::NotFound { meta }
+        | Answer::Value { meta, .. }
+        | Answer::Head { meta, .. }
+        | Answer::SessionOpened { meta, .. } => meta.term,
+        Answer::ScanPage(page) => page.meta.term,
+        Answer::ScanHeads(page) => page.meta.term,
+        _ => 0,
     }
 }
 

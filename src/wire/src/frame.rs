@@ -85,11 +85,20 @@ impl Flags {
     /// On a [`Kind::GET`] or [`Kind::SCAN`]: versions and lengths are enough, so the answer may be a
     /// [`Kind::HEAD`] or [`Kind::SCAN_HEADS`].
     pub const WITHOUT_VALUES: Self = Self(1);
+    /// On a [`Kind::GET`] or [`Kind::SCAN`]: a follower may answer, at a point that its leader names. Nodes
+    /// before version 3 send the client on to the leader.
+    pub const FOLLOWER_MAY_ANSWER: Self = Self(2);
 
     /// Whether all bits of `other` are set.
     #[must_use]
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// The bits of both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

@@ -3,11 +3,21 @@
 
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
-use crate::request::{self, Condition, GetRequest, Operation, WriteCommand, WriteRequest};
+use crate::peer::{
+    self, AppendResult, Beat, BeatReply, CoreSet, GivenPoint, Health, HeartbeatReply, Introduction,
+    NodeHealth, PeerVote, PromiseEpoch, Settings, VoteAnswer, VoteAsk,
+};
+use crate::request::{
+    self, Condition, GetRequest, Operation, ScanRequest, WriteCommand, WriteRequest,
+};
 use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
-use crate::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use crate::{
+    ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, NodeId, Outbox, RequestId,
+    ShardId, Start, StoreId, Term,
+};
 use bytes::{Bytes, BytesMut};
+use std::time::Duration;
 
 const HEAD: Head = Head {
     kind: Kind::GET,
@@ -244,13 +254,22 @@ fn a_side_of_version_1_is_answered_in_it() {
 
 #[test]
 fn version_2_is_sent_as_it_always_was() {
-    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    let hello = Hello {
+        oldest: 2,
+        newest: 2,
+        ..Hello::peer(ClusterId(0xfeed), NodeId(3))
+    };
     check(
         "hello",
         &hello.encode(),
         "434f52454c49544802000200020000000000000000000000edfe00000000000003000000000000000000000064dd\
          f533",
     );
+    // Nodes of version 2 are refused, clients are not.
+    let hello = Hello {
+        newest: 2,
+        ..Hello::client(ClusterId(0xfeed))
+    };
     let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
     check(
         "welcome",
@@ -286,4 +305,229 @@ fn version_2_is_sent_as_it_always_was() {
         "39000000d23c348d8900000039000000040302010000000005000000060000000700000000000000080000000000\
          00000d00000000000000000000000000000000000000000000000000000000000000000000000000000000",
     );
+}
+
+const VOTE: PeerVote = PeerVote {
+    term: Term(9),
+    node: NodeId(2),
+    committed: true,
+};
+const PROMISE_EPOCH: PromiseEpoch = PromiseEpoch(0x1234_5678_9a00_0007);
+
+#[test]
+fn version_3_is_sent_as_it_always_was() {
+    let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
+    check(
+        "hello",
+        &hello.encode(),
+        "434f52454c49544803000300020000000000000000000000edfe000000000000030000000000000000000000\
+         09edcd7e",
+    );
+    let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
+    check(
+        "welcome",
+        &welcome.encode(),
+        "434f52454c49544800000300010000000000000000000000edfe000000000000020000000000000000008000\
+         00100000001000000010000001000000c756776c",
+    );
+    let hello = Hello::beats(ClusterId(0xfeed), NodeId(3));
+    check(
+        "hello before beats",
+        &hello.encode(),
+        "434f52454c49544803000300050000000000000000000000edfe000000000000030000000000000000000000\
+         78dfbdce",
+    );
+    let mut settings = Settings::new(6, 3, 77, 1);
+    (settings.key_bytes_max, settings.value_bytes_max) = (1, 2);
+    settings.session_window = 4;
+    let introduction = Introduction {
+        cluster: FullClusterId(5),
+        node: NodeId(3),
+        store: StoreId(9),
+        start: Start {
+            incarnation: 4,
+            nonce: 5,
+        },
+        port: 7000,
+        settings,
+    };
+    let bytes = sent(|out| peer::encode_introduction(out, HEAD, &introduction));
+    check(
+        "introduction",
+        &bytes,
+        "5e0000000b4d3208080100005e00000004030201000000000500000006000000050000000000000000000000\
+         0000000003000000000000000900000000000000000000000000000004000000000000000500000000000000\
+         581b0100000006000000030000004d0000000000000001000000020000000400000001000000",
+    );
+}
+
+#[test]
+fn votes_and_acknowledgements_of_version_3_are_sent_as_they_always_were() {
+    let last = Some(LogId {
+        term: Term(8),
+        node: NodeId(1),
+        index: LogIndex(77),
+    });
+    let ask = VoteAsk {
+        vote: VOTE,
+        last,
+        handed_over_by: Some((Term(8), NodeId(1))),
+    };
+    let bytes = sent(|out| peer::encode_vote(out, HEAD, false, &ask));
+    check(
+        "vote",
+        &bytes,
+        "3a0000009fdc5319020100003a00000004030201000000000500000006000000090000000000000002000000\
+         0000000001080000000000000001000000000000004d00000000000000010800000000000000010000000000\
+         0000",
+    );
+    let answer = VoteAnswer {
+        vote: VOTE,
+        last,
+        granted: false,
+        promised_ms: 299,
+    };
+    let bytes = sent(|out| peer::encode_vote_reply(out, HEAD, &answer));
+    check(
+        "answer to a vote",
+        &bytes,
+        "2e000000ae183b2c820100002e00000004030201000000000500000006000000090000000000000002000000\
+         0000000001080000000000000001000000000000004d00000000000000002b010000",
+    );
+    let bytes = sent(|out| peer::encode_lead(out, HEAD, &VOTE));
+    check(
+        "lead",
+        &bytes,
+        "110000009fba230d0b0100001100000004030201000000000500000006000000090000000000000002000000\
+         0000000001",
+    );
+    let bytes = sent(|out| peer::encode_lead_reply(out, HEAD, true));
+    check(
+        "answer to a lead",
+        &bytes,
+        "01000000b0a9a44b8b010000010000000403020100000000050000000600000001",
+    );
+    let result = AppendResult::Taken { matching: last };
+    let bytes = sent(|out| peer::encode_append_reply(out, HEAD, &result, PROMISE_EPOCH));
+    check(
+        "answer to an append",
+        &bytes,
+        "350000004993a825800100003500000004030201000000000500000006000000000800000000000000010000\
+         00000000004d0000000000000000000000000000000000000000000000000000000700009a78563412",
+    );
+    let reply = HeartbeatReply {
+        beat: 3,
+        shard: ShardId(5),
+        result: AppendResult::HigherVote { vote: VOTE },
+        epoch: PROMISE_EPOCH,
+    };
+    let bytes = sent(|out| peer::encode_heartbeats_reply(out, HEAD, &[reply]));
+    check(
+        "answers to heartbeats",
+        &bytes,
+        "41000000429646ba810100000000000004030201000000000500000006000000030000000000000005000000\
+         0200000000000000000000000000000000ffffffffffffffff09000000000000000200000000000000010200\
+         000700009a78563412",
+    );
+}
+
+#[test]
+fn beats_of_version_3_are_sent_as_they_always_were() {
+    let node = Health {
+        is_disk_full: true,
+        is_draining: true,
+        ..Health::default()
+    };
+    let health = NodeHealth {
+        node,
+        damaged: vec![ShardId(5), ShardId(6)],
+        has_more: true,
+        write_us: 90,
+    };
+    let beat = Beat {
+        number: 1,
+        sent_at: 2,
+        heard: 3,
+        vouched: CoreSet::from_iter([0, 1, 255]),
+        health: health.clone(),
+    };
+    let bytes = sent(|out| peer::encode_beat(out, HEAD, &beat));
+    check(
+        "beat",
+        &bytes,
+        "4700000094b046930a0100004700000004030201000000000500000006000000010000000000000002000000\
+         0000000003000000000000000300000000000000000000000000000000000000000000000000000000000080\
+         8a5a00000002000500000006000000",
+    );
+    let reply = BeatReply {
+        number: 1,
+        replied_at: 4,
+        promise: Duration::from_millis(300),
+        epoch: PROMISE_EPOCH,
+        to: CoreSet::from_iter([0, 64]),
+        health,
+    };
+    let bytes = sent(|out| peer::encode_beat_reply(out, HEAD, &reply));
+    check(
+        "answer to a beat",
+        &bytes,
+        "4f00000002df0c068a0100004f00000004030201000000000500000006000000010000000000000004000000\
+         0000000000a3e111000000000700009a78563412010000000000000001000000000000000000000000000000\
+         00000000000000008a5a00000002000500000006000000",
+    );
+}
+
+#[test]
+fn reads_from_any_replica_of_version_3_are_sent_as_they_always_were() {
+    let anywhere = Flags::FOLLOWER_MAY_ANSWER;
+    let request = GetRequest { key: b"key" };
+    let bytes = sent(|out| request::encode_get_with(out, HEAD, anywhere, &request));
+    check(
+        "get from any replica",
+        &bytes,
+        "0b00000016a6c1dd030002000b000000040302010000000005000000060000006b6579fdffffff03000000",
+    );
+    let request = ScanRequest {
+        start: b"a",
+        end: b"b",
+        limit_items: 3,
+        max_bytes: 4,
+        at_version: 5,
+    };
+    let flags = anywhere.with(Flags::WITHOUT_VALUES);
+    let bytes = sent(|out| request::encode_scan_with(out, HEAD, flags, &request));
+    check(
+        "keys of a page from any replica",
+        &bytes,
+        "22000000fd2027d50400030022000000040302010000000005000000060000006162feffffff01000000f7ffffff\
+         0100000003000000040000000500000000000000",
+    );
+    let bytes = sent(|out| peer::encode_read_point(out, HEAD));
+    check(
+        "question for a read point",
+        &bytes,
+        "000000007096c3890c0100000000000004030201000000000500000006000000",
+    );
+    let given = GivenPoint {
+        vote: PeerVote {
+            term: Term(7),
+            node: NodeId(2),
+            committed: true,
+        },
+        upto: LogId {
+            term: Term(7),
+            node: NodeId(2),
+            index: LogIndex(9),
+        },
+    };
+    let mut bytes = sent(|out| peer::encode_read_point_reply(out, HEAD, &given));
+    check(
+        "read point",
+        &bytes,
+        "290000004437fcff8c01000029000000040302010000000005000000060000000700000000000000020000000000\
+         000001070000000000000002000000000000000900000000000000",
+    );
+    let mut frames = FrameParser::new(Accepts::Peer).take(&mut bytes);
+    let frame = frames.next().unwrap().unwrap();
+    assert_eq!(peer::parse_read_point_reply(&frame), Ok(given));
 }

@@ -46,6 +46,8 @@ pub enum Role {
     Bulk = 3,
     /// Ask who the cluster is: one question about its formation, one answer.
     Formation = 4,
+    /// Send beats.
+    Beats = 5,
 }
 
 impl Role {
@@ -53,7 +55,7 @@ impl Role {
     fn oldest_version(self) -> u16 {
         match self {
             Self::Client | Self::Bulk => version::OLDEST,
-            Self::Peer | Self::Formation => version::OLDEST_OF_NODES,
+            Self::Peer | Self::Formation | Self::Beats => version::OLDEST_OF_NODES,
         }
     }
 }
@@ -84,6 +86,11 @@ impl Hello {
     /// The hello of `node`'s connection to a peer.
     pub fn peer(cluster: ClusterId, node: NodeId) -> Self {
         Self::new(Role::Peer, cluster, node)
+    }
+
+    /// The hello of `node`'s connection for beats.
+    pub fn beats(cluster: ClusterId, node: NodeId) -> Self {
+        Self::new(Role::Beats, cluster, node)
     }
 
     /// The hello of `node`'s question about the cluster's formation, whichever that may be.
@@ -131,6 +138,7 @@ impl Hello {
             2 => Role::Peer,
             3 => Role::Bulk,
             4 => Role::Formation,
+            5 => Role::Beats,
             other => {
                 return Err(HandshakeError::Unknown {
                     what: "role",

@@ -12,22 +12,21 @@
 //!   1  kind                                       24  log id before (optional)
 //!   4  length of the body                         24  commit log id (optional)
 //!   n  body                                        8  zero
-//! records of HEARTBEATS_REPLY (57 bytes each)
+//! records of HEARTBEATS_REPLY (65 bytes each)
 //!   8  beat
 //!   4  shard
-//!  45  append result
+//!  53  append result
 //! vote:           8 term, 8 node, 1 committed
 //! log id:         8 term, 8 node, 8 index; index 2^64-1 stands for "none"
-//! append result:  1 tag, 24 log id, 17 vote, 1 tag again (0 from those that do not send it),
-//!                 1 health (of a heartbeat's answer), 1 zero
-//! health:         0 not told, else bit 0, with bit 1 if there is no room for values and bit 2 if
-//!                 the shard is damaged
+//! append result:  1 tag, 24 log id, 17 vote, 1 tag again, 2 zero, 8 epoch of the promise
 //! ```
 
 mod append;
 mod beat;
 mod formation;
 mod introduce;
+mod liveness;
+mod read_point;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -49,13 +48,20 @@ pub use introduce::{
     Difference, Introduction, Reception, Settings, Verdict, encode_introduction, encode_reception,
     parse_introduction, parse_reception,
 };
+pub use liveness::{
+    Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, NodeHealth, PROMISE_MAX, PromiseEpoch,
+    encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
+};
+pub use read_point::{
+    GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,
+};
 pub use snapshot::{
     encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
     parse_snapshot_piece, parse_snapshot_reply,
 };
 pub use vote::{
-    Transfer, VoteAnswer, VoteAsk, encode_transfer, encode_vote, encode_vote_reply, parse_transfer,
-    parse_vote, parse_vote_reply,
+    Transfer, VoteAnswer, VoteAsk, encode_lead, encode_lead_reply, encode_transfer, encode_vote,
+    encode_vote_reply, parse_lead, parse_lead_reply, parse_transfer, parse_vote, parse_vote_reply,
 };
 
 use crate::error::DecodeError;
@@ -89,6 +95,12 @@ pub mod kinds {
     pub const INTRODUCE: Kind = Kind(0x108);
     /// A question about who the cluster is.
     pub const FORM: Kind = Kind(0x109);
+    /// A node lives, and asks for a promise.
+    pub const BEAT: Kind = Kind(0x10a);
+    /// Does the node still lead?
+    pub const LEAD: Kind = Kind(0x10b);
+    /// From where on may this follower answer the reads that wait at it?
+    pub const READ_POINT: Kind = Kind(0x10c);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -106,6 +118,12 @@ pub mod kinds {
     pub const RECEPTION: Kind = Kind(0x186);
     /// Answer to a `FORM`.
     pub const FORM_REPLY: Kind = Kind(0x187);
+    /// Answer to a `BEAT`: what is promised.
+    pub const BEAT_REPLY: Kind = Kind(0x18a);
+    /// Answer to a `LEAD`.
+    pub const LEAD_REPLY: Kind = Kind(0x18b);
+    /// Answer of a leader to a `READ_POINT`.
+    pub const READ_POINT_REPLY: Kind = Kind(0x18c);
 }
 
 /// Who claims to lead, or did when an entry was made.

@@ -18,7 +18,7 @@ fn node(id: u64, store: u128) -> Introduction {
         store: StoreId(store),
         start: start(3),
         port: 7411,
-        settings: Settings::new(4, 3, 5, 150, 750),
+        settings: Settings::new(4, 3, 5, 0),
     }
 }
 

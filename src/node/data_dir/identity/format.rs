@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0    8    magic "CLNODE\0\0"
-//! 8    4    format version, 3
+//! 8    4    format version, 4
 //! 12   4    shards
 //! 16   4    replicas
 //! 20   2    cores of this node
@@ -20,7 +20,8 @@
 //! 130  16   that other store (1)
 //! 146  16   the start that they had met (2): 8 incarnation, 8 nonce
 //! 162  128  the nonces of the last 16 starts: that of start i is the (i % 16)th
-//! 290  8N   ids of all nodes, ascending
+//! 290  4    how long the longest promise may have been that the store gave, in milliseconds
+//! 294  8N   ids of all nodes, ascending
 //! ..   16N  the charter's store of each; zeros without one
 //! ..   32N  the store of each node that was met, and the highest start of it: 16 store, 8 incarnation,
 //!           8 nonce; zeros if none was
@@ -29,7 +30,8 @@
 //! ..        zeros
 //! 8188 4    crc32c of the bytes before
 //! ```
-//! All numbers are little-endian. Version 2 is one block and has no formation:
+//! All numbers are little-endian. Version 3 is the same without the promise; what is not known of it counts as
+//! the longest that there can be. Version 2 is one block and has no formation:
 //!
 //! ```text
 //! 0    32   as above
@@ -54,10 +56,10 @@ use corelith_wire::{FullClusterId, Start, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// Bytes of the file.
 pub(crate) const FILE_BYTES: usize = 2 * BLOCK_SIZE;
-const NODES_AT: usize = 290;
+const NODES_AT: usize = 294;
 const NODE_BYTES: usize = 8 + 16 + 32;
 const CRC_BYTES: usize = 4;
 
@@ -95,6 +97,7 @@ pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
     for nonce in identity.starts.0 {
         bytes.extend_from_slice(&nonce.to_le_bytes());
     }
+    bytes.extend_from_slice(&identity.promise_ms_max.to_le_bytes());
     assert_eq!(bytes.len(), NODES_AT, "each field has its place");
     put_nodes(&mut bytes, identity);
     let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
@@ -220,6 +223,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         store: StoreId(0),
         incarnation: 0,
         starts: LastStarts::default(),
+        promise_ms_max: limits::PROMISE_MS_MAX as u32,
         formation: Acceptor::default(),
         excluded: None,
         nodes: Vec::new(),
@@ -244,6 +248,9 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         identity.excluded = take_exclusion(fields)?;
         for nonce in &mut identity.starts.0 {
             *nonce = fields.u64();
+        }
+        if version > 3 {
+            identity.promise_ms_max = fields.u32();
         }
         identity.nodes = take_nodes(fields);
         let stores = identity

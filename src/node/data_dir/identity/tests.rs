@@ -40,6 +40,7 @@ fn identity() -> Identity {
         store: StoreId(1 << 90 | 77),
         incarnation: 4,
         starts: LastStarts(std::array::from_fn(|at| at as u64 + 256)),
+        promise_ms_max: 600,
         formation: Acceptor {
             promised: ballot(3),
             accepted: None,
@@ -106,17 +107,17 @@ fn each_damaged_byte_is_noticed() {
 #[test]
 fn a_newer_format_is_named() {
     let mut newer = encode(&identity());
-    newer[8] = 4;
+    newer[8] = 5;
     let error = decode("/d/node", &newer).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/d/node has format version 4; this program knows versions up to 3: use a newer one"
+        "/d/node has format version 5; this program knows versions up to 4: use a newer one"
     );
 }
 
-/// The bytes of a file of version 3, as it is first written: others must read them.
+/// The bytes of a file of version 4, as it is first written: others must read them.
 #[test]
-fn version_3_stays_as_it_is() {
+fn version_4_stays_as_it_is() {
     let bytes = encode(&identity());
     let hex = |range: std::ops::Range<usize>| -> String {
         bytes[range]
@@ -126,7 +127,7 @@ fn version_3_stays_as_it_is() {
     };
     assert_eq!(
         hex(0..64),
-        "434c4e4f4445000003000000080000000300000002000300\
+        "434c4e4f4445000004000000080000000300000002000300\
          0200000000000000cdab0000000000004d000000000000000000000400000000\
          0400000000000000"
     );
@@ -138,20 +139,37 @@ fn version_3_stays_as_it_is() {
          000000000000000000000000000000000000000000000000000000000000000000"
     );
     assert_eq!(hex(162..178), "00010000000000000101000000000000");
+    assert_eq!(hex(290..294), "58020000");
     assert_eq!(
-        hex(290..314),
+        hex(294..318),
         "010000000000000002000000000000000500000000000000"
     );
     assert_eq!(
-        hex(314..362),
+        hex(318..366),
         "0b0000000000000000000000000000004d00000000000000000000040000000000000000000000000000000000000000"
     );
     assert_eq!(
-        hex(362..394),
+        hex(366..398),
         "0b00000000000000000000000000000006000000000000006300000000000000"
     );
-    assert_eq!(hex(458..460), "8900");
-    assert_eq!(hex(FILE_BYTES - 4..FILE_BYTES), "205e23c7");
+    assert_eq!(hex(462..464), "8900");
+    assert_eq!(hex(FILE_BYTES - 4..FILE_BYTES), "e1e2196a");
+}
+
+/// A file of version 3: as one of version 4 without the promise.
+#[test]
+fn version_3_is_read() {
+    let now = encode(&identity());
+    let mut bytes = [&now[..290], &now[294..FILE_BYTES - 4], &[0; 4]].concat();
+    bytes[8] = 3;
+    let crc = crc32c::crc32c(&bytes);
+    assert_eq!(format!("{crc:08x}"), "c7235e20", "as it was written");
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    let expected = Identity {
+        promise_ms_max: 10_000,
+        ..identity()
+    };
+    assert_eq!(decode("f", &bytes).unwrap(), expected);
 }
 
 /// The bytes of files of versions 1 and 2, as they were written.
@@ -173,6 +191,7 @@ fn older_versions_are_of_a_cluster_with_any_stores() {
             store: StoreId(77),
             incarnation: 0,
             starts: LastStarts::default(),
+            promise_ms_max: 10_000,
             formation: Acceptor {
                 charter: Some(Charter {
                     cluster: FullClusterId(0xabcd),

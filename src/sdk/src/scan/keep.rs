@@ -10,6 +10,7 @@ use crate::limits::{
     SCAN_FETCHES_MAX, SCAN_IDLE_MAX, SCAN_PAGE_BYTES_MIN, SCAN_TOUCH_DEADLINE, SCAN_TOUCH_PAUSE,
 };
 use crate::operation::Request;
+use crate::replicas::Source;
 use bytes::Bytes;
 use corelith_wire::ShardId;
 use futures_util::{StreamExt, stream};
@@ -23,6 +24,8 @@ use tokio::task::JoinHandle;
 struct KeptPlace {
     start: Bytes,
     at_version: u64,
+    /// Where it is kept.
+    source: Source,
     /// A page was requested since the last touch.
     fresh: bool,
 }
@@ -54,11 +57,19 @@ impl Keeper {
         }
     }
 
-    /// Notes that the next page of `shard` starts at `start`, as of `at_version`.
-    pub(super) fn keep(&mut self, client: &Client, shard: ShardId, start: Bytes, at_version: u64) {
+    /// Notes that the next page of `shard` starts at `start`, as of `at_version`, and comes from `source`.
+    pub(super) fn keep(
+        &mut self,
+        client: &Client,
+        shard: ShardId,
+        start: Bytes,
+        at_version: u64,
+        source: Source,
+    ) {
         let place = KeptPlace {
             start,
             at_version,
+            source,
             fresh: true,
         };
         self.places.lock().insert(shard, place);
@@ -104,7 +115,7 @@ async fn touch(client: Client, places: Arc<KeptPlaces>) {
                 at_version: place.at_version,
                 keys_only: true,
             };
-            client.run(request, Some(SCAN_TOUCH_DEADLINE))
+            client.run_from(request, Some(SCAN_TOUCH_DEADLINE), place.source)
         });
         // If a touch fails, the next page request reports the error.
         touches

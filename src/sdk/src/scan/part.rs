@@ -2,14 +2,18 @@
 
 use crate::error::{Error, Result};
 use crate::read::{Entry, EntryHead};
+use crate::replicas::{ReadFrom, Source};
 use bytes::{BufMut, Bytes, BytesMut};
-use corelith_wire::ShardId;
 use corelith_wire::response::{Answer, ScanPage};
+use corelith_wire::{NodeId, ShardId};
 use std::collections::VecDeque;
 use std::pin::Pin;
 
 /// A page request in flight.
-pub(super) type Fetch<T> = Pin<Box<dyn Future<Output = Result<ScanPage<T>>> + Send>>;
+pub(super) type Fetch<T> = Pin<Box<dyn Future<Output = Result<FetchedPage<T>>> + Send>>;
+
+/// A page and the node that sent it.
+pub(super) type FetchedPage<T> = (ScanPage<T>, Option<NodeId>);
 
 /// An item of a scan: an entry or a head.
 pub trait Item: Sized + Send + Unpin + 'static {
@@ -81,6 +85,8 @@ pub(super) struct ScanPart<T> {
     pub(super) start: Bytes,
     /// Log index of the first page, 0 before it arrived.
     pub(super) at_version: u64,
+    /// The node that keeps the view of the first page.
+    pub(super) at_node: Option<NodeId>,
     /// Whether keys follow after `items`.
     pub(super) more: bool,
     pub(super) items: VecDeque<T>,
@@ -95,6 +101,7 @@ impl<T> ScanPart<T> {
             shard,
             start,
             at_version: 0,
+            at_node: None,
             more: true,
             items: VecDeque::new(),
             fetch: None,
@@ -107,10 +114,23 @@ impl<T: Item> ScanPart<T> {
     /// Continues after the last key with the shard's state at the next page: the earlier state is gone.
     pub(super) fn start_over(&mut self) {
         self.at_version = 0;
+        self.at_node = None;
+    }
+
+    /// Where its next page comes from, if the scan reads from `from`.
+    pub(super) fn source(&self, from: ReadFrom) -> Source {
+        match self.at_node {
+            Some(node) if from != ReadFrom::Leader => Source::At(node),
+            _ => Source::From(from),
+        }
     }
 
     /// Takes the next page. Keys have at most `key_bytes_max` bytes.
-    pub(super) fn take(&mut self, page: ScanPage<T>, key_bytes_max: usize) -> Result<()> {
+    pub(super) fn take(
+        &mut self,
+        (page, from): FetchedPage<T>,
+        key_bytes_max: usize,
+    ) -> Result<()> {
         let rising = page
             .items
             .iter()
@@ -133,6 +153,7 @@ impl<T: Item> ScanPart<T> {
             None => {}
         }
         self.at_version = page.at_version;
+        self.at_node = from;
         self.items.extend(page.items);
         Ok(())
     }

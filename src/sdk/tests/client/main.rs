@@ -10,3 +10,5 @@ mod mock;
 mod operations;
 #[cfg(test)]
 mod scans;
+#[cfg(test)]
+mod silence;

@@ -34,6 +34,8 @@ pub(crate) enum Act {
     DropAfter,
     /// Never answer.
     Hold,
+    /// Do it, and never answer.
+    HoldAfter,
     /// Answer twice.
     Twice,
     /// Send the answer with a flipped bit.
@@ -60,6 +62,8 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Act>,
     /// Writes, gets and scans that arrived.
     pub(crate) requests: usize,
+    /// Questions for the status.
+    pub(crate) questions: usize,
     /// Touches: scan requests that only keep the scan's state.
     pub(crate) touches: usize,
     /// Writes that changed something or conflicted, by arrival at the state machine.
@@ -114,6 +118,7 @@ impl Mock {
             map,
             script: VecDeque::new(),
             requests: 0,
+            questions: 0,
             touches: 0,
             applied: 0,
             in_flight_seen: 0,
@@ -253,7 +258,10 @@ impl State {
         let head = frame.header.head;
         match head.kind {
             Kind::DESCRIBE => response::encode_map(out, head, &self.map),
-            Kind::STATUS => response::encode_status_reply(out, head, &self.status(node)),
+            Kind::STATUS => {
+                self.questions += 1;
+                response::encode_status_reply(out, head, &self.status(node));
+            }
             _ => {
                 assert_eq!(
                     head.shard.0 as usize % 2,
@@ -290,6 +298,7 @@ impl State {
         let answer = self.serve(node, frame);
         match act {
             Act::DropAfter => return Go::Close,
+            Act::HoldAfter => return Go::Held,
             Act::Twice => encode(out, head, answer.clone()),
             Act::Damage => {
                 encode(out, head, answer);
@@ -395,6 +404,8 @@ impl State {
             .map(|(shard, leader)| ShardStatus {
                 shard: shard as u32,
                 leader: *leader,
+                // Node 1 leads first.
+                term: *leader,
                 ..ShardStatus::default()
             });
         StatusReply {

@@ -163,17 +163,19 @@ pub struct GetRequest<'a> {
 
 /// Appends a read of a key.
 pub fn encode_get(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
-    let head = head.of_kind(Kind::GET);
-    FrameBuilder::begin(out.buffer(), head).flat(request).seal();
+    encode_get_with(out, head, Flags::default(), request);
 }
 
 /// Appends a read of the version and length of a key's value. Older nodes answer with the value.
 pub fn encode_get_head(out: &mut Outbox, head: Head, request: &GetRequest<'_>) {
+    encode_get_with(out, head, Flags::WITHOUT_VALUES, request);
+}
+
+/// Appends a read of a key with wishes.
+pub fn encode_get_with(out: &mut Outbox, head: Head, flags: Flags, request: &GetRequest<'_>) {
     let head = head.of_kind(Kind::GET);
-    FrameBuilder::begin(out.buffer(), head)
-        .flags(Flags::WITHOUT_VALUES)
-        .flat(request)
-        .seal();
+    let frame = FrameBuilder::begin(out.buffer(), head).flags(flags);
+    frame.flat(request).seal();
 }
 
 impl<'a> GetRequest<'a> {
@@ -207,18 +209,20 @@ pub struct ScanRequest<'a> {
 
 /// Appends a read of a page.
 pub fn encode_scan(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
-    let head = head.of_kind(Kind::SCAN);
-    FrameBuilder::begin(out.buffer(), head).flat(request).seal();
+    encode_scan_with(out, head, Flags::default(), request);
 }
 
 /// Appends a read of a page of keys with the versions and lengths of their values. Older nodes answer
 /// with the values.
 pub fn encode_scan_keys(out: &mut Outbox, head: Head, request: &ScanRequest<'_>) {
+    encode_scan_with(out, head, Flags::WITHOUT_VALUES, request);
+}
+
+/// Appends a read of a page with wishes.
+pub fn encode_scan_with(out: &mut Outbox, head: Head, flags: Flags, request: &ScanRequest<'_>) {
     let head = head.of_kind(Kind::SCAN);
-    FrameBuilder::begin(out.buffer(), head)
-        .flags(Flags::WITHOUT_VALUES)
-        .flat(request)
-        .seal();
+    let frame = FrameBuilder::begin(out.buffer(), head).flags(flags);
+    frame.flat(request).seal();
 }
 
 impl<'a> ScanRequest<'a> {

@@ -377,6 +377,21 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Where in its shard's history it was true; `None` if that is not told.
+    pub fn meta(&self) -> Option<ReplyMeta> {
+        match self {
+            Self::Written { meta, .. }
+            | Self::Conflict { meta, .. }
+            | Self::NotFound { meta }
+            | Self::Value { meta, .. }
+            | Self::Head { meta, .. }
+            | Self::SessionOpened { meta, .. } => Some(*meta),
+            Self::ScanPage(page) => Some(page.meta),
+            Self::ScanHeads(page) => Some(page.meta),
+            Self::Status(_) | Self::Storage(_) | Self::Map(_) | Self::Failure { .. } => None,
+        }
+    }
+
     /// Parses an answer.
     ///
     /// # Errors

@@ -40,11 +40,13 @@ fn those_who_cannot_work_together_are_told_why() {
     let cases = [
         (
             Hello {
-                oldest: 3,
-                newest: 4,
+                oldest: version::NEWEST + 1,
+                newest: version::NEWEST + 2,
                 ..hello()
             },
-            Err(HandshakeError::TooNew { ours: 3 }),
+            Err(HandshakeError::TooNew {
+                ours: version::NEWEST + 1,
+            }),
         ),
         (
             Hello {

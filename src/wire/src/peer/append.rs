@@ -1,5 +1,6 @@
 //! Entries of a log on their way to a follower, and what became of them.
 
+use super::liveness::PromiseEpoch;
 use super::{Fields, LOG_ID_BYTES, PeerVote, VOTE_BYTES, kinds, put_log_id, put_vote, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
@@ -10,7 +11,7 @@ use crate::width::u32_len;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of an append result.
-pub(super) const RESULT_BYTES: usize = 45;
+pub(super) const RESULT_BYTES: usize = 53;
 /// Bytes of an entry before its body.
 pub const ENTRY_HEAD_BYTES: usize = 29;
 /// Bytes of the body of an `APPEND`.
@@ -129,8 +130,8 @@ pub enum AppendResult {
     Unable,
 }
 
-/// Writes an append result and, of a heartbeat, the health.
-pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult, health: u8) {
+/// Writes an append result and the epoch of the follower's promise.
+pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult, epoch: PromiseEpoch) {
     let (tag, log_id, vote) = match result {
         AppendResult::Taken { matching } => (0, matching.as_ref(), PeerVote::default()),
         AppendResult::Conflict { at } => (1, Some(at), PeerVote::default()),
@@ -141,14 +142,20 @@ pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult, health: u8) 
     put_log_id(out, log_id);
     put_vote(out, &vote);
     out.put_u8(tag);
-    out.put_u8(health);
-    out.put_u8(0);
+    out.put_u16_le(0);
+    out.put_u64_le(epoch.0);
 }
 
-/// Appends the answer to an `APPEND`.
-pub fn encode_append_reply(out: &mut Outbox, head: Head, result: &AppendResult) {
+/// Appends the answer to an `APPEND`; `epoch` is that of the follower's node towards the leader's, from before
+/// the append was taken.
+pub fn encode_append_reply(
+    out: &mut Outbox,
+    head: Head,
+    result: &AppendResult,
+    epoch: PromiseEpoch,
+) {
     let mut body = BytesMut::with_capacity(RESULT_BYTES);
-    put_result(&mut body, result, 0);
+    put_result(&mut body, result, epoch);
     sealed(out, head, kinds::APPEND_REPLY, &body);
 }
 
@@ -156,23 +163,23 @@ pub fn encode_append_reply(out: &mut Outbox, head: Head, result: &AppendResult) 
 ///
 /// # Errors
 /// It is malformed.
-pub fn parse_append_reply(frame: &Frame) -> Result<AppendResult, DecodeError> {
+pub fn parse_append_reply(frame: &Frame) -> Result<(AppendResult, PromiseEpoch), DecodeError> {
     let mut fields = Fields::of(frame.body(), "append reply");
-    let (result, _) = result(&mut fields)?;
+    let answer = result(&mut fields)?;
     fields.end()?;
-    Ok(result)
+    Ok(answer)
 }
 
-/// Reads an append result and a health. The tag is there twice, since one that is wrong makes a
+/// Reads an append result and an epoch. The tag is there twice, since one that is wrong makes a
 /// refusal an acknowledgement.
-pub(super) fn result(fields: &mut Fields<'_>) -> Result<(AppendResult, u8), DecodeError> {
+pub(super) fn result(fields: &mut Fields<'_>) -> Result<(AppendResult, PromiseEpoch), DecodeError> {
     let tag = fields.u8()?;
     let log_id = fields.log_id()?;
     let vote = fields.vote()?;
     let again = fields.u8()?;
-    let health = fields.u8()?;
-    fields.u8()?;
-    if again != tag && again != 0 {
+    fields.u16()?;
+    let epoch = PromiseEpoch(fields.u64()?);
+    if again != tag {
         return Err(fields.malformed());
     }
     let result = match (tag, log_id) {
@@ -182,5 +189,5 @@ pub(super) fn result(fields: &mut Fields<'_>) -> Result<(AppendResult, u8), Deco
         (3, _) => AppendResult::Unable,
         _ => return Err(fields.malformed()),
     };
-    Ok((result, health))
+    Ok((result, epoch))
 }

@@ -1,6 +1,7 @@
 //! Heartbeats of many shards in one frame.
 
 use super::append::{AppendResult, RESULT_BYTES, put_result, result};
+use super::liveness::PromiseEpoch;
 use super::{Fields, LOG_ID_BYTES, PeerVote, VOTE_BYTES, kinds, put_log_id, put_vote};
 use crate::error::DecodeError;
 use crate::frame::{Frame, FrameBuilder, Head};
@@ -28,18 +29,23 @@ pub struct Heartbeat {
     pub committed: Option<LogId>,
 }
 
-/// What a replica says of itself when it answers a heartbeat.
+/// What speaks against a replica's leading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// Its device has no room for more values.
     pub is_disk_full: bool,
-    /// Its shard is damaged.
+    /// Files of its shard are damaged.
     pub is_damaged: bool,
+    /// Its node is to lead nothing, as one that stops.
+    pub is_draining: bool,
+    /// Its disk takes much longer than it should.
+    pub is_slow: bool,
 }
 
-const HEALTH_TOLD: u8 = 1;
-const HEALTH_DISK_FULL: u8 = 2;
-const HEALTH_DAMAGED: u8 = 4;
+const DISK_FULL: u8 = 1 << 1;
+const DAMAGED: u8 = 1 << 2;
+const DRAINING: u8 = 1 << 3;
+const SLOW: u8 = 1 << 4;
 
 impl Health {
     /// Whether nothing speaks against its leading.
@@ -47,20 +53,21 @@ impl Health {
         self == Self::default()
     }
 
-    fn byte(health: Option<Self>) -> u8 {
-        health.map_or(0, |health| {
-            let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-            HEALTH_TOLD
-                | bit(health.is_disk_full, HEALTH_DISK_FULL)
-                | bit(health.is_damaged, HEALTH_DAMAGED)
-        })
+    pub(super) fn flags(self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.is_disk_full, DISK_FULL)
+            | bit(self.is_damaged, DAMAGED)
+            | bit(self.is_draining, DRAINING)
+            | bit(self.is_slow, SLOW)
     }
 
-    fn of_byte(byte: u8) -> Option<Self> {
-        (byte & HEALTH_TOLD != 0).then_some(Self {
-            is_disk_full: byte & HEALTH_DISK_FULL != 0,
-            is_damaged: byte & HEALTH_DAMAGED != 0,
-        })
+    pub(super) fn of_flags(flags: u8) -> Self {
+        Self {
+            is_disk_full: flags & DISK_FULL != 0,
+            is_damaged: flags & DAMAGED != 0,
+            is_draining: flags & DRAINING != 0,
+            is_slow: flags & SLOW != 0,
+        }
     }
 }
 
@@ -73,8 +80,8 @@ pub struct HeartbeatReply {
     pub shard: ShardId,
     /// What became of it.
     pub result: AppendResult,
-    /// How the replica is, if it tells.
-    pub health: Option<Health>,
+    /// Of the replica's node towards the leader's, from before the heartbeat was taken.
+    pub epoch: PromiseEpoch,
 }
 
 /// Appends a frame with heartbeats.
@@ -123,7 +130,7 @@ pub fn encode_heartbeats_reply(out: &mut Outbox, head: Head, replies: &[Heartbea
     for reply in replies {
         body.put_u64_le(reply.beat);
         body.put_u32_le(reply.shard.0);
-        put_result(&mut body, &reply.result, Health::byte(reply.health));
+        put_result(&mut body, &reply.result, reply.epoch);
     }
     FrameBuilder::begin(out.buffer(), head).seal_with(&body);
 }
@@ -136,12 +143,12 @@ pub fn parse_heartbeats_reply(frame: &Frame) -> Result<Vec<HeartbeatReply>, Deco
     records(frame, BEAT_REPLY_BYTES, "heartbeats reply", |fields| {
         let beat = fields.u64()?;
         let shard = ShardId(fields.u32()?);
-        let (result, health) = result(fields)?;
+        let (result, epoch) = result(fields)?;
         Ok(HeartbeatReply {
             beat,
             shard,
             result,
-            health: Health::of_byte(health),
+            epoch,
         })
     })
 }

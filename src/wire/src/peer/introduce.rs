@@ -28,10 +28,9 @@ pub struct Settings {
     pub value_bytes_max: u32,
     /// Writes of a session in flight, at most.
     pub session_window: u32,
-    /// Time between heartbeats.
-    pub heartbeat_ms: u32,
-    /// Shortest time without a leader before an election.
-    pub election_ms: u32,
+    /// What a read is answered under: 0 the leader's lease, 1 an answer of a majority. A number, so that a side
+    /// that knows of others can say which.
+    pub reads: u32,
 }
 
 impl Settings {
@@ -39,13 +38,7 @@ impl Settings {
     pub const VERSION: u32 = 1;
 
     /// The settings of this code, beside what is configured.
-    pub fn new(
-        shards: u32,
-        replicas: u32,
-        nodes: u64,
-        heartbeat_ms: u32,
-        election_ms: u32,
-    ) -> Self {
+    pub fn new(shards: u32, replicas: u32, nodes: u64, reads: u32) -> Self {
         Self {
             version: Self::VERSION,
             shards,
@@ -54,8 +47,7 @@ impl Settings {
             key_bytes_max: limits::KEY_BYTES_MAX as u32,
             value_bytes_max: limits::VALUE_BYTES_MAX as u32,
             session_window: limits::SESSION_WINDOW,
-            heartbeat_ms,
-            election_ms,
+            reads,
         }
     }
 
@@ -76,8 +68,11 @@ impl Settings {
                 self.session_window,
                 theirs.session_window,
             ),
-            ("raft.heartbeat_ms", self.heartbeat_ms, theirs.heartbeat_ms),
-            ("raft.election_ms", self.election_ms, theirs.election_ms),
+            (
+                "cluster.reads (0 is lease, 1 quorum)",
+                self.reads,
+                theirs.reads,
+            ),
         ];
         let numbers = table.into_iter().find(|(_, ours, theirs)| ours != theirs);
         let number = numbers.map(|(what, ours, theirs)| Difference {
@@ -258,8 +253,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
     out.put_u32_le(settings.key_bytes_max);
     out.put_u32_le(settings.value_bytes_max);
     out.put_u32_le(settings.session_window);
-    out.put_u32_le(settings.heartbeat_ms);
-    out.put_u32_le(settings.election_ms);
+    out.put_u32_le(settings.reads);
 }
 
 pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError> {
@@ -277,8 +271,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError>
             key_bytes_max: fields.u32()?,
             value_bytes_max: fields.u32()?,
             session_window: fields.u32()?,
-            heartbeat_ms: fields.u32()?,
-            election_ms: fields.u32()?,
+            reads: fields.u32()?,
         },
     })
 }

@@ -3,7 +3,7 @@
 use super::{Fields, PeerVote, kinds, put_log_id, put_vote, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{LogId, NodeId};
+use crate::ids::{LogId, NodeId, Term};
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
 
@@ -14,8 +14,8 @@ pub struct VoteAsk {
     pub vote: PeerVote,
     /// Its last entry.
     pub last: Option<LogId>,
-    /// Whether the leader handed the lead over to it.
-    pub transfer: bool,
+    /// The leader that handed its lead over to the candidate, if one did: term and node.
+    pub handed_over_by: Option<(Term, NodeId)>,
 }
 
 /// Appends a `VOTE`, or a `PRE_VOTE` if `pre`.
@@ -23,7 +23,10 @@ pub fn encode_vote(out: &mut Outbox, head: Head, pre: bool, ask: &VoteAsk) {
     let mut body = BytesMut::with_capacity(64);
     put_vote(&mut body, &ask.vote);
     put_log_id(&mut body, ask.last.as_ref());
-    body.put_u8(u8::from(ask.transfer));
+    let (term, node) = ask.handed_over_by.unwrap_or_default();
+    body.put_u8(u8::from(ask.handed_over_by.is_some()));
+    body.put_u64_le(term.0);
+    body.put_u64_le(node.0);
     let kind = if pre { kinds::PRE_VOTE } else { kinds::VOTE };
     sealed(out, head, kind, &body);
 }
@@ -37,7 +40,11 @@ pub fn parse_vote(frame: &Frame) -> Result<VoteAsk, DecodeError> {
     let ask = VoteAsk {
         vote: fields.vote()?,
         last: fields.log_id()?,
-        transfer: fields.flag()?,
+        handed_over_by: {
+            let is_handed_over = fields.flag()?;
+            let by = (Term(fields.u64()?), NodeId(fields.u64()?));
+            is_handed_over.then_some(by)
+        },
     };
     fields.end()?;
     Ok(ask)
@@ -52,6 +59,8 @@ pub struct VoteAnswer {
     pub last: Option<LogId>,
     /// Whether it grants the vote.
     pub granted: bool,
+    /// How long the promise that keeps it from that still runs, in milliseconds.
+    pub promised_ms: u32,
 }
 
 /// Appends a `VOTE_REPLY`.
@@ -60,6 +69,7 @@ pub fn encode_vote_reply(out: &mut Outbox, head: Head, answer: &VoteAnswer) {
     put_vote(&mut body, &answer.vote);
     put_log_id(&mut body, answer.last.as_ref());
     body.put_u8(u8::from(answer.granted));
+    body.put_u32_le(answer.promised_ms);
     sealed(out, head, kinds::VOTE_REPLY, &body);
 }
 
@@ -73,6 +83,7 @@ pub fn parse_vote_reply(frame: &Frame) -> Result<VoteAnswer, DecodeError> {
         vote: fields.vote()?,
         last: fields.log_id()?,
         granted: fields.flag()?,
+        promised_ms: fields.u32()?,
     };
     fields.end()?;
     Ok(answer)
@@ -111,4 +122,38 @@ pub fn parse_transfer(frame: &Frame) -> Result<Transfer, DecodeError> {
     };
     fields.end()?;
     Ok(transfer)
+}
+
+/// Appends a `LEAD`: does the node still lead `shard` with this vote?
+pub fn encode_lead(out: &mut Outbox, head: Head, vote: &PeerVote) {
+    let mut body = BytesMut::with_capacity(32);
+    put_vote(&mut body, vote);
+    sealed(out, head, kinds::LEAD, &body);
+}
+
+/// Parses a `LEAD`.
+///
+/// # Errors
+/// It is malformed.
+pub fn parse_lead(frame: &Frame) -> Result<PeerVote, DecodeError> {
+    let mut fields = Fields::of(frame.body(), "lead");
+    let vote = fields.vote()?;
+    fields.end()?;
+    Ok(vote)
+}
+
+/// Appends a `LEAD_REPLY`: whether the node leads with the vote that was asked about, and has not resigned.
+pub fn encode_lead_reply(out: &mut Outbox, head: Head, leads: bool) {
+    sealed(out, head, kinds::LEAD_REPLY, &[u8::from(leads)]);
+}
+
+/// Parses a `LEAD_REPLY`.
+///
+/// # Errors
+/// It is malformed.
+pub fn parse_lead_reply(frame: &Frame) -> Result<bool, DecodeError> {
+    let mut fields = Fields::of(frame.body(), "lead reply");
+    let leads = fields.flag()?;
+    fields.end()?;
+    Ok(leads)
 }

@@ -1,0 +1,273 @@
+//! Standing for election: openraft stands when this says so.
+//!
+//! A replica stands when it follows nobody, or nobody that may count on it any more (`turning.rs`): at once when
+//! the promise to the leader's node has run out. Those that are well and preferred stand a moment before the
+//! others. A candidate first asks the others whether they would vote for it, which changes nothing anywhere; so
+//! a replica that cannot win raises no term.
+//!
+//! A group without anything to do has no timer here: it is woken when openraft says something new, or when
+//! the core finds that a promise has run out ([`super::Group::look`], `groups.rs`).
+
+use super::GroupInner;
+use super::turning::Turn;
+use crate::admission::{self, Known, leader_of_vote};
+use crate::convert;
+use crate::planted::{Bug, is_planted};
+use crate::route::GroupMember;
+use corelith_io::{Instant, sleep};
+use corelith_shards::{NodeId, Term};
+use corelith_wire::peer::{self, PeerVote, VoteAnswer, VoteAsk, kinds};
+use futures_util::future::select;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use openraft::async_runtime::WatchReceiver;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How many candidate steps a candidate is left that has a vote, before another one stands.
+const STEPS_OF_A_CANDIDATE: u32 = 6;
+/// Longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// Whether a replica is to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Not before something changes.
+    None,
+    /// Not before then.
+    At(Instant),
+    /// After the others had their turn.
+    Now,
+}
+
+impl GroupInner {
+    /// Has the replica stand whenever it is to.
+    pub(super) async fn stand_when_needed(self: Rc<Self>) {
+        let mut server = self.server.clone();
+        let mut attempts = 0_u32;
+        loop {
+            server.borrow_and_update();
+            let woken = self.wake.notified();
+            match self.wish() {
+                Wish::None => {
+                    attempts = 0;
+                    let changed = pin!(server.changed());
+                    if let futures_util::future::Either::Left((Err(_), _)) =
+                        select(changed, pin!(woken)).await
+                    {
+                        return;
+                    }
+                    continue;
+                }
+                Wish::At(until) => {
+                    let _ = corelith_io::timeout(until - corelith_io::now(), woken).await;
+                    continue;
+                }
+                Wish::Now => {}
+            }
+            let before = self.vote_seen();
+            sleep(self.turn_among_candidates(&before, attempts)).await;
+            if self.vote_seen() != before || self.wish() != Wish::Now {
+                continue;
+            }
+            attempts = attempts.saturating_add(1);
+            self.campaign().await;
+        }
+    }
+
+    /// This replica's vote, as openraft said last.
+    pub(super) fn vote_seen(&self) -> PeerVote {
+        convert::peer_vote(&self.server.borrow_watched().vote)
+    }
+
+    fn wish(&self) -> Wish {
+        let is_formed = {
+            let server = self.server.borrow_watched();
+            server.membership_config.log_id().is_some()
+        };
+        if self.is_stopped()
+            || !is_formed
+            || !self.stores.may_stand()
+            || self.raw_leading().is_some()
+        {
+            return Wish::None;
+        }
+        if let Some(until) = self.liveness.embargo_until() {
+            return Wish::At(until);
+        }
+        let vote = self.vote_seen();
+        match self.may_turn(&vote, self.me, None) {
+            Turn::Bound(_) if !is_planted(Bug::StandWhilePromised) => Wish::None,
+            Turn::Lapsed => match self.new_leader_until(&vote) {
+                Some(until) => Wish::At(until),
+                None => Wish::Now,
+            },
+            _ => Wish::Now,
+        }
+    }
+
+    /// Until when the leader with `vote` is so new that its node may not have a promise yet.
+    fn new_leader_until(&self, vote: &PeerVote) -> Option<Instant> {
+        let promise = self.liveness.options().promise;
+        let until = self.turning.is_new_until(leader_of_vote(vote), promise);
+        until.filter(|until| corelith_io::now() < *until)
+    }
+
+    /// How long this replica lets others go first.
+    fn turn_among_candidates(&self, vote: &PeerVote, attempts: u32) -> Duration {
+        let step = self.options.candidate_step;
+        let promise = self.liveness.options().promise;
+        let now = corelith_io::now();
+        let others = self.members.iter().take_while(|member| **member != self.me);
+        let gone = |node: NodeId| vote.committed && vote.node == node;
+        let is_there = |node: NodeId| {
+            let pair = self.pairs.get(&node);
+            pair.is_some_and(|pair| {
+                pair.heard().is_some_and(|heard| now - heard < promise)
+                    && pair.health(self.shard_id).is_well()
+            })
+        };
+        let before = others
+            .filter(|node| !gone(**node) && is_there(**node))
+            .count();
+        let mut steps = u32::try_from(before).unwrap_or(u32::MAX);
+        if !self.health().is_well() {
+            steps += u32::try_from(self.members.len()).unwrap_or(0);
+        }
+        if !vote.committed && vote.node != self.me && vote.term > Term(0) {
+            steps += STEPS_OF_A_CANDIDATE;
+        }
+        let pause = match attempts {
+            0 => Duration::ZERO,
+            again => {
+                let longest = (step * 2_u32.saturating_pow(again.min(6))).min(PAUSE_MAX);
+                longest / 2 + longest / 2 * (corelith_io::random_u64() >> 56) as u32 / 256
+            }
+        };
+        step * steps + pause
+    }
+
+    /// Asks the others, and stands if a majority would vote for this replica; then waits for what comes of it.
+    async fn campaign(self: &Rc<Self>) {
+        let limit = self.liveness.options().promise;
+        if !self.would_win(limit).await {
+            return;
+        }
+        let mut server = self.server.clone();
+        server.borrow_and_update();
+        if !self.stand().await {
+            return;
+        }
+        let decided = async {
+            while !self.vote_seen().committed && server.changed().await.is_ok() {
+                server.borrow_and_update();
+            }
+        };
+        // If it is not decided by then another attempt is made.
+        let _ = corelith_io::timeout(limit, decided).await;
+    }
+
+    /// Whether a majority would vote for this replica now.
+    async fn would_win(self: &Rc<Self>, limit: Duration) -> bool {
+        let needed = self.stores.voters() / 2 + 1;
+        let vote = self.vote_seen();
+        let ask = VoteAsk {
+            vote: PeerVote {
+                term: Term(vote.term.0 + 1),
+                node: self.me,
+                committed: false,
+            },
+            last: self.log.range().last,
+            handed_over_by: None,
+        };
+        let others = self.members.iter().filter(|node| **node != self.me);
+        let mut asked: FuturesUnordered<_> = others
+            .map(|node| self.would_vote(*node, ask, limit))
+            .collect();
+        let mut granted = 1;
+        let counting = async {
+            while granted < needed
+                && let Some(answer) = asked.next().await
+            {
+                granted += usize::from(answer.is_some_and(|answer| answer.granted));
+            }
+        };
+        let _ = corelith_io::timeout(limit, counting).await;
+        granted >= needed
+    }
+
+    /// What a peer answers to the question whether it would vote.
+    async fn would_vote(&self, node: NodeId, ask: VoteAsk, limit: Duration) -> Option<VoteAnswer> {
+        let link = (self.link_to)(node.0);
+        let asked = link.ask(self.shard_id, limit, kinds::VOTE_REPLY, |out, head| {
+            peer::encode_vote(out, head, true, &ask);
+        });
+        let store = link.store()?;
+        let frame = asked.ok()?.await.ok()?;
+        if frame.header.head.kind != kinds::VOTE_REPLY
+            || !self.stores.counts(GroupMember { node, store })
+        {
+            return None;
+        }
+        let answer = peer::parse_vote_reply(&frame).ok()?;
+        let known = Known {
+            me: self.me,
+            peer: node,
+            members: &self.members,
+            term: ask.vote.term,
+            stores: &self.stores,
+        };
+        match admission::vote_answer(&known, true, &ask.vote, &answer) {
+            Ok(()) => Some(answer),
+            Err(refusal) => {
+                link.refused(self.shard_id, &refusal);
+                None
+            }
+        }
+    }
+
+    /// Has openraft stand, if nothing keeps this replica from turning from whom it follows.
+    async fn stand(&self) -> bool {
+        let entering = self.door.turn().await;
+        let Some((vote, _)) = self.caught_up().await else {
+            return false;
+        };
+        if self.is_embargoed() || !self.stores.may_stand() || self.raw_leading().is_some() {
+            return false;
+        }
+        let turn = self.may_turn(&vote, self.me, None);
+        let stands = matches!(turn, Turn::Bound(_)) && is_planted(Bug::StandWhilePromised);
+        if !stands && !self.turn(&vote, turn) {
+            return false;
+        }
+        self.turning.authorised().set(None);
+        tracing::debug!(shard = %self.shard_id, term = %vote.term, ?turn, "stands for election");
+        let stood = self.raft.trigger().elect(false).await.is_ok();
+        drop(entering);
+        stood
+    }
+
+    /// What this replica answers when `ask` asks whether it would vote for the asker.
+    pub(super) fn would_grant(self: &Rc<Self>, ask: &VoteAsk) -> VoteAnswer {
+        let vote = self.vote_seen();
+        let last = self.log.range().last;
+        let turn = self.may_turn(&vote, ask.vote.node, None);
+        let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
+        let is_left_alone = turn == Turn::Lapsed && self.new_leader_until(&vote).is_some();
+        let is_wanted = !self.is_embargoed() && !self.leads_well() && !is_left_alone;
+        let promised = match turn {
+            Turn::Bound(until) => {
+                self.doubt(&vote);
+                until - corelith_io::now()
+            }
+            _ => Duration::ZERO,
+        };
+        let is_bound = promised > Duration::ZERO && !is_planted(Bug::VoteWhilePromised);
+        VoteAnswer {
+            vote,
+            last,
+            granted: is_newer && is_wanted && !is_bound && ask.last >= last,
+            promised_ms: u32::try_from(promised.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+}

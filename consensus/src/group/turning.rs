@@ -1,0 +1,244 @@
+//! Whom a replica follows, and when it may turn from it: vote for another node, or stand itself.
+//!
+//! Invariants:
+//! * While this node's promise to the node of a leader runs, a replica that has acknowledged the leader since
+//!   this node started turns from it only if that leader has handed its lead over, or leads no more.
+//! * Before it turns the epoch of the promise is raised, unless the lead was handed over: see `lease.rs`.
+//! * What is decided holds until openraft has the vote: nothing else gets to openraft in between (the turn of
+//!   `door.rs`), and openraft has done all that came before.
+
+use super::{Group, GroupInner};
+use crate::admission::{Leader, leader_of_vote};
+use crate::liveness::Bound;
+use crate::planted::{Bug, is_planted};
+use crate::route::{Caller, GroupMember};
+use corelith_io::Instant;
+use corelith_shards::NodeId;
+use corelith_wire::peer::{self, PeerVote, Transfer, kinds};
+use corelith_wire::{Start, StoreId};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A leader that this replica has acknowledged, or is about to.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    leader: Leader,
+    store: StoreId,
+    start: Start,
+    since: Instant,
+}
+
+/// See the module. Belongs to one group.
+#[derive(Default)]
+pub(super) struct Turning {
+    followed: Cell<Option<Followed>>,
+    /// A leader that has said that it leads no more.
+    released: Cell<Option<Leader>>,
+    /// Whether the leader is being asked whether it leads.
+    is_asking: Cell<bool>,
+    /// The leader that has handed its lead over to this replica.
+    authorised: Rc<Cell<Option<Leader>>>,
+}
+
+/// What keeps a replica from turning from its leader, or has to be done before it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It follows nobody that could count on it.
+    Free,
+    /// The leader has handed its lead over.
+    Excused,
+    /// The leader leads no more.
+    Over,
+    /// The promise has run out.
+    Lapsed,
+    /// The promise runs until then.
+    Bound(Instant),
+}
+
+impl Turning {
+    /// Where the network looks who has handed its lead over to this replica.
+    pub(super) fn authorised(&self) -> Rc<Cell<Option<Leader>>> {
+        Rc::clone(&self.authorised)
+    }
+
+    /// Notes that openraft is about to get something of a leader.
+    pub(super) fn follow(&self, vote: &PeerVote, from: Caller) {
+        let leader = leader_of_vote(vote);
+        // What an older leader sends changes nothing.
+        if self
+            .followed
+            .get()
+            .is_none_or(|followed| followed.leader < leader)
+        {
+            self.followed.set(Some(Followed {
+                since: corelith_io::now(),
+                leader,
+                store: from.member.store,
+                start: from.start,
+            }));
+        }
+    }
+
+    /// Whether the replica has acknowledged that leader, or may have, since this node started.
+    pub(super) fn follows(&self, leader: Leader) -> bool {
+        self.followed
+            .get()
+            .is_some_and(|followed| followed.leader == leader)
+    }
+
+    /// Until when a leader, if it is followed, is left alone although its node may not have a promise yet.
+    pub(super) fn is_new_until(&self, leader: Leader, promise: Duration) -> Option<Instant> {
+        let followed = self.followed.get();
+        let followed = followed.filter(|followed| followed.leader == leader);
+        followed.map(|followed| followed.since + promise)
+    }
+
+    /// Notes that a leader leads no more.
+    pub(super) fn release(&self, leader: Leader) {
+        self.released.set(self.released.get().max(Some(leader)));
+    }
+
+    /// Whether a leader is known to lead no more.
+    pub(super) fn is_released(&self, leader: Leader) -> bool {
+        self.released.get() >= Some(leader)
+    }
+}
+
+impl GroupInner {
+    /// Whether a replica whose vote is `vote` may turn from whom it follows to `candidate`, who says that
+    /// `by` has handed its lead over.
+    pub(super) fn may_turn(&self, vote: &PeerVote, candidate: NodeId, by: Option<Leader>) -> Turn {
+        let leader = leader_of_vote(vote);
+        if !vote.committed || vote.node == self.me || vote.node == candidate {
+            return Turn::Free;
+        }
+        let followed = self.turning.followed.get();
+        let Some(followed) = followed.filter(|followed| followed.leader == leader) else {
+            return Turn::Free;
+        };
+        if by.is_some_and(|by| by >= leader || is_planted(Bug::HandOverOfAnyTerm)) {
+            return Turn::Excused;
+        }
+        let Some(pair) = self.pairs.get(&vote.node) else {
+            return Turn::Free;
+        };
+        let has_restarted = pair.who().is_some_and(|(store, start)| {
+            store == followed.store && start.incarnation > followed.start.incarnation
+        });
+        if has_restarted || self.turning.is_released(leader) {
+            return Turn::Over;
+        }
+        let core = (self.core_of)(vote.node);
+        match pair.promised_until(followed.store, core) {
+            Some(until) if corelith_io::now() < until => Turn::Bound(until),
+            _ => Turn::Lapsed,
+        }
+    }
+
+    /// Does what has to be done before a replica whose vote is `vote` turns from whom it follows; whether it
+    /// may.
+    pub(super) fn turn(&self, vote: &PeerVote, turn: Turn) -> bool {
+        let pair = self.pairs.get(&vote.node);
+        let turned = match (turn, pair) {
+            (Turn::Free | Turn::Excused, _) | (_, None) => return true,
+            (Turn::Over, Some(pair)) => pair.forget(),
+            (Turn::Lapsed | Turn::Bound(_), Some(pair)) => {
+                let followed = self.turning.followed.get();
+                let store = followed.map_or(StoreId::UNCLAIMED, |followed| followed.store);
+                pair.turn(store, (self.core_of)(vote.node), corelith_io::now())
+            }
+        };
+        match turned {
+            Ok(()) => true,
+            Err(Bound::Until(_)) => false,
+            Err(Bound::ForGood) => {
+                tracing::error!(shard = %self.shard_id, "no epoch is left: restart this node");
+                false
+            }
+        }
+    }
+
+    /// Asks the leader that this replica follows whether it still leads, unless that is being asked.
+    pub(super) fn doubt(self: &Rc<Self>, vote: &PeerVote) {
+        if self.turning.is_asking.replace(true) {
+            return;
+        }
+        let (group, vote) = (Rc::clone(self), *vote);
+        drop(corelith_io::spawn(async move {
+            if group.leads_no_more(&vote).await == Some(true) {
+                group.turning.release(leader_of_vote(&vote));
+                group.wake.notify_one();
+            }
+            group.turning.is_asking.set(false);
+        }));
+    }
+
+    /// Whether the leader with `vote` says that it leads no more; `None` if it does not answer.
+    async fn leads_no_more(&self, vote: &PeerVote) -> Option<bool> {
+        let link = (self.link_to)(vote.node.0);
+        let limit = self.liveness.options().promise;
+        let asked = link.ask(self.shard_id, limit, kinds::LEAD_REPLY, |out, head| {
+            peer::encode_lead(out, head, vote);
+        });
+        let frame = asked.ok()?.await.ok()?;
+        let store = link.store()?;
+        let node = vote.node;
+        if frame.header.head.kind != kinds::LEAD_REPLY
+            || !self.stores.counts(GroupMember { node, store })
+        {
+            return None;
+        }
+        peer::parse_lead_reply(&frame).ok().map(|leads| !leads)
+    }
+}
+
+impl Group {
+    /// Whether this replica leads with that vote and goes on to. If not it never relies on that lead again.
+    pub(crate) async fn take_lead_question(&self, vote: PeerVote) -> bool {
+        let inner = &self.inner;
+        let leader = crate::convert::vote(vote).leader_id;
+        if vote.node != inner.me || inner.lease.is_given_up(leader) {
+            return false;
+        }
+        let state = inner.caught_up().await;
+        let leads = state.is_some_and(|(state, _)| state == vote) && inner.is_leader(leader);
+        if !leads {
+            inner.lease.give_up(leader);
+        }
+        leads
+    }
+
+    /// Takes note that the leader hands over its lead; whether this replica does its part.
+    pub(crate) async fn take_transfer(
+        &self,
+        peer: GroupMember,
+        transfer: Transfer,
+    ) -> Result<bool, crate::admission::Refusal> {
+        crate::admission::transfer(&self.known(peer)?, &transfer)?;
+        let inner = &self.inner;
+        let turn = inner.door.turn().await;
+        let Some((vote, _)) = inner.caught_up().await else {
+            return Ok(false);
+        };
+        let leader = leader_of_vote(&transfer.from);
+        let is_of_now = vote == transfer.from || is_planted(Bug::HandOverOfAnyTerm);
+        if !is_of_now {
+            return Ok(false);
+        }
+        inner.turning.release(leader);
+        if transfer.to != inner.me {
+            inner.wake.notify_one();
+            return Ok(true);
+        }
+        let has_all = inner.log.range().last >= transfer.last;
+        if inner.is_embargoed() || !inner.stores.may_stand() || !has_all {
+            inner.wake.notify_one();
+            return Ok(false);
+        }
+        inner.turning.authorised.set(Some(leader));
+        let stands = inner.raft.trigger().elect(false).await.is_ok();
+        drop(turn);
+        Ok(stands)
+    }
+}

@@ -1,0 +1,129 @@
+//! The pulse of a core: every few milliseconds it says that its loop runs and its disk answers, and looks at all
+//! groups of the core, so that a group which has nothing to do needs no timer.
+
+use super::GroupsInner;
+use crate::group::Group;
+use crate::link::PeerLink;
+use corelith_io::Instant;
+use corelith_shards::{LogPulse, NodeId, ShardId};
+use corelith_wire::peer::{DAMAGED_NAMED_MAX, Health, NodeHealth};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+/// So many pulses come between two beats.
+const PULSES_PER_BEAT: u32 = 5;
+/// How often it is looked at what changes slowly.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// What a core remembers from one pulse to the next.
+#[derive(Default)]
+pub(super) struct Pulse {
+    /// Until when the promises ran, for the leaders on each core of each other node.
+    promised: RefCell<BTreeMap<(NodeId, u16), Instant>>,
+    generation: Cell<u64>,
+    /// Blocks that have become durable, of all logs.
+    durable: Cell<u64>,
+    round_at: Cell<Option<Instant>>,
+    looked_at: Cell<Option<Instant>>,
+    /// The links that were up, and how often they had come up.
+    ups: RefCell<BTreeMap<(NodeId, u16), u64>>,
+}
+
+/// Beats the pulse of a core until it is gone.
+pub(super) async fn run(groups: Weak<GroupsInner>, every: Duration) {
+    loop {
+        corelith_io::sleep(every / PULSES_PER_BEAT).await;
+        let Some(groups) = groups.upgrade() else {
+            return;
+        };
+        groups.pulse(every);
+    }
+}
+
+impl GroupsInner {
+    fn pulse(&self, every: Duration) {
+        let now = corelith_io::now();
+        let pulse = &self.pulse;
+        let groups: Vec<Group> = self.groups.borrow().values().cloned().collect();
+        let is_answering = self.is_disk_answering(&groups, now);
+        let is_round = pulse.round_at.get().is_none_or(|at| now - at >= ROUND);
+        let health = is_round.then(|| health(&groups));
+        self.liveness.pulse(self.core, is_answering, health);
+        self.look_at_promises(&groups, now);
+        for node in self.new_connections() {
+            groups.iter().for_each(|group| group.connected(node));
+        }
+        let generation = self.liveness.generation();
+        let has_news = pulse.generation.replace(generation) != generation;
+        let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
+        if has_news || is_due || is_round {
+            for group in &groups {
+                group.look(now, has_news, is_round);
+            }
+            pulse.looked_at.set(Some(now));
+        }
+        if is_round {
+            pulse.round_at.set(Some(now));
+        }
+    }
+
+    /// Whether the disk has answered since the last pulse, or was asked nothing for long.
+    fn is_disk_answering(&self, groups: &[Group], now: Instant) -> bool {
+        let pulses: Vec<LogPulse> = groups.iter().map(Group::log_pulse).collect();
+        let durable: u64 = pulses.iter().map(|pulse| pulse.durable).sum();
+        let has_answered = self.pulse.durable.replace(durable) != durable;
+        let oldest = pulses.iter().filter_map(|pulse| pulse.oldest).min();
+        let limit = self.liveness.options().promise * 2 / 3;
+        has_answered || oldest.is_none_or(|oldest| now - oldest < limit)
+    }
+
+    /// Tells groups of promises that have run out.
+    fn look_at_promises(&self, groups: &[Group], now: Instant) {
+        let mut promised = self.pulse.promised.borrow_mut();
+        for (node, pair) in self.liveness.pairs() {
+            for (core, until) in pair.promises() {
+                if now < until {
+                    promised.insert((node, core), until);
+                } else if promised.remove(&(node, core)).is_some() {
+                    groups.iter().for_each(|group| group.promise_ran_out(node));
+                }
+            }
+        }
+    }
+
+    /// The nodes to which a connection is new.
+    fn new_connections(&self) -> Vec<NodeId> {
+        let mut known = self.pulse.ups.borrow_mut();
+        let links = self.links.borrow();
+        let news = links.iter().filter(|(at, link): &(_, &Rc<PeerLink>)| {
+            let ups = link.ups();
+            ups > 0 && known.insert(**at, ups) != Some(ups)
+        });
+        news.map(|((node, _), _)| *node).collect()
+    }
+}
+
+/// How this core is.
+fn health(groups: &[Group]) -> NodeHealth {
+    let mut all = NodeHealth::default();
+    let mut damaged: Vec<ShardId> = Vec::new();
+    for group in groups {
+        let Health {
+            is_disk_full,
+            is_damaged,
+            ..
+        } = group.health();
+        all.node.is_disk_full |= is_disk_full;
+        if is_damaged {
+            damaged.push(group.shard());
+        }
+        let latency = group.log_pulse().latency.as_micros();
+        all.write_us = all.write_us.max(u32::try_from(latency).unwrap_or(u32::MAX));
+    }
+    all.has_more = damaged.len() > DAMAGED_NAMED_MAX;
+    damaged.truncate(DAMAGED_NAMED_MAX);
+    all.damaged = damaged;
+    all
+}

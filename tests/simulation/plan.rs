@@ -113,9 +113,9 @@ impl Plan {
         }
     }
 
-    /// How long a follower's promise to a leader may last by the follower's clock, and so a leader's lease at most.
+    /// How long a promise to a leader lasts, and so a lease at most.
     pub(crate) fn lease(&self) -> Duration {
-        Duration::from_millis(2 * self.election_ms)
+        Duration::from_millis(self.promise_ms)
     }
 
     /// Three nodes whose clocks are at the bound of their rates, and clients that give each shard something to do all

@@ -18,6 +18,7 @@ mod chaos;
 mod client;
 mod cluster;
 mod exam;
+mod failover;
 mod link;
 mod nemesis;
 mod notes;

@@ -5,17 +5,17 @@ use crate::link::Connection;
 use bytes::Bytes;
 use corelith_client::Cause;
 use corelith_client::session::{
-    Event, Operation, Probe, ReadFrom, Request, Session, Source, Step, Target,
+    Event, Operation, Probe, Question, ReadFrom, Request, Session, Source, Step, Target,
 };
 use corelith_io::sync::notify::Notify;
 use corelith_io::{Instant, random_u64};
 use corelith_wire::map::ClusterMap;
-use corelith_wire::request::{Condition, Operation as WriteKind, encode_describe};
+use corelith_wire::request::{Condition, Operation as WriteKind, encode_describe, encode_status};
 use corelith_wire::response::Answer;
 use corelith_wire::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ struct Inner {
     /// Per shard: its parked operations must ask again.
     stirred: Vec<Notify>,
     connections: RefCell<BTreeMap<Target, Rc<Connection>>>,
+    /// For the searches that its connections begin.
+    me: Weak<Inner>,
     cluster: ClusterId,
     clock: Clock,
 }
@@ -72,16 +74,15 @@ pub(crate) type Outcome = Result<Answer, corelith_client::Error>;
 impl Client {
     /// A client that goes by `map`.
     pub(crate) fn new(map: Arc<ClusterMap>) -> Self {
-        let inner = Inner {
+        let inner = Rc::new_cyclic(|me| Inner {
+            me: me.clone(),
             cluster: ClusterId(map.cluster),
             stirred: map.shards.iter().map(|_| Notify::new()).collect(),
             session: RefCell::new(Session::new(map, WINDOW, random_u64())),
             connections: RefCell::default(),
             clock: Clock(corelith_io::now()),
-        };
-        Self {
-            inner: Rc::new(inner),
-        }
+        });
+        Self { inner }
     }
 
     pub(crate) async fn put(
@@ -147,6 +148,17 @@ impl Client {
                     corelith_io::sleep_until(inner.clock.instant(until)).await;
                     flight.advance(Session::proceed)
                 }
+                Step::Seek { shard, .. } => {
+                    // Made before asking once more, so that no leader is missed.
+                    let stirred = inner.stirred[shard.0 as usize].notified();
+                    match flight.advance(Session::sought) {
+                        Step::Seek { until, .. } => {
+                            inner.clock.within(until, stirred).await;
+                            flight.advance(Session::proceed)
+                        }
+                        other => other,
+                    }
+                }
                 Step::Park { shard } => {
                     // Made before asking once more, so that no notice between the two is missed.
                     let stirred = inner.stirred[shard.0 as usize].notified();
@@ -175,7 +187,8 @@ impl Inner {
             return Event::NotSent(Cause::WrongNode);
         };
         let encode = |out: &mut Outbox, id| operation.encode(out, id);
-        connection.call(encode, until).await
+        let shard = Some(operation.shard());
+        connection.call(encode, shard, until).await
     }
 
     /// Now and then another core of the same node, which has to pass the request on.
@@ -195,7 +208,9 @@ impl Inner {
         }
         let (host, port) = self.session.borrow().address(target)?;
         let address = format!("{host}:{port}").parse().unwrap();
-        let connection = Rc::new(Connection::new(address, self.cluster, self.clock));
+        let (me, node) = (self.me.clone(), target.node);
+        let doubt = Box::new(move || doubt(&me, node));
+        let connection = Rc::new(Connection::new(address, self.cluster, self.clock, doubt));
         let mut connections = self.connections.borrow_mut();
         connections.insert(target, Rc::clone(&connection));
         Some(connection)
@@ -208,7 +223,7 @@ impl Inner {
         };
         let began = self.clock.now();
         let encode = |out: &mut Outbox, id| probe.encode(out, id);
-        let event = connection.call(encode, began + PROBE_TIMEOUT).await;
+        let event = connection.call(encode, None, began + PROBE_TIMEOUT).await;
         let answered = matches!(event, Event::Answer(_));
         let took = answered.then_some(self.clock.now() - began);
         self.session.borrow_mut().probed(&probe, took);
@@ -235,9 +250,58 @@ impl Inner {
                 };
                 encode_describe(out, head);
             };
-            if let Event::Answer(Answer::Map(map)) = connection.call(encode, until).await {
+            if let Event::Answer(Answer::Map(map)) = connection.call(encode, None, until).await {
                 self.session.borrow_mut().adopt(map);
                 return;
+            }
+        }
+    }
+}
+
+/// Begins a search for the leaders of the shards whose requests wait at `node`, unless there is one.
+fn doubt(client: &Weak<Inner>, node: NodeId) {
+    let Some(inner) = client.upgrade() else {
+        return;
+    };
+    if inner.session.borrow_mut().doubt(node, inner.clock.now()) {
+        corelith_io::spawn(search(client.clone(), node));
+    }
+}
+
+/// Asks other nodes who leads, until nothing waits at `node` any more or the client is gone.
+async fn search(client: Weak<Inner>, node: NodeId) {
+    while let Some(inner) = client.upgrade() {
+        let connections: Vec<_> = inner.connections.borrow().clone().into_iter().collect();
+        let here = connections.iter().filter(|(target, _)| target.node == node);
+        let here: Vec<_> = here.map(|(_, connection)| connection).collect();
+        let waiting: BTreeSet<ShardId> = here.iter().flat_map(|to| to.in_doubt()).collect();
+        let now = inner.clock.now();
+        let question = inner.session.borrow_mut().question(node, &waiting, now);
+        match question {
+            Question::End => return,
+            Question::Pause { until } => {
+                let until = inner.clock.instant(until);
+                drop(inner);
+                corelith_io::sleep_until(until).await;
+            }
+            Question::Ask { target, until } => {
+                let connection = inner.connection(target).unwrap();
+                let epoch = Epoch(inner.session.borrow().map().epoch);
+                let encode = |out: &mut Outbox, request_id: RequestId| {
+                    let head = Head {
+                        kind: Kind::STATUS,
+                        request_id,
+                        shard: ShardId(0),
+                        epoch,
+                    };
+                    encode_status(out, head);
+                };
+                let event = connection.call(encode, None, until).await;
+                let moved = inner.session.borrow_mut().learned(node, &event);
+                here.iter().for_each(|connection| connection.moved(&moved));
+                for shard in moved {
+                    inner.stirred[shard.0 as usize].notify_waiters();
+                }
             }
         }
     }

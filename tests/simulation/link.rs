@@ -4,16 +4,19 @@
 use crate::client::Clock;
 use bytes::BytesMut;
 use corelith_client::Cause;
-use corelith_client::connection::{CONNECT_TIMEOUT, Phase, Ready, SILENCE_MAX, Slots, TICK};
+use corelith_client::connection::{
+    CONNECT_PATIENCE, CONNECT_TIMEOUT, Call, Phase, Ready, SILENCE_MAX, Slots, TICK,
+};
 use corelith_client::session::Event;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{ReadHalf, TcpStream, WriteHalf};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{Hello, WELCOME_BYTES, Welcome};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId};
+use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -30,11 +33,19 @@ pub(crate) struct Connection {
     phase: RefCell<Phase<Rc<Link>>>,
     /// Notified when connecting has ended.
     changed: Notify,
+    /// Called again and again while requests have no answer for long.
+    doubt: Box<dyn Fn()>,
 }
 
 impl Connection {
-    pub(crate) fn new(address: SocketAddr, cluster: ClusterId, clock: Clock) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        cluster: ClusterId,
+        clock: Clock,
+        doubt: Box<dyn Fn()>,
+    ) -> Self {
         Self {
+            doubt,
             address,
             cluster,
             clock,
@@ -43,23 +54,42 @@ impl Connection {
         }
     }
 
+    /// Shards with requests that have no answer for long.
+    pub(crate) fn in_doubt(&self) -> BTreeSet<ShardId> {
+        match &*self.phase.borrow() {
+            Phase::Up(link) => link.in_doubt(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// Ends the requests to these shards, since another node leads them.
+    pub(crate) fn moved(&self, shards: &[ShardId]) {
+        let mut wake = Vec::new();
+        if let Phase::Up(link) = &*self.phase.borrow() {
+            link.state.borrow_mut().slots.moved(shards, &mut wake);
+        }
+        wake.into_iter().for_each(Waker::wake);
+    }
+
     /// Sends a request and waits for its answer, at most until then.
     pub(crate) async fn call(
         self: Rc<Self>,
         encode: impl FnOnce(&mut Outbox, RequestId),
+        shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
+        let patience = until.min(self.clock.now() + CONNECT_PATIENCE);
         loop {
             let changed = self.changed.notified();
             let is_broken = |link: &Rc<Link>| link.state.borrow().closed.is_some();
             let ready = self.phase.borrow_mut().ready(self.clock.now(), is_broken);
             match ready {
-                Ready::Up(link) => return link.call(encode, until).await,
+                Ready::Up(link) => return link.call(encode, shard, until).await,
                 Ready::Failed(cause) => return Event::NotSent(cause),
                 Ready::Connect => drop(corelith_io::spawn(Rc::clone(&self).establish())),
                 Ready::Wait => {}
             }
-            if self.clock.within(until, changed).await.is_none() {
+            if self.clock.within(patience, changed).await.is_none() {
                 return Event::NotSent(Cause::Timeout);
             }
         }
@@ -82,7 +112,7 @@ impl Connection {
             .connected(link.clone(), self.clock.now());
         self.changed.notify_waiters();
         if let (true, Ok(link), Some((read, write))) = (is_wanted, link, stream) {
-            link.run(read, write).await;
+            link.run(read, write, &self.doubt).await;
         }
     }
 }
@@ -136,6 +166,7 @@ impl Link {
     async fn call(
         self: Rc<Self>,
         encode: impl FnOnce(&mut Outbox, RequestId),
+        shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
         let id = {
@@ -143,10 +174,11 @@ impl Link {
             if let Some(cause) = state.closed.clone() {
                 return Event::NotSent(cause);
             }
+            let from = self.clock.now();
             if state.slots.in_use() == 0 {
-                state.heard = self.clock.now();
+                state.heard = from;
             }
-            let id = state.slots.take(until);
+            let id = state.slots.take(Call { shard, from, until });
             encode(&mut state.outbox, id);
             id
         };
@@ -166,10 +198,15 @@ impl Link {
         event
     }
 
-    async fn run(&self, read: ReadHalf, write: WriteHalf) {
+    fn in_doubt(&self) -> BTreeSet<ShardId> {
+        let state = self.state.borrow();
+        state.slots.in_doubt(state.heard, self.clock.now())
+    }
+
+    async fn run(&self, read: ReadHalf, write: WriteHalf, doubt: &dyn Fn()) {
         let reading = pin!(self.read(read));
         let writing = pin!(self.write(write));
-        let watching = pin!(self.watch());
+        let watching = pin!(self.watch(doubt));
         let cause = match select(select(reading, writing), watching).await {
             Either::Left((Either::Left((cause, _)) | Either::Right((cause, _)), _))
             | Either::Right((cause, _)) => cause,
@@ -236,7 +273,7 @@ impl Link {
     }
 
     /// Watches the deadlines of what is in flight, and for silence.
-    async fn watch(&self) -> Cause {
+    async fn watch(&self, doubt: &dyn Fn()) -> Cause {
         let mut wake = Vec::new();
         loop {
             let used = self.wake.notified();
@@ -255,6 +292,9 @@ impl Link {
                 state.slots.expire(now, &late, &mut wake);
             }
             wake.drain(..).for_each(Waker::wake);
+            if !self.in_doubt().is_empty() {
+                doubt();
+            }
         }
     }
 }

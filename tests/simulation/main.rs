@@ -17,6 +17,8 @@
 mod chaos;
 mod client;
 mod cluster;
+mod exam;
+mod failover;
 mod link;
 mod nemesis;
 mod notes;

@@ -7,14 +7,14 @@ use crate::operation::{Event, Operation, Request, Step};
 use crate::replicas::{Probe, ReadFrom, Source};
 use crate::resolve::Resolver;
 use crate::seeds::{self, Patience};
-use crate::session::Session;
-use crate::transport::Transport;
+use crate::session::{Question, Session};
+use crate::transport::{Alarm, Transport};
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
-use corelith_wire::request::Operation as WriteKind;
+use corelith_wire::request::{Operation as WriteKind, encode_status};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, NodeId, ShardId, placement};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use corelith_wire::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::field::Empty;
@@ -31,7 +31,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     session: Mutex<Session>,
-    /// Per shard: operations that wait for its session or for room in its window.
+    /// Per shard: operations that wait for its session, for room in its window, or for its leader.
     stirred: Vec<Notify>,
     transport: Transport,
     clock: Clock,
@@ -157,19 +157,22 @@ impl ClientBuilder {
         // of one process; jitter and client tags need no more.
         let seed = getrandom::u64().unwrap_or_else(|_| std::ptr::from_ref(&stirred).addr() as u64);
         let session = Session::new(Arc::new(map), welcome.session_window, seed);
-        Ok(Client {
-            inner: Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+            let inner = inner.clone();
+            let alarm = Alarm::new(move |node| doubt(&inner, node));
+            Inner {
                 session: Mutex::new(session),
                 stirred,
-                transport: Transport::new(cluster, clock, resolver),
+                transport: Transport::new(cluster, clock, resolver, alarm),
                 clock,
                 deadline: self.deadline,
                 read_from: self.read_from,
                 limits,
                 cluster,
                 seeds,
-            }),
-        })
+            }
+        });
+        Ok(Client { inner })
     }
 }
 
@@ -274,7 +277,8 @@ impl Flight<'_> {
                     let event = match inner.transport.connection(target, address) {
                         Some(connection) => {
                             let encode = |out: &mut _, id| flight.operation.encode(out, id);
-                            connection.call(encode, until).await
+                            let shard = Some(flight.operation.shard());
+                            connection.call(encode, shard, until).await
                         }
                         None => Event::NotSent(Cause::WrongNode),
                     };
@@ -283,6 +287,22 @@ impl Flight<'_> {
                 Step::Pause { until } => {
                     tokio::time::sleep_until(inner.clock.instant(until)).await;
                     flight.advance(Session::proceed)
+                }
+                Step::Seek { shard, .. } => {
+                    let Some(place) = inner.stirred.get(shard.0 as usize) else {
+                        return Err(Error::Invalid { what: "shard" });
+                    };
+                    // Created before the session is asked again, so that no leader is missed.
+                    let stirred = place.notified();
+                    match flight.advance(Session::sought) {
+                        Step::Seek { until, .. } => {
+                            let until = inner.clock.instant(until);
+                            // Whichever comes first, the session decides the next step.
+                            let _ = tokio::time::timeout_at(until, stirred).await;
+                            flight.advance(Session::proceed)
+                        }
+                        other => other,
+                    }
                 }
                 Step::Park { shard } => {
                     let Some(place) = inner.stirred.get(shard.0 as usize) else {
@@ -312,6 +332,58 @@ impl Flight<'_> {
     }
 }
 
+/// Begins a search for the leaders of the shards whose requests wait at `node`, unless there is one.
+fn doubt(inner: &Weak<Inner>, node: NodeId) {
+    let begins = |inner: Arc<Inner>| inner.session().doubt(node, inner.clock.now());
+    if inner.upgrade().is_some_and(begins) {
+        tokio::spawn(search(inner.clone(), node));
+    }
+}
+
+/// Asks other nodes who leads, until nothing waits at `node` any more or the client is gone.
+async fn search(client: Weak<Inner>, node: NodeId) {
+    while let Some(inner) = client.upgrade() {
+        let waiting = inner.transport.in_doubt(node);
+        let now = inner.clock.now();
+        let question = inner.session().question(node, &waiting, now);
+        match question {
+            Question::End => return,
+            Question::Pause { until } => {
+                let until = inner.clock.instant(until);
+                drop(inner);
+                tokio::time::sleep_until(until).await;
+            }
+            Question::Ask { target, until } => {
+                let address = || inner.session().address(target);
+                let Some(connection) = inner.transport.connection(target, address) else {
+                    continue;
+                };
+                let epoch = Epoch(inner.session().map().epoch);
+                let event = connection
+                    .call(|out, id| ask(out, id, epoch), None, until)
+                    .await;
+                let moved = inner.session().learned(node, &event);
+                if !moved.is_empty() {
+                    tracing::debug!(node = node.0, ?moved, "other nodes lead now");
+                }
+                inner.transport.moved(node, &moved);
+                moved.into_iter().for_each(|shard| inner.stir(Some(shard)));
+            }
+        }
+    }
+}
+
+/// Appends the question who leads.
+fn ask(out: &mut Outbox, request_id: RequestId, epoch: Epoch) {
+    let head = Head {
+        kind: Kind::STATUS,
+        request_id,
+        shard: ShardId(0),
+        epoch,
+    };
+    encode_status(out, head);
+}
+
 /// A copy of a key.
 pub(crate) fn own(key: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(key.as_ref())
@@ -336,7 +408,7 @@ impl Inner {
             return;
         };
         let encode = |out: &mut _, id| probe.encode(out, id);
-        let event = connection.call(encode, began + PROBE_TIMEOUT).await;
+        let event = connection.call(encode, None, began + PROBE_TIMEOUT).await;
         let took = self.clock.now().saturating_sub(began);
         let answered = matches!(event, Event::Answer(_)).then_some(took);
         self.session().probed(&probe, answered);

@@ -42,6 +42,7 @@
 
 mod batch;
 mod client;
+mod doubt;
 mod error;
 mod limits;
 mod link;
@@ -64,9 +65,9 @@ mod write;
 /// The state machine of connections, for a simulator.
 #[doc(hidden)]
 pub mod connection {
-    pub use crate::limits::{CONNECT_TIMEOUT, SILENCE_MAX, TICK};
+    pub use crate::limits::{CONNECT_PATIENCE, CONNECT_TIMEOUT, SILENCE_MAX, TICK};
     pub use crate::phase::{Phase, Ready};
-    pub use crate::slots::{Room, Slots};
+    pub use crate::slots::{Call, Room, Slots};
 }
 
 pub use batch::{

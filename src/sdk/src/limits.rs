@@ -14,6 +14,8 @@ pub(crate) const OUTBOX_KEPT_BYTES_MAX: usize = 1024 * 1024;
 pub const TICK: Duration = Duration::from_millis(20);
 /// Longest time to establish a connection, including the handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request waits for a connection before another node is asked. Connecting goes on.
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time to find the cluster, unless the builder or a shorter deadline says otherwise.
 pub(crate) const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client looks for a cluster whose seeds all refuse, unless the builder says otherwise. A
@@ -37,6 +39,18 @@ pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const ATTEMPT_TIMEOUT_PER_MIB: Duration = Duration::from_millis(200);
 /// Shortest pause before an attempt is repeated; each further pause doubles.
 pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(4);
+/// Pause before a leader is asked for again: this part of the time that it has been missing, within these bounds.
+pub(crate) const SEEK_SHARE: u32 = 8;
+/// See [`SEEK_SHARE`].
+pub(crate) const SEEK_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// See [`SEEK_SHARE`].
+pub(crate) const SEEK_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// If requests wait for this long on a connection on which nothing arrives, other replicas are asked who leads.
+pub(crate) const SILENCE_DOUBT: Duration = Duration::from_millis(120);
+/// The same for a request that waits this long although other answers arrive.
+pub(crate) const WAIT_DOUBT: Duration = Duration::from_millis(400);
+/// How long such a question waits for its answer.
+pub(crate) const QUESTION_TIMEOUT: Duration = Duration::from_millis(200);
 /// Longest pause before an attempt is repeated.
 pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Redirects followed without a pause.
@@ -93,4 +107,10 @@ const _: () = {
     assert!(PROBE_TIMEOUT.as_millis() < PROBE_EVERY.as_millis());
     assert!(TICK.as_millis() * 10 <= ATTEMPT_TIMEOUT.as_millis());
     assert!(ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());
+    assert!(CONNECT_PATIENCE.as_millis() < CONNECT_TIMEOUT.as_millis());
+    assert!(TICK.as_millis() < SILENCE_DOUBT.as_millis());
+    assert!(SILENCE_DOUBT.as_millis() < WAIT_DOUBT.as_millis());
+    assert!(WAIT_DOUBT.as_millis() < ATTEMPT_TIMEOUT.as_millis());
+    assert!(SEEK_PAUSE_MIN.as_millis() < SEEK_PAUSE_MAX.as_millis());
+    assert!(SEEK_PAUSE_MAX.as_millis() <= RETRY_PAUSE_MAX.as_millis());
 };

@@ -8,12 +8,13 @@ use crate::error::Cause;
 use crate::limits::{COPY_OUT_BYTES_MAX, OUTBOX_KEPT_BYTES_MAX, READ_BYTES, SILENCE_MAX, TICK};
 use crate::operation::Event;
 use crate::resolve::Resolver;
-use crate::slots::{Room, Slots};
+use crate::slots::{Call, Room, Slots};
 use bytes::{Bytes, BytesMut};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId, limits as wire_limits};
+use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId, ShardId, limits as wire_limits};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
@@ -118,11 +119,12 @@ impl Link {
         self.state().closed.clone()
     }
 
-    /// Sends a request and waits for its answer, at most until `until`. If too many requests are in
-    /// flight, it waits before it sends.
+    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one that it is about.
+    /// If too many requests are in flight, it waits before it sends.
     pub(crate) async fn call(
         &self,
         encode: impl FnOnce(&mut Outbox, RequestId),
+        shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
         let permit = match self.room.try_acquire() {
@@ -143,10 +145,11 @@ impl Link {
                 return Event::NotSent(cause);
             }
             permit.forget();
+            let from = self.clock.now();
             if state.slots.in_use() == 0 {
-                state.heard = self.clock.now();
+                state.heard = from;
             }
-            let id = state.slots.take(until);
+            let id = state.slots.take(Call { shard, from, until });
             encode(&mut state.outbox, id);
             (id, state.driver.take())
         };
@@ -161,15 +164,30 @@ impl Link {
         .await
     }
 
-    /// Reads and writes until the connection ends; returns the reason.
-    pub(crate) async fn run(&self, (read, write): Stream) -> Cause {
+    /// Reads and writes until the connection ends; returns the reason. Calls `doubt` again and again while requests
+    /// have no answer for long.
+    pub(crate) async fn run(&self, (read, write): Stream, doubt: impl Fn()) -> Cause {
         let cause = tokio::select! {
             cause = self.read(read) => cause,
             cause = self.write(write) => cause,
-            cause = self.watch() => cause,
+            cause = self.watch(doubt) => cause,
         };
         self.close(cause.clone());
         cause
+    }
+
+    /// Shards with requests that have no answer for long.
+    pub(crate) fn in_doubt(&self) -> BTreeSet<ShardId> {
+        let now = self.clock.now();
+        let state = self.state();
+        state.slots.in_doubt(state.heard, now)
+    }
+
+    /// Ends the requests to these shards, since another node leads them.
+    pub(crate) fn moved(&self, shards: &[ShardId]) {
+        let mut wake = Vec::new();
+        self.state().slots.moved(shards, &mut wake);
+        wake.into_iter().for_each(Waker::wake);
     }
 
     /// Ends the connection and notifies every caller.
@@ -263,7 +281,7 @@ impl Link {
     }
 
     /// Watches the deadlines of requests in flight, and ends the connection if it is silent too long.
-    async fn watch(&self) -> Cause {
+    async fn watch(&self, doubt: impl Fn()) -> Cause {
         let mut wake = Vec::new();
         loop {
             if let Err(cause) = self.until(|state| state.slots.in_use() > 0).await {
@@ -271,7 +289,7 @@ impl Link {
             }
             tokio::time::sleep(TICK).await;
             let now = self.clock.now();
-            {
+            let in_doubt = {
                 let mut state = self.state();
                 if state.slots.in_use() > 0 && now >= state.heard + SILENCE_MAX {
                     return Cause::Timeout;
@@ -279,6 +297,10 @@ impl Link {
                 state
                     .slots
                     .expire(now, &Event::Lost(Cause::Timeout), &mut wake);
+                !state.slots.in_doubt(state.heard, now).is_empty()
+            };
+            if in_doubt {
+                doubt();
             }
             wake.drain(..).for_each(Waker::wake);
         }

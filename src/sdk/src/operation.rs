@@ -96,6 +96,10 @@ pub struct Operation {
     pub(crate) redirects: u32,
     /// Pauses made so far.
     pub(crate) pauses: u32,
+    /// When an attempt first met no leader.
+    pub(crate) leaderless_since: Option<Duration>,
+    /// Until when it waits for a leader.
+    pub(crate) seeks_until: Option<Duration>,
     /// Why the last attempt failed.
     pub(crate) cause: Cause,
     /// The pause that a throttling server asked for, if the last attempt was throttled.
@@ -276,6 +280,15 @@ pub enum Step {
         /// When the pause ends.
         until: Duration,
     },
+    /// Wait until [`Session::take_stirred`](crate::session::Session::take_stirred) names this shard, since a leader
+    /// is known then, or until the pause ends; then ask again. A driver that has begun to wait asks
+    /// [`Session::sought`](crate::session::Session::sought) first, so that it misses no leader.
+    Seek {
+        /// The shard.
+        shard: ShardId,
+        /// When the pause ends.
+        until: Duration,
+    },
     /// Wait until [`Session::take_stirred`](crate::session::Session::take_stirred) names this
     /// shard, or the deadline passes; then ask again.
     Park {
@@ -300,4 +313,6 @@ pub enum Event {
     NotSent(Cause),
     /// It may have been received, but no answer will come.
     Lost(Cause),
+    /// It may have been received, but another node leads the shard now.
+    Moved,
 }

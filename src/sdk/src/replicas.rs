@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn nodes_are_probed_now_and_then_while_somebody_reads_nearby() {
         let (mut routes, mut replicas) = (routes(), Replicas::new(2, 0));
-        routes.leads(S, NodeId(1));
+        routes.named(S, NodeId(1));
         let near = Source::From(ReadFrom::Nearest);
         let probed = |replicas: &mut Replicas| {
             let nodes = std::iter::from_fn(|| replicas.take_probe());

@@ -16,19 +16,38 @@ pub struct Target {
     pub core: u16,
 }
 
+/// What a client knows about the lead of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lead {
+    /// The node that last answered as the leader, or was named as such.
+    node: Option<NodeId>,
+    /// The highest term in which a leader is known to have led.
+    term: u64,
+}
+
+/// The effect of a word about a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learned {
+    /// It is about an earlier term than what is known, or about no replica of the shard.
+    Old,
+    /// It was known.
+    Known,
+    /// The leader was not known.
+    New,
+}
+
 /// The client's knowledge of where to send requests.
 #[derive(Debug)]
 pub(crate) struct Routes {
     map: Arc<ClusterMap>,
-    /// Per shard: the node that last answered as its leader, or was named as such.
-    leaders: Vec<Option<NodeId>>,
+    leaders: Vec<Lead>,
     /// Nodes that did not answer, each with the time until which other nodes are preferred.
     suspects: BTreeMap<NodeId, Duration>,
 }
 
 impl Routes {
     pub(crate) fn new(map: Arc<ClusterMap>) -> Self {
-        let leaders = vec![None; map.shards.len()];
+        let leaders = vec![Lead::default(); map.shards.len()];
         Self {
             map,
             leaders,
@@ -48,31 +67,44 @@ impl Routes {
             && map.shards.len() == self.map.shards.len();
         if newer {
             self.map = Arc::new(map);
-            self.leaders.fill(None);
+            self.leaders.iter_mut().for_each(|lead| lead.node = None);
         }
         newer
     }
 
-    /// Notes that `node` leads `shard`.
-    pub(crate) fn leads(&mut self, shard: ShardId, node: NodeId) {
-        if let Some(leader) = self.leaders.get_mut(shard.0 as usize)
-            && *leader != Some(node)
-        {
-            *leader = Some(node);
+    /// Notes that `node` leads `shard` in `term`.
+    pub(crate) fn leads(&mut self, shard: ShardId, node: NodeId, term: u64) -> Learned {
+        let known = self.map.replicas(shard).any(|replica| replica == node);
+        match self.leaders.get_mut(shard.0 as usize) {
+            Some(lead) if known && term >= lead.term => {
+                lead.term = term;
+                match lead.node.replace(node) {
+                    Some(before) if before == node => Learned::Known,
+                    _ => Learned::New,
+                }
+            }
+            _ => Learned::Old,
+        }
+    }
+
+    /// Notes that another node named `node` as the leader of `shard`, in a term that it did not tell.
+    pub(crate) fn named(&mut self, shard: ShardId, node: NodeId) {
+        if let Some(lead) = self.leaders.get_mut(shard.0 as usize) {
+            lead.node = Some(node);
         }
     }
 
     /// The leader of `shard`, if known.
     pub(crate) fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.leaders.get(shard.0 as usize).copied().flatten()
+        self.leaders.get(shard.0 as usize)?.node
     }
 
     /// Notes that `node` does not lead `shard`.
     pub(crate) fn does_not_lead(&mut self, shard: ShardId, node: NodeId) {
-        if let Some(leader) = self.leaders.get_mut(shard.0 as usize)
-            && *leader == Some(node)
+        if let Some(lead) = self.leaders.get_mut(shard.0 as usize)
+            && lead.node == Some(node)
         {
-            *leader = None;
+            lead.node = None;
         }
     }
 
@@ -118,6 +150,11 @@ impl Routes {
                 order().find(trusted).or_else(|| order().next())?
             }
         };
+        self.core(node, shard)
+    }
+
+    /// The core of `node` that has the replica of `shard`.
+    pub(crate) fn core(&self, node: NodeId, shard: ShardId) -> Option<Target> {
         let cores = self.map.node(node)?.cores;
         Some(Target {
             node,
@@ -169,7 +206,7 @@ mod tests {
         assert_eq!((asked(&routes, Some(2)), asked(&routes, Some(3))), (3, 4));
         assert_eq!(asked(&routes, Some(4)), 2, "around");
         assert_eq!(asked(&routes, Some(1)), 2, "a node without replica");
-        routes.leads(S, NodeId(4));
+        routes.leads(S, NodeId(4), 1);
         assert_eq!(asked(&routes, Some(2)), 4);
         routes.does_not_lead(S, NodeId(3));
         assert_eq!(asked(&routes, None), 4);
@@ -180,9 +217,37 @@ mod tests {
     }
 
     #[test]
+    fn a_word_about_an_earlier_term_changes_nothing() {
+        let mut routes = Routes::new(Arc::new(map(1)));
+        // (node, term if it was told, effect, leader then)
+        for (node, term, expected, leader) in [
+            (2, Some(5), Learned::New, 2),
+            (2, Some(5), Learned::Known, 2),
+            (3, Some(4), Learned::Old, 2),
+            (1, Some(6), Learned::Old, 2),
+            (3, Some(6), Learned::New, 3),
+            (2, Some(5), Learned::Old, 3),
+            (4, None, Learned::Known, 4),
+            (2, Some(5), Learned::Old, 4),
+            (3, Some(6), Learned::New, 3),
+        ] {
+            let found = match term {
+                Some(term) => routes.leads(S, NodeId(node), term),
+                None => {
+                    routes.named(S, NodeId(node));
+                    Learned::Known
+                }
+            };
+            let case = format!("{node} in {term:?}");
+            assert_eq!(found, expected, "{case}");
+            assert_eq!(routes.leader(S), Some(NodeId(leader)), "{case}");
+        }
+    }
+
+    #[test]
     fn suspects_come_last_and_only_for_a_while() {
         let mut routes = Routes::new(Arc::new(map(1)));
-        routes.leads(S, NodeId(2));
+        routes.leads(S, NodeId(2), 1);
         routes.suspect(NodeId(2), LATER);
         assert_eq!(asked(&routes, None), 3);
         routes.suspect(NodeId(3), LATER);
@@ -196,7 +261,7 @@ mod tests {
     #[test]
     fn only_a_newer_map_of_the_same_cluster_is_taken() {
         let mut routes = Routes::new(Arc::new(map(2)));
-        routes.leads(S, NodeId(4));
+        routes.leads(S, NodeId(4), 1);
         assert!(!routes.adopt(map(2)));
         assert!(!routes.adopt(ClusterMap {
             cluster: 8,

@@ -140,11 +140,11 @@ pub(crate) async fn describe(
             epoch: Epoch(0),
         };
         let until = clock.now() + CONNECT_TIMEOUT;
-        let asked = link.call(|out, id| encode_describe(out, head(id)), until);
+        let asked = link.call(|out, id| encode_describe(out, head(id)), None, until);
         let event = tokio::select! {
             biased;
             event = asked => event,
-            cause = link.run(stream) => Event::Lost(cause),
+            cause = link.run(stream, || {}) => Event::Lost(cause),
         };
         match event {
             Event::Answer(Answer::Map(map)) => Ok((map, *link.welcome())),
@@ -153,6 +153,7 @@ pub(crate) async fn describe(
                 what: "kind of answer",
             })),
             Event::NotSent(cause) | Event::Lost(cause) => Err(cause),
+            Event::Moved => Err(Cause::LeadershipLost),
         }
     };
     tokio::time::timeout(CONNECT_TIMEOUT, asking)

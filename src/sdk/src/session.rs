@@ -13,9 +13,13 @@
 //!   none. If the outcome of an attempt is unknown, the write ends with a server's answer about this very
 //!   number, or as `Indeterminate`.
 //! - At most one operation per shard opens a session.
+//! - While a shard has no leader, one operation at a time asks for one often; the others wait for its answer, or ask
+//!   at longer pauses. They all go on once it is known who leads.
 //! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
+pub use crate::doubt::Question;
+use crate::doubt::{self, Doubts, pause_after};
 use crate::error::{Cause, Error};
 use crate::limits::{
     DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
@@ -25,11 +29,12 @@ use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
 use crate::replicas::Replicas;
 pub use crate::replicas::{Probe, ReadFrom, Source};
-use crate::route::Routes;
 pub use crate::route::Target;
+use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure, Reason};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,10 +55,13 @@ enum ShardSession {
 #[derive(Debug)]
 pub struct Session {
     routes: Routes,
+    doubts: Doubts,
     replicas: Replicas,
     /// Per shard: the highest log index of any answer.
     seen: Vec<u64>,
     shards: Vec<ShardSession>,
+    /// Per shard: when an operation that waits for a leader asks next.
+    scouts: Vec<Duration>,
     /// The server's window, the same for every session.
     window: u32,
     /// Identifies this client in the servers' session tables.
@@ -66,11 +74,14 @@ impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
         let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
+        let scouts = vec![Duration::ZERO; shards.len()];
         let mut session = Self {
             routes: Routes::new(map),
+            doubts: Doubts::default(),
             replicas: Replicas::new(shards.len(), seed),
             seen: vec![0; shards.len()],
             shards,
+            scouts,
             window: window.clamp(1, limits::SESSION_WINDOW),
             client: 0,
             random: seed,
@@ -124,6 +135,8 @@ impl Session {
             damaged_since: None,
             redirects: 0,
             pauses: 0,
+            leaderless_since: None,
+            seeks_until: None,
             cause: Cause::NotTried,
             retry_after: None,
             epoch: Epoch(0),
@@ -132,8 +145,44 @@ impl Session {
         }
     }
 
-    /// The next step of an operation that is new, or whose [`Step::Pause`] or [`Step::Park`] is over.
+    /// Notes that requests at `node` have no answer for long. Returns whether the driver must begin a search: ask
+    /// [`Session::question`] again and again, until it says [`Question::End`].
+    pub fn doubt(&mut self, node: NodeId, now: Duration) -> bool {
+        self.doubts.begin(node, now)
+    }
+
+    /// The next step of the search about `node`, at which requests of the shards `waiting` are overdue.
+    pub fn question(
+        &mut self,
+        node: NodeId,
+        waiting: &BTreeSet<ShardId>,
+        now: Duration,
+    ) -> Question {
+        let random = self.next_random();
+        self.doubts.next(node, waiting, &self.routes, random, now)
+    }
+
+    /// Takes the answer to a question about `node`. Returns the shards that another node leads now: their requests
+    /// at `node` end as [`Event::Moved`], and their operations that wait must ask again.
+    pub fn learned(&mut self, node: NodeId, event: &Event) -> Vec<ShardId> {
+        doubt::learn(&mut self.routes, node, event)
+    }
+
+    /// The next step of an operation whose driver has begun to wait for [`Step::Seek`].
+    pub fn sought(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let shard = operation.shard;
+        let leader = self.routes.leader(shard);
+        let is_found = leader.is_some_and(|leader| !self.routes.suspected(leader, now));
+        match operation.seeks_until {
+            Some(until) if !is_found && now < until => Step::Seek { shard, until },
+            _ => self.proceed(operation, now),
+        }
+    }
+
+    /// The next step of an operation that is new, or whose [`Step::Pause`], [`Step::Seek`] or [`Step::Park`] is
+    /// over.
     pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        operation.seeks_until = None;
         if now >= operation.deadline {
             return self.give_up(operation);
         }
@@ -217,23 +266,65 @@ impl Session {
             Event::Answer(answer) => self.answered(operation, answer, now),
             Event::NotSent(cause) => {
                 self.unreachable(operation, cause, now);
-                self.pause(operation, now)
+                self.go_on(operation, now)
             }
             Event::Lost(cause) => {
                 operation.doubt |= operation.is_write() && !operation.opening;
                 self.unreachable(operation, cause, now);
-                self.pause(operation, now)
+                self.go_on(operation, now)
+            }
+            Event::Moved => {
+                operation.doubt |= operation.is_write() && !operation.opening;
+                operation.cause = Cause::LeadershipLost;
+                self.go_on(operation, now)
             }
         }
     }
 
-    /// Has a read go to the leader that a replica failed or refused; whether it can be sent there at once.
+    /// Goes to the next node at once, or after a pause if it has done so too often.
+    fn go_on(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        operation.redirects += 1;
+        if operation.redirects <= REDIRECTS_MAX {
+            self.proceed(operation, now)
+        } else {
+            self.seek(operation, now)
+        }
+    }
+
+    /// Waits for a leader. The first operation that does so asks again soon, the others leave it to that one.
+    fn seek(&mut self, operation: &mut Operation, now: Duration) -> Step {
+        let shard = operation.shard;
+        if let Some(asked) = operation.asked {
+            // Or it would not wait.
+            self.routes.does_not_lead(shard, asked);
+        }
+        let since = *operation.leaderless_since.get_or_insert(now);
+        let soon = now + pause_after(now.saturating_sub(since), self.next_random());
+        let late = now + RETRY_PAUSE_MAX / 2 + self.up_to(RETRY_PAUSE_MAX / 2);
+        let until = match self.scouts.get_mut(shard.0 as usize) {
+            Some(next) if *next <= now => {
+                *next = soon;
+                soon
+            }
+            _ => late,
+        };
+        match self.pause_until(operation, until, now) {
+            Step::Pause { until } => {
+                operation.seeks_until = Some(until);
+                Step::Seek { shard, until }
+            }
+            other => other,
+        }
+    }
+
+    /// Has a read go to the leader that a replica failed, refused or left without an answer; whether it can be sent
+    /// there at once.
     fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
         let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
         let failure = match event {
             Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
             Event::Answer(_) => return false,
-            Event::NotSent(_) | Event::Lost(_) => None,
+            Event::NotSent(_) | Event::Lost(_) | Event::Moved => None,
         };
         if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
             return false;
@@ -251,12 +342,13 @@ impl Session {
                 self.unreachable(operation, cause.clone(), now);
             }
             Event::Answer(_) => self.routes.trust(asked),
+            Event::Moved => {}
         }
         if let Some(Failure::NotLeader { leader }) = failure
             && self.routes.leader(shard).is_none()
             && self.map().replicas(shard).any(|node| node.0 == *leader)
         {
-            self.routes.leads(shard, NodeId(*leader));
+            self.routes.named(shard, NodeId(*leader));
         }
         true
     }
@@ -294,13 +386,27 @@ impl Session {
         }
     }
 
+    /// Notes that `node` answered as the leader; operations that wait for one go on if it was not known.
+    fn leader_answers(&mut self, shard: ShardId, node: NodeId, answer: &Answer) {
+        let was_known = self.routes.leader(shard).is_some();
+        let term = answer.meta().map_or(0, |meta| meta.term);
+        let learned = self.routes.leads(shard, node, term);
+        // A repeated write is answered with the term of its first attempt.
+        if learned == Learned::Old && !was_known {
+            self.routes.named(shard, node);
+        }
+        if learned == Learned::New || !was_known {
+            self.stirred = Some(shard);
+        }
+    }
+
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
+            self.routes.trust(node);
             match operation.at_replica {
                 true => self.replicas.answers(operation.shard, node),
-                false => self.routes.leads(operation.shard, node),
+                false => self.leader_answers(operation.shard, node, &answer),
             }
-            self.routes.trust(node);
         }
         let fits = match (&answer, &operation.request) {
             (Answer::SessionOpened { session, .. }, _) if operation.opening => {
@@ -388,10 +494,10 @@ impl Session {
             } => {
                 operation.doubt |= operation.is_write() && !operation.opening && !nothing_done;
                 operation.cause = cause_of(reason);
-                if reason != Reason::NoQuorum {
-                    self.routes.does_not_lead(operation.shard, asked);
-                }
-                self.pause(operation, now)
+                // Without a majority another node may lead: each replica is asked in turn.
+                self.routes.does_not_lead(operation.shard, asked);
+                operation.turn = Some(asked);
+                self.seek(operation, now)
             }
             Failure::SessionExpired => self.session_expired(operation, now),
             Failure::WindowFull => {
@@ -414,15 +520,11 @@ impl Session {
             .replicas(operation.shard)
             .any(|node| node == leader);
         if !known || leader == asked || self.routes.suspected(leader, now) {
-            return self.pause(operation, now);
+            return self.seek(operation, now);
         }
-        self.routes.leads(operation.shard, leader);
-        operation.redirects += 1;
-        if operation.redirects <= REDIRECTS_MAX {
-            self.proceed(operation, now)
-        } else {
-            self.pause(operation, now)
-        }
+        // The others go on when it has answered: it may have no majority.
+        self.routes.named(operation.shard, leader);
+        self.go_on(operation, now)
     }
 
     /// A node reports to a write that its disk or shard is full or its data damaged. It may not be the leader (any

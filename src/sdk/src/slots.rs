@@ -3,17 +3,30 @@
 //! Invariants: a request id (slot and generation) names one request only, so a late answer never reaches
 //! another caller; a slot whose answer the server still owes counts toward the in-flight limit.
 
+use crate::limits::{SILENCE_DOUBT, WAIT_DOUBT};
 use crate::operation::Event;
-use corelith_wire::RequestId;
+use corelith_wire::{RequestId, ShardId};
+use std::collections::BTreeSet;
 use std::task::Waker;
 use std::time::Duration;
+
+/// A request that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The shard that it is about, `None` if it is about the node.
+    pub shard: Option<ShardId>,
+    /// When it is sent.
+    pub from: Duration,
+    /// How long its caller waits.
+    pub until: Duration,
+}
 
 #[derive(Debug)]
 enum SlotState {
     Free,
     /// A caller waits, at most until its deadline.
     Waiting {
-        until: Duration,
+        call: Call,
         waker: Option<Waker>,
     },
     /// The caller has not taken the outcome yet; `owed` if the server may still answer.
@@ -58,9 +71,9 @@ impl Slots {
         self.slots.len() - self.free.len()
     }
 
-    /// Takes a slot for a caller that waits at most until its deadline.
-    pub fn take(&mut self, until: Duration) -> RequestId {
-        let state = SlotState::Waiting { until, waker: None };
+    /// Takes a slot for a caller.
+    pub fn take(&mut self, call: Call) -> RequestId {
+        let state = SlotState::Waiting { call, waker: None };
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(index as usize)
         {
@@ -165,14 +178,40 @@ impl Slots {
     /// Ends the requests whose deadline is past at `now` with `event`. The server still owes the answers.
     pub fn expire(&mut self, now: Duration, event: &Event, wake: &mut Vec<Waker>) {
         for slot in &mut self.slots {
-            if let SlotState::Waiting { until, waker } = &mut slot.state
-                && *until <= now
+            if let SlotState::Waiting { call, waker } = &mut slot.state
+                && call.until <= now
             {
                 wake.extend(waker.take());
                 slot.state = SlotState::Done {
                     event: event.clone(),
                     owed: true,
                 };
+            }
+        }
+    }
+
+    /// Shards with requests that have waited so long that their leader is in doubt. Bytes arrived last at `heard`.
+    pub fn in_doubt(&self, heard: Duration, now: Duration) -> BTreeSet<ShardId> {
+        let silent = now.saturating_sub(heard) >= SILENCE_DOUBT;
+        let patience = if silent { SILENCE_DOUBT } else { WAIT_DOUBT };
+        let late = self.slots.iter().filter_map(|slot| match &slot.state {
+            SlotState::Waiting { call, .. } if now.saturating_sub(call.from) >= patience => {
+                call.shard
+            }
+            _ => None,
+        });
+        late.collect()
+    }
+
+    /// Ends the requests to these shards, since another node leads them. The server still owes the answers.
+    pub fn moved(&mut self, shards: &[ShardId], wake: &mut Vec<Waker>) {
+        for slot in &mut self.slots {
+            if let SlotState::Waiting { call, waker } = &mut slot.state
+                && call.shard.is_some_and(|shard| shards.contains(&shard))
+            {
+                wake.extend(waker.take());
+                let event = Event::Moved;
+                slot.state = SlotState::Done { event, owed: true };
             }
         }
     }
@@ -211,16 +250,24 @@ mod tests {
     const SENT: Event = Event::NotSent(Cause::Closed);
     const UNTIL: Duration = Duration::from_secs(1);
 
+    fn call(until: Duration) -> Call {
+        Call {
+            shard: Some(ShardId(1)),
+            from: Duration::ZERO,
+            until,
+        }
+    }
+
     #[test]
     fn an_answer_reaches_its_caller_and_no_other() {
         let (mut slots, waker) = (Slots::default(), Waker::noop());
-        let first = slots.take(UNTIL);
+        let first = slots.take(call(UNTIL));
         assert_eq!(slots.poll(first, waker), None);
         assert!(matches!(slots.answer(first, SENT), (Room::Freed, Some(_))));
         assert_eq!(slots.answer(first, LOST).0, Room::Same, "answered twice");
         assert_eq!(slots.poll(first, waker), Some(SENT));
         assert_eq!(slots.in_use(), 0);
-        let second = slots.take(UNTIL);
+        let second = slots.take(call(UNTIL));
         assert_ne!(first, second);
         assert_eq!(slots.answer(first, LOST).0, Room::Same, "a late answer");
         assert_eq!(slots.poll(second, waker), None);
@@ -230,9 +277,9 @@ mod tests {
     fn what_the_server_owes_keeps_its_place() {
         let (mut slots, waker, mut wake) = (Slots::default(), Waker::noop(), Vec::new());
         let (late, dropped, patient) = (
-            slots.take(UNTIL),
-            slots.take(UNTIL * 2),
-            slots.take(UNTIL * 2),
+            slots.take(call(UNTIL)),
+            slots.take(call(UNTIL * 2)),
+            slots.take(call(UNTIL * 2)),
         );
         slots.expire(UNTIL, &LOST, &mut wake);
         assert_eq!(slots.poll(late, waker), Some(LOST));
@@ -245,5 +292,56 @@ mod tests {
         slots.fail_all(&LOST, &mut wake);
         assert_eq!((slots.poll(patient, waker), wake.len()), (Some(LOST), 1));
         assert_eq!(slots.in_use(), 0);
+    }
+
+    #[test]
+    fn requests_are_in_doubt_after_silence_or_after_a_longer_wait() {
+        let at = Duration::from_millis;
+        let mut slots = Slots::default();
+        let mut take = |shard, from| {
+            slots.take(Call {
+                shard,
+                from: at(from),
+                until: UNTIL,
+            })
+        };
+        take(Some(ShardId(1)), 1000);
+        take(Some(ShardId(2)), 1050);
+        take(None, 0);
+        // (bytes arrived last, now, shards in doubt)
+        for (heard, now, expected) in [
+            (1000, 1119, &[][..]),
+            (1000, 1120, &[1]),
+            (1000, 1170, &[1, 2]),
+            (1100, 1219, &[]),
+            (1390, 1399, &[]),
+            (1390, 1400, &[1]),
+            (1449, 1450, &[1, 2]),
+        ] {
+            let found: Vec<u32> = slots
+                .in_doubt(at(heard), at(now))
+                .iter()
+                .map(|s| s.0)
+                .collect();
+            assert_eq!(found, expected, "heard at {heard}, now {now}");
+        }
+    }
+
+    #[test]
+    fn requests_move_with_the_lead_of_their_shard() {
+        let (mut slots, waker, mut wake) = (Slots::default(), Waker::noop(), Vec::new());
+        let mut take = |shard| {
+            let shard = Some(ShardId(shard));
+            slots.take(Call {
+                shard,
+                ..call(UNTIL)
+            })
+        };
+        let (moves, stays) = (take(1), take(2));
+        slots.moved(&[ShardId(1), ShardId(7)], &mut wake);
+        assert_eq!(slots.poll(moves, waker), Some(Event::Moved));
+        assert_eq!(slots.poll(stays, waker), None);
+        assert_eq!(slots.in_use(), 2, "its answer may still come");
+        assert_eq!(slots.answer(moves, SENT).0, Room::Freed);
     }
 }

@@ -126,13 +126,14 @@ impl Client {
                     };
                     encode(out, head);
                 };
-                connection.call(encode, until).await
+                connection.call(encode, None, until).await
             }
             None => Event::NotSent(Cause::WrongNode),
         };
         match event {
             Event::Answer(answer) => Ok(answer),
             Event::NotSent(cause) | Event::Lost(cause) => Err(cause),
+            Event::Moved => Err(Cause::LeadershipLost),
         }
     }
 }

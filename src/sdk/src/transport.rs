@@ -2,17 +2,34 @@
 //! pause when they break.
 
 use crate::error::Cause;
-use crate::limits::CONNECT_TIMEOUT;
+use crate::limits::{CONNECT_PATIENCE, CONNECT_TIMEOUT};
 use crate::link::{Clock, Link};
 use crate::operation::Event;
 use crate::phase::{Phase, Ready};
 use crate::resolve::Resolver;
 use crate::route::Target;
-use corelith_wire::{ClusterId, Outbox, RequestId};
-use std::collections::BTreeMap;
+use corelith_wire::{ClusterId, NodeId, Outbox, RequestId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Called with a node that leaves requests without an answer, again and again while it does.
+#[derive(Clone)]
+pub(crate) struct Alarm(Arc<dyn Fn(NodeId) + Send + Sync>);
+
+impl Alarm {
+    pub(crate) fn new(alarm: impl Fn(NodeId) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(alarm))
+    }
+}
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
+    }
+}
 
 /// All connections of one client.
 #[derive(Debug)]
@@ -21,15 +38,17 @@ pub(crate) struct Transport {
     cluster: ClusterId,
     clock: Clock,
     resolver: Resolver,
+    alarm: Alarm,
 }
 
 impl Transport {
-    pub(crate) fn new(cluster: ClusterId, clock: Clock, resolver: Resolver) -> Self {
+    pub(crate) fn new(cluster: ClusterId, clock: Clock, resolver: Resolver, alarm: Alarm) -> Self {
         Self {
             connections: Mutex::default(),
             cluster,
             clock,
             resolver,
+            alarm,
         }
     }
 
@@ -48,6 +67,8 @@ impl Transport {
         }
         let (host, port) = address()?;
         let connection = Arc::new(CoreConnection {
+            node: target.node,
+            alarm: self.alarm.clone(),
             host,
             port,
             cluster: self.cluster,
@@ -64,6 +85,28 @@ impl Transport {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The links to all cores of `node` that are up.
+    fn links(&self, node: NodeId) -> Vec<Arc<Link>> {
+        let cores = Target { node, core: 0 }..=Target {
+            node,
+            core: u16::MAX,
+        };
+        let connections = self.connections();
+        let known = connections.range(cores).map(|(_, known)| known.link());
+        known.flatten().collect()
+    }
+
+    /// Shards with requests at `node` that have no answer for long.
+    pub(crate) fn in_doubt(&self, node: NodeId) -> BTreeSet<ShardId> {
+        let links = self.links(node);
+        links.iter().flat_map(|link| link.in_doubt()).collect()
+    }
+
+    /// Ends the requests to these shards at `node`, since another node leads them.
+    pub(crate) fn moved(&self, node: NodeId, shards: &[ShardId]) {
+        self.links(node).iter().for_each(|link| link.moved(shards));
     }
 
     /// Closes the connections whose address a new map has changed.
@@ -90,6 +133,8 @@ impl Drop for Transport {
 /// The connection to one core.
 #[derive(Debug)]
 pub(crate) struct CoreConnection {
+    node: NodeId,
+    alarm: Alarm,
     host: String,
     port: u16,
     cluster: ClusterId,
@@ -105,24 +150,33 @@ impl CoreConnection {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request and waits for its answer, at most until `until`.
+    fn link(&self) -> Option<Arc<Link>> {
+        match &*self.phase() {
+            Phase::Up(link) => Some(Arc::clone(link)),
+            _ => None,
+        }
+    }
+
+    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one that it is about.
     pub(crate) async fn call(
         self: Arc<Self>,
         encode: impl FnOnce(&mut Outbox, RequestId),
+        shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
+        let patience = until.min(self.clock.now() + CONNECT_PATIENCE);
         loop {
             let changed = self.changed.notified();
             let ready = self
                 .phase()
                 .ready(self.clock.now(), |link| link.closed().is_some());
             match ready {
-                Ready::Up(link) => return link.call(encode, until).await,
+                Ready::Up(link) => return link.call(encode, shard, until).await,
                 Ready::Failed(cause) => return Event::NotSent(cause),
                 Ready::Connect => drop(tokio::spawn(Arc::clone(&self).establish())),
                 Ready::Wait => {}
             }
-            if tokio::time::timeout_at(self.clock.instant(until), changed)
+            if tokio::time::timeout_at(self.clock.instant(patience), changed)
                 .await
                 .is_err()
             {
@@ -148,7 +202,8 @@ impl CoreConnection {
         let is_wanted = self.phase().connected(link.clone(), self.clock.now());
         self.changed.notify_waiters();
         if let (true, Ok(link), Some(stream)) = (is_wanted, link, stream) {
-            let cause = link.run(stream).await;
+            let doubt = || (self.alarm.0)(self.node);
+            let cause = link.run(stream, doubt).await;
             tracing::debug!(host = %self.host, port = self.port, %cause, "connection ended");
         }
     }

@@ -116,10 +116,13 @@ fn writing() -> (Session, Operation) {
     (session, operation)
 }
 
-/// Continues after a pause.
+/// Continues, after a pause if there is one.
 fn after_pause(session: &mut Session, operation: &mut Operation, step: &Step) -> Step {
     match step {
-        Step::Pause { until } | Step::Refresh { until } => session.proceed(operation, *until),
+        Step::Send { .. } => step.clone(),
+        Step::Pause { until } | Step::Refresh { until } | Step::Seek { until, .. } => {
+            session.proceed(operation, *until)
+        }
         other => panic!("{other:?} is not a pause"),
     }
 }
@@ -162,7 +165,7 @@ fn hints_are_followed_at_once_but_not_forever() {
     assert_eq!(node_of(&follow(2)), 2);
     let step = follow(3);
     assert!(
-        matches!(step, Step::Pause { .. }),
+        matches!(step, Step::Seek { .. }),
         "two nodes that name each other"
     );
     assert_eq!(
@@ -308,11 +311,11 @@ fn pauses_grow_are_bounded_and_differ_between_clients() {
         let mut session = Session::new(Arc::new(map(1, 1)), 4, seed);
         let mut operation = get(&session);
         session.proceed(&mut operation, START);
-        let mut pause =
-            || match session.report(&mut operation, Event::NotSent(Cause::Closed), START) {
-                Step::Pause { until } => until,
-                other => panic!("{other:?}"),
-            };
+        let mut pause = || match session.report(&mut operation, failure(Failure::WindowFull), START)
+        {
+            Step::Pause { until } => until,
+            other => panic!("{other:?}"),
+        };
         (0..12).map(|_| pause()).collect::<Vec<_>>()
     };
     let found = pauses(1);
@@ -325,6 +328,111 @@ fn pauses_grow_are_bounded_and_differ_between_clients() {
             "{pause:?} of {longest:?}"
         );
         longest = (longest * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// A shard without a leader: one of many operations asks, again and again, and all go on once it knows.
+#[test]
+fn one_operation_asks_for_a_leader_and_all_go_on_when_it_is_there() {
+    let mut session = session();
+    let mut operations: Vec<_> = (0..100).map(|_| get(&session)).collect();
+    let mut steps: Vec<_> = operations
+        .iter_mut()
+        .map(|operation| session.proceed(operation, START))
+        .collect();
+    let elected = Duration::from_millis(400);
+    let (mut now, mut asked) = (START, 0);
+    let leader = loop {
+        let due = |step: &Step| match step {
+            Step::Send { .. } => START,
+            Step::Seek { until, .. } => *until,
+            other => panic!("{other:?}"),
+        };
+        let at = (0..steps.len()).min_by_key(|at| due(&steps[*at])).unwrap();
+        now = now.max(due(&steps[at]));
+        steps[at] = match steps[at] {
+            Step::Send { .. } if now >= elected => break at,
+            Step::Send { .. } => {
+                asked += 1;
+                let event = failure(Failure::NotLeader { leader: 0 });
+                session.report(&mut operations[at], event, now)
+            }
+            _ => session.proceed(&mut operations[at], now),
+        };
+    };
+    assert!(
+        now < elected + Duration::from_millis(60),
+        "found late, at {now:?}"
+    );
+    // Each at first, some more than once after a longer pause, and one often.
+    assert!(asked < 100 + 100 + 20, "asked {asked} times");
+    session.take_stirred();
+    let value = Answer::NotFound { meta: META };
+    session.report(&mut operations[leader], Event::Answer(value), now);
+    assert_eq!(session.take_stirred(), Some(ShardId(0)));
+    let found = operations[leader].asked;
+    for (at, operation) in operations
+        .iter_mut()
+        .enumerate()
+        .filter(|(at, _)| *at != leader)
+    {
+        let step = session.sought(operation, now);
+        assert_eq!(Some(NodeId(node_of(&step))), found, "operation {at}");
+    }
+}
+
+/// A lead that moves while a request waits: it goes to the new leader at once, under the same number.
+#[test]
+fn a_request_follows_a_lead_that_moves_away_from_a_silent_node() {
+    let (mut session, mut operation) = writing();
+    assert!(session.doubt(NodeId(1), START));
+    let waiting = std::collections::BTreeSet::from([ShardId(0)]);
+    let Question::Ask { target, .. } = session.question(NodeId(1), &waiting, START) else {
+        panic!("nobody is asked");
+    };
+    assert_eq!(target.node, NodeId(2));
+    let mut status = corelith_wire::status::StatusReply {
+        node: 2,
+        ..Default::default()
+    };
+    status.shards = vec![corelith_wire::status::ShardStatus {
+        leader: 3,
+        term: META.term + 1,
+        ..Default::default()
+    }];
+    let moved = session.learned(NodeId(1), &Event::Answer(Answer::Status(status)));
+    assert_eq!(moved, [ShardId(0)]);
+    assert_eq!(
+        node_of(&session.report(&mut operation, Event::Moved, START)),
+        3
+    );
+    assert_eq!(
+        (command(&operation).session, command(&operation).number),
+        (100, 1)
+    );
+    // The first attempt may have been applied.
+    let expired = failure(Failure::SessionExpired);
+    let step = session.report(&mut operation, expired, START);
+    let cause = Cause::SessionExpired;
+    assert_eq!(step, Step::Done(Err(Error::Indeterminate { cause })));
+}
+
+#[test]
+fn a_node_that_refuses_is_left_at_once() {
+    for cause in [
+        Cause::Connect(std::io::ErrorKind::ConnectionRefused),
+        Cause::Connect(std::io::ErrorKind::TimedOut),
+    ] {
+        let (mut session, mut operation) = writing();
+        let broken = Cause::Broken(std::io::ErrorKind::ConnectionReset);
+        let step = session.report(&mut operation, Event::Lost(broken), START);
+        assert_eq!(
+            node_of(&step),
+            1,
+            "only the connection broke, as far as is known"
+        );
+        let step = session.report(&mut operation, Event::NotSent(cause), START);
+        assert_eq!(node_of(&step), 2);
     }
 }
 
@@ -494,7 +602,7 @@ fn a_leader_that_is_gone_is_not_asked_for_ever() {
             _ => failure(Failure::NotLeader { leader: 1 }),
         };
         step = session.report(&mut operation, event, now);
-        while let Step::Pause { until } = step {
+        while let Step::Pause { until } | Step::Seek { until, .. } = step {
             // Longer than any suspicion lasts.
             now = until.max(now + SILENT_SUSPICION / 2);
             step = session.proceed(&mut operation, now);

@@ -34,6 +34,8 @@ pub(crate) enum Act {
     DropAfter,
     /// Never answer.
     Hold,
+    /// Do it, and never answer.
+    HoldAfter,
     /// Answer twice.
     Twice,
     /// Send the answer with a flipped bit.
@@ -60,6 +62,8 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Act>,
     /// Writes, gets and scans that arrived.
     pub(crate) requests: usize,
+    /// Questions for the status.
+    pub(crate) questions: usize,
     /// Touches: scan requests that only keep the scan's state.
     pub(crate) touches: usize,
     /// Writes that changed something or conflicted, by arrival at the state machine.
@@ -72,6 +76,12 @@ pub(crate) struct State {
     /// A node whose data is damaged, and how many reads of a shard that it leads it refuses before it hands
     /// the lead to node 2.
     pub(crate) damaged: Option<(u64, usize)>,
+    /// Whether followers answer reads that let them, as current releases do.
+    pub(crate) knows_followers: bool,
+    /// The nodes that answered gets of a key and scans.
+    pub(crate) answered_by: Vec<u64>,
+    /// How long each node's answers take to arrive.
+    pub(crate) distances: BTreeMap<u64, Duration>,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -114,12 +124,16 @@ impl Mock {
             map,
             script: VecDeque::new(),
             requests: 0,
+            questions: 0,
             touches: 0,
             applied: 0,
             in_flight_seen: 0,
             welcome: Box::new(|_: &mut Welcome| {}),
             knows_heads: true,
             damaged: None,
+            knows_followers: true,
+            answered_by: Vec::new(),
+            distances: BTreeMap::new(),
         }));
         let mut mock = Self {
             state,
@@ -233,6 +247,10 @@ async fn connection(state: Arc<Mutex<State>>, node: u64, core: u16, mut stream: 
                 }
             }
         }
+        let distance = lock(&state).distances.get(&node).copied();
+        if let Some(distance) = distance {
+            tokio::time::sleep(distance).await;
+        }
         let mut bytes = Vec::new();
         out.slices()
             .for_each(|slice| bytes.extend_from_slice(slice));
@@ -253,7 +271,10 @@ impl State {
         let head = frame.header.head;
         match head.kind {
             Kind::DESCRIBE => response::encode_map(out, head, &self.map),
-            Kind::STATUS => response::encode_status_reply(out, head, &self.status(node)),
+            Kind::STATUS => {
+                self.questions += 1;
+                response::encode_status_reply(out, head, &self.status(node));
+            }
             _ => {
                 assert_eq!(
                     head.shard.0 as usize % 2,
@@ -290,6 +311,7 @@ impl State {
         let answer = self.serve(node, frame);
         match act {
             Act::DropAfter => return Go::Close,
+            Act::HoldAfter => return Go::Held,
             Act::Twice => encode(out, head, answer.clone()),
             Act::Damage => {
                 encode(out, head, answer);
@@ -311,7 +333,10 @@ impl State {
             meta: ReplyMeta::default(),
             failure,
         };
-        if leader != node {
+        let is_read = matches!(kind, Kind::GET | Kind::SCAN);
+        let may_follow = frame.header.flags.contains(Flags::FOLLOWER_MAY_ANSWER);
+        let follows = is_read && may_follow && self.knows_followers;
+        if leader != node && !follows {
             return fail(Failure::NotLeader { leader });
         }
         if let Some((damaged, reads_left)) = &mut self.damaged
@@ -323,6 +348,9 @@ impl State {
                 None => self.leaders[shard as usize] = 2,
             }
             return fail(Failure::Corrupt);
+        }
+        if is_read && !is_probe(frame) {
+            self.answered_by.push(node);
         }
         let shard_count = self.map.shard_count();
         let heads = frame.header.flags.contains(Flags::WITHOUT_VALUES);
@@ -395,6 +423,8 @@ impl State {
             .map(|(shard, leader)| ShardStatus {
                 shard: shard as u32,
                 leader: *leader,
+                // Node 1 leads first.
+                term: *leader,
                 ..ShardStatus::default()
             });
         StatusReply {
@@ -495,4 +525,10 @@ pub(crate) fn silent_and_closed() -> (std::net::TcpListener, String, String) {
     let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
     let (at, gone) = (address(&silent), address(&closed));
     (silent, at, gone)
+}
+
+/// Whether it only measures how far the node is away.
+fn is_probe(frame: &Frame) -> bool {
+    frame.header.head.kind == Kind::GET
+        && GetRequest::parse(frame.body()).is_ok_and(|request| request.key.is_empty())
 }

@@ -35,7 +35,7 @@ fn who_cannot_is_believed_after_the_others_were_asked() {
             match session.report(&mut operation, nodes[node - 1](), now) {
                 Step::Done(result) => break result,
                 step @ Step::Send { .. } => asked.push(node_of(&step)),
-                Step::Pause { until } => {
+                Step::Pause { until } | Step::Seek { until, .. } => {
                     now = until;
                     asked.push(node_of(&session.proceed(&mut operation, now)));
                 }
@@ -132,7 +132,7 @@ fn at_the_deadline_the_truth_is_told() {
                 match session.report(&mut operation, event.clone(), now) {
                     Step::Done(result) => break result,
                     Step::Send { .. } => {}
-                    Step::Pause { until } => {
+                    Step::Pause { until } | Step::Seek { until, .. } => {
                         assert!(until <= DEADLINE);
                         now = until;
                         if let Step::Done(result) = session.proceed(&mut operation, now) {
@@ -159,7 +159,7 @@ fn what_says_nothing_about_earlier_attempts_does_not_end_a_doubtful_write() {
         let (mut now, mut asked) = (START, Vec::new());
         for _ in 0..5 {
             let mut step = session.report(&mut operation, failure(event.clone()), now);
-            if let Step::Pause { until } = step {
+            if let Step::Pause { until } | Step::Seek { until, .. } = step {
                 now = until;
                 step = session.proceed(&mut operation, now);
             }
@@ -201,7 +201,7 @@ fn reads_of_damaged_data_are_repeated_for_a_while() {
         let result = loop {
             step = match step {
                 Step::Done(result) => break result,
-                Step::Pause { until } => {
+                Step::Pause { until } | Step::Seek { until, .. } => {
                     now = until;
                     session.proceed(&mut operation, now)
                 }

@@ -12,7 +12,7 @@
 
 use crate::pacer::Pacer;
 use crate::recorder::Recorder;
-use crate::workload::{Workload, WorkloadOperation};
+use crate::workload::{ReadSource, Workload, WorkloadOperation};
 use corelith_bench::random::Random;
 use corelith_bench::usage::Usage;
 use corelith_client::{Client, Error};
@@ -40,6 +40,8 @@ pub(crate) struct RunTarget {
     pub(crate) clients_per_lane: usize,
     /// Deadline of each operation.
     pub(crate) deadline: Duration,
+    /// Replicas that gets ask.
+    pub(crate) read_from: ReadSource,
 }
 
 /// One run.
@@ -68,6 +70,8 @@ pub(crate) struct RunOutcome {
     pub(crate) client: Usage,
     /// Resources that the servers used in that time.
     pub(crate) servers: Usage,
+    /// CPU seconds that each server used in that time.
+    pub(crate) servers_cpu_seconds: Vec<f64>,
 }
 
 /// Why a run failed.
@@ -127,6 +131,8 @@ pub(crate) fn run(
             .collect();
         ready.wait();
         std::thread::sleep(step.warm_up);
+        let each = || target.server_pids.iter().map(|pid| Usage::of_all(&[*pid]));
+        let each_before: Vec<Usage> = each().collect();
         let before = (Usage::of_self(), Usage::of_all(&target.server_pids));
         let start = *clock.measured_from.get_or_init(Instant::now);
         clock.phase.store(MEASURE, Ordering::Relaxed);
@@ -134,6 +140,9 @@ pub(crate) fn run(
         clock.phase.store(DONE, Ordering::Relaxed);
         let window = start.elapsed();
         let after = (Usage::of_self(), Usage::of_all(&target.server_pids));
+        let each = each().zip(each_before);
+        let servers_cpu_seconds = each.map(|(now, then)| now.since(&then).cpu_seconds);
+        let servers_cpu_seconds = servers_cpu_seconds.collect();
         let mut recorder = Recorder::default();
         for thread in threads {
             recorder.merge(&thread.join().map_err(|_| DriverError::Panicked)??);
@@ -143,6 +152,7 @@ pub(crate) fn run(
             window,
             client: after.0.since(&before.0),
             servers: after.1.since(&before.1),
+            servers_cpu_seconds,
         })
     })
 }
@@ -332,6 +342,7 @@ async fn connect(target: &RunTarget) -> Result<Vec<Client>, DriverError> {
         let client = Client::builder()
             .seeds(target.seeds.iter().cloned())
             .deadline(target.deadline)
+            .read_from(target.read_from.into())
             .connect()
             .await
             .map_err(DriverError::Connect)?;

@@ -204,6 +204,7 @@ fn target(options: &BenchOptions, started: Option<&Cluster>) -> RunTarget {
         lanes: usize::try_from(options.threads).unwrap_or(1),
         clients_per_lane: usize::try_from(options.clients).unwrap_or(1),
         deadline: options.deadline,
+        read_from: options.read_from,
     }
 }
 
@@ -214,6 +215,7 @@ fn load_of(options: &BenchOptions, started: bool) -> Load {
         value_size: options.value_size,
         distribution: options.distribution,
         read_percent: options.read_percent,
+        read_from: options.read_from,
         rate: options.rate,
         threads: options.threads,
         clients: options.clients,

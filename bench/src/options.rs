@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::failover::Fault;
-use crate::workload::{Distribution, KEYS_MAX, WorkloadKind};
+use crate::workload::{Distribution, KEYS_MAX, ReadSource, WorkloadKind};
 use clap::Parser;
 use corelith_bench::quantity::{positive, seconds, size};
 use std::path::PathBuf;
@@ -61,6 +61,9 @@ pub(crate) struct BenchOptions {
     /// Percentage of reads in a mixed workload
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) read_percent: u8,
+    /// Replicas that gets ask
+    #[arg(long, value_name = "REPLICAS", value_enum, default_value = "leader")]
+    pub(crate) read_from: ReadSource,
     /// Operations in flight at once, 1 to 100000; one run for each number of the list
     #[arg(long, value_name = "COUNT,...", value_delimiter = ',', default_value = "1,64,256,1000",
           value_parser = clap::value_parser!(u64).range(1..=IN_FLIGHT_MAX))]

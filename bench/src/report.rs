@@ -3,7 +3,7 @@
 use crate::abuse;
 use crate::driver::RunOutcome;
 use crate::failover;
-use crate::workload::{Distribution, WorkloadKind};
+use crate::workload::{Distribution, ReadSource, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
 use std::collections::BTreeMap;
@@ -39,6 +39,8 @@ pub(crate) struct Load {
     pub(crate) distribution: Distribution,
     /// Percentage of reads in mixed runs.
     pub(crate) read_percent: u8,
+    /// Replicas that gets ask.
+    pub(crate) read_from: ReadSource,
     /// Operations per second of an open loop.
     pub(crate) rate: Option<f64>,
     /// Threads of the driver.
@@ -73,6 +75,8 @@ pub(crate) struct RunFigures {
     not_started: u64,
     client_cpu_us_per_operation: Option<f64>,
     server_cpu_us_per_operation: Option<f64>,
+    /// Of each server: its CPU time over all operations, whoever answered them.
+    each_server_cpu_us_per_operation: Vec<f64>,
     server_written_bytes_per_operation: Option<f64>,
     server_resident_mib: Option<f64>,
     errors: BTreeMap<&'static str, u64>,
@@ -109,6 +113,11 @@ impl RunFigures {
             not_started: recorder.not_started,
             client_cpu_us_per_operation: each(outcome.client.cpu_seconds * 1e6),
             server_cpu_us_per_operation: of_servers(outcome.servers.cpu_seconds * 1e6),
+            each_server_cpu_us_per_operation: outcome
+                .servers_cpu_seconds
+                .iter()
+                .filter_map(|seconds| of_servers(seconds * 1e6))
+                .collect(),
             server_written_bytes_per_operation: of_servers(outcome.servers.written_bytes as f64),
             server_resident_mib: servers_known
                 .then(|| outcome.servers.resident_bytes as f64 / f64::from(1 << 20)),
@@ -177,6 +186,11 @@ impl RunFigures {
         for (kind, count) in &self.errors {
             let _ = writeln!(text, "    {count} operations failed: {kind}");
         }
+        if self.get.is_some() && !self.each_server_cpu_us_per_operation.is_empty() {
+            let each = self.each_server_cpu_us_per_operation.iter();
+            let each: Vec<String> = each.map(|micros| format!("{micros:.2}")).collect();
+            let _ = writeln!(text, "    us CPU of each node: {}", each.join(", "));
+        }
         if let Some(lag) = &self.start_lag {
             let _ = writeln!(
                 text,
@@ -236,6 +250,7 @@ mod tests {
             window: Duration::from_secs(2),
             client: usage(0.001),
             servers: usage(0.0015),
+            servers_cpu_seconds: vec![0.0005; 3],
         }
     }
 

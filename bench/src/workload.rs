@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use corelith_bench::random::{Random, scramble};
+use corelith_client::ReadFrom;
 
 /// Shortest key: eight characters hold enough digits for the largest key space.
 pub(crate) const KEY_SIZE_MIN: usize = 8;
@@ -24,6 +25,28 @@ pub(crate) enum WorkloadKind {
     Abuse,
     /// Faults of the nodes of the started cluster: how long writes wait (see --fault).
     Failover,
+}
+
+/// Replicas that gets ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ReadSource {
+    /// The leader.
+    Leader,
+    /// The nearest.
+    Nearest,
+    /// All in turn.
+    Any,
+}
+
+impl From<ReadSource> for ReadFrom {
+    fn from(source: ReadSource) -> Self {
+        match source {
+            ReadSource::Leader => Self::Leader,
+            ReadSource::Nearest => Self::Nearest,
+            ReadSource::Any => Self::Any,
+        }
+    }
 }
 
 /// How keys are chosen from the key space.

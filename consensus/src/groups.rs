@@ -138,6 +138,11 @@ impl Groups {
         self.inner.groups.borrow().values().cloned().collect()
     }
 
+    /// What the cores of the node share.
+    pub fn liveness(&self) -> Arc<Liveness> {
+        Arc::clone(&self.inner.liveness)
+    }
+
     /// The nodes that are refused, or refuse this one.
     pub fn strangers(&self) -> Vec<Stranger> {
         self.inner.link_config.acquaintances.strangers()
@@ -173,6 +178,7 @@ impl Groups {
     /// Gives the leads of this core away, as far as other nodes can take them, then stops all groups and
     /// closes their shards (which flushes them).
     pub async fn shutdown(&self) {
+        self.inner.liveness.drain();
         // They go on answering peers meanwhile, who elect another leader.
         let leading = self.all();
         futures_util::future::join_all(leading.iter().map(Group::give_lead_away)).await;

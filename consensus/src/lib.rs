@@ -48,6 +48,6 @@ pub use error::{GroupError, OpenError};
 pub use group::{Group, GroupStatus, ReadPoint, Role};
 pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
-pub use liveness::{Liveness, LivenessOptions};
+pub use liveness::{Liveness, LivenessOptions, PeerState};
 pub use options::{Options, Reads};
 pub use route::{GroupMember, Resolve, Route};

@@ -93,6 +93,23 @@ struct They {
     health: NodeHealth,
 }
 
+/// Another node, as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerState {
+    /// The other node.
+    pub node: NodeId,
+    /// Time since a beat of it came, or a reply to one.
+    pub heard: Option<Duration>,
+    /// Whether its promise counts for leaders on any core of this node.
+    pub counts: bool,
+    /// Whether this node's promise to leaders on any core of it runs.
+    pub promised: bool,
+    /// Whether its clock runs at the rate of this node's.
+    pub is_clock_right: bool,
+    /// How it is, as it said last.
+    pub health: NodeHealth,
+}
+
 /// Why a replica may not turn from its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -254,6 +271,23 @@ impl Liveness {
             .iter()
             .map(|(node, pair)| (*node, Arc::clone(pair)))
             .collect()
+    }
+
+    /// The other nodes that this one knows of.
+    pub fn peers(&self) -> Vec<PeerState> {
+        let now = corelith_io::now();
+        let peers = self.pairs().into_iter().map(|(node, pair)| {
+            let They { heard, health, .. } = lock(&pair.they).clone();
+            PeerState {
+                node,
+                heard: heard.map(|heard| now - heard),
+                counts: pair.counted.is_running(now),
+                promised: pair.promises().iter().any(|(_, until)| now < *until),
+                is_clock_right: pair.counted.is_rate_right(),
+                health,
+            }
+        });
+        peers.collect()
     }
 
     /// Rises when a peer has another epoch, start or health.

@@ -39,6 +39,9 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
     }
 }
 
+/// A node that another one has not heard for so long is named.
+const HEARD_MS_MAX: u64 = 1_000;
+
 /// Why replicas are down, by shard and node.
 type Reasons = BTreeMap<(u32, u64), String>;
 
@@ -164,6 +167,17 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
     for stranger in strangers(status) {
         down += &format!("refused by node {}: {}\n", stranger.by, stranger.why);
     }
+    for peer in peers(status) {
+        let troubles = peer.troubles();
+        if !troubles.is_empty() {
+            down += &format!(
+                "node {} says of node {}: {}\n",
+                peer.by,
+                peer.node,
+                troubles.join(", ")
+            );
+        }
+    }
     let text = format!("{}\n{}", nodes.text(), shards.text());
     match down.is_empty() {
         true => text,
@@ -197,6 +211,70 @@ fn strangers(status: &ClusterStatus) -> Vec<StrangerLine> {
         })
     });
     strangers.collect()
+}
+
+/// A node as another one sees it.
+#[derive(Serialize)]
+struct PeerLine<'a> {
+    kind: &'static str,
+    node: u64,
+    /// Which node sees it so.
+    by: u64,
+    /// Null if it was never heard.
+    heard_ms: Option<u64>,
+    /// Whether `by` counts on its promise.
+    counts: bool,
+    /// Whether the promise that `by` gave it runs.
+    promised: bool,
+    clock_right: bool,
+    health: &'a [String],
+}
+
+impl PeerLine<'_> {
+    /// What is not as it should be.
+    fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        match self.heard_ms {
+            None => troubles.push("it was never heard".to_owned()),
+            Some(ms) if ms >= HEARD_MS_MAX => troubles.push(format!("it was heard {ms} ms ago")),
+            Some(_) => {}
+        }
+        if !self.counts {
+            troubles.push("its promise does not count".to_owned());
+        }
+        if !self.clock_right {
+            troubles.push("its clock runs at another rate".to_owned());
+        }
+        troubles.extend(self.health.iter().map(|word| match word.as_str() {
+            "full" => "its disk is full".to_owned(),
+            "damaged" => "it has damaged files".to_owned(),
+            "draining" => "its leads are to leave it".to_owned(),
+            "slow" => "its disk is slow".to_owned(),
+            other => other.to_owned(),
+        }));
+        troubles
+    }
+}
+
+/// What the nodes say of each other.
+fn peers(status: &ClusterStatus) -> Vec<PeerLine<'_>> {
+    let replies = status
+        .nodes
+        .iter()
+        .filter_map(|node| node.reply.as_ref().ok());
+    let peers = replies.flat_map(|reply| {
+        reply.peers.iter().map(|peer| PeerLine {
+            kind: "peer",
+            node: peer.node,
+            by: reply.node,
+            heard_ms: peer.heard_ms,
+            counts: peer.counts,
+            promised: peer.promised,
+            clock_right: peer.is_clock_right,
+            health: &peer.health,
+        })
+    });
+    peers.collect()
 }
 
 #[derive(Serialize)]
@@ -295,6 +373,9 @@ fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failu
     }
     for stranger in strangers(status) {
         text += &output::json_line(&stranger)?;
+    }
+    for peer in peers(status) {
+        text += &output::json_line(&peer)?;
     }
     Ok(text)
 }

@@ -196,6 +196,8 @@ pub const STATUS_BYTES: usize = 1 << 10;
 pub const STATUS_SHARD_BYTES: usize = 128;
 /// Most bytes of what it says of one node that it refuses.
 pub const STATUS_STRANGER_BYTES: usize = 512;
+/// Longest line of it about another node that is none.
+pub const STATUS_PEER_BYTES: usize = 128;
 /// Most bytes of what it says of the storage of one shard, damage aside.
 pub const STORAGE_SHARD_BYTES: usize = 1 << 10;
 /// How long a core waits for what the others say of their shards.

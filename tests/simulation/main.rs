@@ -17,6 +17,7 @@
 mod chaos;
 mod client;
 mod cluster;
+mod exam;
 mod failover;
 mod link;
 mod nemesis;

@@ -2,6 +2,7 @@
 
 use corelith_io::sim::SimConfig;
 use corelith_shards::{Compression, Policy};
+use std::time::Duration;
 
 /// The rates of two clocks may differ by 0.5 %: beyond that nodes do not count on each other.
 pub(crate) const DRIFT_PPM_MAX: i32 = 2_400;
@@ -109,6 +110,27 @@ impl Plan {
             pause_ms: dice.pick(&[10, 40, 80]),
             long_every: dice.pick(&[10, 40, 1_000_000]),
             strikes: dice.between(8, 16),
+        }
+    }
+
+    /// How long a promise to a leader lasts, and so a lease at most.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.promise_ms)
+    }
+
+    /// Three nodes whose clocks are at the bound of their rates, and clients that give each shard something to do all
+    /// the time.
+    pub(crate) fn steady(seed: u64) -> Self {
+        let mut dice = Dice::new(!seed);
+        let clock = |_| dice.pick(&[-DRIFT_PPM_MAX, 0, DRIFT_PPM_MAX]);
+        Self {
+            clocks: (0..3).map(clock).collect(),
+            clients: 3,
+            lanes: 2,
+            keys: 24,
+            pause_ms: 40,
+            long_every: 1_000,
+            ..Self::plain(seed, 3)
         }
     }
 

@@ -66,7 +66,7 @@ const BUGS: [(Plant, Option<u64>); 40] = [
     (Plant::Group(GroupBug::ConfirmByOldAnswers), Some(76)),
     (Plant::Group(GroupBug::CreditLaterSends), None),
     (Plant::Group(GroupBug::DelayByAddress), Some(1)),
-    (Plant::Group(GroupBug::AnswerBehindFollowers), None),
+    (Plant::Group(GroupBug::AnswerBehindFollowers), Some(79)),
     (Plant::Group(GroupBug::PointBehindFollowers), None),
     (Plant::Group(GroupBug::FollowerAsksNobody), Some(1)),
     (Plant::Group(GroupBug::ShareQuestionOnItsWay), None),

@@ -7,6 +7,7 @@ use crate::plan::Plan;
 use crate::seeds::{on_all_processors, seeds};
 use crate::trial::Report;
 use bytes::Bytes;
+use corelith_client::session::{ReadFrom, Request, Source};
 use corelith_wire::request::Condition;
 use corelith_wire::response::Answer;
 use std::sync::Mutex;
@@ -147,4 +148,65 @@ fn a_minority_neither_reads_nor_writes() {
             assert!(put.is_err(), "{put:?}");
         }
     });
+}
+
+/// Reads from any replica are answered, with what was written before, while one of three nodes is cut off from the
+/// others but not from clients, is paused, or is down.
+#[test]
+fn reads_from_any_replica_go_on_while_one_node_is_in_trouble() {
+    for seed in seeds(2) {
+        for trouble in 0..3 {
+            let mut cluster = Cluster::start(&Plan::plain(seed, SHARDS));
+            cluster.wait_ready(WITHIN);
+            let map = cluster.map();
+            let client = cluster.sim.block_on(cluster.outside, async move {
+                let client = Client::new(map);
+                check_reads(&client, seed, 0).await;
+                client
+            });
+            let at = seed as usize % cluster.len();
+            let node = cluster.node(at);
+            let nodes = cluster.nodes();
+            let others: Vec<_> = nodes.into_iter().filter(|other| *other != node).collect();
+            match trouble {
+                0 => cluster.sim.net().partition(&[node], &others),
+                1 => cluster.sim.pause(node),
+                _ => cluster.crash(at),
+            }
+            let reader = client.clone();
+            cluster.sim.block_on(cluster.outside, async move {
+                check_reads(&reader, seed, 1).await;
+            });
+            match trouble {
+                0 => cluster.sim.net().heal_all(),
+                1 => cluster.sim.resume(node),
+                _ => cluster.restart(at),
+            }
+            cluster.sim.block_on(cluster.outside, async move {
+                check_reads(&client, seed, 2).await;
+            });
+        }
+    }
+}
+
+/// Writes keys and reads each from any replica a few times.
+async fn check_reads(client: &Client, seed: u64, round: u8) {
+    for n in 0..12u8 {
+        let key = Bytes::from(format!("k{n}"));
+        let value = Bytes::from(vec![n, round]);
+        let put = client.put(key.clone(), value.clone(), Condition::Any, WITHIN);
+        let Ok(Answer::Written { version, .. }) = put.await else {
+            panic!("seed {seed}, round {round}: put {n}");
+        };
+        for _ in 0..4 {
+            let source = Source::From(ReadFrom::Any);
+            let request = Request::Get { key: key.clone() };
+            let (outcome, _) = client.run_from(request, WITHIN, source).await;
+            let read = match outcome {
+                Ok(Answer::Value { version, value, .. }) => (version, value),
+                other => panic!("seed {seed}, round {round}: get {n}: {other:?}"),
+            };
+            assert_eq!(read, (version, value.clone()), "seed {seed}, round {round}");
+        }
+    }
 }

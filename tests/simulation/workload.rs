@@ -8,7 +8,7 @@ use corelith_client::Error;
 use corelith_client::session::{ReadFrom, Request, Source};
 use corelith_history::{Condition, Value};
 use corelith_io::random_u64;
-use corelith_io::sim::Sim;
+use corelith_io::sim::{Sim, SimNode};
 use corelith_shards::ShardId;
 use corelith_wire::NodeId;
 use corelith_wire::map::ClusterMap;
@@ -55,6 +55,13 @@ impl Workload {
             running: Cell::new(plan.clients * plan.lanes),
             clients: Cell::new(0),
         })
+    }
+
+    /// One more client, on a machine of its own.
+    pub(crate) fn join(self: &Rc<Self>, machine: SimNode) {
+        self.running.set(self.running.get() + self.plan.lanes);
+        let workload = Rc::clone(self);
+        self.sim.start(machine, 0, move || workload.run_client());
     }
 
     /// One client: its lanes work side by side until they are told to stop.

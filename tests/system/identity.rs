@@ -417,16 +417,16 @@ async fn other_settings() {
     let client = cluster.client().await;
     written.more(&client).await;
     cluster.kill(3);
-    let timers = |c: String| format!("{c}\n[raft]\nheartbeat_ms = 150\nelection_ms = 1500\n");
+    let reads = |c: String| c.replace("shards = 4", "shards = 4\nreads = \"quorum\"");
     let cores =
         |c: String| c.replacen("host = \"127.0.0.1\"", "cores = 2\nhost = \"127.0.0.1\"", 1);
     type Edit<'a> = &'a dyn Fn(String) -> String;
     let table: [(Edit<'_>, &[&str]); 2] = [
         (
-            &timers,
+            &reads,
             &[
                 "other settings",
-                "raft.election_ms is 1500 here and 750 there",
+                "cluster.reads (0 is lease, 1 quorum) is 1 here and 0 there",
             ],
         ),
         (&cores, &["other settings", "nodes and their cores"]),
@@ -438,6 +438,12 @@ async fn other_settings() {
         written.more(&client).await;
         cluster.kill(3);
     }
+    // The lengths of beats and promises are each node's own affair.
+    let slower = |c: String| format!("{c}\n[liveness]\nbeat_ms = 100\npromise_ms = 1000\n");
+    cluster.spawn_with(3, slower);
+    println!("{}", cluster.wait_for_line("node-3", &["ready"]));
+    written.more(&client).await;
+    cluster.kill(3);
     let shards = |c: String| c.replace("shards = 4", "shards = 8");
     cluster.spawn_with(3, shards);
     println!(

@@ -2,8 +2,10 @@
 
 mod cluster;
 
+use crate::planted::{Bug, plant};
 use cluster::Nodes;
 use corelith_io::sim::SimConfig;
+use std::cell::RefCell;
 use std::time::Duration;
 
 const PROMISE: Duration = Duration::from_millis(300);
@@ -134,7 +136,7 @@ fn a_clock_that_runs_at_another_rate_does_not_count_until_it_is_right() {
 }
 
 /// One run with faults at random; nobody ever counts on more than is promised.
-fn chaos(seed: u64) {
+fn chaos(seed: u64) -> Option<String> {
     let count = 2 + (seed % 2) as usize;
     let config = SimConfig {
         clock_drift_ppm_max: 0,
@@ -146,34 +148,18 @@ fn chaos(seed: u64) {
         nodes.sim.set_clock_drift(nodes.nodes[at], ppm);
         nodes.start(at);
     }
+    let wrong = RefCell::new(None);
+    let look = || {
+        let mut wrong = wrong.borrow_mut();
+        *wrong = wrong.take().or_else(|| nodes.wrong());
+        wrong.is_some()
+    };
     for _ in 0..60 {
-        let at = nodes.sim.random_below(count as u64) as usize;
-        let other = (at + 1 + nodes.sim.random_below(count as u64 - 1) as usize) % count;
-        let (a, b) = (nodes.nodes[at], nodes.nodes[other]);
-        match nodes.sim.random_below(14) {
-            0 => nodes.cut_one_way(at, other),
-            1 => nodes.sim.net().cut(a, b),
-            2 | 3 => nodes.sim.net().heal_all(),
-            4 => nodes.sim.pause(a),
-            5 | 6 => nodes.sim.resume(a),
-            7 => nodes.crash(at),
-            8 => nodes.kill(at),
-            9 => nodes
-                .sim
-                .net()
-                .clog(a, b, millis(nodes.sim.random_below(400))),
-            10 => nodes.sim.net().reset(a, b),
-            11 => {
-                let pulses = &mut nodes.has_pulse.borrow_mut()[at];
-                *pulses = !*pulses;
-            }
-            _ => drop(nodes.turn(at, other)),
-        }
-        if nodes.sim.random_below(3) == 0 {
-            (0..count).for_each(|at| nodes.start(at));
-        }
+        strike(&nodes, count);
         let pause = millis(nodes.sim.random_below(250));
-        nodes.run(pause, || nodes.check());
+        if nodes.sim.run_until(look, pause) {
+            return wrong.take();
+        }
     }
     nodes.sim.net().heal_all();
     for at in 0..count {
@@ -183,16 +169,67 @@ fn chaos(seed: u64) {
         nodes.start(at);
     }
     nodes.wait_for("all count all at last", Duration::from_secs(40), || {
-        nodes.check();
-        nodes.all_count()
+        look() || nodes.all_count()
     });
+    wrong.take()
+}
+
+fn strike(nodes: &Nodes, count: usize) {
+    let at = nodes.sim.random_below(count as u64) as usize;
+    let other = (at + 1 + nodes.sim.random_below(count as u64 - 1) as usize) % count;
+    let (a, b) = (nodes.nodes[at], nodes.nodes[other]);
+    match nodes.sim.random_below(16) {
+        0 => nodes.cut_one_way(at, other),
+        1 => nodes.sim.net().cut(a, b),
+        2 | 3 => nodes.sim.net().heal_all(),
+        4 => nodes.sim.pause(a),
+        5 | 6 => nodes.sim.resume(a),
+        7 => nodes.crash(at),
+        8 => nodes.kill(at),
+        9 => {
+            let delay = millis(nodes.sim.random_below(400));
+            nodes.sim.net().clog(a, b, delay);
+        }
+        10 => nodes.sim.net().reset(a, b),
+        11 => {
+            let pulses = &mut nodes.has_pulse.borrow_mut()[at];
+            *pulses = !*pulses;
+        }
+        12 | 13 => nodes.acknowledge(at, other),
+        _ => drop(nodes.turn(at, other)),
+    }
+    if nodes.sim.random_below(3) == 0 {
+        (0..count).for_each(|at| nodes.start(at));
+    }
 }
 
 #[test]
 fn nobody_counts_on_more_than_is_promised() {
     let seeds = std::env::var("CORELITH_SIM_SEEDS").ok();
     let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
-    (0..seeds).for_each(chaos);
+    for seed in 0..seeds {
+        assert_eq!(chaos(seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for bug in [
+        Bug::VoteAfterRestart,
+        Bug::ShortEmbargo,
+        Bug::VoteWhilePromised,
+        Bug::IgnoreEpoch,
+        Bug::KeepEpoch,
+        Bug::CountFromReceipt,
+        Bug::IgnoreDrift,
+        Bug::ShortenPromise,
+    ] {
+        plant(Some(bug));
+        let found = (0..1_000).find(|seed| chaos(*seed).is_some());
+        plant(None);
+        println!("{bug:?}: seed {found:?}");
+        assert!(found.is_some(), "{bug:?} is not found");
+    }
 }
 
 #[test]

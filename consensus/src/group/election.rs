@@ -134,7 +134,8 @@ impl GroupInner {
         if !self.health().is_well() {
             steps += u32::try_from(self.members.len()).unwrap_or(0);
         }
-        if !vote.committed && vote.node != self.me && vote.term > Term(0) {
+        let has_candidate = !vote.committed && vote.node != self.me && vote.term > Term(0);
+        if has_candidate || self.turning.is_left_to_another(leader_of_vote(vote)) {
             steps += STEPS_OF_A_CANDIDATE;
         }
         let pause = match attempts {

@@ -35,6 +35,8 @@ pub(super) struct Turning {
     followed: Cell<Option<Followed>>,
     /// A leader that has said that it leads no more.
     released: Cell<Option<Leader>>,
+    /// A leader that has handed its lead over to another replica.
+    left_to_another: Cell<Option<Leader>>,
     /// Whether the leader is being asked whether it leads.
     is_asking: Cell<bool>,
     /// The leader that has handed its lead over to this replica.
@@ -97,6 +99,11 @@ impl Turning {
     /// Notes that a leader leads no more.
     pub(super) fn release(&self, leader: Leader) {
         self.released.set(self.released.get().max(Some(leader)));
+    }
+
+    /// Whether a leader has handed its lead over to another replica, which is to stand first.
+    pub(super) fn is_left_to_another(&self, leader: Leader) -> bool {
+        self.left_to_another.get() == Some(leader)
     }
 
     /// Whether a leader is known to lead no more.
@@ -228,6 +235,7 @@ impl Group {
         }
         inner.turning.release(leader);
         if transfer.to != inner.me {
+            inner.turning.left_to_another.set(Some(leader));
             inner.wake.notify_one();
             return Ok(true);
         }

@@ -66,6 +66,18 @@ impl Counted {
         self.until(core, epoch).is_some_and(|until| now < until)
     }
 
+    /// Whether a promise counts at `now`, for leaders on any core.
+    pub(super) fn is_running(&self, now: Instant) -> bool {
+        let epoch = self.epoch();
+        let mut cores = (0..).zip(&self.until);
+        epoch.is_some_and(|epoch| cores.any(|(core, _)| self.holds(core, epoch, now)))
+    }
+
+    /// Whether the other node's clock runs as fast as this node's.
+    pub(super) fn is_rate_right(&self) -> bool {
+        self.is_rate_right.load(Ordering::SeqCst)
+    }
+
     /// Notes what was promised in the reply to a beat that was sent at `sent` and came at `now`; whether the
     /// epoch is another one.
     pub(super) fn promised(

@@ -5,15 +5,17 @@ use crate::node::cluster::placement::Placement;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
 use crate::node::mesh::Mesh;
-use corelith_consensus::{Group, Role};
+use corelith_consensus::{Group, Liveness, PeerState, Role};
 use corelith_io::Instant;
 use corelith_shards::LogId;
 use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
+use corelith_wire::peer::Health;
 use corelith_wire::response::Answer;
-use corelith_wire::status::{NodeStranger, ShardRole, ShardStatus, StatusReply};
+use corelith_wire::status::{NodePeer, NodeStranger, ShardRole, ShardStatus, StatusReply};
 use corelith_wire::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Tells the state of the node to clients of one core. Belongs to that core.
 pub(crate) struct NodeStatus {
@@ -22,6 +24,7 @@ pub(crate) struct NodeStatus {
     groups: Rc<LocalGroups>,
     mesh: Rc<Mesh>,
     desk: Rc<Desk>,
+    liveness: Arc<Liveness>,
 }
 
 impl NodeStatus {
@@ -30,6 +33,7 @@ impl NodeStatus {
         groups: Rc<LocalGroups>,
         mesh: Rc<Mesh>,
         desk: Rc<Desk>,
+        liveness: Arc<Liveness>,
     ) -> Rc<Self> {
         Rc::new(Self {
             started: corelith_io::now(),
@@ -37,6 +41,7 @@ impl NodeStatus {
             groups,
             mesh,
             desk,
+            liveness,
         })
     }
 
@@ -61,6 +66,7 @@ impl NodeStatus {
             cores: me.map_or(0, |member| member.cores),
             shards,
             strangers: strangers.collect(),
+            peers: self.liveness.peers().iter().map(node_peer).collect(),
         })
     }
 
@@ -87,7 +93,8 @@ impl NodeStatus {
     pub(crate) fn status_bytes_max(&self) -> usize {
         limits::STATUS_BYTES
             + self.shards_max() * limits::STATUS_SHARD_BYTES
-            + self.placement.members().len() * limits::STATUS_STRANGER_BYTES
+            + self.placement.members().len()
+                * (limits::STATUS_STRANGER_BYTES + limits::STATUS_PEER_BYTES)
     }
 
     /// Longest answer to a question for the storage.
@@ -113,6 +120,32 @@ impl NodeStatus {
         };
         let answers = self.mesh.ask_all(&self.groups, of_core).await;
         answers.into_iter().flatten().collect()
+    }
+}
+
+fn node_peer(peer: &PeerState) -> NodePeer {
+    let Health {
+        is_disk_full,
+        is_damaged,
+        is_draining,
+        is_slow,
+    } = peer.health.node;
+    let is_damaged = is_damaged || peer.health.has_more || !peer.health.damaged.is_empty();
+    let words = [
+        ("full", is_disk_full),
+        ("damaged", is_damaged),
+        ("draining", is_draining),
+        ("slow", is_slow),
+    ];
+    let health = words.into_iter().filter(|(_, is_so)| *is_so);
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    NodePeer {
+        node: peer.node.0,
+        heard_ms: peer.heard.map(milliseconds),
+        counts: peer.counts,
+        promised: peer.promised,
+        is_clock_right: peer.is_clock_right,
+        health: health.map(|(word, _)| word.to_owned()).collect(),
     }
 }
 

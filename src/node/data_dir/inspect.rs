@@ -74,6 +74,7 @@ fn describe(identity: &Identity) -> String {
         ),
         ("store id", identity.store.to_string()),
         ("starts", identity.incarnation.to_string()),
+        ("longest promise", format!("{} ms", identity.promise_ms_max)),
         ("cores", identity.cores.to_string()),
         ("shards", identity.shards.to_string()),
         ("replicas", identity.replicas.to_string()),

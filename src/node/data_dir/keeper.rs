@@ -5,6 +5,9 @@
 //! * Nothing is answered before what follows from it is durable. While it cannot be written, nothing is
 //!   answered.
 
+#[cfg(test)]
+mod tests;
+
 use crate::node::cluster::formation::Acceptor;
 use crate::node::cluster::judge::{Judgement, judge};
 use crate::node::cluster::standing::{Exclusion, refusal};

@@ -134,6 +134,7 @@ fn new_server(
             Rc::clone(&local),
             Rc::clone(&mesh),
             Rc::clone(desk),
+            groups.liveness(),
         ),
         mesh,
         groups: local,

@@ -23,6 +23,9 @@
 //! applies once. If it cannot find out whether a write was applied, it returns
 //! [`Error::Indeterminate`].
 //!
+//! **Reads from any replica.** Reads ask the leader of their shard, unless [`ReadFrom`] says otherwise, for a client
+//! ([`ClientBuilder::read_from`]) or a read. They are linearizable in any case.
+//!
 //! **Keys** are anything that is `AsRef<[u8]>`, borrowed or owned. They are copied, since they are
 //! short. **Values** are anything that is [`IntoValue`]; owned values are not copied.
 //!
@@ -81,8 +84,8 @@ pub use read::{Entry, EntryHead, Get, Lookup};
 pub use replicas::ReadFrom;
 pub use scan::{Scan, ScanToken};
 pub use status::{
-    ClusterStatus, DamagedPlace, LevelStorage, NodeStatus, NodeStorage, NodeStranger, ScrubState,
-    ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
+    ClusterStatus, DamagedPlace, LevelStorage, NodePeer, NodeStatus, NodeStorage, NodeStranger,
+    ScrubState, ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
 };
 pub use value::IntoValue;
 pub use write::{Delete, Put, Written};

@@ -12,7 +12,7 @@ use corelith_wire::{DecodeError, Epoch, Head, Kind, NodeId, Outbox, ShardId};
 use futures_util::future::join_all;
 use std::sync::Arc;
 
-pub use corelith_wire::status::{NodeStranger, ShardRole, ShardStatus, StatusReply};
+pub use corelith_wire::status::{NodePeer, NodeStranger, ShardRole, ShardStatus, StatusReply};
 pub use corelith_wire::storage::{
     DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply,
 };

@@ -10,6 +10,7 @@ use corelith_wire::peer::{Introduction, PromiseEpoch, Settings, Verdict};
 use corelith_wire::{ClusterId, Epoch, FullClusterId, NodeId, Start, StoreId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +31,17 @@ pub(super) struct Nodes {
     running: Rc<RefCell<Vec<Option<Arc<Liveness>>>>>,
     /// Starts of each node so far.
     starts: RefCell<Vec<u64>>,
+    /// How often (who, from whom) has turned.
+    turns: RefCell<BTreeMap<(usize, usize), u64>>,
+    /// What (a leader on a node, a replica on another) said last: epoch, and start and turns of the replica then.
+    acks: RefCell<BTreeMap<(usize, usize), Ack>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ack {
+    epoch: PromiseEpoch,
+    start: u64,
+    turns: u64,
 }
 
 fn id(at: usize) -> NodeId {
@@ -46,6 +58,8 @@ impl Nodes {
             has_pulse: Rc::new(RefCell::new(vec![true; count])),
             running: Rc::new(RefCell::new(vec![None; count])),
             starts: RefCell::new(vec![0; count]),
+            turns: RefCell::default(),
+            acks: RefCell::default(),
         }
     }
 
@@ -186,10 +200,33 @@ impl Nodes {
     pub(super) fn turn(&self, by: usize, from: usize) -> bool {
         let turned = self.at(by, |liveness| {
             let pair = liveness.pair(id(from));
-            pair.turn(StoreId(from as u128 + 1), 0, corelith_io::now())
-                .is_ok()
+            // As the door of a group does it, which also knows of the embargo.
+            let is_free = liveness.embargo_until().is_none();
+            let store = StoreId(from as u128 + 1);
+            is_free && pair.turn(store, 0, corelith_io::now()).is_ok()
         });
+        if turned == Some(true) {
+            *self.turns.borrow_mut().entry((by, from)).or_default() += 1;
+        }
         turned == Some(true)
+    }
+
+    /// A replica on `by` acknowledges a leader on `to`.
+    pub(super) fn acknowledge(&self, by: usize, to: usize) {
+        let epoch = self.at(by, |liveness| liveness.pair(id(to)).epoch());
+        if let Some(epoch) = epoch.filter(|_| self.is_up(to)) {
+            let ack = self.now_at(by, to, epoch);
+            self.acks.borrow_mut().insert((to, by), ack);
+        }
+    }
+
+    fn now_at(&self, by: usize, to: usize, epoch: PromiseEpoch) -> Ack {
+        let turns = self.turns.borrow().get(&(by, to)).copied();
+        Ack {
+            epoch,
+            start: self.starts.borrow()[by],
+            turns: turns.unwrap_or_default(),
+        }
     }
 
     pub(super) fn all_count(&self) -> bool {
@@ -198,23 +235,43 @@ impl Nodes {
             .all(|by| all.clone().all(|of| by == of || self.counts(by, of)))
     }
 
-    /// Asserts that whoever is counted has promised that, and has not turned; one that has started anew since
-    /// is bound by its embargo.
-    pub(super) fn check(&self) {
-        for (by, of) in (0..self.nodes.len()).flat_map(|by| self.others(by).map(move |of| (by, of)))
-        {
-            let Some(epoch) = self.epoch_counted(by, of) else {
-                continue;
+    /// What is wrong: whoever is counted has not promised that, or has turned since it acknowledged. One that
+    /// has started anew since is bound by its embargo.
+    pub(super) fn wrong(&self) -> Option<String> {
+        let all = 0..self.nodes.len();
+        let pairs = all.flat_map(|by| self.others(by).map(move |of| (by, of)));
+        pairs.into_iter().find_map(|(by, of)| {
+            let Some(ack) = self.acks.borrow().get(&(by, of)).copied() else {
+                return self.is_promised(by, of);
             };
-            if !self.counts_in(by, of, epoch) {
-                continue;
+            let is_bound = ack == self.now_at(of, by, ack.epoch) || self.is_embargoed(of);
+            match self.counts_in(by, of, ack.epoch) && self.is_up(of) && !is_bound {
+                true => Some(format!("{by} counts on {of} as of {ack:?}")),
+                false => self.is_promised(by, of),
             }
-            let is_bound = self.at(of, |liveness| {
-                let is_same = liveness.pair(id(by)).epoch() == epoch;
-                (is_same && self.promises(of, by)) || liveness.embargo_until().is_some()
-            });
-            assert_ne!(is_bound, Some(false), "{by} counts on {of} in {epoch}");
+        })
+    }
+
+    fn is_embargoed(&self, at: usize) -> bool {
+        let embargo = self.at(at, Liveness::embargo_until);
+        embargo.flatten().is_some()
+    }
+
+    /// What is wrong with the promise of `of` that `by` counts on.
+    fn is_promised(&self, by: usize, of: usize) -> Option<String> {
+        let epoch = self.epoch_counted(by, of)?;
+        if !self.counts_in(by, of, epoch) || !self.is_up(of) {
+            return None;
         }
+        let now = self.at(of, |liveness| liveness.pair(id(by)).epoch());
+        let is_same = now == Some(epoch) && self.promises(of, by);
+        let is_bound = is_same || self.is_embargoed(of);
+        (!is_bound).then(|| format!("{by} counts on {of} in {epoch}, which is in {now:?}"))
+    }
+
+    /// Asserts that nothing is wrong.
+    pub(super) fn check(&self) {
+        assert_eq!(self.wrong(), None);
     }
 
     /// Beats that all nodes together have taken.

@@ -9,6 +9,8 @@ mod mock;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod scans;
 #[cfg(test)]
 mod silence;

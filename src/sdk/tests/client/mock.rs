@@ -76,6 +76,12 @@ pub(crate) struct State {
     /// A node whose data is damaged, and how many reads of a shard that it leads it refuses before it hands
     /// the lead to node 2.
     pub(crate) damaged: Option<(u64, usize)>,
+    /// Whether followers answer reads that let them, as current releases do.
+    pub(crate) knows_followers: bool,
+    /// The nodes that answered gets of a key and scans.
+    pub(crate) answered_by: Vec<u64>,
+    /// How long each node's answers take to arrive.
+    pub(crate) distances: BTreeMap<u64, Duration>,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -125,6 +131,9 @@ impl Mock {
             welcome: Box::new(|_: &mut Welcome| {}),
             knows_heads: true,
             damaged: None,
+            knows_followers: true,
+            answered_by: Vec::new(),
+            distances: BTreeMap::new(),
         }));
         let mut mock = Self {
             state,
@@ -238,6 +247,10 @@ async fn connection(state: Arc<Mutex<State>>, node: u64, core: u16, mut stream: 
                 }
             }
         }
+        let distance = lock(&state).distances.get(&node).copied();
+        if let Some(distance) = distance {
+            tokio::time::sleep(distance).await;
+        }
         let mut bytes = Vec::new();
         out.slices()
             .for_each(|slice| bytes.extend_from_slice(slice));
@@ -320,7 +333,10 @@ impl State {
             meta: ReplyMeta::default(),
             failure,
         };
-        if leader != node {
+        let is_read = matches!(kind, Kind::GET | Kind::SCAN);
+        let may_follow = frame.header.flags.contains(Flags::FOLLOWER_MAY_ANSWER);
+        let follows = is_read && may_follow && self.knows_followers;
+        if leader != node && !follows {
             return fail(Failure::NotLeader { leader });
         }
         if let Some((damaged, reads_left)) = &mut self.damaged
@@ -332,6 +348,9 @@ impl State {
                 None => self.leaders[shard as usize] = 2,
             }
             return fail(Failure::Corrupt);
+        }
+        if is_read && !is_probe(frame) {
+            self.answered_by.push(node);
         }
         let shard_count = self.map.shard_count();
         let heads = frame.header.flags.contains(Flags::WITHOUT_VALUES);
@@ -506,4 +525,10 @@ pub(crate) fn silent_and_closed() -> (std::net::TcpListener, String, String) {
     let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap().to_string();
     let (at, gone) = (address(&silent), address(&closed));
     (silent, at, gone)
+}
+
+/// Whether it only measures how far the node is away.
+fn is_probe(frame: &Frame) -> bool {
+    frame.header.head.kind == Kind::GET
+        && GetRequest::parse(frame.body()).is_ok_and(|request| request.key.is_empty())
 }

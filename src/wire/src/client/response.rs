@@ -273,10 +273,14 @@ fn row(key: &[u8], value_len: u32, version: u64) -> [u8; limits::SCAN_ITEM_BYTES
 
 /// Appends the state of a node.
 pub fn encode_status_reply(out: &mut Outbox, head: Head, status: &StatusReply) {
+    encode_status_reply_for(version::NEWEST, out, head, status);
+}
+
+fn encode_status_reply_for(version: u16, out: &mut Outbox, head: Head, status: &StatusReply) {
     let head = head.of_kind(Kind::STATUS_REPLY);
     FrameBuilder::begin(out.buffer(), head)
         .nested(status)
-        .seal_with(status.behind().as_bytes());
+        .seal_with(status.behind(version).as_bytes());
 }
 
 /// Appends the state of a node's storage.
@@ -525,6 +529,9 @@ pub fn encode_for(version: u16, out: &mut Outbox, head: Head, answer: &Answer) {
         version >= version::OLDEST,
         "the handshake refuses version {version}"
     );
+    if let Answer::Status(status) = answer {
+        return encode_status_reply_for(version, out, head, status);
+    }
     if version >= 2 {
         return encode_newest(out, head, answer);
     }

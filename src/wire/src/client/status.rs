@@ -25,6 +25,67 @@ pub struct StatusReply {
     /// Nodes that it refuses. They travel behind the rest, where older clients do not look.
     #[rkyv(with = Skip)]
     pub strangers: Vec<NodeStranger>,
+    /// The other nodes as it sees them; since version 3, and also behind the rest.
+    #[rkyv(with = Skip)]
+    pub peers: Vec<NodePeer>,
+}
+
+/// Another node, as one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePeer {
+    /// The other node.
+    pub node: u64,
+    /// Time since a beat of it came, or a reply, in milliseconds.
+    pub heard_ms: Option<u64>,
+    /// Whether its promise counts: that its replicas vote for nobody against the leaders on this node.
+    pub counts: bool,
+    /// Whether the promise that it was given runs.
+    pub promised: bool,
+    /// Whether its clock runs at the rate of this node's.
+    pub is_clock_right: bool,
+    /// What speaks against its leading, in one word each.
+    pub health: Vec<String>,
+}
+
+/// What a line about a peer begins with, where one about a stranger has a number.
+const PEER_LINE: &str = "peer ";
+
+impl NodePeer {
+    fn line(&self) -> String {
+        let heard = self.heard_ms.map_or("-".to_owned(), |ms| ms.to_string());
+        let flags = [self.counts, self.promised, self.is_clock_right].map(u8::from);
+        let [counts, promised, is_clock_right] = flags;
+        let health = self.health.join(",");
+        format!(
+            "{PEER_LINE}{} {heard} {counts} {promised} {is_clock_right} {health}\n",
+            self.node
+        )
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let node = fields.next()?.parse().ok()?;
+        let heard_ms = match fields.next()? {
+            "-" => None,
+            ms => Some(ms.parse().ok()?),
+        };
+        let mut flag = || match fields.next()? {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        };
+        let (counts, promised, is_clock_right) = (flag()?, flag()?, flag()?);
+        // Whatever a newer one says behind it is not known.
+        let health = fields.next()?.split(',').filter(|word| !word.is_empty());
+        Some(Self {
+            node,
+            heard_ms,
+            counts,
+            promised,
+            is_clock_right,
+            health: health.map(str::to_owned).collect(),
+        })
+    }
 }
 
 /// A node that another one refuses.
@@ -87,10 +148,12 @@ impl StatusReply {
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
         {
-            let line = std::str::from_utf8(line).ok();
-            let (node, why) = line
-                .and_then(|line| line.split_once(' '))
-                .ok_or(malformed)?;
+            let line = std::str::from_utf8(line).map_err(|_| malformed)?;
+            if let Some(peer) = line.strip_prefix(PEER_LINE) {
+                reply.peers.push(NodePeer::parse(peer).ok_or(malformed)?);
+                continue;
+            }
+            let (node, why) = line.split_once(' ').ok_or(malformed)?;
             reply.strangers.push(NodeStranger {
                 node: node.parse().map_err(|_| malformed)?,
                 why: why.to_owned(),
@@ -99,12 +162,48 @@ impl StatusReply {
         Ok(reply)
     }
 
-    /// What goes behind the rest: a line for each stranger, its node and the reason.
-    pub(crate) fn behind(&self) -> String {
+    /// What goes behind the rest for a side of that version: a line for each stranger, its node and the reason, and
+    /// one for each peer.
+    pub(crate) fn behind(&self, version: u16) -> String {
         let lines = self.strangers.iter().map(|stranger| {
             let why = stranger.why.replace('\n', " ");
             format!("{} {why}\n", stranger.node)
         });
-        lines.collect()
+        // An older side would take them for strangers.
+        let peers: &[NodePeer] = if version < 3 { &[] } else { &self.peers };
+        lines.chain(peers.iter().map(NodePeer::line)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_about_a_peer_is_read_or_malformed() {
+        let peer = NodePeer {
+            node: 2,
+            heard_ms: Some(5),
+            counts: true,
+            promised: true,
+            is_clock_right: false,
+            health: vec!["slow".to_owned()],
+        };
+        assert_eq!(peer.line(), "peer 2 5 1 1 0 slow\n");
+        let table = [
+            ("2 5 1 1 0 slow", true),
+            ("2 - 1 1 0 ", true),
+            ("2 5 1 1 0 slow,new and what is not known", true),
+            ("", false),
+            ("2", false),
+            ("x - 1 1 1 ", false),
+            ("2 5 1 1 2 ", false),
+            ("2 x 1 1 1 ", false),
+            ("2 - 1 1 1", false),
+        ];
+        for (line, is_right) in table {
+            assert_eq!(NodePeer::parse(line).is_some(), is_right, "{line}");
+        }
+        assert_eq!(NodePeer::parse("2 5 1 1 0 slow"), Some(peer));
     }
 }

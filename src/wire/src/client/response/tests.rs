@@ -2,7 +2,7 @@ use super::*;
 use crate::frame::{Accepts, FrameParser};
 use crate::ids::{ClusterId, Epoch, RequestId, ShardId};
 use crate::map::MapNode;
-use crate::status::{ShardRole, ShardStatus};
+use crate::status::{NodePeer, NodeStranger, ShardRole, ShardStatus};
 use crate::storage::{DamagedPlace, LevelStorage, ShardStorage};
 use bytes::BytesMut;
 
@@ -41,7 +41,43 @@ fn status() -> StatusReply {
         node: 1,
         version: "0.1.0".into(),
         shards: vec![shard, ShardStatus { shard: 2, ..shard }],
+        strangers: vec![NodeStranger {
+            node: 3,
+            why: "it is a copy".into(),
+        }],
+        peers: vec![
+            NodePeer {
+                node: 2,
+                heard_ms: Some(45),
+                counts: true,
+                promised: false,
+                is_clock_right: true,
+                health: vec!["full".into(), "slow".into()],
+            },
+            NodePeer {
+                node: 3,
+                ..Default::default()
+            },
+        ],
         ..Default::default()
+    }
+}
+
+/// To an older side a line about a peer would be a stranger's, or malformed.
+#[test]
+fn older_sides_hear_of_no_peers() {
+    for (version, expected) in [(1, 0), (2, 0), (3, 2)] {
+        let mut out = Outbox::default();
+        encode_for(version, &mut out, HEAD, &Answer::Status(status()));
+        let mut bytes = BytesMut::new();
+        for slice in out.slices() {
+            bytes.extend_from_slice(slice);
+        }
+        let frame = FrameParser::new(Accepts::Answers).take(&mut bytes).next();
+        let Ok(Answer::Status(read)) = Answer::parse(&frame.unwrap().unwrap()) else {
+            panic!("a status");
+        };
+        assert_eq!((read.peers.len(), read.strangers.len()), (expected, 1));
     }
 }
 

@@ -1,0 +1,84 @@
+//! Disks that are slow, or hang.
+
+use super::watch::p99;
+use super::{check, led_by, others, some_lead, steady};
+use crate::trial::Report;
+use corelith_io::sim::IoKind;
+use corelith_shards::ShardId;
+use std::rc::Rc;
+use std::time::Duration;
+
+const WARM_UP: Duration = Duration::from_secs(5);
+
+/// A node's disk answers nothing for a minute: shards that it does not lead do not feel it.
+pub(crate) fn hanging(seed: u64) -> Report {
+    let mut trial = steady(seed);
+    let shards = trial.plan.shards;
+    let workload = Rc::clone(&trial.workload);
+    trial.safety(|cluster| {
+        let sim = cluster.sim.clone();
+        let began = sim.now();
+        sim.run_for(WARM_UP);
+        let lead = some_lead(cluster, shards);
+        let led = led_by(cluster, lead.at);
+        let all = (0..shards).map(ShardId);
+        let spared: Vec<ShardId> = all.filter(|shard| !led.contains(shard)).collect();
+        let from = sim.now();
+        sim.disk(lead.node).hold(&IoKind::ALL);
+        sim.run_for(Duration::from_secs(60));
+        let until = sim.now();
+        sim.disk(lead.node).release();
+        let history = workload.notes.history.borrow();
+        let usual = p99(&history, &spared, began, from);
+        let meanwhile = p99(&history, &spared, from, until);
+        assert!(
+            meanwhile <= 2 * usual,
+            "p99 of shards that are led elsewhere: {meanwhile:?} instead of {usual:?}"
+        );
+    });
+    trial.end(|_| ())
+}
+
+#[test]
+fn a_disk_that_hangs_a_minute_does_not_slow_other_shards() {
+    check(1, hanging);
+}
+
+/// A follower's disk is 100 times slower: a majority does not wait for it.
+pub(crate) fn slow_follower(seed: u64) -> Report {
+    let mut trial = steady(seed);
+    let shards = trial.plan.shards;
+    let workload = Rc::clone(&trial.workload);
+    trial.safety(|cluster| {
+        let sim = cluster.sim.clone();
+        sim.run_for(WARM_UP);
+        let lead = some_lead(cluster, shards);
+        let follower = others(cluster, lead.node)[sim.random_below(2) as usize];
+        let at = cluster.nodes().iter().position(|node| *node == follower);
+        let led = led_by(cluster, at.unwrap());
+        let all = (0..shards).map(ShardId);
+        let meant: Vec<ShardId> = all.filter(|shard| !led.contains(shard)).collect();
+        let began = sim.now();
+        sim.run_for(3 * WARM_UP);
+        let from = sim.now();
+        sim.disk(follower).set_slowness(100);
+        sim.run_for(3 * WARM_UP);
+        let until = sim.now();
+        sim.disk(follower).heal();
+        let history = workload.notes.history.borrow();
+        let (usual, meanwhile) = (
+            p99(&history, &meant, began, from),
+            p99(&history, &meant, from, until),
+        );
+        assert!(
+            2 * meanwhile <= 3 * usual,
+            "p99 with a slow follower: {meanwhile:?} instead of {usual:?}"
+        );
+    });
+    trial.end(|_| ())
+}
+
+#[test]
+fn a_slow_follower_does_not_slow_a_quorum() {
+    check(1, slow_follower);
+}

@@ -6,6 +6,7 @@
 
 mod crash;
 mod disk;
+mod lead;
 mod load;
 mod network;
 mod time;

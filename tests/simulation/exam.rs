@@ -6,6 +6,7 @@
 
 mod crash;
 mod disk;
+mod lead;
 mod load;
 mod network;
 mod time;
@@ -26,7 +27,10 @@ fn check(few: u64, scenario: impl Fn(u64) -> Report + Sync) {
     let seeds = seeds(few);
     let runs = seeds.end - seeds.start;
     let total = Mutex::new(Report::default());
-    on_all_processors(seeds, |seed| total.lock().unwrap().add(&scenario(seed)));
+    on_all_processors(seeds, |seed| {
+        let report = scenario(seed);
+        total.lock().unwrap().add(&report);
+    });
     println!("{}", total.into_inner().unwrap().summary(runs));
 }
 

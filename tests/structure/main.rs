@@ -6,6 +6,7 @@
     reason = "a test that reads files on an ordinary thread; a failure is its message"
 )]
 
+mod exam;
 mod figures;
 mod graph;
 mod source;
@@ -166,6 +167,24 @@ fn modules_import_each_other_in_one_direction() {
         "circles of modules:\n{}",
         found.join("\n")
     );
+}
+
+/// What happens may not depend on what time of day it is: only what is logged says it.
+#[test]
+fn nothing_reads_a_wall_clock() {
+    for of in crates() {
+        // A benchmark says when it was run.
+        let modules = of.modules.values().filter(|_| of.name != "corelith-bench");
+        for module in modules {
+            let is_wall = |path: &source::Names| {
+                path.iter().any(|name| {
+                    ["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME"].contains(&name.as_str())
+                })
+            };
+            let named = module.paths.iter().find(|path| is_wall(path));
+            assert!(named.is_none(), "{} names {named:?}", module.file.display());
+        }
+    }
 }
 
 #[test]

@@ -89,3 +89,20 @@ pub(super) fn p99(
     assert!(took.len() > 100, "{} operations are too few", took.len());
     Duration::from_nanos(took[took.len() * 99 / 100])
 }
+
+/// The write that was asked between `from` and `until` and waited longest for its answer, and how long that was.
+pub(super) fn longest_write(
+    history: &[Observation],
+    from: Duration,
+    until: Duration,
+) -> (Duration, Option<Observation>) {
+    let asked = nanos(from)..nanos(until);
+    let is_write =
+        |one: &&Observation| asked.contains(&one.began) && !matches!(one.what, What::Read { .. });
+    let writes = history.iter().filter(is_write);
+    let answered = writes.filter_map(|one| Some((one.ended? - one.began, one)));
+    let longest = answered.max_by_key(|(took, _)| *took);
+    longest.map_or((Duration::ZERO, None), |(took, one)| {
+        (Duration::from_nanos(took), Some(one.clone()))
+    })
+}

@@ -29,8 +29,8 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::{DetachedStream, JoinHandle, Receiver};
 use corelith_wire::peer::Introduction;
 use corelith_wire::{Epoch, Head, Kind, NodeId, RequestId, ShardId};
-use incoming::Incoming;
-use outgoing::Opener;
+use incoming::IncomingBeats;
+use outgoing::BeatsOpener;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,14 +68,14 @@ pub struct InboundBeats {
 }
 
 /// What all connections share.
-struct Shared {
+struct BeatsShared {
     liveness: Arc<Liveness>,
     dialer: Dialer,
     /// Notified when a peer has come: it can be connected to.
     came: RefCell<BTreeMap<NodeId, Rc<Notify>>>,
 }
 
-impl Shared {
+impl BeatsShared {
     /// Whether `theirs` is the start of its node that was met last, here and on the node's other cores.
     fn is_last(&self, theirs: &Introduction) -> bool {
         let met = self.liveness.pair(theirs.node).who();
@@ -109,7 +109,7 @@ impl Beats {
             admit,
             inbound,
         } = self;
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(BeatsShared {
             liveness,
             dialer: Dialer {
                 // The cores that serve shards say aloud who is a stranger.
@@ -121,10 +121,10 @@ impl Beats {
         });
         let others = peers.into_iter().filter(|peer| *peer != me.node);
         let opened: Vec<JoinHandle<()>> = others
-            .map(|peer| Opener::new(Rc::clone(&shared), peer))
+            .map(|peer| BeatsOpener::new(Rc::clone(&shared), peer))
             .map(|opener| corelith_io::spawn(opener.keep_beating()))
             .collect();
-        let incoming = Rc::new(Incoming::new(shared));
+        let incoming = Rc::new(IncomingBeats::new(shared));
         while let Ok(connection) = inbound.recv().await {
             Rc::clone(&incoming).take(connection);
         }

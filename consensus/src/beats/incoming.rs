@@ -1,6 +1,6 @@
 //! The connections on which other nodes send their beats: each is answered at once.
 
-use super::{InboundBeats, Shared};
+use super::{BeatsShared, InboundBeats};
 use crate::connection::{ConnectionError, FrameReader};
 use crate::limits::{BEATS_CONNECT_DEADLINE, PEER_TRANSFER_DEADLINE};
 use corelith_io::{JoinHandle, WriteHalf};
@@ -11,22 +11,22 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// See the module.
-pub(super) struct Incoming {
-    shared: Rc<Shared>,
+pub(super) struct IncomingBeats {
+    shared: Rc<BeatsShared>,
     /// Connections on which peers introduce themselves.
     greeted: RefCell<BTreeMap<NodeId, JoinHandle<()>>>,
     /// Connections of peers that are known.
     served: RefCell<BTreeMap<NodeId, JoinHandle<()>>>,
 }
 
-struct Known {
+struct KnownPeer {
     reader: FrameReader,
     write: WriteHalf,
     theirs: Introduction,
 }
 
-impl Incoming {
-    pub(super) fn new(shared: Rc<Shared>) -> Self {
+impl IncomingBeats {
+    pub(super) fn new(shared: Rc<BeatsShared>) -> Self {
         Self {
             shared,
             greeted: RefCell::default(),
@@ -59,7 +59,7 @@ impl Incoming {
         }
     }
 
-    async fn greet(&self, connection: InboundBeats) -> Result<Known, ConnectionError> {
+    async fn greet(&self, connection: InboundBeats) -> Result<KnownPeer, ConnectionError> {
         let InboundBeats {
             peer,
             address,
@@ -74,14 +74,14 @@ impl Incoming {
                 .acquaintances
                 .receive(peer, address, dialer.epoch, &mut reader, &mut write);
         let theirs = receiving.await?;
-        Ok(Known {
+        Ok(KnownPeer {
             reader,
             write,
             theirs,
         })
     }
 
-    fn serve(&self, peer: NodeId, known: Known) {
+    fn serve(&self, peer: NodeId, known: KnownPeer) {
         let shared = Rc::clone(&self.shared);
         let Introduction { store, start, .. } = known.theirs;
         shared.liveness.met(peer, store, start);
@@ -97,9 +97,9 @@ impl Incoming {
     }
 }
 
-impl Shared {
-    async fn answer_beats(&self, known: Known) -> ConnectionError {
-        let Known {
+impl BeatsShared {
+    async fn answer_beats(&self, known: KnownPeer) -> ConnectionError {
+        let KnownPeer {
             mut reader,
             mut write,
             theirs,

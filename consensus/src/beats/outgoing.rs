@@ -1,6 +1,6 @@
 //! The connection on which this node's beats go to one other node, and the replies to them come back.
 
-use super::Shared;
+use super::BeatsShared;
 use super::clock::{ClockWatch, Rate, Sample};
 use crate::connection::{ConnectionError, FrameReader};
 use crate::dial::{Dialed, jittered};
@@ -27,8 +27,8 @@ const FAILURES_OF_LONG: u32 = 12;
 const PAUSE_LONG: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub(super) struct Opener {
-    shared: Rc<Shared>,
+pub(super) struct BeatsOpener {
+    shared: Rc<BeatsShared>,
     peer: NodeId,
     /// Number of the last beat.
     number: Cell<u64>,
@@ -52,8 +52,8 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
-impl Opener {
-    pub(super) fn new(shared: Rc<Shared>, peer: NodeId) -> Self {
+impl BeatsOpener {
+    pub(super) fn new(shared: Rc<BeatsShared>, peer: NodeId) -> Self {
         Self {
             shared,
             peer,

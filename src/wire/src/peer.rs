@@ -37,8 +37,8 @@ pub use append::{
     parse_append, parse_append_reply,
 };
 pub use beat::{
-    Health, Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply,
-    parse_heartbeats, parse_heartbeats_reply,
+    Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply, parse_heartbeats,
+    parse_heartbeats_reply,
 };
 pub use formation::{
     Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, LastStarts,
@@ -49,8 +49,8 @@ pub use introduce::{
     parse_introduction, parse_reception,
 };
 pub use liveness::{
-    Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, NodeHealth, PROMISE_MAX, PromiseEpoch,
-    encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
+    Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, Health, NodeHealth, PROMISE_MAX,
+    PromiseEpoch, encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
 };
 pub use read_point::{
     GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,

@@ -14,7 +14,7 @@
 //!          disk is slow; bit 7 more shards are damaged than are named
 //! ```
 
-use super::{Fields, Health, kinds, sealed};
+use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
 use crate::ids::{ShardId, Start};
@@ -96,6 +96,48 @@ impl fmt::Display for PromiseEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counter = self.0 & ((1 << COUNTER_BITS) - 1);
         write!(f, "{:x}.{counter}", self.0 >> COUNTER_BITS)
+    }
+}
+
+/// What speaks against a replica's leading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Its device has no room for more values.
+    pub is_disk_full: bool,
+    /// Files of its shard are damaged.
+    pub is_damaged: bool,
+    /// Its node is to lead nothing, as one that stops.
+    pub is_draining: bool,
+    /// Its disk takes much longer than it should.
+    pub is_slow: bool,
+}
+
+const DISK_FULL: u8 = 1 << 1;
+const DAMAGED: u8 = 1 << 2;
+const DRAINING: u8 = 1 << 3;
+const SLOW: u8 = 1 << 4;
+
+impl Health {
+    /// Whether nothing speaks against its leading.
+    pub fn is_well(self) -> bool {
+        self == Self::default()
+    }
+
+    fn flags(self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.is_disk_full, DISK_FULL)
+            | bit(self.is_damaged, DAMAGED)
+            | bit(self.is_draining, DRAINING)
+            | bit(self.is_slow, SLOW)
+    }
+
+    fn of_flags(flags: u8) -> Self {
+        Self {
+            is_disk_full: flags & DISK_FULL != 0,
+            is_damaged: flags & DAMAGED != 0,
+            is_draining: flags & DRAINING != 0,
+            is_slow: flags & SLOW != 0,
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn what_was_promised_before_a_restart_does_not_count_after_it() {
             nodes.check();
             nodes.counts(0, 1) && nodes.epoch_counted(0, 1) != Some(before)
         });
-        assert_eq!(nodes.counts_in(0, 1, before), false);
+        assert!(!nodes.counts_in(0, 1, before));
         nodes.crash(0);
         nodes.start(0);
         assert!(

@@ -55,8 +55,6 @@ pub(super) struct Cluster {
     groups: Rc<RefCell<Vec<Option<Groups>>>>,
     options: Options,
     pub(super) liveness: LivenessOptions,
-    /// The state that each node's cores share, of those that run.
-    shared: Rc<RefCell<Vec<Option<Arc<Liveness>>>>>,
     /// The stores that were started before, and may have promised something.
     started: RefCell<BTreeMap<u128, u64>>,
     shards: u32,
@@ -85,7 +83,6 @@ impl Cluster {
             doors: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             groups: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             liveness: LivenessOptions::default(),
-            shared: Rc::new(RefCell::new(nodes.iter().map(|_| None).collect())),
             started: RefCell::default(),
             nodes,
             outside,
@@ -161,13 +158,11 @@ impl Cluster {
         let (door, asks) = channel(10_000);
         self.doors.borrow_mut()[at] = Some(door);
         let groups = Rc::clone(&self.groups);
-        let shared = Rc::clone(&self.shared);
         let (tell, told) = channel(1);
         self.sim.start(self.nodes[at], 0, move || async move {
             let mut me = introduction(node.me, node.store);
             me.start.incarnation = incarnation;
             let liveness = Liveness::new(node.me, me.start, 1, node.liveness);
-            shared.borrow_mut()[at] = Some(Arc::clone(&liveness));
             drop(tell.try_send(node.beats(me, Arc::clone(&liveness))));
             let opened = node.open(me, liveness).await;
             groups.borrow_mut()[at] = Some(opened.clone());
@@ -178,11 +173,6 @@ impl Cluster {
                 beats(inbound).run().await;
             }
         });
-    }
-
-    /// What the cores of a node that runs share.
-    pub(super) fn liveness_of(&self, at: usize) -> Option<Arc<Liveness>> {
-        self.shared.borrow()[at].clone()
     }
 
     pub(super) fn crash(&self, at: usize) {
@@ -197,7 +187,6 @@ impl Cluster {
 
     fn forget(&self, at: usize) {
         self.doors.borrow_mut()[at] = None;
-        self.shared.borrow_mut()[at] = None;
         let groups = self.groups.borrow_mut()[at].take();
         let refused = groups
             .as_ref()

@@ -7,6 +7,7 @@ mod disk;
 mod fault;
 mod figures;
 mod gaps;
+mod lateness;
 mod network;
 mod undo;
 mod watch;
@@ -16,6 +17,7 @@ use self::disk::Disks;
 pub(crate) use self::fault::Fault;
 pub(crate) use self::figures::Summary;
 use self::figures::{Round, header};
+use self::lateness::Lateness;
 use self::network::{Dropped, Network};
 use self::undo::{Undo, quoted};
 use self::watch::{Lead, Watch};
@@ -124,6 +126,7 @@ pub(crate) fn run(
         disks,
         watch,
         writers,
+        lateness: Lateness::watch(),
         shards,
         hold: rounds.hold,
         steady: rounds.steady,
@@ -162,6 +165,7 @@ struct Failover {
     cluster: Cluster,
     network: Option<Network>,
     disks: Option<Disks>,
+    lateness: Lateness,
     shards: u32,
     hold: Duration,
     steady: Duration,
@@ -197,6 +201,7 @@ impl Failover {
             _ => led_by(&leads, node),
         };
         self.writers.gaps().begin();
+        self.lateness.take_ms();
         let start = Instant::now();
         self.hurt(fault, node)?;
         self.hold(fault, start)?;
@@ -245,6 +250,7 @@ impl Failover {
             spread_ms: spread.map(|at| at.saturating_duration_since(mended).as_secs_f64() * 1e3),
             puts: gaps.answers(),
             errors: gaps.errors(),
+            late_ms: self.lateness.take_ms(),
         })
     }
 

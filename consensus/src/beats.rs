@@ -8,7 +8,7 @@
 //! Invariants:
 //! * A reply counts from when its own beat was sent, and only if it is of the start of the peer that was met
 //!   last.
-//! * A beat vouches only for cores that had a pulse since the last beat to that peer.
+//! * A beat vouches only for cores that had a pulse in the time between two beats.
 //! * For each peer there are at most one connection that was opened here, one that it opened and was
 //!   introduced, and one that is being introduced; the beats under way on one are bounded.
 //!
@@ -25,11 +25,14 @@ use crate::introduction::{Acquaintances, Admit};
 use crate::liveness::Liveness;
 use crate::route::Resolve;
 use bytes::BytesMut;
+use corelith_io::sync::notify::Notify;
 use corelith_io::{DetachedStream, JoinHandle, Receiver};
 use corelith_wire::peer::Introduction;
 use corelith_wire::{Epoch, Head, Kind, NodeId, RequestId, ShardId};
 use incoming::Incoming;
 use outgoing::Opener;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,6 +71,8 @@ pub struct InboundBeats {
 struct Shared {
     liveness: Arc<Liveness>,
     dialer: Dialer,
+    /// Notified when a peer has come: it can be connected to.
+    came: RefCell<BTreeMap<NodeId, Rc<Notify>>>,
 }
 
 impl Shared {
@@ -75,6 +80,11 @@ impl Shared {
     fn is_last(&self, theirs: &Introduction) -> bool {
         let met = self.liveness.pair(theirs.node).who();
         self.dialer.acquaintances.hear(theirs) && met == Some((theirs.store, theirs.start))
+    }
+
+    /// Notified when `peer` has come.
+    fn came(&self, peer: NodeId) -> Rc<Notify> {
+        Rc::clone(self.came.borrow_mut().entry(peer).or_default())
     }
 
     fn head(&self) -> Head {
@@ -107,6 +117,7 @@ impl Beats {
                 resolve,
                 epoch: Epoch(epoch),
             },
+            came: RefCell::default(),
         });
         let others = peers.into_iter().filter(|peer| *peer != me.node);
         let opened: Vec<JoinHandle<()>> = others

@@ -66,8 +66,8 @@ pub struct Liveness {
 /// What a core says of itself.
 #[derive(Debug, Default)]
 struct CoreState {
-    /// How often its loop has run with a disk that had answered.
-    pulses: AtomicU64,
+    /// When its loop ran last with a disk that had answered; 0 if never.
+    pulsed_at: AtomicU64,
     health: Mutex<NodeHealth>,
 }
 
@@ -80,8 +80,6 @@ pub(crate) struct Pair {
     promise: Mutex<Promise>,
     /// The epoch of `promise`, to be read without the lock.
     epoch: AtomicU64,
-    /// The pulses of this node's cores at the last beat to them.
-    vouched: Box<[AtomicU64]>,
     /// The store and start that were met last, and how it is.
     they: Mutex<They>,
 }
@@ -131,7 +129,6 @@ impl Pair {
             counted: Counted::new(cores),
             promise: Mutex::new(Promise::new(first)),
             epoch: AtomicU64::new(first.0),
-            vouched: (0..cores).map(|_| AtomicU64::new(0)).collect(),
             they: Mutex::default(),
         }
     }
@@ -305,7 +302,8 @@ impl Liveness {
             return;
         };
         if is_disk_answering {
-            state.pulses.fetch_add(1, Ordering::SeqCst);
+            let now = corelith_io::now().as_nanos();
+            state.pulsed_at.store(now.max(1), Ordering::SeqCst);
         }
         if let Some(health) = health {
             *lock(&state.health) = health;
@@ -317,13 +315,12 @@ impl Liveness {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
-    /// Takes the cores to vouch for in a beat to `peer`: those with a pulse since the last one.
-    pub(crate) fn take_vouched(&self, peer: NodeId) -> CoreSet {
-        let pair = self.pair(peer);
-        let cores = (0..).zip(self.cores.iter().zip(&pair.vouched));
-        let alive = cores.filter(|(_, (state, before))| {
-            let pulses = state.pulses.load(Ordering::SeqCst);
-            before.swap(pulses, Ordering::SeqCst) != pulses
+    /// The cores to vouch for at `now`: those that had a pulse in the time between two beats.
+    pub(crate) fn vouched(&self, now: Instant) -> CoreSet {
+        let alive = (0..).zip(&self.cores).filter(|(_, state)| {
+            let pulsed_at = state.pulsed_at.load(Ordering::SeqCst);
+            let since = now.saturating_duration_since(Instant::from_nanos(pulsed_at));
+            pulsed_at != 0 && since <= self.options.beat
         });
         alive.map(|(core, _)| core).collect()
     }

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(20);
 const WRITERS: usize = 16;
+/// Between two writes of a writer: simulated writes cost time too.
+const PAUSE: Duration = Duration::from_millis(5);
 const SHARD: ShardId = ShardId(0);
 /// Clients notice a new leader after an eighth of the time without one and this, at the latest.
 const ADDED: Duration = Duration::from_millis(100);
@@ -117,5 +119,6 @@ async fn write(client: Client, key: Bytes, newest: Rc<Cell<u64>>) {
             Ok(Answer::Written { meta, .. }) => newest.set(newest.get().max(meta.term)),
             other => panic!("{other:?}"),
         }
+        corelith_io::sleep(PAUSE).await;
     }
 }

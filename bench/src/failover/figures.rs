@@ -38,6 +38,8 @@ pub(crate) struct Round {
     pub(crate) spread_ms: Option<f64>,
     pub(crate) puts: u64,
     pub(crate) errors: u64,
+    /// How late a thread of this program ran at most: how busy the machine was.
+    pub(crate) late_ms: f64,
 }
 
 impl Round {
@@ -49,7 +51,7 @@ impl Round {
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "{:<10}{:>5}{:>6}{:>8.0}{:>8.0}{:>8.0}{:>8.0}{:>7}{:>8.0}{:>8}{:>8}{:>7}  {}",
+            "{:<10}{:>5}{:>6}{:>8.0}{:>8.0}{:>8.0}{:>8.0}{:>7}{:>8.0}{:>8}{:>8}{:>7}{:>6.0}  {}",
             self.fault.name(),
             self.round,
             self.node,
@@ -63,6 +65,7 @@ impl Round {
                 .map_or("-".to_owned(), |ms| format!("{ms:.0}")),
             self.puts,
             self.errors,
+            self.late_ms,
             if self.elected_ms.is_empty() {
                 String::new()
             } else {
@@ -162,31 +165,26 @@ fn median(values: &[f64]) -> f64 {
 
 /// The head of the table.
 pub(crate) fn header() -> String {
-    format!(
-        "{:<10}{:>5}{:>6}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}{:>8}{:>7}\n{:<10}{:>5}{:>6}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}\n",
-        "fault",
-        "round",
-        "node",
-        "gap",
-        "gap",
-        "gap of",
-        "longest",
-        "terms",
-        "whole",
-        "spread",
-        "puts",
-        "errors",
-        "",
-        "",
-        "",
-        "ms",
-        "after",
-        "all",
-        "put",
-        "",
-        "ms",
-        "ms",
-    )
+    let columns = [
+        ("round", "", 5),
+        ("node", "", 6),
+        ("gap", "ms", 8),
+        ("gap", "after", 8),
+        ("gap of", "all", 8),
+        ("longest", "put", 8),
+        ("terms", "", 7),
+        ("whole", "ms", 8),
+        ("spread", "ms", 8),
+        ("puts", "", 8),
+        ("errors", "", 7),
+        ("late", "ms", 6),
+    ];
+    let (mut names, mut units) = (format!("{:<10}", "fault"), format!("{:<10}", ""));
+    for (name, unit, width) in columns {
+        let _ = write!(names, "{name:>width$}");
+        let _ = write!(units, "{unit:>width$}");
+    }
+    format!("{names}\n{units}\n")
 }
 
 #[cfg(test)]
@@ -212,6 +210,7 @@ mod tests {
             spread_ms: None,
             puts: 1,
             errors: 0,
+            late_ms: 0.0,
         };
         for (fault, gaps, terms, good) in [
             (Fault::Kill, &[390.0, 350.0, 990.0][..], 1, true),

@@ -85,6 +85,7 @@ impl Incoming {
         let shared = Rc::clone(&self.shared);
         let Introduction { store, start, .. } = known.theirs;
         shared.liveness.met(peer, store, start);
+        shared.came(peer).notify_one();
         let serving = corelith_io::spawn(async move {
             let error = shared.answer_beats(known).await;
             shared.liveness.connection_ended(peer);

@@ -8,7 +8,7 @@ use crate::limits::{BEATS_CONNECT_DEADLINE, BEATS_IN_FLIGHT_MAX, BEATS_SILENCE_M
 use corelith_io::sync::notify::Notify;
 use corelith_io::{Instant, WriteHalf};
 use corelith_wire::handshake::Hello;
-use corelith_wire::peer::{self, Beat, CoreSet, Introduction, kinds};
+use corelith_wire::peer::{self, Beat, Introduction, kinds};
 use corelith_wire::{Frame, NodeId, Outbox, Start, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -70,10 +70,10 @@ impl Opener {
     /// Connects, beats, and connects again, for ever.
     pub(super) async fn keep_beating(self) {
         let mut failures = 0_u32;
+        let came = self.shared.came(self.peer);
         loop {
-            let connecting = self.connect(failures);
-            let error = match corelith_io::timeout(BEATS_CONNECT_DEADLINE, connecting).await {
-                Ok(Ok(dialed)) => {
+            let error = match self.connect(failures).await {
+                Ok(dialed) => {
                     let before = self.number.get();
                     let error = self.beat_on(dialed).await;
                     self.shared.liveness.connection_ended(self.peer);
@@ -83,11 +83,12 @@ impl Opener {
                     }
                     error
                 }
-                Ok(Err(error)) => error,
-                Err(corelith_io::Elapsed) => ConnectionError::Slow,
+                Err(error) => error,
             };
             tracing::debug!(peer = %self.peer, %error, failures, "no beats to the peer");
-            corelith_io::sleep(jittered(pause_after(failures))).await;
+            let pausing = pin!(corelith_io::sleep(jittered(pause_after(failures))));
+            let coming = pin!(came.notified());
+            select(pausing, coming).await;
             failures = failures.saturating_add(1);
         }
     }
@@ -103,7 +104,11 @@ impl Opener {
         let address = dialer.whereabouts(self.peer, 0, failures).await?;
         let me = dialer.acquaintances.me();
         let hello = Hello::beats(me.cluster.short(), me.node);
-        dialer.connect(self.peer, address, hello).await
+        let connecting = dialer.connect(self.peer, address, hello);
+        match corelith_io::timeout(BEATS_CONNECT_DEADLINE, connecting).await {
+            Ok(connected) => connected,
+            Err(corelith_io::Elapsed) => Err(ConnectionError::Slow),
+        }
     }
 
     async fn beat_on(&self, dialed: Dialed) -> ConnectionError {
@@ -188,11 +193,7 @@ impl Opener {
             number,
             sent_at: now.as_nanos(),
             heard,
-            // Who has not been heard promises nothing: the pulses are kept for the next beat.
-            vouched: match heard {
-                0 => CoreSet::default(),
-                _ => liveness.take_vouched(self.peer),
-            },
+            vouched: liveness.vouched(now),
             health: liveness.health(),
         }
     }

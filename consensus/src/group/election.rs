@@ -40,6 +40,28 @@ enum Wish {
     Now,
 }
 
+#[cfg(test)]
+impl super::Group {
+    /// Whether it wants to stand, and what keeps it from turning from whom it follows.
+    pub(crate) fn stands_for(&self) -> String {
+        let inner = &self.inner;
+        let turn = inner.may_turn(&inner.vote_seen(), inner.me, None);
+        let lead = inner
+            .raw_leading()
+            .map(|leader| inner.lease.is_given_up(leader));
+        let heard = inner
+            .pairs
+            .iter()
+            .map(|(node, pair)| (node.0, pair.heard(), pair.who(), pair.promises()));
+        let heard: Vec<_> = heard.collect();
+        format!(
+            "{:?} {turn:?} resigned {lead:?} now {:?} heard {heard:?}",
+            inner.wish(),
+            corelith_io::now()
+        )
+    }
+}
+
 impl GroupInner {
     /// Has the replica stand whenever it is to.
     pub(super) async fn stand_when_needed(self: Rc<Self>) {

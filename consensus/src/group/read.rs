@@ -192,7 +192,7 @@ impl GroupInner {
                 }
             }
         };
-        drop(select(pin!(by_majority), pin!(by_lease)).await);
+        select(pin!(by_majority), pin!(by_lease)).await;
         let first = LogIndex(self.applied.last().map_or(0, |id| id.index.0));
         let mut next = first;
         while !self.has_applied_own(leader) && self.is_leader(leader) {

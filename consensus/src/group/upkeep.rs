@@ -68,7 +68,7 @@ impl GroupInner {
             let known = self.engine.checkpointed();
             let checkpoint = pin!(self.engine.wait_checkpoint(known));
             // It has come, or there is a reason to look.
-            drop(select(checkpoint, pin!(self.purge_wanted.notified())).await);
+            select(checkpoint, pin!(self.purge_wanted.notified())).await;
             let Some(checkpointed) = self.engine.checkpointed() else {
                 continue;
             };

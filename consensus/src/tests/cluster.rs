@@ -237,8 +237,23 @@ impl Cluster {
     pub(super) fn wait_leader(&self) -> usize {
         let limit = Duration::from_secs(15);
         let found = self.sim.run_until(|| self.leader().is_some(), limit);
-        assert!(found, "no leader after {limit:?}");
+        assert!(found, "no leader after {limit:?}: {:#?}", self.stands());
         self.leader().unwrap()
+    }
+
+    /// Where the replicas of shard 0 stand, in words.
+    fn stands(&self) -> Vec<String> {
+        let stand = |at: usize| {
+            let group = self.groups(at).and_then(|groups| groups.group(ShardId(0)));
+            group.map_or("down".to_owned(), |group| {
+                let sim = &self.sim;
+                let node = self.nodes[at];
+                sim.enter(node, || {
+                    format!("{:?} {:?}", group.status(), group.stands_for())
+                })
+            })
+        };
+        (0..self.nodes.len()).map(stand).collect()
     }
 
     /// Starts a node that is down with another store.

@@ -82,7 +82,7 @@ impl SimConfig {
     /// clocks that drift more.
     pub fn rough() -> Self {
         Self {
-            clock_drift_ppm_max: 5_000,
+            clock_drift_ppm_max: 2_500,
             packet_loss: 0.003,
             reset_chance: 0.000_05,
             short_read_chance: 0.4,

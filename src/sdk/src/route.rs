@@ -21,6 +21,8 @@ pub struct Target {
 struct Lead {
     /// The node that last answered as the leader, or was named as such.
     node: Option<NodeId>,
+    /// Whether it was named with its term, or has answered itself.
+    is_sure: bool,
     /// The highest term in which a leader is known to have led.
     term: u64,
 }
@@ -30,9 +32,9 @@ struct Lead {
 pub(crate) enum Learned {
     /// It is about an earlier term than what is known, or about no replica of the shard.
     Old,
-    /// It was known.
+    /// It was known for sure.
     Known,
-    /// The leader was not known.
+    /// The leader was not known, or not for sure.
     New,
 }
 
@@ -78,8 +80,9 @@ impl Routes {
         match self.leaders.get_mut(shard.0 as usize) {
             Some(lead) if known && term >= lead.term => {
                 lead.term = term;
+                let was_sure = std::mem::replace(&mut lead.is_sure, true);
                 match lead.node.replace(node) {
-                    Some(before) if before == node => Learned::Known,
+                    Some(before) if before == node && was_sure => Learned::Known,
                     _ => Learned::New,
                 }
             }
@@ -90,6 +93,7 @@ impl Routes {
     /// Notes that another node named `node` as the leader of `shard`, in a term that it did not tell.
     pub(crate) fn named(&mut self, shard: ShardId, node: NodeId) {
         if let Some(lead) = self.leaders.get_mut(shard.0 as usize) {
+            lead.is_sure &= lead.node == Some(node);
             lead.node = Some(node);
         }
     }
@@ -230,6 +234,10 @@ mod tests {
             (4, None, Learned::Known, 4),
             (2, Some(5), Learned::Old, 4),
             (3, Some(6), Learned::New, 3),
+            (3, None, Learned::Known, 3),
+            (3, Some(6), Learned::Known, 3),
+            (4, None, Learned::Known, 4),
+            (4, Some(6), Learned::New, 4),
         ] {
             let found = match term {
                 Some(term) => routes.leads(S, NodeId(node), term),

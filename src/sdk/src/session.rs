@@ -395,7 +395,7 @@ impl Session {
         if learned == Learned::Old && !was_known {
             self.routes.named(shard, node);
         }
-        if learned == Learned::New || !was_known {
+        if learned != Learned::Known {
             self.stirred = Some(shard);
         }
     }

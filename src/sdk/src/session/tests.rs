@@ -381,6 +381,27 @@ fn one_operation_asks_for_a_leader_and_all_go_on_when_it_is_there() {
     }
 }
 
+/// A leader that another node named is known for sure only when it has answered: the others go on then.
+#[test]
+fn all_go_on_when_a_named_leader_has_answered() {
+    let (mut session, mut scout) = writing();
+    let mut waiting = get(&session);
+    for operation in [&mut scout, &mut waiting] {
+        session.proceed(operation, START);
+        let event = failure(Failure::NotLeader { leader: 0 });
+        let step = session.report(operation, event, START);
+        assert!(matches!(step, Step::Seek { .. }), "{step:?}");
+    }
+    session.take_stirred();
+    session.proceed(&mut scout, START);
+    let hint = failure(Failure::NotLeader { leader: 3 });
+    assert_eq!(node_of(&session.report(&mut scout, hint, START)), 3);
+    assert_eq!(session.take_stirred(), None, "it may not lead");
+    session.report(&mut scout, written(), START);
+    assert_eq!(session.take_stirred(), Some(ShardId(0)));
+    assert_eq!(node_of(&session.sought(&mut waiting, START)), 3);
+}
+
 /// A lead that moves while a request waits: it goes to the new leader at once, under the same number.
 #[test]
 fn a_request_follows_a_lead_that_moves_away_from_a_silent_node() {

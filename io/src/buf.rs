@@ -24,16 +24,11 @@ impl Buf {
     /// Returns a buffer of `len` bytes whose capacity is `len` rounded up to [`BLOCK_SIZE`]. The
     /// contents are unspecified (initialised, maybe stale).
     pub fn alloc(len: usize) -> Self {
-        let memory = match len {
-            0 => Memory::None,
-            len => Memory::Block(DmaBlock::take(len.next_multiple_of(BLOCK_SIZE))),
-        };
         #[cfg_attr(
             not(feature = "sim"),
             expect(unused_mut, reason = "the simulator fills it")
         )]
-        let mut buf = Self { memory, len };
-        assert!(len <= buf.memory.bytes().len(), "a buffer fits its memory");
+        let mut buf = Self::to_overwrite(len);
         // What an earlier simulation left in the pool must not change this one.
         #[cfg(feature = "sim")]
         if crate::world::is_simulated() {
@@ -42,9 +37,20 @@ impl Buf {
         buf
     }
 
+    /// As [`Buf::alloc`], for a caller that shows nobody a byte before it has written it.
+    pub(crate) fn to_overwrite(len: usize) -> Self {
+        let memory = match len {
+            0 => Memory::None,
+            len => Memory::Block(DmaBlock::take(len.next_multiple_of(BLOCK_SIZE))),
+        };
+        let buf = Self { memory, len };
+        assert!(len <= buf.memory.bytes().len(), "a buffer fits its memory");
+        buf
+    }
+
     /// Returns a buffer of `len` bytes that are all 0.
     pub fn zeroed(len: usize) -> Self {
-        let mut buf = Self::alloc(len);
+        let mut buf = Self::to_overwrite(len);
         buf.fill(0);
         buf
     }

@@ -218,13 +218,7 @@ impl ReadHalf {
         match &mut self.inner {
             ReadInner::Uring(inner) => inner.read_buf(bytes).await,
             #[cfg(feature = "sim")]
-            ReadInner::Sim(inner) => {
-                let len = bytes.len();
-                bytes.resize(bytes.capacity(), 0);
-                let read = inner.read(bytes.get_mut(len..).unwrap_or_default()).await;
-                bytes.truncate(len + read.as_ref().map_or(0, |read| *read));
-                read
-            }
+            ReadInner::Sim(inner) => inner.read_buf(bytes).await,
         }
     }
 }

@@ -45,6 +45,7 @@
 
 mod config;
 mod disk;
+mod events;
 mod executor;
 mod fault;
 pub(crate) mod file;

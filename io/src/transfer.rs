@@ -62,7 +62,7 @@ pub(crate) async fn read_rest(
     }
     let bytes = bytes.get(skip..).unwrap_or_default();
     let bytes = bytes.get(..len).unwrap_or(bytes);
-    let mut buf = Buf::alloc(bytes.len());
+    let mut buf = Buf::to_overwrite(bytes.len());
     buf.copy_from_slice(bytes);
     Ok(buf)
 }

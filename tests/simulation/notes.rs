@@ -4,7 +4,7 @@ use crate::client::{Client, Outcome, some_replica};
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
 use corelith_client::session::{ReadFrom, Request, Source};
-use corelith_history::{Condition, LogPoint, Observation, Value, What};
+use corelith_history::{LogPoint, Observation, ValueId, What, WriteCondition};
 use corelith_io::sim::Sim;
 use corelith_shards::ShardId;
 use corelith_wire::map::ClusterMap;
@@ -19,7 +19,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked {
     Read,
-    Write(Value, Condition),
+    Write(ValueId, WriteCondition),
 }
 
 /// An operation that has begun.
@@ -214,11 +214,11 @@ fn point(meta: ReplyMeta) -> LogPoint {
     }
 }
 
-fn on_wire(condition: Condition) -> request::Condition {
+fn on_wire(condition: WriteCondition) -> request::Condition {
     match condition {
-        Condition::Any => request::Condition::Any,
-        Condition::Absent => request::Condition::Absent,
-        Condition::Version(version) => request::Condition::Version(version),
+        WriteCondition::Any => request::Condition::Any,
+        WriteCondition::Absent => request::Condition::Absent,
+        WriteCondition::Version(version) => request::Condition::Version(version),
     }
 }
 

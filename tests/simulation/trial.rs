@@ -14,8 +14,8 @@ use crate::seeds::words;
 use crate::workload::Workload;
 use bytes::Bytes;
 use corelith_history::mutate::{MUTATIONS, mutate};
-use corelith_history::search::{Verdict, check_keys};
-use corelith_history::{Condition, Observation, What, lines, positions, witness};
+use corelith_history::search::{SearchVerdict, check_keys};
+use corelith_history::{Observation, What, WriteCondition, lines, positions, witness};
 use corelith_wire::ShardId;
 use corelith_wire::response::Answer;
 use std::cell::Cell;
@@ -144,7 +144,7 @@ impl Trial {
             let key = self.key_in(shard);
             let probe = move || async move {
                 let client = Client::new(std::sync::Arc::clone(&workload.map));
-                let asked = Asked::Write(None, Condition::Any);
+                let asked = Asked::Write(None, WriteCondition::Any);
                 let delete = workload.notes.ask(workload.take_client(), &key, asked);
                 let carried = workload
                     .notes
@@ -248,7 +248,7 @@ fn refuse_mutations(seed: u64, history: &[Observation]) -> usize {
         assert!(seen.is_err(), "the witness check misses {mutation:?}");
         // On a few keys: where nothing fits, the search tries everything.
         let mut verdicts = check_keys(&broken, 300, 10_000);
-        let decided = |verdict: &Verdict| *verdict != Verdict::Explained;
+        let decided = |verdict: &SearchVerdict| *verdict != SearchVerdict::Explained;
         assert!(
             verdicts.any(|verdict| decided(&verdict)),
             "the search misses {mutation:?}"

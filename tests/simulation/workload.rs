@@ -6,7 +6,7 @@ use crate::plan::Plan;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
 use corelith_client::session::{ReadFrom, Request, Source};
-use corelith_history::{Condition, Value};
+use corelith_history::{ValueId, WriteCondition};
 use corelith_io::random_u64;
 use corelith_io::sim::{Sim, SimNode};
 use corelith_shards::ShardId;
@@ -114,7 +114,7 @@ impl Lane {
         let outcome = loop {
             let value = Some(workload.notes.take_value());
             match self
-                .write_value(&key, value, Condition::Any, HEALED_DEADLINE)
+                .write_value(&key, value, WriteCondition::Any, HEALED_DEADLINE)
                 .await
             {
                 Err(Error::DiskFull) if workload.sim.now() < until => {
@@ -152,11 +152,11 @@ impl Lane {
         self.look(number, &carried.await);
     }
 
-    fn condition(&self, number: u64) -> Condition {
+    fn condition(&self, number: u64) -> WriteCondition {
         match (random_u64() % 100, self.seen.borrow().get(&number)) {
-            (0..60, _) => Condition::Any,
-            (_, Some(0) | None) => Condition::Absent,
-            (_, Some(version)) => Condition::Version(*version),
+            (0..60, _) => WriteCondition::Any,
+            (_, Some(0) | None) => WriteCondition::Absent,
+            (_, Some(version)) => WriteCondition::Version(*version),
         }
     }
 
@@ -175,8 +175,8 @@ impl Lane {
     async fn write_value(
         &self,
         key: &Bytes,
-        value: Value,
-        condition: Condition,
+        value: ValueId,
+        condition: WriteCondition,
         within: Duration,
     ) -> Outcome {
         let notes = &self.workload.notes;

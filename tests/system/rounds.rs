@@ -4,7 +4,7 @@ use crate::cluster::{Cluster, NODES, SHARDS};
 use crate::positions::wait_until_equal;
 use crate::waiting;
 use corelith_client::{Client, Error};
-use corelith_history::{Condition, LogPoint, Observation, What, lines};
+use corelith_history::{LogPoint, Observation, What, WriteCondition, lines};
 use corelith_wire::placement;
 use std::path::Path;
 use std::sync::Arc;
@@ -251,8 +251,8 @@ impl Worker {
         let shard = placement::shard_of(self.key.as_bytes(), SHARDS).0;
         let put = self.client.put(self.key.clone(), value.to_string());
         let (put, condition) = match expected {
-            Some(version) => (put.if_version(version), Condition::Version(version)),
-            None => (put, Condition::Any),
+            Some(version) => (put.if_version(version), WriteCondition::Version(version)),
+            None => (put, WriteCondition::Any),
         };
         let value = Some(value);
         let what = match put.await {

@@ -62,11 +62,19 @@ impl Group {
     /// at most as long as the promises to this node run anyway.
     pub(crate) async fn give_lead_away(&self) {
         let inner = &self.inner;
-        let Some(leading) = inner.leading() else {
-            return;
-        };
-        let Some(to) = inner.successor() else {
-            return;
+        let until = corelith_io::now() + inner.liveness.options().promise;
+        let (leading, to) = loop {
+            let Some(leading) = inner.leading() else {
+                return;
+            };
+            if let Some(to) = inner.successor() {
+                break (leading, to);
+            }
+            // What was written last may not have reached the others yet.
+            if inner.pairs.is_empty() || corelith_io::now() >= until {
+                return;
+            }
+            corelith_io::sleep(inner.liveness.options().beat / 10).await;
         };
         let mut server = inner.server.clone();
         inner.hand_over(leading, to).await;

@@ -4,7 +4,7 @@ use super::cluster::{Ask, Doors, GetReply, command};
 use super::history::History;
 use crate::{GroupError, Outcome, WriteReply};
 use bytes::Bytes;
-use corelith_history::{Condition as Asked, LogPoint, Observation, What};
+use corelith_history::{LogPoint, Observation, What, WriteCondition as Asked};
 use corelith_io::{Instant, Sender, channel, now, random_u64, sleep, timeout};
 use corelith_shards::ShardId;
 use corelith_wire::request::{self, Condition, WriteRequest};

@@ -231,7 +231,7 @@ impl Cluster {
     }
 
     /// Where the replicas of shard 0 stand, in words.
-    fn stands(&self) -> Vec<String> {
+    pub(super) fn stands(&self) -> Vec<String> {
         let stand = |at: usize| {
             let group = self.groups(at).and_then(|groups| groups.group(ShardId(0)));
             group.map_or("down".to_owned(), |group| {

@@ -534,6 +534,7 @@ fn a_stop_hands_the_lead_over() {
         );
         let is_taken = || cluster.leader().is_some_and(|now| now != leader);
         let soon = Duration::from_millis(50);
-        assert!(cluster.sim.run_until(is_taken, soon), "seed {seed}");
+        let taken = cluster.sim.run_until(is_taken, soon);
+        assert!(taken, "seed {seed}: {:#?}", cluster.stands());
     }
 }

@@ -7,10 +7,11 @@
 //! * No task of a process that has ended is polled.
 //! * True time never goes back.
 
+use super::events::{EventKey, EventQueue, SimEvent};
+use super::file;
 use super::world::{Core, TraceStep, World, number};
 use crate::world;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,18 +26,6 @@ pub(crate) struct TaskId {
     generation: u32,
 }
 
-/// When an event happens; the second part orders events of the same time.
-pub(super) type EventKey = (u64, u64);
-
-type Action = dyn FnOnce(&Rc<World>);
-
-pub(super) enum SimEvent {
-    Wake(Waker),
-    /// As `Wake`, at a time that the clock of this node shows.
-    Timer(u32, Waker),
-    Call(Box<Action>),
-}
-
 #[derive(Default)]
 pub(super) struct Executor {
     wakes: Arc<WakeQueue>,
@@ -44,8 +33,7 @@ pub(super) struct Executor {
     /// Tasks of background queues; they run when the others leave room.
     ready_background: RefCell<Vec<TaskId>>,
     slots: RefCell<TaskSlots>,
-    events: RefCell<BTreeMap<EventKey, SimEvent>>,
-    event_count: Cell<u64>,
+    events: RefCell<EventQueue>,
     polling: Cell<bool>,
     /// A process has ended whose tasks have not been dropped yet.
     doomed: Cell<bool>,
@@ -175,15 +163,12 @@ impl Executor {
     }
 
     pub(super) fn schedule(&self, at: u64, event: SimEvent) -> EventKey {
-        let key = (at, self.event_count.get());
-        self.event_count.set(key.1 + 1);
-        self.events.borrow_mut().insert(key, event);
-        key
+        self.events.borrow_mut().schedule(at, event)
     }
 
     /// Renews the waker of an event; false if it has happened.
     pub(super) fn renew(&self, key: EventKey, waker: &Waker) -> bool {
-        let old = match self.events.borrow_mut().get_mut(&key) {
+        let old = match self.events.borrow_mut().get_mut(key) {
             Some(SimEvent::Wake(old) | SimEvent::Timer(_, old)) if old.will_wake(waker) => None,
             Some(SimEvent::Wake(old) | SimEvent::Timer(_, old)) => {
                 Some(std::mem::replace(old, waker.clone()))
@@ -196,7 +181,7 @@ impl Executor {
 
     /// Wakes all that wait for a time of a node's clock.
     pub(super) fn wake_timers_of(&self, node: u32) {
-        for event in self.events.borrow().values() {
+        for event in self.events.borrow().in_order() {
             if let SimEvent::Timer(of, waker) = event
                 && *of == node
             {
@@ -210,7 +195,7 @@ impl Executor {
     }
 
     pub(super) fn cancel(&self, key: EventKey) {
-        let event = self.events.borrow_mut().remove(&key);
+        let event = self.events.borrow_mut().cancel(key);
         drop(event);
     }
 
@@ -252,13 +237,7 @@ impl Executor {
     }
 
     fn pop_event(&self, until: u64) -> Option<(u64, SimEvent)> {
-        let mut events = self.events.borrow_mut();
-        let first = events.first_entry()?;
-        if first.key().0 > until {
-            return None;
-        }
-        let ((at, _), event) = first.remove_entry();
-        Some((at, event))
+        self.events.borrow_mut().pop(until)
     }
 }
 
@@ -292,6 +271,8 @@ impl World {
     fn happen(self: &Rc<Self>, event: SimEvent) {
         match event {
             SimEvent::Wake(waker) | SimEvent::Timer(_, waker) => waker.wake(),
+            SimEvent::Arrival { connection, side } => self.deliver(connection, side),
+            SimEvent::DiskDone { node, number, kind } => file::done(self, &node, number, kind),
             SimEvent::Call(call) => call(self),
         }
         self.reap();

@@ -1,7 +1,7 @@
 //! Files and directories of a simulated node's disk, as tasks use them.
 
 use super::disk::{FileHandle, IoKind, Op, OpOutput};
-use super::executor::SimEvent;
+use super::events::SimEvent;
 use super::world::{Core, Node, TraceStep, World, fingerprint};
 use crate::buf::{BLOCK_SIZE, Buf};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,7 +49,7 @@ impl File {
         }
         if skip > 0 {
             let bytes = first.get(skip..).unwrap_or_default();
-            let mut buf = Buf::alloc(bytes.len());
+            let mut buf = Buf::to_overwrite(bytes.len());
             buf.copy_from_slice(bytes);
             first = buf;
         }
@@ -159,7 +159,7 @@ impl Pieces for File {
     }
 
     async fn write_piece(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
-        let mut buf = Buf::alloc(bytes.len());
+        let mut buf = Buf::to_overwrite(bytes.len());
         buf.copy_from_slice(bytes);
         Ok(self.write_buf(offset, buf).await?.0)
     }
@@ -336,8 +336,11 @@ fn submit(core: &Core, op: Op) -> Option<Completion> {
     }
     let number = {
         let mut disk = node.disk.borrow_mut();
-        let subject = disk.subject(&op);
-        let verdict = disk.faults.judge(kind, || subject, &world.rng);
+        let subject = match disk.faults.goes_by_path() {
+            true => disk.subject(&op),
+            false => String::new(),
+        };
+        let verdict = disk.faults.judge(kind, &subject, &world.rng);
         note(world, node, kind, &op, bytes, verdict as u64);
         disk.submit(op, verdict, done)
     };
@@ -403,33 +406,32 @@ fn latency(world: &World, node: &Node, kind: IoKind, bytes: usize) -> u64 {
     (world.draw(range) * tail + transfer) * u64::from(slowness)
 }
 
-fn schedule(world: &Rc<World>, node: &Rc<Node>, operation: (u64, IoKind), at: u64) {
-    let node = Rc::clone(node);
-    let complete = SimEvent::Call(Box::new(move |world: &Rc<World>| {
-        let (number, kind) = operation;
-        let stalled_until = node.disk.borrow().faults.stalled_until;
-        if stalled_until > world.now() {
-            let jitter = world.rng.below(100_000);
-            schedule(
-                world,
-                &node,
-                operation,
-                stalled_until.saturating_add(jitter),
-            );
-            return;
-        }
-        if !node.is_awake() || node.disk.borrow().faults.holds(kind) {
-            node.disk.borrow_mut().held.push(operation);
-            return;
-        }
+/// The time of an operation has come: it completes, unless something keeps it.
+pub(super) fn done(world: &World, node: &Rc<Node>, number: u64, kind: IoKind) {
+    let (stalled_until, held) = {
+        let disk = node.disk.borrow();
+        (disk.faults.stalled_until, disk.faults.holds(kind))
+    };
+    if stalled_until > world.now() {
+        let jitter = world.rng.below(100_000);
+        let at = stalled_until.saturating_add(jitter);
+        schedule(world, node, (number, kind), at);
+    } else if held || !node.is_awake() {
+        node.disk.borrow_mut().held.push((number, kind));
+    } else {
         world.note(TraceStep::DiskDone, node.id, [number, 0, 0]);
         node.disk.borrow_mut().complete(number, &world.rng);
-    }));
-    world.executor.schedule(at, complete);
+    }
+}
+
+fn schedule(world: &World, node: &Rc<Node>, (number, kind): (u64, IoKind), at: u64) {
+    let node = Rc::clone(node);
+    let done = SimEvent::DiskDone { node, number, kind };
+    world.executor.schedule(at, done);
 }
 
 /// Lets operations complete that were held, but for those that still are.
-pub(super) fn release(world: &Rc<World>, node: &Rc<Node>) {
+pub(super) fn release(world: &World, node: &Rc<Node>) {
     let held = std::mem::take(&mut node.disk.borrow_mut().held);
     for operation in held {
         let at = world.now() + world.rng.below(100_000);

@@ -7,6 +7,7 @@ use super::time::Delay;
 use super::world::{Core, nanos};
 use crate::error::{Error, Result};
 use crate::world::{self, World as CurrentWorld};
+use bytes::BytesMut;
 use state::{Attempt, Listener, TcpSegment, reset_error};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -163,7 +164,13 @@ impl Socket {
         Error::new(operation, self.peer.to_string(), error)
     }
 
-    fn poll_read(&self, bytes: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Hands what has arrived, at most `len` bytes of it, to `take`, piece by piece.
+    fn poll_take(
+        &self,
+        len: usize,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
         let world = &self.core.world;
         if !self.core.is_alive() {
             return Poll::Pending;
@@ -189,7 +196,7 @@ impl Socket {
             end.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let mut room = bytes.len();
+        let mut room = len;
         if room > 1 && world.rng.chance(world.config.short_read_chance) {
             room = 1 + usize::try_from(world.rng.below(room as u64 - 1)).unwrap_or(0);
         }
@@ -197,7 +204,7 @@ impl Socket {
         while let Some(chunk) = end.inbox.front().filter(|_| done < room) {
             let rest = &chunk[end.inbox_read..];
             let count = rest.len().min(room - done);
-            bytes[done..done + count].copy_from_slice(&rest[..count]);
+            take(&rest[..count]);
             done += count;
             end.inbox_read += count;
             if end.inbox_read == chunk.len() {
@@ -373,7 +380,22 @@ impl ReadHalf {
         cx: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<Result<usize>> {
-        let read = self.socket.poll_read(bytes, cx);
+        let mut done = 0;
+        let read = self.socket.poll_take(bytes.len(), cx, |piece| {
+            bytes[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+        });
+        read.map_err(|error| self.socket.failed("read from", error))
+    }
+
+    /// Reads into the spare capacity of `bytes`, of which there is some.
+    pub(crate) async fn read_buf(&mut self, bytes: &mut BytesMut) -> Result<usize> {
+        let read = poll_fn(|cx| {
+            let room = bytes.capacity() - bytes.len();
+            let append = |piece: &[u8]| bytes.extend_from_slice(piece);
+            self.socket.poll_take(room, cx, append)
+        });
+        let read = read.await;
         read.map_err(|error| self.socket.failed("read from", error))
     }
 }

@@ -22,8 +22,8 @@ pub mod search;
 mod shards;
 pub mod witness;
 
-pub use observation::{Condition, LogPoint, Observation, Value, What};
-use search::Verdict;
+pub use observation::{LogPoint, Observation, ValueId, What, WriteCondition};
+use search::SearchVerdict;
 
 /// Steps that the search may take for one key before it gives up.
 const SEARCH_STEPS_MAX: usize = 100_000;
@@ -43,7 +43,7 @@ pub struct Accepted {
 
 /// Why a history is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Contradiction {
     /// Terms or indexes run backwards.
     #[error("positions run backwards: {0}")]
     Positions(String),
@@ -60,20 +60,24 @@ pub enum Refusal {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(history: &[Observation]) -> Result<Accepted, Refusal> {
-    positions::check(history).map_err(Refusal::Positions)?;
-    witness::check(history).map_err(Refusal::Witness)?;
+pub fn check(history: &[Observation]) -> Result<Accepted, Contradiction> {
+    positions::check(history).map_err(Contradiction::Positions)?;
+    witness::check(history).map_err(Contradiction::Witness)?;
     let mut accepted = Accepted {
         observations: history.len(),
         ..Accepted::default()
     };
     for verdict in search::check_keys(history, SEARCH_LEN_MAX, SEARCH_STEPS_MAX) {
         match verdict {
-            Verdict::Explained => accepted.searched += 1,
-            Verdict::Undecided => accepted.undecided += 1,
-            Verdict::Impossible(why) => return Err(Refusal::Search(why)),
+            SearchVerdict::Explained => accepted.searched += 1,
+            SearchVerdict::Undecided => accepted.undecided += 1,
+            SearchVerdict::Impossible(why) => return Err(Contradiction::Search(why)),
         }
     }
+    assert!(
+        accepted.searched + accepted.undecided <= history.len(),
+        "more keys than observations"
+    );
     Ok(accepted)
 }
 

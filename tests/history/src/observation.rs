@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 /// What a write puts under its key: a number that no other write of the history has, or nothing.
-pub type Value = Option<u64>;
+pub type ValueId = Option<u64>;
 
 /// The condition of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub enum WriteCondition {
     /// None.
     Any,
     /// The key has no value.
@@ -17,7 +17,7 @@ pub enum Condition {
     Version(u64),
 }
 
-impl Condition {
+impl WriteCondition {
     /// Whether it holds of a key that has this version, 0 for none.
     pub fn holds(self, version: u64) -> bool {
         match self {
@@ -52,16 +52,16 @@ pub enum What {
     /// A write that applied; its index is the key's new version. `value` is null for a delete.
     Written {
         /// What it put.
-        value: Value,
+        value: ValueId,
         /// Its condition.
-        condition: Condition,
+        condition: WriteCondition,
         /// The write's entry.
         at: LogPoint,
     },
     /// A write that was refused because its key stood at `current` (0: absent).
     Refused {
         /// Its condition.
-        condition: Condition,
+        condition: WriteCondition,
         /// The key's version.
         current: u64,
         /// Null if the answer did not say.
@@ -70,9 +70,9 @@ pub enum What {
     /// A write that may have applied, or may yet.
     Unknown {
         /// What it puts.
-        value: Value,
+        value: ValueId,
         /// Its condition.
-        condition: Condition,
+        condition: WriteCondition,
     },
     /// A read that found a value with its version, or nothing.
     Read {

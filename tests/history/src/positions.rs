@@ -78,6 +78,10 @@ fn check_client(seen: &[&Observation]) -> Result<(), String> {
                 highest = Some((seen, by));
             }
         }
+        assert!(
+            highest.is_none_or(|(_, by)| by.end() < observation.began),
+            "what has not ended counts"
+        );
         if let Some((high, by)) = highest.filter(|(high, _)| *high > index) {
             return Err(format!(
                 "client {} had seen index {high} in {by:?} before {observation:?} began",

@@ -11,12 +11,12 @@
 //! left out or come later.
 
 use crate::shards::{Past, by_key, by_shard};
-use crate::{Condition, Observation, Value, What};
+use crate::{Observation, ValueId, What, WriteCondition};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the search says of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SearchVerdict {
     /// There is an order.
     Explained,
     /// There is none: how far one goes, and what cannot follow.
@@ -31,14 +31,14 @@ pub fn check_keys(
     history: &[Observation],
     len_max: usize,
     steps_max: usize,
-) -> impl Iterator<Item = Verdict> + '_ {
+) -> impl Iterator<Item = SearchVerdict> + '_ {
     let shards = by_shard(history).into_values();
     shards.flat_map(move |shard| {
         let past = Past::new(&shard);
         let keys = by_key(&shard).into_values();
         let verdicts = keys.map(|key| match key.len() > len_max {
-            true => Verdict::Undecided,
-            false => Search::new(&key, &past).run(steps_max),
+            true => SearchVerdict::Undecided,
+            false => OrderSearch::new(&key, &past).run(steps_max),
         });
         verdicts.collect::<Vec<_>>()
     })
@@ -46,16 +46,16 @@ pub fn check_keys(
 
 /// A key as far as its clients can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct State {
+struct KeyState {
     /// No later operation is below this index.
     last: u64,
     /// Of the value, 0 if there is none.
     version: u64,
-    value: Value,
+    value: ValueId,
 }
 
 /// An operation that may be put into the order.
-struct Op<'a> {
+struct Candidate<'a> {
     observation: &'a Observation,
     /// It has an index above this one, a read at least this one.
     floor: u64,
@@ -65,28 +65,28 @@ struct Op<'a> {
     is_certain: bool,
 }
 
-struct Search<'a> {
+struct OrderSearch<'a> {
     /// By begin, the certain ones first.
-    ops: Vec<Op<'a>>,
+    ops: Vec<Candidate<'a>>,
     certain: usize,
     past: &'a Past<'a>,
 }
 
 /// The operations that the order has so far, and how it goes on.
-struct Frame {
-    state: State,
+struct Branch {
+    state: KeyState,
     done: Vec<u64>,
     /// The certain ones below are done.
     front: usize,
     left: usize,
-    choices: Vec<(usize, State)>,
+    choices: Vec<(usize, KeyState)>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> OrderSearch<'a> {
     fn new(key: &[&'a Observation], past: &'a Past<'a>) -> Self {
         let mentioned = mentioned(key);
         let read = versions_read(key);
-        let mut ops: Vec<Op<'_>> = key
+        let mut ops: Vec<Candidate<'_>> = key
             .iter()
             .map(|observation| {
                 let (versions, is_certain) = match &observation.what {
@@ -100,7 +100,7 @@ impl<'a> Search<'a> {
                         None => (mentioned.iter().copied().collect(), false),
                     },
                 };
-                Op {
+                Candidate {
                     observation,
                     floor: past.floor(observation.began),
                     versions,
@@ -113,8 +113,8 @@ impl<'a> Search<'a> {
         Self { ops, certain, past }
     }
 
-    fn run(&self, steps_max: usize) -> Verdict {
-        let start = State {
+    fn run(&self, steps_max: usize) -> SearchVerdict {
+        let start = KeyState {
             last: 0,
             version: 0,
             value: None,
@@ -122,11 +122,11 @@ impl<'a> Search<'a> {
         let words = self.ops.len().div_ceil(64);
         let mut seen = BTreeSet::new();
         let mut stack = vec![self.frame(start, vec![0; words], 0, self.certain)];
-        let mut deepest: Option<(usize, State)> = None;
+        let mut deepest: Option<(usize, KeyState)> = None;
         let mut steps = 0;
         while let Some(frame) = stack.last_mut() {
             if frame.left == 0 {
-                return Verdict::Explained;
+                return SearchVerdict::Explained;
             }
             if deepest.is_none_or(|(left, _)| frame.left < left) {
                 deepest = Some((frame.left, frame.state));
@@ -142,8 +142,13 @@ impl<'a> Search<'a> {
             }
             steps += 1;
             if steps > steps_max {
-                return Verdict::Undecided;
+                return SearchVerdict::Undecided;
             }
+            assert!(
+                state.last >= frame.state.last,
+                "an order goes back to index {}",
+                state.last
+            );
             let left = frame.left - usize::from(self.ops[op].is_certain);
             let front = frame.front;
             let next = self.frame(state, done, front, left);
@@ -152,14 +157,16 @@ impl<'a> Search<'a> {
         let (left, state) = deepest.unwrap_or((self.certain, start));
         let key = self.ops.first().map(|op| op.observation.key.as_str());
         let came = self.certain - left;
-        Verdict::Impossible(format!(
+        SearchVerdict::Impossible(format!(
             "key {key:?}: after at most {came} of {} operations the key is at {state:?}, and nothing fits",
             self.certain
         ))
     }
 
     /// What may come next, the best last.
-    fn frame(&self, state: State, done: Vec<u64>, mut front: usize, left: usize) -> Frame {
+    fn frame(&self, state: KeyState, done: Vec<u64>, mut front: usize, left: usize) -> Branch {
+        assert!(left <= self.certain, "more are left than there were");
+        assert!(front <= self.certain, "what need not come is in front");
         let is_done = |op: usize| done[op / 64] & (1 << (op % 64)) != 0;
         while front < self.certain && is_done(front) {
             front += 1;
@@ -193,14 +200,14 @@ impl<'a> Search<'a> {
                 let nexts = self.ops[op].step(state, self.past).into_iter();
                 nexts.map(move |next| (op, next))
             });
-            let frees = |next: State| {
+            let frees = |next: KeyState| {
                 let fits = |op: &usize| !self.ops[*op].step(next, self.past).is_empty();
                 stuck.iter().any(fits)
             };
             let (good, poor): (Vec<_>, Vec<_>) = steps.partition(|(_, next)| frees(*next));
             choices.splice(0..0, poor.into_iter().chain(good));
         }
-        Frame {
+        Branch {
             state,
             done,
             front,
@@ -210,10 +217,15 @@ impl<'a> Search<'a> {
     }
 }
 
-impl Op<'_> {
+impl Candidate<'_> {
     /// The states after it, if it may come in this one.
-    fn step(&self, state: State, past: &Past<'_>) -> Vec<State> {
+    fn step(&self, state: KeyState, past: &Past<'_>) -> Vec<KeyState> {
         let above = state.last.max(self.floor);
+        assert_eq!(
+            state.version == 0,
+            state.value.is_none(),
+            "a version without a value"
+        );
         match &self.observation.what {
             What::Written {
                 value, condition, ..
@@ -227,7 +239,7 @@ impl Op<'_> {
                     versions.push(past.free_above(above));
                 }
                 versions.retain(|version| *version > above);
-                let after = versions.into_iter().map(|version| State {
+                let after = versions.into_iter().map(|version| KeyState {
                     last: version,
                     version: if value.is_some() { version } else { 0 },
                     value: *value,
@@ -254,8 +266,9 @@ impl Op<'_> {
     }
 }
 
-impl State {
+impl KeyState {
     fn reading(self, fits: bool, index: u64) -> Vec<Self> {
+        assert!(!fits || index >= self.last, "a read goes back to {index}");
         let after = Self {
             last: index,
             ..self
@@ -272,7 +285,7 @@ fn mentioned(key: &[&Observation]) -> BTreeSet<u64> {
             versions.insert(current);
         }
         if let What::Written { condition, .. } | What::Unknown { condition, .. } = observation.what
-            && let Condition::Version(named) = condition
+            && let WriteCondition::Version(named) = condition
         {
             versions.insert(named);
         }

@@ -47,6 +47,10 @@ impl<'a> Past<'a> {
                 _ => highest = Some((*at, observation)),
             }
         }
+        assert!(
+            ended.is_sorted_by_key(|(_, at, _)| *at),
+            "the highest index falls"
+        );
         let mut taken = BTreeSet::new();
         for observation in shard {
             match &observation.what {
@@ -80,6 +84,7 @@ impl<'a> Past<'a> {
         while self.taken.contains(&index) {
             index += 1;
         }
+        assert!(!self.taken.contains(&index), "index {index} is taken");
         index
     }
 }

@@ -3,8 +3,8 @@
 mod model;
 
 use crate::mutate::{MUTATIONS, mutate};
-use crate::search::{Verdict, check_keys};
-use crate::{Condition, LogPoint, Observation, What, check, lines, positions, witness};
+use crate::search::{SearchVerdict, check_keys};
+use crate::{LogPoint, Observation, What, WriteCondition, check, lines, positions, witness};
 use std::collections::BTreeMap;
 
 /// For unknown outcomes.
@@ -23,10 +23,10 @@ fn seen(began: u64, ended: u64, what: What) -> Observation {
 }
 
 fn put(value: u64, index: u64) -> What {
-    put_if(value, index, Condition::Any)
+    put_if(value, index, WriteCondition::Any)
 }
 
-fn put_if(value: u64, index: u64, condition: Condition) -> What {
+fn put_if(value: u64, index: u64, condition: WriteCondition) -> What {
     What::Written {
         value: Some(value),
         condition,
@@ -37,7 +37,7 @@ fn put_if(value: u64, index: u64, condition: Condition) -> What {
 fn delete(index: u64) -> What {
     What::Written {
         value: None,
-        condition: Condition::Any,
+        condition: WriteCondition::Any,
         at: LogPoint::at(index),
     }
 }
@@ -49,7 +49,7 @@ fn read(found: Option<(u64, u64)>, index: u64) -> What {
     }
 }
 
-fn refused(condition: Condition, current: u64, index: u64) -> What {
+fn refused(condition: WriteCondition, current: u64, index: u64) -> What {
     What::Refused {
         condition,
         current,
@@ -58,7 +58,7 @@ fn refused(condition: Condition, current: u64, index: u64) -> What {
 }
 
 /// Refused by a server that does not say at which index.
-fn refused_somewhere(condition: Condition, current: u64) -> What {
+fn refused_somewhere(condition: WriteCondition, current: u64) -> What {
     What::Refused {
         condition,
         current,
@@ -69,11 +69,11 @@ fn refused_somewhere(condition: Condition, current: u64) -> What {
 fn unknown_put(value: u64) -> What {
     What::Unknown {
         value: Some(value),
-        condition: Condition::Any,
+        condition: WriteCondition::Any,
     }
 }
 
-fn unknown_delete(condition: Condition) -> What {
+fn unknown_delete(condition: WriteCondition) -> What {
     What::Unknown {
         value: None,
         condition,
@@ -85,9 +85,9 @@ fn search(history: &[Observation]) -> Option<Result<(), String>> {
     let mut all = Some(Ok(()));
     for verdict in check_keys(history, 1_000, 1_000_000) {
         match verdict {
-            Verdict::Explained => {}
-            Verdict::Undecided => all = None,
-            Verdict::Impossible(why) => return Some(Err(why)),
+            SearchVerdict::Explained => {}
+            SearchVerdict::Undecided => all = None,
+            SearchVerdict::Impossible(why) => return Some(Err(why)),
         }
     }
     all
@@ -112,7 +112,7 @@ fn both(what: &str, is_good: bool, history: &[Observation]) {
 
 #[test]
 fn good_histories_pass() {
-    let any = Condition::Any;
+    let any = WriteCondition::Any;
     for (what, history) in [
         (
             "one after the other",
@@ -157,8 +157,8 @@ fn good_histories_pass() {
                 seen(0, 1, put(1, 5)),
                 seen(2, 3, delete(6)),
                 seen(4, 5, read(None, 6)),
-                seen(6, 7, refused(Condition::Version(5), 0, 7)),
-                seen(8, 9, put_if(2, 8, Condition::Absent)),
+                seen(6, 7, refused(WriteCondition::Version(5), 0, 7)),
+                seen(8, 9, put_if(2, 8, WriteCondition::Absent)),
             ],
         ),
         (
@@ -166,8 +166,8 @@ fn good_histories_pass() {
             vec![
                 seen(0, 1, put(1, 5)),
                 seen(2, 9, put(2, 7)),
-                seen(2, 3, refused_somewhere(Condition::Absent, 5)),
-                seen(4, 5, refused_somewhere(Condition::Version(5), 7)),
+                seen(2, 3, refused_somewhere(WriteCondition::Absent, 5)),
+                seen(4, 5, refused_somewhere(WriteCondition::Version(5), 7)),
             ],
         ),
         (
@@ -175,7 +175,7 @@ fn good_histories_pass() {
             vec![
                 seen(0, 1, put(1, 5)),
                 seen(2, NEVER, unknown_put(2)),
-                seen(2, NEVER, unknown_delete(Condition::Version(7))),
+                seen(2, NEVER, unknown_delete(WriteCondition::Version(7))),
                 seen(4, 5, read(None, 9)),
             ],
         ),
@@ -188,13 +188,13 @@ fn good_histories_pass() {
                     NEVER,
                     What::Unknown {
                         value: Some(2),
-                        condition: Condition::Version(5),
+                        condition: WriteCondition::Version(5),
                     },
                 ),
                 seen(4, 5, read(Some((7, 2)), 9)),
-                seen(6, 7, refused(Condition::Version(5), 7, 10)),
+                seen(6, 7, refused(WriteCondition::Version(5), 7, 10)),
                 seen(6, NEVER, unknown_delete(any)),
-                seen(8, 9, put_if(3, 12, Condition::Absent)),
+                seen(8, 9, put_if(3, 12, WriteCondition::Absent)),
             ],
         ),
     ] {
@@ -205,7 +205,7 @@ fn good_histories_pass() {
 
 #[test]
 fn bad_histories_are_found() {
-    let over = |version, named| put_if(version, version, Condition::Version(named));
+    let over = |version, named| put_if(version, version, WriteCondition::Version(named));
     for (what, history) in [
         (
             "a stale read, by index",
@@ -256,7 +256,7 @@ fn bad_histories_are_found() {
             "refused although the condition held",
             vec![
                 seen(0, 1, put(1, 5)),
-                seen(2, 3, refused(Condition::Version(5), 5, 6)),
+                seen(2, 3, refused(WriteCondition::Version(5), 5, 6)),
             ],
         ),
         (
@@ -264,7 +264,7 @@ fn bad_histories_are_found() {
             vec![
                 seen(0, 1, put(1, 5)),
                 seen(2, 3, put(2, 7)),
-                seen(4, 5, refused_somewhere(Condition::Absent, 5)),
+                seen(4, 5, refused_somewhere(WriteCondition::Absent, 5)),
             ],
         ),
         (
@@ -301,7 +301,7 @@ fn an_unknown_delete_excuses_one_disappearance_after_it_began() {
     let there = |began, index| seen(began, began + 1, read(Some((5, 1)), index));
     let unknown = |began, condition| seen(began, NEVER, unknown_delete(condition));
     let first = || seen(0, 1, put(1, 5));
-    let any = Condition::Any;
+    let any = WriteCondition::Any;
     for (what, is_good, history) in [
         (
             "it is one",
@@ -311,17 +311,17 @@ fn an_unknown_delete_excuses_one_disappearance_after_it_began() {
         (
             "of this version",
             true,
-            vec![first(), unknown(2, Condition::Version(5)), gone(4, 8)],
+            vec![first(), unknown(2, WriteCondition::Version(5)), gone(4, 8)],
         ),
         (
             "of another version",
             false,
-            vec![first(), unknown(2, Condition::Version(4)), gone(4, 8)],
+            vec![first(), unknown(2, WriteCondition::Version(4)), gone(4, 8)],
         ),
         (
             "of nothing",
             false,
-            vec![first(), unknown(2, Condition::Absent), gone(4, 8)],
+            vec![first(), unknown(2, WriteCondition::Absent), gone(4, 8)],
         ),
         (
             "it began after the reader had its answer",
@@ -372,7 +372,7 @@ fn an_unknown_delete_excuses_one_disappearance_after_it_began() {
             vec![
                 first(),
                 unknown(2, any),
-                seen(0, 9, put_if(2, 6, Condition::Absent)),
+                seen(0, 9, put_if(2, 6, WriteCondition::Absent)),
             ],
         ),
     ] {
@@ -383,7 +383,7 @@ fn an_unknown_delete_excuses_one_disappearance_after_it_began() {
 #[test]
 fn a_version_that_nobody_wrote_needs_an_unknown_put() {
     let sees = |began, current| {
-        let what = refused(Condition::Absent, current, 9);
+        let what = refused(WriteCondition::Absent, current, 9);
         seen(began, began + 1, what)
     };
     let unknown = |began| seen(began, NEVER, unknown_put(3));
@@ -408,7 +408,7 @@ fn positions_do_not_run_backwards() {
         let what = match is_write {
             true => What::Written {
                 value: Some(index),
-                condition: Condition::Any,
+                condition: WriteCondition::Any,
                 at,
             },
             false => What::Read { found: None, at },
@@ -504,7 +504,7 @@ fn both_checks_come_to_one_verdict() {
 
 fn is_unknown_and_conditional(observation: &Observation) -> bool {
     match observation.what {
-        What::Unknown { condition, .. } => condition != Condition::Any,
+        What::Unknown { condition, .. } => condition != WriteCondition::Any,
         _ => false,
     }
 }

@@ -12,7 +12,7 @@
 //!   or one disappearance, after everything that had ended when it began.
 
 use crate::shards::{Past, by_key, by_shard};
-use crate::{Condition, Observation, Value, What};
+use crate::{Observation, ValueId, What, WriteCondition};
 use std::collections::BTreeMap;
 
 /// Checks a history.
@@ -46,10 +46,10 @@ fn check_real_time(events: &[&Observation], past: &Past<'_>) -> Result<(), Strin
 }
 
 /// The writes of one key that have applied, by version.
-type Writes<'a> = BTreeMap<u64, (Value, &'a Observation)>;
+type Writes<'a> = BTreeMap<u64, (ValueId, &'a Observation)>;
 
 /// What was seen of a key: at this index it had this version, or none.
-struct Seen<'a> {
+struct Sighting<'a> {
     index: u64,
     version: Option<u64>,
     by: &'a Observation,
@@ -76,7 +76,7 @@ fn check_key(events: &[&Observation], past: &Past<'_>) -> Result<(), String> {
     let unknown_puts = pin_values(events, &mut writes, &mut seen, past)?;
     for event in events {
         match event.what {
-            What::Read { found, at } => seen.push(Seen {
+            What::Read { found, at } => seen.push(Sighting {
                 index: at.index,
                 version: found.map(|(version, _)| version),
                 by: event,
@@ -91,7 +91,7 @@ fn check_key(events: &[&Observation], past: &Past<'_>) -> Result<(), String> {
                 }
                 // Without a point: as early as it can have been.
                 let earliest = || current.max(past.floor(event.began));
-                seen.push(Seen {
+                seen.push(Sighting {
                     index: at.map_or_else(earliest, |at| at.index),
                     version: (current != 0).then_some(current),
                     by: event,
@@ -106,21 +106,25 @@ fn check_key(events: &[&Observation], past: &Past<'_>) -> Result<(), String> {
 }
 
 /// What the condition of a write that applied at `version` says.
-fn decided_by<'a>(condition: Condition, version: u64, by: &'a Observation) -> Option<Seen<'a>> {
+fn decided_by<'a>(
+    condition: WriteCondition,
+    version: u64,
+    by: &'a Observation,
+) -> Option<Sighting<'a>> {
     let index = version.checked_sub(1)?;
     let version = match condition {
-        Condition::Any => return None,
-        Condition::Absent => None,
-        Condition::Version(named) => Some(named),
+        WriteCondition::Any => return None,
+        WriteCondition::Absent => None,
+        WriteCondition::Version(named) => Some(named),
     };
-    Some(Seen { index, version, by })
+    Some(Sighting { index, version, by })
 }
 
 /// Finds the writes of the values that were read, and returns the unknown puts whose values were not.
 fn pin_values<'a>(
     events: &[&'a Observation],
     writes: &mut Writes<'a>,
-    seen: &mut Vec<Seen<'a>>,
+    seen: &mut Vec<Sighting<'a>>,
     past: &Past<'_>,
 ) -> Result<Vec<&'a Observation>, String> {
     let mut versions: BTreeMap<u64, (u64, &Observation)> = BTreeMap::new();
@@ -173,7 +177,7 @@ fn pin_values<'a>(
 
 /// Versions that were seen, but not their values: an unknown put each must have made them.
 fn explain_versions<'a>(
-    seen: &[Seen<'a>],
+    seen: &[Sighting<'a>],
     writes: &mut Writes<'a>,
     unknown: &[&'a Observation],
     has_deletes: bool,
@@ -210,13 +214,18 @@ fn explain_versions<'a>(
 
 /// Whether the condition of a write that applied at `version` can have held, for all that is known of the other
 /// writes. An unknown delete may have come before it.
-fn may_hold(condition: Condition, version: u64, writes: &Writes<'_>, has_deletes: bool) -> bool {
+fn may_hold(
+    condition: WriteCondition,
+    version: u64,
+    writes: &Writes<'_>,
+    has_deletes: bool,
+) -> bool {
     let last = writes.range(..version).next_back();
     let (index, is_put) = last.map_or((0, false), |(index, (value, _))| (*index, value.is_some()));
     match condition {
-        Condition::Any => true,
-        Condition::Absent => has_deletes || !is_put,
-        Condition::Version(named) => {
+        WriteCondition::Any => true,
+        WriteCondition::Absent => has_deletes || !is_put,
+        WriteCondition::Version(named) => {
             named > 0 && named < version && (named > index || named == index && is_put)
         }
     }
@@ -233,9 +242,9 @@ struct Gone<'a> {
 }
 
 /// Compares what was seen with the writes; returns what is missing without a delete being known.
-fn check_seen<'a>(seen: &[Seen<'a>], writes: &Writes<'a>) -> Result<Vec<Gone<'a>>, String> {
+fn check_seen<'a>(seen: &[Sighting<'a>], writes: &Writes<'a>) -> Result<Vec<Gone<'a>>, String> {
     let mut gone: BTreeMap<u64, Gone<'a>> = BTreeMap::new();
-    for Seen { index, version, by } in seen {
+    for Sighting { index, version, by } in seen {
         let last = writes.range(..=index).next_back();
         match (version, last) {
             (Some(version), _) if version > index => {
@@ -270,7 +279,7 @@ fn check_seen<'a>(seen: &[Seen<'a>], writes: &Writes<'a>) -> Result<Vec<Gone<'a>
 /// An unknown delete must have made each version disappear.
 fn explain_disappearances(
     gone: &mut [Gone<'_>],
-    seen: &[Seen<'_>],
+    seen: &[Sighting<'_>],
     events: &[&Observation],
     past: &Past<'_>,
 ) -> Result<(), String> {
@@ -285,10 +294,10 @@ fn explain_disappearances(
             return false;
         };
         let may_apply = match condition {
-            Condition::Any => true,
-            Condition::Absent => false,
+            WriteCondition::Any => true,
+            WriteCondition::Absent => false,
             // Of an unknown put that nobody saw, perhaps.
-            Condition::Version(named) => named >= gone.version,
+            WriteCondition::Version(named) => named >= gone.version,
         };
         let floor = past.floor(delete.began).max(gone.after);
         may_apply && past.free_above(floor) <= gone.upto && delete.began <= gone.by.end()
@@ -341,6 +350,7 @@ fn assign<W, O>(wanted: &[W], offered: &[O], fits: impl Fn(&W, &O) -> bool) -> V
     let mut given = vec![None; wanted.len()];
     for (to, holder) in taken.iter().enumerate() {
         if let Some(at) = holder {
+            assert!(given[*at].is_none(), "one write explains two things");
             given[*at] = Some(to);
         }
     }

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::notes::{Asked, encode};
 use crate::trial::Report;
 use crate::workload::{HEALED_DEADLINE, key_of};
-use corelith_history::Condition;
+use corelith_history::WriteCondition;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) fn leader_change(seed: u64) -> Report {
                         let notes = &workload.notes;
                         let asked = match number % 4 {
                             0 => Asked::Read,
-                            _ => Asked::Write(Some(notes.take_value()), Condition::Any),
+                            _ => Asked::Write(Some(notes.take_value()), WriteCondition::Any),
                         };
                         let question = notes.ask(name, &key_of(number % keys), asked);
                         let encode = |value| encode(value, 60);

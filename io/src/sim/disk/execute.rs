@@ -91,7 +91,8 @@ impl Disk {
         len: usize,
         rng: &Rng,
     ) -> Buf {
-        let mut buf = Buf::alloc(len);
+        // As far as the file has bytes, they are read; the rest is cut off.
+        let mut buf = Buf::to_overwrite(len);
         let (file, offset) = self.place_of(verdict, handle, offset, len, rng);
         let count = if file == handle.file && verdict != IoVerdict::Misdirect {
             self.reach_early(file, offset, len, rng);

@@ -130,15 +130,14 @@ impl Faults {
         *self = Self::new(self.short_rate);
     }
 
-    /// Decides about one operation. The path is only asked for when it matters.
-    pub(in super::super) fn judge(
-        &mut self,
-        kind: IoKind,
-        path: impl FnOnce() -> String,
-        rng: &Rng,
-    ) -> IoVerdict {
-        if !self.traps.is_empty() {
-            let path = path();
+    /// Whether the verdict depends on the path of an operation.
+    pub(in super::super) fn goes_by_path(&self) -> bool {
+        !self.traps.is_empty()
+    }
+
+    /// Decides about one operation. The path may be anything unless it matters.
+    pub(in super::super) fn judge(&mut self, kind: IoKind, path: &str, rng: &Rng) -> IoVerdict {
+        if self.goes_by_path() {
             let caught = self.traps.iter_mut().position(|trap| {
                 let concerned = trap.kind == kind && path.contains(&trap.path_part);
                 let sprung = concerned && trap.pass == 0;

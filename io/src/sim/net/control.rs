@@ -2,7 +2,7 @@
 
 use super::state::LinkFaults;
 use crate::sim::SimNode;
-use crate::sim::executor::SimEvent;
+use crate::sim::events::SimEvent;
 use crate::sim::world::{TraceStep, World, nanos};
 use std::rc::Rc;
 use std::time::Duration;

@@ -13,7 +13,7 @@
 //! * `unacknowledged` counts at least `unheard` and what the other side has not read.
 //! * A machine without power has no listeners, and has forgotten its connections.
 
-use super::super::executor::SimEvent;
+use super::super::events::SimEvent;
 use super::super::world::{Node, TraceStep, World, fingerprint};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -283,14 +283,13 @@ impl World {
     }
 
     fn schedule_delivery(self: &Rc<Self>, connection: u64, side: usize, at: u64) {
-        let deliver = move |world: &Rc<World>| world.deliver(connection, side);
         self.executor
-            .schedule(at, SimEvent::Call(Box::new(deliver)));
+            .schedule(at, SimEvent::Arrival { connection, side });
     }
 
     /// Lets the segments arrive whose time has come. Those that cannot now (a cut link, a machine
     /// without power or asleep) stay in flight; [`World::retransmit`] calls again when that has changed.
-    fn deliver(self: &Rc<Self>, connection: u64, side: usize) {
+    pub(in super::super) fn deliver(self: &Rc<Self>, connection: u64, side: usize) {
         let mut wakers = Vec::new();
         loop {
             let mut net = self.net.borrow_mut();

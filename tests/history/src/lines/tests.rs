@@ -1,5 +1,5 @@
 use super::{LinesError, read, write};
-use crate::{Condition, LogPoint, Observation, What};
+use crate::{LogPoint, Observation, What, WriteCondition};
 
 fn observation(ended: Option<u64>, what: What) -> Observation {
     Observation {
@@ -16,7 +16,7 @@ fn observation(ended: Option<u64>, what: What) -> Observation {
 #[test]
 fn a_history_comes_back_as_it_was_written() {
     let at = LogPoint { term: 4, index: 12 };
-    let condition = Condition::Version(7);
+    let condition = WriteCondition::Version(7);
     let history = [
         observation(
             Some(25),
@@ -36,7 +36,7 @@ fn a_history_comes_back_as_it_was_written() {
         observation(
             Some(27),
             What::Refused {
-                condition: Condition::Absent,
+                condition: WriteCondition::Absent,
                 current: 12,
                 at: None,
             },
@@ -45,7 +45,7 @@ fn a_history_comes_back_as_it_was_written() {
             None,
             What::Unknown {
                 value: Some(9),
-                condition: Condition::Any,
+                condition: WriteCondition::Any,
             },
         ),
     ];
@@ -80,8 +80,8 @@ fn what_is_no_history_is_refused() {
     let header = "{\"schema\":\"corelith-history\",\"version\":1,\"origin\":\"\"}\n";
     let newer = header.replace(":1", ":2");
     let bad_line = format!("{header}{{\"client\":1}}\n");
-    assert!(matches!(read(&b""[..]), Err(LinesError::Header)));
-    assert!(matches!(read(newer.as_bytes()), Err(LinesError::Header)));
+    assert!(matches!(read(&b""[..]), Err(LinesError::Opening)));
+    assert!(matches!(read(newer.as_bytes()), Err(LinesError::Opening)));
     let found = read(bad_line.as_bytes());
     assert!(
         matches!(found, Err(LinesError::Line { line: 2, .. })),

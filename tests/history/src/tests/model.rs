@@ -1,6 +1,6 @@
 //! Histories of a store that does as it should, in which clients' operations overlap, are lost and are retried.
 
-use crate::{Condition, LogPoint, Observation, What};
+use crate::{LogPoint, Observation, What, WriteCondition};
 use std::collections::BTreeMap;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -34,10 +34,10 @@ pub(super) fn history(seed: u64) -> Vec<Observation> {
         let (began, ended) = (now - dice.below(now.min(12)), now + dice.below(12));
         let (version, found) = store.get(&key).copied().unwrap_or_default();
         let condition = match dice.below(6) {
-            0 => Condition::Absent,
-            1 => Condition::Version(version),
-            2 => Condition::Version(version.saturating_sub(1)),
-            _ => Condition::Any,
+            0 => WriteCondition::Absent,
+            1 => WriteCondition::Version(version),
+            2 => WriteCondition::Version(version.saturating_sub(1)),
+            _ => WriteCondition::Any,
         };
         let is_lost = lossy && dice.below(4) == 0;
         let mut write = |value: Option<u64>, dice: &mut Dice| {
@@ -98,7 +98,7 @@ pub(super) fn broken(seed: u64) -> Vec<Observation> {
         (What::Written { at, .. }, 1) => at.index = nudged(at.index),
         (What::Written { value, .. }, 2) => *value = None,
         (What::Written { condition, at, .. }, _) => {
-            *condition = Condition::Version(nudged(at.index).saturating_sub(3));
+            *condition = WriteCondition::Version(nudged(at.index).saturating_sub(3));
         }
         (What::Read { found, .. }, 1) => *found = None,
         (
@@ -111,7 +111,7 @@ pub(super) fn broken(seed: u64) -> Vec<Observation> {
         (What::Read { at, .. }, _) => at.index = nudged(at.index),
         (What::Refused { current, .. }, 1) => *current = nudged(*current),
         (What::Refused { at, .. }, _) => *at = None,
-        (What::Unknown { condition, .. }, 1) => *condition = Condition::Absent,
+        (What::Unknown { condition, .. }, 1) => *condition = WriteCondition::Absent,
         (What::Unknown { value, .. }, _) => *value = None,
     }
     observation.began = observation.began.min(observation.end());

@@ -9,6 +9,7 @@ mod disk;
 mod lead;
 mod load;
 mod network;
+mod planted;
 mod time;
 mod watch;
 

@@ -15,6 +15,8 @@ const OWN_PORT: u16 = 7411;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Time for a node to stop after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Storage of nodes that take little disk space.
+const FRUGAL: &str = "\n[storage]\nsegment_bytes = 16777216\nreserve_bytes = 0\n";
 /// Interval at which a node is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -31,6 +33,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) shards: u32,
     /// Cores of each node.
     pub(crate) cores: u16,
+    /// Whether the nodes take as little disk space as they can.
+    pub(crate) is_frugal: bool,
     /// Where the nodes run.
     pub(crate) place: Place,
 }
@@ -346,6 +350,9 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
         options.dir.join(format!("node-{node}")).display(),
         options.shards,
     );
+    if options.is_frugal {
+        text.push_str(FRUGAL);
+    }
     for (index, port) in ports.iter().enumerate() {
         text.push_str(&format!(
             "\n[[cluster.nodes]]\nid = {}\nhost = \"{}\"\nport = {port}\ncores = {}\n",

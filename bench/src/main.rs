@@ -4,6 +4,7 @@ mod abuse;
 mod cluster;
 mod driver;
 mod failover;
+mod idle;
 mod options;
 mod pacer;
 mod recorder;
@@ -43,10 +44,12 @@ enum BenchError {
     },
     #[error(transparent)]
     Failover(#[from] failover::FailoverError),
+    #[error(transparent)]
+    Idle(#[from] idle::IdleError),
     #[error(
-        "the workload `failover` runs alone, in its own cluster: leave out --connect and other workloads"
+        "the workloads `failover` and `idle` run alone, in their own cluster: leave out --connect and other workloads"
     )]
-    FailoverOfOthers,
+    NotAlone,
     #[error("the workload `abuse` needs its own cluster: leave out --connect")]
     AbuseOfOthers,
     #[error("cannot find this program's directory: {0}")]
@@ -69,6 +72,9 @@ fn main() -> ExitCode {
 fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     if options.workload.contains(&WorkloadKind::Failover) {
         return fail_over(options);
+    }
+    if options.workload.contains(&WorkloadKind::Idle) {
+        return stay_idle(options);
     }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
@@ -137,6 +143,7 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             runs,
             abuses,
             failovers: Vec::new(),
+            idle: Vec::new(),
         };
         write_json(path, &report)?;
     }
@@ -155,7 +162,7 @@ fn workload_of(options: &BenchOptions) -> Workload {
 /// Runs the workload `failover`. Returns true if every fault cost at most what is allowed.
 fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
     if options.workload.len() != 1 || !options.connect.is_empty() {
-        return Err(BenchError::FailoverOfOthers);
+        return Err(BenchError::NotAlone);
     }
     failover::prepare(&options.fault)?;
     let cluster = cluster_options(options)?;
@@ -178,6 +185,40 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
             runs: Vec::new(),
             abuses: Vec::new(),
             failovers,
+            idle: Vec::new(),
+        };
+        write_json(path, &report)?;
+    }
+    Ok(good)
+}
+
+/// Runs the workload `idle`. Returns true if no node takes more than it may.
+fn stay_idle(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.len() != 1 || !options.connect.is_empty() {
+        return Err(BenchError::NotAlone);
+    }
+    let cluster = ClusterOptions {
+        is_frugal: true,
+        ..cluster_options(options)?
+    };
+    let machine = Machine::here(cluster.dir.parent());
+    println!("{machine}\n");
+    let idle = idle::run(&cluster, options.duration);
+    if !options.keep {
+        // Each cluster has removed its own directory in it.
+        let _ = std::fs::remove_dir(&cluster.dir);
+    }
+    let idle = idle?;
+    let good = idle.iter().all(idle::IdleFigures::is_good);
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load: load_of(options, true),
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers: Vec::new(),
+            idle,
         };
         write_json(path, &report)?;
     }
@@ -242,6 +283,7 @@ fn cluster_options(options: &BenchOptions) -> Result<ClusterOptions, BenchError>
         keep: options.keep,
         shards: options.shards,
         cores: options.cores,
+        is_frugal: false,
         place: Place::Loopback,
     })
 }

@@ -19,11 +19,13 @@ Examples:
   corelith-bench --workload abuse
   corelith-bench --workload failover --fault kill,stop,cut,stall,deaf --rounds 50 --json failover.json
   corelith-bench --workload failover --fault steady --seconds 600
+  corelith-bench --workload idle --shards 1000 --duration 60
 
 Exit codes:
   0    done, no operation failed
   1    the benchmark could not run
-  2    an operation failed, an abuse did harm, a fault cost more than allowed, or the arguments are wrong";
+  2    an operation failed, an abuse did harm, a fault or an idle node cost more than allowed, or the arguments
+       are wrong";
 
 /// Most operations in flight.
 const IN_FLIGHT_MAX: u64 = 100_000;

@@ -3,6 +3,7 @@
 use crate::abuse;
 use crate::driver::RunOutcome;
 use crate::failover;
+use crate::idle;
 use crate::workload::{Distribution, ReadSource, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
@@ -24,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) abuses: Vec<abuse::Row>,
     /// One for each fault.
     pub(crate) failovers: Vec<failover::Summary>,
+    /// Of a cluster of few shards and one of many.
+    pub(crate) idle: Vec<idle::IdleFigures>,
 }
 
 /// The parameters that all runs share.

@@ -74,6 +74,19 @@ impl Usage {
     }
 }
 
+/// How often the threads of a process have gone to sleep so far, and so have been woken.
+pub fn switches(pid: u32) -> u64 {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let status = threads.flatten().map(|thread| {
+        // A thread may end meanwhile.
+        let text = std::fs::read_to_string(thread.path().join("status"));
+        labelled_number(&text.unwrap_or_default(), "voluntary_ctxt_switches:")
+    });
+    status.sum()
+}
+
 /// Waits until the servers write almost nothing. Nodes that have just started write log segments in advance,
 /// which would distort the first measurement.
 pub fn wait_until_settled(pids: &[u32]) {

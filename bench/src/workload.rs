@@ -25,6 +25,8 @@ pub(crate) enum WorkloadKind {
     Abuse,
     /// Faults of the nodes of the started cluster: how long writes wait (see --fault).
     Failover,
+    /// No operations: CPU time, wakes and memory of the nodes of the started cluster, for --duration.
+    Idle,
 }
 
 /// Replicas that gets ask.
@@ -119,7 +121,7 @@ impl Workload {
     pub(crate) fn of_kind(&self, kind: WorkloadKind, read_percent: u8) -> Self {
         Self {
             read_percent: match kind {
-                WorkloadKind::Put | WorkloadKind::Failover => 0,
+                WorkloadKind::Put | WorkloadKind::Failover | WorkloadKind::Idle => 0,
                 WorkloadKind::Get => 100,
                 WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },

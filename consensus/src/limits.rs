@@ -36,6 +36,10 @@ pub const APPLY_TURN_ENTRIES: usize = 64;
 pub const READERS_WAITING_MAX: usize = 64 * 1024;
 /// A follower looks for a leader that names a read point for this part of the time that a request to a peer may take.
 pub const FOLLOWER_ASK_PARTS: u32 = 4;
+/// After a question for so many reads, the next ones gather for as long as it took.
+pub const FOLLOWER_GATHER_FROM: usize = 16;
+/// They gather for at most so long.
+pub const FOLLOWER_GATHER_MAX: Duration = Duration::from_micros(300);
 /// How long a follower waits before it asks again for a read point.
 pub const FOLLOWER_PAUSE: Duration = Duration::from_millis(10);
 /// How often a follower that waits for a read point to be applied takes the point itself for news of what is committed.

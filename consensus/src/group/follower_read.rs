@@ -33,7 +33,10 @@ use super::{Group, GroupInner};
 use crate::admission::{self, Refusal};
 use crate::convert;
 use crate::error::GroupError;
-use crate::limits::{FOLLOWER_ASK_PARTS, FOLLOWER_FEED_EVERY, FOLLOWER_PAUSE, READERS_WAITING_MAX};
+use crate::limits::{
+    FOLLOWER_ASK_PARTS, FOLLOWER_FEED_EVERY, FOLLOWER_GATHER_FROM, FOLLOWER_GATHER_MAX,
+    FOLLOWER_PAUSE, READERS_WAITING_MAX,
+};
 use crate::planted::{Bug, is_planted};
 use crate::route::GroupMember;
 use crate::types::LeaderId;
@@ -198,11 +201,17 @@ impl Group {
             if reads.asked.borrow().is_empty() {
                 break;
             }
+            let asked_at = corelith_io::now();
             let given = self.ask_leader().await;
+            let took = corelith_io::now().saturating_duration_since(asked_at);
             let mut readers = std::mem::take(&mut *reads.asked.borrow_mut());
             if let Some(given) = given {
                 reads.given.set(Some(given));
+                let pause = gathers_for(readers.len(), took);
                 self.wait_applied(given.upto.index, readers);
+                if let Some(pause) = pause {
+                    sleep(pause).await;
+                }
                 continue;
             }
             if self.inner.leading().is_some() {
@@ -351,6 +360,13 @@ impl Group {
     pub(crate) fn questions(&self) -> u64 {
         self.inner.follower_reads.questions.get()
     }
+}
+
+/// How long reads gather before the next question, after one for `readers` that `took` so long. Where many read, a
+/// question for twice as many costs the leader half, and a read waits by half a question longer; alone, it never
+/// waits.
+fn gathers_for(readers: usize, took: Duration) -> Option<Duration> {
+    (readers >= FOLLOWER_GATHER_FROM).then(|| took.min(FOLLOWER_GATHER_MAX))
 }
 
 impl Reader {

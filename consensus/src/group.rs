@@ -55,6 +55,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub(crate) use lead::STALLED_PART;
 pub use read::ReadPoint;
 
 /// What a replica does in its group.

@@ -68,6 +68,8 @@ pub struct Liveness {
 struct CoreState {
     /// When its loop ran last with a disk that had answered; 0 if never.
     pulsed_at: AtomicU64,
+    /// Its disk leaves a write without an answer for long.
+    is_slow: AtomicBool,
     health: Mutex<NodeHealth>,
 }
 
@@ -310,6 +312,13 @@ impl Liveness {
         }
     }
 
+    /// A core says whether its disk leaves a write without an answer for long.
+    pub(crate) fn set_slow(&self, core: u16, is_slow: bool) {
+        if let Some(state) = self.cores.get(usize::from(core)) {
+            state.is_slow.store(is_slow, Ordering::SeqCst);
+        }
+    }
+
     /// The node's leads are to leave it.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
@@ -331,7 +340,7 @@ impl Liveness {
         for core in &self.cores {
             let health = lock(&core.health);
             all.node.is_disk_full |= health.node.is_disk_full;
-            all.node.is_slow |= health.node.is_slow;
+            all.node.is_slow |= core.is_slow.load(Ordering::SeqCst);
             all.damaged.extend(&health.damaged);
             all.has_more |= health.has_more;
             all.write_us = all.write_us.max(health.write_us);

@@ -8,6 +8,7 @@
 //! An openraft that has stopped is told nothing: it would log each message.
 
 use super::Group;
+use super::election::in_millis;
 use super::turning::Turn;
 use crate::admission::{
     self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal, leader_of_vote,
@@ -344,8 +345,7 @@ impl Group {
                 inner.raise_term(peer.node, ask.vote.term).await;
             }
             inner.doubt(&vote);
-            let left = (until - corelith_io::now()).as_millis();
-            return Ok(Some(refused(u32::try_from(left).unwrap_or(u32::MAX))));
+            return Ok(Some(refused(in_millis(until - corelith_io::now()))));
         }
         let keeps = inner.leads_well() && ask.handed_over_by.is_none();
         if keeps || inner.is_embargoed() || !inner.turn(&vote, turn) {

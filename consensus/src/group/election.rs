@@ -62,6 +62,43 @@ impl super::Group {
     }
 }
 
+/// How long a promise runs, as it is told: not shorter than it is.
+pub(super) fn in_millis(promised: Duration) -> u32 {
+    u32::try_from(promised.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+/// How an attempt to lead ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Campaign {
+    /// It was too early: others had a promise to keep, which has run out meanwhile.
+    Early,
+    /// It was won, or lost.
+    Over,
+}
+
+/// What the others answered to the question whether they would vote.
+#[derive(Debug)]
+struct Poll {
+    /// Those that would, this replica included.
+    granted: usize,
+    /// The shortest time for which a promise keeps one of them from it.
+    promised: Option<Duration>,
+}
+
+impl Poll {
+    fn count(&mut self, answer: Option<VoteAnswer>) {
+        match answer {
+            Some(answer) if answer.granted => self.granted += 1,
+            Some(answer) if answer.promised_ms > 0 => {
+                let promised = Duration::from_millis(answer.promised_ms.into());
+                let shortest = self.promised.map_or(promised, |known| known.min(promised));
+                self.promised = Some(shortest);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl GroupInner {
     /// Has the replica stand whenever it is to.
     pub(super) async fn stand_when_needed(self: Rc<Self>) {
@@ -92,8 +129,14 @@ impl GroupInner {
             if self.vote_seen() != before || self.wish() != Wish::Now {
                 continue;
             }
-            attempts = attempts.saturating_add(1);
-            self.campaign().await;
+            if self.has_stalled_lately() {
+                // It could not lead either, and perhaps the leader goes on as its disk does.
+                sleep(self.liveness.options().beat).await;
+                continue;
+            }
+            if self.campaign().await == Campaign::Over {
+                attempts = attempts.saturating_add(1);
+            }
         }
     }
 
@@ -170,16 +213,25 @@ impl GroupInner {
         step * steps + pause
     }
 
-    /// Asks the others, and stands if a majority would vote for this replica; then waits for what comes of it.
-    async fn campaign(self: &Rc<Self>) {
+    /// Asks the others, and stands if a majority would vote for this replica; then waits for what comes of it,
+    /// or until those have no promise to keep any more that have one.
+    async fn campaign(self: &Rc<Self>) -> Campaign {
         let limit = self.liveness.options().promise;
-        if !self.would_win(limit).await {
-            return;
+        let before = self.vote_seen();
+        let poll = self.poll_others(&before, limit).await;
+        if poll.granted < self.stores.voters() / 2 + 1 {
+            return match poll.promised {
+                Some(promised) => {
+                    sleep(promised.min(limit)).await;
+                    Campaign::Early
+                }
+                None => Campaign::Over,
+            };
         }
         let mut server = self.server.clone();
         server.borrow_and_update();
-        if !self.stand().await {
-            return;
+        if !self.stand(&before).await {
+            return Campaign::Over;
         }
         let decided = async {
             while !self.vote_seen().committed && server.changed().await.is_ok() {
@@ -188,12 +240,12 @@ impl GroupInner {
         };
         // If it is not decided by then another attempt is made.
         let _ = corelith_io::timeout(limit, decided).await;
+        Campaign::Over
     }
 
-    /// Whether a majority would vote for this replica now.
-    async fn would_win(self: &Rc<Self>, limit: Duration) -> bool {
+    /// Asks the others whether they would vote for this replica, whose vote is `vote`.
+    async fn poll_others(self: &Rc<Self>, vote: &PeerVote, limit: Duration) -> Poll {
         let needed = self.stores.voters() / 2 + 1;
-        let vote = self.vote_seen();
         let ask = VoteAsk {
             vote: PeerVote {
                 term: Term(vote.term.0 + 1),
@@ -207,16 +259,23 @@ impl GroupInner {
         let mut asked: FuturesUnordered<_> = others
             .map(|node| self.would_vote(*node, ask, limit))
             .collect();
-        let mut granted = 1;
-        let counting = async {
-            while granted < needed
-                && let Some(answer) = asked.next().await
-            {
-                granted += usize::from(answer.is_some_and(|answer| answer.granted));
-            }
+        let mut poll = Poll {
+            granted: 1,
+            promised: None,
         };
-        let _ = corelith_io::timeout(limit, counting).await;
-        granted >= needed
+        let until = corelith_io::now() + limit;
+        while poll.granted < needed {
+            // One that is gone does not answer: those that are there are not kept waiting for it.
+            let patience = match asked.len() > 1 {
+                true => until - corelith_io::now(),
+                false => self.liveness.options().beat.min(until - corelith_io::now()),
+            };
+            match corelith_io::timeout(patience, asked.next()).await {
+                Ok(Some(answer)) => poll.count(answer),
+                Ok(None) | Err(corelith_io::Elapsed) => break,
+            }
+        }
+        poll
     }
 
     /// What a peer answers to the question whether it would vote.
@@ -250,11 +309,15 @@ impl GroupInner {
     }
 
     /// Has openraft stand, if nothing keeps this replica from turning from whom it follows.
-    async fn stand(&self) -> bool {
+    /// Not if its vote is another one than `before`, when the others were asked: it has voted for somebody since.
+    async fn stand(&self, before: &PeerVote) -> bool {
         let entering = self.door.turn().await;
         let Some((vote, _)) = self.caught_up().await else {
             return false;
         };
+        if vote != *before {
+            return false;
+        }
         if self.is_embargoed() || !self.stores.may_stand() || self.raw_leading().is_some() {
             return false;
         }
@@ -290,7 +353,7 @@ impl GroupInner {
             vote,
             last,
             granted: is_newer && is_wanted && !is_bound && ask.last >= last,
-            promised_ms: u32::try_from(promised.as_millis()).unwrap_or(u32::MAX),
+            promised_ms: in_millis(promised),
         }
     }
 }

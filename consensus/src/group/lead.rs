@@ -37,6 +37,8 @@ const SLOW_TIMES: u32 = 10;
 const SLOW_LEAST_US: u32 = 20_000;
 /// for so long.
 const SLOW_FOR: Duration = Duration::from_secs(2);
+/// A write to the log takes long after this part of a promise.
+pub(crate) const STALLED_PART: u32 = 3;
 /// How often a resignation is told again while there is no other leader.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,8 @@ pub(super) struct Lead {
     told: Cell<Option<Instant>>,
     /// When the core looked at it last.
     seen_at: Cell<Option<Instant>>,
+    /// When a write to the log was seen to take long, whoever leads.
+    stalled: Cell<Option<Instant>>,
 }
 
 impl Group {
@@ -95,6 +99,9 @@ impl Group {
     pub(crate) fn look(&self, now: Instant, has_news: bool, is_round: bool) {
         let inner = &self.inner;
         inner.lead.seen_at.set(Some(now));
+        if inner.stalled_for(now) >= inner.liveness.options().promise / STALLED_PART {
+            inner.lead.stalled.set(Some(now));
+        }
         match inner.raw_leading() {
             Some(leader) if inner.lease.is_given_up(leader) => inner.tell_resignation(leader, now),
             Some(leader) if inner.is_stopped() => inner.tell_resignation(leader, now),
@@ -193,7 +200,8 @@ impl GroupInner {
             return;
         }
         if now - since >= promise {
-            if self.stalled_for(now) >= promise * 2 / 3 {
+            // Nothing is won if the others' disks do not answer either.
+            if self.stalled_for(now) >= promise * 2 / 3 && self.could_another_lead() {
                 return self.resign(leader, "its log stalls");
             }
             let needed = self.stores.voters() / 2;
@@ -208,6 +216,19 @@ impl GroupInner {
         if round {
             self.look_for_successor(leader, now);
         }
+    }
+
+    /// Whether another node is there and well.
+    fn could_another_lead(&self) -> bool {
+        let mut others = self.pairs.iter();
+        others.any(|(node, pair)| self.has_answered(*node) && pair.health(self.shard_id).is_well())
+    }
+
+    /// Whether a write to the log takes long, or has within the last promise.
+    pub(super) fn has_stalled_lately(&self) -> bool {
+        let stalled = self.lead.stalled.get();
+        let promise = self.liveness.options().promise;
+        stalled.is_some_and(|stalled| corelith_io::now() - stalled < promise)
     }
 
     /// How long the oldest write to the log has taken so far.

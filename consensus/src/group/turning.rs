@@ -13,12 +13,15 @@ use crate::liveness::Bound;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, GroupMember};
 use corelith_io::Instant;
-use corelith_shards::NodeId;
+use corelith_shards::{LogId, NodeId};
 use corelith_wire::peer::{self, PeerVote, Transfer, kinds};
 use corelith_wire::{Start, StoreId};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// How often a replica that is to lead looks whether it has its leader's last entry.
+const LAST_EVERY: Duration = Duration::from_millis(1);
 
 /// A leader that this replica has acknowledged, or is about to.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +169,14 @@ impl GroupInner {
         }
     }
 
+    /// Waits for the leader's last entry, which may be on its way, for at most half a promise.
+    async fn wait_for_last(&self, last: Option<LogId>) {
+        let until = corelith_io::now() + self.liveness.options().promise / 2;
+        while self.log.range().last < last && corelith_io::now() < until {
+            corelith_io::sleep(LAST_EVERY).await;
+        }
+    }
+
     /// Asks the leader that this replica follows whether it still leads, unless that is being asked.
     pub(super) fn doubt(self: &Rc<Self>, vote: &PeerVote) {
         if self.turning.is_asking.replace(true) {
@@ -224,6 +235,9 @@ impl Group {
     ) -> Result<bool, crate::admission::Refusal> {
         crate::admission::transfer(&self.known(peer)?, &transfer)?;
         let inner = &self.inner;
+        if transfer.to == inner.me {
+            inner.wait_for_last(transfer.last).await;
+        }
         let turn = inner.door.turn().await;
         let Some((vote, _)) = inner.caught_up().await else {
             return Ok(false);

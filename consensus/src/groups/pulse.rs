@@ -2,10 +2,10 @@
 //! groups of the core, so that a group which has nothing to do needs no timer.
 
 use super::GroupsInner;
-use crate::group::Group;
+use crate::group::{Group, STALLED_PART};
 use crate::link::PeerLink;
 use corelith_io::Instant;
-use corelith_shards::{LogPulse, NodeId, ShardId};
+use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{DAMAGED_NAMED_MAX, Health, NodeHealth};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -47,7 +47,11 @@ impl GroupsInner {
         let now = corelith_io::now();
         let pulse = &self.pulse;
         let groups: Vec<Group> = self.groups.borrow().values().cloned().collect();
-        let is_answering = self.is_disk_answering(&groups, now);
+        let stalled = self.stalled_for(&groups, now);
+        let promise = self.liveness.options().promise;
+        let is_answering = stalled < promise * 2 / 3;
+        let is_slow = stalled >= promise / STALLED_PART;
+        self.liveness.set_slow(self.core, is_slow);
         let is_round = pulse.round_at.get().is_none_or(|at| now - at >= ROUND);
         let health = is_round.then(|| health(&groups));
         self.liveness.pulse(self.core, is_answering, health);
@@ -69,14 +73,20 @@ impl GroupsInner {
         }
     }
 
-    /// Whether the disk has answered since the last pulse, or was asked nothing for long.
-    fn is_disk_answering(&self, groups: &[Group], now: Instant) -> bool {
-        let pulses: Vec<LogPulse> = groups.iter().map(Group::log_pulse).collect();
-        let durable: u64 = pulses.iter().map(|pulse| pulse.durable).sum();
+    /// How long the disk has left a write without an answer; zero if it has answered any since the last pulse.
+    fn stalled_for(&self, groups: &[Group], now: Instant) -> Duration {
+        let (mut durable, mut oldest) = (0_u64, None::<Instant>);
+        for group in groups {
+            let pulse = group.log_pulse();
+            durable += pulse.durable;
+            oldest = match (oldest, pulse.oldest) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+        }
         let has_answered = self.pulse.durable.replace(durable) != durable;
-        let oldest = pulses.iter().filter_map(|pulse| pulse.oldest).min();
-        let limit = self.liveness.options().promise * 2 / 3;
-        has_answered || oldest.is_none_or(|oldest| now - oldest < limit)
+        let oldest = oldest.filter(|_| !has_answered);
+        oldest.map_or(Duration::ZERO, |oldest| now - oldest)
     }
 
     /// Tells groups of promises that have run out.

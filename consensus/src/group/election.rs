@@ -217,7 +217,9 @@ impl GroupInner {
     /// or until those have no promise to keep any more that have one.
     async fn campaign(self: &Rc<Self>) -> Campaign {
         let limit = self.liveness.options().promise;
-        let before = self.vote_seen();
+        let Some((before, _)) = self.caught_up().await else {
+            return Campaign::Over;
+        };
         let poll = self.poll_others(&before, limit).await;
         if poll.granted < self.stores.voters() / 2 + 1 {
             return match poll.promised {

@@ -263,7 +263,8 @@ impl Cluster {
         let limit = Duration::from_secs(60);
         assert!(
             self.sim.run_until(condition, limit),
-            "not in {limit:?}: {what}"
+            "not in {limit:?}: {what}: {:#?}",
+            self.stands()
         );
     }
 

@@ -129,6 +129,8 @@ pub struct Space {
     pub free: u64,
     /// Used and free.
     pub total: u64,
+    /// The device that holds the file system: paths with the same one share the space.
+    pub device: u64,
 }
 
 /// The space of the file system that holds `path`.

@@ -67,6 +67,7 @@ use crate::pace::{Pace, PaceLimits, Pressure, judge};
 use crate::pins::{Pin, Pins};
 use crate::removal::Removals;
 use crate::reserve::Reserve;
+use crate::rounds::Rounds;
 use crate::session::SessionTable;
 use crate::sstable::{Compression, Table};
 use crate::version::Version;
@@ -141,6 +142,7 @@ pub(crate) struct EngineParts {
     pub(crate) owner: Owner,
     pub(crate) options: EngineOptions,
     pub(crate) cache: BlockCache,
+    pub(crate) rounds: Rounds,
     pub(crate) values: ValueLog,
     pub(crate) manifest: Manifest,
     pub(crate) lock: Option<DirLock>,
@@ -166,6 +168,7 @@ struct EngineInner {
     options: EngineOptions,
     log: LogHooks,
     cache: BlockCache,
+    rounds: Rounds,
     values: ValueLog,
     pins: Rc<Pins>,
     sessions: RefCell<SessionTable>,
@@ -357,6 +360,7 @@ impl Engine {
             options: parts.options,
             log: parts.log,
             cache: parts.cache,
+            rounds: parts.rounds,
             values: parts.values,
             pins,
             sessions: RefCell::new(sessions),

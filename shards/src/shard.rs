@@ -13,6 +13,7 @@ use crate::log::{Log, LogOptions, Values};
 use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
+use crate::rounds::Rounds;
 use crate::sstable::Compression;
 use crate::vlog::{ValueLog, ValueLogOptions};
 use std::path::Path;
@@ -32,6 +33,8 @@ pub struct ShardOptions {
     pub log_cache_bytes: usize,
     /// Blocks of sstables kept in memory; one for all shards of a core.
     pub cache: BlockCache,
+    /// What is looked at once a second; one for all shards of a core. `None`: one for this shard.
+    pub rounds: Option<Rounds>,
     /// How tables are compacted. Another one than before rearranges them in the background.
     pub policy: Policy,
     /// How blocks of new tables are stored.
@@ -66,6 +69,7 @@ impl ShardOptions {
             segment_bytes: 64 << 20,
             log_cache_bytes: 16 << 20,
             cache: BlockCache::new(32 << 20),
+            rounds: None,
             policy: Policy::default(),
             compression: Compression::None,
             value_threshold: VALUE_THRESHOLD_BYTES,
@@ -162,6 +166,7 @@ impl Shard {
                 capacity,
             },
             cache: options.cache,
+            rounds: options.rounds.unwrap_or_default(),
             values,
             manifest: recovered.manifest,
             lock: Some(recovered.lock),

@@ -187,6 +187,7 @@ impl Disk {
         Space {
             free: self.free_bytes(),
             total: self.capacity_bytes,
+            device: 0,
         }
     }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Nanoseconds of the monotonic clock that counts the time of a suspended machine. Read in the vDSO: 20 ns, as
@@ -48,6 +49,7 @@ pub(crate) fn stat(file: &impl AsRawFd) -> io::Result<Stat> {
 
 /// Bytes that an unprivileged user may still write to the file system that holds `path`.
 pub(crate) fn space(path: &Path) -> io::Result<Space> {
+    let device = std::fs::metadata(path)?.dev();
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: `path` is a C string and `stat` has room for the answer.
@@ -57,6 +59,7 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
     Ok(Space {
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
         total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        device,
     })
 }
 

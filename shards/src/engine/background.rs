@@ -15,6 +15,8 @@ use std::rc::{Rc, Weak};
 /// See the module. Belongs to the core of its engine.
 pub(super) struct Background {
     wake: Rc<Notify>,
+    /// Wakes the task that keeps space; told when the engine goes, too.
+    keep: Rc<Notify>,
     working: Cell<u32>,
     /// Whether the last compaction that had an output found no room for it.
     pub(super) compaction_is_stuck: Cell<bool>,
@@ -29,6 +31,7 @@ impl Default for Background {
     fn default() -> Self {
         Self {
             wake: Rc::new(Notify::new()),
+            keep: Rc::new(Notify::new()),
             working: Cell::new(0),
             compaction_is_stuck: Cell::default(),
             collection_is_stuck: Cell::default(),
@@ -41,10 +44,16 @@ impl Default for Background {
 impl Drop for Background {
     fn drop(&mut self) {
         self.wake.notify_waiters();
+        self.keep.notify_one();
     }
 }
 
 impl Background {
+    /// What wakes the task that keeps space.
+    pub(super) fn keep(&self) -> &Rc<Notify> {
+        &self.keep
+    }
+
     /// Has the tasks look for work.
     pub(super) fn wake(&self) {
         self.wake.notify_waiters();

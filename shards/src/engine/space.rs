@@ -1,4 +1,7 @@
 //! Notices that the device is full, or no longer full, and runs what else is periodic.
+//!
+//! Once a second all shards of a core are looked at in one round ([`crate::rounds`]); a task of the shard does what that has
+//! found, if anything.
 
 use super::Engine;
 use crate::capacity::Capacity;
@@ -6,7 +9,9 @@ use crate::error::Result;
 use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD};
 use crate::manifest::SEGMENT_BYTES;
 use crate::planted::{Bug, is_planted};
-use corelith_io::spawn_background;
+use corelith_io::{Space, spawn_background};
+use futures_util::future::select;
+use std::pin::pin;
 use std::rc::Rc;
 
 impl Engine {
@@ -62,6 +67,19 @@ impl Engine {
     /// Gives the reserve up while something is stuck, and takes it again when nothing is.
     pub(super) fn start_keeping_space(&self) {
         let weak = Rc::downgrade(&self.inner);
+        let visited = weak.clone();
+        let dir = self.inner.dir.to_path_buf();
+        self.inner.rounds.join(dir, move |space| {
+            let Some(inner) = visited.upgrade() else {
+                return false;
+            };
+            let engine = Self { inner };
+            let is_open = !engine.inner.state.borrow().closed;
+            if is_open {
+                engine.visit(space);
+            }
+            is_open
+        });
         drop(spawn_background(async move {
             loop {
                 let Some(inner) = weak.upgrade() else { return };
@@ -80,29 +98,55 @@ impl Engine {
                     engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);
+                let keep = Rc::clone(engine.inner.background.keep());
                 let is_full = engine.is_disk_full();
                 drop(engine);
-                let woken = changed.notified();
                 if is_full {
                     corelith_io::sleep(SPACE_PERIOD).await;
                 } else {
-                    let _ = corelith_io::timeout(SPACE_PERIOD, woken).await;
+                    let woken = (pin!(changed.notified()), pin!(keep.notified()));
+                    drop(select(woken.0, woken.1).await);
                 }
             }
         }));
     }
 
+    /// Takes account of the time that has passed, and of the space of the device. Has the shard's task work if there is
+    /// something to do.
+    fn visit(&self, space: Option<Space>) {
+        let inner = &self.inner;
+        inner.pace.meter.measure(corelith_io::now());
+        if let Some(space) = space {
+            self.note_space(space);
+        }
+        self.tell_of_capacity();
+        self.look_out();
+        let is_reserve_right = match self.is_stuck() {
+            true => inner.reserve.is_given_up(),
+            false => inner.reserve.is_held(),
+        };
+        if !is_reserve_right || self.is_disk_full() || self.has_unused() {
+            inner.background.keep().notify_one();
+        }
+        self.wake_for_circumstances();
+    }
+
+    fn note_space(&self, space: Space) {
+        if space.total == 0 {
+            return;
+        }
+        let fraction = space.free as f64 / space.total as f64;
+        self.inner.free_fraction.set(fraction);
+        self.inner.removals.set_held_max(match self.is_disk_full() {
+            true => 0,
+            false => REMOVAL_HELD_BYTES_MAX.min(space.free / REMOVAL_HELD_FRACTION),
+        });
+    }
+
     async fn keep_space(&self) {
-        let (reserve, removals) = (&self.inner.reserve, &self.inner.removals);
-        if let Ok(space) = corelith_io::space(&self.inner.dir).await
-            && space.total > 0
-        {
-            let fraction = space.free as f64 / space.total as f64;
-            self.inner.free_fraction.set(fraction);
-            removals.set_held_max(match self.is_disk_full() {
-                true => 0,
-                false => REMOVAL_HELD_BYTES_MAX.min(space.free / REMOVAL_HELD_FRACTION),
-            });
+        let reserve = &self.inner.reserve;
+        if let Ok(space) = corelith_io::space(&self.inner.dir).await {
+            self.note_space(space);
         }
         let was_held = reserve.is_held();
         let result = if self.is_stuck() {

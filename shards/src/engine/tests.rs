@@ -23,6 +23,7 @@ use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
 use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
+use crate::rounds::Rounds;
 use crate::sstable::Compression;
 use crate::vlog::{ValueLog, ValueLogOptions};
 use bytes::Bytes;
@@ -82,6 +83,7 @@ async fn open_with(
     )
     .await?;
     let mut parts = EngineParts {
+        rounds: Rounds::default(),
         dir: dir.into(),
         owner: OWNER,
         options: EngineOptions {

@@ -17,7 +17,9 @@ use crate::node::local::DownShard;
 use corelith_consensus::{Group, GroupMember, Groups, Liveness, OpenError};
 use corelith_io::{ErrorKind, Sender};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
-use corelith_shards::{self as shards, BlockCache, ScrubOptions, Shard, ShardId, ShardOptions};
+use corelith_shards::{
+    self as shards, BlockCache, Rounds, ScrubOptions, Shard, ShardId, ShardOptions,
+};
 use corelith_wire::peer::{Charter, Introduction};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
@@ -62,9 +64,10 @@ impl Opener<'_> {
     /// What concerns the whole machine.
     pub(super) async fn open(&self) -> Result<Opened, NodeError> {
         let cache = BlockCache::new(length(self.config.storage.block_cache_bytes));
+        let rounds = Rounds::default();
         let ids = self.placement.shards_of_core(self.core);
         let opened: Vec<(ShardId, Result<Shard, DownShard>)> = stream::iter(ids)
-            .map(|id| self.open_storage(id, cache.clone()))
+            .map(|id| self.open_storage(id, (cache.clone(), rounds.clone())))
             .buffer_unordered(limits::SHARDS_OPENED_AT_ONCE)
             .try_collect()
             .await?;
@@ -98,7 +101,7 @@ impl Opener<'_> {
     async fn open_storage(
         &self,
         id: ShardId,
-        cache: BlockCache,
+        (cache, rounds): (BlockCache, Rounds),
     ) -> Result<(ShardId, Result<Shard, DownShard>), NodeError> {
         let storage = &self.config.storage;
         let options = ShardOptions {
@@ -106,6 +109,7 @@ impl Opener<'_> {
             segment_bytes: storage.segment_bytes,
             log_cache_bytes: length(storage.log_cache_bytes),
             cache,
+            rounds: Some(rounds),
             policy: storage.compaction,
             compression: storage.compression,
             value_threshold: length(storage.value_threshold_bytes),

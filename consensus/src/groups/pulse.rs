@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-/// So many pulses come between two beats.
-const PULSES_PER_BEAT: u32 = 5;
+/// So many pulses come between two beats, if no promise runs out before.
+const PULSES_PER_BEAT: u32 = 2;
+/// Least time between two pulses.
+const PULSE_MIN: Duration = Duration::from_millis(1);
 /// How often it is looked at what changes slowly.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -33,12 +35,17 @@ pub(super) struct Pulse {
 
 /// Beats the pulse of a core until it is gone.
 pub(super) async fn run(groups: Weak<GroupsInner>, every: Duration) {
+    let usual = every / PULSES_PER_BEAT;
+    let mut pause = usual;
     loop {
-        corelith_io::sleep(every / PULSES_PER_BEAT).await;
+        corelith_io::sleep(pause).await;
         let Some(groups) = groups.upgrade() else {
             return;
         };
         groups.pulse(every);
+        let next = groups.next_promise_end();
+        let left = next.map(|until| until - corelith_io::now());
+        pause = left.map_or(usual, |left| left.clamp(PULSE_MIN, usual));
     }
 }
 
@@ -87,6 +94,11 @@ impl GroupsInner {
         let has_answered = self.pulse.durable.replace(durable) != durable;
         let oldest = oldest.filter(|_| !has_answered);
         oldest.map_or(Duration::ZERO, |oldest| now - oldest)
+    }
+
+    /// When the first of the promises runs out that were seen to run.
+    fn next_promise_end(&self) -> Option<Instant> {
+        self.pulse.promised.borrow().values().copied().min()
     }
 
     /// Tells groups of promises that have run out.

@@ -53,7 +53,7 @@ pub(crate) fn death(seed: u64) -> Report {
 
 #[test]
 fn writes_go_on_soon_after_a_lease_holder_dies() {
-    check(3, death);
+    check(1, death);
 }
 
 /// A leader is cut off with clients of its own while a follower restarts within its lease and the other one wants
@@ -100,7 +100,7 @@ pub(crate) fn early_return(seed: u64) -> Report {
 
 #[test]
 fn a_restart_within_a_lease_lets_no_two_readers_disagree() {
-    check(3, early_return);
+    check(2, early_return);
 }
 
 /// Two of three nodes are gone: what is left acknowledges nothing, and reads nothing once its lease is over.

@@ -52,7 +52,7 @@ pub(crate) fn deaf(seed: u64) -> Report {
 
 #[test]
 fn a_leader_that_nobody_reaches_is_replaced_soon() {
-    check(3, deaf);
+    check(1, deaf);
 }
 
 /// Its disk takes writes and does not finish them, or nothing at all; its network is well.
@@ -71,7 +71,7 @@ pub(crate) fn stalled(seed: u64) -> Report {
 
 #[test]
 fn a_leader_whose_disk_stalls_is_replaced_soon() {
-    check(3, stalled);
+    check(1, stalled);
 }
 
 /// The disk of the node that leads becomes slow: the leads go elsewhere, and come back.
@@ -104,7 +104,7 @@ pub(crate) fn slow(seed: u64) -> Report {
 
 #[test]
 fn a_leader_whose_disk_is_slow_loses_its_leads() {
-    check(2, slow);
+    check(1, slow);
 }
 
 /// Each node in turn stops in order and comes back.
@@ -137,5 +137,5 @@ pub(crate) fn planned_stops(seed: u64) -> Report {
 
 #[test]
 fn writes_wait_no_longer_than_50_ms_for_planned_stops() {
-    check(2, planned_stops);
+    check(1, planned_stops);
 }

@@ -43,7 +43,7 @@ pub(crate) fn rates(seed: u64) -> Report {
 
 #[test]
 fn clocks_at_the_bound_of_their_rates_make_nothing_stale() {
-    check(3, rates);
+    check(2, rates);
 }
 
 /// How a node is halted.
@@ -74,7 +74,7 @@ pub(crate) fn pauses(seed: u64) -> Report {
 
 #[test]
 fn a_leader_that_pauses_between_the_check_and_the_answer_serves_nothing_stale() {
-    check(3, pauses);
+    check(2, pauses);
 }
 
 pub(crate) fn suspends(seed: u64) -> Report {
@@ -86,7 +86,7 @@ pub(crate) fn suspends(seed: u64) -> Report {
 
 #[test]
 fn a_machine_that_sleeps_serves_nothing_stale_when_it_wakes() {
-    check(3, suspends);
+    check(2, suspends);
 }
 
 /// Leaders and followers are stopped (SIGSTOP) for twice the lease.
@@ -113,5 +113,5 @@ pub(crate) fn stops(seed: u64) -> Report {
 
 #[test]
 fn a_stop_of_twice_the_lease_makes_nothing_stale() {
-    check(3, stops);
+    check(2, stops);
 }

@@ -450,6 +450,7 @@ impl Group {
             return Err(GroupError::Malformed);
         }
         if self.inner.leading().is_none() {
+            self.inner.doubt_now_and_then();
             return Err(self.inner.not_leading());
         }
         if grows && self.is_disk_full() {

@@ -83,10 +83,14 @@ struct Poll {
     granted: usize,
     /// The shortest time for which a promise keeps one of them from it.
     promised: Option<Duration>,
+    /// The latest term that one of them is in.
+    highest: Term,
 }
 
 impl Poll {
     fn count(&mut self, answer: Option<VoteAnswer>) {
+        let term = answer.map_or(Term(0), |answer| answer.vote.term);
+        self.highest = self.highest.max(term);
         match answer {
             Some(answer) if answer.granted => self.granted += 1,
             Some(answer) if answer.promised_ms > 0 => {
@@ -220,7 +224,10 @@ impl GroupInner {
         let Some((before, _)) = self.caught_up().await else {
             return Campaign::Over;
         };
-        let poll = self.poll_others(&before, limit).await;
+        // Those who stood in vain may be in a later term, and vote for nobody below it.
+        let term = Term(before.term.max(self.turning.highest_term()).0 + 1);
+        let poll = self.poll_others(term, limit).await;
+        self.turning.heard_term(poll.highest);
         if poll.granted < self.stores.voters() / 2 + 1 {
             return match poll.promised {
                 Some(promised) => {
@@ -232,7 +239,7 @@ impl GroupInner {
         }
         let mut server = self.server.clone();
         server.borrow_and_update();
-        if !self.stand(&before).await {
+        if !self.stand(&before, term).await {
             return Campaign::Over;
         }
         let decided = async {
@@ -245,12 +252,12 @@ impl GroupInner {
         Campaign::Over
     }
 
-    /// Asks the others whether they would vote for this replica, whose vote is `vote`.
-    async fn poll_others(self: &Rc<Self>, vote: &PeerVote, limit: Duration) -> Poll {
+    /// Asks the others whether they would vote for this replica in `term`.
+    async fn poll_others(self: &Rc<Self>, term: Term, limit: Duration) -> Poll {
         let needed = self.stores.voters() / 2 + 1;
         let ask = VoteAsk {
             vote: PeerVote {
-                term: Term(vote.term.0 + 1),
+                term,
                 node: self.me,
                 committed: false,
             },
@@ -264,6 +271,7 @@ impl GroupInner {
         let mut poll = Poll {
             granted: 1,
             promised: None,
+            highest: Term(0),
         };
         let until = corelith_io::now() + limit;
         while poll.granted < needed {
@@ -310,9 +318,9 @@ impl GroupInner {
         }
     }
 
-    /// Has openraft stand, if nothing keeps this replica from turning from whom it follows.
+    /// Has openraft stand in `term`, if nothing keeps this replica from turning from whom it follows.
     /// Not if its vote is another one than `before`, when the others were asked: it has voted for somebody since.
-    async fn stand(&self, before: &PeerVote) -> bool {
+    async fn stand(&self, before: &PeerVote, term: Term) -> bool {
         let entering = self.door.turn().await;
         let Some((vote, _)) = self.caught_up().await else {
             return false;
@@ -329,7 +337,13 @@ impl GroupInner {
             return false;
         }
         self.turning.authorised().set(None);
-        tracing::debug!(shard = %self.shard_id, term = %vote.term, ?turn, "stands for election");
+        tracing::debug!(shard = %self.shard_id, %term, ?turn, "stands for election");
+        let other = self.members.iter().find(|node| **node != self.me);
+        if term.0 > vote.term.0 + 1
+            && let Some(other) = other
+        {
+            self.raise_term(*other, Term(term.0 - 1)).await;
+        }
         let stood = self.raft.trigger().elect(false).await.is_ok();
         drop(entering);
         stood

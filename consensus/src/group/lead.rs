@@ -12,7 +12,7 @@
 use super::{Group, GroupInner};
 use crate::convert;
 use crate::planted::{Bug, is_planted};
-use crate::types::{LeaderId, Types};
+use crate::types::{LeaderId, LogId, Types};
 use corelith_io::Instant;
 use corelith_shards::{NodeId, Term};
 use corelith_wire::peer::{self, Health, PeerVote, Transfer, kinds};
@@ -55,6 +55,8 @@ pub(super) struct Lead {
     pause: Cell<Option<(Instant, Duration)>>,
     /// When it was told that this replica has resigned.
     told: Cell<Option<Instant>>,
+    /// The last entry that followers were told twice to be committed.
+    repeated: Cell<Option<LogId>>,
     /// When the core looked at it last.
     seen_at: Cell<Option<Instant>>,
     /// When a write to the log was seen to take long, whoever leads.
@@ -214,7 +216,23 @@ impl GroupInner {
             self.send_heartbeat();
         }
         if round {
+            self.repair();
             self.look_for_successor(leader, now);
+        }
+    }
+
+    /// Has followers told again what they may have missed: openraft says once that an entry is committed, and may
+    /// have given up on one that lags. An idle group sends nothing.
+    fn repair(&self) {
+        let (is_behind, committed) = {
+            let data = self.data.borrow_watched();
+            let last = data.last_log;
+            let mut others = self.pairs.keys().filter(|node| self.has_answered(**node));
+            let is_behind = others.any(|node| self.matching(&data, *node) < last);
+            (is_behind, data.local_committed)
+        };
+        if is_behind || self.lead.repeated.replace(committed) != committed {
+            self.send_heartbeat();
         }
     }
 
@@ -313,7 +331,7 @@ impl GroupInner {
     }
 
     /// The last entry that a follower is known to have.
-    fn matching(&self, data: &RaftDataMetrics<Types>, node: NodeId) -> Option<crate::types::LogId> {
+    fn matching(&self, data: &RaftDataMetrics<Types>, node: NodeId) -> Option<LogId> {
         let replication = data.replication.as_ref()?;
         replication.get(&node.0).copied().flatten()
     }

@@ -98,6 +98,7 @@ impl Group {
             return reply(Err(GroupError::Shutdown));
         }
         if self.inner.leading().is_none() {
+            self.inner.doubt_now_and_then();
             return reply(Err(self.inner.not_leading()));
         }
         let readers = &self.inner.readers;

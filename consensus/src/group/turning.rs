@@ -13,13 +13,15 @@ use crate::liveness::Bound;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, GroupMember};
 use corelith_io::Instant;
-use corelith_shards::{LogId, NodeId};
+use corelith_shards::{LogId, NodeId, Term};
 use corelith_wire::peer::{self, PeerVote, Transfer, kinds};
 use corelith_wire::{Start, StoreId};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How often a leader is asked whether it leads for those who come to its followers.
+const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// How often a replica that is to lead looks whether it has its leader's last entry.
 const LAST_EVERY: Duration = Duration::from_millis(1);
 
@@ -42,6 +44,10 @@ pub(super) struct Turning {
     left_to_another: Cell<Option<Leader>>,
     /// Whether the leader is being asked whether it leads.
     is_asking: Cell<bool>,
+    /// The latest term in which another replica was when it was asked for its vote.
+    highest: Cell<Term>,
+    /// When it was asked last because somebody came here for what it does.
+    doubted: Cell<Option<Instant>>,
     /// The leader that has handed its lead over to this replica.
     authorised: Rc<Cell<Option<Leader>>>,
 }
@@ -109,6 +115,16 @@ impl Turning {
         self.left_to_another.get() == Some(leader)
     }
 
+    /// The latest term in which another replica was when it was asked for its vote.
+    pub(super) fn highest_term(&self) -> Term {
+        self.highest.get()
+    }
+
+    /// Notes in which term another replica is.
+    pub(super) fn heard_term(&self, term: Term) {
+        self.highest.set(self.highest.get().max(term));
+    }
+
     /// Whether a leader is known to lead no more.
     pub(super) fn is_released(&self, leader: Leader) -> bool {
         self.released.get() >= Some(leader)
@@ -174,6 +190,19 @@ impl GroupInner {
         let until = corelith_io::now() + self.liveness.options().promise / 2;
         while self.log.range().last < last && corelith_io::now() < until {
             corelith_io::sleep(LAST_EVERY).await;
+        }
+    }
+
+    /// Somebody has asked this replica for what the leader does: asks the leader now and then whether it still
+    /// leads. Nothing else would tell while no promise runs out.
+    pub(super) fn doubt_now_and_then(self: &Rc<Self>) {
+        let now = corelith_io::now();
+        let doubted = self.turning.doubted.get();
+        let vote = self.vote_seen();
+        let is_due = doubted.is_none_or(|at| now - at >= DOUBT_EVERY);
+        if is_due && matches!(self.may_turn(&vote, self.me, None), Turn::Bound(_)) {
+            self.turning.doubted.set(Some(now));
+            self.doubt(&vote);
         }
     }
 

@@ -267,7 +267,7 @@ impl Stage {
         let leader = self.id(leader);
         let bound = || group.is_bound_to(leader);
         let is_bound = self.sim().enter(self.node(follower), bound);
-        if !is_bound && self.is_sound.get() && planted() == None {
+        if !is_bound && self.is_sound.get() && planted().is_none() {
             self.found(format!("{leader} counts {follower}, which is not bound"));
         }
     }

@@ -131,18 +131,30 @@ impl Lease {
         if self.is_given_up(leader) {
             return false;
         }
+        let counted = self.pairs.iter();
+        let counted = counted.filter(|pair| self.counts(leader, *pair, now));
+        counted.count() >= self.followers_needed
+    }
+
+    /// Whether `leader` counts that follower at `now`.
+    fn counts(&self, leader: LeaderId, (node, pair): (&NodeId, &Arc<Pair>), now: Instant) -> bool {
+        let counted = pair.counted();
+        if is_planted(Bug::CountUnacknowledged) {
+            let epoch = counted.epoch();
+            return epoch.is_some_and(|epoch| counted.holds(self.core, epoch, now));
+        }
         let acknowledged = self.acknowledged.borrow();
-        let counts = |(node, pair): &(&NodeId, &Arc<Pair>)| {
-            let counted = pair.counted();
-            if is_planted(Bug::CountUnacknowledged) {
-                let epoch = counted.epoch();
-                return epoch.is_some_and(|epoch| counted.holds(self.core, epoch, now));
-            }
-            let known = acknowledged.get(*node);
-            let known = known.filter(|known| known.leader == leader);
-            known.is_some_and(|known| counted.holds(self.core, known.epoch, now))
-        };
-        self.pairs.iter().filter(counts).count() >= self.followers_needed
+        let known = acknowledged.get(node);
+        let known = known.filter(|known| known.leader == leader);
+        known.is_some_and(|known| counted.holds(self.core, known.epoch, now))
+    }
+
+    /// The followers that `leader` counts at `now`.
+    #[cfg(any(test, feature = "planted"))]
+    pub(crate) fn counted(&self, leader: LeaderId, now: Instant) -> Vec<NodeId> {
+        let counted = self.pairs.iter();
+        let counted = counted.filter(|pair| self.counts(leader, *pair, now));
+        counted.map(|(node, _)| *node).collect()
     }
 
     /// Whether some follower must acknowledge `leader` again before it counts: its node's promise has another

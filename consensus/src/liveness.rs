@@ -167,6 +167,11 @@ impl Pair {
             Ok(turned) => turned,
         };
         turned.map_err(|UsedUp| Bound::ForGood)?;
+        let until = promise.until(store, core);
+        assert!(
+            until.is_none_or(|until| until <= now) || is_planted(Bug::VoteWhilePromised),
+            "a replica turns at {now:?} from a leader that is promised until {until:?}"
+        );
         self.epoch.store(promise.epoch().0, Ordering::SeqCst);
         Ok(())
     }
@@ -216,10 +221,6 @@ impl Liveness {
     pub fn new(node: NodeId, start: Start, cores: u16, options: LivenessOptions) -> Arc<Self> {
         let before = options.promised_before;
         let is_bound = before > Duration::ZERO && !is_planted(Bug::VoteAfterRestart);
-        let before = match is_planted(Bug::ShortEmbargo) {
-            true => before / 2,
-            false => before,
-        };
         Arc::new(Self {
             node,
             start,

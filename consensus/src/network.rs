@@ -21,7 +21,7 @@ use corelith_shards as shards;
 use corelith_wire::peer::{
     self, AppendResult, Heartbeat, PeerVote, PromiseEpoch, Transfer, VoteAsk, kinds,
 };
-use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId};
+use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId, Term};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -148,6 +148,12 @@ pub(crate) struct Peer {
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
     unsendable: Rc<Unsendable>,
+}
+
+/// Whether a hand-over in `term` is what has the candidate stand.
+fn is_of_term(term: Term, request: &VoteRequest) -> bool {
+    let stands_in = request.vote.leader_id.term;
+    term.0 + 1 == stands_in || (term.0 < stands_in && is_planted(Bug::HandOverOfAnyTerm))
 }
 
 fn unreachable(why: impl ToString) -> RPCError<Types> {
@@ -290,7 +296,7 @@ impl Peer {
             handed_over_by: self
                 .authorised
                 .get()
-                .filter(|(term, _)| !pre && term.0 + 1 == request.vote.leader_id.term),
+                .filter(|(term, _)| !pre && is_of_term(*term, &request)),
         };
         let there = self.wait_ready(limit).await?;
         let asked = self

@@ -37,7 +37,8 @@ pub enum Bug {
     VoteWhilePromised,
     /// A replica stands although a promise to its leader's node runs.
     StandWhilePromised,
-    /// A vote that is refused for a promise moves the term all the same, and the leader is forgotten.
+    /// A request for a vote that is refused for a promise moves the term all the same, and the leader is
+    /// forgotten.
     RefusedVoteMovesTerm,
     /// A follower counts that has not acknowledged the leader's term.
     CountUnacknowledged,
@@ -57,6 +58,8 @@ pub enum Bug {
     HandOverOfAnyTerm,
     /// A leader that restarts goes on leading.
     RestoreLead,
+    /// Nothing says that a leader leads no more: it neither tells nor answers so, and its restart is not noticed.
+    KeepQuietWhenDeposed,
     /// The lease is checked against a time from before the read came.
     CachedClock,
     /// A group counts any store of a member's node.
@@ -84,6 +87,12 @@ mod switch {
         PLANTED.with(Cell::get) == Some(bug)
     }
 
+    /// The bug that is planted.
+    #[cfg(test)]
+    pub(crate) fn planted() -> Option<Bug> {
+        PLANTED.with(Cell::get)
+    }
+
     /// Lets the logs of this thread's groups keep fewer entries for followers that lag, so that
     /// snapshots are sent within a short simulation.
     pub fn keep_entries(count: Option<u64>) {
@@ -95,6 +104,8 @@ mod switch {
     }
 }
 
+#[cfg(test)]
+pub(crate) use switch::planted;
 #[cfg(any(test, feature = "planted"))]
 pub(crate) use switch::{is_planted, kept_entries};
 #[cfg(any(test, feature = "planted"))]

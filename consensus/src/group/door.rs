@@ -150,6 +150,7 @@ impl Group {
         {
             return;
         }
+        self.inner.give_up_own_lead(&vote);
         tracing::warn!(shard = %self.shard(), %peer, %term, "the term rises towards that of a peer");
         self.inner.raise_term(peer, term).await;
     }
@@ -319,7 +320,12 @@ impl Group {
             return Ok(None);
         }
         if pre {
-            return Ok(Some(inner.would_grant(&ask)));
+            let answer = inner.would_grant(&ask);
+            if answer.promised_ms > 0 && is_planted(Bug::RefusedVoteMovesTerm) {
+                let _entering = inner.door.turn().await;
+                inner.raise_term(peer.node, ask.vote.term).await;
+            }
+            return Ok(Some(answer));
         }
         let entering = inner.door.turn().await;
         let Some((vote, _)) = inner.caught_up().await else {
@@ -347,10 +353,15 @@ impl Group {
             inner.doubt(&vote);
             return Ok(Some(refused(in_millis(until - corelith_io::now()))));
         }
-        let keeps = inner.leads_well() && ask.handed_over_by.is_none();
-        if keeps || inner.is_embargoed() || !inner.turn(&vote, turn) {
+        // One that has handed over its lead does not lead any more.
+        if inner.leads_well() || inner.is_embargoed() || !inner.turn(&vote, turn) {
             return Ok(Some(refused(0)));
         }
+        assert!(
+            !inner.is_embargoed(),
+            "a vote for {peer:?} within the embargo"
+        );
+        inner.give_up_own_lead(&vote);
         let request = VoteRequest {
             vote: convert::vote(ask.vote),
             last_log_id: ask.last.map(types::log_id),
@@ -424,6 +435,21 @@ impl Group {
 }
 
 impl super::GroupInner {
+    /// Gives up the lease before this replica, whose vote is `vote`, votes for somebody else: a leader counts
+    /// itself, and openraft's metrics, by which it knows that it leads, say later that it does not.
+    fn give_up_own_lead(&self, vote: &PeerVote) {
+        if vote.committed && vote.node == self.me {
+            self.lease.give_up(convert::vote(*vote).leader_id);
+        }
+        if let Some(leader) = self.raw_leading() {
+            self.lease.give_up(leader);
+        }
+        assert!(
+            self.leading().is_none() || is_planted(Bug::KeepLeaseAtHandOver),
+            "a leader votes against itself under its lease"
+        );
+    }
+
     /// Has this replica's term rise to `term`, as if it voted there for `peer`, who is told nothing of it. A
     /// leader leads no more then.
     pub(super) async fn raise_term(&self, peer: NodeId, term: Term) {

@@ -332,8 +332,11 @@ impl GroupInner {
             return false;
         }
         let turn = self.may_turn(&vote, self.me, None);
-        let stands = matches!(turn, Turn::Bound(_)) && is_planted(Bug::StandWhilePromised);
-        if !stands && !self.turn(&vote, turn) {
+        let turn = match turn {
+            Turn::Bound(_) if is_planted(Bug::StandWhilePromised) => Turn::Over,
+            turn => turn,
+        };
+        if !self.turn(&vote, turn) {
             return false;
         }
         self.turning.authorised().set(None);

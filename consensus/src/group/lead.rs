@@ -383,7 +383,7 @@ impl GroupInner {
             group.lead.pause.set(Some((now + pause, pause)));
             tracing::warn!(shard = %group.shard_id, %to, "the lead was not taken");
             if is_planted(Bug::ResumeLease) {
-                group.lease.resume();
+                return group.lease.resume();
             }
             group.step_down(leading).await;
         }));
@@ -434,6 +434,9 @@ impl GroupInner {
         for node in self.members.iter().filter(|node| **node != self.me) {
             let link = (self.link_to)(node.0);
             let limit = self.liveness.options().promise;
+            if is_planted(Bug::KeepQuietWhenDeposed) {
+                continue;
+            }
             // Told again if it is lost.
             drop(link.ask(self.shard_id, limit, kinds::DONE, |out, head| {
                 peer::encode_transfer(out, head, &transfer);

@@ -152,7 +152,8 @@ impl GroupInner {
         let has_restarted = pair.who().is_some_and(|(store, start)| {
             store == followed.store && start.incarnation > followed.start.incarnation
         });
-        if has_restarted || self.turning.is_released(leader) {
+        let is_noticed = has_restarted && !is_planted(Bug::KeepQuietWhenDeposed);
+        if is_noticed || self.turning.is_released(leader) {
             return Turn::Over;
         }
         let core = (self.core_of)(vote.node);
@@ -245,6 +246,9 @@ impl Group {
     pub(crate) async fn take_lead_question(&self, vote: PeerVote) -> bool {
         let inner = &self.inner;
         let leader = crate::convert::vote(vote).leader_id;
+        if is_planted(Bug::KeepQuietWhenDeposed) {
+            return true;
+        }
         if vote.node != inner.me || inner.lease.is_given_up(leader) {
             return false;
         }

@@ -2,6 +2,7 @@
 
 use super::{Group, GroupInner};
 use corelith_shards::NodeId;
+use corelith_wire::peer::PeerVote;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
@@ -39,6 +40,36 @@ impl Group {
     /// The node of this replica.
     pub fn node(&self) -> NodeId {
         self.inner.me
+    }
+
+    /// Whether this replica would answer a read now because of its lease, and which followers it counts as a
+    /// leader. Called on the replica's core, as the next one.
+    pub fn lease_seen(&self) -> (bool, Vec<NodeId>) {
+        let inner = &self.inner;
+        let Some(leader) = inner.leading() else {
+            return (false, Vec::new());
+        };
+        let now = corelith_io::now();
+        let counted = inner.lease.counted(leader, now);
+        (inner.lease.holds(leader, now), counted)
+    }
+
+    /// Whether this replica must not turn from the leaders of `node` now: a promise to it runs, or the embargo
+    /// after the start does.
+    pub fn is_bound_to(&self, node: NodeId) -> bool {
+        let inner = &self.inner;
+        let now = corelith_io::now();
+        let store = inner.stores.slot(node);
+        let until = inner.pairs.get(&node).zip(store);
+        let core = (inner.core_of)(node);
+        let until = until.and_then(|(pair, store)| pair.promised_until(store, core));
+        until.is_some_and(|until| now < until) || inner.liveness.embargo_until().is_some()
+    }
+
+    /// Whether this node relies on no lease any more as the leader with that vote.
+    pub fn has_given_up(&self, vote: &PeerVote) -> bool {
+        let leader = crate::convert::vote(*vote).leader_id;
+        self.inner.lease.is_given_up(leader)
     }
 
     /// Hands the lead over to another member, if this replica has it. Called on the replica's core.

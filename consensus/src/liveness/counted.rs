@@ -27,6 +27,17 @@ pub(crate) struct Counted {
     is_rate_right: AtomicBool,
 }
 
+/// With these a promise counts for longer than it runs.
+const LONGER: [Bug; 3] = [
+    Bug::IgnoreDrift,
+    Bug::LeaseOfDoubleLength,
+    Bug::CountFromReceipt,
+];
+
+fn is_any_planted(bugs: &[Bug]) -> bool {
+    bugs.iter().any(|bug| is_planted(*bug))
+}
+
 /// How long a promise of that length counts from when it was asked for.
 fn counted_length(promise: Duration) -> Duration {
     match is_planted(Bug::IgnoreDrift) {
@@ -102,6 +113,11 @@ impl Counted {
             false => sent,
         };
         let until = (from + counted_length(promise)).as_nanos();
+        // By the clock of whoever gave it the promise runs from when the beat came.
+        assert!(
+            until < (sent + promise).as_nanos() || promise.is_zero() || is_any_planted(&LONGER),
+            "a promise of {promise:?} asked for at {sent:?} counts until {until}"
+        );
         for (core, slot) in (0..).zip(&self.until) {
             if to.contains(core) && promise > Duration::ZERO {
                 slot.fetch_max(until, Ordering::SeqCst);

@@ -75,7 +75,9 @@ impl Promise {
                 self.until.resize(at + 1, None);
             }
             if let Some(slot) = self.until.get_mut(at) {
-                *slot = (*slot).max(Some(until));
+                let before = *slot;
+                *slot = before.max(Some(until));
+                assert!(*slot >= before, "a promise becomes shorter");
             }
         }
         (*cores, self.epoch)

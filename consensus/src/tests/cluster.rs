@@ -22,7 +22,7 @@ use corelith_wire::{
 };
 use futures_util::FutureExt;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -45,6 +45,9 @@ pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
 
 /// The doors of the nodes that run.
 pub(super) type Doors = Rc<RefCell<Vec<Option<Sender<Ask>>>>>;
+
+/// Between which nodes there are no new connections for groups.
+type Shut = Rc<RefCell<BTreeSet<(NodeId, NodeId)>>>;
 
 pub(super) struct Cluster {
     pub(super) sim: Sim,
@@ -69,6 +72,8 @@ pub(super) struct Cluster {
     pub(super) has_strangers: bool,
     /// A node whose address no other node can find out.
     pub(super) hidden: Option<NodeId>,
+    /// (from, to): the second one takes no new connections for groups from the first one, only those for beats.
+    pub(super) shut: Shut,
     /// What a node makes of another.
     pub(super) judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
 }
@@ -94,6 +99,7 @@ impl Cluster {
             stores: RefCell::new([1, 2, 3]),
             has_strangers: false,
             hidden: None,
+            shut: Shut::default(),
             judge: Rc::new(|_, _| Verdict::Known),
         }
     }
@@ -150,6 +156,7 @@ impl Cluster {
             founding: self.founding,
             judge: Rc::clone(&self.judge),
             hidden: self.hidden,
+            shut: Rc::clone(&self.shut),
             peers: self.peers_of(at),
             options: self.options.clone(),
             shards: self.shards,
@@ -336,6 +343,7 @@ struct Node {
     founding: [u128; 3],
     judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
     hidden: Option<NodeId>,
+    shut: Shut,
     address: SocketAddr,
     peers: Vec<SocketAddr>,
     options: Options,
@@ -426,7 +434,7 @@ impl Node {
             let hand_over = self.hand_over.clone();
             drop(corelith_io::spawn(serve_peer(
                 groups.clone(),
-                me,
+                (me, Rc::clone(&self.shut)),
                 stream,
                 hand_over,
             )));
@@ -462,7 +470,7 @@ pub(crate) fn lone_groups(me: Introduction, options: Options) -> Groups {
 
 async fn serve_peer(
     groups: Groups,
-    me: NodeId,
+    (me, shut): (NodeId, Shut),
     stream: TcpStream,
     hand_over: Sender<InboundBeats>,
 ) -> Option<()> {
@@ -489,6 +497,9 @@ async fn serve_peer(
             leftover,
         };
         return hand_over.try_send(connection).ok();
+    }
+    if shut.borrow().contains(&(peer, me)) {
+        return None;
     }
     groups
         .serve_peer(read, write, leftover, peer, address)

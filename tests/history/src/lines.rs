@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 const DIRECTORY: &str = "CORELITH_HISTORY_DIR";
 
 #[derive(Serialize, Deserialize)]
-struct Opening {
+struct FirstLine {
     schema: String,
     version: u32,
     /// Where the history is from, in words.
@@ -45,7 +45,7 @@ pub enum LinesError {
     },
     /// The file is not a history, or of another version.
     #[error("it does not begin as a history of version {VERSION} does")]
-    Opening,
+    FirstLine,
 }
 
 /// Writes a history.
@@ -54,7 +54,7 @@ pub enum LinesError {
 /// Those of the writer.
 pub fn write(origin: &str, history: &[Observation], to: impl Write) -> io::Result<()> {
     let mut to = BufWriter::new(to);
-    let header = Opening {
+    let header = FirstLine {
         schema: SCHEMA.to_owned(),
         version: VERSION,
         origin: origin.to_owned(),
@@ -74,12 +74,12 @@ pub fn write(origin: &str, history: &[Observation], to: impl Write) -> io::Resul
 /// See [`LinesError`].
 pub fn read(from: impl BufRead) -> Result<(String, Vec<Observation>), LinesError> {
     let mut lines = from.lines().enumerate();
-    let parse_header = |text: String| serde_json::from_str::<Opening>(&text).ok();
+    let parse_header = |text: String| serde_json::from_str::<FirstLine>(&text).ok();
     let header = lines.next().map(|(_, line)| line).transpose()?;
     let header = header
         .and_then(parse_header)
         .filter(|header| header.schema == SCHEMA && header.version == VERSION)
-        .ok_or(LinesError::Opening)?;
+        .ok_or(LinesError::FirstLine)?;
     let mut history = Vec::new();
     for (number, line) in lines {
         let line = line?;

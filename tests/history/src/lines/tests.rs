@@ -80,8 +80,8 @@ fn what_is_no_history_is_refused() {
     let header = "{\"schema\":\"corelith-history\",\"version\":1,\"origin\":\"\"}\n";
     let newer = header.replace(":1", ":2");
     let bad_line = format!("{header}{{\"client\":1}}\n");
-    assert!(matches!(read(&b""[..]), Err(LinesError::Opening)));
-    assert!(matches!(read(newer.as_bytes()), Err(LinesError::Opening)));
+    assert!(matches!(read(&b""[..]), Err(LinesError::FirstLine)));
+    assert!(matches!(read(newer.as_bytes()), Err(LinesError::FirstLine)));
     let found = read(bad_line.as_bytes());
     assert!(
         matches!(found, Err(LinesError::Line { line: 2, .. })),

@@ -13,13 +13,13 @@
 mod counted;
 mod promise;
 
-pub(crate) use counted::Counted;
+pub(crate) use counted::CountedPromise;
 
 use crate::planted::{Bug, is_planted};
 use corelith_io::Instant;
 use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch};
 use corelith_wire::{NodeId, ShardId, Start, StoreId};
-use promise::{Promise, UsedUp};
+use promise::{GivenPromise, UsedUp};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,9 +77,9 @@ struct CoreState {
 #[derive(Debug)]
 pub(crate) struct Pair {
     /// What they promised this node.
-    counted: Counted,
+    counted: CountedPromise,
     /// What this node promised them.
-    promise: Mutex<Promise>,
+    promise: Mutex<GivenPromise>,
     /// The epoch of `promise`, to be read without the lock.
     epoch: AtomicU64,
     /// The store and start that were met last, and how it is.
@@ -112,7 +112,7 @@ pub struct PeerState {
 
 /// Why a replica may not turn from its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
+pub(crate) enum PromiseKeeps {
     /// A promise runs until then.
     Until(Instant),
     /// No epoch is left.
@@ -128,15 +128,15 @@ impl Pair {
     fn new(start: Start, cores: u16) -> Self {
         let first = PromiseEpoch::first(start);
         Self {
-            counted: Counted::new(cores),
-            promise: Mutex::new(Promise::new(first)),
+            counted: CountedPromise::new(cores),
+            promise: Mutex::new(GivenPromise::new(first)),
             epoch: AtomicU64::new(first.0),
             they: Mutex::default(),
         }
     }
 
     /// What they have promised.
-    pub(crate) fn counted(&self) -> &Counted {
+    pub(crate) fn counted(&self) -> &CountedPromise {
         &self.counted
     }
 
@@ -158,15 +158,17 @@ impl Pair {
     /// Has a replica turn from a leader on `core` of that store of theirs if no promise keeps it.
     ///
     /// # Errors
-    /// See [`Bound`].
-    pub(crate) fn turn(&self, store: StoreId, core: u16, now: Instant) -> Result<(), Bound> {
+    /// See [`PromiseKeeps`].
+    pub(crate) fn turn(&self, store: StoreId, core: u16, now: Instant) -> Result<(), PromiseKeeps> {
         let mut promise = lock(&self.promise);
         let turned = match promise.turn(store, core, now) {
-            Err(until) if !is_planted(Bug::VoteWhilePromised) => return Err(Bound::Until(until)),
+            Err(until) if !is_planted(Bug::VoteWhilePromised) => {
+                return Err(PromiseKeeps::Until(until));
+            }
             Err(_) => promise.raise(),
             Ok(turned) => turned,
         };
-        turned.map_err(|UsedUp| Bound::ForGood)?;
+        turned.map_err(|UsedUp| PromiseKeeps::ForGood)?;
         let until = promise.until(store, core);
         assert!(
             until.is_none_or(|until| until <= now) || is_planted(Bug::VoteWhilePromised),
@@ -180,9 +182,9 @@ impl Pair {
     ///
     /// # Errors
     /// No epoch is left.
-    pub(crate) fn forget(&self) -> Result<(), Bound> {
+    pub(crate) fn forget(&self) -> Result<(), PromiseKeeps> {
         let mut promise = lock(&self.promise);
-        promise.raise().map_err(|UsedUp| Bound::ForGood)?;
+        promise.raise().map_err(|UsedUp| PromiseKeeps::ForGood)?;
         self.epoch.store(promise.epoch().0, Ordering::SeqCst);
         Ok(())
     }

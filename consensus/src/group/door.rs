@@ -9,7 +9,7 @@
 
 use super::Group;
 use super::election::in_millis;
-use super::turning::Turn;
+use super::turning::Tie;
 use crate::admission::{
     self, AppendPlace, HeldLog, Known, LeaderLine, Reach, Refusal, leader_of_vote,
 };
@@ -144,9 +144,7 @@ impl Group {
             return;
         };
         let turn = self.inner.may_turn(&vote, peer, None);
-        if matches!(turn, Turn::Bound(_))
-            || self.inner.leads_well()
-            || !self.inner.turn(&vote, turn)
+        if matches!(turn, Tie::Bound(_)) || self.inner.leads_well() || !self.inner.turn(&vote, turn)
         {
             return;
         }
@@ -344,7 +342,7 @@ impl Group {
             return Ok(Some(refused(0)));
         }
         let turn = inner.may_turn(&vote, ask.vote.node, ask.handed_over_by);
-        if let Turn::Bound(until) = turn
+        if let Tie::Bound(until) = turn
             && !is_planted(Bug::VoteWhilePromised)
         {
             if is_planted(Bug::RefusedVoteMovesTerm) {

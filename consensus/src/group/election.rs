@@ -9,7 +9,7 @@
 //! the core finds that a promise has run out ([`super::Group::look`], `groups.rs`).
 
 use super::GroupInner;
-use super::turning::Turn;
+use super::turning::Tie;
 use crate::admission::{self, Known, leader_of_vote};
 use crate::convert;
 use crate::planted::{Bug, is_planted};
@@ -166,8 +166,8 @@ impl GroupInner {
         }
         let vote = self.vote_seen();
         match self.may_turn(&vote, self.me, None) {
-            Turn::Bound(_) if !is_planted(Bug::StandWhilePromised) => Wish::None,
-            Turn::Lapsed => match self.new_leader_until(&vote) {
+            Tie::Bound(_) if !is_planted(Bug::StandWhilePromised) => Wish::None,
+            Tie::Lapsed => match self.new_leader_until(&vote) {
                 Some(until) => Wish::At(until),
                 None => Wish::Now,
             },
@@ -333,7 +333,7 @@ impl GroupInner {
         }
         let turn = self.may_turn(&vote, self.me, None);
         let turn = match turn {
-            Turn::Bound(_) if is_planted(Bug::StandWhilePromised) => Turn::Over,
+            Tie::Bound(_) if is_planted(Bug::StandWhilePromised) => Tie::Over,
             turn => turn,
         };
         if !self.turn(&vote, turn) {
@@ -358,10 +358,10 @@ impl GroupInner {
         let last = self.log.range().last;
         let turn = self.may_turn(&vote, ask.vote.node, None);
         let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
-        let is_left_alone = turn == Turn::Lapsed && self.new_leader_until(&vote).is_some();
+        let is_left_alone = turn == Tie::Lapsed && self.new_leader_until(&vote).is_some();
         let is_wanted = !self.is_embargoed() && !self.leads_well() && !is_left_alone;
         let promised = match turn {
-            Turn::Bound(until) => {
+            Tie::Bound(until) => {
                 self.doubt(&vote);
                 until - corelith_io::now()
             }

@@ -49,7 +49,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A read that waits.
-struct Reader {
+struct FollowerReader {
     came: Instant,
     reply: Reply,
 }
@@ -58,11 +58,11 @@ struct Reader {
 #[derive(Default)]
 pub(super) struct FollowerReads {
     /// Those that no question on its way is for.
-    arrived: RefCell<Vec<Reader>>,
+    arrived: RefCell<Vec<FollowerReader>>,
     /// Those that the question on its way is for.
-    asked: RefCell<Vec<Reader>>,
+    asked: RefCell<Vec<FollowerReader>>,
     /// Those that wait until an index is applied.
-    behind: RefCell<BTreeMap<LogIndex, Vec<Reader>>>,
+    behind: RefCell<BTreeMap<LogIndex, Vec<FollowerReader>>>,
     /// How many wait in all.
     waiting: Cell<usize>,
     /// The last point that the leader named.
@@ -77,7 +77,7 @@ pub(super) struct FollowerReads {
 
 impl FollowerReads {
     /// Answers reads that wait no more.
-    fn answer(&self, readers: Vec<Reader>, answer: &Result<ReadPoint, GroupError>) {
+    fn answer(&self, readers: Vec<FollowerReader>, answer: &Result<ReadPoint, GroupError>) {
         self.leave(readers.len());
         for reader in readers {
             (reader.reply)(answer.clone());
@@ -100,14 +100,15 @@ impl FollowerReads {
     }
 
     /// Takes those out of `readers` that have waited for `limit`.
-    fn take_late(readers: &mut Vec<Reader>, limit: Duration) -> Vec<Reader> {
+    fn take_late(readers: &mut Vec<FollowerReader>, limit: Duration) -> Vec<FollowerReader> {
         let now = corelith_io::now();
-        let is_late = |reader: &mut Reader| now.saturating_duration_since(reader.came) >= limit;
+        let is_late =
+            |reader: &mut FollowerReader| now.saturating_duration_since(reader.came) >= limit;
         readers.extract_if(.., is_late).collect()
     }
 
     /// Takes those out whose index is applied.
-    fn take_applied(&self, applied: Option<LogIndex>) -> Vec<Reader> {
+    fn take_applied(&self, applied: Option<LogIndex>) -> Vec<FollowerReader> {
         let mut behind = self.behind.borrow_mut();
         let mut ready = Vec::new();
         while let Some(first) = behind.first_entry()
@@ -146,7 +147,9 @@ impl Group {
             true => &reads.asked,
             false => &reads.arrived,
         };
-        readers.borrow_mut().push(Reader::new(Box::new(reply)));
+        readers
+            .borrow_mut()
+            .push(FollowerReader::new(Box::new(reply)));
         if !reads.is_asking.replace(true) {
             drop(spawn(self.clone().ask_for_readers()));
         }
@@ -177,10 +180,10 @@ impl Group {
         if !self.has_room_for_a_reader() {
             return reply(Err(GroupError::Throttled));
         }
-        self.wait_applied(index, vec![Reader::new(reply)]);
+        self.wait_applied(index, vec![FollowerReader::new(reply)]);
     }
 
-    fn wait_applied(&self, index: LogIndex, readers: Vec<Reader>) {
+    fn wait_applied(&self, index: LogIndex, readers: Vec<FollowerReader>) {
         let reads = &self.inner.follower_reads;
         if self.inner.applied_index() >= Some(index) {
             return reads.answer(readers, &self.inner.applied_point());
@@ -369,7 +372,7 @@ fn gathers_for(readers: usize, took: Duration) -> Option<Duration> {
     (readers >= FOLLOWER_GATHER_FROM).then(|| took.min(FOLLOWER_GATHER_MAX))
 }
 
-impl Reader {
+impl FollowerReader {
     fn new(reply: Reply) -> Self {
         let came = corelith_io::now();
         Self { came, reply }

@@ -9,7 +9,7 @@
 
 use super::{Group, GroupInner};
 use crate::admission::{Leader, leader_of_vote};
-use crate::liveness::Bound;
+use crate::liveness::PromiseKeeps;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, GroupMember};
 use corelith_io::Instant;
@@ -54,7 +54,7 @@ pub(super) struct Turning {
 
 /// What keeps a replica from turning from its leader, or has to be done before it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Tie {
     /// It follows nobody that could count on it.
     Free,
     /// The leader has handed its lead over.
@@ -134,43 +134,43 @@ impl Turning {
 impl GroupInner {
     /// Whether a replica whose vote is `vote` may turn from whom it follows to `candidate`, who says that
     /// `by` has handed its lead over.
-    pub(super) fn may_turn(&self, vote: &PeerVote, candidate: NodeId, by: Option<Leader>) -> Turn {
+    pub(super) fn may_turn(&self, vote: &PeerVote, candidate: NodeId, by: Option<Leader>) -> Tie {
         let leader = leader_of_vote(vote);
         if !vote.committed || vote.node == self.me || vote.node == candidate {
-            return Turn::Free;
+            return Tie::Free;
         }
         let followed = self.turning.followed.get();
         let Some(followed) = followed.filter(|followed| followed.leader == leader) else {
-            return Turn::Free;
+            return Tie::Free;
         };
         if by.is_some_and(|by| by >= leader || is_planted(Bug::HandOverOfAnyTerm)) {
-            return Turn::Excused;
+            return Tie::Excused;
         }
         let Some(pair) = self.pairs.get(&vote.node) else {
-            return Turn::Free;
+            return Tie::Free;
         };
         let has_restarted = pair.who().is_some_and(|(store, start)| {
             store == followed.store && start.incarnation > followed.start.incarnation
         });
         let is_noticed = has_restarted && !is_planted(Bug::KeepQuietWhenDeposed);
         if is_noticed || self.turning.is_released(leader) {
-            return Turn::Over;
+            return Tie::Over;
         }
         let core = (self.core_of)(vote.node);
         match pair.promised_until(followed.store, core) {
-            Some(until) if corelith_io::now() < until => Turn::Bound(until),
-            _ => Turn::Lapsed,
+            Some(until) if corelith_io::now() < until => Tie::Bound(until),
+            _ => Tie::Lapsed,
         }
     }
 
     /// Does what has to be done before a replica whose vote is `vote` turns from whom it follows; whether it
     /// may.
-    pub(super) fn turn(&self, vote: &PeerVote, turn: Turn) -> bool {
+    pub(super) fn turn(&self, vote: &PeerVote, turn: Tie) -> bool {
         let pair = self.pairs.get(&vote.node);
         let turned = match (turn, pair) {
-            (Turn::Free | Turn::Excused, _) | (_, None) => return true,
-            (Turn::Over, Some(pair)) => pair.forget(),
-            (Turn::Lapsed | Turn::Bound(_), Some(pair)) => {
+            (Tie::Free | Tie::Excused, _) | (_, None) => return true,
+            (Tie::Over, Some(pair)) => pair.forget(),
+            (Tie::Lapsed | Tie::Bound(_), Some(pair)) => {
                 let followed = self.turning.followed.get();
                 let store = followed.map_or(StoreId::UNCLAIMED, |followed| followed.store);
                 pair.turn(store, (self.core_of)(vote.node), corelith_io::now())
@@ -178,8 +178,8 @@ impl GroupInner {
         };
         match turned {
             Ok(()) => true,
-            Err(Bound::Until(_)) => false,
-            Err(Bound::ForGood) => {
+            Err(PromiseKeeps::Until(_)) => false,
+            Err(PromiseKeeps::ForGood) => {
                 tracing::error!(shard = %self.shard_id, "no epoch is left: restart this node");
                 false
             }
@@ -201,7 +201,7 @@ impl GroupInner {
         let doubted = self.turning.doubted.get();
         let vote = self.vote_seen();
         let is_due = doubted.is_none_or(|at| now - at >= DOUBT_EVERY);
-        if is_due && matches!(self.may_turn(&vote, self.me, None), Turn::Bound(_)) {
+        if is_due && matches!(self.may_turn(&vote, self.me, None), Tie::Bound(_)) {
             self.turning.doubted.set(Some(now));
             self.doubt(&vote);
         }
@@ -252,8 +252,12 @@ impl Group {
         if vote.node != inner.me || inner.lease.is_given_up(leader) {
             return false;
         }
-        let state = inner.caught_up().await;
-        let leads = state.is_some_and(|(state, _)| state == vote) && inner.is_leader(leader);
+        // Of the metrics the last ones may be from before it was elected.
+        let state = inner.raft.with_raft_state(move |state| {
+            let is_of_vote = crate::convert::peer_vote(state.vote_ref()) == vote;
+            is_of_vote && state.server_state == openraft::ServerState::Leader
+        });
+        let leads = !inner.is_stopped() && state.await.unwrap_or(false);
         if !leads {
             inner.lease.give_up(leader);
         }

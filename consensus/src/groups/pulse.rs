@@ -21,7 +21,7 @@ const ROUND: Duration = Duration::from_millis(500);
 
 /// What a core remembers from one pulse to the next.
 #[derive(Default)]
-pub(super) struct Pulse {
+pub(super) struct CorePulse {
     /// Until when the promises ran, for the leaders on each core of each other node.
     promised: RefCell<BTreeMap<(NodeId, u16), Instant>>,
     generation: Cell<u64>,

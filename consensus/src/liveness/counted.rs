@@ -19,7 +19,7 @@ const DRIFT_PERCENT: u32 = 1;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Counted {
+pub(crate) struct CountedPromise {
     epoch: AtomicU64,
     /// For the leaders on each of this node's cores, in nanoseconds of this node's clock.
     until: Box<[AtomicU64]>,
@@ -47,7 +47,7 @@ fn counted_length(promise: Duration) -> Duration {
     }
 }
 
-impl Counted {
+impl CountedPromise {
     pub(super) fn new(cores: u16) -> Self {
         Self {
             epoch: AtomicU64::new(0),
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_promise_counts_from_when_it_was_asked_for_less_the_drift() {
-        let counted = Counted::new(2);
+        let counted = CountedPromise::new(2);
         counted.promised(at(0), at(200), L, EPOCH, &CoreSet::from_iter([1]));
         // (core, epoch, when, whether it counts)
         let other = PromiseEpoch(EPOCH.0 + 1);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn another_epoch_or_start_takes_what_was_promised_before_back() {
-        let counted = Counted::new(1);
+        let counted = CountedPromise::new(1);
         let cores = CoreSet::from_iter([0]);
         assert!(counted.promised(at(0), at(1), L, EPOCH, &cores));
         assert!(!counted.promised(at(5), at(6), L, EPOCH, &cores));
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_older_reply_takes_nothing_back() {
-        let counted = Counted::new(1);
+        let counted = CountedPromise::new(1);
         let cores = CoreSet::from_iter([0]);
         counted.promised(at(50), at(60), L, EPOCH, &cores);
         counted.promised(at(0), at(70), L, EPOCH, &cores);

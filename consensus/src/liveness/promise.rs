@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Promise {
+pub(super) struct GivenPromise {
     /// The other node's store to which it was given.
     store: StoreId,
     /// Until when it runs, for the leaders of each of the other node's cores.
@@ -28,7 +28,7 @@ pub(super) struct Promise {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UsedUp;
 
-impl Promise {
+impl GivenPromise {
     pub(super) fn new(first: PromiseEpoch) -> Self {
         Self {
             store: StoreId::UNCLAIMED,
@@ -127,8 +127,8 @@ mod tests {
     const STORE: StoreId = StoreId(5);
     const L: Duration = Duration::from_millis(300);
 
-    fn promise() -> Promise {
-        Promise::new(PromiseEpoch::first(Start {
+    fn promise() -> GivenPromise {
+        GivenPromise::new(PromiseEpoch::first(Start {
             incarnation: 1,
             nonce: 7,
         }))

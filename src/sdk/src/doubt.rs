@@ -41,11 +41,11 @@ pub enum Question {
 /// The searches under way. Part of the client's session.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
-    searches: BTreeMap<NodeId, Search>,
+    searches: BTreeMap<NodeId, LeaderSearch>,
 }
 
 #[derive(Debug)]
-struct Search {
+struct LeaderSearch {
     since: Duration,
     /// When the next question is due.
     next: Duration,
@@ -68,7 +68,7 @@ impl Doubts {
         if self.searches.contains_key(&node) {
             return false;
         }
-        let search = Search {
+        let search = LeaderSearch {
             since: now.saturating_sub(SILENCE_DOUBT),
             next: now,
             turn: node,

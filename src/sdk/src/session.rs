@@ -18,6 +18,8 @@
 //! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
+mod reads;
+
 pub use crate::doubt::Question;
 use crate::doubt::{self, Doubts, pause_after};
 use crate::error::{Cause, Error};
@@ -315,64 +317,6 @@ impl Session {
             }
             other => other,
         }
-    }
-
-    /// Has a read go to the leader that a replica failed, refused or left without an answer; whether it can be sent
-    /// there at once.
-    fn leaves_replicas(&mut self, operation: &mut Operation, event: &Event, now: Duration) -> bool {
-        let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
-        let failure = match event {
-            Event::Answer(Answer::Failure { failure, .. }) => Some(failure),
-            Event::Answer(_) => return false,
-            Event::NotSent(_) | Event::Lost(_) | Event::Moved => None,
-        };
-        if let Some(Failure::WrongEpoch { .. } | Failure::VersionGone) = failure {
-            return false;
-        }
-        operation.leave_replicas();
-        if let Some(Failure::TooLarge { .. } | Failure::Malformed | Failure::WrongNode) = failure {
-            return false;
-        }
-        self.replicas.pass_over(shard, asked, now);
-        if self.routes.leader(shard) == Some(asked) {
-            return false;
-        }
-        match event {
-            Event::NotSent(cause) | Event::Lost(cause) => {
-                self.unreachable(operation, cause.clone(), now);
-            }
-            Event::Answer(_) => self.routes.trust(asked),
-            Event::Moved => {}
-        }
-        if let Some(Failure::NotLeader { leader }) = failure
-            && self.routes.leader(shard).is_none()
-            && self.map().replicas(shard).any(|node| node.0 == *leader)
-        {
-            self.routes.named(shard, NodeId(*leader));
-        }
-        true
-    }
-
-    /// The next probe to send, whose outcome [`Session::probed`] wants to know. Asked for after each step.
-    pub fn take_probe(&mut self) -> Option<Probe> {
-        self.replicas.take_probe()
-    }
-
-    /// Notes how long a probe took until its answer; `None` if there was none.
-    pub fn probed(&mut self, probe: &Probe, took: Option<Duration>) {
-        self.replicas.probed(probe.target.node, took);
-    }
-
-    /// Notes what an answer says of its shard; whether it is no older than what the client had seen when `operation`
-    /// began.
-    fn is_fresh(&mut self, operation: &Operation, answer: &Answer) -> bool {
-        let Some(meta) = answer.meta() else {
-            return true;
-        };
-        if let Some(seen) = self.seen.get_mut(operation.shard.0 as usize) {
-            *seen = (*seen).max(meta.index);
-        }
-        !operation.reads_latest() || meta.index >= operation.floor
     }
 
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {

@@ -1,5 +1,6 @@
 //! Simulated clusters: real groups, links and engines on simulated disks and networks.
 
+mod breaks;
 mod chaos;
 mod client;
 pub(crate) mod cluster;

@@ -156,6 +156,8 @@ impl GroupInner {
     pub(super) fn leading(&self) -> Option<LeaderId> {
         self.raw_leading()
             .filter(|leader| !self.is_stopped() && !self.lease.is_given_up(*leader))
+            // Peers are told that a group which closes leads nothing.
+            .filter(|_| !*self.closing.borrow())
     }
 
     /// Whether this node leads with a majority, or has only just begun to.

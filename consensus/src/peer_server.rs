@@ -369,12 +369,15 @@ impl PeerServer {
         Self::start(async move {
             // A group that is not open leads nothing.
             let leads = match group {
-                Some(group) => group.take_lead_question(vote).await,
-                None => false,
+                Some(group) => group.take_lead_question(server.peer(), vote).await,
+                None => Ok(false),
             };
-            server
-                .outgoing
-                .send(|out| peer::encode_lead_reply(out, head, leads));
+            match leads {
+                Ok(leads) => server
+                    .outgoing
+                    .send(|out| peer::encode_lead_reply(out, head, leads)),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
         });
         Ok(())
     }

@@ -357,7 +357,8 @@ impl GroupInner {
         let vote = self.vote_seen();
         let last = self.log.range().last;
         let turn = self.may_turn(&vote, ask.vote.node, None);
-        let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
+        // As when it is asked for the vote itself: one that was given is given again.
+        let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote) || ask.vote == vote;
         let is_left_alone = turn == Tie::Lapsed && self.new_leader_until(&vote).is_some();
         let is_wanted = !self.is_embargoed() && !self.leads_well() && !is_left_alone;
         let promised = match turn {

@@ -11,6 +11,7 @@
 
 use super::{Group, GroupInner};
 use crate::convert;
+use crate::link::PeerSeen;
 use crate::planted::{Bug, is_planted};
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::Instant;
@@ -53,6 +54,8 @@ pub(super) struct Lead {
     slow_since: Cell<Option<Instant>>,
     /// Before then no hand-over is tried, and how long the pause was.
     pause: Cell<Option<(Instant, Duration)>>,
+    /// Since when it has no connection to a majority.
+    unlinked_since: Cell<Option<Instant>>,
     /// When it was told that this replica has resigned.
     told: Cell<Option<Instant>>,
     /// The last entry that followers were told twice to be committed.
@@ -61,6 +64,16 @@ pub(super) struct Lead {
     seen_at: Cell<Option<Instant>>,
     /// When a write to the log was seen to take long, whoever leads.
     stalled: Cell<Option<Instant>>,
+}
+
+impl Lead {
+    /// Notes that this replica leads as `leader` since `now`.
+    fn begin(&self, leader: LeaderId, now: Instant) {
+        self.since.set(Some((leader, now)));
+        for since in [&self.able_since, &self.slow_since, &self.unlinked_since] {
+            since.set(None);
+        }
+    }
 }
 
 impl Group {
@@ -196,7 +209,7 @@ impl GroupInner {
         let since = match self.lead.since.get() {
             Some((known, since)) if known == leader => since,
             _ => {
-                self.lead.since.set(Some((leader, now)));
+                self.lead.begin(leader, now);
                 now
             }
         };
@@ -212,6 +225,18 @@ impl GroupInner {
             let others = self.pairs.keys();
             if others.filter(|node| self.has_answered(**node)).count() < needed {
                 return self.resign(leader, "no majority reaches it");
+            }
+            // Beats go another way than what a leader sends.
+            let others = self.pairs.keys();
+            let linked = others.filter(|node| (self.link_to)(node.0).seen() == PeerSeen::Connected);
+            if linked.count() >= needed {
+                self.lead.unlinked_since.set(None);
+            } else {
+                let since = self.lead.unlinked_since.get().unwrap_or(now);
+                self.lead.unlinked_since.set(Some(since));
+                if now - since >= promise {
+                    return self.resign(leader, "it has no connection to a majority");
+                }
             }
         }
         if (has_news || !self.lease.holds(leader, now)) && self.lease.is_outdated(leader) {
@@ -290,9 +315,7 @@ impl GroupInner {
         if is_disk_full {
             return Some("there is no room here");
         }
-        let pulse = self.log.pulse();
-        let mine = pulse.latency.max(self.stalled_for(now)).as_micros();
-        let mine = u32::try_from(mine).unwrap_or(u32::MAX);
+        let mine = self.write_us(now);
         let others = self.pairs.iter();
         let others = others.filter(|(node, _)| self.could_lead(**node));
         let best = others.map(|(_, pair)| pair.write_us()).min();
@@ -306,12 +329,29 @@ impl GroupInner {
         (now - since >= SLOW_FOR).then_some("the disk is much slower than that of another node")
     }
 
+    /// How long this node's log takes to make a write durable, in microseconds.
+    fn write_us(&self, now: Instant) -> u32 {
+        let took = self.log.pulse().latency.max(self.stalled_for(now));
+        u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+    }
+
+    /// A log that takes less than this makes `node` slow beside it; 0 if `node` is never slow.
+    fn slowest_of(&self, node: NodeId) -> u32 {
+        let theirs = self.pairs.get(&node).map_or(0, |pair| pair.write_us());
+        match theirs >= SLOW_LEAST_US {
+            true => theirs / SLOW_TIMES,
+            false => 0,
+        }
+    }
+
     /// Whether the preferred leader has been able to lead for long enough.
     fn is_time_to_hand_back(&self, now: Instant) -> bool {
         let Some(wanted) = self.options.lead_back_after else {
             return false;
         };
-        if self.preferred == self.me || !self.could_lead(self.preferred) {
+        let is_slow = self.write_us(now) < self.slowest_of(self.preferred);
+        let is_able = self.preferred != self.me && !is_slow && self.could_lead(self.preferred);
+        if !is_able || self.has_stalled_lately() {
             self.lead.able_since.set(None);
             return false;
         }
@@ -431,7 +471,7 @@ impl GroupInner {
                 committed: true,
             },
             to,
-            last: None,
+            last: self.log.range().last,
         };
         for node in self.members.iter().filter(|node| **node != self.me) {
             let link = (self.link_to)(node.0);

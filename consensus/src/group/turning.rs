@@ -8,7 +8,7 @@
 //!   `door.rs`), and openraft has done all that came before.
 
 use super::{Group, GroupInner};
-use crate::admission::{Leader, leader_of_vote};
+use crate::admission::{Leader, Refusal, leader_of_vote};
 use crate::liveness::PromiseKeeps;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, GroupMember};
@@ -243,25 +243,41 @@ impl GroupInner {
 
 impl Group {
     /// Whether this replica leads with that vote and goes on to. If not it never relies on that lead again.
-    pub(crate) async fn take_lead_question(&self, vote: PeerVote) -> bool {
+    ///
+    /// # Errors
+    /// The asker is no member, or asks about a vote that this replica has never given.
+    pub(crate) async fn take_lead_question(
+        &self,
+        peer: GroupMember,
+        vote: PeerVote,
+    ) -> Result<bool, Refusal> {
         let inner = &self.inner;
+        self.known(peer)?;
         let leader = crate::convert::vote(vote).leader_id;
         if is_planted(Bug::KeepQuietWhenDeposed) {
-            return true;
+            return Ok(true);
         }
-        if vote.node != inner.me || inner.lease.is_given_up(leader) {
-            return false;
+        let Some((own, _)) = inner.caught_up().await else {
+            inner.lease.give_up(leader);
+            return Ok(false);
+        };
+        if vote.node != inner.me || leader_of_vote(&vote) > leader_of_vote(&own) {
+            return Err(Refusal::WrongVote(vote.node));
+        }
+        if inner.lease.is_given_up(leader) {
+            return Ok(false);
         }
         // Of the metrics the last ones may be from before it was elected.
         let state = inner.raft.with_raft_state(move |state| {
             let is_of_vote = crate::convert::peer_vote(state.vote_ref()) == vote;
             is_of_vote && state.server_state == openraft::ServerState::Leader
         });
-        let leads = !inner.is_stopped() && state.await.unwrap_or(false);
+        let leads = inner.leading() == Some(leader) || state.await.unwrap_or(false);
+        let leads = leads && !inner.is_stopped() && !*inner.closing.borrow();
         if !leads {
             inner.lease.give_up(leader);
         }
-        leads
+        Ok(leads)
     }
 
     /// Takes note that the leader hands over its lead; whether this replica does its part.
@@ -269,7 +285,7 @@ impl Group {
         &self,
         peer: GroupMember,
         transfer: Transfer,
-    ) -> Result<bool, crate::admission::Refusal> {
+    ) -> Result<bool, Refusal> {
         crate::admission::transfer(&self.known(peer)?, &transfer)?;
         let inner = &self.inner;
         if transfer.to == inner.me {

@@ -41,6 +41,8 @@ impl GroupInner {
             }
             return;
         }
+        // A promise may have begun and ended unseen.
+        self.wake.notify_one();
         let since = silence.since.get().unwrap_or(now);
         silence.since.set(Some(since));
         let is_due = match silence.said.get() {

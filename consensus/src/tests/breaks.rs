@@ -49,9 +49,14 @@ fn a_question_about_a_term_out_of_reach_takes_no_lead() {
         committed: true,
     };
     let leads = cluster.sim.block_on(cluster.nodes[leader], async move {
-        asked.take_lead_question(vote).await
+        let other = leader as u64 % 3 + 1;
+        let peer = crate::GroupMember {
+            node: NodeId(other),
+            store: corelith_wire::StoreId(other.into()),
+        };
+        asked.take_lead_question(peer, vote).await
     });
-    assert!(!leads);
+    assert!(leads.is_err(), "{leads:?}");
     let (changes, without) = lead_changes(&cluster, Duration::from_secs(60), |_| ());
     let term = group.status().term;
     println!("{changes} changes, {without:?} without a leader, {term}");

@@ -103,7 +103,10 @@ impl Opener {
         let address = dialer.whereabouts(self.peer, 0, failures).await?;
         let me = dialer.acquaintances.me();
         let hello = Hello::beats(me.cluster.short(), me.node);
-        dialer.connect(self.peer, address, hello).await
+        let dialed = dialer.connect(self.peer, address, hello).await;
+        let verdict = dialer.acquaintances.said_by(self.peer);
+        self.shared.liveness.judged_by(self.peer, verdict);
+        dialed
     }
 
     async fn beat_on(&self, dialed: Dialed) -> ConnectionError {
@@ -194,6 +197,7 @@ impl Opener {
                 _ => liveness.take_vouched(self.peer),
             },
             health: liveness.health(),
+            mark: liveness.mark(),
         }
     }
 

@@ -256,6 +256,9 @@ fn beats_and_reads_are_as_they_should_unless_given() {
         (50, 300)
     );
     assert_eq!(config.cluster.reads_tag(), 0);
+    assert!(!config.cluster.existing);
+    let existing = GOOD.replace("shards = 8", "shards = 8\nexisting = true");
+    assert!(parse(&existing).unwrap().cluster.existing);
     let quorum = GOOD.replace("shards = 8", "shards = 8\nreads = \"quorum\"");
     let config = parse(&quorum).unwrap();
     assert_eq!(config.cluster.reads, Reads::Quorum);

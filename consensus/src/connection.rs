@@ -43,6 +43,9 @@ pub(crate) enum ConnectionError {
     /// The peer has been met with a later start, or another store.
     #[error("another start of the peer was met since")]
     Replaced,
+    /// The peer seems to lack what it had acknowledged: it is asked again.
+    #[error("the peer seems to have lost entries")]
+    Doubted,
     /// The peer's name is not known to the name service.
     #[error("it has no address")]
     Nowhere,

@@ -148,6 +148,18 @@ impl Groups {
         self.inner.link_config.acquaintances.strangers()
     }
 
+    /// The stores of other nodes that lack what they had acknowledged to leaders on this core, as far as that is not
+    /// written down yet: [`Groups::exclude`] follows.
+    pub fn lost(&self) -> Vec<GroupMember> {
+        self.inner.link_config.acquaintances.lost()
+    }
+
+    /// It is written down that the store is excluded, and is refused from now on: connections with it end.
+    pub fn exclude(&self, store: GroupMember) {
+        self.inner.link_config.acquaintances.exclude(store);
+        self.inner.liveness.exclude(store);
+    }
+
     /// The store and start of a node with which this core has talked within the time that a request may
     /// take.
     pub fn talks_with(&self, node: NodeId) -> Option<(StoreId, Start)> {

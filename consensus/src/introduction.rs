@@ -5,13 +5,14 @@
 //! said or heard before both were found to be [`Verdict::Known`].
 
 use crate::connection::{ConnectionError, FrameReader};
+use crate::route::GroupMember;
 use corelith_io::{Instant, WriteHalf};
 use corelith_shards::NodeId;
 use corelith_wire::peer::{self, Introduction, Reception, Verdict, kinds};
 use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId, Start, StoreId};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(crate) struct Acquaintances {
     places: RefCell<BTreeMap<NodeId, SocketAddr>>,
     /// The start of each node that was admitted last, and when it was heard last.
     starts: RefCell<BTreeMap<NodeId, (StoreId, Start, Instant)>>,
+    /// The stores that lack what they had acknowledged, until this is written down.
+    lost: RefCell<BTreeSet<GroupMember>>,
 }
 
 impl Acquaintances {
@@ -63,6 +66,7 @@ impl Acquaintances {
             strangers: RefCell::default(),
             places: RefCell::default(),
             starts: RefCell::default(),
+            lost: RefCell::default(),
         }
     }
 
@@ -81,6 +85,13 @@ impl Acquaintances {
     /// Who is refused, or refuses.
     pub(crate) fn strangers(&self) -> Vec<Stranger> {
         self.strangers.borrow().values().cloned().collect()
+    }
+
+    /// What `node` has made of this one last.
+    pub(crate) fn said_by(&self, node: NodeId) -> Verdict {
+        let strangers = self.strangers.borrow();
+        let said = strangers.get(&(node, Judge::Them));
+        said.map_or(Verdict::Known, |stranger| stranger.verdict)
     }
 
     /// Where a core of `node` listens, if it is where the node came from.
@@ -110,6 +121,28 @@ impl Acquaintances {
             *heard = corelith_io::now();
         }
         is_last
+    }
+
+    /// A store was found to lack what it had acknowledged.
+    pub(crate) fn found_lost(&self, store: GroupMember) {
+        self.lost.borrow_mut().insert(store);
+    }
+
+    /// The stores of which that was found.
+    pub(crate) fn lost(&self) -> Vec<GroupMember> {
+        self.lost.borrow().iter().copied().collect()
+    }
+
+    /// It is written down that the store is excluded: connections with it end, and none is made.
+    pub(crate) fn exclude(&self, store: GroupMember) {
+        self.lost.borrow_mut().remove(&store);
+        let mut starts = self.starts.borrow_mut();
+        if starts
+            .get(&store.node)
+            .is_some_and(|(known, ..)| *known == store.store)
+        {
+            starts.remove(&store.node);
+        }
     }
 
     /// Takes note of who was admitted elsewhere.
@@ -291,6 +324,12 @@ fn sentence(
         }
         Verdict::RolledBack(met) => format!(
             "the store {of_store} of {of} is a copy or an old state: {whose} has met start {met} of it"
+        ),
+        Verdict::Behind(met) => format!(
+            "the store {of_store} of {of} is an old state: {whose} has met mark {met} of it"
+        ),
+        Verdict::LostEntries => format!(
+            "the store {of_store} of {of} is an old state: it lacks entries that it had acknowledged to {whose}"
         ),
     }
 }

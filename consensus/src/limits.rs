@@ -84,6 +84,10 @@ pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 
+/// Over so many connections in turn a peer must have said that it lacks what it had acknowledged, before its store is
+/// excluded.
+pub const LOST_CONNECTIONS: usize = 3;
+
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < MAILBOX_LEN_MAX);
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < APPLY_QUEUE_LEN_MAX);
 const _: () = assert!(APPLIES_WAITING_MAX < APPLY_QUEUE_LEN_MAX);

@@ -99,6 +99,8 @@ pub(crate) struct PeerLink {
     next_id: Cell<u64>,
     beats: RefCell<Vec<Heartbeat>>,
     beats_wait: Notify,
+    /// Another connection is wanted.
+    renewed: Notify,
     heard: Cell<Option<Instant>>,
     /// How often it has come up.
     ups: Cell<u64>,
@@ -127,6 +129,7 @@ impl PeerLink {
             next_id: Cell::new(1),
             beats: RefCell::default(),
             beats_wait: Notify::new(),
+            renewed: Notify::new(),
             heard: Cell::new(None),
             ups: Cell::new(0),
             up: watch::channel(false).0,
@@ -360,7 +363,10 @@ impl PeerLink {
     /// of the peer was met since.
     async fn watch(&self, theirs: Introduction) -> ConnectionError {
         loop {
-            corelith_io::sleep(OVERDUE_EVERY).await;
+            let sleeping = pin!(corelith_io::sleep(OVERDUE_EVERY));
+            if let Either::Right(_) = select(sleeping, pin!(self.renewed.notified())).await {
+                return ConnectionError::Doubted;
+            }
             if !self.config.acquaintances.is_last(&theirs) {
                 return ConnectionError::Replaced;
             }
@@ -442,6 +448,18 @@ impl PeerLink {
             Some(waiting) if waiting.shard != shard => Err(ConnectionError::OtherShard(shard)),
             waiting => Ok(waiting.map(|waiting| waiting.waiter)),
         }
+    }
+
+    /// Ends the connection; another one follows.
+    pub(crate) fn renew(&self) {
+        self.renewed.notify_one();
+    }
+
+    /// The store at the other end was found to lack what it had acknowledged.
+    pub(crate) fn found_lost(&self, store: StoreId) {
+        let node = self.peer;
+        let store = GroupMember { node, store };
+        self.config.acquaintances.found_lost(store);
     }
 
     /// Says that an answer about `shard` was refused.

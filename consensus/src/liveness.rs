@@ -16,9 +16,10 @@ mod promise;
 pub(crate) use counted::CountedPromise;
 
 use crate::planted::{Bug, is_planted};
+use crate::route::GroupMember;
 use corelith_io::Instant;
-use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch};
-use corelith_wire::{NodeId, ShardId, Start, StoreId};
+use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch, Verdict};
+use corelith_wire::{Mark, NodeId, ShardId, Start, StoreId};
 use promise::{GivenPromise, UsedUp};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +62,10 @@ pub struct Liveness {
     is_draining: AtomicBool,
     /// Beats that were taken.
     beats: AtomicU64,
+    /// The mark of this node's store, which is durable.
+    mark: AtomicU64,
+    /// What other nodes have said against this one when it came with its beats.
+    refused_by: Mutex<BTreeMap<NodeId, Verdict>>,
 }
 
 /// What a core says of itself.
@@ -91,6 +96,21 @@ struct They {
     who: Option<(StoreId, Start)>,
     heard: Option<Instant>,
     health: NodeHealth,
+    /// The highest mark that a store of theirs has told, and which store.
+    mark: Option<(StoreId, Mark)>,
+}
+
+/// The mark of another node's store, as it told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldMark {
+    /// The node.
+    pub node: NodeId,
+    /// Its store.
+    pub store: StoreId,
+    /// The mark.
+    pub mark: Mark,
+    /// Time since the node was heard.
+    pub silent: Duration,
 }
 
 /// Another node, as this one sees it.
@@ -233,6 +253,8 @@ impl Liveness {
             generation: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
             beats: AtomicU64::new(0),
+            mark: AtomicU64::new(0),
+            refused_by: Mutex::default(),
         })
     }
 
@@ -290,6 +312,33 @@ impl Liveness {
             }
         });
         peers.collect()
+    }
+
+    /// Has the beats tell that the store has this mark, which is durable.
+    pub fn tell_mark(&self, mark: Mark) {
+        let before = self.mark.fetch_max(mark.0, Ordering::SeqCst);
+        assert!(before <= mark.0, "a mark never falls");
+    }
+
+    /// The mark to be told.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.mark.load(Ordering::SeqCst))
+    }
+
+    /// The marks that other nodes have told.
+    pub fn marks(&self) -> Vec<ToldMark> {
+        let now = corelith_io::now();
+        let told = self.pairs().into_iter().filter_map(|(node, pair)| {
+            let they = lock(&pair.they);
+            let ((store, mark), heard) = (they.mark?, they.heard?);
+            Some(ToldMark {
+                node,
+                store,
+                mark,
+                silent: now.saturating_duration_since(heard),
+            })
+        });
+        told.collect()
     }
 
     /// Rises when a peer has another epoch, start or health.
@@ -366,6 +415,32 @@ impl Liveness {
         }
     }
 
+    /// That store of another node is excluded: nothing that was heard of it counts, and connections with it end.
+    pub(crate) fn exclude(&self, GroupMember { node, store }: GroupMember) {
+        let pair = self.pair(node);
+        let mut they = lock(&pair.they);
+        if they.who.is_some_and(|(known, _)| known == store) {
+            *they = They::default();
+            pair.counted.forget();
+            drop(they);
+            self.changed();
+        }
+    }
+
+    /// What `peer` makes of this node, which has come with its beats.
+    pub(crate) fn judged_by(&self, peer: NodeId, verdict: Verdict) {
+        let mut refused = lock(&self.refused_by);
+        match verdict {
+            Verdict::Known => drop(refused.remove(&peer)),
+            verdict => drop(refused.insert(peer, verdict)),
+        }
+    }
+
+    /// What other nodes have said against this one.
+    pub fn refused_by(&self) -> Vec<Verdict> {
+        lock(&self.refused_by).values().copied().collect()
+    }
+
     /// A connection to `peer` has ended.
     pub(crate) fn connection_ended(&self, peer: NodeId) {
         lock(&self.pair(peer).promise).connection_ended();
@@ -387,6 +462,12 @@ impl Liveness {
         let pair = self.pair(peer);
         self.beats.fetch_add(1, Ordering::Relaxed);
         self.hear(&pair, &beat.health, now);
+        {
+            let mut they = lock(&pair.they);
+            let before = they.mark.filter(|(known, _)| *known == store);
+            let highest = before.map_or(beat.mark, |(_, mark)| mark.max(beat.mark));
+            they.mark = Some((store, highest));
+        }
         let length = self.options.promise;
         let heard = Instant::from_nanos(beat.heard);
         // One that does not hear this node could not count on what it promises.

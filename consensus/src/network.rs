@@ -5,6 +5,7 @@ mod appends;
 use crate::admission::{self, Known, Leader, Refusal, Sent};
 use crate::announced::Announced;
 use crate::convert;
+use crate::doubts::{Doubt, Doubts, Follower};
 use crate::lease::Lease;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use crate::link::PeerLink;
@@ -59,6 +60,7 @@ pub(crate) type Authorised = Rc<Cell<Option<Leader>>>;
 pub(crate) struct Network {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
+    doubts: Rc<Doubts>,
     authorised: Authorised,
     link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
     timeout: Duration,
@@ -81,6 +83,7 @@ impl Network {
         Self {
             group,
             matched: Rc::default(),
+            doubts: Rc::default(),
             authorised,
             link_to,
             timeout,
@@ -94,6 +97,7 @@ impl Network {
         Peer {
             group: Rc::clone(&self.group),
             matched: Rc::clone(&self.matched),
+            doubts: Rc::clone(&self.doubts),
             authorised: Rc::clone(&self.authorised),
             link: (self.link_to)(target),
             timeout: self.timeout,
@@ -140,6 +144,7 @@ impl Matched {
 pub(crate) struct Peer {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
+    doubts: Rc<Doubts>,
     authorised: Authorised,
     link: Rc<PeerLink>,
     timeout: Duration,
@@ -227,8 +232,17 @@ impl Peer {
         let peer = self.link.peer();
         let matched = self.matched.of(peer, sent.vote);
         let verdict = admission::append_answer(&self.known(&sent.vote), sent, matched, &result);
+        if let Err(Refusal::Lost(at)) = verdict {
+            self.doubt(sent.vote, at);
+        }
         match self.admitted(result, verdict)? {
             AppendResult::Taken { matching } => {
+                self.doubts.dispel(peer);
+                if let Some(last) = matching.filter(|_| sent.last > sent.before)
+                    && let Some(follower) = self.follower(sent.vote)
+                {
+                    self.doubts.took(follower, last);
+                }
                 self.matched.raise(peer, sent.vote, matching);
                 let leader = convert::vote(sent.vote).leader_id;
                 self.lease.acknowledge(leader, peer, at, epoch);
@@ -242,6 +256,32 @@ impl Peer {
                 Ok(Err(StreamAppendError::HigherVote(convert::vote(vote))))
             }
             AppendResult::Unable => Err(unreachable("the peer takes no part in the group now")),
+        }
+    }
+
+    /// Who is at the other end now, as a follower of the leader by `vote`.
+    fn follower(&self, vote: PeerVote) -> Option<Follower> {
+        let node = self.link.peer();
+        let store = self.link.store()?;
+        Some(Follower { node, store, vote })
+    }
+
+    /// The peer says that it lacks the entry `at`, which it had acknowledged to the leader by `vote`.
+    fn doubt(&self, vote: PeerVote, at: shards::LogId) {
+        let Some(follower) = self.follower(vote) else {
+            return;
+        };
+        match self.doubts.lost(follower, at, self.link.ups()) {
+            Doubt::None => {}
+            Doubt::Again => self.link.renew(),
+            Doubt::Proven => {
+                let (shard, peer, store) = (self.group.shard, follower.node, follower.store);
+                tracing::error!(
+                    %shard, %peer, %at,
+                    "the store of the peer lacks entries that it had acknowledged: it is an old state, and excluded"
+                );
+                self.link.found_lost(store);
+            }
         }
     }
 

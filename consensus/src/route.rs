@@ -20,7 +20,7 @@ pub struct Route {
 }
 
 /// A member of a group that is formed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupMember {
     /// Its node.
     pub node: NodeId,

@@ -77,6 +77,7 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
         shards: shape.shards,
         replicas: None,
         reads: Reads::Lease,
+        existing: false,
         nodes: entries.clone(),
     };
     let configs = entries.into_iter().map(|entry| NodeConfig {

@@ -92,6 +92,9 @@ pub struct ClusterConfig {
     /// What a leader relies on when it answers a read.
     #[serde(default, deserialize_with = "reads")]
     pub reads: Reads,
+    /// The cluster was formed before: a new data directory forms none, and waits for a node that knows the cluster.
+    #[serde(default)]
+    pub existing: bool,
     /// All nodes.
     pub nodes: Vec<NodeEntry>,
 }

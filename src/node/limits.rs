@@ -50,8 +50,10 @@ pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
 pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 2 << 20;
 /// Smallest `liveness.beat_ms`.
 pub const BEAT_MS_MIN: u64 = 10;
+/// Longest such time: a node with the shortest promise must hear any other one three times within it.
+pub const BEAT_MS_MAX: u64 = 100;
 /// Bounds of `liveness.promise_ms`.
-pub const PROMISE_MS_MIN: u64 = 100;
+pub const PROMISE_MS_MIN: u64 = 300;
 /// See [`PROMISE_MS_MIN`]. Also what a store may have promised that says nothing of it: whoever was led by its
 /// node's older version, with elections after 5 s and less, is not outvoted by it after a start.
 pub const PROMISE_MS_MAX: u64 = 10_000;
@@ -222,6 +224,13 @@ pub const PORT_GRACE: Duration = Duration::from_secs(2);
 pub const PORT_POLL: Duration = Duration::from_millis(20);
 /// Pause after the identity of the data directory could not be written.
 pub const IDENTITY_RETRY: Duration = Duration::from_secs(1);
+/// How often a store's mark rises: an image that was taken of a running node is told from a restart if the node ran on
+/// for so long.
+pub const MARK_EVERY: Duration = Duration::from_secs(10);
+/// How often the marks that others have told are written down, at most.
+pub const MARK_LOOK: Duration = Duration::from_secs(1);
+/// How long a node that is refused is shown after it has come last.
+pub const STRANGER_SHOWN: Duration = Duration::from_secs(60);
 /// Time for one question to another node about the cluster, the connection included.
 pub const FORMATION_ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// Time for finding out whether an earlier start of a store still runs.
@@ -268,6 +277,7 @@ const _: () = assert!(NODES_MAX <= corelith_wire::limits::NODES_MAX);
 const _: () = assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
 const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
+const _: () = assert!(MARK_LOOK.as_millis() < MARK_EVERY.as_millis());
 const _: () = assert!(FORMATION_NAME_DEADLINE.as_millis() < FORMATION_ASK_DEADLINE.as_millis());
 const _: () = assert!(NODES_MAX * 24 + 512 <= FORMATION_FRAME_BYTES_MAX);
 const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());

@@ -323,7 +323,7 @@ fn an_older_client_is_answered_in_its_version() {
         for (newest, spoken, kind) in [
             (1, 1, Kind::STORAGE_REPLY),
             (2, 2, Kind::STORAGE_REPLY_2),
-            (9, 3, Kind::STORAGE_REPLY_2),
+            (9, 4, Kind::STORAGE_REPLY_2),
         ] {
             let hello = Hello {
                 newest,

@@ -287,6 +287,7 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             shards: plan.shards,
             replicas: Some(plan.replicas),
             reads: Reads::Lease,
+            existing: false,
             nodes: entries.to_vec(),
         },
         storage: StorageConfig {

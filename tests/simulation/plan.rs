@@ -98,7 +98,7 @@ impl Plan {
             shards,
             replicas,
             beat_ms,
-            promise_ms: beat_ms * dice.between(5, 8),
+            promise_ms: (beat_ms * dice.between(5, 8)).max(300),
             clocks: (0..nodes).map(|_| clock(&mut dice)).collect(),
             policy: dice.pick(&[Policy::Leveled, Policy::Tiered]),
             compression: dice.pick(&[Compression::None, Compression::Lz4]),

@@ -1,6 +1,6 @@
 //! Directories that are not what they seem: no vote, no lost write, one clear sentence.
 
-use crate::cluster::{Cluster, Running, connect, free_ports};
+use crate::cluster::{Cluster, Running, connect, corelith, free_ports, signal};
 use crate::waiting;
 use corelith_client::Client;
 use std::fs;
@@ -158,13 +158,117 @@ async fn a_directory_restored_from_an_image() {
         fs::remove_file(cluster.path("node-3.log")).unwrap();
     }
     cluster.start_node(3);
-    status_says(&cluster, &["node 3 has come with an old state or a copy"]);
+    status_says(&cluster, &["node 3 has come with an old state"]);
     cluster.kill(2);
     nothing_is_acknowledged(&cluster);
     cluster.start_node(2);
     let client = cluster.client().await;
     written.more(&client).await;
     written.are_there(&client).await;
+}
+
+/// The mark of a node's store, as its own directory or that of another node, which has met it, has it.
+fn mark(dir: &Path, of: Option<usize>) -> u64 {
+    let file = dir.join("node").display().to_string();
+    let output = corelith().args(["inspect", &file]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let start = of.map_or("mark: ".to_owned(), |node| format!("met: n{node} "));
+    let line = text.lines().find(|line| line.starts_with(&start));
+    let last = line.and_then(|line| line.split(' ').next_back());
+    last.and_then(|mark| mark.parse().ok()).unwrap_or(0)
+}
+
+/// An image that was taken while the node ran, put back after it has acknowledged writes that only one other node
+/// has: before its next start alone, and while all others were started again too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_restored_from_an_image_of_the_running_node() {
+    for are_all_stopped in [false, true] {
+        let mut cluster = Cluster::start();
+        let mut written = Written::default();
+        let client = cluster.client().await;
+        written.more(&client).await;
+        let image = cluster.path("image");
+        signal("STOP", cluster.id(3));
+        copy(&cluster.data_dir(3), &image);
+        signal("CONT", cluster.id(3));
+        cluster.kill(2);
+        let client = cluster.client().await;
+        written.more(&client).await;
+        let then = mark(&image, None);
+        waiting::until("node 1 to meet a later mark of node 3", || {
+            let met = mark(&cluster.data_dir(1), Some(3));
+            if met > then { Ok(()) } else { Err(met) }
+        });
+        written.more(&client).await;
+        cluster.kill(3);
+        if are_all_stopped {
+            cluster.kill(1);
+        }
+        fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+        copy(&image, &cluster.data_dir(3));
+        fs::remove_file(cluster.path("node-3.log")).unwrap();
+        cluster.start_node(3);
+        if are_all_stopped {
+            cluster.start_node(1);
+        }
+        let words = [
+            "old state of node 3",
+            "the mark of its store is",
+            "restored from an image that was taken while the node ran",
+        ];
+        told(&cluster, "node-3", &words);
+        status_says(
+            &cluster,
+            &["refused by node 1: node 3 has come with an old state of its store, mark"],
+        );
+        // Node 2 lacks the last writes, and so does the image.
+        cluster.kill(1);
+        cluster.start_node(2);
+        nothing_is_acknowledged(&cluster);
+        cluster.start_node(1);
+        let client = cluster.client().await;
+        written.are_there(&client).await;
+        written.more(&client).await;
+    }
+}
+
+/// Two of three directories are emptied while the third is down: the two nodes form no other cluster, and say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn emptied_directories_of_an_existing_cluster() {
+    let mut cluster = Cluster::start();
+    let mut written = Written::default();
+    let client = cluster.client().await;
+    written.more(&client).await;
+    let existing = |c: String| c.replace("shards = 4", "shards = 4\nexisting = true");
+    for node in 1..=3 {
+        cluster.kill(node);
+    }
+    for node in [1, 2] {
+        fs::rename(
+            cluster.data_dir(node),
+            cluster.path(&format!("unmounted-{node}")),
+        )
+        .unwrap();
+        cluster.spawn_with(node, existing);
+    }
+    let words = ["is new, and by `cluster.existing`", "none is formed"];
+    println!("{}", cluster.wait_for_line("node-1", &words));
+    cluster.wait_for_line("node-2", &words);
+    nothing_is_acknowledged(&cluster);
+    for node in [1, 2] {
+        cluster.kill(node);
+        fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+        fs::rename(
+            cluster.path(&format!("unmounted-{node}")),
+            cluster.data_dir(node),
+        )
+        .unwrap();
+        cluster.spawn_with(node, existing);
+    }
+    let client = cluster.client().await;
+    written.are_there(&client).await;
+    cluster.spawn_with(3, existing);
+    written.more(&client).await;
 }
 
 /// A copy beside its original: whoever is there first stays, the other is told what it is.

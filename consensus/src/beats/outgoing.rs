@@ -105,10 +105,13 @@ impl BeatsOpener {
         let me = dialer.acquaintances.me();
         let hello = Hello::beats(me.cluster.short(), me.node);
         let connecting = dialer.connect(self.peer, address, hello);
-        match corelith_io::timeout(BEATS_CONNECT_DEADLINE, connecting).await {
-            Ok(connected) => connected,
+        let dialed = match corelith_io::timeout(BEATS_CONNECT_DEADLINE, connecting).await {
+            Ok(dialed) => dialed,
             Err(corelith_io::Elapsed) => Err(ConnectionError::Slow),
-        }
+        };
+        let verdict = dialer.acquaintances.said_by(self.peer);
+        self.shared.liveness.judged_by(self.peer, verdict);
+        dialed
     }
 
     async fn beat_on(&self, dialed: Dialed) -> ConnectionError {
@@ -195,6 +198,7 @@ impl BeatsOpener {
             heard,
             vouched: liveness.vouched(now),
             health: liveness.health(),
+            mark: liveness.mark(),
         }
     }
 

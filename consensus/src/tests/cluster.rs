@@ -18,7 +18,7 @@ use corelith_wire::request::{
     encode_write,
 };
 use corelith_wire::{
-    ClusterId, Epoch, FullClusterId, Head, Kind, Outbox, RequestId, Start, StoreId,
+    ClusterId, Epoch, FullClusterId, Head, Kind, Mark, Outbox, RequestId, Start, StoreId,
 };
 use futures_util::FutureExt;
 use std::cell::RefCell;
@@ -452,6 +452,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
             incarnation: 1,
             nonce: corelith_io::random_u64(),
         },
+        mark: Mark::default(),
         port: PORT,
         settings: Settings::new(1, 3, 0, 0),
     }

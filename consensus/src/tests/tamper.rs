@@ -302,6 +302,10 @@ fn run(seed: u64, one_of: u64) -> BTreeMap<u16, u64> {
         }
     }
     tampering.one_of.set(0);
+    for at in 0..3 {
+        let lost = cluster.groups(at).unwrap().lost();
+        assert_eq!(lost, [], "changed frames exclude a store");
+    }
     let changed: u64 = tampering.changed.borrow().values().sum();
     assert!(
         highest_term(&cluster) <= (changed + 100) * TERM_STEP_MAX,

@@ -6,7 +6,7 @@ use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::keeper::{Earlier, Formed, Judged, KeeperAsk, RefusedNode};
 use crate::node::limits;
-use corelith_consensus::{Admit, Resolve};
+use corelith_consensus::{Admit, GroupMember, Resolve};
 use corelith_io::Sender;
 use corelith_wire::peer::{
     FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
@@ -105,6 +105,12 @@ impl Desk {
     /// Remembers what other nodes say of the store.
     pub(crate) async fn exclude(&self, excluded: Exclusion) {
         self.asked(|told| KeeperAsk::Exclude { excluded, told })
+            .await;
+    }
+
+    /// Remembers that a store of another node lacks what it had acknowledged.
+    pub(crate) async fn lost(&self, GroupMember { node, store }: GroupMember) {
+        self.asked(|told| KeeperAsk::Lost { node, store, told })
             .await;
     }
 

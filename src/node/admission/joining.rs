@@ -3,7 +3,9 @@
 
 use super::{desk::Desk, exchange};
 use crate::node::cluster::formation::{Proposer, Spread, majority};
-use crate::node::cluster::standing::{Standing, claim, difference, exclusion, standing};
+use crate::node::cluster::standing::{
+    Standing, claim, difference, exclusion, standing, waits_for_existing,
+};
 use crate::node::data_dir::identity::{Identity, IdentityError};
 use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
 use crate::node::limits;
@@ -32,6 +34,8 @@ pub(crate) struct Joining {
     first: Vec<NodeId>,
     spread: Spread,
     dir: String,
+    /// The cluster was formed before: this node takes part in forming none.
+    is_existing: bool,
     told: RefCell<Option<(String, Instant)>>,
     /// Since when a majority is there.
     since: Cell<Option<Instant>>,
@@ -46,6 +50,7 @@ impl Joining {
         first: Vec<NodeId>,
         spread: Spread,
         dir: String,
+        is_existing: bool,
     ) -> Self {
         Self {
             keeper,
@@ -53,6 +58,7 @@ impl Joining {
             first,
             spread,
             dir,
+            is_existing,
             told: RefCell::default(),
             since: Cell::default(),
             looks: Cell::default(),
@@ -74,7 +80,14 @@ impl Joining {
             let replies = self.ask_others(&step, |_| true).await;
             self.learn(&replies).await?;
             if self.keeper.formation().charter.is_none() {
-                self.form(&replies).await?;
+                if self.is_existing {
+                    let me = self.desk.me().node;
+                    let mut all = self.differences(&replies);
+                    all.push(waits_for_existing(&self.dir, me, &self.first));
+                    self.say(all.join("; "), false);
+                } else {
+                    self.form(&replies).await?;
+                }
             }
             let me = self.keeper.me();
             if let Some(charter) = self.keeper.formation().charter {
@@ -227,6 +240,12 @@ impl Joining {
 
     /// For whom the formation waits.
     fn waits_for(&self, present: &[NodeId], replies: &Replies) -> String {
+        let differences = self.differences(replies);
+        // Those are of a cluster that is formed.
+        let is_formed = replies.values().any(|reply| reply.by.cluster.0 != 0);
+        if is_formed && !differences.is_empty() {
+            return differences.join("; ");
+        }
         let absent = self.first.iter().filter(|node| !present.contains(node));
         let absent: Vec<String> = absent.map(|node| node.0.to_string()).collect();
         let nodes = if absent.len() == 1 { "node" } else { "nodes" };
@@ -241,15 +260,25 @@ impl Joining {
             self.first.len(),
             absent.join(", ")
         );
-        for (node, reply) in replies {
-            if let FormationAnswer::Refused(verdict) | FormationAnswer::Formed { verdict, .. } =
-                &reply.answer
-            {
-                text += "; ";
-                text += &difference(&self.keeper.me(), *node, &reply.by, *verdict);
-            }
+        for difference in differences {
+            text += "; ";
+            text += &difference;
         }
         text
+    }
+
+    /// Why the nodes that refuse this one do so.
+    fn differences(&self, replies: &Replies) -> Vec<String> {
+        let me = self.keeper.me();
+        let differences = replies
+            .iter()
+            .filter_map(|(node, reply)| match &reply.answer {
+                FormationAnswer::Refused(verdict) | FormationAnswer::Formed { verdict, .. } => {
+                    Some(difference(&me, *node, &reply.by, *verdict))
+                }
+                FormationAnswer::Unformed { .. } | FormationAnswer::Named(_) => None,
+            });
+        differences.collect()
     }
 
     /// Says what the node waits for, or that it is none of the cluster: when that is new, and again rarely.

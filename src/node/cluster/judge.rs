@@ -3,17 +3,23 @@
 //! Invariants:
 //! * Of a node only one store is known: the one that the charter names, or else the first that was met.
 //! * Of a store only its highest start is known, and of two with that incarnation the first that was met.
+//! * A start that finds a lower mark in its store than was met is not known. A store tells its mark only once that is
+//!   durable, so an honest one, whenever it crashes, comes back with none that is lower.
 
 use corelith_wire::peer::{Charter, Introduction, Verdict};
-use corelith_wire::{Start, StoreId};
+use corelith_wire::{Mark, Start, StoreId};
 
-/// The store of a peer that was met, and the highest start of it.
+/// The store of a peer that was met, and what was met of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Met {
     /// Its store.
     pub store: StoreId,
-    /// Its start.
+    /// Its highest start.
     pub start: Start,
+    /// Its highest mark.
+    pub mark: Mark,
+    /// It was found to lack entries that it had acknowledged.
+    pub has_lost: bool,
 }
 
 /// What follows from an introduction.
@@ -57,15 +63,21 @@ pub fn judge(
     let meet = Met {
         store: them.store,
         start: them.start,
+        mark: them.mark,
+        has_lost: false,
     };
-    let of_store = met.filter(|met| met.store == them.store);
-    let Some(last) = of_store.map(|met| met.start) else {
+    let Some(met) = met.filter(|met| met.store == them.store) else {
         return Judgement::Meet(meet);
     };
-    if last == them.start {
+    let last = met.start;
+    if met.has_lost {
+        Judgement::Refuse(Verdict::LostEntries)
+    } else if last == them.start {
         Judgement::Known
     } else if last.incarnation >= them.start.incarnation {
         Judgement::Refuse(Verdict::RolledBack(last))
+    } else if met.mark > them.mark {
+        Judgement::Refuse(Verdict::Behind(met.mark))
     } else if is_alone {
         Judgement::Meet(meet)
     } else {
@@ -77,7 +89,7 @@ pub fn judge(
 mod tests {
     use super::{Judgement, Met, judge};
     use corelith_wire::peer::{Charter, Introduction, Settings, Verdict};
-    use corelith_wire::{FullClusterId, NodeId, Start, StoreId};
+    use corelith_wire::{FullClusterId, Mark, NodeId, Start, StoreId};
 
     const CLUSTER: FullClusterId = FullClusterId(7);
 
@@ -91,14 +103,19 @@ mod tests {
             node: NodeId(id),
             store: StoreId(store),
             start,
+            mark: Mark(start.incarnation),
             port: 7411,
             settings: Settings::new(4, 3, 5, 0),
         }
     }
 
     fn met(store: u128, start: Start) -> Option<Met> {
-        let store = StoreId(store);
-        Some(Met { store, start })
+        Some(Met {
+            store: StoreId(store),
+            start,
+            mark: Mark(start.incarnation),
+            has_lost: false,
+        })
     }
 
     /// Node 1 (store 11) judges: node 2 is store 22, node 3 unclaimed, node 4 of any store.
@@ -111,10 +128,7 @@ mod tests {
             stores: stores.map(|(n, s)| (NodeId(n), StoreId(s))).into(),
         };
         let s5 = start(5, 55);
-        let first = |store| {
-            let store = StoreId(store);
-            Meet(Met { store, start: s5 })
-        };
+        let first = |store| Meet(met(store, s5).unwrap());
         let other = |store| Refuse(Verdict::OtherStore(StoreId(store)));
         let rolled = |start| Refuse(Verdict::RolledBack(start));
         let table = [
@@ -179,13 +193,25 @@ mod tests {
             let found = judge(&me, &charter, met, false, &them);
             assert_eq!(found, expected, "{what}");
         }
-        let again = node(2, 22, start(6, 9));
-        let meet = Met {
-            store: again.store,
-            start: again.start,
-        };
+        let mut again = node(2, 22, start(6, 9));
         let found = judge(&me, &charter, met(22, s5), true, &again);
+        let meet = met(22, again.start).unwrap();
         assert_eq!(found, Meet(meet), "started again, alone");
+        let mut far = met(22, s5).unwrap();
+        far.mark = Mark(7);
+        let behind = Refuse(Verdict::Behind(Mark(7)));
+        let found = judge(&me, &charter, Some(far), true, &again);
+        assert_eq!(found, behind, "an image of when it ran");
+        let found = judge(&me, &charter, Some(far), true, &node(2, 22, s5));
+        assert_eq!(found, Known, "the start goes on that has raised its mark");
+        again.mark = Mark(7);
+        let found = judge(&me, &charter, Some(far), false, &again);
+        assert_eq!(found, Doubt(s5), "started again with the mark that was met");
+        far.has_lost = true;
+        let lost = Refuse(Verdict::LostEntries);
+        for them in [again, node(2, 22, s5)] {
+            assert_eq!(judge(&me, &charter, Some(far), true, &them), lost);
+        }
         let mut other = node(2, 22, s5);
         other.settings.reads = 1;
         let found = judge(&me, &charter, None, false, &other);

@@ -2,7 +2,7 @@
 //! function, and the sentences for whoever runs it.
 
 use corelith_wire::peer::{Charter, FormationAnswer, FormationReply, Introduction, Verdict};
-use corelith_wire::{NodeId, Start, StoreId};
+use corelith_wire::{Mark, NodeId, Start, StoreId};
 use std::collections::BTreeMap;
 
 /// What peers have said against a store. It takes part in no group any more.
@@ -12,6 +12,26 @@ pub enum Exclusion {
     OtherStore(StoreId),
     /// This later start of the store was met, or another one with its incarnation.
     RolledBack(Start),
+    /// This higher mark of the store was met.
+    Behind(Mark),
+    /// It lacks entries that it had acknowledged.
+    LostEntries,
+}
+
+impl Exclusion {
+    /// What follows for the store of which that is said, if it is for good.
+    pub fn of(verdict: Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::OtherStore(store) => Some(Self::OtherStore(store)),
+            Verdict::RolledBack(start) => Some(Self::RolledBack(start)),
+            Verdict::Behind(mark) => Some(Self::Behind(mark)),
+            Verdict::LostEntries => Some(Self::LostEntries),
+            Verdict::Known
+            | Verdict::OtherCluster
+            | Verdict::NoSuchNode
+            | Verdict::OtherSettings => None,
+        }
+    }
 }
 
 /// What a node may do.
@@ -58,17 +78,13 @@ pub fn standing(
             FormationAnswer::Refused(verdict) => *verdict,
             FormationAnswer::Unformed { .. } | FormationAnswer::Named(_) => continue,
         };
-        match verdict {
-            Verdict::OtherStore(store) => {
-                return Standing::Excluded(Exclusion::OtherStore(store));
-            }
-            Verdict::RolledBack(start) => {
-                return Standing::Excluded(Exclusion::RolledBack(start));
-            }
-            Verdict::Known => is_known = true,
-            verdict => {
-                refused.get_or_insert_with(|| difference(me, *node, &reply.by, verdict));
-            }
+        if let Some(excluded) = Exclusion::of(verdict) {
+            return Standing::Excluded(excluded);
+        }
+        if verdict == Verdict::Known {
+            is_known = true;
+        } else {
+            refused.get_or_insert_with(|| difference(me, *node, &reply.by, verdict));
         }
     }
     match refused {
@@ -108,6 +124,26 @@ pub fn difference(
     }
 }
 
+/// What node `me` says whose directory is new although the cluster was formed before.
+pub fn waits_for_existing(dir: &str, me: NodeId, nodes: &[NodeId]) -> String {
+    let others = nodes.iter().filter(|node| **node != me);
+    let others: Vec<String> = others.map(|node| node.0.to_string()).collect();
+    let waits = match others.as_slice() {
+        [] => "there is no other node that knows it".to_owned(),
+        [one] => format!("this node waits for node {one}"),
+        _ => format!(
+            "this node waits for one of the nodes {} that knows it",
+            others.join(", ")
+        ),
+    };
+    let node = me.0;
+    format!(
+        "the data directory {dir} of node {node} is new, and by `cluster.existing` the cluster was formed before, so \
+         none is formed: {waits}; if the node has data elsewhere (a file system that is not mounted), stop it and \
+         start it with that"
+    )
+}
+
 /// What a node says of itself that takes part in nothing.
 pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
     let node = me.node.0;
@@ -130,6 +166,15 @@ pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
             "the data directory {dir} is a copy, or an old state of node {node}: other nodes have met another \
              start of the same store, number {met}",
         ),
+        Exclusion::Behind(met) => format!(
+            "the data directory {dir} is an old state of node {node}: the mark of its store is {}, and other nodes \
+             have met mark {met}, so it was restored from an image that was taken while the node ran",
+            me.mark
+        ),
+        Exclusion::LostEntries => format!(
+            "the data directory {dir} is an old state of node {node}: it lacks writes that it had acknowledged, so it \
+             was restored from an image, or its disk has lost what it had written"
+        ),
     };
     format!(
         "{why}; it has no vote and takes part in nothing, the data of the cluster is on its other nodes, and \
@@ -149,6 +194,14 @@ pub fn refusal(me: &Introduction, them: &Introduction, verdict: Verdict) -> Stri
             "node {node} has come with an old state or a copy of its store, start number {}, and number {met} \
              was met: it has no vote",
             them.start
+        ),
+        Verdict::Behind(met) => format!(
+            "node {node} has come with an old state of its store, mark {}, and mark {met} was met: it has no vote",
+            them.mark
+        ),
+        Verdict::LostEntries => format!(
+            "node {node} has come with an old state of its store, which lacks writes that it had acknowledged: it has \
+             no vote"
         ),
         verdict => difference(me, them.node, them, verdict),
     }

@@ -393,8 +393,12 @@ pub(super) fn liveness(liveness: &LivenessConfig) -> Result<(), Problem> {
         beat_ms,
         promise_ms,
     } = *liveness;
-    let longest = limits::PROMISE_MS_MAX / BEATS_PER_PROMISE_MIN;
-    within("liveness.beat_ms", beat_ms, limits::BEAT_MS_MIN, longest)?;
+    within(
+        "liveness.beat_ms",
+        beat_ms,
+        limits::BEAT_MS_MIN,
+        limits::BEAT_MS_MAX,
+    )?;
     let shortest = limits::PROMISE_MS_MIN.max(beat_ms * BEATS_PER_PROMISE_MIN);
     if (shortest..=limits::PROMISE_MS_MAX).contains(&promise_ms) {
         return Ok(());

@@ -206,22 +206,22 @@ fn every_problem_names_the_key_and_what_is_allowed() {
         (
             "beat_ms = 100\npromise_ms = 500",
             "beat_ms = 10\npromise_ms = 99",
-            "c.toml: liveness.promise_ms: 99 is not allowed: 100 to 10000, at least three times liveness.beat_ms, which is 10",
+            "c.toml: liveness.promise_ms: 99 is not allowed: 300 to 10000, at least three times liveness.beat_ms, which is 10",
         ),
         (
             "beat_ms = 100\npromise_ms = 500",
             "beat_ms = 101",
-            "c.toml: liveness.promise_ms: 300 is not allowed: 303 to 10000, at least three times liveness.beat_ms, which is 101",
+            "c.toml: liveness.beat_ms: 101 is not allowed: 10 to 100",
         ),
         (
             "beat_ms = 100",
             "beat_ms = 9",
-            "c.toml: liveness.beat_ms: 9 is not allowed: 10 to 3333",
+            "c.toml: liveness.beat_ms: 9 is not allowed: 10 to 100",
         ),
         (
             "beat_ms = 100",
             "beat_ms = 3334",
-            "c.toml: liveness.beat_ms: 3334 is not allowed: 10 to 3333",
+            "c.toml: liveness.beat_ms: 3334 is not allowed: 10 to 100",
         ),
         (
             "[liveness]\nbeat_ms = 100\npromise_ms = 500",
@@ -256,6 +256,9 @@ fn beats_and_reads_are_as_they_should_unless_given() {
         (50, 300)
     );
     assert_eq!(config.cluster.reads_tag(), 0);
+    assert!(!config.cluster.existing);
+    let existing = GOOD.replace("shards = 8", "shards = 8\nexisting = true");
+    assert!(parse(&existing).unwrap().cluster.existing);
     let quorum = GOOD.replace("shards = 8", "shards = 8\nreads = \"quorum\"");
     let config = parse(&quorum).unwrap();
     assert_eq!(config.cluster.reads, Reads::Quorum);

@@ -10,7 +10,8 @@
 //!   takes an entry. So a crash in between leaves a shard that was never used, which is listed then.
 //! * The file is replaced as a whole, by one whose blocks were allocated before: a full device keeps no
 //!   node from starting or from knowing its peers.
-//! * The incarnation is raised durably before the node says anything to anybody.
+//! * The incarnation is raised durably before the node says anything to anybody, and the mark before anybody
+//!   is told of it.
 //! * A promise is given only after it was written down how long it may be, and that is taken back only after
 //!   all longer ones have run out.
 //! * What peers have said against the store is kept: it takes part in nothing after another start either.
@@ -26,7 +27,7 @@ use crate::node::cluster::standing::Exclusion;
 use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::LastStarts;
-use corelith_wire::{Start, StoreId};
+use corelith_wire::{Mark, Start, StoreId};
 pub use format::decode;
 #[cfg(test)]
 pub(crate) use format::encode;
@@ -129,6 +130,8 @@ pub struct Identity {
     pub incarnation: u64,
     /// The last of these starts.
     pub starts: LastStarts,
+    /// How far the store has come.
+    pub mark: Mark,
     /// How long the longest promise may have been that the store gave to other nodes, in milliseconds.
     pub promise_ms_max: u32,
     /// What is known of the cluster's formation.
@@ -196,6 +199,7 @@ impl DataDir {
             store: new_store(),
             incarnation: 0,
             starts: LastStarts::default(),
+            mark: Mark::default(),
             promise_ms_max: 0,
             formation: Acceptor::default(),
             excluded: None,

@@ -74,6 +74,7 @@ fn describe(identity: &Identity) -> String {
         ),
         ("store id", identity.store.to_string()),
         ("starts", identity.incarnation.to_string()),
+        ("mark", identity.mark.to_string()),
         ("longest promise", format!("{} ms", identity.promise_ms_max)),
         ("cores", identity.cores.to_string()),
         ("shards", identity.shards.to_string()),
@@ -90,12 +91,19 @@ fn describe(identity: &Identity) -> String {
         lines.push(("store of the cluster", format!("{node} {store}")));
     }
     for (node, met) in &identity.met {
-        lines.push(("met", format!("{node} {} start {}", met.store, met.start)));
+        let lost = if met.has_lost { ", lost entries" } else { "" };
+        let (store, start, mark) = (met.store, met.start, met.mark);
+        lines.push((
+            "met",
+            format!("{node} {store} start {start} mark {mark}{lost}"),
+        ));
     }
     if let Some(excluded) = identity.excluded {
         let why = match excluded {
             Exclusion::OtherStore(store) => format!("the cluster knows the store {store}"),
             Exclusion::RolledBack(start) => format!("the cluster knows start {start}"),
+            Exclusion::Behind(mark) => format!("the cluster knows mark {mark}"),
+            Exclusion::LostEntries => "it lacks entries that it had acknowledged".to_owned(),
         };
         lines.push(("takes part in nothing", why));
     }

@@ -13,9 +13,9 @@ use crate::node::cluster::judge::{Judgement, judge};
 use crate::node::cluster::standing::{Exclusion, refusal};
 use crate::node::data_dir::identity::{self, DataDir, Identity, IdentityError};
 use crate::node::limits;
-use corelith_consensus::Liveness;
+use corelith_consensus::{Liveness, ToldMark as Told};
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_io::{Receiver, Sender};
+use corelith_io::{Instant, Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{
     Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
@@ -53,6 +53,12 @@ pub(crate) enum KeeperAsk {
     /// Remember what other nodes say of the store.
     Exclude {
         excluded: Exclusion,
+        told: Sender<()>,
+    },
+    /// Remember that this store of that node lacks what it had acknowledged.
+    Lost {
+        node: NodeId,
+        store: StoreId,
         told: Sender<()>,
     },
     /// Which nodes are refused, and why?
@@ -98,18 +104,27 @@ pub(crate) struct RefusedNode {
 pub(crate) struct IdentityKeeper {
     dir: PathBuf,
     start: Introduction,
+    /// The cluster was formed before.
+    is_existing: bool,
     identity: RefCell<Identity>,
     writing: Semaphore,
-    strangers: RefCell<BTreeMap<NodeId, String>>,
+    /// The nodes that are refused: why, and when they have come last.
+    strangers: RefCell<BTreeMap<NodeId, (String, Instant)>>,
 }
 
 impl IdentityKeeper {
-    /// Keeps an open directory, for a node that introduces itself as `me`. It writes to the directory: it
-    /// must be gone before the lock is.
-    pub(crate) fn new(dir: &Path, opened: &DataDir, me: Introduction) -> Rc<Self> {
+    /// Keeps an open directory, for a node that introduces itself as `me`, in a cluster that forms or `is_existing`.
+    /// It writes to the directory: it must be closed before the lock is gone.
+    pub(crate) fn new(
+        dir: &Path,
+        opened: &DataDir,
+        me: Introduction,
+        is_existing: bool,
+    ) -> Rc<Self> {
         Rc::new(Self {
             dir: dir.to_owned(),
             start: me,
+            is_existing,
             identity: RefCell::new(opened.identity.clone()),
             writing: Semaphore::new(1),
             strangers: RefCell::default(),
@@ -160,6 +175,11 @@ impl IdentityKeeper {
         Ok(())
     }
 
+    /// Waits for the change that is being written; none follows.
+    pub(crate) async fn close(&self) {
+        std::mem::forget(self.writing.acquire(1).await);
+    }
+
     /// As [`IdentityKeeper::change`], as soon as it can be written.
     async fn change_at_last(&self, change: impl Fn(&mut Identity)) {
         while let Err(error) = self.change(&change).await {
@@ -187,6 +207,39 @@ impl IdentityKeeper {
             .await;
     }
 
+    /// Raises the mark of the store from time to time while another node is heard, and tells it; writes down the marks
+    /// that others tell. A copy that nobody hears, and an old state, so raise none.
+    pub(crate) async fn keep_marks(self: Rc<Self>, liveness: Arc<Liveness>) {
+        liveness.tell_mark(self.identity.borrow().mark);
+        let mut raised = corelith_io::now();
+        loop {
+            corelith_io::sleep(limits::MARK_LOOK).await;
+            let told = liveness.marks();
+            let is_heard = told.iter().any(|told| told.silent < limits::MARK_EVERY);
+            let is_due = is_heard && raised.elapsed() >= limits::MARK_EVERY;
+            if is_due {
+                raised = corelith_io::now();
+            }
+            // Once for all of it, so that no store makes another one's disk busy.
+            self.change_at_last(|identity| {
+                if is_due {
+                    identity.mark = identity.mark.next();
+                }
+                for Told {
+                    node, store, mark, ..
+                } in &told
+                {
+                    let met = identity.met.get_mut(node);
+                    if let Some(met) = met.filter(|met| met.store == *store) {
+                        met.mark = met.mark.max(*mark);
+                    }
+                }
+            })
+            .await;
+            liveness.tell_mark(self.identity.borrow().mark);
+        }
+    }
+
     /// Answers what the cores of the node ask, until all of them have ended.
     pub(crate) async fn keep(self: Rc<Self>, asked: Receiver<KeeperAsk>) {
         while let Ok(asked) = asked.recv().await {
@@ -197,8 +250,10 @@ impl IdentityKeeper {
                     let _ = told.try_send(listed);
                 }
                 KeeperAsk::Strangers(told) => {
-                    let strangers = self.strangers.borrow();
-                    let all = strangers.iter().map(|(node, why)| RefusedNode {
+                    let mut strangers = self.strangers.borrow_mut();
+                    // Who does not come any more is nobody's concern.
+                    strangers.retain(|_, (_, last)| last.elapsed() < limits::STRANGER_SHOWN);
+                    let all = strangers.iter().map(|(node, (why, _))| RefusedNode {
                         node: *node,
                         why: why.clone(),
                     });
@@ -208,6 +263,19 @@ impl IdentityKeeper {
                     let keeper = Rc::clone(&self);
                     corelith_io::spawn(async move {
                         keeper.exclude(excluded).await;
+                        let _ = told.try_send(());
+                    });
+                }
+                KeeperAsk::Lost { node, store, told } => {
+                    let keeper = Rc::clone(&self);
+                    corelith_io::spawn(async move {
+                        let has_lost = |identity: &mut Identity| {
+                            let met = identity.met.get_mut(&node);
+                            if let Some(met) = met.filter(|met| met.store == store) {
+                                met.has_lost = true;
+                            }
+                        };
+                        keeper.change_at_last(has_lost).await;
                         let _ = told.try_send(());
                     });
                 }
@@ -304,9 +372,12 @@ impl IdentityKeeper {
         // Whoever says it is a node that there is not has no place among them.
         let is_node = self.identity.borrow().nodes.contains(&them.node);
         let why = refusal(me, them, verdict);
-        if is_node && strangers.get(&them.node) != Some(&why) {
-            tracing::warn!("{why}");
-            strangers.insert(them.node, why);
+        if is_node {
+            let now = corelith_io::now();
+            let before = strangers.insert(them.node, (why.clone(), now));
+            if before.is_none_or(|(said, _)| said != why) {
+                tracing::warn!("{why}");
+            }
         }
     }
 
@@ -336,8 +407,12 @@ impl IdentityKeeper {
             FormationStep::Accept(_, charter) => is_of(charter, &nodes),
             _ => true,
         };
-        // A node of another cluster is told so.
-        if is_sound && self.formation().charter.is_none() && ask.from.cluster.0 == 0 {
+        // A node of another cluster is told so. One whose cluster was formed before promises and accepts nothing.
+        if is_sound
+            && !self.is_existing
+            && self.formation().charter.is_none()
+            && ask.from.cluster.0 == 0
+        {
             self.change_at_last(|identity| {
                 let next = identity
                     .formation

@@ -5,14 +5,13 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use super::entry::{self, EnteredCore, enter};
+use super::entry::{self, EnteredCore, Held, enter};
 use super::setup::Opening;
 pub use super::setup::{BeatsSetup, CoreEvent, CoreEventKind, CoreSetup, Prepared, prepare};
 use super::shards::{Opened, Opener};
 use crate::node::admin::status::NodeStatus;
 use crate::node::admission::desk::Desk;
 use crate::node::cluster::placement::Placement;
-use crate::node::data_dir::identity::DataDir;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
@@ -43,20 +42,16 @@ pub async fn run(setup: CoreSetup) {
         // An error means that all others have ended.
         while others.recv().await.is_ok() {}
     }
-    drop(held);
+    if let Some(held) = held {
+        held.release().await;
+    }
 }
 
 /// Serves until the core is to stop. What keeps others from the data directory is put into `held`.
-async fn serve(setup: &CoreSetup, held: &mut Option<DataDir>) -> Result<(), NodeError> {
-    let Some(EnteredCore {
-        store,
-        listener,
-        data_dir,
-    }) = enter(setup).await?
-    else {
+async fn serve(setup: &CoreSetup, held: &mut Option<Held>) -> Result<(), NodeError> {
+    let Some(EnteredCore { store, listener }) = enter(setup, held).await? else {
         return Ok(());
     };
-    *held = data_dir;
     let desk = Rc::new(entry::desk(
         &setup.config,
         &setup.placement,

@@ -16,7 +16,7 @@ use crate::node::error::NodeError;
 use crate::node::limits;
 use corelith_consensus::{Groups, Judge, Liveness, LivenessOptions};
 use corelith_io::{Receiver, Sender, TcpListener};
-use corelith_wire::peer::{Introduction, Settings, Verdict};
+use corelith_wire::peer::{Introduction, Settings};
 use corelith_wire::{FullClusterId, Start};
 use futures_util::future::{Either, select};
 use std::pin::pin;
@@ -27,13 +27,30 @@ use std::sync::Arc;
 pub(super) struct EnteredCore {
     pub(super) store: Store,
     pub(super) listener: TcpListener,
-    /// Of the first core.
-    pub(super) data_dir: Option<DataDir>,
+}
+
+/// What the first core holds of the data directory.
+pub(super) struct Held {
+    opened: DataDir,
+    keeper: Option<Rc<IdentityKeeper>>,
+}
+
+impl Held {
+    /// Lets go of the directory, once nothing is written to it any more: another process may open it at once.
+    pub(super) async fn release(self) {
+        if let Some(keeper) = self.keeper {
+            keeper.close().await;
+        }
+        drop(self.opened);
+    }
 }
 
 /// Returns once the core may open its shards; `None` if the node is told to stop before, or the first core
-/// has failed and tells why.
-pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, NodeError> {
+/// has failed and tells why. What keeps others from the data directory is put into `held`.
+pub(super) async fn enter(
+    setup: &CoreSetup,
+    held: &mut Option<Held>,
+) -> Result<Option<EnteredCore>, NodeError> {
     match &setup.opening {
         Opening::First { tell, asked, .. } => {
             let name = setup.config.cluster.name_hash();
@@ -41,19 +58,19 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, Node
             let promise = setup.config.liveness.promise();
             let dir = &setup.config.data_dir;
             let opened = DataDir::open(dir, &setup.placement, name, cores, promise).await?;
+            let held = held.insert(Held {
+                opened,
+                keeper: None,
+            });
             let listener = listen(setup)?;
-            let Some(store) = join(setup, &opened, &listener, asked).await? else {
+            let Some(store) = join(setup, held, &listener, asked).await? else {
                 return Ok(None);
             };
             for other in tell {
                 // A core that has failed needs to know nothing.
                 let _ = other.try_send(store.clone());
             }
-            Ok(Some(EnteredCore {
-                store,
-                listener,
-                data_dir: Some(opened),
-            }))
+            Ok(Some(EnteredCore { store, listener }))
         }
         Opening::Other { store, .. } => {
             let Ok(store) = store.recv().await else {
@@ -62,7 +79,6 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, Node
             Ok(Some(EnteredCore {
                 store,
                 listener: listen(setup)?,
-                data_dir: None,
             }))
         }
     }
@@ -71,17 +87,22 @@ pub(super) async fn enter(setup: &CoreSetup) -> Result<Option<EnteredCore>, Node
 /// Has the node become one of the cluster. Meanwhile it answers others that ask about that.
 async fn join(
     setup: &CoreSetup,
-    opened: &DataDir,
+    held: &mut Held,
     listener: &TcpListener,
     asked: &Receiver<KeeperAsk>,
 ) -> Result<Option<Store>, NodeError> {
+    let opened = &held.opened;
     let me = introduction(setup, &opened.identity, opened.start);
-    let keeper = IdentityKeeper::new(&setup.config.data_dir, opened, me);
+    let is_existing = setup.config.cluster.existing;
+    let keeper = IdentityKeeper::new(&setup.config.data_dir, opened, me, is_existing);
+    held.keeper = Some(Rc::clone(&keeper));
     drop(corelith_io::spawn(Rc::clone(&keeper).keep(asked.clone())));
     let liveness = new_liveness(&setup.config, opened);
     let promise = setup.config.liveness.promise();
     let forgetting = Rc::clone(&keeper).forget_longer_promises(Arc::clone(&liveness), promise);
     drop(corelith_io::spawn(forgetting));
+    let marking = Rc::clone(&keeper).keep_marks(Arc::clone(&liveness));
+    drop(corelith_io::spawn(marking));
     let desk = Rc::new(desk(
         &setup.config,
         &setup.placement,
@@ -94,7 +115,8 @@ async fn join(
         shards: setup.placement.shards,
         replicas: setup.placement.replicas,
     };
-    let joining = Joining::new(Rc::clone(&keeper), Rc::clone(&desk), first, spread, dir);
+    let (keeping, asking) = (Rc::clone(&keeper), Rc::clone(&desk));
+    let joining = Joining::new(keeping, asking, first, spread, dir, is_existing);
     let joined = {
         let joining = pin!(joining.join());
         let receiving = pin!(joining::receive(listener, &desk));
@@ -143,6 +165,7 @@ fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introdu
         node: identity.node,
         store: identity.store,
         start,
+        mark: identity.mark,
         port: setup.listen.port(),
         settings: settings(&setup.config, &setup.placement),
     }
@@ -156,22 +179,24 @@ fn settings(config: &NodeConfig, placement: &Placement) -> Settings {
 }
 
 /// Returns when another node says that this store is not, or no more, its node's: what to tell, once it is
-/// remembered.
+/// remembered. Has others excluded meanwhile that lack what they had acknowledged to this one.
 pub(super) async fn until_excluded(setup: &CoreSetup, groups: &Groups, desk: &Desk) -> NodeError {
     loop {
         let strangers = groups.strangers();
         let said = strangers.iter().filter(|s| s.judge == Judge::Them);
-        let excluded = said.filter_map(|stranger| match stranger.verdict {
-            Verdict::OtherStore(store) => Some(Exclusion::OtherStore(store)),
-            Verdict::RolledBack(start) => Some(Exclusion::RolledBack(start)),
-            _ => None,
-        });
-        if let Some(excluded) = excluded.into_iter().next() {
+        let said = said.map(|stranger| stranger.verdict);
+        // A follower opens no connections but those of its beats.
+        let said = said.chain(groups.liveness().refused_by());
+        if let Some(excluded) = said.into_iter().find_map(Exclusion::of) {
             desk.exclude(excluded).await;
             let dir = setup.config.data_dir.display().to_string();
             return NodeError::Excluded {
                 why: exclusion(&dir, &desk.me(), excluded),
             };
+        }
+        for store in groups.lost() {
+            desk.lost(store).await;
+            groups.exclude(store);
         }
         corelith_io::sleep(limits::DEADLINE_SWEEP).await;
     }

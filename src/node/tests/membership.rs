@@ -1,14 +1,16 @@
 //! Who is one of the cluster: forming it through crashes and losses, and directories that went back in time.
 
 use super::{CORES, Client, Cluster, PORT, SHARDS, config, key_of};
+use crate::node::cluster::formation::Acceptor;
 use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::identity::{self, Identity};
+use crate::node::limits::{MARK_EVERY, MARK_LOOK};
 use crate::node::run::core::CoreEventKind;
 use corelith_io::sim::SimNode;
 use corelith_io::{Receiver, Sender};
-use corelith_wire::StoreId;
 use corelith_wire::request;
 use corelith_wire::response::Answer;
+use corelith_wire::{Mark, StoreId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -27,6 +29,39 @@ impl Cluster {
         let identities = self.nodes.iter().filter_map(|node| self.identity(*node));
         let charters = identities.filter_map(|identity| identity.formation.charter);
         charters.map(|charter| charter.cluster.0).collect()
+    }
+
+    /// Acknowledged writes: a key of each shard.
+    fn write(&self, salt: u32) -> Vec<(u32, Vec<u8>)> {
+        let nodes = self.nodes.clone();
+        self.sim.block_on(self.client, async move {
+            let mut written = Vec::new();
+            for shard in 0..SHARDS {
+                let leader = super::leader_of(nodes[0].address(PORT), shard).await;
+                let address = nodes[leader as usize - 1].address(PORT);
+                let (mut client, _) = Client::connect(address).await;
+                let session = client.open_session(shard).await;
+                let key = key_of(shard, salt);
+                let answer = client.put(shard, (session, 1), &key, b"value").await;
+                assert!(matches!(answer, Answer::Written { .. }), "{answer:?}");
+                written.push((shard, key));
+            }
+            written
+        })
+    }
+
+    /// All of them are there, as the leaders say that `node` knows.
+    fn are_there(&self, node: SimNode, written: Vec<(u32, Vec<u8>)>) {
+        let nodes = self.nodes.clone();
+        self.sim.block_on(self.client, async move {
+            for (shard, key) in written {
+                let leader = super::leader_of(node.address(PORT), shard).await;
+                let address = nodes[leader as usize - 1].address(PORT);
+                let (mut client, _) = Client::connect(address).await;
+                let answer = client.get(shard, &key).await;
+                assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
+            }
+        });
     }
 
     fn start_again(&mut self, node: SimNode, events: &Sender<super::CoreEvent>) {
@@ -203,4 +238,206 @@ fn a_running_node_that_is_refused_ends_and_remembers_it() {
         matches!(excluded, Some(Exclusion::RolledBack(_))),
         "{excluded:?}"
     );
+}
+
+/// An image that was taken while the node ran, put back before its next start: the others have met a later mark.
+/// The same if all nodes have lost their power meanwhile.
+#[test]
+fn an_image_of_a_running_node_is_found_out() {
+    for seed in 0..6 {
+        let mut cluster = Cluster::start(160 + seed, 3);
+        let (sender, _events) = corelith_io::channel(1000);
+        let at = cluster.sim.random_below(3) as usize;
+        let node = cluster.nodes[at];
+        let runs = cluster.sim.random_below(15_000);
+        cluster.sim.run_for(Duration::from_millis(runs));
+        let mut written = cluster.write(0);
+        let image = cluster.sim.disk(node).image();
+        let before = cluster.identity(node).unwrap();
+        // The mark rises, and the others write down that it has.
+        cluster.sim.run_for(MARK_EVERY + 3 * MARK_LOOK);
+        written.extend(cluster.write(1));
+        let stopped = match seed % 2 {
+            0 => vec![node],
+            _ => cluster.nodes.clone(),
+        };
+        for node in &stopped {
+            cluster.sim.crash(*node);
+        }
+        cluster.sim.disk(node).restore(&image);
+        for node in stopped {
+            cluster.start_again(node, &sender);
+        }
+        let is_excluded = cluster.sim.run_until(
+            || {
+                cluster
+                    .identity(node)
+                    .is_some_and(|identity| identity.excluded.is_some())
+            },
+            Duration::from_secs(30),
+        );
+        let now = cluster.identity(node).unwrap();
+        assert!(
+            is_excluded,
+            "seed {seed}: with mark {} it passes",
+            before.mark
+        );
+        match now.excluded {
+            Some(Exclusion::Behind(met)) => assert!(met > before.mark, "seed {seed}"),
+            other => panic!("seed {seed}: {other:?}"),
+        }
+        assert_eq!(now.mark, before.mark, "seed {seed}: it raises none");
+        cluster.sim.run_for(Duration::from_secs(2));
+        cluster.are_there(cluster.nodes[(at + 1) % 3], written);
+        cluster.stops.clear();
+    }
+}
+
+/// The same before any mark has risen: a leader that lives notices what is lost.
+#[test]
+fn a_leader_finds_out_who_lacks_what_it_had_acknowledged() {
+    for seed in 0..6 {
+        let mut cluster = Cluster::start(190 + seed, 3);
+        let (sender, _events) = corelith_io::channel(1000);
+        let at = cluster.sim.random_below(3) as usize;
+        let node = cluster.nodes[at];
+        let mut written = cluster.write(0);
+        let image = cluster.sim.disk(node).image();
+        written.extend(cluster.write(1));
+        // All of them have it.
+        cluster.sim.run_for(Duration::from_millis(1_500));
+        assert_eq!(cluster.identity(node).unwrap().mark, Mark(0));
+        cluster.sim.crash(node);
+        cluster.sim.disk(node).restore(&image);
+        cluster.start_again(node, &sender);
+        let is_excluded = cluster.sim.run_until(
+            || {
+                cluster
+                    .identity(node)
+                    .is_some_and(|identity| identity.excluded.is_some())
+            },
+            Duration::from_secs(30),
+        );
+        assert!(is_excluded, "seed {seed}: it passes");
+        let excluded = cluster.identity(node).unwrap().excluded;
+        assert_eq!(excluded, Some(Exclusion::LostEntries), "seed {seed}");
+        cluster.sim.run_for(Duration::from_secs(2));
+        cluster.are_there(cluster.nodes[(at + 1) % 3], written);
+        cluster.stops.clear();
+    }
+}
+
+/// Whenever the power goes, of one node or of all, and however long one is away: no other node has met more of a store
+/// than it finds when it starts, and nobody is refused.
+#[test]
+fn no_crash_makes_a_node_an_old_state() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::start(170 + seed, 3);
+        let (sender, events) = corelith_io::channel(1000);
+        let away = cluster.nodes[seed as usize % 3];
+        for round in 0..6 {
+            let below = |bound| cluster.sim.random_below(bound);
+            for node in cluster.nodes.clone() {
+                if below(2) == 0 {
+                    let io = cluster.sim.io_count(node) + below(24);
+                    cluster.sim.crash_at_io(node, io);
+                }
+            }
+            let long = MARK_EVERY.as_millis() as u64 + below(4_000);
+            cluster.sim.run_for(Duration::from_millis(long));
+            let is_up = |node: &SimNode| cluster.sim.is_up(*node);
+            let stopped: Vec<SimNode> = match below(2) {
+                0 => cluster.nodes.clone(),
+                _ => cluster
+                    .nodes
+                    .iter()
+                    .copied()
+                    .filter(|node| !is_up(node))
+                    .collect(),
+            };
+            for node in &stopped {
+                cluster.sim.crash(*node);
+            }
+            for node in stopped {
+                let theirs = cluster.identity(node).unwrap();
+                for other in &cluster.nodes {
+                    let identity = cluster.identity(*other).unwrap();
+                    let met = identity.met.get(&theirs.node);
+                    let mark = met.map_or(Mark(0), |met| met.mark);
+                    assert!(mark <= theirs.mark, "seed {seed}: mark {mark} was met");
+                }
+                if node != away || !(1..4).contains(&round) {
+                    cluster.start_again(node, &sender);
+                }
+            }
+        }
+        while events.try_recv().is_some() {}
+        for node in cluster.nodes.clone() {
+            cluster.sim.crash(node);
+            cluster.start_again(node, &sender);
+        }
+        wait_ready(&cluster, &events, &format!("seed {seed}"));
+        let mut highest = Mark(0);
+        for node in cluster.nodes.clone() {
+            let identity = cluster.identity(node).unwrap();
+            assert_eq!(identity.excluded, None, "seed {seed}");
+            highest = highest.max(identity.mark);
+        }
+        assert!(highest > Mark(0), "seed {seed}: no mark was raised");
+        cluster.stops.clear();
+    }
+}
+
+/// Two nodes that were emptied, while the third is down, form nothing if the cluster was formed before; a node that was
+/// not there when it was formed becomes one of it all the same.
+#[test]
+fn emptied_nodes_of_an_existing_cluster_form_none() {
+    let existing = |node: SimNode| {
+        let mut config = config(node.number(), 3);
+        config.cluster.existing = true;
+        config
+    };
+    let mut cluster = Cluster::idle(180, 3);
+    let (sender, events) = corelith_io::channel(1000);
+    let [first, second, third] = cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    let empty = cluster.sim.disk(first).image();
+    for node in [first, second] {
+        cluster.start_again(node, &sender);
+    }
+    cluster.sim.run_for(Duration::from_secs(8));
+    assert_eq!(cluster.formed().len(), 1);
+    cluster.start_node(third, existing(third), &sender);
+    wait_ready(&cluster, &events, "the third comes late");
+
+    for node in cluster.nodes.clone() {
+        cluster.sim.crash(node);
+    }
+    for node in [first, second] {
+        cluster.sim.disk(node).restore(&empty);
+        cluster.start_node(node, existing(node), &sender);
+    }
+    cluster.sim.run_for(Duration::from_secs(20));
+    for node in [first, second] {
+        let formation = cluster.identity(node).unwrap().formation;
+        assert_eq!(
+            formation,
+            Acceptor::default(),
+            "it neither promised nor accepted"
+        );
+    }
+    cluster.start_node(third, existing(third), &sender);
+    let are_told = cluster.sim.run_until(
+        || {
+            [first, second].iter().all(|node| {
+                let identity = cluster.identity(*node);
+                let excluded = identity.and_then(|identity| identity.excluded);
+                matches!(excluded, Some(Exclusion::OtherStore(_)))
+            })
+        },
+        Duration::from_secs(30),
+    );
+    assert!(are_told, "they are told that they are new");
+    cluster.stops.clear();
 }

@@ -13,8 +13,8 @@ use crate::request::{
 use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::{
-    ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, NodeId, Outbox, RequestId,
-    ShardId, Start, StoreId, Term,
+    ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, Mark, NodeId, Outbox,
+    RequestId, ShardId, Start, StoreId, Term,
 };
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
@@ -315,27 +315,27 @@ const VOTE: PeerVote = PeerVote {
 const PROMISE_EPOCH: PromiseEpoch = PromiseEpoch(0x1234_5678_9a00_0007);
 
 #[test]
-fn version_3_is_sent_as_it_always_was() {
+fn version_4_is_sent_as_it_always_was() {
     let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
     check(
         "hello",
         &hello.encode(),
-        "434f52454c49544803000300020000000000000000000000edfe000000000000030000000000000000000000\
-         09edcd7e",
+        "434f52454c49544804000400020000000000000000000000edfe000000000000030000000000000000000000\
+         fb0a8998",
     );
     let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
     check(
         "welcome",
         &welcome.encode(),
-        "434f52454c49544800000300010000000000000000000000edfe000000000000020000000000000000008000\
-         00100000001000000010000001000000c756776c",
+        "434f52454c49544800000400010000000000000000000000edfe000000000000020000000000000000008000\
+         00100000001000000010000001000000da7859c2",
     );
     let hello = Hello::beats(ClusterId(0xfeed), NodeId(3));
     check(
         "hello before beats",
         &hello.encode(),
-        "434f52454c49544803000300050000000000000000000000edfe000000000000030000000000000000000000\
-         78dfbdce",
+        "434f52454c49544804000400050000000000000000000000edfe000000000000030000000000000000000000\
+         8a38f928",
     );
     let mut settings = Settings::new(6, 3, 77, 1);
     (settings.key_bytes_max, settings.value_bytes_max) = (1, 2);
@@ -348,6 +348,7 @@ fn version_3_is_sent_as_it_always_was() {
             incarnation: 4,
             nonce: 5,
         },
+        mark: Mark(6),
         port: 7000,
         settings,
     };
@@ -355,9 +356,10 @@ fn version_3_is_sent_as_it_always_was() {
     check(
         "introduction",
         &bytes,
-        "5e0000000b4d3208080100005e00000004030201000000000500000006000000050000000000000000000000\
+        "660000006a8972f8080100006600000004030201000000000500000006000000050000000000000000000000\
          0000000003000000000000000900000000000000000000000000000004000000000000000500000000000000\
-         581b0100000006000000030000004d0000000000000001000000020000000400000001000000",
+         0600000000000000581b0100000006000000030000004d000000000000000100000002000000040000000100\
+         0000",
     );
 }
 
@@ -432,7 +434,7 @@ fn votes_and_acknowledgements_of_version_3_are_sent_as_they_always_were() {
 }
 
 #[test]
-fn beats_of_version_3_are_sent_as_they_always_were() {
+fn beats_of_version_4_are_sent_as_they_always_were() {
     let node = Health {
         is_disk_full: true,
         is_draining: true,
@@ -450,14 +452,15 @@ fn beats_of_version_3_are_sent_as_they_always_were() {
         heard: 3,
         vouched: CoreSet::from_iter([0, 1, 255]),
         health: health.clone(),
+        mark: Mark(7),
     };
     let bytes = sent(|out| peer::encode_beat(out, HEAD, &beat));
     check(
         "beat",
         &bytes,
-        "4700000094b046930a0100004700000004030201000000000500000006000000010000000000000002000000\
+        "4f0000006c532a5a0a0100004f00000004030201000000000500000006000000010000000000000002000000\
          0000000003000000000000000300000000000000000000000000000000000000000000000000000000000080\
-         8a5a00000002000500000006000000",
+         8a5a000000020005000000060000000700000000000000",
     );
     let reply = BeatReply {
         number: 1,

@@ -94,6 +94,25 @@ impl fmt::Display for Start {
     }
 }
 
+/// How far a store has come, as its owner writes down from time to time before it tells other nodes. It rises
+/// as long as the store lives: a store that comes with a lower one than was met has gone back in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(pub u64);
+
+impl Mark {
+    /// The next one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// Names one entry of one leader's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {

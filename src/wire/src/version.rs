@@ -5,16 +5,17 @@
 //! version 2   a shard that is full says so (`ShardFull`); the state of a storage is a `STORAGE_REPLY_2`, which
 //!             says what will come back to the device; nodes introduce themselves to each other
 //! version 3   nodes exchange beats and promises; a follower may answer reads
+//! version 4   nodes tell each other the marks of their stores
 //! ```
 //! A side that speaks version 1 is answered in it: see [`response::encode_for`](crate::response::encode_for).
 //! What version 2 adds has kinds and tags of its own, so that an answer can be read without knowing its version.
 
 /// The newest version that this code speaks.
-pub const NEWEST: u16 = 3;
+pub const NEWEST: u16 = 4;
 /// The oldest version that this code still speaks with clients.
 pub const OLDEST: u16 = 1;
 /// The oldest version that this code still speaks with other nodes.
-pub const OLDEST_OF_NODES: u16 = 3;
+pub const OLDEST_OF_NODES: u16 = 4;
 /// Optional features of this code, one bit each. Both sides use what both have.
 pub const FEATURES: u64 = 0;
 
@@ -55,10 +56,10 @@ mod tests {
         for (oldest, newest, expected) in [
             (1, 1, Ok(1)),
             (1, 2, Ok(2)),
-            (2, 9, Ok(3)),
-            (1, 9, Ok(3)),
+            (2, 9, Ok(4)),
+            (1, 9, Ok(4)),
             (0, 0, Err(Mismatch::TheyAreTooOld)),
-            (4, 9, Err(Mismatch::TheyAreTooNew)),
+            (5, 9, Err(Mismatch::TheyAreTooNew)),
             (5, 3, Err(Mismatch::TheyAreTooOld)),
             (1, 0, Err(Mismatch::TheyAreTooOld)),
         ] {

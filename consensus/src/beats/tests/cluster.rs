@@ -7,7 +7,7 @@ use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Sender, TcpListener, TcpStream, channel};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, PromiseEpoch, Settings, Verdict};
-use corelith_wire::{ClusterId, Epoch, FullClusterId, NodeId, Start, StoreId};
+use corelith_wire::{ClusterId, Epoch, FullClusterId, Mark, NodeId, Start, StoreId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -88,6 +88,7 @@ impl Nodes {
             node: id(at),
             store: StoreId(at as u128 + 1),
             start: Start { incarnation, nonce },
+            mark: Mark::default(),
             port: PORT,
             settings: Settings::new(1, 3, 0, 0),
         };

@@ -1,8 +1,8 @@
-use super::{Exclusion, Standing, claim, exclusion, standing};
+use super::{Exclusion, Standing, claim, exclusion, standing, waits_for_existing};
 use corelith_wire::peer::{
     Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
 };
-use corelith_wire::{FullClusterId, NodeId, Start, StoreId};
+use corelith_wire::{FullClusterId, Mark, NodeId, Start, StoreId};
 
 fn start(incarnation: u64) -> Start {
     Start {
@@ -17,6 +17,7 @@ fn node(id: u64, store: u128) -> Introduction {
         node: NodeId(id),
         store: StoreId(store),
         start: start(3),
+        mark: Mark(4),
         port: 7411,
         settings: Settings::new(4, 3, 5, 0),
     }
@@ -134,6 +135,14 @@ fn a_stranger_is_told_what_it_is() {
         ),
         (Exclusion::RolledBack(start(3)), "a copy"),
         (Exclusion::RolledBack(start(2)), "a copy"),
+        (
+            Exclusion::Behind(Mark(9)),
+            "the mark of its store is 4, and other nodes have met mark 9",
+        ),
+        (
+            Exclusion::LostEntries,
+            "lacks writes that it had acknowledged",
+        ),
     ];
     for (excluded, expected) in table {
         let said = exclusion("/data", &me, excluded);
@@ -149,6 +158,24 @@ fn a_stranger_is_told_what_it_is() {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert!(!said.contains(". ") && !said.contains('\n'), "{said}");
+    }
+}
+
+#[test]
+fn a_new_directory_of_a_cluster_that_was_formed_waits() {
+    let nodes = [1, 2, 3].map(NodeId);
+    let table = [
+        (&nodes[..1], "there is no other node that knows it"),
+        (&nodes[..2], "this node waits for node 2"),
+        (
+            &nodes[..],
+            "this node waits for one of the nodes 2, 3 that knows it",
+        ),
+    ];
+    for (nodes, expected) in table {
+        let said = waits_for_existing("/d", NodeId(1), nodes);
+        assert!(said.contains(expected), "{said}");
+        assert!(said.contains("none is formed"), "{said}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0    8    magic "CLNODE\0\0"
-//! 8    4    format version, 4
+//! 8    4    format version, 5
 //! 12   4    shards
 //! 16   4    replicas
 //! 20   2    cores of this node
@@ -16,22 +16,23 @@
 //! 112  1    charter: 0 none, 1 accepted, 2 decided
 //! 113  16   its cluster id
 //! 129  1    what peers have said of this store: 0 nothing, 1 another store is its node's, 2 it was
-//!           rolled back
+//!           rolled back, 3 its mark is behind, 4 it has lost entries
 //! 130  16   that other store (1)
-//! 146  16   the start that they had met (2): 8 incarnation, 8 nonce
+//! 146  16   the start that they had met (2): 8 incarnation, 8 nonce; or the mark (3)
 //! 162  128  the nonces of the last 16 starts: that of start i is the (i % 16)th
 //! 290  4    how long the longest promise may have been that the store gave, in milliseconds
-//! 294  8N   ids of all nodes, ascending
+//! 294  8    mark of this store
+//! 302  8N   ids of all nodes, ascending
 //! ..   16N  the charter's store of each; zeros without one
-//! ..   32N  the store of each node that was met, and the highest start of it: 16 store, 8 incarnation,
-//!           8 nonce; zeros if none was
+//! ..   41N  the store of each node that was met, and what was met of it: 16 store, 8 incarnation, 8 nonce, 8 mark,
+//!           1 whether it has lost entries; zeros if none was
 //! ..   B    the shards that the store holds, a bit each: shard s is bit s % 8 of byte s / 8; B is
 //!           shards / 8, rounded up
 //! ..        zeros
 //! 8188 4    crc32c of the bytes before
 //! ```
-//! All numbers are little-endian. Version 3 is the same without the promise; what is not known of it counts as
-//! the longest that there can be. Version 2 is one block and has no formation:
+//! All numbers are little-endian. Version 4 is the same without marks and lost entries, and version 3 without the
+//! promise too; what is not known of that counts as the longest that there can be. Version 2 is one block and has no formation:
 //!
 //! ```text
 //! 0    32   as above
@@ -52,15 +53,15 @@ use crate::node::limits;
 use corelith_io::BLOCK_SIZE;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{Ballot, Charter, LastStarts};
-use corelith_wire::{FullClusterId, Start, StoreId};
+use corelith_wire::{FullClusterId, Mark, Start, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// Bytes of the file.
 pub(crate) const FILE_BYTES: usize = 2 * BLOCK_SIZE;
-const NODES_AT: usize = 294;
-const NODE_BYTES: usize = 8 + 16 + 32;
+const NODES_AT: usize = 302;
+const NODE_BYTES: usize = 8 + 16 + 41;
 const CRC_BYTES: usize = 4;
 
 const _: () = assert!(
@@ -90,6 +91,14 @@ pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
         None => (0_u8, StoreId(0), Start::default()),
         Some(Exclusion::OtherStore(store)) => (1, store, Start::default()),
         Some(Exclusion::RolledBack(start)) => (2, StoreId(0), start),
+        Some(Exclusion::Behind(mark)) => {
+            let start = Start {
+                incarnation: mark.0,
+                nonce: 0,
+            };
+            (3, StoreId(0), start)
+        }
+        Some(Exclusion::LostEntries) => (4, StoreId(0), Start::default()),
     };
     bytes.push(tag);
     bytes.extend_from_slice(&store.0.to_le_bytes());
@@ -98,6 +107,7 @@ pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
         bytes.extend_from_slice(&nonce.to_le_bytes());
     }
     bytes.extend_from_slice(&identity.promise_ms_max.to_le_bytes());
+    bytes.extend_from_slice(&identity.mark.0.to_le_bytes());
     assert_eq!(bytes.len(), NODES_AT, "each field has its place");
     put_nodes(&mut bytes, identity);
     let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
@@ -166,6 +176,8 @@ fn put_nodes(bytes: &mut Vec<u8>, identity: &Identity) {
         let met = identity.met.get(node).copied().unwrap_or_default();
         bytes.extend_from_slice(&met.store.0.to_le_bytes());
         put_start(bytes, met.start);
+        bytes.extend_from_slice(&met.mark.0.to_le_bytes());
+        bytes.push(met.has_lost.into());
     }
 }
 
@@ -223,6 +235,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         store: StoreId(0),
         incarnation: 0,
         starts: LastStarts::default(),
+        mark: Mark::default(),
         promise_ms_max: limits::PROMISE_MS_MAX as u32,
         formation: Acceptor::default(),
         excluded: None,
@@ -252,6 +265,9 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         if version > 3 {
             identity.promise_ms_max = fields.u32();
         }
+        if version > 4 {
+            identity.mark = Mark(fields.u64());
+        }
         identity.nodes = take_nodes(fields);
         let stores = identity
             .nodes
@@ -259,9 +275,16 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
             .map(|node| (*node, StoreId(fields.u128())));
         identity.formation = formation.with(stores.collect());
         let met = identity.nodes.iter().map(|node| {
-            let store = StoreId(fields.u128());
-            let start = fields.start();
-            (*node, Met { store, start })
+            let mut met = Met {
+                store: StoreId(fields.u128()),
+                start: fields.start(),
+                ..Met::default()
+            };
+            if version > 4 {
+                met.mark = Mark(fields.u64());
+                met.has_lost = fields.take() != [0];
+            }
+            (*node, met)
         });
         identity.met = met.filter(|(_, met)| *met != Met::default()).collect();
     }
@@ -325,6 +348,8 @@ fn take_exclusion(fields: &mut Fields<'_>) -> Result<Option<Exclusion>, &'static
         0 => Ok(None),
         1 => Ok(Some(Exclusion::OtherStore(store))),
         2 => Ok(Some(Exclusion::RolledBack(start))),
+        3 => Ok(Some(Exclusion::Behind(Mark(start.incarnation)))),
+        4 => Ok(Some(Exclusion::LostEntries)),
         _ => Err("what peers said of it is not known"),
     }
 }

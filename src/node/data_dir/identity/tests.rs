@@ -5,7 +5,7 @@ use crate::node::cluster::standing::Exclusion;
 use corelith_io::BLOCK_SIZE;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{Ballot, Charter, LastStarts};
-use corelith_wire::{FullClusterId, Start, StoreId};
+use corelith_wire::{FullClusterId, Mark, Start, StoreId};
 use std::collections::BTreeMap;
 
 fn charter() -> Charter {
@@ -30,6 +30,8 @@ fn identity() -> Identity {
             incarnation: 6,
             nonce: 99,
         },
+        mark: Mark(31),
+        has_lost: true,
     };
     Identity {
         shards: 8,
@@ -40,6 +42,7 @@ fn identity() -> Identity {
         store: StoreId(1 << 90 | 77),
         incarnation: 4,
         starts: LastStarts(std::array::from_fn(|at| at as u64 + 256)),
+        mark: Mark(21),
         promise_ms_max: 600,
         formation: Acceptor {
             promised: ballot(3),
@@ -76,6 +79,14 @@ fn what_is_written_is_read() {
             ..identity()
         },
         Identity {
+            excluded: Some(Exclusion::Behind(Mark(1 << 40))),
+            ..identity()
+        },
+        Identity {
+            excluded: Some(Exclusion::LostEntries),
+            ..identity()
+        },
+        Identity {
             excluded: Some(Exclusion::RolledBack(start)),
             met: BTreeMap::new(),
             ..identity()
@@ -107,17 +118,17 @@ fn each_damaged_byte_is_noticed() {
 #[test]
 fn a_newer_format_is_named() {
     let mut newer = encode(&identity());
-    newer[8] = 5;
+    newer[8] = 6;
     let error = decode("/d/node", &newer).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/d/node has format version 5; this program knows versions up to 4: use a newer one"
+        "/d/node has format version 6; this program knows versions up to 5: use a newer one"
     );
 }
 
-/// The bytes of a file of version 4, as it is first written: others must read them.
+/// The bytes of a file of version 5, as it is first written: others must read them.
 #[test]
-fn version_4_stays_as_it_is() {
+fn version_5_stays_as_it_is() {
     let bytes = encode(&identity());
     let hex = |range: std::ops::Range<usize>| -> String {
         bytes[range]
@@ -127,7 +138,7 @@ fn version_4_stays_as_it_is() {
     };
     assert_eq!(
         hex(0..64),
-        "434c4e4f4445000004000000080000000300000002000300\
+        "434c4e4f4445000005000000080000000300000002000300\
          0200000000000000cdab0000000000004d000000000000000000000400000000\
          0400000000000000"
     );
@@ -140,36 +151,59 @@ fn version_4_stays_as_it_is() {
     );
     assert_eq!(hex(162..178), "00010000000000000101000000000000");
     assert_eq!(hex(290..294), "58020000");
+    assert_eq!(hex(294..302), "1500000000000000");
     assert_eq!(
-        hex(294..318),
+        hex(302..326),
         "010000000000000002000000000000000500000000000000"
     );
     assert_eq!(
-        hex(318..366),
+        hex(326..374),
         "0b0000000000000000000000000000004d00000000000000000000040000000000000000000000000000000000000000"
     );
     assert_eq!(
-        hex(366..398),
-        "0b00000000000000000000000000000006000000000000006300000000000000"
+        hex(374..415),
+        "0b00000000000000000000000000000006000000000000006300000000000000\
+         1f0000000000000001"
     );
-    assert_eq!(hex(462..464), "8900");
-    assert_eq!(hex(FILE_BYTES - 4..FILE_BYTES), "e1e2196a");
+    assert_eq!(hex(497..499), "8900");
+    assert_eq!(hex(FILE_BYTES - 4..FILE_BYTES), "43b48fb3");
 }
 
-/// A file of version 3: as one of version 4 without the promise.
+/// The bytes of files of versions 3 and 4, as they were written: without marks, and of version 3 without the
+/// promise.
 #[test]
-fn version_3_is_read() {
+fn versions_3_and_4_are_read() {
     let now = encode(&identity());
-    let mut bytes = [&now[..290], &now[294..FILE_BYTES - 4], &[0; 4]].concat();
-    bytes[8] = 3;
-    let crc = crc32c::crc32c(&bytes);
-    assert_eq!(format!("{crc:08x}"), "c7235e20", "as it was written");
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    let expected = Identity {
-        promise_ms_max: 10_000,
-        ..identity()
-    };
-    assert_eq!(decode("f", &bytes).unwrap(), expected);
+    for (version, promise_ms_max, crc_then) in [(3, 10_000, 0xc723_5e20_u32), (4, 600, 0x6a19_e2e1)]
+    {
+        let promise = if version == 3 { 290..290 } else { 290..294 };
+        let mut bytes = [&now[..290], &now[promise], &now[302..374]].concat();
+        for node in 0..3 {
+            let at = 374 + 41 * node;
+            bytes.extend_from_slice(&now[at..at + 32]);
+        }
+        bytes.extend_from_slice(&now[497..]);
+        bytes.resize(FILE_BYTES - 4, 0);
+        let len = FILE_BYTES - 4;
+        bytes[len - 64..].fill(0);
+        bytes[8] = version;
+        let crc = crc32c::crc32c(&bytes);
+        assert_eq!(
+            format!("{crc:08x}"),
+            format!("{crc_then:08x}"),
+            "as it was written"
+        );
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        let mut expected = Identity {
+            mark: Mark(0),
+            promise_ms_max,
+            ..identity()
+        };
+        for met in expected.met.values_mut() {
+            (met.mark, met.has_lost) = (Mark(0), false);
+        }
+        assert_eq!(decode("f", &bytes).unwrap(), expected);
+    }
 }
 
 /// The bytes of files of versions 1 and 2, as they were written.
@@ -191,6 +225,7 @@ fn older_versions_are_of_a_cluster_with_any_stores() {
             store: StoreId(77),
             incarnation: 0,
             starts: LastStarts::default(),
+            mark: Mark(0),
             promise_ms_max: 10_000,
             formation: Acceptor {
                 charter: Some(Charter {

@@ -52,10 +52,11 @@ fn start(sim: &Sim, node: SimNode, promise: Duration) -> Rc<RefCell<Start>> {
             node: NodeId(1),
             store: opened.identity.store,
             start: opened.start,
+            mark: opened.identity.mark,
             port: 1,
             settings: Settings::new(1, 1, 0, 0),
         };
-        let keeper = IdentityKeeper::new(Path::new(DIR), &opened, me);
+        let keeper = IdentityKeeper::new(Path::new(DIR), &opened, me, false);
         keeper.forget_longer_promises(liveness, promise).await;
         seen.borrow_mut().free = Some(world.now());
         std::future::pending::<()>().await;

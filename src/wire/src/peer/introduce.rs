@@ -5,7 +5,7 @@
 use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{FullClusterId, NodeId, Start, StoreId};
+use crate::ids::{FullClusterId, Mark, NodeId, Start, StoreId};
 use crate::limits;
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
@@ -119,6 +119,8 @@ pub struct Introduction {
     pub store: StoreId,
     /// Which start of the store this is.
     pub start: Start,
+    /// The mark that this start has found in the store.
+    pub mark: Mark,
     /// Port of its first core: where it listens, should its address not be the configured one.
     pub port: u16,
     /// Its settings.
@@ -141,6 +143,11 @@ pub enum Verdict {
     /// A later start of that store was met, or another one with the same incarnation: the directory was
     /// rolled back, or a copy of it runs.
     RolledBack(Start),
+    /// This higher mark of that store was met: the directory was restored from an image that was taken while the
+    /// node ran.
+    Behind(Mark),
+    /// The store lacks entries that it had acknowledged to the answering node.
+    LostEntries,
 }
 
 /// The answer to an [`Introduction`].
@@ -190,7 +197,7 @@ pub fn parse_reception(frame: &Frame) -> Result<Reception, DecodeError> {
     Ok(Reception { verdict, by })
 }
 
-/// 1 tag, 16 store, 16 start.
+/// 1 tag, 16 store, 16 start; a mark takes the place of the start's incarnation.
 pub(super) fn put_verdict(out: &mut BytesMut, verdict: Verdict) {
     let (tag, store, start) = match verdict {
         Verdict::Known => (0, StoreId(0), Start::default()),
@@ -199,6 +206,14 @@ pub(super) fn put_verdict(out: &mut BytesMut, verdict: Verdict) {
         Verdict::OtherSettings => (3, StoreId(0), Start::default()),
         Verdict::OtherStore(store) => (4, store, Start::default()),
         Verdict::RolledBack(start) => (5, StoreId(0), start),
+        Verdict::Behind(mark) => {
+            let start = Start {
+                incarnation: mark.0,
+                nonce: 0,
+            };
+            (6, StoreId(0), start)
+        }
+        Verdict::LostEntries => (7, StoreId(0), Start::default()),
     };
     out.put_u8(tag);
     out.put_u128_le(store.0);
@@ -216,6 +231,8 @@ pub(super) fn take_verdict(fields: &mut Fields<'_>) -> Result<Verdict, DecodeErr
         3 => Ok(Verdict::OtherSettings),
         4 => Ok(Verdict::OtherStore(store)),
         5 => Ok(Verdict::RolledBack(start)),
+        6 => Ok(Verdict::Behind(Mark(start.incarnation))),
+        7 => Ok(Verdict::LostEntries),
         _ => Err(fields.malformed()),
     }
 }
@@ -238,6 +255,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
         node,
         store,
         start,
+        mark,
         port,
         settings,
     } = introduction;
@@ -245,6 +263,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
     out.put_u64_le(node.0);
     out.put_u128_le(store.0);
     put_start(out, *start);
+    out.put_u64_le(mark.0);
     out.put_u16_le(*port);
     out.put_u32_le(settings.version);
     out.put_u32_le(settings.shards);
@@ -262,6 +281,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError>
         node: NodeId(fields.u64()?),
         store: StoreId(fields.u128()?),
         start: take_start(fields)?,
+        mark: Mark(fields.u64()?),
         port: fields.u16()?,
         settings: Settings {
             version: fields.u32()?,

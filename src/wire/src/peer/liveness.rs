@@ -8,6 +8,7 @@
 //!      reply that came, or 0                 8  epoch of the promise
 //!  32  cores that are vouched for           32  the cores to whose leads it applies
 //!   n  health                                n  health
+//!   8  mark of the sender's store
 //! health:  1 flags, 4 microseconds that a write takes to become durable, 2 number of damaged shards
 //!          that follow, 4 each
 //! flags:   bit 1 no room for values, bit 2 files of any shard are damaged, bit 3 leads are to leave, bit 4 its
@@ -17,7 +18,7 @@
 use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{ShardId, Start};
+use crate::ids::{Mark, ShardId, Start};
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
 use std::fmt;
@@ -207,6 +208,8 @@ pub struct Beat {
     pub vouched: CoreSet,
     /// How the sender is.
     pub health: NodeHealth,
+    /// The mark of its store.
+    pub mark: Mark,
 }
 
 /// The reply to a [`Beat`].
@@ -258,6 +261,7 @@ pub fn encode_beat(out: &mut Outbox, head: Head, beat: &Beat) {
     body.put_u64_le(beat.heard);
     put_cores(&mut body, &beat.vouched);
     beat.health.put(&mut body);
+    body.put_u64_le(beat.mark.0);
     sealed(out, head, kinds::BEAT, &body);
 }
 
@@ -273,6 +277,7 @@ pub fn parse_beat(frame: &Frame) -> Result<Beat, DecodeError> {
         heard: fields.u64()?,
         vouched: cores(&mut fields)?,
         health: NodeHealth::parse(&mut fields)?,
+        mark: Mark(fields.u64()?),
     };
     fields.end()?;
     Ok(beat)

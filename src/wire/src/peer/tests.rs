@@ -2,7 +2,7 @@ use super::*;
 use crate::frame::Frame;
 use crate::frame::{Accepts, FrameParser};
 use crate::ids::{
-    Epoch, FullClusterId, LogId, LogIndex, NodeId, RequestId, ShardId, Start, StoreId, Term,
+    Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, RequestId, ShardId, Start, StoreId, Term,
 };
 use crate::limits::DETACH_BYTES_MIN;
 use bytes::Bytes;
@@ -213,6 +213,7 @@ fn introduction() -> Introduction {
             incarnation: 4,
             nonce: 5,
         },
+        mark: Mark(1 << 40),
         port: 7000,
         settings: Settings::new(6, 3, 77, 0),
     }
@@ -231,6 +232,8 @@ fn introductions_and_receptions_read_back() {
         Verdict::OtherSettings,
         Verdict::OtherStore(StoreId(8)),
         Verdict::RolledBack(by.start),
+        Verdict::Behind(by.mark),
+        Verdict::LostEntries,
     ];
     for verdict in verdicts {
         let mut out = Outbox::default();

@@ -21,6 +21,7 @@ pub(in super::super) fn beat() -> Beat {
         heard: 4_999_000_002,
         vouched: CoreSet::from_iter([0, 63, 64, 255]),
         health: health(2),
+        mark: Mark(1 << 33),
     }
 }
 
@@ -66,6 +67,7 @@ fn beats_and_replies_read_back() {
         heard: 0,
         vouched: CoreSet::default(),
         health: NodeHealth::default(),
+        mark: Mark(0),
     };
     let largest = Beat {
         number: u64::MAX,
@@ -73,6 +75,7 @@ fn beats_and_replies_read_back() {
         heard: u64::MAX,
         vouched: (0..CORES_MAX).collect(),
         health: most.clone(),
+        mark: Mark(u64::MAX),
     };
     for beat in [least, beat(), largest] {
         assert_eq!(parse_beat(&beat_frame(&beat)), Ok(beat));

@@ -448,6 +448,16 @@ impl super::GroupInner {
         );
     }
 
+    /// As if `peer` had asked for its vote in `term` and nothing kept this replica from it.
+    #[cfg(test)]
+    pub(crate) async fn vote_away(&self, peer: NodeId, term: Term) {
+        let _entering = self.door.turn().await;
+        if let Some((vote, _)) = self.caught_up().await {
+            self.give_up_own_lead(&vote);
+            self.raise_term(peer, term).await;
+        }
+    }
+
     /// Has this replica's term rise to `term`, as if it voted there for `peer`, who is told nothing of it. A
     /// leader leads no more then.
     pub(super) async fn raise_term(&self, peer: NodeId, term: Term) {

@@ -42,6 +42,11 @@ enum Wish {
 
 #[cfg(test)]
 impl super::Group {
+    /// As if `peer` had asked for its vote in `term` and nothing kept this replica from it.
+    pub(crate) async fn vote_away(&self, peer: NodeId, term: Term) {
+        self.inner.vote_away(peer, term).await;
+    }
+
     /// Whether it wants to stand, and what keeps it from turning from whom it follows.
     pub(crate) fn stands_for(&self) -> String {
         let inner = &self.inner;

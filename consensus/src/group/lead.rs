@@ -35,7 +35,7 @@ const HAND_OVER_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A leader whose writes take so many times as long as those of another node is slow,
 const SLOW_TIMES: u32 = 10;
 /// if they take at least so long,
-const SLOW_LEAST_US: u32 = 20_000;
+const SLOW_LEAST_US: u32 = 4_000;
 /// for so long.
 const SLOW_FOR: Duration = Duration::from_secs(2);
 /// A write to the log takes long after this part of a promise.
@@ -56,6 +56,8 @@ pub(super) struct Lead {
     pause: Cell<Option<(Instant, Duration)>>,
     /// Since when it has no connection to a majority.
     unlinked_since: Cell<Option<Instant>>,
+    /// When it resigned for that: nobody could be told so, other than by beats that do not vouch for its core.
+    cut_off_at: Cell<Option<Instant>>,
     /// When it was told that this replica has resigned.
     told: Cell<Option<Instant>>,
     /// The last entry that followers were told twice to be committed.
@@ -134,6 +136,13 @@ impl Group {
                 inner.purge_wanted.notify_one();
             }
         }
+    }
+
+    /// Whether this replica has resigned a moment ago without being able to say so.
+    pub(crate) fn is_cut_off(&self, now: Instant) -> bool {
+        let promise = self.inner.liveness.options().promise;
+        let cut_off = self.inner.lead.cut_off_at.get();
+        cut_off.is_some_and(|at| now - at < promise * 2)
     }
 
     /// A promise of this node to `node` has run out.
@@ -235,6 +244,7 @@ impl GroupInner {
                 let since = self.lead.unlinked_since.get().unwrap_or(now);
                 self.lead.unlinked_since.set(Some(since));
                 if now - since >= promise {
+                    self.lead.cut_off_at.set(Some(now));
                     return self.resign(leader, "it has no connection to a majority");
                 }
             }

@@ -56,7 +56,8 @@ impl GroupsInner {
         let groups: Vec<Group> = self.groups.borrow().values().cloned().collect();
         let stalled = self.stalled_for(&groups, now);
         let promise = self.liveness.options().promise;
-        let is_answering = stalled < promise * 2 / 3;
+        let is_cut_off = groups.iter().any(|group| group.is_cut_off(now));
+        let is_answering = stalled < promise * 2 / 3 && !is_cut_off;
         let is_slow = stalled >= promise / STALLED_PART;
         self.liveness.set_slow(self.core, is_slow);
         let is_round = pulse.round_at.get().is_none_or(|at| now - at >= ROUND);

@@ -20,7 +20,7 @@ use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
 use corelith_shards::{LogId, LogIndex, NodeId, ShardId, Term};
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
-use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAsk, kinds};
+use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, kinds};
 use corelith_wire::request::{Condition, WriteCommand};
 use corelith_wire::{Kind, Start, StoreId};
 use std::cell::Cell;
@@ -372,17 +372,9 @@ fn raise_terms(cluster: &Cluster) {
     let group = |at: usize| cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
     let before = group(0).status().term.max(group(1).status().term);
     let asked = group(0);
-    let ask = VoteAsk {
-        vote: PeerVote {
-            term: Term(before.0 + TERM_STEP_MAX),
-            node: NodeId(2),
-            committed: false,
-        },
-        last: asked.status().last_log,
-        handed_over_by: Some((before, NodeId(1))),
-    };
+    let term = Term(before.0 + TERM_STEP_MAX);
     cluster.sim.block_on(cluster.nodes[0], async move {
-        asked.take_vote(member(1), false, ask).await.unwrap();
+        asked.vote_away(NodeId(2), term).await;
     });
     cluster.wait("a leader in a higher term", || {
         let leader = cluster.leader();

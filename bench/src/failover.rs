@@ -15,14 +15,14 @@ mod writers;
 
 use self::disk::Disks;
 pub(crate) use self::fault::Fault;
-pub(crate) use self::figures::Summary;
+pub(crate) use self::figures::FaultSummary;
 use self::figures::{Round, header};
 use self::lateness::Lateness;
 use self::network::{Dropped, Network};
 use self::undo::{Undo, quoted};
 use self::watch::Lead;
-pub(crate) use self::watch::Watch;
-use self::writers::Writers;
+pub(crate) use self::watch::LeadWatch;
+use self::writers::FailoverWriters;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES, Place};
 use crate::workload::Workload;
 use corelith_bench::random::Random;
@@ -39,10 +39,10 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// What to do.
 #[derive(Clone, Debug)]
-pub(crate) struct Rounds {
+pub(crate) struct FaultRounds {
     /// Faults, in this order.
     pub(crate) faults: Vec<Fault>,
-    /// Rounds of each fault.
+    /// FaultRounds of each fault.
     pub(crate) rounds: u32,
     /// How long a fault lasts.
     pub(crate) hold: Duration,
@@ -97,8 +97,8 @@ pub(crate) fn prepare(faults: &[Fault]) -> Result<(), FailoverError> {
 pub(crate) fn run(
     mut options: ClusterOptions,
     workload: &Workload,
-    rounds: &Rounds,
-) -> Result<Vec<Summary>, FailoverError> {
+    rounds: &FaultRounds,
+) -> Result<Vec<FaultSummary>, FailoverError> {
     let mut undo = Undo::start().map_err(failed("start sh"))?;
     if !options.keep {
         let dir = quoted(&options.dir.display().to_string());
@@ -119,8 +119,8 @@ pub(crate) fn run(
         true => Some(Disks::make(cluster.dir(), &mut undo).map_err(failed("limit a node's disk"))?),
         false => None,
     };
-    let watch = Watch::start(cluster.seeds(), shards);
-    let writers = Writers::start(cluster.seeds(), workload, shards, rounds.seed)?;
+    let watch = LeadWatch::start(cluster.seeds(), shards);
+    let writers = FailoverWriters::start(cluster.seeds(), workload, shards, rounds.seed)?;
     let mut bench = Failover {
         cluster,
         network,
@@ -152,7 +152,7 @@ pub(crate) fn run(
                 done.push(round);
             }
         }
-        let summary = Summary::new(*fault, done);
+        let summary = FaultSummary::new(*fault, done);
         print!("{}", summary.text());
         summaries.push(summary);
     }
@@ -161,8 +161,8 @@ pub(crate) fn run(
 
 /// A run. Fields are dropped in order: writers and watch before the nodes, the rest at the end.
 struct Failover {
-    writers: Writers,
-    watch: Watch,
+    writers: FailoverWriters,
+    watch: LeadWatch,
     cluster: Cluster,
     network: Option<Network>,
     disks: Option<Disks>,

@@ -45,9 +45,9 @@ struct Taken {
 
 /// What one group knows of each peer.
 #[derive(Debug, Default)]
-pub(crate) struct Doubts(RefCell<BTreeMap<NodeId, Taken>>);
+pub(crate) struct StoreDoubts(RefCell<BTreeMap<NodeId, Taken>>);
 
-impl Doubts {
+impl StoreDoubts {
     /// The follower has taken entries up to that one.
     pub(crate) fn took(&self, by: Follower, upto: LogId) {
         let mut taken = self.0.borrow_mut();
@@ -87,7 +87,7 @@ impl Doubts {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doubt, Doubts, Follower};
+    use super::{Doubt, Follower, StoreDoubts};
     use corelith_wire::peer::PeerVote;
     use corelith_wire::{LogId, LogIndex, NodeId, StoreId, Term};
 
@@ -172,7 +172,7 @@ mod tests {
             ),
         ];
         for (what, answers, expected) in table {
-            let doubts = Doubts::default();
+            let doubts = StoreDoubts::default();
             let mut is_proven = false;
             for said in answers {
                 match *said {

@@ -235,8 +235,7 @@ impl Group {
         }
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
         if is_planted(Bug::DelayByAddress) {
-            let address = std::ptr::from_ref(&*link_to).cast::<()>().addr();
-            corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
+            delay_by_address(&link_to).await;
         }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let others = members.iter().filter(|node| **node != me);
@@ -264,10 +263,6 @@ impl Group {
             lease,
             turning,
         } = shared;
-        let budget = ProposalBudget::new(
-            options.proposals_in_flight,
-            options.proposal_bytes_in_flight,
-        );
         let inner = Rc::new(GroupInner {
             me,
             shard_id,
@@ -294,7 +289,7 @@ impl Group {
             silence: waiting::Silence::default(),
             wake: Notify::new(),
             purge_wanted: Notify::new(),
-            budget,
+            budget: ProposalBudget::of(&options),
             readers: read::Readers::default(),
             follower_reads: follower_read::FollowerReads::default(),
             door: door::Door::default(),
@@ -524,6 +519,12 @@ impl Group {
             tracing::warn!(shard = %self.inner.shard_id, %error, "closing the shard");
         }
     }
+}
+
+/// Has where something lies in memory decide about time.
+async fn delay_by_address(link_to: &LinkTo) {
+    let address = std::ptr::from_ref(&**link_to).cast::<()>().addr();
+    corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
 }
 
 /// Starts openraft. It stands when it is told to.

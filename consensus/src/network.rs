@@ -5,7 +5,7 @@ mod appends;
 use crate::admission::{self, Known, Leader, Refusal, Sent};
 use crate::announced::Announced;
 use crate::convert;
-use crate::doubts::{Doubt, Doubts, Follower};
+use crate::doubts::{Doubt, Follower, StoreDoubts};
 use crate::lease::Lease;
 use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use crate::link::PeerLink;
@@ -60,7 +60,7 @@ pub(crate) type Authorised = Rc<Cell<Option<Leader>>>;
 pub(crate) struct Network {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
-    doubts: Rc<Doubts>,
+    doubts: Rc<StoreDoubts>,
     authorised: Authorised,
     link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
     timeout: Duration,
@@ -144,7 +144,7 @@ impl Matched {
 pub(crate) struct Peer {
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
-    doubts: Rc<Doubts>,
+    doubts: Rc<StoreDoubts>,
     authorised: Authorised,
     link: Rc<PeerLink>,
     timeout: Duration,

@@ -2,6 +2,7 @@
 
 use crate::command::WriteReply;
 use crate::error::GroupError;
+use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::types::Types;
 use corelith_io::sync::notify::Notify;
@@ -91,6 +92,14 @@ pub(crate) struct Share {
 }
 
 impl ProposalBudget {
+    /// As a group's options say.
+    pub(crate) fn of(options: &Options) -> Self {
+        Self::new(
+            options.proposals_in_flight,
+            options.proposal_bytes_in_flight,
+        )
+    }
+
     /// A budget of that many proposals and bytes.
     pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
         Self(Rc::new(ProposalsInFlight {

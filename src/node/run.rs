@@ -11,7 +11,7 @@ use crate::node::cluster::addresses::look_up;
 use crate::node::config::NodeConfig;
 use crate::node::error::NodeError;
 use crate::node::limits;
-use core::{CoreEvent, CoreEventKind, Prepared};
+use core::{CoreEvent, CoreEventKind, PreparedNode};
 use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -240,7 +240,7 @@ impl Running {
         let listen = resolve(&config.listen.host, config.listen.port)?;
         let node = config.id.0;
         let pin = config.pin.clone();
-        let Prepared {
+        let PreparedNode {
             cores,
             beats,
             stops,

@@ -8,7 +8,7 @@ mod scans;
 use crate::node::config::NodeConfig;
 use crate::node::limits;
 use crate::node::run::beats;
-use crate::node::run::core::{self, CoreEvent, CoreEventKind, Prepared};
+use crate::node::run::core::{self, CoreEvent, CoreEventKind, PreparedNode};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{ReadHalf, Receiver, Sender, TcpStream, WriteHalf};
@@ -84,7 +84,7 @@ impl Cluster {
     }
 
     fn start_node(&mut self, node: SimNode, config: NodeConfig, events: &Sender<CoreEvent>) {
-        let Prepared {
+        let PreparedNode {
             cores,
             beats,
             stops,

@@ -6,7 +6,7 @@ use corelith::node::config::{
     ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, StorageConfig,
 };
 use corelith::node::run::beats;
-use corelith::node::run::core::{self, CoreEvent, CoreEventKind, Prepared};
+use corelith::node::run::core::{self, CoreEvent, CoreEventKind, PreparedNode};
 use corelith_consensus::{Group, Reads, Role, planted};
 use corelith_io::sim::{Sim, SimNode};
 use corelith_io::{Receiver, Sender};
@@ -145,7 +145,7 @@ impl Cluster {
         let (events, happened) = corelith_io::channel(2 * usize::from(member.config.cores));
         let config = member.config.clone();
         let listen = member.node.address(PORT);
-        let Prepared {
+        let PreparedNode {
             cores,
             beats,
             stops,

@@ -55,7 +55,7 @@ const CIRCLES_ALLOWED: &[(&str, &str, &[&str])] = &[
     (
         "corelith-io",
         "sim",
-        &["disk", "executor", "file", "net", "time", "world"],
+        &["disk", "events", "executor", "file", "net", "time", "world"],
     ),
     // openraft's type configuration names its parts, and they name it.
     (

@@ -82,7 +82,7 @@ impl Round {
 
 /// The figures of all rounds of a fault.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Summary {
+pub(crate) struct FaultSummary {
     fault: Fault,
     median_ms: f64,
     worst_ms: f64,
@@ -95,7 +95,7 @@ pub(crate) struct Summary {
     rounds: Vec<Round>,
 }
 
-impl Summary {
+impl FaultSummary {
     pub(crate) fn new(fault: Fault, rounds: Vec<Round>) -> Self {
         let gaps_ms: Vec<f64> = rounds.iter().map(|round| round.gap_ms).collect();
         let (median_ms, worst_ms) = (
@@ -222,7 +222,7 @@ mod tests {
             (Fault::Steady, &[7.0], 1, false),
         ] {
             let rounds = gaps.iter().map(|gap| round(fault, *gap, terms));
-            let summary = Summary::new(fault, rounds.collect());
+            let summary = FaultSummary::new(fault, rounds.collect());
             assert_eq!(summary.is_good(), good, "{}", summary.text());
         }
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);

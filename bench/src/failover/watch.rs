@@ -35,7 +35,7 @@ struct Seen {
 
 /// The watch over a cluster, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct LeadWatch {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -51,7 +51,7 @@ pub(crate) struct Lead {
     pub(crate) term: u64,
 }
 
-impl Watch {
+impl LeadWatch {
     /// Starts to watch the nodes at `addresses`.
     pub(crate) fn start(addresses: &[String], shards: u32) -> Self {
         let seen = Arc::new(Mutex::new(Seen {
@@ -111,7 +111,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for LeadWatch {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

@@ -17,13 +17,13 @@ const PUT_DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(5);
 
 /// The writers. Dropping them stops them.
-pub(crate) struct Writers {
+pub(crate) struct FailoverWriters {
     gaps: Arc<Mutex<Gaps>>,
     stop: Arc<AtomicBool>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-impl Writers {
+impl FailoverWriters {
     pub(crate) fn start(
         seeds: &[String],
         workload: &Workload,
@@ -63,7 +63,7 @@ impl Writers {
     }
 }
 
-impl Drop for Writers {
+impl Drop for FailoverWriters {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.take() {

@@ -71,6 +71,11 @@ pub(super) struct Lead {
 impl Lead {
     /// Notes that this replica leads as `leader` since `now`.
     fn begin(&self, leader: LeaderId, now: Instant) {
+        let before = self.since.get().map(|(before, _)| before);
+        assert!(
+            before.is_none_or(|before| before < leader),
+            "{leader} leads after {before:?}"
+        );
         self.since.set(Some((leader, now)));
         for since in [&self.able_since, &self.slow_since, &self.unlinked_since] {
             since.set(None);
@@ -473,6 +478,7 @@ impl GroupInner {
         let Some(to) = furthest.or(first.copied()) else {
             return;
         };
+        assert!(to != self.me, "{to} is to stand and has resigned");
         self.lease.give_up(leader);
         let transfer = Transfer {
             from: PeerVote {

@@ -108,6 +108,7 @@ impl Turning {
     /// Notes that a leader leads no more.
     pub(super) fn release(&self, leader: Leader) {
         self.released.set(self.released.get().max(Some(leader)));
+        assert!(self.is_released(leader), "{leader:?} is still followed");
     }
 
     /// Whether a leader has handed its lead over to another replica, which is to stand first.

@@ -105,7 +105,7 @@ impl Engine {
                     corelith_io::sleep(SPACE_PERIOD).await;
                 } else {
                     let woken = (pin!(changed.notified()), pin!(keep.notified()));
-                    drop(select(woken.0, woken.1).await);
+                    select(woken.0, woken.1).await;
                 }
             }
         }));

@@ -50,12 +50,12 @@ struct Batch {
     buf: Buf,
     /// Bytes used.
     len: usize,
-    mark: Mark,
+    mark: StagedMark,
 }
 
 /// The last record that ends in a buffer or before it.
 #[derive(Clone, Copy)]
-struct Mark {
+struct StagedMark {
     ticket: Ticket,
     /// Where it ends, or the first one of the segment begins.
     end: u64,
@@ -79,7 +79,7 @@ struct BatchInFlight {
     segment: Rc<Segment>,
     end: u64,
     bytes: usize,
-    mark: Mark,
+    mark: StagedMark,
 }
 
 /// A buffer to write.
@@ -111,7 +111,7 @@ pub(super) struct ValuePipeline {
     segment: ValueSegmentId,
     offset: u64,
     slot: u32,
-    staged: Mark,
+    staged: StagedMark,
     outstanding_bytes: usize,
     open: Option<Batch>,
     sealed: VecDeque<Batch>,
@@ -142,7 +142,7 @@ impl ValuePipeline {
             segment: next,
             offset: RECORDS_START,
             slot: 0,
-            staged: Mark {
+            staged: StagedMark {
                 ticket: Ticket(0),
                 end: RECORDS_START,
                 totals: Totals::default(),

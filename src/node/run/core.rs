@@ -5,9 +5,9 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use super::entry::{self, EnteredCore, Held, enter};
+use super::entry::{self, EnteredCore, HeldDirectory, enter};
 use super::setup::Opening;
-pub use super::setup::{BeatsSetup, CoreEvent, CoreEventKind, CoreSetup, Prepared, prepare};
+pub use super::setup::{BeatsSetup, CoreEvent, CoreEventKind, CoreSetup, PreparedNode, prepare};
 use super::shards::{Opened, Opener};
 use crate::node::admin::status::NodeStatus;
 use crate::node::admission::desk::Desk;
@@ -48,7 +48,7 @@ pub async fn run(setup: CoreSetup) {
 }
 
 /// Serves until the core is to stop. What keeps others from the data directory is put into `held`.
-async fn serve(setup: &CoreSetup, held: &mut Option<Held>) -> Result<(), NodeError> {
+async fn serve(setup: &CoreSetup, held: &mut Option<HeldDirectory>) -> Result<(), NodeError> {
     let Some(EnteredCore { store, listener }) = enter(setup, held).await? else {
         return Ok(());
     };

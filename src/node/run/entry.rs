@@ -30,12 +30,12 @@ pub(super) struct EnteredCore {
 }
 
 /// What the first core holds of the data directory.
-pub(super) struct Held {
+pub(super) struct HeldDirectory {
     opened: DataDir,
     keeper: Option<Rc<IdentityKeeper>>,
 }
 
-impl Held {
+impl HeldDirectory {
     /// Lets go of the directory, once nothing is written to it any more: another process may open it at once.
     pub(super) async fn release(self) {
         if let Some(keeper) = self.keeper {
@@ -49,7 +49,7 @@ impl Held {
 /// has failed and tells why. What keeps others from the data directory is put into `held`.
 pub(super) async fn enter(
     setup: &CoreSetup,
-    held: &mut Option<Held>,
+    held: &mut Option<HeldDirectory>,
 ) -> Result<Option<EnteredCore>, NodeError> {
     match &setup.opening {
         Opening::First { tell, asked, .. } => {
@@ -58,7 +58,7 @@ pub(super) async fn enter(
             let promise = setup.config.liveness.promise();
             let dir = &setup.config.data_dir;
             let opened = DataDir::open(dir, &setup.placement, name, cores, promise).await?;
-            let held = held.insert(Held {
+            let held = held.insert(HeldDirectory {
                 opened,
                 keeper: None,
             });
@@ -87,7 +87,7 @@ pub(super) async fn enter(
 /// Has the node become one of the cluster. Meanwhile it answers others that ask about that.
 async fn join(
     setup: &CoreSetup,
-    held: &mut Held,
+    held: &mut HeldDirectory,
     listener: &TcpListener,
     asked: &Receiver<KeeperAsk>,
 ) -> Result<Option<Store>, NodeError> {

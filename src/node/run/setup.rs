@@ -81,7 +81,7 @@ pub struct CoreSetup {
 }
 
 /// The cores of a node.
-pub struct Prepared {
+pub struct PreparedNode {
     /// Those that serve shards, in order.
     pub cores: Vec<CoreSetup>,
     /// That of the beats, unless the node is alone. It ends after the first of the others.
@@ -97,7 +97,7 @@ pub fn prepare(
     listen: SocketAddr,
     instead: &'static str,
     events: &Sender<CoreEvent>,
-) -> Prepared {
+) -> PreparedNode {
     let cores = config.cores;
     let placement = Arc::new(Placement::new(&config));
     let config = Arc::new(config);
@@ -155,7 +155,7 @@ pub fn prepare(
         });
     }
     assert_eq!(setups.len(), usize::from(cores), "a setup for each core");
-    Prepared {
+    PreparedNode {
         cores: setups,
         beats,
         stops,

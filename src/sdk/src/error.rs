@@ -1,5 +1,6 @@
 //! The errors of the SDK, and what the caller can do about each.
 
+use corelith_wire::response::Reason;
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
 use std::fmt;
 use std::sync::Arc;
@@ -255,5 +256,17 @@ fn standing(current: Option<u64>) -> String {
     match current {
         Some(version) => format!("the key has version {version}"),
         None => "the key has no value".to_owned(),
+    }
+}
+
+impl From<Reason> for Cause {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::NoQuorum => Cause::NoQuorum,
+            Reason::Starting => Cause::Starting,
+            Reason::Stopping => Cause::Stopping,
+            Reason::LeadershipLost => Cause::LeadershipLost,
+            Reason::StorageFailed => Cause::StorageFailed,
+        }
     }
 }

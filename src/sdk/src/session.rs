@@ -34,7 +34,7 @@ pub use crate::replicas::{Probe, ReadFrom, Source};
 pub use crate::route::Target;
 use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
-use corelith_wire::response::{Answer, Failure, Reason};
+use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -437,7 +437,7 @@ impl Session {
                 nothing_done,
             } => {
                 operation.doubt |= operation.is_write() && !operation.opening && !nothing_done;
-                operation.cause = cause_of(reason);
+                operation.cause = Cause::from(reason);
                 // Without a majority another node may lead: each replica is asked in turn.
                 self.routes.does_not_lead(operation.shard, asked);
                 operation.turn = Some(asked);
@@ -638,16 +638,6 @@ fn suspicion(cause: &Cause) -> Option<Duration> {
         Cause::Timeout | Cause::Connect(ErrorKind::TimedOut) => Some(SILENT_SUSPICION),
         Cause::Connect(_) | Cause::Handshake(_) | Cause::Resolve { .. } => Some(REFUSED_SUSPICION),
         _ => None,
-    }
-}
-
-fn cause_of(reason: Reason) -> Cause {
-    match reason {
-        Reason::NoQuorum => Cause::NoQuorum,
-        Reason::Starting => Cause::Starting,
-        Reason::Stopping => Cause::Stopping,
-        Reason::LeadershipLost => Cause::LeadershipLost,
-        Reason::StorageFailed => Cause::StorageFailed,
     }
 }
 

@@ -2,7 +2,7 @@
 //! a cluster of few.
 
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES};
-use crate::failover::Watch;
+use crate::failover::LeadWatch;
 use corelith_bench::usage::{Usage, switches, wait_until_settled};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ fn measure(
 
 /// Returns the seconds since `begun` when all nodes agree on the leaders of all shards.
 fn wait_until_ready(cluster: &mut Cluster, shards: u32, begun: Instant) -> Result<f64, IdleError> {
-    let watch = Watch::start(cluster.seeds(), shards);
+    let watch = LeadWatch::start(cluster.seeds(), shards);
     while !watch.is_healthy() {
         cluster.check()?;
         if begun.elapsed() > READY_WITHIN {

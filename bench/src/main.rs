@@ -168,7 +168,7 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
     let cluster = cluster_options(options)?;
     let machine = Machine::here(cluster.dir.parent());
     println!("{machine}\n");
-    let rounds = failover::Rounds {
+    let rounds = failover::FaultRounds {
         faults: options.fault.clone(),
         rounds: options.rounds,
         hold: options.hold,
@@ -176,7 +176,7 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
         seed: options.seed,
     };
     let failovers = failover::run(cluster, &workload_of(options), &rounds)?;
-    let good = failovers.iter().all(failover::Summary::is_good);
+    let good = failovers.iter().all(failover::FaultSummary::is_good);
     if let Some(path) = &options.json {
         let report = Report {
             machine,

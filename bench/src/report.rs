@@ -24,7 +24,7 @@ pub(crate) struct Report {
     /// One for each abuse.
     pub(crate) abuses: Vec<abuse::Row>,
     /// One for each fault.
-    pub(crate) failovers: Vec<failover::Summary>,
+    pub(crate) failovers: Vec<failover::FaultSummary>,
     /// Of a cluster of few shards and one of many.
     pub(crate) idle: Vec<idle::IdleFigures>,
 }

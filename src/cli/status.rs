@@ -164,13 +164,24 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
             shard.purged.to_string(),
         ]);
     }
+    down += &what_nodes_say(status);
+    let text = format!("{}\n{}", nodes.text(), shards.text());
+    match down.is_empty() {
+        true => text,
+        false => format!("{text}\n{down}"),
+    }
+}
+
+/// What nodes say of each other, as far as it is no good news.
+fn what_nodes_say(status: &ClusterStatus) -> String {
+    let mut lines = String::new();
     for stranger in strangers(status) {
-        down += &format!("refused by node {}: {}\n", stranger.by, stranger.why);
+        lines += &format!("refused by node {}: {}\n", stranger.by, stranger.why);
     }
     for peer in peers(status) {
         let troubles = peer.troubles();
         if !troubles.is_empty() {
-            down += &format!(
+            lines += &format!(
                 "node {} says of node {}: {}\n",
                 peer.by,
                 peer.node,
@@ -178,11 +189,7 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
             );
         }
     }
-    let text = format!("{}\n{}", nodes.text(), shards.text());
-    match down.is_empty() {
-        true => text,
-        false => format!("{text}\n{down}"),
-    }
+    lines
 }
 
 /// A node that another one refuses.

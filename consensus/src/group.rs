@@ -229,10 +229,7 @@ impl Group {
         } = surroundings;
         let stores = Rc::new(Stores::new(me, &founding));
         let me = me.node;
-        let members: Vec<NodeId> = founding.iter().map(|member| member.node).collect();
-        if !members.contains(&me) || members.len() > limits::MEMBERS_MAX {
-            return Err(OpenError::NotAMember);
-        }
+        let members = members_with(me, &founding)?;
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
         if is_planted(Bug::DelayByAddress) {
             delay_by_address(&link_to).await;
@@ -301,10 +298,14 @@ impl Group {
             pretended: Cell::new(None),
         });
         let group = Self { inner };
-        group.start_upkeep(brand_new);
-        #[cfg(any(test, feature = "planted"))]
-        group.watch();
+        group.begin(brand_new);
         Ok(group)
+    }
+
+    fn begin(&self, brand_new: bool) {
+        self.start_upkeep(brand_new);
+        #[cfg(any(test, feature = "planted"))]
+        self.watch();
     }
 
     /// The shard.
@@ -518,6 +519,15 @@ impl Group {
         {
             tracing::warn!(shard = %self.inner.shard_id, %error, "closing the shard");
         }
+    }
+}
+
+/// The nodes of the members, of whom `me` is one.
+fn members_with(me: NodeId, founding: &[GroupMember]) -> Result<Vec<NodeId>, OpenError> {
+    let members: Vec<NodeId> = founding.iter().map(|member| member.node).collect();
+    match members.contains(&me) && members.len() <= limits::MEMBERS_MAX {
+        true => Ok(members),
+        false => Err(OpenError::NotAMember),
     }
 }
 

@@ -286,7 +286,15 @@ impl GroupInner {
                 false => self.liveness.options().beat.min(until - corelith_io::now()),
             };
             match corelith_io::timeout(patience, asked.next()).await {
-                Ok(Some(answer)) => poll.count(answer),
+                Ok(Some(answer)) => {
+                    poll.count(answer);
+                    assert!(
+                        poll.granted <= self.members.len(),
+                        "{} of {} would vote",
+                        poll.granted,
+                        self.members.len()
+                    );
+                }
                 Ok(None) | Err(corelith_io::Elapsed) => break,
             }
         }

@@ -46,6 +46,7 @@ pub(super) async fn run(groups: Weak<GroupsInner>, every: Duration) {
         let next = groups.next_promise_end();
         let left = next.map(|until| until - corelith_io::now());
         pause = left.map_or(usual, |left| left.clamp(PULSE_MIN, usual));
+        assert!(pause <= usual, "a pulse after {pause:?}");
     }
 }
 

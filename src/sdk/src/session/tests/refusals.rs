@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Field;
+use corelith_wire::response::Reason;
 
 /// A node that is full or damaged may not be the leader: the nodes that are asked, and the result.
 #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::limits::REPLICA_ATTEMPT_TIMEOUT;
 use corelith_wire::Flags;
+use corelith_wire::response::Reason;
 
 fn get_from(session: &Session, from: ReadFrom) -> Operation {
     get(session).read_from(Source::From(from))

@@ -11,6 +11,7 @@
 //!   given before.
 
 mod counted;
+mod hearing;
 mod promise;
 
 pub(crate) use counted::CountedPromise;
@@ -98,6 +99,8 @@ struct They {
     health: NodeHealth,
     /// The highest mark that a store of theirs has told, and which store.
     mark: Option<(StoreId, Mark)>,
+    /// Whether they hear what is replied to them.
+    hearing: hearing::Hearing,
 }
 
 /// The mark of another node's store, as it told.
@@ -409,6 +412,7 @@ impl Liveness {
             they.who = Some((store, start));
             they.heard = None;
             they.health = NodeHealth::default();
+            they.hearing = hearing::Hearing::default();
             pair.counted.forget();
             drop(they);
             self.changed();
@@ -462,17 +466,15 @@ impl Liveness {
         let pair = self.pair(peer);
         self.beats.fetch_add(1, Ordering::Relaxed);
         self.hear(&pair, &beat.health, now);
-        {
+        let length = self.options.promise;
+        // One that does not hear this node could not count on what it promises.
+        let hears = {
             let mut they = lock(&pair.they);
             let before = they.mark.filter(|(known, _)| *known == store);
             let highest = before.map_or(beat.mark, |(_, mark)| mark.max(beat.mark));
             they.mark = Some((store, highest));
-        }
-        let length = self.options.promise;
-        let heard = Instant::from_nanos(beat.heard);
-        // One that does not hear this node could not count on what it promises.
-        // Nor could one that has heard what was not said yet: it means another start, or errs.
-        let hears = beat.heard != 0 && heard <= now && now - heard <= length;
+            they.hearing.beat(beat.heard, now, length)
+        };
         let to = match hears {
             true => beat.vouched,
             false => CoreSet::default(),
@@ -492,6 +494,7 @@ impl Liveness {
     pub(crate) fn take_reply(&self, peer: NodeId, reply: &BeatReply, sent: Instant, now: Instant) {
         let pair = self.pair(peer);
         self.hear(&pair, &reply.health, now);
+        lock(&pair.they).hearing.replied_within(now - sent);
         let BeatReply {
             promise, epoch, to, ..
         } = reply;

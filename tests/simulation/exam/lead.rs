@@ -16,10 +16,11 @@ const SLOWNESS: u32 = 400;
 /// What a write waits for at most when a node stops in order.
 const STOP_WAIT: Duration = Duration::from_millis(50);
 
-/// Breaks the node that leads and takes the time until another one leads each of its shards: it must notice within
-/// a promise, its last promises must run out, and somebody must be elected.
+/// Breaks the node that leads and takes the time until another one leads each of its shards: it must be noticed within
+/// `notice`, a part of a promise, the last promises must run out, and somebody must be elected.
 fn replaced(
     seed: u64,
+    notice: f64,
     harm: impl Fn(&Cluster, SimNode),
     mend: impl Fn(&Cluster, SimNode),
 ) -> Report {
@@ -36,7 +37,7 @@ fn replaced(
                 wait_successor(cluster, super::Lead { shard, ..lead }, LONG);
             }
             let took = cluster.sim.now() - began;
-            let limit = 2 * lease + ELECTION;
+            let limit = lease + lease.mul_f64(notice) + ELECTION;
             assert!(took <= limit, "replaced after {took:?}, not {limit:?}");
             mend(cluster, lead.node);
             cluster.sim.run_for(LONG);
@@ -47,7 +48,10 @@ fn replaced(
 
 pub(crate) fn deaf(seed: u64) -> Report {
     let deafen = |cluster: &Cluster, node| cluster.sim.net().deafen(node);
-    replaced(seed, deafen, |cluster, _| cluster.sim.net().heal_all())
+    // Each beat shows whether the replies to those before it were heard.
+    replaced(seed, 1.0 / 3.0, deafen, |cluster, _| {
+        cluster.sim.net().heal_all()
+    })
 }
 
 #[test]
@@ -64,7 +68,7 @@ pub(crate) fn stalled(seed: u64) -> Report {
         };
         cluster.sim.disk(node).hold(kinds);
     };
-    replaced(seed, stall, |cluster, node| {
+    replaced(seed, 1.0, stall, |cluster, node| {
         cluster.sim.disk(node).release()
     })
 }

@@ -238,12 +238,12 @@ struct PeerLine<'a> {
 }
 
 impl PeerLine<'_> {
-    /// What is not as it should be.
+    /// What is not as it should be. Of a node that is down that alone: the rest follows from it.
     fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();
         match self.heard_ms {
-            None => troubles.push("it was never heard".to_owned()),
-            Some(ms) if ms >= HEARD_MS_MAX => troubles.push(format!("it was heard {ms} ms ago")),
+            None => return vec!["it was never heard".to_owned()],
+            Some(ms) if ms >= HEARD_MS_MAX => return vec![format!("it was heard {ms} ms ago")],
             Some(_) => {}
         }
         if !self.counts {

@@ -260,11 +260,12 @@ impl BeatsOpener {
     fn found_rate(&self, is_right: bool, off_ppm: i64) {
         let was_right = self.is_rate_right.replace(is_right);
         self.shared.liveness.set_rate_right(self.peer, is_right);
-        let (peer, off) = (self.peer, off_ppm as f64 / 10_000.0);
+        let (peer, off) = (self.peer, (off_ppm as f64 / 10_000.0).abs());
+        let rate = if off_ppm < 0 { "slower" } else { "faster" };
         match (was_right, is_right) {
             (true, false) => tracing::warn!(
                 %peer,
-                "the clock of {peer} runs {off:.2} % faster than this node's: what it promises does not count until \
+                "the clock of {peer} runs {off:.2} % {rate} than this node's: what it promises does not count until \
                  its rate is within 0.5 % again"
             ),
             (false, true) => tracing::info!(%peer, "the clock of {peer} runs right again"),

@@ -32,6 +32,7 @@ mod pairs;
 mod peer_server;
 pub mod planted;
 mod proposal;
+pub mod recover;
 mod refusals;
 mod replay;
 mod retention;

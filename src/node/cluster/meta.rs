@@ -10,6 +10,7 @@
 mod kept;
 mod leader;
 mod reporting;
+mod view;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,7 @@ pub(crate) use reporting::{Reporter, as_reported};
 
 use super::map::{EditError, Map, MapEdit, NodePlace, NodeState, Rejoin};
 use super::orders;
-use super::reconcile::{self, AskStep, Step};
+use super::reconcile::{self, AskStep, PlanLimits, Step};
 use super::reports::Reports;
 use crate::node::limits;
 use corelith_consensus::Group;
@@ -169,13 +170,13 @@ impl Meta {
             let Some(lead) = lead.as_mut() else { return };
             let now = millis_since(lead.began);
             lead.reports.tick(&lead.map, now);
-            reconcile::next(&lead.map, &lead.reports)
+            reconcile::next(&lead.map, &lead.reports, &PlanLimits::default())
         };
         let mut edits = Vec::new();
         for step in steps {
             match step {
                 Step::Edit(edit) => edits.push(edit),
-                Step::Ask { shard, node, step } => self.begin_step(shard, node, &step),
+                Step::Ask { at, shard, step } => self.begin_step(shard, at, &step),
             }
         }
         if edits.is_empty() {
@@ -338,26 +339,19 @@ impl Meta {
         if ask.order == ClusterOrder::Status {
             let lead = self.lead.borrow();
             let lead = lead.as_ref().ok_or(NotWritten::NotLeader)?;
-            let view = orders::view(&lead.map, &lead.reports, self.me, &lead.waiting);
+            let view = view::of(&lead.map, &lead.reports, self.me, &lead.waiting);
             return Ok(ClusterAnswer::Status { view });
         }
-        let mut lines = Vec::new();
-        let told = &mut lines;
+        let mut told = None;
         self.edit(|lead| {
-            let orders = orders::decide(&lead.map, &lead.reports, &ask.order);
-            let orders = orders.map_err(|why| NotWritten::Refused(why.to_string()))?;
-            // What does not fit is refused, whether it is done or only planned.
-            if !orders.edits.is_empty() {
-                lead.map.apply_all(&orders.edits)?;
-            }
-            *told = orders.lines;
-            Ok(if ask.dry_run { Vec::new() } else { orders.edits })
+            let Some((edits, answer)) = orders::answer(&lead.map, ask) else {
+                return Ok(Vec::new());
+            };
+            told = Some(answer);
+            Ok(edits)
         })
         .await?;
-        Ok(match ask.dry_run {
-            true => ClusterAnswer::Planned { lines },
-            false => ClusterAnswer::Done { lines },
-        })
+        told.ok_or(NotWritten::NotLeader)
     }
 }
 

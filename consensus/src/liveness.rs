@@ -19,10 +19,10 @@ use crate::planted::{Bug, is_planted};
 use crate::route::GroupMember;
 use corelith_io::Instant;
 use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch, Verdict};
-use corelith_wire::{Mark, NodeId, ShardId, Start, StoreId};
+use corelith_wire::{Epoch, Mark, NodeId, ShardId, Start, StoreId};
 use promise::{GivenPromise, UsedUp};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct Liveness {
     beats: AtomicU64,
     /// The mark of this node's store, which is durable.
     mark: AtomicU64,
+    /// Epoch of the newest cluster map that the node knows.
+    map: AtomicU32,
     /// What other nodes have said against this one when it came with its beats.
     refused_by: Mutex<BTreeMap<NodeId, Verdict>>,
 }
@@ -254,6 +256,7 @@ impl Liveness {
             is_draining: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             mark: AtomicU64::new(0),
+            map: AtomicU32::new(0),
             refused_by: Mutex::default(),
         })
     }
@@ -341,6 +344,19 @@ impl Liveness {
         told.collect()
     }
 
+    /// Has the beats tell that the node knows the cluster map of this epoch.
+    pub fn tell_map(&self, epoch: Epoch) {
+        self.map.fetch_max(epoch.0, Ordering::SeqCst);
+    }
+
+    /// The node that has told of the newest cluster map, and its epoch; `None` if no other node knows one.
+    pub fn newest_map(&self) -> Option<(NodeId, Epoch)> {
+        let told = self.pairs().into_iter();
+        let told = told.map(|(node, pair)| (lock(&pair.they).health.map, node));
+        let (epoch, node) = told.filter(|(epoch, _)| epoch.0 > 0).max()?;
+        Some((node, epoch))
+    }
+
     /// Rises when a peer has another epoch, start or health.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -398,6 +414,7 @@ impl Liveness {
             all.write_us = all.write_us.max(health.write_us);
         }
         all.node.is_draining = self.is_draining.load(Ordering::SeqCst);
+        all.map = Epoch(self.map.load(Ordering::SeqCst));
         all
     }
 

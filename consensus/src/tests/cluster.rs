@@ -454,7 +454,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
         },
         mark: Mark::default(),
         port: PORT,
-        settings: Settings::new(1, 3, 0, 0),
+        settings: Settings::new(1, 3, 0),
     }
 }
 

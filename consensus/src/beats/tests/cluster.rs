@@ -90,7 +90,7 @@ impl Nodes {
             start: Start { incarnation, nonce },
             mark: Mark::default(),
             port: PORT,
-            settings: Settings::new(1, 3, 0, 0),
+            settings: Settings::new(1, 3, 0),
         };
         let mut options = *self.options.borrow();
         if incarnation > 1 {

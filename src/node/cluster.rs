@@ -3,5 +3,6 @@
 pub mod addresses;
 pub mod formation;
 pub mod judge;
+pub mod map;
 pub mod placement;
 pub mod standing;

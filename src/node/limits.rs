@@ -15,6 +15,44 @@ pub const REPLICAS_MAX: u32 = 7;
 /// Bytes of a cluster's name.
 pub const CLUSTER_NAME_LEN_MAX: usize = 64;
 
+/// Nodes in the cluster map, those that were removed included.
+pub const MAP_NODES_MAX: usize = 4096;
+/// Nodes in the map that were not removed: clients take no more.
+pub const MAP_LIVE_NODES_MAX: usize = corelith_wire::limits::NODES_MAX;
+/// Longest host name, in bytes.
+pub const HOST_LEN_MAX: usize = corelith_wire::limits::HOST_BYTES_MAX;
+/// Longest name of a zone or a region, in bytes.
+pub const ZONE_LEN_MAX: usize = 64;
+/// Replicas of the shard that holds the map; an even number of nodes has one less.
+pub const META_REPLICAS_MAX: usize = 5;
+/// Bounds of `rebuild_after_s`: a node that restarts must not cost a copy of everything on it.
+pub const REBUILD_AFTER_S_MIN: u32 = 10;
+/// See [`REBUILD_AFTER_S_MIN`].
+pub const REBUILD_AFTER_S_MAX: u32 = 30 * 86_400;
+/// Its value at first.
+pub const REBUILD_AFTER_S_DEFAULT: u32 = 900;
+/// Most `moves_max`.
+pub const MOVES_MAX: u32 = 1024;
+/// Its value at first.
+pub const MOVES_DEFAULT: u32 = 8;
+/// Most `moves_per_node_max`.
+pub const MOVES_PER_NODE_MAX: u32 = 64;
+/// Its value at first.
+pub const MOVES_PER_NODE_DEFAULT: u32 = 2;
+/// Least `copy_bytes_per_second`, unless it is 0.
+pub const COPY_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+/// Most `copy_bytes_per_second`.
+pub const COPY_BYTES_PER_SECOND_MAX: u64 = 1 << 40;
+
+const _: () = {
+    assert!(MAP_LIVE_NODES_MAX <= MAP_NODES_MAX && NODES_MAX <= MAP_LIVE_NODES_MAX);
+    assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
+    assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
+    assert!(META_REPLICAS_MAX <= REPLICAS_MAX as usize && META_REPLICAS_MAX % 2 == 1);
+    // Their lengths are single bytes in the map.
+    assert!(HOST_LEN_MAX <= u8::MAX as usize && ZONE_LEN_MAX <= u8::MAX as usize);
+};
+
 /// Bounds of `storage.memtable_bytes`.
 pub const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
 /// See [`MEMTABLE_BYTES_MIN`].

@@ -50,7 +50,7 @@ pub mod placement;
 pub mod version;
 pub mod width;
 
-pub use client::{map, request, response, status, storage};
+pub use client::{cluster, map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{

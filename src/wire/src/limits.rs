@@ -40,6 +40,11 @@ pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PAGE_BYTES_MAX
 /// ones, with their log ids.
 pub const PEER_BYTES_MAX: usize = WRITE_BYTES_MAX + 4 * 1024 * 1024;
 
+/// Longest name or value of a setting of the cluster, in bytes.
+pub const SETTING_BYTES_MAX: usize = 256;
+/// Most nodes that an operator declares lost at once.
+pub const LOST_NODES_MAX: usize = 512;
+
 /// Values of at least this many bytes are not copied into an [`Outbox`](crate::Outbox)'s buffer.
 pub const DETACH_BYTES_MIN: usize = 32 * 1024;
 
@@ -75,5 +80,6 @@ const _: () = {
     // A shard in the map takes 8 bytes and 8 per replica.
     assert!(SHARDS_MAX as usize * (8 + 8 * REPLICAS_MAX) < MAP_REPLY_BYTES_MAX);
     assert!(DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX < MAP_REPLY_BYTES_MAX / 2);
+    assert!(2 * SETTING_BYTES_MAX + 8 * LOST_NODES_MAX < PLAIN_REQUEST_BYTES_MAX);
     assert!(NODES_MAX * (32 + HOST_BYTES_MAX) < MAP_REPLY_BYTES_MAX / 2);
 };

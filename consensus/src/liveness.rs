@@ -18,7 +18,9 @@ pub(crate) use counted::CountedPromise;
 use crate::planted::{Bug, is_planted};
 use crate::route::GroupMember;
 use corelith_io::Instant;
-use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch, Verdict};
+use corelith_wire::peer::{
+    Beat, BeatReply, CoreSet, Health, Introduction, NodeHealth, PromiseEpoch, Verdict,
+};
 use corelith_wire::{Epoch, Mark, NodeId, ShardId, Start, StoreId};
 use promise::{GivenPromise, UsedUp};
 use std::collections::BTreeMap;
@@ -98,6 +100,8 @@ struct They {
     who: Option<(StoreId, Start)>,
     heard: Option<Instant>,
     health: NodeHealth,
+    /// How many cores the start that was met last has; 0 if none was.
+    cores: u16,
     /// The highest mark that a store of theirs has told, and which store.
     mark: Option<(StoreId, Mark)>,
 }
@@ -357,6 +361,14 @@ impl Liveness {
         Some((node, epoch))
     }
 
+    /// How many cores the start of another node has that was met last: a promise is given to it only after that is
+    /// known.
+    pub fn cores_of(&self, node: NodeId) -> Option<u16> {
+        let pairs = lock(&self.pairs);
+        let cores = lock(&pairs.get(&node)?.they).cores;
+        (cores > 0).then_some(cores)
+    }
+
     /// Rises when a peer has another epoch, start or health.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -419,11 +431,13 @@ impl Liveness {
     }
 
     /// The other end of a new connection introduced itself, and is known.
-    pub(crate) fn met(&self, peer: NodeId, store: StoreId, start: Start) {
+    pub(crate) fn met(&self, theirs: &Introduction) {
+        let (peer, store, start) = (theirs.node, theirs.store, theirs.start);
         let pair = self.pair(peer);
         let mut they = lock(&pair.they);
         if they.who != Some((store, start)) {
             they.who = Some((store, start));
+            they.cores = theirs.cores;
             they.heard = None;
             they.health = NodeHealth::default();
             pair.counted.forget();

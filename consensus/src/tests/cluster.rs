@@ -384,6 +384,7 @@ impl Node {
             me,
             epoch: 1,
             peers,
+            changes: corelith_io::channel(1).1,
             resolve,
             admit,
             inbound,
@@ -454,6 +455,7 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
         },
         mark: Mark::default(),
         port: PORT,
+        cores: 1,
         settings: Settings::new(1, 3, 0),
     }
 }

@@ -113,6 +113,8 @@ pub struct Introduction {
     pub mark: Mark,
     /// Port of its first core: where it listens, should its address not be the configured one.
     pub port: u16,
+    /// Number of its cores, in this start.
+    pub cores: u16,
     /// Its settings.
     pub settings: Settings,
 }
@@ -251,6 +253,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
         start,
         mark,
         port,
+        cores,
         settings,
     } = introduction;
     out.put_u128_le(cluster.0);
@@ -259,6 +262,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
     put_start(out, *start);
     out.put_u64_le(mark.0);
     out.put_u16_le(*port);
+    out.put_u16_le(*cores);
     out.put_u32_le(settings.version);
     out.put_u32_le(settings.shards);
     out.put_u32_le(settings.replicas);
@@ -276,6 +280,7 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError>
         start: take_start(fields)?,
         mark: Mark(fields.u64()?),
         port: fields.u16()?,
+        cores: fields.u16()?,
         settings: Settings {
             version: fields.u32()?,
             shards: fields.u32()?,

@@ -215,6 +215,7 @@ fn introduction() -> Introduction {
         },
         mark: Mark(1 << 40),
         port: 7000,
+        cores: 3,
         settings: Settings::new(6, 3, 0),
     }
 }

@@ -86,6 +86,9 @@ pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 
+/// Entries by which a replica may be behind that is made a voter.
+pub const VOTER_LAG_MAX: u64 = 256;
+
 /// Over so many connections in turn a peer must have said that it lacks what it had acknowledged, before its store is
 /// excluded.
 pub const LOST_CONNECTIONS: usize = 3;

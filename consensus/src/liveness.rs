@@ -16,7 +16,7 @@ mod promise;
 pub(crate) use counted::CountedPromise;
 
 use crate::planted::{Bug, is_planted};
-use crate::route::GroupMember;
+use crate::route::NodeStore;
 use corelith_io::Instant;
 use corelith_wire::peer::{
     Beat, BeatReply, CoreSet, Health, Introduction, NodeHealth, PromiseEpoch, Verdict,
@@ -447,7 +447,7 @@ impl Liveness {
     }
 
     /// That store of another node is excluded: nothing that was heard of it counts, and connections with it end.
-    pub(crate) fn exclude(&self, GroupMember { node, store }: GroupMember) {
+    pub(crate) fn exclude(&self, NodeStore { node, store }: NodeStore) {
         let pair = self.pair(node);
         let mut they = lock(&pair.they);
         if they.who.is_some_and(|(known, _)| known == store) {

@@ -14,12 +14,13 @@ use crate::node::data_dir::keeper::{KeeperAsk, Listing};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::DownShard;
-use corelith_consensus::{Group, GroupMember, Groups, Liveness, OpenError};
+use corelith_consensus::{Group, GroupMember, Groups, Liveness, OpenError, Origin};
 use corelith_io::{ErrorKind, Sender};
 use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{
     self as shards, BlockCache, Rounds, ScrubOptions, Shard, ShardId, ShardOptions,
 };
+use corelith_wire::ReplicaId;
 use corelith_wire::peer::{Charter, Introduction};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
@@ -163,11 +164,11 @@ impl Opener<'_> {
         let nodes = self.placement.replicas_of(id);
         let preferred = nodes.first().copied().unwrap_or(self.placement.me);
         let member = |node| GroupMember {
-            node,
+            replica: ReplicaId::first(node),
             store: self.store.charter.store_of(node).unwrap_or_default(),
         };
-        let members = nodes.into_iter().map(member).collect();
-        match self.groups.open(shard, id, members, preferred).await {
+        let origin = Origin::Founding(nodes.into_iter().map(member).collect());
+        match self.groups.open(shard, id, origin, preferred).await {
             Ok(group) => Ok(Ok(group)),
             Err(OpenError::Storage(error)) => Ok(Err(self.down(id, error)?)),
             Err(OpenError::State(what)) => Ok(Err(DownShard {

@@ -100,7 +100,7 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
         let committed = request.leader_commit.map(types::shard_log_id);
         peer.group.announced.raise(committed);
         let asked = peer.link.ask(
-            peer.group.shard,
+            peer.target(),
             peer.timeout,
             kinds::APPEND_REPLY,
             |out, head| {

@@ -5,12 +5,12 @@ use crate::introduction::Admit;
 use crate::route::Resolve;
 use crate::{
     Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
-    Outcome, ReadPoint, Route, WriteReply,
+    Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
-use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
+use corelith_shards::{Found, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::{
@@ -261,7 +261,7 @@ impl Cluster {
     /// The slots of shard 0's group as a node knows them.
     pub(super) fn slots(&self, at: usize) -> Option<[u128; 3]> {
         let group = self.groups(at)?.group(ShardId(0))?;
-        let slot = |node| group.stores().slot(NodeId(node)).unwrap().0;
+        let slot = |node| group.stores().slot(ReplicaId(node)).unwrap().0;
         Some([slot(1), slot(2), slot(3)])
     }
 
@@ -409,13 +409,13 @@ impl Node {
             let members: Vec<GroupMember> = (0..self.peers.len())
                 .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
                 .map(|node| GroupMember {
-                    node,
+                    replica: ReplicaId::first(node),
                     store: StoreId(self.founding[node.0 as usize - 1]),
                 })
                 .collect();
-            let preferred = members[0].node;
+            let preferred = members[0].replica.node();
             groups
-                .open(opened, shard, members, preferred)
+                .open(opened, shard, Origin::Founding(members), preferred)
                 .await
                 .unwrap();
         }

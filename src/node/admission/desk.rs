@@ -6,7 +6,7 @@ use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::keeper::{Earlier, Formed, Judged, KeeperAsk, RefusedNode};
 use crate::node::limits;
-use corelith_consensus::{Admit, GroupMember, Resolve};
+use corelith_consensus::{Admit, NodeStore, Resolve};
 use corelith_io::Sender;
 use corelith_wire::peer::{
     FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
@@ -109,7 +109,7 @@ impl Desk {
     }
 
     /// Remembers that a store of another node lacks what it had acknowledged.
-    pub(crate) async fn lost(&self, GroupMember { node, store }: GroupMember) {
+    pub(crate) async fn lost(&self, NodeStore { node, store }: NodeStore) {
         self.asked(|told| KeeperAsk::Lost { node, store, told })
             .await;
     }

@@ -15,7 +15,7 @@ use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::{
     ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, Mark, NodeId, Outbox,
-    RequestId, ShardId, Start, StoreId, Term,
+    ReplicaId, RequestId, ShardId, Start, StoreId, Term,
 };
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
@@ -310,7 +310,7 @@ fn version_2_is_sent_as_it_always_was() {
 
 const VOTE: PeerVote = PeerVote {
     term: Term(9),
-    node: NodeId(2),
+    node: ReplicaId(2),
     committed: true,
 };
 const PROMISE_EPOCH: PromiseEpoch = PromiseEpoch(0x1234_5678_9a00_0007);
@@ -368,13 +368,13 @@ fn version_5_is_sent_as_it_always_was() {
 fn votes_and_acknowledgements_of_version_3_are_sent_as_they_always_were() {
     let last = Some(LogId {
         term: Term(8),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index: LogIndex(77),
     });
     let ask = VoteAsk {
         vote: VOTE,
         last,
-        handed_over_by: Some((Term(8), NodeId(1))),
+        handed_over_by: Some((Term(8), ReplicaId(1))),
     };
     let bytes = sent(|out| peer::encode_vote(out, HEAD, false, &ask));
     check(
@@ -556,12 +556,12 @@ fn reads_from_any_replica_of_version_3_are_sent_as_they_always_were() {
     let given = GivenPoint {
         vote: PeerVote {
             term: Term(7),
-            node: NodeId(2),
+            node: ReplicaId(2),
             committed: true,
         },
         upto: LogId {
             term: Term(7),
-            node: NodeId(2),
+            node: ReplicaId(2),
             index: LogIndex(9),
         },
     };

@@ -172,8 +172,8 @@ impl fmt::Display for Mark {
 pub struct LogId {
     /// Term in which the entry was proposed.
     pub term: Term,
-    /// The leader that proposed it.
-    pub node: NodeId,
+    /// The replica that proposed it as the leader.
+    pub node: ReplicaId,
     /// Its place in the log.
     pub index: LogIndex,
 }

@@ -71,7 +71,7 @@ pub use vote::{
 
 use crate::error::DecodeError;
 use crate::frame::{FrameBuilder, Head, Kind};
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::outbox::Outbox;
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -140,8 +140,8 @@ pub mod kinds {
 pub struct PeerVote {
     /// Term.
     pub term: Term,
-    /// Node.
-    pub node: NodeId,
+    /// The replica.
+    pub node: ReplicaId,
     /// Whether a majority granted it.
     pub committed: bool,
 }
@@ -223,7 +223,7 @@ impl<'a> Fields<'a> {
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {
         Ok(PeerVote {
             term: Term(self.u64()?),
-            node: NodeId(self.u64()?),
+            node: ReplicaId(self.u64()?),
             committed: self.flag()?,
         })
     }
@@ -231,7 +231,7 @@ impl<'a> Fields<'a> {
     pub(super) fn log_id(&mut self) -> Result<Option<LogId>, DecodeError> {
         let id = LogId {
             term: Term(self.u64()?),
-            node: NodeId(self.u64()?),
+            node: ReplicaId(self.u64()?),
             index: LogIndex(self.u64()?),
         };
         Ok((id.index != NO_INDEX).then_some(id))

@@ -2,7 +2,8 @@ use super::*;
 use crate::frame::Frame;
 use crate::frame::{Accepts, FrameParser};
 use crate::ids::{
-    Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, RequestId, ShardId, Start, StoreId, Term,
+    Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, ReplicaId, RequestId, ShardId, Start,
+    StoreId, Term,
 };
 use crate::limits::DETACH_BYTES_MIN;
 use bytes::Bytes;
@@ -35,14 +36,14 @@ pub(super) fn received(out: &Outbox) -> Vec<Frame> {
 fn id(index: u64) -> LogId {
     LogId {
         term: Term(5),
-        node: NodeId(2),
+        node: ReplicaId(2),
         index: LogIndex(index),
     }
 }
 
 const VOTE: PeerVote = PeerVote {
     term: Term(5),
-    node: NodeId(2),
+    node: ReplicaId(2),
     committed: true,
 };
 
@@ -165,7 +166,7 @@ fn votes_transfers_and_snapshots_read_back() {
     let ask = VoteAsk {
         vote: VOTE,
         last: Some(id(1)),
-        handed_over_by: Some((Term(3), NodeId(2))),
+        handed_over_by: Some((Term(3), ReplicaId(2))),
     };
     let answer = VoteAnswer {
         vote: VOTE,
@@ -175,7 +176,7 @@ fn votes_transfers_and_snapshots_read_back() {
     };
     let transfer = Transfer {
         from: VOTE,
-        to: NodeId(3),
+        to: ReplicaId(3),
         last: Some(id(8)),
     };
     let piece = Bytes::from(vec![1; 100_000]);

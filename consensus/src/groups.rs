@@ -7,6 +7,7 @@ use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
 use crate::liveness::Liveness;
+use crate::neighbour::AnswerNode;
 use crate::options::Options;
 use crate::refusals::Refusals;
 use crate::route::{GroupMember, NodeStore, Origin, Route};
@@ -34,6 +35,7 @@ struct GroupsInner {
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
+    neighbours: RefCell<Option<AnswerNode>>,
     refusals: Rc<Refusals>,
 }
 
@@ -74,6 +76,7 @@ impl Groups {
                 link_config,
                 groups: RefCell::default(),
                 links: RefCell::default(),
+                neighbours: RefCell::default(),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -186,6 +189,28 @@ impl Groups {
     /// with earlier starts of it end.
     pub fn met(&self, theirs: &Introduction) {
         self.inner.link_config.acquaintances.met(theirs);
+    }
+
+    /// Ends the connections to nodes that are none of the cluster any more.
+    pub fn forget_others(&self, is_node: impl Fn(NodeId) -> bool) {
+        let mut links = self.inner.links.borrow_mut();
+        links.retain(|(node, _), link| {
+            let is_node = is_node(*node);
+            if !is_node {
+                link.close();
+            }
+            is_node
+        });
+    }
+
+    /// The link to a core of another node.
+    pub(crate) fn link_to(&self, node: NodeId, core: u16) -> Rc<PeerLink> {
+        self.inner.link(node, core)
+    }
+
+    /// What answers other nodes.
+    pub(crate) fn neighbours(&self) -> &RefCell<Option<AnswerNode>> {
+        &self.inner.neighbours
     }
 
     /// How this core's connections behave.

@@ -331,6 +331,7 @@ fn sentence(
         Verdict::LostEntries => format!(
             "the store {of_store} of {of} is an old state: it lacks entries that it had acknowledged to {whose}"
         ),
+        Verdict::Removed => format!("{whose} knows that {of} was removed from the cluster"),
     }
 }
 

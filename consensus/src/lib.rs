@@ -26,6 +26,7 @@ mod link;
 pub mod liveness;
 mod log_store;
 mod membership;
+mod neighbour;
 mod network;
 pub mod options;
 mod pairs;
@@ -53,6 +54,7 @@ pub use group::{Group, GroupProgress, GroupStatus, ReadPoint, ReplicaProgress, R
 pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
 pub use liveness::{Liveness, LivenessOptions, PeerState, ToldMark};
+pub use neighbour::AnswerNode;
 pub use options::{Options, Reads};
 pub use route::{GroupMember, NodeStore, Origin, Resolve, Route};
 pub use stores::GroupMembers;

@@ -9,7 +9,7 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
-    PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
+    NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
 use crate::planted::{Bug, is_planted};
@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, PromiseEpoch, kinds,
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, NodeReply, PeerVote, PromiseEpoch, kinds,
 };
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
@@ -39,6 +39,8 @@ struct PeerServer {
     acquaintances: Rc<Acquaintances>,
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
+    /// Questions to the node that are not answered.
+    asked: Cell<usize>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
     receiving: RefCell<BTreeMap<ShardId, IncomingSnapshot>>,
 }
@@ -96,6 +98,7 @@ async fn serve(
         address,
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
+        asked: Cell::new(0),
         receiving: RefCell::default(),
     });
     let watching = pin!(server.watch(reader.part_since()));
@@ -169,6 +172,7 @@ impl PeerServer {
             kinds::TRANSFER => self.transfer(frame)?,
             kinds::LEAD => self.lead(frame)?,
             kinds::READ_POINT => self.read_point(head),
+            kinds::NODE => self.node(frame)?,
             kinds::SNAPSHOT_BEGIN => {
                 let (transfer, vote) = peer::parse_snapshot(frame)?;
                 self.begin_snapshot(head, transfer, vote);
@@ -183,6 +187,32 @@ impl PeerServer {
             }
             other => return Err(ConnectionError::Unexpected(other.0)),
         }
+        Ok(())
+    }
+
+    fn node(self: &Rc<Self>, frame: &Frame) -> Result<(), ConnectionError> {
+        let head = frame.header.head;
+        let ask = peer::parse_node(frame)?;
+        let answer = self.groups.neighbours().borrow().clone();
+        let Some(answer) = answer else {
+            self.plain(head, kinds::REFUSED);
+            return Ok(());
+        };
+        if self.asked.get() >= NODE_ASKS_MAX {
+            let busy = NodeReply::Busy;
+            self.outgoing
+                .send(|out| peer::encode_node_reply(out, head, &busy));
+            return Ok(());
+        }
+        self.asked.set(self.asked.get() + 1);
+        let server = Rc::clone(self);
+        drop(corelith_io::spawn(async move {
+            let reply = answer(server.theirs.node, server.theirs.store, ask).await;
+            server
+                .outgoing
+                .send(|out| peer::encode_node_reply(out, head, &reply));
+            server.asked.set(server.asked.get() - 1);
+        }));
         Ok(())
     }
 

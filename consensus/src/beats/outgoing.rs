@@ -121,7 +121,7 @@ impl BeatsOpener {
             theirs,
         } = dialed;
         let Introduction { store, start, .. } = theirs;
-        self.shared.liveness.met(self.peer, store, start);
+        self.shared.liveness.met(&theirs);
         if self.last.replace(Some((store, start))) != Some((store, start)) {
             // Another clock, of which nothing was heard.
             self.heard.set(0);

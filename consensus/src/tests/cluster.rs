@@ -384,6 +384,7 @@ impl Node {
             me,
             epoch: 1,
             peers,
+            changes: corelith_io::channel(1).1,
             resolve,
             admit,
             inbound,
@@ -454,7 +455,8 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
         },
         mark: Mark::default(),
         port: PORT,
-        settings: Settings::new(1, 3, 0, 0),
+        cores: 1,
+        settings: Settings::new(1, 3, 0),
     }
 }
 

@@ -216,7 +216,8 @@ fn introduction() -> Introduction {
         },
         mark: Mark(1 << 40),
         port: 7000,
-        settings: Settings::new(6, 3, 77, 0),
+        cores: 3,
+        settings: Settings::new(6, 3, 0),
     }
 }
 
@@ -235,6 +236,7 @@ fn introductions_and_receptions_read_back() {
         Verdict::RolledBack(by.start),
         Verdict::Behind(by.mark),
         Verdict::LostEntries,
+        Verdict::Removed,
     ];
     for verdict in verdicts {
         let mut out = Outbox::default();
@@ -249,7 +251,7 @@ fn each_setting_that_differs_is_named() {
     let ours = introduction().settings;
     assert_eq!(ours.difference(&ours), None);
     type Change = fn(&mut Settings);
-    let table: [(Change, &str); 4] = [
+    let table: [(Change, &str); 3] = [
         (
             |s| s.shards = 9,
             "the number of shards is 6 here and 9 there",
@@ -261,10 +263,6 @@ fn each_setting_that_differs_is_named() {
         (
             |s| s.version = 2,
             "the version of log entries is 1 here and 2 there",
-        ),
-        (
-            |s| s.nodes = 78,
-            "the list of nodes and their cores (a hash of it) is 77 here and 78 there",
         ),
     ];
     for (change, expected) in table {
@@ -410,6 +408,13 @@ fn questions_about_the_formation_and_their_answers_read_back() {
         FormationStep::Accept(ballot, charter.clone()),
         FormationStep::Name,
         FormationStep::Stranger,
+        FormationStep::Join(JoinPlace {
+            host: "höst".to_owned(),
+            port: 7411,
+            cores: 3,
+            zone: "a".to_owned(),
+            region: String::new(),
+        }),
     ] {
         let mut out = Outbox::default();
         let from = by;
@@ -434,6 +439,13 @@ fn questions_about_the_formation_and_their_answers_read_back() {
         },
         FormationAnswer::Refused(Verdict::OtherSettings),
         FormationAnswer::Named(LastStarts(std::array::from_fn(|at| 1 << at))),
+        FormationAnswer::Joined {
+            node: NodeId(9),
+            name: 77,
+            charter: charter.clone(),
+            map: Bytes::from_static(b"a map"),
+        },
+        FormationAnswer::Declined("not like this".to_owned()),
     ] {
         let mut out = Outbox::default();
         let reply = FormationReply { by, answer };

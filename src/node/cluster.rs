@@ -4,5 +4,7 @@ pub mod addresses;
 pub mod formation;
 pub mod judge;
 pub mod map;
+pub(crate) mod map_watch;
 pub mod placement;
+pub mod registration;
 pub mod standing;

@@ -8,7 +8,7 @@ use super::kinds;
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
 use crate::frame::{Frame, FrameBuilder, Head};
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::limits::{
     CLUSTER_MAP_BYTES_MAX, HOST_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PEER_BYTES_MAX, PLACE_BYTES_MAX,
     REPORTED_SHARDS_MAX, WHY_BYTES_MAX,
@@ -69,7 +69,7 @@ impl ToldMembership {
     pub fn at(&self) -> LogId {
         LogId {
             term: Term(self.term),
-            node: NodeId(self.replica),
+            node: ReplicaId(self.replica),
             index: LogIndex(self.index),
         }
     }

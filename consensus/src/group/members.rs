@@ -162,6 +162,12 @@ impl Group {
         receiver.await.unwrap_or(Err(ChangeError::Shutdown))
     }
 
+    /// Whether its members are being changed.
+    #[cfg(test)]
+    pub(crate) fn is_changing(&self) -> bool {
+        self.inner.is_changing.get()
+    }
+
     /// Tells the others that this replica, which is about to close, leads no more, if it still does.
     pub(crate) fn resign_before_close(&self) {
         if let Some(leader) = self.inner.leading() {

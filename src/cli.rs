@@ -44,7 +44,9 @@ use std::io::Write;
 /// Runs the command and returns the process's exit code.
 pub fn run(arguments: Arguments) -> u8 {
     let outcome = match arguments.command {
-        Command::Node(node) => crate::node::run::run(&node.config).map_err(Failure::node),
+        Command::Node(node) => {
+            crate::node::run::run(&node.config, &node.join).map_err(Failure::node)
+        }
         Command::Dev(dev) => dev::run(&dev.data, dev.wanted()).map_err(Failure::node),
         Command::Inspect(inspect) => offline::inspect(&inspect.file, inspect.json),
         Command::Check(check) => offline::check(&check.dir, check.json),

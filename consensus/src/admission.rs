@@ -154,8 +154,17 @@ impl Known<'_> {
 
     /// A vote that the peer has heard of.
     fn heard(&self, vote: &PeerVote) -> Result<(), Refusal> {
-        replica(vote.node)?;
+        self.named(vote.node)?;
         self.term(vote.term)
+    }
+
+    /// A replica that leads, stands or is to: of the group as it is known here, or of a node that this one has met. It may
+    /// have come in with an entry that is not here.
+    fn named(&self, id: ReplicaId) -> Result<(), Refusal> {
+        match self.stores.could_be(id) {
+            true => Ok(()),
+            false => Err(Refusal::NoReplica(id)),
+        }
     }
 
     /// A vote that the peer has heard of, as this node may follow it. Of a vote of this node that it
@@ -179,7 +188,7 @@ impl Known<'_> {
     }
 }
 
-/// Whether that names a replica: which ones there were is not known here for ever.
+/// Whether that names a replica: which ones there were, and led, is not known for ever.
 fn replica(id: ReplicaId) -> Result<(), Refusal> {
     match id.node() == NodeId(0) {
         true => Err(Refusal::NoReplica(id)),
@@ -309,7 +318,7 @@ pub(crate) fn vote(known: &Known<'_>, pre: bool, ask: &VoteAsk) -> Result<(), Re
 /// See [`Refusal`].
 pub(crate) fn transfer(known: &Known<'_>, transfer: &Transfer) -> Result<(), Refusal> {
     known.claim(&transfer.from, true)?;
-    replica(transfer.to)?;
+    known.named(transfer.to)?;
     if transfer.to == transfer.from.node {
         return Err(Refusal::WrongVote(transfer.to));
     }

@@ -232,7 +232,8 @@ impl Group {
             core,
             core_of,
         } = surroundings;
-        let stores = Rc::new(Stores::new(me, &origin));
+        let met = Arc::clone(&liveness);
+        let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
         let me = me.replica;
         let founding = match origin {
             Origin::Founding(members) if members.len() <= limits::MEMBERS_MAX => Some(members),

@@ -298,6 +298,12 @@ impl Liveness {
         Arc::clone(pairs.entry(peer).or_insert_with(new))
     }
 
+    /// Whether this node has met another one since it started.
+    pub(crate) fn has_met(&self, peer: NodeId) -> bool {
+        let pair = lock(&self.pairs).get(&peer).cloned();
+        pair.is_some_and(|pair| pair.who().is_some())
+    }
+
     /// All pairs.
     pub(crate) fn pairs(&self) -> Vec<(NodeId, Arc<Pair>)> {
         let pairs = lock(&self.pairs);

@@ -113,7 +113,7 @@ pub(crate) fn is_majority(membership: &Membership, counts: impl Fn(ReplicaId) ->
         }
         counted > voters.len() / 2
     };
-    !configs.is_empty() && configs.iter().take(looked_at).all(has_one)
+    !configs.is_empty() && configs.iter().rev().take(looked_at).all(has_one)
 }
 
 /// Whether it could be a group's: everybody is a replica of a node, and there are voters.

@@ -4,6 +4,7 @@
 //! Invariant: the answers that a peer waits for are bounded, beyond that it is told to come back.
 
 use crate::groups::Groups;
+use crate::route::Target;
 use corelith_wire::peer::{self, NodeAsk, NodeReply, kinds};
 use corelith_wire::{NodeId, ShardId, StoreId};
 use futures_util::future::LocalBoxFuture;
@@ -13,8 +14,11 @@ use std::time::Duration;
 /// Answers a question of that node, which has that store.
 pub type AnswerNode = Rc<dyn Fn(NodeId, StoreId, NodeAsk) -> LocalBoxFuture<'static, NodeReply>>;
 
-/// What `head` of such a frame says: it is about no shard.
-const NO_SHARD: ShardId = ShardId(0);
+/// What the head of such a frame says: it is about no shard.
+const NO_SHARD: Target = Target {
+    shard: ShardId(0),
+    generation: 0,
+};
 
 impl Groups {
     /// Has what other nodes ask this one answered by `answer`. Of the first core; until then they are refused.
@@ -28,7 +32,12 @@ impl Groups {
     }
 
     /// Asks another node. On the first core. `None` if no answer comes within `limit`.
-    pub async fn ask_node(&self, node: NodeId, ask: &NodeAsk, limit: Duration) -> Option<NodeReply> {
+    pub async fn ask_node(
+        &self,
+        node: NodeId,
+        ask: &NodeAsk,
+        limit: Duration,
+    ) -> Option<NodeReply> {
         let until = corelith_io::now() + limit;
         let link = self.link_to(node, 0);
         link.wait_up(limit).await.ok()?;

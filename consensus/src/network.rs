@@ -99,7 +99,7 @@ impl Network {
             matched: Rc::clone(&self.matched),
             doubts: Rc::clone(&self.doubts),
             authorised: Rc::clone(&self.authorised),
-            link: (self.link_to)(replica.node()),
+            link_to: Rc::clone(&self.link_to),
             timeout: self.timeout,
             beats,
             lease: Rc::clone(&self.lease),
@@ -148,7 +148,8 @@ pub(crate) struct Peer {
     matched: Rc<Matched>,
     doubts: Rc<StoreDoubts>,
     authorised: Authorised,
-    link: Rc<PeerLink>,
+    /// The link to the core of the node that has the replica: another one after the node starts with other cores.
+    link_to: Rc<dyn Fn(NodeId) -> Rc<PeerLink>>,
     timeout: Duration,
     /// Whether appends are heartbeats, which travel with those of other groups.
     beats: bool,
@@ -172,6 +173,11 @@ fn malformed(error: DecodeError) -> RPCError<Types> {
 }
 
 impl Peer {
+    /// The link to the replica.
+    fn link(&self) -> Rc<PeerLink> {
+        (self.link_to)(self.replica.node())
+    }
+
     /// What this node knows of a group that it leads, or stands in, under `vote`.
     fn known(&self, vote: &PeerVote) -> Known<'_> {
         Known {
@@ -185,7 +191,7 @@ impl Peer {
     /// The store at the other end now, if what it says counts.
     fn counted(&self) -> Option<GroupMember> {
         let replica = self.replica;
-        let store = self.link.store()?;
+        let store = self.link().store()?;
         let there = GroupMember { replica, store };
         self.group.stores.counts(there).then_some(there)
     }
@@ -198,7 +204,8 @@ impl Peer {
     /// Waits for at most `limit` until the peer is connected and counts.
     async fn wait_ready(&self, limit: Duration) -> Result<GroupMember, RPCError<Types>> {
         let until = corelith_io::now() + limit;
-        self.link.wait_up(limit).await.map_err(unreachable)?;
+        let link = self.link();
+        link.wait_up(limit).await.map_err(unreachable)?;
         let left = until.saturating_duration_since(corelith_io::now());
         let stores = &self.group.stores;
         stores.wait(left, |_| self.counted().is_some()).await;
@@ -222,7 +229,7 @@ impl Peer {
         match verdict {
             Ok(()) => Ok(answer),
             Err(refusal) => {
-                self.link.refused(self.group.shard, &refusal);
+                self.link().refused(self.group.shard, &refusal);
                 Err(unreachable(refusal))
             }
         }
@@ -268,7 +275,7 @@ impl Peer {
     /// Who is at the other end now, as a follower of the leader by `vote`.
     fn follower(&self, vote: PeerVote) -> Option<Follower> {
         let replica = self.replica;
-        let store = self.link.store()?;
+        let store = self.link().store()?;
         Some(Follower {
             replica,
             store,
@@ -281,16 +288,16 @@ impl Peer {
         let Some(follower) = self.follower(vote) else {
             return;
         };
-        match self.doubts.lost(follower, at, self.link.ups()) {
+        match self.doubts.lost(follower, at, self.link().ups()) {
             Doubt::None => {}
-            Doubt::Again => self.link.renew(),
+            Doubt::Again => self.link().renew(),
             Doubt::Proven => {
                 let (shard, peer, store) = (self.group.shard, follower.replica, follower.store);
                 tracing::error!(
                     %shard, %peer, %at,
                     "the store of the peer lacks entries that it had acknowledged: it is an old state, and excluded"
                 );
-                self.link.found_lost(store);
+                self.link().found_lost(store);
             }
         }
     }
@@ -318,7 +325,7 @@ impl Peer {
         let there = self.counted().ok_or_else(Self::unknown)?;
         self.group.announced.raise(beat.committed);
         let answer = self
-            .link
+            .link()
             .beat(self.replica.generation(), beat, self.lease.reader_waits())
             .map_err(unreachable)?;
         let answer = answer.await.map_err(unreachable)?;
@@ -350,7 +357,7 @@ impl Peer {
         };
         let there = self.wait_ready(limit).await?;
         let asked = self
-            .link
+            .link()
             .ask(self.target(), limit, kinds::VOTE_REPLY, |out, head| {
                 peer::encode_vote(out, head, pre, &ask);
             })
@@ -379,7 +386,7 @@ impl Peer {
         let there = self.wait_ready(self.timeout).await?;
         let covered = snapshot.meta.last_log_id.map(types::shard_log_id);
         let ask = |kind, expected, limit| {
-            self.link
+            self.link()
                 .ask(self.target(), limit, expected, |out, head| {
                     peer::encode_snapshot(out, head, kind, transfer, &vote);
                 })
@@ -399,7 +406,7 @@ impl Peer {
                 self.answer(first).await?;
             }
             let asked = self
-                .link
+                .link()
                 .ask(self.target(), self.timeout * 4, kinds::DONE, |out, head| {
                     peer::encode_snapshot_piece(out, head, transfer, piece);
                 })
@@ -524,7 +531,7 @@ impl RaftNetworkV2<Types> for Peer {
         };
         self.counted().ok_or_else(Self::unknown)?;
         let asked = self
-            .link
+            .link()
             .ask(
                 self.target(),
                 option.hard_ttl(),

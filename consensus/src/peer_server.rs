@@ -9,7 +9,8 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
-    NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
+    NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE,
+    SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
 use crate::planted::{Bug, is_planted};
@@ -18,7 +19,8 @@ use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, Introduction, NodeReply, PeerVote, PromiseEpoch, kinds,
+    self, AppendHead, AppendResult, HeartbeatReply, Introduction, NodeReply, PeerVote,
+    PromiseEpoch, kinds,
 };
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};

@@ -64,7 +64,7 @@ pub enum Bug {
     CachedClock,
     /// A group counts any store of a member's node.
     TrustAnyStore,
-    /// Of a joint membership the first configuration alone counts.
+    /// Of a joint membership the second configuration alone counts.
     OneConfigurationCounts,
     /// Learners count as voters do.
     LearnersCount,

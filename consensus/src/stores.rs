@@ -158,16 +158,23 @@ pub(crate) struct Stores {
     base: RefCell<Arc<StoredMembership>>,
     /// Whether the group begins with this replica.
     is_founder: bool,
+    /// Whether this node has met another one.
+    has_met: Box<dyn Fn(NodeId) -> bool>,
     server: OnceCell<WatchReceiverOf<Types, RaftServerMetrics<Types>>>,
 }
 
 impl Stores {
     /// Of the replica `me`, which came to be in its group like that.
-    pub(crate) fn new(me: GroupMember, origin: &Origin) -> Self {
+    pub(crate) fn new(
+        me: GroupMember,
+        origin: &Origin,
+        has_met: impl Fn(NodeId) -> bool + 'static,
+    ) -> Self {
         let stores = Self {
             me,
             base: RefCell::default(),
             is_founder: matches!(origin, Origin::Founding(_)),
+            has_met: Box::new(has_met),
             server: OnceCell::new(),
         };
         match origin {
@@ -252,6 +259,7 @@ impl Stores {
             me,
             base: RefCell::new(Arc::new(committed)),
             is_founder: true,
+            has_met: Box::new(|node| node.0 == 4),
             server: OnceCell::new(),
         }
     }
@@ -295,6 +303,13 @@ impl Stores {
         let all = [Standing::Member, Standing::Unclaimed, Standing::Stranger];
         let best = all.into_iter().find(|one| replicas.contains(one));
         best.unwrap_or(Standing::Absent)
+    }
+
+    /// Whether there may be such a replica.
+    pub(crate) fn could_be(&self, replica: ReplicaId) -> bool {
+        self.slot(replica).is_some()
+            || replica.node() == self.me.replica.node()
+            || (self.has_met)(replica.node())
     }
 
     /// Whether `holds` of the membership that this replica goes by, or of the last one that is known to be committed, both in

@@ -8,6 +8,7 @@ mod damage;
 mod followers;
 mod history;
 mod leads;
+mod members;
 mod planted;
 mod scenarios;
 mod space;

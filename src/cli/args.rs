@@ -195,6 +195,9 @@ pub struct NodeArguments {
     /// The node's configuration, a TOML file; tuning/corelith.toml is a sample.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// A node of the cluster to join, in place of `node.join`; give it more than once for several.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Vec<String>,
 }
 
 /// Arguments of `inspect`.

@@ -267,6 +267,28 @@ pub const IDENTITY_RETRY: Duration = Duration::from_secs(1);
 pub const MARK_EVERY: Duration = Duration::from_secs(10);
 /// How often the marks that others have told are written down, at most.
 pub const MARK_LOOK: Duration = Duration::from_secs(1);
+/// Nodes that a store remembers to have met: all that the map may have.
+pub const NODES_MET_MAX: usize = 4096;
+/// Time for a question to another node itself.
+pub const NODE_ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Time for one that changes the members of a shard: a snapshot may be on its way.
+pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// Nodes that are asked in turn for the leader of the meta shard.
+pub const META_ASKS_MAX: usize = 8;
+/// Questions for the leader of the meta shard that wait at it.
+pub const META_QUESTIONS_MAX: usize = 1024;
+/// Nodes that wait to be taken in by one node.
+pub const JOINS_WAITING_MAX: usize = 16;
+/// How often a node looks whether another one knows a newer map.
+pub const MAP_LOOK: Duration = Duration::from_millis(100);
+/// How often a core looks again for what the map says of its shards.
+pub const MAP_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
+/// How often a node says how it is.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Placements on their way to the core of the beats.
+pub const MAPS_WAITING_MAX: usize = 16;
+/// How long a node that joins waits for an answer.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a node that is refused is shown after it has come last.
 pub const STRANGER_SHOWN: Duration = Duration::from_secs(60);
 /// Time for one question to another node about the cluster, the connection included.
@@ -317,5 +339,13 @@ const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
 const _: () = assert!(MARK_LOOK.as_millis() < MARK_EVERY.as_millis());
 const _: () = assert!(FORMATION_NAME_DEADLINE.as_millis() < FORMATION_ASK_DEADLINE.as_millis());
-const _: () = assert!(NODES_MAX * 24 + 512 <= FORMATION_FRAME_BYTES_MAX);
+const _: () = assert!(NODES_MAX * 24 + 1024 <= FORMATION_FRAME_BYTES_MAX);
+const _: () = assert!(NODE_ASK_DEADLINE.as_millis() < JOIN_DEADLINE.as_millis());
 const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());
+
+/// How often the keeper of the cluster map looks whether something is to be done.
+pub const META_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A node is given no other store while its own was heard so lately, in milliseconds.
+pub const REJOIN_SILENCE_MS: u64 = 10_000;
+/// Stores that wait for an operator to take them in.
+pub const META_WAITING_MAX: usize = 256;

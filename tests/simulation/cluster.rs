@@ -120,7 +120,9 @@ impl Cluster {
     /// The replicas of all shards that are open.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let mut groups = Group::watched();
-        groups.retain(|group| self.is_running(self.place_of(group.node())));
+        groups.retain(|group| {
+            group.shard() != ShardId::META && self.is_running(self.place_of(group.node()))
+        });
         groups
     }
 
@@ -153,9 +155,9 @@ impl Cluster {
         for (core, setup) in (0..).zip(cores) {
             self.sim.start(member.node, core, move || core::run(setup));
         }
-        if let Some(setup) = beats {
+        {
             let core = member.config.cores.into();
-            self.sim.start(member.node, core, || beats::run(setup));
+            self.sim.start(member.node, core, || beats::run(beats));
         }
         member.running = Some((stops, happened));
         member.ready_cores = 0;

@@ -451,7 +451,7 @@ fn votes_and_hand_overs_are_checked() {
         last,
     };
     assert_eq!(transfer(&known(), &hand_over(1, Some(id(5, 2, 7)))), Ok(()));
-    for (to, last) in [(2, None), (0, None), (1, Some(id(5, 3, 7)))] {
+    for (to, last) in [(2, None), (0, None), (5, None), (1, Some(id(5, 3, 7)))] {
         assert!(transfer(&known(), &hand_over(to, last)).is_err());
     }
 }
@@ -480,7 +480,7 @@ fn snapshots_are_whole_and_fit_what_is_committed() {
     assert_eq!(check(applied, None), Err(Refusal::Snapshot));
     let later = (id(5, 2, 21), members_body(&[1, 2, 3]));
     assert_eq!(check(applied, Some(&later)), Err(Refusal::Order(later.0)));
-    let others = (id(0, 0, 0), members_body(&[1, 2]));
+    let others = (id(0, 0, 0), stores_body([104, 102, 0]));
     assert_eq!(
         check(applied, Some(&others)),
         Err(Refusal::Membership(others.0))
@@ -504,6 +504,8 @@ fn answers_fit_what_was_asked() {
         conflict(id(5, 1, 8)),
         higher(vote_of(6, 3, false)),
         higher(vote_of(5, 2, true)),
+        // In no membership that is known here, and of a node that was met.
+        higher(vote_of(6, 4, true)),
         AppendResult::Unable,
     ] {
         assert_eq!(check(good), Ok(()), "{good:?}");
@@ -517,7 +519,7 @@ fn answers_fit_what_was_asked() {
         conflict(id(4, 1, 8)),
         higher(ours),
         higher(vote_of(4, 3, true)),
-        higher(vote_of(6, 4, true)),
+        higher(vote_of(6, 5, true)),
         higher(vote_of(u64::MAX, 3, true)),
     ] {
         assert!(check(wrong).is_err(), "{wrong:?}");
@@ -553,7 +555,7 @@ fn answers_fit_what_was_asked() {
     );
     for wrong in [
         answer(vote_of(5, 3, true), None, true),
-        answer(vote_of(7, 4, false), None, false),
+        answer(vote_of(7, 5, false), None, false),
         answer(vote_of(u64::MAX, 3, false), None, false),
         answer(vote_of(5, 3, true), Some(id(6, 3, 3)), false),
         answer(vote_of(5, 3, true), Some(id(5, 3, INDEX_MAX + 1)), false),

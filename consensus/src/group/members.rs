@@ -7,7 +7,7 @@
 //! Invariants:
 //! * A change is proposed only after an entry of the leader's own term and the membership before are committed, one at a
 //!   time, and only on top of the membership that it was made for.
-//! * Nobody becomes a voter who lags, or does not answer: the group would wait for it.
+//! * Nobody becomes a voter who lags, does not answer, or has no entry that names it: the group would wait for it.
 //! * A leader that is to leave hands its lead over first, to one that stays, if there is one that votes already.
 
 use super::{Group, GroupInner, note};
@@ -162,6 +162,12 @@ impl Group {
         receiver.await.unwrap_or(Err(ChangeError::Shutdown))
     }
 
+    /// Whether its members are being changed.
+    #[cfg(test)]
+    pub(crate) fn is_changing(&self) -> bool {
+        self.inner.is_changing.get()
+    }
+
     /// Tells the others that this replica, which is about to close, leads no more, if it still does.
     pub(crate) fn resign_before_close(&self) {
         if let Some(leader) = self.inner.leading() {
@@ -258,10 +264,19 @@ impl GroupInner {
         };
         let is_there = (self.link_to)(replica.node()).store() == Some(slot);
         let entries = self.lag_of(replica);
-        match is_there && self.has_answered(replica) && entries <= VOTER_LAG_MAX {
+        // Until its log says that it is a member it votes for nobody. A log may be short.
+        let knows = self.knows_members(replica);
+        match is_there && knows && self.has_answered(replica) && entries <= VOTER_LAG_MAX {
             true => Ok(()),
             false => Err(ChangeError::Lags { replica, entries }),
         }
+    }
+
+    /// Whether a replica has the entry that changed the members last.
+    fn knows_members(&self, replica: ReplicaId) -> bool {
+        let last = self.stores.members().at.map(|at| at.index.0);
+        let data = self.data.borrow_watched();
+        self.matching(&data, replica).index() >= last
     }
 
     /// How many entries a replica lacks, as far as this leader knows.

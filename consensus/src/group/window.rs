@@ -60,13 +60,9 @@ impl Group {
         let inner = &self.inner;
         let now = corelith_io::now();
         let core = (inner.core_of)(node);
-        let pair = inner.pairs.with(node);
-        let stores = inner.stores.members().stores;
-        let mut stores = stores
-            .into_iter()
-            .filter(|(replica, _)| replica.node() == node);
-        let until =
-            pair.and_then(|pair| stores.find_map(|(_, store)| pair.promised_until(store, core)));
+        let promises = inner.pairs.with(node).map(|pair| pair.promises());
+        let mut promises = promises.into_iter().flatten();
+        let until = promises.find_map(|(of, until)| (of == core).then_some(until));
         until.is_some_and(|until| now < until) || inner.liveness.embargo_until().is_some()
     }
 

@@ -8,7 +8,7 @@ use super::kinds;
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
 use crate::frame::{Frame, FrameBuilder, Head};
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::limits::{
     CLUSTER_MAP_BYTES_MAX, HOST_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PEER_BYTES_MAX, PLACE_BYTES_MAX,
     REPORTED_SHARDS_MAX, WHY_BYTES_MAX,
@@ -69,7 +69,7 @@ impl ToldMembership {
     pub fn at(&self) -> LogId {
         LogId {
             term: Term(self.term),
-            node: NodeId(self.replica),
+            node: ReplicaId(self.replica),
             index: LogIndex(self.index),
         }
     }
@@ -141,6 +141,8 @@ pub struct NodeReport {
 pub struct LeadReport {
     /// The shard.
     pub shard: u32,
+    /// The leader's term.
+    pub term: u64,
     /// The voters; two lists while the membership is joint.
     pub voters: Vec<Vec<u64>>,
     /// The learners.

@@ -1,52 +1,40 @@
-//! Who keeps the cluster map: the node that leads the shard of the map. It takes what the others report, writes the map
-//! anew when something is to change, and has the steps done that lead from what is to what the map says
-//! ([`super::reconcile`]). The others ask it through [`MetaLeader`].
+//! Who keeps the cluster map: the node that leads the meta shard. It takes what the others report, writes the map anew
+//! when something is to change, and has the steps taken that lead from what is to what the map says
+//! ([`super::cluster::reconcile`]).
 //!
 //! Invariants:
-//! * A map is published, and acted on, after it is committed; each follows from the one before.
+//! * A map is made known, and acted on, after it is committed; each follows from the one before.
 //! * A lead begins with reading the map, and ends with the first write whose fate is not known.
 //! * Of each shard one step is under way at most.
 
 mod kept;
-mod leader;
-mod reporting;
-mod view;
+mod reported;
 #[cfg(test)]
-mod tests;
+pub(crate) mod testing;
 
-pub(crate) use leader::MetaLeader;
-pub(crate) use reporting::{Reporter, as_reported};
-
-use super::map::{EditError, Map, MapEdit, NodePlace, NodeState, Rejoin};
-use super::orders;
-use super::reconcile::{self, AskStep, PlanLimits, Step};
-use super::reports::Reports;
-use crate::node::limits;
-use corelith_consensus::Group;
-use corelith_io::Instant;
+use super::cluster::map::{EditError, Map, MapEdit};
+use super::cluster::orders;
+use super::cluster::overview::overview;
+use super::cluster::reconcile::{self, AskStep, PlanLimits, Step};
+use super::cluster::registration;
+use super::cluster::reports::Reports;
+use super::limits;
+use super::neighbours::{MetaQuestion, Neighbours};
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder};
+use corelith_io::{Instant, Receiver};
+use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder, encode_cluster_answer};
+use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::peer::{MemberStep, NodeAsk, NodeReply, Registration};
-use corelith_wire::{NodeId, ShardId, StoreId};
-use futures_util::future::LocalBoxFuture;
+use corelith_wire::{Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use kept::{KeptError, KeptMap};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Asks a node, this one included, and waits for the answer for a bounded time.
-pub(crate) type AskNode = Rc<dyn Fn(NodeId, NodeAsk) -> LocalBoxFuture<'static, Option<NodeReply>>>;
-
 /// See the module. Belongs to the first core.
 pub(crate) struct Meta {
-    me: NodeId,
-    group: Group,
-    /// What is written if there is no map yet.
-    first: Map,
-    /// Takes each map that is committed.
-    publish: Box<dyn Fn(&Map)>,
-    ask: AskNode,
+    neighbours: Rc<Neighbours>,
     /// Edits are made one after the other.
     turn: Semaphore,
     lead: RefCell<Option<Lead>>,
@@ -73,7 +61,7 @@ struct Lead {
 /// Why the map was not written.
 #[derive(Debug, thiserror::Error)]
 enum NotWritten {
-    #[error("this node does not lead the shard of the cluster map")]
+    #[error("this node does not lead the meta shard")]
     NotLeader,
     #[error("{0}")]
     Kept(#[from] KeptError),
@@ -88,32 +76,33 @@ fn millis_since(began: Instant) -> u64 {
     u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Meta {
-    /// Of a node that holds the shard of the map.
-    pub(crate) fn new(
-        me: NodeId,
-        group: Group,
-        first: Map,
-        publish: impl Fn(&Map) + 'static,
-        ask: AskNode,
-    ) -> Rc<Self> {
-        Rc::new(Self {
-            me,
-            group,
-            first,
-            publish: Box::new(publish),
-            ask,
-            turn: Semaphore::new(1),
-            lead: RefCell::default(),
-            leads: Cell::new(0),
-            wake: Notify::new(),
-        })
+/// Keeps the map while this node leads the meta shard, and answers what is asked of who does; until the node stops.
+pub(crate) async fn run(neighbours: Rc<Neighbours>, asked: Receiver<MetaQuestion>) {
+    let meta = Rc::new(Meta {
+        neighbours,
+        turn: Semaphore::new(1),
+        lead: RefCell::default(),
+        leads: Cell::new(0),
+        wake: Notify::new(),
+    });
+    #[cfg(test)]
+    testing::meet(&meta);
+    let keeping = corelith_io::spawn(Rc::clone(&meta).keep());
+    while let Ok(MetaQuestion { from, ask, told }) = asked.recv().await {
+        let meta = Rc::clone(&meta);
+        drop(corelith_io::spawn(async move {
+            // Whoever asked may have given up.
+            let _ = told.try_send(meta.answer(from, ask).await);
+        }));
     }
+    keeping.abort();
+}
 
+impl Meta {
     /// Keeps the map whenever this node leads its shard, for ever.
-    pub(crate) async fn run(self: Rc<Self>) {
+    async fn keep(self: Rc<Self>) {
         loop {
-            if self.leads_shard() {
+            if self.neighbours.leads_meta() {
                 match self.begin().await {
                     Ok(()) => self.reconcile().await,
                     Err(error) => tracing::debug!(%error, "the cluster map is not kept here yet"),
@@ -124,21 +113,21 @@ impl Meta {
         }
     }
 
-    fn leads_shard(&self) -> bool {
-        self.group.leader() == Some(self.me)
-    }
-
     async fn begin(&self) -> Result<(), KeptError> {
-        let (mut kept, found) = KeptMap::read(self.group.clone()).await?;
+        let group = self.neighbours.local.get(ShardId::META);
+        let group = group.ok_or(KeptError::Overtaken)?;
+        let (mut kept, found) = KeptMap::read(group).await?;
         let map = match found {
             Some(map) => map,
             None => {
-                kept.write(&self.first).await?;
-                tracing::info!(epoch = self.first.epoch.0, "the cluster map begins");
-                self.first.clone()
+                let known = self.neighbours.map.now();
+                let first = known.map().ok_or(KeptError::Overtaken)?;
+                kept.write(first).await?;
+                tracing::info!(epoch = first.epoch.0, "the cluster map begins");
+                Map::clone(first)
             }
         };
-        (self.publish)(&map);
+        self.publish(&map).await;
         let number = self.leads.get() + 1;
         self.leads.set(number);
         let earlier = self.lead.replace(Some(Lead {
@@ -156,7 +145,7 @@ impl Meta {
 
     /// Takes steps until this lead ends.
     async fn reconcile(self: &Rc<Self>) {
-        while self.leads_shard() && self.lead.borrow().is_some() {
+        while self.neighbours.leads_meta() && self.lead.borrow().is_some() {
             self.look().await;
             let woken = self.wake.notified();
             let _ = corelith_io::timeout(limits::META_LOOK_EVERY, woken).await;
@@ -200,11 +189,11 @@ impl Meta {
             }
             lead.number
         };
-        let asking = (self.ask)(node, ask_of(shard, step));
+        let ask = ask_of(shard, step);
         let meta = Rc::clone(self);
         let step = step.clone();
         drop(corelith_io::spawn(async move {
-            match asking.await {
+            match meta.neighbours.ask_node(node, &ask).await {
                 Some(NodeReply::Done { .. }) => {}
                 Some(NodeReply::Failed { why }) => {
                     tracing::warn!(%shard, %node, ?step, why, "a step of the shard was not taken");
@@ -248,53 +237,45 @@ impl Meta {
         current.kept = Some(kept);
         current.map = Rc::clone(&next);
         drop(lead);
-        (self.publish)(&next);
+        self.publish(&next).await;
         self.wake.notify_one();
         Ok(next)
     }
 
-    /// Answers what only the keeper of the map can; `from` is who asks, with that store.
-    pub(crate) async fn answer(&self, from: NodeId, store: StoreId, ask: NodeAsk) -> NodeReply {
+    /// Has the map known.
+    async fn publish(&self, map: &Map) {
+        self.neighbours.news.take(map.clone()).await;
+    }
+
+    /// Answers what only the keeper of the map can; `from` is who asks.
+    async fn answer(&self, from: NodeId, ask: NodeAsk) -> NodeReply {
         if self.lead.borrow().is_none() {
-            return self.not_leader();
+            // It begins to lead, or leads no more.
+            return NodeReply::Busy;
         }
         match ask {
-            NodeAsk::Report(report) => self.take_report(from, store, &report),
+            NodeAsk::Report(report) => self.take_report(from, &report),
             NodeAsk::Register(registration) => self.register(&registration).await,
             NodeAsk::Admin { ask } => self.order(&ask).await,
             _ => NodeReply::failed("this is not for the keeper of the cluster map"),
         }
     }
 
-    fn not_leader(&self) -> NodeReply {
-        let leader = self.group.leader().filter(|leader| *leader != self.me);
-        NodeReply::NotLeader {
-            leader: leader.map(|leader| leader.0),
-        }
-    }
-
-    fn take_report(
-        &self,
-        from: NodeId,
-        store: StoreId,
-        report: &corelith_wire::peer::NodeReport,
-    ) -> NodeReply {
+    fn take_report(&self, from: NodeId, report: &corelith_wire::peer::NodeReport) -> NodeReply {
         let mut lead = self.lead.borrow_mut();
         let Some(lead) = lead.as_mut() else {
-            drop(lead);
-            return self.not_leader();
+            return NodeReply::Busy;
         };
-        let is_its = lead.map.node(from).is_some_and(|node| node.store == store);
-        if is_its {
-            lead.reports.tick(&lead.map, millis_since(lead.began));
-            lead.reports.take(from, as_reported(store, report));
+        lead.reports.tick(&lead.map, millis_since(lead.began));
+        lead.reports.take(from, reported::report(report));
+        NodeReply::Done {
+            at: lead.map.epoch.0.into(),
         }
-        NodeReply::Done { at: lead.map.epoch.0.into() }
     }
 
     /// Has a node in the map as it says that it is.
     async fn register(&self, registration: &Registration) -> NodeReply {
-        let edited = self.edit(|lead| registered(&lead.map, &lead.reports, registration)).await;
+        let edited = self.edit(|lead| may_register(lead, registration)).await;
         if let Err(NotWritten::Refused(_)) = &edited
             && let Some(lead) = self.lead.borrow_mut().as_mut()
             && lead.map.node(NodeId(registration.node)).is_some()
@@ -310,14 +291,7 @@ impl Meta {
                 }
                 NodeReply::Map { bytes: map.encode() }
             }
-            Err(error) => self.failed(&error),
-        }
-    }
-
-    fn failed(&self, error: &NotWritten) -> NodeReply {
-        match error {
-            NotWritten::NotLeader | NotWritten::Kept(_) => self.not_leader(),
-            NotWritten::Edit(_) | NotWritten::Refused(_) => NodeReply::failed(error.to_string()),
+            Err(error) => failed(&error),
         }
     }
 
@@ -329,17 +303,24 @@ impl Meta {
         };
         let answer = match self.decide(&ask).await {
             Ok(answer) => answer,
-            Err(NotWritten::NotLeader | NotWritten::Kept(_)) => return self.not_leader(),
+            Err(NotWritten::NotLeader | NotWritten::Kept(_)) => return NodeReply::Busy,
             Err(error) => ClusterAnswer::Refused { why: error.to_string() },
         };
-        NodeReply::Admin { answer: answer.to_bytes() }
+        NodeReply::Admin {
+            answer: body_of(&answer),
+        }
     }
 
     async fn decide(&self, ask: &ClusterAsk) -> Result<ClusterAnswer, NotWritten> {
         if ask.order == ClusterOrder::Status {
             let lead = self.lead.borrow();
             let lead = lead.as_ref().ok_or(NotWritten::NotLeader)?;
-            let view = view::of(&lead.map, &lead.reports, self.me, &lead.waiting);
+            let me = self.neighbours.me;
+            let mut view = overview(&lead.map, &lead.reports, &PlanLimits::default(), me);
+            for node in &mut view.nodes {
+                let waiting = lead.waiting.get(&NodeId(node.node));
+                node.waiting = waiting.map_or(0, |store| store.0);
+            }
             return Ok(ClusterAnswer::Status { view });
         }
         let mut told = None;
@@ -353,6 +334,19 @@ impl Meta {
         .await?;
         told.ok_or(NotWritten::NotLeader)
     }
+}
+
+/// An answer to an operator, as clients read it.
+fn body_of(answer: &ClusterAnswer) -> Vec<u8> {
+    let head = Head {
+        kind: Kind::CLUSTER_ANSWER,
+        request_id: RequestId(0),
+        shard: ShardId(0),
+        epoch: Epoch(0),
+    };
+    let mut out = Outbox::default();
+    encode_cluster_answer(&mut out, head, answer);
+    out.buffer().split_off(HEADER_BYTES).to_vec()
 }
 
 fn ask_of(shard: ShardId, step: &AskStep) -> NodeAsk {
@@ -378,66 +372,33 @@ fn ask_of(shard: ShardId, step: &AskStep) -> NodeAsk {
     }
 }
 
-/// What has the map show a node as it registers.
-fn registered(
-    map: &Map,
-    reports: &Reports,
-    registration: &Registration,
-) -> Result<Vec<MapEdit>, NotWritten> {
-    let refused = |why: String| Err(NotWritten::Refused(why));
-    let (node, store) = (NodeId(registration.node), StoreId(registration.store));
-    let place = NodePlace {
-        host: registration.host.clone(),
-        port: registration.port,
-        cores: registration.cores,
-        zone: registration.zone.clone(),
-        region: registration.region.clone(),
+fn failed(error: &NotWritten) -> NodeReply {
+    match error {
+        NotWritten::NotLeader | NotWritten::Kept(_) => NodeReply::Busy,
+        NotWritten::Edit(_) | NotWritten::Refused(_) => NodeReply::failed(error.to_string()),
+    }
+}
+
+/// The edits that have the map show a node as it registers, unless another machine runs as that node.
+fn may_register(lead: &Lead, registration: &Registration) -> Result<Vec<MapEdit>, NotWritten> {
+    let edits = registration::edits(&lead.map, registration).map_err(NotWritten::Refused)?;
+    let takes_over = edits.iter().find_map(|edit| match edit {
+        MapEdit::Store { node, .. } => Some(*node),
+        _ => None,
+    });
+    let known = takes_over.and_then(|node| Some((node, lead.map.node(node)?)));
+    let Some((node, known)) = known.filter(|(_, known)| known.store != StoreId::UNCLAIMED) else {
+        return Ok(edits);
     };
-    let owner = map.live_nodes().find(|(_, known)| known.store == store);
-    if let Some((owner, known)) = owner {
-        if node.0 != 0 && node != owner {
-            return refused(format!("this store is that of node {}", owner.0));
-        }
-        let is_same = known.place() == place;
-        let edit = MapEdit::Place { node: owner, place };
-        return Ok(if is_same { Vec::new() } else { vec![edit] });
+    let reports = &lead.reports;
+    let heard = reports.nodes.get(&node).filter(|report| report.store == known.store);
+    let silence = millis_since(lead.began).saturating_sub(heard.map_or(0, |report| report.heard_ms));
+    if silence < limits::REJOIN_SILENCE_MS {
+        return Err(NotWritten::Refused(format!(
+            "node {} is known with another data directory, which was heard {silence} ms ago: if that one is gone for \
+             good, wait; if two machines have this id, give one of them another",
+            node.0
+        )));
     }
-    if let Some((other, _)) = map.live_nodes().find(|(id, known)| {
-        *id != node && (&known.host, known.port) == (&place.host, place.port)
-    }) {
-        return refused(format!(
-            "{}:{} is where node {} is in the map of the cluster; \
-             remove that node first (`corelith cluster remove {}`), or listen elsewhere",
-            place.host, place.port, other.0, other.0
-        ));
-    }
-    if node.0 == 0 {
-        return Ok(vec![MapEdit::Join { store, place }]);
-    }
-    let Some(known) = map.node(node) else {
-        let why = match map.nodes.get(&node).map(|known| known.state) {
-            Some(NodeState::Removed) => format!("node {} was removed from the cluster", node.0),
-            _ => format!("the cluster has no node {}", node.0),
-        };
-        return refused(format!("{why}; leave `node.id` out to join it as a new node"));
-    };
-    let replaces = [MapEdit::Store { node, store }, MapEdit::Place { node, place }];
-    if known.store == StoreId::UNCLAIMED || known.store == StoreId::ANY {
-        return Ok(replaces.into());
-    }
-    if reports.silence_ms(node) < limits::REJOIN_SILENCE_MS {
-        return refused(format!(
-            "node {} is known with another store, which was heard {} s ago: if its data is gone for good, wait, \
-             and if two machines have this id, give one of them another",
-            node.0,
-            reports.silence_ms(node) / 1000
-        ));
-    }
-    match map.settings.rejoin {
-        Rejoin::Auto => Ok(replaces.into()),
-        Rejoin::Manual => refused(format!(
-            "node {} is known with another store; `corelith cluster rejoin {}` takes this one in its place",
-            node.0, node.0
-        )),
-    }
+    Ok(edits)
 }

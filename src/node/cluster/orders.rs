@@ -27,10 +27,10 @@ pub struct Decision {
 /// Why an order is refused, and what to do instead: a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refusal(pub String);
+pub struct OrderRefusal(pub String);
 
-fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal(why.into()))
+fn refuse<T>(why: impl Into<String>) -> Result<T, OrderRefusal> {
+    Err(OrderRefusal(why.into()))
 }
 
 /// The edits that an order takes, and the answer once they are written. A dry run takes none. `None` for a question
@@ -42,7 +42,7 @@ pub fn answer(map: &Map, ask: &ClusterAsk) -> Option<(Vec<MapEdit>, ClusterAnswe
     let answer = match decide(map, &ask.order) {
         Ok(Decision { lines, .. }) if ask.dry_run => (Vec::new(), ClusterAnswer::Planned { lines }),
         Ok(Decision { edits, lines }) => (edits, ClusterAnswer::Done { lines }),
-        Err(Refusal(why)) => (Vec::new(), ClusterAnswer::Refused { why }),
+        Err(OrderRefusal(why)) => (Vec::new(), ClusterAnswer::Refused { why }),
     };
     Some(answer)
 }
@@ -51,7 +51,7 @@ pub fn answer(map: &Map, ask: &ClusterAsk) -> Option<(Vec<MapEdit>, ClusterAnswe
 ///
 /// # Errors
 /// Why it is refused.
-pub fn decide(map: &Map, order: &ClusterOrder) -> Result<Decision, Refusal> {
+pub fn decide(map: &Map, order: &ClusterOrder) -> Result<Decision, OrderRefusal> {
     let decision = match order {
         ClusterOrder::Status => Decision::default(),
         ClusterOrder::Drain { node } => drain(map, NodeId(*node))?,
@@ -87,7 +87,7 @@ fn nothing(line: String) -> Decision {
     }
 }
 
-fn known(map: &Map, node: NodeId) -> Result<&MapNode, Refusal> {
+fn known(map: &Map, node: NodeId) -> Result<&MapNode, OrderRefusal> {
     if let Some(found) = map.node(node) {
         return Ok(found);
     }
@@ -112,7 +112,7 @@ fn shard_named(shard: ShardId) -> String {
     }
 }
 
-fn known_shard(map: &Map, id: ShardId) -> Result<&MapShard, Refusal> {
+fn known_shard(map: &Map, id: ShardId) -> Result<&MapShard, OrderRefusal> {
     match map.shard(id) {
         Some(shard) => Ok(shard),
         None => refuse(format!(
@@ -124,7 +124,7 @@ fn known_shard(map: &Map, id: ShardId) -> Result<&MapShard, Refusal> {
 }
 
 /// Refuses to do without a node if too few would be left for all replicas.
-fn can_spare(map: &Map, node: NodeId, what: &str) -> Result<(), Refusal> {
+fn can_spare(map: &Map, node: NodeId, what: &str) -> Result<(), OrderRefusal> {
     let active = map
         .live_nodes()
         .filter(|(id, other)| *id != node && other.state == NodeState::Active);
@@ -144,7 +144,7 @@ fn can_spare(map: &Map, node: NodeId, what: &str) -> Result<(), Refusal> {
     ))
 }
 
-fn drain(map: &Map, node: NodeId) -> Result<Decision, Refusal> {
+fn drain(map: &Map, node: NodeId) -> Result<Decision, OrderRefusal> {
     if known(map, node)?.state == NodeState::Draining {
         return Ok(nothing(format!("node {} is drained already", node.0)));
     }
@@ -166,7 +166,7 @@ fn goes(map: &Map, node: NodeId) -> String {
     )
 }
 
-fn undrain(map: &Map, node: NodeId) -> Result<Decision, Refusal> {
+fn undrain(map: &Map, node: NodeId) -> Result<Decision, OrderRefusal> {
     if known(map, node)?.state == NodeState::Active {
         return Ok(nothing(format!("node {} is not drained", node.0)));
     }
@@ -177,7 +177,7 @@ fn undrain(map: &Map, node: NodeId) -> Result<Decision, Refusal> {
     ))
 }
 
-fn remove(map: &Map, node: NodeId) -> Result<Decision, Refusal> {
+fn remove(map: &Map, node: NodeId) -> Result<Decision, OrderRefusal> {
     let state = known(map, node)?.state;
     let held = map.shards_on(node).count();
     if held > 0 {
@@ -199,7 +199,7 @@ fn remove(map: &Map, node: NodeId) -> Result<Decision, Refusal> {
     ))
 }
 
-fn replace(map: &Map, old: NodeId, new: NodeId) -> Result<Decision, Refusal> {
+fn replace(map: &Map, old: NodeId, new: NodeId) -> Result<Decision, OrderRefusal> {
     if old == new {
         return refuse(format!(
             "node {} cannot replace itself: start it on its new disk, and it is made whole again by itself",
@@ -225,7 +225,7 @@ fn replace(map: &Map, old: NodeId, new: NodeId) -> Result<Decision, Refusal> {
     Ok(decision)
 }
 
-fn move_shard(map: &Map, id: ShardId, from: NodeId, to: NodeId) -> Result<Decision, Refusal> {
+fn move_shard(map: &Map, id: ShardId, from: NodeId, to: NodeId) -> Result<Decision, OrderRefusal> {
     let shard = known_shard(map, id)?;
     let name = shard_named(id);
     known(map, from)?;
@@ -274,7 +274,7 @@ fn nodes_of(replicas: &[ReplicaId]) -> String {
     nodes.join(", ")
 }
 
-fn lead(map: &Map, id: ShardId, to: NodeId) -> Result<Decision, Refusal> {
+fn lead(map: &Map, id: ShardId, to: NodeId) -> Result<Decision, OrderRefusal> {
     let shard = known_shard(map, id)?;
     let name = shard_named(id);
     known(map, to)?;
@@ -298,7 +298,7 @@ fn lead(map: &Map, id: ShardId, to: NodeId) -> Result<Decision, Refusal> {
     ))
 }
 
-fn rejoin(map: &Map, node: NodeId, store: StoreId) -> Result<Decision, Refusal> {
+fn rejoin(map: &Map, node: NodeId, store: StoreId) -> Result<Decision, OrderRefusal> {
     let found = known(map, node)?;
     if found.store == store {
         return Ok(nothing(format!("node {} has that store already", node.0)));
@@ -326,7 +326,7 @@ fn rejoin(map: &Map, node: NodeId, store: StoreId) -> Result<Decision, Refusal> 
 }
 
 /// What goes on with the nodes that are left, where those that are lost were a majority.
-fn recover(map: &Map, lost: &[u64]) -> Result<Decision, Refusal> {
+fn recover(map: &Map, lost: &[u64]) -> Result<Decision, OrderRefusal> {
     if lost.is_empty() || lost.len() > limits::MAP_LIVE_NODES_MAX {
         return refuse("name the nodes that are gone for good");
     }

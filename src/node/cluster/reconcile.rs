@@ -32,7 +32,7 @@ use crate::node::cluster::map::{Map, MapEdit, NodeState, Rejoin};
 use crate::node::cluster::reports::Reports;
 use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
-use view::View;
+use view::PlanView;
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +103,8 @@ impl Default for PlanLimits {
     fn default() -> Self {
         Self {
             up_ms: 10_000,
-            target_dead_ms: 30_000,
-            stall_ms: 120_000,
+            target_dead_ms: 60_000,
+            stall_ms: 600_000,
             lag_entries_max: 1_000,
             leads_max: 16,
             edits_max: 256,
@@ -114,7 +114,7 @@ impl Default for PlanLimits {
 
 /// The next steps.
 pub fn next(map: &Map, reports: &Reports, limits: &PlanLimits) -> Vec<Step> {
-    let mut view = View::new(map, reports, limits);
+    let mut view = PlanView::new(map, reports, limits);
     let mut steps = Vec::new();
     take_stores(&view, &mut steps);
     advance::all(&view, &mut steps);
@@ -129,7 +129,7 @@ pub fn phases(
     reports: &Reports,
     limits: &PlanLimits,
 ) -> BTreeMap<ShardId, &'static str> {
-    let view = View::new(map, reports, limits);
+    let view = PlanView::new(map, reports, limits);
     let changing = map.all_shards().filter(|(_, shard)| shard.change.is_some());
     changing
         .map(|(id, _)| (id, advance::phase(&view, id)))
@@ -138,7 +138,7 @@ pub fn phases(
 
 /// The stores that come as nodes of the map: the first of a node that had none, and an empty one in the place of
 /// another.
-fn take_stores(view: &View<'_>, steps: &mut Vec<Step>) {
+fn take_stores(view: &PlanView<'_>, steps: &mut Vec<Step>) {
     for (node, of_map) in view.map.live_nodes() {
         let Some(report) = view.heard(node) else {
             continue;

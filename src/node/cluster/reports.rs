@@ -17,7 +17,7 @@ pub struct Reports {
     pub since_ms: u64,
     /// The last report of each node.
     pub nodes: BTreeMap<NodeId, NodeReport>,
-    watches: BTreeMap<ShardId, Watch>,
+    watches: BTreeMap<ShardId, ChangeWatch>,
     /// Nodes that are given no replicas, and until when.
     avoided: BTreeMap<NodeId, u64>,
 }
@@ -83,7 +83,7 @@ pub struct HoldReport {
 
 /// How a change goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub struct ChangeWatch {
     /// The replica that it adds.
     pub add: Option<ReplicaId>,
     /// When this leader of the map saw it first.
@@ -118,7 +118,7 @@ impl Reports {
     }
 
     /// How a shard's change goes on.
-    pub fn watch(&self, shard: ShardId) -> Option<&Watch> {
+    pub fn watch(&self, shard: ShardId) -> Option<&ChangeWatch> {
         self.watches.get(&shard)
     }
 
@@ -151,7 +151,7 @@ impl Reports {
                 continue;
             };
             let progress = self.progress(id, change.add);
-            let fresh = Watch {
+            let fresh = ChangeWatch {
                 add: change.add,
                 begun_ms: self.now,
                 risen_ms: self.now,
@@ -159,7 +159,7 @@ impl Reports {
             };
             let watch = match before.remove(&id) {
                 Some(known) if known.add == change.add && known.progress == progress => known,
-                Some(known) if known.add == change.add => Watch {
+                Some(known) if known.add == change.add => ChangeWatch {
                     begun_ms: known.begun_ms,
                     ..fresh
                 },

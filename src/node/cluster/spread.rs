@@ -38,7 +38,7 @@ pub struct Spot {
 
 /// The nodes.
 #[derive(Clone, Debug, Default)]
-pub struct Spread {
+pub struct Spots {
     /// Ascending by node.
     pub spots: Vec<Spot>,
     /// Changes at once that a node takes part in.
@@ -58,7 +58,7 @@ pub struct Shift {
     pub to: usize,
 }
 
-impl Spread {
+impl Spots {
     /// Nodes, ascending.
     pub fn new(spots: Vec<Spot>, busy_max: u32) -> Self {
         debug_assert!(

@@ -217,6 +217,8 @@ impl Map {
                 }
                 shard.replicas.clone_from(survivors);
                 shard.change = None;
+                // The survivors may lack the membership that the map has shown.
+                shard.membership = LogIndex(0);
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! The settings of the cluster by name.
 
-use super::{Decision, Refusal, nothing, one, refuse};
+use super::{Decision, OrderRefusal, nothing, one, refuse};
 use crate::node::cluster::map::{Map, MapEdit, MapSettings, NodeState, Rejoin};
 use crate::node::limits;
 use corelith_wire::cluster::ViewSetting;
@@ -62,7 +62,7 @@ fn shown(settings: &MapSettings, key: &str) -> String {
     }
 }
 
-fn within(key: &str, value: &str, min: u64, max: u64) -> Result<u64, Refusal> {
+fn within(key: &str, value: &str, min: u64, max: u64) -> Result<u64, OrderRefusal> {
     let number = value.parse().ok();
     match number.filter(|number| (min..=max).contains(number)) {
         Some(number) => Ok(number),
@@ -71,12 +71,12 @@ fn within(key: &str, value: &str, min: u64, max: u64) -> Result<u64, Refusal> {
 }
 
 /// The same as a smaller number; the bounds make it one.
-fn small(key: &str, value: &str, min: u32, max: u32) -> Result<u32, Refusal> {
+fn small(key: &str, value: &str, min: u32, max: u32) -> Result<u32, OrderRefusal> {
     let number = within(key, value, min.into(), max.into())?;
-    u32::try_from(number).map_err(|_| Refusal(format!("{key}: {value:?} is not allowed")))
+    u32::try_from(number).map_err(|_| OrderRefusal(format!("{key}: {value:?} is not allowed")))
 }
 
-fn either(key: &str, value: &str, [yes, no]: [&str; 2]) -> Result<bool, Refusal> {
+fn either(key: &str, value: &str, [yes, no]: [&str; 2]) -> Result<bool, OrderRefusal> {
     match value {
         _ if value == yes => Ok(true),
         _ if value == no => Ok(false),
@@ -84,7 +84,7 @@ fn either(key: &str, value: &str, [yes, no]: [&str; 2]) -> Result<bool, Refusal>
     }
 }
 
-pub(super) fn set(map: &Map, key: &str, value: &str) -> Result<Decision, Refusal> {
+pub(super) fn set(map: &Map, key: &str, value: &str) -> Result<Decision, OrderRefusal> {
     let mut settings = map.settings;
     match key {
         "replicas" => settings.replicas = replicas(map, value)?,
@@ -104,8 +104,9 @@ pub(super) fn set(map: &Map, key: &str, value: &str) -> Result<Decision, Refusal
             );
             settings.copy_bytes_per_second = match value {
                 "0" => 0,
-                value => within(key, value, min, max)
-                    .map_err(|Refusal(why)| Refusal(format!("{why}, or 0 for no limit")))?,
+                value => within(key, value, min, max).map_err(|OrderRefusal(why)| {
+                    OrderRefusal(format!("{why}, or 0 for no limit"))
+                })?,
             };
         }
         "rejoin" => {
@@ -135,7 +136,7 @@ pub(super) fn set(map: &Map, key: &str, value: &str) -> Result<Decision, Refusal
     ))
 }
 
-fn replicas(map: &Map, value: &str) -> Result<u32, Refusal> {
+fn replicas(map: &Map, value: &str) -> Result<u32, OrderRefusal> {
     let replicas = small("replicas", value, 1, limits::REPLICAS_MAX)?;
     let active = map
         .live_nodes()

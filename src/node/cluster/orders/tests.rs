@@ -1,4 +1,4 @@
-use super::{Refusal, answer, decide};
+use super::{OrderRefusal, answer, decide};
 use crate::node::cluster::map::tests::{first, place};
 use crate::node::cluster::map::{Map, MapEdit, NodeState, Rejoin};
 use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder};
@@ -108,7 +108,7 @@ fn refusals_say_why_and_what_to_do() {
     for (order, why) in table {
         assert_eq!(
             decide(&map(), &order),
-            Err(Refusal(why.to_owned())),
+            Err(OrderRefusal(why.to_owned())),
             "{order:?}"
         );
     }
@@ -116,7 +116,7 @@ fn refusals_say_why_and_what_to_do() {
     let why = "node 1 cannot be drained: 2 nodes would be left for 3 replicas of each shard; add a node first, \
                or have fewer replicas first (corelith cluster set replicas 2)";
     let order = ClusterOrder::Drain { node: 1 };
-    assert_eq!(decide(&few, &order), Err(Refusal(why.to_owned())));
+    assert_eq!(decide(&few, &order), Err(OrderRefusal(why.to_owned())));
     let removed = map().apply(&MapEdit::State {
         node: NodeId(4),
         state: NodeState::Removed,

@@ -1,6 +1,6 @@
 //! The next step of each change that is under way, and of each shard whose group shows other members than the map.
 
-use super::view::{View, slot};
+use super::view::{PlanView, slot};
 use super::{AskStep, Step, edits};
 use crate::node::cluster::map::{Change, MapEdit, MapShard, NodeState};
 use crate::node::cluster::planted::{PlanBug, has};
@@ -8,7 +8,7 @@ use crate::node::cluster::reports::LeadReport;
 use corelith_wire::{NodeId, ReplicaId, ShardId};
 use std::collections::BTreeSet;
 
-pub(super) fn all(view: &View<'_>, steps: &mut Vec<Step>) {
+pub(super) fn all(view: &PlanView<'_>, steps: &mut Vec<Step>) {
     for (id, shard) in view.map.all_shards() {
         let Some((leader, lead)) = view.lead(id) else {
             continue;
@@ -30,7 +30,7 @@ pub(super) fn all(view: &View<'_>, steps: &mut Vec<Step>) {
 /// A step for a shard without a change: what a change that was undone has left is removed, and members that the group
 /// has against the map are shown by it.
 fn settle(
-    view: &View<'_>,
+    view: &PlanView<'_>,
     id: ShardId,
     shard: &MapShard,
     leader: NodeId,
@@ -59,7 +59,7 @@ fn settle(
 
 /// The map shows the voters, in an order that keeps the preferred leader; unless they are none that it can show.
 fn show(
-    view: &View<'_>,
+    view: &PlanView<'_>,
     id: ShardId,
     shard: &MapShard,
     voters: &BTreeSet<ReplicaId>,
@@ -97,7 +97,7 @@ fn ask(at: NodeId, shard: ShardId, step: AskStep) -> Step {
 }
 
 fn step(
-    view: &View<'_>,
+    view: &PlanView<'_>,
     id: ShardId,
     shard: &MapShard,
     change: Change,
@@ -136,7 +136,7 @@ fn step(
 }
 
 /// Whether the replica that comes will not come.
-fn has_failed(view: &View<'_>, id: ShardId, add: ReplicaId) -> bool {
+fn has_failed(view: &PlanView<'_>, id: ShardId, add: ReplicaId) -> bool {
     let node = add.node();
     let state = view.map.node(node).map(|node| node.state);
     let is_stalled = view.reports.watch(id).is_some_and(|watch| {
@@ -165,7 +165,7 @@ fn undo(id: ShardId, add: ReplicaId, leader: NodeId, lead: &LeadReport) -> Optio
 
 /// Opens the replica that comes and lets it catch up; `None` once it has.
 fn bring(
-    view: &View<'_>,
+    view: &PlanView<'_>,
     id: ShardId,
     add: ReplicaId,
     leader: NodeId,
@@ -191,14 +191,14 @@ fn bring(
     }
 }
 
-fn has_caught_up(view: &View<'_>, add: ReplicaId, lead: &LeadReport) -> bool {
+fn has_caught_up(view: &PlanView<'_>, add: ReplicaId, lead: &LeadReport) -> bool {
     let matching = lead.matching.get(&add).copied().unwrap_or_default();
     matching.0 > 0 && matching.0.saturating_add(view.limits.lag_entries_max) >= lead.last.0
 }
 
 /// Hands the lead on if the leader goes, and makes the wanted ones the voters.
 fn promote(
-    view: &View<'_>,
+    view: &PlanView<'_>,
     id: ShardId,
     shard: &MapShard,
     change: Change,
@@ -235,7 +235,7 @@ fn promote(
 }
 
 /// What a change waits for.
-pub(super) fn phase(view: &View<'_>, id: ShardId) -> &'static str {
+pub(super) fn phase(view: &PlanView<'_>, id: ShardId) -> &'static str {
     let shard = view.map.shard(id);
     let Some((shard, change)) = shard.and_then(|shard| Some((shard, shard.change?))) else {
         return "done";

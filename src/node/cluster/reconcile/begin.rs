@@ -1,13 +1,14 @@
 //! Which changes begin: what is lost first, then what is missing, what is to go, and at last what is out of balance.
 
-use super::view::{Condition, View, shard_of, slot};
+use super::view::{PlanView, ReplicaHealth, shard_of, slot};
 use super::{Step, edits};
 use crate::node::cluster::map::{MapEdit, MapShard, NodeState, Why, meta_replicas};
 use crate::node::cluster::planted::{PlanBug, has};
 use crate::node::cluster::spread::weight;
 use corelith_wire::{ReplicaId, ShardId};
+use std::collections::BTreeSet;
 
-/// Changes that are looked at in vain before a plan is content with those it has.
+/// Needs of one sort that are looked at in vain before a plan leaves the others of that sort.
 const TRIES_MAX: usize = 64;
 /// Moves for balance that one plan begins.
 const SHIFTS_MAX: u32 = 8;
@@ -39,7 +40,7 @@ struct Candidate {
     need: Need,
 }
 
-pub(super) fn all(view: &mut View<'_>, steps: &mut Vec<Step>) {
+pub(super) fn all(view: &mut PlanView<'_>, steps: &mut Vec<Step>) {
     let slots = view.placed.len();
     let mut is_movable = vec![false; slots];
     let mut candidates = Vec::new();
@@ -50,32 +51,56 @@ pub(super) fn all(view: &mut View<'_>, steps: &mut Vec<Step>) {
         let Some(live) = view.settled.get(slot(id)).copied().flatten() else {
             continue;
         };
-        let need = need(view, id, shard, live, active);
-        if let Some(need) = need {
-            candidates.push(Candidate {
-                rank: rank(need),
-                spare: live - (shard.replicas.len() / 2 + 1),
-                slot: slot(id),
-                need,
-            });
-        } else if let Some(movable) = is_movable.get_mut(slot(id)) {
+        let needs = needs(view, id, shard, live, active);
+        if let (true, Some(movable)) = (needs.is_empty(), is_movable.get_mut(slot(id))) {
             *movable = live == shard.replicas.len();
         }
+        candidates.extend(needs.into_iter().map(|need| Candidate {
+            rank: rank(need),
+            spare: live - (shard.replicas.len() / 2 + 1),
+            slot: slot(id),
+            need,
+        }));
     }
     candidates.sort_unstable();
     let before = steps.len();
-    let mut tries = 0;
+    let mut tries = [0; SORTS];
+    let mut begun = BTreeSet::new();
     for candidate in candidates {
-        if is_full(view, steps) || tries >= TRIES_MAX {
+        if is_full(view, steps) {
             break;
         }
+        let Some(tries) = tries.get_mut(sort(candidate.need)) else {
+            continue;
+        };
+        // A shard with several needs gets what can be done for it.
+        if *tries >= TRIES_MAX || begun.contains(&candidate.slot) {
+            continue;
+        }
         match edit_for(view, &candidate) {
-            Some(edit) => steps.push(begin(view, candidate.slot, edit)),
-            None => tries += 1,
+            Some(edit) => {
+                begun.insert(candidate.slot);
+                steps.push(begin(view, candidate.slot, edit));
+            }
+            None => *tries += 1,
         }
     }
     if steps.len() == before && view.map.settings.balance {
         shifts(view, &mut is_movable, steps);
+    }
+}
+
+/// Sorts of needs.
+const SORTS: usize = 6;
+
+fn sort(need: Need) -> usize {
+    match need {
+        Need::Lost(_) => 0,
+        Need::Broken(_) => 1,
+        Need::Fewer => 2,
+        Need::More => 3,
+        Need::Drained(_) => 4,
+        Need::Crowded(_) => 5,
     }
 }
 
@@ -88,49 +113,50 @@ fn rank(need: Need) -> u8 {
     }
 }
 
-fn is_full(view: &View<'_>, steps: &[Step]) -> bool {
+fn is_full(view: &PlanView<'_>, steps: &[Step]) -> bool {
     let is_bounded = !has(PlanBug::MovesUnbounded);
     (is_bounded && view.moves >= view.map.settings.moves_max)
         || edits(steps) >= view.limits.edits_max
 }
 
-fn need(
-    view: &View<'_>,
+fn needs(
+    view: &PlanView<'_>,
     id: ShardId,
     shard: &MapShard,
     live: usize,
     active: usize,
-) -> Option<Need> {
+) -> Vec<Need> {
     let wanted = match id {
         ShardId::META => meta_replicas(active),
         _ => (view.map.settings.replicas as usize).min(active),
     };
     if shard.replicas.len() > wanted.max(1) {
-        return Some(Need::More);
+        return vec![Need::More];
     }
-    let placed = view.placed.get(slot(id))?;
+    let placed = view.placed.get(slot(id)).map_or(&[][..], Vec::as_slice);
     let is_active = |at: usize| view.is_active.get(at) == Some(&true);
+    let mut needs = Vec::new();
     if live < shard.replicas.len() || !placed.iter().all(|at| is_active(*at)) {
-        let first = shard.replicas.iter().filter_map(|replica| {
+        needs.extend(shard.replicas.iter().filter_map(|replica| {
             let is_active = view.spread.at(replica.node()).is_some_and(is_active);
             match view.condition(id, *replica) {
-                Condition::Lost => Some(Need::Lost(*replica)),
-                Condition::Broken if is_active => Some(Need::Broken(*replica)),
+                ReplicaHealth::Lost => Some(Need::Lost(*replica)),
+                ReplicaHealth::Broken if is_active => Some(Need::Broken(*replica)),
                 _ if !is_active => Some(Need::Drained(*replica)),
                 _ => None,
             }
-        });
-        if let Some(first) = first.min() {
-            return Some(first);
-        }
+        }));
     }
     if shard.replicas.len() < wanted {
-        return Some(Need::Fewer);
+        needs.push(Need::Fewer);
     }
-    let crowded = view.spread.crowded(placed)?;
-    let node = view.spread.spots.get(crowded)?.node;
-    let replica = shard.on(node).filter(|_| live == shard.replicas.len())?;
-    Some(Need::Crowded(replica))
+    if needs.is_empty() && live == shard.replicas.len() {
+        let crowded = view.spread.crowded(placed);
+        let spot = crowded.and_then(|at| view.spread.spots.get(at));
+        let replica = spot.and_then(|spot| shard.on(spot.node));
+        needs.extend(replica.map(Need::Crowded));
+    }
+    needs
 }
 
 /// A change of a shard that begins.
@@ -142,7 +168,7 @@ struct Beginning {
     why: Why,
 }
 
-fn edit_for(view: &View<'_>, candidate: &Candidate) -> Option<Beginning> {
+fn edit_for(view: &PlanView<'_>, candidate: &Candidate) -> Option<Beginning> {
     let placed = view.placed.get(candidate.slot)?;
     let bytes = view.bytes.get(candidate.slot).copied().unwrap_or_default();
     let spread = &view.spread;
@@ -204,7 +230,7 @@ fn edit_for(view: &View<'_>, candidate: &Candidate) -> Option<Beginning> {
 }
 
 /// Begins a change, and counts with it from now on.
-fn begin(view: &mut View<'_>, slot: usize, beginning: Beginning) -> Step {
+fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
     let Beginning {
         add,
         remove,
@@ -252,7 +278,7 @@ fn begin(view: &mut View<'_>, slot: usize, beginning: Beginning) -> Step {
 }
 
 /// Moves that even loads out.
-fn shifts(view: &mut View<'_>, is_movable: &mut [bool], steps: &mut Vec<Step>) {
+fn shifts(view: &mut PlanView<'_>, is_movable: &mut [bool], steps: &mut Vec<Step>) {
     let mut of_node: Vec<Vec<usize>> = vec![Vec::new(); view.spread.spots.len()];
     // The shard of the map weighs nothing.
     for (slot, placed) in view.placed.iter().enumerate().skip(1) {
@@ -297,7 +323,7 @@ fn shifts(view: &mut View<'_>, is_movable: &mut [bool], steps: &mut Vec<Step>) {
 }
 
 /// Leads go to nodes that stay, and evenly. Only the map's preference changes: groups follow it.
-pub(super) fn leads(view: &mut View<'_>, steps: &mut Vec<Step>) {
+pub(super) fn leads(view: &mut PlanView<'_>, steps: &mut Vec<Step>) {
     let mut room = view.limits.leads_max;
     let mut fixed: Vec<bool> = Vec::with_capacity(view.placed.len());
     for (id, shard) in view.map.all_shards() {
@@ -344,7 +370,7 @@ pub(super) fn leads(view: &mut View<'_>, steps: &mut Vec<Step>) {
 }
 
 /// Prefers another leader than one on a node that is to go.
-fn hand_off(view: &mut View<'_>, slot: usize, steps: &mut Vec<Step>) -> bool {
+fn hand_off(view: &mut PlanView<'_>, slot: usize, steps: &mut Vec<Step>) -> bool {
     let placed = view.placed.get(slot).map_or(&[][..], Vec::as_slice);
     let spot = |at: &usize| view.spread.spots.get(*at);
     let first = placed.first().and_then(spot);
@@ -365,7 +391,7 @@ fn hand_off(view: &mut View<'_>, slot: usize, steps: &mut Vec<Step>) -> bool {
     true
 }
 
-fn prefer(view: &mut View<'_>, slot: usize, to: usize) -> Option<Step> {
+fn prefer(view: &mut PlanView<'_>, slot: usize, to: usize) -> Option<Step> {
     let placed = view.placed.get_mut(slot)?;
     let place = placed.iter().position(|at| *at == to)?;
     let from = *placed.first()?;

@@ -231,6 +231,13 @@ s1: 1 2 3 4 5 lead=2 down=1 lost=3
 ----
 begin s1 +1 -1 rebuild
 
+# what can be done for a shard is done, where another of its needs cannot be met
+plan replicas=5
+nodes: 1 2 3 4 5/dead
+s0: 1 2 3 4 5 lead=2 down=1
+----
+begin s0 +1 -1 rebuild
+
 # a wiped node is taken in, and then gets its replicas anew
 plan
 nodes: 1/new 2 3

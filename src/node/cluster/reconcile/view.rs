@@ -4,7 +4,7 @@
 use super::PlanLimits;
 use crate::node::cluster::map::{Map, MapShard, NodeState};
 use crate::node::cluster::reports::{HoldReport, LeadReport, NodeReport, Reports};
-use crate::node::cluster::spread::{Spot, Spread, weight};
+use crate::node::cluster::spread::{Spot, Spots, weight};
 use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
 
 /// Capacity of a device as long as none is known.
@@ -12,7 +12,7 @@ const CAPACITY_UNKNOWN: u64 = 1 << 40;
 
 /// How a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(super) enum ReplicaHealth {
     /// Its node is up and has it.
     Live,
     /// Its node is not heard, for now.
@@ -24,12 +24,12 @@ pub(super) enum Condition {
 }
 
 /// Map and reports.
-pub(super) struct View<'a> {
+pub(super) struct PlanView<'a> {
     pub(super) map: &'a Map,
     pub(super) reports: &'a Reports,
     pub(super) limits: &'a PlanLimits,
     /// The nodes, as far as placement goes. Loads are those after all changes.
-    pub(super) spread: Spread,
+    pub(super) spread: Spots,
     /// What each node says, if it is up.
     heard: Vec<Option<&'a NodeReport>>,
     /// The same, if the node's store is the one of the map.
@@ -64,7 +64,7 @@ pub(super) fn shard_of(slot: usize) -> ShardId {
     }
 }
 
-impl<'a> View<'a> {
+impl<'a> PlanView<'a> {
     pub(super) fn new(map: &'a Map, reports: &'a Reports, limits: &'a PlanLimits) -> Self {
         let slots = map.shards.len() + 1;
         let mut view = Self {
@@ -204,16 +204,16 @@ impl<'a> View<'a> {
         (hold.generation == replica.generation()).then_some(hold)
     }
 
-    pub(super) fn condition(&self, shard: ShardId, replica: ReplicaId) -> Condition {
+    pub(super) fn condition(&self, shard: ShardId, replica: ReplicaId) -> ReplicaHealth {
         if self.trusted(replica.node()).is_some() {
             return match self.hold(shard, replica) {
-                Some(hold) if !hold.is_down => Condition::Live,
-                _ => Condition::Broken,
+                Some(hold) if !hold.is_down => ReplicaHealth::Live,
+                _ => ReplicaHealth::Broken,
             };
         }
         match self.is_lost(replica.node()) {
-            true => Condition::Lost,
-            false => Condition::Silent,
+            true => ReplicaHealth::Lost,
+            false => ReplicaHealth::Silent,
         }
     }
 
@@ -223,7 +223,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn is_live(&self, shard: ShardId, replica: ReplicaId) -> bool {
-        self.condition(shard, replica) == Condition::Live
+        self.condition(shard, replica) == ReplicaHealth::Live
     }
 
     /// Whether a change adds a replica on a node.
@@ -243,7 +243,7 @@ impl<'a> View<'a> {
 }
 
 /// The nodes without their loads.
-fn spread(map: &Map, reports: &Reports, limits: &PlanLimits) -> Spread {
+fn spread(map: &Map, reports: &Reports, limits: &PlanLimits) -> Spots {
     let mut zones: Vec<(&str, &str)> = map.live_nodes().map(|(_, node)| node.domain()).collect();
     zones.sort_unstable();
     zones.dedup();
@@ -279,5 +279,5 @@ fn spread(map: &Map, reports: &Reports, limits: &PlanLimits) -> Spread {
             prefers: 0,
         }
     });
-    Spread::new(spots.collect(), map.settings.moves_per_node_max)
+    Spots::new(spots.collect(), map.settings.moves_per_node_max)
 }

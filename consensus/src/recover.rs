@@ -61,8 +61,7 @@ impl LeftReplica {
         let configs = membership.get_joint_config();
         let voters: BTreeSet<ReplicaId> = membership.voter_ids().map(ReplicaId).collect();
         let is_gone = |replica: &ReplicaId| lost.contains(&replica.node());
-        let (gone, left): (BTreeSet<_>, BTreeSet<_>) =
-            voters.iter().copied().partition(is_gone);
+        let (gone, left): (BTreeSet<_>, BTreeSet<_>) = voters.iter().copied().partition(is_gone);
         let mine = left.iter().copied().find(|replica| replica.node() == node);
         let replica = mine.ok_or(RecoverError::State("this node has no vote in the shard"))?;
         let is_majority = configs.iter().all(|config| {
@@ -88,8 +87,8 @@ impl LeftReplica {
         }
         let before = last_membership(shard).await?;
         let left = self.left.iter().map(|replica| replica.0).collect();
-        let steps = steps_to(&before, &left)
-            .ok_or(RecoverError::State("nobody would be left to vote"))?;
+        let steps =
+            steps_to(&before, &left).ok_or(RecoverError::State("nobody would be left to vote"))?;
         let term = shard.log.vote().map_or(Term(0), |vote| vote.term);
         let term = Term(term.max(self.last.map_or(Term(0), |last| last.term)).0 + 1);
         // Whoever is elected from now on is in a later term.
@@ -109,7 +108,11 @@ impl LeftReplica {
             };
             assert!(last < Some(id), "{id} is the last entry");
             last = Some(id);
-            entries.push(Entry::new(id, kind::MEMBERSHIP, membership::encode(&membership)));
+            entries.push(Entry::new(
+                id,
+                kind::MEMBERSHIP,
+                membership::encode(&membership),
+            ));
         }
         let (done, durable) = oneshot::channel();
         shard.log.append(entries, |result| {
@@ -159,7 +162,10 @@ async fn last_membership(shard: &Shard) -> Result<Membership, RecoverError> {
     let mut from = range.purged.map_or(0, |purged| purged.index.0 + 1);
     let end = range.last.map_or(0, |last| last.index.0 + 1);
     while from < end {
-        let read = shard.log.read_heads(LogIndex(from), LogIndex(end), READ_BYTES).await?;
+        let read = shard
+            .log
+            .read_heads(LogIndex(from), LogIndex(end), READ_BYTES)
+            .await?;
         let Some(last) = read.last() else { break };
         from = last.id.index.0 + 1;
         for entry in read {

@@ -200,7 +200,12 @@ impl Meta {
                 }
                 other => tracing::debug!(%shard, %node, ?step, ?other, "a step was not taken"),
             }
-            if let Some(lead) = meta.lead.borrow_mut().as_mut().filter(|l| l.number == number) {
+            if let Some(lead) = meta
+                .lead
+                .borrow_mut()
+                .as_mut()
+                .filter(|l| l.number == number)
+            {
                 lead.busy.remove(&shard);
             }
             meta.wake.notify_one();
@@ -233,7 +238,10 @@ impl Meta {
             *lead = None;
             return Err(error.into());
         }
-        assert!(next.epoch > current.map.epoch, "the epoch rises with every write");
+        assert!(
+            next.epoch > current.map.epoch,
+            "the epoch rises with every write"
+        );
         current.kept = Some(kept);
         current.map = Rc::clone(&next);
         drop(lead);
@@ -289,7 +297,9 @@ impl Meta {
                 if let Some(lead) = self.lead.borrow_mut().as_mut() {
                     lead.waiting.remove(&NodeId(registration.node));
                 }
-                NodeReply::Map { bytes: map.encode() }
+                NodeReply::Map {
+                    bytes: map.encode(),
+                }
             }
             Err(error) => failed(&error),
         }
@@ -304,7 +314,9 @@ impl Meta {
         let answer = match self.decide(&ask).await {
             Ok(answer) => answer,
             Err(NotWritten::NotLeader | NotWritten::Kept(_)) => return NodeReply::Busy,
-            Err(error) => ClusterAnswer::Refused { why: error.to_string() },
+            Err(error) => ClusterAnswer::Refused {
+                why: error.to_string(),
+            },
         };
         NodeReply::Admin {
             answer: body_of(&answer),
@@ -391,8 +403,12 @@ fn may_register(lead: &Lead, registration: &Registration) -> Result<Vec<MapEdit>
         return Ok(edits);
     };
     let reports = &lead.reports;
-    let heard = reports.nodes.get(&node).filter(|report| report.store == known.store);
-    let silence = millis_since(lead.began).saturating_sub(heard.map_or(0, |report| report.heard_ms));
+    let heard = reports
+        .nodes
+        .get(&node)
+        .filter(|report| report.store == known.store);
+    let silence =
+        millis_since(lead.began).saturating_sub(heard.map_or(0, |report| report.heard_ms));
     if silence < limits::REJOIN_SILENCE_MS {
         return Err(NotWritten::Refused(format!(
             "node {} is known with another data directory, which was heard {silence} ms ago: if that one is gone for \

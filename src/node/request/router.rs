@@ -10,13 +10,16 @@ use crate::node::cluster::map_watch::MapWatch;
 use crate::node::cluster::placement::{Home, Placement};
 use crate::node::local::LocalGroups;
 use crate::node::mesh::{Mesh, Message};
+use crate::node::neighbours::Neighbours;
 use crate::node::shards::CoreShards;
 use corelith_io::sync::semaphore::Permit;
+use corelith_wire::cluster::ClusterAnswer;
 use corelith_wire::map::ClusterMap;
+use corelith_wire::peer::{NodeAsk, NodeReply};
 use corelith_wire::response::{self, Answer, Failure, Reason};
 use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId};
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ enum Route {
     Storage,
     /// Tell the cluster map.
     Describe,
+    /// Pass on what an operator asks.
+    Order,
     /// The client's map is old: send the newer one.
     OldMap,
     /// This node's map is old: it must not answer for the shard.
@@ -47,6 +52,9 @@ fn route(placement: &Placement, core: u16, is_here: bool, head: &Head) -> Route 
         Kind::STATUS => return Route::Status,
         Kind::STORAGE => return Route::Storage,
         Kind::DESCRIBE => return Route::Describe,
+        // The first core knows the other nodes.
+        Kind::CLUSTER if core == 0 => return Route::Order,
+        Kind::CLUSTER => return Route::Core(0),
         _ => {}
     }
     // No client has business with the meta shard.
@@ -76,6 +84,8 @@ pub(crate) struct Router {
     pub(crate) groups: Rc<LocalGroups>,
     pub(crate) shards: Rc<CoreShards>,
     pub(crate) status: Rc<NodeStatus>,
+    /// Who asks other nodes; on the first core alone.
+    pub(crate) neighbours: RefCell<Weak<Neighbours>>,
 }
 
 impl Router {
@@ -97,6 +107,7 @@ impl Router {
             Route::Status => self.tell_status(reply),
             Route::Storage => self.tell_storage(reply),
             Route::Describe => self.send_map(reply, Answer::Map),
+            Route::Order => self.pass_order(&frame, reply),
             Route::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
             Route::NewMap => reply.send(&failed(Failure::Unavailable {
                 reason: Reason::Starting,
@@ -130,12 +141,48 @@ impl Router {
         });
     }
 
+    /// Passes on what an operator asks, to the node that keeps the map.
+    fn pass_order(&self, frame: &Frame, mut reply: Reply) {
+        let unavailable = |nothing_done| {
+            failed(Failure::Unavailable {
+                reason: Reason::NoQuorum,
+                nothing_done,
+            })
+        };
+        let Some(neighbours) = self.neighbours.borrow().upgrade() else {
+            return reply.send(&unavailable(true));
+        };
+        let ask = NodeAsk::Admin {
+            ask: frame.body().to_vec(),
+        };
+        corelith_io::spawn(async move {
+            let answer = match neighbours.ask_meta(&ask).await {
+                Some(NodeReply::Admin { answer }) => {
+                    if !reply.reserve(answer.len()).await {
+                        return;
+                    }
+                    match ClusterAnswer::parse(&answer) {
+                        Ok(answer) => Answer::Cluster(answer),
+                        Err(_) => failed(Failure::Malformed),
+                    }
+                }
+                Some(_) => failed(Failure::Malformed),
+                // One that was asked may do it yet.
+                None => unavailable(false),
+            };
+            reply.send(&answer);
+        });
+    }
+
     /// Takes what another core says. Does not wait.
     pub(crate) fn hear(&self, message: Message) {
         match message {
             Message::Request { origin, frame } => {
                 let reply = Reply::remote(Rc::clone(&self.mesh), origin);
-                self.handle_forwarded(frame, reply);
+                match frame.header.head.kind {
+                    Kind::CLUSTER => self.pass_order(&frame, reply),
+                    _ => self.handle_forwarded(frame, reply),
+                }
             }
             Message::Reserve {
                 request,
@@ -229,6 +276,8 @@ mod tests {
             (0, Kind::STATUS, 99, 0, Route::Status),
             (1, Kind::STORAGE, 99, 0, Route::Storage),
             (0, Kind::DESCRIBE, 99, 7, Route::Describe),
+            (0, Kind::CLUSTER, 0, 0, Route::Order),
+            (1, Kind::CLUSTER, 0, 0, Route::Core(0)),
         ];
         for (core, kind, shard, epoch, expected) in table {
             let head = Head {

@@ -155,6 +155,7 @@ fn meet_neighbours(
         encoded: RefCell::default(),
     });
     groups.answer_nodes(neighbours.as_answer());
+    router.neighbours.replace(Rc::downgrade(&neighbours));
     [
         corelith_io::spawn(news.follow()),
         corelith_io::spawn(Rc::clone(&neighbours).keep_reporting()),
@@ -220,6 +221,7 @@ fn new_server(
         mesh,
         groups: local,
         shards: Rc::clone(shards),
+        neighbours: RefCell::default(),
     });
     let server = Server::new(
         Rc::clone(&router),

@@ -238,6 +238,10 @@ fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
         why,
     } = beginning;
     let shard = shard_of(slot);
+    assert!(
+        add.is_some() || remove.is_some(),
+        "a change of {shard} changes something"
+    );
     let bytes = view.bytes.get(slot).copied().unwrap_or_default();
     let load = match shard {
         ShardId::META => 0,
@@ -401,5 +405,6 @@ fn prefer(view: &mut PlanView<'_>, slot: usize, to: usize) -> Option<Step> {
     view.spread.with(to, |spot| spot.prefers += 1);
     let leader = view.spread.spots.get(to)?.node;
     let shard = shard_of(slot);
+    assert!(shard != ShardId::META, "nobody is preferred for the map");
     Some(Step::Edit(MapEdit::Prefer { shard, leader }))
 }

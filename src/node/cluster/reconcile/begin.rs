@@ -32,7 +32,7 @@ enum Need {
 
 /// A shard in need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
+struct NeedyShard {
     rank: u8,
     /// Live voters beyond a majority.
     spare: usize,
@@ -55,7 +55,7 @@ pub(super) fn all(view: &mut PlanView<'_>, steps: &mut Vec<Step>) {
         if let (true, Some(movable)) = (needs.is_empty(), is_movable.get_mut(slot(id))) {
             *movable = live == shard.replicas.len();
         }
-        candidates.extend(needs.into_iter().map(|need| Candidate {
+        candidates.extend(needs.into_iter().map(|need| NeedyShard {
             rank: rank(need),
             spare: live - (shard.replicas.len() / 2 + 1),
             slot: slot(id),
@@ -168,7 +168,7 @@ struct Beginning {
     why: Why,
 }
 
-fn edit_for(view: &PlanView<'_>, candidate: &Candidate) -> Option<Beginning> {
+fn edit_for(view: &PlanView<'_>, candidate: &NeedyShard) -> Option<Beginning> {
     let placed = view.placed.get(candidate.slot)?;
     let bytes = view.bytes.get(candidate.slot).copied().unwrap_or_default();
     let spread = &view.spread;

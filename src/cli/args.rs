@@ -1,13 +1,12 @@
 //! The arguments of every command.
 
 mod client;
-mod cluster;
 
+pub(super) use client::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
 pub(super) use client::{
     CasArguments, ClientCommand, Connection, DeleteArguments, ExportArguments, GetArguments,
     ImportArguments, PutArguments, ScanArguments, ValueArgument,
 };
-pub(super) use cluster::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
 
 use super::dev::WantedShape;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};

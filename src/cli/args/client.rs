@@ -1,6 +1,9 @@
 //! The arguments of the clients of a cluster.
 
-use super::cluster::{ClusterCommand, ShardCommand};
+mod cluster;
+
+pub(in crate::cli) use cluster::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
+
 use crate::cli::encoding::unescape;
 use clap::{Args, Subcommand};
 use corelith_client::SEEDS_VARIABLE;
@@ -91,7 +94,7 @@ pub struct OfCluster<T: Args> {
     #[command(flatten)]
     pub command: T,
     #[command(flatten)]
-    pub(super) connection: ConnectionOptions,
+    connection: ConnectionOptions,
 }
 
 /// The commands that are clients of a cluster.

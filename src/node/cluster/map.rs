@@ -267,7 +267,12 @@ impl Map {
 /// Replicas of the shard that holds the map, among so many nodes.
 pub fn meta_replicas(nodes: usize) -> usize {
     let most = nodes.clamp(1, limits::META_REPLICAS_MAX);
-    most - (most + 1) % 2
+    let odd = most - (most + 1) % 2;
+    assert!(
+        odd % 2 == 1 && odd <= most,
+        "{odd} of {most} are an odd number"
+    );
+    odd
 }
 
 impl MapSettings {

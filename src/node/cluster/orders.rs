@@ -66,6 +66,10 @@ pub fn decide(map: &Map, order: &ClusterOrder) -> Result<Decision, OrderRefusal>
         ClusterOrder::Rejoin { node, store } => rejoin(map, NodeId(*node), StoreId(*store))?,
         ClusterOrder::Recover { lost } => recover(map, lost)?,
     };
+    assert!(
+        !decision.lines.is_empty() || decision.edits.is_empty(),
+        "an operator is told of every edit"
+    );
     // What fits by itself may not fit together: what the map refuses, the order is refused for.
     match map.apply_all(&decision.edits) {
         Ok(_) => Ok(decision),

@@ -15,6 +15,10 @@ const TROUBLES_MAX: usize = 64;
 pub fn overview(map: &Map, reports: &Reports, limits: &PlanLimits, leader: NodeId) -> ClusterView {
     let leads = leads(reports, limits);
     let counts = Counts::of(map, &leads);
+    assert!(
+        counts.prefers.values().sum::<u32>() as usize <= map.shards.len(),
+        "a shard prefers one node"
+    );
     let nodes = map.nodes.iter();
     let shards = map.shards.iter().zip((0..).map(ShardId));
     let changes = phases(map, reports, limits).into_iter();

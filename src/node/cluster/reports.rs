@@ -167,6 +167,16 @@ impl Reports {
             };
             self.watches.insert(id, watch);
         }
+        assert!(
+            self.watches.len() <= map.shards.len() + 1,
+            "a shard has one change"
+        );
+        assert!(
+            self.watches
+                .values()
+                .all(|watch| watch.begun_ms <= watch.risen_ms),
+            "a change begins before it gets on"
+        );
         self.avoided.retain(|_, until| *until > self.now);
         self.nodes.retain(|node, _| map.node(*node).is_some());
     }

@@ -253,6 +253,7 @@ impl Spots {
                 leads.push(shard);
             }
         }
+        assert!(low <= high && high <= low + 1, "the mean is between them");
         let chain = self.chain(shards, &of_leader, high + 1, high.saturating_sub(1));
         match chain.is_empty() {
             true => self.chain(shards, &of_leader, low + 1, low.saturating_sub(1)),
@@ -327,6 +328,7 @@ fn way_back(came: &[Option<(usize, usize)>], end: usize) -> Vec<(usize, usize)> 
         at = before;
     }
     chain.reverse();
+    assert!(chain.len() < came.len(), "a chain passes each node once");
     chain
 }
 

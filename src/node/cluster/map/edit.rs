@@ -286,6 +286,10 @@ impl Map {
                 self.nodes.remove(&oldest);
             }
         }
+        assert!(
+            self.nodes.len() < limits::MAP_NODES_MAX,
+            "a full list of nodes has removed ones"
+        );
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ enum Need {
 
 /// A shard in need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
+struct NeedyShard {
     rank: u8,
     /// Live voters beyond a majority.
     spare: usize,
@@ -55,7 +55,7 @@ pub(super) fn all(view: &mut PlanView<'_>, steps: &mut Vec<Step>) {
         if let (true, Some(movable)) = (needs.is_empty(), is_movable.get_mut(slot(id))) {
             *movable = live == shard.replicas.len();
         }
-        candidates.extend(needs.into_iter().map(|need| Candidate {
+        candidates.extend(needs.into_iter().map(|need| NeedyShard {
             rank: rank(need),
             spare: live - (shard.replicas.len() / 2 + 1),
             slot: slot(id),
@@ -168,7 +168,7 @@ struct Beginning {
     why: Why,
 }
 
-fn edit_for(view: &PlanView<'_>, candidate: &Candidate) -> Option<Beginning> {
+fn edit_for(view: &PlanView<'_>, candidate: &NeedyShard) -> Option<Beginning> {
     let placed = view.placed.get(candidate.slot)?;
     let bytes = view.bytes.get(candidate.slot).copied().unwrap_or_default();
     let spread = &view.spread;
@@ -238,6 +238,10 @@ fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
         why,
     } = beginning;
     let shard = shard_of(slot);
+    assert!(
+        add.is_some() || remove.is_some(),
+        "a change of {shard} changes something"
+    );
     let bytes = view.bytes.get(slot).copied().unwrap_or_default();
     let load = match shard {
         ShardId::META => 0,
@@ -401,5 +405,6 @@ fn prefer(view: &mut PlanView<'_>, slot: usize, to: usize) -> Option<Step> {
     view.spread.with(to, |spot| spot.prefers += 1);
     let leader = view.spread.spots.get(to)?.node;
     let shard = shard_of(slot);
+    assert!(shard != ShardId::META, "nobody is preferred for the map");
     Some(Step::Edit(MapEdit::Prefer { shard, leader }))
 }

@@ -86,6 +86,13 @@ impl<'a> PlanView<'a> {
         view.place();
         let settled = map.all_shards().map(|(id, shard)| view.settled(id, shard));
         view.settled = settled.collect();
+        assert_eq!(view.settled.len(), slots, "each shard has its slot");
+        assert_eq!(
+            view.trusted.len(),
+            view.spread.spots.len(),
+            "each node has its place"
+        );
+        assert!(view.moves as usize <= slots, "a shard has one change");
         view
     }
 

@@ -1,5 +1,10 @@
 //! Plans against a small model of a cluster: nodes that obey steps late, twice or not at all, groups that elect and
 //! change their members, and a leader of the map that loses what it was told.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "it measures what plans cost, and a planted bug fails on a thread of its own"
+)]
 
 use crate::node::cluster::map::tests::{Cases, first, place};
 use crate::node::cluster::map::{Map, MapEdit, NodeState, meta_replicas};

@@ -1,6 +1,6 @@
 //! The arguments of the commands of operators.
 
-use super::client::{ConnectionOptions, OfCluster};
+use super::{ConnectionOptions, OfCluster};
 use clap::{Args, Subcommand};
 
 /// The commands about the cluster as a whole.

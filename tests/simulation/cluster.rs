@@ -3,7 +3,8 @@
 use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, Place,
+    StorageConfig,
 };
 use corelith::node::run::beats;
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind, PreparedNode};
@@ -283,6 +284,12 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             port: PORT,
         },
         cores,
+        place: Place {
+            host: node.ip().to_string(),
+            port: PORT,
+            ..Place::default()
+        },
+        join: Vec::new(),
         pin: Vec::new(),
         cluster: ClusterConfig {
             name: "simulated".to_owned(),

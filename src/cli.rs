@@ -10,6 +10,7 @@
 
 mod args;
 mod client;
+mod cluster;
 mod connect;
 pub mod dev;
 mod encoding;
@@ -25,6 +26,7 @@ mod on_core;
 mod output;
 mod paths;
 mod scan;
+mod shard;
 mod status;
 mod storage;
 mod table;

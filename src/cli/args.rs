@@ -1,11 +1,13 @@
 //! The arguments of every command.
 
 mod client;
+mod cluster;
 
 pub(super) use client::{
     CasArguments, ClientCommand, Connection, DeleteArguments, ExportArguments, GetArguments,
     ImportArguments, PutArguments, ScanArguments, ValueArgument,
 };
+pub(super) use cluster::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
 
 use super::dev::WantedShape;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -27,7 +29,7 @@ Exit codes:
   130  interrupted by Ctrl-C; `node` and `dev` stop in order on Ctrl-C and exit with 0";
 
 const CLIENTS: &str = "\
-put, get, delete, scan, cas, status, import and export are clients of a cluster. Without --connect and
+put, get, delete, scan, cas, status, import, export, cluster and shard are clients of a cluster. Without --connect and
 CORELITH_SEEDS they connect to 127.0.0.1:7411, where `corelith dev` listens.
 
 Examples:

@@ -50,7 +50,8 @@ const _: () = {
     assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
     assert!(META_REPLICAS_MAX <= REPLICAS_MAX as usize && META_REPLICAS_MAX % 2 == 1);
     // Their lengths are single bytes in the map.
-    assert!(HOST_LEN_MAX <= u8::MAX as usize && ZONE_LEN_MAX <= u8::MAX as usize);
+    assert!(HOST_LEN_MAX <= u8::MAX as usize);
+    assert!(ZONE_LEN_MAX < HOST_LEN_MAX);
 };
 
 /// Bounds of `storage.memtable_bytes`.

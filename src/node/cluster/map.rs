@@ -13,7 +13,7 @@ mod check;
 mod edit;
 pub mod format;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::Wrong;
 pub use edit::{EditError, MapEdit, NodePlace};

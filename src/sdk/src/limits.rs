@@ -33,6 +33,8 @@ pub(crate) const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(640);
 
 /// Default time from call to answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+/// Longest wait for one node's answer to an order: it passes the order on, and waits for it to be written.
+pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one attempt waits for its answer before another node is asked.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Additional time of an attempt for every MiB of its value.

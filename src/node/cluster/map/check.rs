@@ -59,7 +59,7 @@ impl Map {
     }
 
     /// Checks what holds of a shard.
-    pub(super) fn check_shard(&self, shard: &MapShard) -> Result<(), Wrong> {
+    pub(in crate::node::cluster) fn check_shard(&self, shard: &MapShard) -> Result<(), Wrong> {
         let replicas = &shard.replicas;
         holds(
             (1..=limits::REPLICAS_MAX as usize).contains(&replicas.len()),

@@ -2,6 +2,7 @@
 //! epoch.
 
 use super::{Change, Map, MapNode, MapSettings, MapShard, NodeState, Why, Wrong};
+use crate::node::cluster::planted::{PlanBug, has};
 use crate::node::limits;
 use corelith_wire::{Epoch, LogIndex, NodeId, ReplicaId, ShardId, StoreId};
 use std::collections::BTreeSet;
@@ -144,7 +145,10 @@ impl Map {
     pub fn apply_all(&self, edits: &[MapEdit]) -> Result<Self, EditError> {
         let mut map = self.clone();
         let next = self.epoch.0.checked_add(1);
-        map.epoch = Epoch(next.ok_or(EditError::Full("the map has had its last epoch"))?);
+        let next = Epoch(next.ok_or(EditError::Full("the map has had its last epoch"))?);
+        if !has(PlanBug::EpochNotRaised) {
+            map.epoch = next;
+        }
         let mut shards = BTreeSet::new();
         for edit in edits {
             match edit {
@@ -160,11 +164,15 @@ impl Map {
             }
         }
         for id in &shards {
-            map.shard_mut(*id).ok_or(EditError::NoShard(*id))?.epoch = map_epoch(next);
+            let epoch = map.epoch;
+            map.shard_mut(*id).ok_or(EditError::NoShard(*id))?.epoch = epoch;
         }
         // Each edit has refused what it saw; this refuses what only the whole shows.
         map.check()?;
-        assert!(map.epoch > self.epoch, "the epoch rises with every write");
+        assert!(
+            map.epoch > self.epoch || has(PlanBug::EpochNotRaised),
+            "the epoch rises with every write"
+        );
         assert!(
             map.next_node >= self.next_node && map.shards.len() == self.shards.len(),
             "ids are given once, and the number of shards is for ever"
@@ -209,6 +217,8 @@ impl Map {
                 }
                 shard.replicas.clone_from(survivors);
                 shard.change = None;
+                // The survivors may lack the membership that the map has shown.
+                shard.membership = LogIndex(0);
             }
             _ => {}
         }
@@ -278,10 +288,6 @@ impl Map {
         }
         Ok(())
     }
-}
-
-fn map_epoch(next: Option<u32>) -> Epoch {
-    Epoch(next.unwrap_or_default())
 }
 
 impl MapNode {

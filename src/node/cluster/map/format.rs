@@ -96,7 +96,7 @@ impl Map {
         if *crc != crc32c::crc32c(content).to_le_bytes() {
             return Err(corrupt("its checksum does not match"));
         }
-        let mut fields = Fields(content);
+        let mut fields = MapFields(content);
         let version = fields.u32()?;
         if version > VERSION {
             return Err(MapError::Newer(version));
@@ -208,9 +208,9 @@ fn put_shard(out: &mut Vec<u8>, shard: &MapShard) {
 }
 
 /// Reads fields one after the other.
-struct Fields<'a>(&'a [u8]);
+struct MapFields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> MapFields<'a> {
     fn bytes(&mut self, len: usize) -> Result<&'a [u8], MapError> {
         let short = MapError::Corrupt("it ends too early");
         let (field, rest) = self.0.split_at_checked(len).ok_or(short)?;

@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// The configuration of a machine that joins the cluster of the node at the first address.
 fn joining(node: SimNode, cores: u16) -> NodeConfig {
     let text = format!(
-        "node = {{ data_dir = \"/data\", listen = \"{}:{PORT}\", cores = {cores}, zone = \"z\", \
+        "node = {{ data_dir = \"/data\", listen = \"{}:{PORT}\", cores = {cores}, \
          join = [\"10.0.0.1:{PORT}\", \"10.0.0.2:{PORT}\"] }}\n\
          storage = {{ memtable_bytes = 1048576, segment_bytes = 16777216 }}\n\
          clients = {{ memory_bytes = 67108864 }}",

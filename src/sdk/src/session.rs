@@ -24,8 +24,8 @@ pub use crate::doubt::Question;
 use crate::doubt::{self, Doubts, pause_after};
 use crate::error::{Cause, Error};
 use crate::limits::{
-    DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
-    SILENT_SUSPICION,
+    DAMAGED_PATIENCE, REDIRECTS_MAX, REFRESH_EVERY, REFUSED_SUSPICION, RETRY_PAUSE_MAX,
+    RETRY_PAUSE_MIN, SILENT_SUSPICION,
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};
@@ -64,6 +64,12 @@ pub struct Session {
     shards: Vec<ShardSession>,
     /// Per shard: when an operation that waits for a leader asks next.
     scouts: Vec<Duration>,
+    /// From when on an operation that finds no leader asks for a newer map.
+    refresh_at: Duration,
+    /// Whether it is time for that.
+    wants_map: bool,
+    /// Whether a newer map was adopted that the transport does not know of.
+    has_newer_map: bool,
     /// The server's window, the same for every session.
     window: u32,
     /// Identifies this client in the servers' session tables.
@@ -84,6 +90,9 @@ impl Session {
             seen: vec![0; shards.len()],
             shards,
             scouts,
+            refresh_at: Duration::ZERO,
+            wants_map: false,
+            has_newer_map: false,
             window: window.clamp(1, limits::SESSION_WINDOW),
             client: 0,
             random: seed,
@@ -100,7 +109,19 @@ impl Session {
 
     /// Adopts a map from a node. Returns whether it is newer than the current one.
     pub fn adopt(&mut self, map: ClusterMap) -> bool {
-        self.routes.adopt(map)
+        let is_newer = self.routes.adopt(map);
+        self.has_newer_map |= is_newer;
+        is_newer
+    }
+
+    /// Whether the nodes, and the seeds, are to be asked for a newer map now.
+    pub fn take_wish_for_map(&mut self) -> bool {
+        std::mem::take(&mut self.wants_map)
+    }
+
+    /// Whether a newer map was adopted since the last call.
+    pub fn take_map_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_newer_map)
     }
 
     /// Host and port of `target`, `None` if it is not in the map.
@@ -193,6 +214,10 @@ impl Session {
             && let Some(wait) = self.number(operation)
         {
             return wait;
+        }
+        if operation.epoch != Epoch(self.map().epoch) {
+            // Whoever was asked by another map says nothing of whom to ask by this one.
+            operation.turn = None;
         }
         let (shard, source) = (operation.shard, operation.source);
         let replica = self.replicas.choose(&self.routes, shard, source, now);
@@ -301,6 +326,11 @@ impl Session {
             self.routes.does_not_lead(shard, asked);
         }
         let since = *operation.leaderless_since.get_or_insert(now);
+        if now.saturating_sub(since) >= REFRESH_EVERY && self.refresh_at <= now {
+            // All that the client knows may be gone, or elsewhere. Nothing waits for that.
+            self.refresh_at = now + REFRESH_EVERY;
+            self.wants_map = true;
+        }
         let soon = now + pause_after(now.saturating_sub(since), self.next_random());
         let late = now + RETRY_PAUSE_MAX / 2 + self.up_to(RETRY_PAUSE_MAX / 2);
         let until = match self.scouts.get_mut(shard.0 as usize) {
@@ -397,7 +427,9 @@ impl Session {
             }
             Failure::WrongEpoch { map } => {
                 operation.cause = Cause::WrongNode;
-                let newer = self.routes.adopt(map);
+                // Or it would have answered.
+                self.routes.does_not_lead(operation.shard, asked);
+                let newer = self.adopt(map);
                 if newer {
                     self.proceed(operation, now)
                 } else {
@@ -459,10 +491,15 @@ impl Session {
         let asked = operation.asked.unwrap_or_default();
         operation.cause = Cause::NoLeader;
         self.routes.does_not_lead(operation.shard, asked);
-        let known = self
-            .map()
-            .replicas(operation.shard)
-            .any(|node| node == leader);
+        if leader != NodeId(0) && !self.routes.has(leader) {
+            // The map is old.
+            return match self.pause(operation, now) {
+                Step::Pause { until } => Step::Refresh { until },
+                other => other,
+            };
+        }
+        // One without a replica may have got it since.
+        let known = leader != NodeId(0);
         if !known || leader == asked || self.routes.suspected(leader, now) {
             return self.seek(operation, now);
         }
@@ -617,6 +654,12 @@ impl Session {
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
+    /// One of so many, at random.
+    pub fn next_of(&mut self, count: usize) -> usize {
+        let random = self.next_random() >> 33;
+        usize::try_from(random).unwrap_or_default() % count.max(1)
+    }
+
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

@@ -68,10 +68,23 @@ async fn serve(setup: &CoreSetup, held: &mut Option<HeldDirectory>) -> Result<()
         store,
         asks: setup.asks.clone(),
     };
-    let Opened {
+    let opening = {
+        let opening = pin!(opener.open());
+        let stopping = pin!(setup.stop.recv());
+        match select(opening, stopping).await {
+            Either::Left((opened, _)) => Some(opened?),
+            Either::Right(_) => None,
+        }
+    };
+    let Some(Opened {
         groups: opened,
         down,
-    } = opener.open().await?;
+    }) = opening
+    else {
+        // Shards that are being opened are left as in a crash, the others are closed.
+        groups.shutdown().await;
+        return Ok(());
+    };
     let (router, server) = new_server(setup, placement, &groups, &desk, opened.clone(), down);
     let tasks = [
         corelith_io::spawn(Rc::clone(&server).accept(listener)),

@@ -56,6 +56,8 @@ pub const PEER_IDLE_READ_BYTES: usize = 16 << 10;
 pub const PEER_BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// Answers that wait for a peer to take them; one that lets more pile up is disconnected.
 pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
+/// The task of an append at a follower, which is allocated, and copied, for each of them.
+pub const APPEND_TASK_BYTES_MAX: usize = 2 << 10;
 /// Time that a peer has to complete a frame, or to take what one write gives it.
 pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often that is looked at.

@@ -1,9 +1,10 @@
 //! The pulse of a core: every few milliseconds it says that its loop runs and its disk answers, and looks at all
-//! groups of the core, so that a group which has nothing to do needs no timer.
+//! groups of the core, so that a group which has nothing to do needs no timer. While all nodes are there it passes over
+//! groups at rest, but for a round every half second.
 
 use super::GroupsInner;
 use crate::group::{Group, STALLED_PART};
-use crate::link::PeerLink;
+use crate::link::{PeerLink, PeerSeen};
 use corelith_io::Instant;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{DAMAGED_NAMED_MAX, Health, NodeHealth};
@@ -72,8 +73,11 @@ impl GroupsInner {
         let has_news = pulse.generation.replace(generation) != generation;
         let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
         if has_news || is_due || is_round {
+            let is_calm = !has_news && !is_round && self.are_all_there(now);
             for group in &groups {
-                group.look(now, has_news, is_round);
+                if !(is_calm && group.is_at_rest()) {
+                    group.look(now, has_news, is_round);
+                }
             }
             pulse.looked_at.set(Some(now));
         }
@@ -115,6 +119,18 @@ impl GroupsInner {
                 }
             }
         }
+    }
+
+    /// Whether all other nodes answer, and all connections stand.
+    fn are_all_there(&self, now: Instant) -> bool {
+        let promise = self.liveness.options().promise;
+        let pairs = self.liveness.pairs();
+        let mut heard = pairs.iter().map(|(_, pair)| pair.heard());
+        let links = self.links.borrow();
+        heard.all(|heard| heard.is_some_and(|heard| now - heard < promise))
+            && links
+                .values()
+                .all(|link| link.seen() == PeerSeen::Connected)
     }
 
     /// The nodes to which a connection is new.

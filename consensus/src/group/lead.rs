@@ -119,16 +119,13 @@ impl Group {
         }
     }
 
-    /// Whether nothing has come up since it was looked at last, as long as all of its members answer and are connected
-    /// to and the node has no news.
+    /// Whether nothing has come up since it was looked at last, as long as nothing is being written, all of its members
+    /// answer and are connected to, and the node has no news.
     pub(crate) fn is_at_rest(&self) -> bool {
         let inner = &self.inner;
         let leads = inner.raw_leading();
         let goes_on = leads.is_none_or(|leader| !inner.lease.is_given_up(leader));
-        inner.lead.settled.get() == Some(leads)
-            && goes_on
-            && !inner.is_stopped()
-            && inner.log.pulse().oldest.is_none()
+        inner.lead.settled.get() == Some(leads) && goes_on && !inner.is_stopped()
     }
 
     /// Looks at what may need doing, as often as nodes send beats; `is_round` every half second.

@@ -58,6 +58,8 @@ pub const PEER_BUFFER_BYTES_KEPT: usize = 1 << 20;
 pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
 /// Questions of a peer to the node that are not answered.
 pub const NODE_ASKS_MAX: usize = 256;
+/// The task of an append at a follower, which is allocated, and copied, for each of them.
+pub const APPEND_TASK_BYTES_MAX: usize = 2 << 10;
 /// Time that a peer has to complete a frame, or to take what one write gives it.
 pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often that is looked at.

@@ -9,8 +9,8 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
-    NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE,
-    SNAPSHOT_PIECES_IN_FLIGHT,
+    APPEND_TASK_BYTES_MAX, NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY,
+    PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
 use crate::planted::{Bug, is_planted};
@@ -272,7 +272,7 @@ impl PeerServer {
         let head = frame.header.head;
         let (append, entries) = peer::parse_append(frame)?;
         let server = Rc::clone(self);
-        Self::start(async move {
+        let taking = async move {
             let group = server.group(head);
             let epoch = server.epoch(group.as_ref());
             let result = match group {
@@ -283,7 +283,13 @@ impl PeerServer {
             server
                 .outgoing
                 .send(|out| peer::encode_append_reply(out, head, &result, epoch));
-        });
+        };
+        assert!(
+            size_of_val(&taking) <= APPEND_TASK_BYTES_MAX,
+            "the task of an append takes {} bytes",
+            size_of_val(&taking)
+        );
+        Self::start(taking);
         Ok(())
     }
 

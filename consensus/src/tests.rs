@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 mod damage;
 mod followers;
 mod history;
+mod idle;
 mod leads;
 mod members;
 mod planted;

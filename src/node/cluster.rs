@@ -5,8 +5,6 @@ pub mod formation;
 pub mod judge;
 pub mod map;
 pub(crate) mod map_watch;
-pub mod placement;
-pub mod registration;
 pub mod orders;
 pub mod overview;
 pub mod placement;

@@ -160,7 +160,8 @@ impl Group {
             }
         };
         if let Some(term) = risen {
-            self.rise(peer, term).await;
+            // Boxed, as all that is rare and large: each append has a task of its own.
+            Box::pin(self.rise(peer, term)).await;
         }
         verdict
     }
@@ -206,7 +207,7 @@ impl Group {
         let verdict = admission::append(&self.known(from.at, head.vote.node)?, &head, &entries);
         let payloads = self.weigh(from.at, &head.vote, verdict).await?;
         let place = self.inner.door.queue.acquire(1).await;
-        if !self.may_commit_more().await {
+        if self.has_too_much_to_apply() && !Box::pin(self.wait_for_applies()).await {
             return Ok(AppendResult::Unable);
         }
         self.let_in(from, head, entries, payloads, Some(place))
@@ -227,8 +228,12 @@ impl Group {
         if self.inner.is_stopped() {
             return Ok(AppendResult::Unable);
         }
-        let Some(place_in_log) = self.place(&head, &entries).await? else {
-            return Ok(AppendResult::Unable);
+        let place_in_log = match self.place_in_line(&head, &entries) {
+            Some(place) => place,
+            None => match Box::pin(self.place(&head, &entries)).await? {
+                Some(place) => place,
+                None => return Ok(AppendResult::Unable),
+            },
         };
         let committed = place_in_log.committed;
         assert!(
@@ -246,7 +251,7 @@ impl Group {
         self.inner.turning.follow(&head.vote, from);
         let request = convert::append_request(&head, &entries, payloads);
         // Enters the mailbox when it is polled first; the next one may follow.
-        let mut answer = pin!(self.inner.raft.append_entries(request));
+        let mut answer = Box::pin(self.inner.raft.append_entries(request));
         let at_once = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
         drop((turn, place));
         let answer = match at_once {
@@ -287,45 +292,53 @@ impl Group {
         self.inner.applies_waiting()
     }
 
-    /// Waits, a little, while too many batches of entries wait to be applied.
-    async fn may_commit_more(&self) -> bool {
+    /// Whether too many batches of entries wait to be applied.
+    fn has_too_much_to_apply(&self) -> bool {
+        self.inner.applies_waiting() >= self.inner.options.applies_waiting
+    }
+
+    /// Waits, a little, until some of them are applied; whether they are.
+    async fn wait_for_applies(&self) -> bool {
         let inner = &self.inner;
-        if inner.applies_waiting() < inner.options.applies_waiting {
-            return true;
-        }
         let oldest = inner.door.to_apply.borrow().front().copied();
         let applied = inner.applied.wait(oldest.unwrap_or_default());
         let waited = corelith_io::timeout(inner.options.peer_timeout / 2, applied).await;
-        waited.is_ok() && inner.applies_waiting() < inner.options.applies_waiting
+        waited.is_ok() && !self.has_too_much_to_apply()
     }
 
-    /// Where an append goes; `None` if openraft has stopped.
+    /// Where an append goes that continues what its leader has shown.
+    fn place_in_line(&self, head: &AppendHead, entries: &[PeerEntry]) -> Option<AppendPlace> {
+        let log = &self.inner.log;
+        let line = self.inner.door.line.get()?;
+        let held = HeldLog {
+            purged: log.range().purged,
+            settled: None,
+            id_at: &|index: LogIndex| log.id_at(index),
+        };
+        admission::in_line(&line, head, entries, &held)
+    }
+
+    /// Where any other append goes; `None` if openraft has stopped.
     async fn place(
         &self,
         head: &AppendHead,
         entries: &[PeerEntry],
     ) -> Result<Option<AppendPlace>, Refusal> {
-        let log = &self.inner.log;
-        let id_at = |index: LogIndex| log.id_at(index);
-        let held = |settled| HeldLog {
-            purged: log.range().purged,
-            settled,
-            id_at: &id_at,
-        };
         let line = self.inner.door.line.get();
-        if let Some(line) = line
-            && let Some(place) = admission::in_line(&line, head, entries, &held(None))
-        {
-            return Ok(Some(place));
-        }
         let Some((vote, committed)) = self.inner.caught_up().await else {
             return Ok(None);
         };
+        let log = &self.inner.log;
         let line = line.filter(|line| line.is_of(&head.vote));
         let settled = committed
             .map(|id| id.index)
             .max(line.and_then(|line| line.tail()));
-        let place = admission::place(&vote, head, entries, &held(settled));
+        let held = HeldLog {
+            purged: log.range().purged,
+            settled,
+            id_at: &|index: LogIndex| log.id_at(index),
+        };
+        let place = admission::place(&vote, head, entries, &held);
         if matches!(place, Err(Refusal::Contradicts(_))) {
             // Either this or what was shown before was changed on its way. What the leader takes for
             // acknowledged, as its next message says, begins the line anew.

@@ -64,6 +64,8 @@ pub(super) struct Lead {
     repeated: Cell<Option<LogId>>,
     /// When the core looked at it last.
     seen_at: Cell<Option<Instant>>,
+    /// Nothing was left to do when it was looked at last, and who led then.
+    settled: Cell<Option<Option<LeaderId>>>,
     /// When a write to the log was seen to take long, whoever leads.
     stalled: Cell<Option<Instant>>,
 }
@@ -117,10 +119,20 @@ impl Group {
         }
     }
 
+    /// Whether nothing has come up since it was looked at last, as long as nothing is being written, all of its members
+    /// answer and are connected to, and the node has no news.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let inner = &self.inner;
+        let leads = inner.raw_leading();
+        let goes_on = leads.is_none_or(|leader| !inner.lease.is_given_up(leader));
+        inner.lead.settled.get() == Some(leads) && goes_on && !inner.is_stopped()
+    }
+
     /// Looks at what may need doing, as often as nodes send beats; `is_round` every half second.
     pub(crate) fn look(&self, now: Instant, has_news: bool, is_round: bool) {
         let inner = &self.inner;
         inner.lead.seen_at.set(Some(now));
+        inner.lead.settled.set(None);
         if inner.stalled_for(now) >= inner.liveness.options().promise / STALLED_PART {
             inner.lead.stalled.set(Some(now));
         }
@@ -134,6 +146,10 @@ impl Group {
                     inner.wake.notify_one();
                 }
             }
+        }
+        let leads = inner.raw_leading();
+        if leads.is_none_or(|leader| inner.is_settled(leader, now)) {
+            inner.lead.settled.set(Some(leads));
         }
         if is_round {
             inner.say_what_it_waits_for(now);
@@ -272,6 +288,15 @@ impl GroupInner {
     pub(super) fn is_reached(&self) -> bool {
         let is_there = |voter: ReplicaId| voter == self.me || self.has_answered(voter);
         self.stores.is_majority(is_there)
+    }
+
+    /// Whether this leader needs to be looked at only when something has changed, or some time later.
+    fn is_settled(&self, leader: LeaderId, now: Instant) -> bool {
+        let since = self.lead.since.get();
+        let promise = self.liveness.options().promise;
+        let is_new = since.is_none_or(|(known, since)| known != leader || now - since < promise);
+        let is_linked = self.lead.unlinked_since.get().is_none();
+        !is_new && is_linked && (self.stores.is_alone() || self.lease.holds(leader, now))
     }
 
     /// Has followers told again what they may have missed: openraft says once that an entry is committed, and may

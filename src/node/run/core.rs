@@ -75,7 +75,19 @@ async fn serve(setup: &CoreSetup, held: &mut Option<HeldDirectory>) -> Result<()
         asks: setup.asks.clone(),
     };
     let shards = CoreShards::new(around, &store.held, Rc::clone(&local));
-    shards.open_all().await?;
+    let is_open = {
+        let opening = pin!(shards.open_all());
+        let stopping = pin!(setup.stop.recv());
+        match select(opening, stopping).await {
+            Either::Left((opened, _)) => opened.map(|()| true)?,
+            Either::Right(_) => false,
+        }
+    };
+    if !is_open {
+        // Shards that are being opened are left as in a crash, the others are closed.
+        groups.shutdown().await;
+        return Ok(());
+    }
     let opened = local.all();
     let (router, server) = new_server(setup, &map, &groups, &desk, &shards, local);
     let mut tasks = vec![

@@ -19,12 +19,13 @@
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
 mod reads;
+mod scouts;
 
 pub use crate::doubt::Question;
-use crate::doubt::{self, Doubts, pause_after};
+use crate::doubt::{self, Doubts};
 use crate::error::{Cause, Error};
 use crate::limits::{
-    DAMAGED_PATIENCE, REDIRECTS_MAX, REFRESH_EVERY, REFUSED_SUSPICION, RETRY_PAUSE_MAX,
+    DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX,
     RETRY_PAUSE_MIN, SILENT_SUSPICION,
 };
 use crate::numbers::Numbers;
@@ -36,6 +37,7 @@ use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use scouts::Scouts;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -62,8 +64,7 @@ pub struct Session {
     /// Per shard: the highest log index of any answer.
     seen: Vec<u64>,
     shards: Vec<ShardSession>,
-    /// Per shard: when an operation that waits for a leader asks next.
-    scouts: Vec<Duration>,
+    scouts: Scouts,
     /// From when on an operation that finds no leader asks for a newer map.
     refresh_at: Duration,
     /// Whether it is time for that.
@@ -82,7 +83,7 @@ impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
         let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
-        let scouts = vec![Duration::ZERO; shards.len()];
+        let scouts = Scouts::new(shards.len());
         let mut session = Self {
             routes: Routes::new(map),
             doubts: Doubts::default(),
@@ -191,21 +192,10 @@ impl Session {
         doubt::learn(&mut self.routes, node, event)
     }
 
-    /// The next step of an operation whose driver has begun to wait for [`Step::Seek`].
-    pub fn sought(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        let shard = operation.shard;
-        let leader = self.routes.leader(shard);
-        let is_found = leader.is_some_and(|leader| !self.routes.suspected(leader, now));
-        match operation.seeks_until {
-            Some(until) if !is_found && now < until => Step::Seek { shard, until },
-            _ => self.proceed(operation, now),
-        }
-    }
-
     /// The next step of an operation that is new, or whose [`Step::Pause`], [`Step::Seek`] or [`Step::Park`] is
     /// over.
     pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        operation.seeks_until = None;
+        self.end_search(operation);
         if now >= operation.deadline {
             return self.give_up(operation);
         }
@@ -315,37 +305,6 @@ impl Session {
             self.proceed(operation, now)
         } else {
             self.seek(operation, now)
-        }
-    }
-
-    /// Waits for a leader. The first operation that does so asks again soon, the others leave it to that one.
-    fn seek(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        let shard = operation.shard;
-        if let Some(asked) = operation.asked {
-            // Or it would not wait.
-            self.routes.does_not_lead(shard, asked);
-        }
-        let since = *operation.leaderless_since.get_or_insert(now);
-        if now.saturating_sub(since) >= REFRESH_EVERY && self.refresh_at <= now {
-            // All that the client knows may be gone, or elsewhere. Nothing waits for that.
-            self.refresh_at = now + REFRESH_EVERY;
-            self.wants_map = true;
-        }
-        let soon = now + pause_after(now.saturating_sub(since), self.next_random());
-        let late = now + RETRY_PAUSE_MAX / 2 + self.up_to(RETRY_PAUSE_MAX / 2);
-        let until = match self.scouts.get_mut(shard.0 as usize) {
-            Some(next) if *next <= now => {
-                *next = soon;
-                soon
-            }
-            _ => late,
-        };
-        match self.pause_until(operation, until, now) {
-            Step::Pause { until } => {
-                operation.seeks_until = Some(until);
-                Step::Seek { shard, until }
-            }
-            other => other,
         }
     }
 
@@ -634,6 +593,10 @@ impl Session {
             return;
         }
         let shard = operation.shard;
+        if self.end_search(operation) {
+            // Another one is to ask.
+            self.stirred = Some(shard);
+        }
         if operation.opening {
             self.set_session(shard, ShardSession::Closed);
         }

@@ -16,6 +16,7 @@ fn report() -> NodeReport {
         free_bytes: 1 << 40,
         used_bytes: 5,
         leads: vec![LeadReport {
+            term: 5,
             shard: 4,
             voters: vec![vec![1, 2, 3], vec![2, 3, 4 | 1 << 48]],
             learners: vec![5],

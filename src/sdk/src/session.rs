@@ -25,8 +25,8 @@ pub use crate::doubt::Question;
 use crate::doubt::{self, Doubts};
 use crate::error::{Cause, Error};
 use crate::limits::{
-    DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX,
-    RETRY_PAUSE_MIN, SILENT_SUSPICION,
+    DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
+    SILENT_SUSPICION,
 };
 use crate::numbers::Numbers;
 pub use crate::operation::{Event, Operation, Request, Step};

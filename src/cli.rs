@@ -10,6 +10,7 @@
 
 mod args;
 mod client;
+mod cluster;
 mod connect;
 pub mod dev;
 mod encoding;
@@ -25,6 +26,7 @@ mod on_core;
 mod output;
 mod paths;
 mod scan;
+mod shard;
 mod status;
 mod storage;
 mod table;
@@ -44,7 +46,9 @@ use std::io::Write;
 /// Runs the command and returns the process's exit code.
 pub fn run(arguments: Arguments) -> u8 {
     let outcome = match arguments.command {
-        Command::Node(node) => crate::node::run::run(&node.config).map_err(Failure::node),
+        Command::Node(node) => {
+            crate::node::run::run(&node.config, &node.join).map_err(Failure::node)
+        }
         Command::Dev(dev) => dev::run(&dev.data, dev.wanted()).map_err(Failure::node),
         Command::Inspect(inspect) => offline::inspect(&inspect.file, inspect.json),
         Command::Check(check) => offline::check(&check.dir, check.json),

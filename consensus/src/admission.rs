@@ -14,9 +14,10 @@
 //! does not find back: each term of theirs is out of its reach.
 //!
 //! Invariants of what is admitted:
-//! * A vote names the node at the other end of the connection, which is a member of the group.
+//! * A vote names a replica of the node at the other end of the connection.
 //! * Terms and indexes are far from overflow, and no log id is newer than the vote it came with.
-//! * Log ids of an append follow each other, in index and in (term, node), and entries are of members.
+//! * Log ids of an append follow each other, in index and in (term, replica), and entries are of replicas.
+//! * Memberships of one append follow each other by single steps, and none has another store for a replica.
 //! * Nothing that is committed here is contradicted, and no leader contradicts what it has shown: openraft
 //!   would cut entries that it has acknowledged.
 //! * The commit index lies within what this leader has shown: what it says beyond is cut, since
@@ -29,10 +30,11 @@ mod reach;
 use crate::command::{Parsed, kind};
 use crate::limits::{INDEX_MAX, TERM_MAX, TERM_STEP_MAX};
 use crate::membership;
-use crate::stores::{self, Stores};
+use crate::steps;
+use crate::stores::Stores;
 use crate::types::{Membership, Payload};
 use bytes::Bytes;
-use corelith_shards::{LogId, LogIndex, NodeId, Term};
+use corelith_shards::{LogId, LogIndex, NodeId, ReplicaId, Term};
 use corelith_wire::StoreId;
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote, Transfer, VoteAsk};
 use corelith_wire::request::OpenSession;
@@ -44,23 +46,23 @@ pub(crate) use reach::Reach;
 /// Why a message of a peer was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The peer, or a node that it names, has no part in the group.
-    #[error("{0} is no member of the group")]
-    NotAMember(NodeId),
-    /// The slot of the node is another store's, or (of a candidate) nobody's yet.
+    /// What it names is no replica.
+    #[error("{0} is no replica")]
+    NoReplica(ReplicaId),
+    /// The slot of the replica is another store's, or (of a candidate) nobody's yet.
     #[error("the group does not know {1} as the store of {0}")]
-    NotTheStore(NodeId, StoreId),
+    NotTheStore(ReplicaId, StoreId),
     /// It speaks in the name of another node.
     #[error("{peer} speaks in the name of {claimed}")]
     NotTheSender {
         /// Who is at the other end.
         peer: NodeId,
-        /// The node in whose name it speaks.
-        claimed: NodeId,
+        /// The replica in whose name it speaks.
+        claimed: ReplicaId,
     },
     /// An elected leader's vote where a candidate's belongs, or the other way round.
     #[error("the vote of {0} is of the wrong sort")]
-    WrongVote(NodeId),
+    WrongVote(ReplicaId),
     /// The term is none, or too far above the own one.
     #[error("{term} is out of reach from {ours}")]
     Term {
@@ -86,7 +88,7 @@ pub(crate) enum Refusal {
     /// An entry whose body nobody could apply.
     #[error("entry {0} makes no sense")]
     Entry(LogId),
-    /// Another membership than the group has.
+    /// A membership that the group cannot have.
     #[error("the membership at {0} is not the group's")]
     Membership(LogId),
     /// It contradicts what is committed, or what the leader itself has shown.
@@ -106,16 +108,16 @@ pub(crate) enum Refusal {
 /// Who is at the other end, and what this replica knows of its group.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
-    pub(crate) me: NodeId,
-    pub(crate) peer: NodeId,
-    pub(crate) members: &'a [NodeId],
+    pub(crate) me: ReplicaId,
+    /// The replica in whose name the peer speaks, which is of its node.
+    pub(crate) peer: ReplicaId,
     pub(crate) term: Term,
     /// The stores of the group.
     pub(crate) stores: &'a Stores,
 }
 
 /// Who made an entry, or claims to lead: openraft's order.
-pub(crate) type Leader = (Term, NodeId);
+pub(crate) type Leader = (Term, ReplicaId);
 
 pub(crate) fn leader_of(id: LogId) -> Leader {
     (id.term, id.node)
@@ -126,13 +128,6 @@ pub(crate) fn leader_of_vote(vote: &PeerVote) -> Leader {
 }
 
 impl Known<'_> {
-    fn member(&self, node: NodeId) -> Result<(), Refusal> {
-        match self.members.contains(&node) {
-            true => Ok(()),
-            false => Err(Refusal::NotAMember(node)),
-        }
-    }
-
     fn term(&self, term: Term) -> Result<(), Refusal> {
         let reach = self.term.0.saturating_add(TERM_STEP_MAX).min(TERM_MAX);
         match term.0 >= 1 && term.0 <= reach {
@@ -147,10 +142,10 @@ impl Known<'_> {
     /// A vote in the peer's own name: an elected leader's if `elected`, else a candidate's.
     fn claim(&self, vote: &PeerVote, elected: bool) -> Result<(), Refusal> {
         let (peer, claimed) = (self.peer, vote.node);
-        if claimed != peer || claimed == self.me {
+        if claimed != peer || claimed.node() == self.me.node() {
+            let peer = peer.node();
             return Err(Refusal::NotTheSender { peer, claimed });
         }
-        self.member(claimed)?;
         if vote.committed != elected {
             return Err(Refusal::WrongVote(claimed));
         }
@@ -159,8 +154,17 @@ impl Known<'_> {
 
     /// A vote that the peer has heard of.
     fn heard(&self, vote: &PeerVote) -> Result<(), Refusal> {
-        self.member(vote.node)?;
+        self.named(vote.node)?;
         self.term(vote.term)
+    }
+
+    /// A replica that leads, stands or is to: of the group as it is known here, or of a node that this one has met. It may
+    /// have come in with an entry that is not here.
+    fn named(&self, id: ReplicaId) -> Result<(), Refusal> {
+        match self.stores.could_be(id) {
+            true => Ok(()),
+            false => Err(Refusal::NoReplica(id)),
+        }
     }
 
     /// A vote that the peer has heard of, as this node may follow it. Of a vote of this node that it
@@ -181,6 +185,14 @@ impl Known<'_> {
             "{heard:?} is a vote that this node never gave"
         );
         heard
+    }
+}
+
+/// Whether that names a replica: which ones there were, and led, is not known for ever.
+fn replica(id: ReplicaId) -> Result<(), Refusal> {
+    match id.node() == NodeId(0) {
+        true => Err(Refusal::NoReplica(id)),
+        false => Ok(()),
     }
 }
 
@@ -226,7 +238,7 @@ pub(crate) fn append(
         within(Some(entry.id), leader)?;
         // The first membership is of term 0, in which nobody leads.
         if entry.id.term != Term(0) {
-            known.member(entry.id.node)?;
+            replica(entry.id.node)?;
         }
         payloads.push(payload(known, entry, &mut memberships)?);
         before = Some(entry.id);
@@ -249,7 +261,7 @@ fn payload(
         }
         kind::MEMBERSHIP => {
             let membership = membership(known, at, &body)?;
-            let follows = |before: &Membership| stores::extends(before, &membership);
+            let follows = |before: &Membership| steps::follows(before, &membership);
             if !before.as_ref().is_none_or(follows) {
                 return Err(Refusal::Membership(at));
             }
@@ -266,17 +278,18 @@ fn payload(
     }
 }
 
-/// A group's members do not change; their stores are bound once.
+/// How many steps lie between a membership and those that are known here cannot be told; that replicas keep their stores can.
 fn membership(known: &Known<'_>, at: LogId, body: &Bytes) -> Result<Membership, Refusal> {
     let committed = known.stores.committed();
     let settled = committed.membership();
     let fits = |membership: &Membership| {
-        let follows = match committed.log_id().map(|id| id.index) {
-            None => stores::agree(settled, membership),
-            Some(index) if index < at.index.0 => stores::extends(settled, membership),
-            Some(_) => stores::extends(membership, settled),
+        let keeps_stores = match committed.log_id().map(|id| id.index) {
+            None => steps::agree(settled, membership),
+            Some(index) if index < at.index.0 => steps::keeps_stores(settled, membership),
+            Some(index) if index == at.index.0 => membership == settled,
+            Some(_) => steps::keeps_stores(membership, settled),
         };
-        follows && membership::is_plain(membership, known.members)
+        keeps_stores && membership::is_sound(membership)
     };
     let membership = membership::decode(body).filter(fits);
     membership.ok_or(Refusal::Membership(at))
@@ -305,7 +318,7 @@ pub(crate) fn vote(known: &Known<'_>, pre: bool, ask: &VoteAsk) -> Result<(), Re
 /// See [`Refusal`].
 pub(crate) fn transfer(known: &Known<'_>, transfer: &Transfer) -> Result<(), Refusal> {
     known.claim(&transfer.from, true)?;
-    known.member(transfer.to)?;
+    known.named(transfer.to)?;
     if transfer.to == transfer.from.node {
         return Err(Refusal::WrongVote(transfer.to));
     }

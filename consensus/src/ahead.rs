@@ -53,12 +53,12 @@ impl ParsedAhead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use corelith_shards::{LogIndex, NodeId, Term};
+    use corelith_shards::{LogIndex, ReplicaId, Term};
 
     fn id(term: u64, index: u64) -> LogId {
         LogId {
             term: Term(term),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(index),
         }
     }

@@ -47,6 +47,8 @@ pub struct Beats {
     pub epoch: u32,
     /// The other nodes.
     pub peers: Vec<NodeId>,
+    /// The same anew, whenever the cluster's nodes change.
+    pub changes: Receiver<Vec<NodeId>>,
     /// Where they are; the address of the first core is asked for.
     pub resolve: Resolve,
     /// Judges whoever introduces itself.
@@ -105,10 +107,12 @@ impl Beats {
             me,
             epoch,
             peers,
+            changes,
             resolve,
             admit,
             inbound,
         } = self;
+        let mine = me.node;
         let shared = Rc::new(BeatsShared {
             liveness,
             dialer: Dialer {
@@ -119,16 +123,51 @@ impl Beats {
             },
             came: RefCell::default(),
         });
-        let others = peers.into_iter().filter(|peer| *peer != me.node);
-        let opened: Vec<JoinHandle<()>> = others
-            .map(|peer| BeatsOpener::new(Rc::clone(&shared), peer))
-            .map(|opener| corelith_io::spawn(opener.keep_beating()))
-            .collect();
+        let opened = Rc::new(OpenedBeats::default());
+        opened.follow(&shared, mine, &peers);
+        let following = {
+            let (shared, opened) = (Rc::clone(&shared), Rc::clone(&opened));
+            corelith_io::spawn(async move {
+                while let Ok(peers) = changes.recv().await {
+                    opened.follow(&shared, mine, &peers);
+                }
+            })
+        };
         let incoming = Rc::new(IncomingBeats::new(shared));
         while let Ok(connection) = inbound.recv().await {
             Rc::clone(&incoming).take(connection);
         }
         incoming.end();
-        opened.iter().for_each(JoinHandle::abort);
+        following.abort();
+        opened.end();
+    }
+}
+
+/// The tasks that beat, one for each other node.
+#[derive(Default)]
+struct OpenedBeats(RefCell<BTreeMap<NodeId, JoinHandle<()>>>);
+
+impl OpenedBeats {
+    /// Beats to `peers`, and to nobody else. What was promised, and counts, is not touched by that.
+    fn follow(&self, shared: &Rc<BeatsShared>, me: NodeId, peers: &[NodeId]) {
+        let mut opened = self.0.borrow_mut();
+        opened.retain(|node, task| {
+            let stays = peers.contains(node);
+            if !stays {
+                task.abort();
+                shared.liveness.connection_ended(*node);
+            }
+            stays
+        });
+        for peer in peers.iter().filter(|peer| **peer != me) {
+            opened.entry(*peer).or_insert_with(|| {
+                let opener = BeatsOpener::new(Rc::clone(shared), *peer);
+                corelith_io::spawn(opener.keep_beating())
+            });
+        }
+    }
+
+    fn end(&self) {
+        self.0.borrow().values().for_each(JoinHandle::abort);
     }
 }

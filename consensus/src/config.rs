@@ -37,6 +37,8 @@ pub(crate) fn openraft(shard: ShardId) -> Result<Arc<openraft::Config>, OpenErro
         // A leader that restarts stands for election like anybody else: it must not rely on a lease
         // from before.
         enable_leader_restore: Some(is_planted(Bug::RestoreLead)),
+        // A leader that is a voter no more leaves by itself, see group/members.rs.
+        removed_leader_step_down: openraft::StepDownPolicy::Never,
         ..openraft::Config::default()
     };
     let config = config

@@ -1,7 +1,7 @@
 //! Between openraft's types and those of the wire.
 
 use crate::types::{self, AppendRequest, LeaderId, LogEntry, Payload, Vote};
-use corelith_shards::{NodeId, Term};
+use corelith_shards::{ReplicaId, Term};
 use corelith_wire::peer::{AppendHead, PeerEntry, PeerVote};
 use corelith_wire::width::u32_len;
 use openraft::entry::RaftEntry;
@@ -9,7 +9,7 @@ use openraft::entry::RaftEntry;
 pub(crate) fn peer_vote(vote: &Vote) -> PeerVote {
     PeerVote {
         term: Term(vote.leader_id.term),
-        node: NodeId(vote.leader_id.node_id),
+        node: ReplicaId(vote.leader_id.node_id),
         committed: vote.committed,
     }
 }

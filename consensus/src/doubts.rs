@@ -11,7 +11,7 @@
 
 use crate::limits::LOST_CONNECTIONS;
 use corelith_wire::peer::PeerVote;
-use corelith_wire::{LogId, NodeId, StoreId};
+use corelith_wire::{LogId, ReplicaId, StoreId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(crate) enum Doubt {
 /// A store that follows the leader by a vote of this node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Follower {
-    pub(crate) node: NodeId,
+    pub(crate) replica: ReplicaId,
     pub(crate) store: StoreId,
     pub(crate) vote: PeerVote,
 }
@@ -45,20 +45,20 @@ struct Taken {
 
 /// What one group knows of each peer.
 #[derive(Debug, Default)]
-pub(crate) struct StoreDoubts(RefCell<BTreeMap<NodeId, Taken>>);
+pub(crate) struct StoreDoubts(RefCell<BTreeMap<ReplicaId, Taken>>);
 
 impl StoreDoubts {
     /// The follower has taken entries up to that one.
     pub(crate) fn took(&self, by: Follower, upto: LogId) {
         let mut taken = self.0.borrow_mut();
-        let before = taken.get(&by.node).filter(|taken| taken.by == by);
+        let before = taken.get(&by.replica).filter(|taken| taken.by == by);
         let upto = before.map_or(upto, |before| before.upto.max(upto));
         let doubts = Vec::new();
-        taken.insert(by.node, Taken { by, upto, doubts });
+        taken.insert(by.replica, Taken { by, upto, doubts });
     }
 
     /// The peer has what it was asked about.
-    pub(crate) fn dispel(&self, peer: NodeId) {
+    pub(crate) fn dispel(&self, peer: ReplicaId) {
         if let Some(taken) = self.0.borrow_mut().get_mut(&peer) {
             taken.doubts.clear();
         }
@@ -67,7 +67,7 @@ impl StoreDoubts {
     /// The follower has said over its so manieth `connection` that it lacks the entry `at`.
     pub(crate) fn lost(&self, by: Follower, at: LogId, connection: u64) -> Doubt {
         let mut taken = self.0.borrow_mut();
-        let known = taken.get_mut(&by.node).filter(|taken| taken.by == by);
+        let known = taken.get_mut(&by.replica).filter(|taken| taken.by == by);
         let Some(taken) = known.filter(|taken| at.index <= taken.upto.index) else {
             return Doubt::None;
         };
@@ -89,16 +89,16 @@ impl StoreDoubts {
 mod tests {
     use super::{Doubt, Follower, StoreDoubts};
     use corelith_wire::peer::PeerVote;
-    use corelith_wire::{LogId, LogIndex, NodeId, StoreId, Term};
+    use corelith_wire::{LogId, LogIndex, ReplicaId, StoreId, Term};
 
     fn by(store: u128, term: u64) -> Follower {
         let vote = PeerVote {
             term: Term(term),
-            node: NodeId(1),
+            node: ReplicaId(1),
             committed: true,
         };
         Follower {
-            node: NodeId(2),
+            replica: ReplicaId(2),
             store: StoreId(store),
             vote,
         }
@@ -107,7 +107,7 @@ mod tests {
     fn at(index: u64) -> LogId {
         LogId {
             term: Term(3),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(index),
         }
     }
@@ -177,7 +177,7 @@ mod tests {
             for said in answers {
                 match *said {
                     Took(upto) => doubts.took(by(7, 3), at(upto)),
-                    Has => doubts.dispel(NodeId(2)),
+                    Has => doubts.dispel(ReplicaId(2)),
                     Lacks(index, connection, store, term) => {
                         let doubt = doubts.lost(by(store, term), at(index), connection);
                         is_proven |= doubt == Doubt::Proven;

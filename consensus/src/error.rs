@@ -1,6 +1,6 @@
 //! The errors of this crate.
 
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ReplicaId};
 
 /// Why a group did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,34 @@ pub enum GroupError {
     #[error("the shard's storage failed on this node")]
     Storage,
     /// The group was shut down. A write on its way may or may not be applied.
+    #[error("the group is shut down")]
+    Shutdown,
+}
+
+/// Why a group's members were not changed, or its lead not handed over. What was asked may be asked again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This node does not lead the shard, or leads it no more: ask the leader. What was begun may be in its log.
+    #[error("this node does not lead the shard")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Another change is under way, or the leader has only just begun to lead. Ask again a little later.
+    #[error("another change is under way")]
+    Busy,
+    /// The replica is not near enough to the end of the log, or does not answer.
+    #[error("{replica} lags by {entries} entries")]
+    Lags {
+        /// The replica.
+        replica: ReplicaId,
+        /// How many entries it lacks, as far as is known.
+        entries: u64,
+    },
+    /// It cannot be done.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// The group is shut down, or its storage has failed on this node.
     #[error("the group is shut down")]
     Shutdown,
 }

@@ -13,6 +13,7 @@ mod election;
 mod entrance;
 mod follower_read;
 mod lead;
+mod members;
 mod read;
 mod turning;
 mod upkeep;
@@ -27,23 +28,26 @@ use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::lease::Lease;
 use crate::link::PeerLink;
-use crate::liveness::{Liveness, Pair};
+use crate::liveness::Liveness;
 use crate::log_store::{LogStore, Unsendable};
 use crate::network::{GroupOfPeers, Network};
 use crate::options::Options;
+use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
 use crate::replay::replay;
-use crate::route::GroupMember;
+use crate::route::{GroupMember, Origin, Target};
 use crate::snapshot::Transfers;
 use crate::state_machine::StateMachine;
-use crate::stores::Stores;
+use crate::stores::{GroupMembers, Stores};
 use crate::types::{self, Payload, Raft, Types};
 use crate::{config, limits};
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
-use corelith_shards::{Engine, Log, LogId, LogIndex, LogPulse, NodeId, Shard, ShardId, Term};
+use corelith_shards::{
+    Engine, Log, LogId, LogIndex, LogPulse, NodeId, ReplicaId, Shard, ShardId, Term,
+};
 use corelith_wire::peer::{Health, PromiseEpoch};
 use corelith_wire::request::WriteCommand;
 use openraft::ServerState;
@@ -51,11 +55,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) use lead::STALLED_PART;
+pub use members::{GroupProgress, ReplicaProgress};
 pub use read::ReadPoint;
 
 /// What a replica does in its group.
@@ -84,8 +88,8 @@ pub struct GroupStatus {
     pub leader: Option<NodeId>,
     /// Its term.
     pub term: Term,
-    /// Node it voted for in that term.
-    pub voted_for: NodeId,
+    /// The replica it voted for in that term.
+    pub voted_for: ReplicaId,
     /// Whether that vote was for an elected leader.
     pub vote_committed: bool,
     /// Its last log entry.
@@ -151,13 +155,12 @@ pub struct Group {
 }
 
 struct GroupInner {
-    me: NodeId,
+    me: ReplicaId,
     shard_id: ShardId,
-    members: Vec<NodeId>,
-    /// The members with which the group is formed.
-    founding: Vec<GroupMember>,
+    /// The members with which the group is formed, if this replica is one of those that form it.
+    founding: Option<Vec<GroupMember>>,
     stores: Rc<Stores>,
-    preferred: NodeId,
+    preferred: Cell<NodeId>,
     link_to: LinkTo,
     raft: Raft,
     engine: Engine,
@@ -170,7 +173,9 @@ struct GroupInner {
     lease: Rc<Lease>,
     liveness: Arc<Liveness>,
     /// This node and that of each other member.
-    pairs: BTreeMap<NodeId, Arc<Pair>>,
+    pairs: Rc<Pairs>,
+    /// Whether its members are being changed.
+    is_changing: Cell<bool>,
     /// The core of a member's node that has the shard.
     core_of: Rc<dyn Fn(NodeId) -> u16>,
     turning: turning::Turning,
@@ -195,7 +200,7 @@ struct GroupInner {
 }
 
 /// Gives the link to the core of a node that owns the shard.
-type LinkTo = Rc<dyn Fn(u64) -> Rc<PeerLink>>;
+type LinkTo = Rc<dyn Fn(NodeId) -> Rc<PeerLink>>;
 
 /// What a group needs from its core.
 pub(crate) struct GroupSurroundings {
@@ -216,7 +221,7 @@ impl Group {
         surroundings: GroupSurroundings,
         shard: Shard,
         shard_id: ShardId,
-        founding: Vec<GroupMember>,
+        origin: Origin,
         preferred: NodeId,
     ) -> Result<Self, OpenError> {
         let GroupSurroundings {
@@ -227,17 +232,21 @@ impl Group {
             core,
             core_of,
         } = surroundings;
-        let stores = Rc::new(Stores::new(me, &founding));
-        let me = me.node;
-        let members = members_with(me, &founding)?;
+        let met = Arc::clone(&liveness);
+        let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
+        let me = me.replica;
+        let founding = match origin {
+            Origin::Founding(members) if members.len() <= limits::MEMBERS_MAX => Some(members),
+            Origin::Founding(_) => return Err(OpenError::NotAMember),
+            Origin::Admitted { .. } => None,
+        };
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
         if is_planted(Bug::DelayByAddress) {
             delay_by_address(&link_to).await;
         }
         let brand_new = log.vote().is_none() && log.range().last.is_none();
-        let others = members.iter().filter(|node| **node != me);
-        let pairs: BTreeMap<_, _> = others.map(|node| (*node, liveness.pair(*node))).collect();
-        let lease = Lease::new(core, pairs.clone());
+        let pairs = Rc::new(Pairs::new(Arc::clone(&liveness)));
+        let lease = Lease::new(core, Rc::clone(&pairs), Rc::clone(&stores));
         let shared = Shared {
             applied: Rc::new(Applied::new(engine.applied().0)),
             transfers: Rc::default(),
@@ -248,7 +257,6 @@ impl Group {
         let peers = GroupOfPeers {
             me,
             shard: shard_id,
-            members: members.clone(),
             stores: Rc::clone(&stores),
             announced: Rc::clone(&announced),
         };
@@ -263,10 +271,9 @@ impl Group {
         let inner = Rc::new(GroupInner {
             me,
             shard_id,
-            members,
             founding,
             stores,
-            preferred,
+            preferred: Cell::new(preferred),
             link_to: Rc::clone(&link_to),
             data: raft.data_metrics(),
             server: raft.server_metrics(),
@@ -280,6 +287,7 @@ impl Group {
             lease,
             liveness,
             pairs,
+            is_changing: Cell::new(false),
             core_of,
             turning,
             lead: lead::Lead::default(),
@@ -336,7 +344,7 @@ impl Group {
 
     /// The epoch of this node's promise to `node`, for the answer to what openraft is given after this.
     pub(crate) fn epoch_towards(&self, node: NodeId) -> PromiseEpoch {
-        let pair = self.inner.pairs.get(&node);
+        let pair = self.inner.pairs.with(node);
         pair.map(|pair| pair.epoch()).unwrap_or_default()
     }
 
@@ -352,14 +360,14 @@ impl Group {
         self.inner.pretended.set(health);
     }
 
-    /// The members, the preferred leader first.
-    pub fn members(&self) -> &[NodeId] {
-        &self.inner.members
+    /// This replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.inner.me
     }
 
-    /// The members with the stores that count as them, as this replica knows.
-    pub fn slots(&self) -> Vec<GroupMember> {
-        self.inner.stores.slots()
+    /// The members, as this replica knows them: by the last membership in its log, committed or not.
+    pub fn members(&self) -> GroupMembers {
+        self.inner.stores.members()
     }
 
     /// Proposes a write (`payload` is that of the client's write frame, and `command` what it was
@@ -463,7 +471,7 @@ impl Group {
 
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
-        self.inner.current_leader()
+        self.inner.current_leader().map(ReplicaId::node)
     }
 
     /// Whether a leader is there: it was heard of lately, or is this replica, with a majority. A replica also
@@ -487,9 +495,9 @@ impl Group {
         GroupStatus {
             shard: self.inner.shard_id,
             role,
-            leader: server.current_leader.map(NodeId),
+            leader: server.current_leader.map(proposal::node_of),
             term: Term(server.vote.leader_id.term),
-            voted_for: NodeId(server.vote.leader_id.node_id),
+            voted_for: ReplicaId(server.vote.leader_id.node_id),
             vote_committed: server.vote.committed,
             last_log: data.last_log.map(types::shard_log_id),
             committed: data.local_committed.map(types::shard_log_id),
@@ -522,15 +530,6 @@ impl Group {
     }
 }
 
-/// The nodes of the members, of whom `me` is one.
-fn members_with(me: NodeId, founding: &[GroupMember]) -> Result<Vec<NodeId>, OpenError> {
-    let members: Vec<NodeId> = founding.iter().map(|member| member.node).collect();
-    match members.contains(&me) && members.len() <= limits::MEMBERS_MAX {
-        true => Ok(members),
-        false => Err(OpenError::NotAMember),
-    }
-}
-
 /// Has where something lies in memory decide about time.
 async fn delay_by_address(link_to: &LinkTo) {
     let address = std::ptr::from_ref(&**link_to).cast::<()>().addr();
@@ -552,9 +551,14 @@ fn note<T>(caller: oneshot::Sender<T>, answer: T) {
 }
 
 impl GroupInner {
-    fn current_leader(&self) -> Option<NodeId> {
+    fn current_leader(&self) -> Option<ReplicaId> {
         let server = self.server.borrow_watched();
-        server.current_leader.map(NodeId)
+        server.current_leader.map(ReplicaId)
+    }
+
+    /// A replica of this shard, as frames name it.
+    fn target(&self, replica: ReplicaId) -> Target {
+        Target::of(self.shard_id, replica)
     }
 
     fn is_disk_full(&self) -> bool {
@@ -575,7 +579,14 @@ impl GroupInner {
 
     /// Whether the replica may neither vote nor stand yet.
     fn is_embargoed(&self) -> bool {
-        self.members.len() > 1 && self.liveness.embargo_until().is_some()
+        !self.depends_on_nobody() && self.liveness.embargo_until().is_some()
+    }
+
+    /// Whether no promise of this node could matter: it is the only voter, and its own vote is the last that it knows of.
+    /// Where there were others, one of them may rely on it still.
+    fn depends_on_nobody(&self) -> bool {
+        let last = self.vote_seen().node;
+        self.stores.is_alone() && (last == self.me || last == ReplicaId::default())
     }
 
     /// Why this node does not answer as a leader.
@@ -589,7 +600,7 @@ impl GroupInner {
                 .borrow_watched()
                 .current_leader
                 .filter(|leader| *leader != self.me.0)
-                .map(NodeId),
+                .map(proposal::node_of),
         }
     }
 

@@ -7,10 +7,11 @@ use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
 use crate::liveness::Liveness;
+use crate::neighbour::AnswerNode;
 use crate::options::Options;
 use crate::refusals::Refusals;
-use crate::route::{GroupMember, Route};
-use corelith_shards::{NodeId, Shard, ShardId};
+use crate::route::{GroupMember, NodeStore, Origin, Route};
+use corelith_shards::{NodeId, ReplicaId, Shard, ShardId};
 use corelith_wire::peer::Introduction;
 use corelith_wire::{Epoch, Start, StoreId};
 use std::cell::RefCell;
@@ -34,6 +35,7 @@ struct GroupsInner {
     link_config: LinkConfig,
     groups: RefCell<BTreeMap<ShardId, Group>>,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
+    neighbours: RefCell<Option<AnswerNode>>,
     refusals: Rc<Refusals>,
 }
 
@@ -74,6 +76,7 @@ impl Groups {
                 link_config,
                 groups: RefCell::default(),
                 links: RefCell::default(),
+                neighbours: RefCell::default(),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -81,8 +84,8 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Starts this node's replica of a shard. `members` are the nodes that have one with the
-    /// stores that count as them, the same list on all of them; `preferred` is the one that should lead.
+    /// Starts this node's replica of a shard, which came to be in its group as `origin` says; `preferred` is the node that
+    /// should lead.
     ///
     /// # Errors
     /// The shard's storage failed, or this node is not a member.
@@ -90,24 +93,24 @@ impl Groups {
         &self,
         shard: Shard,
         shard_id: ShardId,
-        members: Vec<GroupMember>,
+        origin: Origin,
         preferred: NodeId,
     ) -> Result<Group, OpenError> {
         let links = Rc::downgrade(&self.inner);
         let fallback = self.inner.link_config.clone();
         let core_of = Rc::clone(&self.inner.route.core_of);
+        let me = self.inner.me.node;
         let surroundings = GroupSurroundings {
             me: GroupMember {
-                node: self.inner.me.node,
+                replica: replica_of(me, &origin).ok_or(OpenError::NotAMember)?,
                 store: self.inner.me.store,
             },
             link_to: Rc::new(move |node| {
-                let node = NodeId(node);
                 let core = core_of(node, shard_id);
                 match links.upgrade() {
-                    Some(inner) => inner.link(node, core),
-                    // The core is going away; what is asked of this link fails.
-                    None => PeerLink::closed(node, core, fallback.clone()),
+                    Some(inner) if node != me => inner.link(node, core),
+                    // An earlier replica of this node, or the core is going away: what is asked of this link fails.
+                    _ => PeerLink::closed(node, core, fallback.clone()),
                 }
             }),
             options: self.inner.options.clone(),
@@ -118,7 +121,7 @@ impl Groups {
                 Rc::new(move |node| core_of(node, shard_id))
             },
         };
-        let group = Group::open(surroundings, shard, shard_id, members, preferred).await?;
+        let group = Group::open(surroundings, shard, shard_id, origin, preferred).await?;
         let replaced = self
             .inner
             .groups
@@ -126,6 +129,17 @@ impl Groups {
             .insert(shard_id, group.clone());
         assert!(replaced.is_none(), "{shard_id} has two groups on this node");
         Ok(group)
+    }
+
+    /// Stops the replica of a shard and closes the shard, after it has given its lead away as far as another one can take
+    /// it. Peers are refused from then on.
+    pub async fn close(&self, id: ShardId) {
+        let Some(group) = self.group(id) else { return };
+        group.give_lead_away().await;
+        group.resign_before_close();
+        // Peers are told from now on that nothing leads here, and the group knows that it closes before anything else runs.
+        self.inner.groups.borrow_mut().remove(&id);
+        group.close().await;
     }
 
     /// The group of a shard, if it is open here.
@@ -150,12 +164,12 @@ impl Groups {
 
     /// The stores of other nodes that lack what they had acknowledged to leaders on this core, as far as that is not
     /// written down yet: [`Groups::exclude`] follows.
-    pub fn lost(&self) -> Vec<GroupMember> {
+    pub fn lost(&self) -> Vec<NodeStore> {
         self.inner.link_config.acquaintances.lost()
     }
 
     /// It is written down that the store is excluded, and is refused from now on: connections with it end.
-    pub fn exclude(&self, store: GroupMember) {
+    pub fn exclude(&self, store: NodeStore) {
         self.inner.link_config.acquaintances.exclude(store);
         self.inner.liveness.exclude(store);
     }
@@ -175,6 +189,28 @@ impl Groups {
     /// with earlier starts of it end.
     pub fn met(&self, theirs: &Introduction) {
         self.inner.link_config.acquaintances.met(theirs);
+    }
+
+    /// Ends the connections to nodes that are none of the cluster any more.
+    pub fn forget_others(&self, is_node: impl Fn(NodeId) -> bool) {
+        let mut links = self.inner.links.borrow_mut();
+        links.retain(|(node, _), link| {
+            let is_node = is_node(*node);
+            if !is_node {
+                link.close();
+            }
+            is_node
+        });
+    }
+
+    /// The link to a core of another node.
+    pub(crate) fn link_to(&self, node: NodeId, core: u16) -> Rc<PeerLink> {
+        self.inner.link(node, core)
+    }
+
+    /// What answers other nodes.
+    pub(crate) fn neighbours(&self) -> &RefCell<Option<AnswerNode>> {
+        &self.inner.neighbours
     }
 
     /// How this core's connections behave.
@@ -202,6 +238,18 @@ impl Groups {
             link.close();
         }
     }
+}
+
+/// The replica that a node opens, if it has part in the group.
+fn replica_of(node: NodeId, origin: &Origin) -> Option<ReplicaId> {
+    let replica = match origin {
+        Origin::Founding(members) => {
+            let mut replicas = members.iter().map(|member| member.replica);
+            replicas.find(|replica| replica.node() == node)?
+        }
+        Origin::Admitted { replica, .. } => *replica,
+    };
+    (replica.node() == node).then_some(replica)
 }
 
 impl GroupsInner {

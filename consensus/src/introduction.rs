@@ -5,7 +5,7 @@
 //! said or heard before both were found to be [`Verdict::Known`].
 
 use crate::connection::{ConnectionError, FrameReader};
-use crate::route::GroupMember;
+use crate::route::NodeStore;
 use corelith_io::{Instant, WriteHalf};
 use corelith_shards::NodeId;
 use corelith_wire::peer::{self, Introduction, Reception, Verdict, kinds};
@@ -54,7 +54,7 @@ pub(crate) struct Acquaintances {
     /// The start of each node that was admitted last, and when it was heard last.
     starts: RefCell<BTreeMap<NodeId, (StoreId, Start, Instant)>>,
     /// The stores that lack what they had acknowledged, until this is written down.
-    lost: RefCell<BTreeSet<GroupMember>>,
+    lost: RefCell<BTreeSet<NodeStore>>,
 }
 
 impl Acquaintances {
@@ -124,17 +124,17 @@ impl Acquaintances {
     }
 
     /// A store was found to lack what it had acknowledged.
-    pub(crate) fn found_lost(&self, store: GroupMember) {
+    pub(crate) fn found_lost(&self, store: NodeStore) {
         self.lost.borrow_mut().insert(store);
     }
 
     /// The stores of which that was found.
-    pub(crate) fn lost(&self) -> Vec<GroupMember> {
+    pub(crate) fn lost(&self) -> Vec<NodeStore> {
         self.lost.borrow().iter().copied().collect()
     }
 
     /// It is written down that the store is excluded: connections with it end, and none is made.
-    pub(crate) fn exclude(&self, store: GroupMember) {
+    pub(crate) fn exclude(&self, store: NodeStore) {
         self.lost.borrow_mut().remove(&store);
         let mut starts = self.starts.borrow_mut();
         if starts
@@ -331,6 +331,7 @@ fn sentence(
         Verdict::LostEntries => format!(
             "the store {of_store} of {of} is an old state: it lacks entries that it had acknowledged to {whose}"
         ),
+        Verdict::Removed => format!("{whose} knows that {of} was removed from the cluster"),
     }
 }
 

@@ -6,6 +6,13 @@
 //! member in common with it, which would have to turn from the leader, and before that its node raises the
 //! epoch, which it does not while the promise runs.
 //!
+//! What a majority is says the last membership in the leader's log, committed or not. While that is joint it is one of each
+//! of the two configurations. Why that is enough: whoever else can be elected goes by a membership that has a
+//! majority in common with every majority of the leader's. A membership is proposed when the one before is committed, and by
+//! steps that keep it so: a candidate that knows the one before at most finds its log shorter than that of a
+//! majority which has it, and who knows the same or the next one needs, of one of its configurations, a majority of the same
+//! voters. A leader that is a voter no more does not count itself.
+//!
 //! Invariants:
 //! * What voids a promise voids the lease first: before a leader tells anybody that it hands over the lead,
 //!   or that it does not lead, it gives up the lease for the whole term, and never relies on it again.
@@ -16,16 +23,18 @@
 //!   does not do: it credits an answer to several requests, or one that lay unread while the process was
 //!   stopped, with the time at which the last request was sent.
 
-use crate::liveness::Pair;
+use crate::limits::MEMBERS_MAX;
+use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
+use crate::stores::Stores;
 use crate::types::LeaderId;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
-use corelith_wire::NodeId;
+use corelith_wire::ReplicaId;
 use corelith_wire::peer::PromiseEpoch;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// What a follower has acknowledged last.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +51,10 @@ pub(crate) struct Lease {
     /// The core of this node on which the group is.
     core: u16,
     /// The nodes of the other members.
-    pairs: BTreeMap<NodeId, Arc<Pair>>,
-    /// Followers that make a majority with this node.
-    followers_needed: usize,
-    acknowledged: RefCell<BTreeMap<NodeId, Acknowledged>>,
+    pairs: Rc<Pairs>,
+    /// Who the members are.
+    stores: Rc<Stores>,
+    acknowledged: RefCell<BTreeMap<ReplicaId, Acknowledged>>,
     progress: Notify,
     /// This leader, and all of the node's before it, have given up their leases.
     given_up: Cell<Option<LeaderId>>,
@@ -55,12 +64,12 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease of a group with these other members, on a core of this node.
-    pub(crate) fn new(core: u16, pairs: BTreeMap<NodeId, Arc<Pair>>) -> Self {
+    /// A lease of a group with these members, on a core of this node.
+    pub(crate) fn new(core: u16, pairs: Rc<Pairs>, stores: Rc<Stores>) -> Self {
         Self {
             core,
-            followers_needed: pairs.len().div_ceil(2),
             pairs,
+            stores,
             acknowledged: RefCell::default(),
             progress: Notify::new(),
             given_up: Cell::new(None),
@@ -98,7 +107,7 @@ impl Lease {
     pub(crate) fn acknowledge(
         &self,
         leader: LeaderId,
-        follower: NodeId,
+        follower: ReplicaId,
         sent: Instant,
         epoch: PromiseEpoch,
     ) {
@@ -116,12 +125,10 @@ impl Lease {
         if (known.leader, known.sent) <= (leader, sent) {
             *known = news;
         }
-        assert!(
-            acknowledged.len() <= self.pairs.len(),
-            "{} followers of {}",
-            acknowledged.len(),
-            self.pairs.len()
-        );
+        if acknowledged.len() > MEMBERS_MAX {
+            // Replicas that were members once.
+            acknowledged.retain(|follower, _| self.stores.slot(*follower).is_some());
+        }
         drop(acknowledged);
         self.progress.notify_waiters();
     }
@@ -131,39 +138,47 @@ impl Lease {
         if self.is_given_up(leader) {
             return false;
         }
-        let counted = self.pairs.iter();
-        let counted = counted.filter(|pair| self.counts(leader, *pair, now));
-        counted.count() >= self.followers_needed
+        self.stores
+            .is_majority(|voter| self.is_me(voter) || self.counts(leader, voter, now))
+    }
+
+    /// Whether it is this replica, which is with itself where it is a voter.
+    fn is_me(&self, voter: ReplicaId) -> bool {
+        voter == self.stores.me().replica
     }
 
     /// Whether `leader` counts that follower at `now`.
-    fn counts(&self, leader: LeaderId, (node, pair): (&NodeId, &Arc<Pair>), now: Instant) -> bool {
+    fn counts(&self, leader: LeaderId, follower: ReplicaId, now: Instant) -> bool {
+        let Some(pair) = self.pairs.of(follower) else {
+            return false;
+        };
         let counted = pair.counted();
         if is_planted(Bug::CountUnacknowledged) {
             let epoch = counted.epoch();
             return epoch.is_some_and(|epoch| counted.holds(self.core, epoch, now));
         }
         let acknowledged = self.acknowledged.borrow();
-        let known = acknowledged.get(node);
+        let known = acknowledged.get(&follower);
         let known = known.filter(|known| known.leader == leader);
         known.is_some_and(|known| counted.holds(self.core, known.epoch, now))
     }
 
     /// The followers that `leader` counts at `now`.
     #[cfg(any(test, feature = "planted"))]
-    pub(crate) fn counted(&self, leader: LeaderId, now: Instant) -> Vec<NodeId> {
-        let counted = self.pairs.iter();
-        let counted = counted.filter(|pair| self.counts(leader, *pair, now));
-        counted.map(|(node, _)| *node).collect()
+    pub(crate) fn counted(&self, leader: LeaderId, now: Instant) -> Vec<ReplicaId> {
+        let mut counted = self.stores.other_voters();
+        counted.retain(|voter| self.counts(leader, *voter, now));
+        counted
     }
 
     /// Whether some follower must acknowledge `leader` again before it counts: its node's promise has another
     /// epoch by now.
     pub(crate) fn is_outdated(&self, leader: LeaderId) -> bool {
         let acknowledged = self.acknowledged.borrow();
-        self.pairs.iter().any(|(node, pair)| {
-            let epoch = pair.counted().epoch();
-            let known = acknowledged.get(node);
+        let others = self.stores.other_voters();
+        others.into_iter().any(|voter| {
+            let epoch = self.pairs.of(voter).and_then(|pair| pair.counted().epoch());
+            let known = acknowledged.get(&voter);
             let known = known.filter(|known| known.leader == leader);
             epoch.is_some_and(|epoch| known.is_none_or(|known| known.epoch != epoch))
         })
@@ -182,10 +197,12 @@ impl Lease {
 
     fn is_confirmed_since(&self, leader: LeaderId, since: Instant) -> bool {
         let acknowledged = self.acknowledged.borrow();
-        let good = acknowledged
-            .values()
-            .filter(|known| known.leader == leader && known.sent >= since);
-        good.count() >= self.followers_needed
+        let has_confirmed = |voter: ReplicaId| {
+            let known = acknowledged.get(&voter);
+            known.is_some_and(|known| known.leader == leader && known.sent >= since)
+        };
+        self.stores
+            .is_majority(|voter| self.is_me(voter) || has_confirmed(voter))
     }
 
     /// Notes whether a reader waits for a round of heartbeats, which then should not wait for those

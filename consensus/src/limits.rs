@@ -56,6 +56,10 @@ pub const PEER_IDLE_READ_BYTES: usize = 16 << 10;
 pub const PEER_BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// Answers that wait for a peer to take them; one that lets more pile up is disconnected.
 pub const PEER_ANSWERS_BYTES_MAX: usize = 32 << 20;
+/// Questions of a peer to the node that are not answered.
+pub const NODE_ASKS_MAX: usize = 256;
+/// The task of an append at a follower, which is allocated, and copied, for each of them.
+pub const APPEND_TASK_BYTES_MAX: usize = 2 << 10;
 /// Time that a peer has to complete a frame, or to take what one write gives it.
 pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often that is looked at.
@@ -83,6 +87,9 @@ pub const BEATS_SILENCE_MIN: Duration = Duration::from_millis(500);
 pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
+
+/// Entries by which a replica may be behind that is made a voter.
+pub const VOTER_LAG_MAX: u64 = 256;
 
 /// Over so many connections in turn a peer must have said that it lacks what it had acknowledged, before its store is
 /// excluded.

@@ -14,7 +14,7 @@ use crate::dial::{Dialed, Dialer, jittered};
 use crate::introduction::Acquaintances;
 use crate::limits::{PEER_QUEUE_BYTES_MAX, PEER_REQUESTS_MAX};
 use crate::refusals::Refusals;
-use crate::route::{Caller, GroupMember, Resolve};
+use crate::route::{Caller, NodeStore, Resolve, Target};
 use corelith_io::Instant;
 use corelith_io::collections::HashMap;
 use corelith_io::sync::notify::Notify;
@@ -24,6 +24,7 @@ use corelith_wire::peer::{self, AppendResult, Heartbeat, Introduction, PromiseEp
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId, StoreId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -59,6 +60,15 @@ pub(crate) struct LinkConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer is not connected")]
 pub(crate) struct Down;
+
+fn head(to: Target, id: u64) -> Head {
+    Head {
+        kind: Kind(0),
+        request_id: RequestId(id),
+        shard: to.shard,
+        epoch: to.epoch(),
+    }
+}
 
 /// When a peer was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +107,8 @@ pub(crate) struct PeerLink {
     outgoing: Outgoing,
     waiting: RefCell<HashMap<u64, Waiting>>,
     next_id: Cell<u64>,
-    beats: RefCell<Vec<Heartbeat>>,
+    /// Heartbeats that wait, by the generation of the replicas that they are for.
+    beats: RefCell<BTreeMap<u16, Vec<Heartbeat>>>,
     beats_wait: Notify,
     /// Another connection is wanted.
     renewed: Notify,
@@ -154,12 +165,12 @@ impl PeerLink {
     /// Who is at the other end, while the link is up.
     pub(crate) fn caller(&self) -> Option<Caller> {
         let theirs = self.theirs.get()?;
-        let member = GroupMember {
+        let at = NodeStore {
             node: theirs.node,
             store: theirs.store,
         };
         Some(Caller {
-            member,
+            at,
             start: theirs.start,
         })
     }
@@ -187,47 +198,43 @@ impl PeerLink {
         }
     }
 
-    /// Sends a request about `shard`; `append` adds its frame. The answer is of the kind `expected` or
+    /// Sends a request to a replica; `append` adds its frame. The answer is of the kind `expected` or
     /// `REFUSED`; it is lost (the sender dropped) when the link fails or takes longer than `limit`.
     pub(crate) fn ask(
         &self,
-        shard: ShardId,
+        to: Target,
         limit: Duration,
         expected: Kind,
         append: impl FnOnce(&mut Outbox, Head),
     ) -> Result<oneshot::Receiver<Frame>, Down> {
         let (sender, receiver) = oneshot::channel();
-        let id = self.expect(shard, AnswerWaiter::Frame(expected, sender), limit)?;
-        let head = self.head(shard, id);
+        let id = self.expect(to.shard, AnswerWaiter::Frame(expected, sender), limit)?;
+        let head = head(to, id);
         self.outgoing.send(|out| append(out, head));
         Ok(receiver)
     }
 
-    /// Sends a heartbeat with those of other groups; soon, or at once if `hurry`. Its `beat` is set
-    /// here.
+    /// Sends a heartbeat to the replica of that generation, with those of other groups; soon, or at once if `hurry`. Its
+    /// `beat` is set here.
     pub(crate) fn beat(
         &self,
+        generation: u16,
         mut beat: Heartbeat,
         hurry: bool,
     ) -> Result<oneshot::Receiver<(AppendResult, PromiseEpoch)>, Down> {
         let (sender, receiver) = oneshot::channel();
         beat.beat = self.expect(beat.shard, AnswerWaiter::Beat(sender), self.config.timeout)?;
-        self.beats.borrow_mut().push(beat);
+        self.beats
+            .borrow_mut()
+            .entry(generation)
+            .or_default()
+            .push(beat);
         if hurry {
             self.outgoing.send(|out| self.append_beats(out));
         } else {
             self.beats_wait.notify_one();
         }
         Ok(receiver)
-    }
-
-    fn head(&self, shard: ShardId, id: u64) -> Head {
-        Head {
-            kind: Kind(0),
-            request_id: RequestId(id),
-            shard,
-            epoch: self.config.epoch,
-        }
     }
 
     fn expect(&self, shard: ShardId, waiter: AnswerWaiter, limit: Duration) -> Result<u64, Down> {
@@ -255,10 +262,11 @@ impl PeerLink {
     }
 
     fn append_beats(&self, out: &mut Outbox) {
-        let mut beats = self.beats.borrow_mut();
-        if !beats.is_empty() {
-            peer::encode_heartbeats(out, self.head(ShardId(0), 0), &beats);
-            beats.clear();
+        // One frame for each generation: it is said once for all of a frame.
+        for (generation, beats) in std::mem::take(&mut *self.beats.borrow_mut()) {
+            let shard = ShardId(0);
+            let to = Target { shard, generation };
+            peer::encode_heartbeats(out, head(to, 0), &beats);
         }
     }
 
@@ -458,7 +466,7 @@ impl PeerLink {
     /// The store at the other end was found to lack what it had acknowledged.
     pub(crate) fn found_lost(&self, store: StoreId) {
         let node = self.peer;
-        let store = GroupMember { node, store };
+        let store = NodeStore { node, store };
         self.config.acquaintances.found_lost(store);
     }
 
@@ -466,11 +474,6 @@ impl PeerLink {
     pub(crate) fn refused(&self, shard: ShardId, refusal: &Refusal) {
         let refusals = &self.config.refusals;
         refusals.note(shard, self.peer, self.address.get(), refusal);
-    }
-
-    /// The node at the other end.
-    pub(crate) fn peer(&self) -> NodeId {
-        self.peer
     }
 
     fn shown(&self) -> Option<tracing::field::DisplayValue<SocketAddr>> {

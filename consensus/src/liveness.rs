@@ -17,13 +17,15 @@ mod promise;
 pub(crate) use counted::CountedPromise;
 
 use crate::planted::{Bug, is_planted};
-use crate::route::GroupMember;
+use crate::route::NodeStore;
 use corelith_io::Instant;
-use corelith_wire::peer::{Beat, BeatReply, CoreSet, Health, NodeHealth, PromiseEpoch, Verdict};
-use corelith_wire::{Mark, NodeId, ShardId, Start, StoreId};
+use corelith_wire::peer::{
+    Beat, BeatReply, CoreSet, Health, Introduction, NodeHealth, PromiseEpoch, Verdict,
+};
+use corelith_wire::{Epoch, Mark, NodeId, ShardId, Start, StoreId};
 use promise::{GivenPromise, UsedUp};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub struct Liveness {
     beats: AtomicU64,
     /// The mark of this node's store, which is durable.
     mark: AtomicU64,
+    /// Epoch of the newest cluster map that the node knows.
+    map: AtomicU32,
     /// What other nodes have said against this one when it came with its beats.
     refused_by: Mutex<BTreeMap<NodeId, Verdict>>,
 }
@@ -97,6 +101,8 @@ struct They {
     who: Option<(StoreId, Start)>,
     heard: Option<Instant>,
     health: NodeHealth,
+    /// How many cores the start that was met last has; 0 if none was.
+    cores: u16,
     /// The highest mark that a store of theirs has told, and which store.
     mark: Option<(StoreId, Mark)>,
     /// Whether they hear what is replied to them.
@@ -257,6 +263,7 @@ impl Liveness {
             is_draining: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             mark: AtomicU64::new(0),
+            map: AtomicU32::new(0),
             refused_by: Mutex::default(),
         })
     }
@@ -289,6 +296,12 @@ impl Liveness {
             ))
         };
         Arc::clone(pairs.entry(peer).or_insert_with(new))
+    }
+
+    /// Whether this node has met another one since it started.
+    pub(crate) fn has_met(&self, peer: NodeId) -> bool {
+        let pair = lock(&self.pairs).get(&peer).cloned();
+        pair.is_some_and(|pair| pair.who().is_some())
     }
 
     /// All pairs.
@@ -342,6 +355,27 @@ impl Liveness {
             })
         });
         told.collect()
+    }
+
+    /// Has the beats tell that the node knows the cluster map of this epoch.
+    pub fn tell_map(&self, epoch: Epoch) {
+        self.map.fetch_max(epoch.0, Ordering::SeqCst);
+    }
+
+    /// The node that has told of the newest cluster map, and its epoch; `None` if no other node knows one.
+    pub fn newest_map(&self) -> Option<(NodeId, Epoch)> {
+        let told = self.pairs().into_iter();
+        let told = told.map(|(node, pair)| (lock(&pair.they).health.map, node));
+        let (epoch, node) = told.filter(|(epoch, _)| epoch.0 > 0).max()?;
+        Some((node, epoch))
+    }
+
+    /// How many cores the start of another node has that was met last: a promise is given to it only after that is
+    /// known.
+    pub fn cores_of(&self, node: NodeId) -> Option<u16> {
+        let pairs = lock(&self.pairs);
+        let cores = lock(&pairs.get(&node)?.they).cores;
+        (cores > 0).then_some(cores)
     }
 
     /// Rises when a peer has another epoch, start or health.
@@ -401,15 +435,18 @@ impl Liveness {
             all.write_us = all.write_us.max(health.write_us);
         }
         all.node.is_draining = self.is_draining.load(Ordering::SeqCst);
+        all.map = Epoch(self.map.load(Ordering::SeqCst));
         all
     }
 
     /// The other end of a new connection introduced itself, and is known.
-    pub(crate) fn met(&self, peer: NodeId, store: StoreId, start: Start) {
+    pub(crate) fn met(&self, theirs: &Introduction) {
+        let (peer, store, start) = (theirs.node, theirs.store, theirs.start);
         let pair = self.pair(peer);
         let mut they = lock(&pair.they);
         if they.who != Some((store, start)) {
             they.who = Some((store, start));
+            they.cores = theirs.cores;
             they.heard = None;
             they.health = NodeHealth::default();
             they.hearing = hearing::Hearing::default();
@@ -420,7 +457,7 @@ impl Liveness {
     }
 
     /// That store of another node is excluded: nothing that was heard of it counts, and connections with it end.
-    pub(crate) fn exclude(&self, GroupMember { node, store }: GroupMember) {
+    pub(crate) fn exclude(&self, NodeStore { node, store }: NodeStore) {
         let pair = self.pair(node);
         let mut they = lock(&pair.they);
         if they.who.is_some_and(|(known, _)| known == store) {

@@ -7,19 +7,20 @@
 //!      4     2  number of configurations (2 while the members change, else 1)
 //!              per configuration:
 //!            2    number of voters
-//!          8 n    their node ids, ascending
+//!          8 n    their replica ids, ascending
 //!            2  number of nodes, voters and learners
 //!              per node, by ascending id:
-//!            8    node id
+//!            8    replica id
 //!           16    its store, see `stores.rs`: 0 for none yet, 2^128 - 1 for any
 //! ```
 //! All little-endian. Version 1 begins with the number of configurations and has no stores: any store of a
 //! node counts.
 
 use crate::limits::MEMBERS_MAX;
+use crate::planted::{Bug, is_planted};
 use crate::types::Membership;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ReplicaId};
 use corelith_wire::StoreId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,11 +95,36 @@ pub(crate) fn decode(body: &[u8]) -> Option<Membership> {
     Membership::new(configs, nodes).ok()
 }
 
-/// Whether all of `members`, and nobody else, are voters, as in a group that nobody changes.
-pub(crate) fn is_plain(membership: &Membership, members: &[NodeId]) -> bool {
-    let expected: BTreeSet<u64> = members.iter().map(|member| member.0).collect();
-    matches!(membership.get_joint_config().as_slice(), [voters] if *voters == expected)
-        && membership.nodes().map(|(id, _)| *id).eq(expected)
+/// Whether those that count are a majority: of each configuration, if there are two. Learners have no vote.
+pub(crate) fn is_majority(membership: &Membership, counts: impl Fn(ReplicaId) -> bool) -> bool {
+    let configs = membership.get_joint_config();
+    let looked_at = match is_planted(Bug::OneConfigurationCounts) {
+        true => 1,
+        false => configs.len(),
+    };
+    let has_one = |voters: &BTreeSet<u64>| {
+        let mut counted = voters.iter().filter(|id| counts(ReplicaId(**id))).count();
+        if is_planted(Bug::LearnersCount) {
+            let mut learners = membership.learner_ids();
+            counted += learners
+                .by_ref()
+                .filter(|id| counts(ReplicaId(*id)))
+                .count();
+        }
+        counted > voters.len() / 2
+    };
+    !configs.is_empty() && configs.iter().rev().take(looked_at).all(has_one)
+}
+
+/// Whether it could be a group's: everybody is a replica of a node, and there are voters.
+pub(crate) fn is_sound(membership: &Membership) -> bool {
+    let configs = membership.get_joint_config();
+    let are_replicas = membership
+        .nodes()
+        .all(|(id, _)| ReplicaId(*id).node() != NodeId(0));
+    matches!(configs.len(), 1 | 2)
+        && configs.iter().all(|voters| !voters.is_empty())
+        && are_replicas
 }
 
 fn get_len(body: &mut &[u8], max: usize) -> Option<usize> {
@@ -182,17 +208,37 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_group_is_plain() {
-        let group = [NodeId(3), NodeId(1), NodeId(2)];
+    fn a_majority_is_one_of_each_configuration_and_of_voters_alone() {
+        let uniform = membership(&[&[1, 2, 3]], &[1, 2, 3, 4]);
+        let joint = membership(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 3, 4, 5, 6]);
+        let cases: [(&Membership, &[u64], bool); 9] = [
+            (&uniform, &[1, 2], true),
+            (&uniform, &[1, 4], false),
+            (&uniform, &[3], false),
+            (&joint, &[1, 2, 3], false),
+            (&joint, &[3, 4, 5], false),
+            (&joint, &[1, 3, 4], true),
+            (&joint, &[1, 2, 4, 5], true),
+            (&joint, &[1, 3, 6], false),
+            (&Membership::default(), &[1], false),
+        ];
+        for (membership, counted, expected) in cases {
+            let found = is_majority(membership, |replica| counted.contains(&replica.0));
+            assert_eq!(found, expected, "{membership} {counted:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_has_voters_and_all_are_replicas() {
         let cases = [
             (membership(&[&[1, 2, 3]], &[1, 2, 3]), true),
-            (membership(&[&[1, 2]], &[1, 2, 3]), false),
-            (membership(&[&[1, 2]], &[1, 2]), false),
-            (membership(&[&[1, 2, 3]], &[1, 2, 3, 4]), false),
-            (membership(&[&[1, 2, 3], &[1, 2, 3]], &[1, 2, 3]), false),
+            (membership(&[&[1, 2], &[1, 3]], &[1, 2, 3]), true),
+            (membership(&[&[1, 2], &[1], &[2]], &[1, 2]), false),
+            (membership(&[&[1, 7 << 48 | 2]], &[1, 7 << 48 | 2]), true),
+            (membership(&[&[1, 7 << 48]], &[1, 7 << 48]), false),
         ];
         for (membership, expected) in cases {
-            assert_eq!(is_plain(&membership, &group), expected, "{membership}");
+            assert_eq!(is_sound(&membership), expected, "{membership}");
         }
     }
 

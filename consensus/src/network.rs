@@ -11,7 +11,7 @@ use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use crate::link::PeerLink;
 use crate::log_store::Unsendable;
 use crate::planted::{Bug, is_planted};
-use crate::route::GroupMember;
+use crate::route::{GroupMember, Target};
 use crate::snapshot::{Snapshot, SnapshotData, Transfers};
 use crate::stores::Stores;
 use crate::types::{self, AppendRequest, Types, Vote, VoteRequest, VoteResponse};
@@ -22,7 +22,7 @@ use corelith_shards as shards;
 use corelith_wire::peer::{
     self, AppendResult, Heartbeat, PeerVote, PromiseEpoch, Transfer, VoteAsk, kinds,
 };
-use corelith_wire::{DecodeError, Frame, NodeId, ShardId, StoreId, Term};
+use corelith_wire::{DecodeError, Frame, NodeId, ReplicaId, ShardId, StoreId, Term};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -45,9 +45,8 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 /// Which group it is that talks.
 #[derive(Debug)]
 pub(crate) struct GroupOfPeers {
-    pub(crate) me: NodeId,
+    pub(crate) me: ReplicaId,
     pub(crate) shard: ShardId,
-    pub(crate) members: Vec<NodeId>,
     pub(crate) stores: Rc<Stores>,
     /// What it has told followers to be committed.
     pub(crate) announced: Rc<Announced>,
@@ -62,7 +61,7 @@ pub(crate) struct Network {
     matched: Rc<Matched>,
     doubts: Rc<StoreDoubts>,
     authorised: Authorised,
-    link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
+    link_to: Rc<dyn Fn(NodeId) -> Rc<PeerLink>>,
     timeout: Duration,
     lease: Rc<Lease>,
     transfers: Rc<Transfers>,
@@ -74,7 +73,7 @@ impl Network {
     pub(crate) fn new(
         group: Rc<GroupOfPeers>,
         authorised: Authorised,
-        link_to: Rc<dyn Fn(u64) -> Rc<PeerLink>>,
+        link_to: Rc<dyn Fn(NodeId) -> Rc<PeerLink>>,
         timeout: Duration,
         lease: Rc<Lease>,
         transfers: Rc<Transfers>,
@@ -93,13 +92,14 @@ impl Network {
         }
     }
 
-    fn peer(&self, target: u64, beats: bool) -> Peer {
+    fn peer(&self, replica: ReplicaId, beats: bool) -> Peer {
         Peer {
+            replica,
             group: Rc::clone(&self.group),
             matched: Rc::clone(&self.matched),
             doubts: Rc::clone(&self.doubts),
             authorised: Rc::clone(&self.authorised),
-            link: (self.link_to)(target),
+            link_to: Rc::clone(&self.link_to),
             timeout: self.timeout,
             beats,
             lease: Rc::clone(&self.lease),
@@ -113,26 +113,26 @@ impl openraft::RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _: &StoreId) -> Peer {
-        self.peer(target, false)
+        self.peer(ReplicaId(target), false)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _: &StoreId) -> Peer {
-        self.peer(target, true)
+        self.peer(ReplicaId(target), true)
     }
 }
 
 /// The last entry that each peer has acknowledged, and to which leader.
 #[derive(Debug, Default)]
-struct Matched(RefCell<BTreeMap<NodeId, (PeerVote, Option<shards::LogId>)>>);
+struct Matched(RefCell<BTreeMap<ReplicaId, (PeerVote, Option<shards::LogId>)>>);
 
 impl Matched {
-    fn of(&self, peer: NodeId, vote: PeerVote) -> Option<shards::LogId> {
+    fn of(&self, peer: ReplicaId, vote: PeerVote) -> Option<shards::LogId> {
         let matched = self.0.borrow();
         let (leader, matching) = matched.get(&peer)?;
         (*leader == vote).then_some(*matching)?
     }
 
-    fn raise(&self, peer: NodeId, vote: PeerVote, matching: Option<shards::LogId>) {
+    fn raise(&self, peer: ReplicaId, vote: PeerVote, matching: Option<shards::LogId>) {
         let known = self.of(peer, vote);
         let higher = known.max(matching);
         self.0.borrow_mut().insert(peer, (vote, higher));
@@ -142,11 +142,14 @@ impl Matched {
 /// One group's view of one peer.
 #[derive(Clone)]
 pub(crate) struct Peer {
+    /// Who it is.
+    replica: ReplicaId,
     group: Rc<GroupOfPeers>,
     matched: Rc<Matched>,
     doubts: Rc<StoreDoubts>,
     authorised: Authorised,
-    link: Rc<PeerLink>,
+    /// The link to the core of the node that has the replica: another one after the node starts with other cores.
+    link_to: Rc<dyn Fn(NodeId) -> Rc<PeerLink>>,
     timeout: Duration,
     /// Whether appends are heartbeats, which travel with those of other groups.
     beats: bool,
@@ -170,12 +173,16 @@ fn malformed(error: DecodeError) -> RPCError<Types> {
 }
 
 impl Peer {
+    /// The link to the replica.
+    fn link(&self) -> Rc<PeerLink> {
+        (self.link_to)(self.replica.node())
+    }
+
     /// What this node knows of a group that it leads, or stands in, under `vote`.
     fn known(&self, vote: &PeerVote) -> Known<'_> {
         Known {
             me: self.group.me,
-            peer: self.link.peer(),
-            members: &self.group.members,
+            peer: self.replica,
             term: vote.term,
             stores: &self.group.stores,
         }
@@ -183,16 +190,22 @@ impl Peer {
 
     /// The store at the other end now, if what it says counts.
     fn counted(&self) -> Option<GroupMember> {
-        let node = self.link.peer();
-        let store = self.link.store()?;
-        let there = GroupMember { node, store };
+        let replica = self.replica;
+        let store = self.link().store()?;
+        let there = GroupMember { replica, store };
         self.group.stores.counts(there).then_some(there)
+    }
+
+    /// The replica, as frames name it.
+    fn target(&self) -> Target {
+        Target::of(self.group.shard, self.replica)
     }
 
     /// Waits for at most `limit` until the peer is connected and counts.
     async fn wait_ready(&self, limit: Duration) -> Result<GroupMember, RPCError<Types>> {
         let until = corelith_io::now() + limit;
-        self.link.wait_up(limit).await.map_err(unreachable)?;
+        let link = self.link();
+        link.wait_up(limit).await.map_err(unreachable)?;
         let left = until.saturating_duration_since(corelith_io::now());
         let stores = &self.group.stores;
         stores.wait(left, |_| self.counted().is_some()).await;
@@ -216,7 +229,7 @@ impl Peer {
         match verdict {
             Ok(()) => Ok(answer),
             Err(refusal) => {
-                self.link.refused(self.group.shard, &refusal);
+                self.link().refused(self.group.shard, &refusal);
                 Err(unreachable(refusal))
             }
         }
@@ -229,7 +242,7 @@ impl Peer {
         at: Instant,
         (result, epoch): (AppendResult, PromiseEpoch),
     ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
-        let peer = self.link.peer();
+        let peer = self.replica;
         let matched = self.matched.of(peer, sent.vote);
         let verdict = admission::append_answer(&self.known(&sent.vote), sent, matched, &result);
         if let Err(Refusal::Lost(at)) = verdict {
@@ -261,9 +274,13 @@ impl Peer {
 
     /// Who is at the other end now, as a follower of the leader by `vote`.
     fn follower(&self, vote: PeerVote) -> Option<Follower> {
-        let node = self.link.peer();
-        let store = self.link.store()?;
-        Some(Follower { node, store, vote })
+        let replica = self.replica;
+        let store = self.link().store()?;
+        Some(Follower {
+            replica,
+            store,
+            vote,
+        })
     }
 
     /// The peer says that it lacks the entry `at`, which it had acknowledged to the leader by `vote`.
@@ -271,16 +288,16 @@ impl Peer {
         let Some(follower) = self.follower(vote) else {
             return;
         };
-        match self.doubts.lost(follower, at, self.link.ups()) {
+        match self.doubts.lost(follower, at, self.link().ups()) {
             Doubt::None => {}
-            Doubt::Again => self.link.renew(),
+            Doubt::Again => self.link().renew(),
             Doubt::Proven => {
-                let (shard, peer, store) = (self.group.shard, follower.node, follower.store);
+                let (shard, peer, store) = (self.group.shard, follower.replica, follower.store);
                 tracing::error!(
                     %shard, %peer, %at,
                     "the store of the peer lacks entries that it had acknowledged: it is an old state, and excluded"
                 );
-                self.link.found_lost(store);
+                self.link().found_lost(store);
             }
         }
     }
@@ -302,14 +319,14 @@ impl Peer {
             last: beat.before,
         };
         // What comes before a heartbeat is what the peer has acknowledged.
-        self.matched.raise(self.link.peer(), sent.vote, sent.before);
+        self.matched.raise(self.replica, sent.vote, sent.before);
         let at = corelith_io::now();
         self.lease.note_sent(at);
         let there = self.counted().ok_or_else(Self::unknown)?;
         self.group.announced.raise(beat.committed);
         let answer = self
-            .link
-            .beat(beat, self.lease.reader_waits())
+            .link()
+            .beat(self.replica.generation(), beat, self.lease.reader_waits())
             .map_err(unreachable)?;
         let answer = answer.await.map_err(unreachable)?;
         self.still_counts(there)?;
@@ -340,8 +357,8 @@ impl Peer {
         };
         let there = self.wait_ready(limit).await?;
         let asked = self
-            .link
-            .ask(self.group.shard, limit, kinds::VOTE_REPLY, |out, head| {
+            .link()
+            .ask(self.target(), limit, kinds::VOTE_REPLY, |out, head| {
                 peer::encode_vote(out, head, pre, &ask);
             })
             .map_err(unreachable)?;
@@ -369,8 +386,8 @@ impl Peer {
         let there = self.wait_ready(self.timeout).await?;
         let covered = snapshot.meta.last_log_id.map(types::shard_log_id);
         let ask = |kind, expected, limit| {
-            self.link
-                .ask(self.group.shard, limit, expected, |out, head| {
+            self.link()
+                .ask(self.target(), limit, expected, |out, head| {
                     peer::encode_snapshot(out, head, kind, transfer, &vote);
                 })
                 .map_err(unreachable)
@@ -389,15 +406,10 @@ impl Peer {
                 self.answer(first).await?;
             }
             let asked = self
-                .link
-                .ask(
-                    self.group.shard,
-                    self.timeout * 4,
-                    kinds::DONE,
-                    |out, head| {
-                        peer::encode_snapshot_piece(out, head, transfer, piece);
-                    },
-                )
+                .link()
+                .ask(self.target(), self.timeout * 4, kinds::DONE, |out, head| {
+                    peer::encode_snapshot_piece(out, head, transfer, piece);
+                })
                 .map_err(unreachable)?;
             in_flight.push_back(asked);
         }
@@ -416,7 +428,7 @@ impl Peer {
         let answered = self.admitted(answered, verdict)?;
         self.still_counts(there)?;
         if answered == vote {
-            self.matched.raise(self.link.peer(), vote, covered);
+            self.matched.raise(self.replica, vote, covered);
         }
         Ok(convert::vote(self.known(&vote).as_heard(answered, &vote)))
     }
@@ -514,14 +526,14 @@ impl RaftNetworkV2<Types> for Peer {
         );
         let transfer = Transfer {
             from: convert::peer_vote(request.from_leader()),
-            to: NodeId(*request.to_node_id()),
+            to: ReplicaId(*request.to_node_id()),
             last: request.last_log_id().copied().map(types::shard_log_id),
         };
         self.counted().ok_or_else(Self::unknown)?;
         let asked = self
-            .link
+            .link()
             .ask(
-                self.group.shard,
+                self.target(),
                 option.hard_ttl(),
                 kinds::DONE,
                 |out, head| {

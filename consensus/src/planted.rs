@@ -64,6 +64,14 @@ pub enum Bug {
     CachedClock,
     /// A group counts any store of a member's node.
     TrustAnyStore,
+    /// Of a joint membership the second configuration alone counts.
+    OneConfigurationCounts,
+    /// Learners count as voters do.
+    LearnersCount,
+    /// A replica answers for earlier replicas of its node.
+    AnswerForEarlierReplicas,
+    /// A replica that was taken in votes before its log says so.
+    VoteBeforeMembership,
     /// The budget takes any number of proposals.
     UnboundedProposals,
 }

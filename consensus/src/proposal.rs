@@ -6,7 +6,7 @@ use crate::options::Options;
 use crate::planted::{Bug, is_planted};
 use crate::types::Types;
 use corelith_io::sync::notify::Notify;
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ReplicaId};
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use std::cell::Cell;
@@ -51,7 +51,7 @@ pub(crate) fn answer(result: ClientWriteResult<Types>) -> Result<WriteReply, Gro
         Ok(response) => Ok(response.data),
         Err(ClientWriteError::ForwardToLeader(forward)) => Err(refusal(&forward)),
         Err(ClientWriteError::LogEntryDiscarded(forward)) => Err(GroupError::LeadershipLost {
-            leader: forward.leader_id.map(NodeId),
+            leader: forward.leader_id.map(node_of),
         }),
         Err(
             ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_),
@@ -59,12 +59,17 @@ pub(crate) fn answer(result: ClientWriteResult<Types>) -> Result<WriteReply, Gro
     }
 }
 
+/// The node of a replica, as openraft has it.
+pub(crate) fn node_of(replica: u64) -> NodeId {
+    ReplicaId(replica).node()
+}
+
 /// Why a leader's work was refused before anything was proposed.
 pub(crate) fn refusal(forward: &ForwardToLeader<Types>) -> GroupError {
     match forward.reason {
         ForwardReason::LeaseExpired => GroupError::Unavailable,
         _ => GroupError::NotLeader {
-            leader: forward.leader_id.map(NodeId),
+            leader: forward.leader_id.map(node_of),
         },
     }
 }

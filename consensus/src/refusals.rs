@@ -3,7 +3,7 @@
 use crate::admission::Refusal;
 use crate::limits::STRANGE_STORES_MAX;
 use corelith_io::Instant;
-use corelith_wire::{NodeId, ShardId, StoreId};
+use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(crate) struct Refusals {
     said: Cell<Option<Instant>>,
     passed_over: Cell<u64>,
     /// The stores of which it was said.
-    stores: RefCell<BTreeSet<(NodeId, StoreId)>>,
+    stores: RefCell<BTreeSet<(ReplicaId, StoreId)>>,
     #[cfg(test)]
     total: Cell<u64>,
 }
@@ -35,8 +35,8 @@ impl Refusals {
     ) {
         #[cfg(test)]
         self.total.set(self.total.get() + 1);
-        if let Refusal::NotTheStore(node, store) = *refusal {
-            return self.note_store(shard, node, store, address);
+        if let Refusal::NotTheStore(replica, store) = *refusal {
+            return self.note_store(shard, replica, store, address);
         }
         let now = corelith_io::now();
         if self.said.get().is_some_and(|said| now - said < QUIET) {
@@ -52,14 +52,14 @@ impl Refusals {
     fn note_store(
         &self,
         shard: ShardId,
-        node: NodeId,
+        replica: ReplicaId,
         store: StoreId,
         address: Option<SocketAddr>,
     ) {
         let mut stores = self.stores.borrow_mut();
-        if stores.len() < STRANGE_STORES_MAX && stores.insert((node, store)) {
+        if stores.len() < STRANGE_STORES_MAX && stores.insert((replica, store)) {
             let address = address.map(tracing::field::display);
-            let refusal = Refusal::NotTheStore(node, store);
+            let refusal = Refusal::NotTheStore(replica, store);
             tracing::warn!(%shard, address, %refusal, "a store takes no part");
         }
     }

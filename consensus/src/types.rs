@@ -184,7 +184,7 @@ impl From<LogEntry> for shards::Entry {
         Self {
             id: shards::LogId {
                 term: shards::Term(entry.leader.term),
-                node: shards::NodeId(entry.leader.node_id),
+                node: shards::ReplicaId(entry.leader.node_id),
                 index: shards::LogIndex(entry.index),
             },
             kind: entry.payload.kind,
@@ -229,7 +229,7 @@ pub(crate) fn log_id(id: shards::LogId) -> LogId {
 pub(crate) fn shard_log_id(id: LogId) -> shards::LogId {
     shards::LogId {
         term: shards::Term(id.leader_id.term),
-        node: shards::NodeId(id.leader_id.node_id),
+        node: shards::ReplicaId(id.leader_id.node_id),
         index: shards::LogIndex(id.index),
     }
 }
@@ -249,7 +249,7 @@ pub(crate) fn vote(vote: shards::Vote) -> Vote {
 pub(crate) fn shard_vote(vote: &Vote) -> shards::Vote {
     shards::Vote {
         term: shards::Term(vote.leader_id.term),
-        node: shards::NodeId(vote.leader_id.node_id),
+        node: shards::ReplicaId(vote.leader_id.node_id),
         committed: vote.committed,
     }
 }

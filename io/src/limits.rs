@@ -50,9 +50,12 @@ pub(crate) const TIMER_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The first timer of a core's guard while the core is busy: with one after 2 ms a single put took a tenth
 /// longer ...
 pub(crate) const GUARD_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// ... and while it is idle.
+/// ... and while it has little to do.
 pub(crate) const GUARD_PAUSE_MAX: Duration = Duration::from_millis(40);
 const _: () = assert!(GUARD_PAUSE_MIN.as_nanos() <= GUARD_PAUSE_MAX.as_nanos());
+/// A core is busy if its tasks have more turns than this. Beats and the timers of a node that does nothing else have
+/// about one: with a guard every 10 ms they would take half as much CPU again.
+pub(crate) const GUARD_BUSY_TURNS_PER_MS: u64 = 2;
 /// When the timers of a guard fire, in milliseconds after the first. With the later ones at 40 and 160 ms a
 /// core once slept for 160 ms, so the sleep that they end happens several times in a row.
 pub(crate) const GUARD_TIMERS_MILLIS: [u64; 8] = [0, 1, 2, 3, 5, 10, 30, 150];

@@ -8,7 +8,7 @@
 //! option = 0 u8 | 1 u8, content        log id = term u64 | node u64 | index u64
 //! ```
 
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::length;
 use crate::limits::MEMBERSHIP_BYTES_MAX;
 use bytes::{Buf, Bytes};
@@ -97,7 +97,7 @@ fn encode_log_id(id: LogId, out: &mut Vec<u8>) {
 fn decode_log_id(bytes: &mut &[u8]) -> Option<LogId> {
     Some(LogId {
         term: Term(bytes.try_get_u64_le().ok()?),
-        node: NodeId(bytes.try_get_u64_le().ok()?),
+        node: ReplicaId(bytes.try_get_u64_le().ok()?),
         index: LogIndex(bytes.try_get_u64_le().ok()?),
     })
 }

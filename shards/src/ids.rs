@@ -1,7 +1,7 @@
 //! The ids of files and places in them. Those that a node says to others are `corelith_wire::ids`.
 
 use corelith_wire::id;
-pub use corelith_wire::ids::{LogId, LogIndex, NodeId, ShardId, Term};
+pub use corelith_wire::ids::{LogId, LogIndex, NodeId, ReplicaId, ShardId, Term};
 use std::fmt;
 
 id!(/// A log segment, numbered in order of use.

@@ -7,14 +7,14 @@
 //! once it is committed. (Here it counts as committed as soon as it is durable.)
 //!
 //! ```
-//! use corelith_shards::{Entry, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term};
+//! use corelith_shards::{Entry, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions, Term};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let dir = tempfile::tempdir()?;
 //! let path = dir.path().join("shard-0");
 //! corelith_io::run(move || async move {
 //!     let shard = Shard::open(&path, ShardOptions::new(7, ShardId(0))).await?;
-//!     let (term, node, index) = (Term(1), NodeId(1), LogIndex(1));
+//!     let (term, node, index) = (Term(1), ReplicaId(1), LogIndex(1));
 //!     let id = LogId { term, node, index };
 //!     let entry = Entry {
 //!         id,
@@ -85,7 +85,7 @@ pub use engine::{
     Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
-pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};
+pub use ids::{LogId, LogIndex, NodeId, ReplicaId, ShardId, Term, ValueSegmentId};
 pub use key::Space;
 pub use log::{Log, LogOptions};
 pub use pins::Pin;

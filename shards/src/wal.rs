@@ -36,7 +36,7 @@ mod writer;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::flight;
-use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, Ticket};
+use crate::ids::{LogId, LogIndex, ReplicaId, SegmentId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::planted::{Bug, is_planted};
@@ -56,8 +56,8 @@ pub(crate) use recovery::examine;
 pub struct Vote {
     /// Term voted in.
     pub term: Term,
-    /// Node voted for.
-    pub node: NodeId,
+    /// Replica voted for.
+    pub node: ReplicaId,
     /// Whether a majority granted it.
     pub committed: bool,
 }

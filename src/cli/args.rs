@@ -2,6 +2,7 @@
 
 mod client;
 
+pub(super) use client::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
 pub(super) use client::{
     CasArguments, ClientCommand, Connection, DeleteArguments, ExportArguments, GetArguments,
     ImportArguments, PutArguments, ScanArguments, ValueArgument,
@@ -27,7 +28,7 @@ Exit codes:
   130  interrupted by Ctrl-C; `node` and `dev` stop in order on Ctrl-C and exit with 0";
 
 const CLIENTS: &str = "\
-put, get, delete, scan, cas, status, import and export are clients of a cluster. Without --connect and
+put, get, delete, scan, cas, status, import, export, cluster and shard are clients of a cluster. Without --connect and
 CORELITH_SEEDS they connect to 127.0.0.1:7411, where `corelith dev` listens.
 
 Examples:
@@ -195,6 +196,9 @@ pub struct NodeArguments {
     /// The node's configuration, a TOML file; tuning/corelith.toml is a sample.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// A node of the cluster to join, in place of `node.join`; give it more than once for several.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Vec<String>,
 }
 
 /// Arguments of `inspect`.

@@ -3,7 +3,7 @@
 use super::args::ClientCommand;
 use super::connect::connect;
 use super::failure::Failure;
-use super::{export, import, keys, paths, scan, status, storage};
+use super::{cluster, export, import, keys, paths, scan, shard, status, storage};
 
 /// Runs one client command.
 pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
@@ -30,5 +30,7 @@ pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
         ClientCommand::Status(status) => status::run(&reached.client, status.command.json).await,
         ClientCommand::Import(import) => import::run(&reached.client, import.command).await,
         ClientCommand::Export(export) => export::run(&reached.client, export.command).await,
+        ClientCommand::Cluster(command) => cluster::run(&reached.client, command).await,
+        ClientCommand::Shard(command) => shard::run(&reached.client, command).await,
     }
 }

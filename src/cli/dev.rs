@@ -5,7 +5,7 @@ mod shape;
 
 use super::encoding::counted;
 use crate::node::config::{ClientsConfig, LivenessConfig, StorageConfig};
-use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry};
+use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry, Place};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::run::{executors, refuse_taken_ports, say, supervise};
@@ -38,7 +38,7 @@ pub fn run(data: &Path, wanted: WantedShape) -> Result<(), NodeError> {
         shape::store(&data, shape)?;
     }
     let text = greeting(&data, shape, &nodes, &program());
-    supervise(nodes, instead, move || {
+    supervise(nodes, instead, move |_| {
         // A new port is stored only once it serves: a start beside a running cluster changes nothing.
         if stored != Some(shape)
             && let Err(error) = shape::store(&data, shape)
@@ -84,10 +84,16 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
         id: NodeId(entry.id),
         data_dir: data.join(format!("node-{}", entry.id)),
         listen: Listen {
-            host: entry.host,
+            host: entry.host.clone(),
             port: entry.port,
         },
         cores: entry.cores,
+        place: Place {
+            host: entry.host.clone(),
+            port: entry.port,
+            ..Place::default()
+        },
+        join: Vec::new(),
         pin: Vec::new(),
         cluster: cluster.clone(),
         // Small sizes: three replicas share one machine and one disk.

@@ -127,6 +127,14 @@ pub enum Failure {
         /// The largest exit code of all failures.
         code: u8,
     },
+    /// The cluster refused an order.
+    #[error("{0}")]
+    Refused(String),
+    /// It is not known whether the cluster took an order.
+    #[error(
+        "it is not known whether the order was taken ({0}); see `corelith cluster status`, and give it again"
+    )]
+    OrderLost(corelith_client::Cause),
     /// The user interrupted the command, which printed how far it got.
     #[error("interrupted")]
     Interrupted,
@@ -204,7 +212,10 @@ impl Failure {
         match self {
             Self::OutputClosed => 0,
             Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
-            Self::Unusable { .. } | Self::Argument(_) | Self::Seed { .. } => code::WRONG_INPUT,
+            Self::Unusable { .. } | Self::Argument(_) | Self::Seed { .. } | Self::Refused(_) => {
+                code::WRONG_INPUT
+            }
+            Self::OrderLost(_) => code::UNKNOWN,
             Self::Damaged { .. } | Self::DamagedFile { .. } => code::DAMAGED,
             Self::NoCluster { .. } | Self::Unserved { .. } => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),

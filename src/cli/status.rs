@@ -164,12 +164,32 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
             shard.purged.to_string(),
         ]);
     }
+    down += &meta_shard(status);
     down += &what_nodes_say(status);
     let text = format!("{}\n{}", nodes.text(), shards.text());
     match down.is_empty() {
         true => text,
         false => format!("{text}\n{down}"),
     }
+}
+
+/// Who leads the meta shard, as far as it is not well.
+fn meta_shard(status: &ClusterStatus) -> String {
+    let replicas: Vec<&ShardStatus> = metas(status).map(|(meta, _)| meta).collect();
+    let is_led = replicas.iter().any(|meta| meta.role == ShardRole::Leader);
+    match replicas.is_empty() || is_led {
+        true => String::new(),
+        false => "the meta shard has no leader: nodes cannot join, and replicas are not moved or repaired\n".to_owned(),
+    }
+}
+
+/// The replicas of the meta shard, and their nodes.
+fn metas(status: &ClusterStatus) -> impl Iterator<Item = (&ShardStatus, u64)> {
+    let replies = status
+        .nodes
+        .iter()
+        .filter_map(|node| node.reply.as_ref().ok());
+    replies.filter_map(|reply| Some((reply.meta.as_ref()?, reply.node)))
 }
 
 /// What nodes say of each other, as far as it is no good news.
@@ -377,6 +397,11 @@ fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failu
     replicas.sort_by_key(|replica| (replica.shard, replica.node));
     for replica in replicas {
         text += &output::json_line(&replica)?;
+    }
+    for (meta, node) in metas(status) {
+        let mut line = ReplicaLine::new(meta, node, reasons);
+        line.kind = "meta";
+        text += &output::json_line(&line)?;
     }
     for stranger in strangers(status) {
         text += &output::json_line(&stranger)?;

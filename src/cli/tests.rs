@@ -72,6 +72,16 @@ fn arguments_that_must_be_refused() {
         &["scan", "--limit", "0"],
         &["get", "k", "--meta", "--output", "f"],
         &["import", "d", "--after", "%zz"],
+        &["cluster"],
+        &["cluster", "drain"],
+        &["cluster", "drain", "0"],
+        &["cluster", "drain", "2", "--wait", "--dry-run"],
+        &["cluster", "replace", "2"],
+        &["cluster", "set", "replicas"],
+        &["cluster", "recover", "--lost", "2"],
+        &["cluster", "recover", "--unsafe"],
+        &["shard", "move", "1", "--to", "2"],
+        &["shard", "lead", "1"],
     ];
     for arguments in refused {
         let read = Arguments::read(arguments.iter().copied());
@@ -107,11 +117,12 @@ fn options_appear_where_they_mean_something() {
     let mut found = Vec::new();
     leaves(&root, "corelith", &mut found);
     let clients = [
-        "put", "get", "delete", "scan", "cas", "status", "import", "export",
+        "put", "get", "delete", "scan", "cas", "status", "import", "export", "cluster", "shard",
     ];
     for (words, mut command) in found {
         let help = command.render_help().to_string();
-        let is_client = clients.contains(&command.get_name());
+        let family = words.split(' ').nth(1).unwrap();
+        let is_client = clients.contains(&family);
         for option in ["--connect", "--timeout"] {
             assert_eq!(help.contains(option), is_client, "{words} {option}");
         }

@@ -2,5 +2,6 @@
 //! it with them if nobody knows of one, and lets those in who belong to it.
 
 pub(crate) mod desk;
+pub(crate) mod entering;
 pub(crate) mod exchange;
 pub(crate) mod joining;

@@ -64,6 +64,19 @@ pub struct Listen {
     pub port: u16,
 }
 
+/// Where a node is, as the cluster map says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Host name or address, as others reach it.
+    pub host: String,
+    /// Port of core 0, as others reach it.
+    pub port: u16,
+    /// The zone: what fails together.
+    pub zone: String,
+    /// The region.
+    pub region: String,
+}
+
 /// A node of the cluster, as every other node and every client reaches it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,10 +93,11 @@ pub struct NodeEntry {
 }
 
 /// What all nodes of a cluster agree on.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Its name. Nodes with another one form no cluster together.
+    /// Its name. Nodes with another one form no cluster together. Empty if the node joins a cluster, whatever it is
+    /// called.
     pub name: String,
     /// Number of shards, fixed when the cluster is created.
     pub shards: u32,
@@ -95,7 +109,7 @@ pub struct ClusterConfig {
     /// The cluster was formed before: a new data directory forms none, and waits for a node that knows the cluster.
     #[serde(default)]
     pub existing: bool,
-    /// All nodes.
+    /// The first nodes. None if the node joins a cluster.
     pub nodes: Vec<NodeEntry>,
 }
 
@@ -238,14 +252,18 @@ impl ClientsConfig {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// This node.
+    /// This node; 0 if the cluster is to give it an id, or has.
     pub id: NodeId,
     /// Where everything durable is.
     pub data_dir: PathBuf,
     /// Where it listens.
     pub listen: Listen,
-    /// Number of cores (from its entry in the cluster section).
+    /// Number of cores (`node.cores`, or from its entry in the cluster section).
     pub cores: u16,
+    /// Where others find it.
+    pub place: Place,
+    /// Nodes of the cluster that it asks to be taken in, if it is none of the first.
+    pub join: Vec<(String, u16)>,
     /// CPU of each core; unpinned if empty.
     pub pin: Vec<usize>,
     /// What all nodes agree on.
@@ -262,7 +280,7 @@ pub struct NodeConfig {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     node: RawNode,
-    cluster: ClusterConfig,
+    cluster: Option<ClusterConfig>,
     #[serde(default)]
     storage: StorageConfig,
     #[serde(default)]
@@ -274,9 +292,17 @@ struct RawConfig {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawNode {
-    id: u64,
+    id: Option<u64>,
     data_dir: PathBuf,
     listen: Option<String>,
+    advertise: Option<String>,
+    cores: Option<u16>,
+    #[serde(default)]
+    zone: String,
+    #[serde(default)]
+    region: String,
+    #[serde(default)]
+    join: Vec<String>,
     #[serde(default)]
     pin: Vec<usize>,
 }
@@ -286,7 +312,7 @@ fn one() -> u16 {
 }
 
 impl NodeConfig {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`; the node joins the nodes at the addresses `join`, if there are any.
     ///
     /// # Errors
     /// One sentence about the first problem found.
@@ -294,13 +320,13 @@ impl NodeConfig {
         clippy::disallowed_methods,
         reason = "read before the first core starts"
     )]
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path, join: &[String]) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
             file: file.clone(),
             reason: error.to_string(),
         })?;
-        let config = Self::parse(&file, &text)?;
+        let config = Self::parse_joining(&file, &text, join)?;
         // Where the kernel does not tell, the core that is to be pinned does.
         let online = std::fs::read_to_string(CPUS_ONLINE).unwrap_or_default();
         check::cpus(&config.pin, &online).map_err(|(key, problem)| ConfigError::Value {
@@ -316,40 +342,88 @@ impl NodeConfig {
     /// # Errors
     /// One sentence about the first problem found.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_joining(file, text, &[])
+    }
+
+    fn parse_joining(file: &str, text: &str, join: &[String]) -> Result<Self, ConfigError> {
         let problem = |(key, problem): (String, String)| ConfigError::Value {
             file: file.to_owned(),
             key,
             problem,
         };
         check::raft(text).map_err(problem)?;
-        let raw: RawConfig =
+        let mut raw: RawConfig =
             toml::from_str(text).map_err(|error| check::syntax_error(file, text, &error))?;
-        check::cluster(&raw.cluster).map_err(problem)?;
+        if !join.is_empty() {
+            raw.node.join = join.to_vec();
+        }
         check::storage(&raw.storage).map_err(problem)?;
         check::liveness(&raw.liveness).map_err(problem)?;
         check::clients(&raw.clients).map_err(problem)?;
-        let entry = check::own_entry(raw.node.id, &raw.cluster).map_err(problem)?;
+        check::data_dir(&raw.node.data_dir).map_err(problem)?;
+        let node = match raw.cluster {
+            Some(cluster) if raw.node.join.is_empty() => of_first(&raw.node, cluster),
+            cluster => of_joining(&raw.node, cluster),
+        };
+        let (cluster, entry, join) = node.map_err(problem)?;
+        let cores = raw.node.cores.unwrap_or(entry.cores);
+        check::cores(cores).map_err(problem)?;
         let listen = match &raw.node.listen {
-            Some(text) => check::listen(text, entry).map_err(problem)?,
+            Some(text) => check::listen(text, cores).map_err(problem)?,
             None => Listen {
                 host: entry.host.clone(),
                 port: entry.port,
             },
         };
-        check::pin(&raw.node.pin, entry.cores).map_err(problem)?;
-        check::data_dir(&raw.node.data_dir).map_err(problem)?;
+        check::pin(&raw.node.pin, cores).map_err(problem)?;
+        let place = check::place(&raw.node, &entry, cores).map_err(problem)?;
         Ok(Self {
-            id: NodeId(raw.node.id),
+            id: NodeId(entry.id),
             data_dir: raw.node.data_dir,
             listen,
-            cores: entry.cores,
+            cores,
+            place,
+            join,
             pin: raw.node.pin,
-            cluster: raw.cluster,
+            cluster,
             storage: raw.storage,
             liveness: raw.liveness,
             clients: raw.clients,
         })
     }
+}
+
+type Joins = Vec<(String, u16)>;
+
+/// One of the first nodes: the cluster, and the node's entry there.
+fn of_first(
+    node: &RawNode,
+    cluster: ClusterConfig,
+) -> Result<(ClusterConfig, NodeEntry, Joins), (String, String)> {
+    check::cluster(&cluster)?;
+    let id = check::some_id(node.id)?;
+    let entry = check::own_entry(id, &cluster)?.clone();
+    Ok((cluster, entry, Vec::new()))
+}
+
+/// A node that joins: of the cluster it needs to know nothing.
+fn of_joining(
+    node: &RawNode,
+    cluster: Option<ClusterConfig>,
+) -> Result<(ClusterConfig, NodeEntry, Joins), (String, String)> {
+    let join = check::join(&node.join, cluster.is_some())?;
+    let listen = node.listen.as_deref().or(node.advertise.as_deref());
+    let cores = node.cores.unwrap_or(1);
+    check::cores(cores)?;
+    let listen = check::listen(check::some_listen(listen)?, cores)?;
+    let entry = NodeEntry {
+        id: node.id.unwrap_or(0),
+        host: listen.host,
+        port: listen.port,
+        cores,
+    };
+    check::id(entry.id)?;
+    Ok((ClusterConfig::default(), entry, join))
 }
 
 impl ClusterConfig {
@@ -358,23 +432,17 @@ impl ClusterConfig {
         xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).max(1)
     }
 
-    /// Hash of what must be the same of all nodes everywhere: ids and cores. Addresses may differ.
-    pub fn nodes_hash(&self) -> u64 {
-        let mut nodes: Vec<(u64, u16)> = self.nodes.iter().map(|n| (n.id, n.cores)).collect();
-        nodes.sort_unstable();
-        let bytes = nodes.iter().flat_map(|(id, cores)| {
-            let cores = u64::from(*cores);
-            [id.to_le_bytes(), cores.to_le_bytes()].concat()
-        });
-        xxhash_rust::xxh3::xxh3_64(&bytes.collect::<Vec<u8>>())
-    }
-
     /// How it tells other nodes what reads rely on.
     pub(crate) fn reads_tag(&self) -> u32 {
         match self.reads {
             Reads::Lease => 0,
             Reads::Quorum => 1,
         }
+    }
+
+    /// Whether the first nodes are configured.
+    pub fn is_given(&self) -> bool {
+        !self.nodes.is_empty()
     }
 
     /// Number of replicas of each shard.

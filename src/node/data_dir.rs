@@ -3,4 +3,5 @@
 pub mod identity;
 pub mod inspect;
 pub(crate) mod keeper;
+pub(crate) mod map_file;
 pub mod on_disk;

@@ -15,6 +15,45 @@ pub const REPLICAS_MAX: u32 = 7;
 /// Bytes of a cluster's name.
 pub const CLUSTER_NAME_LEN_MAX: usize = 64;
 
+/// Nodes in the cluster map, those that were removed included.
+pub const MAP_NODES_MAX: usize = 4096;
+/// Nodes in the map that were not removed: clients take no more.
+pub const MAP_LIVE_NODES_MAX: usize = corelith_wire::limits::NODES_MAX;
+/// Longest host name, in bytes.
+pub const HOST_LEN_MAX: usize = corelith_wire::limits::HOST_BYTES_MAX;
+/// Longest name of a zone or a region, in bytes.
+pub const ZONE_LEN_MAX: usize = 64;
+/// Replicas of the shard that holds the map; an even number of nodes has one less.
+pub const META_REPLICAS_MAX: usize = 5;
+/// Bounds of `rebuild_after_s`: a node that restarts must not cost a copy of everything on it.
+pub const REBUILD_AFTER_S_MIN: u32 = 10;
+/// See [`REBUILD_AFTER_S_MIN`].
+pub const REBUILD_AFTER_S_MAX: u32 = 30 * 86_400;
+/// Its value at first.
+pub const REBUILD_AFTER_S_DEFAULT: u32 = 900;
+/// Most `moves_max`.
+pub const MOVES_MAX: u32 = 1024;
+/// Its value at first.
+pub const MOVES_DEFAULT: u32 = 8;
+/// Most `moves_per_node_max`.
+pub const MOVES_PER_NODE_MAX: u32 = 64;
+/// Its value at first.
+pub const MOVES_PER_NODE_DEFAULT: u32 = 2;
+/// Least `copy_bytes_per_second`, unless it is 0.
+pub const COPY_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+/// Most `copy_bytes_per_second`.
+pub const COPY_BYTES_PER_SECOND_MAX: u64 = 1 << 40;
+
+const _: () = {
+    assert!(MAP_LIVE_NODES_MAX <= MAP_NODES_MAX && NODES_MAX <= MAP_LIVE_NODES_MAX);
+    assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
+    assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
+    assert!(META_REPLICAS_MAX <= REPLICAS_MAX as usize && META_REPLICAS_MAX % 2 == 1);
+    // Their lengths are single bytes in the map.
+    assert!(HOST_LEN_MAX <= u8::MAX as usize);
+    assert!(ZONE_LEN_MAX < HOST_LEN_MAX);
+};
+
 /// Bounds of `storage.memtable_bytes`.
 pub const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
 /// See [`MEMTABLE_BYTES_MIN`].
@@ -229,6 +268,28 @@ pub const IDENTITY_RETRY: Duration = Duration::from_secs(1);
 pub const MARK_EVERY: Duration = Duration::from_secs(10);
 /// How often the marks that others have told are written down, at most.
 pub const MARK_LOOK: Duration = Duration::from_secs(1);
+/// Nodes that a store remembers to have met: all that the map may have.
+pub const NODES_MET_MAX: usize = 4096;
+/// Time for a question to another node itself.
+pub const NODE_ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Time for one that changes the members of a shard: a snapshot may be on its way.
+pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// Nodes that are asked in turn for the leader of the meta shard.
+pub const META_ASKS_MAX: usize = 8;
+/// Questions for the leader of the meta shard that wait at it.
+pub const META_QUESTIONS_MAX: usize = 1024;
+/// Nodes that wait to be taken in by one node.
+pub const JOINS_WAITING_MAX: usize = 16;
+/// How often a node looks whether another one knows a newer map.
+pub const MAP_LOOK: Duration = Duration::from_millis(100);
+/// How often a core looks again for what the map says of its shards.
+pub const MAP_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
+/// How often a node says how it is.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Placements on their way to the core of the beats.
+pub const MAPS_WAITING_MAX: usize = 16;
+/// How long a node that joins waits for an answer.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a node that is refused is shown after it has come last.
 pub const STRANGER_SHOWN: Duration = Duration::from_secs(60);
 /// Time for one question to another node about the cluster, the connection included.
@@ -279,5 +340,13 @@ const _: () =
     assert!(IN_FLIGHT_PER_CONNECTION_MAX >= corelith_wire::limits::CONNECTION_IN_FLIGHT_MAX);
 const _: () = assert!(MARK_LOOK.as_millis() < MARK_EVERY.as_millis());
 const _: () = assert!(FORMATION_NAME_DEADLINE.as_millis() < FORMATION_ASK_DEADLINE.as_millis());
-const _: () = assert!(NODES_MAX * 24 + 512 <= FORMATION_FRAME_BYTES_MAX);
+const _: () = assert!(NODES_MAX * 24 + 1024 <= FORMATION_FRAME_BYTES_MAX);
+const _: () = assert!(NODE_ASK_DEADLINE.as_millis() < JOIN_DEADLINE.as_millis());
 const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis());
+
+/// How often the keeper of the cluster map looks whether something is to be done.
+pub const META_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A node is given no other store while its own was heard so lately, in milliseconds.
+pub const REJOIN_SILENCE_MS: u64 = 10_000;
+/// Stores that wait for an operator to take them in.
+pub const META_WAITING_MAX: usize = 256;

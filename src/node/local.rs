@@ -2,6 +2,8 @@
 
 use corelith_consensus::Group;
 use corelith_shards::ShardId;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A shard of this core that cannot be opened, and why.
@@ -22,36 +24,66 @@ impl fmt::Display for DownShard {
     }
 }
 
-/// The groups that this core owns, by shard. Belongs to that core.
+/// The groups that this core owns, by shard. Belongs to that core. They come and go while it runs.
+#[derive(Default)]
 pub(crate) struct LocalGroups {
-    /// `None` for shards of other cores and nodes.
-    by_shard: Vec<Option<Group>>,
+    running: RefCell<BTreeMap<ShardId, Group>>,
+    /// The generation of each replica.
+    generations: RefCell<BTreeMap<ShardId, u16>>,
     /// Shards of this core that have no group.
-    down: Vec<DownShard>,
+    down: RefCell<BTreeMap<ShardId, DownShard>>,
 }
 
 impl LocalGroups {
-    /// `groups` among the `shard_count` shards of the cluster.
-    pub(crate) fn new(shard_count: u32, groups: Vec<Group>, down: Vec<DownShard>) -> Self {
-        let mut by_shard: Vec<Option<Group>> = (0..shard_count).map(|_| None).collect();
-        for group in groups {
-            if let Some(place) = by_shard.get_mut(group.shard().0 as usize) {
-                *place = Some(group);
-            }
+    /// Adds a group, or a shard that has none, with the generation of the replica.
+    pub(crate) fn add(&self, generation: u16, opened: Result<Group, DownShard>) {
+        let shard = match &opened {
+            Ok(group) => group.shard(),
+            Err(down) => down.shard,
+        };
+        assert!(!self.has(shard), "{shard} has two groups on this core");
+        self.generations.borrow_mut().insert(shard, generation);
+        match opened {
+            Ok(group) => drop(self.running.borrow_mut().insert(shard, group)),
+            Err(down) => drop(self.down.borrow_mut().insert(shard, down)),
         }
-        Self { by_shard, down }
     }
 
-    pub(crate) fn get(&self, shard: ShardId) -> Option<&Group> {
-        self.by_shard.get(shard.0 as usize)?.as_ref()
+    /// Takes a shard away.
+    pub(crate) fn remove(&self, shard: ShardId) {
+        let group = self.running.borrow_mut().remove(&shard);
+        drop(group);
+        self.generations.borrow_mut().remove(&shard);
+        self.down.borrow_mut().remove(&shard);
+    }
+
+    pub(crate) fn get(&self, shard: ShardId) -> Option<Group> {
+        self.running.borrow().get(&shard).cloned()
+    }
+
+    /// The generation of the replica of a shard that is here.
+    pub(crate) fn generation(&self, shard: ShardId) -> u16 {
+        let generations = self.generations.borrow();
+        generations.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// Whether a shard is here, running or not.
+    pub(crate) fn has(&self, shard: ShardId) -> bool {
+        self.running.borrow().contains_key(&shard) || self.is_down(shard)
+    }
+
+    /// Whether a shard of this core cannot be opened.
+    pub(crate) fn is_down(&self, shard: ShardId) -> bool {
+        self.down.borrow().contains_key(&shard)
     }
 
     /// The shards of this core that cannot be opened.
-    pub(crate) fn down(&self) -> &[DownShard] {
-        &self.down
+    pub(crate) fn down(&self) -> Vec<DownShard> {
+        self.down.borrow().values().cloned().collect()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
-        self.by_shard.iter().flatten()
+    /// The groups, by shard.
+    pub(crate) fn all(&self) -> Vec<Group> {
+        self.running.borrow().values().cloned().collect()
     }
 }

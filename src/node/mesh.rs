@@ -7,15 +7,19 @@
 //!   `Throttled`), answers and reservations for them by the requests that were admitted, questions by who may ask
 //!   them.
 
+use super::cluster::placement::Placement;
 use super::limits;
 use super::local::LocalGroups;
+use super::shards::ShardOrder;
 use corelith_io::sync::notify::Notify;
 use corelith_io::{Receiver, Sender};
 use corelith_wire::Frame;
+use corelith_wire::peer::NodeReply;
 use corelith_wire::response::Answer;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Names a connection on its core, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +54,13 @@ pub(crate) enum Message {
     Answer { request: u64, answer: Answer },
     /// Answer this.
     Question(Question),
+    /// There is a newer map.
+    Map(Arc<Placement>),
+    /// Do this to a shard of yours.
+    Order {
+        order: ShardOrder,
+        told: Sender<NodeReply>,
+    },
 }
 
 /// Batches of messages for one core.
@@ -122,6 +133,15 @@ impl Mesh {
         if let Some(outgoing) = self.outgoing.get(usize::from(to)) {
             outgoing.waiting.borrow_mut().push(message);
             outgoing.pushed.notify_one();
+        }
+    }
+
+    /// Tells all other cores.
+    pub(crate) fn tell_others(&self, message: impl Fn() -> Message) {
+        for (core, _) in (0u16..).zip(&self.outgoing) {
+            if core != self.core {
+                self.push(core, message());
+            }
         }
     }
 

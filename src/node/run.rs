@@ -4,7 +4,6 @@ pub mod beats;
 pub mod core;
 mod entry;
 mod setup;
-mod shards;
 mod systemd;
 
 use crate::node::cluster::addresses::look_up;
@@ -13,17 +12,18 @@ use crate::node::error::NodeError;
 use crate::node::limits;
 use core::{CoreEvent, CoreEventKind, PreparedNode};
 use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
+use corelith_shards::NodeId;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs the node configured in the file at `config` until a signal (SIGTERM, SIGINT) stops it.
+/// Runs the node configured in the file at `config`, which joins the nodes at the addresses `join` if there are any, until a signal (SIGTERM, SIGINT) stops it.
 ///
 /// # Errors
 /// One sentence about what keeps it from running.
-pub fn run(config: &Path) -> Result<(), NodeError> {
-    let config = NodeConfig::load(config)?;
+pub fn run(config: &Path, join: &[String]) -> Result<(), NodeError> {
+    let config = NodeConfig::load(config, join)?;
     let instead = "change `port` of this node in cluster.nodes (and `node.listen`)";
     // Before the probe, which creates the data directory.
     refuse_taken_ports(std::slice::from_ref(&config), instead)?;
@@ -32,19 +32,23 @@ pub fn run(config: &Path) -> Result<(), NodeError> {
         executors(&config),
         limits::LOCKED_MEMORY_PER_CORE_BYTES,
     )?;
-    let line = format!(
-        "ready: node {} of cluster {} serves {}:{}",
-        config.id.0, config.cluster.name, config.listen.host, config.listen.port
-    );
-    supervise(vec![config], instead, || {
-        say(&line);
+    let (cluster, listen) = (config.cluster.name.clone(), config.listen.clone());
+    supervise(vec![config], instead, |node| {
+        let of_cluster = match cluster.as_str() {
+            "" => String::new(),
+            name => format!(" of cluster {name}"),
+        };
+        say(&format!(
+            "ready: node {}{of_cluster} serves {}:{}",
+            node.0, listen.host, listen.port
+        ));
         systemd::notify("READY=1");
     })
 }
 
 /// The executors that a node runs: one for each of its cores, and one for its beats.
 pub(crate) fn executors(config: &NodeConfig) -> usize {
-    usize::from(config.cores) + usize::from(config.cluster.nodes.len() > 1)
+    usize::from(config.cores) + 1
 }
 
 /// Refuses ports that are taken, before anything is created. Whoever takes one after that is met when
@@ -103,12 +107,12 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Runs nodes until a signal stops them or one of them fails; calls `ready` once all their shards
-/// have leaders.
+/// Runs nodes until a signal stops them or one of them fails; calls `ready`, with the last node to be so, once all
+/// their shards have leaders.
 pub(crate) fn supervise(
     nodes: Vec<NodeConfig>,
     instead: &'static str,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(NodeId),
 ) -> Result<(), NodeError> {
     let system = |what| move |source| NodeError::System { what, source };
     raise_open_files_limit(&nodes);
@@ -158,7 +162,7 @@ async fn wait(
     signals: &mut Signals,
     happened: &Receiver<CoreEvent>,
     cores: usize,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(NodeId),
 ) -> Result<(), NodeError> {
     let mut ready = Some(ready);
     let mut unready = cores;
@@ -183,7 +187,7 @@ async fn wait(
         if unready == 0
             && let Some(ready) = ready.take()
         {
-            ready();
+            ready(event.node);
         }
     }
 }
@@ -257,15 +261,13 @@ impl Running {
                 .map_err(|source| NodeError::Core { node, core, source })?;
             self.cores.push((node, core, handle));
         }
-        if let Some(setup) = beats {
-            let executor = CoreConfig {
-                locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
-                ..CoreConfig::new(format!("n{node}-beats"))
-            };
-            let failed = |source| NodeError::Beats { node, source };
-            let handle = executor.start(move || beats::run(setup)).map_err(failed)?;
-            self.beats.push((node, handle));
-        }
+        let executor = CoreConfig {
+            locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
+            ..CoreConfig::new(format!("n{node}-beats"))
+        };
+        let failed = |source| NodeError::Beats { node, source };
+        let handle = executor.start(move || beats::run(beats)).map_err(failed)?;
+        self.beats.push((node, handle));
         Ok(())
     }
 

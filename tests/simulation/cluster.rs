@@ -3,7 +3,8 @@
 use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, StorageConfig,
+    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, Place,
+    StorageConfig,
 };
 use corelith::node::run::beats;
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind, PreparedNode};
@@ -120,7 +121,9 @@ impl Cluster {
     /// The replicas of all shards that are open.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let mut groups = Group::watched();
-        groups.retain(|group| self.is_running(self.place_of(group.node())));
+        groups.retain(|group| {
+            group.shard() != ShardId::META && self.is_running(self.place_of(group.node()))
+        });
         groups
     }
 
@@ -153,9 +156,9 @@ impl Cluster {
         for (core, setup) in (0..).zip(cores) {
             self.sim.start(member.node, core, move || core::run(setup));
         }
-        if let Some(setup) = beats {
+        {
             let core = member.config.cores.into();
-            self.sim.start(member.node, core, || beats::run(setup));
+            self.sim.start(member.node, core, || beats::run(beats));
         }
         member.running = Some((stops, happened));
         member.ready_cores = 0;
@@ -281,6 +284,12 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             port: PORT,
         },
         cores,
+        place: Place {
+            host: node.ip().to_string(),
+            port: PORT,
+            ..Place::default()
+        },
+        join: Vec::new(),
         pin: Vec::new(),
         cluster: ClusterConfig {
             name: "simulated".to_owned(),

@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SHARD: ShardId = ShardId(0);
 /// Clients notice a new leader after an eighth of the time without one and this, at the latest.
 const ADDED: Duration = Duration::from_millis(100);
+/// Longest time without an answer when the node that leads stops in order.
+const STOP_GAP: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -47,20 +49,9 @@ fn follow(seed: u64, fault: Fault) {
     cluster.wait_ready(WITHIN);
     let newest = Rc::new(Cell::new(0));
     for core in 0..2 {
-        let (map, newest) = (cluster.map(), Rc::clone(&newest));
-        let write = move || async move {
-            let client = Client::new(map);
-            for writer in 0..WRITERS / 2 {
-                let key = Bytes::from(format!("{core}-{writer}"));
-                drop(corelith_io::spawn(write(
-                    client.clone(),
-                    key,
-                    Rc::clone(&newest),
-                )));
-            }
-            std::future::pending::<()>().await;
-        };
-        cluster.sim.start(cluster.outside, core, write);
+        let newest = Rc::clone(&newest);
+        let note = move |term: u64| newest.set(newest.get().max(term));
+        start_writers(&cluster, core, (WRITERS / 2, PAUSE), note);
     }
     let sim = cluster.sim.clone();
     assert!(
@@ -106,8 +97,64 @@ fn follow(seed: u64, fault: Fault) {
     );
 }
 
-/// Writes a key again and again; notes the newest term of an answer.
-async fn write(client: Client, key: Bytes, newest: Rc<Cell<u64>>) {
+/// The node that leads stops in order while one client has many writes in flight: it answers some of them when it has
+/// refused others.
+#[test]
+fn writers_go_on_at_once_when_the_node_that_leads_stops() {
+    for seed in seeds(8) {
+        stop_leader(seed);
+    }
+}
+
+fn stop_leader(seed: u64) {
+    let mut cluster = Cluster::start(&Plan::plain(seed, 1));
+    cluster.wait_ready(WITHIN);
+    let sim = cluster.sim.clone();
+    let (last, longest) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(Duration::ZERO)));
+    let noted = (Rc::clone(&last), Rc::clone(&longest));
+    start_writers(&cluster, 0, (WRITERS, Duration::ZERO), move |_| {
+        let (last, longest) = &noted;
+        let now = corelith_io::now();
+        let gap = last.replace(Some(now)).map(|last| now - last);
+        longest.set(longest.get().max(gap.unwrap_or_default()));
+    });
+    let is_begun = || last.get().is_some();
+    assert!(
+        sim.run_until(is_begun, WITHIN),
+        "seed {seed}: nothing is written"
+    );
+    sim.run_for(Duration::from_millis(100 + seed * 37 % 100));
+    longest.set(Duration::ZERO);
+    let at = cluster.place_of(cluster.leader(SHARD).unwrap().node());
+    cluster.stop(at);
+    sim.run_for(Duration::from_millis(600));
+    let gap = longest.get();
+    assert!(gap > Duration::ZERO, "seed {seed}: nothing is written");
+    assert!(gap <= STOP_GAP, "seed {seed}: no answer for {gap:?}");
+}
+
+/// Starts writers that share a client on a core of the outside; `note` gets the terms of answers.
+fn start_writers(
+    cluster: &Cluster,
+    core: u32,
+    (count, pause): (usize, Duration),
+    note: impl Fn(u64) + 'static,
+) {
+    let (map, note) = (cluster.map(), Rc::new(note));
+    let write = move || async move {
+        let client = Client::new(map);
+        for writer in 0..count {
+            let key = Bytes::from(format!("{core}-{writer}"));
+            let note = Rc::clone(&note);
+            drop(corelith_io::spawn(write(client.clone(), key, pause, note)));
+        }
+        std::future::pending::<()>().await;
+    };
+    cluster.sim.start(cluster.outside, core, write);
+}
+
+/// Writes a key again and again; notes the terms of answers.
+async fn write(client: Client, key: Bytes, pause: Duration, note: Rc<impl Fn(u64)>) {
     loop {
         let put = client.put(
             key.clone(),
@@ -116,9 +163,9 @@ async fn write(client: Client, key: Bytes, newest: Rc<Cell<u64>>) {
             WITHIN,
         );
         match put.await {
-            Ok(Answer::Written { meta, .. }) => newest.set(newest.get().max(meta.term)),
+            Ok(Answer::Written { meta, .. }) => note(meta.term),
             other => panic!("{other:?}"),
         }
-        corelith_io::sleep(PAUSE).await;
+        corelith_io::sleep(pause).await;
     }
 }

@@ -115,8 +115,9 @@ impl Nemesis {
         };
         let sim = cluster.sim.clone();
         let me = leader.node();
-        let members = leader.members().iter().copied();
-        let others: Vec<NodeId> = members.filter(|node| *node != me).collect();
+        let members = leader.members().stores.into_keys();
+        let nodes = members.map(corelith_wire::ReplicaId::node);
+        let others: Vec<NodeId> = nodes.filter(|node| *node != me).collect();
         let Some(to) = others.get(sim.random_below(others.len() as u64) as usize) else {
             return;
         };

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(10);
 const SHARDS: u32 = 3;
+/// A stop flushes the shards that are open.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 #[test]
 fn chaos_leaves_every_history_explainable_and_replicas_equal() {
@@ -41,6 +43,32 @@ fn a_seed_repeats_exactly() {
         let plan = Plan::of(seed);
         let (first, second) = (chaos::run(&plan), chaos::run(&plan));
         assert_eq!(first, second, "seed {seed} does not repeat");
+    }
+}
+
+/// What is not open yet when a node is told to stop is not waited for.
+#[test]
+fn a_node_stops_while_it_opens_many_shards() {
+    for seed in seeds(2) {
+        let mut cluster = Cluster::start(&Plan::plain(seed, 24));
+        cluster.wait_ready(WITHIN);
+        let (sim, disk) = (cluster.sim.clone(), cluster.sim.disk(cluster.node(0)));
+        cluster.kill(0);
+        for after in [300, 900, 1_500, 2_100] {
+            disk.set_slowness(200);
+            cluster.restart(0);
+            sim.run_for(Duration::from_millis(after + seed * 50));
+            disk.heal();
+            disk.set_slowness(100);
+            let told = sim.now();
+            cluster.stop(0);
+            let took = sim.now() - told;
+            println!("seed {seed}: told to stop after {after} ms, has after {took:?}");
+            assert!(took <= STOP_LIMIT, "seed {seed}: stops after {took:?}");
+        }
+        disk.heal();
+        cluster.restart(0);
+        cluster.wait_ready(WITHIN);
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 const STRANGER: [&str; 4] = [
     "it has no vote and takes part in nothing",
     "the data of the cluster is on its other nodes",
-    "taking a node in again is not possible yet",
+    "takes part in nothing, the data of the cluster is on its other nodes",
     "leave this directory and the other nodes as they are",
 ];
 

@@ -14,7 +14,7 @@ use corelith_io::sync::notify::Notify;
 use corelith_io::sync::oneshot;
 use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed, yield_now};
 use corelith_shards::{
-    BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions,
+    BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions,
     Term, ValuePart,
 };
 use std::cell::{Cell, RefCell};
@@ -211,7 +211,7 @@ impl Ours {
 fn log_id(index: LogIndex) -> LogId {
     LogId {
         term: Term(1),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index,
     }
 }

@@ -10,7 +10,7 @@
 //! * Any other message of the same peer begins the count anew.
 
 use crate::limits::{TERM_CLAIMS, TERM_MAX, TERM_STEP_MAX};
-use corelith_shards::{NodeId, Term};
+use corelith_shards::{ReplicaId, Term};
 use corelith_wire::peer::PeerVote;
 
 /// The claim out of reach that was heard last, and how often without anything else of its peer.
@@ -19,7 +19,7 @@ pub(crate) struct Reach(Option<(PeerVote, u32)>);
 
 impl Reach {
     /// Takes note that a message of `peer` was within reach.
-    pub(crate) fn heard(&mut self, peer: NodeId) {
+    pub(crate) fn heard(&mut self, peer: ReplicaId) {
         self.0.take_if(|(vote, _)| vote.node == peer);
     }
 
@@ -52,7 +52,7 @@ mod tests {
     fn claim(steps: u64, node: u64) -> PeerVote {
         PeerVote {
             term: Term(OURS.0 + steps * TERM_STEP_MAX + 1),
-            node: NodeId(node),
+            node: ReplicaId(node),
             committed: true,
         }
     }
@@ -74,7 +74,7 @@ mod tests {
         type Meanwhile = fn(&mut Reach) -> Option<Term>;
         let anew: [(&str, Meanwhile); 4] = [
             ("a message within reach", |reach| {
-                reach.heard(NodeId(2));
+                reach.heard(ReplicaId(2));
                 None
             }),
             ("another claim", |reach| reach.refused(claim(4, 2), OURS)),
@@ -100,7 +100,7 @@ mod tests {
         for _ in 1..TERM_CLAIMS {
             assert_eq!(reach.refused(claim(3, 2), OURS), None);
         }
-        reach.heard(NodeId(3));
+        reach.heard(ReplicaId(3));
         assert!(reach.refused(claim(3, 2), OURS).is_some());
     }
 }

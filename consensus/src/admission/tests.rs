@@ -6,15 +6,14 @@ use bytes::Bytes;
 use corelith_wire::peer::{AppendResult, VoteAnswer};
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 
-const ME: NodeId = NodeId(1);
-const PEER: NodeId = NodeId(2);
-const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+const ME: ReplicaId = ReplicaId(1);
+const PEER: ReplicaId = ReplicaId(2);
 const OURS: Term = Term(5);
 
 /// Of a group whose third slot is unclaimed, as is committed at index 5.
 fn known() -> Known<'static> {
     let me = GroupMember {
-        node: ME,
+        replica: ME,
         store: StoreId(101),
     };
     let at = crate::types::log_id(id(2, 2, 5));
@@ -22,7 +21,6 @@ fn known() -> Known<'static> {
     Known {
         me: ME,
         peer: PEER,
-        members: &MEMBERS,
         term: OURS,
         stores: Box::leak(Box::new(Stores::knowing(me, committed))),
     }
@@ -31,7 +29,7 @@ fn known() -> Known<'static> {
 fn vote_of(term: u64, node: u64, committed: bool) -> PeerVote {
     PeerVote {
         term: Term(term),
-        node: NodeId(node),
+        node: ReplicaId(node),
         committed,
     }
 }
@@ -39,7 +37,7 @@ fn vote_of(term: u64, node: u64, committed: bool) -> PeerVote {
 fn id(term: u64, node: u64, index: u64) -> LogId {
     LogId {
         term: Term(term),
-        node: NodeId(node),
+        node: ReplicaId(node),
         index: LogIndex(index),
     }
 }
@@ -104,8 +102,8 @@ fn votes_are_the_peers_own_and_terms_rise_in_steps() {
     };
     let refused_name = |claimed: u64| {
         Err(Refusal::NotTheSender {
-            peer: PEER,
-            claimed: NodeId(claimed),
+            peer: PEER.node(),
+            claimed: ReplicaId(claimed),
         })
     };
     let table = [
@@ -134,12 +132,22 @@ fn votes_are_the_peers_own_and_terms_rise_in_steps() {
     };
     assert_eq!(snapshot_vote(&old, &vote_of(TERM_MAX, 2, true)), Ok(()));
     assert!(snapshot_vote(&old, &vote_of(TERM_MAX + 1, 2, true)).is_err());
-    let stranger = Known {
-        peer: NodeId(4),
+    // It may be in a membership that is not here yet.
+    let new = Known {
+        peer: ReplicaId(4),
         ..known()
     };
-    let stranger = snapshot_vote(&stranger, &vote_of(5, 4, true));
-    assert_eq!(stranger, Err(Refusal::NotAMember(NodeId(4))));
+    assert_eq!(snapshot_vote(&new, &vote_of(5, 4, true)), Ok(()));
+    let mine = ReplicaId::new(ME.node(), 1);
+    let earlier = Known {
+        peer: mine,
+        ..known()
+    };
+    let earlier = snapshot_vote(&earlier, &vote_of(5, mine.0, true));
+    assert!(
+        earlier.is_err(),
+        "no other replica of this node says anything"
+    );
 }
 
 #[test]
@@ -162,8 +170,10 @@ fn entries_follow_each_other_and_make_sense() {
     for (before, first) in wrong {
         assert_eq!(check(before, &puts(&[first])), Err(Refusal::Order(first)));
     }
-    let stranger = check(before, &puts(&[id(4, 3, 10), id(4, 7, 11)]));
-    assert_eq!(stranger, Err(Refusal::NotAMember(NodeId(7))));
+    assert_eq!(check(before, &puts(&[id(4, 3, 10), id(4, 7, 11)])), Ok(()));
+    let nobody = 3 << 48;
+    let nobodys = check(before, &puts(&[id(4, 3, 10), id(4, nobody, 11)]));
+    assert_eq!(nobodys, Err(Refusal::NoReplica(ReplicaId(nobody))));
     let first = entry(id(0, 0, 0), kind::MEMBERSHIP, members_body(&[1, 2, 3]));
     assert_eq!(check(None, &[first]), Ok(()), "nobody led when it was made");
     let far = id(5, 2, INDEX_MAX + 1);
@@ -419,7 +429,7 @@ fn votes_and_hand_overs_are_checked() {
     let ask = |vote, last, transfer| VoteAsk {
         vote,
         last,
-        handed_over_by: bool::then_some(transfer, (Term(5), NodeId(1))),
+        handed_over_by: bool::then_some(transfer, (Term(5), ReplicaId(1))),
     };
     let candidate = vote_of(6, 2, false);
     let good = ask(candidate, Some(id(5, 3, 9)), false);
@@ -437,11 +447,11 @@ fn votes_and_hand_overs_are_checked() {
     }
     let hand_over = |to, last| Transfer {
         from: vote_of(5, 2, true),
-        to: NodeId(to),
+        to: ReplicaId(to),
         last,
     };
     assert_eq!(transfer(&known(), &hand_over(1, Some(id(5, 2, 7)))), Ok(()));
-    for (to, last) in [(2, None), (4, None), (1, Some(id(5, 3, 7)))] {
+    for (to, last) in [(2, None), (0, None), (5, None), (1, Some(id(5, 3, 7)))] {
         assert!(transfer(&known(), &hand_over(to, last)).is_err());
     }
 }
@@ -470,7 +480,7 @@ fn snapshots_are_whole_and_fit_what_is_committed() {
     assert_eq!(check(applied, None), Err(Refusal::Snapshot));
     let later = (id(5, 2, 21), members_body(&[1, 2, 3]));
     assert_eq!(check(applied, Some(&later)), Err(Refusal::Order(later.0)));
-    let others = (id(0, 0, 0), members_body(&[1, 2]));
+    let others = (id(0, 0, 0), stores_body([104, 102, 0]));
     assert_eq!(
         check(applied, Some(&others)),
         Err(Refusal::Membership(others.0))
@@ -494,6 +504,8 @@ fn answers_fit_what_was_asked() {
         conflict(id(5, 1, 8)),
         higher(vote_of(6, 3, false)),
         higher(vote_of(5, 2, true)),
+        // In no membership that is known here, and of a node that was met.
+        higher(vote_of(6, 4, true)),
         AppendResult::Unable,
     ] {
         assert_eq!(check(good), Ok(()), "{good:?}");
@@ -507,7 +519,7 @@ fn answers_fit_what_was_asked() {
         conflict(id(4, 1, 8)),
         higher(ours),
         higher(vote_of(4, 3, true)),
-        higher(vote_of(6, 4, true)),
+        higher(vote_of(6, 5, true)),
         higher(vote_of(u64::MAX, 3, true)),
     ] {
         assert!(check(wrong).is_err(), "{wrong:?}");
@@ -543,7 +555,7 @@ fn answers_fit_what_was_asked() {
     );
     for wrong in [
         answer(vote_of(5, 3, true), None, true),
-        answer(vote_of(7, 4, false), None, false),
+        answer(vote_of(7, 5, false), None, false),
         answer(vote_of(u64::MAX, 3, false), None, false),
         answer(vote_of(5, 3, true), Some(id(6, 3, 3)), false),
         answer(vote_of(5, 3, true), Some(id(5, 3, INDEX_MAX + 1)), false),

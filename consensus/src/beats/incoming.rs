@@ -83,8 +83,7 @@ impl IncomingBeats {
 
     fn serve(&self, peer: NodeId, known: KnownPeer) {
         let shared = Rc::clone(&self.shared);
-        let Introduction { store, start, .. } = known.theirs;
-        shared.liveness.met(peer, store, start);
+        shared.liveness.met(&known.theirs);
         shared.came(peer).notify_one();
         let serving = corelith_io::spawn(async move {
             let error = shared.answer_beats(known).await;

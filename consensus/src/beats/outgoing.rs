@@ -52,6 +52,15 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
+/// When the next beat after `now` is due. To all peers at the same time, so that a node wakes once for all of its
+/// beats; each node has a `phase` of its own.
+fn next_beat_at(now: Instant, every: Duration, phase: u64) -> Instant {
+    let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let phase = phase % every;
+    let past = (now.as_nanos() % every + (every - phase)) % every;
+    now + Duration::from_nanos(every - past)
+}
+
 impl BeatsOpener {
     pub(super) fn new(shared: Rc<BeatsShared>, peer: NodeId) -> Self {
         Self {
@@ -121,7 +130,7 @@ impl BeatsOpener {
             theirs,
         } = dialed;
         let Introduction { store, start, .. } = theirs;
-        self.shared.liveness.met(self.peer, store, start);
+        self.shared.liveness.met(&theirs);
         if self.last.replace(Some((store, start))) != Some((store, start)) {
             // Another clock, of which nothing was heard.
             self.heard.set(0);
@@ -138,8 +147,8 @@ impl BeatsOpener {
 
     async fn write_beats(&self, mut write: WriteHalf) -> ConnectionError {
         let every = self.shared.liveness.options().beat;
+        let phase = self.shared.dialer.acquaintances.me().start.nonce;
         let mut out = Outbox::default();
-        let mut next = corelith_io::now();
         loop {
             let now = corelith_io::now();
             if self.is_silent(now) {
@@ -158,10 +167,8 @@ impl BeatsOpener {
                 Ok(Err(error)) => return error.into(),
                 Err(corelith_io::Elapsed) => return ConnectionError::Slow,
             }
-            // A beat that hurried counts as the next one, and what was missed is not made up for.
-            let is_in_step = next <= now && now - next < every;
-            next = if is_in_step { next } else { now } + every;
-            let waiting = pin!(corelith_io::sleep_until(next));
+            // What was missed is not made up for.
+            let waiting = pin!(corelith_io::sleep_until(next_beat_at(now, every, phase)));
             let hurrying = pin!(self.hurry.notified());
             select(waiting, hurrying).await;
         }
@@ -284,5 +291,28 @@ mod tests {
         let pauses: Vec<u128> = [0, 1, 2, 3, 11, 12, u32::MAX].map(millis).to_vec();
         assert_eq!(pauses, [20, 40, 80, 140, 140, 1000, 1000]);
         assert!(pause_after(FAILURES_OF_LONG) / 2 >= Duration::from_millis(500));
+    }
+
+    #[test]
+    fn beats_to_all_peers_are_due_at_the_same_time() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let every = Duration::from_millis(50);
+        // (now, phase, the next one), in milliseconds
+        let table = [
+            (1_000, 0, 1_050),
+            (1_001, 0, 1_050),
+            (1_049, 0, 1_050),
+            (1_000, 7, 1_007),
+            (1_006, 7, 1_007),
+            (1_007, 7, 1_057),
+            (1_012, 7, 1_057),
+            (1_012, 107, 1_057),
+        ];
+        for (now, phase, expected) in table {
+            let next = next_beat_at(at(now), every, phase * 1_000_000);
+            assert_eq!(next, at(expected), "{now} {phase}");
+        }
+        let odd = next_beat_at(at(3), every, u64::MAX);
+        assert!(odd > at(3) && odd <= at(53));
     }
 }

@@ -11,7 +11,7 @@
 use super::GroupInner;
 use crate::route::GroupMember;
 use crate::stores::{self, Standing};
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ReplicaId};
 use corelith_wire::StoreId;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
@@ -26,21 +26,26 @@ const FORM_AFTER: u32 = 3;
 /// The place of `me` among the replicas that may form the group, the preferred one first; `None` if it may
 /// not.
 fn place_to_form(founding: &[GroupMember], preferred: NodeId, me: GroupMember) -> Option<u32> {
-    let own = founding.iter().find(|member| member.node == me.node)?;
+    let own = founding
+        .iter()
+        .find(|member| member.replica == me.replica)?;
     if stores::standing(Some(own.store), me.store) != Standing::Member {
         return None;
     }
     let may = |member: &&GroupMember| member.store != StoreId::UNCLAIMED;
-    let mut order: Vec<NodeId> = founding.iter().filter(may).map(|one| one.node).collect();
-    order.sort_by_key(|node| *node != preferred);
-    let place = order.iter().position(|node| *node == me.node)?;
+    let mut order: Vec<ReplicaId> = founding.iter().filter(may).map(|one| one.replica).collect();
+    order.sort_by_key(|replica| replica.node() != preferred);
+    let place = order.iter().position(|replica| *replica == me.replica)?;
     u32::try_from(place).ok()
 }
 
 impl GroupInner {
     /// Forms a new group, unless another replica has.
     pub(super) async fn form(&self) {
-        let place = place_to_form(&self.founding, self.preferred, self.stores.me());
+        let Some(founding) = &self.founding else {
+            return;
+        };
+        let place = place_to_form(founding, self.preferred.get(), self.stores.me());
         let Some(place) = place else { return };
         corelith_io::sleep(self.liveness.options().promise * FORM_AFTER * place).await;
         let is_formed = {
@@ -50,8 +55,8 @@ impl GroupInner {
         if is_formed {
             return;
         }
-        let founding = self.founding.iter();
-        let members = founding.map(|member| (member.node.0, member.store));
+        let founding = founding.iter();
+        let members = founding.map(|member| (member.replica.0, member.store));
         let members: std::collections::BTreeMap<u64, StoreId> = members.collect();
         if let Err(error) = self.raft.initialize(members).await {
             tracing::debug!(shard = %self.shard_id, %error, "the group was formed before");
@@ -79,30 +84,31 @@ impl GroupInner {
         let applied = self.applied.last();
         let has_own =
             applied.is_some_and(|id| (id.term.0, id.node.0) == (leading.term, leading.node_id));
-        if !has_own || !self.stores.is_settled() {
+        if self.is_changing.get() || !has_own || !self.stores.is_settled() || self.stores.is_joint()
+        {
             return;
         }
-        let connected = |node: NodeId| (self.link_to)(node.0).store();
+        let connected = |node: NodeId| (self.link_to)(node).store();
         let me = self.stores.me();
         let next = self
             .stores
             .effective(|membership| stores::next_binding(membership, me, connected));
-        let Some(GroupMember { node, store }) = next else {
+        let Some(GroupMember { replica, store }) = next else {
             return;
         };
-        let slot = self.stores.slot(node);
+        let slot = self.stores.slot(replica);
         assert!(
             slot.is_some_and(|slot| !stores::is_bound(slot)) && stores::is_bound(store),
-            "{slot:?} of {node} becomes {store}"
+            "{slot:?} of {replica} becomes {store}"
         );
-        let change = ChangeMembers::SetNodes([(node.0, store)].into());
+        let change = ChangeMembers::SetNodes([(replica.0, store)].into());
         let only = [Precondition::CommittedLeaderId {
             committed_leader_id: leading,
         }];
         match self.raft.change_membership_if(change, true, only).await {
-            Ok(_) => tracing::info!(shard = %self.shard_id, %node, %store, "the store is bound"),
+            Ok(_) => tracing::info!(shard = %self.shard_id, %replica, %store, "the store is bound"),
             // The next leader binds it.
-            Err(error) => tracing::debug!(shard = %self.shard_id, %node, %error, "not bound"),
+            Err(error) => tracing::debug!(shard = %self.shard_id, %replica, %error, "not bound"),
         }
     }
 }
@@ -114,7 +120,7 @@ mod tests {
     #[test]
     fn only_replicas_whose_slot_is_theirs_form_the_group() {
         let member = |node: u64, store: u128| GroupMember {
-            node: NodeId(node),
+            replica: ReplicaId(node),
             store: StoreId(store),
         };
         let any = u128::MAX;

@@ -15,14 +15,14 @@ use crate::admission::{
 };
 use crate::convert;
 use crate::planted::{Bug, is_planted};
-use crate::route::{Caller, GroupMember};
+use crate::route::{Caller, GroupMember, NodeStore};
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
 use crate::stores::Standing;
 use crate::types::{self, Payload, SnapshotMeta, VoteRequest};
 use corelith_io::Instant;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
-use corelith_shards::{self as shards, LogIndex, NodeId, Term};
+use corelith_shards::{self as shards, LogIndex, NodeId, ReplicaId, Term};
 use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, VoteAnswer, VoteAsk};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::StreamAppendError;
@@ -77,35 +77,63 @@ impl Default for Door {
 }
 
 impl Group {
-    /// What the group knows when `peer` says something.
+    /// What the group knows when `peer` says something in the name of a replica.
     ///
     /// # Errors
-    /// The group has another store in the slot of the peer, or in that of this node: see `stores.rs`.
-    pub(super) fn known(&self, peer: GroupMember) -> Result<Known<'_>, Refusal> {
+    /// The replica is of another node, or the group has another store in its slot, or in that of this one: see
+    /// `stores.rs`.
+    pub(super) fn known(&self, peer: NodeStore, claimed: ReplicaId) -> Result<Known<'_>, Refusal> {
         let stores = &self.inner.stores;
-        for of in [peer, stores.me()] {
+        if claimed.node() != peer.node {
+            let peer = peer.node;
+            return Err(Refusal::NotTheSender { peer, claimed });
+        }
+        for of in [peer.as_member(claimed), stores.me()] {
             if stores.standing(of) == Standing::Stranger {
-                return Err(Refusal::NotTheStore(of.node, of.store));
+                return Err(Refusal::NotTheStore(of.replica, of.store));
             }
         }
         let mut heard = self.inner.door.heard.borrow_mut();
         heard.insert(peer.node, corelith_io::now());
         Ok(Known {
             me: self.inner.me,
-            peer: peer.node,
-            members: &self.inner.members,
+            peer: claimed,
             term: Term(self.inner.server.borrow_watched().vote.leader_id.term),
             stores,
         })
     }
 
-    /// Refuses a candidate that this replica knows no store of, unless it has entries that are not here:
-    /// there its store may be bound.
-    fn check_candidate(&self, peer: GroupMember, ask: &VoteAsk) -> Result<(), Refusal> {
-        let is_bound = self.inner.stores.counts(peer);
-        match is_bound || ask.last > self.inner.log.range().last {
-            true => Ok(()),
-            false => Err(Refusal::NotTheStore(peer.node, peer.store)),
+    /// Listens to a peer that does not say as which replica it asks.
+    ///
+    /// # Errors
+    /// The group has other stores for the replicas of its node, or in the slot of this one.
+    pub(super) fn listen_to(&self, peer: NodeStore) -> Result<(), Refusal> {
+        let stores = &self.inner.stores;
+        if stores.standing_of(peer) == Standing::Stranger {
+            let first = ReplicaId(peer.node.0);
+            return Err(Refusal::NotTheStore(first, peer.store));
+        }
+        let me = stores.me();
+        if stores.standing(me) == Standing::Stranger {
+            return Err(Refusal::NotTheStore(me.replica, me.store));
+        }
+        let mut heard = self.inner.door.heard.borrow_mut();
+        heard.insert(peer.node, corelith_io::now());
+        Ok(())
+    }
+
+    /// Whether this replica could vote for a candidate: not for one that it knows no store of, unless that has entries
+    /// that are not here. There its store may be bound, or it is taken in.
+    ///
+    /// # Errors
+    /// Its slot is nobody's yet.
+    fn could_elect(&self, peer: GroupMember, ask: &VoteAsk) -> Result<bool, Refusal> {
+        let knows_more = ask.last > self.inner.log.range().last;
+        match self.inner.stores.standing(peer) {
+            Standing::Member => Ok(true),
+            Standing::Absent => Ok(knows_more),
+            _ if knows_more => Ok(true),
+            _ => Err(Refusal::NotTheStore(peer.replica, peer.store)),
         }
     }
 
@@ -113,14 +141,18 @@ impl Group {
     /// replica's term rises towards it.
     async fn weigh<T>(
         &self,
-        peer: NodeId,
+        peer: NodeStore,
         claim: &PeerVote,
         verdict: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
+        let peer = peer.as_member(claim.node);
+        // Who was removed and stands again and again is no reason.
+        let is_nobody = !claim.committed && self.inner.stores.standing(peer) == Standing::Absent;
+        let peer = peer.replica;
         let risen = {
             let mut reach = self.inner.door.reach.borrow_mut();
             match &verdict {
-                Err(Refusal::Term { ours, .. }) => reach.refused(*claim, *ours),
+                Err(Refusal::Term { ours, .. }) if !is_nobody => reach.refused(*claim, *ours),
                 _ => {
                     reach.heard(peer);
                     None
@@ -128,14 +160,15 @@ impl Group {
             }
         };
         if let Some(term) = risen {
-            self.rise(peer, term).await;
+            // Boxed, as all that is rare and large: each append has a task of its own.
+            Box::pin(self.rise(peer, term)).await;
         }
         verdict
     }
 
     /// Has this replica's term rise as if `peer` asked for its vote in `term`: openraft keeps to a leader
     /// that it hears or that is followed. The peer is far beyond that term and counts no vote of it.
-    async fn rise(&self, peer: NodeId, term: Term) {
+    async fn rise(&self, peer: ReplicaId, term: Term) {
         if self.inner.is_embargoed() || self.inner.is_stopped() {
             return;
         }
@@ -159,8 +192,8 @@ impl Group {
         from: Caller,
         head: AppendHead,
     ) -> Result<AppendResult, Refusal> {
-        let verdict = admission::append(&self.known(from.member)?, &head, &[]);
-        self.weigh(from.member.node, &head.vote, verdict).await?;
+        let verdict = admission::append(&self.known(from.at, head.vote.node)?, &head, &[]);
+        self.weigh(from.at, &head.vote, verdict).await?;
         self.let_in(from, head, Vec::new(), Vec::new(), None).await
     }
 
@@ -171,10 +204,10 @@ impl Group {
         head: AppendHead,
         entries: Vec<PeerEntry>,
     ) -> Result<AppendResult, Refusal> {
-        let verdict = admission::append(&self.known(from.member)?, &head, &entries);
-        let payloads = self.weigh(from.member.node, &head.vote, verdict).await?;
+        let verdict = admission::append(&self.known(from.at, head.vote.node)?, &head, &entries);
+        let payloads = self.weigh(from.at, &head.vote, verdict).await?;
         let place = self.inner.door.queue.acquire(1).await;
-        if !self.may_commit_more().await {
+        if self.has_too_much_to_apply() && !Box::pin(self.wait_for_applies()).await {
             return Ok(AppendResult::Unable);
         }
         self.let_in(from, head, entries, payloads, Some(place))
@@ -195,8 +228,12 @@ impl Group {
         if self.inner.is_stopped() {
             return Ok(AppendResult::Unable);
         }
-        let Some(place_in_log) = self.place(&head, &entries).await? else {
-            return Ok(AppendResult::Unable);
+        let place_in_log = match self.place_in_line(&head, &entries) {
+            Some(place) => place,
+            None => match Box::pin(self.place(&head, &entries)).await? {
+                Some(place) => place,
+                None => return Ok(AppendResult::Unable),
+            },
         };
         let committed = place_in_log.committed;
         assert!(
@@ -214,7 +251,7 @@ impl Group {
         self.inner.turning.follow(&head.vote, from);
         let request = convert::append_request(&head, &entries, payloads);
         // Enters the mailbox when it is polled first; the next one may follow.
-        let mut answer = pin!(self.inner.raft.append_entries(request));
+        let mut answer = Box::pin(self.inner.raft.append_entries(request));
         let at_once = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
         drop((turn, place));
         let answer = match at_once {
@@ -255,45 +292,53 @@ impl Group {
         self.inner.applies_waiting()
     }
 
-    /// Waits, a little, while too many batches of entries wait to be applied.
-    async fn may_commit_more(&self) -> bool {
+    /// Whether too many batches of entries wait to be applied.
+    fn has_too_much_to_apply(&self) -> bool {
+        self.inner.applies_waiting() >= self.inner.options.applies_waiting
+    }
+
+    /// Waits, a little, until some of them are applied; whether they are.
+    async fn wait_for_applies(&self) -> bool {
         let inner = &self.inner;
-        if inner.applies_waiting() < inner.options.applies_waiting {
-            return true;
-        }
         let oldest = inner.door.to_apply.borrow().front().copied();
         let applied = inner.applied.wait(oldest.unwrap_or_default());
         let waited = corelith_io::timeout(inner.options.peer_timeout / 2, applied).await;
-        waited.is_ok() && inner.applies_waiting() < inner.options.applies_waiting
+        waited.is_ok() && !self.has_too_much_to_apply()
     }
 
-    /// Where an append goes; `None` if openraft has stopped.
+    /// Where an append goes that continues what its leader has shown.
+    fn place_in_line(&self, head: &AppendHead, entries: &[PeerEntry]) -> Option<AppendPlace> {
+        let log = &self.inner.log;
+        let line = self.inner.door.line.get()?;
+        let held = HeldLog {
+            purged: log.range().purged,
+            settled: None,
+            id_at: &|index: LogIndex| log.id_at(index),
+        };
+        admission::in_line(&line, head, entries, &held)
+    }
+
+    /// Where any other append goes; `None` if openraft has stopped.
     async fn place(
         &self,
         head: &AppendHead,
         entries: &[PeerEntry],
     ) -> Result<Option<AppendPlace>, Refusal> {
-        let log = &self.inner.log;
-        let id_at = |index: LogIndex| log.id_at(index);
-        let held = |settled| HeldLog {
-            purged: log.range().purged,
-            settled,
-            id_at: &id_at,
-        };
         let line = self.inner.door.line.get();
-        if let Some(line) = line
-            && let Some(place) = admission::in_line(&line, head, entries, &held(None))
-        {
-            return Ok(Some(place));
-        }
         let Some((vote, committed)) = self.inner.caught_up().await else {
             return Ok(None);
         };
+        let log = &self.inner.log;
         let line = line.filter(|line| line.is_of(&head.vote));
         let settled = committed
             .map(|id| id.index)
             .max(line.and_then(|line| line.tail()));
-        let place = admission::place(&vote, head, entries, &held(settled));
+        let held = HeldLog {
+            purged: log.range().purged,
+            settled,
+            id_at: &|index: LogIndex| log.id_at(index),
+        };
+        let place = admission::place(&vote, head, entries, &held);
         if matches!(place, Err(Refusal::Contradicts(_))) {
             // Either this or what was shown before was changed on its way. What the leader takes for
             // acknowledged, as its next message says, begins the line anew.
@@ -306,22 +351,24 @@ impl Group {
     /// replica may not vote yet. A request that is refused for a promise does not get to openraft.
     pub(crate) async fn take_vote(
         &self,
-        peer: GroupMember,
+        peer: NodeStore,
         pre: bool,
         ask: VoteAsk,
     ) -> Result<Option<VoteAnswer>, Refusal> {
-        let verdict = admission::vote(&self.known(peer)?, pre, &ask);
-        self.weigh(peer.node, &ask.vote, verdict).await?;
-        self.check_candidate(peer, &ask)?;
+        let verdict = admission::vote(&self.known(peer, ask.vote.node)?, pre, &ask);
+        self.weigh(peer, &ask.vote, verdict).await?;
+        let peer = peer.as_member(ask.vote.node);
+        let could_elect = self.could_elect(peer, &ask)?;
         let inner = &self.inner;
-        if inner.is_embargoed() || inner.is_stopped() {
+        if inner.is_embargoed() || inner.is_stopped() || !inner.stores.may_vote() {
             return Ok(None);
         }
         if pre {
-            let answer = inner.would_grant(&ask);
+            let mut answer = inner.would_grant(&ask);
+            answer.granted &= could_elect;
             if answer.promised_ms > 0 && is_planted(Bug::RefusedVoteMovesTerm) {
                 let _entering = inner.door.turn().await;
-                inner.raise_term(peer.node, ask.vote.term).await;
+                inner.raise_term(peer.replica, ask.vote.term).await;
             }
             return Ok(Some(answer));
         }
@@ -338,7 +385,9 @@ impl Group {
         };
         let asks_again = ask.vote == vote;
         let is_newer = leader_of_vote(&ask.vote) > leader_of_vote(&vote);
-        if !(asks_again || is_newer) || ask.last < last {
+        // What is known of the candidate may have changed while this waited for its turn.
+        let could_elect = self.could_elect(peer, &ask)?;
+        if !(asks_again || is_newer) || ask.last < last || !could_elect {
             return Ok(Some(refused(0)));
         }
         let turn = inner.may_turn(&vote, ask.vote.node, ask.handed_over_by);
@@ -346,7 +395,7 @@ impl Group {
             && !is_planted(Bug::VoteWhilePromised)
         {
             if is_planted(Bug::RefusedVoteMovesTerm) {
-                inner.raise_term(peer.node, ask.vote.term).await;
+                inner.raise_term(peer.replica, ask.vote.term).await;
             }
             inner.doubt(&vote);
             return Ok(Some(refused(in_millis(until - corelith_io::now()))));
@@ -383,8 +432,8 @@ impl Group {
     }
 
     /// Whether a snapshot under that vote may be received.
-    pub(crate) fn admit_snapshot(&self, peer: GroupMember, vote: &PeerVote) -> Result<(), Refusal> {
-        admission::snapshot_vote(&self.known(peer)?, vote)
+    pub(crate) fn admit_snapshot(&self, peer: NodeStore, vote: &PeerVote) -> Result<(), Refusal> {
+        admission::snapshot_vote(&self.known(peer, vote.node)?, vote)
     }
 
     /// Installs a received snapshot through openraft, and returns the vote to answer with; `None` if
@@ -407,7 +456,7 @@ impl Group {
         let Some((_, committed)) = self.inner.caught_up().await else {
             return Ok(None);
         };
-        let known = self.known(from.member)?;
+        let known = self.known(from.at, vote.node)?;
         admission::snapshot(&known, &vote, applied, membership.as_ref(), committed)?;
         self.inner.door.line.set(None);
         self.inner.turning.follow(&vote, from);
@@ -450,7 +499,7 @@ impl super::GroupInner {
 
     /// As if `peer` had asked for its vote in `term` and nothing kept this replica from it.
     #[cfg(test)]
-    pub(crate) async fn vote_away(&self, peer: NodeId, term: Term) {
+    pub(crate) async fn vote_away(&self, peer: ReplicaId, term: Term) {
         let _entering = self.door.turn().await;
         if let Some((vote, _)) = self.caught_up().await {
             self.give_up_own_lead(&vote);
@@ -460,7 +509,7 @@ impl super::GroupInner {
 
     /// Has this replica's term rise to `term`, as if it voted there for `peer`, who is told nothing of it. A
     /// leader leads no more then.
-    pub(super) async fn raise_term(&self, peer: NodeId, term: Term) {
+    pub(super) async fn raise_term(&self, peer: ReplicaId, term: Term) {
         let vote = PeerVote {
             term,
             node: peer,

@@ -15,11 +15,12 @@ use crate::convert;
 use crate::planted::{Bug, is_planted};
 use crate::route::GroupMember;
 use corelith_io::{Instant, sleep};
-use corelith_shards::{NodeId, Term};
+use corelith_shards::{ReplicaId, Term};
 use corelith_wire::peer::{self, PeerVote, VoteAnswer, VoteAsk, kinds};
 use futures_util::future::select;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,7 +44,7 @@ enum Wish {
 #[cfg(test)]
 impl super::Group {
     /// As if `peer` had asked for its vote in `term` and nothing kept this replica from it.
-    pub(crate) async fn vote_away(&self, peer: NodeId, term: Term) {
+    pub(crate) async fn vote_away(&self, peer: ReplicaId, term: Term) {
         self.inner.vote_away(peer, term).await;
     }
 
@@ -54,10 +55,9 @@ impl super::Group {
         let lead = inner
             .raw_leading()
             .map(|leader| inner.lease.is_given_up(leader));
-        let heard = inner
-            .pairs
-            .iter()
-            .map(|(node, pair)| (node.0, pair.heard(), pair.who(), pair.promises()));
+        let pairs = inner.stores.others().into_iter();
+        let pairs = pairs.filter_map(|replica| Some((replica.0, inner.pairs.of(replica)?)));
+        let heard = pairs.map(|(id, pair)| (id, pair.heard(), pair.who(), pair.promises()));
         let heard: Vec<_> = heard.collect();
         format!(
             "{:?} {turn:?} resigned {lead:?} now {:?} heard {heard:?}",
@@ -85,7 +85,7 @@ enum Campaign {
 #[derive(Debug)]
 struct Poll {
     /// Those that would, this replica included.
-    granted: usize,
+    granted: BTreeSet<ReplicaId>,
     /// The shortest time for which a promise keeps one of them from it.
     promised: Option<Duration>,
     /// The latest term that one of them is in.
@@ -93,11 +93,13 @@ struct Poll {
 }
 
 impl Poll {
-    fn count(&mut self, answer: Option<VoteAnswer>) {
+    fn count(&mut self, voter: ReplicaId, answer: Option<VoteAnswer>) {
         let term = answer.map_or(Term(0), |answer| answer.vote.term);
         self.highest = self.highest.max(term);
         match answer {
-            Some(answer) if answer.granted => self.granted += 1,
+            Some(answer) if answer.granted => {
+                self.granted.insert(voter);
+            }
             Some(answer) if answer.promised_ms > 0 => {
                 let promised = Duration::from_millis(answer.promised_ms.into());
                 let shortest = self.promised.map_or(promised, |known| known.min(promised));
@@ -192,21 +194,22 @@ impl GroupInner {
         let step = self.options.candidate_step;
         let promise = self.liveness.options().promise;
         let now = corelith_io::now();
-        let others = self.members.iter().take_while(|member| **member != self.me);
-        let gone = |node: NodeId| vote.committed && vote.node == node;
-        let is_there = |node: NodeId| {
-            let pair = self.pairs.get(&node);
+        let order = self.in_order();
+        let others = order.iter().take_while(|voter| **voter != self.me);
+        let gone = |voter: ReplicaId| vote.committed && vote.node == voter;
+        let is_there = |voter: ReplicaId| {
+            let pair = self.pairs.of(voter);
             pair.is_some_and(|pair| {
                 pair.heard().is_some_and(|heard| now - heard < promise)
                     && pair.health(self.shard_id).is_well()
             })
         };
         let before = others
-            .filter(|node| !gone(**node) && is_there(**node))
+            .filter(|voter| !gone(**voter) && is_there(**voter))
             .count();
         let mut steps = u32::try_from(before).unwrap_or(u32::MAX);
         if !self.health().is_well() {
-            steps += u32::try_from(self.members.len()).unwrap_or(0);
+            steps += u32::try_from(order.len()).unwrap_or(0);
         }
         let has_candidate = !vote.committed && vote.node != self.me && vote.term > Term(0);
         if has_candidate || self.turning.is_left_to_another(leader_of_vote(vote)) {
@@ -222,6 +225,16 @@ impl GroupInner {
         step * steps + pause
     }
 
+    /// The voters, the preferred one first and the others as they follow it.
+    fn in_order(&self) -> Vec<ReplicaId> {
+        let mut order = self.stores.voters();
+        order.sort_by_key(|voter| voter.node());
+        let preferred = self.preferred.get();
+        let first = order.iter().position(|voter| voter.node() == preferred);
+        order.rotate_left(first.unwrap_or(0));
+        order
+    }
+
     /// Asks the others, and stands if a majority would vote for this replica; then waits for what comes of it,
     /// or until those have no promise to keep any more that have one.
     async fn campaign(self: &Rc<Self>) -> Campaign {
@@ -233,7 +246,7 @@ impl GroupInner {
         let term = Term(before.term.max(self.turning.highest_term()).0 + 1);
         let poll = self.poll_others(term, limit).await;
         self.turning.heard_term(poll.highest);
-        if poll.granted < self.stores.voters() / 2 + 1 {
+        if !self.is_enough(&poll) {
             return match poll.promised {
                 Some(promised) => {
                     sleep(promised.min(limit)).await;
@@ -257,9 +270,14 @@ impl GroupInner {
         Campaign::Over
     }
 
+    /// Whether those that would vote for this replica are a majority.
+    fn is_enough(&self, poll: &Poll) -> bool {
+        self.stores
+            .is_majority(|voter| poll.granted.contains(&voter))
+    }
+
     /// Asks the others whether they would vote for this replica in `term`.
     async fn poll_others(self: &Rc<Self>, term: Term, limit: Duration) -> Poll {
-        let needed = self.stores.voters() / 2 + 1;
         let ask = VoteAsk {
             vote: PeerVote {
                 term,
@@ -269,32 +287,24 @@ impl GroupInner {
             last: self.log.range().last,
             handed_over_by: None,
         };
-        let others = self.members.iter().filter(|node| **node != self.me);
+        let others = self.stores.other_voters().into_iter();
         let mut asked: FuturesUnordered<_> = others
-            .map(|node| self.would_vote(*node, ask, limit))
+            .map(|voter| async move { (voter, self.would_vote(voter, ask, limit).await) })
             .collect();
         let mut poll = Poll {
-            granted: 1,
+            granted: [self.me].into(),
             promised: None,
             highest: Term(0),
         };
         let until = corelith_io::now() + limit;
-        while poll.granted < needed {
+        while !self.is_enough(&poll) {
             // One that is gone does not answer: those that are there are not kept waiting for it.
             let patience = match asked.len() > 1 {
                 true => until - corelith_io::now(),
                 false => self.liveness.options().beat.min(until - corelith_io::now()),
             };
             match corelith_io::timeout(patience, asked.next()).await {
-                Ok(Some(answer)) => {
-                    poll.count(answer);
-                    assert!(
-                        poll.granted <= self.members.len(),
-                        "{} of {} would vote",
-                        poll.granted,
-                        self.members.len()
-                    );
-                }
+                Ok(Some((voter, answer))) => poll.count(voter, answer),
                 Ok(None) | Err(corelith_io::Elapsed) => break,
             }
         }
@@ -302,23 +312,28 @@ impl GroupInner {
     }
 
     /// What a peer answers to the question whether it would vote.
-    async fn would_vote(&self, node: NodeId, ask: VoteAsk, limit: Duration) -> Option<VoteAnswer> {
-        let link = (self.link_to)(node.0);
-        let asked = link.ask(self.shard_id, limit, kinds::VOTE_REPLY, |out, head| {
+    async fn would_vote(
+        &self,
+        replica: ReplicaId,
+        ask: VoteAsk,
+        limit: Duration,
+    ) -> Option<VoteAnswer> {
+        let link = (self.link_to)(replica.node());
+        let target = self.target(replica);
+        let asked = link.ask(target, limit, kinds::VOTE_REPLY, |out, head| {
             peer::encode_vote(out, head, true, &ask);
         });
         let store = link.store()?;
         let frame = asked.ok()?.await.ok()?;
         if frame.header.head.kind != kinds::VOTE_REPLY
-            || !self.stores.counts(GroupMember { node, store })
+            || !self.stores.counts(GroupMember { replica, store })
         {
             return None;
         }
         let answer = peer::parse_vote_reply(&frame).ok()?;
         let known = Known {
             me: self.me,
-            peer: node,
-            members: &self.members,
+            peer: replica,
             term: ask.vote.term,
             stores: &self.stores,
         };
@@ -354,11 +369,11 @@ impl GroupInner {
         }
         self.turning.authorised().set(None);
         tracing::debug!(shard = %self.shard_id, %term, ?turn, "stands for election");
-        let other = self.members.iter().find(|node| **node != self.me);
+        let other = self.stores.other_voters().first().copied();
         if term.0 > vote.term.0 + 1
             && let Some(other) = other
         {
-            self.raise_term(*other, Term(term.0 - 1)).await;
+            self.raise_term(other, Term(term.0 - 1)).await;
         }
         let stood = self.raft.trigger().elect(false).await.is_ok();
         drop(entering);

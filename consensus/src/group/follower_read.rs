@@ -38,7 +38,8 @@ use crate::limits::{
     FOLLOWER_PAUSE, READERS_WAITING_MAX,
 };
 use crate::planted::{Bug, is_planted};
-use crate::route::GroupMember;
+use crate::route::{GroupMember, NodeStore};
+use crate::stores::Standing;
 use crate::types::LeaderId;
 use corelith_io::sync::oneshot;
 use corelith_io::{Instant, sleep, spawn, timeout};
@@ -242,17 +243,20 @@ impl Group {
     /// Asks the leader once; `None` if there is none, or none that answers with a point.
     async fn ask_leader(&self) -> Option<GivenPoint> {
         let inner = &*self.inner;
-        let leader = inner.current_leader().filter(|node| *node != inner.me)?;
-        let link = (inner.link_to)(leader.0);
+        let leader = inner
+            .current_leader()
+            .filter(|leader| *leader != inner.me)?;
+        let link = (inner.link_to)(leader.node());
         let there = GroupMember {
-            node: leader,
+            replica: leader,
             store: link.store()?,
         };
         if !inner.stores.counts(there) {
             return None;
         }
         let (expected, limit) = (kinds::READ_POINT_REPLY, self.ask_limit());
-        let asked = link.ask(inner.shard_id, limit, expected, peer::encode_read_point);
+        let target = inner.target(leader);
+        let asked = link.ask(target, limit, expected, peer::encode_read_point);
         let asked = asked.ok()?;
         #[cfg(test)]
         inner.follower_reads.questions.update(|count| count + 1);
@@ -262,7 +266,11 @@ impl Group {
             return None;
         }
         let given = peer::parse_read_point_reply(&frame).ok()?;
-        let verdict = match self.known(there) {
+        let from = NodeStore {
+            node: leader.node(),
+            store: there.store,
+        };
+        let verdict = match self.known(from, leader) {
             Ok(known) => admission::read_point(&known, &given),
             Err(refusal) => Err(refusal),
         };
@@ -316,7 +324,7 @@ impl Group {
             return;
         };
         let leader = given.vote.node;
-        let there = (inner.link_to)(leader.0).caller();
+        let there = (inner.link_to)(leader.node()).caller();
         let is_behind = inner.applied_index() < Some(given.upto.index);
         let (true, Some(there)) = (is_behind && inner.leading().is_none(), there) else {
             return;
@@ -344,10 +352,10 @@ impl Group {
     /// lead, or cannot tell.
     pub(crate) async fn give_read_point(
         &self,
-        follower: GroupMember,
+        follower: NodeStore,
     ) -> Result<Option<GivenPoint>, Refusal> {
-        self.known(follower)?;
-        if !self.inner.stores.counts(follower) {
+        self.listen_to(follower)?;
+        if self.inner.stores.standing_of(follower) != Standing::Member {
             return Ok(None);
         }
         if self.under_lease().is_some() {

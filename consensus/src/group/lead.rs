@@ -15,7 +15,7 @@ use crate::link::PeerSeen;
 use crate::planted::{Bug, is_planted};
 use crate::types::{LeaderId, LogId, Types};
 use corelith_io::Instant;
-use corelith_shards::{NodeId, Term};
+use corelith_shards::{NodeId, ReplicaId, Term};
 use corelith_wire::peer::{self, Health, PeerVote, Transfer, kinds};
 use openraft::LogIdOptionExt;
 use openraft::ServerState;
@@ -64,6 +64,8 @@ pub(super) struct Lead {
     repeated: Cell<Option<LogId>>,
     /// When the core looked at it last.
     seen_at: Cell<Option<Instant>>,
+    /// Nothing was left to do when it was looked at last, and who led then.
+    settled: Cell<Option<Option<LeaderId>>>,
     /// When a write to the log was seen to take long, whoever leads.
     stalled: Cell<Option<Instant>>,
 }
@@ -97,7 +99,7 @@ impl Group {
                 break (leading, to);
             }
             // What was written last may not have reached the others yet.
-            if inner.pairs.is_empty() || corelith_io::now() >= until {
+            if inner.stores.is_alone() || corelith_io::now() >= until {
                 return;
             }
             corelith_io::sleep(inner.liveness.options().beat / 10).await;
@@ -117,10 +119,20 @@ impl Group {
         }
     }
 
+    /// Whether nothing has come up since it was looked at last, as long as nothing is being written, all of its members
+    /// answer and are connected to, and the node has no news.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let inner = &self.inner;
+        let leads = inner.raw_leading();
+        let goes_on = leads.is_none_or(|leader| !inner.lease.is_given_up(leader));
+        inner.lead.settled.get() == Some(leads) && goes_on && !inner.is_stopped()
+    }
+
     /// Looks at what may need doing, as often as nodes send beats; `is_round` every half second.
     pub(crate) fn look(&self, now: Instant, has_news: bool, is_round: bool) {
         let inner = &self.inner;
         inner.lead.seen_at.set(Some(now));
+        inner.lead.settled.set(None);
         if inner.stalled_for(now) >= inner.liveness.options().promise / STALLED_PART {
             inner.lead.stalled.set(Some(now));
         }
@@ -134,6 +146,10 @@ impl Group {
                     inner.wake.notify_one();
                 }
             }
+        }
+        let leads = inner.raw_leading();
+        if leads.is_none_or(|leader| inner.is_settled(leader, now)) {
+            inner.lead.settled.set(Some(leads));
         }
         if is_round {
             inner.say_what_it_waits_for(now);
@@ -152,15 +168,17 @@ impl Group {
 
     /// A promise of this node to `node` has run out.
     pub(crate) fn promise_ran_out(&self, node: NodeId) {
-        if self.inner.vote_seen().node == node {
+        if self.inner.vote_seen().node.node() == node {
             self.inner.wake.notify_one();
         }
     }
 
     /// A connection to `node` is new: what was lost with the one before is sent again.
     pub(crate) fn connected(&self, node: NodeId) {
-        if self.inner.leading().is_some() && self.inner.pairs.contains_key(&node) {
-            self.inner.send_heartbeat();
+        let inner = &self.inner;
+        let is_member = |replica: &ReplicaId| replica.node() == node;
+        if inner.leading().is_some() && inner.stores.others().iter().any(is_member) {
+            inner.send_heartbeat();
         }
     }
 }
@@ -227,7 +245,11 @@ impl GroupInner {
                 now
             }
         };
-        if self.pairs.is_empty() {
+        if round {
+            self.look_at_members(leader);
+        }
+        let others = self.stores.others();
+        if others.is_empty() {
             return;
         }
         if now - since >= promise {
@@ -235,15 +257,14 @@ impl GroupInner {
             if self.stalled_for(now) >= promise * 2 / 3 && self.could_another_lead() {
                 return self.resign(leader, "its log stalls");
             }
-            let needed = self.stores.voters() / 2;
-            let others = self.pairs.keys();
-            if others.filter(|node| self.has_answered(**node)).count() < needed {
+            if !self.is_reached() {
                 return self.resign(leader, "no majority reaches it");
             }
             // Beats go another way than what a leader sends.
-            let others = self.pairs.keys();
-            let linked = others.filter(|node| (self.link_to)(node.0).seen() == PeerSeen::Connected);
-            if linked.count() >= needed {
+            let is_linked = self.stores.is_majority(|voter| {
+                voter == self.me || (self.link_to)(voter.node()).seen() == PeerSeen::Connected
+            });
+            if is_linked {
                 self.lead.unlinked_since.set(None);
             } else {
                 let since = self.lead.unlinked_since.get().unwrap_or(now);
@@ -263,14 +284,30 @@ impl GroupInner {
         }
     }
 
+    /// Whether a majority of the voters answers, this replica included.
+    pub(super) fn is_reached(&self) -> bool {
+        let is_there = |voter: ReplicaId| voter == self.me || self.has_answered(voter);
+        self.stores.is_majority(is_there)
+    }
+
+    /// Whether this leader needs to be looked at only when something has changed, or some time later.
+    fn is_settled(&self, leader: LeaderId, now: Instant) -> bool {
+        let since = self.lead.since.get();
+        let promise = self.liveness.options().promise;
+        let is_new = since.is_none_or(|(known, since)| known != leader || now - since < promise);
+        let is_linked = self.lead.unlinked_since.get().is_none();
+        !is_new && is_linked && (self.stores.is_alone() || self.lease.holds(leader, now))
+    }
+
     /// Has followers told again what they may have missed: openraft says once that an entry is committed, and may
     /// have given up on one that lags. An idle group sends nothing.
     fn repair(&self) {
         let (is_behind, committed) = {
             let data = self.data.borrow_watched();
             let last = data.last_log;
-            let mut others = self.pairs.keys().filter(|node| self.has_answered(**node));
-            let is_behind = others.any(|node| self.matching(&data, *node) < last);
+            let others = self.stores.others().into_iter();
+            let mut others = others.filter(|replica| self.has_answered(*replica));
+            let is_behind = others.any(|replica| self.matching(&data, replica) < last);
             (is_behind, data.local_committed)
         };
         if is_behind || self.lead.repeated.replace(committed) != committed {
@@ -280,8 +317,8 @@ impl GroupInner {
 
     /// Whether another node is there and well.
     fn could_another_lead(&self) -> bool {
-        let mut others = self.pairs.iter();
-        others.any(|(node, pair)| self.has_answered(*node) && pair.health(self.shard_id).is_well())
+        let mut others = self.stores.other_voters().into_iter();
+        others.any(|voter| self.has_answered(voter) && self.is_well(voter))
     }
 
     /// Whether a write to the log takes long, or has within the last promise.
@@ -304,8 +341,8 @@ impl GroupInner {
         }
         let (to, why) = if let Some(why) = self.why_not_lead(now) {
             (self.successor(), why)
-        } else if self.is_time_to_hand_back(now) {
-            (Some(self.preferred), "the preferred leader is back")
+        } else if let Some(preferred) = self.is_time_to_hand_back(now) {
+            (Some(preferred), "the preferred leader is back")
         } else {
             return;
         };
@@ -331,9 +368,10 @@ impl GroupInner {
             return Some("there is no room here");
         }
         let mine = self.write_us(now);
-        let others = self.pairs.iter();
-        let others = others.filter(|(node, _)| self.could_lead(**node));
-        let best = others.map(|(_, pair)| pair.write_us()).min();
+        let others = self.stores.other_voters().into_iter();
+        let others = others.filter(|voter| self.could_lead(*voter));
+        let others = others.filter_map(|voter| self.pairs.of(voter));
+        let best = others.map(|pair| pair.write_us()).min();
         let is_slow = mine >= SLOW_LEAST_US && best.is_some_and(|best| mine / SLOW_TIMES > best);
         if !is_slow {
             self.lead.slow_since.set(None);
@@ -350,75 +388,94 @@ impl GroupInner {
         u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
     }
 
-    /// A log that takes less than this makes `node` slow beside it; 0 if `node` is never slow.
-    fn slowest_of(&self, node: NodeId) -> u32 {
-        let theirs = self.pairs.get(&node).map_or(0, |pair| pair.write_us());
+    /// A log that takes less than this makes that of `voter` slow beside it; 0 if it is never slow.
+    fn slowest_of(&self, voter: ReplicaId) -> u32 {
+        let theirs = self.pairs.of(voter).map_or(0, |pair| pair.write_us());
         match theirs >= SLOW_LEAST_US {
             true => theirs / SLOW_TIMES,
             false => 0,
         }
     }
 
-    /// Whether the preferred leader has been able to lead for long enough.
-    fn is_time_to_hand_back(&self, now: Instant) -> bool {
-        let Some(wanted) = self.options.lead_back_after else {
-            return false;
-        };
-        let is_slow = self.write_us(now) < self.slowest_of(self.preferred);
-        let is_able = self.preferred != self.me && !is_slow && self.could_lead(self.preferred);
-        if !is_able || self.has_stalled_lately() {
+    /// The preferred leader, if another than this replica is and has been able to lead for long enough.
+    fn is_time_to_hand_back(&self, now: Instant) -> Option<ReplicaId> {
+        let wanted = self.options.lead_back_after?;
+        let preferred = self.voter_on(self.preferred.get());
+        let preferred = preferred.filter(|preferred| *preferred != self.me);
+        let able = preferred.filter(|preferred| {
+            let is_slow = self.write_us(now) < self.slowest_of(*preferred);
+            !is_slow && self.could_lead(*preferred)
+        });
+        if able.is_none() || self.has_stalled_lately() {
             self.lead.able_since.set(None);
-            return false;
+            return None;
         }
         let since = self.lead.able_since.get().unwrap_or(now);
         self.lead.able_since.set(Some(since));
-        now - since >= wanted
+        able.filter(|_| now - since >= wanted)
     }
 
-    /// The node that could lead and is furthest. One that lacks a committed entry would not be elected,
+    /// The voter of a node, of those that stay.
+    pub(super) fn voter_on(&self, node: NodeId) -> Option<ReplicaId> {
+        let mut staying = self.stores.staying().into_iter();
+        staying.find(|voter| voter.node() == node)
+    }
+
+    /// The voter that could lead and is furthest. One that lacks a committed entry would not be elected,
     /// and may wait for the very entry that is damaged.
-    fn successor(&self) -> Option<NodeId> {
-        let others = self.members.iter().copied();
-        let others = others.filter(|node| *node != self.me && self.could_lead(*node));
+    pub(super) fn successor(&self) -> Option<ReplicaId> {
+        self.successor_among(|_| true)
+    }
+
+    /// The same, of those that are wanted.
+    pub(super) fn successor_among(&self, wanted: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
+        let others = self.stores.staying().into_iter();
+        let others = others.filter(|one| *one != self.me && wanted(*one) && self.could_lead(*one));
         let data = self.data.borrow_watched();
-        let matching = |node: NodeId| self.matching(&data, node).index();
+        let matching = |voter: ReplicaId| self.matching(&data, voter).index();
         // The first of those that are equally far.
-        let best = others.rev().max_by_key(|node| matching(*node))?;
+        let best = others.rev().max_by_key(|voter| matching(*voter))?;
         (matching(best) >= data.local_committed.index()).then_some(best)
     }
 
     /// The last entry that a follower is known to have.
-    fn matching(&self, data: &RaftDataMetrics<Types>, node: NodeId) -> Option<LogId> {
+    pub(super) fn matching(
+        &self,
+        data: &RaftDataMetrics<Types>,
+        follower: ReplicaId,
+    ) -> Option<LogId> {
         let replication = data.replication.as_ref()?;
-        replication.get(&node.0).copied().flatten()
+        replication.get(&follower.0).copied().flatten()
     }
 
-    /// Whether this node leads, and `node` answers, is well and nearly caught up.
-    fn could_lead(&self, node: NodeId) -> bool {
-        let Some(pair) = self.pairs.get(&node) else {
-            return false;
-        };
-        if self.leading().is_none() || !pair.health(self.shard_id).is_well() {
+    /// Whether the node of a replica says that the replica is well.
+    fn is_well(&self, replica: ReplicaId) -> bool {
+        let pair = self.pairs.of(replica);
+        pair.is_some_and(|pair| pair.health(self.shard_id).is_well())
+    }
+
+    /// Whether this replica leads, and `voter` answers, is well and nearly caught up.
+    pub(super) fn could_lead(&self, voter: ReplicaId) -> bool {
+        if self.leading().is_none() || !self.is_well(voter) {
             return false;
         }
         let data = self.data.borrow_watched();
-        let matching = self.matching(&data, node);
+        let matching = self.matching(&data, voter);
         let last = data.last_log.next_index();
         let lag = last - matching.next_index().min(last);
-        matching.is_some() && lag <= LEAD_LAG_MAX && self.has_answered(node)
+        matching.is_some() && lag <= LEAD_LAG_MAX && self.has_answered(voter)
     }
 
-    /// Whether the beats of `node` come.
-    pub(super) fn has_answered(&self, node: NodeId) -> bool {
-        let heard = self.pairs.get(&node).and_then(|pair| pair.heard());
+    /// Whether the beats of a replica's node come.
+    pub(super) fn has_answered(&self, replica: ReplicaId) -> bool {
+        let heard = self.pairs.of(replica).and_then(|pair| pair.heard());
         heard.is_some_and(|heard| corelith_io::now() - heard < self.liveness.options().promise)
     }
 
     /// Hands the lead over, after the lease was given up. If nobody has taken it when the promises to this node
     /// have run out, this replica follows again.
-    pub(super) async fn hand_over(self: &Rc<Self>, leading: LeaderId, to: NodeId) {
+    pub(super) async fn hand_over(self: &Rc<Self>, leading: LeaderId, to: ReplicaId) {
         assert!(to != self.me, "{to} hands the lead to itself");
-        assert!(self.members.contains(&to), "{to} is no member");
         self.lease.give_up(leading);
         assert!(
             self.lease.is_given_up(leading) || is_planted(Bug::KeepLeaseAtHandOver),
@@ -447,7 +504,7 @@ impl GroupInner {
     }
 
     /// Leads no more, for a reason other than that somebody else takes over.
-    fn resign(self: &Rc<Self>, leader: LeaderId, why: &'static str) {
+    pub(super) fn resign(self: &Rc<Self>, leader: LeaderId, why: &'static str) {
         tracing::warn!(shard = %self.shard_id, why, "resigns as leader");
         self.lease.give_up(leader);
         self.readers
@@ -468,14 +525,14 @@ impl GroupInner {
         self.lead.told.set(Some(now));
         let furthest = {
             let data = self.data.borrow_watched();
-            let others = self.members.iter().filter(|node| **node != self.me);
-            let others = others.filter(|node| self.has_answered(**node));
-            others
-                .copied()
-                .max_by_key(|node| self.matching(&data, *node).index())
+            let others = self.stores.staying().into_iter();
+            let others = others.filter(|voter| *voter != self.me && self.has_answered(*voter));
+            others.max_by_key(|voter| self.matching(&data, *voter).index())
         };
-        let first = self.members.iter().find(|node| **node != self.me);
-        let Some(to) = furthest.or(first.copied()) else {
+        let others = self.stores.others();
+        let others_voting = self.stores.other_voters();
+        let first = others_voting.first().or(others.first()).copied();
+        let Some(to) = furthest.or(first) else {
             return;
         };
         assert!(to != self.me, "{to} is to stand and has resigned");
@@ -483,22 +540,24 @@ impl GroupInner {
         let transfer = Transfer {
             from: PeerVote {
                 term: Term(leader.term),
-                node: NodeId(leader.node_id),
+                node: ReplicaId(leader.node_id),
                 committed: true,
             },
             to,
             last: self.log.range().last,
         };
-        for node in self.members.iter().filter(|node| **node != self.me) {
-            let link = (self.link_to)(node.0);
+        for other in others {
+            let link = (self.link_to)(other.node());
             let limit = self.liveness.options().promise;
             if is_planted(Bug::KeepQuietWhenDeposed) {
                 continue;
             }
             // Told again if it is lost.
-            drop(link.ask(self.shard_id, limit, kinds::DONE, |out, head| {
-                peer::encode_transfer(out, head, &transfer);
-            }));
+            drop(
+                link.ask(self.target(other), limit, kinds::DONE, |out, head| {
+                    peer::encode_transfer(out, head, &transfer);
+                }),
+            );
         }
     }
 
@@ -511,9 +570,9 @@ impl GroupInner {
         if convert::vote(vote).leader_id != leader || !vote.committed {
             return;
         }
-        let Some(other) = self.members.iter().find(|node| **node != self.me) else {
+        let Some(other) = self.stores.others().first().copied() else {
             return;
         };
-        self.raise_term(*other, Term(leader.term + 1)).await;
+        self.raise_term(other, Term(leader.term + 1)).await;
     }
 }

@@ -59,7 +59,7 @@ impl Group {
         let inner = &*self.inner;
         let leader = inner.leading()?;
         let applied = inner.own_applied(leader)?;
-        if inner.stores.voters() > 1 && !inner.may_answer(leader) {
+        if !inner.stores.is_alone() && !inner.may_answer(leader) {
             return None;
         }
         Some(ReadPoint {

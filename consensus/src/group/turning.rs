@@ -11,9 +11,9 @@ use super::{Group, GroupInner};
 use crate::admission::{Leader, Refusal, leader_of_vote};
 use crate::liveness::PromiseKeeps;
 use crate::planted::{Bug, is_planted};
-use crate::route::{Caller, GroupMember};
+use crate::route::{Caller, NodeStore};
 use corelith_io::Instant;
-use corelith_shards::{LogId, NodeId, Term};
+use corelith_shards::{LogId, ReplicaId, Term};
 use corelith_wire::peer::{self, PeerVote, Transfer, kinds};
 use corelith_wire::{Start, StoreId};
 use std::cell::Cell;
@@ -85,7 +85,7 @@ impl Turning {
             self.followed.set(Some(Followed {
                 since: corelith_io::now(),
                 leader,
-                store: from.member.store,
+                store: from.at.store,
                 start: from.start,
             }));
         }
@@ -135,7 +135,12 @@ impl Turning {
 impl GroupInner {
     /// Whether a replica whose vote is `vote` may turn from whom it follows to `candidate`, who says that
     /// `by` has handed its lead over.
-    pub(super) fn may_turn(&self, vote: &PeerVote, candidate: NodeId, by: Option<Leader>) -> Tie {
+    pub(super) fn may_turn(
+        &self,
+        vote: &PeerVote,
+        candidate: ReplicaId,
+        by: Option<Leader>,
+    ) -> Tie {
         let leader = leader_of_vote(vote);
         if !vote.committed || vote.node == self.me || vote.node == candidate {
             return Tie::Free;
@@ -147,7 +152,7 @@ impl GroupInner {
         if by.is_some_and(|by| by >= leader || is_planted(Bug::HandOverOfAnyTerm)) {
             return Tie::Excused;
         }
-        let Some(pair) = self.pairs.get(&vote.node) else {
+        let Some(pair) = self.pairs.of(vote.node) else {
             return Tie::Free;
         };
         let has_restarted = pair.who().is_some_and(|(store, start)| {
@@ -157,7 +162,7 @@ impl GroupInner {
         if is_noticed || self.turning.is_released(leader) {
             return Tie::Over;
         }
-        let core = (self.core_of)(vote.node);
+        let core = (self.core_of)(vote.node.node());
         match pair.promised_until(followed.store, core) {
             Some(until) if corelith_io::now() < until => Tie::Bound(until),
             _ => Tie::Lapsed,
@@ -167,14 +172,14 @@ impl GroupInner {
     /// Does what has to be done before a replica whose vote is `vote` turns from whom it follows; whether it
     /// may.
     pub(super) fn turn(&self, vote: &PeerVote, turn: Tie) -> bool {
-        let pair = self.pairs.get(&vote.node);
+        let pair = self.pairs.of(vote.node);
         let turned = match (turn, pair) {
             (Tie::Free | Tie::Excused, _) | (_, None) => return true,
             (Tie::Over, Some(pair)) => pair.forget(),
             (Tie::Lapsed | Tie::Bound(_), Some(pair)) => {
                 let followed = self.turning.followed.get();
                 let store = followed.map_or(StoreId::UNCLAIMED, |followed| followed.store);
-                pair.turn(store, (self.core_of)(vote.node), corelith_io::now())
+                pair.turn(store, (self.core_of)(vote.node.node()), corelith_io::now())
             }
         };
         match turned {
@@ -225,17 +230,22 @@ impl GroupInner {
 
     /// Whether the leader with `vote` says that it leads no more; `None` if it does not answer.
     async fn leads_no_more(&self, vote: &PeerVote) -> Option<bool> {
-        let link = (self.link_to)(vote.node.0);
+        let link = (self.link_to)(vote.node.node());
         let limit = self.liveness.options().promise;
-        let asked = link.ask(self.shard_id, limit, kinds::LEAD_REPLY, |out, head| {
-            peer::encode_lead(out, head, vote);
-        });
+        let asked = link.ask(
+            self.target(vote.node),
+            limit,
+            kinds::LEAD_REPLY,
+            |out, head| {
+                peer::encode_lead(out, head, vote);
+            },
+        );
         let frame = asked.ok()?.await.ok()?;
-        let store = link.store()?;
-        let node = vote.node;
-        if frame.header.head.kind != kinds::LEAD_REPLY
-            || !self.stores.counts(GroupMember { node, store })
-        {
+        let followed = self.turning.followed.get();
+        let is_theirs = followed.is_some_and(|followed| {
+            followed.leader == leader_of_vote(vote) && Some(followed.store) == link.store()
+        });
+        if frame.header.head.kind != kinds::LEAD_REPLY || !is_theirs {
             return None;
         }
         peer::parse_lead_reply(&frame).ok().map(|leads| !leads)
@@ -249,11 +259,11 @@ impl Group {
     /// The asker is no member, or asks about a vote that this replica has never given.
     pub(crate) async fn take_lead_question(
         &self,
-        peer: GroupMember,
+        peer: NodeStore,
         vote: PeerVote,
     ) -> Result<bool, Refusal> {
         let inner = &self.inner;
-        self.known(peer)?;
+        self.listen_to(peer)?;
         let leader = crate::convert::vote(vote).leader_id;
         if is_planted(Bug::KeepQuietWhenDeposed) {
             return Ok(true);
@@ -284,10 +294,10 @@ impl Group {
     /// Takes note that the leader hands over its lead; whether this replica does its part.
     pub(crate) async fn take_transfer(
         &self,
-        peer: GroupMember,
+        peer: NodeStore,
         transfer: Transfer,
     ) -> Result<bool, Refusal> {
-        crate::admission::transfer(&self.known(peer)?, &transfer)?;
+        crate::admission::transfer(&self.known(peer, transfer.from.node)?, &transfer)?;
         let inner = &self.inner;
         if transfer.to == inner.me {
             inner.wait_for_last(transfer.last).await;

@@ -5,7 +5,7 @@
 use super::{Group, GroupInner};
 use crate::retention;
 use crate::types::LogId;
-use corelith_shards::NodeId;
+use corelith_shards::ReplicaId;
 use futures_util::future::select;
 use openraft::LogIdOptionExt;
 use openraft::async_runtime::WatchReceiver;
@@ -19,7 +19,7 @@ const PURGE_ENTRIES_MIN: u64 = 256;
 impl Group {
     pub(super) fn start_upkeep(&self, brand_new: bool) {
         self.tend(|inner| async move { inner.stand_when_needed().await });
-        if brand_new {
+        if brand_new && self.inner.founding.is_some() {
             self.tend(|inner| async move { inner.form().await });
         }
         self.tend(|inner| async move { inner.bind_stores().await });
@@ -134,7 +134,7 @@ impl GroupInner {
     fn lowest_heard(&self) -> u64 {
         let data = self.data.borrow_watched();
         let replication = data.replication.iter().flatten();
-        let answering = replication.filter(|(node, _)| self.has_answered(NodeId(**node)));
+        let answering = replication.filter(|(node, _)| self.has_answered(ReplicaId(**node)));
         let matching = answering.map(|(_, matching)| matching.index().unwrap_or(0));
         matching.min().unwrap_or(u64::MAX)
     }

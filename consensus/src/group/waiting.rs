@@ -6,7 +6,7 @@ use crate::link::PeerSeen;
 use crate::route::GroupMember;
 use crate::stores::Standing;
 use corelith_io::Instant;
-use corelith_shards::{NodeId, ShardId};
+use corelith_shards::{NodeId, ReplicaId, ShardId};
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -59,17 +59,18 @@ impl GroupInner {
         if self.is_led() {
             return None;
         }
-        let peers = self.members.iter().filter(|member| **member != self.me);
-        let peers = peers.map(|peer| (*peer, self.seen(*peer)));
+        let peers = self.stores.other_voters().into_iter().map(ReplicaId::node);
+        let peers = peers.filter(|peer| *peer != self.me.node());
+        let peers = peers.map(|peer| (peer, self.seen(peer)));
         let mut why = no_leader(self.shard_id, peers, self.is_stopped());
-        for node in &self.members {
-            let says = match self.standing_of(*node) {
+        for voter in self.stores.voters() {
+            let says = match self.standing_of(voter) {
                 Some(Standing::Unclaimed) => "does not count before a leader has bound its store",
                 Some(Standing::Stranger) => "has a store that does not count",
-                Some(Standing::Member) | None => continue,
+                Some(Standing::Member | Standing::Absent) | None => continue,
             };
             // Writing to a string does not fail.
-            let _ = write!(why, ", node {} {says}", node.0);
+            let _ = write!(why, ", node {} {says}", voter.node().0);
         }
         Some(why)
     }
@@ -82,12 +83,7 @@ impl GroupInner {
         let vote = self.vote_seen();
         let leader = leader_of_vote(&vote);
         match self.leading() {
-            Some(leading) => {
-                let needed = self.stores.voters() / 2;
-                let others = self.pairs.keys();
-                others.filter(|node| self.has_answered(**node)).count() >= needed
-                    && self.has_applied_own(leading)
-            }
+            Some(leading) => self.is_reached() && self.has_applied_own(leading),
             None => {
                 let is_led = vote.committed && self.turning.follows(leader);
                 is_led && !self.turning.is_released(leader) && self.has_answered(vote.node)
@@ -95,13 +91,13 @@ impl GroupInner {
         }
     }
 
-    /// What the group makes of the store of `node`, if that is known.
-    fn standing_of(&self, node: NodeId) -> Option<Standing> {
-        let store = match node == self.me {
+    /// What the group makes of the store of a replica's node, if that is known.
+    fn standing_of(&self, replica: ReplicaId) -> Option<Standing> {
+        let store = match replica.node() == self.me.node() {
             true => Some(self.stores.me().store),
-            false => (self.link_to)(node.0).store(),
+            false => (self.link_to)(replica.node()).store(),
         };
-        store.map(|store| self.stores.standing(GroupMember { node, store }))
+        store.map(|store| self.stores.standing(GroupMember { replica, store }))
     }
 
     fn is_recent(&self, at: Option<Instant>) -> bool {
@@ -112,7 +108,7 @@ impl GroupInner {
     /// When a peer was there, by what came from it and by the connection to it.
     fn seen(&self, peer: NodeId) -> PeerSeen {
         let heard = self.door.heard(peer);
-        match (self.link_to)(peer.0).seen() {
+        match (self.link_to)(peer).seen() {
             _ if self.is_recent(heard) => PeerSeen::Connected,
             PeerSeen::Never => heard.map_or(PeerSeen::Never, |at| {
                 PeerSeen::Before(corelith_io::now() - at)

@@ -1,7 +1,7 @@
 //! A window through which a simulation looks at the groups of its nodes and moves their leads.
 
 use super::{Group, GroupInner};
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ReplicaId};
 use corelith_wire::peer::PeerVote;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -29,7 +29,7 @@ impl Group {
     /// yet.
     pub(super) fn watch(&self) {
         let is_same = |other: &Rc<GroupInner>| {
-            (other.me, other.shard_id) == (self.inner.me, self.inner.shard_id)
+            (other.me.node(), other.shard_id) == (self.inner.me.node(), self.inner.shard_id)
         };
         OPENED.with_borrow_mut(|opened| {
             opened.retain(|inner| inner.upgrade().is_none_or(|other| !is_same(&other)));
@@ -39,12 +39,12 @@ impl Group {
 
     /// The node of this replica.
     pub fn node(&self) -> NodeId {
-        self.inner.me
+        self.inner.me.node()
     }
 
     /// Whether this replica would answer a read now because of its lease, and which followers it counts as a
     /// leader. Called on the replica's core, as the next one.
-    pub fn lease_seen(&self) -> (bool, Vec<NodeId>) {
+    pub fn lease_seen(&self) -> (bool, Vec<ReplicaId>) {
         let inner = &self.inner;
         let Some(leader) = inner.leading() else {
             return (false, Vec::new());
@@ -59,10 +59,10 @@ impl Group {
     pub fn is_bound_to(&self, node: NodeId) -> bool {
         let inner = &self.inner;
         let now = corelith_io::now();
-        let store = inner.stores.slot(node);
-        let until = inner.pairs.get(&node).zip(store);
         let core = (inner.core_of)(node);
-        let until = until.and_then(|(pair, store)| pair.promised_until(store, core));
+        let promises = inner.pairs.with(node).map(|pair| pair.promises());
+        let mut promises = promises.into_iter().flatten();
+        let until = promises.find_map(|(of, until)| (of == core).then_some(until));
         until.is_some_and(|until| now < until) || inner.liveness.embargo_until().is_some()
     }
 
@@ -75,6 +75,9 @@ impl Group {
     /// Hands the lead over to another member, if this replica has it. Called on the replica's core.
     pub fn start_hand_over(&self, to: NodeId) {
         let Some(leading) = self.inner.leading() else {
+            return;
+        };
+        let Some(to) = self.inner.voter_on(to) else {
             return;
         };
         self.tend(move |inner| async move { inner.hand_over(leading, to).await });

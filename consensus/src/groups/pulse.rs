@@ -1,9 +1,10 @@
 //! The pulse of a core: every few milliseconds it says that its loop runs and its disk answers, and looks at all
-//! groups of the core, so that a group which has nothing to do needs no timer.
+//! groups of the core, so that a group which has nothing to do needs no timer. While all nodes are there it passes over
+//! groups at rest, but for a round every half second.
 
 use super::GroupsInner;
 use crate::group::{Group, STALLED_PART};
-use crate::link::PeerLink;
+use crate::link::{PeerLink, PeerSeen};
 use corelith_io::Instant;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{DAMAGED_NAMED_MAX, Health, NodeHealth};
@@ -27,6 +28,8 @@ pub(super) struct CorePulse {
     generation: Cell<u64>,
     /// Blocks that have become durable, of all logs.
     durable: Cell<u64>,
+    /// Whether the disk answered when it was looked at last.
+    is_answering: Cell<bool>,
     round_at: Cell<Option<Instant>>,
     looked_at: Cell<Option<Instant>>,
     /// The links that were up, and how often they had come up.
@@ -54,26 +57,46 @@ impl GroupsInner {
     fn pulse(&self, every: Duration) {
         let now = corelith_io::now();
         let pulse = &self.pulse;
-        let groups: Vec<Group> = self.groups.borrow().values().cloned().collect();
-        let stalled = self.stalled_for(&groups, now);
-        let promise = self.liveness.options().promise;
-        let is_cut_off = groups.iter().any(|group| group.is_cut_off(now));
-        let is_answering = stalled < promise * 2 / 3 && !is_cut_off;
-        let is_slow = stalled >= promise / STALLED_PART;
-        self.liveness.set_slow(self.core, is_slow);
         let is_round = pulse.round_at.get().is_none_or(|at| now - at >= ROUND);
-        let health = is_round.then(|| health(&groups));
-        self.liveness.pulse(self.core, is_answering, health);
-        self.look_at_promises(&groups, now);
-        for node in self.new_connections() {
-            groups.iter().for_each(|group| group.connected(node));
-        }
+        let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
         let generation = self.liveness.generation();
         let has_news = pulse.generation.replace(generation) != generation;
-        let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
+        let ended = self.promises_ended(now);
+        let connected = self.new_connections();
+        let is_silent = ended.is_empty() && connected.is_empty();
+        if is_silent && !is_round && !is_due && !has_news {
+            // The disk was seen to answer, or not, a moment ago.
+            return self
+                .liveness
+                .pulse(self.core, pulse.is_answering.get(), None);
+        }
+        let groups: Vec<Group> = self.groups.borrow().values().cloned().collect();
+        let Glance {
+            durable,
+            oldest,
+            is_cut_off,
+            at_rest,
+        } = Glance::at(&groups, now);
+        let stalled = self.stalled_for(durable, oldest, now);
+        let promise = self.liveness.options().promise;
+        let is_answering = stalled < promise * 2 / 3 && !is_cut_off;
+        pulse.is_answering.set(is_answering);
+        let is_slow = stalled >= promise / STALLED_PART;
+        self.liveness.set_slow(self.core, is_slow);
+        let health = is_round.then(|| health(&groups));
+        self.liveness.pulse(self.core, is_answering, health);
+        for node in ended {
+            groups.iter().for_each(|group| group.promise_ran_out(node));
+        }
+        for node in connected {
+            groups.iter().for_each(|group| group.connected(node));
+        }
         if has_news || is_due || is_round {
-            for group in &groups {
-                group.look(now, has_news, is_round);
+            let is_calm = !has_news && !is_round && self.are_all_there(now);
+            for (group, is_at_rest) in groups.iter().zip(at_rest) {
+                if !(is_calm && is_at_rest) {
+                    group.look(now, has_news, is_round);
+                }
             }
             pulse.looked_at.set(Some(now));
         }
@@ -82,17 +105,8 @@ impl GroupsInner {
         }
     }
 
-    /// How long the disk has left a write without an answer; zero if it has answered any since the last pulse.
-    fn stalled_for(&self, groups: &[Group], now: Instant) -> Duration {
-        let (mut durable, mut oldest) = (0_u64, None::<Instant>);
-        for group in groups {
-            let pulse = group.log_pulse();
-            durable += pulse.durable;
-            oldest = match (oldest, pulse.oldest) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
-        }
+    /// How long the disk has left a write without an answer; zero if it has answered any since it was looked at last.
+    fn stalled_for(&self, durable: u64, oldest: Option<Instant>, now: Instant) -> Duration {
         let has_answered = self.pulse.durable.replace(durable) != durable;
         let oldest = oldest.filter(|_| !has_answered);
         oldest.map_or(Duration::ZERO, |oldest| now - oldest)
@@ -103,18 +117,32 @@ impl GroupsInner {
         self.pulse.promised.borrow().values().copied().min()
     }
 
-    /// Tells groups of promises that have run out.
-    fn look_at_promises(&self, groups: &[Group], now: Instant) {
+    /// The nodes whose leaders a promise was given that has run out.
+    fn promises_ended(&self, now: Instant) -> Vec<NodeId> {
         let mut promised = self.pulse.promised.borrow_mut();
+        let mut ended = Vec::new();
         for (node, pair) in self.liveness.pairs() {
             for (core, until) in pair.promises() {
                 if now < until {
                     promised.insert((node, core), until);
                 } else if promised.remove(&(node, core)).is_some() {
-                    groups.iter().for_each(|group| group.promise_ran_out(node));
+                    ended.push(node);
                 }
             }
         }
+        ended
+    }
+
+    /// Whether all other nodes answer, and all connections stand.
+    fn are_all_there(&self, now: Instant) -> bool {
+        let promise = self.liveness.options().promise;
+        let pairs = self.liveness.pairs();
+        let mut heard = pairs.iter().map(|(_, pair)| pair.heard());
+        let links = self.links.borrow();
+        heard.all(|heard| heard.is_some_and(|heard| now - heard < promise))
+            && links
+                .values()
+                .all(|link| link.seen() == PeerSeen::Connected)
     }
 
     /// The nodes to which a connection is new.
@@ -126,6 +154,39 @@ impl GroupsInner {
             ups > 0 && known.insert(**at, ups) != Some(ups)
         });
         news.map(|((node, _), _)| *node).collect()
+    }
+}
+
+/// What all groups of a core show at once. One way past them: they are seldom in the processor's cache.
+#[derive(Default)]
+struct Glance {
+    /// Blocks that have become durable, of all logs.
+    durable: u64,
+    /// When the oldest write was submitted that is not durable.
+    oldest: Option<Instant>,
+    /// Whether a group is cut off.
+    is_cut_off: bool,
+    /// For each group whether it is at rest.
+    at_rest: Vec<bool>,
+}
+
+impl Glance {
+    fn at(groups: &[Group], now: Instant) -> Self {
+        let mut all = Self {
+            at_rest: Vec::with_capacity(groups.len()),
+            ..Self::default()
+        };
+        for group in groups {
+            let log = group.log_pulse();
+            all.durable += log.durable;
+            all.oldest = match (all.oldest, log.oldest) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+            all.is_cut_off |= group.is_cut_off(now);
+            all.at_rest.push(log.oldest.is_none() && group.is_at_rest());
+        }
+        all
     }
 }
 

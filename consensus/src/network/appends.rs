@@ -99,8 +99,8 @@ impl<S: Stream<Item = AppendRequest> + Unpin> Appends<S> {
         peer.lease.note_sent(at);
         let committed = request.leader_commit.map(types::shard_log_id);
         peer.group.announced.raise(committed);
-        let asked = peer.link.ask(
-            peer.group.shard,
+        let asked = peer.link().ask(
+            peer.target(),
             peer.timeout,
             kinds::APPEND_REPLY,
             |out, head| {

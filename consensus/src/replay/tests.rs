@@ -1,8 +1,8 @@
 use crate::tests::cluster::{command, introduction, lone_groups};
-use crate::{Group, GroupMember, Options, Outcome};
+use crate::{Group, GroupMember, Options, Origin, Outcome};
 use bytes::Bytes;
 use corelith_io::sim::{Sim, SimNode};
-use corelith_shards::{NodeId, Shard, ShardId, ShardOptions};
+use corelith_shards::{NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::StoreId;
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 use futures_util::future::join_all;
@@ -26,8 +26,10 @@ async fn open() -> Group {
     let shard = Shard::open(Path::new("/data/shard"), options)
         .await
         .unwrap();
-    let members = vec![GroupMember { node: ME, store }];
-    groups.open(shard, SHARD, members, ME).await.unwrap()
+    let replica = ReplicaId::first(ME);
+    let members = vec![GroupMember { replica, store }];
+    let origin = Origin::Founding(members);
+    groups.open(shard, SHARD, origin, ME).await.unwrap()
 }
 
 fn key(number: u64) -> Bytes {

@@ -3,11 +3,11 @@
 use super::cluster::{Cluster, PORT, put};
 use super::scenarios::applied;
 use super::tamper::port;
-use crate::{GroupMember, LivenessOptions, Options};
+use crate::{LivenessOptions, NodeStore, Options};
 use bytes::BytesMut;
 use corelith_io::sim::SimConfig;
 use corelith_io::{TcpListener, TcpStream};
-use corelith_shards::{NodeId, ShardId, Term};
+use corelith_shards::{NodeId, ReplicaId, ShardId, Term};
 use corelith_wire::StoreId;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role};
 use corelith_wire::peer::{Health, PeerVote, Transfer};
@@ -45,12 +45,12 @@ fn a_question_about_a_term_out_of_reach_takes_no_lead() {
     let asked = group.clone();
     let vote = PeerVote {
         term: Term(u64::MAX),
-        node: NodeId(leader as u64 + 1),
+        node: ReplicaId(leader as u64 + 1),
         committed: true,
     };
     let leads = cluster.sim.block_on(cluster.nodes[leader], async move {
         let other = leader as u64 % 3 + 1;
-        let peer = crate::GroupMember {
+        let peer = NodeStore {
             node: NodeId(other),
             store: corelith_wire::StoreId(other.into()),
         };
@@ -309,17 +309,17 @@ fn two_of_three_elect_a_leader_whoever_is_a_term_ahead() {
     let group = |at: usize| cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
     let vote = PeerVote {
         term: group(old).status().term,
-        node: NodeId(old as u64 + 1),
+        node: ReplicaId(old as u64 + 1),
         committed: true,
     };
     cluster.crash(old);
     let transfer = Transfer {
         from: vote,
-        to: NodeId(ahead as u64 + 1),
+        to: ReplicaId(ahead as u64 + 1),
         last: None,
     };
-    let from = GroupMember {
-        node: vote.node,
+    let from = NodeStore {
+        node: vote.node.node(),
         store: StoreId(old as u128 + 1),
     };
     let stands = group(ahead);

@@ -38,13 +38,14 @@ impl Client {
         stop: Rc<Cell<bool>>,
         keys: u32,
     ) -> Self {
+        let count = doors.borrow().len();
         Self {
             name,
             doors,
             history,
             stop,
             keys,
-            target: name as usize % 3,
+            target: name as usize % count,
             session: None,
             number: 1,
             values: 0,
@@ -91,7 +92,7 @@ impl Client {
                         leader: Some(leader),
                     },
                 ))) => self.target = leader.0 as usize - 1,
-                _ => self.target = (self.target + 1) % 3,
+                _ => self.target = (self.target + 1) % self.doors.borrow().len(),
             }
             sleep(Duration::from_millis(20 + random_u64() % 50)).await;
         }
@@ -183,7 +184,7 @@ impl Client {
         // Half of the reads go to any node, and to others if that one does not answer.
         let here = random_u64().is_multiple_of(2);
         if here {
-            self.target = (random_u64() % 3) as usize;
+            self.target = (random_u64() % self.doors.borrow().len() as u64) as usize;
         }
         let begun = now();
         let answer = self

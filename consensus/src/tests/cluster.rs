@@ -1,16 +1,16 @@
-//! Three simulated nodes with one core each.
+//! Simulated nodes with one core each: three that form the groups, and maybe more.
 
 use super::tamper;
 use crate::introduction::Admit;
 use crate::route::Resolve;
 use crate::{
     Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
-    Outcome, ReadPoint, Route, WriteReply,
+    Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
-use corelith_shards::{Found, NodeId, Shard, ShardId, ShardOptions};
+use corelith_shards::{Found, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::{
@@ -67,7 +67,9 @@ pub(super) struct Cluster {
     /// The stores that the groups are formed with.
     pub(super) founding: [u128; 3],
     /// The stores of the nodes, each with files of its own.
-    pub(super) stores: RefCell<[u128; 3]>,
+    pub(super) stores: RefCell<Vec<u128>>,
+    /// Which replica of each shard the nodes have.
+    held: RefCell<Vec<Held>>,
     /// Whether stores come up that groups do not know.
     pub(super) has_strangers: bool,
     /// A node whose address no other node can find out.
@@ -78,10 +80,36 @@ pub(super) struct Cluster {
     pub(super) judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
 }
 
+/// The replica that a node has, as its identity would say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// One of those that form the group.
+    Founding,
+    /// One that was taken in later.
+    Admitted(ReplicaId),
+    /// None.
+    Nothing,
+}
+
 impl Cluster {
     pub(super) fn new(seed: u64, config: SimConfig, options: Options, shards: u32) -> Self {
+        Self::of(seed, config, options, shards, 3)
+    }
+
+    /// Of that many nodes, of which the first three form the groups.
+    pub(super) fn of(
+        seed: u64,
+        config: SimConfig,
+        options: Options,
+        shards: u32,
+        count: usize,
+    ) -> Self {
         let sim = Sim::with_config(seed, config);
-        let nodes: Vec<SimNode> = (0..3).map(|_| sim.add_node()).collect();
+        let nodes: Vec<SimNode> = (0..count).map(|_| sim.add_node()).collect();
+        let held = |at| match at < 3 {
+            true => Held::Founding,
+            false => Held::Nothing,
+        };
         let outside = sim.add_node();
         Self {
             sim,
@@ -96,7 +124,8 @@ impl Cluster {
             memtable_bytes: 1 << 20,
             tampered: false,
             founding: [1, 2, 3],
-            stores: RefCell::new([1, 2, 3]),
+            stores: RefCell::new((1..=count as u128).collect()),
+            held: RefCell::new((0..count).map(held).collect()),
             has_strangers: false,
             hidden: None,
             shut: Shut::default(),
@@ -154,6 +183,7 @@ impl Cluster {
             },
             hand_over,
             founding: self.founding,
+            held: self.held.borrow()[at],
             judge: Rc::clone(&self.judge),
             hidden: self.hidden,
             shut: Rc::clone(&self.shut),
@@ -252,6 +282,49 @@ impl Cluster {
         (0..self.nodes.len()).map(stand).collect()
     }
 
+    /// Has a node that runs, or will, close the replica that it has and open another one of shard 0.
+    pub(super) fn admit(&self, at: usize, replica: ReplicaId, told: Option<(LogId, Bytes)>) {
+        self.held.borrow_mut()[at] = Held::Admitted(replica);
+        let Some(groups) = self.groups(at) else {
+            return;
+        };
+        let (store, memtable_bytes) = (StoreId(self.stores.borrow()[at]), self.memtable_bytes);
+        self.sim.enter(self.nodes[at], || {
+            drop(corelith_io::spawn(async move {
+                groups.close(ShardId(0)).await;
+                open_admitted(&groups, store, memtable_bytes, replica, told).await;
+            }));
+        });
+    }
+
+    /// Has a node close and forget the replica that it has.
+    pub(super) fn dismiss(&self, at: usize) {
+        self.held.borrow_mut()[at] = Held::Nothing;
+        let Some(groups) = self.groups(at) else {
+            return;
+        };
+        self.sim.enter(self.nodes[at], || {
+            drop(corelith_io::spawn(
+                async move { groups.close(ShardId(0)).await },
+            ));
+        });
+    }
+
+    /// The replica that a node has.
+    pub(super) fn held(&self, at: usize) -> Option<ReplicaId> {
+        match self.held.borrow()[at] {
+            Held::Founding => Some(ReplicaId(at as u64 + 1)),
+            Held::Admitted(replica) => Some(replica),
+            Held::Nothing => None,
+        }
+    }
+
+    /// Starts a node that is down with a new store, on which there is nothing.
+    pub(super) fn start_wiped(&self, at: usize, store: u128) {
+        self.held.borrow_mut()[at] = Held::Nothing;
+        self.start_with(at, store);
+    }
+
     /// Starts a node that is down with another store.
     pub(super) fn start_with(&self, at: usize, store: u128) {
         self.stores.borrow_mut()[at] = store;
@@ -261,7 +334,7 @@ impl Cluster {
     /// The slots of shard 0's group as a node knows them.
     pub(super) fn slots(&self, at: usize) -> Option<[u128; 3]> {
         let group = self.groups(at)?.group(ShardId(0))?;
-        let slot = |node| group.stores().slot(NodeId(node)).unwrap().0;
+        let slot = |node| group.stores().slot(ReplicaId(node)).unwrap().0;
         Some([slot(1), slot(2), slot(3)])
     }
 
@@ -341,6 +414,7 @@ struct Node {
     me: NodeId,
     store: StoreId,
     founding: [u128; 3],
+    held: Held,
     judge: Rc<dyn Fn(NodeId, Introduction) -> Verdict>,
     hidden: Option<NodeId>,
     shut: Shut,
@@ -384,6 +458,7 @@ impl Node {
             me,
             epoch: 1,
             peers,
+            changes: corelith_io::channel(1).1,
             resolve,
             admit,
             inbound,
@@ -397,24 +472,28 @@ impl Node {
         };
         let options = self.options.clone();
         let groups = Groups::new(me, 1, route, self.admit(), (0, liveness), options).unwrap();
+        if let Held::Admitted(replica) = self.held {
+            open_admitted(&groups, self.store, self.memtable_bytes, replica, None).await;
+        }
+        if self.held != Held::Founding {
+            return groups;
+        }
         for shard in (0..self.shards).map(ShardId) {
-            let mut options = ShardOptions::new(CLUSTER, shard);
-            options.memtable_bytes = self.memtable_bytes;
-            options.segment_bytes = 1 << 20;
-            options.log_cache_bytes = 1 << 20;
+            let options = shard_options(shard, self.memtable_bytes);
             let dir = PathBuf::from(format!("/data-{}/shard-{}", self.store, shard.0));
             let opened = Shard::open(&dir, options).await.unwrap();
-            let first = shard.0 as usize % self.peers.len();
-            let members: Vec<GroupMember> = (0..self.peers.len())
-                .map(|n| NodeId(((first + n) % self.peers.len()) as u64 + 1))
+            let founders = self.founding.len();
+            let first = shard.0 as usize % founders;
+            let members: Vec<GroupMember> = (0..founders)
+                .map(|n| NodeId(((first + n) % founders) as u64 + 1))
                 .map(|node| GroupMember {
-                    node,
+                    replica: ReplicaId::first(node),
                     store: StoreId(self.founding[node.0 as usize - 1]),
                 })
                 .collect();
-            let preferred = members[0].node;
+            let preferred = members[0].replica.node();
             groups
-                .open(opened, shard, members, preferred)
+                .open(opened, shard, Origin::Founding(members), preferred)
                 .await
                 .unwrap();
         }
@@ -442,6 +521,31 @@ impl Node {
     }
 }
 
+fn shard_options(shard: ShardId, memtable_bytes: usize) -> ShardOptions {
+    let mut options = ShardOptions::new(CLUSTER, shard);
+    options.memtable_bytes = memtable_bytes;
+    options.segment_bytes = 1 << 20;
+    options.log_cache_bytes = 1 << 20;
+    options
+}
+
+/// Opens a replica of shard 0 that was taken in, in a directory of its own.
+async fn open_admitted(
+    groups: &Groups,
+    store: StoreId,
+    memtable_bytes: usize,
+    replica: ReplicaId,
+    told: Option<(LogId, Bytes)>,
+) {
+    let shard = ShardId(0);
+    let options = shard_options(shard, memtable_bytes);
+    let dir = format!("/data-{store}/shard-0-{}", replica.generation());
+    let opened = Shard::open(&PathBuf::from(dir), options).await.unwrap();
+    let origin = Origin::Admitted { replica, told };
+    let preferred = NodeId(1);
+    groups.open(opened, shard, origin, preferred).await.unwrap();
+}
+
 /// What a node says of itself.
 pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
     Introduction {
@@ -454,7 +558,8 @@ pub(crate) fn introduction(node: NodeId, store: StoreId) -> Introduction {
         },
         mark: Mark::default(),
         port: PORT,
-        settings: Settings::new(1, 3, 0, 0),
+        cores: 1,
+        settings: Settings::new(1, 3, 0),
     }
 }
 

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, GetReply, put};
 use super::scenarios::applied;
 use super::tamper::{Tampering, stand_between};
 use crate::planted::{Bug, plant};
-use crate::{Group, GroupError, GroupMember, Options, ReadPoint};
+use crate::{Group, GroupError, NodeStore, Options, ReadPoint};
 use corelith_io::sim::SimConfig;
 use corelith_shards::{LogIndex, NodeId, ShardId};
 use corelith_wire::StoreId;
@@ -219,7 +219,7 @@ fn a_leader_that_was_deposed_gives_no_point() {
     let next = stage.cluster.leader().unwrap();
     stage.write_at(next, "k", "new");
     let old = stage.group(stage.leader);
-    let asking = GroupMember {
+    let asking = NodeStore {
         node: id(follower),
         store: StoreId(follower as u128 + 1),
     };

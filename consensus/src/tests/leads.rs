@@ -10,7 +10,7 @@ mod scripts;
 mod stage;
 
 use crate::planted::{Bug, plant};
-use corelith_shards::Term;
+use corelith_shards::{ReplicaId, Term};
 use stage::{PROMISE, Stage};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -246,7 +246,10 @@ fn rule_6_a_hand_over_by_another_leader_excuses_no_vote_of_one_that_leads() {
     let stage = Stage::set(1);
     stage.run(2 * PROMISE);
     let [candidate, other] = stage.followers();
-    let by = (Term(stage.term(stage.old)), stage.id(other));
+    let by = (
+        Term(stage.term(stage.old)),
+        ReplicaId::first(stage.id(other)),
+    );
     let answer = stage.ask_vote(stage.old, candidate, Some(by));
     assert!(!answer.granted, "{answer:?}");
     assert_eq!(stage.end(), None);

@@ -13,11 +13,11 @@ use crate::admission::Refusal;
 use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
 use crate::route::Caller;
-use crate::{GroupError, GroupMember, Options};
+use crate::{GroupError, NodeStore, Options};
 use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
 use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
-use corelith_shards::{LogId, LogIndex, NodeId, ShardId, Term};
+use corelith_shards::{LogId, LogIndex, NodeId, ReplicaId, ShardId, Term};
 use corelith_wire::handshake::{HELLO_BYTES, WELCOME_BYTES};
 use corelith_wire::limits::HEADER_BYTES;
 use corelith_wire::peer::{AppendHead, AppendResult, PeerEntry, PeerVote, kinds};
@@ -355,13 +355,13 @@ fn a_group_outlives_changed_frames() {
 /// A node with its store.
 fn caller(at: usize) -> Caller {
     Caller {
-        member: member(at),
+        at: member(at),
         start: Start::default(),
     }
 }
 
-fn member(at: usize) -> GroupMember {
-    GroupMember {
+fn member(at: usize) -> NodeStore {
+    NodeStore {
         node: NodeId(at as u64 + 1),
         store: StoreId(at as u128 + 1),
     }
@@ -374,7 +374,7 @@ fn raise_terms(cluster: &Cluster) {
     let asked = group(0);
     let term = Term(before.0 + TERM_STEP_MAX);
     cluster.sim.block_on(cluster.nodes[0], async move {
-        asked.vote_away(NodeId(2), term).await;
+        asked.vote_away(ReplicaId(2), term).await;
     });
     cluster.wait("a leader in a higher term", || {
         let leader = cluster.leader();
@@ -427,7 +427,7 @@ fn two_nodes_of_terms_far_apart_elect_a_leader() {
 fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it() {
     let cluster = Cluster::started(42);
     let leader = cluster.wait_leader();
-    let (at, claims) = ((leader + 1) % 3, NodeId(leader as u64 + 1));
+    let (at, claims) = ((leader + 1) % 3, ReplicaId(leader as u64 + 1));
     cluster.wait("the follower has an entry", || {
         let groups = cluster.groups(at);
         let group = groups.and_then(|groups| groups.group(ShardId(0)));

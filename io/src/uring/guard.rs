@@ -8,7 +8,9 @@
 //! The guard keeps several timers set, so that such a sleep is short, even if it happens several times in a
 //! row. If all of them have fired, the watchdog wakes the core.
 
-use crate::limits::{GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS_MILLIS};
+use crate::limits::{
+    GUARD_BUSY_TURNS_PER_MS, GUARD_PAUSE_MAX, GUARD_PAUSE_MIN, GUARD_TIMERS_MILLIS,
+};
 use glommio::timer::Timer;
 use glommio::{Task, TaskQueueHandle};
 use std::future::{Future, poll_fn};
@@ -45,11 +47,39 @@ async fn stand() {
             outcome
         })
         .await;
-        // Its own turn is one of them.
-        let is_busy = glommio::executor().executor_stats().tasks_executed() > 1;
-        pause = match is_busy {
-            true => GUARD_PAUSE_MIN,
-            false => (pause * 2).min(GUARD_PAUSE_MAX),
-        };
+        let turns = glommio::executor().executor_stats().tasks_executed();
+        pause = next_pause(pause, turns);
+    }
+}
+
+/// The pause after one in which tasks had that many turns.
+fn next_pause(pause: Duration, turns: u64) -> Duration {
+    let busy = GUARD_BUSY_TURNS_PER_MS.saturating_mul(pause.as_millis() as u64);
+    match turns > busy {
+        true => GUARD_PAUSE_MIN,
+        false => (pause * 2).min(GUARD_PAUSE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_with_little_to_do_is_woken_seldom() {
+        // (pause in ms, turns of tasks in it, next pause in ms)
+        let table = [
+            (10, 1, 20),
+            (10, 20, 20),
+            (10, 21, 10),
+            (20, 40, 40),
+            (40, 80, 40),
+            (40, 81, 10),
+            (40, u64::MAX, 10),
+        ];
+        for (pause, turns, expected) in table {
+            let next = next_pause(Duration::from_millis(pause), turns);
+            assert_eq!(next.as_millis(), expected, "{turns} turns in {pause} ms");
+        }
     }
 }

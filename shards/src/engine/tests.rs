@@ -19,7 +19,7 @@ use crate::compaction::{self, Policy};
 use crate::directory::Directory;
 use crate::error::Result;
 use crate::filename::FileName;
-use crate::ids::{LogId, LogIndex, NodeId, Owner, SegmentId, ShardId, Term};
+use crate::ids::{LogId, LogIndex, Owner, ReplicaId, SegmentId, ShardId, Term};
 use crate::pace::PaceLimits;
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -42,7 +42,7 @@ pub(crate) const VALUE_SEGMENT_BYTES: u64 = 64 << 10;
 pub(crate) fn log_id(index: u64) -> LogId {
     LogId {
         term: Term(1),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index: LogIndex(index),
     }
 }

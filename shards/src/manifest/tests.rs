@@ -1,6 +1,6 @@
 use super::format::{decode, encode};
 use super::*;
-use crate::ids::{LogIndex, NodeId, ShardId, Term, ValueSegmentId};
+use crate::ids::{LogIndex, ReplicaId, ShardId, Term, ValueSegmentId};
 use crate::limits::{TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::Reference;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ pub(crate) fn example() -> (Owner, Manifest) {
     };
     let id = |index| LogId {
         term: Term(4),
-        node: NodeId(2),
+        node: ReplicaId(2),
         index: LogIndex(index),
     };
     let table = |number| TableMeta {

@@ -11,7 +11,7 @@ mod replica;
 use super::*;
 use crate::engine::tests::crash::{apply, check, seeds};
 use crate::engine::tests::{log_id, settle};
-use crate::ids::{LogIndex, NodeId, Term};
+use crate::ids::{LogIndex, ReplicaId, Term};
 use crate::wal::{Entry, Vote};
 use bytes::Bytes;
 use corelith_io::sim::Sim;
@@ -25,7 +25,7 @@ fn a_log_that_does_not_fit_its_checkpoint_is_noticed() {
     let id = |term, index| {
         Some(LogId {
             term: Term(term),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(index),
         })
     };
@@ -124,7 +124,7 @@ async fn run(told: &Rc<Told>, from: u64, to: u64, shard: &Shard) -> Result<(), E
             }
         });
         if index.is_multiple_of(13) {
-            let (term, node) = (Term(index), NodeId(1));
+            let (term, node) = (Term(index), ReplicaId(1));
             let committed = false;
             log.save_vote(Vote {
                 term,

@@ -50,7 +50,7 @@
 //! format version, so that a newer one is told from damage.
 
 use super::Vote;
-use crate::ids::{LogId, LogIndex, NodeId, SegmentId, ShardId, Term, ValueSegmentId};
+use crate::ids::{LogId, LogIndex, ReplicaId, SegmentId, ShardId, Term, ValueSegmentId};
 use crate::length;
 use crate::vlog::ValuePointer;
 use bytes::BufMut;
@@ -227,7 +227,7 @@ impl State {
         from.take(7)?;
         let vote = Vote {
             term: Term(from.u64()?),
-            node: NodeId(from.u64()?),
+            node: ReplicaId(from.u64()?),
             committed: presence & 2 != 0,
         };
         let purged = from.log_id()?;
@@ -437,7 +437,7 @@ impl<'a> Fragments<'a> {
             }
             RECORD_VOTE => Record::Vote(Vote {
                 term: Term(data.u64()?),
-                node: NodeId(data.u64()?),
+                node: ReplicaId(data.u64()?),
                 committed: data.u8()? != 0,
             }),
             RECORD_TRUNCATE_AFTER => {
@@ -507,7 +507,7 @@ impl<'a> Cursor<'a> {
     fn log_id(&mut self) -> Option<LogId> {
         Some(LogId {
             term: Term(self.u64()?),
-            node: NodeId(self.u64()?),
+            node: ReplicaId(self.u64()?),
             index: LogIndex(self.u64()?),
         })
     }

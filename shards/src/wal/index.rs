@@ -15,7 +15,7 @@ use super::block::BlockEntries;
 use super::format::State;
 use super::{Entry, LogRange, Want};
 use crate::arena::Arena;
-use crate::ids::{LogId, LogIndex, NodeId, SegmentId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, SegmentId, Term};
 use crate::limits::{LOG_CACHE_CHUNK_BYTES, LOG_KEPT_BODY_BYTES_MIN, LOG_OWN_BODY_BYTES_MIN};
 use std::collections::VecDeque;
 
@@ -46,7 +46,7 @@ impl Slot {
 struct Run {
     first: LogIndex,
     term: Term,
-    node: NodeId,
+    node: ReplicaId,
 }
 
 /// An entry kept in memory, and the sequence number of the block in which it ends.

@@ -6,7 +6,7 @@ mod race;
 
 use super::{Entry, Vote, WalOptions};
 use crate::error::Result;
-use crate::ids::{LogId, LogIndex, NodeId, ShardId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, ShardId, Term};
 use crate::vlog::{LoggedValue, ValueState};
 use bytes::Bytes;
 
@@ -22,7 +22,7 @@ fn options() -> WalOptions {
 pub(crate) fn id(term: u64, index: u64) -> LogId {
     LogId {
         term: Term(term),
-        node: NodeId(term % 3 + 1),
+        node: ReplicaId(term % 3 + 1),
         index: LogIndex(index),
     }
 }
@@ -47,7 +47,7 @@ async fn all_values(_: LoggedValue) -> Result<ValueState> {
 pub(crate) fn vote(term: u64) -> Vote {
     Vote {
         term: Term(term),
-        node: NodeId(term % 3 + 1),
+        node: ReplicaId(term % 3 + 1),
         committed: term.is_multiple_of(2),
     }
 }

@@ -1,5 +1,9 @@
 //! The arguments of the clients of a cluster.
 
+mod cluster;
+
+pub(in crate::cli) use cluster::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
+
 use crate::cli::encoding::unescape;
 use clap::{Args, Subcommand};
 use corelith_client::SEEDS_VARIABLE;
@@ -182,6 +186,20 @@ Examples:
   corelith export backup
   corelith export users --prefix users/")]
     Export(OfCluster<ExportArguments>),
+    /// Show and change what the cluster consists of.
+    #[command(
+        subcommand,
+        after_help = "\
+A cluster begins with the nodes that the configuration lists in cluster.nodes: they form it when they
+first start, and there is nothing to initialise. More nodes join it, see `corelith cluster add`.
+
+Orders are written down in the cluster, which then carries them out by itself, also when the command
+has ended. --wait waits until that is done, --dry-run only says what would be done."
+    )]
+    Cluster(ClusterCommand),
+    /// Move a shard's replicas and its lead.
+    #[command(subcommand)]
+    Shard(ShardCommand),
 }
 
 impl ClientCommand {
@@ -196,6 +214,8 @@ impl ClientCommand {
             Self::Status(of) => &mut of.connection,
             Self::Import(of) => &mut of.connection,
             Self::Export(of) => &mut of.connection,
+            Self::Cluster(command) => command.connection_mut(),
+            Self::Shard(command) => command.connection_mut(),
         }
     }
 

@@ -1,13 +1,13 @@
 //! The state of a node: what its cores say of their shards, put together.
 
 use crate::node::admission::desk::Desk;
-use crate::node::cluster::placement::Placement;
+use crate::node::cluster::map_watch::MapWatch;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
 use crate::node::mesh::Mesh;
 use corelith_consensus::{Group, Liveness, PeerState, Role};
 use corelith_io::Instant;
-use corelith_shards::LogId;
+use corelith_shards::{LogId, ShardId};
 use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
 use corelith_wire::peer::Health;
 use corelith_wire::response::Answer;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Tells the state of the node to clients of one core. Belongs to that core.
 pub(crate) struct NodeStatus {
     started: Instant,
-    placement: Arc<Placement>,
+    map: Rc<MapWatch>,
     groups: Rc<LocalGroups>,
     mesh: Rc<Mesh>,
     desk: Rc<Desk>,
@@ -29,7 +29,7 @@ pub(crate) struct NodeStatus {
 
 impl NodeStatus {
     pub(crate) fn new(
-        placement: Arc<Placement>,
+        map: Rc<MapWatch>,
         groups: Rc<LocalGroups>,
         mesh: Rc<Mesh>,
         desk: Rc<Desk>,
@@ -37,7 +37,7 @@ impl NodeStatus {
     ) -> Rc<Self> {
         Rc::new(Self {
             started: corelith_io::now(),
-            placement,
+            map,
             groups,
             mesh,
             desk,
@@ -51,22 +51,30 @@ impl NodeStatus {
         shards.sort_by_key(|status| status.shard);
         let is_sorted = shards.is_sorted_by(|a, b| a.shard < b.shard);
         assert!(is_sorted, "a shard is on one core of a node");
+        let meta = match shards.last() {
+            Some(last) if last.shard == ShardId::META.0 => shards.pop(),
+            _ => None,
+        };
         let strangers = self.desk.strangers().await;
         let strangers = strangers.into_iter().map(|stranger| NodeStranger {
             node: stranger.node.0,
             why: stranger.why,
         });
-        let me = self.placement.member(self.placement.me);
+        let map = self.map.now();
+        let peers = self.liveness.peers();
+        // Those that were removed are remembered, since what was promised to them still is.
+        let peers = peers.iter().filter(|peer| map.member(peer.node).is_some());
         Answer::Status(StatusReply {
-            node: self.placement.me.0,
-            cluster: self.placement.cluster.0,
-            epoch: self.placement.epoch,
+            node: map.me.0,
+            cluster: map.cluster.0,
+            epoch: map.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cores: me.map_or(0, |member| member.cores),
+            cores: map.cores(),
             shards,
             strangers: strangers.collect(),
-            peers: self.liveness.peers().iter().map(node_peer).collect(),
+            peers: peers.map(node_peer).collect(),
+            meta,
         })
     }
 
@@ -78,13 +86,15 @@ impl NodeStatus {
             shards.len() <= self.shards_max(),
             "room was taken for all shards"
         );
+        // Of the meta shard only damage is of interest.
+        shards.retain(|shard| shard.shard != ShardId::META.0 || shard.damaged > 0);
         let mut listed = DAMAGES_LISTED_MAX;
         for shard in &mut shards {
             shard.damages.truncate(listed);
             listed -= shard.damages.len();
         }
         Answer::Storage(StorageReply {
-            node: self.placement.me.0,
+            node: self.map.now().me.0,
             shards,
         })
     }
@@ -93,7 +103,7 @@ impl NodeStatus {
     pub(crate) fn status_bytes_max(&self) -> usize {
         limits::STATUS_BYTES
             + self.shards_max() * limits::STATUS_SHARD_BYTES
-            + self.placement.members().len()
+            + self.map.now().members().len()
                 * (limits::STATUS_STRANGER_BYTES + limits::STATUS_PEER_BYTES)
     }
 
@@ -104,8 +114,9 @@ impl NodeStatus {
             + DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX
     }
 
+    /// All shards, and the meta shard.
     fn shards_max(&self) -> usize {
-        self.placement.shards as usize
+        self.map.now().shards as usize + 1
     }
 
     /// What `tell` says of each shard of the node, or `tell_down` if it is down.
@@ -115,8 +126,9 @@ impl NodeStatus {
         tell_down: fn(&DownShard) -> T,
     ) -> Vec<T> {
         let of_core = move |core: u16, groups: &LocalGroups| -> Vec<T> {
-            let running = groups.iter().map(|group| tell(core, group));
-            running.chain(groups.down().iter().map(tell_down)).collect()
+            let (running, down) = (groups.all(), groups.down());
+            let running = running.iter().map(|group| tell(core, group));
+            running.chain(down.iter().map(tell_down)).collect()
         };
         let answers = self.mesh.ask_all(&self.groups, of_core).await;
         answers.into_iter().flatten().collect()

@@ -4,16 +4,19 @@
 use super::exchange;
 use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::standing::Exclusion;
-use crate::node::data_dir::keeper::{Earlier, Formed, Judged, KeeperAsk, RefusedNode};
+use crate::node::data_dir::keeper::{
+    Earlier, Formed, JoinQuestion, Judged, KeeperAsk, RefusedNode,
+};
 use crate::node::limits;
-use corelith_consensus::{Admit, GroupMember, Resolve};
+use corelith_consensus::{Admit, NodeStore, Resolve};
 use corelith_io::Sender;
 use corelith_wire::peer::{
-    FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
+    FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, JoinPlace, Verdict,
 };
 use corelith_wire::{NodeId, Start};
 use futures_util::FutureExt;
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +24,7 @@ use std::time::Duration;
 pub(crate) struct Desk {
     me: Cell<Introduction>,
     /// Hash of the cluster's name.
-    name: u64,
+    name: Cell<u64>,
     asks: Sender<KeeperAsk>,
     addresses: Addresses,
 }
@@ -36,7 +39,7 @@ impl Desk {
     ) -> Self {
         Self {
             me: Cell::new(me),
-            name,
+            name: Cell::new(name),
             asks,
             addresses,
         }
@@ -48,8 +51,13 @@ impl Desk {
     }
 
     /// The node has learnt what the cluster is.
-    pub(super) fn introduce_as(&self, me: Introduction) {
+    pub(crate) fn introduce_as(&self, me: Introduction) {
         self.me.set(me);
+    }
+
+    /// The node has learnt what the cluster is called: the hash of its name.
+    pub(crate) fn name_cluster(&self, name: u64) {
+        self.name.set(name);
     }
 
     /// Where the other nodes are.
@@ -87,6 +95,12 @@ impl Desk {
 
     /// Answers a question about the formation.
     pub(crate) async fn answer(&self, ask: FormationAsk) -> Option<FormationReply> {
+        if let FormationStep::Join(place) = &ask.step {
+            let place = place.clone();
+            let ask = Box::new(ask);
+            let joining = |told| KeeperAsk::Join(JoinQuestion { ask, place, told });
+            return Some(self.asked(joining).await);
+        }
         let them = ask.from;
         let mut earlier = Earlier::Unknown;
         loop {
@@ -109,7 +123,7 @@ impl Desk {
     }
 
     /// Remembers that a store of another node lacks what it had acknowledged.
-    pub(crate) async fn lost(&self, GroupMember { node, store }: GroupMember) {
+    pub(crate) async fn lost(&self, NodeStore { node, store }: NodeStore) {
         self.asked(|told| KeeperAsk::Lost { node, store, told })
             .await;
     }
@@ -148,6 +162,22 @@ impl Desk {
         }
     }
 
+    /// Asks whoever listens at that address to take this node in.
+    pub(super) async fn ask_at(
+        &self,
+        address: SocketAddr,
+        place: &JoinPlace,
+    ) -> Option<FormationReply> {
+        let ask = FormationAsk {
+            name: self.name.get(),
+            from: self.me.get(),
+            step: FormationStep::Join(place.clone()),
+        };
+        let asked = exchange::ask(address, &ask);
+        let reply = corelith_io::timeout(limits::JOIN_DEADLINE, asked).await;
+        reply.ok().flatten()
+    }
+
     /// Asks another node.
     pub(crate) async fn ask(
         &self,
@@ -156,7 +186,7 @@ impl Desk {
         limit: Duration,
     ) -> Option<FormationReply> {
         let ask = FormationAsk {
-            name: self.name,
+            name: self.name.get(),
             from: self.me.get(),
             step,
         };

@@ -5,7 +5,8 @@ use bytes::BytesMut;
 use corelith_io::{ReadHalf, TcpStream, WriteHalf};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Status, WELCOME_BYTES, Welcome};
-use corelith_wire::peer::{self, FormationAsk, FormationReply};
+use corelith_wire::limits::CLUSTER_MAP_BYTES_MAX;
+use corelith_wire::peer::{self, FormationAsk, FormationReply, FormationStep};
 use corelith_wire::{Epoch, Frame, FrameParser, Head, Kind, Outbox, RequestId, ShardId};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,7 +30,12 @@ pub(super) async fn ask(address: SocketAddr, ask: &FormationAsk) -> Option<Forma
         return None;
     }
     send(&mut write, |out| peer::encode_formation(out, HEAD, ask)).await?;
-    let frame = frame(&mut read, &mut buffer).await?;
+    let longest = match ask.step {
+        // The answer may have the map.
+        FormationStep::Join(_) => CLUSTER_MAP_BYTES_MAX + FORMATION_FRAME_BYTES_MAX,
+        _ => FORMATION_FRAME_BYTES_MAX,
+    };
+    let frame = frame(&mut read, &mut buffer, longest).await?;
     if frame.header.head.kind != peer::kinds::FORM_REPLY {
         return None;
     }
@@ -50,7 +56,7 @@ pub(crate) async fn serve<A: Future<Output = Option<FormationReply>>>(
     buffer: &mut BytesMut,
     answer: impl FnOnce(FormationAsk) -> A,
 ) -> Option<()> {
-    let frame = frame(read, buffer).await?;
+    let frame = frame(read, buffer, FORMATION_FRAME_BYTES_MAX).await?;
     if frame.header.head.kind != peer::kinds::FORM {
         return None;
     }
@@ -78,12 +84,12 @@ async fn take(read: &mut ReadHalf, buffer: &mut BytesMut, len: usize) -> Option<
     Some(buffer.split_to(len))
 }
 
-/// The next frame, if it is no longer than one of these may be.
-async fn frame(read: &mut ReadHalf, buffer: &mut BytesMut) -> Option<Frame> {
+/// The next frame, if it is no longer than that.
+async fn frame(read: &mut ReadHalf, buffer: &mut BytesMut, longest: usize) -> Option<Frame> {
     let parser = FrameParser::new(Accepts::Peer);
     loop {
         let missing = parser.missing(buffer).ok()?;
-        if buffer.len() + missing > FORMATION_FRAME_BYTES_MAX {
+        if buffer.len() + missing > longest {
             return None;
         }
         if missing == 0 {

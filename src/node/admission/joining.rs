@@ -3,25 +3,32 @@
 
 use super::{desk::Desk, exchange};
 use crate::node::cluster::formation::{Proposer, Spread, majority};
+use crate::node::cluster::judge::KnownNode;
+use crate::node::cluster::map::Map;
+use crate::node::cluster::map_watch::MapWatch;
+use crate::node::cluster::placement::Placement;
 use crate::node::cluster::standing::{
-    Standing, claim, difference, exclusion, standing, waits_for_existing,
+    Exclusion, Standing, claim, difference, exclusion, standing, waits_for_existing,
 };
 use crate::node::data_dir::identity::{Identity, IdentityError};
 use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
+use crate::node::data_dir::map_file;
 use crate::node::limits;
 use bytes::BytesMut;
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Instant, TcpListener, TcpStream};
 use corelith_wire::handshake::{Role, Status, Welcome};
 use corelith_wire::peer::{
-    Charter, FormationAnswer, FormationReply, FormationStep, Introduction, Verdict,
+    Charter, FormationAnswer, FormationReply, FormationStep, Introduction, JoinPlace, Verdict,
 };
 use corelith_wire::{Epoch, FullClusterId, NodeId, StoreId};
 use futures_util::future::join_all;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 type Replies = BTreeMap<NodeId, FormationReply>;
@@ -30,8 +37,12 @@ type Replies = BTreeMap<NodeId, FormationReply>;
 pub(crate) struct Joining {
     keeper: Rc<IdentityKeeper>,
     desk: Rc<Desk>,
-    /// All nodes, ascending.
+    /// Where the others are, and who: the first nodes, or all that the map known last has.
+    map: Rc<MapWatch>,
+    /// The first nodes, ascending.
     first: Vec<NodeId>,
+    /// Where this node is.
+    place: JoinPlace,
     spread: Spread,
     dir: String,
     /// The cluster was formed before: this node takes part in forming none.
@@ -45,17 +56,20 @@ pub(crate) struct Joining {
 
 impl Joining {
     pub(crate) fn new(
-        keeper: Rc<IdentityKeeper>,
-        desk: Rc<Desk>,
-        first: Vec<NodeId>,
+        (keeper, desk): (Rc<IdentityKeeper>, Rc<Desk>),
+        map: Rc<MapWatch>,
+        place: JoinPlace,
         spread: Spread,
         dir: String,
         is_existing: bool,
     ) -> Self {
+        let first = keeper.identity().nodes;
         Self {
             keeper,
             desk,
+            map,
             first,
+            place,
             spread,
             dir,
             is_existing,
@@ -91,9 +105,18 @@ impl Joining {
             }
             let me = self.keeper.me();
             if let Some(charter) = self.keeper.formation().charter {
+                let known = self.keeper.known(me.node).unwrap_or(KnownNode::None);
+                let map = self.keeper.map();
+                let mapped = map.and_then(|map| map.node(me.node).map(|node| node.store));
+                let known = (&charter, known, mapped == Some(me.store));
                 match self.keeper.excluded() {
-                    Some(excluded) => self.say(exclusion(&self.dir, &me, excluded), true),
-                    None => match standing(&me, &charter, &replies) {
+                    Some(excluded) => {
+                        self.say(exclusion(&self.dir, &me, excluded), true);
+                        if matches!(excluded, Exclusion::OtherStore(_)) && self.rejoin().await? {
+                            continue;
+                        }
+                    }
+                    None => match standing(&me, known, &replies) {
                         Standing::Member => return Ok((me, charter)),
                         Standing::Waits(why) => self.say(why, false),
                         Standing::Excluded(excluded) => {
@@ -111,8 +134,12 @@ impl Joining {
     /// Asks all others that `is_asked`, at once; who does not answer in time is left out.
     async fn ask_others(&self, step: &FormationStep, is_asked: impl Fn(NodeId) -> bool) -> Replies {
         let me = self.desk.me().node;
-        let others = self.first.iter().copied();
-        let asked = others.filter(|node| *node != me && is_asked(*node));
+        let mapped = self.map.now();
+        let mapped = mapped.members().iter().map(|member| member.id);
+        let others: BTreeSet<NodeId> = self.first.iter().copied().chain(mapped).collect();
+        let asked = others
+            .into_iter()
+            .filter(|node| *node != me && is_asked(*node));
         let asked = asked.map(|node| async move {
             let limit = limits::FORMATION_ASK_DEADLINE;
             let reply = self.desk.ask(node, step.clone(), limit).await;
@@ -156,6 +183,59 @@ impl Joining {
             }
         }
         Ok(())
+    }
+
+    /// Asks the others to take this node in again, with its store, which is blank; whether they have.
+    async fn rejoin(&self) -> Result<bool, IdentityError> {
+        if !self.keeper.is_blank() {
+            return Ok(false);
+        }
+        let step = FormationStep::Join(self.place.clone());
+        let replies = self.ask_others(&step, |_| true).await;
+        let me = self.desk.me();
+        for reply in replies.into_values() {
+            match reply.answer {
+                FormationAnswer::Joined { node, map, .. } if node == me.node => {
+                    if self.adopt(&map).await? {
+                        tracing::info!(store = %me.store, "the cluster has taken this node in again");
+                        return Ok(true);
+                    }
+                }
+                FormationAnswer::Declined(why) => {
+                    tracing::debug!(why, "the node is not taken in again");
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes by a map that names this node's store.
+    async fn adopt(&self, bytes: &[u8]) -> Result<bool, IdentityError> {
+        let me = self.keeper.me();
+        let Ok(map) = Map::decode(bytes) else {
+            return Ok(false);
+        };
+        let is_named = map.node(me.node).is_some_and(|node| node.store == me.store);
+        if !is_named || map.cluster != me.cluster {
+            return Ok(false);
+        }
+        // Durable before the directory is known to the cluster, so that the next start does not ask again.
+        if let Err(error) = map_file::write(Path::new(&self.dir), &map).await {
+            tracing::warn!(%error, "the cluster map cannot be written down");
+        }
+        // Its replicas are other ones than those of the founding.
+        self.keeper
+            .change(|identity| {
+                identity.excluded = None;
+                identity.found([]);
+            })
+            .await?;
+        let map = Arc::new(map);
+        let placement = Placement::of_map(me.node, self.place.cores, Arc::clone(&map));
+        self.keeper.know(map);
+        self.map.take(Arc::new(placement));
+        Ok(true)
     }
 
     /// Proposes a charter if enough of the first nodes are there and it is this one's turn.
@@ -276,7 +356,10 @@ impl Joining {
                 FormationAnswer::Refused(verdict) | FormationAnswer::Formed { verdict, .. } => {
                     Some(difference(&me, *node, &reply.by, *verdict))
                 }
-                FormationAnswer::Unformed { .. } | FormationAnswer::Named(_) => None,
+                FormationAnswer::Unformed { .. }
+                | FormationAnswer::Named(_)
+                | FormationAnswer::Joined { .. }
+                | FormationAnswer::Declined(_) => None,
             });
         differences.collect()
     }

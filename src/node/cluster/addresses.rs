@@ -1,33 +1,33 @@
 //! Where the other nodes are. Names are looked up whenever a connection is made, so that a node is found
 //! after its address has changed, and one whose name has none is a node that is down.
 
-use super::placement::Placement;
+use super::map_watch::MapWatch;
 use corelith_shards::NodeId;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Looks nodes up. Belongs to one core; clones share what was said.
 #[derive(Clone)]
 pub(crate) struct Addresses {
-    placement: Arc<Placement>,
+    map: Rc<MapWatch>,
     /// Nodes whose name had no address at the last look.
     nowhere: Rc<RefCell<BTreeSet<NodeId>>>,
 }
 
 impl Addresses {
-    pub(crate) fn new(placement: Arc<Placement>) -> Self {
+    pub(crate) fn new(map: Rc<MapWatch>) -> Self {
         Self {
-            placement,
+            map,
             nowhere: Rc::default(),
         }
     }
 
     /// The address of a node's core, if its name has one now.
     pub(crate) async fn of(self, node: NodeId, core: u16) -> Option<SocketAddr> {
-        let member = self.placement.member(node)?;
+        let map = self.map.now();
+        let member = map.member(node)?;
         let port = member.core_port(core);
         if let Ok(ip) = member.host.parse::<IpAddr>() {
             return Some(SocketAddr::new(ip, port));

@@ -39,7 +39,10 @@ impl Acceptor {
         let mut next = self.clone();
         match step {
             _ if self.charter.is_some() => {}
-            FormationStep::Who | FormationStep::Name | FormationStep::Stranger => {}
+            FormationStep::Who
+            | FormationStep::Name
+            | FormationStep::Stranger
+            | FormationStep::Join(_) => {}
             FormationStep::Prepare(ballot) => next.promised = self.promised.max(*ballot),
             FormationStep::Accept(ballot, charter) => {
                 if *ballot >= self.promised && charter.store_of(node) == Some(store) {

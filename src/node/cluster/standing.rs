@@ -1,6 +1,7 @@
 //! Where a node stands that starts, once the cluster is formed: what the others say of it, as a pure
 //! function, and the sentences for whoever runs it.
 
+use super::judge::KnownNode;
 use corelith_wire::peer::{Charter, FormationAnswer, FormationReply, Introduction, Verdict};
 use corelith_wire::{Mark, NodeId, Start, StoreId};
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub enum Exclusion {
     Behind(Mark),
     /// It lacks entries that it had acknowledged.
     LostEntries,
+    /// Its node was removed from the cluster.
+    Removed,
 }
 
 impl Exclusion {
@@ -26,6 +29,7 @@ impl Exclusion {
             Verdict::RolledBack(start) => Some(Self::RolledBack(start)),
             Verdict::Behind(mark) => Some(Self::Behind(mark)),
             Verdict::LostEntries => Some(Self::LostEntries),
+            Verdict::Removed => Some(Self::Removed),
             Verdict::Known
             | Verdict::OtherCluster
             | Verdict::NoSuchNode
@@ -52,17 +56,20 @@ pub fn claim(me: NodeId, charter: &Charter) -> Option<Exclusion> {
     (named == StoreId::ANY).then_some(Exclusion::OtherStore(named))
 }
 
-/// What `me` makes of `charter`, and of what others have answered. Who does not answer says nothing: a
-/// majority is needed for anything that counts, and each of it judges again.
+/// What `me` makes of what is `known` of it, by the `charter` and the newest map, and of what others have answered. Who
+/// does not answer says nothing: a majority is needed for anything that counts, and each of it judges again.
+/// `is_mapped`: the map names its store, so that whoever knows another one has not heard of the map.
 pub fn standing(
     me: &Introduction,
-    charter: &Charter,
+    (charter, known, is_mapped): (&Charter, KnownNode, bool),
     replies: &BTreeMap<NodeId, FormationReply>,
 ) -> Standing {
-    match charter.store_of(me.node) {
-        Some(StoreId::UNCLAIMED | StoreId::ANY) => {}
-        Some(named) if named == me.store => {}
-        named => return Standing::Excluded(Exclusion::OtherStore(named.unwrap_or_default())),
+    match known {
+        KnownNode::Store(StoreId::UNCLAIMED | StoreId::ANY) => {}
+        KnownNode::Store(named) if named == me.store => {}
+        KnownNode::Store(named) => return Standing::Excluded(Exclusion::OtherStore(named)),
+        KnownNode::None => return Standing::Excluded(Exclusion::OtherStore(StoreId::UNCLAIMED)),
+        KnownNode::Removed => return Standing::Excluded(Exclusion::Removed),
     }
     let mut is_known = false;
     let mut refused = None;
@@ -76,8 +83,14 @@ pub fn standing(
                 false => Verdict::OtherCluster,
             },
             FormationAnswer::Refused(verdict) => *verdict,
-            FormationAnswer::Unformed { .. } | FormationAnswer::Named(_) => continue,
+            FormationAnswer::Unformed { .. }
+            | FormationAnswer::Named(_)
+            | FormationAnswer::Joined { .. }
+            | FormationAnswer::Declined(_) => continue,
         };
+        if is_mapped && matches!(verdict, Verdict::OtherStore(_)) {
+            continue;
+        }
         if let Some(excluded) = Exclusion::of(verdict) {
             return Standing::Excluded(excluded);
         }
@@ -175,10 +188,24 @@ pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
             "the data directory {dir} is an old state of node {node}: it lacks writes that it had acknowledged, so it \
              was restored from an image, or its disk has lost what it had written"
         ),
+        Exclusion::Removed => {
+            format!("node {node} was removed from the cluster, and {dir} is its data directory")
+        }
+    };
+    let advice = match excluded {
+        Exclusion::OtherStore(_) => {
+            "if it is new, the node asks the cluster to take it in again with it, which the cluster does by itself \
+             unless its setting `rejoin` is manual; otherwise move it away and start the node with a new one"
+        }
+        Exclusion::RolledBack(_) | Exclusion::Behind(_) | Exclusion::LostEntries => {
+            "to have the node taken in again, stop it, move the directory away and start it with a new one"
+        }
+        Exclusion::Removed => {
+            "stop it; to have this machine in the cluster again, start it with a new directory and `node.join`"
+        }
     };
     format!(
-        "{why}; it has no vote and takes part in nothing, the data of the cluster is on its other nodes, and \
-         taking a node in again is not possible yet: leave this directory and the other nodes as they are"
+        "{why}; it has no vote and takes part in nothing, the data of the cluster is on its other nodes: {advice}"
     )
 }
 

@@ -1,10 +1,12 @@
 //! The rules of the configuration, as pure functions: each returns the key and what is wrong.
 
 use super::{
-    ClientsConfig, ClusterConfig, ConfigError, Listen, LivenessConfig, NodeEntry, StorageConfig,
+    ClientsConfig, ClusterConfig, ConfigError, Listen, LivenessConfig, NodeEntry, Place, RawNode,
+    StorageConfig,
 };
 use crate::node::limits;
 use corelith_shards::limits::{SEPARATED_VALUE_BYTES_MIN, VALUE_BYTES_MAX};
+use corelith_wire::ReplicaId;
 use std::path::Path;
 
 /// With fewer one delayed packet would start an election.
@@ -103,6 +105,12 @@ fn node(node: &NodeEntry, earlier: &[NodeEntry]) -> Result<(), Problem> {
     if node.id == 0 {
         return problem("cluster.nodes: id", "0 is not allowed: ids count from 1");
     }
+    if node.id >= ReplicaId::NODES_END {
+        return problem(
+            key("id"),
+            format!("is not allowed: 1 to {}", ReplicaId::NODES_END - 1),
+        );
+    }
     if earlier.iter().any(|other| other.id == node.id) {
         return problem(
             key("id"),
@@ -174,6 +182,115 @@ fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), Problem> {
     problem(key, format!("{value} is not allowed: {min} to {max}"))
 }
 
+/// Checks the number of cores of this node.
+pub(super) fn cores(cores: u16) -> Result<(), Problem> {
+    within("node.cores", cores.into(), 1, limits::CORES_MAX.into())
+}
+
+/// Checks the id of a node that joins; 0: it is given one.
+pub(super) fn id(id: u64) -> Result<(), Problem> {
+    within("node.id", id, 0, ReplicaId::NODES_END - 1)
+}
+
+pub(super) fn some_id(id: Option<u64>) -> Result<u64, Problem> {
+    match id {
+        Some(id) => Ok(id),
+        None => problem(
+            "node.id",
+            "is missing: the id of this node in cluster.nodes (a node with `node.join` is given one)",
+        ),
+    }
+}
+
+pub(super) fn some_listen(listen: Option<&str>) -> Result<&str, Problem> {
+    match listen {
+        Some(listen) => Ok(listen),
+        None => problem(
+            "node.listen",
+            "is missing: a node that joins a cluster says where it listens, as in \"10.0.0.4:7411\"",
+        ),
+    }
+}
+
+/// The addresses of the nodes that are asked.
+pub(super) fn join(join: &[String], has_cluster: bool) -> Result<Vec<(String, u16)>, Problem> {
+    let key = "node.join";
+    if join.is_empty() {
+        return problem(
+            "cluster",
+            "is missing: give the first nodes in cluster.nodes, or node.join for a cluster that is there",
+        );
+    }
+    if has_cluster {
+        return problem(
+            key,
+            "is not allowed beside [cluster]: remove that table, the node learns all of it from the cluster",
+        );
+    }
+    let addresses = join.iter().map(|text| match host_and_port(text) {
+        Some((host, port)) if port > 0 => {
+            self::host(key, &host)?;
+            Ok((host, port))
+        }
+        _ => problem(
+            key,
+            format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
+        ),
+    });
+    addresses.collect()
+}
+
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Where others find the node.
+pub(super) fn place(node: &RawNode, entry: &NodeEntry, cores: u16) -> Result<Place, Problem> {
+    let (mut host, mut port) = (entry.host.clone(), entry.port);
+    if let Some(text) = &node.advertise {
+        let key = "node.advertise";
+        let Some(found) = host_and_port(text) else {
+            return problem(
+                key,
+                format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
+            );
+        };
+        (host, port) = found;
+        self::host(key, &host)?;
+        ports(key, port, cores)?;
+    }
+    if host.len() > limits::HOST_LEN_MAX {
+        return problem("node.advertise", "the host name is too long");
+    }
+    let is_any = host.parse::<std::net::IpAddr>();
+    if is_any.is_ok_and(|address| address.is_unspecified()) {
+        return problem(
+            "node.advertise",
+            format!("is missing: others cannot reach this node at {host}"),
+        );
+    }
+    for (key, text) in [("node.zone", &node.zone), ("node.region", &node.region)] {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.len() > limits::ZONE_LEN_MAX || !text.chars().all(allowed) {
+            return problem(
+                key,
+                format!(
+                    "{text:?} is not allowed: up to {} letters, digits, `-`, `_` or `.`",
+                    limits::ZONE_LEN_MAX
+                ),
+            );
+        }
+    }
+    Ok(Place {
+        host,
+        port,
+        zone: node.zone.clone(),
+        region: node.region.clone(),
+    })
+}
+
 pub(super) fn own_entry(id: u64, cluster: &ClusterConfig) -> Result<&NodeEntry, Problem> {
     if let Some(entry) = cluster.nodes.iter().find(|node| node.id == id) {
         return Ok(entry);
@@ -192,24 +309,17 @@ pub(super) fn own_entry(id: u64, cluster: &ClusterConfig) -> Result<&NodeEntry, 
     )
 }
 
-pub(super) fn listen(text: &str, entry: &NodeEntry) -> Result<Listen, Problem> {
+pub(super) fn listen(text: &str, cores: u16) -> Result<Listen, Problem> {
     let key = "node.listen";
-    let parsed = text
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    let Some((host, port)) = parsed else {
+    let Some((host, port)) = host_and_port(text) else {
         return problem(
             key,
             format!("{text:?} is not allowed: \"HOST:PORT\", as in \"10.0.0.1:7411\""),
         );
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    self::host(key, host)?;
-    ports(key, port, entry.cores)?;
-    Ok(Listen {
-        host: host.to_owned(),
-        port,
-    })
+    self::host(key, &host)?;
+    ports(key, port, cores)?;
+    Ok(Listen { host, port })
 }
 
 pub(super) fn pin(pin: &[usize], cores: u16) -> Result<(), Problem> {

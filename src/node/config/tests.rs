@@ -78,17 +78,6 @@ fn the_hash_follows_the_name() {
     assert_ne!(one, 0);
 }
 
-/// Which addresses nodes have may differ from node to node; how many cores, and which ids, may not.
-#[test]
-fn the_hash_of_the_nodes_leaves_addresses_out() {
-    let hash = |text: &str| parse(text).unwrap().cluster.nodes_hash();
-    let one = hash(GOOD);
-    assert_eq!(hash(&GOOD.replace("10.0.0.1", "10.0.9.9")), one);
-    let more_cores = GOOD.replacen("cores = 2", "cores = 3", 1);
-    assert_ne!(more_cores, GOOD);
-    assert_ne!(hash(&more_cores), one);
-}
-
 #[test]
 fn every_problem_names_the_key_and_what_is_allowed() {
     // (replace, by, the error)
@@ -308,9 +297,9 @@ fn syntax_problems_name_line_and_key() {
         (
             "id = 2\n",
             "id = 2\ncolour = 1\n",
-            "c.toml, line 4, key `colour`: unknown field `colour`, expected one of `id`, `data_dir`, `listen`, `pin`",
+            "c.toml, line 4, key `colour`: unknown field `colour`, expected one of `id`, `data_dir`, `listen`, `advertise`, `cores`, `zone`, `region`, `join`, `pin`",
         ),
-        ("id = 2\n", "", "c.toml, line 2: missing field `id`"),
+        ("id = 2\n", "", "c.toml: node.id: is missing"),
         (
             "[liveness]",
             "[draft]",
@@ -339,7 +328,7 @@ fn syntax_problems_name_line_and_key() {
 
 #[test]
 fn an_unreadable_file_is_named() {
-    let error = NodeConfig::load("/nowhere/c.toml".as_ref()).unwrap_err();
+    let error = NodeConfig::load("/nowhere/c.toml".as_ref(), &[]).unwrap_err();
     assert!(
         error
             .to_string()
@@ -351,7 +340,7 @@ fn an_unreadable_file_is_named() {
 #[test]
 fn the_sample_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/corelith.toml");
-    let config = NodeConfig::load(path.as_ref()).unwrap();
+    let config = NodeConfig::load(path.as_ref(), &[]).unwrap();
     assert_eq!(config.cluster.nodes.len(), 3);
     let hosts = config.cluster.nodes.iter().map(|node| &node.host);
     for host in hosts.chain([&config.listen.host]) {
@@ -363,4 +352,69 @@ fn the_sample_is_valid() {
         crate::node::config::StorageConfig::default()
     );
     assert_eq!(config.liveness, LivenessConfig::default());
+}
+
+/// A node that joins says where it is and whom it asks; what the cluster is, the cluster tells it.
+#[test]
+fn a_node_may_join() {
+    let join = "join = [\"10.0.0.1:7411\", \"[::1]:7411\"]";
+    let text = |node: &str| format!("[node]\ndata_dir = \"/d\"\n{node}\n");
+    let good = text(&format!(
+        "{join}\nlisten = \"10.0.0.4:7411\"\ncores = 3\nzone = \"a\""
+    ));
+    let config = parse(&good).unwrap();
+    assert_eq!((config.id.0, config.cores), (0, 3));
+    assert!(!config.cluster.is_given());
+    let expected = [("10.0.0.1".to_owned(), 7411), ("::1".to_owned(), 7411)];
+    assert_eq!(config.join, expected);
+    let place = (config.place.host.as_str(), config.place.port);
+    assert_eq!(
+        (place, config.place.zone.as_str()),
+        (("10.0.0.4", 7411), "a")
+    );
+    let advertised = good.replace(
+        "listen = \"10.0.0.4:7411\"",
+        "listen = \"0.0.0.0:7411\"\nadvertise = \"db4:8000\"",
+    );
+    let config = parse(&advertised).unwrap();
+    assert_eq!(
+        (config.place.host.as_str(), config.place.port),
+        ("db4", 8000)
+    );
+    assert_eq!(config.listen.host, "0.0.0.0");
+    let table = [
+        (text(join), "node.listen: is missing"),
+        (text("listen = \"h:1\""), "cluster: is missing"),
+        (
+            good.replace("10.0.0.4", "0.0.0.0"),
+            "node.advertise: is missing",
+        ),
+        (
+            good.replace("10.0.0.1:7411", "10.0.0.1"),
+            "node.join: \"10.0.0.1\" is not allowed",
+        ),
+        (
+            good.replace("\"a\"", "\"a b\""),
+            "node.zone: \"a b\" is not allowed",
+        ),
+        (
+            good.replace("cores = 3", "cores = 0"),
+            "node.cores: 0 is not allowed",
+        ),
+        (
+            format!("{good}[cluster]\nname = \"c\"\nshards = 1\nnodes = []"),
+            "node.join: is not allowed beside [cluster]",
+        ),
+        (
+            good.replace("[node]", "[node]\nid = 281474976710656"),
+            "node.id: 281474976710656 is not allowed",
+        ),
+    ];
+    for (text, expected) in table {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    // The cores of a first node may be others than the list of first nodes says.
+    let config = parse(&GOOD.replace("[node]", "[node]\ncores = 3")).unwrap();
+    assert_eq!(config.cores, 3);
 }

@@ -2,12 +2,16 @@
 //!
 //! Written when the directory is first used, and compared with the configuration at every later start. A
 //! directory that holds anything else but no `node` file is refused: a node that forgot its log would
-//! vote twice. For the same reason it lists the shards that the store holds: one that is listed and not
-//! there is damage, and is never created anew.
+//! vote twice. For the same reason it lists the shards that the store holds: one that is listed as
+//! made and not there is damage, and is never created anew.
 //!
 //! Invariants:
-//! * A shard is listed after everything of its creation is durable, and before its replica votes or
-//!   takes an entry. So a crash in between leaves a shard that was never used, which is listed then.
+//! * A shard is listed with its replica's generation before its directory is made, and as made after everything
+//!   of its creation is durable, before its replica votes or takes an entry. So a crash in between leaves a shard
+//!   that was never used, and is made then.
+//! * The shards of the founding are listed once. What a start opens is what is listed.
+//! * A shard that is dropped is listed as such before its directory goes, and as gone after that. Its generation
+//!   stays: a replica that was dropped never comes back.
 //! * The file is replaced as a whole, by one whose blocks were allocated before: a full device keeps no
 //!   node from starting or from knowing its peers.
 //! * The incarnation is raised durably before the node says anything to anybody, and the mark before anybody
@@ -17,12 +21,12 @@
 //! * What peers have said against the store is kept: it takes part in nothing after another start either.
 
 mod format;
+mod held;
 #[cfg(test)]
 mod tests;
 
 use crate::node::cluster::formation::Acceptor;
 use crate::node::cluster::judge::Met;
-use crate::node::cluster::placement::Placement;
 use crate::node::cluster::standing::Exclusion;
 use corelith_io::{BLOCK_SIZE, Buf, DirLock, ErrorKind, File, OpenOptions};
 use corelith_shards::{NodeId, ShardId};
@@ -31,8 +35,10 @@ use corelith_wire::{Mark, Start, StoreId};
 pub use format::decode;
 #[cfg(test)]
 pub(crate) use format::encode;
-pub(crate) use format::{FILE_BYTES, MAGIC};
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) use format::{FILE_BYTES_MAX, MAGIC};
+pub(crate) use held::may_make;
+pub use held::{HeldShard, HeldState, ShardNote};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +48,7 @@ pub const FILE_NAME: &str = "node";
 const NEW_FILE_NAME: &str = "node.new";
 pub(crate) const SHARDS_DIR: &str = "shards";
 
-const _: () = assert!(FILE_BYTES.is_multiple_of(BLOCK_SIZE));
+const _: () = assert!(FILE_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
 
 /// Why a data directory cannot be used by this node.
 #[derive(Debug, thiserror::Error)]
@@ -112,15 +118,17 @@ pub enum IdentityError {
 }
 
 /// Who a data directory is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Number of shards of the cluster.
+    /// Number of shards of the cluster; 0 before the node is one of it.
     pub shards: u32,
-    /// Replicas of each.
+    /// Replicas of each, when the cluster was formed.
     pub replicas: u32,
-    /// Cores of this node.
+    /// What reads rely on, as nodes tell each other.
+    pub reads: u16,
+    /// Cores of the node in its last start.
     pub cores: u16,
-    /// This node.
+    /// This node; 0 before the cluster has given it an id.
     pub node: NodeId,
     /// Hash of the cluster's name.
     pub name: u64,
@@ -138,12 +146,40 @@ pub struct Identity {
     pub formation: Acceptor,
     /// What peers have said against the store.
     pub excluded: Option<Exclusion>,
-    /// All nodes, ascending.
+    /// The first nodes, ascending.
     pub nodes: Vec<NodeId>,
     /// The peers that were met.
     pub met: BTreeMap<NodeId, Met>,
-    /// The shards that the store holds.
-    pub held: BTreeSet<ShardId>,
+    /// Whether the shards of the founding are listed.
+    pub is_founded: bool,
+    /// The shards that the store has, or had.
+    pub held: BTreeMap<ShardId, HeldShard>,
+}
+
+/// What the configuration says of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The node's id, if it is configured.
+    pub node: Option<NodeId>,
+    /// Its cores.
+    pub cores: u16,
+    /// The cluster, if its first nodes are configured.
+    pub cluster: Option<ExpectedCluster>,
+}
+
+/// A cluster whose first nodes are configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedCluster {
+    /// Hash of its name.
+    pub name: u64,
+    /// Number of shards.
+    pub shards: u32,
+    /// Replicas of each.
+    pub replicas: u32,
+    /// What reads rely on, as nodes tell each other.
+    pub reads: u16,
+    /// The first nodes, ascending.
+    pub nodes: Vec<NodeId>,
 }
 
 impl Identity {
@@ -166,20 +202,22 @@ pub struct DataDir {
 
 /// The directory of a shard's files.
 pub fn shard_dir(data_dir: &Path, shard: ShardId) -> PathBuf {
-    data_dir.join(SHARDS_DIR).join(format!("{:05}", shard.0))
+    let name = match shard {
+        ShardId::META => "meta".to_owned(),
+        ShardId(number) => format!("{number:05}"),
+    };
+    data_dir.join(SHARDS_DIR).join(name)
 }
 
 impl DataDir {
-    /// Locks `dir`, creating it if needed, checks that it belongs to this node of `placement`, and
+    /// Locks `dir`, creating it if needed, checks that it is what is expected, and
     /// begins another start of it, which may give promises of `promise`. Must run on a core.
     ///
     /// # Errors
     /// See [`IdentityError`].
     pub async fn open(
         dir: &Path,
-        placement: &Placement,
-        name: u64,
-        cores: u16,
+        expected: &Expected,
         promise: Duration,
     ) -> Result<Self, IdentityError> {
         corelith_io::create_dir_all(dir).await?;
@@ -190,33 +228,20 @@ impl DataDir {
                 error.into()
             }
         })?;
-        let configured = Identity {
-            shards: placement.shards,
-            replicas: placement.replicas,
-            cores,
-            node: placement.me,
-            name,
-            store: new_store(),
-            incarnation: 0,
-            starts: LastStarts::default(),
-            mark: Mark::default(),
-            promise_ms_max: 0,
-            formation: Acceptor::default(),
-            excluded: None,
-            nodes: placement.members().iter().map(|m| m.id).collect(),
-            met: BTreeMap::new(),
-            held: BTreeSet::new(),
-        };
         let mut identity = match read(dir).await? {
             Some(stored) => {
-                check_same(dir, &stored, &configured)?;
+                check_same(dir, &stored, expected)?;
                 stored
             }
             None => {
                 check_empty(dir).await?;
-                configured
+                new_identity(expected)
             }
         };
+        if let Some(cluster) = &expected.cluster {
+            identity.reads = cluster.reads;
+        }
+        identity.cores = expected.cores;
         identity.incarnation = identity.incarnation.saturating_add(1);
         let start = Start {
             incarnation: identity.incarnation,
@@ -234,6 +259,22 @@ impl DataDir {
             _lock: lock,
         })
     }
+}
+
+/// Of a directory that is new.
+fn new_identity(expected: &Expected) -> Identity {
+    let mut identity = Identity {
+        node: expected.node.unwrap_or_default(),
+        store: new_store(),
+        ..Identity::default()
+    };
+    if let Some(cluster) = &expected.cluster {
+        identity.shards = cluster.shards;
+        identity.replicas = cluster.replicas;
+        identity.name = cluster.name;
+        identity.nodes.clone_from(&cluster.nodes);
+    }
+    identity
 }
 
 /// A promise's length as the file has it.
@@ -259,24 +300,25 @@ pub async fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let bytes = file.read_at(0, FILE_BYTES).await?;
+    let bytes = file.read_at(0, FILE_BYTES_MAX).await?;
     decode(&show(&path), &bytes).map(Some)
 }
 
 /// Writes under another name, then renames: the file is complete or not there.
 pub(super) async fn write(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
     let new = dir.join(NEW_FILE_NAME);
-    write_new(&new, &format::encode(identity)).await?;
+    let bytes = format::encode(identity);
+    write_new(&new, &bytes).await?;
     corelith_io::rename(&new, &dir.join(FILE_NAME)).await?;
     corelith_io::sync_dir(dir).await?;
     // The next one has its blocks, and its name, before it is needed.
-    if let Err(error) = write_new(&new, &[0; FILE_BYTES]).await {
+    if let Err(error) = write_new(&new, &vec![0; bytes.len()]).await {
         tracing::debug!(%error, "the next identity has no space yet");
     }
     Ok(())
 }
 
-/// Writes a file of these bytes, over one of that length if there is one.
+/// Writes a file that begins with these bytes, over one if there is one.
 async fn write_new(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let file = match OpenOptions::new().write().open(path).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -307,40 +349,36 @@ async fn check_empty(dir: &Path) -> Result<(), IdentityError> {
     }
 }
 
-fn check_same(dir: &Path, stored: &Identity, configured: &Identity) -> Result<(), IdentityError> {
+fn check_same(dir: &Path, stored: &Identity, expected: &Expected) -> Result<(), IdentityError> {
     let list = |nodes: &[NodeId]| {
         let ids: Vec<String> = nodes.iter().map(|node| node.0.to_string()).collect();
         ids.join(", ")
     };
     let hex = |id: u64| format!("{id:016x}");
-    let settings = [
-        (
-            "node id",
-            stored.node.0.to_string(),
-            configured.node.0.to_string(),
-        ),
-        (
-            "cluster.name (a hash of it)",
-            hex(stored.name),
-            hex(configured.name),
-        ),
-        (
-            "the number of shards",
-            stored.shards.to_string(),
-            configured.shards.to_string(),
-        ),
-        (
-            "the number of replicas",
-            stored.replicas.to_string(),
-            configured.replicas.to_string(),
-        ),
-        (
-            "the number of cores",
-            stored.cores.to_string(),
-            configured.cores.to_string(),
-        ),
-        ("the nodes", list(&stored.nodes), list(&configured.nodes)),
-    ];
+    let mut settings = Vec::new();
+    if let Some(node) = expected.node.filter(|_| stored.node.0 != 0) {
+        settings.push(("node id", stored.node.0.to_string(), node.0.to_string()));
+    }
+    if let Some(cluster) = &expected.cluster {
+        settings.extend([
+            (
+                "cluster.name (a hash of it)",
+                hex(stored.name),
+                hex(cluster.name),
+            ),
+            (
+                "the number of shards",
+                stored.shards.to_string(),
+                cluster.shards.to_string(),
+            ),
+            (
+                "the number of replicas",
+                stored.replicas.to_string(),
+                cluster.replicas.to_string(),
+            ),
+            ("the nodes", list(&stored.nodes), list(&cluster.nodes)),
+        ]);
+    }
     for (what, stored, configured) in settings {
         if stored != configured {
             return Err(IdentityError::Differs {

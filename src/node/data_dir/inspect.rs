@@ -3,7 +3,7 @@
 use crate::node::cluster::standing::Exclusion;
 use crate::node::data_dir::identity::{self, Identity, IdentityError};
 use corelith_io::File;
-use corelith_wire::StoreId;
+use corelith_wire::{ShardId, StoreId};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub async fn inspect(path: &Path) -> Result<String, InspectError> {
         .await
         .map_err(corelith_shards::Error::from)?;
     let start = file
-        .read_at(0, identity::FILE_BYTES)
+        .read_at(0, identity::FILE_BYTES_MAX)
         .await
         .map_err(corelith_shards::Error::from)?;
     let is_named_node = path
@@ -58,7 +58,15 @@ pub async fn inspect(path: &Path) -> Result<String, InspectError> {
 fn describe(identity: &Identity) -> String {
     let mut text = String::new();
     let nodes: Vec<String> = identity.nodes.iter().map(ToString::to_string).collect();
-    let held: Vec<String> = identity.held.iter().map(ToString::to_string).collect();
+    let held = identity.held.iter().filter(|(_, held)| held.is_there());
+    let held: Vec<String> = held
+        .map(|(shard, held)| match (*shard, held.generation) {
+            (ShardId::META, 0) => "meta".to_owned(),
+            (ShardId::META, generation) => format!("meta.{generation}"),
+            (shard, 0) => shard.to_string(),
+            (shard, generation) => format!("{shard}.{generation}"),
+        })
+        .collect();
     let charter = identity.formation.charter.as_ref();
     let cluster = charter.map(|charter| charter.cluster.to_string());
     let mut lines = vec![
@@ -79,7 +87,7 @@ fn describe(identity: &Identity) -> String {
         ("cores", identity.cores.to_string()),
         ("shards", identity.shards.to_string()),
         ("replicas", identity.replicas.to_string()),
-        ("nodes", nodes.join(" ")),
+        ("first nodes", nodes.join(" ")),
         ("holds shards", held.join(" ")),
     ];
     for (node, store) in charter.iter().flat_map(|charter| &charter.stores) {
@@ -104,6 +112,7 @@ fn describe(identity: &Identity) -> String {
             Exclusion::RolledBack(start) => format!("the cluster knows start {start}"),
             Exclusion::Behind(mark) => format!("the cluster knows mark {mark}"),
             Exclusion::LostEntries => "it lacks entries that it had acknowledged".to_owned(),
+            Exclusion::Removed => "its node was removed from the cluster".to_owned(),
         };
         lines.push(("takes part in nothing", why));
     }

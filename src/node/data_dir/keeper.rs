@@ -9,16 +9,20 @@
 mod tests;
 
 use crate::node::cluster::formation::Acceptor;
-use crate::node::cluster::judge::{Judgement, judge};
+use crate::node::cluster::judge::{Judgement, KnownNode, judge, known};
+use crate::node::cluster::map::Map;
 use crate::node::cluster::standing::{Exclusion, refusal};
-use crate::node::data_dir::identity::{self, DataDir, Identity, IdentityError};
+use crate::node::data_dir::identity::{
+    self, DataDir, HeldShard, Identity, IdentityError, ShardNote,
+};
 use crate::node::limits;
 use corelith_consensus::{Liveness, ToldMark as Told};
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Instant, Receiver, Sender};
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{
-    Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, Verdict,
+    Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, Introduction, JoinPlace,
+    Settings, Verdict,
 };
 use corelith_wire::{FullClusterId, Start, StoreId};
 use std::cell::RefCell;
@@ -28,16 +32,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Shards to be listed, and where to tell that they are.
-pub(crate) struct Listing {
-    pub(crate) shards: Vec<ShardId>,
-    pub(crate) told: Sender<Result<(), IdentityError>>,
-}
-
 /// What the cores of a node ask of it.
 pub(crate) enum KeeperAsk {
-    /// List these shards.
-    List(Listing),
+    /// Note this of shards.
+    Note {
+        note: ShardNote,
+        told: Sender<Result<(), IdentityError>>,
+    },
     /// Who is that?
     Judge {
         them: Introduction,
@@ -61,8 +62,17 @@ pub(crate) enum KeeperAsk {
         store: StoreId,
         told: Sender<()>,
     },
+    /// Take this node in.
+    Join(JoinQuestion),
     /// Which nodes are refused, and why?
     Strangers(Sender<Vec<RefusedNode>>),
+}
+
+/// Somebody asks whether it may take part.
+pub(crate) struct JoinQuestion {
+    pub(crate) ask: Box<FormationAsk>,
+    pub(crate) place: JoinPlace,
+    pub(crate) told: Sender<FormationReply>,
 }
 
 /// What is known of an earlier start of a store.
@@ -107,6 +117,10 @@ pub(crate) struct IdentityKeeper {
     /// The cluster was formed before.
     is_existing: bool,
     identity: RefCell<Identity>,
+    /// The newest cluster map.
+    map: RefCell<Option<Arc<Map>>>,
+    /// Who takes nodes in, once this node is one of the cluster.
+    joins: RefCell<Option<Sender<JoinQuestion>>>,
     writing: Semaphore,
     /// The nodes that are refused: why, and when they have come last.
     strangers: RefCell<BTreeMap<NodeId, (String, Instant)>>,
@@ -126,6 +140,8 @@ impl IdentityKeeper {
             start: me,
             is_existing,
             identity: RefCell::new(opened.identity.clone()),
+            map: RefCell::default(),
+            joins: RefCell::default(),
             writing: Semaphore::new(1),
             strangers: RefCell::default(),
         })
@@ -135,10 +151,44 @@ impl IdentityKeeper {
     pub(crate) fn me(&self) -> Introduction {
         let identity = self.identity.borrow();
         let charter = identity.formation.charter.as_ref();
+        let settings = Settings::new(identity.shards, identity.replicas, identity.reads.into());
         Introduction {
             cluster: charter.map(|charter| charter.cluster).unwrap_or_default(),
+            node: identity.node,
+            settings,
             ..self.start
         }
+    }
+
+    /// The newest map is this one.
+    pub(crate) fn know(&self, map: Arc<Map>) {
+        *self.map.borrow_mut() = Some(map);
+    }
+
+    /// The newest map.
+    pub(crate) fn map(&self) -> Option<Arc<Map>> {
+        self.map.borrow().clone()
+    }
+
+    /// Who takes nodes in from now on.
+    pub(crate) fn pass_joins_to(&self, joins: Sender<JoinQuestion>) {
+        *self.joins.borrow_mut() = Some(joins);
+    }
+
+    /// What is known of a node; `None` before the cluster is.
+    pub(crate) fn known(&self, node: NodeId) -> Option<KnownNode> {
+        let charter = self.formation().charter?;
+        Some(known(&charter, self.map().as_deref(), node))
+    }
+
+    /// Whether nothing was ever kept on the store but its identity.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.identity.borrow().held.is_empty()
+    }
+
+    /// What the identity is now.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.borrow().clone()
     }
 
     /// What is known of the formation.
@@ -151,8 +201,8 @@ impl IdentityKeeper {
         self.identity.borrow().excluded
     }
 
-    /// The shards that the store holds.
-    pub(crate) fn held(&self) -> std::collections::BTreeSet<ShardId> {
+    /// The shards that the store has, or had.
+    pub(crate) fn held(&self) -> BTreeMap<ShardId, HeldShard> {
         self.identity.borrow().held.clone()
     }
 
@@ -245,9 +295,9 @@ impl IdentityKeeper {
         while let Ok(asked) = asked.recv().await {
             // Whoever asked may have given up, or failed.
             match asked {
-                KeeperAsk::List(Listing { shards, told }) => {
-                    let listed = self.change(|identity| identity.held.extend(shards)).await;
-                    let _ = told.try_send(listed);
+                KeeperAsk::Note { note, told } => {
+                    let noted = self.change(|identity| identity.note(&note)).await;
+                    let _ = told.try_send(noted);
                 }
                 KeeperAsk::Strangers(told) => {
                     let mut strangers = self.strangers.borrow_mut();
@@ -289,6 +339,7 @@ impl IdentityKeeper {
                         let _ = told.try_send(keeper.judge(&them, earlier).await);
                     });
                 }
+                KeeperAsk::Join(question) => self.pass_join(question),
                 KeeperAsk::Form { ask, earlier, told } => {
                     let keeper = Rc::clone(&self);
                     corelith_io::spawn(async move {
@@ -296,6 +347,22 @@ impl IdentityKeeper {
                     });
                 }
             }
+        }
+    }
+
+    fn pass_join(&self, question: JoinQuestion) {
+        let told = question.told.clone();
+        let joins = self.joins.borrow().clone();
+        let is_passed = joins.is_some_and(|joins| joins.try_send(question).is_ok());
+        if !is_passed {
+            let why = "this node takes no others in now: it is starting, or too many ask at once"
+                .to_owned();
+            let declined = FormationReply {
+                by: self.me(),
+                answer: FormationAnswer::Declined(why),
+            };
+            // Whoever asked may have given up.
+            let _ = told.try_send(declined);
         }
     }
 
@@ -317,7 +384,7 @@ impl IdentityKeeper {
             // Whom a stranger has met says nothing.
             let met = met.filter(|_| !self.is_stranger(&charter));
             let is_alone = earlier == Earlier::Gone;
-            let verdict = match judge(&me, &charter, met, is_alone, them) {
+            let verdict = match judge(&me, (&charter, self.map().as_deref()), met, is_alone, them) {
                 Judgement::Known => Verdict::Known,
                 Judgement::Refuse(verdict) => verdict,
                 Judgement::Doubt(start) => match earlier {
@@ -329,6 +396,9 @@ impl IdentityKeeper {
                     self.change_at_last(|identity| {
                         // Unless another start was met while this one waited for its turn.
                         if identity.met.get(&them.node).copied() == met {
+                            if identity.met.len() >= limits::NODES_MET_MAX {
+                                identity.met.retain(|node, _| self.is_node(*node));
+                            }
                             identity.met.insert(them.node, now);
                         }
                     })
@@ -345,7 +415,7 @@ impl IdentityKeeper {
     /// store may be that of another one, which belongs here.
     fn see(&self, me: &Introduction, charter: &Charter, them: &Introduction) -> Verdict {
         let met = self.identity.borrow().met.get(&them.node).copied();
-        let verdict = match judge(me, charter, met, false, them) {
+        let verdict = match judge(me, (charter, self.map().as_deref()), met, false, them) {
             Judgement::Refuse(verdict) => verdict,
             Judgement::Doubt(start) => Verdict::RolledBack(start),
             Judgement::Known | Judgement::Meet(_) => Verdict::RolledBack(them.start),
@@ -356,9 +426,12 @@ impl IdentityKeeper {
 
     fn is_stranger(&self, charter: &Charter) -> bool {
         let identity = self.identity.borrow();
-        let named = charter.store_of(identity.node);
-        let is_named = matches!(named, Some(StoreId::UNCLAIMED | StoreId::ANY))
-            || named == Some(identity.store);
+        let map = self.map();
+        let is_named = match known(charter, map.as_deref(), identity.node) {
+            KnownNode::Store(StoreId::UNCLAIMED | StoreId::ANY) => true,
+            KnownNode::Store(store) => store == identity.store,
+            KnownNode::None | KnownNode::Removed => false,
+        };
         identity.excluded.is_some() || !is_named
     }
 
@@ -370,7 +443,7 @@ impl IdentityKeeper {
             return;
         }
         // Whoever says it is a node that there is not has no place among them.
-        let is_node = self.identity.borrow().nodes.contains(&them.node);
+        let is_node = self.is_node(them.node);
         let why = refusal(me, them, verdict);
         if is_node {
             let now = corelith_io::now();
@@ -379,6 +452,13 @@ impl IdentityKeeper {
                 tracing::warn!("{why}");
             }
         }
+    }
+
+    /// Whether the cluster has that node, or had it.
+    fn is_node(&self, node: NodeId) -> bool {
+        let map = self.map();
+        let is_mapped = map.is_some_and(|map| map.nodes.contains_key(&node));
+        is_mapped || self.identity.borrow().nodes.contains(&node)
     }
 
     async fn form(&self, ask: FormationAsk, earlier: Earlier) -> Formed {
@@ -393,7 +473,7 @@ impl IdentityKeeper {
         let me = self.me();
         let refused = if ask.name != name {
             Some(Verdict::OtherCluster)
-        } else if ask.from.node == me.node || !nodes.contains(&ask.from.node) {
+        } else if ask.from.node == me.node || !self.is_node(ask.from.node) {
             Some(Verdict::NoSuchNode)
         } else {
             let differs = me.settings != ask.from.settings;

@@ -1,7 +1,7 @@
 //! Data directories without a node: finding the shards in them, and looking at each. Nothing is
 //! changed. Must run on a core.
 
-use crate::node::data_dir::identity::{self, Identity, IdentityError};
+use crate::node::data_dir::identity::{self, HeldState, Identity, IdentityError};
 use bytes::Bytes;
 use corelith_io::{DirLock, ErrorKind};
 use corelith_shards::check::{Problem, Summary, check_shard};
@@ -137,7 +137,9 @@ fn in_use(dir: &Path, error: corelith_io::Error) -> OfflineError {
 
 /// The directories of the shards that a store holds, and whose they must be.
 fn shards_of(dir: &Path, identity: &Identity) -> BTreeMap<PathBuf, Owner> {
-    let held = identity.held.iter().map(|shard| {
+    let held = identity.held.iter();
+    let held = held.filter(|(_, held)| held.state == HeldState::Made);
+    let held = held.map(|(shard, _)| {
         let owner = Owner {
             store_id: identity.short_store(),
             shard: *shard,

@@ -10,6 +10,7 @@
 
 use super::budget::{Budget, Claim, Grant, Held};
 use super::progress::{Progress, TooSlow};
+use crate::node::cluster::map_watch::MapWatch;
 use crate::node::limits;
 use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
@@ -22,19 +23,24 @@ use std::rc::Rc;
 
 /// What the connections of one core share. Belongs to that core.
 pub(crate) struct Commons {
-    pub(super) epoch: Epoch,
+    map: Rc<MapWatch>,
     pub(super) budget: Budget,
     /// Idle answer buffers: a connection has one only while answers wait.
     outboxes: RefCell<Vec<Outbox>>,
 }
 
 impl Commons {
-    pub(crate) fn new(epoch: Epoch, budget: Budget) -> Rc<Self> {
+    pub(crate) fn new(map: Rc<MapWatch>, budget: Budget) -> Rc<Self> {
         Rc::new(Self {
-            epoch,
+            map,
             budget,
             outboxes: RefCell::default(),
         })
+    }
+
+    /// The epoch of the newest map.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.map.now().epoch)
     }
 
     fn outbox(&self) -> Outbox {
@@ -236,7 +242,7 @@ impl Connection {
             held: Held::default(),
         });
         let before = answers.outbox.len();
-        let head = head.answer(head.kind, self.commons.epoch);
+        let head = head.answer(head.kind, self.commons.epoch());
         response::encode_for(self.version, &mut answers.outbox, head, answer);
         let added = answers.outbox.len() - before;
         if let Some(claim) = claim {

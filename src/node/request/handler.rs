@@ -53,6 +53,7 @@ impl Handler {
         let Some(group) = self.groups.get(shard) else {
             return reply.send(&failed(self.why_without(shard)));
         };
+        let group = &group;
         let refused = match frame.header.head.kind {
             Kind::WRITE => return self.write(group, frame.into_payload(), reply),
             Kind::GET => return self.get(group, &frame, reply),
@@ -80,13 +81,13 @@ impl Handler {
 
     /// Why there is no group of a shard.
     fn why_without(&self, shard: ShardId) -> Failure {
-        match self.groups.down().iter().any(|down| down.shard == shard) {
+        match self.groups.is_down(shard) {
             // Another replica answers, or will lead.
             true => Failure::Unavailable {
                 reason: Reason::StorageFailed,
                 nothing_done: true,
             },
-            // The router sends only what belongs here.
+            // It has gone to another node since.
             false => Failure::WrongNode,
         }
     }
@@ -122,7 +123,7 @@ impl Handler {
                 return;
             };
             match handler.groups.get(shard) {
-                Some(group) => read(&handler, group, point, &key, reply),
+                Some(group) => read(&handler, &group, point, &key, reply),
                 None => reply.send(&failed(Failure::WrongNode)),
             }
         };

@@ -6,15 +6,20 @@ use super::connection::Connection;
 use super::forward::Forwards;
 use super::handler::Handler;
 use crate::node::admin::status::NodeStatus;
+use crate::node::cluster::map_watch::MapWatch;
 use crate::node::cluster::placement::{Home, Placement};
 use crate::node::local::LocalGroups;
 use crate::node::mesh::{Mesh, Message};
+use crate::node::neighbours::Neighbours;
+use crate::node::shards::CoreShards;
 use corelith_io::sync::semaphore::Permit;
+use corelith_wire::cluster::ClusterAnswer;
 use corelith_wire::map::ClusterMap;
+use corelith_wire::peer::{NodeAsk, NodeReply};
 use corelith_wire::response::{self, Answer, Failure, Reason};
 use corelith_wire::{Epoch, Frame, Head, Kind, Outbox, RequestId, ShardId};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ enum Route {
     Storage,
     /// Tell the cluster map.
     Describe,
+    /// Pass on what an operator asks.
+    Order,
     /// The client's map is old: send the newer one.
     OldMap,
     /// This node's map is old: it must not answer for the shard.
@@ -39,39 +46,46 @@ enum Route {
     NoShard,
 }
 
-fn route(placement: &Placement, core: u16, head: &Head) -> Route {
+/// `is_here`: the core has the shard, whatever the map says.
+fn route(placement: &Placement, core: u16, is_here: bool, head: &Head) -> Route {
     match head.kind {
         Kind::STATUS => return Route::Status,
         Kind::STORAGE => return Route::Storage,
         Kind::DESCRIBE => return Route::Describe,
+        // The first core knows the other nodes.
+        Kind::CLUSTER if core == 0 => return Route::Order,
+        Kind::CLUSTER => return Route::Core(0),
         _ => {}
     }
-    if head.epoch.0 < placement.epoch {
-        return Route::OldMap;
+    // No client has business with the meta shard.
+    if head.shard == ShardId::META {
+        return Route::NoShard;
     }
-    if head.epoch.0 > placement.epoch {
-        return Route::NewMap;
-    }
-    match placement.home(core, head.shard) {
-        Home::Here => Route::Here,
-        Home::OtherCore(other) => Route::Core(other),
-        Home::OtherNode(_) => Route::WrongNode,
+    let home = placement.home(core, head.shard);
+    match home {
+        _ if is_here => Route::Here,
         Home::Nowhere => Route::NoShard,
+        Home::OtherCore(other) => Route::Core(other),
+        _ if head.epoch.0 < placement.epoch => Route::OldMap,
+        _ if head.epoch.0 > placement.epoch => Route::NewMap,
+        // One that is to be here, and is not yet or no more.
+        Home::Here | Home::OtherNode(_) => Route::WrongNode,
     }
 }
 
 /// Sends every request of a core's clients on its way. Belongs to one core.
 pub(crate) struct Router {
     pub(crate) core: u16,
-    pub(crate) placement: Arc<Placement>,
-    pub(crate) map: Rc<ClusterMap>,
-    /// See [`map_bytes`].
-    pub(crate) map_bytes: usize,
+    pub(crate) map: Rc<MapWatch>,
+    pub(crate) for_clients: ClientsMap,
     pub(crate) handler: Rc<Handler>,
     pub(crate) mesh: Rc<Mesh>,
     pub(crate) forwards: Rc<Forwards>,
     pub(crate) groups: Rc<LocalGroups>,
+    pub(crate) shards: Rc<CoreShards>,
     pub(crate) status: Rc<NodeStatus>,
+    /// Who asks other nodes; on the first core alone.
+    pub(crate) neighbours: RefCell<Weak<Neighbours>>,
 }
 
 impl Router {
@@ -81,7 +95,9 @@ impl Router {
         let head = frame.header.head;
         let claim = Claim::new(permit);
         let connection = Rc::clone(connection);
-        let there = route(&self.placement, self.core, &head);
+        let placement = self.map.now();
+        let is_here = self.groups.has(head.shard);
+        let there = route(&placement, self.core, is_here, &head);
         if let Route::Core(core) = there {
             return self.forwards.forward(core, frame, connection, claim);
         }
@@ -91,6 +107,7 @@ impl Router {
             Route::Status => self.tell_status(reply),
             Route::Storage => self.tell_storage(reply),
             Route::Describe => self.send_map(reply, Answer::Map),
+            Route::Order => self.pass_order(&frame, reply),
             Route::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
             Route::NewMap => reply.send(&failed(Failure::Unavailable {
                 reason: Reason::Starting,
@@ -102,8 +119,8 @@ impl Router {
     }
 
     fn send_map(&self, reply: Reply, answer: fn(ClusterMap) -> Answer) {
-        let map = Rc::clone(&self.map);
-        reply.send_with(self.map_bytes, move || answer(ClusterMap::clone(&map)));
+        let (map, bytes) = self.for_clients.of(&self.map.now());
+        reply.send_with(bytes, move || answer(ClusterMap::clone(&map)));
     }
 
     fn tell_status(&self, mut reply: Reply) {
@@ -124,12 +141,48 @@ impl Router {
         });
     }
 
+    /// Passes on what an operator asks, to the node that keeps the map.
+    fn pass_order(&self, frame: &Frame, mut reply: Reply) {
+        let unavailable = |nothing_done| {
+            failed(Failure::Unavailable {
+                reason: Reason::NoQuorum,
+                nothing_done,
+            })
+        };
+        let Some(neighbours) = self.neighbours.borrow().upgrade() else {
+            return reply.send(&unavailable(true));
+        };
+        let ask = NodeAsk::Admin {
+            ask: frame.body().to_vec(),
+        };
+        corelith_io::spawn(async move {
+            let answer = match neighbours.ask_meta(&ask).await {
+                Some(NodeReply::Admin { answer }) => {
+                    if !reply.reserve(answer.len()).await {
+                        return;
+                    }
+                    match ClusterAnswer::parse(&answer) {
+                        Ok(answer) => Answer::Cluster(answer),
+                        Err(_) => failed(Failure::Malformed),
+                    }
+                }
+                Some(_) => failed(Failure::Malformed),
+                // One that was asked may do it yet.
+                None => unavailable(false),
+            };
+            reply.send(&answer);
+        });
+    }
+
     /// Takes what another core says. Does not wait.
     pub(crate) fn hear(&self, message: Message) {
         match message {
             Message::Request { origin, frame } => {
                 let reply = Reply::remote(Rc::clone(&self.mesh), origin);
-                self.handler.handle(frame, reply);
+                match frame.header.head.kind {
+                    Kind::CLUSTER => self.pass_order(&frame, reply),
+                    _ => self.handle_forwarded(frame, reply),
+                }
             }
             Message::Reserve {
                 request,
@@ -138,12 +191,44 @@ impl Router {
             } => self.forwards.reserve(request, len, granted),
             Message::Answer { request, answer } => self.forwards.answered(request, &answer),
             Message::Question(question) => question(self.core, &self.groups),
+            Message::Map(placement) => drop(self.map.take(placement)),
+            Message::Order { order, told } => self.shards.take(order, told),
+        }
+    }
+
+    /// A request for a shard that another core of the node has found to be here.
+    fn handle_forwarded(&self, frame: Frame, reply: Reply) {
+        let (shard, epoch) = (frame.header.head.shard, frame.header.head.epoch);
+        let is_old = epoch.0 < self.map.now().epoch;
+        match self.groups.has(shard) {
+            false if is_old => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
+            _ => self.handler.handle(frame, reply),
+        }
+    }
+}
+
+/// The map as clients get it, made once for each epoch.
+#[derive(Default)]
+pub(crate) struct ClientsMap(RefCell<Option<(Rc<ClusterMap>, usize)>>);
+
+impl ClientsMap {
+    /// The map of that placement, and its bytes in an answer.
+    fn of(&self, placement: &Placement) -> (Rc<ClusterMap>, usize) {
+        let mut made = self.0.borrow_mut();
+        match &*made {
+            Some((map, bytes)) if map.epoch == placement.epoch => (Rc::clone(map), *bytes),
+            _ => {
+                let map = Rc::new(placement.cluster_map());
+                let bytes = map_bytes(&map);
+                *made = Some((Rc::clone(&map), bytes));
+                (map, bytes)
+            }
         }
     }
 }
 
 /// Bytes of the cluster's map in an answer.
-pub(crate) fn map_bytes(map: &ClusterMap) -> usize {
+fn map_bytes(map: &ClusterMap) -> usize {
     let mut out = Outbox::default();
     let head = Head {
         kind: Kind::MAP,
@@ -182,11 +267,17 @@ mod tests {
             (0, Kind::WRITE, 1, 1, Route::WrongNode),
             (0, Kind::SCAN, 6, 1, Route::NoShard),
             (0, Kind::SCAN, u32::MAX, 1, Route::NoShard),
-            (0, Kind::GET, 0, 0, Route::OldMap),
-            (0, Kind::GET, 0, 2, Route::NewMap),
+            // Whatever the epoch is, a shard that is here is answered for.
+            (0, Kind::GET, 0, 0, Route::Here),
+            (0, Kind::GET, 0, 2, Route::Here),
+            (1, Kind::GET, 0, 0, Route::Core(0)),
+            (0, Kind::GET, 1, 0, Route::OldMap),
+            (0, Kind::GET, 1, 2, Route::NewMap),
             (0, Kind::STATUS, 99, 0, Route::Status),
             (1, Kind::STORAGE, 99, 0, Route::Storage),
             (0, Kind::DESCRIBE, 99, 7, Route::Describe),
+            (0, Kind::CLUSTER, 0, 0, Route::Order),
+            (1, Kind::CLUSTER, 0, 0, Route::Core(0)),
         ];
         for (core, kind, shard, epoch, expected) in table {
             let head = Head {
@@ -195,7 +286,21 @@ mod tests {
                 shard: ShardId(shard),
                 epoch: Epoch(epoch),
             };
-            assert_eq!(route(&placement, core, &head), expected, "{core} {head:?}");
+            let is_here = expected == Route::Here;
+            let found = route(&placement, core, is_here, &head);
+            assert_eq!(found, expected, "{core} {head:?}");
         }
+        // What the map knows nothing of yet, or any more.
+        let head = |shard, epoch| Head {
+            kind: Kind::GET,
+            request_id: RequestId(1),
+            shard: ShardId(shard),
+            epoch: Epoch(epoch),
+        };
+        assert_eq!(route(&placement, 0, true, &head(1, 0)), Route::Here);
+        assert_eq!(route(&placement, 0, false, &head(0, 0)), Route::OldMap);
+        assert_eq!(route(&placement, 0, false, &head(0, 1)), Route::WrongNode);
+        let meta = head(u32::MAX, 1);
+        assert_eq!(route(&placement, 0, true, &meta), Route::NoShard);
     }
 }

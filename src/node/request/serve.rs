@@ -129,7 +129,7 @@ fn refuse_stream(connection: &Connection, error: &FrameError) {
         kind: Kind::FAILURE,
         request_id: RequestId(0),
         shard: ShardId(0),
-        epoch: connection.commons.epoch,
+        epoch: connection.commons.epoch(),
     };
     let meta = ReplyMeta::default();
     connection.refuse(head, &Answer::Failure { meta, failure });

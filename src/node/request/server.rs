@@ -89,7 +89,7 @@ impl Server {
         budget: Budget,
         idle_max: Option<Duration>,
     ) -> Rc<Self> {
-        let epoch = Epoch(router.placement.epoch);
+        let map = Rc::clone(&router.map);
         Rc::new(Self {
             surroundings: Surroundings {
                 router,
@@ -99,7 +99,7 @@ impl Server {
             groups,
             desk,
             hand_over,
-            commons: Commons::new(epoch, budget),
+            commons: Commons::new(map, budget),
             idle_max,
             next: Cell::new(1),
             clients: RefCell::default(),
@@ -278,8 +278,12 @@ impl Server {
         peer: NodeId,
         from: SocketAddr,
     ) {
-        let cores = self.surroundings.router.placement.member(peer);
-        let cores = cores.map_or(1, |member| usize::from(member.cores));
+        let liveness = self.groups.liveness();
+        let map = self.surroundings.router.map.now();
+        let cores = liveness
+            .cores_of(peer)
+            .max(map.member(peer).map(|member| member.cores));
+        let cores = usize::from(cores.unwrap_or(1));
         let place = {
             let mut peers = self.peers.borrow_mut();
             let places = peers.entry(peer).or_default();
@@ -359,7 +363,7 @@ impl Server {
 
     fn answer(&self, hello: &Hello) -> Welcome {
         let router = &self.surroundings.router;
-        let placement = &router.placement;
+        let placement = router.map.now();
         let mut welcome = Welcome::answer(
             hello,
             placement.cluster,
@@ -369,12 +373,16 @@ impl Server {
         );
         if welcome.status == Status::Welcome {
             let is_full = self.clients.borrow().len() >= self.commons.budget.connections_max();
-            let other_node = hello.node != placement.me && placement.member(hello.node).is_some();
+            // One that was removed is told so once it has introduced itself.
+            let is_node =
+                placement.member(hello.node).is_some() || placement.was_removed(hello.node);
+            let other_node = hello.node != placement.me && is_node;
             welcome.status = match hello.role {
                 Role::Client if is_full => Status::Busy,
                 Role::Client => Status::Welcome,
                 Role::Peer if other_node && hello.cluster.0 != 0 => Status::Welcome,
-                Role::Formation if other_node => Status::Welcome,
+                // Who joins is no node yet.
+                Role::Formation if hello.node != placement.me => Status::Welcome,
                 Role::Beats if other_node && hello.cluster.0 != 0 && self.hand_over.is_some() => {
                     Status::Welcome
                 }

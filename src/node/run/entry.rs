@@ -2,26 +2,49 @@
 //! node is one of the cluster; the others learn from it who they are.
 
 use super::setup::{CoreSetup, Opening, listen};
-use super::shards::Store;
 use crate::node::admission::desk::Desk;
+use crate::node::admission::entering::{self, place};
 use crate::node::admission::joining::{self, Joining};
 use crate::node::cluster::addresses::Addresses;
 use crate::node::cluster::formation::Spread;
-use crate::node::cluster::placement::Placement;
+use crate::node::cluster::map::Map;
+use crate::node::cluster::map_watch::MapWatch;
+use crate::node::cluster::placement::{Placement, founded_on};
 use crate::node::cluster::standing::{Exclusion, exclusion};
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{DataDir, Identity};
+use crate::node::data_dir::identity::{DataDir, Expected, ExpectedCluster, HeldShard, Identity};
 use crate::node::data_dir::keeper::{IdentityKeeper, KeeperAsk};
+use crate::node::data_dir::map_file;
 use crate::node::error::NodeError;
 use crate::node::limits;
+use crate::node::shards::Founding;
 use corelith_consensus::{Groups, Judge, Liveness, LivenessOptions};
 use corelith_io::{Receiver, Sender, TcpListener};
-use corelith_wire::peer::{Introduction, Settings};
-use corelith_wire::{FullClusterId, Start};
+use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::{Charter, Introduction, Settings, Verdict};
+use corelith_wire::{Epoch, FullClusterId, Start, StoreId};
 use futures_util::future::{Either, select};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// What every core must know of the store before it opens a shard.
+#[derive(Clone)]
+pub(super) struct Store {
+    /// Who the node is.
+    pub(super) me: Introduction,
+    /// Hash of the cluster's name.
+    pub(super) name: u64,
+    /// How the cluster was founded.
+    pub(super) founding: Arc<Founding>,
+    /// The shards that it had when the node started.
+    pub(super) held: Arc<BTreeMap<ShardId, HeldShard>>,
+    /// Who lives, and what was promised.
+    pub(super) liveness: Arc<Liveness>,
+    /// The newest map that is known.
+    pub(super) placement: Arc<Placement>,
+}
 
 /// A core of a node that is one of the cluster.
 pub(super) struct EnteredCore {
@@ -36,6 +59,11 @@ pub(super) struct HeldDirectory {
 }
 
 impl HeldDirectory {
+    /// The keeper of the identity, once the node is one of the cluster.
+    pub(super) fn keeper(&self) -> Option<Rc<IdentityKeeper>> {
+        self.keeper.clone()
+    }
+
     /// Lets go of the directory, once nothing is written to it any more: another process may open it at once.
     pub(super) async fn release(self) {
         if let Some(keeper) = self.keeper {
@@ -53,11 +81,9 @@ pub(super) async fn enter(
 ) -> Result<Option<EnteredCore>, NodeError> {
     match &setup.opening {
         Opening::First { tell, asked, .. } => {
-            let name = setup.config.cluster.name_hash();
-            let cores = setup.config.cores;
             let promise = setup.config.liveness.promise();
             let dir = &setup.config.data_dir;
-            let opened = DataDir::open(dir, &setup.placement, name, cores, promise).await?;
+            let opened = DataDir::open(dir, &expected(&setup.config), promise).await?;
             let held = held.insert(HeldDirectory {
                 opened,
                 keeper: None,
@@ -84,6 +110,24 @@ pub(super) async fn enter(
     }
 }
 
+/// What the configuration says of the data directory.
+fn expected(config: &NodeConfig) -> Expected {
+    let cluster = &config.cluster;
+    let mut nodes: Vec<NodeId> = cluster.nodes.iter().map(|node| NodeId(node.id)).collect();
+    nodes.sort();
+    Expected {
+        node: (config.id.0 != 0).then_some(config.id),
+        cores: config.cores,
+        cluster: cluster.is_given().then(|| ExpectedCluster {
+            name: cluster.name_hash(),
+            shards: cluster.shards,
+            replicas: cluster.replica_count(),
+            reads: cluster.reads_tag() as u16,
+            nodes,
+        }),
+    }
+}
+
 /// Has the node become one of the cluster. Meanwhile it answers others that ask about that.
 async fn join(
     setup: &CoreSetup,
@@ -97,66 +141,146 @@ async fn join(
     let keeper = IdentityKeeper::new(&setup.config.data_dir, opened, me, is_existing);
     held.keeper = Some(Rc::clone(&keeper));
     drop(corelith_io::spawn(Rc::clone(&keeper).keep(asked.clone())));
-    let liveness = new_liveness(&setup.config, opened);
-    let promise = setup.config.liveness.promise();
-    let forgetting = Rc::clone(&keeper).forget_longer_promises(Arc::clone(&liveness), promise);
-    drop(corelith_io::spawn(forgetting));
-    let marking = Rc::clone(&keeper).keep_marks(Arc::clone(&liveness));
-    drop(corelith_io::spawn(marking));
-    let desk = Rc::new(desk(
-        &setup.config,
-        &setup.placement,
-        setup.asks.clone(),
-        me,
-    ));
-    let first = setup.placement.members().iter().map(|m| m.id).collect();
-    let dir = setup.config.data_dir.display().to_string();
-    let spread = Spread {
-        shards: setup.placement.shards,
-        replicas: setup.placement.replicas,
+    let map = MapWatch::new(Arc::clone(&setup.placement));
+    let name = opened.identity.name;
+    let desk = Rc::new(desk(name, &map, setup.asks.clone(), keeper.me()));
+    let entering = Entering {
+        setup,
+        opened,
+        keeper,
+        map,
+        desk: Rc::clone(&desk),
     };
-    let (keeping, asking) = (Rc::clone(&keeper), Rc::clone(&desk));
-    let joining = Joining::new(keeping, asking, first, spread, dir, is_existing);
-    let joined = {
-        let joining = pin!(joining.join());
-        let receiving = pin!(joining::receive(listener, &desk));
-        let working = pin!(select(joining, receiving));
-        let stopped = pin!(setup.stop.recv());
-        match select(working, stopped).await {
-            Either::Left((Either::Left((joined, _)), _)) => joined,
-            Either::Left((Either::Right((never, _)), _)) => match never {},
-            // An error means that the node is told to stop, as a message does.
-            Either::Right(_) => return Ok(None),
-        }
-    };
-    let (me, charter) = joined?;
-    Ok(Some(Store {
-        me,
-        charter: Arc::new(charter),
-        held: Arc::new(keeper.held()),
-        liveness,
-    }))
+    let working = pin!(entering.enter());
+    let receiving = pin!(joining::receive(listener, &desk));
+    let working = pin!(select(working, receiving));
+    let stopped = pin!(setup.stop.recv());
+    match select(working, stopped).await {
+        Either::Left((Either::Left((store, _)), _)) => store.map(Some),
+        Either::Left((Either::Right((never, _)), _)) => match never {},
+        // An error means that the node is told to stop, as a message does.
+        Either::Right(_) => Ok(None),
+    }
 }
 
-/// The desk of a core, for a node that introduces itself as `me`.
+/// The way of a node into its cluster.
+struct Entering<'a> {
+    setup: &'a CoreSetup,
+    opened: &'a DataDir,
+    keeper: Rc<IdentityKeeper>,
+    map: Rc<MapWatch>,
+    desk: Rc<Desk>,
+}
+
+impl Entering<'_> {
+    async fn enter(&self) -> Result<Store, NodeError> {
+        let (config, keeper) = (&self.setup.config, &self.keeper);
+        let known = map_file::read(&config.data_dir).await;
+        let known = known.filter(|map| map.cluster == keeper.me().cluster);
+        let known = match known {
+            None if !config.join.is_empty() => {
+                Some(entering::enter(config, keeper, &self.desk).await?)
+            }
+            known => known,
+        };
+        if let Some(map) = known {
+            self.know(map);
+        }
+        let me = keeper.me();
+        self.setup.is_node(me.node);
+        self.desk.introduce_as(me);
+        self.desk.name_cluster(keeper.identity().name);
+        let liveness = new_liveness(config, me.node, self.opened);
+        let promise = config.liveness.promise();
+        let forgetting = Rc::clone(keeper).forget_longer_promises(Arc::clone(&liveness), promise);
+        drop(corelith_io::spawn(forgetting));
+        let marking = Rc::clone(keeper).keep_marks(Arc::clone(&liveness));
+        drop(corelith_io::spawn(marking));
+        let identity = keeper.identity();
+        let spread = Spread {
+            shards: identity.shards,
+            replicas: identity.replicas,
+        };
+        let dir = config.data_dir.display().to_string();
+        let both = (Rc::clone(keeper), Rc::clone(&self.desk));
+        let is_existing = config.cluster.existing;
+        let place = place(config);
+        let joining = Joining::new(both, Rc::clone(&self.map), place, spread, dir, is_existing);
+        let (me, charter) = joining.join().await?;
+        self.found(&charter).await?;
+        liveness.tell_map(Epoch(self.map.now().epoch));
+        let identity = keeper.identity();
+        Ok(Store {
+            me,
+            name: identity.name,
+            held: Arc::new(keeper.held()),
+            founding: Arc::new(Founding {
+                charter,
+                nodes: identity.nodes,
+                replicas: identity.replicas,
+            }),
+            liveness,
+            placement: self.map.now(),
+        })
+    }
+
+    /// Goes by that map.
+    fn know(&self, map: Map) {
+        let map = Arc::new(map);
+        self.keeper.know(Arc::clone(&map));
+        let node = self.keeper.me().node;
+        let placement = Placement::of_map(node, self.setup.config.cores, map);
+        self.map.take(Arc::new(placement));
+    }
+
+    /// Lists what the node has of the founding, and goes by the first map if it knows none.
+    async fn found(&self, charter: &Charter) -> Result<(), NodeError> {
+        let identity = self.keeper.identity();
+        let named = charter.store_of(identity.node);
+        let is_founder = matches!(named, Some(StoreId::UNCLAIMED | StoreId::ANY))
+            || named == Some(identity.store);
+        if !identity.is_founded {
+            let shards = match is_founder {
+                true => founded_on(
+                    identity.node,
+                    &identity.nodes,
+                    identity.shards,
+                    identity.replicas,
+                ),
+                false => Vec::new(),
+            };
+            let found = |identity: &mut Identity| identity.found(shards);
+            self.keeper.change(found).await?;
+        }
+        if self.map.now().map().is_none() {
+            let first = Map::first(&self.setup.config.cluster, charter);
+            let first = first.map_err(|wrong| NodeError::Raft {
+                reason: wrong.to_string(),
+            })?;
+            self.know(first);
+        }
+        Ok(())
+    }
+}
+
+/// The desk of a core, for a node that introduces itself as `me`, in a cluster of that name's hash.
 pub(super) fn desk(
-    config: &NodeConfig,
-    placement: &Arc<Placement>,
+    name: u64,
+    map: &Rc<MapWatch>,
     asks: Sender<KeeperAsk>,
     me: Introduction,
 ) -> Desk {
-    let addresses = Addresses::new(Arc::clone(placement));
-    Desk::new(me, config.cluster.name_hash(), asks, addresses)
+    Desk::new(me, name, asks, Addresses::new(Rc::clone(map)))
 }
 
 /// What the cores of the node will share. The embargo of this start begins here.
-fn new_liveness(config: &NodeConfig, opened: &DataDir) -> Arc<Liveness> {
+fn new_liveness(config: &NodeConfig, node: NodeId, opened: &DataDir) -> Arc<Liveness> {
     let options = LivenessOptions {
         beat: config.liveness.beat(),
         promise: config.liveness.promise(),
         promised_before: opened.promised_before,
     };
-    Liveness::new(opened.identity.node, opened.start, config.cores, options)
+    Liveness::new(node, opened.start, config.cores, options)
 }
 
 fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introduction {
@@ -167,26 +291,33 @@ fn introduction(setup: &CoreSetup, identity: &Identity, start: Start) -> Introdu
         start,
         mark: identity.mark,
         port: setup.listen.port(),
-        settings: settings(&setup.config, &setup.placement),
+        cores: setup.config.cores,
+        settings: Settings::new(identity.shards, identity.replicas, identity.reads.into()),
     }
-}
-
-/// What must be the same on all nodes.
-fn settings(config: &NodeConfig, placement: &Placement) -> Settings {
-    let nodes = config.cluster.nodes_hash();
-    let reads = config.cluster.reads_tag();
-    Settings::new(placement.shards, placement.replicas, nodes, reads)
 }
 
 /// Returns when another node says that this store is not, or no more, its node's: what to tell, once it is
 /// remembered. Has others excluded meanwhile that lack what they had acknowledged to this one.
-pub(super) async fn until_excluded(setup: &CoreSetup, groups: &Groups, desk: &Desk) -> NodeError {
+pub(super) async fn until_excluded(
+    setup: &CoreSetup,
+    groups: &Groups,
+    desk: &Desk,
+    map: &MapWatch,
+) -> NodeError {
+    let me = desk.me();
     loop {
+        let now = map.now();
+        let mapped = now.map().and_then(|map| map.node(me.node));
+        let is_mapped = mapped.is_some_and(|node| node.store == me.store);
+        let removed = now.was_removed(me.node).then_some(Verdict::Removed);
         let strangers = groups.strangers();
         let said = strangers.iter().filter(|s| s.judge == Judge::Them);
         let said = said.map(|stranger| stranger.verdict);
         // A follower opens no connections but those of its beats.
         let said = said.chain(groups.liveness().refused_by());
+        // Whoever knows another store has not heard of the map that names this one.
+        let said = said.filter(|verdict| !(is_mapped && matches!(verdict, Verdict::OtherStore(_))));
+        let said = said.chain(removed);
         if let Some(excluded) = said.into_iter().find_map(Exclusion::of) {
             desk.exclude(excluded).await;
             let dir = setup.config.data_dir.display().to_string();

@@ -1,6 +1,6 @@
 //! What a core needs to start, and what it tells.
 
-use super::shards::Store;
+use super::entry::Store;
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::keeper::KeeperAsk;
@@ -12,13 +12,14 @@ use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
 use corelith_shards::NodeId;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the core of the beats needs to start.
 pub struct BeatsSetup {
-    pub(super) config: Arc<NodeConfig>,
-    pub(super) placement: Arc<Placement>,
     /// What must be known of the store.
     pub(super) store: Receiver<Store>,
+    /// Newer placements.
+    pub(super) maps: Receiver<Arc<Placement>>,
     /// Connections that other nodes have opened; closed when the first core has ended.
     pub(super) inbound: Receiver<InboundBeats>,
     /// To the keeper of the identity.
@@ -33,8 +34,10 @@ pub(super) enum Opening {
         others: Receiver<()>,
         /// What the keeper of the identity is asked.
         asked: Receiver<KeeperAsk>,
-        /// To the core of the beats, if there is one.
-        hand_over: Option<Sender<InboundBeats>>,
+        /// To the core of the beats.
+        hand_over: Sender<InboundBeats>,
+        /// Newer placements, to the same.
+        to_beats: Sender<Arc<Placement>>,
     },
     Other {
         store: Receiver<Store>,
@@ -77,6 +80,8 @@ pub struct CoreSetup {
     pub(super) senders: Vec<MeshSender>,
     pub(super) inbox: MeshReceiver,
     pub(super) stop: Receiver<()>,
+    /// The node, once it is known.
+    node: Arc<AtomicU64>,
     events: Sender<CoreEvent>,
 }
 
@@ -84,8 +89,8 @@ pub struct CoreSetup {
 pub struct PreparedNode {
     /// Those that serve shards, in order.
     pub cores: Vec<CoreSetup>,
-    /// That of the beats, unless the node is alone. It ends after the first of the others.
-    pub beats: Option<BeatsSetup>,
+    /// That of the beats. It ends after the first of the others.
+    pub beats: BeatsSetup,
     /// Dropping them stops the cores.
     pub stops: Vec<Sender<()>>,
 }
@@ -107,27 +112,23 @@ pub fn prepare(
     let (mut tell, stores): (Vec<_>, Vec<_>) = (1..cores).map(|_| corelith_io::channel(1)).unzip();
     let (alive, others) = corelith_io::channel(1);
     let (asks, asked) = corelith_io::channel(usize::from(cores) + 1);
-    let (beats, hand_over) = match placement.members().len() {
-        1 => (None, None),
-        _ => {
-            let (hand_over, inbound) = corelith_io::channel(limits::BEATS_HANDED_OVER_MAX);
-            let (told, store) = corelith_io::channel(1);
-            tell.push(told);
-            let beats = BeatsSetup {
-                config: Arc::clone(&config),
-                placement: Arc::clone(&placement),
-                store,
-                inbound,
-                asks: asks.clone(),
-            };
-            (Some(beats), Some(hand_over))
-        }
+    let (hand_over, inbound) = corelith_io::channel(limits::BEATS_HANDED_OVER_MAX);
+    let (to_beats, maps) = corelith_io::channel(limits::MAPS_WAITING_MAX);
+    let (told, store) = corelith_io::channel(1);
+    tell.push(told);
+    let beats = BeatsSetup {
+        store,
+        maps,
+        inbound,
+        asks: asks.clone(),
     };
+    let node = Arc::new(AtomicU64::new(config.id.0));
     let mut openings = vec![Opening::First {
         tell,
         others,
         asked,
         hand_over,
+        to_beats,
     }];
     openings.extend(stores.into_iter().map(|store| Opening::Other {
         store,
@@ -151,6 +152,7 @@ pub fn prepare(
             senders: senders.clone(),
             inbox,
             stop: stopped,
+            node: Arc::clone(&node),
             events: events.clone(),
         });
     }
@@ -166,14 +168,19 @@ impl CoreSetup {
     /// Where connections with beats go, on the core that takes them.
     pub(super) fn hand_over(&self) -> Option<Sender<InboundBeats>> {
         match &self.opening {
-            Opening::First { hand_over, .. } => hand_over.clone(),
+            Opening::First { hand_over, .. } => Some(hand_over.clone()),
             Opening::Other { .. } => None,
         }
     }
 
+    /// The node has this id.
+    pub(super) fn is_node(&self, node: NodeId) {
+        self.node.store(node.0, Ordering::SeqCst);
+    }
+
     pub(super) fn tell(&self, what: CoreEventKind) {
         let event = CoreEvent {
-            node: self.config.id,
+            node: NodeId(self.node.load(Ordering::SeqCst)),
             core: self.core,
             what,
         };

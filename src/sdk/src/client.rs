@@ -1,7 +1,7 @@
 //! The client: the state that all operations share, and the loop that runs one operation.
 
 use crate::error::{Cause, Error, Result};
-use crate::limits::{DEADLINE, FIND_TIMEOUT, PROBE_TIMEOUT, REFUSED_GRACE};
+use crate::limits::{DEADLINE, FIND_TIMEOUT, PROBE_TIMEOUT, REFRESH_ANSWERS_MAX, REFUSED_GRACE};
 use crate::link::Clock;
 use crate::operation::{Event, Operation, Request, Step};
 use crate::replicas::{Probe, ReadFrom, Source};
@@ -414,24 +414,37 @@ impl Inner {
         self.session().probed(&probe, answered);
     }
 
-    /// Asks the nodes of the map, then the seeds, for a newer map.
+    /// Asks the nodes of the map, each time from another one on, and the seeds for a newer map.
     async fn refresh(&self) {
-        let map = Arc::clone(self.session().map());
-        let nodes = map
-            .nodes
-            .iter()
-            .map(|node| (node.host.as_str(), node.base_port));
+        let (map, first) = {
+            let mut session = self.session();
+            let count = session.map().nodes.len();
+            let first = session.next_of(count);
+            (Arc::clone(session.map()), first)
+        };
+        let nodes = map.nodes.iter().cycle().skip(first);
+        let nodes = nodes.map(|node| (node.host.as_str(), node.base_port));
+        let nodes = nodes.take(map.nodes.len());
         let seeds = self.seeds.iter().map(|(host, port)| (host.as_str(), *port));
+        let mut answers = 0;
         for (host, port) in nodes.chain(seeds) {
             let resolver = self.transport.resolver();
             let asked = seeds::describe(host, port, self.cluster, self.clock, resolver);
-            if let Ok((map, _)) = asked.await {
-                if self.session().adopt(map) {
-                    self.transport.keep(|target| self.session().address(target));
-                }
+            let Ok((map, _)) = asked.await else { continue };
+            answers += 1;
+            let is_newer = self.session().adopt(map);
+            if is_newer {
+                return self.follow_map();
+            }
+            if answers >= REFRESH_ANSWERS_MAX {
                 return;
             }
         }
+    }
+
+    /// Closes the connections to where no core of the newest map is.
+    fn follow_map(&self) {
+        self.transport.keep(|target| self.session().address(target));
     }
 }
 
@@ -496,7 +509,19 @@ impl Flight<'_> {
         let step = decide(&mut session, &mut self.operation, now);
         let stirred = session.take_stirred();
         let probes: Vec<Probe> = std::iter::from_fn(|| session.take_probe()).collect();
+        let has_moved = session.take_map_news();
+        let wants_map = session.take_wish_for_map();
         drop(session);
+        if wants_map {
+            let inner = Arc::clone(self.inner);
+            tokio::spawn(async move {
+                // Whoever is gone may not even refuse.
+                let _ = tokio::time::timeout(FIND_TIMEOUT, inner.refresh()).await;
+            });
+        }
+        if has_moved {
+            self.inner.follow_map();
+        }
         self.inner.stir(stirred);
         for probe in probes {
             let inner = Arc::clone(self.inner);

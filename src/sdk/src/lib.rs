@@ -45,6 +45,7 @@
 
 mod batch;
 mod client;
+mod cluster;
 mod doubt;
 mod error;
 mod limits;
@@ -78,6 +79,10 @@ pub use batch::{
 };
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder, Limits, SEEDS_VARIABLE};
+pub use cluster::{
+    ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView, ViewChange, ViewNode, ViewSetting,
+    ViewShard,
+};
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use error::{Cause, Error, Field, Result, SeedFailure};
 pub use read::{Entry, EntryHead, Get, Lookup};

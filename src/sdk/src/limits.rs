@@ -33,6 +33,8 @@ pub(crate) const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(640);
 
 /// Default time from call to answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+/// Longest wait for one node's answer to an order: it passes the order on, and waits for it to be written.
+pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one attempt waits for its answer before another node is asked.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Additional time of an attempt for every MiB of its value.
@@ -55,6 +57,10 @@ pub(crate) const QUESTION_TIMEOUT: Duration = Duration::from_millis(200);
 pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Redirects followed without a pause.
 pub(crate) const REDIRECTS_MAX: u32 = 2;
+/// An operation that finds no leader for so long asks for a newer map, and again after as long.
+pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// Nodes and seeds that are asked for a newer map until one has it: those that have the same may be behind.
+pub(crate) const REFRESH_ANSWERS_MAX: usize = 3;
 /// How long other nodes are preferred to a node that gave no answer in time.
 pub(crate) const SILENT_SUSPICION: Duration = Duration::from_secs(1);
 /// How long other nodes are preferred to a node that refused the connection.

@@ -69,7 +69,10 @@ impl Routes {
             && map.shards.len() == self.map.shards.len();
         if newer {
             self.map = Arc::new(map);
-            self.leaders.iter_mut().for_each(|lead| lead.node = None);
+            for (shard, lead) in (0..).map(ShardId).zip(&mut self.leaders) {
+                let has_replica = |node| self.map.replicas(shard).any(|replica| replica == node);
+                lead.node = lead.node.filter(|node| has_replica(*node));
+            }
         }
         newer
     }
@@ -137,7 +140,8 @@ impl Routes {
         now: Duration,
     ) -> Option<Target> {
         let trusted = |node: &NodeId| !self.suspected(*node, now);
-        let node = match self.leader(shard).filter(trusted) {
+        let leader = self.leader(shard).filter(|node| self.has(*node));
+        let node = match leader.filter(trusted) {
             Some(leader) => leader,
             None => {
                 let replicas: Vec<NodeId> = self.map.replicas(shard).collect();
@@ -155,6 +159,11 @@ impl Routes {
             }
         };
         self.core(node, shard)
+    }
+
+    /// Whether the map has that node.
+    pub(crate) fn has(&self, node: NodeId) -> bool {
+        self.map.node(node).is_some()
     }
 
     /// The core of `node` that has the replica of `shard`.
@@ -281,6 +290,10 @@ mod tests {
         }));
         assert_eq!(asked(&routes, None), 4);
         assert!(routes.adopt(map(3)));
+        assert_eq!(asked(&routes, None), 4, "it has a replica still");
+        let mut moved = map(4);
+        moved.shards[1].replicas = vec![2, 3, 1];
+        assert!(routes.adopt(moved));
         assert_eq!(asked(&routes, None), 2);
     }
 }

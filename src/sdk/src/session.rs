@@ -19,9 +19,10 @@
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
 mod reads;
+mod scouts;
 
 pub use crate::doubt::Question;
-use crate::doubt::{self, Doubts, pause_after};
+use crate::doubt::{self, Doubts};
 use crate::error::{Cause, Error};
 use crate::limits::{
     DAMAGED_PATIENCE, REDIRECTS_MAX, REFUSED_SUSPICION, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN,
@@ -36,6 +37,7 @@ use crate::route::{Learned, Routes};
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
+use scouts::Scouts;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -62,8 +64,13 @@ pub struct Session {
     /// Per shard: the highest log index of any answer.
     seen: Vec<u64>,
     shards: Vec<ShardSession>,
-    /// Per shard: when an operation that waits for a leader asks next.
-    scouts: Vec<Duration>,
+    scouts: Scouts,
+    /// From when on an operation that finds no leader asks for a newer map.
+    refresh_at: Duration,
+    /// Whether it is time for that.
+    wants_map: bool,
+    /// Whether a newer map was adopted that the transport does not know of.
+    has_newer_map: bool,
     /// The server's window, the same for every session.
     window: u32,
     /// Identifies this client in the servers' session tables.
@@ -76,7 +83,7 @@ impl Session {
     /// A new client's session. All its randomness comes from `seed`.
     pub fn new(map: Arc<ClusterMap>, window: u32, seed: u64) -> Self {
         let shards: Vec<_> = map.shards.iter().map(|_| ShardSession::Closed).collect();
-        let scouts = vec![Duration::ZERO; shards.len()];
+        let scouts = Scouts::new(shards.len());
         let mut session = Self {
             routes: Routes::new(map),
             doubts: Doubts::default(),
@@ -84,6 +91,9 @@ impl Session {
             seen: vec![0; shards.len()],
             shards,
             scouts,
+            refresh_at: Duration::ZERO,
+            wants_map: false,
+            has_newer_map: false,
             window: window.clamp(1, limits::SESSION_WINDOW),
             client: 0,
             random: seed,
@@ -100,7 +110,19 @@ impl Session {
 
     /// Adopts a map from a node. Returns whether it is newer than the current one.
     pub fn adopt(&mut self, map: ClusterMap) -> bool {
-        self.routes.adopt(map)
+        let is_newer = self.routes.adopt(map);
+        self.has_newer_map |= is_newer;
+        is_newer
+    }
+
+    /// Whether the nodes, and the seeds, are to be asked for a newer map now.
+    pub fn take_wish_for_map(&mut self) -> bool {
+        std::mem::take(&mut self.wants_map)
+    }
+
+    /// Whether a newer map was adopted since the last call.
+    pub fn take_map_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_newer_map)
     }
 
     /// Host and port of `target`, `None` if it is not in the map.
@@ -170,21 +192,10 @@ impl Session {
         doubt::learn(&mut self.routes, node, event)
     }
 
-    /// The next step of an operation whose driver has begun to wait for [`Step::Seek`].
-    pub fn sought(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        let shard = operation.shard;
-        let leader = self.routes.leader(shard);
-        let is_found = leader.is_some_and(|leader| !self.routes.suspected(leader, now));
-        match operation.seeks_until {
-            Some(until) if !is_found && now < until => Step::Seek { shard, until },
-            _ => self.proceed(operation, now),
-        }
-    }
-
     /// The next step of an operation that is new, or whose [`Step::Pause`], [`Step::Seek`] or [`Step::Park`] is
     /// over.
     pub fn proceed(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        operation.seeks_until = None;
+        self.end_search(operation);
         if now >= operation.deadline {
             return self.give_up(operation);
         }
@@ -193,6 +204,10 @@ impl Session {
             && let Some(wait) = self.number(operation)
         {
             return wait;
+        }
+        if operation.epoch != Epoch(self.map().epoch) {
+            // Whoever was asked by another map says nothing of whom to ask by this one.
+            operation.turn = None;
         }
         let (shard, source) = (operation.shard, operation.source);
         let replica = self.replicas.choose(&self.routes, shard, source, now);
@@ -293,32 +308,6 @@ impl Session {
         }
     }
 
-    /// Waits for a leader. The first operation that does so asks again soon, the others leave it to that one.
-    fn seek(&mut self, operation: &mut Operation, now: Duration) -> Step {
-        let shard = operation.shard;
-        if let Some(asked) = operation.asked {
-            // Or it would not wait.
-            self.routes.does_not_lead(shard, asked);
-        }
-        let since = *operation.leaderless_since.get_or_insert(now);
-        let soon = now + pause_after(now.saturating_sub(since), self.next_random());
-        let late = now + RETRY_PAUSE_MAX / 2 + self.up_to(RETRY_PAUSE_MAX / 2);
-        let until = match self.scouts.get_mut(shard.0 as usize) {
-            Some(next) if *next <= now => {
-                *next = soon;
-                soon
-            }
-            _ => late,
-        };
-        match self.pause_until(operation, until, now) {
-            Step::Pause { until } => {
-                operation.seeks_until = Some(until);
-                Step::Seek { shard, until }
-            }
-            other => other,
-        }
-    }
-
     fn unreachable(&mut self, operation: &mut Operation, cause: Cause, now: Duration) {
         let suspected = suspicion(&cause);
         operation.cause = cause;
@@ -397,7 +386,9 @@ impl Session {
             }
             Failure::WrongEpoch { map } => {
                 operation.cause = Cause::WrongNode;
-                let newer = self.routes.adopt(map);
+                // Or it would have answered.
+                self.routes.does_not_lead(operation.shard, asked);
+                let newer = self.adopt(map);
                 if newer {
                     self.proceed(operation, now)
                 } else {
@@ -459,10 +450,15 @@ impl Session {
         let asked = operation.asked.unwrap_or_default();
         operation.cause = Cause::NoLeader;
         self.routes.does_not_lead(operation.shard, asked);
-        let known = self
-            .map()
-            .replicas(operation.shard)
-            .any(|node| node == leader);
+        if leader != NodeId(0) && !self.routes.has(leader) {
+            // The map is old.
+            return match self.pause(operation, now) {
+                Step::Pause { until } => Step::Refresh { until },
+                other => other,
+            };
+        }
+        // One without a replica may have got it since.
+        let known = leader != NodeId(0);
         if !known || leader == asked || self.routes.suspected(leader, now) {
             return self.seek(operation, now);
         }
@@ -597,6 +593,10 @@ impl Session {
             return;
         }
         let shard = operation.shard;
+        if self.end_search(operation) {
+            // Another one is to ask.
+            self.stirred = Some(shard);
+        }
         if operation.opening {
             self.set_session(shard, ShardSession::Closed);
         }
@@ -617,6 +617,12 @@ impl Session {
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
+    /// One of so many, at random.
+    pub fn next_of(&mut self, count: usize) -> usize {
+        let random = self.next_random() >> 33;
+        usize::try_from(random).unwrap_or_default() % count.max(1)
+    }
+
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

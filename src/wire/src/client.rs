@@ -1,5 +1,6 @@
 //! The messages between clients and nodes: requests, answers, and the reports that answers carry.
 
+pub mod cluster;
 pub mod map;
 pub mod request;
 pub mod response;

@@ -42,6 +42,8 @@ impl Kind {
     pub const DESCRIBE: Self = Self(0x06);
     /// Ask for the state of a node's storage.
     pub const STORAGE: Self = Self(0x07);
+    /// Ask for the state of the cluster, or give it an order.
+    pub const CLUSTER: Self = Self(0x08);
 
     /// Answer: the write is applied.
     pub const WRITTEN: Self = Self(0x81);
@@ -69,6 +71,8 @@ impl Kind {
     pub const SCAN_HEADS: Self = Self(0x8c);
     /// Answer: the state of a node's storage, from version 2 of the protocol on.
     pub const STORAGE_REPLY_2: Self = Self(0x8d);
+    /// Answer: the state of the cluster, or what becomes of an order.
+    pub const CLUSTER_ANSWER: Self = Self(0x8e);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
@@ -125,7 +129,8 @@ impl Accepts {
                 | Kind::SCAN
                 | Kind::STATUS
                 | Kind::DESCRIBE
-                | Kind::STORAGE => Some(limits::PLAIN_REQUEST_BYTES_MAX),
+                | Kind::STORAGE
+                | Kind::CLUSTER => Some(limits::PLAIN_REQUEST_BYTES_MAX),
                 _ => None,
             },
             Self::Answers => match kind {
@@ -140,7 +145,8 @@ impl Accepts {
                 | Kind::MAP
                 | Kind::FAILURE
                 | Kind::STORAGE_REPLY
-                | Kind::STORAGE_REPLY_2 => Some(limits::MAP_REPLY_BYTES_MAX),
+                | Kind::STORAGE_REPLY_2
+                | Kind::CLUSTER_ANSWER => Some(limits::MAP_REPLY_BYTES_MAX),
                 _ => None,
             },
             Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)

@@ -5,7 +5,8 @@ use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::peer::{
     self, AppendResult, Beat, BeatReply, CoreSet, GivenPoint, Health, HeartbeatReply, Introduction,
-    NodeHealth, PeerVote, PromiseEpoch, Settings, VoteAnswer, VoteAsk,
+    NodeAsk, NodeHealth, NodeReply, PeerVote, PromiseEpoch, Registration, Settings, VoteAnswer,
+    VoteAsk,
 };
 use crate::request::{
     self, Condition, GetRequest, Operation, ScanRequest, WriteCommand, WriteRequest,
@@ -14,7 +15,7 @@ use crate::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanPage};
 use crate::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use crate::{
     ClusterId, Epoch, Flags, FullClusterId, Head, Kind, LogId, LogIndex, Mark, NodeId, Outbox,
-    RequestId, ShardId, Start, StoreId, Term,
+    ReplicaId, RequestId, ShardId, Start, StoreId, Term,
 };
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
@@ -309,35 +310,35 @@ fn version_2_is_sent_as_it_always_was() {
 
 const VOTE: PeerVote = PeerVote {
     term: Term(9),
-    node: NodeId(2),
+    node: ReplicaId(2),
     committed: true,
 };
 const PROMISE_EPOCH: PromiseEpoch = PromiseEpoch(0x1234_5678_9a00_0007);
 
 #[test]
-fn version_4_is_sent_as_it_always_was() {
+fn version_5_is_sent_as_it_always_was() {
     let hello = Hello::peer(ClusterId(0xfeed), NodeId(3));
     check(
         "hello",
         &hello.encode(),
-        "434f52454c49544804000400020000000000000000000000edfe000000000000030000000000000000000000\
-         fb0a8998",
+        "434f52454c49544805000500020000000000000000000000edfe000000000000030000000000000000000000\
+         963ab1d5",
     );
     let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
     check(
         "welcome",
         &welcome.encode(),
-        "434f52454c49544800000400010000000000000000000000edfe000000000000020000000000000000008000\
-         00100000001000000010000001000000da7859c2",
+        "434f52454c49544800000500010000000000000000000000edfe000000000000020000000000000000008000\
+         00100000001000000010000001000000938ea523",
     );
     let hello = Hello::beats(ClusterId(0xfeed), NodeId(3));
     check(
         "hello before beats",
         &hello.encode(),
-        "434f52454c49544804000400050000000000000000000000edfe000000000000030000000000000000000000\
-         8a38f928",
+        "434f52454c49544805000500050000000000000000000000edfe000000000000030000000000000000000000\
+         e708c165",
     );
-    let mut settings = Settings::new(6, 3, 77, 1);
+    let mut settings = Settings::new(6, 3, 1);
     (settings.key_bytes_max, settings.value_bytes_max) = (1, 2);
     settings.session_window = 4;
     let introduction = Introduction {
@@ -350,16 +351,16 @@ fn version_4_is_sent_as_it_always_was() {
         },
         mark: Mark(6),
         port: 7000,
+        cores: 3,
         settings,
     };
     let bytes = sent(|out| peer::encode_introduction(out, HEAD, &introduction));
     check(
         "introduction",
         &bytes,
-        "660000006a8972f8080100006600000004030201000000000500000006000000050000000000000000000000\
+        "60000000ca0929cd080100006000000004030201000000000500000006000000050000000000000000000000\
          0000000003000000000000000900000000000000000000000000000004000000000000000500000000000000\
-         0600000000000000581b0100000006000000030000004d000000000000000100000002000000040000000100\
-         0000",
+         0600000000000000581b030001000000060000000300000001000000020000000400000001000000",
     );
 }
 
@@ -367,13 +368,13 @@ fn version_4_is_sent_as_it_always_was() {
 fn votes_and_acknowledgements_of_version_3_are_sent_as_they_always_were() {
     let last = Some(LogId {
         term: Term(8),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index: LogIndex(77),
     });
     let ask = VoteAsk {
         vote: VOTE,
         last,
-        handed_over_by: Some((Term(8), NodeId(1))),
+        handed_over_by: Some((Term(8), ReplicaId(1))),
     };
     let bytes = sent(|out| peer::encode_vote(out, HEAD, false, &ask));
     check(
@@ -434,7 +435,7 @@ fn votes_and_acknowledgements_of_version_3_are_sent_as_they_always_were() {
 }
 
 #[test]
-fn beats_of_version_4_are_sent_as_they_always_were() {
+fn beats_of_version_5_are_sent_as_they_always_were() {
     let node = Health {
         is_disk_full: true,
         is_draining: true,
@@ -445,6 +446,7 @@ fn beats_of_version_4_are_sent_as_they_always_were() {
         damaged: vec![ShardId(5), ShardId(6)],
         has_more: true,
         write_us: 90,
+        map: Epoch(12),
     };
     let beat = Beat {
         number: 1,
@@ -458,9 +460,9 @@ fn beats_of_version_4_are_sent_as_they_always_were() {
     check(
         "beat",
         &bytes,
-        "4f0000006c532a5a0a0100004f00000004030201000000000500000006000000010000000000000002000000\
+        "53000000800716df0a0100005300000004030201000000000500000006000000010000000000000002000000\
          0000000003000000000000000300000000000000000000000000000000000000000000000000000000000080\
-         8a5a000000020005000000060000000700000000000000",
+         8a5a000000020005000000060000000c0000000700000000000000",
     );
     let reply = BeatReply {
         number: 1,
@@ -474,9 +476,49 @@ fn beats_of_version_4_are_sent_as_they_always_were() {
     check(
         "answer to a beat",
         &bytes,
-        "4f00000002df0c068a0100004f00000004030201000000000500000006000000010000000000000004000000\
+        "53000000e78bd11c8a0100005300000004030201000000000500000006000000010000000000000004000000\
          0000000000a3e111000000000700009a78563412010000000000000001000000000000000000000000000000\
-         00000000000000008a5a00000002000500000006000000",
+         00000000000000008a5a000000020005000000060000000c000000",
+    );
+}
+
+/// The bytes between nodes that are not about one group.
+#[test]
+fn questions_to_nodes_of_version_5_are_sent_as_they_always_were() {
+    let register = NodeAsk::Register(Registration {
+        node: 4,
+        store: 1 << 90 | 9,
+        host: "10.0.0.9".to_owned(),
+        port: 7411,
+        cores: 2,
+        zone: "north".to_owned(),
+        region: "here".to_owned(),
+    });
+    let bytes = sent(|out| peer::encode_node(out, HEAD, &register));
+    check(
+        "registration",
+        &bytes,
+        "35000000b8c5f78c0d0100003500000004030201000000000500000006000000040400000000000000090000\
+         0000000000000000040000000031302e302e302e39f31c02006e6f727468ffffff68657265ffffffff",
+    );
+    let open = NodeAsk::Open {
+        shard: 5,
+        replica: 2 | 3 << 48,
+        told: None,
+    };
+    let bytes = sent(|out| peer::encode_node(out, HEAD, &open));
+    check(
+        "open",
+        &bytes,
+        "350000003c6782fc0d0100003500000004030201000000000500000006000000010500000002000000000003\
+         0000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    );
+    let bytes = sent(|out| peer::encode_node_reply(out, HEAD, &NodeReply::Done { at: 9 }));
+    check(
+        "done",
+        &bytes,
+        "11000000015cb50b8d0100001100000004030201000000000500000006000000020900000000000000000000\
+         0000000000",
     );
 }
 
@@ -514,12 +556,12 @@ fn reads_from_any_replica_of_version_3_are_sent_as_they_always_were() {
     let given = GivenPoint {
         vote: PeerVote {
             term: Term(7),
-            node: NodeId(2),
+            node: ReplicaId(2),
             committed: true,
         },
         upto: LogId {
             term: Term(7),
-            node: NodeId(2),
+            node: ReplicaId(2),
             index: LogIndex(9),
         },
     };

@@ -32,6 +32,60 @@ id!(/// A generation of the cluster map, from 1. 0 stands for "not known".
 id!(/// Pairs an answer with its request on one connection; chosen by the asking side.
     RequestId(u64), "r");
 
+/// A replica of a shard: a node, and which of the replicas it is that the node has had of the shard. Each admission to the
+/// shard's group has a generation of its own, so that a replica that was dropped never comes back under its number. Those
+/// with which a group is formed have generation 0: their number is that of their node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub u64);
+
+impl ReplicaId {
+    /// Where the generation begins, in bits.
+    const GENERATION_SHIFT: u32 = 48;
+    /// Nodes have lower numbers.
+    pub const NODES_END: u64 = 1 << Self::GENERATION_SHIFT;
+
+    /// The replica of that generation on a node. The node's number is below [`ReplicaId::NODES_END`].
+    #[must_use]
+    pub fn new(node: NodeId, generation: u16) -> Self {
+        assert!(node.0 < Self::NODES_END, "{node} is no number of a node");
+        Self(node.0 | u64::from(generation) << Self::GENERATION_SHIFT)
+    }
+
+    /// The first replica of a node.
+    #[must_use]
+    pub fn first(node: NodeId) -> Self {
+        Self::new(node, 0)
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn node(self) -> NodeId {
+        NodeId(self.0 & (Self::NODES_END - 1))
+    }
+
+    /// Which of the node's replicas of the shard it is.
+    #[must_use]
+    pub fn generation(self) -> u16 {
+        // What is left has 16 bits.
+        (self.0 >> Self::GENERATION_SHIFT) as u16
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    /// As its node, and with the generation behind it if that is not the first.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.generation() {
+            0 => write!(f, "{}", self.node()),
+            generation => write!(f, "{}.{generation}", self.node()),
+        }
+    }
+}
+
+impl ShardId {
+    /// The shard that holds the cluster's map, and no user's keys.
+    pub const META: Self = Self(u32::MAX);
+}
+
 /// Names a cluster, from its creation on. 0 stands for "any" in a client's hello.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u64);
@@ -118,8 +172,8 @@ impl fmt::Display for Mark {
 pub struct LogId {
     /// Term in which the entry was proposed.
     pub term: Term,
-    /// The leader that proposed it.
-    pub node: NodeId,
+    /// The replica that proposed it as the leader.
+    pub node: ReplicaId,
     /// Its place in the log.
     pub index: LogIndex,
 }
@@ -127,5 +181,34 @@ pub struct LogId {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}-{}", self.term, self.node, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_its_node_and_a_generation() {
+        // (node, generation, number, in words)
+        let table = [
+            (3, 0, 3, "n3"),
+            (3, 2, 2 << 48 | 3, "n3.2"),
+            (
+                ReplicaId::NODES_END - 1,
+                u16::MAX,
+                u64::MAX,
+                "n281474976710655.65535",
+            ),
+        ];
+        for (node, generation, number, words) in table {
+            let replica = ReplicaId::new(NodeId(node), generation);
+            assert_eq!(replica, ReplicaId(number));
+            assert_eq!(
+                (replica.node(), replica.generation()),
+                (NodeId(node), generation)
+            );
+            assert_eq!(replica.to_string(), words);
+        }
     }
 }

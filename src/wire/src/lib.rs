@@ -50,12 +50,12 @@ pub mod placement;
 pub mod version;
 pub mod width;
 
-pub use client::{map, request, response, status, storage};
+pub use client::{cluster, map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{
-    ClusterId, Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, RequestId, ShardId, Start,
-    StoreId, Term,
+    ClusterId, Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, ReplicaId, RequestId, ShardId,
+    Start, StoreId, Term,
 };
 pub use outbox::Outbox;
 

@@ -40,6 +40,11 @@ pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PAGE_BYTES_MAX
 /// ones, with their log ids.
 pub const PEER_BYTES_MAX: usize = WRITE_BYTES_MAX + 4 * 1024 * 1024;
 
+/// Longest name or value of a setting of the cluster, in bytes.
+pub const SETTING_BYTES_MAX: usize = 256;
+/// Most nodes that an operator declares lost at once.
+pub const LOST_NODES_MAX: usize = 512;
+
 /// Values of at least this many bytes are not copied into an [`Outbox`](crate::Outbox)'s buffer.
 pub const DETACH_BYTES_MIN: usize = 32 * 1024;
 
@@ -56,13 +61,25 @@ pub const SHARDS_MAX: u32 = 65_536;
 pub const REPLICAS_MAX: usize = 7;
 /// Longest host name of a node, in bytes.
 pub const HOST_BYTES_MAX: usize = 255;
+/// Longest name of a zone or region, in bytes.
+pub const PLACE_BYTES_MAX: usize = 64;
+/// Longest sentence in which a node says why it does not do what another one asks, in bytes.
+pub const WHY_BYTES_MAX: usize = 1024;
+/// Longest cluster map of nodes, in bytes.
+pub const CLUSTER_MAP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Longest body of a membership that a replica is told, in bytes.
+pub const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
+/// Most replicas in the report of a node: one of each shard, and of the meta shard.
+pub const REPORTED_SHARDS_MAX: usize = SHARDS_MAX as usize + 1;
 
 const _: () = {
     assert!(DETACH_BYTES_MIN <= VALUE_BYTES_MAX);
     assert!(SCAN_REPLY_BYTES_MAX < u32::MAX as usize);
     assert!(PEER_BYTES_MAX > WRITE_BYTES_MAX);
+    assert!(CLUSTER_MAP_BYTES_MAX + MEMBERSHIP_BYTES_MAX < PEER_BYTES_MAX);
     // A shard in the map takes 8 bytes and 8 per replica.
     assert!(SHARDS_MAX as usize * (8 + 8 * REPLICAS_MAX) < MAP_REPLY_BYTES_MAX);
     assert!(DAMAGES_LISTED_MAX * 4 * DAMAGE_TEXT_BYTES_MAX < MAP_REPLY_BYTES_MAX / 2);
+    assert!(2 * SETTING_BYTES_MAX + 8 * LOST_NODES_MAX < PLAIN_REQUEST_BYTES_MAX);
     assert!(NODES_MAX * (32 + HOST_BYTES_MAX) < MAP_REPLY_BYTES_MAX / 2);
 };

@@ -26,6 +26,7 @@ mod beat;
 mod formation;
 mod introduce;
 mod liveness;
+mod node;
 mod read_point;
 mod snapshot;
 #[cfg(test)]
@@ -41,8 +42,8 @@ pub use beat::{
     parse_heartbeats_reply,
 };
 pub use formation::{
-    Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, LastStarts,
-    encode_formation, encode_formation_reply, parse_formation, parse_formation_reply,
+    Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, JoinPlace,
+    LastStarts, encode_formation, encode_formation_reply, parse_formation, parse_formation_reply,
 };
 pub use introduce::{
     Difference, Introduction, Reception, Settings, Verdict, encode_introduction, encode_reception,
@@ -51,6 +52,10 @@ pub use introduce::{
 pub use liveness::{
     Beat, BeatReply, CORES_MAX, CoreSet, DAMAGED_NAMED_MAX, Health, NodeHealth, PROMISE_MAX,
     PromiseEpoch, encode_beat, encode_beat_reply, parse_beat, parse_beat_reply,
+};
+pub use node::{
+    HoldReport, LeadReport, MemberStep, NodeAsk, NodeReply, NodeReport, Registration, ReplicaMatch,
+    ToldMembership, encode_node, encode_node_reply, parse_node, parse_node_reply,
 };
 pub use read_point::{
     GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,
@@ -66,7 +71,7 @@ pub use vote::{
 
 use crate::error::DecodeError;
 use crate::frame::{FrameBuilder, Head, Kind};
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::outbox::Outbox;
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -101,6 +106,8 @@ pub mod kinds {
     pub const LEAD: Kind = Kind(0x10b);
     /// From where on may this follower answer the reads that wait at it?
     pub const READ_POINT: Kind = Kind(0x10c);
+    /// A question to the node itself.
+    pub const NODE: Kind = Kind(0x10d);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -124,6 +131,8 @@ pub mod kinds {
     pub const LEAD_REPLY: Kind = Kind(0x18b);
     /// Answer of a leader to a `READ_POINT`.
     pub const READ_POINT_REPLY: Kind = Kind(0x18c);
+    /// Answer to a `NODE`.
+    pub const NODE_REPLY: Kind = Kind(0x18d);
 }
 
 /// Who claims to lead, or did when an entry was made.
@@ -131,8 +140,8 @@ pub mod kinds {
 pub struct PeerVote {
     /// Term.
     pub term: Term,
-    /// Node.
-    pub node: NodeId,
+    /// The replica.
+    pub node: ReplicaId,
     /// Whether a majority granted it.
     pub committed: bool,
 }
@@ -197,6 +206,12 @@ impl<'a> Fields<'a> {
         self.rest.try_get_u128_le().map_err(|_| self.malformed())
     }
 
+    pub(super) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(self.malformed())?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
     pub(super) fn flag(&mut self) -> Result<bool, DecodeError> {
         match self.u8()? {
             0 => Ok(false),
@@ -208,7 +223,7 @@ impl<'a> Fields<'a> {
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {
         Ok(PeerVote {
             term: Term(self.u64()?),
-            node: NodeId(self.u64()?),
+            node: ReplicaId(self.u64()?),
             committed: self.flag()?,
         })
     }
@@ -216,7 +231,7 @@ impl<'a> Fields<'a> {
     pub(super) fn log_id(&mut self) -> Result<Option<LogId>, DecodeError> {
         let id = LogId {
             term: Term(self.u64()?),
-            node: NodeId(self.u64()?),
+            node: ReplicaId(self.u64()?),
             index: LogIndex(self.u64()?),
         };
         Ok((id.index != NO_INDEX).then_some(id))

@@ -13,8 +13,12 @@ pub fn shard_of(key: &[u8], shard_count: u32) -> ShardId {
     ShardId(shard)
 }
 
-/// The core that owns the replica of `shard` on a node with `cores` cores (at least 1).
+/// The core that owns the replica of `shard` on a node with `cores` cores (at least 1). That of the meta shard is
+/// always the first.
 pub fn core_of(shard: ShardId, cores: u16) -> u16 {
+    if shard == ShardId::META {
+        return 0;
+    }
     // The remainder by a u16 fits in a u16.
     (shard.0 % u32::from(cores.max(1))) as u16
 }

@@ -90,7 +90,8 @@ impl Nodes {
             start: Start { incarnation, nonce },
             mark: Mark::default(),
             port: PORT,
-            settings: Settings::new(1, 3, 0, 0),
+            cores: 1,
+            settings: Settings::new(1, 3, 0),
         };
         let mut options = *self.options.borrow();
         if incarnation > 1 {
@@ -111,6 +112,7 @@ impl Nodes {
                 me,
                 epoch: 1,
                 peers,
+                changes: corelith_io::channel(1).1,
                 resolve: Rc::new(move |node, _| {
                     let address = addresses[node.0 as usize - 1];
                     async move { Some(address) }.boxed_local()

@@ -2,9 +2,9 @@
 
 use crate::planted::planted;
 use crate::tests::cluster::{Cluster, put};
-use crate::{Group, GroupMember, LivenessOptions, Options, Outcome, Role};
+use crate::{Group, LivenessOptions, NodeStore, Options, Outcome, Role};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
-use corelith_shards::{LogIndex, NodeId, ShardId, Term};
+use corelith_shards::{LogIndex, NodeId, ReplicaId, ShardId, Term};
 use corelith_wire::StoreId;
 use corelith_wire::peer::{PeerVote, VoteAnswer, VoteAsk};
 use corelith_wire::request::{Condition, WriteCommand};
@@ -108,13 +108,13 @@ impl Stage {
         &self,
         at: usize,
         candidate: usize,
-        handed_over_by: Option<(Term, NodeId)>,
+        handed_over_by: Option<(Term, ReplicaId)>,
     ) -> VoteAnswer {
         let group = self.group(at).unwrap();
         let node = self.id(candidate);
         let vote = PeerVote {
             term: Term(self.term(at) + 1),
-            node,
+            node: ReplicaId::first(node),
             committed: false,
         };
         let ask = VoteAsk {
@@ -123,7 +123,7 @@ impl Stage {
             handed_over_by,
         };
         let store = StoreId(candidate as u128 + 1);
-        let peer = GroupMember { node, store };
+        let peer = NodeStore { node, store };
         let asked = async move { group.take_vote(peer, false, ask).await };
         let answer = self.sim().block_on(self.node(at), asked);
         answer.unwrap().unwrap()
@@ -250,8 +250,8 @@ impl Stage {
             if holds {
                 holders.push(at);
             }
-            for node in counted {
-                self.look_at_promise(at, node.0 as usize - 1);
+            for replica in counted {
+                self.look_at_promise(at, replica.node().0 as usize - 1);
             }
         }
         if holders.len() > 1 {

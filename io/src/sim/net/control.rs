@@ -101,6 +101,11 @@ impl SimNet {
         self.world.net.borrow_mut().packet_loss = Some(chance);
     }
 
+    /// How many segments were sent so far: one for each write to a connection.
+    pub fn sent(&self) -> u64 {
+        self.world.net.borrow().sent
+    }
+
     /// Resets all connections between two nodes.
     pub fn reset(&self, a: SimNode, b: SimNode) {
         self.world

@@ -46,6 +46,8 @@ pub(in super::super) struct Net {
     next_port: u16,
     /// Overrides the configured chance of a lost segment.
     pub(in super::super) packet_loss: Option<f64>,
+    /// Segments that were sent.
+    pub(in super::super) sent: u64,
 }
 
 /// Side 0 has connected, side 1 has accepted.
@@ -260,6 +262,7 @@ impl World {
             TcpSegment::Reset => 2,
         };
         let mut net = self.net.borrow_mut();
+        net.sent += 1;
         let Some(end) = net.end(connection, side) else {
             return;
         };

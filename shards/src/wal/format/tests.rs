@@ -18,7 +18,7 @@ fn header() -> BlockHeader {
 fn log_id(n: u64) -> LogId {
     LogId {
         term: Term(n),
-        node: NodeId(n + 1),
+        node: ReplicaId(n + 1),
         index: LogIndex(n + 2),
     }
 }
@@ -135,7 +135,7 @@ fn a_separated_entry_that_makes_no_sense_is_not_read() {
 fn a_state_reads_back() {
     let vote = Vote {
         term: Term(4),
-        node: NodeId(2),
+        node: ReplicaId(2),
         committed: true,
     };
     for state in [
@@ -179,7 +179,7 @@ fn sample() -> (Vec<u8>, Vec<Fragment<'static>>) {
     let mut len = 0;
     let vote = Vote {
         term: Term(4),
-        node: NodeId(2),
+        node: ReplicaId(2),
         committed: true,
     };
     let small = [

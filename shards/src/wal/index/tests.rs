@@ -4,7 +4,7 @@ use bytes::Bytes;
 fn id(term: u64, index: u64) -> LogId {
     LogId {
         term: Term(term),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index: LogIndex(index),
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ids::{NodeId, ShardId, Term, ValueSegmentId};
+use crate::ids::{ReplicaId, ShardId, Term, ValueSegmentId};
 use crate::vlog::ValuePointer;
 use crate::wal::ValuePart;
 use bytes::Bytes;
@@ -62,7 +62,7 @@ impl Bench {
     fn append(&mut self, values: u64) {
         let id = LogId {
             term: Term(1),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(self.appended),
         };
         self.appended += 1;

@@ -208,7 +208,10 @@ impl World {
                     return;
                 };
                 match step {
-                    FormationStep::Who | FormationStep::Name | FormationStep::Stranger => {}
+                    FormationStep::Who
+                    | FormationStep::Name
+                    | FormationStep::Stranger
+                    | FormationStep::Join(_) => {}
                     FormationStep::Prepare(_) => {
                         proposer.promise(peer, store, disk.promised, disk.accepted);
                     }

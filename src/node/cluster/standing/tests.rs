@@ -1,4 +1,5 @@
 use super::{Exclusion, Standing, claim, exclusion, standing, waits_for_existing};
+use crate::node::cluster::judge::known;
 use corelith_wire::peer::{
     Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
 };
@@ -19,7 +20,8 @@ fn node(id: u64, store: u128) -> Introduction {
         start: start(3),
         mark: Mark(4),
         port: 7411,
-        settings: Settings::new(4, 3, 5, 0),
+        cores: 1,
+        settings: Settings::new(4, 3, 0),
     }
 }
 
@@ -113,7 +115,10 @@ fn what_the_others_say_decides() {
                 },
             ))
         });
-        let found = standing(&node(1, 11), &charter(7, own), &replies.collect());
+        let charter = charter(7, own);
+        let named = known(&charter, None, NodeId(1));
+        let replies = replies.collect();
+        let found = standing(&node(1, 11), (&charter, named, false), &replies);
         let shown = match &found {
             Standing::Member => MEMBER.to_owned(),
             Standing::Excluded(exclusion) => format!("{exclusion:?}"),
@@ -152,8 +157,7 @@ fn a_stranger_is_told_what_it_is() {
             "node 1",
             "no vote",
             "on its other nodes",
-            "not possible yet",
-            "leave this directory",
+            "takes part in nothing",
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }

@@ -2,25 +2,46 @@
 //!
 //! ```text
 //! 0    8    magic "CLNODE\0\0"
-//! 8    4    format version, 5
+//! 8    4    format version, 6
+//! 12   4    length of the file, a multiple of 4096
+//! 16   4    shards
+//! 20   4    replicas
+//! 24   2    what reads rely on, as nodes tell each other
+//! 26   2    cores of the node in its last start
+//! 28   2    number of first nodes N
+//! 30   2    1 if the shards of the founding are listed
+//! 32   8    node id; 0: the cluster has given none yet
+//! 40   8    hash of the cluster's name
+//! 48   16   store id; files of shards carry its lower half
+//! 64   8    incarnation: the starts of this store so far
+//! 72   24   the proposal promised in the formation: 8 round, 16 store
+//! 96   24   the proposal accepted last, if there is a charter and it is not decided
+//! 120  1    charter: 0 none, 1 accepted, 2 decided
+//! 121  16   its cluster id
+//! 137  1    what peers have said of this store: 0 nothing, 1 another store is its node's, 2 it was
+//!           rolled back, 3 its mark is behind, 4 it has lost entries, 5 its node was removed
+//! 138  16   that other store (1)
+//! 154  16   the start that they had met (2): 8 incarnation, 8 nonce; or the mark (3)
+//! 170  128  the nonces of the last 16 starts: that of start i is the (i % 16)th
+//! 298  4    how long the longest promise may have been that the store gave, in milliseconds
+//! 302  8    mark of this store
+//! 310  8N   ids of the first nodes, ascending
+//! ..   16N  the charter's store of each; zeros without one
+//! ..   4    number of nodes that were met, then of each: 8 node, 16 store, 8 incarnation, 8 nonce, 8 mark,
+//!           1 whether it has lost entries
+//! ..   4    number of shards that the store has, or had, then of each: 4 shard, 2 generation of its replica,
+//!           1 state: 0 to be made, 1 made, 2 being dropped, 3 gone
+//! ..        zeros
+//! -4   4    crc32c of the bytes before
+//! ```
+//! All numbers are little-endian. Version 5 has two blocks:
+//!
+//! ```text
 //! 12   4    shards
 //! 16   4    replicas
 //! 20   2    cores of this node
 //! 22   2    number of nodes N
-//! 24   8    node id
-//! 32   8    hash of the cluster's name
-//! 40   16   store id; files of shards carry its lower half
-//! 56   8    incarnation: the starts of this store so far
-//! 64   24   the proposal promised in the formation: 8 round, 16 store
-//! 88   24   the proposal accepted last, if there is a charter and it is not decided
-//! 112  1    charter: 0 none, 1 accepted, 2 decided
-//! 113  16   its cluster id
-//! 129  1    what peers have said of this store: 0 nothing, 1 another store is its node's, 2 it was
-//!           rolled back, 3 its mark is behind, 4 it has lost entries
-//! 130  16   that other store (1)
-//! 146  16   the start that they had met (2): 8 incarnation, 8 nonce; or the mark (3)
-//! 162  128  the nonces of the last 16 starts: that of start i is the (i % 16)th
-//! 290  4    how long the longest promise may have been that the store gave, in milliseconds
+//! 24   270  as from 32 on, without 5 as what peers have said
 //! 294  8    mark of this store
 //! 302  8N   ids of all nodes, ascending
 //! ..   16N  the charter's store of each; zeros without one
@@ -28,14 +49,12 @@
 //!           1 whether it has lost entries; zeros if none was
 //! ..   B    the shards that the store holds, a bit each: shard s is bit s % 8 of byte s / 8; B is
 //!           shards / 8, rounded up
-//! ..        zeros
-//! 8188 4    crc32c of the bytes before
 //! ```
-//! All numbers are little-endian. Version 4 is the same without marks and lost entries, and version 3 without the
+//! Version 4 is the same without marks and lost entries, and version 3 without the
 //! promise too; what is not known of that counts as the longest that there can be. Version 2 is one block and has no formation:
 //!
 //! ```text
-//! 0    32   as above
+//! 0    32   as version 5
 //! 32   8    cluster id, the hash of its name
 //! 40   8    store id
 //! 48   8N   ids of all nodes, ascending
@@ -45,43 +64,57 @@
 //! Its cluster counts as decided, with any store of each node. Version 1 does not say which shards there
 //! are either: those that are found at the first start are listed.
 
-use super::{Identity, IdentityError};
+use super::{HeldShard, HeldState, Identity, IdentityError};
 use crate::node::cluster::formation::Acceptor;
 use crate::node::cluster::judge::Met;
 use crate::node::cluster::standing::Exclusion;
 use crate::node::limits;
 use corelith_io::BLOCK_SIZE;
 use corelith_shards::{NodeId, ShardId};
-use corelith_wire::peer::{Ballot, Charter, LastStarts};
+use corelith_wire::peer::{Ballot, Charter};
+use corelith_wire::width::u32_len;
 use corelith_wire::{FullClusterId, Mark, Start, StoreId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CLNODE\0\0";
-pub(super) const VERSION: u32 = 5;
-/// Bytes of the file.
-pub(crate) const FILE_BYTES: usize = 2 * BLOCK_SIZE;
-const NODES_AT: usize = 302;
-const NODE_BYTES: usize = 8 + 16 + 41;
+pub(super) const VERSION: u32 = 6;
+/// Bytes of the longest file.
+pub(crate) const FILE_BYTES_MAX: usize = 64 * BLOCK_SIZE;
+/// Bytes of a file of versions 3 to 5, and of the shortest one.
+pub(super) const FILE_BYTES_MIN: usize = 2 * BLOCK_SIZE;
+const NODES_AT: usize = 310;
+const MET_BYTES: usize = 8 + 16 + 16 + 8 + 1;
+const HELD_BYTES: usize = 4 + 2 + 1;
 const CRC_BYTES: usize = 4;
 
 const _: () = assert!(
-    NODES_AT + NODE_BYTES * limits::NODES_MAX + (limits::SHARDS_MAX as usize).div_ceil(8)
-        <= FILE_BYTES - CRC_BYTES
+    NODES_AT
+        + limits::NODES_MAX * (8 + 16)
+        + 4
+        + MET_BYTES * limits::NODES_MET_MAX
+        + 4
+        + HELD_BYTES * (limits::SHARDS_MAX as usize + 1)
+        <= FILE_BYTES_MAX - CRC_BYTES
 );
 
 /// The bytes of a `node` file.
 pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
     assert!(
-        identity.nodes.len() <= limits::NODES_MAX && identity.shards <= limits::SHARDS_MAX,
-        "the configuration bounds nodes and shards"
+        identity.nodes.len() <= limits::NODES_MAX
+            && identity.shards <= limits::SHARDS_MAX
+            && identity.met.len() <= limits::NODES_MET_MAX,
+        "the configuration and the map bound nodes and shards"
     );
-    let mut bytes = Vec::with_capacity(FILE_BYTES);
+    let mut bytes = Vec::with_capacity(FILE_BYTES_MIN);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&identity.shards.to_le_bytes());
     bytes.extend_from_slice(&identity.replicas.to_le_bytes());
+    bytes.extend_from_slice(&identity.reads.to_le_bytes());
     bytes.extend_from_slice(&identity.cores.to_le_bytes());
     bytes.extend_from_slice(&(identity.nodes.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(&u16::from(identity.is_founded).to_le_bytes());
     bytes.extend_from_slice(&identity.node.0.to_le_bytes());
     bytes.extend_from_slice(&identity.name.to_le_bytes());
     bytes.extend_from_slice(&identity.store.0.to_le_bytes());
@@ -99,6 +132,7 @@ pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
             (3, StoreId(0), start)
         }
         Some(Exclusion::LostEntries) => (4, StoreId(0), Start::default()),
+        Some(Exclusion::Removed) => (5, StoreId(0), Start::default()),
     };
     bytes.push(tag);
     bytes.extend_from_slice(&store.0.to_le_bytes());
@@ -110,19 +144,14 @@ pub(crate) fn encode(identity: &Identity) -> Vec<u8> {
     bytes.extend_from_slice(&identity.mark.0.to_le_bytes());
     assert_eq!(bytes.len(), NODES_AT, "each field has its place");
     put_nodes(&mut bytes, identity);
-    let mut held = vec![0_u8; identity.shards.div_ceil(8) as usize];
-    for shard in &identity.held {
-        assert!(shard.0 < identity.shards, "{shard} is none of the cluster");
-        if let Some(byte) = held.get_mut(shard.0 as usize / 8) {
-            *byte |= 1 << (shard.0 % 8);
-        }
+    put_held(&mut bytes, identity);
+    let needed = bytes.len() + CRC_BYTES;
+    let len = needed.next_multiple_of(BLOCK_SIZE).max(FILE_BYTES_MIN);
+    assert!(len <= FILE_BYTES_MAX, "everything has its place");
+    if let Some(field) = bytes.get_mut(12..16) {
+        field.copy_from_slice(&u32_len(len).to_le_bytes());
     }
-    bytes.append(&mut held);
-    assert!(
-        bytes.len() <= FILE_BYTES - CRC_BYTES,
-        "everything has its place"
-    );
-    bytes.resize(FILE_BYTES - CRC_BYTES, 0);
+    bytes.resize(len - CRC_BYTES, 0);
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
@@ -172,12 +201,29 @@ fn put_nodes(bytes: &mut Vec<u8>, identity: &Identity) {
         });
         bytes.extend_from_slice(&store.0.to_le_bytes());
     }
-    for node in &identity.nodes {
-        let met = identity.met.get(node).copied().unwrap_or_default();
+    bytes.extend_from_slice(&u32_len(identity.met.len()).to_le_bytes());
+    for (node, met) in &identity.met {
+        bytes.extend_from_slice(&node.0.to_le_bytes());
         bytes.extend_from_slice(&met.store.0.to_le_bytes());
         put_start(bytes, met.start);
         bytes.extend_from_slice(&met.mark.0.to_le_bytes());
         bytes.push(met.has_lost.into());
+    }
+}
+
+fn put_held(bytes: &mut Vec<u8>, identity: &Identity) {
+    bytes.extend_from_slice(&u32_len(identity.held.len()).to_le_bytes());
+    for (shard, held) in &identity.held {
+        let is_one = shard.0 < identity.shards || *shard == ShardId::META;
+        assert!(is_one, "{shard} is none of the cluster");
+        bytes.extend_from_slice(&shard.0.to_le_bytes());
+        bytes.extend_from_slice(&held.generation.to_le_bytes());
+        bytes.push(match held.state {
+            HeldState::ToBeMade => 0,
+            HeldState::Made => 1,
+            HeldState::Dropped => 2,
+            HeldState::Gone => 3,
+        });
     }
 }
 
@@ -202,7 +248,14 @@ pub fn decode(file: &str, bytes: &[u8]) -> Result<Identity, IdentityError> {
             version,
         });
     }
-    let len = if version < 3 { BLOCK_SIZE } else { FILE_BYTES };
+    let len = match version {
+        0..=2 => BLOCK_SIZE,
+        3..=5 => FILE_BYTES_MIN,
+        _ => fields.u32() as usize,
+    };
+    if len > FILE_BYTES_MAX || !len.is_multiple_of(BLOCK_SIZE) {
+        return Err(corrupt("its length is none that is written"));
+    }
     let Some((content, crc)) = bytes
         .get(..len)
         .and_then(<[u8]>::split_last_chunk::<CRC_BYTES>)
@@ -217,32 +270,30 @@ pub fn decode(file: &str, bytes: &[u8]) -> Result<Identity, IdentityError> {
 }
 
 fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'static str> {
-    let (shards, replicas, cores) = (fields.u32(), fields.u32(), fields.u16());
+    if version > 5 {
+        let _length = fields.u32();
+    }
+    let mut identity = Identity {
+        shards: fields.u32(),
+        replicas: fields.u32(),
+        ..Identity::default()
+    };
+    match version {
+        0..=5 => identity.cores = fields.u16(),
+        _ => (identity.reads, identity.cores) = (fields.u16(), fields.u16()),
+    }
     let count = usize::from(fields.u16());
+    if version > 5 {
+        identity.is_founded = fields.u16() != 0;
+    }
     if count > limits::NODES_MAX {
         return Err("it lists too many nodes");
     }
-    if shards > limits::SHARDS_MAX {
+    if identity.shards > limits::SHARDS_MAX {
         return Err("it has too many shards");
     }
-    let (node, name) = (NodeId(fields.u64()), fields.u64());
-    let mut identity = Identity {
-        shards,
-        replicas,
-        cores,
-        node,
-        name,
-        store: StoreId(0),
-        incarnation: 0,
-        starts: LastStarts::default(),
-        mark: Mark::default(),
-        promise_ms_max: limits::PROMISE_MS_MAX as u32,
-        formation: Acceptor::default(),
-        excluded: None,
-        nodes: Vec::new(),
-        met: BTreeMap::new(),
-        held: BTreeSet::new(),
-    };
+    (identity.node, identity.name) = (NodeId(fields.u64()), fields.u64());
+    identity.promise_ms_max = limits::PROMISE_MS_MAX as u32;
     let take_nodes = |fields: &mut Fields<'_>| -> Vec<NodeId> {
         (0..count).map(|_| NodeId(fields.u64())).collect()
     };
@@ -251,7 +302,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         identity.nodes = take_nodes(fields);
         let any = identity.nodes.iter().map(|node| (*node, StoreId::ANY));
         identity.formation.charter = Some(Charter {
-            cluster: FullClusterId(name.into()),
+            cluster: FullClusterId(identity.name.into()),
             stores: any.collect(),
         });
     } else {
@@ -274,21 +325,45 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
             .iter()
             .map(|node| (*node, StoreId(fields.u128())));
         identity.formation = formation.with(stores.collect());
-        let met = identity.nodes.iter().map(|node| {
-            let mut met = Met {
-                store: StoreId(fields.u128()),
-                start: fields.start(),
-                ..Met::default()
-            };
-            if version > 4 {
-                met.mark = Mark(fields.u64());
-                met.has_lost = fields.take() != [0];
-            }
-            (*node, met)
-        });
-        identity.met = met.filter(|(_, met)| *met != Met::default()).collect();
     }
-    // Zeros in version 1.
+    match version {
+        0..=2 => {}
+        3..=5 => {
+            let met = identity.nodes.iter();
+            let met = met.map(|node| (*node, take_met(fields, version > 4)));
+            identity.met = met.filter(|(_, met)| *met != Met::default()).collect();
+        }
+        _ => {
+            let count = fields.u32() as usize;
+            if count > limits::NODES_MET_MAX {
+                return Err("it has met too many nodes");
+            }
+            let met = (0..count).map(|_| (NodeId(fields.u64()), take_met(fields, true)));
+            identity.met = met.collect();
+        }
+    }
+    match version {
+        0..=5 => identity.held = take_bits(fields, identity.shards),
+        _ => identity.held = take_held(fields, identity.shards)?,
+    }
+    Ok(identity)
+}
+
+fn take_met(fields: &mut Fields<'_>, has_mark: bool) -> Met {
+    let mut met = Met {
+        store: StoreId(fields.u128()),
+        start: fields.start(),
+        ..Met::default()
+    };
+    if has_mark {
+        met.mark = Mark(fields.u64());
+        met.has_lost = fields.take() != [0];
+    }
+    met
+}
+
+/// The shards of older versions: replicas of the founding, all of them made. Zeros in version 1.
+fn take_bits(fields: &mut Fields<'_>, shards: u32) -> BTreeMap<ShardId, HeldShard> {
     let bits: Vec<u8> = (0..shards.div_ceil(8))
         .map(|_| u8::from_le_bytes(fields.take()))
         .collect();
@@ -296,8 +371,36 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
         let byte = bits.get(*shard as usize / 8);
         byte.is_some_and(|byte| byte >> (shard % 8) & 1 == 1)
     };
-    identity.held = (0..shards).filter(is_held).map(ShardId).collect();
-    Ok(identity)
+    let held = (0..shards).filter(is_held).map(ShardId);
+    held.map(|shard| (shard, HeldShard::first(HeldState::Made)))
+        .collect()
+}
+
+fn take_held(
+    fields: &mut Fields<'_>,
+    shards: u32,
+) -> Result<BTreeMap<ShardId, HeldShard>, &'static str> {
+    let count = fields.u32() as usize;
+    if count > shards as usize + 1 {
+        return Err("it lists too many shards");
+    }
+    let mut held = BTreeMap::new();
+    for _ in 0..count {
+        let shard = ShardId(fields.u32());
+        if shard.0 >= shards && shard != ShardId::META {
+            return Err("it lists a shard that there is not");
+        }
+        let generation = fields.u16();
+        let state = match u8::from_le_bytes(fields.take()) {
+            0 => HeldState::ToBeMade,
+            1 => HeldState::Made,
+            2 => HeldState::Dropped,
+            3 => HeldState::Gone,
+            _ => return Err("a shard is in no known state"),
+        };
+        held.insert(shard, HeldShard { generation, state });
+    }
+    Ok(held)
 }
 
 /// The state of the formation before its stores are read.
@@ -350,6 +453,7 @@ fn take_exclusion(fields: &mut Fields<'_>) -> Result<Option<Exclusion>, &'static
         2 => Ok(Some(Exclusion::RolledBack(start))),
         3 => Ok(Some(Exclusion::Behind(Mark(start.incarnation)))),
         4 => Ok(Some(Exclusion::LostEntries)),
+        5 => Ok(Some(Exclusion::Removed)),
         _ => Err("what peers said of it is not known"),
     }
 }

@@ -1,4 +1,8 @@
-use super::{FILE_BYTES, Identity, IdentityError, check_same, decode, encode};
+use super::format::FILE_BYTES_MIN;
+use super::{
+    Expected, ExpectedCluster, HeldShard, HeldState, Identity, IdentityError, check_same, decode,
+    encode,
+};
 use crate::node::cluster::formation::Acceptor;
 use crate::node::cluster::judge::Met;
 use crate::node::cluster::standing::Exclusion;
@@ -36,6 +40,7 @@ fn identity() -> Identity {
     Identity {
         shards: 8,
         replicas: 3,
+        reads: 1,
         cores: 2,
         node: NodeId(2),
         name: 0xabcd,
@@ -52,7 +57,29 @@ fn identity() -> Identity {
         excluded: None,
         nodes: vec![NodeId(1), NodeId(2), NodeId(5)],
         met: BTreeMap::from([(NodeId(1), met)]),
-        held: [0, 3, 7].map(ShardId).into(),
+        is_founded: true,
+        held: [
+            (ShardId(0), HeldShard::first(HeldState::Made)),
+            (ShardId(3), held(7, HeldState::ToBeMade)),
+            (ShardId(7), held(1, HeldState::Gone)),
+            (ShardId::META, held(2, HeldState::Dropped)),
+        ]
+        .into(),
+    }
+}
+
+fn held(generation: u16, state: HeldState) -> HeldShard {
+    HeldShard { generation, state }
+}
+
+/// The same as older versions had it.
+fn as_before() -> Identity {
+    let made = HeldShard::first(HeldState::Made);
+    Identity {
+        reads: 0,
+        is_founded: false,
+        held: [0, 3, 7].map(|shard| (ShardId(shard), made)).into(),
+        ..identity()
     }
 }
 
@@ -87,16 +114,34 @@ fn what_is_written_is_read() {
             ..identity()
         },
         Identity {
+            excluded: Some(Exclusion::Removed),
+            node: NodeId(0),
+            is_founded: false,
+            held: BTreeMap::new(),
+            ..identity()
+        },
+        Identity {
             excluded: Some(Exclusion::RolledBack(start)),
             met: BTreeMap::new(),
             ..identity()
         },
     ];
     for identity in table {
-        let bytes = encode(&identity);
-        assert_eq!(bytes.len(), FILE_BYTES);
+        let mut bytes = encode(&identity);
+        assert_eq!(bytes.len(), FILE_BYTES_MIN);
+        assert_eq!(decode("f", &bytes).unwrap(), identity);
+        // What is left of a longer one.
+        bytes.extend_from_slice(&[7; BLOCK_SIZE]);
         assert_eq!(decode("f", &bytes).unwrap(), identity);
     }
+    let mut longest = identity();
+    longest.shards = 4096;
+    for shard in (0..4096).map(ShardId) {
+        longest.held.insert(shard, held(u16::MAX, HeldState::Made));
+    }
+    let met = longest.met[&NodeId(1)];
+    longest.met = (1..=4096).map(|node| (NodeId(node), met)).collect();
+    assert_eq!(decode("f", &encode(&longest)).unwrap(), longest);
 }
 
 #[test]
@@ -107,7 +152,7 @@ fn each_damaged_byte_is_noticed() {
         bad[at] ^= 1;
         assert!(decode("f", &bad).is_err(), "byte {at}");
     }
-    for len in [0, 100, BLOCK_SIZE, FILE_BYTES - 1] {
+    for len in [0, 100, BLOCK_SIZE, FILE_BYTES_MIN - 1] {
         assert!(matches!(
             decode("f", &good[..len]),
             Err(IdentityError::Corrupt { .. })
@@ -118,17 +163,17 @@ fn each_damaged_byte_is_noticed() {
 #[test]
 fn a_newer_format_is_named() {
     let mut newer = encode(&identity());
-    newer[8] = 6;
+    newer[8] = 7;
     let error = decode("/d/node", &newer).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/d/node has format version 6; this program knows versions up to 5: use a newer one"
+        "/d/node has format version 7; this program knows versions up to 6: use a newer one"
     );
 }
 
-/// The bytes of a file of version 5, as it is first written: others must read them.
+/// The bytes of a file of version 6, as it is first written: others must read them.
 #[test]
-fn version_5_stays_as_it_is() {
+fn version_6_stays_as_it_is() {
     let bytes = encode(&identity());
     let hex = |range: std::ops::Range<usize>| -> String {
         bytes[range]
@@ -137,67 +182,75 @@ fn version_5_stays_as_it_is() {
             .collect()
     };
     assert_eq!(
-        hex(0..64),
-        "434c4e4f4445000005000000080000000300000002000300\
-         0200000000000000cdab0000000000004d000000000000000000000400000000\
-         0400000000000000"
+        hex(0..72),
+        "434c4e4f444500000600000000200000080000000300000001000200030001000200000000000000cdab000000000000\
+         4d0000000000000000000004000000000400000000000000"
     );
+    assert_eq!(hex(170..178), "0001000000000000");
+    assert_eq!(hex(298..310), "580200001500000000000000");
     assert_eq!(
-        hex(64..162),
-        "03000000000000004d000000000000000000000400000000\
-         000000000000000000000000000000000000000000000000\
-         02cdab0000000000000000000010000000\
-         000000000000000000000000000000000000000000000000000000000000000000"
-    );
-    assert_eq!(hex(162..178), "00010000000000000101000000000000");
-    assert_eq!(hex(290..294), "58020000");
-    assert_eq!(hex(294..302), "1500000000000000");
-    assert_eq!(
-        hex(302..326),
-        "010000000000000002000000000000000500000000000000"
-    );
-    assert_eq!(
-        hex(326..374),
-        "0b0000000000000000000000000000004d00000000000000000000040000000000000000000000000000000000000000"
-    );
-    assert_eq!(
-        hex(374..415),
-        "0b00000000000000000000000000000006000000000000006300000000000000\
+        hex(382..435),
+        "010000000100000000000000\
+         0b00000000000000000000000000000006000000000000006300000000000000\
          1f0000000000000001"
     );
-    assert_eq!(hex(497..499), "8900");
-    assert_eq!(hex(FILE_BYTES - 4..FILE_BYTES), "43b48fb3");
+    assert_eq!(
+        hex(435..467),
+        "04000000000000000000010300000007000007000000010003ffffffff020002"
+    );
+    assert_eq!(hex(FILE_BYTES_MIN - 4..FILE_BYTES_MIN), "fa535ad7");
+}
+
+/// A file of version 5, but for its checksum.
+fn version_5() -> Vec<u8> {
+    let now = encode(&identity());
+    let mut bytes = b"CLNODE\0\0\x05\0\0\0".to_vec();
+    bytes.extend_from_slice(&[8, 0, 0, 0, 3, 0, 0, 0, 2, 0, 3, 0]);
+    // From the node's id to the charter's stores.
+    bytes.extend_from_slice(&now[32..382]);
+    bytes.extend_from_slice(&now[394..435]);
+    bytes.resize(bytes.len() + 2 * 41, 0);
+    bytes.push(0b1000_1001);
+    bytes.resize(FILE_BYTES_MIN - 4, 0);
+    bytes
+}
+
+fn sealed(mut bytes: Vec<u8>, crc_then: u32) -> Vec<u8> {
+    let crc = crc32c::crc32c(&bytes);
+    let (crc_now, crc_then) = (format!("{crc:08x}"), format!("{crc_then:08x}"));
+    assert_eq!(crc_now, crc_then, "as it was written");
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// The bytes of a file of version 5, as it was written.
+#[test]
+fn version_5_is_read() {
+    let bytes = sealed(version_5(), 0xb38f_b443);
+    assert_eq!(decode("f", &bytes).unwrap(), as_before());
 }
 
 /// The bytes of files of versions 3 and 4, as they were written: without marks, and of version 3 without the
 /// promise.
 #[test]
 fn versions_3_and_4_are_read() {
-    let now = encode(&identity());
+    let then = version_5();
     for (version, promise_ms_max, crc_then) in [(3, 10_000, 0xc723_5e20_u32), (4, 600, 0x6a19_e2e1)]
     {
         let promise = if version == 3 { 290..290 } else { 290..294 };
-        let mut bytes = [&now[..290], &now[promise], &now[302..374]].concat();
+        let mut bytes = [&then[..290], &then[promise], &then[302..374]].concat();
         for node in 0..3 {
             let at = 374 + 41 * node;
-            bytes.extend_from_slice(&now[at..at + 32]);
+            bytes.extend_from_slice(&then[at..at + 32]);
         }
-        bytes.extend_from_slice(&now[497..]);
-        bytes.resize(FILE_BYTES - 4, 0);
-        let len = FILE_BYTES - 4;
-        bytes[len - 64..].fill(0);
+        bytes.extend_from_slice(&then[497..]);
+        bytes.resize(FILE_BYTES_MIN - 4, 0);
         bytes[8] = version;
-        let crc = crc32c::crc32c(&bytes);
-        assert_eq!(
-            format!("{crc:08x}"),
-            format!("{crc_then:08x}"),
-            "as it was written"
-        );
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        let bytes = sealed(bytes, crc_then);
         let mut expected = Identity {
             mark: Mark(0),
             promise_ms_max,
-            ..identity()
+            ..as_before()
         };
         for met in expected.met.values_mut() {
             (met.mark, met.has_lost) = (Mark(0), false);
@@ -238,9 +291,9 @@ fn older_versions_are_of_a_cluster_with_any_stores() {
             held: if version == 1 {
                 [].into()
             } else {
-                identity().held
+                as_before().held
             },
-            ..identity()
+            ..as_before()
         };
         assert_eq!(decode("f", &bytes).unwrap(), expected);
     }
@@ -249,38 +302,55 @@ fn older_versions_are_of_a_cluster_with_any_stores() {
 #[test]
 fn each_difference_is_one_sentence() {
     let stored = identity();
-    type Change = fn(&mut Identity);
-    let table: [(Change, &str); 6] = [
+    let same = ExpectedCluster {
+        name: stored.name,
+        shards: stored.shards,
+        replicas: stored.replicas,
+        reads: stored.reads,
+        nodes: stored.nodes.clone(),
+    };
+    type Change = fn(&mut ExpectedCluster);
+    let table: [(Change, &str); 4] = [
         (
-            |i| i.node = NodeId(3),
-            "node id 2, but the configuration says 3",
-        ),
-        (
-            |i| i.name = 1,
+            |c| c.name = 1,
             "cluster.name (a hash of it) 000000000000abcd, but the configuration says 0000000000000001",
         ),
         (
-            |i| i.shards = 16,
+            |c| c.shards = 16,
             "the number of shards 8, but the configuration says 16",
         ),
         (
-            |i| i.replicas = 1,
+            |c| c.replicas = 1,
             "the number of replicas 3, but the configuration says 1",
         ),
         (
-            |i| i.cores = 4,
-            "the number of cores 2, but the configuration says 4",
-        ),
-        (
-            |i| i.nodes = vec![NodeId(2)],
+            |c| c.nodes = vec![NodeId(2)],
             "the nodes 1, 2, 5, but the configuration says 2",
         ),
     ];
-    for (change, expected) in table {
-        let mut configured = stored.clone();
+    let expected = |node, cluster| Expected {
+        node,
+        cores: 1,
+        cluster,
+    };
+    let check = |expected| check_same("/d".as_ref(), &stored, &expected);
+    for (change, why) in table {
+        let mut configured = same.clone();
         change(&mut configured);
-        let error = check_same("/d".as_ref(), &stored, &configured).unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
+        let error = check(expected(None, Some(configured))).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
     }
-    assert!(check_same("/d".as_ref(), &stored, &stored).is_ok());
+    let error = check(expected(Some(NodeId(3)), None)).unwrap_err();
+    let why = "node id 2, but the configuration says 3";
+    assert!(error.to_string().contains(why), "{error}");
+    for node in [None, Some(NodeId(2))] {
+        assert!(check(expected(node, None)).is_ok());
+        assert!(check(expected(node, Some(same.clone()))).is_ok());
+    }
+    // Whoever joins has no id before the cluster has given it one.
+    let joining = Identity {
+        node: NodeId(0),
+        ..Identity::default()
+    };
+    assert!(check_same("/d".as_ref(), &joining, &expected(Some(NodeId(3)), None)).is_ok());
 }

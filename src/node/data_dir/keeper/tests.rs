@@ -1,7 +1,5 @@
 use super::IdentityKeeper;
-use crate::node::cluster::placement::Placement;
-use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{self, DataDir};
+use crate::node::data_dir::identity::{self, DataDir, Expected, ExpectedCluster};
 use corelith_consensus::{Liveness, LivenessOptions};
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_wire::peer::{Introduction, Settings};
@@ -17,10 +15,18 @@ fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn placement() -> Placement {
-    let text = "node = { id = 1, data_dir = \"/data\" }\n\
-                cluster = { name = \"test\", shards = 1, nodes = [{ id = 1, host = \"10.0.0.1\", port = 1 }] }";
-    Placement::new(&NodeConfig::parse("test", text).unwrap())
+fn expected() -> Expected {
+    Expected {
+        node: Some(NodeId(1)),
+        cores: 1,
+        cluster: Some(ExpectedCluster {
+            name: 7,
+            shards: 1,
+            replicas: 1,
+            reads: 0,
+            nodes: vec![NodeId(1)],
+        }),
+    }
 }
 
 /// What a start on the directory did.
@@ -37,7 +43,7 @@ fn start(sim: &Sim, node: SimNode, promise: Duration) -> Rc<RefCell<Start>> {
     let start = Rc::new(RefCell::new(Start::default()));
     let (seen, world) = (Rc::clone(&start), sim.clone());
     sim.start(node, 0, move || async move {
-        let opened = DataDir::open(Path::new(DIR), &placement(), 7, 1, promise).await;
+        let opened = DataDir::open(Path::new(DIR), &expected(), promise).await;
         let Ok(opened) = opened else { return };
         let promised_before = opened.promised_before;
         seen.borrow_mut().bound = Some((world.now(), promised_before));
@@ -54,7 +60,8 @@ fn start(sim: &Sim, node: SimNode, promise: Duration) -> Rc<RefCell<Start>> {
             start: opened.start,
             mark: opened.identity.mark,
             port: 1,
-            settings: Settings::new(1, 1, 0, 0),
+            cores: 1,
+            settings: Settings::new(1, 1, 0),
         };
         let keeper = IdentityKeeper::new(Path::new(DIR), &opened, me, false);
         keeper.forget_longer_promises(liveness, promise).await;

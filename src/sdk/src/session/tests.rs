@@ -1,5 +1,6 @@
 mod refusals;
 mod replicas;
+mod scouts;
 
 use super::*;
 use bytes::{Bytes, BytesMut};

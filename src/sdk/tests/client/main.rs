@@ -9,6 +9,8 @@ mod mock;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod scans;

@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use corelith_client::Client;
+use corelith_wire::cluster::{ClusterAnswer, ClusterAsk};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Status, Welcome};
 use corelith_wire::map::{ClusterMap, MapNode};
@@ -327,6 +328,11 @@ impl State {
     }
 
     fn serve(&mut self, node: u64, frame: &Frame) -> Answer {
+        if frame.header.head.kind == Kind::CLUSTER {
+            let ask = ClusterAsk::parse(frame.body()).unwrap();
+            let lines = vec![format!("{:?} at node {node}", ask.order)];
+            return Answer::Cluster(ClusterAnswer::Done { lines });
+        }
         let (kind, ShardId(shard)) = (frame.header.head.kind, frame.header.head.shard);
         let leader = self.leaders[shard as usize];
         let fail = |failure| Answer::Failure {

@@ -2,6 +2,7 @@
 //! the answer was true. An application may use the index as a fencing token.
 
 use crate::body::{access, deserialize};
+use crate::client::cluster::{ClusterAnswer, encode_cluster_answer};
 use crate::error::DecodeError;
 use crate::frame::{Frame, FrameBuilder, Head, Kind, field};
 use crate::limits::{self, DETACH_BYTES_MIN};
@@ -371,6 +372,8 @@ pub enum Answer {
     Storage(StorageReply),
     /// The cluster map.
     Map(ClusterMap),
+    /// The state of the cluster, or what becomes of an order.
+    Cluster(ClusterAnswer),
     /// Not done.
     Failure {
         /// Where in the shard's history.
@@ -392,7 +395,11 @@ impl Answer {
             | Self::SessionOpened { meta, .. } => Some(*meta),
             Self::ScanPage(page) => Some(page.meta),
             Self::ScanHeads(page) => Some(page.meta),
-            Self::Status(_) | Self::Storage(_) | Self::Map(_) | Self::Failure { .. } => None,
+            Self::Status(_)
+            | Self::Storage(_)
+            | Self::Map(_)
+            | Self::Cluster(_)
+            | Self::Failure { .. } => None,
         }
     }
 
@@ -451,6 +458,7 @@ impl Answer {
             Kind::STORAGE_REPLY => StorageReply1::parse(body).map(Self::Storage),
             Kind::STORAGE_REPLY_2 => StorageReply::parse(body).map(Self::Storage),
             Kind::MAP => ClusterMap::parse(body).map(Self::Map),
+            Kind::CLUSTER_ANSWER => ClusterAnswer::parse(body).map(Self::Cluster),
             Kind::FAILURE => {
                 let found = access::<ArchivedFailureBody>(body, "failure")?;
                 let failure = deserialize(&found.failure, "failure")?;
@@ -570,6 +578,7 @@ fn encode_newest(out: &mut Outbox, head: Head, answer: &Answer) {
         Answer::Status(status) => encode_status_reply(out, head, status),
         Answer::Storage(storage) => encode_storage_reply(out, head, storage),
         Answer::Map(map) => encode_map(out, head, map),
+        Answer::Cluster(answer) => encode_cluster_answer(out, head, answer),
         Answer::Failure { meta, failure } => {
             encode_failure(out, head, *meta, failure.clone());
         }

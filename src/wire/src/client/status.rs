@@ -2,6 +2,7 @@
 
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
+use crate::ids::ShardId;
 use rkyv::with::Skip;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub struct StatusReply {
     /// The other nodes as it sees them; since version 3, and also behind the rest.
     #[rkyv(with = Skip)]
     pub peers: Vec<NodePeer>,
+    /// Its replica of the meta shard, if it has one; since version 5, and also behind the rest.
+    #[rkyv(with = Skip)]
+    pub meta: Option<ShardStatus>,
 }
 
 /// Another node, as one sees it.
@@ -49,6 +53,61 @@ pub struct NodePeer {
 
 /// What a line about a peer begins with, where one about a stranger has a number.
 const PEER_LINE: &str = "peer ";
+
+/// What the line about the meta shard begins with.
+const META_LINE: &str = "meta ";
+
+impl ShardRole {
+    const ALL: [Self; 5] = [
+        Self::Leader,
+        Self::Follower,
+        Self::Candidate,
+        Self::Learner,
+        Self::Down,
+    ];
+}
+
+impl ShardStatus {
+    fn meta_line(&self) -> String {
+        let Self {
+            core,
+            role,
+            leader,
+            term,
+            last,
+            committed,
+            applied,
+            checkpointed,
+            purged,
+            ..
+        } = self;
+        let role = *role as u8;
+        format!(
+            "{META_LINE}{core} {role} {leader} {term} {last} {committed} {applied} {checkpointed} {purged}\n"
+        )
+    }
+
+    fn parse_meta(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ').map(|field| field.parse::<u64>().ok());
+        let mut field = || fields.next().flatten();
+        Some(Self {
+            shard: ShardId::META.0,
+            core: u16::try_from(field()?).ok()?,
+            role: {
+                let role = field()?;
+                let mut all = ShardRole::ALL.into_iter();
+                all.find(|known| *known as u64 == role)?
+            },
+            leader: field()?,
+            term: field()?,
+            last: field()?,
+            committed: field()?,
+            applied: field()?,
+            checkpointed: field()?,
+            purged: field()?,
+        })
+    }
+}
 
 impl NodePeer {
     fn line(&self) -> String {
@@ -153,6 +212,10 @@ impl StatusReply {
                 reply.peers.push(NodePeer::parse(peer).ok_or(malformed)?);
                 continue;
             }
+            if let Some(meta) = line.strip_prefix(META_LINE) {
+                reply.meta = Some(ShardStatus::parse_meta(meta).ok_or(malformed)?);
+                continue;
+            }
             let (node, why) = line.split_once(' ').ok_or(malformed)?;
             reply.strangers.push(NodeStranger {
                 node: node.parse().map_err(|_| malformed)?,
@@ -162,8 +225,8 @@ impl StatusReply {
         Ok(reply)
     }
 
-    /// What goes behind the rest for a side of that version: a line for each stranger, its node and the reason, and
-    /// one for each peer.
+    /// What goes behind the rest for a side of that version: a line for each stranger, its node and the reason,
+    /// one for each peer, and one for the meta shard.
     pub(crate) fn behind(&self, version: u16) -> String {
         let lines = self.strangers.iter().map(|stranger| {
             let why = stranger.why.replace('\n', " ");
@@ -171,7 +234,11 @@ impl StatusReply {
         });
         // An older side would take them for strangers.
         let peers: &[NodePeer] = if version < 3 { &[] } else { &self.peers };
-        lines.chain(peers.iter().map(NodePeer::line)).collect()
+        let meta = self.meta.filter(|_| version >= 5);
+        lines
+            .chain(peers.iter().map(NodePeer::line))
+            .chain(meta.iter().map(ShardStatus::meta_line))
+            .collect()
     }
 }
 

@@ -6,15 +6,18 @@
 //!
 //! ```text
 //! question:  8 hash of the cluster's name, introduction, 1 step (0 who, 1 prepare, 2 accept, 3 name,
-//!            4 stranger),
-//!            ballot (1, 2), charter (2)
+//!            4 stranger, 5 join),
+//!            ballot (1, 2), charter (2), place (5)
 //! answer:    introduction, 1 tag, then
 //!            0 not formed   ballot promised, 1 whether accepted, ballot and charter accepted
 //!            1 formed       charter, verdict
 //!            2 refused      verdict
 //!            3 named        16 times 8 nonce
+//!            4 joined       8 node, 8 hash of the cluster's name, charter, 4 length, cluster map
+//!            5 declined     2 length, a sentence
 //! ballot:    8 round, 16 store
 //! charter:   16 cluster, 2 count, then 8 node, 16 store each
+//! place:     2 length, host; 2 port; 2 cores; 2 length, zone; 2 length, region
 //! ```
 
 use super::introduce::{
@@ -25,9 +28,12 @@ use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
 use crate::ids::{FullClusterId, NodeId, Start, StoreId};
-use crate::limits::NODES_MAX;
+use crate::limits::{
+    CLUSTER_MAP_BYTES_MAX, HOST_BYTES_MAX, NODES_MAX, PLACE_BYTES_MAX, WHY_BYTES_MAX,
+};
 use crate::outbox::Outbox;
-use bytes::{BufMut, BytesMut};
+use crate::width::u32_len;
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Names a proposal; a later one is greater. Stores do not share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +74,24 @@ pub enum FormationStep {
     Name,
     /// I have been refused, and know it: nothing but that may be remembered of me.
     Stranger,
+    /// May I take part from now on? Who has no node id yet introduces itself as node 0, and one that has its id
+    /// asks with a store that the cluster does not know.
+    Join(JoinPlace),
+}
+
+/// Where a node is that joins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JoinPlace {
+    /// Host name or address, as others reach it.
+    pub host: String,
+    /// Port of its first core.
+    pub port: u16,
+    /// Number of its cores.
+    pub cores: u16,
+    /// Its zone.
+    pub zone: String,
+    /// Its region.
+    pub region: String,
 }
 
 /// A question.
@@ -102,6 +126,19 @@ pub enum FormationAnswer {
     Refused(Verdict),
     /// It is the one that introduces itself.
     Named(LastStarts),
+    /// The cluster has taken the asking node in.
+    Joined {
+        /// As that node.
+        node: NodeId,
+        /// Hash of the cluster's name.
+        name: u64,
+        /// What the cluster is.
+        charter: Charter,
+        /// The cluster map, as it is stored.
+        map: Bytes,
+    },
+    /// It has not, and why, in a sentence that says what to do.
+    Declined(String),
 }
 
 /// The nonces of the last starts of a store: that of incarnation `i` is at `i` modulo their number. A directory
@@ -156,6 +193,10 @@ pub fn encode_formation(out: &mut Outbox, head: Head, ask: &FormationAsk) {
         }
         FormationStep::Name => body.put_u8(3),
         FormationStep::Stranger => body.put_u8(4),
+        FormationStep::Join(place) => {
+            body.put_u8(5);
+            put_place(&mut body, place);
+        }
     }
     sealed(out, head, kinds::FORM, &body);
 }
@@ -174,6 +215,7 @@ pub fn parse_formation(frame: &Frame) -> Result<FormationAsk, DecodeError> {
         2 => FormationStep::Accept(take_ballot(&mut fields)?, take_charter(&mut fields)?),
         3 => FormationStep::Name,
         4 => FormationStep::Stranger,
+        5 => FormationStep::Join(take_place(&mut fields)?),
         _ => return Err(fields.malformed()),
     };
     fields.end()?;
@@ -207,6 +249,24 @@ pub fn encode_formation_reply(out: &mut Outbox, head: Head, reply: &FormationRep
             body.put_u8(3);
             starts.0.iter().for_each(|nonce| body.put_u64_le(*nonce));
         }
+        FormationAnswer::Joined {
+            node,
+            name,
+            charter,
+            map,
+        } => {
+            assert!(map.len() <= CLUSTER_MAP_BYTES_MAX, "maps are bounded");
+            body.put_u8(4);
+            body.put_u64_le(node.0);
+            body.put_u64_le(*name);
+            put_charter(&mut body, charter);
+            body.put_u32_le(u32_len(map.len()));
+            body.extend_from_slice(map);
+        }
+        FormationAnswer::Declined(why) => {
+            body.put_u8(5);
+            put_text(&mut body, why, WHY_BYTES_MAX);
+        }
     }
     sealed(out, head, kinds::FORM_REPLY, &body);
 }
@@ -238,10 +298,62 @@ pub fn parse_formation_reply(frame: &Frame) -> Result<FormationReply, DecodeErro
             }
             FormationAnswer::Named(starts)
         }
+        4 => FormationAnswer::Joined {
+            node: NodeId(fields.u64()?),
+            name: fields.u64()?,
+            charter: take_charter(&mut fields)?,
+            map: {
+                let len = fields.u32()? as usize;
+                if len > CLUSTER_MAP_BYTES_MAX {
+                    return Err(fields.malformed());
+                }
+                Bytes::copy_from_slice(fields.bytes(len)?)
+            },
+        },
+        5 => FormationAnswer::Declined(take_text(&mut fields, WHY_BYTES_MAX)?),
         _ => return Err(fields.malformed()),
     };
     fields.end()?;
     Ok(FormationReply { by, answer })
+}
+
+/// Text of at most `max` bytes; a longer one is cut.
+fn put_text(out: &mut BytesMut, text: &str, max: usize) {
+    let text = text
+        .get(..text.floor_char_boundary(max))
+        .unwrap_or_default();
+    let len = text.len() as u16;
+    assert_eq!(usize::from(len), text.len(), "texts are short");
+    out.put_u16_le(len);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_text(fields: &mut Fields<'_>, max: usize) -> Result<String, DecodeError> {
+    let len = usize::from(fields.u16()?);
+    if len > max {
+        return Err(fields.malformed());
+    }
+    let bytes = fields.bytes(len)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| fields.malformed())?;
+    Ok(text.to_owned())
+}
+
+fn put_place(out: &mut BytesMut, place: &JoinPlace) {
+    put_text(out, &place.host, HOST_BYTES_MAX);
+    out.put_u16_le(place.port);
+    out.put_u16_le(place.cores);
+    put_text(out, &place.zone, PLACE_BYTES_MAX);
+    put_text(out, &place.region, PLACE_BYTES_MAX);
+}
+
+fn take_place(fields: &mut Fields<'_>) -> Result<JoinPlace, DecodeError> {
+    Ok(JoinPlace {
+        host: take_text(fields, HOST_BYTES_MAX)?,
+        port: fields.u16()?,
+        cores: fields.u16()?,
+        zone: take_text(fields, PLACE_BYTES_MAX)?,
+        region: take_text(fields, PLACE_BYTES_MAX)?,
+    })
 }
 
 fn put_ballot(out: &mut BytesMut, ballot: &Ballot) {

@@ -20,8 +20,6 @@ pub struct Settings {
     pub shards: u32,
     /// Replicas of each.
     pub replicas: u32,
-    /// Hash of all nodes' ids and numbers of cores; not of their addresses.
-    pub nodes: u64,
     /// Longest key, in bytes.
     pub key_bytes_max: u32,
     /// Longest value, in bytes.
@@ -38,12 +36,11 @@ impl Settings {
     pub const VERSION: u32 = 1;
 
     /// The settings of this code, beside what is configured.
-    pub fn new(shards: u32, replicas: u32, nodes: u64, reads: u32) -> Self {
+    pub fn new(shards: u32, replicas: u32, reads: u32) -> Self {
         Self {
             version: Self::VERSION,
             shards,
             replicas,
-            nodes,
             key_bytes_max: limits::KEY_BYTES_MAX as u32,
             value_bytes_max: limits::VALUE_BYTES_MAX as u32,
             session_window: limits::SESSION_WINDOW,
@@ -75,17 +72,10 @@ impl Settings {
             ),
         ];
         let numbers = table.into_iter().find(|(_, ours, theirs)| ours != theirs);
-        let number = numbers.map(|(what, ours, theirs)| Difference {
+        numbers.map(|(what, ours, theirs)| Difference {
             what,
             ours: ours.into(),
             theirs: theirs.into(),
-        });
-        number.or_else(|| {
-            (self.nodes != theirs.nodes).then_some(Difference {
-                what: "the list of nodes and their cores (a hash of it)",
-                ours: self.nodes,
-                theirs: theirs.nodes,
-            })
         })
     }
 }
@@ -123,6 +113,8 @@ pub struct Introduction {
     pub mark: Mark,
     /// Port of its first core: where it listens, should its address not be the configured one.
     pub port: u16,
+    /// Number of its cores, in this start.
+    pub cores: u16,
     /// Its settings.
     pub settings: Settings,
 }
@@ -148,6 +140,8 @@ pub enum Verdict {
     Behind(Mark),
     /// The store lacks entries that it had acknowledged to the answering node.
     LostEntries,
+    /// The node was removed from the cluster.
+    Removed,
 }
 
 /// The answer to an [`Introduction`].
@@ -214,6 +208,7 @@ pub(super) fn put_verdict(out: &mut BytesMut, verdict: Verdict) {
             (6, StoreId(0), start)
         }
         Verdict::LostEntries => (7, StoreId(0), Start::default()),
+        Verdict::Removed => (8, StoreId(0), Start::default()),
     };
     out.put_u8(tag);
     out.put_u128_le(store.0);
@@ -233,6 +228,7 @@ pub(super) fn take_verdict(fields: &mut Fields<'_>) -> Result<Verdict, DecodeErr
         5 => Ok(Verdict::RolledBack(start)),
         6 => Ok(Verdict::Behind(Mark(start.incarnation))),
         7 => Ok(Verdict::LostEntries),
+        8 => Ok(Verdict::Removed),
         _ => Err(fields.malformed()),
     }
 }
@@ -257,6 +253,7 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
         start,
         mark,
         port,
+        cores,
         settings,
     } = introduction;
     out.put_u128_le(cluster.0);
@@ -265,10 +262,10 @@ pub(super) fn put(out: &mut BytesMut, introduction: &Introduction) {
     put_start(out, *start);
     out.put_u64_le(mark.0);
     out.put_u16_le(*port);
+    out.put_u16_le(*cores);
     out.put_u32_le(settings.version);
     out.put_u32_le(settings.shards);
     out.put_u32_le(settings.replicas);
-    out.put_u64_le(settings.nodes);
     out.put_u32_le(settings.key_bytes_max);
     out.put_u32_le(settings.value_bytes_max);
     out.put_u32_le(settings.session_window);
@@ -283,11 +280,11 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Introduction, DecodeError>
         start: take_start(fields)?,
         mark: Mark(fields.u64()?),
         port: fields.u16()?,
+        cores: fields.u16()?,
         settings: Settings {
             version: fields.u32()?,
             shards: fields.u32()?,
             replicas: fields.u32()?,
-            nodes: fields.u64()?,
             key_bytes_max: fields.u32()?,
             value_bytes_max: fields.u32()?,
             session_window: fields.u32()?,

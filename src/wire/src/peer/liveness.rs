@@ -10,7 +10,7 @@
 //!   n  health                                n  health
 //!   8  mark of the sender's store
 //! health:  1 flags, 4 microseconds that a write takes to become durable, 2 number of damaged shards
-//!          that follow, 4 each
+//!          that follow, 4 each, 4 epoch of the cluster map that the node knows, 0 if it knows none
 //! flags:   bit 1 no room for values, bit 2 files of any shard are damaged, bit 3 leads are to leave, bit 4 its
 //!          disk is slow; bit 7 more shards are damaged than are named
 //! ```
@@ -18,7 +18,7 @@
 use super::{Fields, kinds, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{Mark, ShardId, Start};
+use crate::ids::{Epoch, Mark, ShardId, Start};
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
 use std::fmt;
@@ -153,6 +153,8 @@ pub struct NodeHealth {
     pub has_more: bool,
     /// How long writes to its logs take to become durable, smoothed, in microseconds.
     pub write_us: u32,
+    /// The newest cluster map that it knows; 0 if it knows none.
+    pub map: Epoch,
 }
 
 impl NodeHealth {
@@ -174,6 +176,7 @@ impl NodeHealth {
         for shard in self.damaged.iter().take(named) {
             out.put_u32_le(shard.0);
         }
+        out.put_u32_le(self.map.0);
     }
 
     fn parse(fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
@@ -189,6 +192,7 @@ impl NodeHealth {
             damaged: damaged.collect::<Result<_, _>>()?,
             has_more: flags & HAS_MORE != 0,
             write_us,
+            map: Epoch(fields.u32()?),
         })
     }
 }

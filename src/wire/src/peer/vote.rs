@@ -3,7 +3,7 @@
 use super::{Fields, PeerVote, kinds, put_log_id, put_vote, sealed};
 use crate::error::DecodeError;
 use crate::frame::{Frame, Head};
-use crate::ids::{LogId, NodeId, Term};
+use crate::ids::{LogId, ReplicaId, Term};
 use crate::outbox::Outbox;
 use bytes::{BufMut, BytesMut};
 
@@ -14,8 +14,8 @@ pub struct VoteAsk {
     pub vote: PeerVote,
     /// Its last entry.
     pub last: Option<LogId>,
-    /// The leader that handed its lead over to the candidate, if one did: term and node.
-    pub handed_over_by: Option<(Term, NodeId)>,
+    /// The leader that handed its lead over to the candidate, if one did: term and replica.
+    pub handed_over_by: Option<(Term, ReplicaId)>,
 }
 
 /// Appends a `VOTE`, or a `PRE_VOTE` if `pre`.
@@ -42,7 +42,7 @@ pub fn parse_vote(frame: &Frame) -> Result<VoteAsk, DecodeError> {
         last: fields.log_id()?,
         handed_over_by: {
             let is_handed_over = fields.flag()?;
-            let by = (Term(fields.u64()?), NodeId(fields.u64()?));
+            let by = (Term(fields.u64()?), ReplicaId(fields.u64()?));
             is_handed_over.then_some(by)
         },
     };
@@ -95,7 +95,7 @@ pub struct Transfer {
     /// The leader's vote.
     pub from: PeerVote,
     /// Who shall lead.
-    pub to: NodeId,
+    pub to: ReplicaId,
     /// The leader's last entry.
     pub last: Option<LogId>,
 }
@@ -117,7 +117,7 @@ pub fn parse_transfer(frame: &Frame) -> Result<Transfer, DecodeError> {
     let mut fields = Fields::of(frame.body(), "transfer");
     let transfer = Transfer {
         from: fields.vote()?,
-        to: NodeId(fields.u64()?),
+        to: ReplicaId(fields.u64()?),
         last: fields.log_id()?,
     };
     fields.end()?;

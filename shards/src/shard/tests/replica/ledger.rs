@@ -1,7 +1,7 @@
 //! The ledger of a shard under test: what was asked of it and what it answered, over all its lives.
 
 use crate::engine::Statistics;
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::wal::{Entry, ValuePart};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -114,7 +114,7 @@ impl Ledger {
     pub(in crate::shard::tests) fn id(&self, index: u64) -> LogId {
         LogId {
             term: Term(self.terms[index as usize - 1]),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(index),
         }
     }
@@ -194,7 +194,7 @@ pub(super) fn entry_of(index: u64, term: u64, write: &Write) -> Entry {
     body.extend_from_slice(&value(index, term, len));
     let id = LogId {
         term: Term(term),
-        node: NodeId(1),
+        node: ReplicaId(1),
         index: LogIndex(index),
     };
     let mut entry = Entry::new(id, 2, body.into());

@@ -242,3 +242,75 @@ fn damaged_data_without_another_replica_is_reported_at_once() {
     let step = session.report(&mut operation, failure(Failure::Corrupt), START);
     assert_eq!(step, Step::Done(Err(Error::Corrupt)));
 }
+
+/// A cluster of four nodes whose one shard is on the first three of them.
+fn session_of_four() -> Session {
+    let mut map = map(1, 1);
+    map.nodes.push(MapNode {
+        id: 4,
+        host: "n4".into(),
+        base_port: 7000,
+        cores: 2,
+    });
+    Session::new(Arc::new(map), 4, 77)
+}
+
+/// While replicas move, the leader may be one that the client's map does not show there, or at all.
+#[test]
+fn a_leader_that_the_map_does_not_show_is_found() {
+    let mut session = session_of_four();
+    let mut operation = get(&session);
+    session.proceed(&mut operation, START);
+    let named = |leader| failure(Failure::NotLeader { leader });
+    let step = session.report(&mut operation, named(4), START);
+    assert_eq!(
+        node_of(&step),
+        4,
+        "a node without a replica, as far as is known"
+    );
+    let step = session.report(&mut operation, failure(Failure::WrongNode), START);
+    let Step::Refresh { until } = step else {
+        panic!("{step:?}");
+    };
+    // It has moved on.
+    session.proceed(&mut operation, until);
+    let step = session.report(&mut operation, named(9), until);
+    let Step::Refresh { until } = step else {
+        panic!("a node that the map does not have: {step:?}");
+    };
+    let mut newer = map(2, 1);
+    newer.nodes.push(MapNode {
+        id: 9,
+        host: "n9".into(),
+        base_port: 7000,
+        cores: 2,
+    });
+    newer.shards[0].replicas = vec![9, 2, 3];
+    assert!(session.adopt(newer));
+    assert_eq!(node_of(&session.proceed(&mut operation, until)), 9);
+}
+
+/// All nodes that the client knows may be gone: it asks for a newer map, at most once a second.
+#[test]
+fn a_client_that_finds_no_leader_asks_for_a_newer_map() {
+    let mut session = session();
+    let mut operation = get(&session);
+    let mut step = session.proceed(&mut operation, START);
+    let (mut now, mut wishes) = (START, Vec::new());
+    while now < Duration::from_secs(6) {
+        step = match step {
+            Step::Send { .. } => {
+                let refused = Cause::Connect(ErrorKind::ConnectionRefused);
+                session.report(&mut operation, Event::NotSent(refused), now)
+            }
+            Step::Pause { until } | Step::Seek { until, .. } => {
+                now = until;
+                session.proceed(&mut operation, now)
+            }
+            other => panic!("{other:?}"),
+        };
+        wishes.extend(session.take_wish_for_map().then_some(now));
+    }
+    assert!((4..=6).contains(&wishes.len()), "{wishes:?}");
+    assert!(wishes[0] >= Duration::from_secs(1));
+}

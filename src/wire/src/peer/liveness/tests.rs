@@ -11,6 +11,7 @@ fn health(damaged: u32) -> NodeHealth {
         damaged: (0..damaged).map(ShardId).collect(),
         has_more: false,
         write_us: 77_000,
+        map: Epoch(31),
     }
 }
 
@@ -60,6 +61,7 @@ fn beats_and_replies_read_back() {
         damaged: vec![ShardId(u32::MAX); DAMAGED_NAMED_MAX],
         has_more: true,
         write_us: u32::MAX,
+        map: Epoch(u32::MAX),
     };
     let least = Beat {
         number: 0,

@@ -1,0 +1,310 @@
+//! What the nodes of a cluster ask each other beside what their groups do. It lives on the first core: there are the
+//! links between first cores, the meta shard, and what is known of the map.
+//!
+//! Invariants:
+//! * A replica is opened only if the newest map that this node knows names it.
+//! * What concerns the whole cluster is answered by the leader of the meta shard alone.
+
+pub(crate) mod news;
+mod report;
+
+use crate::node::cluster::map::Map;
+use crate::node::cluster::map_watch::MapWatch;
+use crate::node::config::NodeConfig;
+use crate::node::data_dir::keeper::{IdentityKeeper, JoinQuestion};
+use crate::node::limits;
+use crate::node::local::LocalGroups;
+use crate::node::mesh::{Mesh, Message};
+use crate::node::shards::{CoreShards, ShardOrder};
+use corelith_consensus::{AnswerNode, Groups};
+use corelith_io::Sender;
+use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::{
+    FormationAnswer, FormationReply, NodeAsk, NodeReply, Registration, ToldMembership, Verdict,
+};
+use corelith_wire::{ReplicaId, StoreId};
+use futures_util::FutureExt;
+use news::MapNews;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A question for the leader of the meta shard, which this node is as far as it knows.
+pub(crate) struct MetaQuestion {
+    /// The node that asks.
+    pub(crate) from: NodeId,
+    /// A report, a registration, or what an operator asks.
+    pub(crate) ask: NodeAsk,
+    /// Where the answer goes.
+    pub(crate) told: Sender<NodeReply>,
+}
+
+/// See the module. Belongs to the first core.
+pub(crate) struct Neighbours {
+    pub(crate) config: Arc<NodeConfig>,
+    pub(crate) me: NodeId,
+    pub(crate) store: StoreId,
+    pub(crate) groups: Groups,
+    pub(crate) map: Rc<MapWatch>,
+    pub(crate) news: Rc<MapNews>,
+    pub(crate) mesh: Rc<Mesh>,
+    pub(crate) local: Rc<LocalGroups>,
+    pub(crate) shards: Rc<CoreShards>,
+    pub(crate) keeper: Rc<IdentityKeeper>,
+    /// To the task of the meta shard's leader.
+    pub(crate) meta: Sender<MetaQuestion>,
+    /// The newest map as it is sent, and its epoch.
+    pub(crate) encoded: RefCell<Option<(u32, Vec<u8>)>>,
+}
+
+impl Neighbours {
+    /// What answers other nodes.
+    pub(crate) fn as_answer(self: &Rc<Self>) -> AnswerNode {
+        let neighbours = Rc::downgrade(self);
+        Rc::new(move |from, _, ask| {
+            let neighbours = neighbours.upgrade();
+            async move {
+                match neighbours {
+                    Some(neighbours) => neighbours.answer(from, ask).await,
+                    None => NodeReply::Busy,
+                }
+            }
+            .boxed_local()
+        })
+    }
+
+    /// Asks another node; `None` if it does not answer in time.
+    pub(crate) async fn ask_node(&self, node: NodeId, ask: &NodeAsk) -> Option<NodeReply> {
+        let limit = match ask {
+            NodeAsk::Change { .. } | NodeAsk::Open { .. } => limits::CHANGE_DEADLINE,
+            _ => limits::NODE_ASK_DEADLINE,
+        };
+        match node == self.me {
+            // What it takes is large, and seldom needed.
+            true => Some(Box::pin(self.answer(node, ask.clone())).await),
+            false => Box::pin(self.groups.ask_node(node, ask, limit)).await,
+        }
+    }
+
+    /// Answers a question of a node, or of this one.
+    pub(crate) async fn answer(&self, from: NodeId, ask: NodeAsk) -> NodeReply {
+        match ask {
+            NodeAsk::MapSince { epoch } => self.map_since(epoch),
+            NodeAsk::Open {
+                shard,
+                replica,
+                told,
+            } => {
+                self.open(from, ShardId(shard), ReplicaId(replica), told)
+                    .await
+            }
+            NodeAsk::Change { shard, step } => {
+                let shard = ShardId(shard);
+                self.order(ShardOrder::Change { shard, step }).await
+            }
+            NodeAsk::Report(_) | NodeAsk::Register(_) | NodeAsk::Admin { .. } => {
+                self.answer_for_meta(from, ask).await
+            }
+        }
+    }
+
+    fn map_since(&self, epoch: u32) -> NodeReply {
+        let now = self.map.now();
+        let Some(map) = now.map().filter(|_| now.epoch > epoch) else {
+            return NodeReply::NoNews;
+        };
+        let mut encoded = self.encoded.borrow_mut();
+        let (_, bytes) = match encoded.take() {
+            Some(same) if same.0 == now.epoch => encoded.insert(same),
+            _ => encoded.insert((now.epoch, map.encode())),
+        };
+        NodeReply::Map {
+            bytes: bytes.clone(),
+        }
+    }
+
+    async fn open(
+        &self,
+        from: NodeId,
+        shard: ShardId,
+        replica: ReplicaId,
+        told: Option<ToldMembership>,
+    ) -> NodeReply {
+        let is_named = || {
+            let now = self.map.now();
+            let place = now.map().and_then(|map| map.shard(shard).cloned());
+            place.is_some_and(|place| {
+                let coming = place.change.and_then(|change| change.add);
+                place.replicas.contains(&replica) || coming == Some(replica)
+            })
+        };
+        if replica.node() != self.me {
+            return NodeReply::failed(format!("{replica} is not of node {}", self.me.0));
+        }
+        if !is_named() && from != self.me {
+            self.news.ask(from).await;
+        }
+        if !is_named() {
+            let epoch = self.map.now().epoch;
+            let why = format!("the map of epoch {epoch} names no replica {replica} of {shard}");
+            return NodeReply::failed(why);
+        }
+        self.order(ShardOrder::Open {
+            shard,
+            replica,
+            told,
+        })
+        .await
+    }
+
+    /// Has the core do it that owns the shard.
+    async fn order(&self, order: ShardOrder) -> NodeReply {
+        let core = self.map.now().core_of(self.me, order.shard());
+        if core == self.mesh.core() {
+            return Box::pin(self.shards.obey(order)).await;
+        }
+        let (told, answer) = corelith_io::channel(1);
+        self.mesh.push(core, Message::Order { order, told });
+        let in_time = corelith_io::timeout(limits::CHANGE_DEADLINE, answer.recv()).await;
+        match in_time {
+            Ok(Ok(reply)) => reply,
+            // The core is ending, or still at it.
+            Ok(Err(_)) | Err(_) => NodeReply::Busy,
+        }
+    }
+
+    /// The leader of the meta shard, as far as this node's replica of it knows.
+    fn meta_leader(&self) -> Option<NodeId> {
+        let group = self.local.get(ShardId::META)?;
+        group.status().leader
+    }
+
+    /// Whether this node leads the meta shard, as far as it knows.
+    pub(crate) fn leads_meta(&self) -> bool {
+        self.meta_leader() == Some(self.me)
+    }
+
+    async fn answer_for_meta(&self, from: NodeId, ask: NodeAsk) -> NodeReply {
+        let leader = self.meta_leader();
+        if leader != Some(self.me) {
+            let leader = leader.map(|node| node.0);
+            return NodeReply::NotLeader { leader };
+        }
+        let (told, answer) = corelith_io::channel(1);
+        let question = MetaQuestion { from, ask, told };
+        if self.meta.try_send(question).is_err() {
+            return NodeReply::Busy;
+        }
+        let in_time = corelith_io::timeout(limits::NODE_ASK_DEADLINE, answer.recv()).await;
+        match in_time {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) | Err(_) => NodeReply::Busy,
+        }
+    }
+
+    /// Asks the leader of the meta shard, wherever that is; `None` if none is found that answers.
+    pub(crate) async fn ask_meta(&self, ask: &NodeAsk) -> Option<NodeReply> {
+        let map = self.map.now();
+        let mut next: VecDeque<NodeId> = self.meta_leader().into_iter().collect();
+        next.extend(map.replicas_of(ShardId::META));
+        for _ in 0..limits::META_ASKS_MAX {
+            let node = next.pop_front()?;
+            match self.ask_node(node, ask).await {
+                Some(NodeReply::NotLeader { leader }) => {
+                    let leader = leader.map(NodeId).filter(|leader| *leader != node);
+                    if let Some(leader) = leader {
+                        next.push_front(leader);
+                    }
+                }
+                Some(NodeReply::Busy) | None => {}
+                Some(reply) => return Some(reply),
+            }
+        }
+        None
+    }
+
+    /// Takes nodes in that ask for it, one after the other.
+    pub(crate) async fn take_in(self: Rc<Self>, joins: corelith_io::Receiver<JoinQuestion>) {
+        while let Ok(JoinQuestion { ask, place, told }) = joins.recv().await {
+            let registration = Registration {
+                node: ask.from.node.0,
+                store: ask.from.store.0,
+                host: place.host,
+                port: place.port,
+                cores: place.cores,
+                zone: place.zone,
+                region: place.region,
+            };
+            let by = self.keeper.me();
+            let answer = match self.fits(&ask.from, ask.name) {
+                Ok(()) => self.joined(registration).await,
+                Err(why) => FormationAnswer::Declined(why),
+            };
+            // Whoever asked may have given up.
+            let _ = told.try_send(FormationReply { by, answer });
+        }
+    }
+
+    /// Whether whoever asks may be of this cluster.
+    fn fits(&self, them: &corelith_wire::peer::Introduction, name: u64) -> Result<(), String> {
+        let identity = self.keeper.identity();
+        let me = self.keeper.me();
+        if name != 0 && name != identity.name {
+            return Err(format!(
+                "node {} is of a cluster with another name: check `cluster.name` and the address",
+                self.me.0
+            ));
+        }
+        if them.cluster.0 != 0 && them.cluster != me.cluster {
+            return Err(crate::node::cluster::standing::difference(
+                them,
+                self.me,
+                &me,
+                Verdict::OtherCluster,
+            ));
+        }
+        if them.settings.version != me.settings.version {
+            return Err(format!(
+                "the entries of its log have version {} and those of the cluster {}: use the same version of corelith",
+                them.settings.version, me.settings.version
+            ));
+        }
+        Ok(())
+    }
+
+    async fn joined(&self, registration: Registration) -> FormationAnswer {
+        if !registration.is_sound() {
+            let why =
+                "its address, number of cores, zone or region are none that a map has room for";
+            return FormationAnswer::Declined(why.to_owned());
+        }
+        let store = StoreId(registration.store);
+        match self.ask_meta(&NodeAsk::Register(registration)).await {
+            Some(NodeReply::Map { bytes }) => {
+                let Ok(map) = Map::decode(&bytes) else {
+                    let why = "the leader of the meta shard gives a map that this node cannot read";
+                    return FormationAnswer::Declined(why.to_owned());
+                };
+                let found = map.live_nodes().find(|(_, node)| node.store == store);
+                let node = found.map(|(id, _)| id);
+                self.news.take(map).await;
+                let identity = self.keeper.identity();
+                match (node, identity.formation.charter) {
+                    (Some(node), Some(charter)) => FormationAnswer::Joined {
+                        node,
+                        name: identity.name,
+                        charter,
+                        map: bytes.into(),
+                    },
+                    _ => FormationAnswer::Declined("the map is without it".to_owned()),
+                }
+            }
+            Some(NodeReply::Failed { why }) => FormationAnswer::Declined(why),
+            _ => FormationAnswer::Declined(
+                "no leader of the meta shard answers now: it takes a majority of its nodes"
+                    .to_owned(),
+            ),
+        }
+    }
+}

@@ -6,16 +6,17 @@
 //!             says what will come back to the device; nodes introduce themselves to each other
 //! version 3   nodes exchange beats and promises; a follower may answer reads
 //! version 4   nodes tell each other the marks of their stores
+//! version 5   between nodes, snapshots are files that the receiver asks for
 //! ```
 //! A side that speaks version 1 is answered in it: see [`response::encode_for`](crate::response::encode_for).
 //! What version 2 adds has kinds and tags of its own, so that an answer can be read without knowing its version.
 
 /// The newest version that this code speaks.
-pub const NEWEST: u16 = 4;
+pub const NEWEST: u16 = 5;
 /// The oldest version that this code still speaks with clients.
 pub const OLDEST: u16 = 1;
 /// The oldest version that this code still speaks with other nodes.
-pub const OLDEST_OF_NODES: u16 = 4;
+pub const OLDEST_OF_NODES: u16 = 5;
 /// Optional features of this code, one bit each. Both sides use what both have.
 pub const FEATURES: u64 = 0;
 
@@ -56,10 +57,10 @@ mod tests {
         for (oldest, newest, expected) in [
             (1, 1, Ok(1)),
             (1, 2, Ok(2)),
-            (2, 9, Ok(4)),
-            (1, 9, Ok(4)),
+            (2, 9, Ok(5)),
+            (1, 9, Ok(5)),
             (0, 0, Err(Mismatch::TheyAreTooOld)),
-            (5, 9, Err(Mismatch::TheyAreTooNew)),
+            (6, 9, Err(Mismatch::TheyAreTooNew)),
             (5, 3, Err(Mismatch::TheyAreTooOld)),
             (1, 0, Err(Mismatch::TheyAreTooOld)),
         ] {

@@ -37,7 +37,7 @@ use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
 use crate::replay::replay;
 use crate::route::{GroupMember, Origin, Target};
-use crate::snapshot::Transfers;
+use crate::snapshot::{Offer, Transfers};
 use crate::state_machine::StateMachine;
 use crate::stores::{GroupMembers, Stores};
 use crate::types::{self, Payload, Raft, Types};
@@ -324,6 +324,17 @@ impl Group {
     /// The shard's state, to read from after a read point.
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// What is offered to a node under that number.
+    pub(crate) fn offered(&self, number: u64, to: NodeId) -> Option<Rc<Offer>> {
+        self.inner.transfers.offered(number, to)
+    }
+
+    /// Snapshots on their way to followers: to whom, bytes of files sent, bytes of all of them (of which the
+    /// follower may have some).
+    pub fn sending(&self) -> Vec<(NodeId, u64, u64)> {
+        self.inner.transfers.sending()
     }
 
     /// Whether this node's device has no room for more values of this shard: puts should be refused

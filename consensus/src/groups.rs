@@ -3,6 +3,7 @@
 mod pulse;
 
 use crate::error::OpenError;
+use crate::files::Receptions;
 use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
@@ -11,10 +12,10 @@ use crate::neighbour::AnswerNode;
 use crate::options::Options;
 use crate::refusals::Refusals;
 use crate::route::{GroupMember, NodeStore, Origin, Route};
-use corelith_shards::{NodeId, ReplicaId, Shard, ShardId};
+use corelith_shards::{IncomingProgress, NodeId, ReplicaId, Shard, ShardId};
 use corelith_wire::peer::Introduction;
 use corelith_wire::{Epoch, Start, StoreId};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ struct GroupsInner {
     groups: RefCell<BTreeMap<ShardId, Group>>,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
     neighbours: RefCell<Option<AnswerNode>>,
+    receptions: Receptions,
+    copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
 }
 
@@ -77,6 +80,8 @@ impl Groups {
                 groups: RefCell::default(),
                 links: RefCell::default(),
                 neighbours: RefCell::default(),
+                receptions: Receptions::default(),
+                copy_bytes_per_second: Cell::new(0),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -216,6 +221,32 @@ impl Groups {
     /// How this core's connections behave.
     pub(crate) fn link_config(&self) -> &LinkConfig {
         &self.inner.link_config
+    }
+
+    /// What is being received.
+    pub(crate) fn receptions(&self) -> &Receptions {
+        &self.inner.receptions
+    }
+
+    /// How far this node's replica of a shard is with a snapshot that it receives, if it does.
+    pub fn receiving(&self, shard: ShardId) -> Option<IncomingProgress> {
+        self.inner.receptions.progress(shard)
+    }
+
+    /// At most so many bytes of files may come in a second; 0: any number.
+    pub fn limit_copies(&self, bytes_per_second: u64) {
+        self.inner.copy_bytes_per_second.set(bytes_per_second);
+    }
+
+    /// See [`Groups::limit_copies`].
+    pub(crate) fn copy_bytes_per_second(&self) -> u64 {
+        self.inner.copy_bytes_per_second.get()
+    }
+
+    /// A connection of its own to the core of a node that has the shard.
+    pub(crate) fn bulk_link(&self, node: NodeId, shard: ShardId) -> Rc<PeerLink> {
+        let core = (self.inner.route.core_of)(node, shard);
+        PeerLink::open(node, core, self.inner.link_config.clone())
     }
 
     /// Where refused messages of peers are noted.

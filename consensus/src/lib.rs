@@ -17,6 +17,7 @@ mod convert;
 mod dial;
 pub mod doubts;
 mod error;
+mod files;
 pub mod group;
 pub mod groups;
 mod introduction;

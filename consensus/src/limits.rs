@@ -66,8 +66,10 @@ pub const PEER_TRANSFER_DEADLINE: Duration = Duration::from_secs(30);
 pub const PEER_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a leader waits before it tries again to read what is damaged, for a follower that needs it.
 pub const DAMAGE_PAUSE: Duration = Duration::from_secs(2);
-/// Pieces of a snapshot on their way to one follower.
-pub const SNAPSHOT_PIECES_IN_FLIGHT: usize = 4;
+/// Pieces of files that a receiver asks for at once.
+pub const FILE_PIECES_IN_FLIGHT: usize = 8;
+/// So often a received file may turn out to be damaged before the sender's is taken for damaged.
+pub const FILES_DAMAGED_MAX: u32 = 3;
 /// How far above the own term a peer's may be; see `admission.rs`.
 pub const TERM_STEP_MAX: u64 = 1 << 24;
 /// How often a peer says the same of a term out of reach until the own term rises by a step.

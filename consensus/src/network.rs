@@ -6,8 +6,8 @@ use crate::admission::{self, Known, Leader, Refusal, Sent};
 use crate::announced::Announced;
 use crate::convert;
 use crate::doubts::{Doubt, Follower, StoreDoubts};
+use crate::files::SILENCE_MAX;
 use crate::lease::Lease;
-use crate::limits::SNAPSHOT_PIECES_IN_FLIGHT;
 use crate::link::PeerLink;
 use crate::log_store::Unsendable;
 use crate::planted::{Bug, is_planted};
@@ -33,14 +33,14 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse,
 };
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long installing a snapshot may take at the follower, after all of it arrived.
-const INSTALL_LIMIT: Duration = Duration::from_secs(300);
+/// How long an offer of files may stand.
+const OFFER_LIMIT: Duration = Duration::from_secs(30 * 86_400);
 
 /// Which group it is that talks.
 #[derive(Debug)]
@@ -373,56 +373,40 @@ impl Peer {
         })
     }
 
+    /// Offers the files of a snapshot, and waits until they are installed.
     async fn send_snapshot(
         &self,
         vote: &Vote,
         snapshot: Snapshot,
     ) -> Result<Vote, StreamingError<Types>> {
-        let SnapshotData::Local(mut pieces) = snapshot.snapshot else {
+        let SnapshotData::Local(local) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot is not sent on").into());
         };
+        let files = local.files.map_err(|error| NetworkError::new(&error))?;
         let vote = convert::peer_vote(vote);
         let transfer = corelith_io::random_u64();
         let there = self.wait_ready(self.timeout).await?;
         let covered = snapshot.meta.last_log_id.map(types::shard_log_id);
-        let ask = |kind, expected, limit| {
-            self.link()
-                .ask(self.target(), limit, expected, |out, head| {
-                    peer::encode_snapshot(out, head, kind, transfer, &vote);
-                })
-                .map_err(unreachable)
-        };
-        self.answer(ask(kinds::SNAPSHOT_BEGIN, kinds::DONE, self.timeout)?)
-            .await?;
-        let mut in_flight = VecDeque::new();
-        while let Some(piece) = pieces
-            .next_piece()
-            .await
-            .map_err(|error| NetworkError::new(&error))?
-        {
-            if in_flight.len() >= SNAPSHOT_PIECES_IN_FLIGHT
-                && let Some(first) = in_flight.pop_front()
-            {
-                self.answer(first).await?;
-            }
-            let asked = self
-                .link()
-                .ask(self.target(), self.timeout * 4, kinds::DONE, |out, head| {
-                    peer::encode_snapshot_piece(out, head, transfer, piece);
-                })
-                .map_err(unreachable)?;
-            in_flight.push_back(asked);
-        }
-        for asked in in_flight {
-            self.answer(asked).await?;
-        }
-        let end = self
-            .answer(ask(
-                kinds::SNAPSHOT_END,
+        let offered = self.transfers.offer(transfer, there.replica.node(), files);
+        let asked = self
+            .link()
+            .ask(
+                self.target(),
+                OFFER_LIMIT,
                 kinds::SNAPSHOT_REPLY,
-                INSTALL_LIMIT,
-            )?)
-            .await?;
+                |out, head| peer::encode_snapshot_offer(out, head, transfer, &vote),
+            )
+            .map_err(unreachable)?;
+        let answering = pin!(self.answer(asked));
+        let silence = pin!(async {
+            while offered.offer.idle() < SILENCE_MAX {
+                corelith_io::sleep(SILENCE_MAX / 8).await;
+            }
+        });
+        let end = match select(answering, silence).await {
+            Either::Left((answer, _)) => answer?,
+            Either::Right(_) => return Err(unreachable("the receiver is silent").into()),
+        };
         let answered = peer::parse_snapshot_reply(&end).map_err(malformed)?;
         let verdict = admission::snapshot_answer(&self.known(&vote), &vote, &answered);
         let answered = self.admitted(answered, verdict)?;

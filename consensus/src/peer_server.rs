@@ -5,27 +5,26 @@
 
 use crate::admission::Refusal;
 use crate::connection::{ConnectionError, FrameReader, Outgoing};
+use crate::files;
 use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
     APPEND_TASK_BYTES_MAX, NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY,
-    PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
+    PEER_TRANSFER_DEADLINE,
 };
 use crate::link::LinkConfig;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, NodeStore, Target};
-use bytes::{Bytes, BytesMut};
-use corelith_io::sync::mpsc;
+use bytes::BytesMut;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
-    self, AppendHead, AppendResult, HeartbeatReply, Introduction, NodeReply, PeerVote,
+    self, AppendHead, AppendResult, FileAsk, HeartbeatReply, Introduction, NodeReply, PeerVote,
     PromiseEpoch, kinds,
 };
 use corelith_wire::{Epoch, Frame, Head, Kind, NodeId, Outbox, RequestId, ShardId};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -43,19 +42,6 @@ struct PeerServer {
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// Questions to the node that are not answered.
     asked: Cell<usize>,
-    /// The snapshot that is being received for each shard, by the number of its transfer.
-    receiving: RefCell<BTreeMap<ShardId, IncomingSnapshot>>,
-}
-
-struct IncomingSnapshot {
-    transfer: u64,
-    vote: PeerVote,
-    parts: mpsc::Sender<(Head, SnapshotPart)>,
-}
-
-enum SnapshotPart {
-    Piece(Bytes),
-    End(PeerVote),
 }
 
 impl Groups {
@@ -101,7 +87,6 @@ async fn serve(
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
         asked: Cell::new(0),
-        receiving: RefCell::default(),
     });
     let watching = pin!(server.watch(reader.part_since()));
     let reading = pin!(server.read(reader));
@@ -111,12 +96,10 @@ async fn serve(
             .write_to(write, |out| server.append_beat_replies(out))
     );
     let io = pin!(select(reading, writing));
-    let error = match select(io, watching).await {
+    match select(io, watching).await {
         Either::Left((Either::Left((error, _)) | Either::Right((error, _)), _))
         | Either::Right((error, _)) => error,
-    };
-    server.receiving.borrow_mut().clear();
-    error
+    }
 }
 
 impl PeerServer {
@@ -175,18 +158,11 @@ impl PeerServer {
             kinds::LEAD => self.lead(frame)?,
             kinds::READ_POINT => self.read_point(head),
             kinds::NODE => self.node(frame)?,
-            kinds::SNAPSHOT_BEGIN => {
-                let (transfer, vote) = peer::parse_snapshot(frame)?;
-                self.begin_snapshot(head, transfer, vote);
+            kinds::SNAPSHOT_OFFER => {
+                let (transfer, vote) = peer::parse_snapshot_offer(frame)?;
+                self.take_offer(head, transfer, vote);
             }
-            kinds::SNAPSHOT_PIECE => {
-                let (transfer, piece) = peer::parse_snapshot_piece(frame)?;
-                self.snapshot_part(head, transfer, SnapshotPart::Piece(piece));
-            }
-            kinds::SNAPSHOT_END => {
-                let (transfer, vote) = peer::parse_snapshot(frame)?;
-                self.snapshot_part(head, transfer, SnapshotPart::End(vote));
-            }
+            kinds::FILE_PIECE => self.give_file(head, peer::parse_file_ask(frame)?),
             other => return Err(ConnectionError::Unexpected(other.0)),
         }
         Ok(())
@@ -425,7 +401,7 @@ impl PeerServer {
         Ok(())
     }
 
-    fn begin_snapshot(self: &Rc<Self>, head: Head, transfer: u64, vote: PeerVote) {
+    fn take_offer(self: &Rc<Self>, head: Head, transfer: u64, vote: PeerVote) {
         let Some(group) = self.group(head) else {
             self.plain(head, kinds::REFUSED);
             return;
@@ -434,68 +410,38 @@ impl PeerServer {
             self.refuse(head, &refusal);
             return;
         }
-        let (parts, queue) = mpsc::channel(2 * SNAPSHOT_PIECES_IN_FLIGHT + 1);
-        // An earlier transfer ends when its queue does.
-        let receiving = IncomingSnapshot {
-            transfer,
-            vote,
-            parts,
-        };
-        self.receiving.borrow_mut().insert(head.shard, receiving);
-        drop(corelith_io::spawn(
-            Rc::clone(self).receive_snapshot(group, head, queue),
-        ));
+        let server = Rc::clone(self);
+        drop(corelith_io::spawn(async move {
+            let caller = server.caller();
+            match files::receive(&server.groups, &group, caller, transfer, vote).await {
+                Ok(Some(vote)) => server
+                    .outgoing
+                    .send(|out| peer::encode_snapshot_reply(out, head, &vote)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
+        }));
     }
 
-    fn snapshot_part(&self, head: Head, transfer: u64, part: SnapshotPart) {
-        let queued = match (self.receiving.borrow().get(&head.shard), &part) {
-            (Some(receiving), SnapshotPart::End(vote)) if receiving.vote != *vote => false,
-            (Some(receiving), _) if receiving.transfer == transfer => {
-                receiving.parts.try_send((head, part)).is_ok()
-            }
-            _ => false,
-        };
-        if !queued {
+    fn give_file(self: &Rc<Self>, head: Head, ask: FileAsk) {
+        let group = self.group(head);
+        let offer = group.and_then(|group| group.offered(ask.transfer, self.theirs.node));
+        let Some(offer) = offer else {
             self.plain(head, kinds::REFUSED);
-        }
-    }
-
-    async fn receive_snapshot(
-        self: Rc<Self>,
-        group: Group,
-        begin: Head,
-        mut parts: mpsc::Receiver<(Head, SnapshotPart)>,
-    ) {
-        let mut writer = match group.engine().receive_snapshot().await {
-            Ok(writer) => writer,
-            Err(error) => {
-                tracing::warn!(shard = %begin.shard, %error, "cannot receive a snapshot");
-                self.plain(begin, kinds::REFUSED);
-                return;
-            }
+            return;
         };
-        self.plain(begin, kinds::DONE);
-        while let Some((head, part)) = parts.recv().await {
-            match part {
-                SnapshotPart::Piece(piece) => {
-                    if let Err(error) = writer.piece(piece).await {
-                        tracing::warn!(shard = %begin.shard, %error, "snapshot piece refused");
-                        self.plain(head, kinds::REFUSED);
-                        return;
-                    }
-                    self.plain(head, kinds::DONE);
-                }
-                SnapshotPart::End(vote) => {
-                    match group.install(self.caller(), writer, vote).await {
-                        Ok(Some(vote)) => self
-                            .outgoing
-                            .send(|out| peer::encode_snapshot_reply(out, head, &vote)),
-                        Ok(None) => self.plain(head, kinds::REFUSED),
-                        Err(refusal) => self.refuse(head, &refusal),
-                    }
-                    return;
+        let server = Rc::clone(self);
+        Self::start(async move {
+            match offer.read(ask.file, ask.offset).await {
+                Ok(Some(piece)) => server
+                    .outgoing
+                    .send(|out| peer::encode_file_bytes(out, head, piece)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(error) => {
+                    tracing::warn!(shard = %head.shard, %error, "a file cannot be sent");
+                    server.plain(head, kinds::REFUSED);
                 }
             }
-        }
+        });
     }
 }

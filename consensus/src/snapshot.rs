@@ -1,14 +1,21 @@
-//! Snapshots: the engine's own image of itself, never written anywhere just to be sent.
+//! Snapshots: the files of the engine's last checkpoint, as they are. `files.rs` is how they get to a follower.
 
 use crate::log_store::io_error;
 use crate::state_machine::stored_membership;
 use crate::types::{self, SnapshotMeta, Types};
-use corelith_shards::{self as shards, Engine, SnapshotWriter};
-use corelith_wire::StoreId;
+use bytes::Bytes;
+use corelith_shards::{self as shards, Engine, FileId, Incoming, PinnedFiles};
+use corelith_wire::peer::FileBytes;
+use corelith_wire::{NodeId, StoreId};
 use openraft::storage::RaftSnapshotBuilder;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// What a piece of the list of files has at most.
+const LIST_PIECE_BYTES: usize = 1 << 20;
 
 /// openraft's snapshot over our data.
 pub(crate) type Snapshot = openraft::storage::Snapshot<types::LeaderId, u64, StoreId, SnapshotData>;
@@ -16,9 +23,25 @@ pub(crate) type Snapshot = openraft::storage::Snapshot<types::LeaderId, u64, Sto
 /// What openraft hands around as a snapshot.
 pub(crate) enum SnapshotData {
     /// Of this replica's engine, to be sent.
-    Local(Box<shards::Snapshot>),
+    Local(Box<LocalSnapshot>),
     /// Received from a peer and finished, to be installed.
-    Received(Box<SnapshotWriter>),
+    Received(Rc<Incoming>),
+}
+
+/// Both forms of one checkpoint.
+pub(crate) struct LocalSnapshot {
+    stream: shards::Snapshot,
+    /// What is sent, unless the engine has found damage.
+    pub(crate) files: shards::Result<PinnedFiles>,
+}
+
+impl LocalSnapshot {
+    fn of(engine: &Engine) -> Box<Self> {
+        Box::new(Self {
+            stream: engine.checkpoint_snapshot(),
+            files: engine.pin_files(),
+        })
+    }
 }
 
 /// Takes a snapshot of the engine as of its last checkpoint, beyond which the log is not purged;
@@ -27,8 +50,8 @@ pub(crate) enum SnapshotData {
 /// # Errors
 /// The engine's membership record is malformed.
 pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
-    let snapshot = engine.checkpoint_snapshot();
-    let (applied, membership) = snapshot.applied();
+    let snapshot = LocalSnapshot::of(engine);
+    let (applied, membership) = snapshot.stream.applied();
     if applied.is_none() {
         return Ok(None);
     }
@@ -37,7 +60,7 @@ pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
             last_log_id: applied.map(types::log_id),
             last_membership: stored_membership(membership)?,
         },
-        snapshot: SnapshotData::Local(Box::new(snapshot)),
+        snapshot: SnapshotData::Local(snapshot),
     }))
 }
 
@@ -47,8 +70,11 @@ pub(crate) fn take(engine: &Engine) -> io::Result<Option<Snapshot>> {
 /// The engine's storage failed.
 pub(crate) async fn install(engine: &Engine, data: SnapshotData) -> io::Result<()> {
     let writer = match data {
-        SnapshotData::Received(writer) => *writer,
-        SnapshotData::Local(mut snapshot) => {
+        SnapshotData::Received(incoming) => {
+            return engine.install_files(&incoming).await.map_err(io_error);
+        }
+        SnapshotData::Local(local) => {
+            let mut snapshot = local.stream;
             let mut writer = engine.receive_snapshot().await.map_err(io_error)?;
             while let Some(piece) = snapshot.next_piece().await.map_err(io_error)? {
                 writer.piece(piece).await.map_err(io_error)?;
@@ -89,7 +115,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotSource {
             Some(snapshot) => Ok(snapshot),
             None => Ok(Snapshot {
                 meta: SnapshotMeta::default(),
-                snapshot: SnapshotData::Local(Box::new(self.engine.checkpoint_snapshot())),
+                snapshot: SnapshotData::Local(LocalSnapshot::of(&self.engine)),
             }),
         }
     }
@@ -100,6 +126,72 @@ impl RaftSnapshotBuilder<Types> for SnapshotSource {
 #[derive(Default)]
 pub(crate) struct Transfers {
     held: RefCell<Vec<u64>>,
+    offers: RefCell<BTreeMap<u64, Rc<Offer>>>,
+}
+
+/// Files that a follower may ask for.
+pub(crate) struct Offer {
+    to: NodeId,
+    files: PinnedFiles,
+    list: Bytes,
+    sent: Cell<u64>,
+}
+
+impl Offer {
+    /// For how long nothing was asked for.
+    pub(crate) fn idle(&self) -> Duration {
+        self.files.idle()
+    }
+
+    /// Bytes sent, and bytes of all files: some may be there already.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.sent.get(), self.files.list().bytes())
+    }
+
+    /// A piece of a file, or of the list; `None` if there is none like that.
+    pub(crate) async fn read(
+        &self,
+        file: Option<u128>,
+        offset: u64,
+    ) -> io::Result<Option<FileBytes>> {
+        let Some(id) = file.map(FileId) else {
+            self.files.touch();
+            return Ok(self.list_piece(offset));
+        };
+        let read = self.files.read(id, offset).await.map_err(io_error)?;
+        Ok(read.map(|bytes| {
+            self.sent.set(self.sent.get() + bytes.len() as u64);
+            FileBytes {
+                whole: 0,
+                crc: crc32c::crc32c(&bytes),
+                bytes,
+            }
+        }))
+    }
+
+    fn list_piece(&self, offset: u64) -> Option<FileBytes> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.saturating_add(LIST_PIECE_BYTES).min(self.list.len());
+        let bytes = (start <= end).then(|| self.list.slice(start..end))?;
+        Some(FileBytes {
+            whole: self.list.len() as u64,
+            crc: crc32c::crc32c(&bytes),
+            bytes,
+        })
+    }
+}
+
+/// Withdraws an offer when dropped.
+pub(crate) struct Offered {
+    transfers: Rc<Transfers>,
+    number: u64,
+    pub(crate) offer: Rc<Offer>,
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.transfers.offers.borrow_mut().remove(&self.number);
+    }
 }
 
 /// Holds the log after a snapshot until dropped.
@@ -116,6 +208,35 @@ impl Transfers {
             transfers: Rc::clone(self),
             index,
         }
+    }
+
+    /// Offers files to a node under that number.
+    pub(crate) fn offer(self: &Rc<Self>, number: u64, to: NodeId, files: PinnedFiles) -> Offered {
+        let offer = Rc::new(Offer {
+            to,
+            list: files.encoded(),
+            files,
+            sent: Cell::new(0),
+        });
+        self.offers.borrow_mut().insert(number, Rc::clone(&offer));
+        Offered {
+            transfers: Rc::clone(self),
+            number,
+            offer,
+        }
+    }
+
+    /// What is offered to a node under that number.
+    pub(crate) fn offered(&self, number: u64, to: NodeId) -> Option<Rc<Offer>> {
+        let offers = self.offers.borrow();
+        offers.get(&number).filter(|offer| offer.to == to).cloned()
+    }
+
+    /// How far each offer is: to whom, bytes sent, bytes of all files.
+    pub(crate) fn sending(&self) -> Vec<(NodeId, u64, u64)> {
+        let offers = self.offers.borrow();
+        let all = offers.values().map(|offer| (offer.to, offer.progress()));
+        all.map(|(to, (sent, all))| (to, sent, all)).collect()
     }
 
     /// The lowest index held.

@@ -5,6 +5,7 @@ mod chaos;
 mod client;
 pub(crate) mod cluster;
 mod damage;
+mod files;
 mod followers;
 mod history;
 mod idle;

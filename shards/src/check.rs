@@ -19,7 +19,7 @@ use crate::cache::BlockCache;
 use crate::engine::describe_keys;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::ids::{FileSeries, LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
 use crate::manifest::{Manifest, PlacedTable};
 use crate::recovery;
@@ -146,7 +146,7 @@ pub async fn check_shard(
     let mut checker = Checker {
         dir,
         tell: on_problem,
-        values: AtRest::new(dir, owner_or_none(&loaded)),
+        values: AtRest::new(dir, whose(&loaded)),
         damaged: BTreeMap::new(),
         told: BTreeSet::new(),
         summary,
@@ -182,13 +182,16 @@ fn lost(
     }
 }
 
-fn owner_or_none(loaded: &Result<(Owner, Manifest)>) -> Owner {
+fn whose(loaded: &Result<(Owner, Manifest)>) -> (Owner, FileSeries) {
     match loaded {
-        Ok((owner, _)) => *owner,
-        Err(_) => Owner {
-            store_id: 0,
-            shard: ShardId(0),
-        },
+        Ok((owner, manifest)) => (*owner, manifest.series),
+        Err(_) => {
+            let nobody = Owner {
+                store_id: 0,
+                shard: ShardId(0),
+            };
+            (nobody, FileSeries::default())
+        }
     }
 }
 
@@ -230,7 +233,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         self.check_segments(manifest, files).await;
         self.check_references(manifest);
         for placed in &manifest.tables {
-            self.check_table(owner, placed).await;
+            self.check_table(placed).await;
         }
         self.check_log(owner, manifest).await;
         self.summary.torn_records += self.damaged.len() as u64;
@@ -285,7 +288,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                 Some(FileName::Table(id)) => tables.contains(&id),
                 Some(FileName::ValueSegment(id, generation)) => match segments.get(&id) {
                     Some(named) => *named == generation,
-                    None => id >= manifest.next_segment && generation == 0,
+                    None => manifest.may_be_begun(id) && generation == 0,
                 },
                 // The log tells its own files apart.
                 Some(
@@ -313,7 +316,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
             let Some(FileName::ValueSegment(id, 0)) = FileName::parse(name) else {
                 continue;
             };
-            if id >= manifest.next_segment && !known(id) {
+            if manifest.may_be_begun(id) && !known(id) {
                 let verifier = self.values.open_begun(id).await;
                 self.check_segment(&self.dir.join(name), verifier).await;
             }
@@ -353,7 +356,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         for reference in manifest
             .tables
             .iter()
-            .flat_map(|table| &table.meta.references)
+            .flat_map(|table| table.meta.referenced())
         {
             let sum = referenced.entry(reference.segment).or_default();
             sum.0 += reference.values;
@@ -376,12 +379,12 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         }
     }
 
-    async fn check_table(&mut self, owner: Owner, placed: &PlacedTable) {
+    async fn check_table(&mut self, placed: &PlacedTable) {
         self.summary.tables += 1;
         let meta = &placed.meta;
         let path = FileName::Table(meta.id).path(self.dir);
         let none = BlockCache::new(0);
-        let table = match Table::open(self.dir, owner, meta.clone(), &none).await {
+        let table = match Table::open(self.dir, meta.clone(), &none).await {
             Ok(table) => Rc::new(table),
             Err(error) => {
                 let keys = (meta.first_key.clone(), meta.last_key.clone());
@@ -404,7 +407,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                 }
             }
         }
-        if !meta.references.is_empty() {
+        if meta.referenced().next().is_some() {
             self.check_pointers(table).await;
         }
     }

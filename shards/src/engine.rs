@@ -18,8 +18,10 @@ mod collect;
 mod compact;
 mod damage;
 mod edit;
+mod files;
 mod flush;
 mod get;
+mod incoming;
 mod inputs;
 mod install;
 mod merge;
@@ -40,7 +42,10 @@ mod versions;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook};
+pub use files::{FileEntry, FileKind, FileList, PinnedFiles};
 pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
+pub(crate) use incoming::put_back;
+pub use incoming::{Incoming, IncomingProgress, MissingPiece};
 pub use install::SnapshotWriter;
 pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
@@ -239,6 +244,8 @@ struct EngineState {
     /// The first segments that snapshots being received may have written to: nothing refers to
     /// their values yet.
     receiving: Vec<ValueSegmentId>,
+    /// Segments that a reception of files needs, as often as it does: nothing may refer to their values yet.
+    held: Vec<ValueSegmentId>,
 }
 
 impl EngineState {
@@ -263,6 +270,7 @@ impl EngineState {
             obsolete: Vec::new(),
             garbage: Vec::new(),
             receiving: Vec::new(),
+            held: Vec::new(),
         };
         state.check();
         state
@@ -326,7 +334,7 @@ impl Engine {
         let mut tables = HashMap::default();
         for place in placed {
             let meta = place.meta.clone();
-            let table = Table::open(&parts.dir, parts.owner, meta, &parts.cache).await?;
+            let table = Table::open(&parts.dir, meta, &parts.cache).await?;
             tables.insert(place.meta.id, Rc::new(table));
         }
         let version = Rc::new(edit::version_of(placed, &tables));

@@ -36,7 +36,7 @@ pub async fn plan_shard(dir: &Path) -> Result<ShardPlan> {
     };
     let mut referenced: BTreeMap<ValueSegmentId, u64> = BTreeMap::new();
     let tables = manifest.tables.iter();
-    for reference in tables.flat_map(|placed| &placed.meta.references) {
+    for reference in tables.flat_map(|placed| placed.meta.referenced()) {
         *referenced.entry(reference.segment).or_default() += reference.bytes;
     }
     let segments = manifest.segments.iter().map(|meta| SegmentUse {

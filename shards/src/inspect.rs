@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::Owner;
 use crate::manifest::{self, Manifest};
 use crate::sstable;
 use crate::text::Text;
@@ -50,15 +49,12 @@ pub async fn inspect(path: &Path) -> Result<Option<String>> {
     Ok(Some(text.into_string()))
 }
 
-/// The segments of the value log that the manifest beside `path` names, and whose they are; none if there
-/// is no manifest to read.
-async fn sealed_beside(path: &Path) -> Vec<(Owner, SegmentMeta)> {
+/// The segments of the value log that the manifest beside `path` names; none if there is no manifest to
+/// read.
+async fn sealed_beside(path: &Path) -> Vec<SegmentMeta> {
     let manifest = path.with_file_name(FileName::Manifest.to_string());
     match Manifest::load_path(&manifest).await {
-        Ok((owner, manifest)) => {
-            let segments = manifest.segments.into_iter();
-            segments.map(|meta| (owner, meta)).collect()
-        }
+        Ok((_, manifest)) => manifest.segments,
         Err(_) => Vec::new(),
     }
 }
@@ -116,7 +112,7 @@ async fn inspect_manifest(path: &Path) -> Result<Text> {
                 table.last_key.escape_ascii(),
             ),
         );
-        for reference in &table.references {
+        for reference in table.referenced() {
             text.line("  refers to", reference);
         }
     }

@@ -80,12 +80,13 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
+    Damage, DamageHook, Engine, FileEntry, FileKind, FileList, Found, FoundHead, FoundRange,
+    Incoming, IncomingProgress, Item, ItemHead, LevelReport, Lookup, MissingPiece, PinnedFiles,
     Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
     Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
-pub use ids::{LogId, LogIndex, NodeId, ReplicaId, ShardId, Term, ValueSegmentId};
+pub use ids::{FileId, LogId, LogIndex, NodeId, ReplicaId, ShardId, Term, ValueSegmentId};
 pub use key::Space;
 pub use log::{Log, LogOptions};
 pub use pins::Pin;

@@ -345,6 +345,20 @@ pub const HELD_MEMTABLE_PAUSE: Duration = Duration::from_millis(20);
 /// Entries a scan takes from a memtable at once.
 pub const SCAN_BATCH_ENTRIES: usize = 64;
 
+/// What a piece of a file has that is sent to another replica; the last one may be shorter.
+pub const FILE_PIECE_BYTES: usize = IO_BYTES_MAX;
+
+/// After this much of received files, what is there is made durable and written down. So much more may be asked
+/// for again after a power failure.
+pub const INCOMING_RECORD_EVERY_BYTES: u64 = 8 << 20;
+
+/// The longest record of files that are being received: of a million of them.
+pub const INCOMING_RECORD_BYTES_MAX: usize = 32 << 20;
+
+/// From this number on value segments are files that came from another replica, which have numbers of their
+/// own: those that a shard begins stay below, and low numbers make short pointers.
+pub const VALUE_SEGMENTS_RECEIVED: u64 = 1 << 32;
+
 /// Longest piece of a snapshot.
 pub const SNAPSHOT_PIECE_BYTES_MAX: usize = 1 << 20;
 

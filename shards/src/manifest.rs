@@ -21,7 +21,7 @@ use crate::compaction::{CompactionTask, Policy};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogId, Owner, RunId, TableId, ValueSegmentId};
+use crate::ids::{FileSeries, LogId, Owner, RunId, TableId, ValueSegmentId};
 use crate::limits::{IO_BYTES_MAX, LEVELS_MAX, MANIFEST_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::removal::remove_if_there;
@@ -40,9 +40,11 @@ pub(crate) struct Manifest {
     pub(crate) generation: u64,
     /// No table has had this number or a higher one.
     pub(crate) next_table: TableId,
-    /// Every value-log segment with a lower number that exists is among `segments`; those from here
-    /// on were begun since.
+    /// Every value-log segment with a lower number that exists is among `segments`; others from here
+    /// on, up to [`crate::limits::VALUE_SEGMENTS_RECEIVED`], were begun since.
     pub(crate) next_segment: ValueSegmentId,
+    /// What the ids of segments begun here come from; never changes.
+    pub(crate) series: FileSeries,
     /// How the shard is compacted.
     pub(crate) policy: Policy,
     /// What the tables hold.
@@ -51,7 +53,7 @@ pub(crate) struct Manifest {
     pub(crate) installed: Option<LogId>,
     /// By level, then by run from the newest on, then by key.
     pub(crate) tables: Vec<PlacedTable>,
-    /// The full segments of the value log, by number.
+    /// The full segments of the value log, by number; then those received from elsewhere.
     pub(crate) segments: Vec<SegmentMeta>,
 }
 
@@ -77,8 +79,8 @@ pub(crate) struct PlacedTable {
 /// Whether segments stand as they must.
 fn are_in_order(segments: &[SegmentMeta], next: ValueSegmentId) -> bool {
     let mut pairs = segments.iter().zip(segments.iter().skip(1));
-    pairs.all(|(before, after)| before.id < after.id)
-        && segments.last().is_none_or(|last| last.id < next)
+    let mut begun = segments.iter().filter(|segment| !segment.id.is_received());
+    pairs.all(|(before, after)| before.id < after.id) && begun.all(|segment| segment.id < next)
 }
 
 impl Manifest {
@@ -97,10 +99,15 @@ impl Manifest {
         self.tables.iter().any(|placed| placed.meta.id == table)
     }
 
+    /// Whether a segment that is not named may have been begun since.
+    pub(crate) fn may_be_begun(&self, segment: ValueSegmentId) -> bool {
+        segment >= self.next_segment && !segment.is_received()
+    }
+
     /// Whether a table refers to one of these segments.
     pub(crate) fn refers_to_any(&self, segments: &[ValueSegmentId]) -> bool {
         let tables = self.tables.iter();
-        let mut references = tables.flat_map(|placed| &placed.meta.references);
+        let mut references = tables.flat_map(|placed| placed.meta.referenced());
         references.any(|reference| segments.contains(&reference.segment))
     }
 
@@ -211,6 +218,14 @@ impl Manifest {
             bytes.extend_from_slice(&read);
         }
         format::decode(path, &bytes)
+    }
+
+    /// Reads what [`Manifest::encode`] gave, from elsewhere than a file; `name` is for messages.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NewerFormat`.
+    pub(crate) fn decode(name: &Path, bytes: &[u8]) -> Result<(Owner, Self)> {
+        format::decode(name, bytes)
     }
 
     /// Makes this the manifest of `owner` in `dir`, durably.

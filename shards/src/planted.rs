@@ -50,6 +50,10 @@ pub enum Bug {
     ForgetSessions,
     /// Snapshots hold no sessions.
     SnapshotWithoutSessions,
+    /// Files are removed although a reader or a snapshot holds them.
+    RemoveWhileHeld,
+    /// Pieces of received files are taken whatever their checksums say, and so are the files.
+    TakeUncheckedPieces,
     /// Sessions are stored without the results of their writes.
     ForgetResults,
     /// A number below the window counts as new.

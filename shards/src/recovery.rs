@@ -7,9 +7,10 @@
 //! Without the marker, a directory that holds any file of ours must hold a manifest and a log.
 
 use crate::directory::Directory;
+use crate::engine::put_back;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::Owner;
+use crate::ids::{FileSeries, Owner};
 use crate::manifest::Manifest;
 use crate::removal::remove_if_there;
 use crate::vlog::Segments;
@@ -54,7 +55,10 @@ pub(crate) async fn recover(
     if creating || names.is_empty() {
         start_creation(dir, &names).await?;
         return Ok(RecoveredDirectory {
-            manifest: Manifest::default(),
+            manifest: Manifest {
+                series: FileSeries::draw(),
+                ..Manifest::default()
+            },
             creating: true,
             lock,
         });
@@ -71,6 +75,7 @@ pub(crate) async fn recover(
         return Err(Error::corrupt(dir, 0, "the log is missing"));
     }
     renew_manifest(&manifest, dir, owner).await?;
+    put_back(dir, &manifest).await?;
     let is_orphan = |name: &FileName| match name {
         FileName::Table(id) => !manifest.tables.iter().any(|table| table.meta.id == *id),
         FileName::ManifestTemporary | FileName::Creating => true,
@@ -121,7 +126,7 @@ pub(crate) fn refuse_missing_values(
     segments: &Segments,
 ) -> Result<()> {
     let tables = manifest.tables.iter();
-    let mut referred = tables.flat_map(|placed| &placed.meta.references);
+    let mut referred = tables.flat_map(|placed| placed.meta.referenced());
     match referred.find(|reference| !segments.contains_key(&reference.segment)) {
         Some(reference) => {
             let path = FileName::ValueSegment(reference.segment, 0).path(dir);

@@ -133,6 +133,7 @@ impl Shard {
             owner,
             ValueLogOptions {
                 segment_bytes: options.value_segment_bytes,
+                series: recovered.manifest.series,
             },
             recovered.manifest.segments.clone(),
             recovered.manifest.next_segment,

@@ -7,7 +7,7 @@
 //! * `walk`, `recovery`: reading a segment from its front, and what is true after a start. `tear`: a torn value told
 //!   from a damaged one.
 //! * `plan`: which segment to collect; pure. `rewrite`: collecting one.
-//! * `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that is not open.
+//! * `received`: segments that came as files. `inspect`: a segment checked and printed. `at_rest`: the segments of a shard that is not open.
 //!
 //! Invariants:
 //! * A pointer stays true while anything refers to its record: collection keeps segment and slot.
@@ -24,6 +24,7 @@ mod pipeline;
 mod plan;
 mod pointer;
 mod reader;
+mod received;
 mod recovery;
 mod rewrite;
 mod segments;
@@ -40,6 +41,7 @@ pub use inspect::{Verified, Verifier};
 pub use plan::{Action, GarbageReport, PlanInput, SegmentGarbage, SegmentUse, plan};
 pub use pointer::ValuePointer;
 pub(crate) use pointer::record_bytes;
+pub(crate) use received::{TornRecord, check_file};
 pub use rewrite::{RecordRef, Rewritten};
 pub use segments::{Segment, SegmentMeta, Segments};
 pub use tear::{LoggedValue, ValueState};
@@ -48,7 +50,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::flight;
-use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::ids::{FileSeries, LogIndex, Owner, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
@@ -65,12 +67,15 @@ pub struct ValueLogOptions {
     /// Length of a segment, rounded up to whole blocks and into the bounds of
     /// [`limits`](crate::limits). A record never spans two.
     pub segment_bytes: u64,
+    /// What the file ids of its segments come from; the manifest says it.
+    pub series: FileSeries,
 }
 
 impl Default for ValueLogOptions {
     fn default() -> Self {
         Self {
             segment_bytes: limits::VLOG_SEGMENT_BYTES_DEFAULT,
+            series: FileSeries::default(),
         }
     }
 }
@@ -97,7 +102,6 @@ type OnDurable = Rc<dyn Fn(Result<Ticket>)>;
 /// What the value log and its tasks share.
 struct Shared {
     dir: Directory,
-    owner: Owner,
     options: ValueLogOptions,
     pipeline: RefCell<ValuePipeline>,
     segments: RefCell<Rc<Segments>>,
@@ -115,6 +119,8 @@ struct Shared {
     is_stopping: Cell<bool>,
     /// See [`ValueLog::set_thrifty`].
     is_thrifty: Cell<bool>,
+    /// See [`ValueLog::next_received`].
+    next_received: Cell<ValueSegmentId>,
     wake_writer: Notify,
     wake_keeper: Notify,
     closing: Notify,
@@ -144,12 +150,11 @@ impl ValueLog {
     ) -> Result<(Self, Vec<FileName>)> {
         let dir = dir.into();
         let options = options.within_limits();
-        let recovered = recovery::recover(&dir, owner, &known, next).await?;
+        let recovered = recovery::recover(&dir, (owner, options.series), &known, next).await?;
         let shared = Rc::new(Shared {
             dir,
-            owner,
             options,
-            pipeline: RefCell::new(ValuePipeline::new(owner, options, recovered.next)),
+            pipeline: RefCell::new(ValuePipeline::new(options, recovered.next)),
             segments: RefCell::new(Rc::new(recovered.segments)),
             index_cache: RefCell::default(),
             obsolete: RefCell::default(),
@@ -159,6 +164,7 @@ impl ValueLog {
             is_stuck: Cell::new(false),
             is_stopping: Cell::new(false),
             is_thrifty: Cell::new(false),
+            next_received: Cell::new(recovered.next_received),
             wake_writer: Notify::new(),
             wake_keeper: Notify::new(),
             closing: Notify::new(),
@@ -290,12 +296,14 @@ impl ValueLog {
         Rc::clone(&self.shared().segments.borrow())
     }
 
-    /// What a manifest is to say: the sealed segments, and the id from which on there may be others.
+    /// What a manifest is to say: the sealed segments, and the id from which on there may be others; received
+    /// ones are all named.
     pub(crate) fn sealed(&self) -> (Vec<SegmentMeta>, ValueSegmentId) {
         let next = self.first_unsealed();
         let segments = self.shared().segments.borrow();
-        let sealed = segments.range(..next).map(|(_, segment)| segment.meta());
-        (sealed.collect(), next)
+        let named = |id: &ValueSegmentId| *id < next || id.is_received();
+        let sealed = segments.iter().filter(|(id, _)| named(id));
+        (sealed.map(|(_, segment)| segment.meta()).collect(), next)
     }
 
     /// The lowest id of a segment that is not sealed, begun or not. All segments below it are sealed:

@@ -54,7 +54,7 @@ fn shows(plant: Plant, seed: u64) {
 }
 
 /// Each bug, and how many seeds it took when they were last counted, if they were.
-const BUGS: [(Plant, Option<u64>); 54] = [
+const BUGS: [(Plant, Option<u64>); 56] = [
     (Plant::Group(GroupBug::VoteAfterRestart), None),
     (Plant::Group(GroupBug::SkipConditions), Some(1)),
     (Plant::Group(GroupBug::DecideFromMemory), Some(1)),
@@ -106,6 +106,8 @@ const BUGS: [(Plant, Option<u64>); 54] = [
     (Plant::Shard(ShardBug::SpendReserve), None),
     (Plant::Shard(ShardBug::ForgetSessions), Some(1)),
     (Plant::Shard(ShardBug::SnapshotWithoutSessions), Some(13)),
+    (Plant::Shard(ShardBug::RemoveWhileHeld), None),
+    (Plant::Shard(ShardBug::TakeUncheckedPieces), None),
     (Plant::Shard(ShardBug::ForgetResults), Some(82)),
     (Plant::Shard(ShardBug::ForgetFloor), Some(59)),
     (Plant::Shard(ShardBug::TakeDamageForTorn), None),

@@ -20,6 +20,7 @@ use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::stored_membership;
 use crate::stores::Standing;
 use crate::types::{self, Payload, SnapshotMeta, VoteRequest};
+use bytes::Bytes;
 use corelith_io::Instant;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
 use corelith_shards::{self as shards, LogIndex, NodeId, ReplicaId, Term};
@@ -436,21 +437,15 @@ impl Group {
         admission::snapshot_vote(&self.known(peer, vote.node)?, vote)
     }
 
-    /// Installs a received snapshot through openraft, and returns the vote to answer with; `None` if
-    /// it is damaged or openraft has stopped.
+    /// Installs a received snapshot of that log id and membership through openraft, and returns the vote to
+    /// answer with; `None` if openraft has stopped.
     pub(crate) async fn install(
         &self,
         from: Caller,
-        mut writer: shards::SnapshotWriter,
+        (applied, membership): (Option<shards::LogId>, Option<(shards::LogId, Bytes)>),
+        data: SnapshotData,
         vote: PeerVote,
     ) -> Result<Option<PeerVote>, Refusal> {
-        let (applied, membership) = match writer.finish().await {
-            Ok(held) => held,
-            Err(error) => {
-                tracing::warn!(shard = %self.shard(), %error, "a snapshot is damaged");
-                return Ok(None);
-            }
-        };
         // No append changes what is committed between the check and the installation.
         let _turn = self.inner.door.turn.acquire(1).await;
         let Some((_, committed)) = self.inner.caught_up().await else {
@@ -468,7 +463,7 @@ impl Group {
                 last_log_id: applied.map(types::log_id),
                 last_membership,
             },
-            snapshot: SnapshotData::Received(Box::new(writer)),
+            snapshot: data,
         };
         let installed = self
             .inner

@@ -35,7 +35,7 @@ impl Engine {
         let state = self.inner.state.borrow();
         let mut referenced: HashMap<ValueSegmentId, u64> = HashMap::default();
         for table in state.version.tables() {
-            for reference in &table.meta().references {
+            for reference in table.meta().referenced() {
                 *referenced.entry(reference.segment).or_insert(0) += reference.bytes;
             }
         }
@@ -54,7 +54,8 @@ impl Engine {
             .map(|segment| {
                 let meta = segment.meta();
                 // What is being received is referred to when it is installed.
-                let is_received = received_from.is_some_and(|from| meta.id >= from);
+                let is_received = received_from.is_some_and(|from| meta.id >= from)
+                    || state.held.contains(&meta.id);
                 SegmentUse {
                     id: meta.id,
                     bytes: meta.bytes,
@@ -216,12 +217,7 @@ impl Engine {
         if is_planted(Bug::IgnorePinsOfSegments) {
             return Ok(None);
         }
-        let refers = |table: &&Rc<Table>| {
-            let references = &table.meta().references;
-            references
-                .binary_search_by_key(&segment.id, |reference| reference.segment)
-                .is_ok()
-        };
+        let refers = |table: &&Rc<Table>| table.refers_to(segment.id);
         let tables: Vec<&Rc<Table>> = view.version.tables().filter(refers).collect();
         let bytes: u64 = tables.iter().map(|table| table.meta().file_bytes).sum();
         if bytes > segment.file_bytes {

@@ -228,10 +228,7 @@ impl Engine {
     /// does.
     fn keys_referring_to(&self, id: ValueSegmentId) -> (Bytes, Bytes) {
         let state = self.inner.state.borrow();
-        let refers = |table: &&Rc<Table>| {
-            let mut references = table.meta().references.iter();
-            references.any(|reference| reference.segment == id)
-        };
+        let refers = |table: &&Rc<Table>| table.refers_to(id);
         let metas = || {
             state
                 .version

@@ -75,7 +75,7 @@ impl Engine {
         let inner = &self.inner;
         let mut tables = Vec::with_capacity(metas.len());
         for meta in metas {
-            let table = Table::open(&inner.dir, inner.owner, meta.clone(), &inner.cache).await?;
+            let table = Table::open(&inner.dir, meta.clone(), &inner.cache).await?;
             tables.push(Rc::new(table));
         }
         Ok(tables)
@@ -176,6 +176,9 @@ impl Engine {
         let mut obsolete: Vec<Rc<Table>> = tables.into_values().collect();
         obsolete.sort_by_key(|table| table.meta().id);
         state.obsolete.append(&mut obsolete);
+        // A table that was replaced comes back with a snapshot that has it.
+        let named = |table: &Rc<Table>| manifest.names(table.meta().id);
+        state.obsolete.retain(|table| !named(table));
         let memtable_bytes = self.inner.options.memtable_bytes;
         state.separated_bytes_max = separated_bytes_max(&state.version, memtable_bytes);
         state.manifest = manifest.clone();
@@ -200,7 +203,7 @@ impl Engine {
             let garbage = std::mem::take(&mut state.garbage).into_iter();
             let mut removable: Vec<_> = garbage.map(|id| (id, u64::MAX)).collect();
             state.obsolete.retain(|table| {
-                let held = Rc::strong_count(table) > 1;
+                let held = Rc::strong_count(table) > 1 && !is_planted(Bug::RemoveWhileHeld);
                 if !held {
                     removable.push((table.meta().id, table.meta().file_bytes));
                 }

@@ -7,7 +7,7 @@ use super::merge::{Merge, ScanSpan};
 use super::piece::{self, PieceKind};
 use super::run_writer::RunWriter;
 use super::snapshot::{SnapshotRecord, take_record};
-use super::{Engine, ReadView, edit};
+use super::{Engine, EngineState, ReadView, edit};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, RunId, Ticket, ValueSegmentId};
@@ -117,21 +117,7 @@ impl Engine {
                     true
                 },
                 |state| {
-                    assert!(
-                        state.applied.index() < checkpoint.index(),
-                        "nothing is applied while a snapshot is installed"
-                    );
-                    let index = checkpoint.index().unwrap_or_default();
-                    self.inner.pins.dropped(index);
-                    let active = std::mem::take(&mut state.active);
-                    let frozen = state.frozen.drain(..);
-                    let frozen = frozen.map(|frozen| Rc::clone(&frozen.memtable));
-                    for memtable in frozen.chain([active]) {
-                        self.retire_memtable(memtable);
-                    }
-                    state.applied = checkpoint.clone();
-                    state.unfrozen_since = None;
-                    *self.inner.sessions.borrow_mut() = sessions;
+                    self.replace_state(state, &checkpoint, sessions);
                 },
             )
             .await;
@@ -145,6 +131,32 @@ impl Engine {
             }
             false => Err(Error::OldSnapshot),
         }
+    }
+}
+
+impl Engine {
+    /// What else is replaced in the step in which the tables are: memtables, sessions and what is applied.
+    pub(super) fn replace_state(
+        &self,
+        state: &mut EngineState,
+        checkpoint: &Checkpoint,
+        sessions: SessionTable,
+    ) {
+        assert!(
+            state.applied.index() < checkpoint.index(),
+            "nothing is applied while a snapshot is installed"
+        );
+        let index = checkpoint.index().unwrap_or_default();
+        self.inner.pins.dropped(index);
+        let active = std::mem::take(&mut state.active);
+        let frozen = state.frozen.drain(..);
+        let frozen = frozen.map(|frozen| Rc::clone(&frozen.memtable));
+        for memtable in frozen.chain([active]) {
+            self.retire_memtable(memtable);
+        }
+        state.applied = checkpoint.clone();
+        state.unfrozen_since = None;
+        *self.inner.sessions.borrow_mut() = sessions;
     }
 }
 

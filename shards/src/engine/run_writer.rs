@@ -68,7 +68,7 @@ impl RunWriter {
                 let inner = &self.engine.inner;
                 let id = self.engine.new_table_id();
                 self.begun.push(id);
-                let table = TableWriter::create(&inner.dir, inner.owner, id, self.options).await?;
+                let table = TableWriter::create(&inner.dir, id, self.options).await?;
                 self.writer.insert(table)
             }
         };

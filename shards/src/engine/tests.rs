@@ -2,6 +2,7 @@
 
 mod capacity;
 pub(crate) mod crash;
+mod files;
 mod golden;
 mod model;
 mod pace;
@@ -77,6 +78,7 @@ async fn open_with(
         OWNER,
         ValueLogOptions {
             segment_bytes: VALUE_SEGMENT_BYTES,
+            series: manifest.series,
         },
         manifest.segments.clone(),
         manifest.next_segment,

@@ -1,23 +1,28 @@
 //! The bytes of a manifest. All integers are little-endian.
 //!
 //! ```text
-//! file    = magic [8] "CLMANIF\0" | version u32 = 2 | crc32c u32 (of all after, without the zeros) |
+//! file    = magic [8] "CLMANIF\0" | version u32 = 3 | crc32c u32 (of all after, without the zeros) |
 //!           length u32 of the payload | shard u32 | store u64 | payload | zeros to 4 KiB
-//! payload = generation u64 | next table u64 | next segment u64 | policy u8 (1 leveled, 2 tiered) |
-//!           checkpoint (see checkpoint.rs) | installed option (a log id) |
+//! payload = generation u64 | next table u64 | next segment u64 | series u128 |
+//!           policy u8 (1 leveled, 2 tiered) | checkpoint (see checkpoint.rs) | installed option (a log id) |
 //!           table count u32 | table ... | segment count u32 | segment ...
-//! table   = id u64 | level u8 | run u64 | file length u64 | properties (see sstable/format.rs)
-//! segment = id u64 | generation u32 | file length u64 | records u64 | record bytes u64 |
+//! table   = id u64 | level u8 | run u64 | file id u128 | count u32 | count x value segment u64 |
+//!           file length u64 | properties (see sstable/properties.rs)
+//! segment = id u64 | generation u32 | file id u128 | file length u64 | records u64 | record bytes u64 |
 //!           highest log index u64
 //! ```
-//! Version 1 has no next segment, policy, level, run and segments, and table properties without
+//! The value segments of a table are the numbers that those of its references have here, in the same order;
+//! none if they are those of the file.
+//!
+//! Version 2 has no series, file ids and value segments of tables: they come from whose the manifest is (see
+//! ids.rs). Version 1 has no next segment, policy, level, run and segments, and table properties without
 //! references: its tables stand newest first, each a run of level 0.
 
 use super::{Manifest, PlacedTable};
 use crate::checkpoint::{Checkpoint, decode_log_id_option, encode_log_id_option};
 use crate::compaction::Policy;
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
+use crate::ids::{FileId, FileSeries, LogIndex, Owner, RunId, ShardId, TableId, ValueSegmentId};
 use crate::length;
 use crate::sstable::TableMeta;
 use crate::vlog::SegmentMeta;
@@ -27,8 +32,9 @@ use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLMANIF\0";
 /// What a segment of the value log takes.
-pub(crate) const SEGMENT_BYTES: u64 = 44;
-pub(super) const VERSION: u32 = 2;
+pub(crate) const SEGMENT_BYTES: u64 = 60;
+pub(super) const VERSION: u32 = 3;
+const VERSION_OF_FILE_IDS: u32 = 3;
 const COVERED_FROM: usize = 16;
 const HEADER_BYTES: usize = 32;
 
@@ -37,6 +43,7 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
     payload.extend_from_slice(&manifest.generation.to_le_bytes());
     payload.extend_from_slice(&manifest.next_table.0.to_le_bytes());
     payload.extend_from_slice(&manifest.next_segment.0.to_le_bytes());
+    payload.extend_from_slice(&manifest.series.0.to_le_bytes());
     payload.push(manifest.policy.tag());
     manifest.checkpoint.encode(&mut payload);
     encode_log_id_option(manifest.installed, &mut payload);
@@ -46,6 +53,12 @@ pub(super) fn encode(owner: Owner, manifest: &Manifest) -> Vec<u8> {
         payload.extend_from_slice(&meta.id.0.to_le_bytes());
         payload.push(*level);
         payload.extend_from_slice(&run.0.to_le_bytes());
+        payload.extend_from_slice(&meta.file.0.to_le_bytes());
+        let count = length::stored(meta.renumbered.len());
+        payload.extend_from_slice(&count.to_le_bytes());
+        for segment in &meta.renumbered {
+            payload.extend_from_slice(&segment.0.to_le_bytes());
+        }
         payload.extend_from_slice(&meta.file_bytes.to_le_bytes());
         meta.encode_properties(&mut payload);
     }
@@ -98,19 +111,26 @@ pub(super) fn decode(path: &Path, file: &[u8]) -> Result<(Owner, Manifest)> {
     let shard = ShardId(fields.try_get_u32_le().map_err(|_| short.clone())?);
     let store_id = fields.try_get_u64_le().map_err(|_| short.clone())?;
     let mut payload = file.get(HEADER_BYTES..end).ok_or(short)?;
-    let manifest = decode_payload(&mut payload, version)
+    let owner = Owner { store_id, shard };
+    let manifest = decode_payload(&mut payload, version, owner)
         .filter(|_| payload.is_empty())
         .ok_or(damaged("the manifest is malformed"))?;
-    Ok((Owner { store_id, shard }, manifest))
+    Ok((owner, manifest))
 }
 
-fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
+fn decode_payload(payload: &mut &[u8], version: u32, owner: Owner) -> Option<Manifest> {
     let is_first = version == 1;
     let generation = payload.try_get_u64_le().ok()?;
     let next_table = TableId(payload.try_get_u64_le().ok()?);
     let (mut next_segment, mut policy) = (ValueSegmentId(0), Policy::default());
     if !is_first {
         next_segment = ValueSegmentId(payload.try_get_u64_le().ok()?);
+    }
+    let series = match version {
+        VERSION_OF_FILE_IDS.. => FileSeries(payload.try_get_u128_le().ok()?),
+        _ => FileSeries::of(owner),
+    };
+    if !is_first {
         policy = Policy::of_tag(payload.try_get_u8().ok()?)?;
     }
     let checkpoint = Checkpoint::decode(payload)?;
@@ -120,9 +140,9 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
     let mut tables = Vec::new();
     for _ in 0..count {
         let table = if is_first {
-            decode_table_1(payload)?
+            decode_table_1(payload, owner)?
         } else {
-            decode_table(payload)?
+            decode_table(payload, version, owner)?
         };
         tables.push(table);
     }
@@ -130,13 +150,14 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
     if !is_first {
         let count = payload.try_get_u32_le().ok()?;
         for _ in 0..count {
-            segments.push(decode_segment(payload)?);
+            segments.push(decode_segment(payload, version, owner)?);
         }
     }
     let manifest = Manifest {
         generation,
         next_table,
         next_segment,
+        series,
         policy,
         checkpoint,
         installed,
@@ -146,10 +167,11 @@ fn decode_payload(payload: &mut &[u8], version: u32) -> Option<Manifest> {
     manifest.is_sound().then_some(manifest)
 }
 
-fn decode_table_1(payload: &mut &[u8]) -> Option<PlacedTable> {
+fn decode_table_1(payload: &mut &[u8], owner: Owner) -> Option<PlacedTable> {
     let id = TableId(payload.try_get_u64_le().ok()?);
     let file_bytes = payload.try_get_u64_le().ok()?;
-    let meta = TableMeta::decode_properties(1, id, file_bytes, payload)?;
+    let named = (id, FileId::of_table(owner, id));
+    let meta = TableMeta::decode_properties(1, named, file_bytes, payload)?;
     Some(PlacedTable {
         level: 0,
         run: RunId(id.0),
@@ -157,18 +179,29 @@ fn decode_table_1(payload: &mut &[u8]) -> Option<PlacedTable> {
     })
 }
 
-fn decode_table(payload: &mut &[u8]) -> Option<PlacedTable> {
+fn decode_table(payload: &mut &[u8], version: u32, owner: Owner) -> Option<PlacedTable> {
     let id = TableId(payload.try_get_u64_le().ok()?);
     let level = payload.try_get_u8().ok()?;
     let run = RunId(payload.try_get_u64_le().ok()?);
+    let mut file = FileId::of_table(owner, id);
+    let mut renumbered = Vec::new();
+    if version >= VERSION_OF_FILE_IDS {
+        file = FileId(payload.try_get_u128_le().ok()?);
+        for _ in 0..payload.try_get_u32_le().ok()? {
+            renumbered.push(ValueSegmentId(payload.try_get_u64_le().ok()?));
+        }
+    }
     let file_bytes = payload.try_get_u64_le().ok()?;
-    let meta = TableMeta::decode_properties(VERSION, id, file_bytes, payload)?;
+    let mut meta = TableMeta::decode_properties(VERSION, (id, file), file_bytes, payload)?;
+    let is_whole = renumbered.is_empty() || renumbered.len() == meta.referenced().count();
+    meta.renumbered = Some(renumbered).filter(|_| is_whole)?;
     Some(PlacedTable { level, run, meta })
 }
 
 fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {
     out.extend_from_slice(&segment.id.0.to_le_bytes());
     out.extend_from_slice(&segment.generation.to_le_bytes());
+    out.extend_from_slice(&segment.file.0.to_le_bytes());
     for number in [
         segment.file_bytes,
         segment.records,
@@ -179,10 +212,17 @@ fn encode_segment(segment: &SegmentMeta, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_segment(payload: &mut &[u8]) -> Option<SegmentMeta> {
+fn decode_segment(payload: &mut &[u8], version: u32, owner: Owner) -> Option<SegmentMeta> {
+    let id = ValueSegmentId(payload.try_get_u64_le().ok()?);
+    let generation = payload.try_get_u32_le().ok()?;
+    let file = match version {
+        VERSION_OF_FILE_IDS.. => FileId(payload.try_get_u128_le().ok()?),
+        _ => FileId::of_segment(owner, id, generation),
+    };
     Some(SegmentMeta {
-        id: ValueSegmentId(payload.try_get_u64_le().ok()?),
-        generation: payload.try_get_u32_le().ok()?,
+        id,
+        generation,
+        file,
         file_bytes: payload.try_get_u64_le().ok()?,
         records: payload.try_get_u64_le().ok()?,
         bytes: payload.try_get_u64_le().ok()?,

@@ -1,6 +1,6 @@
 use super::format::{decode, encode};
 use super::*;
-use crate::ids::{LogIndex, ReplicaId, ShardId, Term, ValueSegmentId};
+use crate::ids::{FileId, LogIndex, ReplicaId, ShardId, Term, ValueSegmentId};
 use crate::limits::{TABLES_MAX, VALUE_SEGMENTS_MAX};
 use crate::sstable::Reference;
 use bytes::Bytes;
@@ -17,6 +17,13 @@ pub(crate) fn example() -> (Owner, Manifest) {
     };
     let table = |number| TableMeta {
         id: TableId(number),
+        file: FileId(u128::from(number) << 99 | 5),
+        renumbered: match number {
+            7 => (0..7)
+                .map(|segment| ValueSegmentId(900 - segment))
+                .collect(),
+            _ => Vec::new(),
+        },
         file_bytes: 24 << 10,
         entries: 12,
         deletions: 3,
@@ -36,6 +43,7 @@ pub(crate) fn example() -> (Owner, Manifest) {
     let segment = |number, generation| SegmentMeta {
         id: ValueSegmentId(number),
         generation,
+        file: FileId(u128::from(number) << 77 | 6),
         records: 10,
         bytes: 70_000,
         highest: LogIndex(number * 100),
@@ -50,6 +58,7 @@ pub(crate) fn example() -> (Owner, Manifest) {
         },
         installed: Some(id(30)),
         next_segment: ValueSegmentId(6),
+        series: FileSeries(0xabcd << 100),
         policy: Policy::Tiered,
         tables: vec![
             PlacedTable {
@@ -119,6 +128,7 @@ fn a_manifest_of_more_than_a_shard_takes_reads_back() {
         placed.run = RunId(number);
         placed.meta.id = TableId(number);
         placed.meta.references.clear();
+        placed.meta.renumbered.clear();
         placed
     };
     manifest.tables = numbers.clone().map(place).collect();

@@ -76,7 +76,8 @@ impl TableCursor {
 
     fn take_value(&mut self, table: &Table) -> Result<()> {
         let value = self.data.value();
-        self.value = value.map_err(|what| table.damaged(self.data_at, what))?;
+        let value = value.map_err(|what| table.damaged(self.data_at, what))?;
+        self.value = table.local_value(value);
         Ok(())
     }
 
@@ -88,14 +89,10 @@ impl TableCursor {
         self.ahead_bytes = (self.ahead_bytes * 2).min(READ_AHEAD_BYTES);
         let blocks = table.read_data(handles).await?;
         for handle in &blocks.handles {
-            let payload = decode_block(
-                table.meta().id,
-                *handle,
-                BlockKind::Data,
-                blocks.block(*handle),
-            )
-            .and_then(|stored| stored.to_bytes())
-            .map_err(|what| table.damaged(handle.offset, what))?;
+            let payload =
+                decode_block(table.tag(), *handle, BlockKind::Data, blocks.block(*handle))
+                    .and_then(|stored| stored.to_bytes())
+                    .map_err(|what| table.damaged(handle.offset, what))?;
             let data = table.entries(*handle, payload)?;
             self.ahead.push_back((handle.offset, data));
             corelith_io::yield_if_needed().await;

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! file   = header | block ... | footer              everything starts at a multiple of 4 KiB
-//! header = magic [8] "CLTABLE\0" | version u32 = 2 | shard u32 | store u64 | table u64 | crc32c u32
-//!          (of all before) | zeros to 4 KiB
+//! header = magic [8] "CLTABLE\0" | version u32 = 3 | 0 u32 | file id u128 | crc32c u32 (of all
+//!          before) | zeros to 4 KiB
 //! block  = crc32c u32 (of all after, without the zeros) | len u32 | kind u32 | whole u32 |
-//!          table u64 | offset u64 (of this block in the file) | payload [len] |
+//!          tag u64 (lower half of the file id) | offset u64 (of this block in the file) | payload [len] |
 //!          zeros to a multiple of 4 KiB
 //! footer = a block of kind 6 and 4 KiB, the last of the file
 //! ```
@@ -23,13 +23,14 @@
 //! A partition is a run of data blocks, its filter and its leaf, in this order. Blocks of long values
 //! lie before the data block that refers to them; root, properties and footer end the file.
 //!
-//! Version 1 compresses nothing, has one filter for the whole file, named by the footer between root
+//! Versions 1 and 2 have shard u32, store u64 and table u64 in the header, and the table's number for the
+//! tag. Version 1 compresses nothing, has one filter for the whole file, named by the footer between root
 //! and properties, and its root refers to leaves only.
 //!
-//! A block names its table and its place, so that a block written or read at a wrong place is found.
+//! A block names its file and its place, so that a block written or read at a wrong place is found.
 
 use crate::error::{Error, Result};
-use crate::ids::{Owner, ShardId, TableId};
+use crate::ids::{FileId, Owner, ShardId, TableId};
 use crate::limits::{BLOCK_PAYLOAD_BYTES_MAX, TABLE_BLOCK_BYTES_MAX};
 use bytes::Buf;
 use corelith_io::BLOCK_SIZE;
@@ -37,7 +38,9 @@ use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLTABLE\0";
 /// The version that is written; all from 1 on are read.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+/// From this version on a table says nothing of whose it is.
+const VERSION_OF_FILE_IDS: u32 = 3;
 
 /// Bytes of a block before its payload.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
@@ -148,12 +151,11 @@ impl TableFooter {
 }
 
 /// The first block of a table.
-pub(super) fn encode_file_header(owner: Owner, id: TableId) -> Vec<u8> {
+pub(super) fn encode_file_header(file: FileId) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&owner.shard.0.to_le_bytes());
-    out.extend_from_slice(&owner.store_id.to_le_bytes());
-    out.extend_from_slice(&id.0.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&file.0.to_le_bytes());
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out
@@ -163,8 +165,11 @@ pub(super) fn encode_file_header(owner: Owner, id: TableId) -> Vec<u8> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TableHeader {
     pub(super) version: u32,
-    pub(super) owner: Owner,
-    pub(super) id: TableId,
+    pub(super) file: FileId,
+    /// What its blocks carry.
+    pub(super) tag: u64,
+    /// Whose it says it is, and its number there; no version says so any more.
+    pub(super) named: Option<(Owner, TableId)>,
 }
 
 /// Reads the first block of the table `file`.
@@ -194,16 +199,30 @@ pub(super) fn decode_file_header(file: &Path, block: &[u8]) -> Result<TableHeade
         return Err(damaged("there is no such format version"));
     }
     let shard = ShardId(fields.get_u32_le());
+    if version >= VERSION_OF_FILE_IDS {
+        let file = FileId(fields.get_u128_le());
+        return Ok(TableHeader {
+            version,
+            file,
+            tag: file.tag(),
+            named: None,
+        });
+    }
     let store_id = fields.get_u64_le();
     let id = TableId(fields.get_u64_le());
     let owner = Owner { store_id, shard };
-    Ok(TableHeader { version, owner, id })
+    Ok(TableHeader {
+        version,
+        file: FileId::of_table(owner, id),
+        tag: id.0,
+        named: Some((owner, id)),
+    })
 }
 
 /// The header of the block at `handle` with that payload, which has `whole` bytes when unpacked
 /// (0: it is not compressed).
 pub(super) fn encode_block_header(
-    table: TableId,
+    tag: u64,
     handle: BlockHandle,
     kind: BlockKind,
     whole: u32,
@@ -225,7 +244,7 @@ pub(super) fn encode_block_header(
     for (place, number) in places.chunks_exact_mut(4).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
-    for (place, number) in rest.chunks_exact_mut(8).zip([table.0, handle.offset]) {
+    for (place, number) in rest.chunks_exact_mut(8).zip([tag, handle.offset]) {
         place.copy_from_slice(&number.to_le_bytes());
     }
     let crc = crc32c::crc32c_append(crc32c::crc32c(fields), payload);
@@ -248,7 +267,7 @@ pub(super) struct StoredPayload<'a> {
 
 /// Checks a block read at `handle` and returns its payload.
 pub(super) fn decode_block(
-    table: TableId,
+    tag: u64,
     handle: BlockHandle,
     kind: BlockKind,
     block: &[u8],
@@ -267,7 +286,7 @@ pub(super) fn decode_block(
     let whole = fields.get_u32_le() as usize;
     let matches = found_len == handle.len
         && found_kind == kind as u32
-        && fields.get_u64_le() == table.0
+        && fields.get_u64_le() == tag
         && fields.get_u64_le() == handle.offset;
     if !matches {
         return Err("another block is in this place");

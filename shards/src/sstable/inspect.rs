@@ -21,8 +21,13 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
     if table.format_version() > 1 {
         text.line("format version", table.format_version());
     }
-    text.line("owner", table.owner());
-    text.line("table", meta.id);
+    match table.named() {
+        Some((owner, id)) => {
+            text.line("owner", owner);
+            text.line("table", id);
+        }
+        None => text.line("file id", meta.file),
+    }
     text.line("file bytes", meta.file_bytes);
     text.line("entries", meta.entries);
     text.line("deletions", meta.deletions);
@@ -31,7 +36,7 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
     text.line("highest sequence number", meta.highest);
     text.line("first key", meta.first_key.escape_ascii());
     text.line("last key", meta.last_key.escape_ascii());
-    for reference in &meta.references {
+    for reference in meta.referenced() {
         text.line("values", reference);
     }
 

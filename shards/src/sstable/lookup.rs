@@ -167,14 +167,8 @@ impl Table {
         pointer: ValuePointer,
         use_cache: bool,
     ) -> Result<bool> {
-        let refers = |segment| {
-            let references = &self.meta().references;
-            references
-                .binary_search_by_key(&segment, |reference| reference.segment)
-                .is_ok()
-        };
         let versions = self.meta().lowest..=self.meta().highest;
-        if !self.covers(key) || !versions.contains(&at) || !refers(pointer.segment) {
+        if !self.covers(key) || !versions.contains(&at) || !self.refers_to(pointer.segment) {
             return Ok(false);
         }
         let hash = super::hash_of(key);
@@ -345,11 +339,13 @@ impl TableSearch<'_> {
 
     /// The first entry of a data block that is not before the one wanted.
     fn first_in(&mut self, handle: BlockHandle) -> Result<First, Stop> {
-        let (key, at) = (self.key, self.at);
+        let (table, key, at) = (self.table, self.key, self.at);
         self.look(handle, BlockKind::Data, |payload| {
             Ok(match find::first_at_or_after(payload, key, at)? {
                 None => First::Nothing,
-                Some(hit) if hit.is_key => First::Wanted((hit.at, hit.held.value(payload)?)),
+                Some(hit) if hit.is_key => {
+                    First::Wanted((hit.at, table.local_value(hit.held.value(payload)?)))
+                }
                 Some(_) => First::OtherKey,
             })
         })

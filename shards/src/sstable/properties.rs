@@ -8,16 +8,19 @@
 //! ```
 //! Those of version 1 have no references.
 
-use crate::ids::{LogIndex, TableId, ValueSegmentId};
+use crate::ids::{FileId, LogIndex, TableId, ValueSegmentId};
 use crate::length;
 use crate::limits::{KEY_BYTES_MAX, TABLE_REFERENCES_MAX};
 use crate::vlog::{ValuePointer, record_bytes};
 use bytes::{Buf, Bytes};
 use corelith_io::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// From this version on, properties list references.
 const VERSION_OF_REFERENCES: u32 = 2;
+/// No segment has this number.
+const NO_SEGMENT: ValueSegmentId = ValueSegmentId(u64::MAX);
 
 /// How much of a value segment a table refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +67,10 @@ pub(super) enum Counted {
 /// What the manifest and the table itself say of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableMeta {
-    /// Its number.
+    /// Its number in the shard; the file does not say it.
     pub(crate) id: TableId,
+    /// What names its content.
+    pub(crate) file: FileId,
     /// Length of the file in bytes.
     pub(crate) file_bytes: u64,
     /// Versions in it.
@@ -82,8 +87,12 @@ pub(crate) struct TableMeta {
     pub(crate) first_key: Bytes,
     /// Last stored key.
     pub(crate) last_key: Bytes,
-    /// What it refers to in the value log, in order of segment, none twice.
+    /// What it refers to in the value log, in order of segment, none twice; with the numbers that the file
+    /// has. See [`TableMeta::referenced`].
     pub(crate) references: Vec<Reference>,
+    /// The numbers that these segments have here, if the file was written elsewhere; else none. The file does
+    /// not say them.
+    pub(crate) renumbered: Vec<ValueSegmentId>,
 }
 
 impl TableMeta {
@@ -95,10 +104,69 @@ impl TableMeta {
             .sum()
     }
 
+    /// What it refers to in the value log, with the numbers that segments have here.
+    pub(crate) fn referenced(&self) -> impl Iterator<Item = Reference> {
+        let pairs = self.references.iter().enumerate();
+        pairs.map(|(at, reference)| Reference {
+            segment: self
+                .renumbered
+                .get(at)
+                .copied()
+                .unwrap_or(reference.segment),
+            ..*reference
+        })
+    }
+
+    /// The segments of [`TableMeta::referenced`].
+    pub(crate) fn segments(&self) -> BTreeSet<ValueSegmentId> {
+        self.referenced()
+            .map(|reference| reference.segment)
+            .collect()
+    }
+
+    /// Gives the segments that it refers to other numbers.
+    ///
+    /// # Errors
+    /// `None`: `number_of` does not know one.
+    pub(crate) fn renumber(
+        &mut self,
+        number_of: impl Fn(ValueSegmentId) -> Option<ValueSegmentId>,
+    ) -> Option<()> {
+        let numbers = self
+            .referenced()
+            .map(|reference| number_of(reference.segment));
+        self.renumbered = numbers.collect::<Option<Vec<_>>>()?;
+        Some(())
+    }
+
+    /// A pointer as it is in the file, with the number that its segment has here. One of a segment that the
+    /// properties do not name leads nowhere.
+    pub(super) fn local(&self, pointer: ValuePointer) -> ValuePointer {
+        let references = &self.references;
+        let at = references.binary_search_by_key(&pointer.segment, |reference| reference.segment);
+        let segment = at.ok().and_then(|at| self.renumbered.get(at));
+        ValuePointer {
+            segment: segment.copied().unwrap_or(NO_SEGMENT),
+            ..pointer
+        }
+    }
+
+    /// Whether the file that says this of itself is the one that a manifest describes.
+    pub(crate) fn is_of_file(&self, described: &Self) -> bool {
+        let as_described = Self {
+            id: described.id,
+            renumbered: described.renumbered.clone(),
+            ..self.clone()
+        };
+        as_described == *described
+    }
+
     /// What a table without entries would say.
-    pub(super) fn empty(id: TableId) -> Self {
+    pub(super) fn empty(id: TableId, file: FileId) -> Self {
         Self {
             id,
+            file,
+            renumbered: Vec::new(),
             file_bytes: 0,
             entries: 0,
             deletions: 0,
@@ -178,12 +246,14 @@ impl TableMeta {
     /// Takes properties from the front of `bytes`, as that version of tables has them.
     pub(crate) fn decode_properties(
         version: u32,
-        id: TableId,
+        (id, file): (TableId, FileId),
         file_bytes: u64,
         bytes: &mut &[u8],
     ) -> Option<Self> {
         Some(Self {
             id,
+            file,
+            renumbered: Vec::new(),
             file_bytes,
             entries: bytes.try_get_u64_le().ok()?,
             deletions: bytes.try_get_u64_le().ok()?,
@@ -279,7 +349,7 @@ mod tests {
             references.add(ValueSegmentId(segment), bytes);
         }
         assert_eq!(references.len(), 3);
-        let mut meta = TableMeta::empty(TableId(3));
+        let mut meta = TableMeta::empty(TableId(3), FileId(7));
         meta.references = references.finish();
         let found: Vec<_> = meta
             .references
@@ -292,7 +362,7 @@ mod tests {
         meta.encode_properties(&mut bytes);
         let read = |bytes: &[u8]| {
             let mut rest = bytes;
-            let read = TableMeta::decode_properties(2, TableId(3), 0, &mut rest);
+            let read = TableMeta::decode_properties(2, (TableId(3), FileId(7)), 0, &mut rest);
             read.filter(|_| rest.is_empty())
         };
         assert_eq!(read(&bytes), Some(meta.clone()));

@@ -1,6 +1,7 @@
 //! An open sstable. The index root stays in memory; filters, index leaves and data blocks come through
 //! the cache; every block's checksum and place are checked whenever it is read.
 
+use super::Value;
 use super::block::{BlockCursor, Damage, EntryBlock, Partition};
 use super::filter::Filter;
 use super::format::{
@@ -11,12 +12,14 @@ use super::properties::TableMeta;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, TableId};
+use crate::ids::{LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::{Prefixes, compare};
 use crate::limits::IO_BYTES_MAX;
+use crate::vlog::ValuePointer;
 use bytes::{Bytes, BytesMut};
 use corelith_io::{BLOCK_SIZE, Buf, File};
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// An open table. Belongs to one core; shared by the versions and reads that hold it.
@@ -36,6 +39,8 @@ pub(crate) struct Table {
     cache: BlockCache,
     /// Names this table in the cache.
     file_number: u64,
+    /// The segments that it refers to, by their numbers here.
+    segments: BTreeSet<ValueSegmentId>,
 }
 
 /// A partition and the lower bound of its entries.
@@ -76,25 +81,25 @@ fn decode_root(root: &EntryBlock) -> Result<Vec<Bounded>, Damage> {
 
 impl Table {
     /// Opens the table that the manifest describes as `meta`.
-    pub(crate) async fn open(
-        dir: &Path,
-        owner: Owner,
+    pub(crate) async fn open(dir: &Path, meta: TableMeta, cache: &BlockCache) -> Result<Self> {
+        Self::open_at(FileName::Table(meta.id).path(dir), meta, cache).await
+    }
+
+    /// As [`Table::open`], wherever the file is.
+    pub(crate) async fn open_at(
+        path: PathBuf,
         meta: TableMeta,
         cache: &BlockCache,
     ) -> Result<Self> {
-        let path = FileName::Table(meta.id).path(dir);
-        let table = Self::open_path(path, cache).await?;
-        let found = table.header.owner;
-        if found != owner {
-            return Err(Error::OtherStore {
-                file: table.path.display().to_string(),
-                found: found.to_string(),
-                expected: owner.to_string(),
-            });
+        let mut table = Self::open_path(path, cache).await?;
+        if table.header.file != meta.file {
+            return Err(table.damaged(0, "another file is in the place of the table"));
         }
-        if table.meta != meta {
+        if !table.meta.is_of_file(&meta) {
             return Err(table.damaged(0, "the manifest describes another table"));
         }
+        table.segments = meta.segments();
+        table.meta = meta;
         Ok(table)
     }
 
@@ -111,7 +116,7 @@ impl Table {
                 let reader = BlockReader {
                     file: &file,
                     path: &path,
-                    table: ends.header.id,
+                    tag: ends.header.tag,
                 };
                 let payload = reader.read(handle, BlockKind::Filter).await?;
                 let filter = Filter::of_version_1(payload)
@@ -126,6 +131,7 @@ impl Table {
         );
         Ok(Self {
             bounds,
+            segments: ends.meta.segments(),
             meta: ends.meta,
             path,
             file,
@@ -143,14 +149,52 @@ impl Table {
         &self.meta
     }
 
-    /// The owner that its header names.
-    pub(crate) fn owner(&self) -> Owner {
-        self.header.owner
+    /// What its blocks carry.
+    pub(super) fn tag(&self) -> u64 {
+        self.header.tag
+    }
+
+    /// Whose it says it is, and its number there, if its format does.
+    pub(super) fn named(&self) -> Option<(Owner, TableId)> {
+        self.header.named
+    }
+
+    /// Its header.
+    pub(super) fn header(&self) -> TableHeader {
+        self.header
+    }
+
+    /// Whether it refers to a value segment.
+    pub(crate) fn refers_to(&self, segment: ValueSegmentId) -> bool {
+        self.segments.contains(&segment)
+    }
+
+    /// A pointer as it is in the file, with the number that its segment has here.
+    #[inline]
+    pub(super) fn local(&self, pointer: ValuePointer) -> ValuePointer {
+        match self.meta.renumbered.is_empty() {
+            true => pointer,
+            false => self.meta.local(pointer),
+        }
+    }
+
+    /// A value as it is in the file, as [`Table::local`].
+    #[inline]
+    pub(super) fn local_value(&self, value: Value) -> Value {
+        match value {
+            Value::Separated(pointer) => Value::Separated(self.local(pointer)),
+            other => other,
+        }
     }
 
     /// Version of its format.
     pub(crate) fn format_version(&self) -> u32 {
         self.header.version
+    }
+
+    /// Bytes of the file as they are.
+    pub(crate) async fn read_raw(&self, offset: u64, len: usize) -> Result<Buf> {
+        Ok(self.file.read_at(offset, len).await?)
     }
 
     /// The name of its file, for messages.
@@ -264,7 +308,7 @@ impl Table {
         BlockReader {
             file: &self.file,
             path: &self.path,
-            table: self.meta.id,
+            tag: self.header.tag,
         }
     }
 }
@@ -294,7 +338,7 @@ impl Ends {
         let reader = BlockReader {
             file,
             path,
-            table: header.id,
+            tag: header.tag,
         };
         let at = TableFooter::handle(header.version, file_bytes)
             .ok_or(damaged(0, "the file is cut short"))?;
@@ -306,7 +350,9 @@ impl Ends {
             .read(footer.properties, BlockKind::Properties)
             .await?;
         let mut rest = payload.as_ref();
-        let meta = TableMeta::decode_properties(header.version, header.id, file_bytes, &mut rest)
+        let id = header.named.map_or(TableId(0), |(_, id)| id);
+        let named = (id, header.file);
+        let meta = TableMeta::decode_properties(header.version, named, file_bytes, &mut rest)
             .filter(|_| rest.is_empty())
             .ok_or(damaged(
                 footer.properties.offset,
@@ -327,7 +373,7 @@ impl Ends {
 pub(super) struct BlockReader<'a> {
     file: &'a File,
     path: &'a Path,
-    table: TableId,
+    tag: u64,
 }
 
 impl BlockReader<'_> {
@@ -336,7 +382,7 @@ impl BlockReader<'_> {
         let damaged = |what| Error::corrupt(self.path, handle.offset, what);
         if span <= IO_BYTES_MAX {
             let bytes = self.file.read_at(handle.offset, span).await?;
-            return decode_block(self.table, handle, kind, &bytes)
+            return decode_block(self.tag, handle, kind, &bytes)
                 .and_then(|stored| stored.to_bytes())
                 .map_err(damaged);
         }
@@ -351,7 +397,7 @@ impl BlockReader<'_> {
             whole.extend_from_slice(&bytes);
             corelith_io::yield_if_needed().await;
         }
-        let stored = decode_block(self.table, handle, kind, &whole).map_err(damaged)?;
+        let stored = decode_block(self.tag, handle, kind, &whole).map_err(damaged)?;
         if stored.whole.is_some() {
             return Err(damaged("a compressed block that cannot be"));
         }

@@ -114,7 +114,7 @@ impl SequentialCursor {
                 ValueRef::Inline(value.unwrap_or_default())
             }
             HeldValue::Stored(handle) => ValueRef::Stored(handle),
-            HeldValue::Separated(pointer) => ValueRef::Separated(pointer),
+            HeldValue::Separated(pointer) => ValueRef::Separated(self.table.local(pointer)),
             // A partition is refused by `advance`.
             HeldValue::Deleted | HeldValue::Partition { .. } => ValueRef::Deleted,
         };
@@ -216,7 +216,7 @@ impl SequentialCursor {
     /// Checks and unpacks a block; returns where its entries are.
     fn prepare(&mut self, handle: BlockHandle) -> Result<Range<usize>, Damage> {
         let block = self.blocks.block(handle);
-        let stored = decode_block(self.table.meta().id, handle, BlockKind::Data, block)?;
+        let stored = decode_block(self.table.tag(), handle, BlockKind::Data, block)?;
         self.is_unpacked = stored.unpack(&mut self.unpacked)?;
         if self.is_unpacked {
             return Ok(0..Layout::of(&self.unpacked)?.entries_end);

@@ -5,7 +5,7 @@ mod space;
 
 use super::*;
 use crate::cache::BlockCache;
-use crate::engine::tests::{OWNER, on_core};
+use crate::engine::tests::on_core;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::key::{Space, compare};
@@ -47,9 +47,7 @@ const fn options(compression: Compression, filter: FilterKind) -> TableOptions {
 
 async fn write_as(dir: &Path, options: TableOptions, entries: &[Entry]) -> TableMeta {
     corelith_io::create_dir_all(dir).await.unwrap();
-    let mut writer = TableWriter::create(dir, OWNER, TableId(3), options)
-        .await
-        .unwrap();
+    let mut writer = TableWriter::create(dir, TableId(3), options).await.unwrap();
     for (key, at, kept) in entries {
         let content = match kept {
             Kept::Deleted => Content::Deleted,
@@ -65,7 +63,7 @@ async fn write_as(dir: &Path, options: TableOptions, entries: &[Entry]) -> Table
 
 async fn open(dir: &Path, meta: TableMeta) -> Result<Table> {
     // Room for every block, so that what was read once is there.
-    Table::open(dir, OWNER, meta, &BlockCache::new(64 << 20)).await
+    Table::open(dir, meta, &BlockCache::new(64 << 20)).await
 }
 
 async fn table_of(dir: &Path, options: TableOptions, entries: &[Entry]) -> Rc<Table> {
@@ -277,7 +275,7 @@ fn versions_go_on_over_blocks_and_partitions() {
         // The same while blocks are evicted between the steps of a search.
         let cache = BlockCache::new(48 << 10);
         let meta = table.meta().clone();
-        let table = Table::open(&dir, OWNER, meta, &cache).await.unwrap();
+        let table = Table::open(&dir, meta, &cache).await.unwrap();
         let searches = (10..versions * 10).step_by(5).map(async |at| {
             let found = table.get(&key, hash_of(&key), LogIndex(at)).await.unwrap();
             assert_eq!(found.expect("it is there").0, LogIndex(at - at % 10));
@@ -401,7 +399,7 @@ fn searches_that_evict_each_others_blocks_find_everything() {
         for (budget, options) in [(48 << 10, ALL_OPTIONS[0]), (200 << 10, ALL_OPTIONS[3])] {
             let meta = write_as(&dir, options, &entries).await;
             let cache = BlockCache::new(budget);
-            let table = Rc::new(Table::open(&dir, OWNER, meta, &cache).await.unwrap());
+            let table = Rc::new(Table::open(&dir, meta, &cache).await.unwrap());
             let wanted = entries.iter().step_by(3);
             let searches = wanted.map(async |(key, at, value)| {
                 let found = table.get(key, hash_of(key), *at).await.unwrap();
@@ -423,7 +421,7 @@ fn without_a_cache_everything_is_read_anew() {
         let entries = mixed();
         let meta = write_as(&dir, ALL_OPTIONS[3], &entries).await;
         let cache = BlockCache::new(0);
-        let table = Table::open(&dir, OWNER, meta, &cache).await.unwrap();
+        let table = Table::open(&dir, meta, &cache).await.unwrap();
         for (key, at, _) in entries.iter().step_by(101) {
             let found = table.get(key, hash_of(key), *at).await.unwrap();
             assert_eq!(found.unwrap().0, *at);

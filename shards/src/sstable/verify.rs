@@ -53,7 +53,7 @@ struct TableTally {
 impl Verifier {
     pub(crate) fn new(table: Rc<Table>) -> Self {
         let found = TableTally {
-            meta: TableMeta::empty(table.meta().id),
+            meta: TableMeta::empty(table.meta().id, table.meta().file),
             references: References::default(),
             last: None,
             covered: 0,
@@ -94,7 +94,7 @@ impl Verifier {
     async fn check_ends(&mut self) -> Result<u64> {
         let table = &self.table;
         let ends = Ends::read(table.path(), table.file()).await?;
-        if ends.meta != *table.meta() || ends.header.owner != table.owner() {
+        if !ends.meta.is_of_file(table.meta()) || ends.header != table.header() {
             return Err(table.damaged(ends.footer.properties.offset, "another table"));
         }
         let mut bytes = ends.bytes;
@@ -151,7 +151,7 @@ impl Verifier {
         for expected in &run {
             let handle = expected.handle;
             let block = blocks.block(handle);
-            let payload = decode_block(table.meta().id, handle, BlockKind::Data, block)
+            let payload = decode_block(table.tag(), handle, BlockKind::Data, block)
                 .and_then(|stored| stored.to_bytes())
                 .map_err(|what| table.damaged(handle.offset, what))?;
             let data = table.entries(handle, payload)?;
@@ -207,7 +207,7 @@ impl Verifier {
         if let Some((key, _)) = found.last.take() {
             found.meta.last_key = key.into();
         }
-        if found.meta != *table.meta() {
+        if !found.meta.is_of_file(table.meta()) {
             return Err(table.damaged(at, "the properties are not those of the entries"));
         }
         if found.covered != table.meta().file_bytes {

@@ -19,7 +19,7 @@ use super::options::{Compression, TableOptions};
 use super::properties::{Counted, References, TableMeta};
 use crate::error::Result;
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, TableId};
+use crate::ids::{FileId, LogIndex, TableId};
 use crate::key::compare;
 use crate::length;
 use crate::limits::{
@@ -34,7 +34,7 @@ use std::path::Path;
 
 /// A table being written. Dropped unfinished, its file is an orphan.
 pub(crate) struct TableWriter {
-    id: TableId,
+    tag: u64,
     options: TableOptions,
     output: Output,
     compressor: Option<Compressor>,
@@ -63,19 +63,15 @@ struct Bound {
 
 impl TableWriter {
     /// Starts the table `id` in `dir`.
-    pub(crate) async fn create(
-        dir: &Path,
-        owner: Owner,
-        id: TableId,
-        options: TableOptions,
-    ) -> Result<Self> {
+    pub(crate) async fn create(dir: &Path, id: TableId, options: TableOptions) -> Result<Self> {
         let path = FileName::Table(id).path(dir);
-        let file = OpenOptions::new().write().create_new().open(&path).await?;
-        let mut output = Output::new(file);
-        output.write(&encode_file_header(owner, id)).await?;
+        let new = OpenOptions::new().write().create_new().open(&path).await?;
+        let mut output = Output::new(new);
+        let file = FileId::draw();
+        output.write(&encode_file_header(file)).await?;
         output.align(BLOCK_SIZE).await?;
         Ok(Self {
-            id,
+            tag: file.tag(),
             options,
             output,
             compressor: (options.compression == Compression::Lz4).then(Compressor::new),
@@ -89,7 +85,7 @@ impl TableWriter {
             last_key: Vec::new(),
             last_at: LogIndex(0),
             references: References::default(),
-            meta: TableMeta::empty(id),
+            meta: TableMeta::empty(id, file),
         })
     }
 
@@ -314,7 +310,7 @@ impl TableWriter {
             offset: self.output.offset(),
             len: length::stored(payload.len()),
         };
-        let header = encode_block_header(self.id, handle, kind, whole, payload);
+        let header = encode_block_header(self.tag, handle, kind, whole, payload);
         self.output.write(&header).await?;
         self.output.write(payload).await?;
         self.output.align(BLOCK_SIZE).await?;

@@ -7,7 +7,7 @@ use super::segments::{IndexCache, Segment, SegmentMeta, Segments};
 use super::tear::{self, LoggedValue, ValueState};
 use super::{ValuePointer, walk};
 use crate::error::Result;
-use crate::ids::{LogIndex, Owner, ValueSegmentId};
+use crate::ids::{FileSeries, LogIndex, Owner, ValueSegmentId};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,16 +15,16 @@ use std::rc::Rc;
 /// See the module. Belongs to one check.
 pub(crate) struct AtRest {
     dir: PathBuf,
-    owner: Owner,
+    whose: (Owner, FileSeries),
     segments: Segments,
     index_cache: RefCell<IndexCache>,
 }
 
 impl AtRest {
-    pub(crate) fn new(dir: &Path, owner: Owner) -> Self {
+    pub(crate) fn new(dir: &Path, whose: (Owner, FileSeries)) -> Self {
         Self {
             dir: dir.to_path_buf(),
-            owner,
+            whose,
             segments: Segments::new(),
             index_cache: RefCell::default(),
         }
@@ -35,7 +35,7 @@ impl AtRest {
     /// # Errors
     /// `Corrupt` (also when it is missing), `NewerFormat`, `OtherStore`, `Io`.
     pub(crate) async fn open(&mut self, meta: SegmentMeta) -> Result<Verifier> {
-        let segment = Rc::new(Segment::open(&self.dir, self.owner, meta).await?);
+        let segment = Rc::new(Segment::open(&self.dir, meta).await?);
         self.segments.insert(meta.id, Rc::clone(&segment));
         Verifier::start(&segment).await
     }
@@ -45,7 +45,7 @@ impl AtRest {
     /// # Errors
     /// As [`AtRest::open`].
     pub(crate) async fn open_begun(&mut self, id: ValueSegmentId) -> Result<Verifier> {
-        let segment = Rc::new(Segment::open_begun(&self.dir, self.owner, id).await?);
+        let segment = Rc::new(Segment::open_begun(&self.dir, self.whose, id).await?);
         let scan = walk::scan(&segment).await?;
         segment.cut(scan.written_end, scan.totals);
         self.segments.insert(id, Rc::clone(&segment));

@@ -3,11 +3,10 @@
 //! ```text
 //! generation 0      = header | batch ...
 //! later generations = header | record ... | zeros to 4 KiB | index page ... | fence | footer
-//! header = magic [8] "CLVALUE\0" | version u32 = 1 | shard u32 | store u64 | segment u64 |
-//!          generation u32 | crc32c u32 (of all before) | zeros to 4 KiB
+//! header = magic [8] "CLVALUE\0" | version u32 = 2 | file id u128 | seed u32 | generation u32 |
+//!          crc32c u32 (of all before) | zeros to 4 KiB
 //! batch  = record ... | zeros to 4 KiB             starts at a multiple of 4 KiB
-//! record = crc32c u32 (of shard, store and segment as in the header, then of all after up to the
-//!          value) | magic [4] "CLVR" | key length u32 | value length u32 | slot u32 | 0 u32 |
+//! record = crc32c u32 (begun with the seed; of all after up to the value) | magic [4] "CLVR" | key length u32 | value length u32 | slot u32 | 0 u32 |
 //!          log index u64 | offset u64 (of this record in generation 0) | 0 u64 |
 //!          key | crc32c u32 of each page of the value (one of an empty value) | value
 //!          starts at a multiple of 8; the bytes before it are zeros
@@ -25,13 +24,17 @@
 //! fence      = crc | count u32 | 0 u64 | first slot u32 of each index page | zeros to 4 KiB
 //! footer     = crc | magic [4] "CLVF" | generation u32 | index pages u32 | end of the records u64 |
 //!              records u64 | their bytes u64 | highest log index u64 | zeros to 4 KiB
-//! crc        = crc32c u32 of shard, store and segment, then of all after up to the zeros (index
-//!              page, footer: with the zeros)
+//! crc        = crc32c u32, begun with the seed, of all after up to the zeros (index page, footer: with
+//!              the zeros)
 //! ```
+//! The seed is the crc32c of the file id of generation 0, so that a record of another segment does not match.
+//! Version 1 has shard u32, store u64 and segment u64 instead of file id and seed, and its seed is the crc32c
+//! of those.
+//!
 //! The bytes of a record count without the zeros before it.
 
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::ids::{FileId, LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::length;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use bytes::{Buf, BufMut};
@@ -39,7 +42,9 @@ use corelith_io::BLOCK_SIZE;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLVALUE\0";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// From this version on a segment says nothing of whose it is.
+const VERSION_OF_FILE_IDS: u32 = 2;
 const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"CLVR");
 const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"CLVF");
 
@@ -53,6 +58,8 @@ pub(super) const RECORD_ALIGNMENT: u64 = 8;
 pub(super) const RECORDS_START: u64 = BLOCK_SIZE as u64;
 const CRC_BYTES: usize = 4;
 const FILE_HEADER_BYTES: usize = 36;
+/// Versions before have a header of the same length.
+const _: () = assert!(FILE_HEADER_BYTES == 12 + 16 + 8);
 
 /// Bytes before the key and the checksums of the longest record's value.
 pub(super) const HEAD_BYTES_MAX: usize =
@@ -66,19 +73,50 @@ pub(super) const INDEX_PAGE_ENTRIES: usize = (BLOCK_SIZE - INDEX_HEADER_BYTES) /
 /// The first block of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHeader {
-    pub(super) owner: Owner,
-    pub(super) segment: ValueSegmentId,
+    pub(super) file: FileId,
+    /// What every checksum in the segment begins with. All generations have that of the first: records move
+    /// from one to the next as they are.
+    seed: u32,
     pub(super) generation: u32,
+    /// Whose it says it is, and its number there; no version says so any more.
+    pub(super) named: Option<(Owner, ValueSegmentId)>,
 }
 
 impl FileHeader {
+    /// Of the first generation of a segment.
+    pub(super) fn first(file: FileId) -> Self {
+        Self {
+            file,
+            seed: crc32c::crc32c(&file.0.to_le_bytes()),
+            generation: 0,
+            named: None,
+        }
+    }
+
+    /// Of the generation that follows.
+    pub(super) fn next(self) -> Self {
+        Self {
+            file: FileId::draw(),
+            generation: self.generation + 1,
+            named: None,
+            ..self
+        }
+    }
+
+    /// Whose file it is, for messages.
+    pub(super) fn whose(self) -> String {
+        match self.named {
+            Some((owner, _)) => owner.to_string(),
+            None => format!("the file {}", self.file),
+        }
+    }
+
     /// The header without the zeros.
     pub(super) fn encode(self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.put_u32_le(VERSION);
-        out.put_u32_le(self.owner.shard.0);
-        out.put_u64_le(self.owner.store_id);
-        out.put_u64_le(self.segment.0);
+        out.put_u128_le(self.file.0);
+        out.put_u32_le(self.seed);
         out.put_u32_le(self.generation);
         let crc = crc32c::crc32c(&out);
         out.put_u32_le(crc);
@@ -100,31 +138,45 @@ impl FileHeader {
         }
         fields.advance(MAGIC.len());
         let version = fields.get_u32_le();
-        if version != VERSION {
+        if version == 0 {
+            return Err(damaged("there is no such format version"));
+        }
+        if version > VERSION {
             return Err(Error::NewerFormat {
                 file: file.display().to_string(),
                 found: version,
                 known: VERSION,
             });
         }
+        if version >= VERSION_OF_FILE_IDS {
+            return Ok(Self {
+                file: FileId(fields.get_u128_le()),
+                seed: fields.get_u32_le(),
+                generation: fields.get_u32_le(),
+                named: None,
+            });
+        }
         let shard = ShardId(fields.get_u32_le());
         let store_id = fields.get_u64_le();
+        let owner = Owner { store_id, shard };
+        let segment = ValueSegmentId(fields.get_u64_le());
+        let generation = fields.get_u32_le();
         Ok(Self {
-            owner: Owner { store_id, shard },
-            segment: ValueSegmentId(fields.get_u64_le()),
-            generation: fields.get_u32_le(),
+            file: FileId::of_segment(owner, segment, generation),
+            seed: seed_1(owner, segment),
+            generation,
+            named: Some((owner, segment)),
         })
     }
 
-    /// What every checksum in the segment begins with. The generation is not in it: records move
-    /// from one to the next as they are.
+    /// What every checksum in the segment begins with.
     pub(super) fn seed(self) -> u32 {
-        seed(self.owner, self.segment)
+        self.seed
     }
 }
 
-/// See [`FileHeader::seed`].
-pub(super) fn seed(owner: Owner, segment: ValueSegmentId) -> u32 {
+/// The seed of version 1.
+fn seed_1(owner: Owner, segment: ValueSegmentId) -> u32 {
     let mut bytes = Vec::with_capacity(20);
     bytes.put_u32_le(owner.shard.0);
     bytes.put_u64_le(owner.store_id);

@@ -5,7 +5,7 @@ use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{RecordWalk, Step};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
 use crate::error::{Error, Result};
-use crate::ids::{LogIndex, Owner};
+use crate::ids::LogIndex;
 use crate::text::Text;
 use std::path::Path;
 use std::rc::Rc;
@@ -197,20 +197,22 @@ impl IndexWalk {
 pub(crate) async fn inspect(
     path: &Path,
     records_max: usize,
-    named: &[(Owner, SegmentMeta)],
+    named: &[SegmentMeta],
 ) -> Result<Text> {
     let segment = Rc::new(Segment::open_path(path).await?);
-    let named = named.iter().find(|(owner, meta)| {
-        let header = segment.header;
-        (*owner, meta.id, meta.generation) == (header.owner, header.segment, header.generation)
-    });
-    if let Some((_, meta)) = named {
+    let file = segment.header.file;
+    if let Some(meta) = named.iter().find(|meta| meta.file == file) {
         segment.take_for_sealed(*meta)?;
     }
     let mut text = Text::default();
     text.line("kind", "value log segment");
-    text.line("owner", segment.header.owner);
-    text.line("segment", segment.id());
+    match segment.header.named {
+        Some((owner, id)) => {
+            text.line("owner", owner);
+            text.line("segment", id);
+        }
+        None => text.line("file id", file),
+    }
     text.line("generation", segment.generation());
     let mut verifier = Verifier::start(&segment).await?;
     let mut records = 0;

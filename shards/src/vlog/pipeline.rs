@@ -30,12 +30,12 @@
 //! better only at a few small writes at once.
 
 use super::ValueLogOptions;
-use super::format::{RECORD_ALIGNMENT, RECORDS_START, RecordHeader, seed};
+use super::format::{FileHeader, RECORD_ALIGNMENT, RECORDS_START, RecordHeader};
 use super::pointer::ValuePointer;
 use super::segments::{Segment, Totals};
 use crate::error::{Error, Result};
 use crate::flight::{self, Fence, WritesInFlight};
-use crate::ids::{LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::ids::{FileSeries, LogIndex, Ticket, ValueSegmentId};
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
 use std::collections::VecDeque;
@@ -104,7 +104,9 @@ pub(super) enum Next {
 
 /// See the module. Belongs to the core of its value log.
 pub(super) struct ValuePipeline {
-    owner: Owner,
+    series: FileSeries,
+    /// Of the segment that the next record goes to.
+    seed: u32,
     segment_bytes: u64,
 
     /// Where the next record goes.
@@ -135,9 +137,11 @@ pub(super) struct ValuePipeline {
 
 impl ValuePipeline {
     /// Starts with the segment `next`, which does not exist yet.
-    pub(super) fn new(owner: Owner, options: ValueLogOptions, next: ValueSegmentId) -> Self {
+    pub(super) fn new(options: ValueLogOptions, next: ValueSegmentId) -> Self {
+        let series = options.series;
         Self {
-            owner,
+            series,
+            seed: FileHeader::first(series.segment(next)).seed(),
             segment_bytes: options.segment_bytes,
             segment: next,
             offset: RECORDS_START,
@@ -187,7 +191,7 @@ impl ValuePipeline {
         );
         (header.slot, header.offset) = (self.slot, start);
         // Two passes over the value: the checksums of its pages come before it.
-        let (head, crc) = header.encode_head(seed(self.owner, self.segment), key, value);
+        let (head, crc) = header.encode_head(self.seed, key, value);
         let padding = usize::try_from(start - self.offset).unwrap_or(0);
         self.put(
             [0; RECORD_ALIGNMENT as usize]
@@ -244,6 +248,8 @@ impl ValuePipeline {
     fn begin_segment(&mut self) -> u64 {
         self.seal();
         self.segment = ValueSegmentId(self.segment.0 + 1);
+        assert!(!self.segment.is_received(), "numbers of segments are left");
+        self.seed = FileHeader::first(self.series.segment(self.segment)).seed();
         self.offset = RECORDS_START;
         self.slot = 0;
         self.staged.end = RECORDS_START;

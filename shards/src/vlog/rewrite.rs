@@ -18,6 +18,7 @@ use crate::ids::{LogIndex, ValueSegmentId};
 use crate::length;
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
+use crate::planted::{Bug, is_planted};
 use crate::removal::{Removals, remove_if_there};
 use corelith_io::{BLOCK_SIZE, OpenOptions};
 use std::path::PathBuf;
@@ -83,11 +84,8 @@ impl ValueLog {
     ) -> Result<Rewritten> {
         assert!(segment.is_sealed(), "only sealed segments are collected");
         let shared = self.shared();
-        let header = FileHeader {
-            generation: segment.generation() + 1,
-            ..segment.header
-        };
-        let path = FileName::ValueSegment(header.segment, header.generation).path(&shared.dir);
+        let header = segment.header.next();
+        let path = FileName::ValueSegment(segment.id(), header.generation).path(&shared.dir);
         let removing = shared.removing.acquire(1).await;
         // One of that name is of a collection that was broken off.
         remove_if_there(&path).await?;
@@ -110,7 +108,7 @@ impl ValueLog {
         copy.records(is_live).await?;
         let meta = copy.finish(header).await?;
         shared.dir.sync().await?;
-        let new = Rc::new(Segment::open(&shared.dir, shared.owner, meta).await?);
+        let new = Rc::new(Segment::open(&shared.dir, meta).await?);
         Ok(Rewritten {
             old: Rc::clone(segment),
             new,
@@ -160,7 +158,7 @@ impl ValueLog {
         let _removing = shared.removing.acquire(1).await;
         let mut paths = std::mem::take(&mut *shared.garbage.borrow_mut());
         shared.obsolete.borrow_mut().retain(|segment| {
-            let is_held = Rc::strong_count(segment) > 1;
+            let is_held = Rc::strong_count(segment) > 1 && !is_planted(Bug::RemoveWhileHeld);
             if !is_held {
                 paths.push(segment.path.clone());
             }
@@ -283,8 +281,9 @@ impl Copy<'_> {
         );
         self.output.finish().await?;
         Ok(SegmentMeta {
-            id: header.segment,
+            id: self.segment.id(),
             generation: header.generation,
+            file: header.file,
             records: self.totals.records,
             bytes: self.totals.bytes,
             highest: self.totals.highest,

@@ -9,10 +9,10 @@ use super::format::{self, FileHeader, Footer, SlotPlace};
 use super::pointer::record_bytes;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, ValueSegmentId};
+use crate::ids::{FileId, FileSeries, LogIndex, Owner, ValueSegmentId};
 use crate::limits::VLOG_INDEX_PAGES_CACHED_MAX;
 use corelith_io::collections::HashMap;
-use corelith_io::{BLOCK_SIZE, File, OpenOptions};
+use corelith_io::{BLOCK_SIZE, Buf, File, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct SegmentMeta {
     pub id: ValueSegmentId,
     /// How often it was collected.
     pub generation: u32,
+    /// What names its content.
+    pub file: FileId,
     /// Records in it.
     pub records: u64,
     /// Their bytes, without what aligns them.
@@ -56,6 +58,7 @@ pub type Segments = BTreeMap<ValueSegmentId, Rc<Segment>>;
 
 /// A segment file. Belongs to the core of its value log.
 pub struct Segment {
+    id: ValueSegmentId,
     pub(super) header: FileHeader,
     pub(super) path: PathBuf,
     pub(super) file: File,
@@ -68,17 +71,32 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens a sealed segment and checks whose it is.
-    pub(super) async fn open(dir: &Path, owner: Owner, meta: SegmentMeta) -> Result<Self> {
-        let path = FileName::ValueSegment(meta.id, meta.generation).path(dir);
+    /// Opens a sealed segment and checks that it is the one that the manifest means.
+    pub(super) async fn open(dir: &Path, meta: SegmentMeta) -> Result<Self> {
+        Self::open_at(
+            FileName::ValueSegment(meta.id, meta.generation).path(dir),
+            meta,
+        )
+        .await
+    }
+
+    /// As [`Segment::open`], wherever the file is.
+    pub(super) async fn open_at(path: PathBuf, meta: SegmentMeta) -> Result<Self> {
         let file = match File::open(&path).await {
             Err(error) if error.kind() == corelith_io::ErrorKind::NotFound => {
                 return Err(Error::corrupt(&path, 0, "the segment is missing"));
             }
             result => result?,
         };
-        let header = check_header(&path, &file, owner, meta.id, meta.generation).await?;
-        let segment = Self::new(header, path, file);
+        let header = read_header(&path, &file).await?;
+        if (header.file, header.generation) != (meta.file, meta.generation) {
+            return Err(Error::corrupt(
+                &path,
+                0,
+                "another file is in the place of the segment",
+            ));
+        }
+        let segment = Self::new(meta.id, header, path, file);
         segment.end.set(segment.file.len().await?);
         segment.take_for_sealed(meta)?;
         Ok(segment)
@@ -90,44 +108,69 @@ impl Segment {
         let block = file.read_at(0, BLOCK_SIZE).await?;
         let header = FileHeader::decode(path, &block)?;
         let end = file.len().await?;
-        let segment = Self::new(header, path.to_path_buf(), file);
+        let number = path
+            .file_name()
+            .and_then(|name| FileName::parse(name.to_str()?));
+        let id = match (header.named, number) {
+            (Some((_, id)), _) | (None, Some(FileName::ValueSegment(id, _))) => id,
+            _ => ValueSegmentId(0),
+        };
+        let segment = Self::new(id, header, path.to_path_buf(), file);
         segment.end.set(end);
         Ok(segment)
     }
 
     /// Opens the first generation of a segment that no manifest names, for reading alone.
-    pub(super) async fn open_begun(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Self> {
+    pub(super) async fn open_begun(
+        dir: &Path,
+        whose: (Owner, FileSeries),
+        id: ValueSegmentId,
+    ) -> Result<Self> {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = File::open(&path).await?;
-        let header = check_header(&path, &file, owner, id, 0).await?;
-        Self::left(header, path, file).await
+        let header = check_begun(&path, &file, whose, id).await?;
+        Self::left(id, header, path, file).await
     }
 
     /// Opens a segment that was prepared, for writing.
-    pub(super) async fn open_prepared(dir: &Path, header: FileHeader) -> Result<Self> {
-        let path = FileName::ValueSegment(header.segment, 0).path(dir);
+    pub(super) async fn open_prepared(
+        dir: &Path,
+        id: ValueSegmentId,
+        header: FileHeader,
+    ) -> Result<Self> {
+        let path = FileName::ValueSegment(id, 0).path(dir);
         let file = OpenOptions::new().write().dsync().open(&path).await?;
-        Ok(Self::new(header, path, file))
+        Ok(Self::new(id, header, path, file))
     }
 
     /// Opens the first generation of a segment that no manifest names, for recovery.
-    pub(super) async fn open_unnamed(dir: &Path, owner: Owner, id: ValueSegmentId) -> Result<Self> {
+    pub(super) async fn open_unnamed(
+        dir: &Path,
+        whose: (Owner, FileSeries),
+        id: ValueSegmentId,
+    ) -> Result<Self> {
         let path = FileName::ValueSegment(id, 0).path(dir);
         let file = OpenOptions::new().write().open(&path).await?;
-        let header = check_header(&path, &file, owner, id, 0).await?;
-        Self::left(header, path, file).await
+        let header = check_begun(&path, &file, whose, id).await?;
+        Self::left(id, header, path, file).await
     }
 
     /// A segment as a crash left it.
-    async fn left(header: FileHeader, path: PathBuf, file: File) -> Result<Self> {
-        let mut segment = Self::new(header, path, file);
+    async fn left(
+        id: ValueSegmentId,
+        header: FileHeader,
+        path: PathBuf,
+        file: File,
+    ) -> Result<Self> {
+        let mut segment = Self::new(id, header, path, file);
         segment.may_be_torn = true;
         segment.end.set(segment.file.len().await?);
         Ok(segment)
     }
 
-    fn new(header: FileHeader, path: PathBuf, file: File) -> Self {
+    fn new(id: ValueSegmentId, header: FileHeader, path: PathBuf, file: File) -> Self {
         Self {
+            id,
             header,
             path,
             file,
@@ -139,9 +182,14 @@ impl Segment {
         }
     }
 
+    /// Bytes of the file as they are.
+    pub(crate) async fn read_raw(&self, offset: u64, len: usize) -> Result<Buf> {
+        Ok(self.file.read_at(offset, len).await?)
+    }
+
     /// Its number.
     pub fn id(&self) -> ValueSegmentId {
-        self.header.segment
+        self.id
     }
 
     /// How often it was collected.
@@ -160,6 +208,7 @@ impl Segment {
         SegmentMeta {
             id: self.id(),
             generation: self.generation(),
+            file: self.header.file,
             records: totals.records,
             bytes: totals.bytes,
             highest: totals.highest,
@@ -243,23 +292,31 @@ impl Segment {
     }
 }
 
-async fn check_header(
+async fn read_header(path: &Path, file: &File) -> Result<FileHeader> {
+    let block = file.read_at(0, BLOCK_SIZE).await?;
+    FileHeader::decode(path, &block)
+}
+
+/// Reads the header of the first generation of a segment that was begun here.
+async fn check_begun(
     path: &Path,
     file: &File,
-    owner: Owner,
-    segment: ValueSegmentId,
-    generation: u32,
+    (owner, series): (Owner, FileSeries),
+    id: ValueSegmentId,
 ) -> Result<FileHeader> {
-    let block = file.read_at(0, BLOCK_SIZE).await?;
-    let header = FileHeader::decode(path, &block)?;
-    if header.owner != owner {
+    let header = read_header(path, file).await?;
+    let (is_ours, number) = match header.named {
+        Some((found, number)) => (found == owner, number),
+        None => (header.file == series.segment(id), id),
+    };
+    if !is_ours {
         return Err(Error::OtherStore {
             file: path.display().to_string(),
-            found: header.owner.to_string(),
+            found: header.whose(),
             expected: owner.to_string(),
         });
     }
-    if (header.segment, header.generation) != (segment, generation) {
+    if (number, header.generation) != (id, 0) {
         return Err(Error::corrupt(path, 0, "the file is another segment"));
     }
     Ok(header)

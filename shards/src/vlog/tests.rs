@@ -10,7 +10,7 @@ use super::{
     ValuePointer, ValueState,
 };
 use crate::error::Result;
-use crate::ids::{LogIndex, Owner, ShardId, Ticket, ValueSegmentId};
+use crate::ids::{FileSeries, LogIndex, Owner, ShardId, Ticket, ValueSegmentId};
 use std::path::Path;
 
 const OWNER: Owner = Owner {
@@ -20,7 +20,10 @@ const OWNER: Owner = Owner {
 const DIR: &str = "/data/shard";
 
 fn options(segment_bytes: u64) -> ValueLogOptions {
-    ValueLogOptions { segment_bytes }
+    ValueLogOptions {
+        segment_bytes,
+        series: FileSeries(7),
+    }
 }
 
 /// What the manifest of a shard would say.

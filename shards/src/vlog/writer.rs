@@ -133,17 +133,13 @@ async fn seal(shared: &Shared, segment: &Segment) -> Result<()> {
 }
 
 async fn prepare(shared: &Shared, id: ValueSegmentId) -> Result<()> {
-    let header = FileHeader {
-        owner: shared.owner,
-        segment: id,
-        generation: 0,
-    };
-    let prepared = match create(&shared.dir, header, shared.options.segment_bytes).await {
+    let header = FileHeader::first(shared.options.series.segment(id));
+    let prepared = match create(&shared.dir, (id, header), shared.options.segment_bytes).await {
         Err(error) if error.is_no_space() => {
             if !shared.disk_full.replace(true) {
                 tracing::warn!(%error, "no room for the next segment of the value log");
             }
-            create_short(shared, header).await
+            create_short(shared, id, header).await
         }
         Ok(segment) => {
             assert_eq!(segment.id(), id, "it is the one that was asked for");
@@ -187,13 +183,17 @@ async fn seal_later(shared: &Shared, segment: Rc<Segment>) {
 }
 
 /// Prepares a segment for what is staged and waits for it, if there is room for that.
-async fn create_short(shared: &Shared, header: FileHeader) -> Result<Option<Segment>> {
+async fn create_short(
+    shared: &Shared,
+    id: ValueSegmentId,
+    header: FileHeader,
+) -> Result<Option<Segment>> {
     let len = {
         let mut pipeline = shared.pipeline.borrow_mut();
         pipeline.is_starved().then(|| pipeline.shorten_next())
     };
     let Some(len) = len else { return Ok(None) };
-    match create(&shared.dir, header, len).await {
+    match create(&shared.dir, (id, header), len).await {
         Err(error) if error.is_no_space() => Ok(None),
         result => result.map(Some),
     }
@@ -201,15 +201,19 @@ async fn create_short(shared: &Shared, header: FileHeader) -> Result<Option<Segm
 
 /// Prepares a segment: its space, its header, its name. One that fails leaves nothing behind, or what the
 /// next one begins by removing.
-async fn create(dir: &Directory, header: FileHeader, len: u64) -> Result<Segment> {
-    let temporary = FileName::ValueSegmentTemporary(header.segment).path(dir);
-    let path = FileName::ValueSegment(header.segment, 0).path(dir);
+async fn create(
+    dir: &Directory,
+    (id, header): (ValueSegmentId, FileHeader),
+    len: u64,
+) -> Result<Segment> {
+    let temporary = FileName::ValueSegmentTemporary(id).path(dir);
+    let path = FileName::ValueSegment(id, 0).path(dir);
     let created = async {
         remove_if_there(&temporary).await?;
         fill(&temporary, header, len).await?;
         corelith_io::rename(&temporary, &path).await?;
         dir.sync().await?;
-        Segment::open_prepared(dir, header).await
+        Segment::open_prepared(dir, id, header).await
     };
     let created = created.await;
     if created.is_err() {

@@ -121,11 +121,17 @@ fn lead(group: &Group) -> Option<LeadReport> {
         .voters
         .iter()
         .map(|voters| voters.iter().map(|replica| replica.0).collect());
-    let matching = progress.others.iter().map(|other| ReplicaMatch {
-        replica: other.replica.0,
-        index: index(other.matching),
-        copied_bytes: 0,
-        copy_bytes: 0,
+    let sending = group.sending();
+    let matching = progress.others.iter().map(|other| {
+        let node = other.replica.node();
+        let copy = sending.iter().find(|(to, ..)| *to == node);
+        let (copied_bytes, copy_bytes) = copy.map_or((0, 0), |(_, sent, all)| (*sent, *all));
+        ReplicaMatch {
+            replica: other.replica.0,
+            index: index(other.matching),
+            copied_bytes,
+            copy_bytes,
+        }
     });
     Some(LeadReport {
         shard: group.shard().0,

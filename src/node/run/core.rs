@@ -182,6 +182,9 @@ async fn follow_map(shards: Rc<CoreShards>, map: Rc<MapWatch>, groups: Groups) {
     loop {
         // The first map may be older than what the shards are at.
         if let Some(known) = now.map().filter(|known| known.epoch.0 > 1) {
+            // Of the node, whose cores receive at the same time.
+            let cores = u64::from(now.cores().max(1));
+            groups.limit_copies(known.settings.copy_bytes_per_second.div_ceil(cores));
             shards.follow(known).await;
             groups.forget_others(|node| now.member(node).is_some());
         }

@@ -61,8 +61,9 @@ pub use read_point::{
     GivenPoint, encode_read_point, encode_read_point_reply, parse_read_point_reply,
 };
 pub use snapshot::{
-    encode_snapshot, encode_snapshot_piece, encode_snapshot_reply, parse_snapshot,
-    parse_snapshot_piece, parse_snapshot_reply,
+    FileAsk, FileBytes, encode_file_ask, encode_file_bytes, encode_snapshot_offer,
+    encode_snapshot_reply, parse_file_ask, parse_file_bytes, parse_snapshot_offer,
+    parse_snapshot_reply,
 };
 pub use vote::{
     Transfer, VoteAnswer, VoteAsk, encode_lead, encode_lead_reply, encode_transfer, encode_vote,
@@ -89,12 +90,7 @@ pub mod kinds {
     pub const PRE_VOTE: Kind = Kind(0x103);
     /// Take over the lead, or stop relying on the lease of the leader who hands it over.
     pub const TRANSFER: Kind = Kind(0x104);
-    /// A snapshot begins.
-    pub const SNAPSHOT_BEGIN: Kind = Kind(0x105);
-    /// A piece of it, opaque here.
-    pub const SNAPSHOT_PIECE: Kind = Kind(0x106);
-    /// All pieces were sent: install it.
-    pub const SNAPSHOT_END: Kind = Kind(0x107);
+    // 0x105 to 0x107 were snapshots as streams, up to version 4.
 
     /// Who this is: the first frame of a peer's connection.
     pub const INTRODUCE: Kind = Kind(0x108);
@@ -109,6 +105,11 @@ pub mod kinds {
     /// A question to the node itself.
     pub const NODE: Kind = Kind(0x10d);
 
+    /// The files of a snapshot can be had, and are to be installed.
+    pub const SNAPSHOT_OFFER: Kind = Kind(0x10e);
+    /// A piece of an offered file, or of the list of them, is wanted.
+    pub const FILE_PIECE: Kind = Kind(0x10f);
+
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
     /// Answers to some of the heartbeats of one or several frames.
@@ -117,7 +118,7 @@ pub mod kinds {
     pub const VOTE_REPLY: Kind = Kind(0x182);
     /// Answer: done.
     pub const DONE: Kind = Kind(0x183);
-    /// Answer to a `SNAPSHOT_END`, with the vote of the follower.
+    /// Answer to a `SNAPSHOT_OFFER` that was installed, with the vote of the follower.
     pub const SNAPSHOT_REPLY: Kind = Kind(0x184);
     /// Answer: not done, ask again later.
     pub const REFUSED: Kind = Kind(0x185);
@@ -133,6 +134,8 @@ pub mod kinds {
     pub const READ_POINT_REPLY: Kind = Kind(0x18c);
     /// Answer to a `NODE`.
     pub const NODE_REPLY: Kind = Kind(0x18d);
+    /// Answer to a `FILE_PIECE`.
+    pub const FILE_BYTES: Kind = Kind(0x18e);
 }
 
 /// Who claims to lead, or did when an entry was made.

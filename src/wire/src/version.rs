@@ -6,7 +6,7 @@
 //!             says what will come back to the device; nodes introduce themselves to each other
 //! version 3   nodes exchange beats and promises; a follower may answer reads
 //! version 4   nodes tell each other the marks of their stores
-//! version 5   nodes tell each other of the cluster map, and admit new ones
+//! version 5   nodes tell each other of the cluster map, and admit new ones; snapshots are files that the receiver asks for
 //! ```
 //! A side that speaks version 1 is answered in it: see [`response::encode_for`](crate::response::encode_for).
 //! What version 2 adds has kinds and tags of its own, so that an answer can be read without knowing its version.

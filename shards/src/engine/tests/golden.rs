@@ -14,16 +14,24 @@ use bytes::Bytes;
 use std::path::{Path, PathBuf};
 
 /// The version that is written now; golden files of it and of all before must stay readable.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Files that make up a shard; the segment of the log only stands for it.
 fn files(version: u32) -> &'static [&'static str] {
     match version {
         1 => &["000000000000.sst", "000000000001.sst", "MANIFEST"],
+        2 => &[
+            "000000000000.sst",
+            "000000000001.sst",
+            "000000000002.sst",
+            "000000000000.000.vlog",
+            "MANIFEST",
+        ],
         _ => &[
             "000000000000.sst",
             "000000000001.sst",
             "000000000002.sst",
+            "000000000003.sst",
             "000000000000.000.vlog",
             "MANIFEST",
         ],
@@ -35,7 +43,7 @@ fn golden(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(version)
 }
 
-fn copy_golden(version: u32, dir: &Path) {
+pub(super) fn copy_golden(version: u32, dir: &Path) {
     std::fs::create_dir(dir).unwrap();
     for name in files(version) {
         std::fs::copy(golden(version).join(name), dir.join(name)).unwrap();
@@ -105,7 +113,7 @@ async fn copy(source: &Engine, target: &Engine) {
     target.install(received).await.unwrap();
 }
 
-async fn check(engine: &Engine, version: u32) {
+pub(super) async fn check(engine: &Engine, version: u32) {
     let members = Some((log_id(101), Bytes::from_static(b"members")));
     assert_eq!(engine.applied(), (Some(log_id(last(version))), members));
     let page = engine
@@ -276,7 +284,7 @@ fn a_newer_format_is_refused_with_its_version() {
         std::fs::create_dir(&dir).unwrap();
         for name in ["MANIFEST", "000000000000.sst"] {
             let mut file = std::fs::read(golden(VERSION).join(name)).unwrap();
-            file[8] = 3;
+            file[8] = 4;
             if name != "MANIFEST" {
                 let crc = crc32c::crc32c(&file[..32]).to_le_bytes();
                 file[32..36].copy_from_slice(&crc);
@@ -287,8 +295,8 @@ fn a_newer_format_is_refused_with_its_version() {
             let newer = matches!(
                 error,
                 crate::Error::NewerFormat {
-                    found: 3,
-                    known: 2,
+                    found: 4,
+                    known: 3,
                     ..
                 }
             );

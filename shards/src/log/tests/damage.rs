@@ -5,6 +5,7 @@ use super::crash::seed_count;
 use super::{HEAD, entry, id, options, with_value};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::ids::FileSeries;
 use crate::ids::{LogId, LogIndex, Owner, ShardId, ValueSegmentId};
 use crate::log::{Log, Values};
 use crate::vlog::{ValueLog, ValueLogOptions};
@@ -32,6 +33,7 @@ async fn open_both() -> Result<(Log, ValueLog)> {
     let dir = Directory::from(Path::new(DIR));
     let value_options = ValueLogOptions {
         segment_bytes: 1 << 20,
+        series: FileSeries::of(owner()),
     };
     let first = ValueSegmentId(1);
     let (values, _) = ValueLog::open(&dir, owner(), value_options, Vec::new(), first).await?;

@@ -8,6 +8,7 @@
 use super::super::format::{BLOCK_HEADER_BYTES, BlockKind, encode_block_header};
 use super::*;
 use crate::filename::FileName;
+use crate::ids::FileId;
 use std::path::PathBuf;
 
 /// Some of everything: two partitions, a long value, compressed blocks.
@@ -31,7 +32,8 @@ fn rewrite(file: &mut [u8], found: Found, kind: BlockKind, change: impl FnOnce(&
     let end = start + BLOCK_HEADER_BYTES + found.handle.len as usize;
     let (header, payload) = file[start..end].split_at_mut(BLOCK_HEADER_BYTES);
     change(payload);
-    let new = encode_block_header(TableId(3), found.handle, kind, found.whole, payload);
+    let tag = u64::from_le_bytes(header[16..24].try_into().unwrap());
+    let new = encode_block_header(tag, found.handle, kind, found.whole, payload);
     header.copy_from_slice(&new);
 }
 
@@ -284,7 +286,7 @@ fn every_flipped_byte_gives_an_error_or_changes_nothing() {
 }
 
 #[test]
-fn a_table_under_another_number_or_owner_is_refused() {
+fn a_file_is_a_table_under_any_number_and_no_other_table() {
     on_core(|dir| async move {
         let case = Case::new(&dir, ALL_OPTIONS[0], &entries()).await;
         let other = TableMeta {
@@ -292,13 +294,21 @@ fn a_table_under_another_number_or_owner_is_refused() {
             ..case.meta.clone()
         };
         std::fs::write(FileName::Table(TableId(4)).path(&dir), &case.whole).unwrap();
-        let error = open(&dir, other).await.err().unwrap();
-        assert!(error.is_corrupt());
-        let cache = BlockCache::new(0);
-        let mut owner = OWNER;
-        owner.store_id += 1;
-        let error = Table::open(&dir, owner, case.meta.clone(), &cache).await;
-        assert!(matches!(error.err(), Some(Error::OtherStore { .. })));
+        assert_eq!(open(&dir, other.clone()).await.unwrap().meta(), &other);
+        let file = FileId(other.file.0 + 1);
+        let error = open(
+            &dir,
+            TableMeta {
+                file,
+                ..other.clone()
+            },
+        )
+        .await
+        .err();
+        assert!(error.unwrap().is_corrupt());
+        let entries = other.entries + 1;
+        let error = open(&dir, TableMeta { entries, ..other }).await.err();
+        assert!(error.unwrap().is_corrupt());
     });
 }
 

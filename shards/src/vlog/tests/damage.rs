@@ -226,7 +226,7 @@ fn a_missing_cut_or_foreign_segment_is_refused() {
         newer,
         Err(Error::NewerFormat {
             found: 9,
-            known: 1,
+            known: 2,
             ..
         })
     );
@@ -236,17 +236,24 @@ fn a_missing_cut_or_foreign_segment_is_refused() {
         ..super::OWNER
     };
     restore(&|| ()).unwrap();
-    let (known, next) = (manifest.known.clone(), manifest.next);
-    let opened = sim.block_on(node, async move {
-        let options = super::options(SEGMENT_BYTES);
-        ValueLog::open(Path::new(DIR), other, options, known, next)
-            .await
-            .map(drop)
-    });
-    assert!(
-        matches!(opened, Err(Error::OtherStore { .. })),
-        "{opened:?}"
-    );
+    // Named by a manifest that means another file, or by none that says what a shard begins.
+    let (mut named, next) = (manifest.known.clone(), manifest.next);
+    named[0].file.0 += 1;
+    for (known, next) in [(named, next), (Vec::new(), ValueSegmentId(0))] {
+        let is_named = !known.is_empty();
+        let opened = sim.block_on(node, async move {
+            let mut options = super::options(SEGMENT_BYTES);
+            options.series.0 += 1;
+            ValueLog::open(Path::new(DIR), other, options, known, next)
+                .await
+                .map(drop)
+        });
+        let is_refused = match is_named {
+            true => matches!(opened, Err(Error::Corrupt { .. })),
+            false => matches!(opened, Err(Error::OtherStore { .. })),
+        };
+        assert!(is_refused, "{opened:?}");
+    }
 }
 
 #[test]

@@ -5,19 +5,40 @@
     reason = "golden files are copied by ordinary means"
 )]
 
-use super::{DIR, Manifest, collect, put, reads_back, wait_sealed};
-use crate::ids::ValueSegmentId;
-use crate::vlog::{ValuePointer, inspect};
+use super::{DIR, Manifest, OWNER, collect, put, reads_back, wait_sealed};
+use crate::ids::{FileId, ValueSegmentId};
+use crate::vlog::rewrite::record_ref;
+use crate::vlog::walk::{RecordWalk, Step};
+use crate::vlog::{Segment, ValuePointer, inspect};
 use corelith_io::sim::{Sim, SimNode};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 const SEGMENT_BYTES: u64 = 128 << 10;
 const LENS: [usize; 5] = [100, 0, 70_000, 5000, 1];
 /// Values of which the collection keeps every second one.
 const GENERATIONS: [&str; 2] = ["000000000000.000.vlog", "000000000000.001.vlog"];
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1/vlog")
+/// The version that is written now.
+const VERSION: u32 = 2;
+
+fn golden(version: u32) -> PathBuf {
+    let version = format!("tests/golden/v{version}/vlog");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(version)
+}
+
+/// What names the records of the first generation at `path`.
+async fn pointers_of(path: &Path) -> Vec<ValuePointer> {
+    let segment = Rc::new(Segment::open_path(path).await.unwrap());
+    let mut walk = RecordWalk::of_sealed(&segment).await.unwrap();
+    let mut pointers = Vec::new();
+    loop {
+        match walk.next().await.unwrap() {
+            Step::Record(_, head) => pointers.push(record_ref(&segment, &head).pointer),
+            Step::Damage(..) => {}
+            Step::End => return pointers,
+        }
+    }
 }
 
 fn is_kept(index: u64) -> bool {
@@ -60,39 +81,65 @@ fn write_golden_files() {
     let sim = Sim::new(1);
     let node = sim.add_node();
     fill(&sim, node);
-    std::fs::create_dir_all(golden()).unwrap();
+    std::fs::create_dir_all(golden(VERSION)).unwrap();
     for name in GENERATIONS {
         let bytes = sim.disk(node).read(Path::new(DIR).join(name)).unwrap();
-        std::fs::write(golden().join(name), bytes).unwrap();
+        std::fs::write(golden(VERSION).join(name), bytes).unwrap();
         let text = sim.block_on(node, describe(name));
-        std::fs::write(golden().join(format!("{name}.txt")), text).unwrap();
+        std::fs::write(golden(VERSION).join(format!("{name}.txt")), text).unwrap();
     }
 }
 
 #[test]
-fn segments_of_version_1_open_and_are_written_alike() {
+fn segments_are_written_as_ever() {
     let sim = Sim::new(2);
     let node = sim.add_node();
-    let (manifests, pointers) = fill(&sim, node);
-    for (name, manifest) in GENERATIONS.iter().zip(manifests) {
-        let bytes = std::fs::read(golden().join(name)).unwrap();
-        let path = Path::new(DIR).join(name);
-        assert_eq!(sim.disk(node).read(&path), Some(bytes.clone()), "{name}");
-        let sim = Sim::new(3);
+    fill(&sim, node);
+    for (name, differs) in GENERATIONS.iter().zip([0, 4096]) {
+        let bytes = std::fs::read(golden(VERSION).join(name)).unwrap();
+        let found = sim.disk(node).read(Path::new(DIR).join(name)).unwrap();
+        // The file id of a later generation is drawn.
+        assert_eq!(found[differs..], bytes[differs..], "{name}");
+    }
+}
+
+#[test]
+fn segments_of_all_versions_open() {
+    for version in 1..=VERSION {
+        let sim = Sim::new(2);
         let node = sim.add_node();
-        sim.disk(node).write(&path, &bytes);
-        let pointers = pointers.clone();
-        let text = sim.block_on(node, describe(name));
-        let expected = std::fs::read_to_string(golden().join(format!("{name}.txt"))).unwrap();
-        assert_eq!(text, expected);
-        sim.block_on(node, async move {
-            let log = manifest.open(Path::new(DIR), SEGMENT_BYTES).await.unwrap();
-            let generation = log.segments()[&ValueSegmentId(0)].generation();
-            for (index, pointer) in (0..).zip(&pointers) {
-                let is_there = generation == 0 || is_kept(index);
-                assert_eq!(reads_back(&log, index, *pointer).await, is_there);
-            }
-            log.close().await.unwrap();
-        });
+        let (manifests, _) = fill(&sim, node);
+        let first = std::fs::read(golden(version).join(GENERATIONS[0])).unwrap();
+        for (name, mut manifest) in GENERATIONS.iter().zip(manifests) {
+            let bytes = std::fs::read(golden(version).join(name)).unwrap();
+            let path = Path::new(DIR).join(name);
+            let sim = Sim::new(3);
+            let node = sim.add_node();
+            sim.disk(node).write(DIR.to_owned() + "/first", &first);
+            let pointers = sim.block_on(node, pointers_of(Path::new("/data/shard/first")));
+            sim.disk(node).write(&path, &bytes);
+            let text = sim.block_on(node, describe(name));
+            let expected = golden(version).join(format!("{name}.txt"));
+            assert_eq!(text, std::fs::read_to_string(expected).unwrap());
+            let meta = &mut manifest.known[0];
+            meta.file = match version {
+                1 => FileId::of_segment(OWNER, meta.id, meta.generation),
+                _ => FileId(u128::from_le_bytes(bytes[12..28].try_into().unwrap())),
+            };
+            sim.block_on(node, async move {
+                let log = manifest.open(Path::new(DIR), SEGMENT_BYTES).await.unwrap();
+                let generation = log.segments()[&ValueSegmentId(0)].generation();
+                assert_eq!(pointers.len(), LENS.len());
+                for (index, pointer) in (0..).zip(pointers) {
+                    let pointer = ValuePointer {
+                        segment: ValueSegmentId(0),
+                        ..pointer
+                    };
+                    let is_there = generation == 0 || is_kept(index);
+                    assert_eq!(reads_back(&log, index, pointer).await, is_there);
+                }
+                log.close().await.unwrap();
+            });
+        }
     }
 }

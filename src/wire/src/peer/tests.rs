@@ -187,8 +187,13 @@ fn votes_transfers_and_snapshots_read_back() {
     encode_lead(&mut out, head(), &VOTE);
     encode_lead_reply(&mut out, head(), true);
     encode_lead_reply(&mut out, head(), false);
-    encode_snapshot(&mut out, head(), kinds::SNAPSHOT_BEGIN, 4, &VOTE);
-    encode_snapshot_piece(&mut out, head(), 4, piece.clone());
+    encode_snapshot_offer(&mut out, head(), 4, &VOTE);
+    let bytes = FileBytes {
+        whole: 9,
+        crc: 8,
+        bytes: piece,
+    };
+    encode_file_bytes(&mut out, head(), bytes.clone());
     encode_snapshot_reply(&mut out, head(), &VOTE);
     encode_plain(&mut out, head(), kinds::DONE);
     let frames = received(&out);
@@ -199,8 +204,8 @@ fn votes_transfers_and_snapshots_read_back() {
     assert_eq!(parse_lead(&frames[3]), Ok(VOTE));
     assert_eq!(parse_lead_reply(&frames[4]), Ok(true));
     assert_eq!(parse_lead_reply(&frames[5]), Ok(false));
-    assert_eq!(parse_snapshot(&frames[6]), Ok((4, VOTE)));
-    assert_eq!(parse_snapshot_piece(&frames[7]), Ok((4, piece)));
+    assert_eq!(parse_snapshot_offer(&frames[6]), Ok((4, VOTE)));
+    assert_eq!(parse_file_bytes(&frames[7]), Ok(bytes));
     assert_eq!(parse_snapshot_reply(&frames[8]), Ok(VOTE));
     assert_eq!(frames[9].header.head.kind, kinds::DONE);
 }
@@ -315,8 +320,9 @@ fn parse_as_anything(frame: &Frame) {
     let _ = parse_vote(frame);
     let _ = parse_vote_reply(frame);
     let _ = parse_transfer(frame);
-    let _ = parse_snapshot(frame);
-    let _ = parse_snapshot_piece(frame);
+    let _ = parse_snapshot_offer(frame);
+    let _ = parse_file_ask(frame);
+    let _ = parse_file_bytes(frame);
     let _ = parse_snapshot_reply(frame);
     let _ = parse_introduction(frame);
     let _ = parse_reception(frame);
@@ -360,7 +366,13 @@ fn whatever_comes_with_a_right_checksum_is_parsed_or_refused() {
     encode_heartbeats_reply(&mut out, head(), &[reply, reply]);
     encode_vote(&mut out, head(), false, &ask);
     encode_vote_reply(&mut out, head(), &answer);
-    encode_snapshot(&mut out, head(), kinds::SNAPSHOT_BEGIN, 4, &VOTE);
+    encode_snapshot_offer(&mut out, head(), 4, &VOTE);
+    let ask = FileAsk {
+        transfer: 4,
+        file: Some(5),
+        offset: 6,
+    };
+    encode_file_ask(&mut out, head(), &ask);
     encode_lead(&mut out, head(), &VOTE);
     encode_lead_reply(&mut out, head(), true);
     encode_beat(&mut out, head(), &liveness::tests::beat());

@@ -1,0 +1,344 @@
+//! How the files of a snapshot get from a leader to a follower.
+//!
+//! The leader offers them on the connection of its log, and waits until they are installed. The follower asks for
+//! the list, then for what it lacks, over a connection of its own to the same core of the leader's node, so that no
+//! piece is ever in front of log traffic or beats. What it has received outlives this: a later offer, of whomever,
+//! goes on from there.
+//!
+//! Invariants:
+//! * Of each shard one reception runs at a time; a newer offer ends the one before, unless that is installing.
+//! * A leader gives up an offer that nobody asks about for [`SILENCE_MAX`]; who receives asks at least every quarter
+//!   of that, also while it checks and installs.
+//! * What came is written only with the checksum that the sender gave for it.
+
+use crate::admission::Refusal;
+use crate::group::Group;
+use crate::groups::Groups;
+use crate::limits::{FILE_PIECES_IN_FLIGHT, FILES_DAMAGED_MAX};
+use crate::link::PeerLink;
+use crate::route::{Caller, Target};
+use crate::snapshot::SnapshotData;
+use corelith_io::Instant;
+use corelith_io::sync::notify::Notify;
+use corelith_io::sync::semaphore::Semaphore;
+use corelith_shards::{
+    Error, FileList, Incoming, IncomingProgress, MissingPiece, ShardId, limits::MANIFEST_BYTES_MAX,
+};
+use corelith_wire::peer::{self, FileAsk, FileBytes, PeerVote, kinds};
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// After so long without a question an offer is withdrawn.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often a receiver that asks for nothing shows that it is there.
+const SIGN_EVERY: Duration = Duration::from_secs(5);
+
+/// Pause before a link that takes no question is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// The receptions of a core.
+#[derive(Default)]
+pub(crate) struct Receptions {
+    of: RefCell<BTreeMap<ShardId, Rc<Reception>>>,
+    pacer: Pacer,
+}
+
+struct Reception {
+    turn: Semaphore,
+    newest: Cell<u64>,
+    replaced: Notify,
+    incoming: RefCell<Option<Rc<Incoming>>>,
+}
+
+impl Default for Reception {
+    fn default() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            newest: Cell::new(0),
+            replaced: Notify::new(),
+            incoming: RefCell::default(),
+        }
+    }
+}
+
+/// Spreads what is asked for over time.
+#[derive(Default)]
+struct Pacer {
+    /// When all that was asked for is paid for.
+    due: Cell<Option<Instant>>,
+}
+
+impl Pacer {
+    /// How long to wait at `now` before `bytes` are asked for, of which `rate` may come in a second; 0: any number.
+    fn wait(&self, now: Instant, bytes: u64, rate: u64) -> Duration {
+        if rate == 0 {
+            self.due.set(None);
+            return Duration::ZERO;
+        }
+        let begins = self.due.get().map_or(now, |due| due.max(now));
+        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
+        self.due.set(Some(begins + takes));
+        begins.saturating_duration_since(now)
+    }
+}
+
+/// Why a reception ended early.
+enum Ended {
+    /// Another one took its place, or the sender is gone: an offer will follow.
+    Over,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Receptions {
+    fn of(&self, shard: ShardId) -> Rc<Reception> {
+        Rc::clone(self.of.borrow_mut().entry(shard).or_default())
+    }
+
+    /// How far the reception of a shard is, if one runs.
+    pub(crate) fn progress(&self, shard: ShardId) -> Option<IncomingProgress> {
+        let of = self.of.borrow();
+        let incoming = of.get(&shard)?.incoming.borrow();
+        incoming.as_ref().map(|incoming| incoming.progress())
+    }
+}
+
+/// Receives what `from` offers under the number `transfer`, and installs it. Returns the vote to answer with; `None` if
+/// it did not come to that.
+pub(crate) async fn receive(
+    groups: &Groups,
+    group: &Group,
+    from: Caller,
+    transfer: u64,
+    vote: PeerVote,
+) -> Result<Option<PeerVote>, Refusal> {
+    let reception = groups.receptions().of(group.shard());
+    let number = reception.newest.get() + 1;
+    reception.newest.set(number);
+    reception.replaced.notify_waiters();
+    let _turn = reception.turn.acquire(1).await;
+    if reception.newest.get() != number {
+        return Ok(None);
+    }
+    let puller = Puller {
+        groups,
+        group,
+        transfer,
+        link: BulkLink(groups.bulk_link(from.at.node, group.shard())),
+        sender: Target::of(group.shard(), vote.node),
+    };
+    let received = {
+        let replaced = pin!(reception.replaced.notified());
+        let pulling = pin!(puller.pull(&reception));
+        match select(pulling, replaced).await {
+            Either::Left((pulled, _)) => pulled,
+            Either::Right(_) => Err(Ended::Over),
+        }
+    };
+    let answer = match received {
+        Ok(incoming) => {
+            let held = incoming.list().applied();
+            let data = SnapshotData::Received(incoming);
+            let installing = pin!(group.install(from, held, data, vote));
+            match select(installing, pin!(puller.show_signs())).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right((never, _)) => match never {},
+            }
+        }
+        Err(Ended::Over | Ended::Failed(Error::OldSnapshot)) => Ok(None),
+        Err(Ended::Failed(error)) => {
+            tracing::warn!(shard = %group.shard(), %error, "a snapshot cannot be received");
+            Ok(None)
+        }
+    };
+    reception.incoming.replace(None);
+    answer
+}
+
+/// A connection for nothing but files, closed when dropped.
+struct BulkLink(Rc<PeerLink>);
+
+impl Drop for BulkLink {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+struct Puller<'a> {
+    groups: &'a Groups,
+    group: &'a Group,
+    transfer: u64,
+    link: BulkLink,
+    /// Who offers it.
+    sender: Target,
+}
+
+impl Puller<'_> {
+    /// Asks for a piece, over as many connections as it takes.
+    async fn ask(&self, file: Option<u128>, offset: u64) -> Result<FileBytes, Ended> {
+        let timeout = self.groups.link_config().timeout;
+        let until = corelith_io::now() + SILENCE_MAX;
+        let ask = FileAsk {
+            transfer: self.transfer,
+            file,
+            offset,
+        };
+        while corelith_io::now() < until {
+            if self.link.0.wait_up(timeout).await.is_err() {
+                continue;
+            }
+            let asked =
+                self.link
+                    .0
+                    .ask(self.sender, timeout * 4, kinds::FILE_BYTES, |out, head| {
+                        peer::encode_file_ask(out, head, &ask)
+                    });
+            let Ok(answer) = asked else {
+                corelith_io::sleep(ASK_AGAIN_AFTER).await;
+                continue;
+            };
+            let Ok(frame) = answer.await else { continue };
+            if frame.header.head.kind == kinds::REFUSED {
+                return Err(Ended::Over);
+            }
+            if let Ok(piece) = peer::parse_file_bytes(&frame) {
+                return Ok(piece);
+            }
+        }
+        Err(Ended::Over)
+    }
+
+    async fn list(&self) -> Result<FileList, Ended> {
+        let mut list = Vec::new();
+        loop {
+            let piece = self.ask(None, list.len() as u64).await?;
+            list.extend_from_slice(&piece.bytes);
+            if list.len() as u64 >= piece.whole {
+                return Ok(FileList::decode(self.group.shard(), &list)?);
+            }
+            if piece.bytes.is_empty() || list.len() > MANIFEST_BYTES_MAX {
+                return Err(Ended::Over);
+            }
+        }
+    }
+
+    /// Receives everything that is missing here.
+    async fn pull(&self, reception: &Reception) -> Result<Rc<Incoming>, Ended> {
+        let list = self.list().await?;
+        let incoming = Rc::new(self.group.engine().receive_files(list).await?);
+        reception.incoming.replace(Some(Rc::clone(&incoming)));
+        let mut damaged = 0;
+        loop {
+            let received = self.pieces(&incoming).await;
+            let finished = match received {
+                Ok(()) => self.finish(&incoming).await,
+                Err(ended) => Err(ended),
+            };
+            match finished {
+                Ok(()) => return Ok(incoming),
+                // What is missing again is asked for again: it may have been damaged on its way.
+                Err(Ended::Failed(error @ (Error::Corrupt { .. } | Error::BadPiece { .. }))) => {
+                    damaged += 1;
+                    tracing::warn!(shard = %self.group.shard(), %error, "received files are damaged");
+                    if damaged > FILES_DAMAGED_MAX {
+                        return Err(error.into());
+                    }
+                }
+                Err(ended) => return Err(ended),
+            }
+        }
+    }
+
+    /// Several pieces at once, until none is missing.
+    async fn pieces(&self, incoming: &Incoming) -> Result<(), Ended> {
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < FILE_PIECES_IN_FLIGHT
+                && let Some(piece) = incoming.next_missing()
+            {
+                running.push(self.piece(incoming, piece));
+            }
+            match running.next().await {
+                Some(done) => done?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn piece(&self, incoming: &Incoming, piece: MissingPiece) -> Result<(), Ended> {
+        let pacer = &self.groups.receptions().pacer;
+        let rate = self.groups.copy_bytes_per_second();
+        let wait = pacer.wait(corelith_io::now(), piece.len as u64, rate);
+        if wait > Duration::ZERO {
+            corelith_io::sleep(wait).await;
+        }
+        let came = match self.ask(Some(piece.file.0), piece.offset).await {
+            Ok(came) => came,
+            Err(ended) => {
+                incoming.give_back(piece);
+                return Err(ended);
+            }
+        };
+        incoming.write_piece(piece, &came.bytes, came.crc).await?;
+        Ok(())
+    }
+
+    async fn finish(&self, incoming: &Incoming) -> Result<(), Ended> {
+        match select(pin!(incoming.finish()), pin!(self.show_signs())).await {
+            Either::Left((finished, _)) => {
+                finished?;
+                Ok(())
+            }
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    /// Shows the sender that somebody is there while nothing is asked for.
+    async fn show_signs(&self) -> std::convert::Infallible {
+        loop {
+            corelith_io::sleep(SIGN_EVERY).await;
+            // Beyond the end of the list, so that nothing comes but an answer.
+            let _ = self.ask(None, u64::MAX).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corelith_io::sim::Sim;
+
+    #[test]
+    fn pieces_are_spread_by_the_rate() {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async {
+            let (pacer, now) = (Pacer::default(), corelith_io::now());
+            let second = Duration::from_secs(1);
+            for (at, bytes, rate, expected) in [
+                (0, 100, 0, 0),
+                (0, 100, 100, 0),
+                (0, 200, 100, 1),
+                (0, 100, 100, 3),
+                (2, 100, 100, 2),
+                (9, 100, 100, 0),
+                (9, 100, 100, 1),
+                (9, 100, 0, 0),
+                (9, 100, 100, 0),
+            ] {
+                let wait = pacer.wait(now + second * at, bytes, rate);
+                assert_eq!(wait, second * expected, "{bytes} at {at}");
+            }
+        });
+    }
+}

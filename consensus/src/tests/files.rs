@@ -1,0 +1,132 @@
+//! Snapshots as files between replicas: the receiver, the sender or the network fails while they are on their way.
+
+use super::cluster::{Cluster, put};
+use super::scenarios::applied;
+use corelith_io::sim::SimConfig;
+use corelith_shards::ShardId;
+use corelith_shards::limits::{FILE_PIECE_BYTES, INCOMING_RECORD_EVERY_BYTES};
+use corelith_wire::request::Condition;
+use std::cell::Cell;
+use std::time::Duration;
+
+const SHARD: ShardId = ShardId(0);
+/// What a receiver may be sent in a second.
+const SLOW: u64 = 8 << 20;
+
+/// A cluster with a follower that is down and lacks more than the log still has; leader and follower.
+fn with_one_behind(seed: u64) -> (Cluster, usize, usize) {
+    let options = crate::Options {
+        catch_up_bytes: 1 << 20,
+        catch_up_entries: 500,
+        lead_back_after: None,
+        ..crate::Options::default()
+    };
+    let cluster = Cluster::new(seed, SimConfig::default(), options, 1);
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    let behind = (leader + 1) % 3;
+    let session = cluster.open_session(leader);
+    cluster.crash(behind);
+    let value = "v".repeat(40_000);
+    for number in 1..1200 {
+        let key = format!("key-{}", number % 700);
+        let command = put(session, number, Condition::Any, &key, &value);
+        applied(cluster.write(leader, command).unwrap().outcome);
+    }
+    cluster.wait("the leader purges its log", || {
+        let group = cluster.groups(leader).and_then(|it| it.group(SHARD));
+        group.is_some_and(|group| group.status().purged.is_some())
+    });
+    (cluster, leader, behind)
+}
+
+/// Starts a node that may receive slowly.
+fn start_slowly(cluster: &Cluster, at: usize) {
+    cluster.start(at);
+    cluster.wait("its groups are open", || {
+        let groups = cluster.groups(at);
+        groups.is_some_and(|groups| {
+            groups.limit_copies(SLOW);
+            true
+        })
+    });
+}
+
+/// Bytes that a node has received, and those it has to.
+fn received(cluster: &Cluster, at: usize) -> (u64, u64) {
+    let groups = cluster.groups(at);
+    let progress = groups.and_then(|groups| groups.receiving(SHARD));
+    progress.map_or((0, 0), |progress| (progress.done, progress.all))
+}
+
+fn wait_half(cluster: &Cluster, at: usize) {
+    cluster.wait("half of it is there", || {
+        let (done, all) = received(cluster, at);
+        all > 0 && done > all / 2
+    });
+}
+
+/// Bytes that a node has sent in the offer that stands, and those of its files.
+fn sent(cluster: &Cluster, at: usize) -> Option<(u64, u64)> {
+    let group = cluster.groups(at)?.group(SHARD)?;
+    let sending = group.sending();
+    assert!(sending.len() <= 1, "one follower is behind");
+    sending.first().map(|(_, sent, all)| (*sent, *all))
+}
+
+#[test]
+fn a_receiver_that_is_killed_is_not_sent_again_what_it_has() {
+    for seed in 1..=2 {
+        let (cluster, leader, behind) = with_one_behind(seed);
+        start_slowly(&cluster, behind);
+        wait_half(&cluster, behind);
+        let (before, all) = sent(&cluster, leader).unwrap();
+        assert!(all > 3 * INCOMING_RECORD_EVERY_BYTES, "{all}");
+        cluster.kill(behind);
+        start_slowly(&cluster, behind);
+        let after = Cell::new(0);
+        cluster.wait("it is received", || {
+            if let Some((bytes, _)) = sent(&cluster, leader) {
+                after.set(bytes.max(after.get()));
+            }
+            let group = cluster.groups(behind).and_then(|it| it.group(SHARD));
+            group.is_some_and(|group| group.status().purged.is_some())
+        });
+        let pieces = crate::limits::FILE_PIECES_IN_FLIGHT as u64 * FILE_PIECE_BYTES as u64;
+        let (sent, most) = (
+            before + after.get(),
+            all + INCOMING_RECORD_EVERY_BYTES + pieces,
+        );
+        assert!(sent >= all && sent <= most, "{sent} of {all}");
+        cluster.check_replicas_equal();
+    }
+}
+
+#[test]
+fn a_sender_that_dies_is_replaced_by_another() {
+    let (cluster, leader, behind) = with_one_behind(3);
+    start_slowly(&cluster, behind);
+    wait_half(&cluster, behind);
+    cluster.crash(leader);
+    let other = 3 - leader - behind;
+    cluster.wait("the other node leads", || cluster.leader() == Some(other));
+    cluster.wait("it is received", || {
+        let group = cluster.groups(behind).and_then(|it| it.group(SHARD));
+        group.is_some_and(|group| group.status().purged.is_some())
+    });
+    cluster.start(leader);
+    cluster.check_replicas_equal();
+}
+
+#[test]
+fn a_receiver_that_falls_silent_loses_its_pin() {
+    let (cluster, leader, behind) = with_one_behind(4);
+    start_slowly(&cluster, behind);
+    wait_half(&cluster, behind);
+    cluster.sim.net().isolate(cluster.nodes[behind]);
+    let gone = || sent(&cluster, leader).is_none();
+    assert!(cluster.sim.run_until(gone, crate::files::SILENCE_MAX * 2));
+    cluster.sim.run_for(Duration::from_secs(5));
+    cluster.sim.net().heal_all();
+    cluster.check_replicas_equal();
+}

@@ -1,0 +1,454 @@
+//! Snapshots as files: in the Sim world with crashes, damage and planted bugs.
+
+use super::{OWNER, log_id, on_core, open, range, settle};
+use crate::engine::{Engine, FileKind, FileList, Incoming, PinnedFiles};
+use crate::error::{Error, Result};
+use crate::filename::FileName;
+use crate::ids::{FileId, LogIndex};
+use crate::limits::FILE_PIECE_BYTES;
+use crate::planted::{Bug, plant};
+use bytes::Bytes;
+use corelith_io::sim::{Sim, SimNode};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+const MEMTABLE_BYTES: usize = 64 << 10;
+const IN_FLIGHT: usize = 4;
+/// Of receptions that are crashed.
+const RECORD_EVERY_BYTES: u64 = 64 << 10;
+
+fn dir() -> PathBuf {
+    PathBuf::from("/data/shard-1")
+}
+
+/// What is at `key`, by the number of its last write.
+fn value(index: u64) -> Vec<u8> {
+    let len = match index % 4 {
+        0 => 9000,
+        1 => 20_000,
+        _ => 300,
+    };
+    (0..len).map(|at| (at as u64 * 31 + index) as u8).collect()
+}
+
+/// Writes that fill tables and value segments, with keys that are written again and some that are deleted.
+async fn write(engine: &Engine, indexes: std::ops::RangeInclusive<u64>) {
+    for index in indexes {
+        engine.wait_for_room().await.unwrap();
+        let key = format!("key/{:04}", index * 7 % 400).into_bytes();
+        let at = LogIndex(index);
+        let bytes = value(index);
+        match index % 11 {
+            0 => engine.delete(at, &key),
+            _ if index.is_multiple_of(4) => {
+                let values = &engine.inner.values;
+                values.wait_for_room().await.unwrap();
+                let (pointer, ticket) = values.stage(at, &key, &bytes).unwrap();
+                values.wait_durable(ticket).await.unwrap();
+                engine.put_separated(at, &key, pointer);
+            }
+            _ => engine.put(at, &key, bytes.into()),
+        }
+        if index == 5 {
+            engine.sessions().open(at);
+        }
+        let members = (index % 50 == 1).then(|| Bytes::from(index.to_le_bytes().to_vec()));
+        engine.set_applied(log_id(index), members);
+    }
+    engine.checkpoint().await.unwrap();
+}
+
+/// Everything that can be read of an engine.
+#[derive(Debug, PartialEq)]
+struct Contents {
+    applied: (Option<crate::LogId>, Option<(crate::LogId, Bytes)>),
+    items: Vec<(Bytes, LogIndex, Bytes)>,
+    sessions: Vec<u8>,
+}
+
+async fn contents(engine: &Engine) -> Result<Contents> {
+    let page = engine.scan(&range(b"", b""), None, 10_000, 1 << 30).await?;
+    let items = page.items.into_iter();
+    let sessions = crate::session::tests::contents(&engine.sessions());
+    Ok(Contents {
+        applied: engine.applied(),
+        items: items
+            .map(|item| (item.key, item.found.version, item.found.value))
+            .collect(),
+        sessions: format!("{sessions:?}").into_bytes(),
+    })
+}
+
+/// What a way between sender and receiver does to a piece.
+type Way<'a> = &'a dyn Fn(FileId, u64, Bytes) -> (Bytes, u32);
+
+fn whole(_: FileId, _: u64, bytes: Bytes) -> (Bytes, u32) {
+    let crc = crc32c::crc32c(&bytes);
+    (bytes, crc)
+}
+
+/// Brings all pieces over; returns how many bytes that took.
+async fn transfer(pinned: &PinnedFiles, incoming: &Incoming, way: Way<'_>) -> Result<u64> {
+    let sent = Cell::new(0);
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < IN_FLIGHT
+            && let Some(piece) = incoming.next_missing()
+        {
+            let sent = &sent;
+            running.push(async move {
+                let bytes = pinned.read(piece.file, piece.offset).await?;
+                let (bytes, crc) = way(piece.file, piece.offset, bytes.expect("it is pinned"));
+                sent.set(sent.get() + bytes.len() as u64);
+                incoming.write_piece(piece, &bytes, crc).await
+            });
+        }
+        match running.next().await {
+            None => return Ok(sent.get()),
+            Some(Err(Error::BadPiece { .. })) => {}
+            Some(result) => result?,
+        }
+    }
+}
+
+/// Copies the checkpoint of one engine to another; returns how many bytes that took.
+async fn copy(source: &Engine, target: &Engine) -> Result<u64> {
+    let pinned = source.pin_files()?;
+    let list = FileList::decode(OWNER.shard, &pinned.encoded())?;
+    assert_eq!(&list, pinned.list());
+    let incoming = target.receive_files(list).await?;
+    let sent = transfer(&pinned, &incoming, &whole).await?;
+    assert_eq!(incoming.finish().await?, pinned.list().applied());
+    target.install_files(&incoming).await?;
+    Ok(sent)
+}
+
+#[test]
+fn an_engine_is_copied_file_by_file_and_goes_on_from_there() {
+    let sim = Sim::new(1);
+    let (one, two) = (sim.add_node(), sim.add_node());
+    let _ = two;
+    sim.block_on(one, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        write(&source, 1..=600).await;
+        settle(&source).await;
+        let other = PathBuf::from("/data/shard-2");
+        let target = open(&other, MEMTABLE_BYTES).await.unwrap();
+        // Its own numbers of tables and segments are other ones.
+        write(&target, 1..=90).await;
+        let sent = copy(&source, &target).await.unwrap();
+        let list = source.pin_files().unwrap();
+        assert_eq!(sent, list.list().bytes());
+        let kinds: Vec<FileKind> = list.list().files().map(|file| file.kind).collect();
+        assert!(kinds.contains(&FileKind::Table) && kinds.contains(&FileKind::ValueSegment));
+        let expected = contents(&source).await.unwrap();
+        assert!(expected.items.len() > 300);
+        assert_eq!(contents(&target).await.unwrap(), expected);
+        // What is here is not sent again.
+        write(&source, 601..=620).await;
+        let all = source.pin_files().unwrap().list().bytes();
+        let sent = copy(&source, &target).await.unwrap();
+        assert!(sent < all / 2, "{sent} of {all}");
+        // It writes, compacts and collects like any other.
+        write(&source, 621..=1500).await;
+        write(&target, 621..=1500).await;
+        settle(&target).await;
+        let expected = contents(&source).await.unwrap();
+        assert_eq!(contents(&target).await.unwrap(), expected);
+        target.close().await.unwrap();
+        drop(target);
+        let target = open(&other, MEMTABLE_BYTES).await.unwrap();
+        assert_eq!(contents(&target).await.unwrap(), expected);
+        let names = corelith_io::list_dir(&other).await.unwrap();
+        assert!(names.iter().all(|entry| !entry.is_dir), "{names:?}");
+        // And is a source itself, with what it has from elsewhere.
+        let third = open(Path::new("/data/shard-3"), MEMTABLE_BYTES).await;
+        let third = third.unwrap();
+        copy(&target, &third).await.unwrap();
+        assert_eq!(contents(&third).await.unwrap(), expected);
+        third.close().await.unwrap();
+        target.close().await.unwrap();
+        source.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_old_list_is_refused() {
+    let sim = Sim::new(1);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        write(&source, 1..=20).await;
+        let list = source.pin_files().unwrap().list().clone();
+        let refused = source.receive_files(list).await.err().unwrap();
+        assert!(matches!(refused, Error::OldSnapshot));
+        source.close().await.unwrap();
+    });
+}
+
+/// A source on a node of its own; what it reads is handed to the receiver as if by a network.
+struct Source {
+    pinned: Rc<PinnedFiles>,
+    contents: Contents,
+    _engine: Engine,
+}
+
+fn source(sim: &Sim, node: SimNode, writes: u64) -> Source {
+    sim.block_on(node, async move {
+        let engine = open(Path::new("/data/source"), MEMTABLE_BYTES)
+            .await
+            .unwrap();
+        write(&engine, 1..=writes).await;
+        settle(&engine).await;
+        Source {
+            pinned: Rc::new(engine.pin_files().unwrap()),
+            contents: contents(&engine).await.unwrap(),
+            _engine: engine,
+        }
+    })
+}
+
+/// All pieces of what is pinned.
+fn pieces(sim: &Sim, node: SimNode, source: &Source) -> BTreeMap<(FileId, u64), Bytes> {
+    let pinned = Rc::clone(&source.pinned);
+    sim.block_on(node, async move {
+        let mut pieces = BTreeMap::new();
+        for file in pinned.list().files() {
+            for offset in (0..file.bytes).step_by(FILE_PIECE_BYTES) {
+                let bytes = pinned.read(file.id, offset).await.unwrap().unwrap();
+                pieces.insert((file.id, offset), bytes);
+            }
+        }
+        pieces
+    })
+}
+
+/// Receives what is there and installs it, as far as it gets; notes what it asks for.
+async fn receive(
+    list: FileList,
+    pieces: Rc<BTreeMap<(FileId, u64), Bytes>>,
+    asked: Rc<RefCell<Vec<(FileId, u64)>>>,
+) -> Result<Engine> {
+    let engine = open(&dir(), MEMTABLE_BYTES).await?;
+    if engine.applied().0 == list.applied().0 {
+        return Ok(engine);
+    }
+    let incoming = engine.receive_files(list).await?;
+    incoming.record_every(RECORD_EVERY_BYTES);
+    while let Some(piece) = incoming.next_missing() {
+        asked.borrow_mut().push((piece.file, piece.offset));
+        let bytes = &pieces[&(piece.file, piece.offset)];
+        incoming
+            .write_piece(piece, bytes, crc32c::crc32c(bytes))
+            .await?;
+    }
+    incoming.finish().await?;
+    engine.install_files(&incoming).await?;
+    Ok(engine)
+}
+
+/// Crashes the receiver at its `n`-th I/O, then lets it come to its end. Returns whether there was a crash, and how
+/// many bytes were asked for twice.
+fn crash_at(n: u64) -> (bool, u64) {
+    let sim = Sim::new(n);
+    let (from, node) = (sim.add_node(), sim.add_node());
+    let source = source(&sim, from, 120);
+    let pieces = Rc::new(pieces(&sim, from, &source));
+    let list = source.pinned.list().clone();
+    let all = source.pinned.list().bytes();
+    assert!(all > 4 * RECORD_EVERY_BYTES, "{all}");
+    let lens: BTreeMap<_, _> = pieces
+        .iter()
+        .map(|(at, piece)| (*at, piece.len()))
+        .collect();
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let (done, failed) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));
+    sim.crash_at_io(node, n);
+    {
+        let (list, pieces, asked) = (list.clone(), Rc::clone(&pieces), Rc::clone(&asked));
+        let (done, failed) = (Rc::clone(&done), Rc::clone(&failed));
+        sim.start(node, 0, move || async move {
+            match receive(list, pieces, asked).await {
+                Ok(engine) => {
+                    let _ = engine.close().await;
+                    done.set(true);
+                }
+                Err(error) => *failed.borrow_mut() = Some(error),
+            }
+        });
+    }
+    let ended = || !sim.is_up(node) || done.get() || failed.borrow().is_some();
+    assert!(sim.run_until(ended, Duration::from_secs(1000)), "I/O {n}");
+    assert!(failed.borrow().is_none(), "{:?}", failed.borrow());
+    if done.get() {
+        return (false, 0);
+    }
+    let expected = source.contents;
+    let asked_again = Rc::clone(&asked);
+    sim.block_on(node, async move {
+        let engine = receive(list, pieces, asked_again).await.unwrap();
+        assert_eq!(contents(&engine).await.unwrap(), expected, "I/O {n}");
+        settle(&engine).await;
+        assert_eq!(contents(&engine).await.unwrap(), expected, "I/O {n}");
+        engine.close().await.unwrap();
+    });
+    let sent: usize = asked.borrow().iter().map(|piece| lens[piece]).sum();
+    (true, sent as u64 - all)
+}
+
+#[test]
+fn a_crash_of_the_receiver_anywhere_leaves_what_is_not_asked_for_again() {
+    let (mut crashes, mut most) = (0, 0);
+    for n in (1..).step_by(2) {
+        let (crashed, again) = crash_at(n);
+        // And a piece that was on its way.
+        let bound = RECORD_EVERY_BYTES + FILE_PIECE_BYTES as u64;
+        assert!(again <= bound, "I/O {n}: {again} asked for again");
+        most = most.max(again);
+        if !crashed {
+            break;
+        }
+        crashes += 1;
+    }
+    assert!(crashes > 50 && most > 0, "{crashes}, {most}");
+}
+
+/// Copies over a way that damages pieces; the engine's contents if it came to an end.
+fn damaged(
+    way: impl Fn(FileId, u64, Bytes) -> (Bytes, u32) + 'static,
+) -> std::result::Result<bool, Error> {
+    let sim = Sim::new(5);
+    let (from, node) = (sim.add_node(), sim.add_node());
+    let source = source(&sim, from, 500);
+    let pieces = pieces(&sim, from, &source);
+    let list = source.pinned.list().clone();
+    sim.block_on(node, async move {
+        let engine = open(&dir(), MEMTABLE_BYTES).await?;
+        let incoming = engine.receive_files(list).await?;
+        let mut refused = 0;
+        loop {
+            let Some(piece) = incoming.next_missing() else {
+                match incoming.finish().await {
+                    // A value whose record is in use.
+                    Err(Error::Corrupt { .. }) => continue,
+                    finished => finished?,
+                };
+                engine.install_files(&incoming).await?;
+                break;
+            };
+            let bytes = pieces[&(piece.file, piece.offset)].clone();
+            let (bytes, crc) = way(piece.file, piece.offset, bytes);
+            match incoming.write_piece(piece, &bytes, crc).await {
+                Err(Error::BadPiece { .. } | Error::Corrupt { .. }) => refused += 1,
+                result => result?,
+            }
+            assert!(refused < 100, "it is asked for again and again");
+        }
+        let same = contents(&engine).await? == source.contents;
+        engine.close().await?;
+        Ok(same)
+    })
+}
+
+#[test]
+fn a_piece_that_is_damaged_or_torn_is_not_taken() {
+    // On its way: the checksum tells.
+    let tried = RefCell::new(BTreeSet::new());
+    let flipped = move |file: FileId, offset, bytes: Bytes| {
+        let crc = crc32c::crc32c(&bytes);
+        let mut bytes = bytes.to_vec();
+        match tried.borrow_mut().insert((file, offset)) {
+            true if bytes.len() > 20_000 => bytes[5000] ^= 4,
+            true => bytes.truncate(4096),
+            false => {}
+        }
+        (bytes.into(), crc)
+    };
+    assert!(damaged(flipped).unwrap());
+    // On the sender's disk: the file's own checksums tell.
+    let rotten = || {
+        let tried = RefCell::new(BTreeSet::new());
+        move |file: FileId, offset, bytes: Bytes| {
+            let mut bytes = bytes.to_vec();
+            if tried.borrow_mut().insert((file, offset)) {
+                bytes[5000] ^= 4;
+            }
+            whole(file, offset, bytes.into())
+        }
+    };
+    assert!(damaged(rotten()).unwrap());
+    plant(Some(Bug::TakeUncheckedPieces));
+    let taken = damaged(rotten());
+    plant(None);
+    assert!(!matches!(taken, Ok(true)), "the bug is found");
+}
+
+/// Compacts and collects at the sender while its files are pinned, and copies only then.
+fn copied_late() -> Result<bool> {
+    let sim = Sim::new(3);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await?;
+        write(&source, 1..=500).await;
+        settle(&source).await;
+        let expected = contents(&source).await?;
+        let pinned = source.pin_files()?;
+        write(&source, 501..=2000).await;
+        settle(&source).await;
+        let now = source.pin_files()?;
+        let now: BTreeSet<FileId> = now.list().files().map(|file| file.id).collect();
+        let gone = pinned.list().files().filter(|file| !now.contains(&file.id));
+        assert!(gone.count() > 2, "something pinned is out of use");
+        let target = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await?;
+        let incoming = target.receive_files(pinned.list().clone()).await?;
+        while let Some(piece) = incoming.next_missing() {
+            let Some(bytes) = pinned.read(piece.file, piece.offset).await? else {
+                return Ok(false);
+            };
+            let (bytes, crc) = whole(piece.file, piece.offset, bytes);
+            incoming.write_piece(piece, &bytes, crc).await?;
+        }
+        incoming.finish().await?;
+        target.install_files(&incoming).await?;
+        let same = contents(&target).await? == expected;
+        drop(pinned);
+        // What nobody pins goes.
+        settle(&source).await;
+        for entry in corelith_io::list_dir(&dir()).await? {
+            if let Some(FileName::Table(id)) = FileName::parse(&entry.name) {
+                assert!(source.inner.state.borrow().manifest.names(id));
+            }
+        }
+        Ok(same)
+    })
+}
+
+#[test]
+fn what_is_pinned_stays_until_it_is_let_go() {
+    assert!(copied_late().unwrap());
+    plant(Some(Bug::RemoveWhileHeld));
+    let copied = copied_late();
+    plant(None);
+    assert!(!matches!(copied, Ok(true)), "the bug is found");
+}
+
+#[test]
+fn shards_of_all_versions_are_copied_as_they_are() {
+    on_core(|path| async move {
+        for version in 1..=super::golden::VERSION {
+            let old = path.with_extension(format!("v{version}"));
+            super::golden::copy_golden(version, &old);
+            let source = open(&old, 1 << 20).await.unwrap();
+            let target = path.with_extension(format!("copy-{version}"));
+            let target = open(&target, 1 << 20).await.unwrap();
+            copy(&source, &target).await.unwrap();
+            super::golden::check(&target, version).await;
+            target.close().await.unwrap();
+            source.close().await.unwrap();
+        }
+    });
+}

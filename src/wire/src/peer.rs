@@ -23,6 +23,7 @@
 
 mod append;
 mod beat;
+mod fetch;
 mod formation;
 mod introduce;
 mod liveness;
@@ -39,6 +40,10 @@ pub use append::{
 pub use beat::{
     Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply, parse_heartbeats,
     parse_heartbeats_reply,
+};
+pub use fetch::{
+    FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, encode_fetch, encode_fetch_reply, parse_fetch,
+    parse_fetch_reply,
 };
 pub use formation::{
     Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, LastStarts,
@@ -68,7 +73,7 @@ use crate::error::DecodeError;
 use crate::frame::{FrameBuilder, Head, Kind};
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::outbox::Outbox;
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// The kinds of frames between nodes.
 pub mod kinds {
@@ -101,6 +106,8 @@ pub mod kinds {
     pub const LEAD: Kind = Kind(0x10b);
     /// From where on may this follower answer the reads that wait at it?
     pub const READ_POINT: Kind = Kind(0x10c);
+    /// What does this replica hold, in the place of what is damaged at the other one?
+    pub const FETCH: Kind = Kind(0x10e);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -124,6 +131,8 @@ pub mod kinds {
     pub const LEAD_REPLY: Kind = Kind(0x18b);
     /// Answer of a leader to a `READ_POINT`.
     pub const READ_POINT_REPLY: Kind = Kind(0x18c);
+    /// Answer to a `FETCH`.
+    pub const FETCH_REPLY: Kind = Kind(0x18e);
 }
 
 /// Who claims to lead, or did when an entry was made.
@@ -203,6 +212,13 @@ impl<'a> Fields<'a> {
             1 => Ok(true),
             _ => Err(self.malformed()),
         }
+    }
+
+    pub(super) fn bytes(&mut self, len: u32) -> Result<Bytes, DecodeError> {
+        let split = self.rest.split_at_checked(len as usize);
+        let (bytes, rest) = split.ok_or_else(|| self.malformed())?;
+        self.rest = rest;
+        Ok(Bytes::copy_from_slice(bytes))
     }
 
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {

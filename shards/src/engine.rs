@@ -18,8 +18,10 @@ mod collect;
 mod compact;
 mod damage;
 mod edit;
+mod fetch;
 mod flush;
 mod get;
+mod heal;
 mod inputs;
 mod install;
 mod merge;
@@ -39,8 +41,10 @@ pub(crate) mod tests;
 mod versions;
 
 pub(crate) use damage::describe_keys;
-pub use damage::{Damage, DamageHook};
+pub use damage::{Damage, DamageHook, Remedy};
+pub use fetch::{Fetched, FetchedEnd, FetchedKey};
 pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
+pub use heal::Heal;
 pub use install::SnapshotWriter;
 pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
@@ -103,6 +107,9 @@ pub struct Found {
 /// See [`LogHooks::barrier`].
 pub(crate) type Barrier = Pinned<Box<dyn Future<Output = Result<()>>>>;
 
+/// See [`LogHooks::check`].
+pub(crate) type Check = Pinned<Box<dyn Future<Output = Result<Option<u64>>>>>;
+
 /// What the engine asks of the log.
 pub(crate) struct LogHooks {
     /// Completes when the log, values included, is durable up to everything that was appended before
@@ -118,6 +125,10 @@ pub(crate) struct LogHooks {
     pub(crate) segments: Box<dyn Fn() -> usize>,
     /// Whether a segment is in use.
     pub(crate) has_segment: Box<dyn Fn(SegmentId) -> bool>,
+    /// The segments in use, and how much of each is durable.
+    pub(crate) at_rest: Box<dyn Fn() -> Vec<(SegmentId, u64)>>,
+    /// Checks some of a segment from an offset on; gives where to go on.
+    pub(crate) check: Box<dyn Fn(SegmentId, u64) -> Check>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -189,6 +200,8 @@ struct EngineInner {
     searches: Searches,
     /// Compactions that run.
     compacting: RefCell<Vec<Rc<compaction::CompactionTask>>>,
+    /// Who keeps compactions from beginning.
+    holds: heal::Holds,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
@@ -377,6 +390,7 @@ impl Engine {
             outlook: Outlook::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
+            holds: heal::Holds::default(),
             mix: Cell::default(),
             counters: Counters::default(),
             manifest_bytes: Cell::new(manifest_bytes),

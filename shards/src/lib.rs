@@ -80,9 +80,10 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, Found, FoundHead, FoundRange, Item, ItemHead, LevelReport, Lookup,
-    Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
-    Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
+    Damage, DamageHook, Engine, Fetched, FetchedEnd, FetchedKey, Found, FoundHead, FoundRange,
+    Heal, Item, ItemHead, LevelReport, Lookup, Remedy, Returning, ScanPage, ScanRange,
+    ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter, Sought, Statistics,
+    StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{LogId, LogIndex, NodeId, ShardId, Term, ValueSegmentId};

@@ -3,6 +3,7 @@
 mod capacity;
 pub(crate) mod crash;
 mod golden;
+mod heal;
 mod model;
 mod pace;
 mod reclaim;
@@ -108,6 +109,8 @@ async fn open_with(
             is_stuck: Box::new(|| false),
             segments: Box::new(|| 1),
             has_segment: Box::new(|_| false),
+            at_rest: Box::new(Vec::new),
+            check: Box::new(|_, _| Box::pin(async { Ok(None) })),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,

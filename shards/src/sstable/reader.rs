@@ -143,6 +143,11 @@ impl Table {
         &self.meta
     }
 
+    /// Whether what is at `offset` belongs to a part of the entries, or to the index or filter of one.
+    pub(crate) fn is_data(&self, offset: u64) -> bool {
+        (BLOCK_SIZE as u64..self.footer.root.offset).contains(&offset)
+    }
+
     /// The owner that its header names.
     pub(crate) fn owner(&self) -> Owner {
         self.header.owner

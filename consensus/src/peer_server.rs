@@ -9,12 +9,14 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
-    PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
+    FETCH_LOOK_EVERY, FETCH_WAIT_MAX, FETCHES_WAITING_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY,
+    PEER_TRANSFER_DEADLINE, SNAPSHOT_PIECES_IN_FLIGHT,
 };
 use crate::link::LinkConfig;
 use crate::route::{Caller, GroupMember};
 use bytes::{Bytes, BytesMut};
 use corelith_io::sync::mpsc;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
     self, AppendHead, AppendResult, HeartbeatReply, Introduction, PeerVote, PromiseEpoch, kinds,
@@ -38,6 +40,10 @@ struct PeerServer {
     acquaintances: Rc<Acquaintances>,
     outgoing: Outgoing,
     beat_replies: RefCell<Vec<HeartbeatReply>>,
+    /// Questions for what is damaged at the peer are answered one after the other.
+    fetching: Semaphore,
+    /// How many wait.
+    fetches: Cell<usize>,
     /// The snapshot that is being received for each shard, by the number of its transfer.
     receiving: RefCell<BTreeMap<ShardId, IncomingSnapshot>>,
 }
@@ -95,6 +101,8 @@ async fn serve(
         address,
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
+        fetching: Semaphore::new(1),
+        fetches: Cell::new(0),
         receiving: RefCell::default(),
     });
     let watching = pin!(server.watch(reader.part_since()));
@@ -168,6 +176,7 @@ impl PeerServer {
             kinds::TRANSFER => self.transfer(frame)?,
             kinds::LEAD => self.lead(frame)?,
             kinds::READ_POINT => self.read_point(head),
+            kinds::FETCH => self.fetch(head, peer::parse_fetch(frame)?),
             kinds::SNAPSHOT_BEGIN => {
                 let (transfer, vote) = peer::parse_snapshot(frame)?;
                 self.begin_snapshot(head, transfer, vote);
@@ -334,6 +343,38 @@ impl PeerServer {
                 Ok(None) => server.plain(head, kinds::REFUSED),
                 Err(refusal) => server.refuse(head, &refusal),
             }
+        });
+    }
+
+    /// Answers what is asked for because it is damaged at the peer. What waits for the socket is bounded: the answers
+    /// are long.
+    fn fetch(self: &Rc<Self>, head: Head, ask: peer::FetchAsk) {
+        let group = self.group(head.shard);
+        let (Some(group), true) = (group, self.fetches.get() < FETCHES_WAITING_MAX) else {
+            return self.plain(head, kinds::REFUSED);
+        };
+        self.fetches.set(self.fetches.get() + 1);
+        let server = Rc::clone(self);
+        Self::start(async move {
+            let turn = server.fetching.acquire(1).await;
+            let begun = corelith_io::now();
+            let is_slow = || server.outgoing.len() > PEER_ANSWERS_BYTES_MAX / 4;
+            while is_slow() && begun.elapsed() < FETCH_WAIT_MAX {
+                corelith_io::sleep(FETCH_LOOK_EVERY).await;
+            }
+            let answer = match is_slow() {
+                true => Ok(None),
+                false => group.give_fetched(server.peer(), ask).await,
+            };
+            match answer {
+                Ok(Some(answer)) => server
+                    .outgoing
+                    .send(|out| peer::encode_fetch_reply(out, head, answer)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
+            drop(turn);
+            server.fetches.set(server.fetches.get() - 1);
         });
     }
 

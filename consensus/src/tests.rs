@@ -6,6 +6,7 @@ mod client;
 pub(crate) mod cluster;
 mod damage;
 mod followers;
+mod heal;
 mod history;
 mod leads;
 mod planted;

@@ -22,6 +22,7 @@ use futures_util::future::{Either, select};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A core of a node that is one of the cluster.
 pub(super) struct EnteredCore {
@@ -103,6 +104,9 @@ async fn join(
     drop(corelith_io::spawn(forgetting));
     let marking = Rc::clone(&keeper).keep_marks(Arc::clone(&liveness));
     drop(corelith_io::spawn(marking));
+    let cycle = Duration::from_secs(setup.config.storage.scrub_cycle_seconds);
+    let every = cycle.min(limits::IDENTITY_CHECK);
+    drop(corelith_io::spawn(Rc::clone(&keeper).keep_whole(every)));
     let desk = Rc::new(desk(
         &setup.config,
         &setup.placement,

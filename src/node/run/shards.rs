@@ -16,7 +16,6 @@ use crate::node::limits;
 use crate::node::local::DownShard;
 use corelith_consensus::{Group, GroupMember, Groups, Liveness, OpenError};
 use corelith_io::{ErrorKind, Sender};
-use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{
     self as shards, BlockCache, Rounds, ScrubOptions, Shard, ShardId, ShardOptions,
 };
@@ -25,6 +24,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What every core must know of the store before it opens a shard.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ impl Opener<'_> {
             reserve_bytes: storage.reserve(),
             scrub: ScrubOptions {
                 bytes_per_second: storage.scrub_bytes_per_second,
-                cycle_min: SCRUB_CYCLE_MIN,
+                cycle_min: Duration::from_secs(storage.scrub_cycle_seconds),
             },
             is_known: self.store.held.contains(&id),
             ..ShardOptions::new(self.store.me.store.0 as u64, id)

@@ -12,6 +12,7 @@ mod door;
 mod election;
 mod entrance;
 mod follower_read;
+mod heal;
 mod lead;
 mod members;
 mod read;
@@ -26,6 +27,7 @@ use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
+use crate::fetch::{Decisions, Elsewhere};
 use crate::lease::Lease;
 use crate::link::PeerLink;
 use crate::liveness::Liveness;
@@ -35,6 +37,7 @@ use crate::options::Options;
 use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
+use crate::relief::Relief;
 use crate::replay::replay;
 use crate::route::{GroupMember, Origin, Target};
 use crate::snapshot::{Offer, Transfers};
@@ -110,6 +113,8 @@ struct Shared {
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     turning: turning::Turning,
+    elsewhere: Rc<Elsewhere>,
+    decisions: Rc<Decisions>,
 }
 
 /// Brings the state up to what the log is known to have committed, and makes the openraft that goes on from
@@ -135,8 +140,14 @@ async fn build(
     );
     let ahead = Rc::<ParsedAhead>::default();
     let applied = Rc::clone(&shared.applied);
-    let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead));
+    let relief = Relief::new(
+        engine.clone(),
+        Rc::clone(&shared.elsewhere),
+        Rc::clone(&shared.decisions),
+    );
+    let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
     replay(&machine, engine, log).await?;
+    machine.is_started();
     Raft::build(
         me.0,
         config::openraft(shard_id)?,
@@ -179,6 +190,8 @@ struct GroupInner {
     /// The core of a member's node that has the shard.
     core_of: Rc<dyn Fn(NodeId) -> u16>,
     turning: turning::Turning,
+    elsewhere: Rc<Elsewhere>,
+    decisions: Rc<Decisions>,
     lead: lead::Lead,
     silence: waiting::Silence,
     /// Something has changed that may have this replica stand.
@@ -252,6 +265,13 @@ impl Group {
             transfers: Rc::default(),
             lease: Rc::new(lease),
             turning: turning::Turning::default(),
+            elsewhere: Rc::new(Elsewhere::new(
+                shard_id,
+                Rc::clone(&stores),
+                Rc::clone(&link_to),
+                options.peer_timeout,
+            )),
+            decisions: Rc::default(),
         };
         let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
@@ -267,6 +287,8 @@ impl Group {
             transfers,
             lease,
             turning,
+            elsewhere,
+            decisions,
         } = shared;
         let inner = Rc::new(GroupInner {
             me,
@@ -290,6 +312,8 @@ impl Group {
             is_changing: Cell::new(false),
             core_of,
             turning,
+            elsewhere,
+            decisions,
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
             wake: Notify::new(),

@@ -87,6 +87,35 @@ pub const BEATS_IN_FLIGHT_MAX: usize = 256;
 pub const BEATS_SILENCE_MIN: Duration = Duration::from_millis(500);
 /// Time that it takes at most to connect for beats, with the introductions.
 pub const BEATS_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+/// Conditional writes whose outcome a replica remembers for others, per group.
+pub const DECISIONS_KEPT_MAX: usize = 16 * 1024;
+/// Bytes of keys and values that a replica asks another one for at once.
+pub const FETCH_BYTES: usize = 1 << 20;
+/// Questions for what is damaged elsewhere that wait on one connection; they are answered one after the other.
+pub const FETCHES_WAITING_MAX: usize = 256;
+/// How long such an answer waits for the peer to take others ...
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(2);
+/// ... and how often it looks.
+pub const FETCH_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Between two repairs of a group.
+pub const HEAL_PAUSE: Duration = Duration::from_millis(20);
+/// How long a group waits before it tries again to heal what it could not; it doubles ...
+pub const HEAL_RETRY: Duration = Duration::from_secs(1);
+/// ... up to this.
+pub const HEAL_RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long the repair of one range may keep compactions from beginning.
+pub const HEAL_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take until as much is applied here as the other replica had: compactions rest meanwhile, without which
+/// nothing is applied once there are too many runs.
+pub const HEAL_WAIT_APPLIED: Duration = Duration::from_secs(5);
+/// How long a conditional write may wait for what is damaged, while its group runs ...
+pub const RELIEF_LIMIT: Duration = Duration::from_secs(600);
+/// ... and while it starts.
+pub const RELIEF_LIMIT_AT_START: Duration = Duration::from_secs(10);
+/// How often it asks again.
+pub const RELIEF_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is said.
+pub const RELIEF_SAY_EVERY: Duration = Duration::from_secs(30);
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 

@@ -10,13 +10,14 @@ use crate::group::Group;
 use crate::groups::Groups;
 use crate::introduction::Acquaintances;
 use crate::limits::{
-    APPEND_TASK_BYTES_MAX, NODE_ASKS_MAX, PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY,
-    PEER_TRANSFER_DEADLINE,
+    APPEND_TASK_BYTES_MAX, FETCH_LOOK_EVERY, FETCH_WAIT_MAX, FETCHES_WAITING_MAX, NODE_ASKS_MAX,
+    PEER_ANSWERS_BYTES_MAX, PEER_LOOK_EVERY, PEER_TRANSFER_DEADLINE,
 };
 use crate::link::LinkConfig;
 use crate::planted::{Bug, is_planted};
 use crate::route::{Caller, NodeStore, Target};
 use bytes::BytesMut;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
 use corelith_wire::peer::{
     self, AppendHead, AppendResult, FileAsk, HeartbeatReply, Introduction, NodeReply, PeerVote,
@@ -42,6 +43,10 @@ struct PeerServer {
     beat_replies: RefCell<Vec<HeartbeatReply>>,
     /// Questions to the node that are not answered.
     asked: Cell<usize>,
+    /// Questions for what is damaged at the peer are answered one after the other.
+    fetching: Semaphore,
+    /// How many wait.
+    fetches: Cell<usize>,
 }
 
 impl Groups {
@@ -87,6 +92,8 @@ async fn serve(
         outgoing: Outgoing::default(),
         beat_replies: RefCell::default(),
         asked: Cell::new(0),
+        fetching: Semaphore::new(1),
+        fetches: Cell::new(0),
     });
     let watching = pin!(server.watch(reader.part_since()));
     let reading = pin!(server.read(reader));
@@ -157,6 +164,7 @@ impl PeerServer {
             kinds::TRANSFER => self.transfer(frame)?,
             kinds::LEAD => self.lead(frame)?,
             kinds::READ_POINT => self.read_point(head),
+            kinds::FETCH => self.fetch(head, peer::parse_fetch(frame)?),
             kinds::NODE => self.node(frame)?,
             kinds::SNAPSHOT_OFFER => {
                 let (transfer, vote) = peer::parse_snapshot_offer(frame)?;
@@ -353,6 +361,38 @@ impl PeerServer {
                 Ok(None) => server.plain(head, kinds::REFUSED),
                 Err(refusal) => server.refuse(head, &refusal),
             }
+        });
+    }
+
+    /// Answers what is asked for because it is damaged at the peer. What waits for the socket is bounded: the answers
+    /// are long.
+    fn fetch(self: &Rc<Self>, head: Head, ask: peer::FetchAsk) {
+        let group = self.group(head);
+        let (Some(group), true) = (group, self.fetches.get() < FETCHES_WAITING_MAX) else {
+            return self.plain(head, kinds::REFUSED);
+        };
+        self.fetches.set(self.fetches.get() + 1);
+        let server = Rc::clone(self);
+        Self::start(async move {
+            let turn = server.fetching.acquire(1).await;
+            let begun = corelith_io::now();
+            let is_slow = || server.outgoing.len() > PEER_ANSWERS_BYTES_MAX / 4;
+            while is_slow() && begun.elapsed() < FETCH_WAIT_MAX {
+                corelith_io::sleep(FETCH_LOOK_EVERY).await;
+            }
+            let answer = match is_slow() {
+                true => Ok(None),
+                false => group.give_fetched(server.peer(), ask).await,
+            };
+            match answer {
+                Ok(Some(answer)) => server
+                    .outgoing
+                    .send(|out| peer::encode_fetch_reply(out, head, answer)),
+                Ok(None) => server.plain(head, kinds::REFUSED),
+                Err(refusal) => server.refuse(head, &refusal),
+            }
+            drop(turn);
+            server.fetches.set(server.fetches.get() - 1);
         });
     }
 

@@ -2,17 +2,18 @@
 //!
 //! Every replica decides each entry alone and alike: the outcome depends only on the entries before
 //! it. Applying waits in two places: for a block of an sstable when a conditional write asks for the
-//! version of a key that is not in memory, and while all memtables are full. What piles up meanwhile
+//! version of a key that is not in memory (longer if it is damaged: `relief.rs`), and while all memtables are full. What piles up meanwhile
 //! is in the log, and bounded: on a leader by the budget of proposals, which wait for room before
 //! they are proposed (`group/entrance.rs`), on a follower by the door (`group/door.rs`).
 
 use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
-use crate::limits::APPLY_TURN_ENTRIES;
+use crate::limits::{APPLY_TURN_ENTRIES, RELIEF_LIMIT, RELIEF_LIMIT_AT_START};
 use crate::log_store::io_error;
 use crate::membership;
 use crate::planted::{Bug, is_planted};
+use crate::relief::{Checked, Relief};
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
 use bytes::Bytes;
@@ -21,24 +22,41 @@ use corelith_wire::StoreId;
 use corelith_wire::request::Condition;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The state of one shard, to openraft.
 pub(crate) struct StateMachine {
     engine: Engine,
     applied: Rc<Applied>,
     ahead: Rc<ParsedAhead>,
+    relief: Relief,
+    /// How long a check waits for what is damaged.
+    patience: Cell<Duration>,
 }
 
 impl StateMachine {
     /// Makes a state machine over a shard's engine.
-    pub(crate) fn new(engine: Engine, applied: Rc<Applied>, ahead: Rc<ParsedAhead>) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        applied: Rc<Applied>,
+        ahead: Rc<ParsedAhead>,
+        relief: Relief,
+    ) -> Self {
         Self {
             engine,
             applied,
             ahead,
+            relief,
+            patience: Cell::new(RELIEF_LIMIT_AT_START),
         }
+    }
+
+    /// The start is over.
+    pub(crate) fn is_started(&self) {
+        self.patience.set(RELIEF_LIMIT);
     }
 
     /// Applies one entry and says what came of it.
@@ -108,13 +126,20 @@ impl StateMachine {
     ) -> io::Result<Outcome> {
         let key = command.key(&entry.body);
         if let Some(expected) = condition(command.condition) {
-            let current = if is_planted(Bug::DecideFromMemory) {
+            let checked = if is_planted(Bug::DecideFromMemory) {
                 let found = self.engine.get_in_memory(key);
-                found.flatten().map(|found| found.version)
+                Checked::Current(found.flatten().map(|found| found.version))
             } else {
-                self.engine.version_of(key).await.map_err(io_error)?
+                let checked = self.relief.check(key, at, self.patience.get());
+                checked.await.map_err(io_error)?
             };
-            if current != expected {
+            let decided = match checked {
+                Checked::Current(current) if current == expected => Ok(()),
+                Checked::Current(current) => Err(current),
+                Checked::Decided(decided) => decided,
+            };
+            self.relief.note(at, decided);
+            if let Err(current) = decided {
                 return Ok(Outcome::Conflict { current });
             }
         }

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 mod damage;
 mod files;
 mod followers;
+mod heal;
 mod history;
 mod idle;
 mod leads;

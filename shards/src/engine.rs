@@ -18,9 +18,11 @@ mod collect;
 mod compact;
 mod damage;
 mod edit;
+mod fetch;
 mod files;
 mod flush;
 mod get;
+mod heal;
 mod incoming;
 mod inputs;
 mod install;
@@ -41,9 +43,11 @@ pub(crate) mod tests;
 mod versions;
 
 pub(crate) use damage::describe_keys;
-pub use damage::{Damage, DamageHook};
+pub use damage::{Damage, DamageHook, Remedy};
+pub use fetch::{Fetched, FetchedEnd, FetchedKey};
 pub use files::{FileEntry, FileKind, FileList, PinnedFiles};
 pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
+pub use heal::Heal;
 pub(crate) use incoming::put_back;
 pub use incoming::{Incoming, IncomingProgress, MissingPiece};
 pub use install::SnapshotWriter;
@@ -108,6 +112,9 @@ pub struct Found {
 /// See [`LogHooks::barrier`].
 pub(crate) type Barrier = Pinned<Box<dyn Future<Output = Result<()>>>>;
 
+/// See [`LogHooks::check`].
+pub(crate) type Check = Pinned<Box<dyn Future<Output = Result<Option<u64>>>>>;
+
 /// What the engine asks of the log.
 pub(crate) struct LogHooks {
     /// Completes when the log, values included, is durable up to everything that was appended before
@@ -123,6 +130,10 @@ pub(crate) struct LogHooks {
     pub(crate) segments: Box<dyn Fn() -> usize>,
     /// Whether a segment is in use.
     pub(crate) has_segment: Box<dyn Fn(SegmentId) -> bool>,
+    /// The segments in use, and how much of each is durable.
+    pub(crate) at_rest: Box<dyn Fn() -> Vec<(SegmentId, u64)>>,
+    /// Checks some of a segment from an offset on; gives where to go on.
+    pub(crate) check: Box<dyn Fn(SegmentId, u64) -> Check>,
 }
 
 /// How an engine works; see [`crate::ShardOptions`].
@@ -194,6 +205,8 @@ struct EngineInner {
     searches: Searches,
     /// Compactions that run.
     compacting: RefCell<Vec<Rc<compaction::CompactionTask>>>,
+    /// Who keeps compactions from beginning.
+    holds: heal::Holds,
     /// How much of what is written replaces something, as far as merges have told.
     mix: Cell<WriteMix>,
     counters: Counters,
@@ -385,6 +398,7 @@ impl Engine {
             outlook: Outlook::default(),
             searches: Searches::default(),
             compacting: RefCell::default(),
+            holds: heal::Holds::default(),
             mix: Cell::default(),
             counters: Counters::default(),
             manifest_bytes: Cell::new(manifest_bytes),

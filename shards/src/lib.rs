@@ -80,10 +80,11 @@ pub mod wal;
 pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
-    Damage, DamageHook, Engine, FileEntry, FileKind, FileList, Found, FoundHead, FoundRange,
-    Incoming, IncomingProgress, Item, ItemHead, LevelReport, Lookup, MissingPiece, PinnedFiles,
-    Returning, ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter,
-    Sought, Statistics, StorageReport, Stored, Wait, WorkStatistics,
+    Damage, DamageHook, Engine, Fetched, FetchedEnd, FetchedKey, FileEntry, FileKind, FileList,
+    Found, FoundHead, FoundRange, Heal, Incoming, IncomingProgress, Item, ItemHead, LevelReport,
+    Lookup, MissingPiece, PinnedFiles, Remedy, Returning, ScanPage, ScanRange, ScrubOptions,
+    ScrubProgress, Search, Snapshot, SnapshotWriter, Sought, Statistics, StorageReport, Stored,
+    Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{FileId, LogId, LogIndex, NodeId, ReplicaId, ShardId, Term, ValueSegmentId};

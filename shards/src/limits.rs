@@ -203,6 +203,20 @@ pub const SCRUB_START_DELAY: Duration = Duration::from_secs(60);
 /// Damaged blocks that a shard remembers.
 pub const DAMAGES_MAX: usize = 256;
 
+// ---- repair ----
+
+/// Bytes of keys, and of values that are not separated, that the repair of one damaged range takes. A range is
+/// at most a part of a table's index, about half a MiB, unless values are not separated at all.
+pub const HEAL_BYTES_MAX: usize = 256 << 20;
+
+/// How long the repair of a segment of the value log waits until nothing is written to it ...
+pub const SEAL_WAIT: Duration = Duration::from_secs(2);
+/// ... and how often it looks.
+pub const SEAL_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Bytes of keys and values after which an answer to another replica ends.
+pub const FETCH_BYTES_MAX: usize = 1 << 20;
+
 // ---- checks of a whole shard ----
 
 /// Pointers looked at in one batch: some ten megabytes with their keys.

@@ -334,6 +334,21 @@ impl Log {
         }
     }
 
+    /// Has what is written from now on go to another segment than this one, so that a purge can free it.
+    pub fn end_segment(&self, id: SegmentId) {
+        self.wal.end_segment(id);
+    }
+
+    /// See [`Wal::check`].
+    pub(crate) async fn check(&self, id: SegmentId, offset: u64) -> Result<Option<u64>> {
+        self.wal.check(id, offset).await
+    }
+
+    /// See [`Wal::at_rest`].
+    pub(crate) fn at_rest(&self) -> Vec<(SegmentId, u64)> {
+        self.wal.at_rest()
+    }
+
     /// Waits until everything appended so far is durable.
     ///
     /// # Errors

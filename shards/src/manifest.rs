@@ -184,6 +184,47 @@ impl Manifest {
         true
     }
 
+    /// Replaces tables of several runs by others of the same run; `false` if one of them is no longer there, or one
+    /// of the runs.
+    pub(crate) fn replace_in_place(
+        &mut self,
+        replaced: &BTreeSet<TableId>,
+        written: Vec<(u8, RunId, Vec<TableMeta>)>,
+    ) -> bool {
+        let is_replaced = |placed: &&PlacedTable| replaced.contains(&placed.meta.id);
+        let has_run = |(level, run, _): &(u8, RunId, Vec<TableMeta>)| {
+            let mut tables = self.tables.iter();
+            tables.any(|placed| (placed.level, placed.run) == (*level, *run))
+        };
+        let are_there = self.tables.iter().filter(is_replaced).count() == replaced.len();
+        if !are_there || !written.iter().all(has_run) {
+            return false;
+        }
+        let is_same_run = |one: &PlacedTable, other: &PlacedTable| {
+            one.level == other.level && one.run == other.run
+        };
+        let mut tables = Vec::with_capacity(self.tables.len());
+        for old in self.tables.chunk_by(is_same_run) {
+            let stay = old.iter().filter(|placed| !is_replaced(placed));
+            let mut whole: Vec<PlacedTable> = stay.cloned().collect();
+            let here = old.first().map(|placed| (placed.level, placed.run));
+            for (level, run, metas) in &written {
+                if here == Some((*level, *run)) {
+                    whole.extend(metas.iter().map(|meta| PlacedTable {
+                        level: *level,
+                        run: *run,
+                        meta: meta.clone(),
+                    }));
+                }
+            }
+            whole.sort_by(|left, right| left.meta.first_key.cmp(&right.meta.first_key));
+            tables.append(&mut whole);
+        }
+        self.tables = tables;
+        assert!(is_in_order(&self.tables), "a repair broke the order");
+        true
+    }
+
     /// Reads the manifest of `owner` in `dir`.
     ///
     /// # Errors

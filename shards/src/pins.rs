@@ -1,9 +1,13 @@
 //! Sequence numbers that readers have pinned: versions that they see are kept.
 //!
 //! Invariants: every number listed has a pin; the floor only rises.
+//!
+//! A range that was put in anew, from another replica, holds what was there at one moment: of it nobody sees an
+//! earlier moment any more, pinned or not.
 
 use crate::ids::LogIndex;
 use crate::planted::{Bug, is_planted};
+use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,6 +19,23 @@ pub(crate) struct Pins {
     /// Everything below may be incomplete unless it is pinned: the highest sequence number at which
     /// a version was superseded and dropped.
     floor: Cell<LogIndex>,
+    /// Ranges put in anew while earlier moments were pinned.
+    renewed: RefCell<Vec<RenewedRange>>,
+}
+
+/// A range of stored keys, both ends included, of which nothing before a moment is left.
+#[derive(Clone, Debug)]
+pub(crate) struct RenewedRange {
+    first: Bytes,
+    last: Bytes,
+    as_of: LogIndex,
+}
+
+impl RenewedRange {
+    /// Whether the range has keys from `start` to before `end`.
+    pub(crate) fn overlaps(&self, start: &[u8], end: &[u8]) -> bool {
+        self.first[..] < *end && *start <= self.last[..]
+    }
 }
 
 impl Pins {
@@ -35,6 +56,24 @@ impl Pins {
     /// Notes that a version superseded at `superseded` was dropped.
     pub(crate) fn dropped(&self, superseded: LogIndex) {
         self.floor.set(self.floor.get().max(superseded));
+    }
+
+    /// Notes that the stored keys from `first` to `last` were put in anew, as of `as_of`.
+    pub(crate) fn renewed(&self, first: Bytes, last: Bytes, as_of: LogIndex) {
+        self.dropped(as_of);
+        let oldest = self.oldest();
+        let mut renewed = self.renewed.borrow_mut();
+        renewed.retain(|range| oldest < range.as_of);
+        if oldest < as_of {
+            renewed.push(RenewedRange { first, last, as_of });
+        }
+    }
+
+    /// The ranges of which a read at `at` would not see what was there.
+    pub(crate) fn renewed_after(&self, at: LogIndex) -> Vec<RenewedRange> {
+        let renewed = self.renewed.borrow();
+        let renewed = renewed.iter().filter(|range| at < range.as_of);
+        renewed.cloned().collect()
     }
 
     /// Pins `at` if a read there finds everything.

@@ -58,6 +58,10 @@ pub enum Bug {
     ForgetResults,
     /// A number below the window counts as new.
     ForgetFloor,
+    /// What another replica has sent in the place of damage is put in without waiting until this one has come as far.
+    HealWithoutWaiting,
+    /// A range that is put in anew keeps what its other tables hold of it.
+    HealKeepsOldVersions,
 }
 
 #[cfg(any(test, feature = "planted"))]

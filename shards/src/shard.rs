@@ -204,6 +204,7 @@ fn hooks_of(log: &Log) -> LogHooks {
     let barrier_log = log.clone();
     let (purged_log, full_log, stuck_log) = (log.clone(), log.clone(), log.clone());
     let (segments_log, named_log) = (log.clone(), log.clone());
+    let (resting_log, checked_log) = (log.clone(), log.clone());
     LogHooks {
         barrier: Box::new(move || {
             let log = barrier_log.clone();
@@ -214,6 +215,11 @@ fn hooks_of(log: &Log) -> LogHooks {
         is_stuck: Box::new(move || stuck_log.is_stuck()),
         segments: Box::new(move || segments_log.segments()),
         has_segment: Box::new(move |id| named_log.has_segment(id)),
+        at_rest: Box::new(move || resting_log.at_rest()),
+        check: Box::new(move |id, offset| {
+            let log = checked_log.clone();
+            Box::pin(async move { log.check(id, offset).await })
+        }),
     }
 }
 

@@ -36,7 +36,7 @@ mod writer;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::flight;
-use crate::ids::{LogId, LogIndex, ReplicaId, SegmentId, ShardId, Term, Ticket};
+use crate::ids::{LogId, LogIndex, Owner, ReplicaId, SegmentId, ShardId, Term, Ticket};
 use crate::limits;
 use crate::patience;
 use crate::planted::{Bug, is_planted};
@@ -173,6 +173,9 @@ impl Wal {
         if let Some(spare) = spare {
             pipeline.segments.add_prepared(spare);
         }
+        if let Some(upto) = recovered.purge {
+            pipeline.stage_purge(upto);
+        }
         let shared = Rc::new(Shared::new(pipeline, files));
         shared.tasks.borrow_mut().extend([
             corelith_io::spawn(writer::run(Rc::clone(&shared))),
@@ -180,6 +183,7 @@ impl Wal {
             corelith_io::spawn(writer::run_idle(Rc::clone(&shared))),
         ]);
         shared.wake_idle.notify_one();
+        shared.wake_writer.notify_one();
         let handle = Rc::new(Handle { shared });
         let found = LogRecovered {
             created: recovered.created,
@@ -260,6 +264,47 @@ impl Wal {
     /// Whether what is appended waits for room on the device.
     pub(crate) fn is_stuck(&self) -> bool {
         self.shared().is_stuck.get()
+    }
+
+    /// Has what is written from now on go to another segment than this one, so that a purge can free it.
+    pub(crate) fn end_segment(&self, id: SegmentId) {
+        let shared = self.shared();
+        if shared.pipeline.borrow_mut().end_segment(id) {
+            shared.wake_writer.notify_one();
+            shared.wake_keeper.notify_one();
+        }
+    }
+
+    /// Checks the blocks of a segment from `offset` on, which is where one begins, as far as they are durable; returns
+    /// where the next one begins, `None` at the end or if the segment is in use no more.
+    ///
+    /// # Errors
+    /// `Corrupt` with the offset of a block that is not what was written there, `Io`.
+    pub(crate) async fn check(&self, id: SegmentId, offset: u64) -> Result<Option<u64>> {
+        let (segment, owner) = {
+            let pipeline = self.shared().pipeline.borrow();
+            let options = pipeline.options();
+            let owner = Owner {
+                store_id: options.store_id,
+                shard: options.shard,
+            };
+            match pipeline.segments.get(id) {
+                Some(segment) => (segment.clone(), owner),
+                None => return Ok(None),
+            }
+        };
+        let checked = scan::check(&segment, owner, offset).await;
+        // It may have been freed meanwhile, and used again.
+        match self.has_segment(id) {
+            true => checked,
+            false => Ok(None),
+        }
+    }
+
+    /// The segments in use, and how much of each is durable.
+    pub(crate) fn at_rest(&self) -> Vec<(SegmentId, u64)> {
+        let pipeline = self.shared().pipeline.borrow();
+        pipeline.segments.at_rest()
     }
 
     /// How the device answers.

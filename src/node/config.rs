@@ -10,7 +10,9 @@ mod tests;
 
 use crate::node::limits;
 use corelith_consensus::Reads;
-use corelith_shards::limits::{MEMTABLES_MAX, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT};
+use corelith_shards::limits::{
+    MEMTABLES_MAX, SCRUB_CYCLE_MIN, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT,
+};
 use corelith_shards::{Compression, NodeId, Policy};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -141,6 +143,8 @@ pub struct StorageConfig {
     pub reserve_bytes: Option<u64>,
     /// How fast the scrubber reads what is at rest; 0: it does not run.
     pub scrub_bytes_per_second: u64,
+    /// A cycle of the scrubber over a shard begins at most this often.
+    pub scrub_cycle_seconds: u64,
 }
 
 fn reads<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reads, D::Error> {
@@ -188,6 +192,7 @@ impl Default for StorageConfig {
             value_segment_bytes: VLOG_SEGMENT_BYTES_DEFAULT,
             reserve_bytes: None,
             scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND_DEFAULT,
+            scrub_cycle_seconds: SCRUB_CYCLE_MIN.as_secs(),
         }
     }
 }

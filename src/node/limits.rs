@@ -84,6 +84,8 @@ pub const RESERVE_BYTES_MAX: u64 = 64 << 30;
 pub const SCRUB_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// See [`SCRUB_BYTES_PER_SECOND_MIN`].
 pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
+/// Largest `storage.scrub_cycle_seconds`: a month.
+pub const SCRUB_CYCLE_SECONDS_MAX: u64 = 30 * 24 * 3600;
 /// How fast a shard is scrubbed unless configured: a terabyte in six days, a hundred gigabytes in 14
 /// hours. The 24 shards of the sample's nodes take 48 MiB/s of a device together, some 5 %.
 pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 2 << 20;
@@ -102,6 +104,11 @@ pub const BEATS_HANDED_OVER_MAX: usize = 4 * NODES_MAX;
 /// Locked memory of the rings of one core, also of that of the beats: the least that glommio takes. The kernel default allows 8 MiB for all of a user's
 /// processes.
 pub const LOCKED_MEMORY_PER_CORE_BYTES: usize = 512 << 10;
+
+/// How long a page from another replica waits until as much is applied here ...
+pub(crate) const ELSEWHERE_APPLIED_WAIT: Duration = Duration::from_secs(2);
+/// ... and how often it looks.
+pub(crate) const ELSEWHERE_APPLIED_LOOK: Duration = Duration::from_millis(5);
 
 const _: () = assert!(PROMISE_MS_MAX as u128 == corelith_wire::peer::PROMISE_MAX.as_millis());
 
@@ -263,6 +270,8 @@ pub const PORT_GRACE: Duration = Duration::from_secs(2);
 pub const PORT_POLL: Duration = Duration::from_millis(20);
 /// Pause after the identity of the data directory could not be written.
 pub const IDENTITY_RETRY: Duration = Duration::from_secs(1);
+/// How often the identity on disk is compared with the one in memory.
+pub const IDENTITY_CHECK: Duration = Duration::from_secs(60);
 /// How often a store's mark rises: an image that was taken of a running node is told from a restart if the node ran on
 /// for so long.
 pub const MARK_EVERY: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 mod answers;
 pub(crate) mod budget;
 pub(crate) mod connection;
+mod elsewhere;
 pub(crate) mod forward;
 pub(crate) mod handler;
 mod places;

@@ -25,7 +25,6 @@ use crate::node::local::{DownShard, LocalGroups};
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupMember, Groups, OpenError, Origin};
 use corelith_io::{ErrorKind, Sender};
-use corelith_shards::limits::SCRUB_CYCLE_MIN;
 use corelith_shards::{
     self as shards, BlockCache, NodeId, Rounds, ScrubOptions, Shard, ShardId, ShardOptions,
 };
@@ -38,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How a cluster was founded: who forms its groups.
 #[derive(Clone, Debug)]
@@ -209,7 +209,7 @@ impl CoreShards {
             reserve_bytes: storage.reserve(),
             scrub: ScrubOptions {
                 bytes_per_second: storage.scrub_bytes_per_second,
-                cycle_min: SCRUB_CYCLE_MIN,
+                cycle_min: Duration::from_secs(storage.scrub_cycle_seconds),
             },
             is_known,
             ..ShardOptions::new(self.around.me.store.0 as u64, id)

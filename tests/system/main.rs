@@ -24,6 +24,7 @@ mod dependencies;
 mod dev;
 mod examples;
 mod full_disk;
+mod heal;
 mod identity;
 mod import;
 mod positions;

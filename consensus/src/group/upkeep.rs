@@ -25,6 +25,7 @@ impl Group {
         self.tend(|inner| async move { inner.bind_stores().await });
         self.tend(|inner| async move { inner.watch_openraft().await });
         self.tend(|inner| async move { inner.purge_behind_checkpoints().await });
+        self.tend(|inner| async move { inner.heal_damage().await });
     }
 
     /// Runs `work` until it is done or the group closes.
@@ -104,6 +105,11 @@ impl GroupInner {
         let last = held.last?.index.0;
         let purged = held.purged.map_or(0, |id| id.index.0);
         let lowest_transfer = self.transfers.lowest().unwrap_or(u64::MAX);
+        if self.engine.is_log_damaged() {
+            // Whoever still needs the entries gets a snapshot.
+            let upto = checkpointed.min(lowest_transfer);
+            return (upto > purged).then_some(upto);
+        }
         if self.engine.is_disk_full() {
             // What entries refer to is not collected, and no space is as bad for a follower that is
             // far behind as it is for all others: that one gets a snapshot.

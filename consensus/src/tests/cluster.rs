@@ -1,5 +1,9 @@
 //! Simulated nodes with one core each: three that form the groups, and maybe more.
 
+mod commands;
+
+pub(crate) use commands::{command, delete, put};
+
 use super::tamper;
 use crate::introduction::Admit;
 use crate::route::Resolve;
@@ -8,18 +12,14 @@ use crate::{
     Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
+use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
-use corelith_wire::request::{
-    Condition, OpenSession, Operation, WriteCommand, WriteRequest, encode_open_session,
-    encode_write,
-};
-use corelith_wire::{
-    ClusterId, Epoch, FullClusterId, Head, Kind, Mark, Outbox, RequestId, Start, StoreId,
-};
+use corelith_wire::request::WriteCommand;
+use corelith_wire::{ClusterId, Epoch, FullClusterId, Mark, Start, StoreId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +62,8 @@ pub(super) struct Cluster {
     started: RefCell<BTreeMap<u128, u64>>,
     shards: u32,
     pub(super) memtable_bytes: usize,
+    /// Changes how shards are opened.
+    pub(super) tune: fn(&mut ShardOptions),
     /// Whether peers reach each other through `tamper.rs`.
     pub(super) tampered: bool,
     /// The stores that the groups are formed with.
@@ -122,6 +124,7 @@ impl Cluster {
             options,
             shards,
             memtable_bytes: 1 << 20,
+            tune: |_| {},
             tampered: false,
             founding: [1, 2, 3],
             stores: RefCell::new((1..=count as u128).collect()),
@@ -191,6 +194,7 @@ impl Cluster {
             options: self.options.clone(),
             shards: self.shards,
             memtable_bytes: self.memtable_bytes,
+            tune: self.tune,
         };
         let (door, asks) = channel(10_000);
         self.doors.borrow_mut()[at] = Some(door);
@@ -426,6 +430,7 @@ struct Node {
     hand_over: Sender<InboundBeats>,
     shards: u32,
     memtable_bytes: usize,
+    tune: fn(&mut ShardOptions),
 }
 
 impl Node {
@@ -479,7 +484,8 @@ impl Node {
             return groups;
         }
         for shard in (0..self.shards).map(ShardId) {
-            let options = shard_options(shard, self.memtable_bytes);
+            let mut options = shard_options(shard, self.memtable_bytes);
+            (self.tune)(&mut options);
             let dir = PathBuf::from(format!("/data-{}/shard-{}", self.store, shard.0));
             let opened = Shard::open(&dir, options).await.unwrap();
             let founders = self.founding.len();
@@ -649,70 +655,6 @@ fn get(groups: &Groups, shard: ShardId, key: Bytes, reply: Sender<GetReply>, her
         };
         drop(reply.try_send(answer));
     }));
-}
-
-/// The payload of a write frame.
-pub(crate) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
-    let mut out = Outbox::default();
-    let head = Head {
-        kind: Kind::WRITE,
-        request_id: RequestId(0),
-        shard: corelith_wire::ShardId(0),
-        epoch: Epoch(0),
-    };
-    encode_write(&mut out, head, request, value);
-    let mut frame = BytesMut::new();
-    for slice in out.slices() {
-        frame.extend_from_slice(slice);
-    }
-    frame.freeze().slice(corelith_wire::limits::HEADER_BYTES..)
-}
-
-/// The payload of a frame that opens a session.
-fn open_body() -> Bytes {
-    let mut out = Outbox::default();
-    let head = Head {
-        kind: Kind::OPEN_SESSION,
-        request_id: RequestId(0),
-        shard: corelith_wire::ShardId(0),
-        epoch: Epoch(0),
-    };
-    encode_open_session(&mut out, head, OpenSession { client: 1 });
-    out.buffer()
-        .split_off(corelith_wire::limits::HEADER_BYTES)
-        .freeze()
-}
-
-/// A put of a session.
-pub(super) fn put(
-    session: u64,
-    number: u64,
-    condition: Condition,
-    key: &str,
-    value: &str,
-) -> Bytes {
-    let request = WriteRequest {
-        session,
-        number,
-        answered_below: number,
-        condition,
-        operation: Operation::Put,
-        key: key.as_bytes(),
-    };
-    command(&request, &Bytes::copy_from_slice(value.as_bytes()))
-}
-
-/// A delete of a session.
-pub(super) fn delete(session: u64, number: u64, key: &str) -> Bytes {
-    let request = WriteRequest {
-        session,
-        number,
-        answered_below: number,
-        condition: Condition::Any,
-        operation: Operation::Delete,
-        key: key.as_bytes(),
-    };
-    command(&request, &Bytes::new())
 }
 
 /// Asks one node and waits for its answer.

@@ -32,6 +32,7 @@ impl Drop for Compacting {
         let before = running.len();
         running.retain(|task| !Rc::ptr_eq(task, &self.task));
         assert_eq!(running.len() + 1, before, "a compaction ends once");
+        self.engine.inner.changed.notify_waiters();
     }
 }
 
@@ -71,6 +72,9 @@ impl Engine {
 
     /// Takes the most urgent compaction that can run beside those that do.
     fn pick_compaction(&self) -> Option<Compacting> {
+        if self.inner.holds.is_held() {
+            return None;
+        }
         let policy = self.inner.state.borrow().policy;
         let task = compaction::pick(&self.shape(), policy, &self.picker_options())?;
         let task = Rc::new(task);

@@ -7,16 +7,20 @@
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{TableId, ValueSegmentId};
+use crate::ids::{SegmentId, TableId, ValueSegmentId};
 use crate::key::Space;
 use crate::limits::DAMAGES_MAX;
 use crate::sstable::Table;
 use bytes::Bytes;
+use corelith_io::sync::notify::Notify;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
+
+/// What the names of segments of the value log end with.
+const VALUES_SUFFIX: &str = ".vlog";
 
 /// A damaged part of a file. Nothing is served from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +95,8 @@ pub(super) struct Damages {
     /// Oldest first, at most [`DAMAGES_MAX`].
     list: RefCell<VecDeque<Damage>>,
     hook: Option<DamageHook>,
+    /// Told of each that is added, and when some is healed.
+    changed: Notify,
 }
 
 impl Damages {
@@ -98,13 +104,28 @@ impl Damages {
         Self {
             list: RefCell::default(),
             hook,
+            changed: Notify::new(),
         }
     }
 
-    fn has(&self, file: &str, offset: u64) -> bool {
+    /// Takes out what is healed; returns how much that is.
+    fn take(&self, is_healed: impl Fn(&Damage) -> bool) -> usize {
+        let mut list = self.list.borrow_mut();
+        let before = list.len();
+        list.retain(|damage| !is_healed(damage));
+        before - list.len()
+    }
+
+    /// Whether it is known, and with it the key of the record if that is known now.
+    fn has(&self, file: &str, offset: u64, key: Option<&[u8]>) -> bool {
         let list = self.list.borrow();
-        let mut same_file = list.iter().filter(|damage| damage.file == file);
-        same_file.any(|damage| damage.offset == offset)
+        let mut same_place = list
+            .iter()
+            .filter(|damage| damage.file == file && damage.offset == offset);
+        same_place.any(|damage| {
+            let is_of_key = damage.first_key.get(1..) == key && damage.first_key == damage.last_key;
+            key.is_none() || is_of_key || !file.ends_with(VALUES_SUFFIX)
+        })
     }
 
     /// Adds what is not known yet; `false` if it is.
@@ -115,8 +136,10 @@ impl Damages {
         let is_same = |known: &Damage| {
             let same_keys =
                 (&known.first_key, &known.last_key) == (&damage.first_key, &damage.last_key);
+            // That something is damaged there was known before whose value it is.
+            let is_narrower = is_one_record && !same_keys && damage.file.ends_with(VALUES_SUFFIX);
             known.file == damage.file
-                && (known.offset == damage.offset || (is_one_record && same_keys))
+                && ((known.offset == damage.offset && !is_narrower) || (is_one_record && same_keys))
         };
         if list.iter().any(is_same) {
             return false;
@@ -126,6 +149,8 @@ impl Damages {
         }
         list.push_back(damage.clone());
         assert!(list.len() <= DAMAGES_MAX, "the list of damage is bounded");
+        drop(list);
+        self.changed.notify_waiters();
         true
     }
 }
@@ -136,6 +161,30 @@ enum DamagedFile {
     Segment(ValueSegmentId),
     /// A segment of the log. It holds entries of any keys.
     Log,
+    /// The manifest, which is whole in memory.
+    Manifest,
+}
+
+/// What can be done about damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Put the range in anew, from another replica.
+    Range,
+    /// Write the table anew: what is damaged holds no entries.
+    Table(TableId),
+    /// Move what is left of the segment of the value log elsewhere.
+    Segment(ValueSegmentId),
+    /// Have the log forget the segment.
+    Log(SegmentId),
+}
+
+/// The segment of the log in that file.
+fn log_segment(file: &str) -> Option<SegmentId> {
+    let name = Path::new(file).file_name()?.to_str()?;
+    match FileName::parse(name)? {
+        FileName::Segment(id) => Some(id),
+        _ => None,
+    }
 }
 
 impl Engine {
@@ -167,7 +216,7 @@ impl Engine {
         let Error::Corrupt { file, offset, what } = error else {
             return;
         };
-        if self.inner.damages.has(file, *offset) {
+        if self.inner.damages.has(file, *offset, key) {
             return;
         }
         // What is in a file out of use no longer matters.
@@ -183,7 +232,7 @@ impl Engine {
                 }
                 None => self.keys_referring_to(id),
             },
-            DamagedFile::Log => (Bytes::new(), Bytes::new()),
+            DamagedFile::Log | DamagedFile::Manifest => (Bytes::new(), Bytes::new()),
         };
         let damage = Damage {
             file: file.clone(),
@@ -213,8 +262,66 @@ impl Engine {
                 is_current.then_some(DamagedFile::Segment(id))
             }
             FileName::Segment(id) => (self.inner.log.has_segment)(id).then_some(DamagedFile::Log),
+            FileName::Manifest => Some(DamagedFile::Manifest),
             _ => None,
         }
+    }
+
+    /// What can be done about damage; `None` if nothing needs to be.
+    pub fn remedy(&self, damage: &Damage) -> Option<Remedy> {
+        Some(match self.place_of(&damage.file)? {
+            DamagedFile::Table(table) => {
+                let meta = table.meta();
+                let is_all =
+                    (&meta.first_key, &meta.last_key) == (&damage.first_key, &damage.last_key);
+                match is_all && !table.is_data(damage.offset) {
+                    true => Remedy::Table(meta.id),
+                    false => Remedy::Range,
+                }
+            }
+            DamagedFile::Segment(_)
+                if damage.first_key == damage.last_key && !damage.first_key.is_empty() =>
+            {
+                Remedy::Range
+            }
+            DamagedFile::Segment(id) => Remedy::Segment(id),
+            DamagedFile::Log => Remedy::Log(log_segment(&damage.file)?),
+            DamagedFile::Manifest => return None,
+        })
+    }
+
+    /// Completes when damage is noted, or gone, after the call.
+    pub fn damage_changed(&self) -> impl Future<Output = ()> + '_ {
+        self.inner.damages.changed.notified()
+    }
+
+    /// Whether the log is to be purged as soon as it can be: a segment of it is damaged, or a whole one of the value log, to
+    /// which its entries may refer.
+    pub fn is_log_damaged(&self) -> bool {
+        let list = self.inner.damages.list.borrow();
+        let mut remedies = list.iter().filter_map(|damage| self.remedy(damage));
+        remedies.any(|remedy| matches!(remedy, Remedy::Log(_) | Remedy::Segment(_)))
+    }
+
+    /// Takes out of the list what is healed.
+    pub(super) fn damage_healed(&self, is_healed: impl Fn(&Damage) -> bool) {
+        self.inner.damages.take(is_healed);
+        self.inner.damages.changed.notify_waiters();
+    }
+
+    /// Whether it is damage of the manifest.
+    pub(super) fn is_of_manifest(damage: &Damage) -> bool {
+        let name = Path::new(&damage.file).file_name();
+        name.and_then(|name| name.to_str())
+            .and_then(FileName::parse)
+            == Some(FileName::Manifest)
+    }
+
+    /// Whether damage of the table is known.
+    pub(super) fn is_damaged(&self, table: &Table) -> bool {
+        let name = table.name();
+        let list = self.inner.damages.list.borrow();
+        list.iter().any(|damage| damage.file == name)
     }
 
     /// A table of the current version.

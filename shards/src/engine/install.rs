@@ -262,13 +262,13 @@ impl SnapshotWriter {
 }
 
 /// While it lives, no value-log segment that a reception may write to is collected.
-struct Reception {
+pub(super) struct Reception {
     engine: Engine,
     from: ValueSegmentId,
 }
 
 impl Reception {
-    fn begin(engine: &Engine) -> Self {
+    pub(super) fn begin(engine: &Engine) -> Self {
         let (_, from) = engine.inner.values.sealed();
         engine.inner.state.borrow_mut().receiving.push(from);
         Self {

@@ -1,7 +1,7 @@
 //! Merges memtables and tables in key order, as of a sequence number.
 
 use super::ReadView;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
 use crate::limits::SCAN_BATCH_ENTRIES;
@@ -129,6 +129,8 @@ pub(super) struct Merge {
     heads: BinaryHeap<MergeHead>,
     /// The key returned last: its older versions are passed over.
     last_key: Option<Bytes>,
+    /// Why there is no going on behind that.
+    failure: Option<Error>,
 }
 
 impl Merge {
@@ -139,6 +141,7 @@ impl Merge {
             sources: Vec::new(),
             heads: BinaryHeap::new(),
             last_key: None,
+            failure: None,
         };
         for memtable in &view.memtables {
             merge.add_memtable(Rc::clone(memtable));
@@ -302,9 +305,18 @@ impl Merge {
 
     /// The next key's newest visible version, deletions included; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Merged>> {
-        while let Some(head) = self.heads.pop() {
+        loop {
+            if let Some(failure) = &self.failure {
+                return Err(failure.clone());
+            }
+            let Some(head) = self.heads.pop() else {
+                return Ok(None);
+            };
             match self.sources.get(head.source) {
-                Some(MergeSource::Run { .. }) => self.advance_run(head.source).await?,
+                Some(MergeSource::Run { .. }) => {
+                    // What was met before it is intact.
+                    self.failure = self.advance_run(head.source).await.err();
+                }
                 Some(MergeSource::Memtable { .. }) => self.push_from_memtable(head.source),
                 None => {}
             }
@@ -318,7 +330,6 @@ impl Merge {
                 value: head.value,
             }));
         }
-        Ok(None)
     }
 
     pub(super) fn space(&self) -> Space {

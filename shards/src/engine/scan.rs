@@ -187,18 +187,36 @@ impl Engine {
             end: range.end.clone(),
             at,
         };
+        let renewed = self.inner.pins.renewed_after(at);
         let view = self.view();
         let merge = Merge::start(&view, span).await;
         let mut merge = self.noted(merge, None).await?;
         let (mut taken, mut spent) = (0, 0_usize);
+        let first = Space::User.stored_key(&range.start);
+        // Whether all of it up to a key, the last one if there is none, is as it was at that moment.
+        let check = |last: Option<&Bytes>| {
+            let behind = match last {
+                Some(last) => [&Space::User.stored_key(last)[..], &[0]].concat(),
+                None if range.end.is_empty() => vec![Space::User.tag() + 1],
+                None => Space::User.stored_key(&range.end),
+            };
+            match renewed.iter().any(|range| range.overlaps(&first, &behind)) {
+                true => Err(Error::SequenceGone { at: at.0 }),
+                false => Ok(()),
+            }
+        };
         loop {
             let next = merge.next().await;
             let Some(merged) = self.noted(next, None).await? else {
+                check(None)?;
                 return Ok(ends(false));
             };
             corelith_io::yield_if_needed().await;
             if merged.is_deleted() {
                 continue;
+            }
+            if !renewed.is_empty() {
+                check(Some(&merged.key))?;
             }
             spent = spent.saturating_add(cost(&merged));
             if spent > bounds.cost && taken > 0 {

@@ -1,7 +1,8 @@
 //! The scrubber: reads everything at rest again and again, and checks it.
 //!
 //! Bytes that are never read can decay unnoticed until the last good replica of them is gone. So each shard
-//! has a task that reads its tables and sealed value segments at a set rate. It holds the engine only while
+//! has a task that reads its tables, its sealed value segments, its log as far as it is durable, and its manifest at a set
+//! rate. It holds the engine only while
 //! it works, and a file only while it checks it.
 //!
 //! A table is checked up to its first damaged block: it has to be replaced as a whole anyway. Of a
@@ -10,13 +11,15 @@
 use super::collect::is_live;
 use super::{Engine, EngineInner};
 use crate::error::{Error, Result};
-use crate::ids::{TableId, ValueSegmentId};
+use crate::filename::FileName;
+use crate::ids::{SegmentId, TableId, ValueSegmentId};
 use crate::limits::{SCRUB_CYCLE_MIN, SCRUB_START_DELAY, VERIFY_STEP_BYTES};
+use crate::manifest::Manifest;
 use crate::pace::{Bucket, STEPS};
 use crate::sstable;
 use crate::vlog::{self, RecordRef, Verified};
 use corelith_io::sync::notify::Notify;
-use corelith_io::{Instant, now, spawn_background};
+use corelith_io::{ErrorKind, Instant, now, spawn_background};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -91,12 +94,18 @@ enum ScrubFile {
     Table(TableId),
     /// And its generation.
     Segment(ValueSegmentId, u32),
+    /// A segment of the log.
+    Log(SegmentId),
+    Manifest,
 }
 
 /// The check of a file under way.
 enum FileCheck {
     Table(Box<sstable::Verifier>),
     Segment(Box<vlog::Verifier>),
+    /// Up to where it is checked.
+    Log(u64),
+    Manifest,
 }
 
 struct Current {
@@ -212,12 +221,18 @@ impl Scrubber {
                     let segment = engine.inner.values.segments().get(&id).cloned();
                     match segment.filter(|segment| segment.generation() == generation) {
                         Some(segment) => {
-                            let verifier = vlog::Verifier::new(&segment).await;
-                            Some(verifier.map(|verifier| FileCheck::Segment(Box::new(verifier))))
+                            let verifier = match segment.is_sealed() {
+                                true => vlog::Verifier::new(&segment).await.map(Some),
+                                false => vlog::Verifier::of_active(&segment).await,
+                            };
+                            let check = |verifier| FileCheck::Segment(Box::new(verifier));
+                            verifier.map(|verifier| verifier.map(check)).transpose()
                         }
                         None => None,
                     }
                 }
+                ScrubFile::Log(_) => Some(Ok(FileCheck::Log(0))),
+                ScrubFile::Manifest => Some(Ok(FileCheck::Manifest)),
             };
             match check {
                 Some(Ok(check)) => {
@@ -249,15 +264,18 @@ impl Scrubber {
             (ScrubFile::Table(meta.id), meta.file_bytes)
         });
         let segments = engine.inner.values.segments();
-        let sealed = segments.values().filter(|segment| segment.is_sealed());
-        let sealed = sealed.map(|segment| {
+        let values = segments.values().map(|segment| {
             let meta = segment.meta();
             (
                 ScrubFile::Segment(meta.id, meta.generation),
                 meta.file_bytes,
             )
         });
-        let mut files: Vec<(ScrubFile, u64)> = tables.chain(sealed).collect();
+        let log = (engine.inner.log.at_rest)().into_iter();
+        let log = log.map(|(id, bytes)| (ScrubFile::Log(id), bytes));
+        let manifest = (ScrubFile::Manifest, engine.inner.manifest_bytes.get());
+        let files = tables.chain(values).chain(log).chain([manifest]);
+        let mut files: Vec<(ScrubFile, u64)> = files.collect();
         // A shard that is often opened anew would otherwise never come to the last ones.
         let first = corelith_io::random_u64() % (files.len().max(1) as u64);
         files.rotate_left(usize::try_from(first).unwrap_or(0));
@@ -292,6 +310,14 @@ impl Scrubber {
                         .await
                         .map(|more| more.then_some(read))
                 }
+                FileCheck::Log(at) => match current.file {
+                    ScrubFile::Log(id) => {
+                        let next = (engine.inner.log.check)(id, *at).await;
+                        next.map(|next| next.map(|next| next - std::mem::replace(at, next)))
+                    }
+                    _ => Ok(None),
+                },
+                FileCheck::Manifest => engine.check_manifest().await.map(|()| None),
             };
             match step {
                 Ok(Some(read)) => bytes += read,
@@ -351,6 +377,7 @@ impl Scrubber {
                 .scrubbing
                 .change(|progress| progress.damaged += 1);
             engine.note_damage(error, key).await;
+            engine.heal_manifest().await;
         } else {
             let shard = engine.inner.owner;
             tracing::warn!(%shard, %error, "a file could not be checked");
@@ -365,6 +392,46 @@ fn is_current(engine: &Engine, file: ScrubFile) -> bool {
         ScrubFile::Segment(id, generation) => {
             let segments = engine.inner.values.segments();
             segments.get(&id).map(|segment| segment.generation()) == Some(generation)
+        }
+        ScrubFile::Log(id) => (engine.inner.log.has_segment)(id),
+        ScrubFile::Manifest => true,
+    }
+}
+
+impl Engine {
+    /// Checks that the manifest is on disk as it is in memory.
+    async fn check_manifest(&self) -> Result<()> {
+        let inner = &self.inner;
+        let _edit = inner.manifest_edit.acquire(1).await;
+        self.check_unfenced()?;
+        let found = Manifest::load(&inner.dir, inner.owner).await;
+        let is_gone =
+            |error: &Error| matches!(error, Error::Io(io) if io.kind() == ErrorKind::NotFound);
+        let what = match found {
+            Ok(found) if found == inner.state.borrow().manifest => return Ok(()),
+            Ok(_) => "another manifest than the one in effect",
+            Err(error) if is_gone(&error) => "the manifest is gone",
+            Err(error) => return Err(error),
+        };
+        Err(Error::corrupt(
+            &FileName::Manifest.path(&inner.dir),
+            0,
+            what,
+        ))
+    }
+
+    /// Writes the manifest anew if it is known to be damaged: it is whole in memory.
+    async fn heal_manifest(&self) {
+        if !self.damages().iter().any(Self::is_of_manifest) {
+            return;
+        }
+        let shard = self.inner.owner;
+        match self.edit(&[], |_, _| true, |_| {}).await {
+            Ok(_) => {
+                self.damage_healed(Self::is_of_manifest);
+                tracing::warn!(%shard, "the manifest is written anew");
+            }
+            Err(error) => tracing::warn!(%shard, %error, "the manifest cannot be written anew"),
         }
     }
 }

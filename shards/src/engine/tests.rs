@@ -4,6 +4,7 @@ mod capacity;
 pub(crate) mod crash;
 mod files;
 mod golden;
+mod heal;
 mod model;
 mod pace;
 mod reclaim;
@@ -110,6 +111,8 @@ async fn open_with(
             is_stuck: Box::new(|| false),
             segments: Box::new(|| 1),
             has_segment: Box::new(|_| false),
+            at_rest: Box::new(Vec::new),
+            check: Box::new(|_, _| Box::pin(async { Ok(None) })),
         },
         reserve: Reserve::new(dir, 0),
         on_damage: None,

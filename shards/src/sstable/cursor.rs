@@ -4,7 +4,7 @@ use super::Value;
 use super::block::{BlockCursor, Damage};
 use super::format::{BlockHandle, BlockKind, decode_block};
 use super::reader::Table;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::limits::{READ_AHEAD_BYTES, READ_AHEAD_BYTES_MIN, READ_GAP_BYTES_MAX};
 use std::collections::VecDeque;
@@ -130,6 +130,8 @@ pub(super) struct TableWalk {
     leaf_at: u64,
     /// A block that the last run had no room for.
     pending: Option<BlockHandle>,
+    /// What ended the last run: the blocks before it come first.
+    failure: Option<Error>,
 }
 
 impl TableWalk {
@@ -153,6 +155,7 @@ impl TableWalk {
             leaf,
             leaf_at: handle.offset,
             pending: None,
+            failure: None,
         };
         Ok((walk, child))
     }
@@ -200,7 +203,19 @@ impl TableWalk {
         use_cache: bool,
     ) -> Result<Vec<BlockHandle>> {
         let mut run: Vec<BlockHandle> = Vec::new();
-        while let Some(handle) = self.next(table, use_cache).await? {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        loop {
+            let handle = match self.next(table, use_cache).await {
+                Ok(Some(handle)) => handle,
+                Ok(None) => break,
+                Err(error) if run.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
+            };
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
                 let gap = handle.offset.checked_sub(last.end());
                 let gap = gap.ok_or_else(|| {

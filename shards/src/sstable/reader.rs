@@ -187,6 +187,11 @@ impl Table {
         }
     }
 
+    /// Whether what is at `offset` belongs to a part of the entries, or to the index or filter of one.
+    pub(crate) fn is_data(&self, offset: u64) -> bool {
+        (BLOCK_SIZE as u64..self.footer.root.offset).contains(&offset)
+    }
+
     /// Version of its format.
     pub(crate) fn format_version(&self) -> u32 {
         self.header.version

@@ -31,6 +31,8 @@ pub struct Verifier {
     walk: RecordWalk,
     index: Option<IndexWalk>,
     seen: Totals,
+    /// Of a segment that is written to: records and their bytes that were durable when the check began.
+    begun_with: Option<(u64, u64)>,
     /// The first place without an intact head: a hole that a crash left, unless records are missing.
     hole: Option<(u64, &'static str)>,
     over: bool,
@@ -56,6 +58,21 @@ impl Verifier {
         Self::start(segment).await
     }
 
+    /// Starts at the front of a segment that is written to: what is durable of it now is checked. `None` if a crash may
+    /// have left holes in it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn of_active(segment: &Rc<Segment>) -> Result<Option<Self>> {
+        if segment.may_be_torn() || segment.generation() > 0 {
+            return Ok(None);
+        }
+        let meta = segment.meta();
+        let mut verifier = Self::start(segment).await?;
+        verifier.begun_with = Some((meta.records, meta.bytes));
+        Ok(Some(verifier))
+    }
+
     /// As [`Verifier::new`]; of a segment that is not sealed, what is there is checked.
     pub(super) async fn start(segment: &Rc<Segment>) -> Result<Self> {
         let index = match segment.generation() {
@@ -71,6 +88,7 @@ impl Verifier {
             segment: Rc::clone(segment),
             index,
             seen: Totals::default(),
+            begun_with: None,
             hole: None,
             over: false,
         })
@@ -160,6 +178,9 @@ impl Verifier {
 
     /// How many records there should be, and their bytes, if anything says so.
     fn expected(&self) -> Option<(u64, u64)> {
+        if self.begun_with.is_some() {
+            return self.begun_with;
+        }
         if self.segment.is_sealed() {
             let meta = self.segment.meta();
             return Some((meta.records, meta.bytes));

@@ -524,6 +524,17 @@ impl BlockPipeline {
         }
     }
 
+    /// Has the next block go to a new segment if that one is active, so that it can be released; whether it is.
+    pub(crate) fn end_segment(&mut self, id: SegmentId) -> bool {
+        let is_active = self.fence.check().is_ok() && self.segments.end_active(id);
+        if is_active {
+            self.stage_empty();
+            // What was purged before may be all that it holds.
+            self.to_release = self.to_release.max(self.purged_durable);
+        }
+        is_active
+    }
+
     // ---- state of the log on disk ----
 
     pub(crate) fn proven(&self) -> u64 {

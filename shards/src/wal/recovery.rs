@@ -21,10 +21,9 @@
 //! a segment that was never begun before, whose start names the block before it.
 
 use super::files::{self, LogFile};
-use super::format::State;
 use super::index::Index;
 use super::pipeline::Position;
-use super::replay::{Asked, Replay, SeparatedEntry};
+use super::replay::{Asked, Replay, Replayed, SeparatedEntry};
 use super::scan::Evidence;
 use super::segment::Segment;
 use super::walk::ChainWalk;
@@ -48,6 +47,8 @@ pub(super) struct Recovered {
     pub(super) next_id: SegmentId,
     pub(super) created: bool,
     pub(super) blocks_cut: u64,
+    /// See [`Replayed::purge`].
+    pub(super) purge: Option<LogId>,
 }
 
 /// A file that can be pre-written space for a new segment.
@@ -58,9 +59,7 @@ pub(super) struct FreeFile {
 
 /// What the files of a log hold.
 struct Contents {
-    index: Index,
-    state: State,
-    committed: Option<LogId>,
+    replayed: Replayed,
     /// See [`ChainWalk::ends`].
     ends: Vec<(usize, u64, u64)>,
     evidence: Evidence,
@@ -98,18 +97,26 @@ pub(super) async fn recover(
             next_id,
             created: true,
             blocks_cut: 0,
+            purge: None,
         });
     };
     let (segments, free) =
         settle(files, &contents.ends, contents.evidence, contents.is_cut).await?;
+    let Replayed {
+        index,
+        state,
+        committed,
+        purge,
+    } = contents.replayed;
     Ok(Recovered {
-        index: contents.index,
+        index,
         segments,
+        purge,
         position: Position {
             next_number: contents.next_number,
             previous: contents.previous,
-            state: contents.state,
-            committed: contents.committed,
+            state,
+            committed,
         },
         free,
         next_id,
@@ -152,7 +159,7 @@ pub(crate) async fn examine(
     let files = files::open_files(dir, owner).await?;
     let contents = read_files(dir, &files, owner, 0, Asked::All, &value_of).await?;
     Ok(contents.map(|contents| Examined {
-        index: contents.index,
+        index: contents.replayed.index,
         segments: contents.ends.len(),
         lost: contents
             .lost
@@ -163,6 +170,9 @@ pub(crate) async fn examine(
 }
 
 /// Finds out what the files hold; `None` if that is no log. Changes nothing.
+///
+/// Segments with damage are passed over if a checkpoint covers all entries in them, and one that comes later is intact:
+/// its start names the vote.
 async fn read_files(
     dir: &Path,
     files: &[LogFile],
@@ -172,6 +182,39 @@ async fn read_files(
     value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
 ) -> Result<Option<Contents>> {
     let live = files::live_segments(files);
+    let read = read_live(dir, files, &live, owner, cache_bytes, asked, value_of).await;
+    let Err(damage @ Error::Corrupt { .. }) = read else {
+        return read;
+    };
+    let Asked::Unproven { after: Some(after) } = asked else {
+        return Err(damage);
+    };
+    for (nth, at) in live.iter().enumerate().skip(1) {
+        let begun = files.get(*at).and_then(|file| file.begun);
+        let last = begun.and_then(|begun| begun.state.last);
+        if last.is_none_or(|last| last.index > after) {
+            break;
+        }
+        let rest = live.get(nth..).unwrap_or_default();
+        let read = read_live(dir, files, rest, owner, cache_bytes, asked, value_of).await;
+        if let Ok(Some(contents)) = read {
+            tracing::warn!(%damage, "the log is damaged where a checkpoint covers it, and goes on behind that");
+            return Ok(Some(contents));
+        }
+    }
+    Err(damage)
+}
+
+/// As [`read_files`], of these segments.
+async fn read_live(
+    dir: &Path,
+    files: &[LogFile],
+    live: &[usize],
+    owner: Owner,
+    cache_bytes: usize,
+    asked: Asked,
+    value_of: &impl AsyncFn(LoggedValue) -> Result<ValueState>,
+) -> Result<Option<Contents>> {
     let Some((&oldest, begun)) = live
         .first()
         .and_then(|oldest| Some((oldest, files.get(*oldest)?.begun?)))
@@ -190,7 +233,7 @@ async fn read_files(
     };
     let mut walk = start(u64::MAX);
     let (mut blocks_cut, mut is_cut) = (0, false);
-    if let Some(broken) = walk.run(&live).await? {
+    if let Some(broken) = walk.run(live).await? {
         blocks_cut = walk.judge(&broken).await?;
         walk.refuse_lost_entries(&broken, asked)?;
     }
@@ -208,7 +251,7 @@ async fn read_files(
         let evidence = walk.evidence;
         walk = start(torn);
         walk.evidence = evidence;
-        if let Some(broken) = walk.run(&live).await? {
+        if let Some(broken) = walk.run(live).await? {
             let path = files.get(broken.file).map_or(dir, |file| &file.path);
             let what = "a block that was intact a moment ago is not";
             return Err(Error::corrupt(path, broken.offset, what));
@@ -227,8 +270,8 @@ fn finish(
     blocks_cut: u64,
     is_cut: bool,
 ) -> Result<Contents> {
-    let (index, state, committed) = match walk.replay.finish() {
-        Ok(finished) => finished,
+    let replayed = match walk.replay.finish() {
+        Ok(replayed) => replayed,
         Err(fault) => {
             // The file before the oldest readable one is the damaged one, if there is one.
             let at = oldest.saturating_sub(1);
@@ -241,9 +284,7 @@ fn finish(
         "nothing that was flushed is given up"
     );
     Ok(Contents {
-        index,
-        state,
-        committed,
+        replayed,
         ends: walk.ends,
         evidence: walk.evidence,
         next_number: walk.next_number,

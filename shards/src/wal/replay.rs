@@ -17,6 +17,8 @@ pub(super) struct Replay {
     commit: Option<LogIndex>,
     /// Entries up to here lie in segments that are gone; a purge must have covered them.
     missing: Option<LogIndex>,
+    /// The last entry in segments that are gone.
+    gone: Option<LogId>,
     /// An entry of which bytes are still to come.
     pending: Option<Pending>,
     /// Only the end of an entry begun in a segment that is gone has been seen so far.
@@ -56,6 +58,15 @@ struct Pending {
     before: Option<LogId>,
 }
 
+/// What blocks amount to.
+pub(super) struct Replayed {
+    pub(super) index: Index,
+    pub(super) state: State,
+    pub(super) committed: Option<LogId>,
+    /// Entries up to here are to be purged before anything else: they are missing, and a checkpoint covers them.
+    pub(super) purge: Option<LogId>,
+}
+
 /// What is wrong with an intact block: not damage of the device, but of the order of things.
 pub(super) type Fault = &'static str;
 
@@ -69,6 +80,7 @@ impl Replay {
             vote: state.vote,
             commit: None,
             missing: last.filter(|_| last > purged),
+            gone: state.last,
             pending: None,
             orphans: true,
             asked,
@@ -276,21 +288,31 @@ impl Replay {
     /// Ends the replay: an entry of which the end is missing was never acknowledged.
     ///
     /// # Errors
-    /// When entries are missing that were never purged.
-    pub(super) fn finish(mut self) -> Result<(Index, State, Option<LogId>), Fault> {
+    /// When entries are missing that were never purged, and that no checkpoint covers.
+    pub(super) fn finish(mut self) -> Result<Replayed, Fault> {
         self.drop_pending();
-        if self.missing.is_some() {
-            return Err("segments before this one are missing");
-        }
+        let purge = match (self.missing, self.asked) {
+            (None, _) => None,
+            (Some(missing), Asked::Unproven { after }) if Some(missing) <= after => {
+                let gone = self.gone.filter(|gone| gone.index == missing);
+                Some(gone.ok_or("segments before this one are missing")?)
+            }
+            (Some(_), _) => return Err("segments before this one are missing"),
+        };
         let state = self.state();
         let committed = self
             .commit
-            .and_then(|commit| match (state.purged, state.last) {
+            .and_then(|commit| match (purge.or(state.purged), state.last) {
                 (Some(purged), _) if commit <= purged.index => Some(purged),
                 // The entries themselves may have been in the torn tail.
                 (_, Some(last)) if commit >= last.index => Some(last),
                 _ => self.index.id_at(commit),
             });
-        Ok((self.index, state, committed))
+        Ok(Replayed {
+            index: self.index,
+            state,
+            committed,
+            purge,
+        })
     }
 }

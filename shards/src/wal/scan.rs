@@ -1,6 +1,7 @@
 //! Reading blocks from segment files: one block, and the search for blocks after damage.
 
 use super::format::{self, BadHeader, BlockHeader, HEADER_BYTES};
+use super::segment::Segment;
 use crate::error::{Error, Result};
 use crate::ids::{Owner, SegmentId};
 use crate::limits;
@@ -88,6 +89,40 @@ impl Window {
         let held = self.buf.as_ref()?.len();
         (at + len <= held || (self.is_last && at <= held)).then_some(at)
     }
+}
+
+/// Checks the blocks of a segment in use from `offset` on, for about [`limits::VERIFY_STEP_BYTES`], as far as they are
+/// durable; returns where the next one begins, `None` at the end.
+pub(super) async fn check(segment: &Segment, owner: Owner, offset: u64) -> Result<Option<u64>> {
+    let end = segment.durable_end;
+    if offset >= end {
+        return Ok(None);
+    }
+    let len = limits::VERIFY_STEP_BYTES.max(limits::LOG_BLOCK_BYTES_MAX);
+    let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+    let bytes = segment.file.read_at(offset, len.min(left)).await?;
+    let mut checked = 0;
+    let mut last: Option<(u64, u32)> = None;
+    while checked < bytes.len() {
+        let rest = bytes.get(checked..).unwrap_or_default();
+        let Seen::Block(header, crc, _) = look(rest, segment.id, owner) else {
+            // It may go beyond what was read.
+            if checked > 0 && (offset + bytes.len() as u64) < end {
+                break;
+            }
+            let at = offset + checked as u64;
+            return Err(Error::corrupt(&segment.path, at, "a block is damaged"));
+        };
+        if last.is_some_and(|(number, crc)| (header.number, header.previous) != (number + 1, crc)) {
+            let at = offset + checked as u64;
+            let what = "a block that does not continue the one before";
+            return Err(Error::corrupt(&segment.path, at, what));
+        }
+        last = Some((header.number, crc));
+        checked += header.used_len().next_multiple_of(BLOCK_SIZE);
+        corelith_io::yield_if_needed().await;
+    }
+    Ok(Some(offset + checked as u64))
 }
 
 /// What a search found.

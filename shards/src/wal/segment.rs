@@ -61,6 +61,8 @@ pub(crate) struct SegmentChain {
     released: VecDeque<Released>,
     /// The writer waits for a segment.
     is_starved: bool,
+    /// The active one takes nothing more.
+    is_ended: bool,
 }
 
 impl SegmentChain {
@@ -71,6 +73,7 @@ impl SegmentChain {
             prepared: VecDeque::new(),
             released: VecDeque::new(),
             is_starved: false,
+            is_ended: false,
         };
         assert!(chain.in_use.iter().is_sorted_by_key(|segment| segment.id));
         chain
@@ -85,7 +88,14 @@ impl SegmentChain {
     /// Whether a block of that length fits into the active segment.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let active = self.in_use.back();
-        active.is_some_and(|active| active.end + len as u64 <= active.file_len)
+        !self.is_ended && active.is_some_and(|active| active.end + len as u64 <= active.file_len)
+    }
+
+    /// Has the next block go to a new segment, if that one is active; returns whether it is.
+    pub(crate) fn end_active(&mut self, id: SegmentId) -> bool {
+        let is_active = self.in_use.back().is_some_and(|active| active.id == id);
+        self.is_ended |= is_active;
+        is_active
     }
 
     /// Makes `prepared` the active segment, which begins with that block.
@@ -94,6 +104,7 @@ impl SegmentChain {
             assert!(active.id < prepared.id, "segments are used in order");
             assert!(active.first_number <= first_number, "blocks in order");
         }
+        self.is_ended = false;
         self.in_use.push_back(Segment {
             id: prepared.id,
             path: prepared.path,
@@ -140,6 +151,14 @@ impl SegmentChain {
         self.in_use.partition_point(|segment| segment.id < id)
     }
 
+    /// The segments in use, and how much of each is durable.
+    pub(crate) fn at_rest(&self) -> Vec<(SegmentId, u64)> {
+        let segments = self.in_use.iter();
+        segments
+            .map(|segment| (segment.id, segment.durable_end))
+            .collect()
+    }
+
     /// The segment that follows `id`.
     pub(crate) fn after(&self, id: SegmentId) -> Option<&Segment> {
         let at = self.in_use.partition_point(|segment| segment.id <= id);
@@ -179,7 +198,7 @@ impl SegmentChain {
     pub(crate) fn wants_segment(&self) -> bool {
         let active = self.in_use.back();
         let is_half_full = active.is_some_and(|active| active.end >= active.file_len / 2);
-        self.prepared.is_empty() && (self.is_starved || is_half_full)
+        self.prepared.is_empty() && (self.is_starved || self.is_ended || is_half_full)
     }
 
     /// Whether a segment of which `done` bytes are pre-written would be late at the present pace: it

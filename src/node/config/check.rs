@@ -431,6 +431,12 @@ pub(super) fn storage(storage: &StorageConfig) -> Result<(), Problem> {
         storage.scrub_bytes_per_second,
         limits::SCRUB_BYTES_PER_SECOND_MIN,
         limits::SCRUB_BYTES_PER_SECOND_MAX,
+    )?;
+    within(
+        "storage.scrub_cycle_seconds",
+        storage.scrub_cycle_seconds,
+        1,
+        limits::SCRUB_CYCLE_SECONDS_MAX,
     )
 }
 

@@ -49,13 +49,15 @@ fn storage_is_configured_by_name_and_the_reserve_follows_the_memtable() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.storage.reserve(), 3 * (32 << 20) + (64 << 20));
     let keys = "33554432\ncompaction = \"tiered\"\ncompression = \"lz4\"\nreserve_bytes = 0\n\
-                value_threshold_bytes = 0\nscrub_bytes_per_second = 0";
+                value_threshold_bytes = 0\nscrub_bytes_per_second = 0\n\
+                scrub_cycle_seconds = 60";
     let storage = parse(&GOOD.replace("33554432", keys)).unwrap().storage;
     assert_eq!(storage.compaction, Policy::Tiered);
     assert_eq!(storage.compression, Compression::Lz4);
     assert_eq!(storage.reserve(), 0);
     assert_eq!(storage.value_threshold_bytes, 0);
     assert_eq!(storage.scrub_bytes_per_second, 0);
+    assert_eq!(storage.scrub_cycle_seconds, 60);
 }
 
 #[test]

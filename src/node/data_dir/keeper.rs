@@ -290,6 +290,30 @@ impl IdentityKeeper {
         }
     }
 
+    /// Writes the identity anew whenever it is not on disk as it is in memory.
+    pub(crate) async fn keep_whole(self: Rc<Self>, every: Duration) {
+        loop {
+            corelith_io::sleep(every).await;
+            let _alone = self.writing.acquire(1).await;
+            let kept = self.identity.borrow().clone();
+            let why = match identity::read(&self.dir).await {
+                Ok(Some(found)) if found == kept => continue,
+                Ok(Some(_)) => "it is another one".to_owned(),
+                Ok(None) => "it is gone".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let dir = self.dir.display();
+            match identity::write(&self.dir, &kept).await {
+                Ok(()) => {
+                    tracing::warn!(%dir, why, "the identity of the data directory was damaged, and is written anew");
+                }
+                Err(error) => {
+                    tracing::warn!(%dir, why, %error, "the identity of the data directory is damaged, and cannot be written");
+                }
+            }
+        }
+    }
+
     /// Answers what the cores of the node ask, until all of them have ended.
     pub(crate) async fn keep(self: Rc<Self>, asked: Receiver<KeeperAsk>) {
         while let Ok(asked) = asked.recv().await {

@@ -4,7 +4,11 @@
 //! task is started for either. Only reads that must wait for a disk or for a confirmation of the
 //! leadership wait in a task or callback of their own.
 
+#[cfg(test)]
+mod tests;
+
 use super::answers::{Reply, failed, throttled};
+use super::elsewhere::{self, FoundElsewhere, PageRange};
 use super::scan_views::ScanViews;
 use super::slow_read::{DiskTurns, SlowRead, applied};
 use crate::node::limits;
@@ -144,12 +148,27 @@ impl Handler {
             return reply.send(&throttled());
         };
         let key = Bytes::copy_from_slice(key);
-        let engine = group.engine().clone();
+        let group = group.clone();
         corelith_io::spawn_urgent(async move {
-            let _turn = turn.take().await;
-            let answer = match engine.search(&key, search).await {
-                Ok(sought) => head_answer(point, sought.into_head(), seen),
-                Err(error) => failed(storage_failure(&error)),
+            let held = turn.take().await;
+            let error = match group.engine().search(&key, search).await {
+                Ok(sought) => return reply.send(&head_answer(point, sought.into_head(), seen)),
+                Err(error) => error,
+            };
+            drop(held);
+            let found = match elsewhere::may_help(&error) {
+                true => elsewhere::head(&group, &key, seen).await,
+                false => None,
+            };
+            let answer = match found {
+                Some(FoundElsewhere { found, seen }) => {
+                    let head = found.map(|found| FoundHead {
+                        version: found.version,
+                        len: found.value.len() as u64,
+                    });
+                    head_answer(point, head, seen)
+                }
+                None => failed(storage_failure(&error)),
             };
             reply.send(&answer);
         });
@@ -179,12 +198,22 @@ impl Handler {
             turn,
             seen,
         };
+        let group = group.clone();
+        let key = read.key.clone();
         corelith_io::spawn_urgent(async move {
-            match read.run(lookup, &mut reply).await {
-                Some(Ok((found, seen))) => reply.send(&get_answer(point, found, seen)),
-                Some(Err(error)) => reply.send(&failed(storage_failure(&error))),
-                None => {}
-            }
+            let error = match read.run(lookup, &mut reply).await {
+                Some(Ok((found, seen))) => return reply.send(&get_answer(point, found, seen)),
+                Some(Err(error)) => error,
+                None => return,
+            };
+            let found = match elsewhere::may_help(&error) {
+                true => elsewhere::get(&group, &key, seen, &mut reply).await,
+                false => None,
+            };
+            reply.send(&match found {
+                Some(FoundElsewhere { found, seen }) => get_answer(point, found, seen),
+                None => failed(storage_failure(&error)),
+            });
         });
     }
 
@@ -259,15 +288,28 @@ impl Handler {
             let answer = Answer::ScanHeads(head.with(nothing, scan_head));
             return Ok(Paged::Page(answer));
         }
-        let _permit = self.disk.take().await;
+        let permit = self.disk.take().await;
         let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
         let (more, answer) = if scan.heads {
             let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
-            let page = page.await.map_err(|error| storage_failure(&error))?;
-            (page.more, Answer::ScanHeads(head.with(page, scan_head)))
+            match page.await {
+                Ok(page) => (page.more, Answer::ScanHeads(head.with(page, scan_head))),
+                Err(error) => {
+                    drop((permit, view));
+                    let page = self.page_elsewhere(group, scan, (point, first_max), client, error);
+                    return page.await;
+                }
+            }
         } else {
             let page = engine.scan_within(range, Some(at), items_max, bytes_max, first_max);
-            let page = page.await.map_err(|error| storage_failure(&error))?;
+            let page = match page.await {
+                Ok(page) => page,
+                Err(error) => {
+                    drop((permit, view));
+                    let page = self.page_elsewhere(group, scan, (point, first_max), client, error);
+                    return page.await;
+                }
+            };
             if let Some(bytes) = page.too_long {
                 return Ok(Paged::TooLong(bytes));
             }
@@ -276,6 +318,60 @@ impl Handler {
         if more {
             self.keep(client, group, view);
         }
+        Ok(Paged::Page(answer))
+    }
+
+    /// A page that could not be read here for `error`, from another replica. The first page of a scan is of the moment at
+    /// which that one answers, which this one waits to see as well; later ones are as of the moment of the first.
+    async fn page_elsewhere(
+        &self,
+        group: &Group,
+        scan: &Scan,
+        (point, first_max): (ReadPoint, usize),
+        client: SocketAddr,
+        error: corelith_shards::Error,
+    ) -> Result<Paged, Failure> {
+        if !elsewhere::may_help(&error) {
+            return Err(storage_failure(&error));
+        }
+        let engine = group.engine();
+        let wanted = PageRange {
+            range: &scan.range,
+            items_max: scan.items_max,
+            bytes_max: scan.bytes_max,
+            first_max: if scan.heads { usize::MAX } else { first_max },
+        };
+        let least = point.index.max(applied(engine));
+        let page = elsewhere::page(group, &wanted, scan.at, least).await;
+        let Some((page, at)) = page else {
+            let failure = storage_failure(&error);
+            // Another moment of it may be had.
+            return Err(scan.at.map_or(failure, |_| Failure::VersionGone));
+        };
+        let begun = corelith_io::now();
+        while applied(engine) < at && begun.elapsed() < limits::ELSEWHERE_APPLIED_WAIT {
+            corelith_io::sleep(limits::ELSEWHERE_APPLIED_LOOK).await;
+        }
+        if applied(engine) < at {
+            return Err(storage_failure(&error));
+        }
+        if let Some(bytes) = page.too_long {
+            return Ok(Paged::TooLong(bytes));
+        }
+        if page.more
+            && let Some(view) = engine.pin_at(at)
+        {
+            self.keep(client, group, view);
+        }
+        let head = PageHead { point, at };
+        let answer = match scan.heads {
+            false => Answer::ScanPage(head.with(page, scan_item)),
+            true => Answer::ScanHeads(head.with(page, |item| ScanHead {
+                key: item.key,
+                version: item.found.version.0,
+                value_len: wire_len(item.found.value.len() as u64),
+            })),
+        };
         Ok(Paged::Page(answer))
     }
 
@@ -514,83 +610,5 @@ fn storage_failure(error: &corelith_shards::Error) -> Failure {
     Failure::Unavailable {
         reason: Reason::StorageFailed,
         nothing_done: true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{read_failure, write_answer, write_failure};
-    use corelith_consensus::{Decided, GroupError, Outcome, WriteReply};
-    use corelith_shards::{LogIndex, NodeId, Term};
-    use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta};
-
-    #[test]
-    fn outcomes_become_answers() {
-        let at = Decided {
-            term: Term(3),
-            index: LogIndex(9),
-        };
-        let meta = ReplyMeta { term: 3, index: 9 };
-        let failure = |failure| Answer::Failure { meta, failure };
-        let table = [
-            (
-                Outcome::Applied {
-                    version: LogIndex(7),
-                },
-                Answer::Written { meta, version: 7 },
-            ),
-            (
-                Outcome::Conflict { current: None },
-                Answer::Conflict { meta, current: 0 },
-            ),
-            (
-                Outcome::Conflict {
-                    current: Some(LogIndex(4)),
-                },
-                Answer::Conflict { meta, current: 4 },
-            ),
-            (
-                Outcome::SessionOpened { session: 9 },
-                Answer::SessionOpened { meta, session: 9 },
-            ),
-            (Outcome::SessionExpired, failure(Failure::SessionExpired)),
-            (Outcome::Stale, failure(Failure::Stale)),
-            (Outcome::WindowFull, failure(Failure::WindowFull)),
-        ];
-        for (outcome, expected) in table {
-            assert_eq!(write_answer(Ok(WriteReply { at, outcome })), expected);
-        }
-    }
-
-    #[test]
-    fn only_certain_failures_say_that_nothing_was_done() {
-        let nothing_done = |failure| match failure {
-            Failure::Unavailable { nothing_done, .. } => Some(nothing_done),
-            _ => None,
-        };
-        let table = [
-            (GroupError::NotLeader { leader: None }, None),
-            (GroupError::LeadershipLost { leader: None }, Some(false)),
-            (GroupError::Unavailable, Some(true)),
-            (GroupError::Throttled, None),
-            (GroupError::Storage, Some(false)),
-            (GroupError::Shutdown, Some(false)),
-        ];
-        for (error, expected) in table {
-            assert_eq!(nothing_done(write_failure(&error)), expected, "{error}");
-            assert_ne!(nothing_done(read_failure(&error)), Some(false), "{error}");
-        }
-        let leader = Some(NodeId(5));
-        assert_eq!(
-            write_failure(&GroupError::NotLeader { leader }),
-            Failure::NotLeader { leader: 5 }
-        );
-        assert!(matches!(
-            write_failure(&GroupError::Unavailable),
-            Failure::Unavailable {
-                reason: Reason::NoQuorum,
-                ..
-            }
-        ));
     }
 }

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What every core must know of the store before it opens a shard.
 #[derive(Clone)]
@@ -196,6 +197,9 @@ impl Entering<'_> {
         drop(corelith_io::spawn(forgetting));
         let marking = Rc::clone(keeper).keep_marks(Arc::clone(&liveness));
         drop(corelith_io::spawn(marking));
+        let cycle = Duration::from_secs(config.storage.scrub_cycle_seconds);
+        let every = cycle.min(limits::IDENTITY_CHECK);
+        drop(corelith_io::spawn(Rc::clone(keeper).keep_whole(every)));
         let identity = keeper.identity();
         let spread = Spread {
             shards: identity.shards,

@@ -226,3 +226,66 @@ fn a_cut_off_creation_is_no_damage() {
         assert_eq!(cluster.down(node), [], "step {step}");
     }
 }
+
+/// Reads at a leader whose disk does not give a value back, or gives another one: they are answered with what another
+/// replica holds, gets, gets without the value and scans alike.
+#[test]
+fn reads_that_meet_damage_are_answered_with_what_another_replica_holds() {
+    let cluster = Cluster::start(23, 3);
+    let nodes = cluster.nodes.clone();
+    let world = cluster.sim.clone();
+    cluster.sim.block_on(cluster.client, async move {
+        let leader = super::leader_of(nodes[0].address(PORT), 0).await;
+        let leader = nodes[leader as usize - 1];
+        let (mut client, _) = Client::connect(leader.address(PORT)).await;
+        let session = client.open_session(0).await;
+        let mut keys: Vec<Vec<u8>> = (0..3).map(|salt| key_of(0, salt)).collect();
+        keys.sort();
+        let value = |number: u8| vec![number + 1; 6000];
+        for (number, key) in (0..).zip(&keys) {
+            let written = client
+                .put(0, (session, u64::from(number) + 1), key, &value(number))
+                .await;
+            assert!(matches!(written, Answer::Written { .. }), "{written:?}");
+        }
+        let disk = world.disk(leader);
+        let damage = |number: u8| {
+            let part = [number + 1; 64];
+            let files = disk.files().into_iter().map(|(path, _)| path);
+            for path in files.filter(|path| path.ends_with(".vlog")) {
+                let bytes = disk.read(&path).unwrap();
+                let at = bytes.windows(64).position(|bytes| bytes == part);
+                at.into_iter()
+                    .for_each(|at| disk.flip_bit(&path, at as u64 + 3000));
+            }
+        };
+        damage(0);
+        for _ in 0..2 {
+            match client.get(0, &keys[0]).await {
+                Answer::Value { value: found, .. } => assert!(found == value(0)),
+                other => panic!("{other:?}"),
+            }
+        }
+        // As much as goes into one answer.
+        disk.fail(corelith_io::sim::IoKind::Read, ".vlog", 0);
+        match client.get(0, &keys[1]).await {
+            Answer::Value { value: found, .. } => assert!(found == value(1)),
+            other => panic!("{other:?}"),
+        }
+        damage(2);
+        let request = request::ScanRequest {
+            start: b"",
+            end: b"",
+            limit_items: 10,
+            max_bytes: 100_000,
+            at_version: 0,
+        };
+        let answer = client.ask(0, |out, head| request::encode_scan(out, head, &request));
+        let Answer::ScanPage(page) = answer.await else {
+            panic!("no page");
+        };
+        let found = page.items.iter().map(|item| item.value.to_vec());
+        assert!(found.eq((0..3).map(value)), "{} items", page.items.len());
+        assert!(!page.more);
+    });
+}

@@ -23,6 +23,7 @@
 
 mod append;
 mod beat;
+mod fetch;
 mod formation;
 mod introduce;
 mod liveness;
@@ -40,6 +41,10 @@ pub use append::{
 pub use beat::{
     Heartbeat, HeartbeatReply, encode_heartbeats, encode_heartbeats_reply, parse_heartbeats,
     parse_heartbeats_reply,
+};
+pub use fetch::{
+    FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, encode_fetch, encode_fetch_reply, parse_fetch,
+    parse_fetch_reply,
 };
 pub use formation::{
     Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, JoinPlace,
@@ -74,7 +79,7 @@ use crate::error::DecodeError;
 use crate::frame::{FrameBuilder, Head, Kind};
 use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::outbox::Outbox;
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// The kinds of frames between nodes.
 pub mod kinds {
@@ -109,6 +114,8 @@ pub mod kinds {
     pub const SNAPSHOT_OFFER: Kind = Kind(0x10e);
     /// A piece of an offered file, or of the list of them, is wanted.
     pub const FILE_PIECE: Kind = Kind(0x10f);
+    /// What does this replica hold, in the place of what is damaged at the other one?
+    pub const FETCH: Kind = Kind(0x111);
 
     /// Answer to an `APPEND`.
     pub const APPEND_REPLY: Kind = Kind(0x180);
@@ -136,6 +143,8 @@ pub mod kinds {
     pub const NODE_REPLY: Kind = Kind(0x18d);
     /// Answer to a `FILE_PIECE`.
     pub const FILE_BYTES: Kind = Kind(0x18e);
+    /// Answer to a `FETCH`.
+    pub const FETCH_REPLY: Kind = Kind(0x191);
 }
 
 /// Who claims to lead, or did when an entry was made.
@@ -221,6 +230,13 @@ impl<'a> Fields<'a> {
             1 => Ok(true),
             _ => Err(self.malformed()),
         }
+    }
+
+    pub(super) fn copied(&mut self, len: u32) -> Result<Bytes, DecodeError> {
+        let split = self.rest.split_at_checked(len as usize);
+        let (bytes, rest) = split.ok_or_else(|| self.malformed())?;
+        self.rest = rest;
+        Ok(Bytes::copy_from_slice(bytes))
     }
 
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {

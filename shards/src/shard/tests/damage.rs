@@ -556,3 +556,55 @@ fn a_known_shard_is_never_created_anew() {
     let lost = check(Some(owner(1))).unwrap();
     assert!(lost[0].starts_with("the shard is missing"), "{lost:?}");
 }
+
+/// A segment of the log of which a checkpoint covers all entries is not needed, as long as a later one is intact. What
+/// went on behind it opens again, also after a crash in between.
+#[test]
+fn a_log_damaged_where_a_checkpoint_covers_it_goes_on_behind() {
+    let mut damaged = 0;
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let ledger = Ledger::new();
+        let filled = Rc::clone(&ledger);
+        sim.block_on(node, async move {
+            let opened = Replica::open(Path::new(DIR), &Config::default(), &filled).await;
+            let replica = opened.unwrap();
+            let random = Random::new(seed);
+            for _ in 0..60 {
+                replica.write(random.writes(5)).await.unwrap();
+            }
+            replica.checkpoint().await.unwrap();
+            replica.write(random.writes(5)).await.unwrap();
+            replica.note();
+            replica.shard.log.close().await.unwrap();
+        });
+        sim.kill(node);
+        let image = sim.disk(node).image();
+        let files = sim.disk(node).files().into_iter().map(|(path, _)| path);
+        let logs = files.filter(|path| kind(path) == "log");
+        let mut logs: Vec<String> = logs
+            .filter(|path| !content(&sim.disk(node).read(path).unwrap()).is_empty())
+            .collect();
+        logs.sort();
+        // The last ones hold entries beyond the checkpoint.
+        logs.truncate(logs.len().saturating_sub(2));
+        for path in logs {
+            let content = content(&sim.disk(node).read(&path).unwrap());
+            for _ in 0..4 {
+                let offset = content[sim.random_below(content.len() as u64) as usize];
+                sim.disk(node).flip_bit(&path, offset);
+                for _ in 0..2 {
+                    let opened = open_and_check(&sim, node, &ledger);
+                    assert!(
+                        opened.is_ok(),
+                        "seed {seed}, {path} at {offset}: {opened:?}"
+                    );
+                }
+                damaged += 1;
+                sim.disk(node).restore(&image);
+            }
+        }
+    }
+    assert!(damaged > 0, "there are segments before the last ones");
+}

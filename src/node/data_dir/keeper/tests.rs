@@ -145,3 +145,39 @@ fn a_crash_at_any_write_forgets_no_promise() {
     }
     assert!(crashes > 60, "only {crashes} crashes");
 }
+
+/// The identity is whole in memory, so that damage of its file is no harm while the node runs.
+#[test]
+fn a_damaged_identity_is_written_anew_while_the_node_runs() {
+    let sim = Sim::with_config(3, SimConfig::default());
+    let node = sim.add_node();
+    sim.start(node, 0, move || async move {
+        let opened = DataDir::open(Path::new(DIR), &expected(), millis(300)).await;
+        let opened = opened.unwrap();
+        let me = Introduction {
+            cluster: FullClusterId(1),
+            node: NodeId(1),
+            store: opened.identity.store,
+            start: opened.start,
+            mark: opened.identity.mark,
+            port: 1,
+            cores: 1,
+            settings: Settings::new(1, 1, 0),
+        };
+        let keeper = IdentityKeeper::new(Path::new(DIR), &opened, me, false);
+        keeper.keep_whole(millis(100)).await;
+    });
+    sim.run_for(millis(50));
+    let file = format!("{DIR}/{}", identity::FILE_NAME);
+    let disk = sim.disk(node);
+    let whole = disk.read(&file).unwrap();
+    for at in [0, 40, 200] {
+        disk.flip_bit(&file, at);
+        assert_ne!(disk.read(&file).unwrap(), whole);
+        sim.run_for(millis(200));
+        assert_eq!(disk.read(&file).unwrap(), whole, "byte {at}");
+    }
+    disk.remove(&file);
+    sim.run_for(millis(200));
+    assert_eq!(disk.read(&file).unwrap(), whole);
+}

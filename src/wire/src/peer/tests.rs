@@ -507,3 +507,58 @@ fn a_store_that_was_rolled_back_had_other_starts() {
         assert_eq!(starts.may_include(last, earlier), expected, "{earlier:?}");
     }
 }
+
+#[test]
+fn what_is_fetched_reads_back() {
+    let key = Bytes::from_static;
+    let asks = [
+        FetchAsk::Outcome { index: LogIndex(7) },
+        FetchAsk::Range {
+            least: LogIndex(9),
+            at: None,
+            bytes: 1 << 20,
+            first: key(b"\0a"),
+            last: key(b"\0z"),
+            after: key(b""),
+        },
+        FetchAsk::Range {
+            least: LogIndex(0),
+            at: Some(LogIndex(4)),
+            bytes: 0,
+            first: key(b"\0a"),
+            last: key(b"\0a"),
+            after: key(b"\0a"),
+        },
+    ];
+    for ask in asks {
+        let mut out = Outbox::default();
+        encode_fetch(&mut out, head(), &ask);
+        assert_eq!(parse_fetch(&received(&out)[0]), Ok(ask));
+    }
+    let record = |name: &'static [u8], len: usize| FetchedRecord {
+        key: key(name),
+        version: LogIndex(3),
+        value: Bytes::from(vec![5; len]),
+    };
+    let ends = [FetchEnd::Complete, FetchEnd::More, FetchEnd::Damaged];
+    let records = ends.map(|end| FetchAnswer::Records {
+        as_of: LogIndex(11),
+        end,
+        records: vec![
+            record(b"\0a", 0),
+            record(b"\0b", 100_000),
+            record(b"\0c", 3),
+        ],
+    });
+    let nothing = FetchAnswer::Records {
+        as_of: LogIndex(0),
+        end: FetchEnd::Complete,
+        records: Vec::new(),
+    };
+    let outcomes = [Ok(()), Err(None), Err(Some(LogIndex(5)))].map(FetchAnswer::Decided);
+    for answer in records.into_iter().chain(outcomes).chain([nothing]) {
+        let mut out = Outbox::default();
+        encode_fetch_reply(&mut out, head(), answer.clone());
+        assert_eq!(parse_fetch_reply(&received(&out)[0]), Ok(answer));
+    }
+}

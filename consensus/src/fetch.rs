@@ -1,0 +1,291 @@
+//! Asking another replica for what is damaged here, and answering such questions.
+//!
+//! A replica answers from what it has applied, which is committed. So an answer is as good as this replica's own state at the
+//! same index. It comes only from a store that counts in the group.
+//!
+//! Invariant: an answer that is handed on fits its question: it is as of an index that was asked for, and its records lie in the
+//! range, in order, none newer than that.
+
+use crate::limits::{DECISIONS_KEPT_MAX, INDEX_MAX};
+use crate::link::PeerLink;
+use crate::route::{GroupMember, Target};
+use crate::stores::Stores;
+use bytes::Bytes;
+use corelith_shards::{Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId};
+use corelith_wire::peer::{self, FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, kinds};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Gives the link to the core of a node that owns the shard.
+type LinkTo = Rc<dyn Fn(NodeId) -> Rc<PeerLink>>;
+
+/// What became of a condition: it held, or the key had that version.
+pub(crate) type Outcome = Result<(), Option<LogIndex>>;
+
+/// A range of stored keys, and what is wanted of it.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedRange {
+    pub(crate) first: Bytes,
+    pub(crate) last: Bytes,
+    /// The key after which to go on; empty: from the first on.
+    pub(crate) after: Bytes,
+    /// Index that the answer must have reached.
+    pub(crate) least: LogIndex,
+    /// Index as of which it is to be; `None`: as of what is applied there.
+    pub(crate) at: Option<LogIndex>,
+    /// Bytes of keys and values after which it ends.
+    pub(crate) bytes: usize,
+}
+
+/// Asks the other replicas of a group. Belongs to one core.
+pub(crate) struct Elsewhere {
+    shard: ShardId,
+    stores: Rc<Stores>,
+    link_to: LinkTo,
+    /// How long one question may take.
+    limit: Duration,
+    /// Who is asked first the next time.
+    turn: Cell<usize>,
+}
+
+impl Elsewhere {
+    pub(crate) fn new(
+        shard: ShardId,
+        stores: Rc<Stores>,
+        link_to: LinkTo,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            shard,
+            stores,
+            link_to,
+            limit,
+            turn: Cell::new(0),
+        }
+    }
+
+    /// The other replicas, in turn.
+    fn others(&self) -> Vec<ReplicaId> {
+        let mut others = self.stores.others();
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        let first = turn.checked_rem(others.len()).unwrap_or(0);
+        others.rotate_left(first);
+        others
+    }
+
+    /// What the first replica has of a range that has any of it; those are asked first of which `is_well` says so.
+    pub(crate) async fn fetch(
+        &self,
+        wanted: &WantedRange,
+        is_well: impl Fn(NodeId) -> bool,
+    ) -> Option<Fetched> {
+        let mut others = self.others();
+        others.sort_by_key(|replica| !is_well(replica.node()));
+        let ask = FetchAsk::Range {
+            least: wanted.least,
+            at: wanted.at,
+            bytes: u32::try_from(wanted.bytes).unwrap_or(u32::MAX),
+            first: wanted.first.clone(),
+            last: wanted.last.clone(),
+            after: wanted.after.clone(),
+        };
+        for replica in others {
+            let Some(answer) = self.ask(replica, &ask).await else {
+                continue;
+            };
+            let fetched = taken(wanted, answer);
+            if fetched.is_none() {
+                let shard = self.shard;
+                tracing::warn!(%shard, peer = %replica, "what a replica answers about a range does not fit the question");
+            }
+            let has_some =
+                |fetched: &Fetched| fetched.end == FetchedEnd::Complete || !fetched.keys.is_empty();
+            if let Some(fetched) = fetched.filter(has_some) {
+                return Some(fetched);
+            }
+        }
+        None
+    }
+
+    /// What became of the condition of the entry at `index`, if a replica remembers.
+    pub(crate) async fn outcome(&self, index: LogIndex) -> Option<Outcome> {
+        for replica in self.others() {
+            let answer = self.ask(replica, &FetchAsk::Outcome { index }).await;
+            if let Some(FetchAnswer::Decided(outcome)) = answer {
+                let current = outcome.err().flatten();
+                if current.is_none_or(|version| version < index) {
+                    return Some(outcome);
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks one replica; `None` if it does not answer, or does not count.
+    async fn ask(&self, replica: ReplicaId, ask: &FetchAsk) -> Option<FetchAnswer> {
+        let link = (self.link_to)(replica.node());
+        let store = link.store()?;
+        if !self.stores.counts(GroupMember { replica, store }) {
+            return None;
+        }
+        let target = Target::of(self.shard, replica);
+        let asked = link.ask(target, self.limit, kinds::FETCH_REPLY, |out, head| {
+            peer::encode_fetch(out, head, ask);
+        });
+        let asked = asked.ok()?;
+        let frame = corelith_io::timeout(self.limit, asked).await.ok()?.ok()?;
+        if frame.header.head.kind != kinds::FETCH_REPLY {
+            return None;
+        }
+        peer::parse_fetch_reply(&frame).ok()
+    }
+}
+
+/// An answer about a range, if it fits the question.
+fn taken(wanted: &WantedRange, answer: FetchAnswer) -> Option<Fetched> {
+    let FetchAnswer::Records {
+        as_of,
+        end,
+        records,
+    } = answer
+    else {
+        return None;
+    };
+    let is_as_asked = match wanted.at {
+        Some(at) => as_of == at,
+        None => as_of >= wanted.least && as_of.0 <= INDEX_MAX,
+    };
+    let begin = wanted.first.clone().max(wanted.after.clone());
+    let keys = records.iter().map(|record| &record.key);
+    let is_in_order = keys.clone().is_sorted_by(|before, key| before < key);
+    let is_in_range = |key: &Bytes| begin <= *key && *key <= wanted.last && *key != wanted.after;
+    let fits = is_as_asked
+        && is_in_order
+        && keys.clone().all(is_in_range)
+        && records.iter().all(|record| record.version <= as_of);
+    let keys = records.into_iter().map(|record| FetchedKey {
+        stored_key: record.key,
+        at: record.version,
+        value: record.value,
+    });
+    fits.then(|| Fetched {
+        as_of,
+        keys: keys.collect(),
+        end: match end {
+            FetchEnd::Complete => FetchedEnd::Complete,
+            FetchEnd::More => FetchedEnd::More,
+            FetchEnd::Damaged => FetchedEnd::Damaged,
+        },
+    })
+}
+
+/// What was fetched, as it is sent.
+pub(crate) fn sent(fetched: Fetched) -> FetchAnswer {
+    let records = fetched.keys.into_iter().map(|key| FetchedRecord {
+        key: key.stored_key,
+        version: key.at,
+        value: key.value,
+    });
+    FetchAnswer::Records {
+        as_of: fetched.as_of,
+        end: match fetched.end {
+            FetchedEnd::Complete => FetchEnd::Complete,
+            FetchedEnd::More => FetchEnd::More,
+            FetchedEnd::Damaged => FetchEnd::Damaged,
+        },
+        records: records.collect(),
+    }
+}
+
+/// What became of the last conditional writes, for a replica that cannot decide them itself. All replicas decide
+/// alike. Filled by the state machine; on the same core.
+///
+/// Invariant: indexes ascend.
+#[derive(Default)]
+pub(crate) struct Decisions(RefCell<VecDeque<(LogIndex, Outcome)>>);
+
+impl Decisions {
+    /// Notes what was decided.
+    pub(crate) fn note(&self, index: LogIndex, outcome: Outcome) {
+        let mut decisions = self.0.borrow_mut();
+        let last = decisions.back().map(|(last, _)| *last);
+        assert!(last < Some(index), "entries are decided in order");
+        if decisions.len() >= DECISIONS_KEPT_MAX {
+            decisions.pop_front();
+        }
+        decisions.push_back((index, outcome));
+    }
+
+    /// What was decided at `index`, if that is remembered.
+    pub(crate) fn at(&self, index: LogIndex) -> Option<Outcome> {
+        let decisions = self.0.borrow();
+        let place = decisions.binary_search_by_key(&index, |(at, _)| *at).ok()?;
+        decisions.get(place).map(|(_, outcome)| *outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(key: &'static str, version: u64) -> FetchedRecord {
+        FetchedRecord {
+            key: key.into(),
+            version: LogIndex(version),
+            value: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_is_not_taken() {
+        let wanted = |at: Option<u64>| WantedRange {
+            first: "b".into(),
+            last: "f".into(),
+            after: "c".into(),
+            least: LogIndex(10),
+            at: at.map(LogIndex),
+            bytes: 100,
+        };
+        let good = [record("d", 3), record("f", 10)];
+        let table = [
+            (None, 10, good.to_vec(), true),
+            (None, 11, good.to_vec(), true),
+            (None, 11, Vec::new(), true),
+            (None, 9, Vec::new(), false),
+            (None, u64::MAX, Vec::new(), false),
+            (Some(9), 9, Vec::new(), true),
+            (Some(9), 10, Vec::new(), false),
+            (None, 10, vec![record("c", 3)], false),
+            (None, 10, vec![record("b", 3)], false),
+            (None, 10, vec![record("g", 3)], false),
+            (None, 10, vec![record("e", 11)], false),
+            (None, 10, vec![record("e", 3), record("d", 3)], false),
+            (None, 10, vec![record("e", 3), record("e", 2)], false),
+        ];
+        for (at, as_of, records, fits) in table {
+            let answer = FetchAnswer::Records {
+                as_of: LogIndex(as_of),
+                end: FetchEnd::More,
+                records: records.clone(),
+            };
+            let taken = taken(&wanted(at), answer);
+            assert_eq!(taken.is_some(), fits, "{at:?} {as_of} {records:?}");
+        }
+        assert!(taken(&wanted(None), FetchAnswer::Decided(Ok(()))).is_none());
+    }
+
+    #[test]
+    fn the_last_decisions_are_remembered() {
+        let decisions = Decisions::default();
+        for index in 1..=2 * DECISIONS_KEPT_MAX as u64 {
+            decisions.note(LogIndex(2 * index), Err(Some(LogIndex(index))));
+        }
+        let last = 4 * DECISIONS_KEPT_MAX as u64;
+        let outcome = decisions.at(LogIndex(last));
+        assert_eq!(outcome, Some(Err(Some(LogIndex(last / 2)))));
+        assert_eq!(decisions.at(LogIndex(last - 1)), None);
+        assert_eq!(decisions.at(LogIndex(2)), None);
+    }
+}

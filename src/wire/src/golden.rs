@@ -4,9 +4,9 @@
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::peer::{
-    self, AppendResult, Beat, BeatReply, CoreSet, GivenPoint, Health, HeartbeatReply, Introduction,
-    NodeAsk, NodeHealth, NodeReply, PeerVote, PromiseEpoch, Registration, Settings, VoteAnswer,
-    VoteAsk,
+    self, AppendResult, Beat, BeatReply, CoreSet, FileAsk, FileBytes, GivenPoint, Health,
+    HeartbeatReply, Introduction, NodeAsk, NodeHealth, NodeReply, PeerVote, PromiseEpoch,
+    Registration, Settings, VoteAnswer, VoteAsk,
 };
 use crate::request::{
     self, Condition, GetRequest, Operation, ScanRequest, WriteCommand, WriteRequest,
@@ -331,6 +331,37 @@ fn version_5_is_sent_as_it_always_was() {
         "434f52454c49544800000500010000000000000000000000edfe000000000000020000000000000000008000\
          00100000001000000010000001000000938ea523",
     );
+    let bytes = sent(|out| peer::encode_snapshot_offer(out, HEAD, 4, &VOTE));
+    check(
+        "offer",
+        &bytes,
+        "19000000d1b0a4520e0100001900000004030201000000000500000006000000040000000000000009000000\
+         00000000020000000000000001",
+    );
+    let ask = FileAsk {
+        transfer: 4,
+        file: Some(5),
+        offset: 6,
+    };
+    let bytes = sent(|out| peer::encode_file_ask(out, HEAD, &ask));
+    check(
+        "question for a piece",
+        &bytes,
+        "21000000e5fef1dc0f0100002100000004030201000000000500000006000000040000000000000001050000\
+         000000000000000000000000000600000000000000",
+    );
+    let piece = FileBytes {
+        whole: 9,
+        crc: 8,
+        bytes: Bytes::from_static(b"piece"),
+    };
+    let bytes = sent(|out| peer::encode_file_bytes(out, HEAD, piece));
+    check(
+        "piece",
+        &bytes,
+        "1100000084c85a348e0100000c00000004030201000000000500000006000000090000000000000008000000\
+         7069656365",
+    );
     let hello = Hello::beats(ClusterId(0xfeed), NodeId(3));
     check(
         "hello before beats",
@@ -361,6 +392,31 @@ fn version_5_is_sent_as_it_always_was() {
         "60000000ca0929cd080100006000000004030201000000000500000006000000050000000000000000000000\
          0000000003000000000000000900000000000000000000000000000004000000000000000500000000000000\
          0600000000000000581b030001000000060000000300000001000000020000000400000001000000",
+    );
+}
+
+#[test]
+fn version_4_is_sent_as_it_always_was() {
+    let of_4 = |hello| Hello {
+        oldest: 4,
+        newest: 4,
+        ..hello
+    };
+    let hello = of_4(Hello::peer(ClusterId(0xfeed), NodeId(3)));
+    check(
+        "hello",
+        &hello.encode(),
+        "434f52454c49544804000400020000000000000000000000edfe000000000000030000000000000000000000\
+         fb0a8998",
+    );
+    // Nodes of version 4 are refused, clients are not.
+    let hello = of_4(Hello::client(ClusterId(0xfeed)));
+    let welcome = Welcome::answer(&hello, ClusterId(0xfeed), Epoch(1), NodeId(2), 1);
+    check(
+        "welcome",
+        &welcome.encode(),
+        "434f52454c49544800000400010000000000000000000000edfe000000000000020000000000000000008000\
+         00100000001000000010000001000000da7859c2",
     );
 }
 

@@ -110,8 +110,8 @@ impl Group {
     pub(super) fn listen_to(&self, peer: NodeStore) -> Result<(), Refusal> {
         let stores = &self.inner.stores;
         if stores.standing_of(peer) == Standing::Stranger {
-            let replica = ReplicaId::first(peer.node);
-            return Err(Refusal::NotTheStore(replica, peer.store));
+            let first = ReplicaId(peer.node.0);
+            return Err(Refusal::NotTheStore(first, peer.store));
         }
         let me = stores.me();
         if stores.standing(me) == Standing::Stranger {

@@ -107,6 +107,11 @@ fn who_lags_or_is_nobody_becomes_no_voter() {
     );
     // It is taken in, and its node has not heard of it.
     world.add_learner(four);
+    let empty = world.try_vote(wanted.clone());
+    assert!(
+        matches!(empty, Err(ChangeError::Lags { .. })),
+        "of a short log: {empty:?}"
+    );
     let session = world.session();
     for number in 1..400 {
         world.write(session, number, "k");
@@ -368,6 +373,16 @@ fn a_group_of_one_grows_to_three_and_back() {
     world.vote(&[back[0], two, back[1]]);
     world.write(session, 3, "k");
     assert!(![one, three].contains(&world.group(0).replica()));
+    world.check_equal();
+    // Nobody of those that stay votes before.
+    world.vote(&[two]);
+    let last = replica(1, 3);
+    world.take_in(last);
+    world.vote(&[last]);
+    world.cluster.wait("the one that stays leads", || {
+        world.cluster.leader() == Some(0)
+    });
+    world.write(session, 4, "k");
     world.check_equal();
 }
 

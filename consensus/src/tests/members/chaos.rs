@@ -1,5 +1,5 @@
 //! Members that come, go, are replaced, moved and wiped at random while clients work, on three to seven nodes, during cuts,
-//! crashes and pauses. The history must be linearizable, no two replicas may hold the lease at once, whoever holds it must
+//! crashes and pauses; with every other seed logs are purged, so that who is new gets a snapshot. The history must be linearizable, no two replicas may hold the lease at once, whoever holds it must
 //! have a majority that is bound to it, and in the end all members must hold the same.
 //!
 //! `CORELITH_SIM_SEEDS=2000 cargo test --release -p corelith-consensus members` runs more seeds;
@@ -50,6 +50,7 @@ struct Chaos {
     /// A voter whose store was wiped, or that was dropped, until it is a member no more.
     lost: Option<ReplicaId>,
     has_faults: bool,
+    has_snapshots: bool,
     wrong: Option<String>,
     /// Changes that were made.
     made: u32,
@@ -63,6 +64,7 @@ impl Chaos {
             next_store: 100,
             lost: None,
             has_faults: true,
+            has_snapshots: false,
             wrong: None,
             made: 0,
         }
@@ -131,6 +133,24 @@ impl Chaos {
         if self.has_faults && self.random(6) == 0 {
             self.fault();
         }
+        if self.has_snapshots && self.random(4) == 0 {
+            self.checkpoint();
+        }
+    }
+
+    /// Has a replica checkpoint its state, behind which its log is purged: who lacks that gets a snapshot.
+    fn checkpoint(&self) {
+        let at = self.random(self.cluster().nodes.len());
+        let Some(group) = self.world.try_group(at) else {
+            return;
+        };
+        let engine = group.engine().clone();
+        self.cluster().sim.enter(self.cluster().nodes[at], || {
+            // It may close meanwhile.
+            drop(corelith_io::spawn(async move {
+                drop(engine.checkpoint().await)
+            }));
+        });
     }
 
     /// Looks whether the leases are as they must be.
@@ -365,7 +385,12 @@ struct Run {
 
 fn run(seed: u64) -> Run {
     let count = 3 + (seed % 5) as usize;
-    let cluster = Cluster::of(seed, SimConfig::rough(), Options::default(), 1, count);
+    let has_snapshots = seed % 2 == 1;
+    let options = Options {
+        catch_up_entries: if has_snapshots { 10 } else { 1 << 20 },
+        ..Options::default()
+    };
+    let cluster = Cluster::of(seed, SimConfig::rough(), options, 1, count);
     cluster.start_all();
     cluster.wait_leader();
     let history = Rc::new(RefCell::new(History::default()));
@@ -381,6 +406,7 @@ fn run(seed: u64) -> Run {
         });
     }
     let mut chaos = Chaos::of(cluster);
+    chaos.has_snapshots = has_snapshots;
     for _ in 0..CHANGES {
         if chaos.wrong.is_none() {
             chaos.change();

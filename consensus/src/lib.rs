@@ -57,7 +57,6 @@ pub use group::{Group, GroupProgress, GroupStatus, ReadPoint, ReplicaProgress, R
 pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
 pub use liveness::{Liveness, LivenessOptions, PeerState, ToldMark};
-pub use neighbour::AnswerNode;
 pub use options::{Options, Reads};
-pub use route::{GroupMember, NodeStore, Origin, Resolve, Route};
+pub use route::{AnswerNode, GroupMember, NodeStore, Origin, Resolve, Route};
 pub use stores::GroupMembers;

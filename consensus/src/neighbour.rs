@@ -4,15 +4,10 @@
 //! Invariant: the answers that a peer waits for are bounded, beyond that it is told to come back.
 
 use crate::groups::Groups;
-use crate::route::Target;
+use crate::route::{AnswerNode, Target};
 use corelith_wire::peer::{self, NodeAsk, NodeReply, kinds};
-use corelith_wire::{NodeId, ShardId, StoreId};
-use futures_util::future::LocalBoxFuture;
-use std::rc::Rc;
+use corelith_wire::{NodeId, ShardId};
 use std::time::Duration;
-
-/// Answers a question of that node, which has that store.
-pub type AnswerNode = Rc<dyn Fn(NodeId, StoreId, NodeAsk) -> LocalBoxFuture<'static, NodeReply>>;
 
 /// What the head of such a frame says: it is about no shard.
 const NO_SHARD: Target = Target {

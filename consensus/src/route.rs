@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use corelith_shards::{LogId, NodeId, ReplicaId, ShardId};
+use corelith_wire::peer::{NodeAsk, NodeReply};
 use corelith_wire::{Epoch, Head, StoreId};
 use futures_util::future::LocalBoxFuture;
 use std::net::SocketAddr;
@@ -9,6 +10,9 @@ use std::rc::Rc;
 
 /// The address of a node's core; `None` if there is none now.
 pub type Resolve = Rc<dyn Fn(NodeId, u16) -> LocalBoxFuture<'static, Option<SocketAddr>>>;
+
+/// Answers a question of that node, which has that store.
+pub type AnswerNode = Rc<dyn Fn(NodeId, StoreId, NodeAsk) -> LocalBoxFuture<'static, NodeReply>>;
 
 /// How the cores of other nodes are found.
 #[derive(Clone)]

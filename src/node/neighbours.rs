@@ -186,9 +186,8 @@ impl Neighbours {
     }
 
     async fn answer_for_meta(&self, from: NodeId, ask: NodeAsk) -> NodeReply {
-        let leader = self.meta_leader();
-        if leader != Some(self.me) {
-            let leader = leader.map(|node| node.0);
+        if !self.leads_meta() {
+            let leader = self.meta_leader().map(|node| node.0);
             return NodeReply::NotLeader { leader };
         }
         let (told, answer) = corelith_io::channel(1);

@@ -195,11 +195,11 @@ impl Joining {
         let me = self.desk.me();
         for reply in replies.into_values() {
             match reply.answer {
-                FormationAnswer::Joined { node, map, .. } if node == me.node => {
-                    if self.adopt(&map).await? {
-                        tracing::info!(store = %me.store, "the cluster has taken this node in again");
-                        return Ok(true);
-                    }
+                FormationAnswer::Joined { node, map, .. }
+                    if node == me.node && self.adopt(&map).await? =>
+                {
+                    tracing::info!(store = %me.store, "the cluster has taken this node in again");
+                    return Ok(true);
                 }
                 FormationAnswer::Declined(why) => {
                     tracing::debug!(why, "the node is not taken in again");

@@ -60,7 +60,7 @@ pub fn edits(map: &Map, registration: &Registration) -> Result<Vec<MapEdit>, Str
         if !is_free && map.settings.rejoin == Rejoin::Manual {
             return Err(format!(
                 "node {} comes with another data directory, and by the setting `rejoin` an operator takes it in again: \
-                 corelith cluster replace",
+                 corelith cluster rejoin",
                 id.0
             ));
         }

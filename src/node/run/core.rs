@@ -5,9 +5,9 @@
 //!   of it after every other core has ended.
 //! * A core that fails tells why before anything else of the node can notice.
 
-use super::entry::{self, EnteredCore, HeldDirectory, Store, enter};
-use super::setup::Opening;
+use super::entry::{self, EnteredCore, HeldDirectory, enter};
 pub use super::setup::{BeatsSetup, CoreEvent, CoreEventKind, CoreSetup, PreparedNode, prepare};
+use super::setup::{Opening, Store};
 use crate::node::admin::status::NodeStatus;
 use crate::node::admission::desk::Desk;
 use crate::node::cluster::map_watch::MapWatch;

@@ -1,7 +1,7 @@
 //! What comes before a core opens its shards: the first core opens the data directory, and waits until the
 //! node is one of the cluster; the others learn from it who they are.
 
-use super::setup::{CoreSetup, Opening, listen};
+use super::setup::{CoreSetup, Opening, Store, listen};
 use crate::node::admission::desk::Desk;
 use crate::node::admission::entering::{self, place};
 use crate::node::admission::joining::{self, Joining};
@@ -12,7 +12,7 @@ use crate::node::cluster::map_watch::MapWatch;
 use crate::node::cluster::placement::{Placement, founded_on};
 use crate::node::cluster::standing::{Exclusion, exclusion};
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::identity::{DataDir, Expected, ExpectedCluster, HeldShard, Identity};
+use crate::node::data_dir::identity::{DataDir, Expected, ExpectedCluster, Identity};
 use crate::node::data_dir::keeper::{IdentityKeeper, KeeperAsk};
 use crate::node::data_dir::map_file;
 use crate::node::error::NodeError;
@@ -20,32 +20,14 @@ use crate::node::limits;
 use crate::node::shards::Founding;
 use corelith_consensus::{Groups, Judge, Liveness, LivenessOptions};
 use corelith_io::{Receiver, Sender, TcpListener};
-use corelith_shards::{NodeId, ShardId};
+use corelith_shards::NodeId;
 use corelith_wire::peer::{Charter, Introduction, Settings, Verdict};
 use corelith_wire::{Epoch, FullClusterId, Start, StoreId};
 use futures_util::future::{Either, select};
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What every core must know of the store before it opens a shard.
-#[derive(Clone)]
-pub(super) struct Store {
-    /// Who the node is.
-    pub(super) me: Introduction,
-    /// Hash of the cluster's name.
-    pub(super) name: u64,
-    /// How the cluster was founded.
-    pub(super) founding: Arc<Founding>,
-    /// The shards that it had when the node started.
-    pub(super) held: Arc<BTreeMap<ShardId, HeldShard>>,
-    /// Who lives, and what was promised.
-    pub(super) liveness: Arc<Liveness>,
-    /// The newest map that is known.
-    pub(super) placement: Arc<Placement>,
-}
 
 /// A core of a node that is one of the cluster.
 pub(super) struct EnteredCore {

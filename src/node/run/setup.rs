@@ -1,18 +1,38 @@
 //! What a core needs to start, and what it tells.
 
-use super::entry::Store;
 use crate::node::cluster::placement::Placement;
 use crate::node::config::NodeConfig;
+use crate::node::data_dir::identity::HeldShard;
 use crate::node::data_dir::keeper::KeeperAsk;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::mesh::{MeshReceiver, MeshSender};
-use corelith_consensus::InboundBeats;
+use crate::node::shards::Founding;
+use corelith_consensus::{InboundBeats, Liveness};
 use corelith_io::{ErrorKind, Receiver, Sender, TcpListener};
-use corelith_shards::NodeId;
+use corelith_shards::{NodeId, ShardId};
+use corelith_wire::peer::Introduction;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What every core must know of the store before it opens a shard.
+#[derive(Clone)]
+pub(super) struct Store {
+    /// Who the node is.
+    pub(super) me: Introduction,
+    /// Hash of the cluster's name.
+    pub(super) name: u64,
+    /// How the cluster was founded.
+    pub(super) founding: Arc<Founding>,
+    /// The shards that it had when the node started.
+    pub(super) held: Arc<BTreeMap<ShardId, HeldShard>>,
+    /// Who lives, and what was promised.
+    pub(super) liveness: Arc<Liveness>,
+    /// The newest map that is known.
+    pub(super) placement: Arc<Placement>,
+}
 
 /// What the core of the beats needs to start.
 pub struct BeatsSetup {

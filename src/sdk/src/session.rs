@@ -18,6 +18,7 @@
 //! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
+mod news;
 mod reads;
 mod scouts;
 
@@ -106,23 +107,6 @@ impl Session {
     /// The newest cluster map that it has.
     pub fn map(&self) -> &Arc<ClusterMap> {
         self.routes.map()
-    }
-
-    /// Adopts a map from a node. Returns whether it is newer than the current one.
-    pub fn adopt(&mut self, map: ClusterMap) -> bool {
-        let is_newer = self.routes.adopt(map);
-        self.has_newer_map |= is_newer;
-        is_newer
-    }
-
-    /// Whether the nodes, and the seeds, are to be asked for a newer map now.
-    pub fn take_wish_for_map(&mut self) -> bool {
-        std::mem::take(&mut self.wants_map)
-    }
-
-    /// Whether a newer map was adopted since the last call.
-    pub fn take_map_news(&mut self) -> bool {
-        std::mem::take(&mut self.has_newer_map)
     }
 
     /// Host and port of `target`, `None` if it is not in the map.
@@ -446,27 +430,6 @@ impl Session {
         }
     }
 
-    fn redirected(&mut self, operation: &mut Operation, leader: NodeId, now: Duration) -> Step {
-        let asked = operation.asked.unwrap_or_default();
-        operation.cause = Cause::NoLeader;
-        self.routes.does_not_lead(operation.shard, asked);
-        if leader != NodeId(0) && !self.routes.has(leader) {
-            // The map is old.
-            return match self.pause(operation, now) {
-                Step::Pause { until } => Step::Refresh { until },
-                other => other,
-            };
-        }
-        // One without a replica may have got it since.
-        let known = leader != NodeId(0);
-        if !known || leader == asked || self.routes.suspected(leader, now) {
-            return self.seek(operation, now);
-        }
-        // The others go on when it has answered: it may have no majority.
-        self.routes.named(operation.shard, leader);
-        self.go_on(operation, now)
-    }
-
     /// A node reports to a write that its disk or shard is full or its data damaged. It may not be the leader (any
     /// more), so each of the other replicas is asked once before the report is final.
     fn cannot(&mut self, operation: &mut Operation, error: Error, now: Duration) -> Step {
@@ -617,12 +580,6 @@ impl Session {
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
-    /// One of so many, at random.
-    pub fn next_of(&mut self, count: usize) -> usize {
-        let random = self.next_random() >> 33;
-        usize::try_from(random).unwrap_or_default() % count.max(1)
-    }
-
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

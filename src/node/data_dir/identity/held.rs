@@ -169,7 +169,7 @@ mod tests {
         // (notes, generation, state, whether generation 0, and 4, may be made then)
         let table: [(&[ShardNote], u16, HeldState, bool); 6] = [
             (&[], 0, HeldState::ToBeMade, false),
-            (&[made.clone()], 0, HeldState::Made, false),
+            (std::slice::from_ref(&made), 0, HeldState::Made, false),
             (
                 &[made.clone(), dropped.clone()],
                 0,

@@ -16,7 +16,8 @@ type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 fn quick(configuration: String) -> String {
     configuration.replace(
         "[storage]\n",
-        "[storage]\nscrub_bytes_per_second = 1073741824\nscrub_cycle_seconds = 1\n",
+        "[liveness]\nbeat_ms = 75\npromise_ms = 1500\n\n\
+         [storage]\nscrub_bytes_per_second = 8388608\nscrub_cycle_seconds = 1\n",
     )
 }
 
@@ -96,25 +97,40 @@ fn flip(path: &Path, at: u64) -> Option<String> {
     Some(format!("{} at {place}", path.display()))
 }
 
-/// What a node lists as damaged, over all shards.
-fn damages(cluster: &Cluster) -> Vec<String> {
+/// What the nodes say of the storage of each shard.
+fn storage(cluster: &Cluster) -> Result<Vec<Value>, String> {
     let output = cluster.run(&["status", "--storage", "--json"]);
-    let status: Value = match serde_json::from_slice(&output.stdout) {
-        Ok(status) => status,
-        Err(_) => return vec![format!("{output:?}")],
-    };
-    let shards = status["storage"].as_array().unwrap().iter();
-    let damages = shards.flat_map(|shard| shard["damages"].as_array().cloned().unwrap_or_default());
-    damages.map(|damage| damage.to_string()).collect()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let shards: Vec<Value> = lines.filter(|line| line["kind"] == "storage").collect();
+    match output.status.success() && !shards.is_empty() {
+        true => Ok(shards),
+        false => Err(format!("{output:?}")),
+    }
+}
+
+/// What the nodes list as damaged.
+fn damages(cluster: &Cluster) -> Vec<String> {
+    match storage(cluster) {
+        Ok(shards) => {
+            let damages = shards
+                .iter()
+                .filter_map(|shard| shard["damages"].as_array());
+            damages.flatten().map(Value::to_string).collect()
+        }
+        Err(why) => vec![why],
+    }
 }
 
 /// How many cycles each shard's scrubber has begun at least.
 fn cycles(cluster: &Cluster) -> u64 {
-    let output = cluster.run_ok(&["status", "--storage", "--json"]);
-    let status: Value = serde_json::from_str(&output).unwrap();
-    let shards = status["storage"].as_array().unwrap().iter();
-    let cycles = shards.map(|shard| shard["scrub"]["cycle"].as_u64().unwrap());
-    cycles.min().unwrap()
+    let shards = storage(cluster).unwrap_or_default();
+    let cycles = shards
+        .iter()
+        .filter_map(|shard| shard["scrub"]["cycle"].as_u64());
+    cycles.min().unwrap_or(0)
 }
 
 fn wait_well(cluster: &Cluster) {

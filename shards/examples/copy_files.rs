@@ -4,7 +4,7 @@
 
 use corelith_io::Instant;
 use corelith_shards::{
-    Entry, LogId, LogIndex, NodeId, Shard, ShardId, ShardOptions, Term, ValuePart,
+    Entry, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions, Term, ValuePart,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ fn entry(index: u64, value_bytes: usize) -> Result<Entry, AnyError> {
     Ok(Entry {
         id: LogId {
             term: Term(1),
-            node: NodeId(1),
+            node: ReplicaId(1),
             index: LogIndex(index),
         },
         kind: 1,

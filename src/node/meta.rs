@@ -402,6 +402,13 @@ fn may_register(lead: &Lead, registration: &Registration) -> Result<Vec<MapEdit>
     let Some((node, known)) = known.filter(|(_, known)| known.store != StoreId::UNCLAIMED) else {
         return Ok(edits);
     };
+    if (&known.host, known.port) != (&registration.host, registration.port) {
+        return Err(NotWritten::Refused(format!(
+            "node {0} is known at {1}:{2} with another data directory: if this machine takes its place for good, \
+             `corelith cluster rejoin {0}` says so; if it is another node, leave `node.id` out",
+            node.0, known.host, known.port
+        )));
+    }
     let reports = &lead.reports;
     let heard = reports
         .nodes

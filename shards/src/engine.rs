@@ -216,7 +216,8 @@ struct EngineInner {
     was_full: Cell<bool>,
     /// Free part of the device at the last look.
     free_fraction: Cell<f64>,
-    _lock: Option<DirLock>,
+    /// Given up when the shard is closed: whoever still holds the engine keeps nobody from the directory.
+    lock: RefCell<Option<DirLock>>,
 }
 
 /// A memtable that takes no more writes, and how far the state had come with it.
@@ -404,7 +405,7 @@ impl Engine {
             manifest_bytes: Cell::new(manifest_bytes),
             was_full: Cell::new(false),
             free_fraction: Cell::new(1.0),
-            _lock: parts.lock,
+            lock: RefCell::new(parts.lock),
         };
         let engine = Self {
             inner: Rc::new(inner),
@@ -444,6 +445,11 @@ impl Engine {
     /// As [`Engine::put`].
     pub fn delete(&self, at: LogIndex, key: &[u8]) {
         self.insert(at, key, Value::Deleted);
+    }
+
+    /// Gives the directory up, after everything of the shard is closed.
+    pub(crate) fn unlock(&self) {
+        self.inner.lock.take();
     }
 
     fn insert(&self, at: LogIndex, key: &[u8], value: Value) {

@@ -194,7 +194,9 @@ impl Shard {
     pub async fn close(self) -> Result<()> {
         self.begin_stop();
         let flushed = self.engine.close().await;
-        self.log.close().await?;
+        let closed = self.log.close().await;
+        self.engine.unlock();
+        closed?;
         flushed
     }
 }

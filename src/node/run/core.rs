@@ -110,14 +110,13 @@ async fn serve(setup: &CoreSetup, held: &mut Option<HeldDirectory>) -> Result<()
         ));
     }
     let outcome = {
-        let stopped = pin!(until_stopped(setup, &opened));
+        let stopped = pin!(until_stopped(setup, opened));
         let excluded = pin!(entry::until_excluded(setup, &groups, &desk, &map));
         match select(stopped, excluded).await {
             Either::Left(_) => Ok(()),
             Either::Right((error, _)) => Err(error),
         }
     };
-    drop(opened);
     tasks.iter().for_each(JoinHandle::abort);
     groups.answer_no_nodes();
     groups.shutdown().await;
@@ -199,8 +198,11 @@ async fn follow_map(shards: Rc<CoreShards>, map: Rc<MapWatch>, groups: Groups) {
 }
 
 /// Says when the core is ready, and returns when it is to stop.
-async fn until_stopped(setup: &CoreSetup, groups: &[Group]) {
-    if wait_for_leaders(groups, &setup.stop).await {
+async fn until_stopped(setup: &CoreSetup, groups: Vec<Group>) {
+    let has_leaders = wait_for_leaders(&groups, &setup.stop).await;
+    // A replica that is dropped while the node runs must not stay for that.
+    drop(groups);
+    if has_leaders {
         setup.tell(CoreEventKind::Ready);
         // An error means that the node is told to stop, as a message does.
         let _ = setup.stop.recv().await;

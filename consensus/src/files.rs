@@ -155,7 +155,8 @@ pub(crate) async fn receive(
                 Either::Right((never, _)) => match never {},
             }
         }
-        Err(Ended::Over | Ended::Failed(Error::OldSnapshot)) => Ok(None),
+        Err(Ended::Over) => Ok(None),
+        Err(Ended::Failed(Error::OldSnapshot)) => Ok(group.answer_to_old_snapshot(vote).await),
         Err(Ended::Failed(error)) => {
             tracing::warn!(shard = %group.shard(), %error, "a snapshot cannot be received");
             Ok(None)

@@ -476,6 +476,17 @@ impl Group {
     }
 }
 
+impl Group {
+    /// The vote to answer a snapshot with that covers no more than is applied here, and so has nothing to install: its
+    /// sender goes on behind it. `None` if this replica does not follow the sender yet.
+    pub(crate) async fn answer_to_old_snapshot(&self, sender: PeerVote) -> Option<PeerVote> {
+        let _turn = self.inner.door.turn.acquire(1).await;
+        let (vote, _) = self.inner.caught_up().await?;
+        let is_up_to_it = vote == sender || leader_of_vote(&vote) > leader_of_vote(&sender);
+        is_up_to_it.then_some(vote)
+    }
+}
+
 impl super::GroupInner {
     /// Gives up the lease before this replica, whose vote is `vote`, votes for somebody else: a leader counts
     /// itself, and openraft's metrics, by which it knows that it leads, say later that it does not.

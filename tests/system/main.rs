@@ -27,6 +27,7 @@ mod full_disk;
 mod identity;
 mod import;
 mod positions;
+mod recover;
 mod refusals;
 mod rounds;
 mod seccomp;

@@ -1,6 +1,6 @@
 //! The command line: arguments, and what each command does.
 //!
-//! `node`, `dev`, `inspect`, `check` and `gc` run on this machine; all other commands are clients of a cluster and
+//! `node`, `dev`, `inspect`, `check`, `recover` and `gc` run on this machine; all other commands are clients of a cluster and
 //! use only the SDK.
 #![expect(
     clippy::disallowed_methods,
@@ -25,6 +25,7 @@ mod offline;
 mod on_core;
 mod output;
 mod paths;
+mod recover;
 mod scan;
 mod shard;
 mod status;
@@ -52,6 +53,7 @@ pub fn run(arguments: Arguments) -> u8 {
         Command::Dev(dev) => dev::run(&dev.data, dev.wanted()).map_err(Failure::node),
         Command::Inspect(inspect) => offline::inspect(&inspect.file, inspect.json),
         Command::Check(check) => offline::check(&check.dir, check.json),
+        Command::Recover(recover) => recover::run(&recover),
         Command::Gc(GcCommand::Plan(plan)) => offline::plan(&plan.dir, plan.json),
         Command::Client(command) => connect::on_runtime(client::run(command)),
     };

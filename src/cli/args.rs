@@ -149,6 +149,19 @@ Prints each problem, then a summary of each shard. Changes nothing. Exit code 6:
 Example:
   corelith check corelith-data")]
     Check(CheckArguments),
+    /// Have the shards of a stopped node go on without nodes that are gone for good.
+    #[command(after_help = "\
+For shards of which a majority is gone. Run it on every machine that is left while no node runs: first
+without --unsafe, which changes nothing, and with --json for the reports; then with --unsafe and the
+reports of all others. Start the nodes after that, and give `corelith cluster recover`. What only
+the lost nodes had is lost: writes that the cluster has acknowledged may be gone.
+
+Examples:
+  corelith recover --config corelith.toml --lost 2,3
+  corelith recover --config corelith.toml --lost 2,3 --json > left-1.json
+  corelith recover --config corelith.toml --lost 2,3 --unsafe \\
+    --report left-4.json --report left-5.json")]
+    Recover(RecoverLeftArguments),
     /// Show the garbage in the value log.
     #[command(subcommand)]
     Gc(GcCommand),
@@ -217,6 +230,26 @@ pub struct CheckArguments {
     /// The data directory of a node or of `corelith dev`, or the directory of one shard.
     pub dir: PathBuf,
     /// Print JSON, one object per line: each problem, then a summary of each shard.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `recover`.
+#[derive(Debug, Args)]
+pub struct RecoverLeftArguments {
+    /// The node's configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The ids of all nodes that are gone for good.
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',', required = true)]
+    pub lost: Vec<u64>,
+    /// What another machine that is left has written with --json; give it once for each.
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+    /// Do it, and accept that acknowledged writes may be lost.
+    #[arg(long)]
+    pub r#unsafe: bool,
+    /// Print JSON, one object per line: the report of this node, or with --unsafe each shard that goes on.
     #[arg(long)]
     pub json: bool,
 }

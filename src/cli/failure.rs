@@ -5,6 +5,7 @@ use super::encoding::{counted, printable};
 use super::unserved::ShardLack;
 use crate::node::data_dir::identity::IdentityError;
 use crate::node::data_dir::inspect::InspectError;
+use crate::node::data_dir::left::LeftError;
 use crate::node::data_dir::on_disk::OfflineError;
 use crate::node::error::NodeError;
 use corelith_client::Error;
@@ -76,6 +77,9 @@ pub enum Failure {
     /// A directory cannot be read.
     #[error("{0}")]
     Offline(#[from] OfflineError),
+    /// The shards of a node that is left do not go on.
+    #[error("{0}")]
+    Left(#[from] LeftError),
     /// A check found damage; each problem was printed.
     #[error("{} found, see above", counted(*.problems, "problem", "problems"))]
     Damaged {
@@ -220,6 +224,7 @@ impl Failure {
             Self::NoCluster { .. } | Self::Unserved { .. } => code::UNREACHABLE,
             Self::Inspect { source } => of_inspection(source),
             Self::Offline(error) => of_offline(error),
+            Self::Left(error) => of_left(error),
             Self::Node(error) => error
                 .downcast_ref::<NodeError>()
                 .map_or(code::LOCAL, of_node),
@@ -293,6 +298,14 @@ fn of_offline(error: &OfflineError) -> u8 {
         OfflineError::NoData { .. } => code::WRONG_INPUT,
         OfflineError::Shard(error) => of_shard(error),
         _ => code::LOCAL,
+    }
+}
+
+fn of_left(error: &LeftError) -> u8 {
+    match error {
+        LeftError::NoNode { .. } => code::WRONG_INPUT,
+        LeftError::Identity(error) => of_identity(error),
+        LeftError::InUse { .. } | LeftError::Io(_) | LeftError::Shard { .. } => code::LOCAL,
     }
 }
 

@@ -3,5 +3,6 @@
 pub mod identity;
 pub mod inspect;
 pub(crate) mod keeper;
+pub mod left;
 pub(crate) mod map_file;
 pub mod on_disk;

@@ -10,6 +10,7 @@
 //!   by itself, or concerns the whole machine (no space, no permission), stops the node instead, which
 //!   whoever starts it tries again; a shard that is opened while the node runs is not opened then.
 
+pub(crate) mod options;
 mod orders;
 
 pub(crate) use orders::ShardOrder;
@@ -25,13 +26,12 @@ use crate::node::local::{DownShard, LocalGroups};
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupMember, Groups, OpenError, Origin};
 use corelith_io::{ErrorKind, Sender};
-use corelith_shards::{
-    self as shards, BlockCache, NodeId, Rounds, ScrubOptions, Shard, ShardId, ShardOptions,
-};
+use corelith_shards::{self as shards, BlockCache, NodeId, Rounds, Shard, ShardId};
 use corelith_wire::peer::{Charter, Introduction};
 use corelith_wire::placement::core_of;
 use corelith_wire::{LogId, ReplicaId};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use options::{block_cache, is_of_the_machine, shard_options};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ impl CoreShards {
         let mine = held.iter();
         let mine = mine.filter(|(shard, _)| core_of(**shard, cores) == core);
         Rc::new(Self {
-            cache: BlockCache::new(length(around.config.storage.block_cache_bytes)),
+            cache: block_cache(&around.config.storage),
             rounds: Rounds::default(),
             held: RefCell::new(mine.map(|(shard, held)| (*shard, *held)).collect()),
             busy: RefCell::default(),
@@ -195,25 +195,13 @@ impl CoreShards {
         id: ShardId,
         is_known: bool,
     ) -> Result<(ShardId, Result<Shard, DownShard>), NodeError> {
-        let storage = &self.around.config.storage;
-        let options = ShardOptions {
-            memtable_bytes: length(storage.memtable_bytes),
-            segment_bytes: storage.segment_bytes,
-            log_cache_bytes: length(storage.log_cache_bytes),
-            cache: self.cache.clone(),
-            rounds: Some(self.rounds.clone()),
-            policy: storage.compaction,
-            compression: storage.compression,
-            value_threshold: length(storage.value_threshold_bytes),
-            value_segment_bytes: storage.value_segment_bytes,
-            reserve_bytes: storage.reserve(),
-            scrub: ScrubOptions {
-                bytes_per_second: storage.scrub_bytes_per_second,
-                cycle_min: Duration::from_secs(storage.scrub_cycle_seconds),
-            },
-            is_known,
-            ..ShardOptions::new(self.around.me.store.0 as u64, id)
-        };
+        let store = self.around.me.store.0 as u64;
+        let options = shard_options(
+            &self.around.config.storage,
+            (store, id, is_known),
+            self.cache.clone(),
+            Some(self.rounds.clone()),
+        );
         match Shard::open(&self.dir(id), options).await {
             Ok(shard) => Ok((id, Ok(shard))),
             Err(error) => Ok((id, Err(self.down(id, error)?))),
@@ -290,21 +278,4 @@ impl CoreShards {
             reason: error.to_string(),
         }
     }
-}
-
-/// Whether an error may go away by itself, or would befall any shard.
-fn is_of_the_machine(error: &shards::Error) -> bool {
-    match error {
-        shards::Error::Io(io) => matches!(
-            io.kind(),
-            ErrorKind::NoSpace | ErrorKind::Permission | ErrorKind::Locked
-        ),
-        shards::Error::Fenced(error) => is_of_the_machine(error),
-        _ => false,
-    }
-}
-
-/// A configured length in memory, whose bounds were checked.
-fn length(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -28,6 +28,7 @@ mod heal;
 mod identity;
 mod import;
 mod positions;
+mod recover;
 mod refusals;
 mod rounds;
 mod seccomp;

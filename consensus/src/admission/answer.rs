@@ -19,7 +19,12 @@ pub(crate) fn vote_answer(
     }
     // Term 0 says that it never voted.
     if answer.vote.term != Term(0) {
-        known.heard(&answer.vote)?;
+        // Of the answer to a question only the term is used. The vote may name a replica that is gone for good, and that
+        // the membership of the one that asks has left out.
+        match pre {
+            true => known.term(answer.vote.term)?,
+            false => known.heard(&answer.vote)?,
+        }
     }
     within(answer.last, leader_of_vote(&answer.vote))
 }

@@ -549,6 +549,8 @@ fn answers_fit_what_was_asked() {
         check(true, answer(vote_of(0, 2, false), None, true)),
         Ok(())
     );
+    // One that is gone for good, and that the others know.
+    assert_eq!(check(true, answer(vote_of(5, 5, true), None, true)), Ok(()));
     assert_eq!(
         check(false, answer(vote_of(7, 3, true), Some(id(6, 2, 3)), false)),
         Ok(())

@@ -301,6 +301,42 @@ impl Cluster {
         });
     }
 
+    /// Opens shard 0 of a node that is down, as a command does that runs while the node does not.
+    pub(super) fn offline<T: 'static>(
+        &self,
+        at: usize,
+        work: impl AsyncFnOnce(&Shard) -> T + 'static,
+    ) -> T {
+        assert!(!self.is_up(at), "node {at} is down");
+        let store = StoreId(self.stores.borrow()[at]);
+        let options = shard_options(ShardId(0), self.memtable_bytes);
+        let dir = match self.held.borrow()[at] {
+            Held::Founding => format!("/data-{store}/shard-0"),
+            Held::Admitted(replica) => format!("/data-{store}/shard-0-{}", replica.generation()),
+            Held::Nothing => panic!("node {at} has a replica"),
+        };
+        let (told, done) = (Rc::new(RefCell::new(None)), Rc::new(RefCell::new(None)));
+        let tell = Rc::clone(&told);
+        self.sim.start(self.nodes[at], 0, move || async move {
+            let shard = Shard::open(&PathBuf::from(dir), options).await.unwrap();
+            let found = work(&shard).await;
+            shard.close().await.unwrap();
+            tell.replace(Some(found));
+        });
+        self.sim.run_until(
+            || {
+                let found = told.take();
+                let is_done = found.is_some();
+                done.replace(found);
+                is_done
+            },
+            Duration::from_secs(60),
+        );
+        self.sim.kill(self.nodes[at]);
+        let found = done.take();
+        found.expect("the work ends")
+    }
+
     /// Has a node close and forget the replica that it has.
     pub(super) fn dismiss(&self, at: usize) {
         self.held.borrow_mut()[at] = Held::Nothing;

@@ -1,12 +1,13 @@
 //! Groups whose members change: one thing at a time here, at random and with faults in `chaos`.
 
 mod chaos;
+mod recover;
 mod world;
 
 use super::cluster::{Cluster, put};
 use super::scenarios::applied;
 use crate::planted::{Bug, plant, planted};
-use crate::{ChangeError, GroupMember, NodeStore, Options};
+use crate::{ChangeError, Decided, GroupMember, NodeStore, Options};
 use corelith_io::sim::SimConfig;
 use corelith_shards::{LogIndex, NodeId, ReplicaId, ShardId, Term};
 use corelith_wire::StoreId;
@@ -394,11 +395,18 @@ impl World {
     }
 
     fn write(&self, session: u64, number: u64, key: &str) -> LogIndex {
+        self.write_at(session, number, key).index
+    }
+
+    /// The entry of a write.
+    fn write_at(&self, session: u64, number: u64, key: &str) -> Decided {
         loop {
             let leader = self.cluster.wait_leader();
             let command = put(session, number, Condition::Any, key, "v");
             if let Ok(reply) = self.cluster.write(leader, command) {
-                return applied(reply.outcome);
+                let version = applied(reply.outcome);
+                assert_eq!(version, reply.at.index);
+                return reply.at;
             }
             self.cluster.sim.run_for(Duration::from_millis(20));
         }

@@ -329,31 +329,48 @@ fn rejoin(map: &Map, node: NodeId, store: StoreId) -> Result<Decision, OrderRefu
     ))
 }
 
-/// What goes on with the nodes that are left, where those that are lost were a majority.
+/// The nodes that are gone for good are removed, and each shard has the replicas that are left. Its group may have gone on
+/// with them before ([`crate::node::data_dir::left`]); or it leaves out the others by itself, where a majority is left.
 fn recover(map: &Map, lost: &[u64]) -> Result<Decision, OrderRefusal> {
     if lost.is_empty() || lost.len() > limits::MAP_LIVE_NODES_MAX {
         return refuse("name the nodes that are gone for good");
     }
     let lost: BTreeSet<NodeId> = lost.iter().copied().map(NodeId).collect();
-    for node in &lost {
+    let is_removed = |node: &NodeId| map.nodes.contains_key(node) && map.node(*node).is_none();
+    let (before, now): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+        lost.into_iter().partition(is_removed);
+    for node in &now {
         known(map, *node)?;
     }
-    let (mut decision, mut gone) = (Decision::default(), Vec::new());
+    if now.len() == map.live_nodes().count() {
+        return refuse("no node would be left");
+    }
+    let mut decision = Decision::default();
+    for node in before {
+        let line = format!("node {} is removed already", node.0);
+        decision.lines.push(line);
+    }
+    let (mut gone, mut fewer) = (Vec::new(), Vec::new());
     for (id, shard) in map.all_shards() {
+        let is_lost = |replica: &ReplicaId| now.contains(&replica.node());
+        let added = shard.change.and_then(|change| change.add);
+        if !shard.replicas.iter().chain(&added).any(is_lost) {
+            continue;
+        }
         let left = shard.replicas.iter().copied();
-        let survivors: Vec<ReplicaId> = left.filter(|r| !lost.contains(&r.node())).collect();
-        if 2 * survivors.len() > shard.replicas.len() {
-            continue;
-        }
+        let mut survivors: Vec<ReplicaId> = left.filter(|r| !is_lost(r)).collect();
         if survivors.is_empty() {
-            gone.push(id);
-            continue;
+            survivors.extend(added.filter(|add| !is_lost(add)));
         }
-        decision.lines.push(format!(
-            "{} goes on with node {}: writes that only the nodes lost had are lost",
-            shard_named(id),
-            nodes_of(&survivors)
-        ));
+        match 2 * survivors.len() > shard.replicas.len() {
+            _ if survivors.is_empty() => gone.push(id),
+            true => fewer.push(id),
+            false => decision.lines.push(format!(
+                "{} goes on with node {}: writes that only the nodes lost had are lost",
+                shard_named(id),
+                nodes_of(&survivors)
+            )),
+        }
         let shard = id;
         decision.edits.push(MapEdit::Recover { shard, survivors });
     }
@@ -363,10 +380,19 @@ fn recover(map: &Map, lost: &[u64]) -> Result<Decision, OrderRefusal> {
             listed(&gone)
         ));
     }
-    if decision.edits.is_empty() {
-        return refuse(
-            "no shard has lost its majority with these nodes: the others make good for them by themselves",
-        );
+    if !fewer.is_empty() {
+        decision.lines.push(format!(
+            "a majority is left of {}: nothing of them is lost",
+            listed(&fewer)
+        ));
+    }
+    for node in now {
+        let state = NodeState::Removed;
+        decision.edits.push(MapEdit::State { node, state });
+        decision.lines.push(format!(
+            "node {} is removed: it is refused if it comes back, and its id is not given again",
+            node.0
+        ));
     }
     Ok(decision)
 }

@@ -39,10 +39,11 @@ Examples:
     Set(OfCluster<SetArguments>),
     /// Take the empty store that comes as a node in its place, where the setting rejoin is manual.
     Rejoin(OfCluster<NodeOrder>),
-    /// Go on without nodes that are gone for good, where they were a majority of a shard.
+    /// Remove nodes that are gone for good, together with their replicas.
     #[command(after_help = "\
-What only the lost nodes had is lost: writes that the cluster has acknowledged may be gone. Nodes that
-are named as lost must never come back with their data. --dry-run says which shards are affected.
+Where they were a majority of a shard, have it go on first, with `corelith recover` on the machines
+that are left. What only the lost nodes had is lost: writes that the cluster has acknowledged may be
+gone. The lost nodes are refused if they come back. --dry-run says which shards are affected.
 
 Example:
   corelith cluster recover --unsafe --lost 2,3 --dry-run")]

@@ -91,11 +91,12 @@ pub enum MapEdit {
     Settings(MapSettings),
     /// Says what version all nodes speak. It never falls.
     Version(u32),
-    /// Goes on with fewer voters after a majority is gone for good. What only the others had is lost.
+    /// Goes on with fewer voters after nodes are gone for good, and forgets the change that was under way. If they were
+    /// a majority, what only they had is lost.
     Recover {
         /// The shard.
         shard: ShardId,
-        /// Its voters that are left.
+        /// Its voters that are left; if there are none, the replica that was to come.
         survivors: Vec<ReplicaId>,
     },
 }
@@ -212,7 +213,10 @@ impl Map {
                 }
             }
             MapEdit::Recover { survivors, .. } => {
-                if !survivors.iter().all(|left| shard.replicas.contains(left)) {
+                let added = shard.change.and_then(|change| change.add);
+                let is_known =
+                    |left: &ReplicaId| shard.replicas.contains(left) || added == Some(*left);
+                if !survivors.iter().all(is_known) {
                     return Err(Wrong("who is left was none of the replicas").into());
                 }
                 shard.replicas.clone_from(survivors);

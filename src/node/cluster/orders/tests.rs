@@ -1,6 +1,6 @@
 use super::{OrderRefusal, answer, decide};
 use crate::node::cluster::map::tests::{first, place};
-use crate::node::cluster::map::{Map, MapEdit, NodeState, Rejoin};
+use crate::node::cluster::map::{Map, MapEdit, NodeState, Rejoin, Why};
 use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder};
 use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
 
@@ -76,8 +76,14 @@ fn refusals_say_why_and_what_to_do() {
             "name the nodes that are gone for good",
         ),
         (
-            ClusterOrder::Recover { lost: vec![4] },
-            "no shard has lost its majority with these nodes: the others make good for them by themselves",
+            ClusterOrder::Recover { lost: vec![1, 9] },
+            "there is no node 9; the cluster has 1, 2, 3, 4",
+        ),
+        (
+            ClusterOrder::Recover {
+                lost: vec![1, 2, 3, 4],
+            },
+            "no node would be left",
         ),
         (
             ClusterOrder::Recover { lost: vec![1, 2] },
@@ -239,14 +245,60 @@ fn a_majority_that_is_gone_is_done_without() {
     // Shards 0 and 4 had two replicas there, shard 1 and 3 one.
     assert_eq!(recovered.shards[0].replicas, [ReplicaId(3)]);
     assert_eq!(recovered.shards[4].replicas, [ReplicaId(5)]);
-    assert_eq!(recovered.shards[1].replicas.len(), 3);
+    // Nobody is left on them, and a majority of shard 1 and 3 is.
+    assert_eq!(recovered.shards[1].replicas, [ReplicaId(3), ReplicaId(4)]);
+    assert_eq!(recovered.shards[2].replicas, map.shards[2].replicas);
+    assert_eq!(recovered.shards[3].replicas, [ReplicaId(4), ReplicaId(5)]);
+    for node in [1, 2] {
+        assert_eq!(recovered.nodes[&NodeId(node)].state, NodeState::Removed);
+    }
+    assert!(recovered.epoch > map.epoch);
     assert_eq!(
         decision.lines,
         [
             "shard 0 goes on with node 3: writes that only the nodes lost had are lost",
             "shard 4 goes on with node 5: writes that only the nodes lost had are lost",
+            "a majority is left of the shard of the map, shard 1, shard 3: nothing of them is lost",
+            "node 1 is removed: it is refused if it comes back, and its id is not given again",
+            "node 2 is removed: it is refused if it comes back, and its id is not given again",
         ]
     );
+    let again = decide(&recovered, &ClusterOrder::Recover { lost: vec![1, 2] }).unwrap();
+    assert_eq!(again.edits, []);
+    assert_eq!(
+        again.lines,
+        ["node 1 is removed already", "node 2 is removed already"]
+    );
+}
+
+#[test]
+fn a_move_ends_when_its_nodes_are_lost() {
+    let begin = |add, remove| MapEdit::Begin {
+        shard: ShardId(0),
+        add: Some(NodeId(add)),
+        remove: Some(ReplicaId(remove)),
+        why: Why::Operator,
+    };
+    // (what moves where, the nodes lost, the replicas of shard 0 afterwards)
+    let table: [(u64, u64, &[u64], &[ReplicaId]); 3] = [
+        (4, 1, &[4], &[ReplicaId(1), ReplicaId(2), ReplicaId(3)]),
+        (4, 1, &[1, 5], &[ReplicaId(2), ReplicaId(3)]),
+        (4, 1, &[1, 2, 3], &[ReplicaId::new(NodeId(4), 1)]),
+    ];
+    for (add, remove, lost, expected) in table {
+        let mut map = first(5, 5, 3).apply(&begin(add, remove)).unwrap();
+        // Of the others nothing would be left.
+        map.shards.truncate(1);
+        map.meta.replicas = vec![ReplicaId(4), ReplicaId(5)];
+        if lost.contains(&4) {
+            map.meta.replicas = vec![ReplicaId(5)];
+        }
+        let lost = lost.to_vec();
+        let decision = decide(&map, &ClusterOrder::Recover { lost }).unwrap();
+        let recovered = map.apply_all(&decision.edits).unwrap();
+        assert_eq!(recovered.shards[0].replicas, expected);
+        assert_eq!(recovered.shards[0].change, None);
+    }
 }
 
 #[test]

@@ -45,6 +45,13 @@ fn settle(
         let replica = *replica;
         return Some(ask(leader, id, AskStep::RemoveLearner { replica }));
     }
+    // Nodes were removed together with their replicas, as those that are gone for good are.
+    let is_there = |voter: &&ReplicaId| view.map.node(voter.node()).is_some();
+    let stay: BTreeSet<ReplicaId> = voters.iter().filter(is_there).copied().collect();
+    if stay.len() < voters.len() {
+        let is_change = lead.is_committed && !stay.is_empty();
+        return is_change.then(|| ask(leader, id, AskStep::SetVoters { voters: stay }));
+    }
     if !lead.is_committed || lead.at <= shard.membership {
         return None;
     }

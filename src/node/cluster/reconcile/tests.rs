@@ -87,6 +87,40 @@ s0: 1 2 3 lead=2 voters=2,3,4.1 at=9 membership=10
 }
 
 #[test]
+fn replicas_on_nodes_that_were_removed_with_them_leave_the_group() {
+    check(
+        "
+# the map has the replicas that are left, and the group still the one that is gone
+plan
+nodes: 1 2 3/removed/dead 4
+s0: 1 2 lead=2 voters=1,2,3 at=9
+----
+ask 2: voters s0 1 2
+
+# they leave once what was before is committed
+plan
+nodes: 1 2 3/removed/dead 4
+s0: 1 2 lead=2 voters=1,2,3 at=9 uncommitted
+----
+
+# from then on the shard is short of one
+plan
+nodes: 1 2 3/removed/dead 4
+s0: 1 2 lead=2 voters=1,2 at=11
+----
+begin s0 +4 operator
+
+# a group that went on without a majority is shown
+plan
+nodes: 1 2 3
+s0: 1 2 3 lead=1 voters=1 at=11 membership=9
+----
+end s0: 1 at 11
+",
+    );
+}
+
+#[test]
 fn a_change_is_undone_or_finished() {
     check(
         "

@@ -8,7 +8,7 @@
 //! ----
 //! begin s1 +4 -1 drain
 //! ```
-//! A node is `drain`ed; `silent` for a moment, `gone` for a minute, or `dead` for an hour; has come with a `new`
+//! A node is `drain`ed, or `removed`; `silent` for a moment, `gone` for a minute, or `dead` for an hour; has come with a `new`
 //! store; has a `full` disk; or is in a zone `z` and region `r`. A replica is its node, and its generation if that is
 //! not 0. Each is held and all vote, unless: `lost` and `down` name nodes, `holds` other replicas that are held,
 //! `voters` sets and `learners` what the leader says. `none` leads, or `lead`.
@@ -141,6 +141,7 @@ fn node(word: &str, reports: &mut Reports) -> (NodeId, MapNode) {
             Some(("z", zone)) => zone.clone_into(&mut node.zone),
             Some(("r", region)) => region.clone_into(&mut node.region),
             None if word == "drain" => node.state = NodeState::Draining,
+            None if word == "removed" => node.state = NodeState::Removed,
             None if word == "silent" => report.heard_ms = NOW - 20_000,
             None if word == "gone" => report.heard_ms = NOW - 60_000,
             None if word == "dead" => report.heard_ms = NOW - 3_600_000,

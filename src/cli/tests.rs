@@ -227,7 +227,7 @@ fn who_reads_the_documents_learns_at_once_that_nobody_is_authenticated() {
 #[test]
 fn a_shard_that_serves_nobody_is_named() {
     use super::unserved::{ShardLack, unserved};
-    use corelith_client::ShardRole::{Candidate, Down, Follower, Leader};
+    use corelith_client::ShardRole::{Candidate, Down, Follower, Leader, Learner};
     use corelith_client::{ClusterMap, MapShard, ShardRole, ShardStatus};
     let map = ClusterMap {
         shards: vec![MapShard {
@@ -255,6 +255,8 @@ fn a_shard_that_serves_nobody_is_named() {
             &[(Leader, 2), (Down, 2), (Down, 2)],
             Some(ShardLack::Majority),
         ),
+        (&[(Follower, 2), (Learner, 2)], Some(ShardLack::Majority)),
+        (&[(Leader, 2), (Follower, 2), (Learner, 1)], None),
         (&[], Some(ShardLack::Majority)),
     ];
     for (replicas, expected) in table {

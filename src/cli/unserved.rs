@@ -11,7 +11,7 @@ pub enum ShardLack {
 }
 
 /// The shards that cannot serve requests, as far as the nodes know: fewer than a majority of their replicas run, or no
-/// replica of the highest term leads.
+/// replica of the highest term leads. A replica that is on its way is none yet.
 pub(super) fn unserved<'a>(
     map: &ClusterMap,
     told: impl Iterator<Item = &'a ShardStatus>,
@@ -24,7 +24,7 @@ pub(super) fn unserved<'a>(
         let replicas = replicas.get(&number).map_or(&[][..], Vec::as_slice);
         let run = replicas
             .iter()
-            .filter(|replica| replica.role != ShardRole::Down);
+            .filter(|replica| !matches!(replica.role, ShardRole::Down | ShardRole::Learner));
         let term = run.clone().map(|replica| replica.term).max();
         let leads = |replica: &&ShardStatus| {
             replica.role == ShardRole::Leader && Some(replica.term) == term

@@ -71,6 +71,17 @@ enum NotWritten {
     Refused(String),
 }
 
+impl NotWritten {
+    /// Whether it only says that the lead has moved, or moves.
+    fn is_for_another_lead(&self) -> bool {
+        match self {
+            Self::NotLeader => true,
+            Self::Kept(error) => error.is_for_another_lead(),
+            Self::Edit(_) | Self::Refused(_) => false,
+        }
+    }
+}
+
 fn millis_since(began: Instant) -> u64 {
     let passed = corelith_io::now().saturating_duration_since(began);
     u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
@@ -174,8 +185,13 @@ impl Meta {
         for edit in &edits {
             tracing::info!(?edit, "the cluster map changes");
         }
-        if let Err(error) = self.edit(|_| Ok(edits)).await {
-            tracing::warn!(%error, "the cluster map was not changed");
+        match self.edit(|_| Ok(edits)).await {
+            Ok(_) => {}
+            // Whoever leads next reads the map and plans anew.
+            Err(error) if error.is_for_another_lead() => {
+                tracing::debug!(%error, "the cluster map was not changed here");
+            }
+            Err(error) => tracing::warn!(%error, "the cluster map was not changed"),
         }
     }
 

@@ -37,7 +37,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How a cluster was founded: who forms its groups.
 #[derive(Clone, Debug)]

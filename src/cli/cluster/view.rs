@@ -66,6 +66,11 @@ fn nodes(nodes: &[ViewNode]) -> String {
         text => text.to_owned(),
     };
     for node in nodes {
+        // What was not reported yet is not known.
+        let bytes = |count| match node.heard_ms {
+            Some(_) => HumanBytes(count).to_string(),
+            None => "-".to_owned(),
+        };
         let heard = node.heard_ms.map(|ms| {
             let ago = Duration::from_millis(ms);
             format!("{} ago", HumanDuration(ago))
@@ -79,8 +84,8 @@ fn nodes(nodes: &[ViewNode]) -> String {
             node.state.clone(),
             node.replicas.to_string(),
             node.leads.to_string(),
-            HumanBytes(node.used_bytes).to_string(),
-            HumanBytes(node.free_bytes).to_string(),
+            bytes(node.used_bytes),
+            bytes(node.free_bytes),
             heard.unwrap_or_else(|| "never".to_owned()),
         ]);
     }
@@ -278,6 +283,7 @@ mod tests {
                 state: "draining".to_owned(),
                 replicas: 12,
                 leads: 3,
+                heard_ms: Some(2_000),
                 used_bytes: 1 << 30,
                 free_bytes: 2 << 30,
                 ..ViewNode::default()
@@ -307,7 +313,7 @@ mod tests {
 cluster 000000000000000000000000000000ab, version 4; map 7 on nodes 1, 2, 3, led by node 1
 
 NODE  ADDRESS        REGION  ZONE  CORES  STATE     REPLICAS  LEADS  USED      FREE      HEARD
-2     10.0.0.2:7411  -       b     4      draining  12        3      1.00 GiB  2.00 GiB  never
+2     10.0.0.2:7411  -       b     4      draining  12        3      1.00 GiB  2.00 GiB  2 seconds ago
 
 SHARD  FROM  TO  WHY    PHASE    COPIED                LEFT
 map    2     4   drain  copying  1.00 MiB of 4.00 MiB  6 seconds

@@ -33,10 +33,11 @@ pub fn edits(map: &Map, registration: &Registration) -> Result<Vec<MapEdit>, Str
         let is_other = *id != node && owner.is_none_or(|(owner, _)| owner != *id);
         is_other && known.host == place.host && overlaps(known, &place)
     });
-    if let Some((other, _)) = at_place {
+    if let Some((other, known)) = at_place {
         return Err(format!(
-            "node {} is at {}:{}: remove it first if this machine takes its place, or replace it",
-            other.0, place.host, place.port
+            "node {0} is at {1}:{2}, in the way of {3}:{4}: if this is that machine with an empty disk, give it \
+             `node.id = {0}`; otherwise choose other ports, or drain and remove node {0} first",
+            other.0, known.host, known.port, place.host, place.port
         ));
     }
     let (id, known) = match owner {
@@ -59,8 +60,17 @@ pub fn edits(map: &Map, registration: &Registration) -> Result<Vec<MapEdit>, Str
         let is_free = known.store == StoreId::UNCLAIMED;
         if !is_free && map.settings.rejoin == Rejoin::Manual {
             return Err(format!(
-                "node {} comes with another data directory, and by the setting `rejoin` an operator takes it in again: \
-                 corelith cluster rejoin",
+                "node {0} comes with another data directory, and by the setting `rejoin` an operator takes it in again: \
+                 corelith cluster rejoin {0}",
+                id.0
+            ));
+        }
+        // What comes is bound to the store that it was begun with.
+        let mut added = map.all_shards().filter_map(|(_, of)| of.change?.add);
+        if !is_free && added.any(|add| add.node() == id) {
+            return Err(format!(
+                "node {} comes with another data directory, and a replica is on its way to its old one: it is taken in \
+                 once that is given up",
                 id.0
             ));
         }
@@ -86,9 +96,10 @@ fn overlaps(known: &MapNode, place: &NodePlace) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::cluster::map::Why;
     use crate::node::config::NodeConfig;
-    use corelith_wire::FullClusterId;
     use corelith_wire::peer::Charter;
+    use corelith_wire::{FullClusterId, ReplicaId, ShardId};
 
     fn map(rejoin: Rejoin) -> Map {
         let text = "node = { id = 1, data_dir = \"/d\" }\n\
@@ -149,7 +160,7 @@ mod tests {
                 "wiped",
                 at(2, 23, "i", 1, 1),
                 Rejoin::Manual,
-                Err("`rejoin`"),
+                Err("corelith cluster rejoin 2"),
             ),
             (
                 "a new node",
@@ -173,7 +184,7 @@ mod tests {
                 "another's ports",
                 at(0, 44, "h", 2, 1),
                 Rejoin::Auto,
-                Err("node 1 is at h:2"),
+                Err("node 1 is at h:1, in the way of h:2: if this is"),
             ),
             (
                 "behind them",
@@ -209,6 +220,18 @@ mod tests {
                 (found, _) => panic!("{what}: {found:?}"),
             }
         }
+        let begin = MapEdit::Begin {
+            shard: ShardId(0),
+            add: Some(NodeId(3)),
+            remove: Some(ReplicaId::first(NodeId(1))),
+            why: Why::Move,
+        };
+        let mut moving = map(Rejoin::Auto).apply(&begin).unwrap();
+        let wiped = at(3, 34, "j", 1, 1);
+        assert!(edits(&moving, &wiped).is_ok(), "it had no store yet");
+        moving.nodes.get_mut(&NodeId(3)).unwrap().store = StoreId(33);
+        let why = edits(&moving, &wiped).unwrap_err();
+        assert!(why.contains("on its way"), "{why}");
         let mut removed = map(Rejoin::Auto);
         removed.nodes.get_mut(&NodeId(3)).unwrap().state = NodeState::Removed;
         let why = edits(&removed, &at(3, 33, "j", 1, 1)).unwrap_err();

@@ -33,6 +33,23 @@ pub(super) enum KeptError {
     Overtaken,
 }
 
+impl KeptError {
+    /// Whether it only says that the lead of the shard has moved, or moves.
+    pub(super) fn is_for_another_lead(&self) -> bool {
+        use GroupError::{LeadershipLost, NotLeader, Unavailable};
+        match self {
+            Self::Group(error) => {
+                matches!(
+                    error,
+                    NotLeader { .. } | LeadershipLost { .. } | Unavailable
+                )
+            }
+            Self::Overtaken => true,
+            Self::Storage(_) | Self::Map(_) => false,
+        }
+    }
+}
+
 /// See the module. Belongs to one lead of the shard.
 pub(super) struct KeptMap {
     group: Group,

@@ -206,6 +206,12 @@ impl Client {
         Arc::clone(self.inner.session().map())
     }
 
+    /// Asks for a newer map. Without an answer in time the known one has to do.
+    pub(crate) async fn renew_map(&self) {
+        let limit = FIND_TIMEOUT.min(self.inner.deadline);
+        let _ = tokio::time::timeout(limit, self.inner.refresh()).await;
+    }
+
     pub(crate) fn cluster_id(&self) -> ClusterId {
         self.inner.cluster
     }

@@ -53,6 +53,8 @@ impl Client {
                 return Err(Error::Unavailable { cause: last });
             }
             tokio::time::sleep(RETRY_PAUSE_MAX).await;
+            // None of those nodes may be of the cluster any more.
+            self.renew_map().await;
         }
     }
 

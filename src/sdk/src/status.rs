@@ -48,18 +48,34 @@ pub struct NodeStorage {
 }
 
 impl Client {
-    /// Asks every node for its state, and returns one report per node of the map. A node that does not
-    /// answer within 2 s or the client's deadline, whichever is shorter, is listed with the cause. Cancel
+    /// Asks every node for its state, and returns one report per node of the newest map that they know. A node that
+    /// does not answer within 2 s or the client's deadline, whichever is shorter, is listed with the cause. Cancel
     /// safe.
     ///
     /// # Errors
     /// `Unavailable` if no node answers.
     pub async fn status(&self) -> Result<ClusterStatus> {
+        let status = self.status_by_map().await;
+        let replies = status.nodes.iter().map(|node| node.reply.as_ref());
+        let newest = replies.flatten().map(|reply| reply.epoch).max();
+        // The client may have done nothing since nodes came and went.
+        let is_newest = newest.is_some_and(|epoch| epoch <= status.map.epoch);
+        let status = match is_newest {
+            true => status,
+            false => {
+                self.renew_map().await;
+                self.status_by_map().await
+            }
+        };
+        any_answer(status.nodes.iter().map(|node| &node.reply))?;
+        Ok(status)
+    }
+
+    async fn status_by_map(&self) -> ClusterStatus {
         let map = self.cluster_map();
         let asking = map.nodes.iter().map(|node| self.status_of(node, map.epoch));
         let nodes = join_all(asking).await;
-        any_answer(nodes.iter().map(|node| &node.reply))?;
-        Ok(ClusterStatus { map, nodes })
+        ClusterStatus { map, nodes }
     }
 
     /// Asks every node for the state of its storage, and returns one report per node of the map. A node
@@ -69,6 +85,7 @@ impl Client {
     /// # Errors
     /// `Unavailable` if no node answers.
     pub async fn storage(&self) -> Result<Vec<NodeStorage>> {
+        self.renew_map().await;
         let map = self.cluster_map();
         let asking = map
             .nodes

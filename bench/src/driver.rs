@@ -93,12 +93,12 @@ pub(crate) enum DriverError {
 
 /// The state that lanes share: the phase, and the start of the measurement.
 #[derive(Debug, Default)]
-struct Clock {
+struct RunClock {
     phase: AtomicU8,
     measured_from: OnceLock<Instant>,
 }
 
-impl Clock {
+impl RunClock {
     fn phase(&self) -> u8 {
         self.phase.load(Ordering::Relaxed)
     }
@@ -114,12 +114,12 @@ pub(crate) fn run(
     workload: &Arc<Workload>,
 ) -> Result<RunOutcome, DriverError> {
     let lanes = target.lanes.clamp(1, step.in_flight.max(1));
-    let clock = Arc::new(Clock::default());
+    let clock = Arc::new(RunClock::default());
     let ready = Barrier::new(lanes + 1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..lanes)
             .map(|index| {
-                let lane = Lane {
+                let lane = DriverLane {
                     target,
                     loops: share(step.in_flight, lanes, index),
                     rate: step.rate.map(|rate| rate / lanes as f64),
@@ -163,7 +163,7 @@ fn share(total: usize, lanes: usize, lane: usize) -> usize {
 }
 
 /// The work of one thread.
-struct Lane<'a> {
+struct DriverLane<'a> {
     target: &'a RunTarget,
     loops: usize,
     rate: Option<f64>,
@@ -172,16 +172,16 @@ struct Lane<'a> {
 
 /// The state that the loops of a lane share.
 struct LaneState {
-    clock: Arc<Clock>,
+    clock: Arc<RunClock>,
     workload: Arc<Workload>,
     recorder: Mutex<Recorder>,
     pacer: Option<Pacer>,
 }
 
-impl Lane<'_> {
+impl DriverLane<'_> {
     fn run(
         &self,
-        clock: &Arc<Clock>,
+        clock: &Arc<RunClock>,
         workload: &Arc<Workload>,
         ready: &Barrier,
     ) -> Result<Recorder, DriverError> {

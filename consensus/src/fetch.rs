@@ -6,23 +6,23 @@
 //! Invariant: an answer that is handed on fits its question: it is as of an index that was asked for, and its records lie in the
 //! range, in order, none newer than that.
 
-use crate::limits::{DECISIONS_KEPT_MAX, INDEX_MAX};
+use crate::limits::INDEX_MAX;
 use crate::link::PeerLink;
+use crate::relief::{AskOthers, Checked, Outcome};
 use crate::route::{GroupMember, Target};
 use crate::stores::Stores;
 use bytes::Bytes;
-use corelith_shards::{Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId};
+use corelith_shards::{
+    Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId, Space,
+};
 use corelith_wire::peer::{self, FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, kinds};
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use futures_util::FutureExt;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Gives the link to the core of a node that owns the shard.
 type LinkTo = Rc<dyn Fn(NodeId) -> Rc<PeerLink>>;
-
-/// What became of a condition: it held, or the key had that version.
-pub(crate) type Outcome = Result<(), Option<LogIndex>>;
 
 /// A range of stored keys, and what is wanted of it.
 #[derive(Clone, Debug)]
@@ -53,14 +53,14 @@ pub(crate) struct Elsewhere {
 impl Elsewhere {
     pub(crate) fn new(
         shard: ShardId,
-        stores: Rc<Stores>,
-        link_to: LinkTo,
+        stores: &Rc<Stores>,
+        link_to: &LinkTo,
         limit: Duration,
     ) -> Self {
         Self {
             shard,
-            stores,
-            link_to,
+            stores: Rc::clone(stores),
+            link_to: Rc::clone(link_to),
             limit,
             turn: Cell::new(0),
         }
@@ -109,6 +109,40 @@ impl Elsewhere {
         None
     }
 
+    /// What a conditional write asks whose check meets damage here.
+    pub(crate) fn for_checks(self: &Rc<Self>) -> AskOthers {
+        let elsewhere = Rc::clone(self);
+        Rc::new(move |key, index| {
+            let elsewhere = Rc::clone(&elsewhere);
+            async move { elsewhere.before(&key, index).await }.boxed_local()
+        })
+    }
+
+    /// Which version `key` had before the entry at `index`, or what a replica has made of that entry.
+    async fn before(&self, key: &[u8], index: LogIndex) -> Option<Checked> {
+        if let Some(outcome) = self.outcome(index).await {
+            return Some(Checked::Decided(outcome));
+        }
+        assert!(index.0 > 0, "a conditional write follows a membership");
+        let before = LogIndex(index.0 - 1);
+        let mut stored = Vec::with_capacity(key.len() + 1);
+        stored.push(Space::User as u8);
+        stored.extend_from_slice(key);
+        let stored = Bytes::from(stored);
+        let wanted = WantedRange {
+            first: stored.clone(),
+            last: stored,
+            after: Bytes::new(),
+            least: before,
+            at: Some(before),
+            bytes: 0,
+        };
+        let fetched = self.fetch(&wanted, |_| true).await?;
+        let found = fetched.keys.first();
+        (found.is_some() || fetched.end == FetchedEnd::Complete)
+            .then(|| Checked::Current(found.map(|found| found.at)))
+    }
+
     /// What became of the condition of the entry at `index`, if a replica remembers.
     pub(crate) async fn outcome(&self, index: LogIndex) -> Option<Outcome> {
         for replica in self.others() {
@@ -125,6 +159,7 @@ impl Elsewhere {
 
     /// Asks one replica; `None` if it does not answer, or does not count.
     async fn ask(&self, replica: ReplicaId, ask: &FetchAsk) -> Option<FetchAnswer> {
+        assert!(replica != self.stores.me().replica, "{replica} asks others");
         let link = (self.link_to)(replica.node());
         let store = link.store()?;
         if !self.stores.counts(GroupMember { replica, store }) {
@@ -199,33 +234,6 @@ pub(crate) fn sent(fetched: Fetched) -> FetchAnswer {
     }
 }
 
-/// What became of the last conditional writes, for a replica that cannot decide them itself. All replicas decide
-/// alike. Filled by the state machine; on the same core.
-///
-/// Invariant: indexes ascend.
-#[derive(Default)]
-pub(crate) struct Decisions(RefCell<VecDeque<(LogIndex, Outcome)>>);
-
-impl Decisions {
-    /// Notes what was decided.
-    pub(crate) fn note(&self, index: LogIndex, outcome: Outcome) {
-        let mut decisions = self.0.borrow_mut();
-        let last = decisions.back().map(|(last, _)| *last);
-        assert!(last < Some(index), "entries are decided in order");
-        if decisions.len() >= DECISIONS_KEPT_MAX {
-            decisions.pop_front();
-        }
-        decisions.push_back((index, outcome));
-    }
-
-    /// What was decided at `index`, if that is remembered.
-    pub(crate) fn at(&self, index: LogIndex) -> Option<Outcome> {
-        let decisions = self.0.borrow();
-        let place = decisions.binary_search_by_key(&index, |(at, _)| *at).ok()?;
-        decisions.get(place).map(|(_, outcome)| *outcome)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,18 +282,5 @@ mod tests {
             assert_eq!(taken.is_some(), fits, "{at:?} {as_of} {records:?}");
         }
         assert!(taken(&wanted(None), FetchAnswer::Decided(Ok(()))).is_none());
-    }
-
-    #[test]
-    fn the_last_decisions_are_remembered() {
-        let decisions = Decisions::default();
-        for index in 1..=2 * DECISIONS_KEPT_MAX as u64 {
-            decisions.note(LogIndex(2 * index), Err(Some(LogIndex(index))));
-        }
-        let last = 4 * DECISIONS_KEPT_MAX as u64;
-        let outcome = decisions.at(LogIndex(last));
-        assert_eq!(outcome, Some(Err(Some(LogIndex(last / 2)))));
-        assert_eq!(decisions.at(LogIndex(last - 1)), None);
-        assert_eq!(decisions.at(LogIndex(2)), None);
     }
 }

@@ -7,85 +7,30 @@
 //!
 //! Invariants:
 //! * Of each shard one reception runs at a time; a newer offer ends the one before, unless that is installing.
-//! * A leader gives up an offer that nobody asks about for [`SILENCE_MAX`]; who receives asks at least every quarter
+//! * A leader gives up an offer that nobody asks about for [`FILES_SILENCE_MAX`]; who receives asks at least every quarter
 //!   of that, also while it checks and installs.
 //! * What came is written only with the checksum that the sender gave for it.
 
 use crate::admission::Refusal;
 use crate::group::Group;
 use crate::groups::Groups;
-use crate::limits::{FILE_PIECES_IN_FLIGHT, FILES_DAMAGED_MAX};
+use crate::limits::{
+    FILE_PIECES_IN_FLIGHT, FILES_DAMAGED_MAX, FILES_SIGN_EVERY, FILES_SILENCE_MAX,
+};
 use crate::link::PeerLink;
+use crate::receptions::FileReception;
 use crate::route::{Caller, Target};
 use crate::snapshot::SnapshotData;
-use corelith_io::Instant;
-use corelith_io::sync::notify::Notify;
-use corelith_io::sync::semaphore::Semaphore;
-use corelith_shards::{
-    Error, FileList, Incoming, IncomingProgress, MissingPiece, ShardId, limits::MANIFEST_BYTES_MAX,
-};
+use corelith_shards::{Error, FileList, Incoming, MissingPiece, limits::MANIFEST_BYTES_MAX};
 use corelith_wire::peer::{self, FileAsk, FileBytes, PeerVote, kinds};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// After so long without a question an offer is withdrawn.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How often a receiver that asks for nothing shows that it is there.
-const SIGN_EVERY: Duration = Duration::from_secs(5);
-
 /// Pause before a link that takes no question is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
-
-/// The receptions of a core.
-#[derive(Default)]
-pub(crate) struct Receptions {
-    of: RefCell<BTreeMap<ShardId, Rc<Reception>>>,
-    pacer: Pacer,
-}
-
-struct Reception {
-    turn: Semaphore,
-    newest: Cell<u64>,
-    replaced: Notify,
-    incoming: RefCell<Option<Rc<Incoming>>>,
-}
-
-impl Default for Reception {
-    fn default() -> Self {
-        Self {
-            turn: Semaphore::new(1),
-            newest: Cell::new(0),
-            replaced: Notify::new(),
-            incoming: RefCell::default(),
-        }
-    }
-}
-
-/// Spreads what is asked for over time.
-#[derive(Default)]
-struct Pacer {
-    /// When all that was asked for is paid for.
-    due: Cell<Option<Instant>>,
-}
-
-impl Pacer {
-    /// How long to wait at `now` before `bytes` are asked for, of which `rate` may come in a second; 0: any number.
-    fn wait(&self, now: Instant, bytes: u64, rate: u64) -> Duration {
-        if rate == 0 {
-            self.due.set(None);
-            return Duration::ZERO;
-        }
-        let begins = self.due.get().map_or(now, |due| due.max(now));
-        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
-        self.due.set(Some(begins + takes));
-        begins.saturating_duration_since(now)
-    }
-}
 
 /// Why a reception ended early.
 enum Ended {
@@ -97,19 +42,6 @@ enum Ended {
 impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         Self::Failed(error)
-    }
-}
-
-impl Receptions {
-    fn of(&self, shard: ShardId) -> Rc<Reception> {
-        Rc::clone(self.of.borrow_mut().entry(shard).or_default())
-    }
-
-    /// How far the reception of a shard is, if one runs.
-    pub(crate) fn progress(&self, shard: ShardId) -> Option<IncomingProgress> {
-        let of = self.of.borrow();
-        let incoming = of.get(&shard)?.incoming.borrow();
-        incoming.as_ref().map(|incoming| incoming.progress())
     }
 }
 
@@ -127,6 +59,7 @@ pub(crate) async fn receive(
     reception.newest.set(number);
     reception.replaced.notify_waiters();
     let _turn = reception.turn.acquire(1).await;
+    assert!(reception.newest.get() >= number, "offers are numbered");
     if reception.newest.get() != number {
         return Ok(None);
     }
@@ -188,7 +121,7 @@ impl Puller<'_> {
     /// Asks for a piece, over as many connections as it takes.
     async fn ask(&self, file: Option<u128>, offset: u64) -> Result<FileBytes, Ended> {
         let timeout = self.groups.link_config().timeout;
-        let until = corelith_io::now() + SILENCE_MAX;
+        let until = corelith_io::now() + FILES_SILENCE_MAX;
         let ask = FileAsk {
             transfer: self.transfer,
             file,
@@ -234,7 +167,7 @@ impl Puller<'_> {
     }
 
     /// Receives everything that is missing here.
-    async fn pull(&self, reception: &Reception) -> Result<Rc<Incoming>, Ended> {
+    async fn pull(&self, reception: &FileReception) -> Result<Rc<Incoming>, Ended> {
         let list = self.list().await?;
         let incoming = Rc::new(self.group.engine().receive_files(list).await?);
         reception.incoming.replace(Some(Rc::clone(&incoming)));
@@ -307,39 +240,9 @@ impl Puller<'_> {
     /// Shows the sender that somebody is there while nothing is asked for.
     async fn show_signs(&self) -> std::convert::Infallible {
         loop {
-            corelith_io::sleep(SIGN_EVERY).await;
+            corelith_io::sleep(FILES_SIGN_EVERY).await;
             // Beyond the end of the list, so that nothing comes but an answer.
             let _ = self.ask(None, u64::MAX).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use corelith_io::sim::Sim;
-
-    #[test]
-    fn pieces_are_spread_by_the_rate() {
-        let sim = Sim::new(1);
-        let node = sim.add_node();
-        sim.block_on(node, async {
-            let (pacer, now) = (Pacer::default(), corelith_io::now());
-            let second = Duration::from_secs(1);
-            for (at, bytes, rate, expected) in [
-                (0, 100, 0, 0),
-                (0, 100, 100, 0),
-                (0, 200, 100, 1),
-                (0, 100, 100, 3),
-                (2, 100, 100, 2),
-                (9, 100, 100, 0),
-                (9, 100, 100, 1),
-                (9, 100, 0, 0),
-                (9, 100, 100, 0),
-            ] {
-                let wait = pacer.wait(now + second * at, bytes, rate);
-                assert_eq!(wait, second * expected, "{bytes} at {at}");
-            }
-        });
     }
 }

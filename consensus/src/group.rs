@@ -16,6 +16,7 @@ mod heal;
 mod lead;
 mod members;
 mod read;
+mod status;
 mod turning;
 mod upkeep;
 mod waiting;
@@ -27,7 +28,7 @@ use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
-use crate::fetch::{Decisions, Elsewhere};
+use crate::fetch::Elsewhere;
 use crate::lease::Lease;
 use crate::link::PeerLink;
 use crate::liveness::Liveness;
@@ -37,23 +38,20 @@ use crate::options::Options;
 use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
-use crate::relief::Relief;
+use crate::relief::{Decisions, Relief};
 use crate::replay::replay;
 use crate::route::{GroupMember, Origin, Target};
 use crate::snapshot::{Offer, Transfers};
 use crate::state_machine::StateMachine;
 use crate::stores::{GroupMembers, Stores};
-use crate::types::{self, Payload, Raft, Types};
+use crate::types::{Payload, Raft, Types};
 use crate::{config, limits};
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
-use corelith_shards::{
-    Engine, Log, LogId, LogIndex, LogPulse, NodeId, ReplicaId, Shard, ShardId, Term,
-};
+use corelith_shards::{Engine, Log, LogIndex, LogPulse, NodeId, ReplicaId, Shard, ShardId};
 use corelith_wire::peer::{Health, PromiseEpoch};
 use corelith_wire::request::WriteCommand;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
@@ -64,48 +62,7 @@ use std::sync::Arc;
 pub(crate) use lead::STALLED_PART;
 pub use members::{GroupProgress, ReplicaProgress};
 pub use read::ReadPoint;
-
-/// What a replica does in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Leads.
-    Leader,
-    /// Follows.
-    Follower,
-    /// Stands for election.
-    Candidate,
-    /// Receives without voting.
-    Learner,
-    /// Takes no part (storage failure or shutdown).
-    Stopped,
-}
-
-/// Where a replica stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// The shard.
-    pub shard: ShardId,
-    /// What the replica does.
-    pub role: Role,
-    /// Who leads, as far as it knows.
-    pub leader: Option<NodeId>,
-    /// Its term.
-    pub term: Term,
-    /// The replica it voted for in that term.
-    pub voted_for: ReplicaId,
-    /// Whether that vote was for an elected leader.
-    pub vote_committed: bool,
-    /// Its last log entry.
-    pub last_log: Option<LogId>,
-    /// The last entry it knows to be committed.
-    pub committed: Option<LogId>,
-    /// The last entry it applied.
-    pub applied: Option<LogId>,
-    /// What its last durable checkpoint covers.
-    pub checkpointed: Option<LogId>,
-    /// Up to where its log is purged.
-    pub purged: Option<LogId>,
-}
+pub use status::{GroupStatus, Role};
 
 /// What a group and the parts of its openraft both look at.
 struct Shared {
@@ -115,6 +72,19 @@ struct Shared {
     turning: turning::Turning,
     elsewhere: Rc<Elsewhere>,
     decisions: Rc<Decisions>,
+}
+
+impl Shared {
+    fn new(engine: &Engine, lease: Lease, elsewhere: Elsewhere) -> Self {
+        Self {
+            applied: Rc::new(Applied::new(engine.applied().0)),
+            transfers: Rc::default(),
+            lease: Rc::new(lease),
+            turning: turning::Turning::default(),
+            elsewhere: Rc::new(elsewhere),
+            decisions: Rc::default(),
+        }
+    }
 }
 
 /// Brings the state up to what the log is known to have committed, and makes the openraft that goes on from
@@ -142,7 +112,7 @@ async fn build(
     let applied = Rc::clone(&shared.applied);
     let relief = Relief::new(
         engine.clone(),
-        Rc::clone(&shared.elsewhere),
+        shared.elsewhere.for_checks(),
         Rc::clone(&shared.decisions),
     );
     let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
@@ -248,11 +218,7 @@ impl Group {
         let met = Arc::clone(&liveness);
         let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
         let me = me.replica;
-        let founding = match origin {
-            Origin::Founding(members) if members.len() <= limits::MEMBERS_MAX => Some(members),
-            Origin::Founding(_) => return Err(OpenError::NotAMember),
-            Origin::Admitted { .. } => None,
-        };
+        let founding = founding(origin)?;
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
         if is_planted(Bug::DelayByAddress) {
             delay_by_address(&link_to).await;
@@ -260,19 +226,8 @@ impl Group {
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let pairs = Rc::new(Pairs::new(Arc::clone(&liveness)));
         let lease = Lease::new(core, Rc::clone(&pairs), Rc::clone(&stores));
-        let shared = Shared {
-            applied: Rc::new(Applied::new(engine.applied().0)),
-            transfers: Rc::default(),
-            lease: Rc::new(lease),
-            turning: turning::Turning::default(),
-            elsewhere: Rc::new(Elsewhere::new(
-                shard_id,
-                Rc::clone(&stores),
-                Rc::clone(&link_to),
-                options.peer_timeout,
-            )),
-            decisions: Rc::default(),
-        };
+        let elsewhere = Elsewhere::new(shard_id, &stores, &link_to, options.peer_timeout);
+        let shared = Shared::new(&engine, lease, elsewhere);
         let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
             me,
@@ -515,33 +470,6 @@ impl Group {
         self.inner.is_led()
     }
 
-    /// Where the replica stands.
-    pub fn status(&self) -> GroupStatus {
-        let server = self.inner.server.borrow_watched();
-        let data = self.inner.data.borrow_watched();
-        let role = match server.state {
-            _ if self.inner.is_stopped() => Role::Stopped,
-            ServerState::Leader => Role::Leader,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Learner => Role::Learner,
-            ServerState::Shutdown => Role::Stopped,
-        };
-        GroupStatus {
-            shard: self.inner.shard_id,
-            role,
-            leader: server.current_leader.map(proposal::node_of),
-            term: Term(server.vote.leader_id.term),
-            voted_for: ReplicaId(server.vote.leader_id.node_id),
-            vote_committed: server.vote.committed,
-            last_log: data.last_log.map(types::shard_log_id),
-            committed: data.local_committed.map(types::shard_log_id),
-            applied: self.inner.applied.last(),
-            checkpointed: self.inner.engine.checkpointed(),
-            purged: self.inner.log.range().purged,
-        }
-    }
-
     /// Stops the replica and closes its shard.
     pub(crate) async fn close(&self) {
         if self.inner.closing.send_replace(true) {
@@ -562,6 +490,15 @@ impl Group {
         {
             tracing::warn!(shard = %self.inner.shard_id, %error, "closing the shard");
         }
+    }
+}
+
+/// The members with which the group is formed, if that is how this replica comes to be in it.
+fn founding(origin: Origin) -> Result<Option<Vec<GroupMember>>, OpenError> {
+    match origin {
+        Origin::Founding(members) if members.len() <= limits::MEMBERS_MAX => Ok(Some(members)),
+        Origin::Founding(_) => Err(OpenError::NotAMember),
+        Origin::Admitted { .. } => Ok(None),
     }
 }
 

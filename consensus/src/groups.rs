@@ -3,12 +3,12 @@
 mod pulse;
 
 use crate::error::OpenError;
-use crate::files::Receptions;
 use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
 use crate::liveness::Liveness;
 use crate::options::Options;
+use crate::receptions::FileReceptions;
 use crate::refusals::Refusals;
 use crate::route::{AnswerNode, GroupMember, NodeStore, Origin, Route};
 use corelith_shards::{IncomingProgress, NodeId, ReplicaId, Shard, ShardId};
@@ -36,7 +36,7 @@ struct GroupsInner {
     groups: RefCell<BTreeMap<ShardId, Group>>,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
     neighbours: RefCell<Option<AnswerNode>>,
-    receptions: Receptions,
+    receptions: FileReceptions,
     copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
 }
@@ -79,7 +79,7 @@ impl Groups {
                 groups: RefCell::default(),
                 links: RefCell::default(),
                 neighbours: RefCell::default(),
-                receptions: Receptions::default(),
+                receptions: FileReceptions::default(),
                 copy_bytes_per_second: Cell::new(0),
             }),
         };
@@ -223,7 +223,7 @@ impl Groups {
     }
 
     /// What is being received.
-    pub(crate) fn receptions(&self) -> &Receptions {
+    pub(crate) fn receptions(&self) -> &FileReceptions {
         &self.inner.receptions
     }
 

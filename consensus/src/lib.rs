@@ -35,6 +35,7 @@ mod pairs;
 mod peer_server;
 pub mod planted;
 mod proposal;
+mod receptions;
 pub mod recover;
 mod refusals;
 mod relief;

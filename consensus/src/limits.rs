@@ -68,6 +68,10 @@ pub const PEER_LOOK_EVERY: Duration = Duration::from_secs(1);
 pub const DAMAGE_PAUSE: Duration = Duration::from_secs(2);
 /// Pieces of files that a receiver asks for at once.
 pub const FILE_PIECES_IN_FLIGHT: usize = 8;
+/// After so long without a question an offer of files is withdrawn.
+pub const FILES_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often a receiver that asks for nothing shows that it is there.
+pub const FILES_SIGN_EVERY: Duration = Duration::from_secs(5);
 /// So often a received file may turn out to be damaged before the sender's is taken for damaged.
 pub const FILES_DAMAGED_MAX: u32 = 3;
 /// How far above the own term a peer's may be; see `admission.rs`.
@@ -133,3 +137,15 @@ const _: () = assert!(TERM_STEP_MAX < TERM_MAX && TERM_MAX < u64::MAX - TERM_STE
 const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX < PEER_REQUESTS_MAX);
 const _: () = assert!(PEER_IDLE_READ_BYTES < PEER_READ_BYTES);
+const _: () = assert!(APPEND_ENTRIES_MAX <= PROPOSALS_IN_FLIGHT_MAX);
+const _: () = assert!(PEER_BUFFER_BYTES_KEPT < PEER_ANSWERS_BYTES_MAX);
+const _: () = assert!(FETCH_BYTES <= corelith_shards::limits::FETCH_BYTES_MAX);
+const _: () = assert!(4 * FILES_SIGN_EVERY.as_secs() <= FILES_SILENCE_MAX.as_secs());
+const _: () = assert!(FETCH_BYTES < PEER_ANSWERS_BYTES_MAX);
+const _: () = assert!(FETCH_LOOK_EVERY.as_millis() < FETCH_WAIT_MAX.as_millis());
+const _: () = assert!(HEAL_RETRY.as_millis() < HEAL_RETRY_MAX.as_millis());
+const _: () = assert!(HEAL_WAIT_APPLIED.as_millis() < HEAL_LIMIT.as_millis());
+const _: () = assert!(RELIEF_LIMIT_AT_START.as_millis() < RELIEF_LIMIT.as_millis());
+const _: () = assert!(RELIEF_PAUSE.as_millis() < RELIEF_LIMIT_AT_START.as_millis());
+const _: () = assert!(RELIEF_PAUSE.as_millis() < RELIEF_SAY_EVERY.as_millis());
+const _: () = assert!(FOLLOWER_GATHER_MAX.as_millis() < FOLLOWER_PAUSE.as_millis());

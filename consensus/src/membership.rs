@@ -50,6 +50,10 @@ pub(crate) fn encode(membership: &Membership) -> Bytes {
         out.put_u64_le(*id);
         out.put_u128_le(store.0);
     }
+    debug_assert!(
+        !is_sound(membership) || decode(&out).as_ref() == Some(membership),
+        "what is written is read again"
+    );
     out.freeze()
 }
 

@@ -6,8 +6,8 @@ use crate::admission::{self, Known, Leader, Refusal, Sent};
 use crate::announced::Announced;
 use crate::convert;
 use crate::doubts::{Doubt, Follower, StoreDoubts};
-use crate::files::SILENCE_MAX;
 use crate::lease::Lease;
+use crate::limits::FILES_SILENCE_MAX;
 use crate::link::PeerLink;
 use crate::log_store::Unsendable;
 use crate::planted::{Bug, is_planted};
@@ -399,8 +399,8 @@ impl Peer {
             .map_err(unreachable)?;
         let answering = pin!(self.answer(asked));
         let silence = pin!(async {
-            while offered.offer.idle() < SILENCE_MAX {
-                corelith_io::sleep(SILENCE_MAX / 8).await;
+            while offered.offer.idle() < FILES_SILENCE_MAX {
+                corelith_io::sleep(FILES_SILENCE_MAX / 8).await;
             }
         });
         let end = match select(answering, silence).await {

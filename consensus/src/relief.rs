@@ -4,12 +4,20 @@
 //! one that still has the state from before the entry can say which version the key had. Until one of them answers, or
 //! the damage is healed, the entry waits, and what comes after it. The others go on.
 
-use crate::fetch::{Decisions, Elsewhere, Outcome, WantedRange};
-use crate::limits::{RELIEF_PAUSE, RELIEF_SAY_EVERY};
+use crate::limits::{DECISIONS_KEPT_MAX, RELIEF_PAUSE, RELIEF_SAY_EVERY};
 use bytes::Bytes;
-use corelith_shards::{self as shards, Engine, FetchedEnd, LogIndex, Space};
+use corelith_shards::{self as shards, Engine, LogIndex};
+use futures_util::future::LocalBoxFuture;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// What became of a condition: it held, or the key had that version.
+pub(crate) type Outcome = Result<(), Option<LogIndex>>;
+
+/// Asks other replicas which version a key had before the entry at an index, or what they have made of that entry.
+pub(crate) type AskOthers = Rc<dyn Fn(Bytes, LogIndex) -> LocalBoxFuture<'static, Option<Checked>>>;
 
 /// What a check has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +31,15 @@ pub(crate) enum Checked {
 /// See the module. Belongs to a state machine.
 pub(crate) struct Relief {
     engine: Engine,
-    elsewhere: Rc<Elsewhere>,
+    others: AskOthers,
     decisions: Rc<Decisions>,
 }
 
 impl Relief {
-    pub(crate) fn new(engine: Engine, elsewhere: Rc<Elsewhere>, decisions: Rc<Decisions>) -> Self {
+    pub(crate) fn new(engine: Engine, others: AskOthers, decisions: Rc<Decisions>) -> Self {
         Self {
             engine,
-            elsewhere,
+            others,
             decisions,
         }
     }
@@ -61,7 +69,7 @@ impl Relief {
                 Err(error) if error.is_corrupt() => error,
                 Err(error) => return Err(error),
             };
-            if let Some(checked) = self.ask(key, index).await {
+            if let Some(checked) = (self.others)(Bytes::copy_from_slice(key), index).await {
                 return Ok(checked);
             }
             let now = corelith_io::now();
@@ -76,27 +84,49 @@ impl Relief {
             let _ = corelith_io::timeout(RELIEF_PAUSE, changed).await;
         }
     }
+}
 
-    async fn ask(&self, key: &[u8], index: LogIndex) -> Option<Checked> {
-        if let Some(outcome) = self.elsewhere.outcome(index).await {
-            return Some(Checked::Decided(outcome));
+/// What became of the last conditional writes, for a replica that cannot decide them itself. All replicas decide
+/// alike. Filled by the state machine; on the same core.
+///
+/// Invariant: indexes ascend.
+#[derive(Default)]
+pub(crate) struct Decisions(RefCell<VecDeque<(LogIndex, Outcome)>>);
+
+impl Decisions {
+    /// Notes what was decided.
+    pub(crate) fn note(&self, index: LogIndex, outcome: Outcome) {
+        let mut decisions = self.0.borrow_mut();
+        let last = decisions.back().map(|(last, _)| *last);
+        assert!(last < Some(index), "entries are decided in order");
+        if decisions.len() >= DECISIONS_KEPT_MAX {
+            decisions.pop_front();
         }
-        let before = LogIndex(index.0.saturating_sub(1));
-        let mut stored = Vec::with_capacity(key.len() + 1);
-        stored.push(Space::User as u8);
-        stored.extend_from_slice(key);
-        let stored = Bytes::from(stored);
-        let wanted = WantedRange {
-            first: stored.clone(),
-            last: stored,
-            after: Bytes::new(),
-            least: before,
-            at: Some(before),
-            bytes: 0,
-        };
-        let fetched = self.elsewhere.fetch(&wanted, |_| true).await?;
-        let found = fetched.keys.first();
-        (found.is_some() || fetched.end == FetchedEnd::Complete)
-            .then(|| Checked::Current(found.map(|found| found.at)))
+        decisions.push_back((index, outcome));
+    }
+
+    /// What was decided at `index`, if that is remembered.
+    pub(crate) fn at(&self, index: LogIndex) -> Option<Outcome> {
+        let decisions = self.0.borrow();
+        let place = decisions.binary_search_by_key(&index, |(at, _)| *at).ok()?;
+        decisions.get(place).map(|(_, outcome)| *outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_decisions_are_remembered() {
+        let decisions = Decisions::default();
+        for index in 1..=2 * DECISIONS_KEPT_MAX as u64 {
+            decisions.note(LogIndex(2 * index), Err(Some(LogIndex(index))));
+        }
+        let last = 4 * DECISIONS_KEPT_MAX as u64;
+        let outcome = decisions.at(LogIndex(last));
+        assert_eq!(outcome, Some(Err(Some(LogIndex(last / 2)))));
+        assert_eq!(decisions.at(LogIndex(last - 1)), None);
+        assert_eq!(decisions.at(LogIndex(2)), None);
     }
 }

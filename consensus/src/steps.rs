@@ -47,6 +47,15 @@ fn keeps_slots(older: &Membership, newer: &Membership) -> bool {
 
 /// Whether `newer` may follow `older` in a log, as one entry.
 pub(crate) fn follows(older: &Membership, newer: &Membership) -> bool {
+    let is_step = is_step(older, newer);
+    assert!(
+        !is_step || (keeps_stores(older, newer) && agree(older, newer)),
+        "a replica keeps its store: {older:?}, {newer:?}"
+    );
+    is_step
+}
+
+fn is_step(older: &Membership, newer: &Membership) -> bool {
     let (before, after) = (older.get_joint_config(), newer.get_joint_config());
     let (had, has) = (ids(older), ids(newer));
     let is_binding = had == has

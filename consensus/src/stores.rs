@@ -140,6 +140,11 @@ impl GroupMembers {
         let membership = stored.membership();
         let replicas = |ids: &BTreeSet<u64>| ids.iter().copied().map(ReplicaId).collect();
         let slot = |(replica, store): (&u64, &StoreId)| (ReplicaId(*replica), *store);
+        let mut voters = membership.voter_ids();
+        assert!(
+            voters.all(|voter| membership.get_node(&voter).is_some()),
+            "each voter has a slot: {membership:?}"
+        );
         Self {
             at: (*stored.log_id()).map(types::shard_log_id),
             is_committed,
@@ -200,6 +205,7 @@ impl Stores {
             is_me && is_newer && !self.is_founder
         });
         if let Some(told) = told {
+            assert!(!self.is_founder, "who forms a group is told nothing");
             let told = StoredMembership::new(Some(at), told);
             self.base.replace(Arc::new(told));
             return true;

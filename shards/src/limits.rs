@@ -380,6 +380,12 @@ const _: () = {
     assert!(LOG_BLOCK_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
     assert!(LOG_BLOCK_BYTES_MAX <= IO_BYTES_MAX);
     assert!(LOG_EAGER_WRITES < LOG_WRITES_IN_FLIGHT_MAX);
+    // Pieces are read and written at once, and begin where the device allows it.
+    assert!(FILE_PIECE_BYTES <= IO_BYTES_MAX && FILE_PIECE_BYTES.is_multiple_of(BLOCK_SIZE));
+    assert!(INCOMING_RECORD_EVERY_BYTES >= FILE_PIECE_BYTES as u64);
+    assert!(INCOMING_RECORD_BYTES_MAX <= MANIFEST_BYTES_MAX);
+    assert!(FETCH_BYTES_MAX < HEAL_BYTES_MAX);
+    assert!(SEAL_LOOK_EVERY.as_millis() < SEAL_WAIT.as_millis());
     assert!(SEPARATED_VALUE_BYTES_MIN <= VALUE_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);
     assert!(LOG_ENTRY_BYTES_MAX >= MEMBERSHIP_BYTES_MAX);

@@ -60,6 +60,7 @@ impl Pins {
 
     /// Notes that the stored keys from `first` to `last` were put in anew, as of `as_of`.
     pub(crate) fn renewed(&self, first: Bytes, last: Bytes, as_of: LogIndex) {
+        assert!(first <= last, "a range of stored keys");
         self.dropped(as_of);
         let oldest = self.oldest();
         let mut renewed = self.renewed.borrow_mut();

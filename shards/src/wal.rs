@@ -123,15 +123,15 @@ impl Want {
 /// The log of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
 pub struct Wal {
-    handle: Rc<Handle>,
+    handle: Rc<WalHandle>,
 }
 
 /// Ends the background tasks when the last clone of a log goes without [`Wal::close`].
-struct Handle {
+struct WalHandle {
     shared: Rc<Shared>,
 }
 
-impl Drop for Handle {
+impl Drop for WalHandle {
     fn drop(&mut self) {
         self.shared.stop();
     }
@@ -184,7 +184,7 @@ impl Wal {
         ]);
         shared.wake_idle.notify_one();
         shared.wake_writer.notify_one();
-        let handle = Rc::new(Handle { shared });
+        let handle = Rc::new(WalHandle { shared });
         let found = LogRecovered {
             created: recovered.created,
             blocks_cut: recovered.blocks_cut,

@@ -7,13 +7,11 @@ mod wait;
 use super::args::{AddArguments, ClusterCommand, OrderOptions};
 use super::failure::Failure;
 use super::output;
+use crate::node::config::is_place_name;
 use corelith_client::{Client, ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView, Error};
 pub(super) use goal::Goal;
 use serde::Serialize;
 use std::collections::BTreeSet;
-
-/// Longest name of a zone or region, in bytes.
-const ZONE_LEN_MAX: usize = crate::node::limits::ZONE_LEN_MAX;
 
 /// Runs a command about the cluster.
 pub(super) async fn run(client: &Client, command: ClusterCommand) -> Result<(), Failure> {
@@ -174,8 +172,7 @@ struct JoinLine<'a> {
 /// Says how to start a node that joins.
 async fn add(client: &Client, add: &AddArguments) -> Result<(), Failure> {
     for name in [&add.zone, &add.region] {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if name.len() > ZONE_LEN_MAX || !name.chars().all(is_allowed) {
+        if !is_place_name(name) {
             return Err(Failure::Argument(
                 "a zone or region has up to 64 letters, digits, `-`, `_` and `.`",
             ));

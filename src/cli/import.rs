@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// A file that becomes a key.
-struct Source {
+struct ImportSource {
     path: PathBuf,
     key: Vec<u8>,
     len: u64,
@@ -21,7 +21,7 @@ struct Source {
     crc32c: Option<u32>,
 }
 
-type Sources = Box<dyn Iterator<Item = Result<Source, Failure>> + Send>;
+type Sources = Box<dyn Iterator<Item = Result<ImportSource, Failure>> + Send>;
 
 /// Refuses an `--after` that no key of the import can be: it would leave out every file, or none.
 pub(super) fn refuse_other_after(arguments: &ImportArguments) -> Result<(), Failure> {
@@ -157,7 +157,7 @@ fn exported(
             waiting = after.as_deref() != Some(&key);
             return None;
         }
-        Some(Ok(Source {
+        Some(Ok(ImportSource {
             path: root.join(file),
             key,
             len: length,
@@ -180,7 +180,7 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
                 .as_os_str()
                 .as_bytes();
             let key = [prefix, relative].concat();
-            sources.push(Source {
+            sources.push(ImportSource {
                 path,
                 key,
                 len,
@@ -235,7 +235,7 @@ fn walk(root: &Path, mut tell: impl FnMut(FoundEntry)) {
 }
 
 /// Puts the file's content; returns its length.
-async fn put(client: &Client, source: &Source) -> Result<u64, Failure> {
+async fn put(client: &Client, source: &ImportSource) -> Result<u64, Failure> {
     let limits = client.limits();
     check_size(
         Field::Key,

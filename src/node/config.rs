@@ -8,6 +8,8 @@ mod check;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::is_place_name;
+
 use crate::node::limits;
 use corelith_consensus::Reads;
 use corelith_shards::limits::{

@@ -49,6 +49,13 @@ const _: () = {
     assert!(SHARDS_MAX <= corelith_wire::limits::SHARDS_MAX);
     assert!(REPLICAS_MAX as usize <= corelith_wire::limits::REPLICAS_MAX);
     assert!(META_REPLICAS_MAX <= REPLICAS_MAX as usize && META_REPLICAS_MAX % 2 == 1);
+    assert!(MAP_NODES_MAX <= NODES_MET_MAX);
+    assert!(REBUILD_AFTER_S_MIN <= REBUILD_AFTER_S_DEFAULT);
+    assert!(REBUILD_AFTER_S_DEFAULT <= REBUILD_AFTER_S_MAX);
+    assert!(MOVES_DEFAULT <= MOVES_MAX);
+    assert!(MOVES_PER_NODE_DEFAULT <= MOVES_PER_NODE_MAX && MOVES_PER_NODE_MAX <= MOVES_MAX);
+    assert!(COPY_BYTES_PER_SECOND_MIN < COPY_BYTES_PER_SECOND_MAX);
+    assert!(REPLICAS_DEFAULT <= REPLICAS_MAX);
     // Their lengths are single bytes in the map.
     assert!(HOST_LEN_MAX <= u8::MAX as usize);
     assert!(ZONE_LEN_MAX < HOST_LEN_MAX);
@@ -359,3 +366,13 @@ pub const META_LOOK_EVERY: Duration = Duration::from_millis(500);
 pub const REJOIN_SILENCE_MS: u64 = 10_000;
 /// Stores that wait for an operator to take them in.
 pub const META_WAITING_MAX: usize = 256;
+
+const _: () = assert!(META_LOOK_EVERY.as_millis() <= REPORT_EVERY.as_millis());
+/// A node is heard several times before it counts as silent.
+const _: () = assert!(5 * REPORT_EVERY.as_millis() <= REJOIN_SILENCE_MS as u128);
+const _: () = assert!(REJOIN_SILENCE_MS <= REBUILD_AFTER_S_MIN as u64 * 1000);
+const _: () = assert!(NODE_ASK_DEADLINE.as_millis() < CHANGE_DEADLINE.as_millis());
+const _: () = assert!(MAP_LOOK.as_millis() < MAP_FOLLOWED_EVERY.as_millis());
+const _: () = assert!(ELSEWHERE_APPLIED_LOOK.as_millis() < ELSEWHERE_APPLIED_WAIT.as_millis());
+const _: () = assert!(FORMATION_PAUSE_MIN.as_millis() < FORMATION_PAUSE_MAX.as_millis());
+const _: () = assert!(SECOND_SIGNAL_AFTER.as_millis() < STOP_DEADLINE.as_millis());

@@ -55,6 +55,7 @@ impl LocalGroups {
         drop(group);
         self.generations.borrow_mut().remove(&shard);
         self.down.borrow_mut().remove(&shard);
+        assert!(!self.has(shard), "{shard} is gone");
     }
 
     pub(crate) fn get(&self, shard: ShardId) -> Option<Group> {

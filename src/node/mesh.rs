@@ -68,7 +68,7 @@ pub(crate) type MeshSender = Sender<Vec<Message>>;
 /// See [`MeshSender`].
 pub(crate) type MeshReceiver = Receiver<Vec<Message>>;
 
-struct Outgoing {
+struct MeshOutgoing {
     waiting: RefCell<Vec<Message>>,
     pushed: Notify,
 }
@@ -76,12 +76,12 @@ struct Outgoing {
 /// The ways from one core to all others of its node. Belongs to one core.
 pub(crate) struct Mesh {
     core: u16,
-    outgoing: Vec<Outgoing>,
+    outgoing: Vec<MeshOutgoing>,
 }
 
 impl Mesh {
     pub(crate) fn new(core: u16, cores: u16) -> Rc<Self> {
-        let outgoing = (0..cores).map(|_| Outgoing {
+        let outgoing = (0..cores).map(|_| MeshOutgoing {
             waiting: RefCell::default(),
             pushed: Notify::new(),
         });

@@ -222,7 +222,8 @@ impl Meta {
                 .as_mut()
                 .filter(|l| l.number == number)
             {
-                lead.busy.remove(&shard);
+                let was_busy = lead.busy.remove(&shard);
+                assert!(was_busy, "a step of {shard} ends once");
             }
             meta.wake.notify_one();
         }));
@@ -246,21 +247,23 @@ impl Meta {
             (next, lead.number, kept)
         };
         let written = kept.write(&next).await;
-        let mut lead = self.lead.borrow_mut();
-        let current = lead.as_mut().filter(|lead| lead.number == number);
-        let current = current.ok_or(NotWritten::NotLeader)?;
-        if let Err(error) = written {
-            // Whether it was written shows when it is read again.
-            *lead = None;
-            return Err(error.into());
+        {
+            let mut lead = self.lead.borrow_mut();
+            let current = lead.as_mut().filter(|lead| lead.number == number);
+            let current = current.ok_or(NotWritten::NotLeader)?;
+            if let Err(error) = written {
+                // Whether it was written shows when it is read again.
+                *lead = None;
+                return Err(error.into());
+            }
+            assert!(
+                next.epoch > current.map.epoch,
+                "the epoch rises with every write"
+            );
+            assert!(current.kept.is_none(), "one write at a time");
+            current.kept = Some(kept);
+            current.map = Rc::clone(&next);
         }
-        assert!(
-            next.epoch > current.map.epoch,
-            "the epoch rises with every write"
-        );
-        current.kept = Some(kept);
-        current.map = Rc::clone(&next);
-        drop(lead);
         self.publish(&next).await;
         self.wake.notify_one();
         Ok(next)
@@ -307,6 +310,7 @@ impl Meta {
         {
             let store = StoreId(registration.store);
             lead.waiting.insert(NodeId(registration.node), store);
+            assert!(lead.waiting.len() <= limits::META_WAITING_MAX);
         }
         match edited {
             Ok(map) => {

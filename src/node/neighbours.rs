@@ -115,10 +115,11 @@ impl Neighbours {
             return NodeReply::NoNews;
         };
         let mut encoded = self.encoded.borrow_mut();
-        let (_, bytes) = match encoded.take() {
+        let (of_epoch, bytes) = match encoded.take() {
             Some(same) if same.0 == now.epoch => encoded.insert(same),
             _ => encoded.insert((now.epoch, map.encode())),
         };
+        assert!(*of_epoch > epoch, "the map that is sent is newer");
         NodeReply::Map {
             bytes: bytes.clone(),
         }

@@ -29,12 +29,12 @@ impl Gap {
 
 /// One sequence of answers: its last one, and its longest gap since the last reset.
 #[derive(Clone, Copy, Debug)]
-struct Answers {
+struct GapAnswers {
     last: Instant,
     longest: Gap,
 }
 
-impl Answers {
+impl GapAnswers {
     fn new(now: Instant) -> Self {
         Self {
             last: now,
@@ -55,8 +55,8 @@ impl Answers {
 /// Answers to all writers, since the last [`Gaps::begin`]. Shared by the writers behind a lock.
 #[derive(Debug)]
 pub(crate) struct Gaps {
-    shards: Vec<Answers>,
-    all: Answers,
+    shards: Vec<GapAnswers>,
+    all: GapAnswers,
     longest_put_ms: f64,
     errors: u64,
     answers: u64,
@@ -65,8 +65,8 @@ pub(crate) struct Gaps {
 impl Gaps {
     pub(crate) fn new(shards: u32, now: Instant) -> Self {
         Self {
-            shards: (0..shards).map(|_| Answers::new(now)).collect(),
-            all: Answers::new(now),
+            shards: (0..shards).map(|_| GapAnswers::new(now)).collect(),
+            all: GapAnswers::new(now),
             longest_put_ms: 0.0,
             errors: 0,
             answers: 0,
@@ -109,7 +109,7 @@ impl Gaps {
 
     /// The longest gap of any of `shards` in the window, which ends now.
     pub(crate) fn longest_of(&self, shards: &[u32], now: Instant) -> Gap {
-        let of = |answers: &Answers| {
+        let of = |answers: &GapAnswers| {
             answers.longest.longer(Gap {
                 from: answers.last,
                 to: now,

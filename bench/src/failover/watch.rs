@@ -26,7 +26,7 @@ const LAG_MAX: u64 = 2_000;
 
 /// What the nodes said.
 #[derive(Debug, Default)]
-struct Seen {
+struct WatchedCluster {
     /// The last report of each node, and when it came.
     reports: Vec<Option<(Instant, StatusReply)>>,
     /// When a leader of this shard and term was first seen, and which node.
@@ -36,7 +36,7 @@ struct Seen {
 /// The watch over a cluster, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct LeadWatch {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<WatchedCluster>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     shards: u32,
@@ -54,7 +54,7 @@ pub(crate) struct Lead {
 impl LeadWatch {
     /// Starts to watch the nodes at `addresses`.
     pub(crate) fn start(addresses: &[String], shards: u32) -> Self {
-        let seen = Arc::new(Mutex::new(Seen {
+        let seen = Arc::new(Mutex::new(WatchedCluster {
             reports: addresses.iter().map(|_| None).collect(),
             leads: BTreeMap::new(),
         }));
@@ -81,7 +81,7 @@ impl LeadWatch {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, WatchedCluster> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,7 +121,7 @@ impl Drop for LeadWatch {
     }
 }
 
-impl Seen {
+impl WatchedCluster {
     fn take(&mut self, node: usize, report: StatusReply) {
         let now = Instant::now();
         for shard in &report.shards {
@@ -189,7 +189,12 @@ impl Seen {
 }
 
 /// Asks a node until it no longer answers.
-fn ask_on(address: &str, node: usize, seen: &Mutex<Seen>, stop: &AtomicBool) -> io::Result<()> {
+fn ask_on(
+    address: &str,
+    node: usize,
+    seen: &Mutex<WatchedCluster>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let address: SocketAddr = address.parse().map_err(|_| malformed())?;
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;

@@ -90,7 +90,15 @@ impl Group {
         let bytes = bytes as usize;
         let fetched = inner.engine.fetch((&first, &last), &after, at, bytes).await;
         match fetched {
-            Ok(fetched) => Ok(Some(fetch::sent(fetched))),
+            Ok(fetched) => {
+                assert!(
+                    fetched.as_of >= least,
+                    "an answer as of {} where {} is asked for",
+                    fetched.as_of.0,
+                    least.0
+                );
+                Ok(Some(fetch::sent(fetched)))
+            }
             Err(error) => {
                 let shard = inner.shard_id;
                 tracing::debug!(%shard, %error, "a range cannot be read for another replica");

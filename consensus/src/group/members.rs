@@ -156,7 +156,8 @@ impl Group {
         let (sender, receiver) = oneshot::channel();
         self.tend(move |inner| async move {
             let changed = work(Rc::clone(&inner)).await;
-            inner.is_changing.set(false);
+            let was_changing = inner.is_changing.replace(false);
+            assert!(was_changing, "one change is made at a time");
             note(sender, changed);
         });
         receiver.await.unwrap_or(Err(ChangeError::Shutdown))
@@ -323,6 +324,7 @@ impl GroupInner {
         change: Change,
         retain: bool,
     ) -> Result<LogIndex, ChangeError> {
+        assert!(self.is_changing.get(), "a change is made by Group::change");
         let last = self.stores.members().at.map(types::log_id);
         let only = [
             Precondition::CommittedLeaderId {
@@ -335,6 +337,11 @@ impl GroupInner {
         let what = format!("{change:?}");
         match self.raft.change_membership_if(change, retain, only).await {
             Ok(response) => {
+                assert!(
+                    last.is_none_or(|last| last.index < response.log_id.index),
+                    "{} follows {last:?}",
+                    response.log_id
+                );
                 tracing::info!(shard = %self.shard_id, what, at = %response.log_id, "the members are changed");
                 Ok(LogIndex(response.log_id.index))
             }
@@ -390,6 +397,7 @@ impl GroupInner {
 
     /// Hands the lead over, and waits until it is gone, for at most as long as the promises to this node run.
     pub(super) async fn hand_over_and_wait(self: &Rc<Self>, leading: LeaderId, to: ReplicaId) {
+        assert!(to != self.me, "a lead is handed to another replica");
         let mut server = self.server.clone();
         self.hand_over(leading, to).await;
         let gone = async {

@@ -1,21 +1,18 @@
 use super::LogStore;
 use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
-use crate::fetch::Elsewhere;
 use crate::relief::Relief;
-use crate::route::{GroupMember, Origin};
 use crate::state_machine::StateMachine;
-use crate::stores::Stores;
 use crate::types::Types;
 use corelith_io::sim::Sim;
-use corelith_shards::{ReplicaId, Shard, ShardId, ShardOptions};
-use corelith_wire::StoreId;
+use corelith_shards::{Shard, ShardId, ShardOptions};
+use futures_util::FutureExt;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
+use std::future::ready;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 /// Opens a new shard for every test of the suite.
 struct Shards {
@@ -32,17 +29,8 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let Shard { log, engine } = Shard::open(&dir, options).await.unwrap();
         let applied = Rc::new(Applied::new(engine.applied().0));
         let ahead = Rc::<ParsedAhead>::default();
-        let me = GroupMember {
-            replica: ReplicaId(1),
-            store: StoreId(1),
-        };
-        let elsewhere = Elsewhere::new(
-            ShardId(0),
-            Rc::new(Stores::new(me, &Origin::Founding(vec![me]), |_| true)),
-            Rc::new(|_| panic!("there is no other replica")),
-            Duration::from_secs(1),
-        );
-        let relief = Relief::new(engine.clone(), Rc::new(elsewhere), Rc::default());
+        let nobody = Rc::new(|_, _| ready(None).boxed_local());
+        let relief = Relief::new(engine.clone(), nobody, Rc::default());
         let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
         let store = LogStore::new(log, engine, ahead, Rc::default());
         Ok(((), store, machine))

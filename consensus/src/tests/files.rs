@@ -125,7 +125,11 @@ fn a_receiver_that_falls_silent_loses_its_pin() {
     wait_half(&cluster, behind);
     cluster.sim.net().isolate(cluster.nodes[behind]);
     let gone = || sent(&cluster, leader).is_none();
-    assert!(cluster.sim.run_until(gone, crate::files::SILENCE_MAX * 2));
+    assert!(
+        cluster
+            .sim
+            .run_until(gone, crate::limits::FILES_SILENCE_MAX * 2)
+    );
     cluster.sim.run_for(Duration::from_secs(5));
     cluster.sim.net().heal_all();
     cluster.check_replicas_equal();

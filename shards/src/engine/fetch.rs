@@ -70,6 +70,7 @@ impl Engine {
             Some(at) => self.pin_at(at).ok_or_else(|| gone(at))?,
         };
         let as_of = pin.at();
+        assert!(at.is_none_or(|at| at == as_of), "a pin is where it was put");
         if !self.inner.pins.renewed_after(as_of).is_empty() {
             return Err(gone(as_of));
         }
@@ -108,6 +109,12 @@ impl Engine {
             let mut merge = Merge::start(&view, span).await?;
             while let Some(merged) = merge.next().await? {
                 corelith_io::yield_if_needed().await;
+                assert!(
+                    merged.at <= fetched.as_of,
+                    "a version of {} in an answer as of {}",
+                    merged.at.0,
+                    fetched.as_of.0
+                );
                 let stored_key = Bytes::from(space.stored_key(&merged.key));
                 if merged.is_deleted() || stored_key == after {
                     continue;

@@ -143,6 +143,11 @@ impl Engine {
             },
         };
         debug_assert!(list.is_whole(), "a list is read again");
+        assert!(
+            list.files()
+                .all(|file| tables.contains_key(&file.id) || segments.contains_key(&file.id)),
+            "what is listed is held"
+        );
         Ok(PinnedFiles {
             list,
             owner: inner.owner,

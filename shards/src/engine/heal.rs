@@ -101,6 +101,10 @@ fn joined(ranges: Vec<(Bytes, Bytes)>) -> Vec<StoredRange> {
             _ => joined.push(range),
         }
     }
+    assert!(
+        joined.is_sorted_by(|before, range| before.last < range.first),
+        "ranges have other keys between them"
+    );
     joined
 }
 
@@ -285,6 +289,8 @@ impl Heal {
         for key in keys {
             self.stage(key.stored_key, key.at, key.value).await?;
         }
+        let before = self.parts.last().map(|(before, _)| before);
+        assert!(before.is_none_or(|before| *before <= through), "in order");
         self.parts.push((through, as_of));
         self.current += usize::from(is_last);
         Ok(())

@@ -32,7 +32,7 @@ use crate::vlog::{self, Segment, SegmentMeta, TornRecord};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Buf, File, OpenOptions};
-use record::{Durable, Record, piece_count};
+use record::{Durable, ReceptionRecord, piece_count};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -96,23 +96,23 @@ pub struct Incoming {
     recording: Semaphore,
     unrecorded: Cell<u64>,
     record_every: Cell<u64>,
-    held: Held,
+    held: HeldSegments,
 }
 
 /// Value segments that collection leaves alone while this lives.
-struct Held {
+struct HeldSegments {
     engine: Engine,
     ids: RefCell<Vec<ValueSegmentId>>,
 }
 
-impl Held {
+impl HeldSegments {
     fn add(&self, id: ValueSegmentId) {
         self.ids.borrow_mut().push(id);
         self.engine.inner.state.borrow_mut().held.push(id);
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldSegments {
     fn drop(&mut self) {
         let held = &mut self.engine.inner.state.borrow_mut().held;
         for id in self.ids.borrow().iter() {
@@ -197,7 +197,7 @@ impl Engine {
         if list.manifest.checkpoint.index() <= inner.state.borrow().applied.index() {
             return Err(Error::OldSnapshot);
         }
-        let held = Held {
+        let held = HeldSegments {
             engine: self.clone(),
             ids: RefCell::default(),
         };
@@ -225,6 +225,10 @@ impl Engine {
         let is_here = |id: &FileId| tables.contains_key(id) || segments.contains_key(id);
         let wanted = listed.into_iter().filter(|(id, _)| !is_here(id));
         let files = take_up(&dir, wanted.collect()).await?;
+        assert!(
+            !files.keys().any(is_here),
+            "what is here is not received again"
+        );
         Ok(Incoming {
             engine: self.clone(),
             dir,
@@ -246,7 +250,7 @@ async fn take_up(
     dir: &Path,
     wanted: BTreeMap<FileId, FileEntry>,
 ) -> Result<BTreeMap<FileId, Partial>> {
-    let mut record = Record::load(dir).await?;
+    let mut record = ReceptionRecord::load(dir).await?;
     let mut found = BTreeMap::new();
     for entry in corelith_io::list_dir(dir).await? {
         match parse(&entry.name).filter(|(id, _)| wanted.contains_key(id)) {
@@ -293,10 +297,12 @@ impl Incoming {
     /// How far it has come.
     pub fn progress(&self) -> IncomingProgress {
         let files = self.files.borrow();
-        IncomingProgress {
+        let progress = IncomingProgress {
             done: files.values().map(Partial::done).sum(),
             all: files.values().map(|partial| partial.entry.bytes).sum(),
-        }
+        };
+        assert!(progress.done <= progress.all, "{progress:?}");
+        progress
     }
 
     /// A piece that is not here and was not asked for; it counts as asked for from now on.
@@ -310,10 +316,12 @@ impl Incoming {
             if let Some(piece) = partial.pieces.get_mut(at) {
                 *piece = Piece::Asked;
             }
+            let len = partial.len_of(at);
+            assert!(len > 0, "each piece of {id} has bytes");
             return Some(MissingPiece {
                 file: *id,
                 offset: offset_of(at),
-                len: partial.len_of(at),
+                len,
             });
         }
         None
@@ -430,6 +438,7 @@ impl Incoming {
                     corelith_io::rename(&path, &path_of(&self.dir, id, WHOLE)).await?;
                 }
                 if let Some(partial) = self.files.borrow_mut().get_mut(&id) {
+                    assert!(partial.is_complete(), "{id} was checked with all pieces");
                     partial.is_whole = is_whole;
                     partial.is_dirty = false;
                     partial.torn = torn;
@@ -465,7 +474,7 @@ impl Incoming {
     /// Makes durable what was received so far, and that it was.
     async fn record(&self, placed: BTreeMap<FileId, FileName>) -> Result<()> {
         let _recording = self.recording.acquire(1).await;
-        let (mut record, mut dirty) = (Record::default(), Vec::new());
+        let (mut record, mut dirty) = (ReceptionRecord::default(), Vec::new());
         for (id, partial) in &mut *self.files.borrow_mut() {
             if partial.is_whole {
                 continue;

@@ -57,12 +57,12 @@ struct TableSearch<'a> {
     place: usize,
     /// What the filter said.
     passed: Option<bool>,
-    stage: Stage,
+    stage: SearchStage,
 }
 
 /// How far a search has come.
 #[derive(Clone, Copy)]
-enum Stage {
+enum SearchStage {
     Filter,
     /// At the leaf of the key's partition.
     Leaf(BlockHandle),
@@ -211,7 +211,7 @@ impl Table {
             misses: 0,
             place: asked.place,
             passed: asked.passed,
-            stage: Stage::Filter,
+            stage: SearchStage::Filter,
         }
     }
 }
@@ -308,20 +308,20 @@ impl TableSearch<'_> {
         let (key, at) = (self.key, self.at);
         loop {
             self.stage = match self.stage {
-                Stage::Filter => match self.partition()? {
-                    Some(partition) => Stage::Leaf(partition.leaf),
+                SearchStage::Filter => match self.partition()? {
+                    Some(partition) => SearchStage::Leaf(partition.leaf),
                     None => return Ok(None),
                 },
-                Stage::Leaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
+                SearchStage::Leaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
                     let led = find::lead(payload, key, at)?;
                     let beyond = match led.beyond {
                         None => Beyond::NextPartition,
                         Some(hit) if hit.is_key => Beyond::Data(hit.held.child()?),
                         Some(_) => Beyond::Nowhere,
                     };
-                    Ok(Stage::Data(led.to.held.child()?, beyond))
+                    Ok(SearchStage::Data(led.to.held.child()?, beyond))
                 })?,
-                Stage::Data(block, beyond) => match self.first_in(block)? {
+                SearchStage::Data(block, beyond) => match self.first_in(block)? {
                     First::Wanted(found) => return Ok(Some(found)),
                     First::OtherKey => return Ok(None),
                     First::Nothing => match self.stage_beyond(beyond) {
@@ -329,9 +329,9 @@ impl TableSearch<'_> {
                         None => return Ok(None),
                     },
                 },
-                Stage::NextLeaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
+                SearchStage::NextLeaf(leaf) => self.look(leaf, BlockKind::Leaf, |payload| {
                     let block = find::lead(payload, key, at)?.to.held.child()?;
-                    Ok(Stage::Data(block, Beyond::Nowhere))
+                    Ok(SearchStage::Data(block, Beyond::Nowhere))
                 })?,
             };
         }
@@ -351,13 +351,13 @@ impl TableSearch<'_> {
         })
     }
 
-    fn stage_beyond(&self, beyond: Beyond) -> Option<Stage> {
+    fn stage_beyond(&self, beyond: Beyond) -> Option<SearchStage> {
         match beyond {
             Beyond::Nowhere => None,
-            Beyond::Data(block) => Some(Stage::Data(block, Beyond::Nowhere)),
+            Beyond::Data(block) => Some(SearchStage::Data(block, Beyond::Nowhere)),
             Beyond::NextPartition => {
                 let next = self.table.partition(self.place + 1)?;
-                (next.key() == self.key).then_some(Stage::NextLeaf(next.partition.leaf))
+                (next.key() == self.key).then_some(SearchStage::NextLeaf(next.partition.leaf))
             }
         }
     }

@@ -84,7 +84,7 @@ fn shard(view: &ClusterView, shard: u32) -> Option<&ViewShard> {
 impl Goal {
     /// How far the cluster is, that was as in `first` when the order was given.
     pub(super) fn way(&self, first: &ClusterView, now: &ClusterView) -> GoalWay {
-        match self {
+        let way = match self {
             Self::None => GoalWay {
                 done: 1.0,
                 all: 1.0,
@@ -98,7 +98,13 @@ impl Goal {
             Self::Still => still(now),
             Self::Moved { shard, from, to } => moved(*shard, *from, *to, now),
             Self::Led { shard, to } => led(*shard, *to, now),
-        }
+        };
+        assert!(
+            !way.is_there || !way.is_given_up,
+            "it is there or given up: {}",
+            way.text
+        );
+        way
     }
 }
 

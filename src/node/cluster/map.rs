@@ -330,6 +330,10 @@ impl MapShard {
             (Some(_), None) => wanted.retain(|voter| Some(*voter) != change.remove),
             (None, add) => wanted.extend(add),
         }
+        assert!(
+            change.add.is_none_or(|add| wanted.contains(&add)),
+            "what comes is wanted"
+        );
         wanted
     }
 }

@@ -36,6 +36,7 @@ impl MapWatch {
         };
         if is_newer {
             let epoch = next.epoch;
+            assert!(epoch >= self.now.borrow().epoch, "the epoch never falls");
             *self.now.borrow_mut() = next;
             self.epoch.send_replace(epoch);
         }

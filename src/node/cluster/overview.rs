@@ -211,6 +211,7 @@ fn troubles(
         troubles.truncate(TROUBLES_MAX);
         troubles.push(format!("and {more} more"));
     }
+    assert!(troubles.len() <= TROUBLES_MAX + 1, "a list to read");
     troubles
 }
 

@@ -139,6 +139,11 @@ impl Placement {
                 .and_then(|change| change.add)
                 .map(|replica| replica.node()),
         };
+        let members: Vec<Member> = members.collect();
+        assert!(
+            members.is_sorted_by(|a, b| a.id < b.id),
+            "members are found by search"
+        );
         let removed = map.nodes.iter();
         let removed = removed.filter(|(_, node)| node.state == NodeState::Removed);
         Self {
@@ -148,7 +153,7 @@ impl Placement {
             // The map holds to SHARDS_MAX.
             shards: map.shards.len() as u32,
             cores,
-            members: members.collect(),
+            members,
             places: map.shards.iter().map(place).collect(),
             meta: place(&map.meta),
             removed: removed.map(|(id, _)| *id).collect(),

@@ -191,6 +191,7 @@ impl Spots {
                     .find(|(_, bytes, placed)| self.is_gain(*from, to, *bytes, placed));
                 if let Some((shard, ..)) = found {
                     let (shard, from) = (*shard, *from);
+                    assert!(from != to, "a move has two nodes");
                     return Some(Shift { shard, from, to });
                 }
             }

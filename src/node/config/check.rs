@@ -56,6 +56,12 @@ fn in_plain_words(reason: &str, key: &str) -> String {
     plain.unwrap_or_else(|| reason.to_owned())
 }
 
+/// Whether a zone or a region may have that name; the empty one is none.
+pub(crate) fn is_place_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.len() <= limits::ZONE_LEN_MAX && name.chars().all(allowed)
+}
+
 pub(super) fn cluster(cluster: &ClusterConfig) -> Result<(), Problem> {
     let name = &cluster.name;
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -272,8 +278,7 @@ pub(super) fn place(node: &RawNode, entry: &NodeEntry, cores: u16) -> Result<Pla
         );
     }
     for (key, text) in [("node.zone", &node.zone), ("node.region", &node.region)] {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if text.len() > limits::ZONE_LEN_MAX || !text.chars().all(allowed) {
+        if !is_place_name(text) {
             return problem(
                 key,
                 format!(

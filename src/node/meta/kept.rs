@@ -148,5 +148,6 @@ fn payload(out: &Outbox) -> Bytes {
     for slice in out.slices() {
         frame.extend_from_slice(slice);
     }
+    assert!(frame.len() >= HEADER_BYTES, "a frame has its header");
     frame.freeze().slice(HEADER_BYTES..)
 }

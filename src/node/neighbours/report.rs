@@ -49,6 +49,11 @@ impl Neighbours {
         let mut leads: Vec<LeadReport> = leads.into_iter().flatten().collect();
         holds.sort_by_key(|hold| hold.shard);
         leads.sort_by_key(|lead| lead.shard);
+        assert!(
+            holds.is_sorted_by(|a, b| a.shard < b.shard)
+                && leads.is_sorted_by(|a, b| a.shard < b.shard),
+            "a shard is on one core"
+        );
         let free = corelith_io::free_bytes(&self.config.data_dir).await;
         NodeReport {
             store: self.store.0,

@@ -33,7 +33,7 @@ pub(super) enum Stage {
 
 /// What is asked of a way at a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
+enum TransferPace {
     /// Nobody waits for what it holds.
     Any,
     /// Others wait: that it does not stand still, or nearly so.
@@ -42,15 +42,15 @@ enum Pace {
     Fast,
 }
 
-fn pace_of(stage: Stage, wanted: Wanted) -> Pace {
+fn pace_of(stage: Stage, wanted: Wanted) -> TransferPace {
     let (is_wanted, pace) = match stage {
-        Stage::Short => (wanted.frames, Pace::Moving),
-        Stage::Start => (wanted.starts, Pace::Fast),
-        Stage::Waiting => (false, Pace::Any),
-        Stage::Whole => (wanted.uploads, Pace::Fast),
-        Stage::Slow => (wanted.uploads, Pace::Moving),
+        Stage::Short => (wanted.frames, TransferPace::Moving),
+        Stage::Start => (wanted.starts, TransferPace::Fast),
+        Stage::Waiting => (false, TransferPace::Any),
+        Stage::Whole => (wanted.uploads, TransferPace::Fast),
+        Stage::Slow => (wanted.uploads, TransferPace::Moving),
     };
-    if is_wanted { pace } else { Pace::Any }
+    if is_wanted { pace } else { TransferPace::Any }
 }
 
 /// Why a connection must go.
@@ -96,7 +96,7 @@ impl Way {
     }
 
     /// Looks at it, every `DEADLINE_SWEEP`; returns whether it is too slow.
-    fn look(&self, now: Instant, pace: Pace) -> bool {
+    fn look(&self, now: Instant, pace: TransferPace) -> bool {
         let moved = self.moved.take();
         let Some(deadline) = self.deadline.get() else {
             return false;
@@ -104,8 +104,8 @@ impl Way {
         let slow = slow_looks(self.slow.get(), moved, pace);
         self.slow.set(slow);
         let slow_max = match pace {
-            Pace::Any | Pace::Moving => SLOW_LOOKS_MAX,
-            Pace::Fast => UPLOAD_SLOW_LOOKS_MAX,
+            TransferPace::Any | TransferPace::Moving => SLOW_LOOKS_MAX,
+            TransferPace::Fast => UPLOAD_SLOW_LOOKS_MAX,
         };
         deadline < now || slow >= slow_max
     }
@@ -113,11 +113,11 @@ impl Way {
 
 /// How many looks in a row have found a transfer slower than `pace`; one that only has to move and stands still
 /// counts more.
-fn slow_looks(before: u32, moved: u64, pace: Pace) -> u32 {
+fn slow_looks(before: u32, moved: u64, pace: TransferPace) -> u32 {
     match (pace, moved) {
-        (Pace::Moving, 0) => before + STILL_LOOKS,
-        (Pace::Moving, moved) if moved < TRANSFER_BYTES_PER_LOOK_MIN => before + 1,
-        (Pace::Fast, moved) if moved < UPLOAD_BYTES_PER_LOOK_MIN => before + 1,
+        (TransferPace::Moving, 0) => before + STILL_LOOKS,
+        (TransferPace::Moving, moved) if moved < TRANSFER_BYTES_PER_LOOK_MIN => before + 1,
+        (TransferPace::Fast, moved) if moved < UPLOAD_BYTES_PER_LOOK_MIN => before + 1,
         _ => 0,
     }
 }
@@ -224,9 +224,9 @@ impl Progress {
         // Both ways are looked at in any case.
         let sends = self.receiving.look(now, pace_of(stage, wanted));
         let takes_pace = if wanted.readers {
-            Pace::Moving
+            TransferPace::Moving
         } else {
-            Pace::Any
+            TransferPace::Any
         };
         let takes = self.writing.look(now, takes_pace);
         let waits = stage == Stage::Waiting && wanted.starts;
@@ -246,7 +246,7 @@ fn time_for(len: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pace, Stage, Wanted, pace_of, slow_looks};
+    use super::{Stage, TransferPace, Wanted, pace_of, slow_looks};
     use crate::node::limits::{
         STILL_LOOKS, TRANSFER_BYTES_PER_LOOK_MIN as RATE, UPLOAD_BYTES_PER_LOOK_MIN as FAST,
     };
@@ -265,16 +265,16 @@ mod tests {
             ..nothing
         };
         let table = [
-            (Stage::Short, nothing, Pace::Any),
-            (Stage::Short, starts, Pace::Any),
-            (Stage::Short, all, Pace::Moving),
-            (Stage::Start, nothing, Pace::Any),
-            (Stage::Start, starts, Pace::Fast),
-            (Stage::Waiting, all, Pace::Any),
-            (Stage::Whole, starts, Pace::Any),
-            (Stage::Whole, all, Pace::Fast),
-            (Stage::Slow, nothing, Pace::Any),
-            (Stage::Slow, all, Pace::Moving),
+            (Stage::Short, nothing, TransferPace::Any),
+            (Stage::Short, starts, TransferPace::Any),
+            (Stage::Short, all, TransferPace::Moving),
+            (Stage::Start, nothing, TransferPace::Any),
+            (Stage::Start, starts, TransferPace::Fast),
+            (Stage::Waiting, all, TransferPace::Any),
+            (Stage::Whole, starts, TransferPace::Any),
+            (Stage::Whole, all, TransferPace::Fast),
+            (Stage::Slow, nothing, TransferPace::Any),
+            (Stage::Slow, all, TransferPace::Moving),
         ];
         for (stage, wanted, expected) in table {
             assert_eq!(pace_of(stage, wanted), expected, "{stage:?} {wanted:?}");
@@ -285,15 +285,15 @@ mod tests {
     fn slow_is_who_others_wait_for() {
         let table = [
             // (looks before, bytes, pace that is asked for, looks now)
-            (0, 0, Pace::Any, 0),
-            (2, 0, Pace::Any, 0),
-            (0, 0, Pace::Moving, STILL_LOOKS),
-            (0, 1, Pace::Moving, 1),
-            (2, RATE - 1, Pace::Moving, 3),
-            (2, RATE, Pace::Moving, 0),
-            (0, 0, Pace::Fast, 1),
-            (1, FAST - 1, Pace::Fast, 2),
-            (1, FAST, Pace::Fast, 0),
+            (0, 0, TransferPace::Any, 0),
+            (2, 0, TransferPace::Any, 0),
+            (0, 0, TransferPace::Moving, STILL_LOOKS),
+            (0, 1, TransferPace::Moving, 1),
+            (2, RATE - 1, TransferPace::Moving, 3),
+            (2, RATE, TransferPace::Moving, 0),
+            (0, 0, TransferPace::Fast, 1),
+            (1, FAST - 1, TransferPace::Fast, 2),
+            (1, FAST, TransferPace::Fast, 0),
         ];
         for (before, moved, pace, expected) in table {
             assert_eq!(

@@ -23,7 +23,7 @@ use std::rc::{Rc, Weak};
 
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+enum RequestRoute {
     /// This core owns the shard.
     Here,
     /// Another core of this node does.
@@ -47,29 +47,29 @@ enum Route {
 }
 
 /// `is_here`: the core has the shard, whatever the map says.
-fn route(placement: &Placement, core: u16, is_here: bool, head: &Head) -> Route {
+fn route(placement: &Placement, core: u16, is_here: bool, head: &Head) -> RequestRoute {
     match head.kind {
-        Kind::STATUS => return Route::Status,
-        Kind::STORAGE => return Route::Storage,
-        Kind::DESCRIBE => return Route::Describe,
+        Kind::STATUS => return RequestRoute::Status,
+        Kind::STORAGE => return RequestRoute::Storage,
+        Kind::DESCRIBE => return RequestRoute::Describe,
         // The first core knows the other nodes.
-        Kind::CLUSTER if core == 0 => return Route::Order,
-        Kind::CLUSTER => return Route::Core(0),
+        Kind::CLUSTER if core == 0 => return RequestRoute::Order,
+        Kind::CLUSTER => return RequestRoute::Core(0),
         _ => {}
     }
     // No client has business with the meta shard.
     if head.shard == ShardId::META {
-        return Route::NoShard;
+        return RequestRoute::NoShard;
     }
     let home = placement.home(core, head.shard);
     match home {
-        _ if is_here => Route::Here,
-        Home::Nowhere => Route::NoShard,
-        Home::OtherCore(other) => Route::Core(other),
-        _ if head.epoch.0 < placement.epoch => Route::OldMap,
-        _ if head.epoch.0 > placement.epoch => Route::NewMap,
+        _ if is_here => RequestRoute::Here,
+        Home::Nowhere => RequestRoute::NoShard,
+        Home::OtherCore(other) => RequestRoute::Core(other),
+        _ if head.epoch.0 < placement.epoch => RequestRoute::OldMap,
+        _ if head.epoch.0 > placement.epoch => RequestRoute::NewMap,
         // One that is to be here, and is not yet or no more.
-        Home::Here | Home::OtherNode(_) => Route::WrongNode,
+        Home::Here | Home::OtherNode(_) => RequestRoute::WrongNode,
     }
 }
 
@@ -98,23 +98,25 @@ impl Router {
         let placement = self.map.now();
         let is_here = self.groups.has(head.shard);
         let there = route(&placement, self.core, is_here, &head);
-        if let Route::Core(core) = there {
+        if let RequestRoute::Core(core) = there {
             return self.forwards.forward(core, frame, connection, claim);
         }
         let reply = Reply::local(connection, head, claim);
         match there {
-            Route::Here => self.handler.handle(frame, reply),
-            Route::Status => self.tell_status(reply),
-            Route::Storage => self.tell_storage(reply),
-            Route::Describe => self.send_map(reply, Answer::Map),
-            Route::Order => self.pass_order(&frame, reply),
-            Route::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
-            Route::NewMap => reply.send(&failed(Failure::Unavailable {
+            RequestRoute::Here => self.handler.handle(frame, reply),
+            RequestRoute::Status => self.tell_status(reply),
+            RequestRoute::Storage => self.tell_storage(reply),
+            RequestRoute::Describe => self.send_map(reply, Answer::Map),
+            RequestRoute::Order => self.pass_order(&frame, reply),
+            RequestRoute::OldMap => self.send_map(reply, |map| failed(Failure::WrongEpoch { map })),
+            RequestRoute::NewMap => reply.send(&failed(Failure::Unavailable {
                 reason: Reason::Starting,
                 nothing_done: true,
             })),
-            Route::WrongNode => reply.send(&failed(Failure::WrongNode)),
-            Route::NoShard | Route::Core(_) => reply.send(&failed(Failure::Malformed)),
+            RequestRoute::WrongNode => reply.send(&failed(Failure::WrongNode)),
+            RequestRoute::NoShard | RequestRoute::Core(_) => {
+                reply.send(&failed(Failure::Malformed))
+            }
         }
     }
 
@@ -242,7 +244,7 @@ fn map_bytes(map: &ClusterMap) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Route, route};
+    use super::{RequestRoute, route};
     use crate::node::cluster::placement::Placement;
     use crate::node::config::NodeConfig;
     use corelith_wire::{Epoch, Head, Kind, RequestId, ShardId};
@@ -260,24 +262,24 @@ mod tests {
         let placement = Placement::new(&config);
         let table = [
             // (core, kind, shard, epoch, route)
-            (0, Kind::GET, 0, 1, Route::Here),
-            (1, Kind::GET, 0, 1, Route::Core(0)),
-            (0, Kind::WRITE, 3, 1, Route::Core(1)),
-            (1, Kind::WRITE, 3, 1, Route::Here),
-            (0, Kind::WRITE, 1, 1, Route::WrongNode),
-            (0, Kind::SCAN, 6, 1, Route::NoShard),
-            (0, Kind::SCAN, u32::MAX, 1, Route::NoShard),
+            (0, Kind::GET, 0, 1, RequestRoute::Here),
+            (1, Kind::GET, 0, 1, RequestRoute::Core(0)),
+            (0, Kind::WRITE, 3, 1, RequestRoute::Core(1)),
+            (1, Kind::WRITE, 3, 1, RequestRoute::Here),
+            (0, Kind::WRITE, 1, 1, RequestRoute::WrongNode),
+            (0, Kind::SCAN, 6, 1, RequestRoute::NoShard),
+            (0, Kind::SCAN, u32::MAX, 1, RequestRoute::NoShard),
             // Whatever the epoch is, a shard that is here is answered for.
-            (0, Kind::GET, 0, 0, Route::Here),
-            (0, Kind::GET, 0, 2, Route::Here),
-            (1, Kind::GET, 0, 0, Route::Core(0)),
-            (0, Kind::GET, 1, 0, Route::OldMap),
-            (0, Kind::GET, 1, 2, Route::NewMap),
-            (0, Kind::STATUS, 99, 0, Route::Status),
-            (1, Kind::STORAGE, 99, 0, Route::Storage),
-            (0, Kind::DESCRIBE, 99, 7, Route::Describe),
-            (0, Kind::CLUSTER, 0, 0, Route::Order),
-            (1, Kind::CLUSTER, 0, 0, Route::Core(0)),
+            (0, Kind::GET, 0, 0, RequestRoute::Here),
+            (0, Kind::GET, 0, 2, RequestRoute::Here),
+            (1, Kind::GET, 0, 0, RequestRoute::Core(0)),
+            (0, Kind::GET, 1, 0, RequestRoute::OldMap),
+            (0, Kind::GET, 1, 2, RequestRoute::NewMap),
+            (0, Kind::STATUS, 99, 0, RequestRoute::Status),
+            (1, Kind::STORAGE, 99, 0, RequestRoute::Storage),
+            (0, Kind::DESCRIBE, 99, 7, RequestRoute::Describe),
+            (0, Kind::CLUSTER, 0, 0, RequestRoute::Order),
+            (1, Kind::CLUSTER, 0, 0, RequestRoute::Core(0)),
         ];
         for (core, kind, shard, epoch, expected) in table {
             let head = Head {
@@ -286,7 +288,7 @@ mod tests {
                 shard: ShardId(shard),
                 epoch: Epoch(epoch),
             };
-            let is_here = expected == Route::Here;
+            let is_here = expected == RequestRoute::Here;
             let found = route(&placement, core, is_here, &head);
             assert_eq!(found, expected, "{core} {head:?}");
         }
@@ -297,10 +299,16 @@ mod tests {
             shard: ShardId(shard),
             epoch: Epoch(epoch),
         };
-        assert_eq!(route(&placement, 0, true, &head(1, 0)), Route::Here);
-        assert_eq!(route(&placement, 0, false, &head(0, 0)), Route::OldMap);
-        assert_eq!(route(&placement, 0, false, &head(0, 1)), Route::WrongNode);
+        assert_eq!(route(&placement, 0, true, &head(1, 0)), RequestRoute::Here);
+        assert_eq!(
+            route(&placement, 0, false, &head(0, 0)),
+            RequestRoute::OldMap
+        );
+        assert_eq!(
+            route(&placement, 0, false, &head(0, 1)),
+            RequestRoute::WrongNode
+        );
         let meta = head(u32::MAX, 1);
-        assert_eq!(route(&placement, 0, true, &meta), Route::NoShard);
+        assert_eq!(route(&placement, 0, true, &meta), RequestRoute::NoShard);
     }
 }

@@ -75,7 +75,8 @@ struct Busy<'a> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.shards.busy.borrow_mut().remove(&self.shard);
+        let was_held = self.shards.busy.borrow_mut().remove(&self.shard);
+        assert!(was_held, "{} is let go once", self.shard);
     }
 }
 
@@ -159,6 +160,11 @@ impl CoreShards {
                 }
                 Opening::MakeListed => {}
             }
+            assert_eq!(
+                self.state(shard),
+                Some(HeldState::ToBeMade),
+                "{shard} is listed before its directory is made"
+            );
             let (_, storage) = self.open_storage(shard, false).await?;
             if storage.is_ok() {
                 self.note(ShardNote::Made(vec![shard])).await?;

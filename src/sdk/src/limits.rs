@@ -118,5 +118,11 @@ const _: () = {
     assert!(SILENCE_DOUBT.as_millis() < WAIT_DOUBT.as_millis());
     assert!(WAIT_DOUBT.as_millis() < ATTEMPT_TIMEOUT.as_millis());
     assert!(SEEK_PAUSE_MIN.as_millis() < SEEK_PAUSE_MAX.as_millis());
+    assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());
+    assert!(RECONNECT_PAUSE_MIN.as_millis() < RECONNECT_PAUSE_MAX.as_millis());
+    assert!(REFUSED_SUSPICION.as_millis() < SILENT_SUSPICION.as_millis());
+    assert!(ORDER_TIMEOUT.as_millis() < DEADLINE.as_millis());
+    assert!(REFRESH_EVERY.as_millis() < DEADLINE.as_millis());
+    assert!(QUESTION_TIMEOUT.as_millis() < WAIT_DOUBT.as_millis());
     assert!(SEEK_PAUSE_MAX.as_millis() <= RETRY_PAUSE_MAX.as_millis());
 };

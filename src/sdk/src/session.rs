@@ -328,6 +328,11 @@ impl Session {
         let fits = match (&answer, &operation.request) {
             (Answer::SessionOpened { session, .. }, _) if operation.opening => {
                 let id = *session;
+                let known = self.shards.get(operation.shard.0 as usize);
+                assert!(
+                    operation.done || matches!(known, Some(ShardSession::Opening)),
+                    "one operation of a shard opens its session"
+                );
                 operation.opening = false;
                 let numbers = Numbers::new(self.window);
                 self.set_session(operation.shard, ShardSession::Open { id, numbers });

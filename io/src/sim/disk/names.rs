@@ -33,7 +33,7 @@ struct Dir {
 }
 
 #[derive(Clone)]
-struct Change {
+struct NameChange {
     number: u64,
     effects: Vec<(Id, String, Option<NameTarget>)>,
 }
@@ -41,7 +41,7 @@ struct Change {
 #[derive(Clone)]
 pub(super) struct Names {
     dirs: BTreeMap<Id, Dir>,
-    pending: Vec<Change>,
+    pending: Vec<NameChange>,
     changes: u64,
     next: u64,
     /// Whether a failed sync has lost a change.
@@ -127,7 +127,7 @@ impl Names {
             last.is_none_or(|last| last.number < self.changes),
             "changes are numbered in order"
         );
-        self.pending.push(Change {
+        self.pending.push(NameChange {
             number: self.changes,
             effects,
         });
@@ -224,10 +224,10 @@ impl Names {
 
     /// Makes the changes of a directory durable, up to and with change `latest`.
     pub(super) fn sync(&mut self, dir: Id, latest: u64) {
-        let covered = |change: &mut Change| {
+        let covered = |change: &mut NameChange| {
             change.number <= latest && change.effects.iter().any(|effect| effect.0 == dir)
         };
-        let synced: Vec<Change> = self.pending.extract_if(.., covered).collect();
+        let synced: Vec<NameChange> = self.pending.extract_if(.., covered).collect();
         assert!(synced.is_sorted_by_key(|change| change.number));
         for change in synced {
             self.make_durable(&change);
@@ -251,7 +251,7 @@ impl Names {
         }
     }
 
-    fn make_durable(&mut self, change: &Change) {
+    fn make_durable(&mut self, change: &NameChange) {
         for (dir, name, target) in &change.effects {
             // A file has one name: a new one takes the place of that which a lost change left.
             if let Some(target) = target.filter(|_| self.has_lost) {

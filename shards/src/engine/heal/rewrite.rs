@@ -313,6 +313,11 @@ impl Engine {
         values.wait_for_room().await?;
         let (moved, ticket) = values.stage(at, key, &value)?;
         values.wait_durable(ticket).await?;
+        assert!(
+            moved.segment != pointer.segment,
+            "a value is moved out of {:?}",
+            pointer.segment
+        );
         Ok(moved)
     }
 }

@@ -1,6 +1,6 @@
 //! Received files become the state: names of the shard, then one edit of the manifest.
 
-use super::record::Record;
+use super::record::ReceptionRecord;
 use super::{DIRECTORY, Incoming, PART, WHOLE, path_of};
 use crate::directory::Directory;
 use crate::engine::install::load_sessions;
@@ -8,6 +8,7 @@ use crate::engine::{Engine, ReadView, edit};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{FileId, RunId, ValueSegmentId};
+use crate::limits::VALUE_SEGMENTS_RECEIVED;
 use crate::manifest::{Manifest, PlacedTable};
 use crate::planted::{Bug, is_planted};
 use crate::session::SessionTable;
@@ -138,6 +139,10 @@ impl Engine {
                 continue;
             }
             let id = self.inner.values.next_received();
+            assert!(
+                id.0 >= VALUE_SEGMENTS_RECEIVED,
+                "received segments have numbers of their own"
+            );
             incoming.held.add(id);
             numbers.insert(listed.id, id);
             placement.segments.push(SegmentMeta { id, ..*listed });
@@ -234,7 +239,7 @@ pub(crate) async fn put_back(dir: &Directory, manifest: &Manifest) -> Result<()>
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         listed => drop(listed?),
     }
-    let record = Record::load(&incoming).await?;
+    let record = ReceptionRecord::load(&incoming).await?;
     let mut is_changed = false;
     for (file, name) in record.placed {
         let is_named = match name {

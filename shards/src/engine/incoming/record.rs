@@ -38,7 +38,7 @@ pub(super) struct Durable {
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct ReceptionRecord {
     pub(super) partial: BTreeMap<FileId, Durable>,
     pub(super) placed: BTreeMap<FileId, FileName>,
 }
@@ -48,7 +48,7 @@ pub(super) fn piece_count(bytes: u64) -> Option<usize> {
     usize::try_from(bytes.div_ceil(FILE_PIECE_BYTES as u64)).ok()
 }
 
-impl Record {
+impl ReceptionRecord {
     fn encode(&self) -> Vec<u8> {
         let mut payload = length::stored(self.partial.len()).to_le_bytes().to_vec();
         for (id, durable) in &self.partial {
@@ -83,6 +83,10 @@ impl Record {
         file.extend_from_slice(&crc32c::crc32c(&covered).to_le_bytes());
         file.append(&mut covered);
         file.resize(file.len().next_multiple_of(BLOCK_SIZE), 0);
+        debug_assert!(
+            Self::decode(&file).as_ref() == Some(self),
+            "what is written is read again"
+        );
         file
     }
 
@@ -179,7 +183,7 @@ mod tests {
     #[test]
     fn a_record_reads_back_and_damage_is_found() {
         let unit = FILE_PIECE_BYTES as u64;
-        let mut record = Record::default();
+        let mut record = ReceptionRecord::default();
         for (id, bytes) in [(1, 4096), (2, 8 * unit), (u128::MAX, 17 * unit + 4096)] {
             let count = piece_count(bytes).unwrap();
             let pieces = (0..count).map(|at| at % 3 == 1).collect();
@@ -189,13 +193,13 @@ mod tests {
         record.placed.insert(FileId(9), segment);
         record.placed.insert(FileId(8), FileName::Table(TableId(5)));
         let bytes = record.encode();
-        assert_eq!(Record::decode(&bytes), Some(record));
+        assert_eq!(ReceptionRecord::decode(&bytes), Some(record));
         let end = HEADER_BYTES + u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
         for at in 0..end {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert_eq!(Record::decode(&damaged), None, "{at}");
-            assert_eq!(Record::decode(&bytes[..at]), None, "{at}");
+            assert_eq!(ReceptionRecord::decode(&damaged), None, "{at}");
+            assert_eq!(ReceptionRecord::decode(&bytes[..at]), None, "{at}");
         }
     }
 }

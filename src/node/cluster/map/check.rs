@@ -1,6 +1,7 @@
 //! What holds of every map.
 
 use super::{Map, MapNode, MapSettings, MapShard, NodeState};
+use crate::node::config::is_place_name;
 use crate::node::limits;
 use corelith_wire::{ReplicaId, StoreId};
 use std::collections::BTreeSet;
@@ -139,14 +140,8 @@ impl MapNode {
             self.port > 0 && last.is_some(),
             "a node's cores have no ports",
         )?;
-        let is_name = |name: &str| {
-            name.len() <= limits::ZONE_LEN_MAX
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
         holds(
-            is_name(&self.zone) && is_name(&self.region),
+            is_place_name(&self.zone) && is_place_name(&self.region),
             "the name of a zone or region is none",
         )
     }

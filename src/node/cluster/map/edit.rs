@@ -183,7 +183,7 @@ impl Map {
 
     fn edit_shard(&mut self, id: ShardId, edit: &MapEdit) -> Result<(), EditError> {
         let shard = self.shard_mut(id).ok_or(EditError::NoShard(id))?;
-        let generation = shard.next_generation;
+        let (generation, membership) = (shard.next_generation, shard.membership);
         match edit {
             MapEdit::Begin {
                 add, remove, why, ..
@@ -229,6 +229,10 @@ impl Map {
         assert!(
             shard.next_generation >= generation,
             "a generation of {id} is never used again"
+        );
+        assert!(
+            shard.membership >= membership || matches!(edit, MapEdit::Recover { .. }),
+            "the map shows no older members of {id}"
         );
         Ok(())
     }
@@ -343,6 +347,10 @@ impl MapShard {
             self.next_generation =
                 next.ok_or(EditError::Full("the shard has had its last replica"))?;
         }
+        assert!(
+            add.is_none_or(|add| add.generation() < self.next_generation),
+            "a generation of {id} is used once"
+        );
         self.change = Some(Change { add, remove, why });
         Ok(())
     }

@@ -160,6 +160,10 @@ fn has_failed(view: &PlanView<'_>, id: ShardId, add: ReplicaId) -> bool {
 }
 
 fn undo(id: ShardId, add: ReplicaId, leader: NodeId, lead: &LeadReport) -> Option<Step> {
+    assert!(
+        lead.voters.len() == 1,
+        "a change of {id} whose voters change is finished"
+    );
     if lead.learners.contains(&add) {
         let step = AskStep::RemoveLearner { replica: add };
         return Some(ask(leader, id, step));

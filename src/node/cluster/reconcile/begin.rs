@@ -248,6 +248,10 @@ fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
         _ => weight(bytes),
     };
     let placed = view.placed.get_mut(slot);
+    assert!(
+        add == remove || add.is_none_or(|add| placed.as_ref().is_none_or(|of| !of.contains(&add))),
+        "a replica of {shard} goes to a node that has none"
+    );
     let is_first = placed.as_ref().and_then(|placed| placed.first()).copied() == remove;
     let leads = u32::from(is_first && shard != ShardId::META && remove.is_some());
     if let Some(placed) = placed {
@@ -265,6 +269,7 @@ fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
         });
     }
     if let Some(to) = add {
+        assert!(view.spread.is_idle(to), "a node with room for a change");
         view.spread.with(to, |spot| {
             spot.busy += 1;
             spot.load += load;
@@ -272,6 +277,11 @@ fn begin(view: &mut PlanView<'_>, slot: usize, beginning: Beginning) -> Step {
         });
     }
     view.moves += 1;
+    assert!(
+        view.moves <= view.map.settings.moves_max || has(PlanBug::MovesUnbounded),
+        "{} changes at once",
+        view.moves
+    );
     let node = add.and_then(|at| view.spread.spots.get(at));
     Step::Edit(MapEdit::Begin {
         shard,

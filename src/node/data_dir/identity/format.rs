@@ -236,7 +236,7 @@ pub fn decode(file: &str, bytes: &[u8]) -> Result<Identity, IdentityError> {
         file: file.to_owned(),
         what,
     };
-    let mut fields = Fields(bytes);
+    let mut fields = IdentityFields(bytes);
     let magic = fields.take::<8>();
     let version = fields.u32();
     if bytes.len() >= BLOCK_SIZE && magic != *MAGIC {
@@ -265,11 +265,11 @@ pub fn decode(file: &str, bytes: &[u8]) -> Result<Identity, IdentityError> {
     if *crc != crc32c::crc32c(content).to_le_bytes() {
         return Err(corrupt("its checksum does not match"));
     }
-    let mut fields = Fields(content.get(12..).unwrap_or_default());
+    let mut fields = IdentityFields(content.get(12..).unwrap_or_default());
     take_content(&mut fields, version).map_err(corrupt)
 }
 
-fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'static str> {
+fn take_content(fields: &mut IdentityFields<'_>, version: u32) -> Result<Identity, &'static str> {
     if version > 5 {
         let _length = fields.u32();
     }
@@ -294,7 +294,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
     }
     (identity.node, identity.name) = (NodeId(fields.u64()), fields.u64());
     identity.promise_ms_max = limits::PROMISE_MS_MAX as u32;
-    let take_nodes = |fields: &mut Fields<'_>| -> Vec<NodeId> {
+    let take_nodes = |fields: &mut IdentityFields<'_>| -> Vec<NodeId> {
         (0..count).map(|_| NodeId(fields.u64())).collect()
     };
     if version < 3 {
@@ -349,7 +349,7 @@ fn take_content(fields: &mut Fields<'_>, version: u32) -> Result<Identity, &'sta
     Ok(identity)
 }
 
-fn take_met(fields: &mut Fields<'_>, has_mark: bool) -> Met {
+fn take_met(fields: &mut IdentityFields<'_>, has_mark: bool) -> Met {
     let mut met = Met {
         store: StoreId(fields.u128()),
         start: fields.start(),
@@ -363,7 +363,7 @@ fn take_met(fields: &mut Fields<'_>, has_mark: bool) -> Met {
 }
 
 /// The shards of older versions: replicas of the founding, all of them made. Zeros in version 1.
-fn take_bits(fields: &mut Fields<'_>, shards: u32) -> BTreeMap<ShardId, HeldShard> {
+fn take_bits(fields: &mut IdentityFields<'_>, shards: u32) -> BTreeMap<ShardId, HeldShard> {
     let bits: Vec<u8> = (0..shards.div_ceil(8))
         .map(|_| u8::from_le_bytes(fields.take()))
         .collect();
@@ -377,7 +377,7 @@ fn take_bits(fields: &mut Fields<'_>, shards: u32) -> BTreeMap<ShardId, HeldShar
 }
 
 fn take_held(
-    fields: &mut Fields<'_>,
+    fields: &mut IdentityFields<'_>,
     shards: u32,
 ) -> Result<BTreeMap<ShardId, HeldShard>, &'static str> {
     let count = fields.u32() as usize;
@@ -430,7 +430,7 @@ impl Formation {
     }
 }
 
-fn take_formation(fields: &mut Fields<'_>) -> Result<Formation, &'static str> {
+fn take_formation(fields: &mut IdentityFields<'_>) -> Result<Formation, &'static str> {
     let formation = Formation {
         promised: fields.ballot(),
         accepted: fields.ballot(),
@@ -443,7 +443,7 @@ fn take_formation(fields: &mut Fields<'_>) -> Result<Formation, &'static str> {
     }
 }
 
-fn take_exclusion(fields: &mut Fields<'_>) -> Result<Option<Exclusion>, &'static str> {
+fn take_exclusion(fields: &mut IdentityFields<'_>) -> Result<Option<Exclusion>, &'static str> {
     let tag = u8::from_le_bytes(fields.take());
     let store = StoreId(fields.u128());
     let start = fields.start();
@@ -459,9 +459,9 @@ fn take_exclusion(fields: &mut Fields<'_>) -> Result<Option<Exclusion>, &'static
 }
 
 /// Reads fields one after the other; zeros beyond the end.
-struct Fields<'a>(&'a [u8]);
+struct IdentityFields<'a>(&'a [u8]);
 
-impl Fields<'_> {
+impl IdentityFields<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
         match self.0.split_first_chunk() {
             Some((field, rest)) => {

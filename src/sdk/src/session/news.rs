@@ -10,7 +10,17 @@ use std::time::Duration;
 impl Session {
     /// Adopts a map from a node. Returns whether it is newer than the current one.
     pub fn adopt(&mut self, map: ClusterMap) -> bool {
+        let before = self.map().epoch;
         let is_newer = self.routes.adopt(map);
+        assert!(
+            self.map().epoch >= before && is_newer == (self.map().epoch > before),
+            "a map gives way to a newer one"
+        );
+        assert_eq!(
+            self.map().shards.len(),
+            self.shards.len(),
+            "the number of shards is for ever"
+        );
         self.has_newer_map |= is_newer;
         is_newer
     }

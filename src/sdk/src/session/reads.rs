@@ -68,6 +68,7 @@ impl Session {
         };
         if let Some(seen) = self.seen.get_mut(operation.shard.0 as usize) {
             *seen = (*seen).max(meta.index);
+            assert!(operation.floor <= *seen, "what was seen stays seen");
         }
         !operation.reads_latest() || meta.index >= operation.floor
     }

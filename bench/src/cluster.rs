@@ -138,6 +138,11 @@ impl Cluster {
         &self.options.dir
     }
 
+    /// Data directory of node `index`, counted from 0.
+    pub(crate) fn data_dir(&self, index: usize) -> PathBuf {
+        data_dir(&self.options, index + 1)
+    }
+
     /// Processes of the nodes.
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()
@@ -343,11 +348,16 @@ fn io(what: String, source: std::io::Error) -> ClusterError {
     ClusterError::Io { what, source }
 }
 
+/// Data directory of node number `node`.
+fn data_dir(options: &ClusterOptions, node: usize) -> PathBuf {
+    options.dir.join(format!("node-{node}"))
+}
+
 /// The configuration file of node number `node`.
 fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String {
     let mut text = format!(
         "[node]\nid = {node}\ndata_dir = \"{}\"\n\n[cluster]\nname = \"bench\"\nshards = {}\n",
-        options.dir.join(format!("node-{node}")).display(),
+        data_dir(options, node).display(),
         options.shards,
     );
     if options.is_frugal {

@@ -113,6 +113,26 @@ pub(crate) fn run(
     step: &RunStep,
     workload: &Arc<Workload>,
 ) -> Result<RunOutcome, DriverError> {
+    let (warm_up, duration) = (step.warm_up, step.duration);
+    let (sleep, sleep_on) = (
+        || std::thread::sleep(warm_up),
+        |()| std::thread::sleep(duration),
+    );
+    run_while(target, step, workload, sleep, sleep_on).map(|(outcome, ())| outcome)
+}
+
+/// As [`run`], but the warm-up lasts as long as `warm_up`, and the measurement as long as `measured`, which gets what
+/// `warm_up` returned. Returns what `measured` did.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_while<W, M>(
+    target: &RunTarget,
+    step: &RunStep,
+    workload: &Arc<Workload>,
+    warm_up: impl FnOnce() -> W,
+    measured: impl FnOnce(W) -> M,
+) -> Result<(RunOutcome, M), DriverError> {
     let lanes = target.lanes.clamp(1, step.in_flight.max(1));
     let clock = Arc::new(RunClock::default());
     let ready = Barrier::new(lanes + 1);
@@ -130,13 +150,13 @@ pub(crate) fn run(
             })
             .collect();
         ready.wait();
-        std::thread::sleep(step.warm_up);
+        let warm = warm_up();
         let each = || target.server_pids.iter().map(|pid| Usage::of_all(&[*pid]));
         let each_before: Vec<Usage> = each().collect();
         let before = (Usage::of_self(), Usage::of_all(&target.server_pids));
         let start = *clock.measured_from.get_or_init(Instant::now);
         clock.phase.store(MEASURE, Ordering::Relaxed);
-        std::thread::sleep(step.duration);
+        let result = measured(warm);
         clock.phase.store(DONE, Ordering::Relaxed);
         let window = start.elapsed();
         let after = (Usage::of_self(), Usage::of_all(&target.server_pids));
@@ -147,13 +167,14 @@ pub(crate) fn run(
         for thread in threads {
             recorder.merge(&thread.join().map_err(|_| DriverError::Panicked)??);
         }
-        Ok(RunOutcome {
+        let outcome = RunOutcome {
             recorder,
             window,
             client: after.0.since(&before.0),
             servers: after.1.since(&before.1),
             servers_cpu_seconds,
-        })
+        };
+        Ok((outcome, result))
     })
 }
 

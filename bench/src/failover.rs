@@ -18,8 +18,9 @@ pub(crate) use self::fault::Fault;
 pub(crate) use self::figures::FaultSummary;
 use self::figures::{Round, header};
 use self::lateness::Lateness;
-use self::network::{Dropped, Network};
-use self::undo::{Undo, quoted};
+use self::network::Dropped;
+pub(crate) use self::network::Network;
+pub(crate) use self::undo::{Undo, quoted};
 use self::watch::Lead;
 pub(crate) use self::watch::LeadWatch;
 use self::writers::FailoverWriters;
@@ -84,10 +85,21 @@ pub(crate) fn prepare(faults: &[Fault]) -> Result<(), FailoverError> {
     if network::is_inside() || !faults.iter().any(|fault| fault.needs_network()) {
         return Ok(());
     }
-    if !network::is_allowed() {
-        return Err(FailoverError::NotRoot);
+    match enter_if_allowed() {
+        Ok(()) => Err(FailoverError::NotRoot),
+        Err(error) => Err(error),
     }
-    Err(failed("enter a network namespace")(network::enter()))
+}
+
+/// Enters namespaces of its own if this user may, and is not in some; does not return then.
+///
+/// # Errors
+/// They could not be entered.
+pub(crate) fn enter_if_allowed() -> Result<(), FailoverError> {
+    match network::is_inside() || !network::is_allowed() {
+        true => Ok(()),
+        false => Err(failed("enter a network namespace")(network::enter())),
+    }
 }
 
 /// Starts a cluster, runs all rounds and prints each.
@@ -105,10 +117,7 @@ pub(crate) fn run(
         undo.later(&format!("rm -rf {dir}"))
             .map_err(failed("talk to sh"))?;
     }
-    let network = match network::is_inside() {
-        true => Some(Network::make().map_err(failed("make network namespaces"))?),
-        false => None,
-    };
+    let network = Network::make_if_inside().map_err(failed("make network namespaces"))?;
     options.place = match &network {
         Some(network) => Place::Namespaces(network.namespaces()),
         None => Place::Guarded,

@@ -7,6 +7,7 @@ mod failover;
 mod idle;
 mod options;
 mod pacer;
+mod rebuild;
 mod recorder;
 mod report;
 mod workload;
@@ -15,7 +16,7 @@ use crate::cluster::{Cluster, ClusterOptions, Place};
 use crate::driver::{RunStep, RunTarget};
 use crate::options::BenchOptions;
 use crate::report::{Load, Report, RunFigures, StartedCluster};
-use crate::workload::{Workload, WorkloadKind};
+use crate::workload::{KEYS_MAX, Workload, WorkloadKind};
 use clap::Parser as _;
 use corelith_bench::usage::Machine;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ const LOAD_IN_FLIGHT: u64 = 256;
 const DATA_ROOT: &str = "/var/tmp";
 /// Keys written to a started cluster before anything is measured, so that every shard has a leader.
 const FIRST_KEYS: u64 = 1000;
+/// Keys of the load beside a node that is rebuilt, and bytes of its values.
+const BESIDE_KEYS: u64 = 10_000;
+const BESIDE_VALUE_BYTES: usize = 1 << 10;
 
 /// Why the benchmark could not run.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +50,10 @@ enum BenchError {
     Failover(#[from] failover::FailoverError),
     #[error(transparent)]
     Idle(#[from] idle::IdleError),
+    #[error(transparent)]
+    Rebuild(#[from] rebuild::RebuildError),
     #[error(
-        "the workloads `failover` and `idle` run alone, in their own cluster: leave out --connect and other workloads"
+        "the workloads `failover`, `idle` and `rebuild` run alone, in their own cluster: leave out --connect and other workloads"
     )]
     NotAlone,
     #[error("the workload `abuse` needs its own cluster: leave out --connect")]
@@ -75,6 +81,9 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     }
     if options.workload.contains(&WorkloadKind::Idle) {
         return stay_idle(options);
+    }
+    if options.workload.contains(&WorkloadKind::Rebuild) {
+        return rebuild(options);
     }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
@@ -144,6 +153,7 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             abuses,
             failovers: Vec::new(),
             idle: Vec::new(),
+            rebuild: None,
         };
         write_json(path, &report)?;
     }
@@ -154,7 +164,7 @@ fn workload_of(options: &BenchOptions) -> Workload {
     Workload::new(
         options.keys,
         usize::try_from(options.key_size).unwrap_or(usize::MAX),
-        options.value_size,
+        options.value_bytes(),
         options.distribution,
     )
 }
@@ -186,6 +196,7 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
             abuses: Vec::new(),
             failovers,
             idle: Vec::new(),
+            rebuild: None,
         };
         write_json(path, &report)?;
     }
@@ -219,10 +230,61 @@ fn stay_idle(options: &BenchOptions) -> Result<bool, BenchError> {
             abuses: Vec::new(),
             failovers: Vec::new(),
             idle,
+            rebuild: None,
         };
         write_json(path, &report)?;
     }
     Ok(good)
+}
+
+/// Runs the workload `rebuild`. Returns true if the node was whole in time, unnoticed and without repetition.
+fn rebuild(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.len() != 1 || !options.connect.is_empty() {
+        return Err(BenchError::NotAlone);
+    }
+    failover::enter_if_allowed()?;
+    let cluster = cluster_options(options)?;
+    let machine = Machine::here(cluster.dir.parent());
+    println!("{machine}\n");
+    let load = rebuild_load(options);
+    let of = |cluster: &Cluster| target(options, Some(cluster));
+    let figures = rebuild::run(cluster, of, &step(options, 1), &load)?;
+    print!("\n{}", figures.text());
+    let good = figures.is_good();
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load: Load {
+                keys: load.keys,
+                ..load_of(options, true)
+            },
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers: Vec::new(),
+            idle: Vec::new(),
+            rebuild: Some(figures),
+        };
+        write_json(path, &report)?;
+    }
+    Ok(good)
+}
+
+fn rebuild_load(options: &BenchOptions) -> rebuild::RebuildLoad {
+    let value_bytes = options.value_bytes().max(1) as u64;
+    let keys = (options.bytes as u64)
+        .div_ceil(value_bytes)
+        .clamp(1, KEYS_MAX);
+    let key_size = usize::try_from(options.key_size).unwrap_or(usize::MAX);
+    let of = |keys, key_size, bytes| Workload::new(keys, key_size, bytes, options.distribution);
+    rebuild::RebuildLoad {
+        bytes: keys * value_bytes,
+        data: of(keys, key_size, options.value_bytes()),
+        keys,
+        // Keys of another length are other keys.
+        beside: of(BESIDE_KEYS, key_size + 1, BESIDE_VALUE_BYTES),
+        beside_keys: BESIDE_KEYS,
+    }
 }
 
 fn step(options: &BenchOptions, in_flight: u64) -> RunStep {
@@ -253,7 +315,7 @@ fn load_of(options: &BenchOptions, started: bool) -> Load {
     Load {
         keys: options.keys,
         key_size: options.key_size,
-        value_size: options.value_size,
+        value_size: options.value_bytes(),
         distribution: options.distribution,
         read_percent: options.read_percent,
         read_from: options.read_from,

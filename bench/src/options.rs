@@ -20,12 +20,13 @@ Examples:
   corelith-bench --workload failover --fault kill,stop,cut,stall,deaf --rounds 50 --json failover.json
   corelith-bench --workload failover --fault steady --seconds 600
   corelith-bench --workload idle --shards 1000 --duration 60
+  corelith-bench --workload rebuild --bytes 10G --shards 8 --dir /data/rebuild
 
 Exit codes:
   0    done, no operation failed
   1    the benchmark could not run
-  2    an operation failed, an abuse did harm, a fault or an idle node cost more than allowed, or the arguments
-       are wrong";
+  2    an operation failed, an abuse did harm, a fault, an idle node or a rebuilt one cost more than allowed, or
+       the arguments are wrong";
 
 /// Most operations in flight.
 const IN_FLIGHT_MAX: u64 = 100_000;
@@ -81,9 +82,9 @@ pub(crate) struct BenchOptions {
     /// Bytes of a key, 8 to 4096
     #[arg(long, value_name = "BYTES", default_value_t = 24, value_parser = clap::value_parser!(u64).range(8..=KEY_SIZE_MAX))]
     pub(crate) key_size: u64,
-    /// Bytes of a value; K, M or G for KiB, MiB or GiB
-    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = size)]
-    pub(crate) value_size: usize,
+    /// Bytes of a value; K, M or G for KiB, MiB or GiB [default: 256, with `rebuild` 64K]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) value_size: Option<usize>,
     /// How keys are chosen
     #[arg(long, value_enum, default_value = "uniform")]
     pub(crate) distribution: Distribution,
@@ -156,9 +157,24 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub(crate) seconds: Duration,
 
+    /// Workload `rebuild`: bytes of all values together; K, M or G for KiB, MiB and GiB
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = size)]
+    pub(crate) bytes: usize,
+
     /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+impl BenchOptions {
+    /// Bytes of a value.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let default = match self.workload.contains(&WorkloadKind::Rebuild) {
+            true => 64 << 10,
+            false => 256,
+        };
+        self.value_size.unwrap_or(default)
+    }
 }
 
 #[cfg(test)]
@@ -177,6 +193,9 @@ mod tests {
         assert_eq!(options.in_flight, [1, 64]);
         assert_eq!(options.workload, [WorkloadKind::Mixed]);
         assert_eq!(options.duration, Duration::from_secs(10));
+        assert_eq!(options.value_bytes(), 256);
+        let options = BenchOptions::parse_from(["bench", "--workload", "rebuild"]);
+        assert_eq!((options.value_bytes(), options.bytes), (64 << 10, 2 << 30));
         assert!(BenchOptions::try_parse_from(["bench", "--in-flight", "0"]).is_err());
         assert!(BenchOptions::try_parse_from(["bench", "--rate", "0"]).is_err());
         assert!(BenchOptions::try_parse_from(["bench", "--connect", "a:1", "--keep"]).is_err());

@@ -4,6 +4,7 @@ use crate::abuse;
 use crate::driver::RunOutcome;
 use crate::failover;
 use crate::idle;
+use crate::rebuild;
 use crate::workload::{Distribution, ReadSource, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
@@ -27,6 +28,8 @@ pub(crate) struct Report {
     pub(crate) failovers: Vec<failover::FaultSummary>,
     /// Of a cluster of few shards and one of many.
     pub(crate) idle: Vec<idle::IdleFigures>,
+    /// Of a node that lost its data.
+    pub(crate) rebuild: Option<rebuild::RebuildFigures>,
 }
 
 /// The parameters that all runs share.

@@ -27,6 +27,8 @@ pub(crate) enum WorkloadKind {
     Failover,
     /// No operations: CPU time, wakes and memory of the nodes of the started cluster, for --duration.
     Idle,
+    /// A node of the started cluster loses its data: how long it takes to be whole again (see --bytes).
+    Rebuild,
 }
 
 /// Replicas that gets ask.
@@ -121,7 +123,10 @@ impl Workload {
     pub(crate) fn of_kind(&self, kind: WorkloadKind, read_percent: u8) -> Self {
         Self {
             read_percent: match kind {
-                WorkloadKind::Put | WorkloadKind::Failover | WorkloadKind::Idle => 0,
+                WorkloadKind::Put
+                | WorkloadKind::Failover
+                | WorkloadKind::Idle
+                | WorkloadKind::Rebuild => 0,
                 WorkloadKind::Get => 100,
                 WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },

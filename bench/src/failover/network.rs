@@ -63,11 +63,18 @@ pub(crate) fn enter() -> Error {
 }
 
 impl Network {
-    /// Makes the namespaces.
+    /// Makes the namespaces, if this process has namespaces of its own.
     ///
     /// # Errors
     /// A command failed.
-    pub(crate) fn make() -> io::Result<Self> {
+    pub(crate) fn make_if_inside() -> io::Result<Option<Self>> {
+        match is_inside() {
+            true => Self::make().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn make() -> io::Result<Self> {
         assert!(is_inside(), "it would change the machine's network");
         // Names of namespaces are files in /run/netns, which is shared with the machine otherwise.
         run("mount", "-t tmpfs tmpfs /run")?;

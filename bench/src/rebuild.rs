@@ -5,9 +5,9 @@ mod course;
 mod figures;
 mod probe;
 
-use self::course::Course;
+use self::course::RebuildCourse;
 pub(crate) use self::figures::RebuildFigures;
-use self::figures::{Foreground, Interruption, RebuildRound};
+use self::figures::{Interruption, OthersLoad, RebuildRound};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES, Place};
 use crate::driver::{self, DriverError, RunStep, RunTarget};
 use crate::failover::{FailoverError, Network, Undo, quoted};
@@ -154,8 +154,8 @@ pub(crate) fn run(
         bytes,
         counts_received: bench.counts_received,
         rate,
-        alone: Foreground::new(alone),
-        during: Foreground::new(during),
+        alone: OthersLoad::new(alone),
+        during: OthersLoad::new(during),
         plain,
         interrupted,
         disk_bytes_per_second,
@@ -174,7 +174,7 @@ struct Rebuild {
 struct Way<'a> {
     bench: &'a mut Rebuild,
     begun: Instant,
-    course: Course,
+    course: RebuildCourse,
     /// What was counted when this process of the node began.
     from: u64,
     /// What it has received or written since.
@@ -223,7 +223,7 @@ impl Rebuild {
         let mut way = Way {
             bench: self,
             begun: Instant::now(),
-            course: Course::new(NODE_ID, store),
+            course: RebuildCourse::new(NODE_ID, store),
             from,
             received: 0,
             second: VecDeque::new(),

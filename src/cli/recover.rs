@@ -19,7 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// In the data directory: what may have been lost, one object per line.
 const LOST_FILE: &str = "recovered";
@@ -171,11 +170,9 @@ fn write_down(
     if mine.is_empty() {
         return Ok(());
     }
-    let time = SystemTime::now().duration_since(UNIX_EPOCH);
-    let at_s = time.map_or(0, |time| time.as_secs());
     let mut text = String::new();
     for (shard, going) in mine {
-        text += &output::json_line(&LostLine::new(*shard, going, lost, at_s))?;
+        text += &output::json_line(&LostLine::new(*shard, going, lost))?;
     }
     let file = OpenOptions::new().create(true).append(true).open(path);
     let written = file.and_then(|mut file| {

@@ -9,7 +9,7 @@ const STILL_FOR: Duration = Duration::from_secs(3);
 
 /// What the looks add up to. Times count from the start of the round.
 #[derive(Clone, Debug)]
-pub(crate) struct Course {
+pub(crate) struct RebuildCourse {
     node: u64,
     /// The store that the node had before.
     store: u128,
@@ -23,7 +23,7 @@ pub(crate) struct Course {
     steps: u64,
 }
 
-impl Course {
+impl RebuildCourse {
     /// The course of `node`, whose data was in `store`.
     pub(crate) fn new(node: u64, store: u128) -> Self {
         Self {
@@ -135,7 +135,7 @@ mod tests {
             (view(8, &all, None), Some(3), Some(9)),
             (view(8, &all, None), Some(3), Some(9)),
         ];
-        let (mut course, second) = (Course::new(3, 7), Duration::from_secs(1));
+        let (mut course, second) = (RebuildCourse::new(3, 7), Duration::from_secs(1));
         for (at, (view, opened, whole)) in (0_u32..).zip(table) {
             course.take(second * at, &view);
             assert_eq!(course.opened(), opened.map(|at| second * at), "{at}");

@@ -17,7 +17,7 @@ const RESENT_PART: u64 = 100;
 
 /// The load beside.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Foreground {
+pub(crate) struct OthersLoad {
     pub(crate) put: Percentiles,
     pub(crate) get: Percentiles,
     pub(crate) operations: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Foreground {
     pub(crate) errors: BTreeMap<&'static str, u64>,
 }
 
-impl Foreground {
+impl OthersLoad {
     pub(crate) fn new(outcome: RunOutcome) -> Self {
         let recorder = outcome.recorder;
         Self {
@@ -103,8 +103,8 @@ pub(crate) struct RebuildFigures {
     pub(crate) counts_received: bool,
     /// Operations per second of the load beside.
     pub(crate) rate: f64,
-    pub(crate) alone: Foreground,
-    pub(crate) during: Foreground,
+    pub(crate) alone: OthersLoad,
+    pub(crate) during: OthersLoad,
     pub(crate) plain: RebuildRound,
     pub(crate) interrupted: RebuildRound,
     /// What one sequential writer gets, in bytes per second.
@@ -226,12 +226,12 @@ impl RebuildFigures {
 mod tests {
     use super::*;
 
-    fn load(p99_us: f64) -> Foreground {
+    fn load(p99_us: f64) -> OthersLoad {
         let percentiles = Percentiles {
             p99_us,
             ..Percentiles::default()
         };
-        Foreground {
+        OthersLoad {
             put: percentiles,
             get: percentiles,
             operations: 1,
@@ -279,7 +279,9 @@ mod tests {
             (|it| it.plain.seconds = 10.1, "slower"),
             (|it| it.during.get.p99_us = 2001.0, "others suffer"),
             (
-                |it| drop(it.during.errors.insert("unavailable", 1)),
+                |it| {
+                    it.during.errors.insert("unavailable", 1);
+                },
                 "others suffer",
             ),
             (|it| it.interrupted.shown_steps = 0, "no progress"),

@@ -36,7 +36,7 @@ impl ShardOrder {
 
 /// What becomes of a replica that the node is to have, beside one that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opening {
+enum ReplicaOpening {
     /// It is there.
     IsThere,
     /// It is made.
@@ -50,20 +50,20 @@ enum Opening {
 }
 
 /// `listed`: generation and state of what is listed; `runs`: whether that is open, or down.
-fn opening(listed: Option<(u16, HeldState)>, runs: bool, wanted: u16) -> Opening {
+fn opening(listed: Option<(u16, HeldState)>, runs: bool, wanted: u16) -> ReplicaOpening {
     let Some((generation, state)) = listed else {
-        return Opening::Make;
+        return ReplicaOpening::Make;
     };
     match state {
-        _ if generation > wanted => Opening::Refuse,
-        HeldState::ToBeMade | HeldState::Made if generation < wanted => Opening::Replace,
-        HeldState::ToBeMade | HeldState::Made if runs => Opening::IsThere,
-        HeldState::ToBeMade => Opening::MakeListed,
+        _ if generation > wanted => ReplicaOpening::Refuse,
+        HeldState::ToBeMade | HeldState::Made if generation < wanted => ReplicaOpening::Replace,
+        HeldState::ToBeMade | HeldState::Made if runs => ReplicaOpening::IsThere,
+        HeldState::ToBeMade => ReplicaOpening::MakeListed,
         // It was opened, and is not: the start that follows opens it.
-        HeldState::Made => Opening::Refuse,
-        HeldState::Gone if generation < wanted => Opening::Make,
-        HeldState::Dropped if generation < wanted => Opening::Replace,
-        HeldState::Gone | HeldState::Dropped => Opening::Refuse,
+        HeldState::Made => ReplicaOpening::Refuse,
+        HeldState::Gone if generation < wanted => ReplicaOpening::Make,
+        HeldState::Dropped if generation < wanted => ReplicaOpening::Replace,
+        HeldState::Gone | HeldState::Dropped => ReplicaOpening::Refuse,
     }
 }
 
@@ -135,7 +135,7 @@ impl CoreShards {
             let listed = self.held.borrow().get(&shard).copied();
             let listed = listed.map(|held| (held.generation, held.state));
             match opening(listed, self.local.has(shard), generation) {
-                Opening::IsThere => {
+                ReplicaOpening::IsThere => {
                     let Some(group) = self.local.get(shard) else {
                         return Ok(NodeReply::failed(format!("{shard} is down on this node")));
                     };
@@ -144,21 +144,21 @@ impl CoreShards {
                     }
                     return Ok(NodeReply::Done { at: 0 });
                 }
-                Opening::Refuse => {
+                ReplicaOpening::Refuse => {
                     let why =
                         format!("{replica} of {shard} is none that this node can have any more");
                     return Ok(NodeReply::failed(why));
                 }
-                Opening::Replace => {
+                ReplicaOpening::Replace => {
                     self.drop_replica(shard).await?;
                     continue;
                 }
-                Opening::Make => {
+                ReplicaOpening::Make => {
                     let may = may_make(&self.held.borrow(), shard, generation);
                     assert!(may, "{replica} of {shard} is new");
                     self.note(ShardNote::ToBeMade { shard, generation }).await?;
                 }
-                Opening::MakeListed => {}
+                ReplicaOpening::MakeListed => {}
             }
             assert_eq!(
                 self.state(shard),
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn what_becomes_of_a_replica_that_is_to_be_opened() {
         use HeldState::{Dropped, Gone, Made, ToBeMade};
-        use Opening::{IsThere, Make, MakeListed, Refuse, Replace};
+        use ReplicaOpening::{IsThere, Make, MakeListed, Refuse, Replace};
         let table = [
             // (what is listed, whether it runs, the generation that is wanted, what becomes of it)
             (None, false, 3, Make),

@@ -10,7 +10,6 @@
 //!   by itself, or concerns the whole machine (no space, no permission), stops the node instead, which
 //!   whoever starts it tries again; a shard that is opened while the node runs is not opened then.
 
-pub(crate) mod options;
 mod orders;
 
 pub(crate) use orders::ShardOrder;
@@ -20,6 +19,7 @@ use crate::node::cluster::placement::founders;
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::identity::{HeldShard, HeldState, SHARDS_DIR, ShardNote, shard_dir};
 use crate::node::data_dir::keeper::KeeperAsk;
+use crate::node::data_dir::opening::{block_cache, is_of_the_machine, shard_options};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
@@ -31,7 +31,6 @@ use corelith_wire::peer::{Charter, Introduction};
 use corelith_wire::placement::core_of;
 use corelith_wire::{LogId, ReplicaId};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use options::{block_cache, is_of_the_machine, shard_options};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

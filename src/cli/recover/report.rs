@@ -67,7 +67,6 @@ impl LastEntry {
 #[derive(Serialize)]
 pub(super) struct LostLine {
     kind: &'static str,
-    at_s: u64,
     /// None: the shard of the map.
     shard: Option<u32>,
     lost_nodes: Vec<u64>,
@@ -79,10 +78,9 @@ pub(super) struct LostLine {
 }
 
 impl LostLine {
-    pub(super) fn new(shard: ShardId, going: &GoingOn, lost: &BTreeSet<NodeId>, at_s: u64) -> Self {
+    pub(super) fn new(shard: ShardId, going: &GoingOn, lost: &BTreeSet<NodeId>) -> Self {
         Self {
             kind: "may_be_lost",
-            at_s,
             shard: number_of(shard),
             lost_nodes: lost.iter().map(|node| node.0).collect(),
             last: going.last.map(LastEntry::of),

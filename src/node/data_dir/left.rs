@@ -7,10 +7,10 @@
 
 use super::identity::{self, HeldShard, HeldState, Identity, IdentityError, shard_dir};
 use super::map_file;
+use super::opening::{block_cache, is_of_the_machine, shard_options};
 use crate::node::cluster::judge::{KnownNode, Met, known};
 use crate::node::config::NodeConfig;
 use crate::node::limits;
-use crate::node::shards::options::{block_cache, is_of_the_machine, shard_options};
 use corelith_consensus::recover::{Course, GoingOn, LeftReplica, RecoverError, Unheard, course};
 use corelith_io::{DirLock, ErrorKind};
 use corelith_shards::{BlockCache, LogId, NodeId, ReplicaId, Shard, ShardId};

@@ -26,7 +26,7 @@ const LOST_FILE: &str = "recovered";
 const REPORT_BYTES_MAX: u64 = 64 << 20;
 
 /// What came of it.
-struct Found {
+struct RecoverOutcome {
     own: LeftReport,
     courses: Result<BTreeMap<ShardId, Course>, Unheard>,
     /// The shards that go on from here, if that was wanted: with the entry after which they do.
@@ -72,7 +72,7 @@ async fn recover(
     lost: BTreeSet<NodeId>,
     others: Vec<(PathBuf, LeftReport)>,
     is_unsafe: bool,
-) -> Result<Found, Failure> {
+) -> Result<RecoverOutcome, Failure> {
     let dir = config.data_dir.clone();
     let mut node = LeftNode::open(config).await?;
     let own = node.look().await?;
@@ -109,7 +109,7 @@ async fn recover(
         }
         node.refuse(&lost).await?;
     }
-    Ok(Found {
+    Ok(RecoverOutcome {
         own,
         courses,
         taken,
@@ -257,7 +257,7 @@ fn describe(shard: ShardId, going: &GoingOn) -> String {
 }
 
 /// What would be done.
-fn planned(found: &Found) -> String {
+fn planned(found: &RecoverOutcome) -> String {
     let courses = match &found.courses {
         Ok(courses) => courses,
         Err(Unheard(nodes)) => {
@@ -289,7 +289,7 @@ fn planned(found: &Found) -> String {
 }
 
 /// What was done.
-fn done(found: &Found, dir: &Path) -> String {
+fn done(found: &RecoverOutcome, dir: &Path) -> String {
     let mut text = String::from("\n");
     for (shard, going, at) in &found.taken {
         text += &format!(
@@ -320,7 +320,7 @@ struct WentOnLine {
 }
 
 /// The report; or what was done.
-fn json(found: &Found, is_unsafe: bool) -> Result<String, Failure> {
+fn json(found: &RecoverOutcome, is_unsafe: bool) -> Result<String, Failure> {
     if !is_unsafe {
         return report_lines(&found.own);
     }

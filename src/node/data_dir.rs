@@ -6,4 +6,4 @@ pub(crate) mod keeper;
 pub mod left;
 pub(crate) mod map_file;
 pub mod on_disk;
-pub(crate) mod shard_options;
+pub(crate) mod opening;

@@ -19,7 +19,7 @@ use crate::node::cluster::placement::founders;
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::identity::{HeldShard, HeldState, SHARDS_DIR, ShardNote, shard_dir};
 use crate::node::data_dir::keeper::KeeperAsk;
-use crate::node::data_dir::shard_options::{block_cache, is_of_the_machine, shard_options};
+use crate::node::data_dir::opening::{block_cache, is_of_the_machine, shard_options};
 use crate::node::error::NodeError;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};

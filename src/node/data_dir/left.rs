@@ -7,9 +7,9 @@
 
 use super::identity::{self, HeldShard, HeldState, Identity, IdentityError, shard_dir};
 use super::map_file;
+use super::opening::{block_cache, is_of_the_machine, shard_options};
 use crate::node::cluster::judge::{KnownNode, Met, known};
 use crate::node::config::NodeConfig;
-use crate::node::data_dir::shard_options::{block_cache, is_of_the_machine, shard_options};
 use crate::node::limits;
 use corelith_consensus::recover::{Course, GoingOn, LeftReplica, RecoverError, Unheard, course};
 use corelith_io::{DirLock, ErrorKind};

@@ -46,8 +46,12 @@ fn settle(
         return Some(ask(leader, id, AskStep::RemoveLearner { replica }));
     }
     // Nodes were removed together with their replicas, as those that are gone for good are.
-    let is_there = |voter: &&ReplicaId| view.map.node(voter.node()).is_some();
-    let stay: BTreeSet<ReplicaId> = voters.iter().filter(is_there).copied().collect();
+    let is_removed = |voter: &ReplicaId| {
+        let node = view.map.nodes.get(&voter.node());
+        node.is_some_and(|node| node.state == NodeState::Removed)
+    };
+    let stay = voters.iter().copied().filter(|voter| !is_removed(voter));
+    let stay: BTreeSet<ReplicaId> = stay.collect();
     if stay.len() < voters.len() {
         let is_change = lead.is_committed && !stay.is_empty();
         return is_change.then(|| ask(leader, id, AskStep::SetVoters { voters: stay }));

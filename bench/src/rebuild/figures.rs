@@ -11,7 +11,7 @@ const SHARE_MIN: f64 = 0.8;
 const P99_FACTOR: f64 = 2.0;
 /// What may come twice after a crash of the receiver: for each of two copies at once, what its record did not say
 /// yet and the pieces on their way.
-const RESENT_BYTES: u64 = 2 * (8 + 8) << 20;
+const RESENT_BYTES: u64 = (2 * (8 + 8)) << 20;
 /// Framing, and log entries of the nodes themselves, for each byte: one of so many.
 const RESENT_PART: u64 = 100;
 

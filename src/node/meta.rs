@@ -293,7 +293,7 @@ impl Meta {
         let Some(lead) = lead.as_mut() else {
             return NodeReply::Busy;
         };
-        lead.reports.tick(&lead.map, millis_since(lead.began));
+        lead.reports.now = millis_since(lead.began);
         lead.reports.take(from, reported::report(report));
         NodeReply::Done {
             at: lead.map.epoch.0.into(),

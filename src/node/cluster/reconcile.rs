@@ -87,6 +87,8 @@ pub enum AskStep {
 pub struct PlanLimits {
     /// A node that was heard within this time is up.
     pub up_ms: u64,
+    /// A replica that its node, which is heard, does not name for this time is gone.
+    pub missing_ms: u64,
     /// A change whose target was not heard for this time is undone.
     pub target_dead_ms: u64,
     /// A change that got on no further for this time is undone.
@@ -103,6 +105,7 @@ impl Default for PlanLimits {
     fn default() -> Self {
         Self {
             up_ms: 10_000,
+            missing_ms: 10_000,
             target_dead_ms: 60_000,
             stall_ms: 600_000,
             lag_entries_max: 1_000,

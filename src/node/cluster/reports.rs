@@ -20,6 +20,8 @@ pub struct Reports {
     watches: BTreeMap<ShardId, ChangeWatch>,
     /// Nodes that are given no replicas, and until when.
     avoided: BTreeMap<NodeId, u64>,
+    /// Replicas of the map that their nodes, which are heard, do not name, and since when.
+    missing: BTreeMap<(ShardId, ReplicaId), u64>,
 }
 
 /// What a node says of itself. It says so only once it knows what it holds: a replica of the map that it does not
@@ -178,7 +180,31 @@ impl Reports {
             "a change begins before it gets on"
         );
         self.avoided.retain(|_, until| *until > self.now);
+        self.note_missing(map);
         self.nodes.retain(|node, _| map.node(*node).is_some());
+    }
+
+    fn note_missing(&mut self, map: &Map) {
+        let mut before = std::mem::take(&mut self.missing);
+        for (id, shard) in map.all_shards() {
+            for replica in &shard.replicas {
+                let node = self.nodes.get(&replica.node());
+                let is_named = node.is_none_or(|node| {
+                    let hold = node.holds.get(&id);
+                    hold.is_some_and(|hold| hold.generation == replica.generation())
+                });
+                if !is_named {
+                    let since = before.remove(&(id, *replica)).unwrap_or(self.now);
+                    self.missing.insert((id, *replica), since);
+                }
+            }
+        }
+    }
+
+    /// For how long a replica was not among those that its node names; `None` if that was not looked at.
+    pub fn missing_ms(&self, shard: ShardId, replica: ReplicaId) -> Option<u64> {
+        let since = self.missing.get(&(shard, replica))?;
+        Some(self.now.saturating_sub(*since))
     }
 
     fn progress(&self, shard: ShardId, add: Option<ReplicaId>) -> (bool, u64, LogIndex) {
@@ -198,5 +224,47 @@ impl Reports {
             copied.map_or(0, |copy| copy.bytes_done),
             matching.copied().unwrap_or_default(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::config::NodeConfig;
+    use corelith_wire::FullClusterId;
+    use corelith_wire::peer::Charter;
+
+    #[test]
+    fn a_replica_is_missing_since_the_first_report_without_it() {
+        let text = "node = { id = 1, data_dir = \"/d\" }\n\
+             cluster = { name = \"c\", shards = 1, nodes = [{id=1,host=\"h\",port=1}] }";
+        let config = NodeConfig::parse("t", text).unwrap();
+        let charter = Charter {
+            cluster: FullClusterId(9),
+            stores: vec![(NodeId(1), StoreId(11))],
+        };
+        let map = Map::first(&config.cluster, &charter).unwrap();
+        let (shard, replica) = (ShardId(0), ReplicaId::first(NodeId(1)));
+        let holding = NodeReport {
+            holds: [(shard, HoldReport::default())].into(),
+            ..NodeReport::default()
+        };
+        let mut reports = Reports::new(0);
+        // (when, the report that came, for how long the replica is missing then)
+        let table = [
+            (0, None, None),
+            (1_000, Some(NodeReport::default()), Some(0)),
+            (4_000, Some(NodeReport::default()), Some(3_000)),
+            (5_000, Some(holding), None),
+            (6_000, Some(NodeReport::default()), Some(0)),
+        ];
+        for (now, report, expected) in table {
+            reports.now = now;
+            if let Some(report) = report {
+                reports.take(NodeId(1), report);
+            }
+            reports.tick(&map, now);
+            assert_eq!(reports.missing_ms(shard, replica), expected, "at {now}");
+        }
     }
 }

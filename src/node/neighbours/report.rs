@@ -19,9 +19,12 @@ impl Neighbours {
         loop {
             corelith_io::sleep(limits::REPORT_EVERY).await;
             Box::pin(self.register()).await;
-            let report = NodeAsk::Report(self.report().await);
+            // What a core that does not answer has would pass for lost.
+            let Some(report) = self.report().await else {
+                continue;
+            };
             // Whoever leads the meta shard then is told the next time.
-            Box::pin(self.ask_meta(&report)).await;
+            Box::pin(self.ask_meta(&NodeAsk::Report(report))).await;
         }
     }
 
@@ -40,10 +43,13 @@ impl Neighbours {
         }
     }
 
-    /// How this node and its replicas are.
-    pub(crate) async fn report(&self) -> NodeReport {
+    /// How this node and its replicas are; `None` if a core does not answer in time, or has not opened its shards yet.
+    pub(crate) async fn report(&self) -> Option<NodeReport> {
         let of_core = |_: u16, groups: &LocalGroups| (holds(groups), leads(groups));
         let cores = self.mesh.ask_all(&self.local, of_core).await;
+        if cores.len() < usize::from(self.config.cores) {
+            return None;
+        }
         let (holds, leads): (Vec<_>, Vec<_>) = cores.into_iter().unzip();
         let mut holds: Vec<HoldReport> = holds.into_iter().flatten().collect();
         let mut leads: Vec<LeadReport> = leads.into_iter().flatten().collect();
@@ -55,13 +61,13 @@ impl Neighbours {
             "a shard is on one core"
         );
         let free = corelith_io::free_bytes(&self.config.data_dir).await;
-        NodeReport {
+        Some(NodeReport {
             store: self.store.0,
             free_bytes: free.unwrap_or_default(),
             used_bytes: holds.iter().map(|hold| hold.bytes).sum(),
             leads,
             holds,
-        }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::node::cluster::map::Map;
 use crate::node::data_dir::identity::{HeldState, ShardNote, may_make};
 use crate::node::error::NodeError;
 use bytes::Bytes;
-use corelith_consensus::{ChangeError, Group, GroupMember};
+use corelith_consensus::{ChangeError, Group, GroupMember, Role};
 use corelith_io::Sender;
 use corelith_shards::{NodeId, ShardId};
 use corelith_wire::peer::{MemberStep, NodeReply, ToldMembership};
@@ -114,7 +114,8 @@ impl CoreShards {
 
     fn hold(&self, shard: ShardId) -> Option<Busy<'_>> {
         let is_free = self.busy.borrow_mut().insert(shard);
-        is_free.then_some(Busy {
+        // Made only then: it frees the shard when it is dropped.
+        is_free.then(|| Busy {
             shards: self,
             shard,
         })
@@ -150,6 +151,12 @@ impl CoreShards {
                     return Ok(NodeReply::failed(why));
                 }
                 ReplicaOpening::Replace => {
+                    // One that is none any more is dropped by what the map says; one that runs is not lost.
+                    let running = self.local.get(shard);
+                    if running.is_some_and(|group| group.status().role != Role::Stopped) {
+                        let why = format!("{shard} has a replica here that runs");
+                        return Ok(NodeReply::failed(why));
+                    }
                     self.drop_replica(shard).await?;
                     continue;
                 }

@@ -88,7 +88,12 @@ pub(super) fn set(map: &Map, key: &str, value: &str) -> Result<Decision, OrderRe
     let mut settings = map.settings;
     match key {
         "replicas" => settings.replicas = replicas(map, value)?,
-        "reads" => settings.reads = u32::from(!either(key, value, ["lease", "quorum"])?),
+        "reads" => {
+            return refuse(
+                "reads cannot be set while nodes run: stop all of them, set `cluster.reads` in their configurations and \
+                 start them again",
+            );
+        }
         "rebuild_after_s" => {
             let (min, max) = (limits::REBUILD_AFTER_S_MIN, limits::REBUILD_AFTER_S_MAX);
             settings.rebuild_after_s = small(key, value, min, max)?;

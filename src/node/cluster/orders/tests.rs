@@ -219,7 +219,6 @@ fn settings_are_set() {
     for (key, value, line) in [
         ("replicas", "3", "replicas is 3; it was 2"),
         ("replicas", "3", "replicas is 3 already"),
-        ("reads", "quorum", "reads is quorum; it was lease"),
         ("rebuild_after_s", "60", "rebuild_after_s is 60; it was 900"),
         (
             "copy_bytes_per_second",
@@ -233,8 +232,10 @@ fn settings_are_set() {
         assert_eq!(decision.lines, [line]);
         map = map.apply_all(&decision.edits).unwrap();
     }
-    assert_eq!(map.settings.reads, 1);
     assert_eq!(map.settings.rejoin, Rejoin::Manual);
+    // Leaders go by their nodes' configurations.
+    let why = decide(&map, &set("reads", "quorum")).unwrap_err();
+    assert!(why.0.contains("cluster.reads"), "{why}");
 }
 
 #[test]

@@ -213,8 +213,12 @@ impl<'a> PlanView<'a> {
 
     pub(super) fn condition(&self, shard: ShardId, replica: ReplicaId) -> ReplicaHealth {
         if self.trusted(replica.node()).is_some() {
+            let missing_ms = self.reports.missing_ms(shard, replica);
+            let is_new = missing_ms.is_some_and(|missing| missing < self.limits.missing_ms);
             return match self.hold(shard, replica) {
                 Some(hold) if !hold.is_down => ReplicaHealth::Live,
+                // One report may be wrong.
+                None if is_new => ReplicaHealth::Silent,
                 _ => ReplicaHealth::Broken,
             };
         }

@@ -49,10 +49,8 @@ impl Course {
             }
             *done = change.bytes_done;
         }
-        match self.opened.is_some() && self.has_all(view) {
-            true => self.whole.get_or_insert(at),
-            false => return self.whole = None,
-        };
+        let is_whole = self.opened.is_some() && self.has_all(view);
+        self.whole = is_whole.then(|| self.whole.unwrap_or(at));
     }
 
     fn has_all(&self, view: &ClusterView) -> bool {

@@ -157,7 +157,8 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub(crate) seconds: Duration,
 
-    /// Workload `rebuild`: bytes of all values together; K, M or G for KiB, MiB and GiB
+    /// Workload `rebuild`: bytes of all values together; K, M or G for KiB, MiB and GiB. With less than 256M for
+    /// each shard its log is copied, not its files
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = size)]
     pub(crate) bytes: usize,
 

@@ -171,7 +171,13 @@ fn every_step_to_those_that_are_left_is_legal() {
         Membership::new(configs.collect(), stores).unwrap()
     };
     // (configurations, members, who is left, steps)
-    let table: [(&[&[u64]], &[u64], &[u64], usize); 7] = [
+    type Case = (
+        &'static [&'static [u64]],
+        &'static [u64],
+        &'static [u64],
+        usize,
+    );
+    let table: [Case; 7] = [
         (&[&[1, 2, 3]], &[1, 2, 3], &[1], 2),
         (&[&[1, 2, 3, 4, 5]], &[1, 2, 3, 4, 5], &[2, 4], 2),
         (&[&[1, 2, 3]], &[1, 2, 3, 4], &[1], 3),

@@ -117,54 +117,7 @@ pub(crate) fn run(
         cluster,
         counts_received: network.is_some(),
     };
-<<<<<<< HEAD
-    let beside = Arc::new(load.beside.of_kind(WorkloadKind::Mixed, READ_PERCENT));
-    let step = |rate, duration| RunStep {
-        in_flight: IN_FLIGHT,
-        rate,
-        duration,
-        ..step.clone()
-    };
-    let tried = driver::run(&target, &step(None, TRY_FOR), &beside)?;
-    let done = tried.recorder.puts_in_window + tried.recorder.gets_in_window;
-    let rate = (done as f64 / tried.window.as_secs_f64() * RATE_PART).max(1.0);
-    println!("a load of {rate:.0} operations per second, alone");
-    let (received, begun) = (bench.counted(), Instant::now());
-    let alone = driver::run(&target, &step(Some(rate), ALONE_FOR), &beside)?;
-    let beside_per_second =
-        bench.counted().saturating_sub(received) as f64 / begun.elapsed().as_secs_f64();
-    println!("node {NODE_ID} is wiped");
-    let (during, plain) = driver::run_while(
-        &target,
-        &step(Some(rate), Duration::ZERO),
-        &beside,
-        || bench.wipe(),
-        |way| way.and_then(Way::until_whole),
-    )?;
-    let (seconds, plain) = plain?;
-    let plain = plain.figures(seconds);
-    wait_until_settled(&bench.cluster.pids());
-    let (dir, bytes) = (bench.cluster.dir().to_path_buf(), load.bytes);
-    let disk_bytes_per_second = probe::disk(&dir, bytes).map_err(failed("write a file"))?;
-    let loopback_bytes_per_second = probe::loopback(bytes).map_err(failed("copy on loopback"))?;
-    println!("node {NODE_ID} is wiped, and killed when half of its data is there");
-    let loaded = beside_per_second * plain.seconds;
-    let whole_bytes = plain.received_bytes.saturating_sub(loaded as u64);
-    let interrupted = bench.interrupt(whole_bytes)?;
-    Ok(RebuildFigures {
-        bytes,
-        counts_received: bench.counts_received,
-        rate,
-        alone: OthersLoad::new(alone),
-        during: OthersLoad::new(during),
-        plain,
-        interrupted,
-        disk_bytes_per_second,
-        loopback_bytes_per_second,
-    })
-=======
     bench.measure(&target, step, load)
->>>>>>> rebuild
 }
 
 /// A run. Fields are dropped in order.
@@ -234,8 +187,8 @@ impl Rebuild {
             bytes,
             counts_received: self.counts_received,
             rate,
-            alone: Foreground::new(alone),
-            during: Foreground::new(during),
+            alone: OthersLoad::new(alone),
+            during: OthersLoad::new(during),
             plain,
             interrupted,
             disk_bytes_per_second,

@@ -37,7 +37,7 @@ pub(super) fn check(cases: &str) {
         let expected: Vec<&str> = lines[end + 1..].to_vec();
         let (map, reports) = world(&lines[..end]);
         assert_eq!(map.check(), Ok(()), "{case}");
-        // What is not there has not been for long.
+        // What a node does not name is missing for long enough.
         let limits = PlanLimits {
             missing_ms: 0,
             ..PlanLimits::default()

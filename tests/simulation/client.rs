@@ -29,6 +29,10 @@ const ASTRAY_EVERY: u64 = 12;
 pub(crate) struct Clock(Instant);
 
 impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(corelith_io::now())
+    }
+
     pub(crate) fn now(self) -> Duration {
         self.0.elapsed()
     }
@@ -80,7 +84,7 @@ impl Client {
             stirred: map.shards.iter().map(|_| Notify::new()).collect(),
             session: RefCell::new(Session::new(map, WINDOW, random_u64())),
             connections: RefCell::default(),
-            clock: Clock(corelith_io::now()),
+            clock: Clock::start(),
         });
         Self { inner }
     }

@@ -6,6 +6,7 @@ use corelith::node::config::{
     ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, Place,
     StorageConfig,
 };
+use corelith::node::data_dir::identity;
 use corelith::node::run::beats;
 use corelith::node::run::core::{self, CoreEvent, CoreEventKind, PreparedNode};
 use corelith_consensus::{Group, Reads, Role, planted};
@@ -31,6 +32,8 @@ struct Member {
     broken: bool,
     /// A core has ended by itself.
     failed: bool,
+    /// It may have been removed from the cluster, so that it ends by itself.
+    leaves: bool,
 }
 
 /// A cluster of nodes.
@@ -39,6 +42,7 @@ pub(crate) struct Cluster {
     /// Where the clients run.
     pub outside: SimNode,
     members: Vec<Member>,
+    plan: Plan,
 }
 
 impl Cluster {
@@ -74,17 +78,79 @@ impl Cluster {
                 excused: false,
                 broken: false,
                 failed: false,
+                leaves: false,
             })
             .collect();
         let mut cluster = Self {
             sim,
             outside,
             members,
+            plan: plan.clone(),
         };
         for at in 0..cluster.members.len() {
             cluster.restart(at);
         }
         cluster
+    }
+
+    /// Starts a machine that joins at the first nodes, and has its id from them; returns its place. It is given faults
+    /// as the others are.
+    pub(crate) fn join(&mut self, cores: u16) -> usize {
+        let node = self.sim.add_node();
+        let mut config = configure(node, cores, &self.plan, &[]);
+        config.id = NodeId(0);
+        config.cluster = ClusterConfig {
+            nodes: Vec::new(),
+            ..config.cluster
+        };
+        let machines = self.members.iter().map(|member| member.node);
+        config.join = machines.map(|node| (node.ip().to_string(), PORT)).collect();
+        self.members.push(Member {
+            node,
+            config,
+            running: None,
+            ready_cores: 0,
+            ended_cores: 0,
+            excused: false,
+            broken: false,
+            failed: false,
+            leaves: false,
+        });
+        let at = self.members.len() - 1;
+        self.restart(at);
+        at
+    }
+
+    /// Learns which ids the cluster has given machines that joined.
+    pub(crate) fn meet(&mut self) {
+        for member in self
+            .members
+            .iter_mut()
+            .filter(|of| of.config.id == NodeId(0))
+        {
+            let file = format!("/data/{}", identity::FILE_NAME);
+            let bytes = self.sim.disk(member.node).read(&file);
+            let known = bytes.and_then(|bytes| identity::decode(&file, &bytes).ok());
+            member.config.id = known.map_or(NodeId(0), |known| known.node);
+        }
+    }
+
+    /// The id of a node; 0 while it has none.
+    pub(crate) fn id(&self, at: usize) -> NodeId {
+        self.members[at].config.id
+    }
+
+    /// Says whether the node may have been removed from the cluster.
+    pub(crate) fn leaves(&mut self, at: usize, leaves: bool) {
+        self.members[at].leaves = leaves;
+    }
+
+    /// Takes everything away from the disk of a node that does not run.
+    pub(crate) fn empty(&self, at: usize) {
+        assert!(!self.is_running(at), "its process has files open");
+        let blank = self.sim.add_node();
+        let image = self.sim.disk(blank).image();
+        self.sim.disk(self.node(at)).restore(&image);
     }
 
     /// Number of nodes.
@@ -114,15 +180,22 @@ impl Cluster {
 
     /// The place of a node among the members.
     pub(crate) fn place_of(&self, node: NodeId) -> usize {
+        self.found(node).unwrap()
+    }
+
+    fn found(&self, node: NodeId) -> Option<usize> {
         let mut members = self.members.iter();
-        members.position(|member| member.config.id == node).unwrap()
+        members.position(|member| member.config.id == node)
     }
 
     /// The replicas of all shards that are open.
     pub(crate) fn groups(&self) -> Vec<Group> {
         let mut groups = Group::watched();
         groups.retain(|group| {
-            group.shard() != ShardId::META && self.is_running(self.place_of(group.node()))
+            let runs = self
+                .found(group.node())
+                .is_some_and(|at| self.is_running(at));
+            group.shard() != ShardId::META && runs
         });
         groups
     }
@@ -232,7 +305,8 @@ impl Cluster {
             || {
                 self.members.iter_mut().all(|member| {
                     collect(member);
-                    member.running.is_none() || member.ready_cores == member.config.cores
+                    let is_gone = member.running.is_none() || member.leaves;
+                    is_gone || member.ready_cores == member.config.cores
                 })
             },
             limit,
@@ -263,7 +337,7 @@ fn collect(member: &mut Member) {
         match event.what {
             CoreEventKind::Ready => member.ready_cores += 1,
             CoreEventKind::Ended(Ok(())) if stops.is_empty() => member.ended_cores += 1,
-            CoreEventKind::Ended(_) if member.excused => member.failed = true,
+            CoreEventKind::Ended(_) if member.excused || member.leaves => member.failed = true,
             CoreEventKind::Ended(outcome) => {
                 panic!(
                     "core {} of node {} has ended: {outcome:?}",

@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod lead;
 mod load;
+mod members;
 mod network;
 mod planted;
 mod time;
@@ -107,7 +108,7 @@ fn moment(cluster: &Cluster, longest: Duration) -> Duration {
 }
 
 fn id(cluster: &Cluster, at: usize) -> NodeId {
-    NodeId(u64::from(cluster.node(at).number()))
+    cluster.id(at)
 }
 
 /// A cluster under steady load.

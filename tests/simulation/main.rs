@@ -22,6 +22,7 @@ mod failover;
 mod link;
 mod nemesis;
 mod notes;
+mod operator;
 mod plan;
 mod planted;
 mod replicas;

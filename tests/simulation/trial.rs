@@ -117,7 +117,16 @@ impl Trial {
     }
 
     /// Ends all faults with `heal`, sees the cluster live, and checks everything.
-    pub(crate) fn end(mut self, heal: impl FnOnce(&mut Cluster)) -> Report {
+    pub(crate) fn end(self, heal: impl FnOnce(&mut Cluster)) -> Report {
+        self.end_settled(heal, |_| ())
+    }
+
+    /// As [`Trial::end`], with something that is waited for once the cluster lives.
+    pub(crate) fn end_settled(
+        mut self,
+        heal: impl FnOnce(&mut Cluster),
+        settle: impl FnOnce(&mut Cluster),
+    ) -> Report {
         let seed = self.plan.seed;
         part(seed, "heal", || {
             heal(&mut self.cluster);
@@ -125,6 +134,7 @@ impl Trial {
         });
         let live_after = part(seed, "liveness", || {
             let live_after = self.wait_live();
+            settle(&mut self.cluster);
             self.come_to_rest();
             live_after
         });

@@ -282,10 +282,6 @@ impl Cluster {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
-
-    fn log_path(&self, node: usize) -> PathBuf {
-        self.path(&format!("node-{node}.log"))
-    }
 }
 
 /// Connects an SDK client whose operations have as long as the tests wait for anything.
@@ -317,9 +313,14 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.nodes.clear();
         if std::thread::panicking() {
-            for node in 1..=NODES {
-                let log = fs::read_to_string(self.log_path(node)).unwrap_or_default();
-                eprintln!("--- the end of node {node}'s log:\n{}", tail(&log, 30));
+            let files = fs::read_dir(self.dir.path())
+                .into_iter()
+                .flatten()
+                .flatten();
+            let files = files.map(|file| file.path());
+            for file in files.filter(|file| file.extension().is_some_and(|of| of == "log")) {
+                let log = fs::read_to_string(&file).unwrap_or_default();
+                eprintln!("--- the end of {}:\n{}", file.display(), tail(&log, 30));
             }
         }
     }

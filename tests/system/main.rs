@@ -6,7 +6,8 @@
 //! on demand:
 //!
 //! * `CORELITH_IMPORT_DIR=~/.cargo/registry/src cargo test --test system import` imports a tree of one's own;
-//! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often.
+//! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often;
+//! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,9 +25,11 @@ mod dependencies;
 mod dev;
 mod examples;
 mod full_disk;
+mod growing;
 mod heal;
 mod identity;
 mod import;
+mod load;
 mod positions;
 mod recover;
 mod refusals;

@@ -1,7 +1,7 @@
-//! Which scenario shows which bug of leases and elections. `CORELITH_PLANTED_SEEDS=100 cargo test --release --test
+//! Which scenario shows which bug of leases, elections and memberships. `CORELITH_PLANTED_SEEDS=100 cargo test --release --test
 //! simulation bugs_of_leases -- --nocapture` looks for each with that many seeds of each scenario.
 
-use super::{crash, network, time};
+use super::{crash, members, network, time};
 use crate::seeds::{be_quiet, number, words};
 use crate::trial::Report;
 use corelith_consensus::planted::{Bug, plant};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 type Scenario = fn(u64) -> Report;
 
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 11] = [
     ("cut_off", network::cut_off),
     ("island", network::island),
     ("one_way", network::one_way),
@@ -21,10 +21,12 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ("suspends", time::suspends),
     ("stops", time::stops),
     ("early_return", crash::early_return),
+    ("changes", members::changes),
+    ("emptied", members::emptied),
 ];
 
 /// Each with the seeds that it took when they were last counted, if they were.
-const BUGS: [(Bug, Option<u64>); 18] = [
+const BUGS: [(Bug, Option<u64>); 23] = [
     (Bug::ReadWithoutLease, Some(1)),
     (Bug::VoteAfterRestart, None),
     (Bug::IgnoreDrift, None),
@@ -43,6 +45,11 @@ const BUGS: [(Bug, Option<u64>); 18] = [
     (Bug::ShortEmbargo, None),
     (Bug::RestoreLead, None),
     (Bug::CachedClock, None),
+    (Bug::TrustAnyStore, None),
+    (Bug::OneConfigurationCounts, None),
+    (Bug::LearnersCount, None),
+    (Bug::AnswerForEarlierReplicas, None),
+    (Bug::VoteBeforeMembership, None),
 ];
 
 /// The first seed of a scenario that shows the bug, and what it shows.

@@ -41,6 +41,8 @@ use std::time::Duration;
 
 /// How long an offer of files may stand.
 const OFFER_LIMIT: Duration = Duration::from_secs(30 * 86_400);
+/// Pause before a snapshot is offered again.
+const OFFER_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Which group it is that talks.
 #[derive(Debug)]
@@ -489,7 +491,14 @@ impl RaftNetworkV2<Types> for Peer {
         let _hold = self
             .transfers
             .hold(snapshot.meta.last_log_id.map_or(0, |id| id.index));
-        let sending = pin!(self.send_snapshot(&vote, snapshot));
+        let sending = pin!(async {
+            let sent = self.send_snapshot(&vote, snapshot).await;
+            if sent.is_err() {
+                // openraft tries again at once, and what kept it from going may last.
+                corelith_io::sleep(OFFER_AGAIN_AFTER).await;
+            }
+            sent
+        });
         match select(sending, pin!(cancel)).await {
             Either::Left((sent, _)) => Ok(SnapshotResponse::new(sent?)),
             Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),

@@ -8,7 +8,8 @@
 //! Invariants:
 //! * Of each shard one reception runs at a time; a newer offer ends the one before, unless that is installing.
 //! * A leader gives up an offer that nobody asks about for [`FILES_SILENCE_MAX`]; who receives asks at least every quarter
-//!   of that, also while it checks and installs.
+//!   of that, also while it waits for its rate, checks and installs.
+//! * Of each reception one piece at a time waits for the rate of the core, so that all of them get the same.
 //! * What came is written only with the checksum that the sender gave for it.
 
 use crate::admission::Refusal;
@@ -21,10 +22,12 @@ use crate::link::PeerLink;
 use crate::receptions::FileReception;
 use crate::route::{Caller, Target};
 use crate::snapshot::SnapshotData;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_shards::{Error, FileList, Incoming, MissingPiece, limits::MANIFEST_BYTES_MAX};
 use corelith_wire::peer::{self, FileAsk, FileBytes, PeerVote, kinds};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -69,6 +72,8 @@ pub(crate) async fn receive(
         transfer,
         link: BulkLink(groups.bulk_link(from.at.node, group.shard())),
         sender: Target::of(group.shard(), vote.node),
+        asking: Semaphore::new(1),
+        list_bytes: Cell::new(0),
     };
     let received = {
         let replaced = pin!(reception.replaced.notified());
@@ -115,6 +120,10 @@ struct Puller<'a> {
     link: BulkLink,
     /// Who offers it.
     sender: Target,
+    /// Held by the piece that is asked for next.
+    asking: Semaphore,
+    /// Length of the list, once it is here.
+    list_bytes: Cell<u64>,
 }
 
 impl Puller<'_> {
@@ -158,6 +167,7 @@ impl Puller<'_> {
             let piece = self.ask(None, list.len() as u64).await?;
             list.extend_from_slice(&piece.bytes);
             if list.len() as u64 >= piece.whole {
+                self.list_bytes.set(piece.whole);
                 return Ok(FileList::decode(self.group.shard(), &list)?);
             }
             if piece.bytes.is_empty() || list.len() > MANIFEST_BYTES_MAX {
@@ -210,13 +220,11 @@ impl Puller<'_> {
     }
 
     async fn piece(&self, incoming: &Incoming, piece: MissingPiece) -> Result<(), Ended> {
-        let pacer = &self.groups.receptions().pacer;
-        let rate = self.groups.copy_bytes_per_second();
-        let wait = pacer.wait(corelith_io::now(), piece.len as u64, rate);
-        if wait > Duration::ZERO {
-            corelith_io::sleep(wait).await;
-        }
-        let came = match self.ask(Some(piece.file.0), piece.offset).await {
+        let asked = match self.wait_for_rate(piece.len as u64).await {
+            Ok(()) => self.ask(Some(piece.file.0), piece.offset).await,
+            Err(ended) => Err(ended),
+        };
+        let came = match asked {
             Ok(came) => came,
             Err(ended) => {
                 incoming.give_back(piece);
@@ -225,6 +233,25 @@ impl Puller<'_> {
         };
         incoming.write_piece(piece, &came.bytes, came.crc).await?;
         Ok(())
+    }
+
+    /// Waits until so many bytes may be asked for, as long as they are offered.
+    async fn wait_for_rate(&self, bytes: u64) -> Result<(), Ended> {
+        let _next = self.asking.acquire(1).await;
+        let pacer = &self.groups.receptions().pacer;
+        let paying = pin!(pacer.pay(bytes, || self.groups.copy_bytes_per_second()));
+        let offered = pin!(async {
+            loop {
+                corelith_io::sleep(FILES_SIGN_EVERY).await;
+                if let Err(ended) = self.show_sign().await {
+                    return ended;
+                }
+            }
+        });
+        match select(paying, offered).await {
+            Either::Left(((), _)) => Ok(()),
+            Either::Right((ended, _)) => Err(ended),
+        }
     }
 
     async fn finish(&self, incoming: &Incoming) -> Result<(), Ended> {
@@ -241,8 +268,13 @@ impl Puller<'_> {
     async fn show_signs(&self) -> std::convert::Infallible {
         loop {
             corelith_io::sleep(FILES_SIGN_EVERY).await;
-            // Beyond the end of the list, so that nothing comes but an answer.
-            let _ = self.ask(None, u64::MAX).await;
+            let _ = self.show_sign().await;
         }
+    }
+
+    /// Fails if the sender offers it no more.
+    async fn show_sign(&self) -> Result<(), Ended> {
+        // At the end of the list, so that nothing comes but an answer.
+        self.ask(None, self.list_bytes.get()).await.map(|_| ())
     }
 }

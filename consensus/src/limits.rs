@@ -72,6 +72,10 @@ pub const FILE_PIECES_IN_FLIGHT: usize = 8;
 pub const FILES_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a receiver that asks for nothing shows that it is there.
 pub const FILES_SIGN_EVERY: Duration = Duration::from_secs(5);
+/// How often a receiver that waits for its rate looks whether that has changed.
+pub const COPY_RATE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Timers are late: a receiver makes up for so much of it.
+pub const COPY_LATE_MAX: Duration = Duration::from_millis(20);
 /// So often a received file may turn out to be damaged before the sender's is taken for damaged.
 pub const FILES_DAMAGED_MAX: u32 = 3;
 /// How far above the own term a peer's may be; see `admission.rs`.

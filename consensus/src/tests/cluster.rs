@@ -12,7 +12,7 @@ use crate::{
     Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
-use commands::open_body;
+pub(crate) use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{Found, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};

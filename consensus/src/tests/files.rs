@@ -1,6 +1,6 @@
 //! Snapshots as files between replicas: the receiver, the sender or the network fails while they are on their way.
 
-use super::cluster::{Cluster, put};
+use super::cluster::{Cluster, open_body, put};
 use super::scenarios::applied;
 use corelith_io::sim::SimConfig;
 use corelith_shards::ShardId;
@@ -12,6 +12,8 @@ use std::time::Duration;
 const SHARD: ShardId = ShardId(0);
 /// What a receiver may be sent in a second.
 const SLOW: u64 = 8 << 20;
+/// The same where a single piece takes seconds.
+const VERY_SLOW: u64 = FILE_PIECE_BYTES as u64 / 4;
 
 /// A cluster with a follower that is down and lacks more than the log still has; leader and follower.
 fn with_one_behind(seed: u64) -> (Cluster, usize, usize) {
@@ -44,11 +46,16 @@ fn with_one_behind(seed: u64) -> (Cluster, usize, usize) {
 
 /// Starts a node that may receive slowly.
 fn start_slowly(cluster: &Cluster, at: usize) {
+    start_at(cluster, at, SLOW);
+}
+
+/// Starts a node that may receive at `rate`.
+fn start_at(cluster: &Cluster, at: usize, rate: u64) {
     cluster.start(at);
     cluster.wait("its groups are open", || {
         let groups = cluster.groups(at);
         groups.is_some_and(|groups| {
-            groups.limit_copies(SLOW);
+            groups.limit_copies(rate);
             true
         })
     });
@@ -134,5 +141,82 @@ fn a_receiver_that_falls_silent_loses_its_pin() {
     );
     cluster.sim.run_for(Duration::from_secs(5));
     cluster.sim.net().heal_all();
+    cluster.check_replicas_equal();
+}
+
+/// Writes to a shard until the log of its leader lacks what a node that is down does not have.
+fn purge_beyond(cluster: &Cluster, shard: ShardId, behind: usize) {
+    cluster.wait("it has a leader", || {
+        cluster.leader_of(shard).is_some_and(|at| at != behind)
+    });
+    let leader = cluster.leader_of(shard).unwrap();
+    let group = cluster.groups(leader).unwrap().group(shard).unwrap();
+    let (node, opening) = (cluster.nodes[leader], group.clone());
+    let opened = cluster
+        .sim
+        .block_on(node, async move { opening.open_session(open_body()).await });
+    let crate::Outcome::SessionOpened { session } = opened.unwrap().outcome else {
+        panic!("no session");
+    };
+    let value = "v".repeat(40_000);
+    for number in 1..400 {
+        let key = format!("key-{number}");
+        let command = put(session, number, Condition::Any, &key, &value);
+        let group = group.clone();
+        let written = cluster
+            .sim
+            .block_on(node, async move { group.write(command).await });
+        applied(written.unwrap().outcome);
+    }
+    cluster.wait("the leader purges its log", || {
+        let group = cluster.groups(leader).and_then(|it| it.group(shard));
+        group.is_some_and(|group| group.status().purged.is_some())
+    });
+}
+
+#[test]
+fn slow_copies_of_one_core_share_its_rate() {
+    let shards: Vec<ShardId> = (0..3).map(ShardId).collect();
+    let options = crate::Options {
+        catch_up_bytes: 1 << 20,
+        catch_up_entries: 100,
+        lead_back_after: None,
+        ..crate::Options::default()
+    };
+    let cluster = Cluster::new(7, SimConfig::default(), options, shards.len() as u32);
+    cluster.start_all();
+    cluster.wait_leader();
+    let behind = 2;
+    cluster.crash(behind);
+    for shard in &shards {
+        purge_beyond(&cluster, *shard, behind);
+    }
+    start_at(&cluster, behind, VERY_SLOW);
+    let began = cluster.sim.now();
+    let all: Vec<Cell<u64>> = shards.iter().map(|_| Cell::new(0)).collect();
+    let all_receive = || {
+        for (shard, all) in shards.iter().zip(&all) {
+            let groups = cluster.groups(behind);
+            let progress = groups.and_then(|groups| groups.receiving(*shard));
+            let some = progress.filter(|progress| progress.done > 0);
+            all.set(some.map_or(all.get(), |progress| progress.all));
+        }
+        all.iter().all(|all| all.get() > 0)
+    };
+    // One after the other gets a piece: none waits for all of another.
+    let limit = Duration::from_secs(60);
+    assert!(cluster.sim.run_until(all_receive, limit), "{all:?}");
+    let bytes: u64 = all.iter().map(Cell::get).sum();
+    let at_rate = Duration::from_secs(bytes / VERY_SLOW);
+    assert!(bytes > 24 * FILE_PIECE_BYTES as u64, "{bytes}");
+    let are_there = || {
+        shards.iter().all(|shard| {
+            let group = cluster.groups(behind).and_then(|it| it.group(*shard));
+            group.is_some_and(|group| group.status().purged.is_some())
+        })
+    };
+    assert!(cluster.sim.run_until(are_there, at_rate * 3 / 2));
+    let took = cluster.sim.now() - began;
+    assert!(took > at_rate * 3 / 4, "{took:?} for {bytes} bytes");
     cluster.check_replicas_equal();
 }

@@ -24,7 +24,7 @@ pub(crate) fn command(request: &WriteRequest<'_>, value: &Bytes) -> Bytes {
 }
 
 /// The payload of a frame that opens a session.
-pub(super) fn open_body() -> Bytes {
+pub(crate) fn open_body() -> Bytes {
     let mut out = Outbox::default();
     let head = Head {
         kind: Kind::OPEN_SESSION,

@@ -362,6 +362,14 @@ pub const SCAN_BATCH_ENTRIES: usize = 64;
 /// What a piece of a file has that is sent to another replica; the last one may be shorter.
 pub const FILE_PIECE_BYTES: usize = IO_BYTES_MAX;
 
+/// The longest file of a table that is received. One is ended far earlier, but for versions of one key, of which a
+/// memtable has no more than this.
+pub const TABLE_FILE_BYTES_MAX: u64 = 8 << 30;
+/// The longest file of a value segment that is received: one of a later generation has an index of its slots.
+pub const VALUE_SEGMENT_FILE_BYTES_MAX: u64 = VLOG_SEGMENT_BYTES_MAX + 16 * VLOG_SLOTS_MAX as u64;
+/// All files of a list that is received: it takes memory for each of their pieces, and room in the record of them.
+pub const LISTED_BYTES_MAX: u64 = 64 << 40;
+
 /// After this much of received files, what is there is made durable and written down. So much more may be asked
 /// for again after a power failure.
 pub const INCOMING_RECORD_EVERY_BYTES: u64 = 8 << 20;
@@ -383,6 +391,11 @@ const _: () = {
     // Pieces are read and written at once, and begin where the device allows it.
     assert!(FILE_PIECE_BYTES <= IO_BYTES_MAX && FILE_PIECE_BYTES.is_multiple_of(BLOCK_SIZE));
     assert!(INCOMING_RECORD_EVERY_BYTES >= FILE_PIECE_BYTES as u64);
+    assert!(FLUSHED_TABLE_BYTES <= TABLE_FILE_BYTES_MAX / 2);
+    assert!(TABLE_FILE_BYTES_MAX.is_multiple_of(BLOCK_SIZE as u64));
+    assert!(VALUE_SEGMENT_FILE_BYTES_MAX.is_multiple_of(BLOCK_SIZE as u64));
+    assert!(LISTED_BYTES_MAX >= VALUE_SEGMENTS_MAX as u64 * VLOG_SEGMENT_BYTES_DEFAULT);
+    assert!(LISTED_BYTES_MAX / FILE_PIECE_BYTES as u64 / 8 <= INCOMING_RECORD_BYTES_MAX as u64 / 2);
     assert!(INCOMING_RECORD_BYTES_MAX <= MANIFEST_BYTES_MAX);
     assert!(FETCH_BYTES_MAX < HEAL_BYTES_MAX);
     assert!(SEAL_LOOK_EVERY.as_millis() < SEAL_WAIT.as_millis());

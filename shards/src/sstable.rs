@@ -27,7 +27,7 @@ pub(crate) use options::{FilterKind, TableOptions};
 #[cfg(test)]
 pub(crate) use properties::Reference;
 pub(crate) use properties::TableMeta;
-pub(crate) use reader::Table;
+pub(crate) use reader::{Table, file_id};
 pub(crate) use sequential::{EntryRef, SequentialCursor, ValueRef};
 pub(crate) use verify::Verifier;
 pub(crate) use writer::TableWriter;

@@ -43,6 +43,7 @@ pub use pointer::ValuePointer;
 pub(crate) use pointer::record_bytes;
 pub(crate) use received::{TornRecord, check_file};
 pub use rewrite::{RecordRef, Rewritten};
+pub(crate) use segments::file_id;
 pub use segments::{Segment, SegmentMeta, Segments};
 pub use tear::{LoggedValue, ValueState};
 

@@ -6,12 +6,17 @@
 //!
 //! Invariants:
 //! * Every value that a listed table refers to is in a listed segment.
+//! * No listed file is longer than one of its kind can be, nor are all of them together longer than a list's may be: what
+//!   another replica says of lengths takes memory here.
 //! * A file that is pinned keeps its bytes; what holds it back are the references held here.
 
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::ids::{FileId, LogId, Owner, ShardId, ValueSegmentId};
-use crate::limits::{FILE_PIECE_BYTES, VALUE_SEGMENTS_RECEIVED};
+use crate::limits::{
+    FILE_PIECE_BYTES, LISTED_BYTES_MAX, TABLE_FILE_BYTES_MAX, VALUE_SEGMENT_FILE_BYTES_MAX,
+    VALUE_SEGMENTS_RECEIVED,
+};
 use crate::manifest::Manifest;
 use crate::sstable::Table;
 use crate::vlog::{Segment, SegmentMeta};
@@ -95,10 +100,19 @@ impl FileList {
     fn is_whole(&self) -> bool {
         let mut ids = BTreeSet::new();
         let unit = BLOCK_SIZE as u64;
-        let mut files = self.files();
+        let (mut files, mut left) = (self.files(), LISTED_BYTES_MAX);
+        let mut has_room = |file: &FileEntry| {
+            let longest = match file.kind {
+                FileKind::Table => TABLE_FILE_BYTES_MAX,
+                FileKind::ValueSegment => VALUE_SEGMENT_FILE_BYTES_MAX,
+            };
+            let rest = left.checked_sub(file.bytes);
+            left = rest.unwrap_or(0);
+            rest.is_some() && (unit..=longest).contains(&file.bytes)
+        };
         let listed: BTreeSet<_> = self.manifest.segments.iter().map(|meta| meta.id).collect();
         let mut referred = self.manifest.tables.iter().map(|it| it.meta.segments());
-        files.all(|file| ids.insert(file.id) && file.bytes > 0 && file.bytes.is_multiple_of(unit))
+        files.all(|file| ids.insert(file.id) && has_room(&file) && file.bytes.is_multiple_of(unit))
             && referred.all(|segments| segments.is_subset(&listed))
     }
 }

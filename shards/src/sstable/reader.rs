@@ -12,7 +12,7 @@ use super::properties::TableMeta;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{LogIndex, Owner, TableId, ValueSegmentId};
+use crate::ids::{FileId, LogIndex, Owner, TableId, ValueSegmentId};
 use crate::key::{Prefixes, compare};
 use crate::limits::IO_BYTES_MAX;
 use crate::vlog::ValuePointer;
@@ -332,6 +332,12 @@ impl DataBlocks {
         let start = usize::try_from(handle.offset.saturating_sub(first)).unwrap_or(usize::MAX);
         self.bytes.get(start..).unwrap_or_default()
     }
+}
+
+/// The id of the file of a table, as the file itself says it.
+pub(crate) async fn file_id(path: &Path) -> Result<FileId> {
+    let first = File::open(path).await?.read_at(0, BLOCK_SIZE).await?;
+    Ok(decode_file_header(path, &first)?.file)
 }
 
 impl Ends {

@@ -292,6 +292,11 @@ impl Segment {
     }
 }
 
+/// The id of the file of a segment, as the file itself says it.
+pub(crate) async fn file_id(path: &Path) -> Result<FileId> {
+    Ok(read_header(path, &File::open(path).await?).await?.file)
+}
+
 async fn read_header(path: &Path, file: &File) -> Result<FileHeader> {
     let block = file.read_at(0, BLOCK_SIZE).await?;
     FileHeader::decode(path, &block)

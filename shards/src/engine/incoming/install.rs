@@ -12,8 +12,8 @@ use crate::limits::VALUE_SEGMENTS_RECEIVED;
 use crate::manifest::{Manifest, PlacedTable};
 use crate::planted::{Bug, is_planted};
 use crate::session::SessionTable;
-use crate::sstable::Table;
-use crate::vlog::SegmentMeta;
+use crate::sstable::{self, Table};
+use crate::vlog::{self, SegmentMeta};
 use corelith_io::ErrorKind;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -239,30 +239,92 @@ pub(crate) async fn put_back(dir: &Directory, manifest: &Manifest) -> Result<()>
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         listed => drop(listed?),
     }
-    let record = ReceptionRecord::load(&incoming).await?;
-    let mut is_changed = false;
-    for (file, name) in record.placed {
+    let mut record = ReceptionRecord::load(&incoming).await?;
+    let placed = std::mem::take(&mut record.placed);
+    if placed.is_empty() {
+        return Ok(());
+    }
+    for (file, name) in placed {
         let is_named = match name {
             FileName::Table(id) => manifest.names(id),
             FileName::ValueSegment(id, _) => manifest.segments.iter().any(|it| it.id == id),
             _ => true,
         };
         let place = name.path(dir);
-        if !is_named && is_there(&place).await? {
+        if !is_named && is_of(&place, name, file).await? {
             corelith_io::rename(&place, &path_of(&incoming, file, WHOLE)).await?;
-            is_changed = true;
         }
     }
-    if is_changed {
-        corelith_io::sync_dir(&incoming).await?;
-        dir.sync().await?;
+    corelith_io::sync_dir(&incoming).await?;
+    dir.sync().await?;
+    // From here on the shard may give the numbers to files of its own.
+    record.store(&incoming).await
+}
+
+/// Whether the file at `place` says that it is `file`. What is there may have got the number since.
+async fn is_of(place: &Path, name: FileName, file: FileId) -> Result<bool> {
+    if !is_there(place).await? {
+        return Ok(false);
     }
-    Ok(())
+    let found = match name {
+        FileName::Table(_) => sstable::file_id(place).await,
+        _ => vlog::file_id(place).await,
+    };
+    match found {
+        Err(error @ Error::Io(_)) => Err(error),
+        found => Ok(found.is_ok_and(|found| found == file)),
+    }
 }
 
 async fn is_there(path: &Path) -> Result<bool> {
     match corelith_io::File::open(path).await {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         opened => opened.map(|_| true).map_err(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::{OWNER, log_id, open};
+    use crate::ids::LogIndex;
+    use bytes::Bytes;
+    use corelith_io::sim::Sim;
+
+    #[test]
+    fn only_a_file_that_is_what_was_placed_is_put_back() {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async {
+            let dir = &Directory::from(Path::new("/data/shard-1"));
+            let engine = open(dir, 64 << 10).await.unwrap();
+            engine.put(LogIndex(1), b"key", Bytes::from_static(b"value"));
+            engine.set_applied(log_id(1), None);
+            engine.checkpoint().await.unwrap();
+            engine.close().await.unwrap();
+            let mut manifest = Manifest::load(dir, OWNER).await.unwrap();
+            let meta = manifest.tables.remove(0).meta;
+            let name = FileName::Table(meta.id);
+            let incoming = dir.join(DIRECTORY);
+            corelith_io::create_dir_all(&incoming).await.unwrap();
+            let placed = |file| ReceptionRecord {
+                placed: BTreeMap::from([(file, name)]),
+                ..ReceptionRecord::default()
+            };
+            // The number was used again, for a table of the shard's own.
+            let other = FileId(meta.file.0 ^ 1);
+            placed(other).store(&incoming).await.unwrap();
+            put_back(dir, &manifest).await.unwrap();
+            let whole = path_of(&incoming, other, WHOLE);
+            assert!(!is_there(&whole).await.unwrap(), "it is another file");
+            assert!(is_there(&name.path(dir)).await.unwrap());
+            placed(meta.file).store(&incoming).await.unwrap();
+            put_back(dir, &manifest).await.unwrap();
+            let whole = path_of(&incoming, meta.file, WHOLE);
+            assert!(is_there(&whole).await.unwrap());
+            // Names are taken back once.
+            let record = ReceptionRecord::load(&incoming).await.unwrap();
+            assert_eq!(record, ReceptionRecord::default());
+        });
     }
 }

@@ -4,9 +4,13 @@ use super::{OWNER, log_id, on_core, open, range, settle};
 use crate::engine::{Engine, FileKind, FileList, Incoming, PinnedFiles};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{FileId, LogIndex};
-use crate::limits::FILE_PIECE_BYTES;
+use crate::ids::{FileId, LogIndex, ValueSegmentId};
+use crate::limits::{
+    FILE_PIECE_BYTES, LISTED_BYTES_MAX, TABLE_FILE_BYTES_MAX, VALUE_SEGMENT_FILE_BYTES_MAX,
+    VALUE_SEGMENTS_RECEIVED, VLOG_SEGMENT_BYTES_MAX,
+};
 use crate::planted::{Bug, plant};
+use crate::vlog::SegmentMeta;
 use bytes::Bytes;
 use corelith_io::sim::{Sim, SimNode};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -186,6 +190,61 @@ fn an_old_list_is_refused() {
         let list = source.pin_files().unwrap().list().clone();
         let refused = source.receive_files(list).await.err().unwrap();
         assert!(matches!(refused, Error::OldSnapshot));
+        source.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_list_with_lengths_that_cannot_be_is_refused() {
+    let sim = Sim::new(1);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        write(&source, 1..=200).await;
+        settle(&source).await;
+        let list = source.pin_files().unwrap().list().clone();
+        let unit = corelith_io::BLOCK_SIZE as u64;
+        let decoded = |list: &FileList| FileList::decode(OWNER.shard, &list.manifest.encode(OWNER));
+        let refuses = |list: &FileList| matches!(decoded(list), Err(Error::Corrupt { .. }));
+        let with_table = |bytes| {
+            let mut list = list.clone();
+            list.manifest.tables[0].meta.file_bytes = bytes;
+            list
+        };
+        let with_segment = |bytes| {
+            let mut list = list.clone();
+            list.manifest.segments[0].file_bytes = bytes;
+            list
+        };
+        for bytes in [unit, TABLE_FILE_BYTES_MAX] {
+            assert_eq!(decoded(&with_table(bytes)).unwrap(), with_table(bytes));
+        }
+        for bytes in [unit, VALUE_SEGMENT_FILE_BYTES_MAX] {
+            assert_eq!(decoded(&with_segment(bytes)).unwrap(), with_segment(bytes));
+        }
+        for bytes in [0, unit + 1, 1 << 60, u64::MAX - unit + 1] {
+            assert!(refuses(&with_table(bytes)), "{bytes}");
+            assert!(refuses(&with_segment(bytes)), "{bytes}");
+        }
+        assert!(refuses(&with_table(TABLE_FILE_BYTES_MAX + unit)));
+        assert!(refuses(&with_segment(VALUE_SEGMENT_FILE_BYTES_MAX + unit)));
+        // Each of them could be, all together could not.
+        let with_segments = |count: u64| {
+            let mut list = list.clone();
+            let segments = &mut list.manifest.segments;
+            let more = (0..count).map(|at| SegmentMeta {
+                id: ValueSegmentId(VALUE_SEGMENTS_RECEIVED + at),
+                file: FileId(u128::from(at) + 1),
+                file_bytes: VLOG_SEGMENT_BYTES_MAX,
+                ..segments[0]
+            });
+            let more: Vec<_> = more.collect();
+            segments.extend(more);
+            list
+        };
+        let most = LISTED_BYTES_MAX / VLOG_SEGMENT_BYTES_MAX;
+        assert!(decoded(&with_segments(most - 1)).is_ok());
+        assert!(refuses(&with_segments(most)));
         source.close().await.unwrap();
     });
 }

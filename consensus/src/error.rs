@@ -31,6 +31,10 @@ pub enum GroupError {
     /// room.
     #[error("the shard holds as much as it can")]
     ShardFull,
+    /// This node leads, what it holds of the key is damaged, and no other replica can say which version the key has, which
+    /// the condition asks. Nothing was proposed; a write without a condition puts the key right.
+    #[error("the key is damaged here, and its version cannot be learnt elsewhere")]
+    Corrupt,
     /// The command is not one that this crate could apply. Nothing was proposed.
     #[error("malformed command")]
     Malformed,

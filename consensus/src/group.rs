@@ -373,6 +373,11 @@ impl Group {
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
         match Parsed::from_command(&payload, command) {
+            Some(parsed) if self.inner.may_be_undecidable(&payload, &parsed) => {
+                drop(corelith_io::spawn(
+                    self.clone().propose_if_decidable(payload, parsed, reply),
+                ));
+            }
             Some(parsed) => self.propose(Payload::write(payload, parsed), parsed.is_put, reply),
             None => reply(Err(GroupError::Malformed)),
         }
@@ -410,7 +415,7 @@ impl Group {
     }
 
     /// Proposes an entry, one that needs room for a value if it `grows`.
-    fn propose(
+    pub(super) fn propose(
         &self,
         payload: Payload,
         grows: bool,

@@ -478,8 +478,9 @@ impl Liveness {
     }
 
     /// What other nodes have said against this one.
-    pub fn refused_by(&self) -> Vec<Verdict> {
-        lock(&self.refused_by).values().copied().collect()
+    pub fn refused_by(&self) -> Vec<(NodeId, Verdict)> {
+        let refused = lock(&self.refused_by);
+        refused.iter().map(|(node, said)| (*node, *said)).collect()
     }
 
     /// A connection to `peer` has ended.

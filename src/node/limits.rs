@@ -318,6 +318,9 @@ pub const FORMATION_GRACE: Duration = Duration::from_secs(3);
 pub const FORMATION_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// ... and, after it has doubled a few times, at last.
 pub const FORMATION_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// For how long the others must say that another store has taken a node's place, while it runs by a map that names its
+/// own.
+pub const REPLACED_BELIEVED: Duration = Duration::from_secs(10);
 /// A node that waits says so again after this time.
 pub const FORMATION_TOLD_EVERY: Duration = Duration::from_secs(300);
 /// Most bytes of a question about the formation, or of its answer.

@@ -6,17 +6,21 @@
 
 use super::{Group, GroupInner};
 use crate::admission::Refusal;
+use crate::command::{Parsed, WriteReply};
+use crate::error::GroupError;
 use crate::fetch::{self, WantedRange};
 use crate::limits::{
     FETCH_BYTES, HEAL_LIMIT, HEAL_PAUSE, HEAL_RETRY, HEAL_RETRY_MAX, HEAL_WAIT_APPLIED,
 };
 use crate::route::NodeStore;
 use crate::stores::Standing;
+use crate::types::Payload;
 use bytes::Bytes;
 use corelith_io::timeout;
 use corelith_shards::limits::KEY_BYTES_MAX;
-use corelith_shards::{self as shards, Damage, Fetched, LogIndex, NodeId, Remedy};
+use corelith_shards::{self as shards, Damage, Fetched, LogIndex, NodeId, Remedy, ReplicaId};
 use corelith_wire::peer::{FetchAnswer, FetchAsk};
+use corelith_wire::request::Condition;
 
 /// Why damage is still there.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +112,39 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Proposes a conditional write unless its check meets damage: in the log no replica could decide it. It may be proposed
+    /// after writes that came later.
+    pub(super) async fn propose_if_decidable(
+        self,
+        payload: Bytes,
+        parsed: Parsed,
+        reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
+    ) {
+        match self.inner.engine.version_of(parsed.key(&payload)).await {
+            Err(error) if error.is_corrupt() => reply(Err(GroupError::Corrupt)),
+            // Another error ends the replica when the write is applied.
+            _ => self.propose(Payload::write(payload, parsed), parsed.is_put, reply),
+        }
+    }
+}
+
 impl GroupInner {
+    /// Whether the check of a write may meet damage that is known, and no other replica can be asked: there is none, or
+    /// all are damaged too. A guess that costs nothing where nothing is damaged.
+    pub(super) fn may_be_undecidable(&self, payload: &Bytes, parsed: &Parsed) -> bool {
+        if parsed.condition == Condition::Any || !self.engine.has_damage() {
+            return false;
+        }
+        let can_be_asked = |replica: ReplicaId| {
+            let pair = self.pairs.with(replica.node());
+            pair.is_some_and(|pair| !pair.health(self.shard_id).is_damaged)
+        };
+        self.current_leader() == Some(self.me)
+            && self.engine.version_in_memory(parsed.key(payload)).is_none()
+            && !self.stores.others().into_iter().any(can_be_asked)
+    }
+
     /// Puts damage right, until the group closes.
     pub(super) async fn heal_damage(&self) {
         let mut retry = HEAL_RETRY;

@@ -7,7 +7,7 @@ use corelith_io::sim::{SimConfig, SimDisk};
 use corelith_shards::planted::{Bug, plant};
 use corelith_shards::{BlockCache, Found, LogIndex, ScrubOptions, ShardId, ShardOptions};
 use corelith_wire::request::Condition;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Keys that are written.
@@ -353,4 +353,86 @@ fn different_damage_on_all_replicas_heals_and_every_key_is_readable() {
         load.check_read();
     }
     load.check();
+}
+
+/// A group of one whose only copy is damaged: what cannot be decided is refused before it is in the log, and all else goes
+/// on.
+#[test]
+fn a_condition_on_what_is_damaged_everywhere_is_refused() {
+    let load = Load::started(71);
+    let leader = load.cluster.wait_leader();
+    let group = load.group(leader);
+    let alone = BTreeSet::from([group.replica()]);
+    let node = load.cluster.nodes[leader];
+    let shrunk = load.cluster.sim.block_on(node, async move {
+        for _ in 0..500 {
+            if group.set_voters(alone.clone()).await.is_ok() {
+                return true;
+            }
+            corelith_io::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    });
+    assert!(shrunk);
+    for at in (0..3).filter(|at| *at != leader) {
+        load.cluster.dismiss(at);
+    }
+    let session = load.session;
+    let value = "damaged ".repeat(20);
+    for number in 1..=10 {
+        let key = format!("key/{number:03}");
+        let written = load.apply(&put(session, number, Condition::Any, &key, &value));
+        assert!(matches!(written, Outcome::Applied { .. }), "{written:?}");
+    }
+    let engine = load.group(leader).engine().clone();
+    let sim = &load.cluster.sim;
+    let flushed = engine.clone();
+    sim.block_on(node, async move { flushed.checkpoint().await })
+        .unwrap();
+    let mut damaged = 0;
+    for path in load.files(leader, ".sst") {
+        let bytes = load.disk(leader).read(&path).unwrap();
+        let place = bytes
+            .windows(value.len())
+            .position(|bytes| bytes == value.as_bytes());
+        if let Some(place) = place {
+            load.disk(leader).flip_bit(&path, place as u64 + 20);
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+    // A read meets it.
+    let read = engine.clone();
+    let met = sim.block_on(node, async move { read.get(b"key/003").await });
+    assert!(met.is_err_and(|error| error.is_corrupt()));
+    let write = |number, condition, key| {
+        let written = load
+            .cluster
+            .write(leader, put(session, number, condition, key, "v"));
+        written.map(|reply| reply.outcome)
+    };
+    let conditions = [Condition::Absent, Condition::Version(1)];
+    for (number, condition) in (11..).zip(conditions) {
+        let refused = write(number, condition, "key/003");
+        assert_eq!(refused, Err(GroupError::Corrupt));
+    }
+    let other = write(13, Condition::Absent, "other");
+    assert!(matches!(other, Ok(Outcome::Applied { .. })), "{other:?}");
+    // A value that asks for nothing puts the key right, in memory and once it is written out.
+    let healed = write(14, Condition::Any, "key/003");
+    let Ok(Outcome::Applied { version }) = healed else {
+        panic!("{healed:?}");
+    };
+    let again = write(15, Condition::Version(version.0), "key/003");
+    let Ok(Outcome::Applied { version }) = again else {
+        panic!("{again:?}");
+    };
+    sim.block_on(node, async move { engine.checkpoint().await })
+        .unwrap();
+    let last = write(16, Condition::Version(version.0), "key/003");
+    assert!(matches!(last, Ok(Outcome::Applied { .. })), "{last:?}");
+    assert_eq!(
+        write(17, Condition::Absent, "key/004"),
+        Err(GroupError::Corrupt)
+    );
 }

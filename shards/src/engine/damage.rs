@@ -196,6 +196,11 @@ impl Engine {
         list.iter().cloned().collect()
     }
 
+    /// Whether any damage is known, maybe in files that are out of use.
+    pub fn has_damage(&self) -> bool {
+        !self.inner.damages.list.borrow().is_empty()
+    }
+
     /// Notes damage that a reader of the shard's log has met, in the log or in a value that an entry
     /// refers to; other errors are none.
     pub async fn note_log_damage(&self, error: &Error) {

@@ -107,8 +107,13 @@ impl Joining {
             if let Some(charter) = self.keeper.formation().charter {
                 let known = self.keeper.known(me.node).unwrap_or(KnownNode::None);
                 let map = self.keeper.map();
-                let mapped = map.and_then(|map| map.node(me.node).map(|node| node.store));
-                let known = (&charter, known, mapped == Some(me.store));
+                let names_me =
+                    |map: &Arc<Map>| map.node(me.node).is_some_and(|n| n.store == me.store);
+                let mapped = map.filter(names_me).map(|map| {
+                    let nodes = map.live_nodes().map(|(node, _)| node);
+                    nodes.collect::<Vec<_>>()
+                });
+                let known = (&charter, known, mapped.as_deref());
                 match self.keeper.excluded() {
                     Some(excluded) => {
                         self.say(exclusion(&self.dir, &me, excluded), true);

@@ -1,10 +1,11 @@
 //! Where a node stands that starts, once the cluster is formed: what the others say of it, as a pure
 //! function, and the sentences for whoever runs it.
 
+use super::formation::majority;
 use super::judge::KnownNode;
 use corelith_wire::peer::{Charter, FormationAnswer, FormationReply, Introduction, Verdict};
 use corelith_wire::{Mark, NodeId, Start, StoreId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What peers have said against a store. It takes part in no group any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +59,11 @@ pub fn claim(me: NodeId, charter: &Charter) -> Option<Exclusion> {
 
 /// What `me` makes of what is `known` of it, by the `charter` and the newest map, and of what others have answered. Who
 /// does not answer says nothing: a majority is needed for anything that counts, and each of it judges again.
-/// `is_mapped`: the map names its store, so that whoever knows another one has not heard of the map.
+/// `mapped`: the nodes of that map, if it names this node's store. Then others that know another store may lack the
+/// map, or have a newer one, which they do not give to this node: see [`replaced`].
 pub fn standing(
     me: &Introduction,
-    (charter, known, is_mapped): (&Charter, KnownNode, bool),
+    (charter, known, mapped): (&Charter, KnownNode, Option<&[NodeId]>),
     replies: &BTreeMap<NodeId, FormationReply>,
 ) -> Standing {
     match known {
@@ -73,6 +75,7 @@ pub fn standing(
     }
     let mut is_known = false;
     let mut refused = None;
+    let mut others = Vec::new();
     for (node, reply) in replies {
         let verdict = match &reply.answer {
             FormationAnswer::Formed {
@@ -88,7 +91,8 @@ pub fn standing(
             | FormationAnswer::Joined { .. }
             | FormationAnswer::Declined(_) => continue,
         };
-        if is_mapped && matches!(verdict, Verdict::OtherStore(_)) {
+        if mapped.is_some() && matches!(verdict, Verdict::OtherStore(_)) {
+            others.push((*node, verdict));
             continue;
         }
         if let Some(excluded) = Exclusion::of(verdict) {
@@ -100,10 +104,40 @@ pub fn standing(
             refused.get_or_insert_with(|| difference(me, *node, &reply.by, verdict));
         }
     }
+    // Whoever knows this store speaks for a map that the others lack.
+    if let Some(nodes) = mapped
+        && !is_known
+        && let Some(excluded) = replaced(me.node, nodes, others)
+    {
+        return Standing::Excluded(excluded);
+    }
     match refused {
         Some(why) if !is_known => Standing::Waits(why),
         _ => Standing::Member,
     }
+}
+
+/// Whether another store has taken the place of that of `me`, though the map that it knows names its own: a majority of
+/// the `nodes` of that map say so, or all others of them. Fewer may lack the map.
+pub fn replaced(
+    me: NodeId,
+    nodes: &[NodeId],
+    said: impl IntoIterator<Item = (NodeId, Verdict)>,
+) -> Option<Exclusion> {
+    let mut by = BTreeSet::new();
+    let mut store = None;
+    for (node, verdict) in said {
+        if let Verdict::OtherStore(known) = verdict
+            && node != me
+            && nodes.contains(&node)
+        {
+            by.insert(node);
+            store = Some(known);
+        }
+    }
+    let others = nodes.iter().filter(|node| **node != me).count();
+    let is_believed = by.len() >= majority(nodes.len()).min(others);
+    store.filter(|_| is_believed).map(Exclusion::OtherStore)
 }
 
 /// Why `me` and `node` do not belong together, for whoever runs `me`.

@@ -591,6 +591,7 @@ fn write_failure(error: &GroupError) -> Failure {
         },
         GroupError::DiskFull => Failure::DiskFull,
         GroupError::ShardFull => Failure::ShardFull,
+        GroupError::Corrupt => Failure::Corrupt,
         GroupError::Malformed => Failure::Malformed,
         // It may have failed while the write was on its way.
         GroupError::Storage => unavailable(Reason::StorageFailed, false),

@@ -10,7 +10,7 @@ use crate::node::cluster::formation::Spread;
 use crate::node::cluster::map::Map;
 use crate::node::cluster::map_watch::MapWatch;
 use crate::node::cluster::placement::{Placement, founded_on};
-use crate::node::cluster::standing::{Exclusion, exclusion};
+use crate::node::cluster::standing::{Exclusion, exclusion, replaced};
 use crate::node::config::NodeConfig;
 use crate::node::data_dir::identity::{DataDir, Expected, ExpectedCluster, Identity};
 use crate::node::data_dir::keeper::{IdentityKeeper, KeeperAsk};
@@ -291,6 +291,7 @@ pub(super) async fn until_excluded(
     map: &MapWatch,
 ) -> NodeError {
     let me = desk.me();
+    let mut since = None;
     loop {
         let now = map.now();
         let mapped = now.map().and_then(|map| map.node(me.node));
@@ -298,13 +299,23 @@ pub(super) async fn until_excluded(
         let removed = now.was_removed(me.node).then_some(Verdict::Removed);
         let strangers = groups.strangers();
         let said = strangers.iter().filter(|s| s.judge == Judge::Them);
-        let said = said.map(|stranger| stranger.verdict);
+        let said = said.map(|stranger| (stranger.node, stranger.verdict));
         // A follower opens no connections but those of its beats.
         let said = said.chain(groups.liveness().refused_by());
-        // Whoever knows another store has not heard of the map that names this one.
-        let said = said.filter(|verdict| !(is_mapped && matches!(verdict, Verdict::OtherStore(_))));
-        let said = said.chain(removed);
-        if let Some(excluded) = said.into_iter().find_map(Exclusion::of) {
+        // Whoever knows another store lacks the map that names this one, or has a newer one.
+        let is_of_store =
+            |verdict: &Verdict| is_mapped && matches!(verdict, Verdict::OtherStore(_));
+        let (others, said): (Vec<_>, Vec<_>) = said.partition(|(_, verdict)| is_of_store(verdict));
+        let nodes: Vec<NodeId> = now.members().iter().map(|member| member.id).collect();
+        let replaced = replaced(me.node, &nodes, others);
+        // Those that lack it hear of it meanwhile.
+        let from = replaced.map(|_| since.unwrap_or_else(corelith_io::now));
+        since = from;
+        let replaced = replaced.filter(|_| {
+            from.is_some_and(|from| corelith_io::now() - from >= limits::REPLACED_BELIEVED)
+        });
+        let said = said.into_iter().map(|(_, verdict)| verdict).chain(removed);
+        if let Some(excluded) = said.filter_map(Exclusion::of).chain(replaced).next() {
             desk.exclude(excluded).await;
             let dir = setup.config.data_dir.display().to_string();
             return NodeError::Excluded {

@@ -1,4 +1,4 @@
-use super::{Exclusion, Standing, claim, exclusion, standing, waits_for_existing};
+use super::{Exclusion, Standing, claim, exclusion, replaced, standing, waits_for_existing};
 use crate::node::cluster::judge::known;
 use corelith_wire::peer::{
     Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
@@ -118,13 +118,66 @@ fn what_the_others_say_decides() {
         let charter = charter(7, own);
         let named = known(&charter, None, NodeId(1));
         let replies = replies.collect();
-        let found = standing(&node(1, 11), (&charter, named, false), &replies);
+        let found = standing(&node(1, 11), (&charter, named, None), &replies);
         let shown = match &found {
             Standing::Member => MEMBER.to_owned(),
             Standing::Excluded(exclusion) => format!("{exclusion:?}"),
             Standing::Waits(why) => why.replace("this node 1 is ", "another: "),
         };
         assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+}
+
+/// A map that names the own store is old if most of its nodes know another one.
+#[test]
+fn a_map_that_most_know_better_is_not_believed() {
+    let other = Verdict::OtherStore(StoreId(12));
+    // The nodes of the map, who knows another store, and whether that is believed.
+    let table: [(u64, &[u64], bool); 12] = [
+        (1, &[], false),
+        (2, &[], false),
+        (2, &[2], true),
+        (3, &[2], false),
+        (3, &[2, 2], false),
+        (3, &[2, 1], false),
+        (3, &[2, 4], false),
+        (3, &[2, 3], true),
+        (4, &[2, 3], false),
+        (4, &[2, 3, 4], true),
+        (5, &[2, 3], false),
+        (5, &[2, 4, 5], true),
+    ];
+    for (nodes, by, expected) in table {
+        let nodes: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let said = by.iter().map(|node| (NodeId(*node), other));
+        let found = replaced(NodeId(1), &nodes, said);
+        let expected = expected.then_some(Exclusion::OtherStore(StoreId(12)));
+        assert_eq!(found, expected, "{nodes:?} {by:?}");
+    }
+    let said = [(NodeId(2), other), (NodeId(3), Verdict::NoSuchNode)];
+    let nodes = [1, 2, 3].map(NodeId);
+    assert_eq!(replaced(NodeId(1), &nodes, said), None);
+    // The same when it starts.
+    let table = [
+        ([Some(other), None], false),
+        ([Some(other), Some(Verdict::Known)], false),
+        ([Some(other), Some(other)], true),
+    ];
+    for (verdicts, is_excluded) in table {
+        let replies = (2..).zip(verdicts).filter_map(|(id, verdict)| {
+            let by = node(id, u128::from(id) * 11);
+            let answer = formed(verdict?);
+            Some((NodeId(id), FormationReply { by, answer }))
+        });
+        let charter = charter(7, 11);
+        let named = known(&charter, None, NodeId(1));
+        let all = (&charter, named, Some(&nodes[..]));
+        let found = standing(&node(1, 11), all, &replies.collect());
+        let expected = match is_excluded {
+            true => Standing::Excluded(Exclusion::OtherStore(StoreId(12))),
+            false => Standing::Member,
+        };
+        assert_eq!(found, expected, "{verdicts:?}");
     }
 }
 

@@ -333,7 +333,9 @@ impl Meta {
         };
         let answer = match self.decide(&ask).await {
             Ok(answer) => answer,
-            Err(NotWritten::NotLeader | NotWritten::Kept(_)) => return NodeReply::Busy,
+            Err(NotWritten::NotLeader) => return NodeReply::Busy,
+            // It may have been written.
+            Err(NotWritten::Kept(error)) => return NodeReply::failed(error.to_string()),
             Err(error) => ClusterAnswer::Refused {
                 why: error.to_string(),
             },

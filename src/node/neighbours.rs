@@ -30,6 +30,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// What is said of an order whose answer is lost.
+const UNKNOWN_ORDER: &str = "it is not known whether the order was taken";
+
 /// A question for the leader of the meta shard, which this node is as far as it knows.
 pub(crate) struct MetaQuestion {
     /// The node that asks.
@@ -192,6 +195,7 @@ impl Neighbours {
             return NodeReply::NotLeader { leader };
         }
         let (told, answer) = corelith_io::channel(1);
+        let is_order = matches!(ask, NodeAsk::Admin { .. });
         let question = MetaQuestion { from, ask, told };
         if self.meta.try_send(question).is_err() {
             return NodeReply::Busy;
@@ -199,23 +203,30 @@ impl Neighbours {
         let in_time = corelith_io::timeout(limits::NODE_ASK_DEADLINE, answer.recv()).await;
         match in_time {
             Ok(Ok(reply)) => reply,
+            Ok(Err(_)) | Err(_) if is_order => NodeReply::failed(UNKNOWN_ORDER),
             Ok(Err(_)) | Err(_) => NodeReply::Busy,
         }
     }
 
-    /// Asks the leader of the meta shard, wherever that is; `None` if none is found that answers.
+    /// Asks the leader of the meta shard, wherever that is; `None` if none is found that answers: then no order was
+    /// taken.
     pub(crate) async fn ask_meta(&self, ask: &NodeAsk) -> Option<NodeReply> {
         let map = self.map.now();
         let mut next: VecDeque<NodeId> = self.meta_leader().into_iter().collect();
         next.extend(map.replicas_of(ShardId::META));
         for _ in 0..limits::META_ASKS_MAX {
             let node = next.pop_front()?;
+            let is_heard = self.groups.talks_with(node).is_some();
             match self.ask_node(node, ask).await {
                 Some(NodeReply::NotLeader { leader }) => {
                     let leader = leader.map(NodeId).filter(|leader| *leader != node);
                     if let Some(leader) = leader {
                         next.push_front(leader);
                     }
+                }
+                // It may have come there, and the answer is lost.
+                None if is_heard && matches!(ask, NodeAsk::Admin { .. }) => {
+                    return Some(NodeReply::failed(UNKNOWN_ORDER));
                 }
                 Some(NodeReply::Busy) | None => {}
                 Some(reply) => return Some(reply),

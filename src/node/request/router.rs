@@ -168,9 +168,10 @@ impl Router {
                         Err(_) => failed(Failure::Malformed),
                     }
                 }
-                Some(_) => failed(Failure::Malformed),
                 // One that was asked may do it yet.
-                None => unavailable(false),
+                Some(NodeReply::Failed { .. }) => unavailable(false),
+                Some(_) => failed(Failure::Malformed),
+                None => unavailable(true),
             };
             reply.send(&answer);
         });

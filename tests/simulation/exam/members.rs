@@ -260,7 +260,6 @@ pub(crate) fn lost_files(seed: u64) -> Report {
 }
 
 #[test]
-#[ignore = "it was not seen to end yet"]
 fn a_replica_without_its_files_is_made_anew() {
     check(2, lost_files);
 }

@@ -15,7 +15,7 @@ const CAPACITY_UNKNOWN: u64 = 1 << 40;
 pub(super) enum ReplicaHealth {
     /// Its node is up and has it.
     Live,
-    /// Its node is not heard, for now.
+    /// Its node is not heard, or does not name it, and not yet for long.
     Silent,
     /// Its node was not heard for so long that it counts as lost.
     Lost,

@@ -11,6 +11,7 @@
 //!   of that, also while it waits for its rate, checks and installs.
 //! * Of each reception one piece at a time waits for the rate of the core, so that all of them get the same.
 //! * What came is written only with the checksum that the sender gave for it.
+//! * Who sends while clients want something of the same core sends slowly ([`Groups::pace_sending`]).
 
 use crate::admission::Refusal;
 use crate::group::Group;

@@ -5,10 +5,11 @@ mod pulse;
 use crate::error::OpenError;
 use crate::group::{Group, GroupSurroundings};
 use crate::introduction::{Acquaintances, Admit, Stranger};
+use crate::limits;
 use crate::link::{LinkConfig, PeerLink};
 use crate::liveness::Liveness;
 use crate::options::Options;
-use crate::receptions::FileReceptions;
+use crate::receptions::{CopyPacer, FileReceptions};
 use crate::refusals::Refusals;
 use crate::route::{AnswerNode, GroupMember, NodeStore, Origin, Route};
 use corelith_shards::{IncomingProgress, NodeId, ReplicaId, Shard, ShardId};
@@ -37,6 +38,8 @@ struct GroupsInner {
     links: RefCell<BTreeMap<(NodeId, u16), Rc<PeerLink>>>,
     neighbours: RefCell<Option<AnswerNode>>,
     receptions: FileReceptions,
+    /// Of the files that are sent.
+    sending: CopyPacer,
     copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
 }
@@ -80,6 +83,7 @@ impl Groups {
                 links: RefCell::default(),
                 neighbours: RefCell::default(),
                 receptions: FileReceptions::default(),
+                sending: CopyPacer::default(),
                 copy_bytes_per_second: Cell::new(0),
             }),
         };
@@ -232,7 +236,19 @@ impl Groups {
         self.inner.receptions.progress(shard)
     }
 
-    /// At most so many bytes of files may come in a second; 0: any number.
+    /// Waits until `bytes` of files may be sent from here.
+    pub(crate) async fn pace_sending(&self, bytes: u64) {
+        let rate = || {
+            let groups = self.inner.groups.borrow();
+            let mut engines = groups.values().map(Group::engine);
+            let is_busy = engines.any(|engine| engine.serves_clients());
+            limits::sending_rate(self.copy_bytes_per_second(), is_busy)
+        };
+        self.inner.sending.pay(bytes, rate).await;
+    }
+
+    /// At most so many bytes of files may come in a second. 0: any number, and less while clients ask for something
+    /// where they are sent from.
     pub fn limit_copies(&self, bytes_per_second: u64) {
         self.inner.copy_bytes_per_second.set(bytes_per_second);
     }

@@ -76,6 +76,16 @@ pub const FILES_SIGN_EVERY: Duration = Duration::from_secs(5);
 pub const COPY_RATE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Timers are late: a receiver makes up for so much of it.
 pub const COPY_LATE_MAX: Duration = Duration::from_millis(20);
+/// Bytes of files that a core sends in a second while a client asks for something of its shards: reading, checking and
+/// writing them takes the processors and the disks that the answers need.
+pub const COPY_BYTES_BESIDE_CLIENTS: u64 = 64 << 20;
+/// What a core may send in a second: 0 is any number. An operator's `limit` is meant, whoever asks.
+pub(crate) fn sending_rate(limit: u64, is_busy: bool) -> u64 {
+    match (limit, is_busy) {
+        (0, true) => COPY_BYTES_BESIDE_CLIENTS,
+        _ => 0,
+    }
+}
 /// So often a received file may turn out to be damaged before the sender's is taken for damaged.
 pub const FILES_DAMAGED_MAX: u32 = 3;
 /// How far above the own term a peer's may be; see `admission.rs`.

@@ -19,6 +19,7 @@ use crate::route::{Caller, NodeStore, Target};
 use bytes::BytesMut;
 use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Instant, ReadHalf, WriteHalf};
+use corelith_shards::limits::FILE_PIECE_BYTES;
 use corelith_wire::peer::{
     self, AppendHead, AppendResult, FileAsk, HeartbeatReply, Introduction, NodeReply, PeerVote,
     PromiseEpoch, kinds,
@@ -472,6 +473,9 @@ impl PeerServer {
         };
         let server = Rc::clone(self);
         Self::start(async move {
+            if ask.file.is_some() {
+                server.groups.pace_sending(FILE_PIECE_BYTES as u64).await;
+            }
             match offer.read(ask.file, ask.offset).await {
                 Ok(Some(piece)) => server
                     .outgoing

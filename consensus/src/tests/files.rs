@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, open_body, put};
 use super::scenarios::applied;
+use crate::limits::COPY_BYTES_BESIDE_CLIENTS;
 use corelith_io::sim::SimConfig;
 use corelith_shards::ShardId;
 use corelith_shards::limits::{FILE_PIECE_BYTES, INCOMING_RECORD_EVERY_BYTES};
@@ -218,5 +219,37 @@ fn slow_copies_of_one_core_share_its_rate() {
     assert!(cluster.sim.run_until(are_there, at_rate * 3 / 2));
     let took = cluster.sim.now() - began;
     assert!(took > at_rate * 3 / 4, "{took:?} for {bytes} bytes");
+    cluster.check_replicas_equal();
+}
+
+#[test]
+fn a_copy_leaves_room_for_clients() {
+    let (cluster, leader, behind) = with_one_behind(8);
+    start_at(&cluster, behind, 0);
+    let progress = || cluster.groups(behind).and_then(|it| it.receiving(SHARD));
+    // A client reads all the time where the files are.
+    let step = || {
+        let group = cluster.groups(leader).and_then(|it| it.group(SHARD));
+        drop(group.map(|group| group.engine().get_in_memory(b"key-1")));
+        cluster.sim.run_for(Duration::from_millis(10));
+    };
+    let (mut began, mut all) = (None, 0);
+    let is_there = || {
+        let group = cluster.groups(behind).and_then(|it| it.group(SHARD));
+        group.is_some_and(|group| group.status().purged.is_some())
+    };
+    let limit = cluster.sim.now() + Duration::from_secs(60);
+    while !is_there() {
+        assert!(cluster.sim.now() < limit, "{all} bytes were not copied");
+        if let Some(progress) = progress() {
+            began.get_or_insert(cluster.sim.now());
+            all = progress.all;
+        }
+        step();
+    }
+    let took = began.map_or(Duration::ZERO, |began| cluster.sim.now() - began);
+    let least = all as f64 / COPY_BYTES_BESIDE_CLIENTS as f64;
+    assert!(all > 16 << 20, "{all}");
+    assert!(took.as_secs_f64() > least * 0.8, "{all} bytes in {took:?}");
     cluster.check_replicas_equal();
 }

@@ -42,6 +42,13 @@ impl Engine {
         }
     }
 
+    /// Whether clients have read from it or written to it just now.
+    pub fn serves_clients(&self) -> bool {
+        let meter = &self.inner.pace.meter;
+        meter.measure(now());
+        meter.is_busy()
+    }
+
     /// What everybody may do now.
     pub(super) fn verdict(&self) -> Verdict {
         judge(&self.pressure(), &self.inner.options.limits)

@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 use corelith_shards::limits::SEPARATED_VALUE_BYTES_MIN;
-use corelith_shards::{LogId, LogIndex, Term, ValuePart};
+use corelith_shards::{LogId, LogIndex, Space, Term, ValuePart};
 use corelith_wire::request::{Condition, Operation, WriteCommand};
 
 /// What the body of a log entry is. Numbers are never used again for something else.
@@ -92,6 +92,7 @@ impl Parsed {
             len,
             key_start: self.key_start,
             key_len: self.key_len,
+            space: Space::User,
         })
     }
 }

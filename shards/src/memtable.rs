@@ -76,12 +76,17 @@ struct MemtableContents {
     user: BTreeMap<MapKey, Chain>,
     session: BTreeMap<MapKey, Chain>,
     system: BTreeMap<MapKey, Chain>,
+    upload: BTreeMap<MapKey, Chain>,
+    staged: BTreeMap<MapKey, Chain>,
+    chunk: BTreeMap<MapKey, Chain>,
     arena: Arena,
     /// Memory besides the arena's.
     other_bytes: usize,
     versions: u64,
     /// Versions that are deletions.
     deletions: u64,
+    /// Deletions of chunks that were put here.
+    dropped_chunks: u64,
     /// Bytes of records that versions refer to, by segment.
     references: BTreeMap<ValueSegmentId, u64>,
     /// Bytes of the value log that were written for what was put here, overwritten or not.
@@ -94,10 +99,14 @@ impl Default for MemtableContents {
             user: BTreeMap::new(),
             session: BTreeMap::new(),
             system: BTreeMap::new(),
+            upload: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            chunk: BTreeMap::new(),
             arena: Arena::new(ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN),
             other_bytes: 0,
             versions: 0,
             deletions: 0,
+            dropped_chunks: 0,
             references: BTreeMap::new(),
             separated_bytes: 0,
         }
@@ -110,6 +119,9 @@ impl MemtableContents {
             Space::User => &self.user,
             Space::Session => &self.session,
             Space::System => &self.system,
+            Space::Upload => &self.upload,
+            Space::Staged => &self.staged,
+            Space::Chunk => &self.chunk,
         }
     }
 
@@ -117,7 +129,7 @@ impl MemtableContents {
     fn own_bytes(&self, value: &Value) -> usize {
         match value {
             Value::Inline(value) => self.arena.own_bytes(value.len()),
-            Value::Separated(_) | Value::Deleted => 0,
+            Value::Separated(_) | Value::Large(_) | Value::Deleted => 0,
         }
     }
 
@@ -152,7 +164,7 @@ impl MemtableContents {
     fn refers(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => self.deletions += 1,
-            Value::Inline(_) => {}
+            Value::Inline(_) | Value::Large(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 self.separated_bytes += bytes;
@@ -168,7 +180,7 @@ impl MemtableContents {
                 assert!(self.deletions > 0, "a deletion that goes was counted");
                 self.deletions -= 1;
             }
-            Value::Inline(_) => {}
+            Value::Inline(_) | Value::Large(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 let Some(left) = self.references.get_mut(&pointer.segment) else {
@@ -212,6 +224,11 @@ impl Memtable {
         self.contents.borrow().deletions
     }
 
+    /// Deletions of chunks that were put here; each gives back a chunk's bytes.
+    pub(crate) fn dropped_chunks(&self) -> u64 {
+        self.contents.borrow().dropped_chunks
+    }
+
     /// Calls `each` with the segments that versions refer to, and the bytes of the records.
     pub(crate) fn for_references(&self, mut each: impl FnMut(ValueSegmentId, u64)) {
         for (segment, bytes) in &self.contents.borrow().references {
@@ -246,6 +263,12 @@ impl Memtable {
             Space::User => &mut contents.user,
             Space::Session => &mut contents.session,
             Space::System => &mut contents.system,
+            Space::Upload => &mut contents.upload,
+            Space::Staged => &mut contents.staged,
+            Space::Chunk => {
+                contents.dropped_chunks += u64::from(newest.value == Value::Deleted);
+                &mut contents.chunk
+            }
         };
         let present = match MapKey::short(key) {
             Some(key) => match map.entry(key) {
@@ -331,7 +354,14 @@ impl Memtable {
     pub(crate) fn into_leftovers(self) -> Leftovers {
         let contents = self.contents.into_inner();
         debug_assert!(contents.is_counted(), "counts are of what is there");
-        let maps = [contents.user, contents.session, contents.system];
+        let maps = [
+            contents.user,
+            contents.session,
+            contents.system,
+            contents.upload,
+            contents.staged,
+            contents.chunk,
+        ];
         Leftovers {
             entries: maps.map(BTreeMap::into_iter),
             _arena: contents.arena,
@@ -341,7 +371,7 @@ impl Memtable {
 
 /// The entries of a memtable out of use.
 pub(crate) struct Leftovers {
-    entries: [IntoIter<MapKey, Chain>; 3],
+    entries: [IntoIter<MapKey, Chain>; 6],
     /// Some keys are in it.
     _arena: Arena,
 }

@@ -410,7 +410,13 @@ impl Cluster {
             assert!(!page.more);
             page.items
                 .into_iter()
-                .map(|item| (item.key, item.found))
+                .map(|item| {
+                    let found = Found {
+                        version: item.version,
+                        value: item.value.into_bytes().unwrap(),
+                    };
+                    (item.key, found)
+                })
                 .collect()
         })
     }

@@ -13,7 +13,7 @@ use crate::route::{GroupMember, Target};
 use crate::stores::Stores;
 use bytes::Bytes;
 use corelith_shards::{
-    Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId, Space,
+    Fetched, FetchedEnd, FetchedKey, ItemValue, LogIndex, NodeId, ReplicaId, ShardId, Space,
 };
 use corelith_wire::peer::{self, FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, kinds};
 use futures_util::FutureExt;
@@ -203,7 +203,7 @@ fn taken(wanted: &WantedRange, answer: FetchAnswer) -> Option<Fetched> {
     let keys = records.into_iter().map(|record| FetchedKey {
         stored_key: record.key,
         at: record.version,
-        value: record.value,
+        value: ItemValue::Bytes(record.value),
     });
     fits.then(|| Fetched {
         as_of,
@@ -218,19 +218,26 @@ fn taken(wanted: &WantedRange, answer: FetchAnswer) -> Option<Fetched> {
 
 /// What was fetched, as it is sent.
 pub(crate) fn sent(fetched: Fetched) -> FetchAnswer {
-    let records = fetched.keys.into_iter().map(|key| FetchedRecord {
-        key: key.stored_key,
-        version: key.at,
-        value: key.value,
-    });
+    // An answer cannot say yet that a value is large: it ends before the first.
+    let bytes = |key: FetchedKey| {
+        Some(FetchedRecord {
+            key: key.stored_key,
+            version: key.at,
+            value: key.value.into_bytes()?,
+        })
+    };
+    let count = fetched.keys.len();
+    let records: Vec<FetchedRecord> = fetched.keys.into_iter().map_while(bytes).collect();
+    let is_cut = records.len() < count;
     FetchAnswer::Records {
         as_of: fetched.as_of,
         end: match fetched.end {
+            _ if is_cut => FetchEnd::Damaged,
             FetchedEnd::Complete => FetchEnd::Complete,
             FetchedEnd::More => FetchEnd::More,
             FetchedEnd::Damaged => FetchEnd::Damaged,
         },
-        records: records.collect(),
+        records,
     }
 }
 

@@ -368,8 +368,8 @@ impl Handler {
             false => Answer::ScanPage(head.with(page, scan_item)),
             true => Answer::ScanHeads(head.with(page, |item| ScanHead {
                 key: item.key,
-                version: item.found.version.0,
-                value_len: wire_len(item.found.value.len() as u64),
+                version: item.version.0,
+                value_len: wire_len(item.value.value_len()),
             })),
         };
         Ok(Paged::Page(answer))
@@ -412,8 +412,8 @@ impl PageHead {
 fn scan_item(item: corelith_shards::Item) -> ScanItem {
     ScanItem {
         key: item.key,
-        version: item.found.version.0,
-        value: item.found.value,
+        version: item.version.0,
+        value: item.value.into_bytes().unwrap_or_default(),
     }
 }
 

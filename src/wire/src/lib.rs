@@ -54,8 +54,8 @@ pub use client::{cluster, map, request, response, status, storage};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{
-    ClusterId, Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, ReplicaId, RequestId, ShardId,
-    Start, StoreId, Term,
+    ChunkId, ClusterId, Epoch, FullClusterId, LogId, LogIndex, Mark, NodeId, ReplicaId, RequestId,
+    ShardId, Start, StoreId, Term, UploadId,
 };
 pub use outbox::Outbox;
 

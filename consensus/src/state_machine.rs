@@ -193,9 +193,7 @@ impl StateMachine {
         let (mut changes, key) = (Vec::new(), chunk.key());
         uploads.stage(chunk, content, &mut changes);
         match entry.place {
-            Some(place) => self
-                .engine
-                .put_row_separated(at, Space::Chunk, &key, place),
+            Some(place) => self.engine.put_row_separated(at, Space::Chunk, &key, place),
             None => {
                 let bytes = entry.body.slice(entry::CHUNK_AT..);
                 assert_eq!(bytes.len(), content.len as usize, "{chunk} is whole");

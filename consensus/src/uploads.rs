@@ -105,9 +105,15 @@ enum Known {
         bytes: u64,
     },
     /// Its chunks are to be dropped.
-    Dead { how: Final, bytes: u64 },
+    Dead {
+        how: Final,
+        bytes: u64,
+    },
     /// Nothing is left of it but how it ended.
-    Ended { how: Final, at: LogIndex },
+    Ended {
+        how: Final,
+        at: LogIndex,
+    },
 }
 
 impl Known {
@@ -249,9 +255,7 @@ impl Uploads {
 
     /// The next open uploads after one, in order, and whether there are more.
     pub(crate) fn list(&self, after: UploadId, most: usize) -> (Vec<UploadSummary>, bool) {
-        let rest = self
-            .known
-            .range((Bound::Excluded(after), Bound::Unbounded));
+        let rest = self.known.range((Bound::Excluded(after), Bound::Unbounded));
         let mut rest = rest.filter_map(|(upload, known)| match known {
             Known::Open(open) => Some(UploadSummary {
                 upload: *upload,
@@ -632,7 +636,8 @@ impl Uploads {
 /// The CRC-32C of the parts in order, if all their chunks are there.
 fn whole(open: &Open, parts: &[PartLength]) -> Result<u32, UploadRefusal> {
     let mut named = BTreeSet::new();
-    let is_sound = parts.len() <= UPLOAD_PARTS_MAX && parts.iter().all(|part| named.insert(part.part));
+    let is_sound =
+        parts.len() <= UPLOAD_PARTS_MAX && parts.iter().all(|part| named.insert(part.part));
     if !is_sound {
         return Err(UploadRefusal::Malformed);
     }

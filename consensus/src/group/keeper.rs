@@ -146,7 +146,8 @@ impl GroupInner {
     fn droppable(&self, now: Instant) -> Vec<UploadId> {
         let dead: Vec<UploadId> = self.uploads.borrow().dead().collect();
         let dead = dead.into_iter();
-        dead.filter(|upload| self.is_droppable(*upload, now)).collect()
+        dead.filter(|upload| self.is_droppable(*upload, now))
+            .collect()
     }
 
     fn is_droppable(&self, upload: UploadId, now: Instant) -> bool {

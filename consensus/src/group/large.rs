@@ -227,8 +227,9 @@ impl Group {
         range: Range<u32>,
     ) -> shards::Result<Option<Bytes>> {
         let range = u64::from(range.start)..u64::from(range.end);
-        let found = self.inner.engine.row_range(Space::Chunk, &chunk.key(), range);
-        Ok(found.await?.map(|found| found.value))
+        let key = chunk.key();
+        let found = self.inner.engine.row_range(Space::Chunk, &key, range);
+        Ok(found.await?.map(|found| found.bytes))
     }
 
     /// How many uploads and large values the shard has, as far as is applied here.

@@ -49,7 +49,11 @@ pub(crate) struct Drop {
 
 impl Drop {
     /// Of chunks in order.
-    pub(crate) fn of(upload: UploadId, chunks: impl Iterator<Item = ChunkId>, is_last: bool) -> Self {
+    pub(crate) fn of(
+        upload: UploadId,
+        chunks: impl Iterator<Item = ChunkId>,
+        is_last: bool,
+    ) -> Self {
         let mut runs: Vec<Run> = Vec::new();
         for ChunkId { part, chunk, .. } in chunks {
             match runs.last_mut() {

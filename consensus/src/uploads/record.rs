@@ -93,7 +93,10 @@ fn get_how(from: &mut Bytes) -> Option<Final> {
 }
 
 /// A length that was checked when what it is of came in.
-#[expect(clippy::expect_used, reason = "another length would be a bug of this crate")]
+#[expect(
+    clippy::expect_used,
+    reason = "another length would be a bug of this crate"
+)]
 fn short(len: usize) -> u32 {
     u32::try_from(len).expect("keys and attributes are short")
 }

@@ -4,8 +4,19 @@ use super::entry::{Drop, Run};
 use super::*;
 use corelith_wire::request::Condition;
 use corelith_wire::upload::Digest;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+
+/// Numbers from a seed.
+struct Numbers(u64);
+
+impl Numbers {
+    /// Below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % end
+    }
+}
 
 /// A table with its rows, as the engine would have them.
 #[derive(Default)]
@@ -117,9 +128,7 @@ impl Shard {
             Condition::Version(version) => current == Some(LogIndex(version)),
         };
         let holds = if holds { Ok(()) } else { Err(current) };
-        let state = self
-            .table
-            .commit(at, commit, holds, time_us, &mut changes);
+        let state = self.table.commit(at, commit, holds, time_us, &mut changes);
         self.write(at, changes);
         state
     }
@@ -265,12 +274,24 @@ fn a_commit_needs_all_that_it_names() {
     let both = crc::combine(part_5, two, 3);
     let other_way = crc::combine(two, part_5, 2 * CHUNK_BYTES + 3);
     let refused: [(&[(u32, u64)], u32, UploadRefusal); 11] = [
-        (&[(5, 2 * long + 3), (9, 3)], both ^ 1, UploadRefusal::ChecksumDiffers),
-        (&[(9, 3), (5, 2 * long + 3)], both, UploadRefusal::ChecksumDiffers),
+        (
+            &[(5, 2 * long + 3), (9, 3)],
+            both ^ 1,
+            UploadRefusal::ChecksumDiffers,
+        ),
+        (
+            &[(9, 3), (5, 2 * long + 3)],
+            both,
+            UploadRefusal::ChecksumDiffers,
+        ),
         (&[(5, 2 * long + 2)], 0, incomplete(5, 2)),
         (&[(5, 2 * long)], 0, incomplete(5, 2)),
         (&[(5, 3 * long)], 0, incomplete(5, 2)),
-        (&[(5, 2 * long + 3), (5, 2 * long + 3)], 0, UploadRefusal::Malformed),
+        (
+            &[(5, 2 * long + 3), (5, 2 * long + 3)],
+            0,
+            UploadRefusal::Malformed,
+        ),
         (&[(5, 0)], 0, incomplete(5, 0)),
         (&[(9, 4)], 0, incomplete(9, 0)),
         (&[(8, 1)], 0, incomplete(8, 0)),
@@ -351,7 +372,13 @@ fn time_rises_and_ends_uploads() {
     // The clock went back.
     shard.begin(&long, 5);
     assert_eq!(shard.table.time_us(), 1_000_001);
-    shard.begin(&Begin { ttl_ms: 1, ..begin(3, "c") }, 1_000_002);
+    shard.begin(
+        &Begin {
+            ttl_ms: 1,
+            ..begin(3, "c")
+        },
+        1_000_002,
+    );
     let week_us = UPLOAD_TTL_MAX.as_micros() as u64;
     let expected = [11_000_000, 1_000_001 + week_us, 2_000_002];
     for (number, expires) in (1..).zip(expected) {
@@ -480,31 +507,31 @@ fn what_is_not_a_row_is_refused() {
 #[test]
 fn rows_and_table_agree_whatever_happens() {
     for seed in 0..60 {
-        let mut random = SmallRng::seed_from_u64(seed);
+        let mut random = Numbers(seed);
         let mut shard = Shard::default();
         let mut time_us = 0;
         for _ in 0..300 {
-            let number = u128::from(random.random_range(1..12_u32));
-            let key = ["a", "b", "c"][random.random_range(0..3)];
-            time_us += random.random_range(0..400_000);
-            match random.random_range(0..20) {
+            let number = u128::from(1 + random.below(11));
+            let key = ["a", "b", "c"][random.below(3) as usize];
+            time_us += random.below(400_000);
+            match random.below(20) {
                 0..4 => drop(shard.begin(&begin(number, key), time_us)),
                 4..10 => {
-                    let chunk = chunk_of(number, random.random_range(0..3), 0);
-                    let len = random.random_range(1..4);
+                    let chunk = chunk_of(number, random.below(3) as u32, 0);
+                    let len = 1 + random.below(3) as u32;
                     shard.chunk(chunk, content(len, len));
                 }
                 10..14 => {
                     let open = shard.table.open(upload(number));
                     let chunks = open.map(|open| open.chunks.clone()).unwrap_or_default();
-                    let named = chunks.iter().filter(|_| random.random_bool(0.7));
+                    let named = chunks.iter().filter(|_| random.below(10) < 7);
                     let named: Vec<_> = named.collect();
                     let parts = named.iter().map(|((part, _), one)| (*part, one.len.into()));
                     let parts: Vec<(u32, u64)> = parts.collect();
                     let crc32c = named
                         .iter()
                         .fold(0, |crc, (_, one)| crc::combine(crc, one.crc32c, one.len));
-                    let condition = match random.random_range(0..3) {
+                    let condition = match random.below(3) {
                         0 => Condition::Absent,
                         1 => Condition::Version(shard.at / 2),
                         _ => Condition::Any,
@@ -521,7 +548,7 @@ fn rows_and_table_agree_whatever_happens() {
                 _ => {
                     let dead: Vec<_> = shard.table.dead().collect();
                     for upload in dead {
-                        shard.drop_some(upload, random.random_range(0..3));
+                        shard.drop_some(upload, random.below(3) as usize);
                     }
                 }
             }

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use corelith_shards::{
     Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId, Space,
 };
-use corelith_wire::peer::{self, FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, kinds};
+use corelith_wire::peer::{
+    self, FetchAnswer, FetchAsk, FetchEnd, FetchedKind, FetchedRecord, kinds,
+};
 use futures_util::FutureExt;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -221,6 +223,7 @@ pub(crate) fn sent(fetched: Fetched) -> FetchAnswer {
     let records = fetched.keys.into_iter().map(|key| FetchedRecord {
         key: key.stored_key,
         version: key.at,
+        kind: FetchedKind::Bytes,
         value: key.value,
     });
     FetchAnswer::Records {
@@ -242,6 +245,7 @@ mod tests {
         FetchedRecord {
             key: key.into(),
             version: LogIndex(version),
+            kind: FetchedKind::Bytes,
             value: Bytes::new(),
         }
     }

@@ -413,7 +413,7 @@ fn scan_item(item: corelith_shards::Item) -> ScanItem {
     ScanItem {
         key: item.key,
         version: item.found.version.0,
-        value: item.found.value,
+        value: item.found.value.into(),
     }
 }
 

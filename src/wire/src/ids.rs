@@ -1,6 +1,8 @@
 //! The ids that nodes, shards and clients share, as newtypes so that the compiler refuses a mix-up.
 
 use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
 
 /// Defines an id: a public newtype that is compared, hashed and shown with a prefix.
 #[macro_export]
@@ -184,9 +186,116 @@ impl fmt::Display for LogId {
     }
 }
 
+/// Names an upload, and the large value that comes of it, for ever: drawn at random by the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId(pub u128);
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A text is no id of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the id of an upload has 32 hexadecimal digits")]
+pub struct NoUploadId;
+
+impl FromStr for UploadId {
+    type Err = NoUploadId;
+
+    fn from_str(text: &str) -> Result<Self, NoUploadId> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match u128::from_str_radix(text, 16) {
+            Ok(id) if is_hex => Ok(Self(id)),
+            _ => Err(NoUploadId),
+        }
+    }
+}
+
+/// Names a chunk of an upload: a part in the client's numbering, and the place within the part, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkId {
+    /// The upload.
+    pub upload: UploadId,
+    /// The part.
+    pub part: u32,
+    /// The place within the part.
+    pub chunk: u32,
+}
+
+impl ChunkId {
+    /// Bytes of a chunk's key.
+    pub const KEY_BYTES: usize = 24;
+
+    /// The chunk's key: keys sort as chunks do.
+    #[must_use]
+    pub fn key(self) -> [u8; Self::KEY_BYTES] {
+        let number = u64::from(self.part) << 32 | u64::from(self.chunk);
+        let mut key = [0; Self::KEY_BYTES];
+        let (upload, place) = key.split_at_mut(16);
+        upload.copy_from_slice(&self.upload.0.to_be_bytes());
+        place.copy_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    /// The chunk of a key; `None` if it is none.
+    #[must_use]
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let (upload, place) = key.split_first_chunk::<16>()?;
+        let number = u64::from_be_bytes(place.try_into().ok()?);
+        Some(Self {
+            upload: UploadId(u128::from_be_bytes(*upload)),
+            part: (number >> 32) as u32,
+            chunk: number as u32,
+        })
+    }
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}.{}", self.upload, self.part, self.chunk)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_of_chunks_sort_as_they_do() {
+        let chunk = |upload, part, chunk| ChunkId {
+            upload: UploadId(upload),
+            part,
+            chunk,
+        };
+        let sorted = [
+            chunk(0, 0, 0),
+            chunk(0, 0, 256),
+            chunk(0, 1, 0),
+            chunk(0, u32::MAX, u32::MAX),
+            chunk(1, 0, 0),
+            chunk(u128::MAX, u32::MAX, u32::MAX),
+        ];
+        assert!(sorted.is_sorted() && sorted.map(ChunkId::key).is_sorted());
+        for chunk in sorted {
+            let key = chunk.key();
+            assert_eq!(ChunkId::of_key(&key), Some(chunk));
+            assert_eq!(ChunkId::of_key(&key[1..]), None);
+            assert_eq!(ChunkId::of_key(&[&key[..], &[0]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn an_upload_is_32_digits() {
+        let id = UploadId(0xfeed << 64);
+        assert_eq!(id.to_string(), "000000000000feed0000000000000000");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let plus = format!("+{}", "0".repeat(31));
+        for bad in ["", "feed", &"g".repeat(32), &plus, &"0".repeat(33)] {
+            assert_eq!(bad.parse::<UploadId>(), Err(NoUploadId), "{bad}");
+        }
+    }
 
     #[test]
     fn a_replica_is_its_node_and_a_generation() {

@@ -237,6 +237,12 @@ impl Group {
         self.inner.uploads.borrow().counts()
     }
 
+    /// The uploads as of what is applied.
+    #[cfg(test)]
+    pub(crate) fn uploads(&self) -> crate::uploads::Uploads {
+        self.inner.uploads.borrow().clone()
+    }
+
     /// The answer to what an entry about an upload has come to.
     pub(super) fn upload_reply(
         &self,

@@ -198,11 +198,11 @@ impl Group {
             attributes,
             parts,
         } = committed;
-        assert_eq!(
-            (version, len),
-            (found.version, found.large.len),
-            "the record of {upload} is that of another commit"
-        );
+        if (version, len) != (found.version, found.large.len) {
+            let shard = self.shard();
+            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
+            return Ok(None);
+        }
         Ok(Some(LargeReply {
             meta,
             version: version.0,

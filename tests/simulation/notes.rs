@@ -181,7 +181,12 @@ impl Notes {
         let items: BTreeMap<&[u8], (u64, u64)> = page
             .items
             .iter()
-            .map(|item| (item.key.as_ref(), (item.version, decode(&item.value))))
+            .map(|item| {
+                (
+                    item.key.as_ref(),
+                    (item.version, decode(item.value.bytes().unwrap())),
+                )
+            })
             .collect();
         let mut met = 0;
         for key in keys {

@@ -284,7 +284,10 @@ fn reads_that_meet_damage_are_answered_with_what_another_replica_holds() {
         let Answer::ScanPage(page) = answer.await else {
             panic!("no page");
         };
-        let found = page.items.iter().map(|item| item.value.to_vec());
+        let found = page
+            .items
+            .iter()
+            .map(|item| item.value.bytes().unwrap().to_vec());
         assert!(found.eq((0..3).map(value)), "{} items", page.items.len());
         assert!(!page.more);
     });

@@ -39,7 +39,7 @@ fn scans_see_one_moment_over_their_pages() {
             found.extend(
                 page.items
                     .iter()
-                    .map(|item| (item.key.to_vec(), item.value.to_vec())),
+                    .map(|item| (item.key.to_vec(), item.value.bytes().unwrap().to_vec())),
             );
             if !page.more {
                 break;
@@ -72,7 +72,10 @@ async fn scan_page(
     let answer = client.ask(0, |out, head| request::encode_scan(out, head, &request));
     match answer.await {
         Answer::ScanPage(page) => {
-            let values = page.items.into_iter().map(|item| item.value);
+            let values = page
+                .items
+                .into_iter()
+                .map(|item| item.value.bytes().unwrap().clone());
             Ok((page.at_version, values.collect()))
         }
         Answer::ScanHeads(page) => Ok((page.at_version, Vec::new())),

@@ -12,7 +12,7 @@ use crate::slots::{Call, Room, Slots};
 use bytes::{Bytes, BytesMut};
 use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use corelith_wire::response::Answer;
+use corelith_wire::response::{Answer, ScanValue};
 use corelith_wire::{ClusterId, FrameParser, Outbox, RequestId, ShardId, limits as wire_limits};
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -367,11 +367,17 @@ fn copied_out(mut answer: Answer) -> Answer {
         Answer::Value { value, .. } => small(value),
         Answer::ScanHeads(page) => page.items.iter_mut().for_each(|item| small(&mut item.key)),
         Answer::ScanPage(page) => {
-            let page_bytes: usize = page.items.iter().map(|item| item.value.len()).sum();
+            let sent = |value: &ScanValue| match value {
+                ScanValue::Bytes(bytes) => bytes.len(),
+                ScanValue::Large { .. } => 0,
+            };
+            let page_bytes: usize = page.items.iter().map(|item| sent(&item.value)).sum();
             if page_bytes < COPY_OUT_BYTES_MAX {
                 for item in &mut page.items {
                     small(&mut item.key);
-                    small(&mut item.value);
+                    if let ScanValue::Bytes(bytes) = &mut item.value {
+                        small(bytes);
+                    }
                 }
             }
         }

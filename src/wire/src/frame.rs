@@ -44,6 +44,22 @@ impl Kind {
     pub const STORAGE: Self = Self(0x07);
     /// Ask for the state of the cluster, or give it an order.
     pub const CLUSTER: Self = Self(0x08);
+    /// Begin an upload of a large value.
+    pub const UPLOAD_BEGIN: Self = Self(0x09);
+    /// A chunk of an upload. The frame's payload is the log entry's body.
+    pub const UPLOAD_CHUNK: Self = Self(0x0a);
+    /// Ask how an upload stands.
+    pub const UPLOAD_STATUS: Self = Self(0x0b);
+    /// Make an upload the value of its key.
+    pub const UPLOAD_COMMIT: Self = Self(0x0c);
+    /// Give an upload up.
+    pub const UPLOAD_ABORT: Self = Self(0x0d);
+    /// List the open uploads of a shard.
+    pub const UPLOAD_LIST: Self = Self(0x0e);
+    /// Read a part of a chunk of a large value, at any replica.
+    pub const READ_CHUNK: Self = Self(0x0f);
+    /// Keep a large value readable for a while, though it may be overwritten.
+    pub const HOLD_VALUE: Self = Self(0x10);
 
     /// Answer: the write is applied.
     pub const WRITTEN: Self = Self(0x81);
@@ -73,6 +89,12 @@ impl Kind {
     pub const STORAGE_REPLY_2: Self = Self(0x8d);
     /// Answer: the state of the cluster, or what becomes of an order.
     pub const CLUSTER_ANSWER: Self = Self(0x8e);
+    /// Answer: what a large value is, in place of its bytes.
+    pub const LARGE: Self = Self(0x8f);
+    /// Answer: how an upload or a large value stands.
+    pub const UPLOAD_REPLY: Self = Self(0x90);
+    /// Answer: a page of uploads.
+    pub const UPLOADS: Self = Self(0x91);
 
     /// The first of the kinds that nodes send each other.
     pub const PEER_FIRST: Self = Self(0x100);
@@ -92,6 +114,8 @@ impl Flags {
     /// On a [`Kind::GET`] or [`Kind::SCAN`]: a follower may answer, at a point that its leader names. Nodes
     /// before version 3 send the client on to the leader.
     pub const FOLLOWER_MAY_ANSWER: Self = Self(2);
+    /// On a [`Kind::GET`] without values: of a large value, a [`Kind::LARGE`] is wanted in place of a [`Kind::HEAD`].
+    pub const DESCRIBED: Self = Self(4);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -130,7 +154,15 @@ impl Accepts {
                 | Kind::STATUS
                 | Kind::DESCRIBE
                 | Kind::STORAGE
-                | Kind::CLUSTER => Some(limits::PLAIN_REQUEST_BYTES_MAX),
+                | Kind::CLUSTER
+                | Kind::UPLOAD_STATUS
+                | Kind::UPLOAD_ABORT
+                | Kind::UPLOAD_LIST
+                | Kind::READ_CHUNK
+                | Kind::HOLD_VALUE => Some(limits::PLAIN_REQUEST_BYTES_MAX),
+                Kind::UPLOAD_BEGIN => Some(limits::UPLOAD_BEGIN_BYTES_MAX),
+                Kind::UPLOAD_CHUNK => Some(limits::UPLOAD_CHUNK_BYTES_MAX),
+                Kind::UPLOAD_COMMIT => Some(limits::COMMIT_BYTES_MAX),
                 _ => None,
             },
             Self::Answers => match kind {
@@ -147,6 +179,9 @@ impl Accepts {
                 | Kind::STORAGE_REPLY
                 | Kind::STORAGE_REPLY_2
                 | Kind::CLUSTER_ANSWER => Some(limits::MAP_REPLY_BYTES_MAX),
+                Kind::LARGE => Some(limits::LARGE_REPLY_BYTES_MAX),
+                Kind::UPLOAD_REPLY => Some(limits::UPLOAD_REPLY_BYTES_MAX),
+                Kind::UPLOADS => Some(limits::UPLOADS_BYTES_MAX),
                 _ => None,
             },
             Self::Peer => (Kind::PEER_FIRST <= kind && kind <= Kind::PEER_LAST)

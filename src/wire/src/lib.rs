@@ -40,6 +40,7 @@
 mod body;
 pub mod client;
 pub mod error;
+mod fields;
 pub mod frame;
 pub mod handshake;
 pub mod ids;
@@ -50,7 +51,7 @@ pub mod placement;
 pub mod version;
 pub mod width;
 
-pub use client::{cluster, map, request, response, status, storage};
+pub use client::{cluster, map, request, response, status, storage, upload};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};
 pub use ids::{

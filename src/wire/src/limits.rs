@@ -5,6 +5,21 @@ pub const KEY_BYTES_MAX: usize = 4 * 1024;
 /// Largest value that travels in one frame, in bytes.
 pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Longest value, in bytes: one that does not fit in a frame travels as chunks.
+pub const LARGE_VALUE_BYTES_MAX: u64 = 1 << 31;
+/// Longest chunk of a large value, in bytes.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Most parts of a large value.
+pub const UPLOAD_PARTS_MAX: usize = 10_000;
+/// Most chunks of an upload.
+pub const UPLOAD_CHUNKS_MAX: usize = 16_384;
+/// Most bytes of the attributes of a large value, as they are encoded.
+pub const ATTRIBUTES_BYTES_MAX: usize = 8 * 1024;
+/// Most chunks that the answer about an upload lists.
+pub const UPLOAD_CHUNKS_LISTED_MAX: usize = 4096;
+/// Most uploads in a page of them.
+pub const UPLOADS_LISTED_MAX: usize = 256;
+
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 /// Most bytes of a request after its header, without key and value.
@@ -13,6 +28,28 @@ pub const REQUEST_OVERHEAD_BYTES_MAX: usize = 256;
 pub const PLAIN_REQUEST_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of a write.
 pub const WRITE_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
+/// Bytes of the body of a chunk's frame: its row, its length, its checksum.
+pub const CHUNK_BODY_BYTES: usize = 32;
+/// Most bytes after the header of a frame with a chunk: also the longest entry that one makes in a log.
+pub const UPLOAD_CHUNK_BYTES_MAX: usize = 4 + CHUNK_BODY_BYTES + CHUNK_BYTES_MAX;
+/// Most bytes after the header of the beginning of an upload.
+pub const UPLOAD_BEGIN_BYTES_MAX: usize =
+    KEY_BYTES_MAX + ATTRIBUTES_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
+/// Bytes of a part in a list of parts.
+pub const PART_BYTES: usize = 12;
+/// Most bytes after the header of the commit of an upload.
+pub const COMMIT_BYTES_MAX: usize = UPLOAD_PARTS_MAX * PART_BYTES + REQUEST_OVERHEAD_BYTES_MAX;
+/// Bytes of a chunk in a list of chunks.
+pub const STAGED_CHUNK_BYTES: usize = 16;
+/// Most bytes after the header of the answer about an upload.
+pub const UPLOAD_REPLY_BYTES_MAX: usize =
+    UPLOAD_CHUNKS_LISTED_MAX * STAGED_CHUNK_BYTES + REQUEST_OVERHEAD_BYTES_MAX;
+/// Most bytes after the header of a page of uploads.
+pub const UPLOADS_BYTES_MAX: usize =
+    UPLOADS_LISTED_MAX * (KEY_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX);
+/// Most bytes after the header of the description of a large value.
+pub const LARGE_REPLY_BYTES_MAX: usize =
+    ATTRIBUTES_BYTES_MAX + UPLOAD_PARTS_MAX * PART_BYTES + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of an answer that carries one value.
 pub const VALUE_REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of a small answer (a failure without a map included).
@@ -30,11 +67,13 @@ pub const SCAN_ITEMS_MAX: usize = 4096;
 pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a scan's item table per item.
 pub const SCAN_ITEM_BYTES: usize = 16;
+/// Bytes of a large value in a page of a scan: its length.
+pub const LARGE_ITEM_BYTES: usize = 8;
 /// Most bytes after the header of a page of a scan.
 pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PAGE_BYTES_MAX
     + KEY_BYTES_MAX
     + VALUE_BYTES_MAX
-    + SCAN_ITEMS_MAX * SCAN_ITEM_BYTES
+    + SCAN_ITEMS_MAX * (SCAN_ITEM_BYTES + LARGE_ITEM_BYTES)
     + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of a frame between nodes: one write of the largest size or many small
 /// ones, with their log ids.
@@ -76,6 +115,10 @@ const _: () = {
     assert!(DETACH_BYTES_MIN <= VALUE_BYTES_MAX);
     assert!(SCAN_REPLY_BYTES_MAX < u32::MAX as usize);
     assert!(PEER_BYTES_MAX > WRITE_BYTES_MAX);
+    assert!(UPLOAD_CHUNK_BYTES_MAX <= WRITE_BYTES_MAX && CHUNK_BYTES_MAX <= VALUE_BYTES_MAX);
+    // A length of this many bytes and its sums over all parts fit.
+    assert!(LARGE_VALUE_BYTES_MAX < u32::MAX as u64);
+    assert!(LARGE_VALUE_BYTES_MAX <= (UPLOAD_CHUNKS_MAX * CHUNK_BYTES_MAX) as u64);
     assert!(CLUSTER_MAP_BYTES_MAX + MEMBERSHIP_BYTES_MAX < PEER_BYTES_MAX);
     // A shard in the map takes 8 bytes and 8 per replica.
     assert!(SHARDS_MAX as usize * (8 + 8 * REPLICAS_MAX) < MAP_REPLY_BYTES_MAX);

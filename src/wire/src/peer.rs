@@ -43,8 +43,8 @@ pub use beat::{
     parse_heartbeats_reply,
 };
 pub use fetch::{
-    FetchAnswer, FetchAsk, FetchEnd, FetchedRecord, encode_fetch, encode_fetch_reply, parse_fetch,
-    parse_fetch_reply,
+    FetchAnswer, FetchAsk, FetchEnd, FetchedKind, FetchedRecord, encode_fetch, encode_fetch_reply,
+    parse_fetch, parse_fetch_reply,
 };
 pub use formation::{
     Ballot, Charter, FormationAnswer, FormationAsk, FormationReply, FormationStep, JoinPlace,
@@ -76,10 +76,11 @@ pub use vote::{
 };
 
 use crate::error::DecodeError;
+use crate::fields::Fields;
 use crate::frame::{FrameBuilder, Head, Kind};
 use crate::ids::{LogId, LogIndex, ReplicaId, Term};
 use crate::outbox::Outbox;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 /// The kinds of frames between nodes.
 pub mod kinds {
@@ -183,62 +184,7 @@ fn put_log_id(out: &mut BytesMut, id: Option<&LogId>) {
     out.put_u64_le(id.index.0);
 }
 
-/// Reads the fields of a record, remembering whether there was too little.
-pub(crate) struct Fields<'a> {
-    rest: &'a [u8],
-    what: &'static str,
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn of(rest: &'a [u8], what: &'static str) -> Self {
-        Self { rest, what }
-    }
-
-    pub(super) fn malformed(&self) -> DecodeError {
-        DecodeError::Malformed { what: self.what }
-    }
-
-    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.rest.try_get_u8().map_err(|_| self.malformed())
-    }
-
-    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.rest.try_get_u16_le().map_err(|_| self.malformed())
-    }
-
-    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.rest.try_get_u32_le().map_err(|_| self.malformed())
-    }
-
-    pub(super) fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.rest.try_get_u64_le().map_err(|_| self.malformed())
-    }
-
-    pub(super) fn u128(&mut self) -> Result<u128, DecodeError> {
-        self.rest.try_get_u128_le().map_err(|_| self.malformed())
-    }
-
-    pub(super) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(self.malformed())?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    pub(super) fn flag(&mut self) -> Result<bool, DecodeError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.malformed()),
-        }
-    }
-
-    pub(super) fn copied(&mut self, len: u32) -> Result<Bytes, DecodeError> {
-        let split = self.rest.split_at_checked(len as usize);
-        let (bytes, rest) = split.ok_or_else(|| self.malformed())?;
-        self.rest = rest;
-        Ok(Bytes::copy_from_slice(bytes))
-    }
-
+impl Fields<'_> {
     pub(super) fn vote(&mut self) -> Result<PeerVote, DecodeError> {
         Ok(PeerVote {
             term: Term(self.u64()?),
@@ -254,14 +200,6 @@ impl<'a> Fields<'a> {
             index: LogIndex(self.u64()?),
         };
         Ok((id.index != NO_INDEX).then_some(id))
-    }
-
-    pub(super) fn end(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(self.malformed())
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::read::{Entry, EntryHead};
 use crate::replicas::{ReadFrom, Source};
 use bytes::{BufMut, Bytes, BytesMut};
-use corelith_wire::response::{Answer, ScanPage};
+use corelith_wire::response::{Answer, ScanItem, ScanPage, ScanValue};
 use corelith_wire::{NodeId, ShardId};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -32,11 +32,22 @@ impl Item for Entry {
         let Answer::ScanPage(page) = answer else {
             return None;
         };
-        Some(map(page, |item| Self {
-            key: item.key,
-            value: item.value,
-            version: item.version,
-        }))
+        let item = |item: ScanItem| {
+            Some(Self {
+                key: item.key,
+                value: match item.value {
+                    ScanValue::Bytes(bytes) => bytes,
+                    ScanValue::Large { .. } => return None,
+                },
+                version: item.version,
+            })
+        };
+        Some(ScanPage {
+            meta: page.meta,
+            at_version: page.at_version,
+            more: page.more,
+            items: page.items.into_iter().map(item).collect::<Option<_>>()?,
+        })
     }
 
     fn key(&self) -> &Bytes {
@@ -58,7 +69,7 @@ impl Item for EntryHead {
             Answer::ScanPage(page) => Some(map(page, |item| Self {
                 key: item.key,
                 version: item.version,
-                value_len: item.value.len() as u64,
+                value_len: item.value.len(),
             })),
             _ => None,
         }

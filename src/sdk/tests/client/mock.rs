@@ -490,7 +490,7 @@ impl Shard {
             .map(|(key, (version, value))| ScanItem {
                 key: key.clone(),
                 version: *version,
-                value: value.clone(),
+                value: value.clone().into(),
             })
             .collect();
         let meta = ReplyMeta {

@@ -11,6 +11,9 @@ use crate::outbox::Outbox;
 use crate::status::StatusReply;
 use crate::storage::StorageReply;
 use crate::storage::version_1::StorageReply1;
+use crate::upload::{
+    LargeReply, UploadReply, UploadsPage, encode_large, encode_upload_reply, encode_uploads,
+};
 use crate::version;
 use crate::width::u32_len;
 use bytes::{BufMut, Bytes};
@@ -196,7 +199,49 @@ pub struct ScanItem {
     /// Version of the value: the log index of its write.
     pub version: u64,
     /// The value.
-    pub value: Bytes,
+    pub value: ScanValue,
+}
+
+/// The value of a key in a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScanValue {
+    /// Its bytes.
+    Bytes(Bytes),
+    /// It is large: its bytes are read as those of a key.
+    Large {
+        /// Its length, in bytes.
+        len: u64,
+    },
+}
+
+/// The length in a page's table that stands for a large value: the value bytes are its length.
+const LARGE_VALUE: u32 = u32::MAX;
+
+impl ScanValue {
+    /// Length of the value, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no one asks")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Large { len } => *len,
+        }
+    }
+
+    /// Its bytes; `None` if it is large.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large { .. } => None,
+        }
+    }
+}
+
+impl From<Bytes> for ScanValue {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
 }
 
 /// One key of a page without values.
@@ -224,13 +269,32 @@ pub struct ScanPage<T = ScanItem> {
 }
 
 /// Appends a page: the body is a table of (`key_len` u32, `value_len` u32, `version` u64), then a
-/// `ScanPageHead`; keys and values in the table's order are the value bytes.
+/// `ScanPageHead`; keys and values in the table's order are the value bytes. The `value_len` of a large value is 2^32-1,
+/// and its length as a u64 is in the place of its bytes.
 pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
-    let row = |item: &ScanItem| row(&item.key, u32_len(item.value.len()), item.version);
-    let tail = page
+    let row = |item: &ScanItem| {
+        let value_len = match &item.value {
+            ScanValue::Bytes(bytes) => u32_len(bytes.len()),
+            ScanValue::Large { .. } => LARGE_VALUE,
+        };
+        row(&item.key, value_len, item.version)
+    };
+    let lengths: Vec<[u8; limits::LARGE_ITEM_BYTES]> = page
         .items
         .iter()
-        .flat_map(|item| [item.key.as_ref(), item.value.as_ref()]);
+        .filter_map(|item| match item.value {
+            ScanValue::Bytes(_) => None,
+            ScanValue::Large { len } => Some(len.to_le_bytes()),
+        })
+        .collect();
+    let mut lengths = lengths.iter();
+    let tail = page.items.iter().flat_map(move |item| {
+        let value = match &item.value {
+            ScanValue::Bytes(bytes) => bytes.as_ref(),
+            ScanValue::Large { .. } => lengths.next().map_or(&[][..], |len| len),
+        };
+        [item.key.as_ref(), value]
+    });
     encode_page(out, head, Kind::SCAN_PAGE, page, row, tail);
 }
 
@@ -370,6 +434,12 @@ pub enum Answer {
     Status(StatusReply),
     /// The state of a node's storage.
     Storage(StorageReply),
+    /// What a large value is.
+    Large(LargeReply),
+    /// How an upload or a large value stands.
+    Upload(UploadReply),
+    /// A page of uploads.
+    Uploads(UploadsPage),
     /// The cluster map.
     Map(ClusterMap),
     /// The state of the cluster, or what becomes of an order.
@@ -395,11 +465,26 @@ impl Answer {
             | Self::SessionOpened { meta, .. } => Some(*meta),
             Self::ScanPage(page) => Some(page.meta),
             Self::ScanHeads(page) => Some(page.meta),
+            Self::Large(reply) => Some(reply.meta),
+            Self::Upload(reply) => Some(reply.meta),
+            Self::Uploads(page) => Some(page.meta),
             Self::Status(_)
             | Self::Storage(_)
             | Self::Map(_)
             | Self::Cluster(_)
             | Self::Failure { .. } => None,
+        }
+    }
+
+    /// Whether it tells of a large value what versions before [`version::LARGE_VALUES`] cannot.
+    fn has_large(&self) -> bool {
+        match self {
+            Self::Large(_) => true,
+            Self::ScanPage(page) => page
+                .items
+                .iter()
+                .any(|item| matches!(item.value, ScanValue::Large { .. })),
+            _ => false,
         }
     }
 
@@ -440,7 +525,7 @@ impl Answer {
             Kind::SCAN_PAGE => parse_page(frame, |key_len, value_len, version, take| {
                 Ok(ScanItem {
                     key: take(key_len)?,
-                    value: take(value_len)?,
+                    value: parse_value(value_len, take)?,
                     version,
                 })
             })
@@ -454,6 +539,9 @@ impl Answer {
                 })
             })
             .map(Self::ScanHeads),
+            Kind::LARGE => LargeReply::parse(body).map(Self::Large),
+            Kind::UPLOAD_REPLY => UploadReply::parse(body).map(Self::Upload),
+            Kind::UPLOADS => UploadsPage::parse(body).map(Self::Uploads),
             Kind::STATUS_REPLY => StatusReply::parse(body, &frame.value()).map(Self::Status),
             Kind::STORAGE_REPLY => StorageReply1::parse(body).map(Self::Storage),
             Kind::STORAGE_REPLY_2 => StorageReply::parse(body).map(Self::Storage),
@@ -479,6 +567,19 @@ impl Answer {
 
 /// Takes the next bytes of a page's keys and values.
 type Take<'a> = dyn FnMut(u32) -> Result<Bytes, DecodeError> + 'a;
+
+/// Takes the next value of a page.
+fn parse_value(value_len: u32, take: &mut Take<'_>) -> Result<ScanValue, DecodeError> {
+    if value_len != LARGE_VALUE {
+        return take(value_len).map(ScanValue::Bytes);
+    }
+    let bytes = take(limits::LARGE_ITEM_BYTES as u32)?;
+    let len = bytes.as_ref().try_into().map(u64::from_le_bytes);
+    match len {
+        Ok(len) if len <= limits::LARGE_VALUE_BYTES_MAX => Ok(ScanValue::Large { len }),
+        _ => Err(DecodeError::Malformed { what: "scan page" }),
+    }
+}
 
 /// Parses a page; `item` makes one of (`key_len`, `value_len`, `version`).
 fn parse_page<T>(
@@ -531,7 +632,8 @@ pub fn encode(out: &mut Outbox, head: Head, answer: &Answer) {
 }
 
 /// Like [`encode`], for a client that speaks `version` of the protocol. An answer that the version lacks becomes the
-/// nearest one that it has: a full shard becomes a full disk, since both take only deletes and reads.
+/// nearest one that it has: a full shard becomes a full disk, since both take only deletes and reads. A large value becomes
+/// a failure: it is longer than that version's values can be.
 pub fn encode_for(version: u16, out: &mut Outbox, head: Head, answer: &Answer) {
     assert!(
         version >= version::OLDEST,
@@ -539,6 +641,13 @@ pub fn encode_for(version: u16, out: &mut Outbox, head: Head, answer: &Answer) {
     );
     if let Answer::Status(status) = answer {
         return encode_status_reply_for(version, out, head, status);
+    }
+    if version < version::LARGE_VALUES
+        && let Some(meta) = answer.meta()
+        && answer.has_large()
+    {
+        let limit = limits::VALUE_BYTES_MAX as u64;
+        return encode_failure(out, head, meta, Failure::TooLarge { limit });
     }
     if version >= 2 {
         return encode_newest(out, head, answer);
@@ -575,6 +684,9 @@ fn encode_newest(out: &mut Outbox, head: Head, answer: &Answer) {
         Answer::SessionOpened { meta, session } => {
             encode_session_opened(out, head, *meta, *session);
         }
+        Answer::Large(reply) => encode_large(out, head, reply),
+        Answer::Upload(reply) => encode_upload_reply(out, head, reply),
+        Answer::Uploads(page) => encode_uploads(out, head, page),
         Answer::Status(status) => encode_status_reply(out, head, status),
         Answer::Storage(storage) => encode_storage_reply(out, head, storage),
         Answer::Map(map) => encode_map(out, head, map),

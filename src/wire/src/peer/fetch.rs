@@ -13,7 +13,8 @@
 //!                           8  index as of which the records are
 //!                           1  how it ended: 0 the range is complete, 1 more follows, 2 damage follows here too
 //!                           4  count of records; these are the value of the frame:
-//!                              4 length of the stored key, 8 version, 4 length of the value, key, value
+//!                              1 kind of the value, 4 length of the stored key, 8 version, 4 length of the value, key,
+//!                              value; kinds: 0 the value's bytes, 1 what a shard keeps of a large value
 //! FETCH_REPLY (an outcome)  1  tag 1
 //!                           1  0 applied, 1 the condition did not hold
 //!                           8  version that the key had, 0: none
@@ -30,7 +31,7 @@ use crate::width::u32_len;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of a record beside key and value.
-const RECORD_HEAD_BYTES: usize = 16;
+const RECORD_HEAD_BYTES: usize = 17;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +65,20 @@ pub struct FetchedRecord {
     pub key: Bytes,
     /// Its version.
     pub version: LogIndex,
+    /// What its value is.
+    pub kind: FetchedKind,
     /// Its value.
     pub value: Bytes,
+}
+
+/// What the value of a record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FetchedKind {
+    /// The bytes themselves.
+    #[default]
+    Bytes,
+    /// What a shard keeps of a large value.
+    Large,
 }
 
 /// How the records of a range end.
@@ -190,6 +203,10 @@ pub fn encode_fetch_reply(out: &mut Outbox, head: Head, answer: FetchAnswer) {
     out.buffer().put_slice(&body);
     for record in records {
         let buffer = out.buffer();
+        buffer.put_u8(match record.kind {
+            FetchedKind::Bytes => 0,
+            FetchedKind::Large => 1,
+        });
         buffer.put_u32_le(u32_len(record.key.len()));
         buffer.put_u64_le(record.version.0);
         buffer.put_u32_le(u32_len(record.value.len()));
@@ -233,6 +250,11 @@ pub fn parse_fetch_reply(frame: &Frame) -> Result<FetchAnswer, DecodeError> {
     let mut records = Vec::with_capacity(count);
     for _ in 0..count {
         let mut fields = Fields::of(&rest, what);
+        let kind = match fields.u8()? {
+            0 => FetchedKind::Bytes,
+            1 => FetchedKind::Large,
+            _ => return Err(fields.malformed()),
+        };
         let key_len = fields.u32()? as usize;
         let version = LogIndex(fields.u64()?);
         let value_len = fields.u32()? as usize;
@@ -245,6 +267,7 @@ pub fn parse_fetch_reply(frame: &Frame) -> Result<FetchAnswer, DecodeError> {
         records.push(FetchedRecord {
             key,
             version,
+            kind,
             value,
         });
     }

@@ -538,6 +538,10 @@ fn what_is_fetched_reads_back() {
     let record = |name: &'static [u8], len: usize| FetchedRecord {
         key: key(name),
         version: LogIndex(3),
+        kind: match len {
+            32 => FetchedKind::Large,
+            _ => FetchedKind::Bytes,
+        },
         value: Bytes::from(vec![5; len]),
     };
     let ends = [FetchEnd::Complete, FetchEnd::More, FetchEnd::Damaged];

@@ -1,9 +1,12 @@
 use super::*;
 use crate::frame::{Accepts, FrameParser};
-use crate::ids::{ClusterId, Epoch, RequestId, ShardId};
+use crate::ids::{ClusterId, Epoch, RequestId, ShardId, UploadId};
 use crate::map::MapNode;
 use crate::status::{NodePeer, NodeStranger, ShardRole, ShardStatus};
 use crate::storage::{DamagedPlace, LevelStorage, ShardStorage};
+use crate::upload::{
+    Digest, DigestKind, PartLength, StagedChunk, UploadRefusal, UploadState, UploadSummary,
+};
 use bytes::BytesMut;
 
 const META: ReplyMeta = ReplyMeta { term: 3, index: 44 };
@@ -109,15 +112,152 @@ fn page() -> ScanPage {
     let item = |key: &str, value: &str| ScanItem {
         key: Bytes::copy_from_slice(key.as_bytes()),
         version: 5,
-        value: Bytes::copy_from_slice(value.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()).into(),
     };
-    let items = vec![item("a", "1"), item("b", ""), item("", "3")];
+    let large = ScanItem {
+        value: ScanValue::Large {
+            len: limits::LARGE_VALUE_BYTES_MAX,
+        },
+        ..item("c", "")
+    };
+    let items = vec![item("a", "1"), item("b", ""), large, item("", "3")];
     ScanPage {
         meta: META,
         at_version: 6,
         more: true,
         items,
     }
+}
+
+fn large() -> LargeReply {
+    LargeReply {
+        meta: META,
+        version: 40,
+        upload: UploadId(6 << 100),
+        len: 3 << 20,
+        chunk_bytes: 1 << 20,
+        crc32c: 7,
+        digest: Digest {
+            kind: DigestKind::Blake3,
+            bytes: [9; 32],
+        },
+        committed_us: 11,
+        attributes: vec![1, 2, 3],
+        parts: vec![
+            PartLength {
+                part: 5,
+                len: 1 << 20,
+            },
+            PartLength {
+                part: 2,
+                len: 2 << 20,
+            },
+        ],
+    }
+}
+
+fn summary() -> UploadSummary {
+    UploadSummary {
+        upload: UploadId(8),
+        key: b"key".to_vec(),
+        begun_us: 1,
+        expires_us: 2,
+        chunks: 3,
+        bytes: 4,
+        state: UploadState::Open,
+    }
+}
+
+fn upload_replies() -> impl Iterator<Item = UploadReply> {
+    let refusals = [
+        UploadRefusal::TooMany { limit: 9 },
+        UploadRefusal::OtherKey,
+        UploadRefusal::ChunkDiffers,
+        UploadRefusal::Incomplete { part: 1, chunk: 2 },
+        UploadRefusal::ChecksumDiffers,
+        UploadRefusal::TooLarge { limit: 1 << 31 },
+        UploadRefusal::Malformed,
+    ];
+    let states = [
+        UploadState::Unknown,
+        UploadState::Open,
+        UploadState::Committed { version: 5 },
+        UploadState::Conflicted { current: Some(6) },
+        UploadState::Conflicted { current: None },
+        UploadState::Aborted,
+        UploadState::Expired,
+        UploadState::Dropped,
+    ];
+    let refusals = refusals.into_iter().map(UploadState::Refused);
+    let chunk = |chunk| StagedChunk {
+        part: 3,
+        chunk,
+        len: 1 << 20,
+        crc32c: 4,
+    };
+    let states = states.into_iter().chain(refusals);
+    states.enumerate().map(move |(n, state)| UploadReply {
+        meta: META,
+        state,
+        chunk_bytes: 1 << 20,
+        expires_in_ms: 77,
+        chunks: (0..n as u32).map(chunk).collect(),
+        more: n % 2 == 1,
+    })
+}
+
+/// A client of an older version would take the answer for a broken one.
+#[test]
+fn older_clients_get_a_failure_for_a_large_value() {
+    let too_large = Answer::Failure {
+        meta: META,
+        failure: Failure::TooLarge {
+            limit: limits::VALUE_BYTES_MAX as u64,
+        },
+    };
+    let heads = Answer::ScanHeads(heads());
+    for version in 1..=version::NEWEST {
+        let sent = |answer: Answer| {
+            let mut out = Outbox::default();
+            encode_for(version, &mut out, HEAD, &answer);
+            let mut bytes = BytesMut::new();
+            out.slices()
+                .for_each(|slice| bytes.extend_from_slice(slice));
+            let frame = FrameParser::new(Accepts::Answers).take(&mut bytes).next();
+            (Answer::parse(&frame.unwrap().unwrap()).unwrap(), answer)
+        };
+        for answer in [Answer::Large(large()), Answer::ScanPage(page())] {
+            let (found, newest) = sent(answer);
+            let expected = match version >= version::LARGE_VALUES {
+                true => &newest,
+                false => &too_large,
+            };
+            assert_eq!(&found, expected, "version {version}");
+        }
+        assert_eq!(sent(heads.clone()).0, heads);
+    }
+}
+
+#[test]
+fn a_description_whose_lengths_disagree_is_refused() {
+    let parsed = |change: fn(&mut LargeReply)| {
+        let mut reply = large();
+        change(&mut reply);
+        let mut out = Outbox::default();
+        encode_large(&mut out, HEAD, &reply);
+        let body: Vec<u8> = out.slices().flatten().copied().collect();
+        LargeReply::parse(&body[limits::HEADER_BYTES..]).is_ok()
+    };
+    assert!(parsed(|_| {}));
+    assert!(parsed(|reply| (reply.len, reply.parts) = (0, vec![])));
+    assert!(!parsed(|reply| reply.len += 1));
+    assert!(!parsed(|reply| reply.chunk_bytes = 0));
+    assert!(!parsed(|reply| reply.parts[0].len = u64::MAX));
+    assert!(!parsed(|reply| {
+        let len = limits::LARGE_VALUE_BYTES_MAX;
+        reply.parts = vec![PartLength { part: 0, len }; 2];
+        reply.len = 2 * len;
+    }));
 }
 
 fn heads() -> ScanPage<ScanHead> {
@@ -178,7 +318,16 @@ fn all() -> Vec<Answer> {
         Answer::Status(status()),
         Answer::Storage(storage()),
         Answer::Map(map()),
+        Answer::Large(large()),
+        Answer::Large(LargeReply::default()),
+        Answer::Uploads(UploadsPage::default()),
+        Answer::Uploads(UploadsPage {
+            meta: META,
+            uploads: vec![summary(), UploadSummary::default(), summary()],
+            more: true,
+        }),
     ];
+    all.extend(upload_replies().map(Answer::Upload));
     let reason = Reason::LeadershipLost;
     let failures = [
         Failure::NotLeader { leader: 2 },

@@ -33,6 +33,7 @@ use crate::membership;
 use crate::steps;
 use crate::stores::Stores;
 use crate::types::{Membership, Payload};
+use crate::uploads::entry;
 use bytes::Bytes;
 use corelith_shards::{LogId, LogIndex, NodeId, ReplicaId, Term};
 use corelith_wire::StoreId;
@@ -250,10 +251,10 @@ pub(crate) fn append(
 /// with it.
 fn payload(
     known: &Known<'_>,
-    entry: &PeerEntry,
+    sent: &PeerEntry,
     before: &mut Option<Membership>,
 ) -> Result<Payload, Refusal> {
-    let (at, kind, body) = (entry.id, entry.kind, entry.body.clone());
+    let (at, kind, body) = (sent.id, sent.kind, sent.body.clone());
     let sound = match kind {
         kind::WRITE => {
             let parsed = Parsed::of(&body).ok_or(Refusal::Entry(at))?;
@@ -268,6 +269,11 @@ fn payload(
             *before = Some(membership);
             true
         }
+        kind::UPLOAD_CHUNK => {
+            let (_, content) = entry::whole_chunk(&body).ok_or(Refusal::Entry(at))?;
+            return Ok(Payload::chunk(body, content));
+        }
+        kind::UPLOAD_BEGIN..=kind::UPLOAD_DROP => entry::parse(kind, &body).is_some(),
         kind::BLANK => body.is_empty(),
         kind::OPEN_SESSION => OpenSession::parse(&body).is_ok(),
         kind => return Err(Refusal::Kind { at, kind }),

@@ -15,8 +15,9 @@
 
 use bytes::Bytes;
 use corelith_shards::limits::SEPARATED_VALUE_BYTES_MIN;
-use corelith_shards::{LogId, LogIndex, Term, ValuePart};
+use corelith_shards::{LogId, LogIndex, Space, Term, ValuePart};
 use corelith_wire::request::{Condition, Operation, WriteCommand};
+use corelith_wire::upload::UploadState;
 
 /// What the body of a log entry is. Numbers are never used again for something else.
 pub mod kind {
@@ -28,6 +29,18 @@ pub mod kind {
     pub const WRITE: u8 = 2;
     /// Opens a client session, named by the entry's index.
     pub const OPEN_SESSION: u8 = 3;
+    /// Begins an upload of a large value.
+    pub const UPLOAD_BEGIN: u8 = 4;
+    /// Brings a chunk of an upload.
+    pub const UPLOAD_CHUNK: u8 = 5;
+    /// Makes an upload the value of its key.
+    pub const UPLOAD_COMMIT: u8 = 6;
+    /// Gives an upload up.
+    pub const UPLOAD_ABORT: u8 = 7;
+    /// Ends uploads whose time has run out.
+    pub const UPLOAD_EXPIRE: u8 = 8;
+    /// Drops chunks of what is dead.
+    pub const UPLOAD_DROP: u8 = 9;
 }
 
 /// A write's body, parsed: what it asks, and where in the body key and value are.
@@ -92,6 +105,7 @@ impl Parsed {
             len,
             key_start: self.key_start,
             key_len: self.key_len,
+            space: Space::User,
         })
     }
 }
@@ -132,6 +146,8 @@ pub enum Outcome {
         /// Its id.
         session: u64,
     },
+    /// The entry was about an upload, which stands like this now.
+    Upload(UploadState),
     /// The entry was blank or a membership change.
     Internal,
 }

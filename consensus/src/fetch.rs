@@ -13,7 +13,8 @@ use crate::route::{GroupMember, Target};
 use crate::stores::Stores;
 use bytes::Bytes;
 use corelith_shards::{
-    Fetched, FetchedEnd, FetchedKey, LogIndex, NodeId, ReplicaId, ShardId, Space,
+    Fetched, FetchedEnd, FetchedKey, ItemValue, LargeRef, LogIndex, NodeId, ReplicaId, ShardId,
+    Space,
 };
 use corelith_wire::peer::{
     self, FetchAnswer, FetchAsk, FetchEnd, FetchedKind, FetchedRecord, kinds,
@@ -202,14 +203,11 @@ fn taken(wanted: &WantedRange, answer: FetchAnswer) -> Option<Fetched> {
         && is_in_order
         && keys.clone().all(is_in_range)
         && records.iter().all(|record| record.version <= as_of);
-    let keys = records.into_iter().map(|record| FetchedKey {
-        stored_key: record.key,
-        at: record.version,
-        value: record.value,
-    });
-    fits.then(|| Fetched {
+    let keys: Option<Vec<FetchedKey>> = records.into_iter().map(fetched_key).collect();
+    let keys = keys.filter(|_| fits);
+    keys.map(|keys| Fetched {
         as_of,
-        keys: keys.collect(),
+        keys,
         end: match end {
             FetchEnd::Complete => FetchedEnd::Complete,
             FetchEnd::More => FetchedEnd::More,
@@ -218,13 +216,38 @@ fn taken(wanted: &WantedRange, answer: FetchAnswer) -> Option<Fetched> {
     })
 }
 
+/// A record that was fetched, if it makes sense: keys of users alone have large values.
+fn fetched_key(record: FetchedRecord) -> Option<FetchedKey> {
+    let value = match record.kind {
+        FetchedKind::Bytes => ItemValue::Bytes(record.value),
+        FetchedKind::Large if record.key.first() == Some(&(Space::User as u8)) => {
+            ItemValue::Large(LargeRef::decode(&record.value)?)
+        }
+        FetchedKind::Large => return None,
+    };
+    Some(FetchedKey {
+        stored_key: record.key,
+        at: record.version,
+        value,
+    })
+}
+
 /// What was fetched, as it is sent.
 pub(crate) fn sent(fetched: Fetched) -> FetchAnswer {
-    let records = fetched.keys.into_iter().map(|key| FetchedRecord {
-        key: key.stored_key,
-        version: key.at,
-        kind: FetchedKind::Bytes,
-        value: key.value,
+    let records = fetched.keys.into_iter().map(|key| {
+        let (kind, value) = match key.value {
+            ItemValue::Bytes(value) => (FetchedKind::Bytes, value),
+            ItemValue::Large(large) => {
+                let stored = Bytes::copy_from_slice(&large.encode());
+                (FetchedKind::Large, stored)
+            }
+        };
+        FetchedRecord {
+            key: key.stored_key,
+            version: key.at,
+            kind,
+            value,
+        }
     });
     FetchAnswer::Records {
         as_of: fetched.as_of,
@@ -248,6 +271,35 @@ mod tests {
             kind: FetchedKind::Bytes,
             value: Bytes::new(),
         }
+    }
+
+    #[test]
+    fn a_large_value_is_fetched_as_what_it_is() {
+        let large = LargeRef {
+            upload: corelith_wire::UploadId(7),
+            len: 1 << 31,
+            committed_us: 9,
+        };
+        let value = Bytes::copy_from_slice(&large.encode());
+        let of = |key: &'static [u8], value: Bytes| FetchedRecord {
+            key: key.into(),
+            version: LogIndex(3),
+            kind: FetchedKind::Large,
+            value,
+        };
+        let key = fetched_key(of(b"\0key", value.clone())).unwrap();
+        assert_eq!(key.value, ItemValue::Large(large));
+        let back = sent(Fetched {
+            as_of: LogIndex(3),
+            keys: vec![key],
+            end: FetchedEnd::More,
+        });
+        let FetchAnswer::Records { records, .. } = back else {
+            panic!("{back:?}");
+        };
+        assert_eq!(records, [of(b"\0key", value.clone())]);
+        assert_eq!(fetched_key(of(b"\x05key", value.clone())), None);
+        assert_eq!(fetched_key(of(b"\0key", value.slice(1..))), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ mod election;
 mod entrance;
 mod follower_read;
 mod heal;
+mod keeper;
+mod lane;
+mod large;
 mod lead;
 mod members;
 mod read;
@@ -45,6 +48,7 @@ use crate::snapshot::{Offer, Transfers};
 use crate::state_machine::StateMachine;
 use crate::stores::{GroupMembers, Stores};
 use crate::types::{Payload, Raft, Types};
+use crate::uploads::{self, Uploads};
 use crate::{config, limits};
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
@@ -72,6 +76,7 @@ struct Shared {
     turning: turning::Turning,
     elsewhere: Rc<Elsewhere>,
     decisions: Rc<Decisions>,
+    uploads: Rc<RefCell<Uploads>>,
 }
 
 impl Shared {
@@ -83,6 +88,7 @@ impl Shared {
             turning: turning::Turning::default(),
             elsewhere: Rc::new(elsewhere),
             decisions: Rc::default(),
+            uploads: Rc::default(),
         }
     }
 }
@@ -115,7 +121,11 @@ async fn build(
         shared.elsewhere.for_checks(),
         Rc::clone(&shared.decisions),
     );
-    let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
+    let loaded = uploads::load(engine).await;
+    let loaded = loaded.map_err(|error| OpenError::State(error.to_string()))?;
+    shared.uploads.replace(loaded);
+    let (known, table) = (Rc::clone(&ahead), Rc::clone(&shared.uploads));
+    let machine = StateMachine::new(engine.clone(), applied, known, relief, table);
     replay(&machine, engine, log).await?;
     machine.is_started();
     Raft::build(
@@ -162,6 +172,10 @@ struct GroupInner {
     turning: turning::Turning,
     elsewhere: Rc<Elsewhere>,
     decisions: Rc<Decisions>,
+    /// The uploads as of what is applied.
+    uploads: Rc<RefCell<Uploads>>,
+    lane: Rc<lane::Lane>,
+    keeper: keeper::Keeper,
     lead: lead::Lead,
     silence: waiting::Silence,
     /// Something has changed that may have this replica stand.
@@ -244,6 +258,7 @@ impl Group {
             turning,
             elsewhere,
             decisions,
+            uploads,
         } = shared;
         let inner = Rc::new(GroupInner {
             me,
@@ -269,6 +284,9 @@ impl Group {
             turning,
             elsewhere,
             decisions,
+            uploads,
+            lane: Rc::default(),
+            keeper: keeper::Keeper::default(),
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
             wake: Notify::new(),
@@ -425,6 +443,16 @@ impl Group {
             Ok(share) => share,
             Err(error) => return reply(Err(error)),
         };
+        self.propose_with(share, payload, reply);
+    }
+
+    /// Proposes an entry that has its share of the budget.
+    fn propose_with(
+        &self,
+        share: proposal::Share,
+        payload: Payload,
+        reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
+    ) {
         let inner = Rc::downgrade(&self.inner);
         let responder = Responder::new(move |decided| {
             drop(share);
@@ -488,6 +516,7 @@ impl Group {
         let _ = self.inner.raft.shutdown().await;
         self.inner.readers.fail(&GroupError::Shutdown);
         self.inner.follower_reads.fail(&GroupError::Shutdown);
+        self.inner.lane.fail(&GroupError::Shutdown);
         self.inner.entrance.empty();
         let shard = self.inner.shard.borrow_mut().take();
         if let Some(shard) = shard

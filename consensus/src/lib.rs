@@ -50,6 +50,7 @@ mod stores;
 #[cfg(test)]
 mod tests;
 mod types;
+mod uploads;
 
 pub use beats::{Beats, InboundBeats};
 pub use command::{Decided, Outcome, WriteReply};
@@ -61,3 +62,4 @@ pub use liveness::{Liveness, LivenessOptions, PeerState, ToldMark};
 pub use options::{Options, Reads};
 pub use route::{AnswerNode, GroupMember, NodeStore, Origin, Resolve, Route};
 pub use stores::GroupMembers;
+pub use uploads::UploadCounts;

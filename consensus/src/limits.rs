@@ -124,6 +124,36 @@ pub const RELIEF_LIMIT_AT_START: Duration = Duration::from_secs(10);
 pub const RELIEF_PAUSE: Duration = Duration::from_millis(100);
 /// How often that is said.
 pub const RELIEF_SAY_EVERY: Duration = Duration::from_secs(30);
+/// Uploads of a shard that are neither committed nor given up.
+pub const OPEN_UPLOADS_MAX: usize = 1024;
+/// Chunks of all such uploads of a shard.
+pub const STAGED_CHUNKS_MAX: usize = 262_144;
+/// Uploads of a shard of which nothing is left and of which it is known how they ended: the last ones.
+pub const ENDED_UPLOADS_KEPT_MAX: usize = 4096;
+/// How long an upload may take unless its client says so ...
+pub const UPLOAD_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// ... at least ...
+pub const UPLOAD_TTL_MIN: Duration = Duration::from_secs(1);
+/// ... and at most.
+pub const UPLOAD_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Uploads that one entry lets expire.
+pub const EXPIRE_UPLOADS_MAX: usize = 64;
+/// Chunks that one entry drops.
+pub const DROP_CHUNKS_MAX: usize = 512;
+/// Bytes of chunks that are proposed and not decided, in one group. They are written and sent before what comes later: these
+/// take the device 2 ms, and small writes wait no longer behind them.
+pub const UPLOAD_LANE_BYTES: usize = 4 << 20;
+/// Chunks that wait to be proposed, in one group.
+pub const UPLOAD_LANE_WAITING_MAX: usize = 4096;
+/// How long a large value that was replaced stays readable after a reader has said that it reads it, or after another
+/// replica leads, to which readers may have said so.
+pub const HOLD_VALUE: Duration = Duration::from_secs(60);
+/// Values that readers hold, in one group.
+pub const HELD_VALUES_MAX: usize = 64 * 1024;
+/// Rows of uploads that are read at once, and bytes of them.
+pub const UPLOAD_ROWS: usize = 4096;
+/// See [`UPLOAD_ROWS`].
+pub const UPLOAD_ROWS_BYTES: usize = 4 << 20;
 /// Members of one group.
 pub const MEMBERS_MAX: usize = 64;
 
@@ -136,6 +166,8 @@ pub const LOST_CONNECTIONS: usize = 3;
 
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < MAILBOX_LEN_MAX);
 const _: () = assert!(PROPOSALS_IN_FLIGHT_MAX < APPLY_QUEUE_LEN_MAX);
+const _: () = assert!(2 * UPLOAD_LANE_BYTES <= PROPOSAL_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(corelith_wire::limits::CHUNK_BYTES_MAX <= UPLOAD_LANE_BYTES);
 const _: () = assert!(APPLIES_WAITING_MAX < APPLY_QUEUE_LEN_MAX);
 const _: () = assert!(TERM_STEP_MAX < TERM_MAX && TERM_MAX < u64::MAX - TERM_STEP_MAX);
 const _: () = assert!(APPEND_BYTES <= APPEND_BYTES_IN_FLIGHT_MAX);

@@ -74,6 +74,18 @@ pub enum Bug {
     VoteBeforeMembership,
     /// The budget takes any number of proposals.
     UnboundedProposals,
+    /// An upload is committed whatever chunks it has.
+    CommitIncomplete,
+    /// An upload is committed whatever its condition says.
+    CommitWithoutCondition,
+    /// A chunk takes the place of another one with other content.
+    TakeOtherContent,
+    /// A replica that installs a snapshot goes on with the uploads that it knew.
+    KeepUploadsAtInstall,
+    /// A replaced value is dropped although readers hold it, or may.
+    DropHeldValue,
+    /// A write leaves the large value alone that it replaces.
+    ForgetReplaced,
 }
 
 #[cfg(any(test, feature = "planted"))]

@@ -13,16 +13,19 @@ use crate::limits::{APPLY_TURN_ENTRIES, RELIEF_LIMIT, RELIEF_LIMIT_AT_START};
 use crate::log_store::io_error;
 use crate::membership;
 use crate::planted::{Bug, is_planted};
-use crate::relief::{Checked, Relief};
+use crate::relief::{self, Checked, Relief};
 use crate::snapshot::{self, SnapshotData, SnapshotSource};
 use crate::types::{self, LogId, SnapshotMeta, StoredMembership, Types};
+use crate::uploads::entry::{self, Step};
+use crate::uploads::{self, Uploads};
 use bytes::Bytes;
-use corelith_shards::{self as shards, Admission, Engine, LogIndex};
+use corelith_shards::{self as shards, Admission, Engine, LogIndex, Space};
 use corelith_wire::StoreId;
 use corelith_wire::request::Condition;
+use corelith_wire::upload::UploadState;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,6 +36,7 @@ pub(crate) struct StateMachine {
     applied: Rc<Applied>,
     ahead: Rc<ParsedAhead>,
     relief: Relief,
+    uploads: Rc<RefCell<Uploads>>,
     /// How long a check waits for what is damaged.
     patience: Cell<Duration>,
 }
@@ -44,12 +48,14 @@ impl StateMachine {
         applied: Rc<Applied>,
         ahead: Rc<ParsedAhead>,
         relief: Relief,
+        uploads: Rc<RefCell<Uploads>>,
     ) -> Self {
         Self {
             engine,
             applied,
             ahead,
             relief,
+            uploads,
             patience: Cell::new(RELIEF_LIMIT_AT_START),
         }
     }
@@ -64,6 +70,14 @@ impl StateMachine {
         let at = Decided::from(entry.id);
         let reply = match entry.kind {
             kind::WRITE => self.write(at, entry).await?,
+            kind::UPLOAD_CHUNK => WriteReply {
+                at,
+                outcome: self.chunk(at.index, entry),
+            },
+            kind::UPLOAD_BEGIN..=kind::UPLOAD_DROP => WriteReply {
+                at,
+                outcome: self.step(at.index, entry).await?,
+            },
             kind::OPEN_SESSION => {
                 self.engine.sessions().open(entry.id.index);
                 let session = entry.id.index.0;
@@ -125,30 +139,105 @@ impl StateMachine {
         entry: &shards::Entry,
     ) -> io::Result<Outcome> {
         let key = command.key(&entry.body);
-        if let Some(expected) = condition(command.condition) {
-            let checked = if is_planted(Bug::DecideFromMemory) {
-                let found = self.engine.get_in_memory(key);
-                Checked::Current(found.flatten().map(|found| found.version))
-            } else {
-                let checked = self.relief.check(key, at, self.patience.get());
-                checked.await.map_err(io_error)?
-            };
-            let decided = match checked {
-                Checked::Current(current) if current == expected => Ok(()),
-                Checked::Current(current) => Err(current),
-                Checked::Decided(decided) => decided,
-            };
-            self.relief.note(at, decided);
-            if let Err(current) = decided {
-                return Ok(Outcome::Conflict { current });
-            }
+        if let Err(current) = self.check(at, key, command.condition).await? {
+            return Ok(Outcome::Conflict { current });
         }
         match (command.is_put, entry.place) {
             (true, None) => self.engine.put(at, key, command.value(&entry.body)),
             (true, Some(place)) => self.engine.put_separated(at, key, place),
             (false, _) => self.engine.delete(at, key),
         }
+        if !is_planted(Bug::ForgetReplaced) {
+            let mut changes = Vec::new();
+            self.uploads.borrow_mut().replaced(at, key, &mut changes);
+            uploads::write(&self.engine, at, changes);
+        }
         Ok(Outcome::Applied { version: at })
+    }
+
+    /// Whether a condition on `key` holds before the entry at `at`; if not, which version the key has.
+    async fn check(
+        &self,
+        at: LogIndex,
+        key: &[u8],
+        condition: Condition,
+    ) -> io::Result<relief::Outcome> {
+        let Some(expected) = self::condition(condition) else {
+            return Ok(Ok(()));
+        };
+        let checked = if is_planted(Bug::DecideFromMemory) {
+            let found = self.engine.version_in_memory(key);
+            Checked::Current(found.flatten())
+        } else {
+            let checked = self.relief.check(key, at, self.patience.get());
+            checked.await.map_err(io_error)?
+        };
+        let decided = match checked {
+            Checked::Current(current) if current == expected => Ok(()),
+            Checked::Current(current) => Err(current),
+            Checked::Decided(decided) => decided,
+        };
+        self.relief.note(at, decided);
+        Ok(decided)
+    }
+
+    /// Takes a chunk of an upload. Of an entry that was read from the log there may be only the head.
+    fn chunk(&self, at: LogIndex, entry: &shards::Entry) -> Outcome {
+        let Some((chunk, content)) = entry::chunk(&entry.body) else {
+            return Outcome::Malformed;
+        };
+        let mut uploads = self.uploads.borrow_mut();
+        if let Some(state) = uploads.settled(chunk, content) {
+            return Outcome::Upload(state);
+        }
+        let (mut changes, key) = (Vec::new(), chunk.key());
+        uploads.stage(chunk, content, &mut changes);
+        match entry.place {
+            Some(place) => self.engine.put_row_separated(at, Space::Chunk, &key, place),
+            None => {
+                let bytes = entry.body.slice(entry::CHUNK_AT..);
+                assert_eq!(bytes.len(), content.len as usize, "{chunk} is whole");
+                self.engine.put_row(at, Space::Chunk, &key, bytes);
+            }
+        }
+        uploads::write(&self.engine, at, changes);
+        Outcome::Upload(UploadState::Open)
+    }
+
+    /// Takes any other step of an upload.
+    async fn step(&self, at: LogIndex, entry: &shards::Entry) -> io::Result<Outcome> {
+        let Some((time_us, step)) = entry::parse(entry.kind, &entry.body) else {
+            return Ok(Outcome::Malformed);
+        };
+        let mut holds = Ok(());
+        if let Step::Commit(commit) = &step {
+            let (checked, key) = {
+                let uploads = self.uploads.borrow();
+                (uploads.check_commit(commit), uploads.key(commit.upload))
+            };
+            if let Err(state) = checked {
+                return Ok(Outcome::Upload(state));
+            }
+            let condition = match is_planted(Bug::CommitWithoutCondition) {
+                true => Condition::Any,
+                false => commit.condition,
+            };
+            holds = self.check(at, &key.unwrap_or_default(), condition).await?;
+        }
+        // Nothing is awaited from here on.
+        let (mut changes, mut uploads) = (Vec::new(), self.uploads.borrow_mut());
+        let state = match &step {
+            Step::Begin(begin) => uploads.begin(begin, time_us, &mut changes),
+            Step::Commit(commit) => uploads.commit(at, commit, holds, time_us, &mut changes),
+            Step::Abort(upload) => uploads.abort(*upload, time_us, &mut changes),
+            Step::Expire => {
+                uploads.expire(time_us, &mut changes);
+                UploadState::Unknown
+            }
+            Step::Drop(dropped) => uploads.drop_chunks(at, dropped, time_us, &mut changes),
+        };
+        uploads::write(&self.engine, at, changes);
+        Ok(Outcome::Upload(state))
     }
 }
 
@@ -222,6 +311,10 @@ impl RaftStateMachine<Types> for StateMachine {
         snapshot: SnapshotData,
     ) -> io::Result<()> {
         snapshot::install(&self.engine, snapshot).await?;
+        if !is_planted(Bug::KeepUploadsAtInstall) {
+            let installed = uploads::load(&self.engine).await?;
+            self.uploads.replace(installed);
+        }
         let (applied, _) = self.engine.applied();
         assert_eq!(
             applied.map(types::log_id),

@@ -5,6 +5,7 @@
 
 use crate::command::{Parsed, WriteReply, kind};
 use crate::membership;
+use crate::uploads::{Content, entry};
 use bytes::Bytes;
 use corelith_shards::{self as shards, ValuePart, ValuePointer};
 use corelith_wire::StoreId;
@@ -79,12 +80,23 @@ pub(crate) struct Payload {
 impl Payload {
     /// Makes what an entry says that is no write, when it is proposed or received.
     pub(crate) fn plain(kind: u8, body: Bytes) -> Self {
-        debug_assert_ne!(kind, kind::WRITE);
+        debug_assert!(kind != kind::WRITE && kind != kind::UPLOAD_CHUNK);
         Self {
             kind,
             body,
             value: None,
             place: None,
+            parsed: None,
+        }
+    }
+
+    /// Makes what an entry with a chunk says when it is proposed or received.
+    pub(crate) fn chunk(body: Bytes, content: Content) -> Self {
+        Self {
+            kind: kind::UPLOAD_CHUNK,
+            value: entry::value_part(content),
+            place: None,
+            body,
             parsed: None,
         }
     }

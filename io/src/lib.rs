@@ -88,4 +88,4 @@ pub use rng::{fill_random, random_u64};
 pub use task::{
     BackgroundDemand, JoinHandle, spawn, spawn_background, spawn_urgent, yield_if_needed, yield_now,
 };
-pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout};
+pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout, wall_clock};

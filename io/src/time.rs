@@ -1,4 +1,5 @@
-//! The monotonic clock and timers. There is no wall clock: nothing in the system depends on one.
+//! The monotonic clock and timers. What a node does depends on no wall clock: [`wall_clock`] is for what people are
+//! told, and for terms that they set in hours and days.
 //!
 //! The clock counts the time in which the machine was suspended or the process was stopped (`CLOCK_BOOTTIME`).
 //! Nothing runs then: timers that came due fire within 0.1 s after it, and a `timeout` finds the time gone.
@@ -74,6 +75,18 @@ pub fn now() -> Instant {
         World::Uring(_) => uring::now(),
         #[cfg(feature = "sim")]
         World::Sim(core) => sim::time::now(core),
+    })
+}
+
+/// The time of day, in microseconds since the start of 1970 (UTC), as the machine has it: it may be wrong, stand still,
+/// and go back. Nothing may depend on it but what people are told, and when something expires.
+///
+/// In the Sim world it starts at a moment that follows from the seed, and goes as the node's clock does.
+pub fn wall_clock() -> u64 {
+    world::with(|world| match world {
+        World::Uring(_) => uring::wall_clock(),
+        #[cfg(feature = "sim")]
+        World::Sim(core) => sim::time::wall_clock(core),
     })
 }
 

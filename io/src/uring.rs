@@ -16,7 +16,7 @@ pub(crate) mod time;
 mod timers;
 mod watchdog;
 
-pub(crate) use self::clock::now;
+pub(crate) use self::clock::{now, wall_clock};
 pub(crate) use self::core::Core;
 
 /// The failure below one of glommio's.

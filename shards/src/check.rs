@@ -20,6 +20,7 @@ use crate::engine::describe_keys;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{FileSeries, LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::key::SpacedKey;
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
 use crate::manifest::{Manifest, PlacedTable};
 use crate::recovery;
@@ -198,7 +199,8 @@ fn whose(loaded: &Result<(Owner, Manifest)>) -> (Owner, FileSeries) {
 /// A record that is not intact, until something refers to it.
 struct Damaged {
     error: Error,
-    key: Vec<u8>,
+    /// As tables store it.
+    key: Bytes,
     at: LogIndex,
 }
 
@@ -340,7 +342,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                         assert!(self.damaged.len() <= CHECK_DAMAGED_MAX);
                     }
                     record => {
-                        let key = record.map(|(key, ..)| stored_user_key(&key));
+                        let key = record.map(|(key, ..)| key);
                         let keys = key.map(|key| (key.clone(), key)).unwrap_or_default();
                         self.failed(path, &error, keys);
                     }
@@ -460,8 +462,10 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                 self.told.insert((pointer.segment, pointer.slot));
                 continue;
             }
-            let user_key = stored_key.get(1..).unwrap_or_default();
-            if let Err(error) = self.values.check_head(pointer, user_key, at).await {
+            let Some(key) = SpacedKey::of_stored(&stored_key) else {
+                continue;
+            };
+            if let Err(error) = self.values.check_head(pointer, key, at).await {
                 self.failed(&path, &error, keys);
             }
         }
@@ -490,9 +494,7 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
                 continue;
             }
             let damaged = self.damaged.remove(&(pointer.segment, pointer.slot));
-            let keys = damaged
-                .as_ref()
-                .map(|damaged| stored_user_key(&damaged.key));
+            let keys = damaged.as_ref().map(|damaged| damaged.key.clone());
             let keys = keys.map(|key| (key.clone(), key)).unwrap_or_default();
             let same = damaged.filter(|damaged| damaged.at == *at);
             let path = self.segment_path(pointer.segment);
@@ -521,10 +523,6 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
             );
         }
     }
-}
-
-fn stored_user_key(key: &[u8]) -> Bytes {
-    crate::key::Space::User.stored_key(key).into()
 }
 
 #[cfg(test)]

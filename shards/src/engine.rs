@@ -32,6 +32,7 @@ mod pace;
 mod piece;
 mod reclaim;
 mod report;
+mod rows;
 mod run_writer;
 mod scan;
 mod scrub;
@@ -46,14 +47,15 @@ pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook, Remedy};
 pub use fetch::{Fetched, FetchedEnd, FetchedKey};
 pub use files::{FileEntry, FileKind, FileList, PinnedFiles};
-pub use get::{FoundHead, FoundRange, Lookup, Search, Sought, Stored};
+pub use get::{FoundHead, FoundLarge, FoundRange, Lookup, Search, Sought, Stored};
 pub use heal::Heal;
 pub(crate) use incoming::put_back;
 pub use incoming::{Incoming, IncomingProgress, MissingPiece};
 pub use install::SnapshotWriter;
 pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
-pub use scan::{Item, ItemHead, ScanPage, ScanRange};
+pub use rows::{Row, RowPage};
+pub use scan::{Item, ItemHead, ItemValue, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
@@ -65,7 +67,8 @@ use crate::compaction::{self, Policy, WriteMix};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, SegmentId, TableId, ValueSegmentId};
-use crate::key::Space;
+use crate::key::{Space, SpacedKey};
+use crate::large::LargeRef;
 use crate::limits::{
     KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,
     VALUE_BYTES_MAX,
@@ -447,12 +450,56 @@ impl Engine {
         self.insert(at, key, Value::Deleted);
     }
 
+    /// Puts a large value under `key`, in the place of its bytes. Memory only.
+    ///
+    /// # Panics
+    /// As [`Engine::put`].
+    pub fn put_large(&self, at: LogIndex, key: &[u8], large: LargeRef) {
+        self.insert(at, key, Value::Large(large.into()));
+    }
+
+    /// Puts a row of the shard's own. Memory only.
+    ///
+    /// # Panics
+    /// As [`Engine::put`], and of a space that is not for rows.
+    pub fn put_row(&self, at: LogIndex, space: Space, key: &[u8], value: Bytes) {
+        assert!(value.len() <= VALUE_BYTES_MAX, "a value is bounded");
+        self.insert_row(at, space.key(key), Value::Inline(value));
+    }
+
+    /// Puts a row whose value the log has put into the value log. Memory only.
+    ///
+    /// # Panics
+    /// As [`Engine::put_row`], and of a space whose values are not separated.
+    pub fn put_row_separated(&self, at: LogIndex, space: Space, key: &[u8], pointer: ValuePointer) {
+        assert!(space.is_separable(), "values of {space:?} lie in tables");
+        self.insert_row(at, space.key(key), Value::Separated(pointer));
+    }
+
+    /// Deletes a row. Memory only.
+    ///
+    /// # Panics
+    /// As [`Engine::put_row`].
+    pub fn delete_row(&self, at: LogIndex, space: Space, key: &[u8]) {
+        self.insert_row(at, space.key(key), Value::Deleted);
+    }
+
+    fn insert_row(&self, at: LogIndex, key: SpacedKey<'_>, value: Value) {
+        assert!(key.space.is_of_rows(), "{:?} has no rows", key.space);
+        self.insert_spaced(at, key, value);
+    }
+
     /// Gives the directory up, after everything of the shard is closed.
     pub(crate) fn unlock(&self) {
         self.inner.lock.take();
     }
 
     fn insert(&self, at: LogIndex, key: &[u8], value: Value) {
+        self.insert_spaced(at, Space::User.key(key), value);
+    }
+
+    fn insert_spaced(&self, at: LogIndex, spaced: SpacedKey<'_>, value: Value) {
+        let SpacedKey { space, key } = spaced;
         assert!(key.len() <= KEY_BYTES_MAX, "a key is bounded");
         let state = self.inner.state.borrow();
         assert!(
@@ -465,7 +512,7 @@ impl Engine {
             _ => pace.note_write(key.len() + value.len(), 0),
         }
         let pins = &self.inner.pins;
-        if state.active.insert(Space::User, at, key, value, pins) {
+        if state.active.insert(space, at, key, value, pins) {
             pins.dropped(at);
         }
     }

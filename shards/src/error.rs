@@ -61,6 +61,12 @@ pub enum Error {
         /// The longest allowed.
         limit: u64,
     },
+    /// The value is large: its bytes are read chunk by chunk.
+    #[error("a large value of {len} bytes was asked for as a whole")]
+    IsLarge {
+        /// Its length in bytes.
+        len: u64,
+    },
     /// The shard holds as much as its metadata can: it takes no new values. Deletions, compaction and
     /// collection go on, and make room.
     #[error("the shard is full: {used} {what}, of at most {limit}")]

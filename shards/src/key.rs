@@ -18,15 +18,71 @@ pub enum Space {
     Session = 1,
     /// The shard's own settings (last membership and the like).
     System = 2,
+    /// Uploads and manifests of large values, keyed by upload id (big-endian).
+    Upload = 3,
+    /// Chunks of open uploads: length and checksum, keyed as [`Space::Chunk`].
+    Staged = 4,
+    /// The bytes of chunks, keyed by [`ChunkId::key`](corelith_wire::ids::ChunkId::key).
+    Chunk = 5,
+}
+
+/// A key with its space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpacedKey<'a> {
+    /// The space.
+    pub space: Space,
+    /// The key in it.
+    pub key: &'a [u8],
+}
+
+impl<'a> SpacedKey<'a> {
+    /// It as tables store it.
+    pub(crate) fn stored(self) -> Vec<u8> {
+        self.space.stored_key(self.key)
+    }
+
+    /// The key that tables store so; `None` if there is no such space.
+    pub(crate) fn of_stored(stored: &'a [u8]) -> Option<Self> {
+        let (space, key) = Space::of_stored(stored)?;
+        Some(Self { space, key })
+    }
 }
 
 impl Space {
     /// All spaces, in the order in which tables hold them.
-    pub(crate) const ALL: [Self; 3] = [Self::User, Self::Session, Self::System];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::User,
+        Self::Session,
+        Self::System,
+        Self::Upload,
+        Self::Staged,
+        Self::Chunk,
+    ];
 
     /// The first byte of this space's stored keys.
     pub(crate) fn tag(self) -> u8 {
         self as u8
+    }
+
+    /// The space with that tag, if there is one.
+    pub(crate) fn of_tag(tag: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|space| space.tag() == tag)
+    }
+
+    /// `key` in this space.
+    #[must_use]
+    pub fn key(self, key: &[u8]) -> SpacedKey<'_> {
+        SpacedKey { space: self, key }
+    }
+
+    /// Whether it is of rows that entries of the log put and delete one by one.
+    pub(crate) fn is_of_rows(self) -> bool {
+        matches!(self, Self::Upload | Self::Staged | Self::Chunk)
+    }
+
+    /// Whether values of this space may lie in the value log.
+    pub(crate) fn is_separable(self) -> bool {
+        matches!(self, Self::User | Self::Chunk)
     }
 
     /// `key` of this space as tables store it.
@@ -40,8 +96,7 @@ impl Space {
     /// The space and key of a stored key; `None` if there is no such space.
     pub(crate) fn of_stored(stored: &[u8]) -> Option<(Self, &[u8])> {
         let (tag, key) = stored.split_first()?;
-        let space = Self::ALL.into_iter().find(|space| space.tag() == *tag)?;
-        Some((space, key))
+        Some((Self::of_tag(*tag)?, key))
     }
 }
 
@@ -124,7 +179,7 @@ mod tests {
             );
         }
         assert_eq!(Space::of_stored(b""), None);
-        assert_eq!(Space::of_stored(b"\x03k"), None);
+        assert_eq!(Space::of_stored(b"\x06k"), None);
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub mod gc_plan;
 pub mod ids;
 pub mod inspect;
 pub mod key;
+pub mod large;
 mod length;
 pub mod limits;
 pub mod log;
@@ -81,14 +82,15 @@ pub use cache::{BlockCache, CacheCounters};
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Damage, DamageHook, Engine, Fetched, FetchedEnd, FetchedKey, FileEntry, FileKind, FileList,
-    Found, FoundHead, FoundRange, Heal, Incoming, IncomingProgress, Item, ItemHead, LevelReport,
-    Lookup, MissingPiece, PinnedFiles, Remedy, Returning, ScanPage, ScanRange, ScrubOptions,
-    ScrubProgress, Search, Snapshot, SnapshotWriter, Sought, Statistics, StorageReport, Stored,
-    Wait, WorkStatistics,
+    Found, FoundHead, FoundLarge, FoundRange, Heal, Incoming, IncomingProgress, Item, ItemHead,
+    ItemValue, LevelReport, Lookup, MissingPiece, PinnedFiles, Remedy, Returning, Row, RowPage,
+    ScanPage, ScanRange, ScrubOptions, ScrubProgress, Search, Snapshot, SnapshotWriter, Sought,
+    Statistics, StorageReport, Stored, Wait, WorkStatistics,
 };
 pub use error::{Error, Result};
 pub use ids::{FileId, LogId, LogIndex, NodeId, ReplicaId, ShardId, Term, ValueSegmentId};
-pub use key::Space;
+pub use key::{Space, SpacedKey};
+pub use large::LargeRef;
 pub use log::{Log, LogOptions};
 pub use pins::Pin;
 pub use rounds::Rounds;

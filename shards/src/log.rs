@@ -187,7 +187,9 @@ impl Log {
             return Ok(Ticket::default());
         }
         let bytes = entry.body.slice(value.start as usize..);
-        let key = key_of(&entry.body, value.key_start, value.key_len);
+        let key = value
+            .space
+            .key(key_of(&entry.body, value.key_start, value.key_len));
         match self.values.stage(entry.id.index, key, bytes) {
             Ok((place, ticket)) => {
                 assert_eq!(place.len, value.len, "all of the value is staged");
@@ -323,7 +325,9 @@ impl Log {
         if entry.is_whole() {
             return (id, Ok(entry));
         }
-        let key = key_of(&entry.body, part.key_start, part.key_len);
+        let key = part
+            .space
+            .key(key_of(&entry.body, part.key_start, part.key_len));
         match self.values.read(place, key).await {
             Ok(value) => {
                 entry.body = joined(&entry.body, &value);

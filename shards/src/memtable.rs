@@ -76,6 +76,9 @@ struct MemtableContents {
     user: BTreeMap<MapKey, Chain>,
     session: BTreeMap<MapKey, Chain>,
     system: BTreeMap<MapKey, Chain>,
+    upload: BTreeMap<MapKey, Chain>,
+    staged: BTreeMap<MapKey, Chain>,
+    chunk: BTreeMap<MapKey, Chain>,
     arena: Arena,
     /// Memory besides the arena's.
     other_bytes: usize,
@@ -94,6 +97,9 @@ impl Default for MemtableContents {
             user: BTreeMap::new(),
             session: BTreeMap::new(),
             system: BTreeMap::new(),
+            upload: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            chunk: BTreeMap::new(),
             arena: Arena::new(ARENA_CHUNK_BYTES, OWN_VALUE_BYTES_MIN),
             other_bytes: 0,
             versions: 0,
@@ -110,6 +116,9 @@ impl MemtableContents {
             Space::User => &self.user,
             Space::Session => &self.session,
             Space::System => &self.system,
+            Space::Upload => &self.upload,
+            Space::Staged => &self.staged,
+            Space::Chunk => &self.chunk,
         }
     }
 
@@ -117,7 +126,7 @@ impl MemtableContents {
     fn own_bytes(&self, value: &Value) -> usize {
         match value {
             Value::Inline(value) => self.arena.own_bytes(value.len()),
-            Value::Separated(_) | Value::Deleted => 0,
+            Value::Separated(_) | Value::Large(_) | Value::Deleted => 0,
         }
     }
 
@@ -152,7 +161,7 @@ impl MemtableContents {
     fn refers(&mut self, key_len: usize, value: &Value) {
         match value {
             Value::Deleted => self.deletions += 1,
-            Value::Inline(_) => {}
+            Value::Inline(_) | Value::Large(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 self.separated_bytes += bytes;
@@ -168,7 +177,7 @@ impl MemtableContents {
                 assert!(self.deletions > 0, "a deletion that goes was counted");
                 self.deletions -= 1;
             }
-            Value::Inline(_) => {}
+            Value::Inline(_) | Value::Large(_) => {}
             Value::Separated(pointer) => {
                 let bytes = record_bytes(key_len, pointer.len);
                 let Some(left) = self.references.get_mut(&pointer.segment) else {
@@ -246,6 +255,9 @@ impl Memtable {
             Space::User => &mut contents.user,
             Space::Session => &mut contents.session,
             Space::System => &mut contents.system,
+            Space::Upload => &mut contents.upload,
+            Space::Staged => &mut contents.staged,
+            Space::Chunk => &mut contents.chunk,
         };
         let present = match MapKey::short(key) {
             Some(key) => match map.entry(key) {
@@ -331,7 +343,14 @@ impl Memtable {
     pub(crate) fn into_leftovers(self) -> Leftovers {
         let contents = self.contents.into_inner();
         debug_assert!(contents.is_counted(), "counts are of what is there");
-        let maps = [contents.user, contents.session, contents.system];
+        let maps = [
+            contents.user,
+            contents.session,
+            contents.system,
+            contents.upload,
+            contents.staged,
+            contents.chunk,
+        ];
         Leftovers {
             entries: maps.map(BTreeMap::into_iter),
             _arena: contents.arena,
@@ -341,7 +360,7 @@ impl Memtable {
 
 /// The entries of a memtable out of use.
 pub(crate) struct Leftovers {
-    entries: [IntoIter<MapKey, Chain>; 3],
+    entries: [IntoIter<MapKey, Chain>; 6],
     /// Some keys are in it.
     _arena: Arena,
 }

@@ -32,6 +32,7 @@ pub(crate) use sequential::{EntryRef, SequentialCursor, ValueRef};
 pub(crate) use verify::Verifier;
 pub(crate) use writer::TableWriter;
 
+use crate::large::StoredLarge;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 
@@ -44,6 +45,8 @@ pub(crate) enum Content<'a> {
     Inline(&'a [u8]),
     /// Where the value log has the value.
     Separated(ValuePointer),
+    /// What stands for a large value.
+    Large(StoredLarge),
 }
 
 /// What a table holds for one version of a key.
@@ -57,4 +60,6 @@ pub(crate) enum Value {
     Stored(BlockHandle),
     /// In the value log, which the caller asks.
     Separated(ValuePointer),
+    /// What stands for a large value.
+    Large(StoredLarge),
 }

@@ -52,6 +52,7 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::flight;
 use crate::ids::{FileSeries, LogIndex, Owner, Ticket, ValueSegmentId};
+use crate::key::SpacedKey;
 use crate::limits;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::semaphore::Semaphore;
@@ -200,7 +201,12 @@ impl ValueLog {
     /// # Errors
     /// `Fenced` or `Closed`; `TooLarge` when it exceeds the limits or a segment, which changes
     /// nothing.
-    pub fn stage(&self, at: LogIndex, key: &[u8], value: &[u8]) -> Result<(ValuePointer, Ticket)> {
+    pub fn stage(
+        &self,
+        at: LogIndex,
+        key: SpacedKey<'_>,
+        value: &[u8],
+    ) -> Result<(ValuePointer, Ticket)> {
         let shared = self.shared();
         let staged = shared.pipeline.borrow_mut().stage(at, key, value)?;
         shared.wake_writer.notify_one();

@@ -100,7 +100,9 @@ impl GroupInner {
         let on_its_way = self
             .budget
             .bytes()
-            .saturating_sub(self.entrance.waiting_bytes.get());
+            .saturating_sub(self.entrance.waiting_bytes.get())
+            // Chunks go to the value log.
+            .saturating_sub(self.lane.bytes());
         let memtable = self.engine.memtable_bytes_max();
         let most = match self.engine.has_room() {
             true => memtable,

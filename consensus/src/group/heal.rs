@@ -133,7 +133,12 @@ impl GroupInner {
     /// Whether the check of a write may meet damage that is known, and no other replica can be asked: there is none, or
     /// all are damaged too. A guess that costs nothing where nothing is damaged.
     pub(super) fn may_be_undecidable(&self, payload: &Bytes, parsed: &Parsed) -> bool {
-        if parsed.condition == Condition::Any || !self.engine.has_damage() {
+        self.may_be_undecidable_of(parsed.key(payload), parsed.condition)
+    }
+
+    /// The same of a condition on `key`.
+    pub(super) fn may_be_undecidable_of(&self, key: &[u8], condition: Condition) -> bool {
+        if condition == Condition::Any || !self.engine.has_damage() {
             return false;
         }
         let can_be_asked = |replica: ReplicaId| {
@@ -141,7 +146,7 @@ impl GroupInner {
             pair.is_some_and(|pair| !pair.health(self.shard_id).is_damaged)
         };
         self.current_leader() == Some(self.me)
-            && self.engine.version_in_memory(parsed.key(payload)).is_none()
+            && self.engine.version_in_memory(key).is_none()
             && !self.stores.others().into_iter().any(can_be_asked)
     }
 

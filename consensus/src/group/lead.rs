@@ -147,11 +147,15 @@ impl Group {
                 }
             }
         }
+        if inner.leading().is_none() {
+            inner.lane.fail_if_any(|| inner.not_leading());
+        }
         let leads = inner.raw_leading();
         if leads.is_none_or(|leader| inner.is_settled(leader, now)) {
             inner.lead.settled.set(Some(leads));
         }
         if is_round {
+            self.keep_uploads(now);
             inner.say_what_it_waits_for(now);
             if inner.engine.is_disk_full() || inner.engine.is_log_in_the_way() {
                 inner.purge_wanted.notify_one();
@@ -184,6 +188,12 @@ impl Group {
 }
 
 impl GroupInner {
+    /// Since when this replica leads as `leader`, as far as was noticed.
+    pub(super) fn leads_since(&self, leader: LeaderId) -> Option<Instant> {
+        let since = self.lead.since.get();
+        since.and_then(|(known, since)| (known == leader).then_some(since))
+    }
+
     /// This node's lead as openraft has it, resigned or not.
     pub(super) fn raw_leading(&self) -> Option<LeaderId> {
         let server = self.server.borrow_watched();
@@ -509,6 +519,7 @@ impl GroupInner {
         self.lease.give_up(leader);
         self.readers
             .fail(&crate::GroupError::NotLeader { leader: None });
+        self.lane.fail_if_any(|| self.not_leading());
         self.tell_resignation(leader, corelith_io::now());
         let group = Rc::clone(self);
         drop(corelith_io::spawn(

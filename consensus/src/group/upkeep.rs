@@ -61,6 +61,7 @@ impl GroupInner {
         self.stopped.set(true);
         self.readers.fail(&self.why_stopped());
         self.follower_reads.fail(&self.why_stopped());
+        self.lane.fail(&self.why_stopped());
     }
 
     /// Purges the log behind the engine's checkpoints, except for what lagging followers may need.

@@ -31,7 +31,8 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let ahead = Rc::<ParsedAhead>::default();
         let nobody = Rc::new(|_, _| ready(None).boxed_local());
         let relief = Relief::new(engine.clone(), nobody, Rc::default());
-        let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
+        let (known, uploads) = (Rc::clone(&ahead), Rc::default());
+        let machine = StateMachine::new(engine.clone(), applied, known, relief, uploads);
         let store = LogStore::new(log, engine, ahead, Rc::default());
         Ok(((), store, machine))
     }

@@ -15,7 +15,9 @@ use bytes::{Bytes, BytesMut};
 pub(crate) use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
-use corelith_shards::{Found, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
+use corelith_shards::{
+    Found, ItemValue, LogId, NodeId, ReplicaId, Row, Shard, ShardId, ShardOptions, Space,
+};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::WriteCommand;
@@ -410,8 +412,29 @@ impl Cluster {
             assert!(!page.more);
             page.items
                 .into_iter()
-                .map(|item| (item.key, item.found))
+                .map(|item| {
+                    let value = match item.value {
+                        ItemValue::Bytes(value) => value,
+                        ItemValue::Large(large) => Bytes::copy_from_slice(&large.encode()),
+                    };
+                    let version = item.version;
+                    (item.key, Found { version, value })
+                })
                 .collect()
+        })
+    }
+
+    /// All rows of uploads and their chunks of a node's shard, each with its space.
+    pub(super) fn upload_rows(&self, at: usize, shard: ShardId) -> Vec<(Space, Row)> {
+        let group = self.groups(at).unwrap().group(shard).unwrap();
+        self.sim.block_on(self.nodes[at], async move {
+            let mut all = Vec::new();
+            for space in [Space::Upload, Space::Staged, Space::Chunk] {
+                let page = group.engine().rows(space, &[], &[], usize::MAX, usize::MAX);
+                let page = page.await.unwrap();
+                all.extend(page.rows.into_iter().map(|row| (space, row)));
+            }
+            all
         })
     }
 
@@ -429,7 +452,12 @@ impl Cluster {
                 first.is_some() && applied(1) == first && applied(2) == first
             });
             let first = self.content(0, shard);
+            let rows = self.upload_rows(0, shard);
             for at in 1..self.nodes.len() {
+                assert!(
+                    rows == self.upload_rows(at, shard),
+                    "the uploads of replica {at} of {shard} differ"
+                );
                 assert_eq!(
                     first,
                     self.content(at, shard),

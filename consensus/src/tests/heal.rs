@@ -131,7 +131,7 @@ impl Load {
                     if let Some(fetched) = fetched {
                         return fetched.keys.into_iter().next().map(|key| Found {
                             version: key.at,
-                            value: key.value,
+                            value: key.value.into_bytes().unwrap(),
                         });
                     }
                     corelith_io::sleep(Duration::from_millis(20)).await;

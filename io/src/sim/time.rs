@@ -10,6 +10,11 @@ use std::task::{Context, Poll};
 
 const MILLION: i64 = 1_000_000;
 const CLOCK_READ_NANOS: u64 = 15;
+const MICROS_PER_SECOND: u64 = 1_000_000;
+/// 2024-01-01, in microseconds since 1970.
+const WALL_CLOCK_START_MICROS: u64 = 1_704_067_200 * MICROS_PER_SECOND;
+/// Seconds of the years in which simulations start.
+const WALL_CLOCK_STARTS: u64 = 4 * 365 * 86_400;
 
 /// A node's monotonic clock: `local` at the true time `truth`, running `ppm` too fast since, or standing still.
 ///
@@ -206,4 +211,10 @@ impl Future for Sleep {
 pub(crate) fn now(core: &Core) -> Instant {
     core.world.now.set(core.world.now() + CLOCK_READ_NANOS);
     Instant(core.node.clock.get().at(core.world.now()))
+}
+
+/// The node's time of day: some moment of the years 2024 to 2028 that follows from the seed, and the node's clock since.
+pub(crate) fn wall_clock(core: &Core) -> u64 {
+    let start = WALL_CLOCK_START_MICROS + core.world.seed % WALL_CLOCK_STARTS * MICROS_PER_SECOND;
+    start.saturating_add(now(core).0 / 1000)
 }

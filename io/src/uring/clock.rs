@@ -26,6 +26,19 @@ pub(crate) fn now() -> Instant {
     Instant(sys::boottime_nanos())
 }
 
+/// The time of day in microseconds since 1970; 0 before that.
+pub(crate) fn wall_clock() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "this is the one place that asks the wall clock"
+    )]
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
 /// The tick at which a timer fires: never before its deadline.
 pub(crate) fn tick_of(now: Instant, deadline: Instant) -> u64 {
     let exact = deadline.0.div_ceil(TICK_NANOS);

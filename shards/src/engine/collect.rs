@@ -16,7 +16,6 @@ use super::compact::is_no_space;
 use super::{Engine, ReadView};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
-use crate::key::Space;
 use crate::memtable;
 use crate::pace::{Lane, PACE_STEP_BYTES};
 use crate::planted::{Bug, is_planted};
@@ -156,7 +155,7 @@ impl Engine {
                 };
                 // Garbage is not read.
                 let bytes = if is_live { record.pointer.len } else { 0 };
-                moved.set(moved.get() + 2 * (record.key.len() as u64 + u64::from(bytes)));
+                moved.set(moved.get() + 2 * (record.key.key.len() as u64 + u64::from(bytes)));
                 if moved.get() >= PACE_STEP_BYTES {
                     self.pace(Lane::Collection, moved.take()).await;
                 }
@@ -283,14 +282,14 @@ impl LiveSlots {
 /// Whether anything of `view` has the record's pointer.
 pub(super) async fn is_live(view: &ReadView, record: &RecordRef<'_>) -> Result<bool> {
     for memtable in &view.memtables {
-        let version = memtable.get(Space::User, record.key, record.at);
+        let version = memtable.get(record.key.space, record.key.key, record.at);
         if let Some(version) = version
             && version.value == memtable::Value::Separated(record.pointer)
         {
             return Ok(true);
         }
     }
-    let stored_key = Space::User.stored_key(record.key);
+    let stored_key = record.key.stored();
     if is_planted(Bug::IgnorePinsOfSegments) {
         let hash = hash_of(&stored_key);
         for table in view.version.candidates(&stored_key) {

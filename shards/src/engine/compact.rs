@@ -253,6 +253,7 @@ impl Engine {
                     ValueRef::Deleted => Content::Deleted,
                     ValueRef::Inline(bytes) => Content::Inline(bytes),
                     ValueRef::Separated(pointer) => Content::Separated(pointer),
+                    ValueRef::Large(large) => Content::Large(large),
                     ValueRef::Stored(handle) => {
                         stored = table.stored(handle).await?;
                         Content::Inline(&stored)

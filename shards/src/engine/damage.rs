@@ -8,11 +8,12 @@ use super::Engine;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{SegmentId, TableId, ValueSegmentId};
-use crate::key::Space;
+use crate::key::{Space, SpacedKey};
 use crate::limits::DAMAGES_MAX;
 use crate::sstable::Table;
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
+use corelith_wire::ids::{ChunkId, UploadId};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -60,10 +61,20 @@ impl fmt::Display for Damage {
 
 /// Stored keys as people read them.
 pub(crate) fn describe_keys(first: &[u8], last: &[u8]) -> String {
+    let chunk = |key: &[u8]| match ChunkId::of_key(key) {
+        Some(id) => id.to_string(),
+        None => key.escape_ascii().to_string(),
+    };
     let one = |stored: &[u8]| match Space::of_stored(stored) {
         Some((Space::User, key)) => format!("\"{}\"", key.escape_ascii()),
         Some((Space::Session, key)) => format!("session {}", key.escape_ascii()),
         Some((Space::System, key)) => format!("setting {}", key.escape_ascii()),
+        Some((Space::Upload, key)) => match UploadId::of_key(key) {
+            Some(id) => format!("upload {id}"),
+            None => format!("upload {}", key.escape_ascii()),
+        },
+        Some((Space::Staged, key)) => format!("staged chunk {}", chunk(key)),
+        Some((Space::Chunk, key)) => format!("chunk {}", chunk(key)),
         None => "the end".to_owned(),
     };
     match (first, last) {
@@ -117,13 +128,14 @@ impl Damages {
     }
 
     /// Whether it is known, and with it the key of the record if that is known now.
-    fn has(&self, file: &str, offset: u64, key: Option<&[u8]>) -> bool {
+    fn has(&self, file: &str, offset: u64, key: Option<SpacedKey<'_>>) -> bool {
         let list = self.list.borrow();
         let mut same_place = list
             .iter()
             .filter(|damage| damage.file == file && damage.offset == offset);
         same_place.any(|damage| {
-            let is_of_key = damage.first_key.get(1..) == key && damage.first_key == damage.last_key;
+            let is_of_key = SpacedKey::of_stored(&damage.first_key) == key
+                && damage.first_key == damage.last_key;
             key.is_none() || is_of_key || !file.ends_with(VALUES_SUFFIX)
         })
     }
@@ -207,17 +219,21 @@ impl Engine {
         self.note_damage(error, None).await;
     }
 
-    /// Hands `result` on, and notes the damage if it is that. `key` is the user key that was read.
-    pub(super) async fn noted<T>(&self, result: Result<T>, key: Option<&[u8]>) -> Result<T> {
+    /// Hands `result` on, and notes the damage if it is that. `key` is the key that was read.
+    pub(super) async fn noted<T>(
+        &self,
+        result: Result<T>,
+        key: Option<SpacedKey<'_>>,
+    ) -> Result<T> {
         if let Err(error) = &result {
             self.note_damage(error, key).await;
         }
         result
     }
 
-    /// Notes damage that something has met; other errors are none. `key` is the user key of the
+    /// Notes damage that something has met; other errors are none. `key` is the key of the
     /// record, if it is known.
-    pub(super) async fn note_damage(&self, error: &Error, key: Option<&[u8]>) {
+    pub(super) async fn note_damage(&self, error: &Error, key: Option<SpacedKey<'_>>) {
         let Error::Corrupt { file, offset, what } = error else {
             return;
         };
@@ -232,7 +248,7 @@ impl Engine {
             DamagedFile::Table(table) => table.key_range_at(*offset).await,
             DamagedFile::Segment(id) => match key {
                 Some(key) => {
-                    let stored = Bytes::from(Space::User.stored_key(key));
+                    let stored = Bytes::from(key.stored());
                     (stored.clone(), stored)
                 }
                 None => self.keys_referring_to(id),

@@ -3,8 +3,8 @@
 //! Invariant: of a key up to the last one of an answer, the newest version as of the answer's index is in it, or the
 //! key is deleted. What follows may be anything.
 
-use super::Engine;
-use super::merge::{Merge, Merged, ScanSpan};
+use super::merge::{Merge, ScanSpan};
+use super::{Engine, ItemValue};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
@@ -19,7 +19,7 @@ pub struct FetchedKey {
     /// Its version.
     pub at: LogIndex,
     /// Its value.
-    pub value: Bytes,
+    pub value: ItemValue,
 }
 
 /// How an answer ends.
@@ -59,7 +59,9 @@ impl Engine {
         bytes_max: usize,
     ) -> Result<Fetched> {
         self.check_usable()?;
-        if last.first().is_some_and(|tag| *tag > Space::User.tag()) {
+        let session = Space::Session.tag();
+        let begins_before = first.first().is_none_or(|tag| *tag <= session);
+        if begins_before && last.first().is_some_and(|tag| *tag >= session) {
             // Changed sessions are put into a memtable when it is frozen.
             self.freeze();
         }
@@ -122,22 +124,18 @@ impl Engine {
                 if bytes > 0 && bytes + stored_key.len() + merged.value_len() > bytes_max {
                     return Ok(FetchedEnd::More);
                 }
-                let key = self.read_merged(&merged, &view).await?;
-                bytes += stored_key.len() + key.len();
+                let value = merged.value(&view).await;
+                let value = self.noted(value, Some(merged.spaced())).await?;
+                let Some(value) = value else { continue };
+                bytes += stored_key.len() + value.held_len();
                 fetched.keys.push(FetchedKey {
                     stored_key,
                     at: merged.at,
-                    value: key,
+                    value,
                 });
             }
         }
         Ok(FetchedEnd::Complete)
-    }
-
-    async fn read_merged(&self, merged: &Merged, view: &super::ReadView) -> Result<Bytes> {
-        let value = merged.value(view).await;
-        let value = self.noted(value, Some(&merged.key)).await?;
-        Ok(value.unwrap_or_default())
     }
 }
 

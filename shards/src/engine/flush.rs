@@ -324,5 +324,6 @@ fn content_of(value: &Value) -> Content<'_> {
         Value::Deleted => Content::Deleted,
         Value::Inline(value) => Content::Inline(value),
         Value::Separated(pointer) => Content::Separated(*pointer),
+        Value::Large(large) => Content::Large(*large),
     }
 }

@@ -7,7 +7,8 @@ pub use head::FoundHead;
 use super::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
-use crate::key::Space;
+use crate::key::{Space, SpacedKey};
+use crate::large::{LargeRef, StoredLarge};
 use crate::memtable::{self, Value};
 use crate::sstable::{self, BlockHandle, Table, hash_of};
 use crate::version::Version;
@@ -50,6 +51,8 @@ pub enum Lookup {
     Found(Option<Found>),
     /// The value is there, and has to be read.
     Stored(Stored),
+    /// The value is large.
+    Large(FoundLarge),
     /// The tables have to be asked.
     Unknown(Search),
 }
@@ -60,6 +63,17 @@ pub enum Sought {
     Found(Option<Found>),
     /// The value is there, and has to be read.
     Stored(Stored),
+    /// The value is large.
+    Large(FoundLarge),
+}
+
+/// A large value as it was found: its bytes are chunks of an upload (see [`Space::Chunk`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundLarge {
+    /// Log index of the commit that put it there.
+    pub version: LogIndex,
+    /// What it is.
+    pub large: LargeRef,
 }
 
 /// A search that no memtable ended. It keeps the files that may hold the key.
@@ -95,6 +109,7 @@ enum ValueSource {
     Bytes(Bytes),
     Table(Rc<Table>, BlockHandle),
     Log(ValuePointer),
+    Large(StoredLarge),
 }
 
 /// Counts the reads that had to ask several runs: enough of them pay for merging the runs. Belongs to one core.
@@ -137,7 +152,7 @@ impl Engine {
     /// # Errors
     /// `Io` or `Corrupt` of a table.
     pub async fn version_of(&self, key: &[u8]) -> Result<Option<LogIndex>> {
-        let found = self.find(key).await;
+        let found = self.find(Space::User.key(key)).await;
         Ok(match self.noted(found, None).await?.0 {
             KeyPlace::Memory(version) => is_there(&version).then_some(version.at),
             KeyPlace::Table(_, _, sstable::Value::Deleted) | KeyPlace::Nowhere => None,
@@ -148,6 +163,7 @@ impl Engine {
     /// The version of `key`'s current value if memory knows it: `Some(None)` is a certain miss,
     /// `None` means that disk must be asked ([`Engine::version_of`]).
     pub fn version_in_memory(&self, key: &[u8]) -> Option<Option<LogIndex>> {
+        let key = Space::User.key(key);
         match self.find_in_memory(key) {
             Some(version) => Some(is_there(&version).then_some(version.at)),
             None => match self.find_in_cache(key)? {
@@ -161,6 +177,7 @@ impl Engine {
     /// [`Engine::search`] goes on from.
     pub fn look_up(&self, key: &[u8]) -> Lookup {
         // One step: a flush or collection cannot move the key or its value in between.
+        let key = Space::User.key(key);
         let segments = self.inner.values.segments();
         let place = match self.find_in_memory(key) {
             Some(version) => KeyPlace::Memory(version),
@@ -176,6 +193,7 @@ impl Engine {
         match sought(place, segments) {
             Sought::Found(found) => Lookup::Found(found),
             Sought::Stored(stored) => Lookup::Stored(stored),
+            Sought::Large(large) => Lookup::Large(large),
         }
     }
 
@@ -185,6 +203,7 @@ impl Engine {
     /// `Io`, or `Corrupt` of a table.
     pub async fn search(&self, key: &[u8], search: Search) -> Result<Sought> {
         let Search { tables, segments } = search;
+        let key = Space::User.key(key);
         let found = self.find_in_tables(key, &tables).await;
         let place = self.noted(found, Some(key)).await?;
         Ok(sought(place, segments))
@@ -195,11 +214,15 @@ impl Engine {
     /// # Errors
     /// `Io`, or `Corrupt` of a table or of the value log.
     pub async fn read(&self, key: &[u8], stored: Stored) -> Result<Found> {
+        self.read_spaced(Space::User.key(key), stored).await
+    }
+
+    async fn read_spaced(&self, key: SpacedKey<'_>, stored: Stored) -> Result<Found> {
         let found = self.read_stored(key, stored).await;
         self.noted(found, Some(key)).await
     }
 
-    async fn read_stored(&self, key: &[u8], stored: Stored) -> Result<Found> {
+    async fn read_stored(&self, key: SpacedKey<'_>, stored: Stored) -> Result<Found> {
         let version = stored.version;
         let value = match stored.at {
             StoredAt::Table(table, handle) => table.stored(handle).await?,
@@ -216,21 +239,23 @@ impl Engine {
     pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Found>> {
         match self.look_up(key) {
             Lookup::Found(found) => Some(found),
-            Lookup::Stored(_) | Lookup::Unknown(_) => None,
+            Lookup::Stored(_) | Lookup::Large(_) | Lookup::Unknown(_) => None,
         }
     }
 
     /// The current value of `key`.
     ///
     /// # Errors
-    /// `Io`, or `Corrupt` of a table or of the value log.
+    /// `IsLarge` if it is large; `Io`, or `Corrupt` of a table or of the value log.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Found>> {
         let stored = match self.look_up(key) {
             Lookup::Found(found) => return Ok(found),
             Lookup::Stored(stored) => stored,
+            Lookup::Large(found) => return Err(found.large.is_no_bytes()),
             Lookup::Unknown(search) => match self.search(key, search).await? {
                 Sought::Found(found) => return Ok(found),
                 Sought::Stored(stored) => stored,
+                Sought::Large(found) => return Err(found.large.is_no_bytes()),
             },
         };
         self.read(key, stored).await.map(Some)
@@ -242,16 +267,57 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn get_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<FoundRange>> {
+        self.spaced_range(Space::User.key(key), range).await
+    }
+
+    async fn spaced_range(
+        &self,
+        key: SpacedKey<'_>,
+        range: Range<u64>,
+    ) -> Result<Option<FoundRange>> {
         let found = self.look_up_range(key, range).await;
         self.noted(found, Some(key)).await
     }
 
-    async fn look_up_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<FoundRange>> {
+    /// The value of a row of the shard's own, `None` if it has none.
+    ///
+    /// # Errors
+    /// `Io`, or `Corrupt` of a table or of the value log.
+    pub async fn row(&self, space: Space, key: &[u8]) -> Result<Option<Found>> {
+        let key = space.key(key);
+        let found = self.find(key).await;
+        let (place, segments) = self.noted(found, None).await?;
+        match sought(place, segments) {
+            Sought::Found(found) => Ok(found),
+            Sought::Stored(stored) => self.read_spaced(key, stored).await.map(Some),
+            Sought::Large(found) => Err(found.large.is_no_bytes()),
+        }
+    }
+
+    /// The bytes `range` of the value of a row, as [`Engine::get_range`].
+    ///
+    /// # Errors
+    /// As [`Engine::row`].
+    pub async fn row_range(
+        &self,
+        space: Space,
+        key: &[u8],
+        range: Range<u64>,
+    ) -> Result<Option<FoundRange>> {
+        self.spaced_range(space.key(key), range).await
+    }
+
+    async fn look_up_range(
+        &self,
+        key: SpacedKey<'_>,
+        range: Range<u64>,
+    ) -> Result<Option<FoundRange>> {
         let (place, segments) = self.find(key).await?;
         let Some((version, source)) = source_of(place) else {
             return Ok(None);
         };
         let whole = match source {
+            ValueSource::Large(large) => return Err(large.get().is_no_bytes()),
             ValueSource::Bytes(bytes) => bytes,
             ValueSource::Table(table, handle) => table.stored(handle).await?,
             ValueSource::Log(pointer) => {
@@ -278,7 +344,7 @@ impl Engine {
         }))
     }
 
-    async fn find(&self, key: &[u8]) -> Result<(KeyPlace, Rc<Segments>)> {
+    async fn find(&self, key: SpacedKey<'_>) -> Result<(KeyPlace, Rc<Segments>)> {
         // One step: a flush or collection cannot move the key or its value in between.
         let segments = self.inner.values.segments();
         if let Some(version) = self.find_in_memory(key) {
@@ -289,8 +355,8 @@ impl Engine {
         Ok((place, segments))
     }
 
-    async fn find_in_tables(&self, key: &[u8], tables: &Version) -> Result<KeyPlace> {
-        let stored_key = Space::User.stored_key(key);
+    async fn find_in_tables(&self, key: SpacedKey<'_>, tables: &Version) -> Result<KeyPlace> {
+        let stored_key = key.stored();
         let hash = hash_of(&stored_key);
         let mut asked = 0;
         let mut place = KeyPlace::Nowhere;
@@ -317,20 +383,20 @@ impl Engine {
         }
     }
 
-    fn find_in_memory(&self, key: &[u8]) -> Option<memtable::KeyVersion> {
+    fn find_in_memory(&self, key: SpacedKey<'_>) -> Option<memtable::KeyVersion> {
         self.inner.pace.meter.note_read();
         let state = self.inner.state.borrow();
-        let active = state.active.get(Space::User, key, NOW);
+        let active = state.active.get(key.space, key.key, NOW);
         active.or_else(|| {
             let mut frozen = state.frozen.iter().rev();
-            frozen.find_map(|frozen| frozen.memtable.get(Space::User, key, NOW))
+            frozen.find_map(|frozen| frozen.memtable.get(key.space, key.key, NOW))
         })
     }
 
     /// What the tables hold of `key`, if all blocks that it takes to know are in the cache.
-    fn find_in_cache(&self, key: &[u8]) -> Option<CachedKey> {
+    fn find_in_cache(&self, key: SpacedKey<'_>) -> Option<CachedKey> {
         let state = self.inner.state.borrow();
-        let stored_key = Space::User.stored_key(key);
+        let stored_key = key.stored();
         let hash = hash_of(&stored_key);
         let mut asked = 0;
         let mut found = CachedKey::Nothing;
@@ -361,6 +427,10 @@ fn sought(place: KeyPlace, segments: Rc<Segments>) -> Sought {
         ValueSource::Bytes(value) => return Sought::Found(Some(Found { version, value })),
         ValueSource::Table(table, handle) => StoredAt::Table(table, handle),
         ValueSource::Log(pointer) => StoredAt::Log(pointer),
+        ValueSource::Large(large) => {
+            let large = large.get();
+            return Sought::Large(FoundLarge { version, large });
+        }
     };
     Sought::Stored(Stored {
         version,
@@ -379,12 +449,14 @@ fn source_of(place: KeyPlace) -> Option<(LogIndex, ValueSource)> {
             Value::Deleted => None,
             Value::Inline(bytes) => Some((version.at, ValueSource::Bytes(bytes))),
             Value::Separated(pointer) => Some((version.at, ValueSource::Log(pointer))),
+            Value::Large(large) => Some((version.at, ValueSource::Large(large))),
         },
         KeyPlace::Table(table, at, value) => match value {
             sstable::Value::Deleted => None,
             sstable::Value::Inline(bytes) => Some((at, ValueSource::Bytes(bytes))),
             sstable::Value::Stored(handle) => Some((at, ValueSource::Table(table, handle))),
             sstable::Value::Separated(pointer) => Some((at, ValueSource::Log(pointer))),
+            sstable::Value::Large(large) => Some((at, ValueSource::Large(large))),
         },
         KeyPlace::Nowhere => None,
     }

@@ -20,10 +20,9 @@
 mod rewrite;
 
 use super::install::Reception;
-use super::{Damage, Engine, Fetched};
+use super::{Damage, Engine, Fetched, ItemValue};
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, TableId, Ticket, ValueSegmentId};
-use crate::key::Space;
 use crate::limits::{HEAL_BYTES_MAX, KEY_BYTES_MAX, SEAL_LOOK_EVERY, SEAL_WAIT, VALUE_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::sstable::Table;
@@ -271,10 +270,11 @@ impl Heal {
             .all(|(before, key)| before < key);
         let is_possible = |key: &super::FetchedKey| {
             let len = 1..=KEY_BYTES_MAX + 1;
-            Space::of_stored(&key.stored_key).is_some()
+            let engine = &self.engine;
+            engine.separated_key(&key.stored_key, &key.value).is_ok()
                 && range.contains(&key.stored_key)
                 && len.contains(&key.stored_key.len())
-                && key.value.len() <= VALUE_BYTES_MAX
+                && key.value.held_len() <= VALUE_BYTES_MAX
                 && key.at <= as_of
         };
         if !is_in_order || !keys.iter().all(is_possible) {
@@ -296,24 +296,23 @@ impl Heal {
         Ok(())
     }
 
-    async fn stage(&mut self, stored_key: Bytes, at: LogIndex, value: Bytes) -> Result<()> {
-        let threshold = self.engine.inner.options.value_threshold;
-        let is_separated = threshold > 0 && value.len() >= threshold;
-        let user_key = match Space::of_stored(&stored_key) {
-            Some((Space::User, key)) => Some(key),
-            _ => None,
-        };
-        let value = match user_key.filter(|_| is_separated) {
-            Some(key) => {
+    async fn stage(&mut self, stored_key: Bytes, at: LogIndex, value: ItemValue) -> Result<()> {
+        let separated = self.engine.separated_key(&stored_key, &value);
+        let value = match (separated.ok().flatten(), &value) {
+            (Some(key), ItemValue::Bytes(value)) => {
                 let values = &self.engine.inner.values;
                 values.wait_for_room().await?;
-                let (pointer, ticket) = values.stage(at, key, &value)?;
+                let (pointer, ticket) = values.stage(at, key, value)?;
                 self.values = ticket;
                 StagedValue::Separated(pointer)
             }
-            None => {
+            (_, ItemValue::Bytes(value)) => {
                 self.bytes += value.len();
-                StagedValue::Here(Bytes::copy_from_slice(&value))
+                StagedValue::Here(Bytes::copy_from_slice(value))
+            }
+            (_, ItemValue::Large(large)) => {
+                self.bytes += value.held_len();
+                StagedValue::Large((*large).into())
             }
         };
         self.bytes += stored_key.len();

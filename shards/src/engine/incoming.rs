@@ -23,7 +23,6 @@ use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{FileId, LogId, ValueSegmentId};
-use crate::key::Space;
 use crate::limits::{FILE_PIECE_BYTES, INCOMING_RECORD_EVERY_BYTES};
 use crate::planted::{Bug, is_planted};
 use crate::removal::remove_if_there;
@@ -545,8 +544,7 @@ impl Incoming {
                 let path = path_of(&self.dir, file, WHOLE);
                 let table = Table::open_at(path, placed.meta.clone(), &BlockCache::new(0)).await?;
                 for (key, at, pointer) in &torn {
-                    let key = Space::User.stored_key(key);
-                    if table.holds(&key, *at, *pointer, false).await? {
+                    if table.holds(key, *at, *pointer, false).await? {
                         self.forget(id);
                         let path = path_of(&self.dir, id, PART);
                         let what = "a value is damaged";

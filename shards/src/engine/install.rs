@@ -7,11 +7,11 @@ use super::merge::{Merge, ScanSpan};
 use super::piece::{self, PieceKind};
 use super::run_writer::RunWriter;
 use super::snapshot::{SnapshotRecord, take_record};
-use super::{Engine, EngineState, ReadView, edit};
+use super::{Engine, EngineState, ItemValue, ReadView, edit};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, RunId, Ticket, ValueSegmentId};
-use crate::key::Space;
+use crate::key::{Space, SpacedKey};
 use crate::limits::{LEVELS_MAX, TABLE_BYTES};
 use crate::manifest::PlacedTable;
 use crate::session::SessionTable;
@@ -160,6 +160,26 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The key of a value that came from another replica, if the value goes to the value log.
+    ///
+    /// # Errors
+    /// What is wrong, if there can be no such key or value.
+    pub(super) fn separated_key<'a>(
+        &self,
+        stored_key: &'a [u8],
+        value: &ItemValue,
+    ) -> Result<Option<SpacedKey<'a>>, &'static str> {
+        let key = SpacedKey::of_stored(stored_key).ok_or("a key of no space")?;
+        if value.bytes().is_none() && key.space != Space::User {
+            return Err("a large value that is no user's");
+        }
+        let from = self.inner.options.value_threshold;
+        let is_long = value.bytes().is_some_and(|value| value.len() >= from);
+        Ok(Some(key).filter(|key| from > 0 && is_long && key.space.is_separable()))
+    }
+}
+
 impl SnapshotWriter {
     /// Takes the next piece, in order.
     ///
@@ -209,21 +229,20 @@ impl SnapshotWriter {
         if !known_space || !in_order || Some(record.at) > applied {
             return Err(self.bad("a record that cannot be"));
         }
-        let user_key = match Space::of_stored(&record.stored_key) {
-            Some((Space::User, key)) => Some(key),
-            _ => None,
-        };
-        let threshold = self.engine.inner.options.value_threshold;
-        let is_separated = threshold > 0 && record.value.len() >= threshold;
-        let content = match user_key.filter(|_| is_separated) {
-            Some(key) => {
+        let separated = self
+            .engine
+            .separated_key(&record.stored_key, &record.value)
+            .map_err(|what| self.bad(what))?;
+        let content = match (separated, &record.value) {
+            (Some(key), ItemValue::Bytes(value)) => {
                 let values = &self.engine.inner.values;
                 values.wait_for_room().await?;
-                let (pointer, ticket) = values.stage(record.at, key, &record.value)?;
+                let (pointer, ticket) = values.stage(record.at, key, value)?;
                 self.values = ticket;
                 Content::Separated(pointer)
             }
-            None => Content::Inline(&record.value),
+            (_, ItemValue::Bytes(value)) => Content::Inline(value),
+            (_, ItemValue::Large(large)) => Content::Large((*large).into()),
         };
         self.run
             .add(&record.stored_key, record.at, content, true)
@@ -308,7 +327,7 @@ pub(super) async fn load_sessions(view: &ReadView) -> Result<SessionTable> {
     let mut merge = Merge::start(view, span).await?;
     let mut records = Vec::new();
     while let Some(merged) = merge.next().await? {
-        if let Some(record) = merged.value(view).await? {
+        if let Some(record) = merged.bytes(view).await? {
             let id = merged.key.first_chunk::<8>().copied();
             let id = id.filter(|_| merged.key.len() == 8);
             let id = id.ok_or_else(|| damaged("a session's key is malformed"))?;

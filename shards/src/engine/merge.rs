@@ -1,9 +1,10 @@
 //! Merges memtables and tables in key order, as of a sequence number.
 
-use super::ReadView;
+use super::{ItemValue, ReadView};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
-use crate::key::Space;
+use crate::key::{Space, SpacedKey};
+use crate::large::{LargeRef, StoredLarge};
 use crate::limits::SCAN_BATCH_ENTRIES;
 use crate::memtable::{self, Memtable};
 use crate::sstable::{self, BlockHandle, Table, TableCursor};
@@ -34,10 +35,12 @@ enum MergedValue {
     Inline(Bytes),
     InTable(Rc<Table>, BlockHandle),
     Separated(ValuePointer),
+    Large(StoredLarge),
 }
 
 /// The newest visible version of a key.
 pub(super) struct Merged {
+    space: Space,
     pub(super) key: Bytes,
     pub(super) at: LogIndex,
     value: MergedValue,
@@ -48,27 +51,51 @@ impl Merged {
         matches!(self.value, MergedValue::Deleted)
     }
 
-    /// Length of the value in bytes.
+    /// The key with its space.
+    pub(super) fn spaced(&self) -> SpacedKey<'_> {
+        self.space.key(&self.key)
+    }
+
+    /// What stands for the value, if it is large.
+    pub(super) fn large(&self) -> Option<LargeRef> {
+        match &self.value {
+            MergedValue::Large(large) => Some(large.get()),
+            _ => None,
+        }
+    }
+
+    /// Length of the value in bytes; of a large one, of what stands for it.
     pub(super) fn value_len(&self) -> usize {
         match &self.value {
             MergedValue::Deleted => 0,
             MergedValue::Inline(bytes) => bytes.len(),
             MergedValue::InTable(_, handle) => handle.len as usize,
             MergedValue::Separated(pointer) => pointer.len as usize,
+            MergedValue::Large(large) => large.as_slice().len(),
         }
     }
 
     /// The value, read as of the `view` that was merged; `None` if deleted.
-    pub(super) async fn value(&self, view: &ReadView) -> Result<Option<Bytes>> {
-        match &self.value {
-            MergedValue::Deleted => Ok(None),
-            MergedValue::Inline(bytes) => Ok(Some(bytes.clone())),
-            MergedValue::InTable(table, handle) => Ok(Some(table.stored(*handle).await?)),
+    pub(super) async fn value(&self, view: &ReadView) -> Result<Option<ItemValue>> {
+        let bytes = match &self.value {
+            MergedValue::Deleted => return Ok(None),
+            MergedValue::Large(large) => return Ok(Some(ItemValue::Large(large.get()))),
+            MergedValue::Inline(bytes) => bytes.clone(),
+            MergedValue::InTable(table, handle) => table.stored(*handle).await?,
             MergedValue::Separated(pointer) => {
-                let read = view.values.read(&view.segments, *pointer, Some(&self.key));
-                Ok(Some(read.await?))
+                let read = view
+                    .values
+                    .read(&view.segments, *pointer, Some(self.spaced()));
+                read.await?
             }
-        }
+        };
+        Ok(Some(ItemValue::Bytes(bytes)))
+    }
+
+    /// As [`Merged::value`], of a space whose values are bytes. A large one has none.
+    pub(super) async fn bytes(&self, view: &ReadView) -> Result<Option<Bytes>> {
+        let value = self.value(view).await?;
+        Ok(value.and_then(ItemValue::into_bytes))
     }
 }
 
@@ -220,6 +247,7 @@ impl Merge {
                     memtable::Value::Deleted => MergedValue::Deleted,
                     memtable::Value::Inline(bytes) => MergedValue::Inline(bytes),
                     memtable::Value::Separated(pointer) => MergedValue::Separated(pointer),
+                    memtable::Value::Large(large) => MergedValue::Large(large),
                 },
                 source,
             });
@@ -271,6 +299,7 @@ impl Merge {
             sstable::Value::Inline(bytes) => MergedValue::Inline(bytes.clone()),
             sstable::Value::Separated(pointer) => MergedValue::Separated(*pointer),
             sstable::Value::Stored(handle) => MergedValue::InTable(Rc::clone(table), *handle),
+            sstable::Value::Large(large) => MergedValue::Large(*large),
         };
         self.heads.push(MergeHead {
             key: Bytes::copy_from_slice(key),
@@ -325,6 +354,7 @@ impl Merge {
             }
             self.last_key = Some(head.key.clone());
             return Ok(Some(Merged {
+                space: self.span.space,
                 key: head.key,
                 at: head.at,
                 value: head.value,

@@ -1,10 +1,11 @@
 //! Reading a range of keys.
 
 use super::merge::{Merge, Merged, ScanSpan};
-use super::{Engine, Found, FoundHead, ReadView};
+use super::{Engine, FoundHead, ReadView};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
+use crate::large::{LARGE_BYTES, LargeRef};
 use crate::pins::Pin;
 use bytes::Bytes;
 
@@ -13,8 +14,57 @@ use bytes::Bytes;
 pub struct Item {
     /// User key.
     pub key: Bytes,
-    /// Its value and version.
-    pub found: Found,
+    /// Log index of the write that put the value there.
+    pub version: LogIndex,
+    /// The value.
+    pub value: ItemValue,
+}
+
+/// A value, or what stands for it if it is large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemValue {
+    /// The bytes.
+    Bytes(Bytes),
+    /// The bytes are chunks of an upload.
+    Large(LargeRef),
+}
+
+impl ItemValue {
+    /// Length of the value in bytes.
+    #[must_use]
+    pub fn value_len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Large(large) => large.len,
+        }
+    }
+
+    /// Bytes that it takes in memory, or in an answer.
+    #[must_use]
+    pub fn held_len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Large(_) => LARGE_BYTES,
+        }
+    }
+
+    /// The bytes, unless it is large.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large(_) => None,
+        }
+    }
+
+    /// See [`ItemValue::bytes`].
+    #[must_use]
+    pub fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large(_) => None,
+        }
+    }
 }
 
 /// One key of a scan that reads no values.
@@ -97,11 +147,11 @@ impl Engine {
         let mut items = Vec::new();
         let take = async |merged: Merged, view: &ReadView| {
             let value = merged.value(view).await;
-            if let Some(value) = self.noted(value, Some(&merged.key)).await? {
-                let version = merged.at;
+            if let Some(value) = self.noted(value, Some(merged.spaced())).await? {
                 items.push(Item {
                     key: merged.key,
-                    found: Found { version, value },
+                    version: merged.at,
+                    value,
                 });
             }
             Ok(items.len())
@@ -136,7 +186,9 @@ impl Engine {
         let take = async |merged: Merged, _: &ReadView| {
             let found = FoundHead {
                 version: merged.at,
-                len: merged.value_len() as u64,
+                len: merged
+                    .large()
+                    .map_or(merged.value_len() as u64, |large| large.len),
             };
             items.push(ItemHead {
                 key: merged.key,

@@ -13,6 +13,7 @@ use super::{Engine, EngineInner};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{SegmentId, TableId, ValueSegmentId};
+use crate::key::SpacedKey;
 use crate::limits::{SCRUB_CYCLE_MIN, SCRUB_START_DELAY, VERIFY_STEP_BYTES};
 use crate::manifest::Manifest;
 use crate::pace::{Bucket, STEPS};
@@ -357,20 +358,19 @@ impl Scrubber {
             self.failed(engine, &error, None).await;
             return Ok(true);
         };
-        let record = RecordRef {
-            key: &key,
-            at,
-            pointer,
+        let Some(key) = SpacedKey::of_stored(&key) else {
+            return Ok(true);
         };
+        let record = RecordRef { key, at, pointer };
         // A crash may have torn a record that nothing refers to.
         if is_needed(engine, &record).await {
-            self.failed(engine, &error, Some(&key)).await;
+            self.failed(engine, &error, Some(key)).await;
         }
         Ok(true)
     }
 
     /// Takes the failure of a check: damage is noted, anything else only logged.
-    async fn failed(&self, engine: &Engine, error: &Error, key: Option<&[u8]>) {
+    async fn failed(&self, engine: &Engine, error: &Error, key: Option<SpacedKey<'_>>) {
         if error.is_corrupt() {
             engine
                 .inner

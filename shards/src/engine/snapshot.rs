@@ -2,14 +2,18 @@
 
 use super::merge::{Merge, ScanSpan};
 use super::piece::{self, PAYLOAD_BYTES_MAX, PieceKind};
-use super::{Engine, ReadView};
+use super::{Engine, ItemValue, ReadView};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::ids::{LogId, LogIndex, ShardId};
 use crate::key::Space;
+use crate::large::LargeRef;
 use crate::planted::{Bug, is_planted};
 use crate::varint;
 use bytes::{Buf, Bytes, BytesMut};
+
+/// In the space of a record's key: what comes behind the key stands for a large value.
+const LARGE_TAG: u8 = 0x80;
 
 /// See [`Engine::snapshot`]. Sent as a sequence of opaque pieces, each at most
 /// `limits::SNAPSHOT_PIECE_BYTES_MAX` long and with a checksum of its own. Belongs to one core.
@@ -136,11 +140,15 @@ impl Snapshot {
             let mut head = Vec::with_capacity(32 + merged.key.len());
             varint::put(&mut head, merged.key.len() as u64 + 1);
             varint::put(&mut head, merged.at.0);
-            varint::put(&mut head, value.len() as u64);
-            head.push(space.tag());
+            varint::put(&mut head, value.held_len() as u64);
+            let mark = value.bytes().map_or(LARGE_TAG, |_| 0);
+            head.push(space.tag() | mark);
             head.extend_from_slice(&merged.key);
             self.pending.extend_from_slice(&head);
-            self.pending.extend_from_slice(&value);
+            match &value {
+                ItemValue::Bytes(value) => self.pending.extend_from_slice(value),
+                ItemValue::Large(large) => self.pending.extend_from_slice(&large.encode()),
+            }
             self.records += 1;
         }
         Ok(true)
@@ -160,7 +168,7 @@ fn spaces() -> Vec<Space> {
 pub(super) struct SnapshotRecord {
     pub(super) stored_key: Bytes,
     pub(super) at: LogIndex,
-    pub(super) value: Bytes,
+    pub(super) value: ItemValue,
 }
 
 /// Takes a record from the front of `stream`; `None` if it is not all there yet.
@@ -192,9 +200,19 @@ pub(super) fn take_record(stream: &mut BytesMut) -> Result<Option<SnapshotRecord
     }
     let head_len = stream.len() - rest.len();
     stream.advance(head_len);
+    let mut stored_key = stream.split_to(key_len);
+    let value = stream.split_to(value_len).freeze();
+    let value = match stored_key.first_mut() {
+        Some(tag) if *tag & LARGE_TAG != 0 => {
+            *tag &= !LARGE_TAG;
+            let large = LargeRef::decode(&value);
+            ItemValue::Large(large.ok_or("what stands for a large value is malformed")?)
+        }
+        _ => ItemValue::Bytes(value),
+    };
     Ok(Some(SnapshotRecord {
-        stored_key: stream.split_to(key_len).freeze(),
+        stored_key: stored_key.freeze(),
         at,
-        value: stream.split_to(value_len).freeze(),
+        value,
     }))
 }

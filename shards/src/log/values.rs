@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::ids::{LogIndex, Ticket};
+use crate::key::SpacedKey;
 use crate::vlog::{LoggedValue, ValueLog, ValuePointer, ValueState};
 use bytes::Bytes;
 
@@ -26,22 +27,22 @@ impl Values {
     pub(super) fn stage(
         &self,
         at: LogIndex,
-        key: &[u8],
+        key: SpacedKey<'_>,
         value: Bytes,
     ) -> Result<(ValuePointer, Ticket)> {
         match self {
             Self::On(values) => values.stage(at, key, &value),
             #[cfg(test)]
-            Self::Fake(values) => Ok(values.stage(at, key, value)),
+            Self::Fake(values) => Ok(values.stage(at, key.key, value)),
         }
     }
 
     /// Reads a value back and checks it.
-    pub(super) async fn read(&self, place: ValuePointer, key: &[u8]) -> Result<Bytes> {
+    pub(super) async fn read(&self, place: ValuePointer, key: SpacedKey<'_>) -> Result<Bytes> {
         match self {
             Self::On(values) => values.read(&values.segments(), place, Some(key)).await,
             #[cfg(test)]
-            Self::Fake(values) => values.read(place, key).await,
+            Self::Fake(values) => values.read(place, key.key).await,
         }
     }
 

@@ -7,12 +7,13 @@
 //! place   = nothing (kind 0, deleted) | value length varint (kind 1, inline) |
 //!           handle (kind 2, stored in a block of its own) |
 //!           a pointer (kind 3, in the value log; see vlog/pointer.rs) |
-//!           handle | handle (kind 4, a leaf and its filter; in the root only)
+//!           handle | handle (kind 4, a leaf and its filter; in the root only) |
+//!           what stands for a large value [32] (kind 5; see large.rs)
 //! handle  = offset / 4096 varint | payload length varint
 //! ```
 //! `shared` counts all bytes that the key has in common with the key before, on which searches rely. A
 //! restart is the offset of an entry whose `shared` is 0 whatever it has in common; the first entry is one.
-//! Kinds 3 and 4 came with version 2.
+//! Kinds 3 and 4 came with version 2, kind 5 with version 4.
 
 mod builder;
 pub(super) mod find;
@@ -23,6 +24,7 @@ use super::Value;
 use super::format::BlockHandle;
 use crate::ids::LogIndex;
 use crate::key::compare;
+use crate::large::StoredLarge;
 use crate::limits::KEY_BYTES_MAX;
 use crate::varint;
 use crate::vlog::ValuePointer;
@@ -35,6 +37,7 @@ const INLINE: u8 = 1;
 const STORED: u8 = 2;
 const SEPARATED: u8 = 3;
 const PARTITION: u8 = 4;
+const LARGE: u8 = 5;
 
 /// Most keys are shorter, so that the memory for one is taken once.
 const KEY_BYTES_USUAL: usize = 64;
@@ -125,6 +128,7 @@ pub(super) enum HeldValue {
         leaf: BlockHandle,
         filter: BlockHandle,
     },
+    Large(StoredLarge),
 }
 
 /// An entry whose key is not put together yet.
@@ -163,6 +167,7 @@ impl DecodedEntry {
                 leaf: take_handle(&mut entry)?,
                 filter: take_handle(&mut entry)?,
             },
+            LARGE => HeldValue::Large(StoredLarge::take(&mut entry).ok_or(SHORT)?),
             _ => return Err("an entry of unknown kind"),
         };
         if shared > key_len || shared.saturating_add(rest) > KEY_BYTES_MAX + 1 {
@@ -310,6 +315,7 @@ impl HeldValue {
             Self::Inline { start, len } => Value::Inline(payload.slice(start..start + len)),
             Self::Stored(handle) => Value::Stored(handle),
             Self::Separated(pointer) => Value::Separated(pointer),
+            Self::Large(large) => Value::Large(large),
             Self::Partition { .. } => return Err("an index entry among data"),
         })
     }

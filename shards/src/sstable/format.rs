@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file   = header | block ... | footer              everything starts at a multiple of 4 KiB
-//! header = magic [8] "CLTABLE\0" | version u32 = 3 | 0 u32 | file id u128 | crc32c u32 (of all
+//! header = magic [8] "CLTABLE\0" | version u32 = 4 | 0 u32 | file id u128 | crc32c u32 (of all
 //!          before) | zeros to 4 KiB
 //! block  = crc32c u32 (of all after, without the zeros) | len u32 | kind u32 | whole u32 |
 //!          tag u64 (lower half of the file id) | offset u64 (of this block in the file) | payload [len] |
@@ -23,6 +23,7 @@
 //! A partition is a run of data blocks, its filter and its leaf, in this order. Blocks of long values
 //! lie before the data block that refers to them; root, properties and footer end the file.
 //!
+//! Version 3 has no large values.
 //! Versions 1 and 2 have shard u32, store u64 and table u64 in the header, and the table's number for the
 //! tag. Version 1 compresses nothing, has one filter for the whole file, named by the footer between root
 //! and properties, and its root refers to leaves only.
@@ -38,7 +39,7 @@ use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLTABLE\0";
 /// The version that is written; all from 1 on are read.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// From this version on a table says nothing of whose it is.
 const VERSION_OF_FILE_IDS: u32 = 3;
 

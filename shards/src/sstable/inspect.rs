@@ -54,6 +54,10 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
                     "{} bytes in value segment {}, slot {}",
                     at.len, at.segment, at.slot
                 ),
+                Value::Large(large) => {
+                    let large = large.get();
+                    format!("large, {} bytes of upload {}", large.len, large.upload)
+                }
             };
             text.line(
                 "entry",

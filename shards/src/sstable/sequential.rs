@@ -8,6 +8,7 @@ use super::format::{BlockHandle, BlockKind, StoredPayload, decode_block};
 use super::reader::{DataBlocks, Table};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
+use crate::large::StoredLarge;
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::vlog::ValuePointer;
 use corelith_io::JoinHandle;
@@ -35,6 +36,8 @@ pub(crate) enum ValueRef<'a> {
     Stored(BlockHandle),
     /// In the value log.
     Separated(ValuePointer),
+    /// What stands for a large value.
+    Large(StoredLarge),
 }
 
 impl ValueRef<'_> {
@@ -45,6 +48,7 @@ impl ValueRef<'_> {
             Self::Inline(value) => value.len(),
             Self::Stored(handle) => handle.len as usize,
             Self::Separated(pointer) => pointer.encoded_len(),
+            Self::Large(large) => large.as_slice().len(),
         }
     }
 }
@@ -115,6 +119,7 @@ impl SequentialCursor {
             }
             HeldValue::Stored(handle) => ValueRef::Stored(handle),
             HeldValue::Separated(pointer) => ValueRef::Separated(self.table.local(pointer)),
+            HeldValue::Large(large) => ValueRef::Large(large),
             // A partition is refused by `advance`.
             HeldValue::Deleted | HeldValue::Partition { .. } => ValueRef::Deleted,
         };

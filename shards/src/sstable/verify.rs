@@ -255,6 +255,7 @@ impl TableTally {
             Value::Inline(bytes) => Counted::Here(bytes.len() as u64),
             Value::Stored(handle) => Counted::Here(u64::from(handle.len)),
             Value::Separated(pointer) => Counted::Separated(*pointer),
+            Value::Large(large) => Counted::Here(large.as_slice().len() as u64),
         };
         self.meta.count(key, at, value, &mut self.references);
         let last = self.last.get_or_insert_default();

@@ -131,6 +131,7 @@ impl TableWriter {
                 PutValue::Stored(self.write_block(BlockKind::Value, value).await?)
             }
             Content::Separated(pointer) => PutValue::Separated(pointer),
+            Content::Large(large) => PutValue::Large(large),
         };
         if self.ends_data_block(key, shared, at, &put) {
             self.finish_data_block().await?;
@@ -166,6 +167,7 @@ impl TableWriter {
             Content::Deleted => Counted::Deleted,
             Content::Inline(value) => Counted::Here(value.len() as u64),
             Content::Separated(pointer) => Counted::Separated(pointer),
+            Content::Large(large) => Counted::Here(large.as_slice().len() as u64),
         };
         self.meta.count(key, at, value, &mut self.references);
     }

@@ -8,6 +8,7 @@ use super::tear::{self, LoggedValue, ValueState};
 use super::{ValuePointer, walk};
 use crate::error::Result;
 use crate::ids::{FileSeries, LogIndex, Owner, ValueSegmentId};
+use crate::key::SpacedKey;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -65,11 +66,11 @@ impl AtRest {
     pub(crate) async fn check_head(
         &self,
         pointer: ValuePointer,
-        key: &[u8],
+        key: SpacedKey<'_>,
         at: LogIndex,
     ) -> Result<()> {
         let place = self.place(pointer).await?;
-        let bytes = place.read_at(0, fixed_len(pointer) + key.len()).await?;
+        let bytes = place.read_at(0, fixed_len(pointer) + key.key.len()).await?;
         let head = place.head(&bytes)?;
         if head.key() != key {
             return Err(place.corrupt(0, "the record is of another key"));

@@ -3,14 +3,15 @@
 //! ```text
 //! generation 0      = header | batch ...
 //! later generations = header | record ... | zeros to 4 KiB | index page ... | fence | footer
-//! header = magic [8] "CLVALUE\0" | version u32 = 2 | file id u128 | seed u32 | generation u32 |
+//! header = magic [8] "CLVALUE\0" | version u32 = 3 | file id u128 | seed u32 | generation u32 |
 //!          crc32c u32 (of all before) | zeros to 4 KiB
 //! batch  = record ... | zeros to 4 KiB             starts at a multiple of 4 KiB
-//! record = crc32c u32 (begun with the seed; of all after up to the value) | magic [4] "CLVR" | key length u32 | value length u32 | slot u32 | 0 u32 |
+//! record = crc32c u32 (begun with the seed; of all after up to the value) | magic [4] "CLVR" | key length u32 | value length u32 | slot u32 | space u32 |
 //!          log index u64 | offset u64 (of this record in generation 0) | 0 u64 |
 //!          key | crc32c u32 of each page of the value (one of an empty value) | value
 //!          starts at a multiple of 8; the bytes before it are zeros
 //! ```
+//! The space is that of the key: 0 (user keys) in versions 1 and 2, which have no other.
 //! A page is 64 KiB of the value, the last one less. A batch is what one or more writes put there;
 //! it starts at a multiple of 4 KiB so that no durable block is ever written again. The slot is the
 //! record's number in its segment. A record names its segment and its place, so that one written or
@@ -35,6 +36,7 @@
 
 use crate::error::{Error, Result};
 use crate::ids::{FileId, LogIndex, Owner, ShardId, ValueSegmentId};
+use crate::key::{Space, SpacedKey};
 use crate::length;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use bytes::{Buf, BufMut};
@@ -42,7 +44,7 @@ use corelith_io::BLOCK_SIZE;
 use std::path::Path;
 
 pub(crate) const MAGIC: [u8; 8] = *b"CLVALUE\0";
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// From this version on a segment says nothing of whose it is.
 const VERSION_OF_FILE_IDS: u32 = 2;
 const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"CLVR");
@@ -205,6 +207,8 @@ pub(super) fn may_begin_record(bytes: &[u8]) -> bool {
 pub(super) struct RecordHeader {
     pub(super) key_len: u32,
     pub(super) value_len: u32,
+    /// Of the key.
+    pub(super) space: Space,
     pub(super) slot: u32,
     /// The log index of the write.
     pub(super) at: LogIndex,
@@ -233,7 +237,7 @@ impl RecordHeader {
         out.put_u32_le(self.key_len);
         out.put_u32_le(self.value_len);
         out.put_u32_le(self.slot);
-        out.put_u32_le(0);
+        out.put_u32_le(u32::from(self.space.tag()));
         out.put_u64_le(self.at.0);
         out.put_u64_le(self.offset);
         out.put_u64_le(0);
@@ -253,16 +257,18 @@ impl RecordHeader {
         let key_len = bytes.try_get_u32_le().ok()?;
         let value_len = bytes.try_get_u32_le().ok()?;
         let slot = bytes.try_get_u32_le().ok()?;
-        let zero = bytes.try_get_u32_le().ok()?;
+        let space = u8::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+        let space = Space::of_tag(space).filter(|space| space.is_separable())?;
         let at = LogIndex(bytes.try_get_u64_le().ok()?);
         let offset = bytes.try_get_u64_le().ok()?;
-        let zeros = u64::from(zero) | bytes.try_get_u64_le().ok()?;
+        let zeros = bytes.try_get_u64_le().ok()?;
         let possible = zeros == 0
             && key_len as usize <= KEY_BYTES_MAX
             && value_len as usize <= VALUE_BYTES_MAX;
         let header = Self {
             key_len,
             value_len,
+            space,
             slot,
             at,
             offset,
@@ -292,9 +298,10 @@ impl Head {
         })
     }
 
-    pub(super) fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> SpacedKey<'_> {
         let end = RECORD_HEADER_BYTES + self.header.key_len as usize;
-        self.bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default()
+        let key = self.bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default();
+        self.header.space.key(key)
     }
 
     /// The checksum of a page of the value.

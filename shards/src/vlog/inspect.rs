@@ -4,9 +4,11 @@ use super::format::Head;
 use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{RecordWalk, Step};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
+use crate::engine::describe_keys;
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::text::Text;
+use bytes::Bytes;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -19,9 +21,9 @@ pub enum Verified {
     Damaged {
         /// `Corrupt`, with file and offset.
         error: Error,
-        /// Key, log index and pointer of the record, if its head is intact. If nothing refers to it,
+        /// Stored key, log index and pointer of the record, if its head is intact. If nothing refers to it,
         /// it is one that a crash has torn before it was acknowledged, and no harm is done.
-        record: Option<(Vec<u8>, LogIndex, ValuePointer)>,
+        record: Option<(Bytes, LogIndex, ValuePointer)>,
     },
 }
 
@@ -126,7 +128,8 @@ impl Verifier {
             return Ok(wrong.map(|verified| (verified, None)));
         };
         let header = head.header;
-        self.seen.add(head.key().len(), header.value_len, header.at);
+        self.seen
+            .add(head.key().key.len(), header.value_len, header.at);
         let is_indexed = self.is_indexed(offset, header.slot).await?;
         let what = match self.walk.check_value(offset, &head).await? {
             false => Some("a page of a value is damaged"),
@@ -143,7 +146,7 @@ impl Verifier {
     fn damaged(&self, offset: u64, what: &'static str, head: Option<&Head>) -> Verified {
         let record = head.map(|head| {
             let record = rewrite::record_ref(&self.segment, head);
-            (record.key.to_vec(), record.at, record.pointer)
+            (record.key.stored().into(), record.at, record.pointer)
         });
         Verified::Damaged {
             error: self.segment.corrupt(offset, what),
@@ -262,14 +265,15 @@ pub(crate) async fn inspect(
 
 fn describe(text: &mut Text, record: &RecordRef<'_>) {
     let pointer = record.pointer;
+    let stored = record.key.stored();
     text.line(
         "record",
         format_args!(
-            "slot {} at {}, log index {}, key {}, {} bytes, crc {:08x}",
+            "slot {} at {}, log index {}, {}, {} bytes, crc {:08x}",
             pointer.slot,
             pointer.offset,
             record.at,
-            record.key.escape_ascii(),
+            describe_keys(&stored, &stored),
             pointer.len,
             pointer.crc,
         ),

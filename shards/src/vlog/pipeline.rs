@@ -36,6 +36,7 @@ use super::segments::{Segment, Totals};
 use crate::error::{Error, Result};
 use crate::flight::{self, Fence, WritesInFlight};
 use crate::ids::{FileSeries, LogIndex, Ticket, ValueSegmentId};
+use crate::key::SpacedKey;
 use crate::limits;
 use corelith_io::{BLOCK_SIZE, Buf};
 use std::collections::VecDeque;
@@ -173,7 +174,7 @@ impl ValuePipeline {
     pub(super) fn stage(
         &mut self,
         at: LogIndex,
-        key: &[u8],
+        key: SpacedKey<'_>,
         value: &[u8],
     ) -> Result<(ValuePointer, Ticket)> {
         self.fence.check()?;
@@ -191,7 +192,7 @@ impl ValuePipeline {
         );
         (header.slot, header.offset) = (self.slot, start);
         // Two passes over the value: the checksums of its pages come before it.
-        let (head, crc) = header.encode_head(self.seed, key, value);
+        let (head, crc) = header.encode_head(self.seed, key.key, value);
         let padding = usize::try_from(start - self.offset).unwrap_or(0);
         self.put(
             [0; RECORD_ALIGNMENT as usize]
@@ -209,7 +210,7 @@ impl ValuePipeline {
         self.slot += 1;
         self.staged.ticket = Ticket(self.staged.ticket.0 + 1);
         self.staged.end = start + len;
-        self.staged.totals.add(key.len(), header.value_len, at);
+        self.staged.totals.add(key.key.len(), header.value_len, at);
         let last = self.open.as_mut().or(self.sealed.back_mut());
         if let Some(batch) = last {
             batch.mark = self.staged;
@@ -224,12 +225,13 @@ impl ValuePipeline {
         Ok((pointer, self.staged.ticket))
     }
 
-    fn header_of(&self, at: LogIndex, key: &[u8], value: &[u8]) -> Result<RecordHeader> {
-        let key_len = check_len(key.len(), limits::KEY_BYTES_MAX)?;
+    fn header_of(&self, at: LogIndex, key: SpacedKey<'_>, value: &[u8]) -> Result<RecordHeader> {
+        let key_len = check_len(key.key.len(), limits::KEY_BYTES_MAX)?;
         let value_len = check_len(value.len(), limits::VALUE_BYTES_MAX)?;
         let header = RecordHeader {
             key_len,
             value_len,
+            space: key.space,
             slot: 0,
             at,
             offset: 0,

@@ -10,6 +10,7 @@ use super::{Shared, ValueLog};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::flight;
+use crate::key::SpacedKey;
 use crate::limits::{IO_BYTES_MAX, KEY_BYTES_MAX, VLOG_NEAR_FRONT_BYTES, VLOG_READS_IN_FLIGHT_MAX};
 use bytes::{Bytes, BytesMut};
 use corelith_io::Buf;
@@ -33,10 +34,10 @@ impl ValueLog {
         &self,
         segments: &Segments,
         pointer: ValuePointer,
-        key: Option<&[u8]>,
+        key: Option<SpacedKey<'_>>,
     ) -> Result<Bytes> {
         let place = self.shared().place(segments, pointer).await?;
-        let key_len = key.map_or(KEY_BYTES_MAX, <[u8]>::len);
+        let key_len = key.map_or(KEY_BYTES_MAX, |key| key.key.len());
         let len = pointer.len as usize;
         let whole = fixed_len(pointer) + key_len + len;
         let first = place.read_at(0, whole.min(IO_BYTES_MAX)).await?;
@@ -213,7 +214,7 @@ impl Place {
             let body = self.read_at(fixed + start, span);
             let (head, body) = try_join(head, body).await?;
             let head = self.head(&head)?;
-            let key_len = head.key().len();
+            let key_len = head.key().key.len();
             return self.take(&head, pages.start, &body, key_len..key_len + end - start);
         }
         let head = self.head(&self.read_at(0, head_max).await?)?;

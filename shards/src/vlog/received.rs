@@ -5,11 +5,12 @@ use super::segments::{Segment, SegmentMeta};
 use super::{ValueLog, ValuePointer};
 use crate::error::Result;
 use crate::ids::{LogIndex, ValueSegmentId};
+use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Key, log index and pointer of a record whose value is not intact.
-pub(crate) type TornRecord = (Vec<u8>, LogIndex, ValuePointer);
+/// Stored key, log index and pointer of a record whose value is not intact.
+pub(crate) type TornRecord = (Bytes, LogIndex, ValuePointer);
 
 /// Checks every byte of the segment at `path`, which a list of files describes. Returns the records whose values
 /// are not intact: they do no harm if nothing refers to them.

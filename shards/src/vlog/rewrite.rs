@@ -15,6 +15,7 @@ use super::{Shared, ValueLog};
 use crate::error::Result;
 use crate::filename::FileName;
 use crate::ids::{LogIndex, ValueSegmentId};
+use crate::key::SpacedKey;
 use crate::length;
 use crate::limits::BACKGROUND_IO_BYTES;
 use crate::output::Output;
@@ -27,8 +28,8 @@ use std::rc::Rc;
 /// A record that a collection has come to.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef<'a> {
-    /// The user key.
-    pub key: &'a [u8],
+    /// The key.
+    pub key: SpacedKey<'a>,
     /// The log index of the write.
     pub at: LogIndex,
     /// What names the record.
@@ -200,7 +201,7 @@ impl Copy<'_> {
                 }
                 Step::Record(offset, head) => (offset, head),
             };
-            seen.add(head.key().len(), head.header.value_len, head.header.at);
+            seen.add(head.key().key.len(), head.header.value_len, head.header.at);
             let record = record_ref(self.segment, &head);
             if is_live(&record).await? {
                 self.record(&mut walk, offset, &head).await?;
@@ -227,7 +228,7 @@ impl Copy<'_> {
             offset: self.output.offset(),
         });
         self.totals
-            .add(head.key().len(), head.header.value_len, head.header.at);
+            .add(head.key().key.len(), head.header.value_len, head.header.at);
         self.output.write(&head.bytes).await?;
         let damaged = |page: usize| {
             let at = offset + head.bytes.len() as u64 + (page * format::PAGE_BYTES) as u64;

@@ -2,6 +2,7 @@
 
 use super::format::{EntryHead, Separated};
 use crate::ids::LogId;
+use crate::key::Space;
 use crate::length;
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub struct ValuePart {
     pub key_start: u32,
     /// The key's length.
     pub key_len: u32,
+    /// The key's space; one whose values may be separated.
+    pub space: Space,
 }
 
 impl ValuePart {
@@ -111,6 +114,7 @@ impl Entry {
             Separated {
                 key_start: value.key_start,
                 key_len: value.key_len,
+                space: value.space,
                 place,
             }
         });
@@ -135,6 +139,7 @@ impl Entry {
                 len: separated.place.len,
                 key_start: separated.key_start,
                 key_len: separated.key_len,
+                space: separated.space,
             }),
             place: head.separated.map(|separated| separated.place),
         }

@@ -30,9 +30,10 @@
 //!            48 last                   log id
 //! log id     term u64, node u64, index u64
 //! fragment   +--------+---------+-----------+---------+--------+------+
-//!            | len u32| part u8 | record u8 | kind u8 | 0   u8 | data |
+//!            | len u32| part u8 | record u8 | kind u8 | space  | data |
 //!            +--------+---------+-----------+---------+--------+------+
 //!            part: 1 whole record, 2 first, 3 middle, 4 last
+//!            space u8: in the first fragment of a separated entry, of its value's key (see key.rs); else 0
 //! record     1 entry           log id, body length u32 (both in the first fragment), body
 //!            2 vote            term u64, node u64, committed u8
 //!            3 truncate after  presence u8, log id: all entries after it (all, if absent) are gone
@@ -51,6 +52,7 @@
 
 use super::Vote;
 use crate::ids::{LogId, LogIndex, ReplicaId, SegmentId, ShardId, Term, ValueSegmentId};
+use crate::key::Space;
 use crate::length;
 use crate::vlog::ValuePointer;
 use bytes::BufMut;
@@ -282,6 +284,7 @@ pub(crate) struct Separated {
     /// Where in the head the key is.
     pub(crate) key_start: u32,
     pub(crate) key_len: u32,
+    pub(crate) space: Space,
     /// Where the value is.
     pub(crate) place: ValuePointer,
 }
@@ -337,7 +340,9 @@ pub(crate) fn put_entry_header(out: &mut &mut [u8], head: &EntryHead, here: u32)
         Part::First
     };
     out.put_u32_le(length::stored(head.header_bytes() + here as usize));
-    out.put_slice(&[part.tag(), head.tag(), head.kind, 0]);
+    let separated = head.separated.as_ref();
+    let space = separated.map_or(0, |separated| separated.space.tag());
+    out.put_slice(&[part.tag(), head.tag(), head.kind, space]);
     put_log_id(out, head.id);
     out.put_u32_le(head.stored_len);
     if let Some(separated) = &head.separated {
@@ -412,7 +417,7 @@ impl<'a> Fragments<'a> {
         let part = self.rest.u8()?;
         let record = self.rest.u8()?;
         let kind = self.rest.u8()?;
-        self.rest.u8()?;
+        let space = self.rest.u8()?;
         let mut data = Cursor(self.rest.take(len as usize)?);
         let is_first = match part {
             1 | 2 => true,
@@ -425,7 +430,7 @@ impl<'a> Fragments<'a> {
             RECORD_ENTRY | RECORD_SEPARATED_ENTRY if is_first => {
                 let (id, stored_len) = (data.log_id()?, data.u32()?);
                 let separated = match record {
-                    RECORD_SEPARATED_ENTRY => Some(data.separated(stored_len)?),
+                    RECORD_SEPARATED_ENTRY => Some(data.separated(stored_len, space)?),
                     _ => None,
                 };
                 Record::Entry(EntryHead {
@@ -513,10 +518,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// What stands between the length and the bytes of a head of `head_len`.
-    fn separated(&mut self, head_len: u32) -> Option<Separated> {
+    fn separated(&mut self, head_len: u32, space: u8) -> Option<Separated> {
         let separated = Separated {
             key_start: self.u32()?,
             key_len: self.u32()?,
+            space: Space::of_tag(space).filter(|space| space.is_separable())?,
             place: ValuePointer {
                 segment: ValueSegmentId(self.u64()?),
                 slot: self.u32()?,

@@ -53,10 +53,14 @@ pub(super) async fn head(group: &Group, key: &[u8], least: LogIndex) -> Option<F
     let stored = stored(key);
     let range = (stored.clone(), stored, Bytes::new());
     let fetched = group.fetch_elsewhere(range, None, least, 0).await?;
-    let found = fetched.keys.into_iter().next().map(|key| Found {
-        version: key.at,
-        value: key.value,
-    });
+    // A large value is not answered from elsewhere: it is as if nobody had it.
+    let found = match fetched.keys.into_iter().next() {
+        Some(key) => Some(Found {
+            version: key.at,
+            value: key.value.into_bytes()?,
+        }),
+        None => None,
+    };
     Some(FoundElsewhere {
         found,
         seen: fetched.as_of,
@@ -110,7 +114,7 @@ pub(super) async fn page(
                 page.more = false;
                 return Some((page, as_of));
             }
-            let cost = key.len() + value.len();
+            let cost = key.len() + value.held_len();
             if page.items.is_empty() && cost > wanted.first_max {
                 page.too_long = Some(cost);
                 return Some((page, as_of));
@@ -123,7 +127,8 @@ pub(super) async fn page(
             bytes += cost;
             page.items.push(Item {
                 key,
-                found: Found { version, value },
+                version,
+                value,
             });
             after = stored_key;
         }

@@ -15,10 +15,12 @@ use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
-use corelith_shards::{Found, FoundHead, LogIndex, Lookup, Pin, ScanRange, ShardId};
+use corelith_shards::{Found, FoundHead, ItemValue, LogIndex, Lookup, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
 use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
-use corelith_wire::response::{Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage};
+use corelith_wire::response::{
+    Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage, ScanValue,
+};
 use corelith_wire::{DecodeError, Flags, Frame, Kind, placement};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -368,8 +370,8 @@ impl Handler {
             false => Answer::ScanPage(head.with(page, scan_item)),
             true => Answer::ScanHeads(head.with(page, |item| ScanHead {
                 key: item.key,
-                version: item.found.version.0,
-                value_len: wire_len(item.found.value.len() as u64),
+                version: item.version.0,
+                value_len: wire_len(item.value.value_len()),
             })),
         };
         Ok(Paged::Page(answer))
@@ -412,8 +414,11 @@ impl PageHead {
 fn scan_item(item: corelith_shards::Item) -> ScanItem {
     ScanItem {
         key: item.key,
-        version: item.found.version.0,
-        value: item.found.value.into(),
+        version: item.version.0,
+        value: match item.value {
+            ItemValue::Bytes(value) => ScanValue::Bytes(value),
+            ItemValue::Large(large) => ScanValue::Large { len: large.len },
+        },
     }
 }
 
@@ -549,7 +554,7 @@ fn write_answer(result: Result<WriteReply, GroupError>) -> Answer {
         Outcome::SessionExpired => Failure::SessionExpired,
         Outcome::Stale => Failure::Stale,
         Outcome::WindowFull => Failure::WindowFull,
-        Outcome::Malformed | Outcome::Internal => Failure::Malformed,
+        Outcome::Malformed | Outcome::Upload(_) | Outcome::Internal => Failure::Malformed,
     };
     Answer::Failure { meta, failure }
 }

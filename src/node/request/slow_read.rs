@@ -9,7 +9,7 @@ use super::answers::Reply;
 use crate::node::limits::{DISK_READS_PER_CORE_MAX, DISK_READS_WAITING_MAX};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
-use corelith_shards::{Engine, Found, LogIndex, Lookup, Result, Sought};
+use corelith_shards::{Engine, Error, Found, LogIndex, Lookup, Result, Sought};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -76,6 +76,7 @@ impl SlowRead {
             let sought = match lookup {
                 Lookup::Found(found) => Sought::Found(found),
                 Lookup::Stored(stored) => Sought::Stored(stored),
+                Lookup::Large(large) => Sought::Large(large),
                 Lookup::Unknown(search) => {
                     turn = Some(self.turn.take().await);
                     match self.engine.search(&self.key, search).await {
@@ -99,6 +100,10 @@ impl SlowRead {
                     continue;
                 }
                 Sought::Stored(stored) => stored,
+                Sought::Large(found) => {
+                    let len = found.large.len;
+                    return Some(Err(Error::IsLarge { len }));
+                }
             };
             if !reply.try_reserve(stored.value_len()) {
                 turn = None;

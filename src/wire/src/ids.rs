@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use thiserror::Error;
 
 /// Defines an id: a public newtype that is compared, hashed and shown with a prefix.
 #[macro_export]
@@ -186,9 +185,26 @@ impl fmt::Display for LogId {
     }
 }
 
-/// Names an upload, and the large value that comes of it, for ever: drawn at random by the client.
+/// Names an upload of a large value for ever: drawn at random by the client that begins it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(pub u128);
+
+impl UploadId {
+    /// Bytes of its key.
+    pub const KEY_BYTES: usize = 16;
+
+    /// It as a key: keys are ordered as ids are.
+    #[must_use]
+    pub fn key(self) -> [u8; Self::KEY_BYTES] {
+        self.0.to_be_bytes()
+    }
+
+    /// The id that has this key, if one can.
+    #[must_use]
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        Some(Self(u128::from_be_bytes(key.try_into().ok()?)))
+    }
+}
 
 impl fmt::Display for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,65 +212,70 @@ impl fmt::Display for UploadId {
     }
 }
 
-/// A text is no id of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the id of an upload has 32 hexadecimal digits")]
+/// What was given is no id of an upload: 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoUploadId;
+
+impl fmt::Display for NoUploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an upload's id has 32 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for NoUploadId {}
 
 impl FromStr for UploadId {
     type Err = NoUploadId;
 
     fn from_str(text: &str) -> Result<Self, NoUploadId> {
-        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match u128::from_str_radix(text, 16) {
-            Ok(id) if is_hex => Ok(Self(id)),
-            _ => Err(NoUploadId),
-        }
+        let is_plain = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok();
+        number.filter(|_| is_plain).map(Self).ok_or(NoUploadId)
     }
 }
 
-/// Names a chunk of an upload: a part in the client's numbering, and the place within the part, from 0.
+/// Names a chunk of an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId {
     /// The upload.
     pub upload: UploadId,
-    /// The part.
+    /// The part of it, as the client numbers them; 0 of a plain stream.
     pub part: u32,
-    /// The place within the part.
+    /// Counts within the part, from 0.
     pub chunk: u32,
 }
 
 impl ChunkId {
-    /// Bytes of a chunk's key.
-    pub const KEY_BYTES: usize = 24;
+    /// Bytes of its key.
+    pub const KEY_BYTES: usize = UploadId::KEY_BYTES + 8;
 
-    /// The chunk's key: keys sort as chunks do.
+    /// It as a key: keys are ordered as ids are, and begin with the upload's.
     #[must_use]
     pub fn key(self) -> [u8; Self::KEY_BYTES] {
         let number = u64::from(self.part) << 32 | u64::from(self.chunk);
         let mut key = [0; Self::KEY_BYTES];
-        let (upload, place) = key.split_at_mut(16);
-        upload.copy_from_slice(&self.upload.0.to_be_bytes());
-        place.copy_from_slice(&number.to_be_bytes());
+        let (upload, rest) = key.split_at_mut(UploadId::KEY_BYTES);
+        upload.copy_from_slice(&self.upload.key());
+        rest.copy_from_slice(&number.to_be_bytes());
         key
     }
 
-    /// The chunk of a key; `None` if it is none.
+    /// The id that has this key, if one can.
     #[must_use]
     pub fn of_key(key: &[u8]) -> Option<Self> {
-        let (upload, place) = key.split_first_chunk::<16>()?;
-        let number = u64::from_be_bytes(place.try_into().ok()?);
+        let (upload, rest) = key.split_first_chunk::<{ UploadId::KEY_BYTES }>()?;
+        let (part, chunk) = rest.split_first_chunk()?;
         Some(Self {
             upload: UploadId(u128::from_be_bytes(*upload)),
-            part: (number >> 32) as u32,
-            chunk: number as u32,
+            part: u32::from_be_bytes(*part),
+            chunk: u32::from_be_bytes(chunk.try_into().ok()?),
         })
     }
 }
 
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}.{}", self.upload, self.part, self.chunk)
+        write!(f, "{}/{}/{}", self.upload, self.part, self.chunk)
     }
 }
 
@@ -263,38 +284,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_keys_of_chunks_sort_as_they_do() {
+    fn an_upload_id_is_read_as_it_is_shown() {
+        for id in [0, 1, 0xab << 100, u128::MAX] {
+            let id = UploadId(id);
+            let text = id.to_string();
+            assert_eq!((text.len(), text.parse()), (32, Ok(id)));
+            assert_eq!(UploadId::of_key(&id.key()), Some(id));
+        }
+        let (short, sign) = ("1".repeat(31), format!("+{}", "1".repeat(31)));
+        let (long, other) = ("1".repeat(33), "g".repeat(32));
+        for text in ["", &short, &sign, &long, &other] {
+            assert_eq!(text.parse::<UploadId>(), Err(NoUploadId), "{text}");
+        }
+    }
+
+    #[test]
+    fn chunks_have_keys_in_their_order() {
         let chunk = |upload, part, chunk| ChunkId {
             upload: UploadId(upload),
             part,
             chunk,
         };
-        let sorted = [
+        let ordered = [
             chunk(0, 0, 0),
-            chunk(0, 0, 256),
-            chunk(0, 1, 0),
-            chunk(0, u32::MAX, u32::MAX),
-            chunk(1, 0, 0),
-            chunk(u128::MAX, u32::MAX, u32::MAX),
+            chunk(1, 0, 1),
+            chunk(1, 0, 256),
+            chunk(1, 1, 0),
+            chunk(1, u32::MAX, u32::MAX),
+            chunk(u128::MAX, 3, 0),
         ];
-        assert!(sorted.is_sorted() && sorted.map(ChunkId::key).is_sorted());
-        for chunk in sorted {
-            let key = chunk.key();
-            assert_eq!(ChunkId::of_key(&key), Some(chunk));
+        assert!(ordered.is_sorted_by_key(|id| id.key()));
+        for id in ordered {
+            let key = id.key();
+            assert_eq!(ChunkId::of_key(&key), Some(id));
+            assert!(key.starts_with(&id.upload.key()));
             assert_eq!(ChunkId::of_key(&key[1..]), None);
             assert_eq!(ChunkId::of_key(&[&key[..], &[0]].concat()), None);
         }
-    }
-
-    #[test]
-    fn an_upload_is_32_digits() {
-        let id = UploadId(0xfeed << 64);
-        assert_eq!(id.to_string(), "000000000000feed0000000000000000");
-        assert_eq!(id.to_string().parse(), Ok(id));
-        let plus = format!("+{}", "0".repeat(31));
-        for bad in ["", "feed", &"g".repeat(32), &plus, &"0".repeat(33)] {
-            assert_eq!(bad.parse::<UploadId>(), Err(NoUploadId), "{bad}");
-        }
+        assert_eq!(
+            chunk(0xab, 2, 7).to_string(),
+            "000000000000000000000000000000ab/2/7"
+        );
     }
 
     #[test]

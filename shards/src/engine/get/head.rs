@@ -1,6 +1,6 @@
 //! Version and length of a value without the value.
 
-use super::{Lookup, Search, Sought, Stored};
+use super::{FoundLarge, Lookup, Search, Sought, Stored};
 use crate::engine::{Engine, Found};
 use crate::error::Result;
 use crate::ids::LogIndex;
@@ -32,6 +32,15 @@ impl From<Stored> for FoundHead {
     }
 }
 
+impl From<FoundLarge> for FoundHead {
+    fn from(found: FoundLarge) -> Self {
+        Self {
+            version: found.version,
+            len: found.large.len,
+        }
+    }
+}
+
 impl Lookup {
     /// The head of the value if memory knows it (`Ok(None)` is a certain miss), or the search that has to go on.
     ///
@@ -41,6 +50,7 @@ impl Lookup {
         match self {
             Self::Found(found) => Ok(found.map(FoundHead::from)),
             Self::Stored(stored) => Ok(Some(stored.into())),
+            Self::Large(large) => Ok(Some(large.into())),
             Self::Unknown(search) => Err(search),
         }
     }
@@ -52,6 +62,7 @@ impl Sought {
         match self {
             Self::Found(found) => found.map(FoundHead::from),
             Self::Stored(stored) => Some(stored.into()),
+            Self::Large(large) => Some(large.into()),
         }
     }
 }

@@ -5,6 +5,8 @@ use crate::engine::{Engine, EngineState};
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, RunId, TableId, ValueSegmentId};
 use crate::key::compare;
+use crate::key::{Space, SpacedKey};
+use crate::large::StoredLarge;
 use crate::limits::TABLE_BYTES;
 use crate::manifest::Manifest;
 use crate::pace::{Lane, PACE_STEP_BYTES};
@@ -24,6 +26,7 @@ const ENTRIES_PER_TURN: u32 = 16;
 pub(super) enum StagedValue {
     Here(Bytes),
     Separated(ValuePointer),
+    Large(StoredLarge),
 }
 
 pub(super) struct StagedVersion {
@@ -276,6 +279,7 @@ impl Engine {
                         Content::Separated(self.move_value(key, at, pointer).await?)
                     }
                     ValueRef::Separated(pointer) => Content::Separated(pointer),
+                    ValueRef::Large(large) => Content::Large(large),
                     ValueRef::Stored(handle) => {
                         stored = table.stored(handle).await?;
                         Content::Inline(&stored)
@@ -307,7 +311,8 @@ impl Engine {
         pointer: ValuePointer,
     ) -> Result<ValuePointer> {
         let values = &self.inner.values;
-        let key = stored_key.get(1..).unwrap_or_default();
+        // Tables are written with keys of spaces only; any other is no record's.
+        let key = SpacedKey::of_stored(stored_key).unwrap_or(Space::User.key(stored_key));
         let read = values.read(&values.segments(), pointer, Some(key)).await;
         let value = self.noted(read, Some(key)).await?;
         values.wait_for_room().await?;
@@ -354,6 +359,7 @@ impl<'a> HealOutput<'a> {
         let content = match &version.value {
             StagedValue::Here(value) => Content::Inline(value),
             StagedValue::Separated(pointer) => Content::Separated(*pointer),
+            StagedValue::Large(large) => Content::Large(*large),
         };
         self.write(&version.stored_key, version.at, content).await?;
         corelith_io::yield_if_needed().await;

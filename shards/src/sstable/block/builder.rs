@@ -1,7 +1,8 @@
 //! Builds the payload of a block.
 
-use super::{DELETED, INLINE, PARTITION, SEPARATED, STORED};
+use super::{DELETED, INLINE, LARGE, PARTITION, SEPARATED, STORED};
 use crate::ids::LogIndex;
+use crate::large::StoredLarge;
 use crate::length;
 use crate::limits::RESTART_INTERVAL;
 use crate::sstable::format::BlockHandle;
@@ -20,6 +21,7 @@ pub(in crate::sstable) enum PutValue<'a> {
         leaf: BlockHandle,
         filter: BlockHandle,
     },
+    Large(StoredLarge),
 }
 
 impl PutValue<'_> {
@@ -31,6 +33,7 @@ impl PutValue<'_> {
             Self::Stored(handle) => handle_len(*handle),
             Self::Separated(pointer) => pointer.encoded_len(),
             Self::Partition { leaf, filter } => handle_len(*leaf) + handle_len(*filter),
+            Self::Large(large) => large.as_slice().len(),
         }
     }
 }
@@ -134,6 +137,7 @@ impl BlockBuilder {
             PutValue::Stored(_) => STORED,
             PutValue::Separated(_) => SEPARATED,
             PutValue::Partition { .. } => PARTITION,
+            PutValue::Large(_) => LARGE,
         });
         varint::put(out, at.0);
         let mut value_bytes: &[u8] = &[];
@@ -149,6 +153,7 @@ impl BlockBuilder {
                 put_handle(leaf, out);
                 put_handle(filter, out);
             }
+            PutValue::Large(large) => out.extend_from_slice(large.as_slice()),
         }
         out.extend_from_slice(rest);
         out.extend_from_slice(value_bytes);
@@ -208,6 +213,11 @@ mod tests {
             len: 70_000,
             crc: 1,
         };
+        let large = crate::LargeRef {
+            upload: corelith_wire::ids::UploadId(7),
+            len: 1 << 31,
+            committed_us: u64::MAX,
+        };
         let puts = [
             PutValue::Deleted,
             PutValue::Inline(&[9; 200]),
@@ -217,6 +227,7 @@ mod tests {
                 leaf: handle,
                 filter: handle,
             },
+            PutValue::Large(large.into()),
         ];
         let mut builder = BlockBuilder::default();
         let mut last = Vec::new();

@@ -163,6 +163,7 @@ fn separated() -> Separated {
     Separated {
         key_start: 1,
         key_len: 1,
+        space: Space::User,
         place: ValuePointer {
             segment: ValueSegmentId(0x0102_0304_0506_0708),
             slot: 0x1112_1314,

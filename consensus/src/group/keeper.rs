@@ -1,0 +1,166 @@
+//! What a leader does for uploads and large values by itself: it ends uploads whose time has run out, and drops what is dead.
+//!
+//! A replaced value stays for those who read it. They say so to the leader again and again, so another leader, to which they
+//! may have said so, waits as long as a reader is given. Where nothing is open or dead there is nothing to do.
+//!
+//! Invariant: all that a leader proposes here is decided when the entry is applied, by the table alone.
+
+use super::{Group, GroupInner};
+use crate::command::kind;
+use crate::error::GroupError;
+use crate::limits::{DROP_CHUNKS_MAX, HELD_VALUES_MAX, HOLD_VALUE};
+use crate::planted::{Bug, is_planted};
+use crate::uploads::entry::{self, Drop};
+use bytes::Bytes;
+use corelith_io::Instant;
+use corelith_shards::Space;
+use corelith_wire::{ChunkId, UploadId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+/// What the leader remembers of those who read, and of its work. Belongs to one group.
+#[derive(Default)]
+pub(super) struct Keeper {
+    /// When somebody last said that a value is being read.
+    held: RefCell<BTreeMap<UploadId, Instant>>,
+    /// When there were last too many of them: everything counts as held then.
+    overflowed: Cell<Option<Instant>>,
+    /// Whether a task is at work.
+    works: Cell<bool>,
+    /// The log's time when it was seen to change, and when that was.
+    clock: Cell<Option<(u64, Instant)>>,
+}
+
+impl Keeper {
+    /// Somebody reads a value.
+    pub(super) fn hold(&self, upload: UploadId, now: Instant) {
+        let mut held = self.held.borrow_mut();
+        if held.len() >= HELD_VALUES_MAX {
+            held.retain(|_, asked| now - *asked < HOLD_VALUE);
+        }
+        match held.len() < HELD_VALUES_MAX || held.contains_key(&upload) {
+            true => drop(held.insert(upload, now)),
+            false => self.overflowed.set(Some(now)),
+        }
+    }
+
+    /// Whether somebody may still read a value at `now`, if this replica has led since then.
+    fn may_be_read(&self, upload: UploadId, led_since: Option<Instant>, now: Instant) -> bool {
+        let asked = self.held.borrow().get(&upload).copied();
+        // The overflow is looked at even if the value has been held before.
+        let reasons = [asked, self.overflowed.get(), led_since];
+        let is_recent = |at: &Instant| now - *at < HOLD_VALUE;
+        led_since.is_none() || reasons.iter().flatten().any(is_recent)
+    }
+
+    fn forget_old(&self, now: Instant) {
+        let mut held = self.held.borrow_mut();
+        held.retain(|_, asked| now - *asked < HOLD_VALUE);
+    }
+}
+
+impl Group {
+    /// Looks whether there is something to do for uploads, every half second.
+    pub(super) fn keep_uploads(&self, now: Instant) {
+        let inner = &self.inner;
+        inner.keeper.forget_old(now);
+        let is_at_rest = inner.uploads.borrow().is_at_rest();
+        if is_at_rest || inner.leading().is_none() || inner.keeper.works.get() {
+            return;
+        }
+        // Its time is followed while anything may expire.
+        let has_expired = inner.has_expired();
+        let dead = inner.droppable(now);
+        if !has_expired && dead.is_empty() {
+            return;
+        }
+        inner.keeper.works.set(true);
+        let group = self.clone();
+        drop(corelith_io::spawn(async move {
+            // Lost with the lead, or refused for now: the next round goes on.
+            if let Err(error) = group.clear_away(dead).await {
+                tracing::debug!(shard = %group.shard(), %error, "uploads are cleared away later");
+            }
+            group.inner.keeper.works.set(false);
+        }));
+    }
+
+    async fn clear_away(&self, dead: Vec<UploadId>) -> Result<(), GroupError> {
+        let inner = &self.inner;
+        while inner.has_expired() {
+            let body = entry::timed(inner.log_clock_us(), &[]);
+            self.propose_step(kind::UPLOAD_EXPIRE, body, false).await?;
+        }
+        for upload in dead {
+            self.drop_dead(upload).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops all chunks of what is dead.
+    async fn drop_dead(&self, upload: UploadId) -> Result<(), GroupError> {
+        let inner = &self.inner;
+        let (prefix, mut after) = (upload.key(), Bytes::new());
+        while inner.is_droppable(upload, corelith_io::now()) {
+            let found = inner
+                .engine
+                .row_keys(Space::Chunk, &prefix, &after, DROP_CHUNKS_MAX);
+            let Ok((keys, more)) = found.await else {
+                // Damaged: once it is healed.
+                return Ok(());
+            };
+            if let Some(last) = keys.last() {
+                after = last.clone();
+            }
+            let chunks = keys.iter().filter_map(|key| ChunkId::of_key(key));
+            let dropped = Drop::of(upload, chunks, !more);
+            let body = entry::dropping(inner.log_clock_us(), &dropped);
+            self.propose_step(kind::UPLOAD_DROP, body, false).await?;
+        }
+        Ok(())
+    }
+}
+
+impl GroupInner {
+    /// The time for the log: this node's wall clock, and no less than the log's own time and what has passed since.
+    pub(super) fn log_clock_us(&self) -> u64 {
+        let (time_us, now) = (self.uploads.borrow().time_us(), corelith_io::now());
+        let since = match self.keeper.clock.get() {
+            Some((known, since)) if known == time_us => since,
+            _ => {
+                self.keeper.clock.set(Some((time_us, now)));
+                now
+            }
+        };
+        let passed = u64::try_from((now - since).as_micros()).unwrap_or(u64::MAX);
+        corelith_io::wall_clock().max(time_us.saturating_add(passed))
+    }
+
+    fn has_expired(&self) -> bool {
+        let now_us = self.log_clock_us();
+        let first = self.uploads.borrow().first_expiry_us();
+        first.is_some_and(|first| first <= now_us)
+    }
+
+    /// What is dead and may be dropped.
+    fn droppable(&self, now: Instant) -> Vec<UploadId> {
+        let dead: Vec<UploadId> = self.uploads.borrow().dead().collect();
+        let dead = dead.into_iter();
+        dead.filter(|upload| self.is_droppable(*upload, now))
+            .collect()
+    }
+
+    fn is_droppable(&self, upload: UploadId, now: Instant) -> bool {
+        let Some(leader) = self.leading() else {
+            return false;
+        };
+        let uploads = self.uploads.borrow();
+        if !uploads.is_dead(upload) {
+            return false;
+        }
+        let is_value = uploads.is_readable(upload);
+        let led_since = self.leads_since(leader);
+        let may_be_read = is_value && self.keeper.may_be_read(upload, led_since, now);
+        !may_be_read || is_planted(Bug::DropHeldValue)
+    }
+}

@@ -1,0 +1,168 @@
+//! Where chunks of uploads wait before they are proposed.
+//!
+//! Only so many bytes of chunks are proposed and not decided: a small write waits behind no more than those. The others wait
+//! here, in the order in which they came, and small writes pass them.
+//!
+//! Invariant: `bytes` is what the [`Place`]s that are alive add up to.
+
+use super::Group;
+use crate::error::GroupError;
+use crate::limits::{UPLOAD_LANE_BYTES, UPLOAD_LANE_WAITING_MAX};
+use crate::types::Payload;
+use crate::uploads::Content;
+use bytes::Bytes;
+use corelith_io::sync::notify::Notify;
+use corelith_wire::ChunkId;
+use corelith_wire::upload::UploadReply;
+use futures_util::future::select;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+
+type Reply = Box<dyn FnOnce(Result<UploadReply, GroupError>)>;
+
+/// A chunk that came, and who is told what became of it.
+pub(super) struct Arrived {
+    pub(super) chunk: ChunkId,
+    pub(super) content: Content,
+    pub(super) payload: Bytes,
+    pub(super) reply: Reply,
+}
+
+/// See the module. Belongs to one group.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Bytes that are proposed and not decided.
+    bytes: Cell<usize>,
+    waiting: RefCell<VecDeque<Arrived>>,
+    /// Whether a task lets them on.
+    attended: Cell<bool>,
+    /// Told of each place that is given back, and when those that wait are gone.
+    changed: Notify,
+}
+
+/// A chunk's place among those that are proposed, given back when dropped.
+struct Place {
+    lane: Rc<Lane>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let before = self.lane.bytes.get();
+        assert!(before >= self.bytes, "a place is given back twice");
+        self.lane.bytes.set(before - self.bytes);
+        self.lane.changed.notify_waiters();
+    }
+}
+
+impl Lane {
+    /// Bytes of chunks that are proposed and not decided.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// A place for a chunk, of which a single one always passes.
+    fn take(self: &Rc<Self>, bytes: usize) -> Option<Place> {
+        let after = self.bytes.get() + bytes;
+        if after > UPLOAD_LANE_BYTES && self.bytes.get() > 0 {
+            return None;
+        }
+        self.bytes.set(after);
+        Some(Place {
+            lane: Rc::clone(self),
+            bytes,
+        })
+    }
+
+    /// Fails what waits.
+    pub(super) fn fail(&self, error: &GroupError) {
+        self.fail_if_any(|| error.clone());
+    }
+
+    /// The same, with an error that is only made if anything waits.
+    pub(super) fn fail_if_any(&self, error: impl FnOnce() -> GroupError) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        if waiting.is_empty() {
+            return;
+        }
+        let error = error();
+        self.changed.notify_waiters();
+        for arrived in waiting {
+            (arrived.reply)(Err(error.clone()));
+        }
+    }
+}
+
+impl Group {
+    /// Proposes a chunk when its turn has come.
+    pub(super) fn queue_chunk(&self, arrived: Arrived) {
+        let lane = &self.inner.lane;
+        let arrived = match lane.attended.get() {
+            false => match self.propose_chunk(arrived) {
+                Ok(()) => return,
+                Err(arrived) => arrived,
+            },
+            true => arrived,
+        };
+        if lane.waiting.borrow().len() >= UPLOAD_LANE_WAITING_MAX {
+            return (arrived.reply)(Err(GroupError::Throttled));
+        }
+        lane.waiting.borrow_mut().push_back(arrived);
+        if !lane.attended.replace(true) {
+            drop(corelith_io::spawn(self.clone().attend_lane()));
+        }
+    }
+
+    /// Proposes a chunk, or answers it. It comes back if there is no room for it now.
+    fn propose_chunk(&self, arrived: Arrived) -> Result<(), Arrived> {
+        let lane = &self.inner.lane;
+        if let Some(state) = self.settled_chunk(arrived.chunk, arrived.content) {
+            let reply = self.upload_answer(arrived.chunk.upload, state);
+            (arrived.reply)(Ok(reply));
+            return Ok(());
+        }
+        let Some(place) = lane.take(arrived.payload.len()) else {
+            return Err(arrived);
+        };
+        let share = match self.admit(&arrived.payload, true) {
+            Ok(share) => share,
+            Err(GroupError::Throttled) => return Err(arrived),
+            Err(error) => {
+                (arrived.reply)(Err(error));
+                return Ok(());
+            }
+        };
+        let Arrived {
+            chunk,
+            content,
+            payload,
+            reply,
+        } = arrived;
+        let group = self.clone();
+        let payload = Payload::chunk(payload, content);
+        self.propose_with(share, payload, move |decided| {
+            drop(place);
+            reply(decided.and_then(|decided| group.upload_reply(chunk.upload, decided)));
+        });
+        Ok(())
+    }
+
+    async fn attend_lane(self) {
+        let inner = &self.inner;
+        loop {
+            let Some(first) = inner.lane.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            let Err(first) = self.propose_chunk(first) else {
+                continue;
+            };
+            inner.lane.waiting.borrow_mut().push_front(first);
+            let changed = pin!(inner.lane.changed.notified());
+            let given_back = pin!(inner.budget.given_back());
+            select(changed, given_back).await;
+        }
+        inner.lane.attended.set(false);
+    }
+}

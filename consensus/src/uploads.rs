@@ -1,0 +1,811 @@
+//! Uploads of large values and what came of them: the replicated table of a shard.
+//!
+//! The life of an upload is entries of the log: it begins, chunks come, it is committed or given up. Committed it is the
+//! *live* value of its key, until a write to the key makes it *dead*. So are the chunks of an upload that came to nothing.
+//! What is dead is dropped step by step, and of an upload that has *ended* the table remembers for a while how.
+//!
+//! Invariants:
+//! * The table is a function of the log up to the applied entry: no clock, no randomness, no order of a hash map decides
+//!   anything. Times come from entries, and are made to rise.
+//! * Each change of the table comes with the rows that say so ([`Change`]), which are written in the same step. A table
+//!   that is loaded from them equals the one that was.
+//! * Every bound is looked at here, where all replicas decide alike.
+//! * A key has at most one live upload, and has it exactly if its row is a large value with that id.
+//! * Chunks of what is open or live are never dropped; nothing that is dead comes back.
+
+pub(crate) mod crc;
+pub(crate) mod entry;
+pub(crate) mod record;
+#[cfg(test)]
+mod tests;
+
+use crate::limits::{
+    DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX, OPEN_UPLOADS_MAX,
+    STAGED_CHUNKS_MAX, UPLOAD_ROWS, UPLOAD_ROWS_BYTES, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX,
+    UPLOAD_TTL_MIN,
+};
+use crate::log_store::io_error;
+use crate::planted::{Bug, is_planted};
+use bytes::Bytes;
+use corelith_shards::{Engine, LargeRef, LogIndex, Space};
+use corelith_wire::limits::{
+    ATTRIBUTES_BYTES_MAX, CHUNK_BYTES_MAX, KEY_BYTES_MAX, LARGE_VALUE_BYTES_MAX, UPLOAD_CHUNKS_MAX,
+    UPLOAD_PARTS_MAX,
+};
+use corelith_wire::upload::{
+    CommitUpload, PartLength, StagedChunk, UploadRefusal, UploadState, UploadSummary,
+};
+use corelith_wire::{ChunkId, UploadId};
+use entry::{Drop, Run};
+use record::{CommittedRecord, OpenRecord, Record};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
+
+/// Length of every chunk of a part but its last.
+pub(crate) const CHUNK_BYTES: u32 = CHUNK_BYTES_MAX as u32;
+/// Names the row with the log's time; no upload has this id.
+const TIME: UploadId = UploadId(0);
+
+/// What is to be written with a change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A row of the shard's own.
+    Put(Space, Bytes, Bytes),
+    /// It goes.
+    Delete(Space, Bytes),
+    /// The key's value is that upload.
+    Large(Bytes, LargeRef),
+}
+
+/// What an upload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Final {
+    Committed { version: LogIndex },
+    Conflicted { current: Option<LogIndex> },
+    Aborted,
+    Expired,
+}
+
+impl Final {
+    fn state(self) -> UploadState {
+        match self {
+            Self::Committed { version } => UploadState::Committed { version: version.0 },
+            Self::Conflicted { current } => UploadState::Conflicted {
+                current: current.map(|version| version.0),
+            },
+            Self::Aborted => UploadState::Aborted,
+            Self::Expired => UploadState::Expired,
+        }
+    }
+}
+
+/// Length and CRC-32C of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) len: u32,
+    pub(crate) crc32c: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Open {
+    begun: OpenRecord,
+    /// By part and chunk.
+    chunks: BTreeMap<(u32, u32), Content>,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Open(Box<Open>),
+    /// The value of a key.
+    Live {
+        key: Bytes,
+        version: LogIndex,
+        bytes: u64,
+    },
+    /// Its chunks are to be dropped.
+    Dead {
+        how: Final,
+        bytes: u64,
+    },
+    /// Nothing is left of it but how it ended.
+    Ended {
+        how: Final,
+        at: LogIndex,
+    },
+}
+
+impl Known {
+    fn state(&self) -> UploadState {
+        match self {
+            Self::Open(_) => UploadState::Open,
+            Self::Live { version, .. } => UploadState::Committed { version: version.0 },
+            Self::Dead { how, .. } | Self::Ended { how, .. } => how.state(),
+        }
+    }
+}
+
+/// How many there are of what, and how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadCounts {
+    /// Uploads that are neither committed nor given up.
+    pub open: usize,
+    /// Chunks of them ...
+    pub staged_chunks: usize,
+    /// ... and their bytes.
+    pub staged_bytes: u64,
+    /// Keys whose value is large.
+    pub live: usize,
+    /// Bytes of these values.
+    pub live_bytes: u64,
+    /// Values and uploads whose chunks are to be dropped ...
+    pub dead: usize,
+    /// ... and their bytes.
+    pub dead_bytes: u64,
+}
+
+/// See the module. Changed only by applying log entries; belongs to one core.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uploads {
+    /// The last entry's that has one, in microseconds since 1970.
+    time_us: u64,
+    known: BTreeMap<UploadId, Known>,
+    /// When the open ones expire.
+    expiring: BTreeSet<(u64, UploadId)>,
+    live: BTreeMap<Bytes, UploadId>,
+    dead: BTreeSet<UploadId>,
+    ended: BTreeSet<(LogIndex, UploadId)>,
+    counts: UploadCounts,
+}
+
+/// An upload as a client begins it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    pub(crate) upload: UploadId,
+    pub(crate) key: Bytes,
+    /// 0: the usual time.
+    pub(crate) ttl_ms: u64,
+    pub(crate) attributes: Bytes,
+}
+
+/// How long an upload may take.
+fn ttl(asked_ms: u64) -> Duration {
+    match asked_ms {
+        0 => UPLOAD_TTL_DEFAULT,
+        asked => Duration::from_millis(asked).clamp(UPLOAD_TTL_MIN, UPLOAD_TTL_MAX),
+    }
+}
+
+fn refused(refusal: UploadRefusal) -> UploadState {
+    UploadState::Refused(refusal)
+}
+
+impl Uploads {
+    /// The log's time.
+    pub(crate) fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
+    pub(crate) fn counts(&self) -> UploadCounts {
+        self.counts
+    }
+
+    /// Whether there is nothing that time or a leader would have to do with.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.expiring.is_empty() && self.dead.is_empty()
+    }
+
+    /// How an upload stands.
+    pub(crate) fn state(&self, upload: UploadId) -> UploadState {
+        let known = self.known.get(&upload);
+        known.map_or(UploadState::Unknown, Known::state)
+    }
+
+    /// Whether the chunks of a committed value are there, whether or not it is still a key's value.
+    pub(crate) fn is_readable(&self, upload: UploadId) -> bool {
+        match self.known.get(&upload) {
+            Some(Known::Live { .. }) => true,
+            Some(Known::Dead { how, .. }) => matches!(how, Final::Committed { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether its chunks are to be dropped.
+    pub(crate) fn is_dead(&self, upload: UploadId) -> bool {
+        self.dead.contains(&upload)
+    }
+
+    /// When an open upload expires.
+    pub(crate) fn expires_us(&self, upload: UploadId) -> Option<u64> {
+        self.open(upload).map(|open| open.begun.expires_us)
+    }
+
+    /// When the first one expires.
+    pub(crate) fn first_expiry_us(&self) -> Option<u64> {
+        self.expiring.first().map(|(at, _)| *at)
+    }
+
+    /// What is to be dropped, in order of ids.
+    pub(crate) fn dead(&self) -> impl Iterator<Item = UploadId> + '_ {
+        self.dead.iter().copied()
+    }
+
+    /// The next chunks of an open upload after one, in order, and whether there are more.
+    pub(crate) fn chunks(
+        &self,
+        upload: UploadId,
+        after: Option<(u32, u32)>,
+        most: usize,
+    ) -> (Vec<StagedChunk>, bool) {
+        let Some(open) = self.open(upload) else {
+            return (Vec::new(), false);
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = open.chunks.range((from, Bound::Unbounded));
+        let listed = rest.by_ref().take(most);
+        let listed = listed.map(|((part, chunk), content)| StagedChunk {
+            part: *part,
+            chunk: *chunk,
+            len: content.len,
+            crc32c: content.crc32c,
+        });
+        (listed.collect(), rest.next().is_some())
+    }
+
+    /// The next open uploads after one, in order, and whether there are more.
+    pub(crate) fn list(&self, after: UploadId, most: usize) -> (Vec<UploadSummary>, bool) {
+        let rest = self.known.range((Bound::Excluded(after), Bound::Unbounded));
+        let mut rest = rest.filter_map(|(upload, known)| match known {
+            Known::Open(open) => Some(UploadSummary {
+                upload: *upload,
+                key: open.begun.key.to_vec(),
+                begun_us: open.begun.begun_us,
+                expires_us: open.begun.expires_us,
+                chunks: u32::try_from(open.chunks.len()).unwrap_or(u32::MAX),
+                bytes: open.bytes,
+                state: UploadState::Open,
+            }),
+            _ => None,
+        });
+        let listed = rest.by_ref().take(most).collect();
+        (listed, rest.next().is_some())
+    }
+
+    /// The key of an open upload.
+    pub(crate) fn key(&self, upload: UploadId) -> Option<Bytes> {
+        self.open(upload).map(|open| open.begun.key.clone())
+    }
+
+    fn open(&self, upload: UploadId) -> Option<&Open> {
+        match self.known.get(&upload) {
+            Some(Known::Open(open)) => Some(open),
+            _ => None,
+        }
+    }
+
+    /// An entry of that time is applied.
+    fn pass(&mut self, time_us: u64, changes: &mut Vec<Change>) {
+        self.time_us = time_us.max(self.time_us.saturating_add(1));
+        let time = Record::Time(self.time_us);
+        changes.push(put(TIME, &time));
+    }
+
+    /// Begins an upload, unless it is known.
+    pub(crate) fn begin(
+        &mut self,
+        begin: &Begin,
+        time_us: u64,
+        changes: &mut Vec<Change>,
+    ) -> UploadState {
+        let Begin {
+            upload,
+            key,
+            ttl_ms,
+            attributes,
+        } = begin;
+        let is_sound = *upload != TIME
+            && key.len() <= KEY_BYTES_MAX
+            && attributes.len() <= ATTRIBUTES_BYTES_MAX;
+        if !is_sound {
+            return refused(UploadRefusal::Malformed);
+        }
+        match self.known.get(upload) {
+            Some(Known::Open(open)) if open.begun.key != *key => {
+                return refused(UploadRefusal::OtherKey);
+            }
+            Some(known) => return known.state(),
+            None => {}
+        }
+        if self.expiring.len() >= OPEN_UPLOADS_MAX {
+            return refused(UploadRefusal::TooMany {
+                limit: OPEN_UPLOADS_MAX as u32,
+            });
+        }
+        self.pass(time_us, changes);
+        let ttl_us = u64::try_from(ttl(*ttl_ms).as_micros()).unwrap_or(u64::MAX);
+        let begun = OpenRecord {
+            key: own(key),
+            begun_us: self.time_us,
+            expires_us: self.time_us.saturating_add(ttl_us),
+            attributes: own(attributes),
+        };
+        changes.push(put(*upload, &Record::Open(begun.clone())));
+        self.insert_open(*upload, begun, BTreeMap::new());
+        UploadState::Open
+    }
+
+    fn insert_open(
+        &mut self,
+        upload: UploadId,
+        begun: OpenRecord,
+        chunks: BTreeMap<(u32, u32), Content>,
+    ) {
+        let bytes = chunks.values().map(|content| u64::from(content.len)).sum();
+        self.expiring.insert((begun.expires_us, upload));
+        self.counts.open += 1;
+        self.counts.staged_chunks += chunks.len();
+        self.counts.staged_bytes += bytes;
+        let open = Open {
+            begun,
+            chunks,
+            bytes,
+        };
+        let before = self.known.insert(upload, Known::Open(Box::new(open)));
+        assert!(before.is_none(), "{upload} begins twice");
+        assert_eq!(self.counts.open, self.expiring.len());
+    }
+
+    /// What becomes of a chunk that needs no entry, or whose entry has no effect; `None`: it is to be stored.
+    pub(crate) fn settled(&self, chunk: ChunkId, content: Content) -> Option<UploadState> {
+        let Some(open) = self.open(chunk.upload) else {
+            return Some(self.state(chunk.upload));
+        };
+        if !(1..=CHUNK_BYTES).contains(&content.len) {
+            return Some(refused(UploadRefusal::Malformed));
+        }
+        match open.chunks.get(&(chunk.part, chunk.chunk)) {
+            Some(known) if *known == content => return Some(UploadState::Open),
+            Some(_) if is_planted(Bug::TakeOtherContent) => return None,
+            Some(_) => return Some(refused(UploadRefusal::ChunkDiffers)),
+            None => {}
+        }
+        let end = u64::from(chunk.chunk) * u64::from(CHUNK_BYTES) + u64::from(content.len);
+        if end > LARGE_VALUE_BYTES_MAX {
+            return Some(refused(UploadRefusal::TooLarge {
+                limit: LARGE_VALUE_BYTES_MAX,
+            }));
+        }
+        let too_many = |limit: usize| {
+            Some(refused(UploadRefusal::TooMany {
+                limit: limit as u32,
+            }))
+        };
+        if open.chunks.len() >= UPLOAD_CHUNKS_MAX {
+            return too_many(UPLOAD_CHUNKS_MAX);
+        }
+        if self.counts.staged_chunks >= STAGED_CHUNKS_MAX {
+            return too_many(STAGED_CHUNKS_MAX);
+        }
+        None
+    }
+
+    /// Takes a chunk that is not settled; its bytes are written by the caller.
+    pub(crate) fn stage(&mut self, chunk: ChunkId, content: Content, changes: &mut Vec<Change>) {
+        assert_eq!(self.settled(chunk, content), None, "{chunk} is settled");
+        let Some(Known::Open(open)) = self.known.get_mut(&chunk.upload) else {
+            return;
+        };
+        let before = open.chunks.insert((chunk.part, chunk.chunk), content);
+        let before = before.map_or(0, |before| u64::from(before.len));
+        open.bytes = open.bytes + u64::from(content.len) - before;
+        self.counts.staged_bytes = self.counts.staged_bytes + u64::from(content.len) - before;
+        self.counts.staged_chunks += usize::from(before == 0);
+        let (key, row) = (chunk_key(chunk), record::staged(content));
+        changes.push(Change::Put(Space::Staged, key, row));
+        assert!(self.counts.staged_chunks <= STAGED_CHUNKS_MAX);
+    }
+
+    /// Whether an upload has all that a commit names.
+    ///
+    /// # Errors
+    /// How it stands, or why it cannot be committed.
+    pub(crate) fn check_commit(&self, commit: &CommitUpload) -> Result<(), UploadState> {
+        let Some(open) = self.open(commit.upload) else {
+            return Err(self.state(commit.upload));
+        };
+        if is_planted(Bug::CommitIncomplete) {
+            return Ok(());
+        }
+        let crc32c = whole(open, &commit.parts).map_err(refused)?;
+        match crc32c == commit.crc32c {
+            true => Ok(()),
+            false => Err(refused(UploadRefusal::ChecksumDiffers)),
+        }
+    }
+
+    /// Commits an upload that [`Uploads::check_commit`] lets pass, as the entry at `at`, or ends it if its condition did not
+    /// hold.
+    pub(crate) fn commit(
+        &mut self,
+        at: LogIndex,
+        commit: &CommitUpload,
+        condition: Result<(), Option<LogIndex>>,
+        time_us: u64,
+        changes: &mut Vec<Change>,
+    ) -> UploadState {
+        assert_eq!(self.check_commit(commit), Ok(()), "{}", commit.upload);
+        self.pass(time_us, changes);
+        if let Err(current) = condition {
+            let how = Final::Conflicted { current };
+            self.end_open(commit.upload, how, changes);
+            return how.state();
+        }
+        let upload = commit.upload;
+        let Some(open) = self.remove_open(upload) else {
+            return UploadState::Unknown;
+        };
+        let named: BTreeSet<u32> = commit.parts.iter().map(|part| part.part).collect();
+        for (part, chunk) in open.chunks.into_keys() {
+            let key = chunk_key(ChunkId {
+                upload,
+                part,
+                chunk,
+            });
+            changes.push(Change::Delete(Space::Staged, key.clone()));
+            if !named.contains(&part) {
+                changes.push(Change::Delete(Space::Chunk, key));
+            }
+        }
+        let len = commit.parts.iter().map(|part| part.len).sum();
+        let committed = CommittedRecord {
+            key: open.begun.key,
+            version: at,
+            committed_us: self.time_us,
+            len,
+            chunk_bytes: CHUNK_BYTES,
+            crc32c: commit.crc32c,
+            digest: commit.digest,
+            attributes: open.begun.attributes,
+            parts: commit.parts.clone(),
+        };
+        let key = committed.key.clone();
+        self.replaced(at, &key, changes);
+        let large = LargeRef {
+            upload,
+            len,
+            committed_us: self.time_us,
+        };
+        changes.push(put(upload, &Record::Committed(committed)));
+        changes.push(Change::Large(key.clone(), large));
+        self.insert_live(upload, key, at, len);
+        UploadState::Committed { version: at.0 }
+    }
+
+    fn insert_live(&mut self, upload: UploadId, key: Bytes, version: LogIndex, bytes: u64) {
+        let other = self.live.insert(key.clone(), upload);
+        assert_eq!(other, None, "{upload} and another are the value of a key");
+        self.counts.live += 1;
+        self.counts.live_bytes += bytes;
+        let live = Known::Live {
+            key,
+            version,
+            bytes,
+        };
+        self.known.insert(upload, live);
+    }
+
+    /// A write of the entry at `at` takes the place of the key's value.
+    pub(crate) fn replaced(&mut self, at: LogIndex, key: &[u8], changes: &mut Vec<Change>) {
+        if self.live.is_empty() {
+            return;
+        }
+        let Some(upload) = self.live.remove(key) else {
+            return;
+        };
+        let known = self.known.remove(&upload);
+        let Some(Known::Live { version, bytes, .. }) = known else {
+            panic!("{upload} is live, and {known:?}");
+        };
+        self.counts.live -= 1;
+        self.counts.live_bytes -= bytes;
+        // The record of the commit stays: it is what readers go by.
+        let mark = Bytes::copy_from_slice(&at.0.to_le_bytes());
+        changes.push(Change::Put(Space::Upload, mark_key(upload), mark));
+        self.insert_dead(upload, Final::Committed { version }, bytes);
+    }
+
+    fn insert_dead(&mut self, upload: UploadId, how: Final, bytes: u64) {
+        self.dead.insert(upload);
+        self.counts.dead += 1;
+        self.counts.dead_bytes += bytes;
+        let before = self.known.insert(upload, Known::Dead { how, bytes });
+        assert!(before.is_none(), "{upload} dies twice");
+    }
+
+    fn remove_open(&mut self, upload: UploadId) -> Option<Open> {
+        self.open(upload)?;
+        let Some(Known::Open(open)) = self.known.remove(&upload) else {
+            return None;
+        };
+        let expired = self.expiring.remove(&(open.begun.expires_us, upload));
+        assert!(expired, "{upload} would expire");
+        self.counts.open -= 1;
+        self.counts.staged_chunks -= open.chunks.len();
+        self.counts.staged_bytes -= open.bytes;
+        Some(*open)
+    }
+
+    /// An open upload comes to nothing; its chunks are dropped later.
+    fn end_open(&mut self, upload: UploadId, how: Final, changes: &mut Vec<Change>) {
+        let Some(open) = self.remove_open(upload) else {
+            return;
+        };
+        let bytes = open.bytes;
+        changes.push(put(upload, &Record::Dead { how, bytes }));
+        self.insert_dead(upload, how, bytes);
+    }
+
+    /// Gives an upload up, if it is open.
+    pub(crate) fn abort(
+        &mut self,
+        upload: UploadId,
+        time_us: u64,
+        changes: &mut Vec<Change>,
+    ) -> UploadState {
+        if self.open(upload).is_some() {
+            self.pass(time_us, changes);
+            self.end_open(upload, Final::Aborted, changes);
+        }
+        self.state(upload)
+    }
+
+    /// Ends the uploads whose time has run out, some of them.
+    pub(crate) fn expire(&mut self, time_us: u64, changes: &mut Vec<Change>) {
+        self.pass(time_us, changes);
+        for _ in 0..EXPIRE_UPLOADS_MAX {
+            match self.expiring.first() {
+                Some((at, upload)) if *at <= self.time_us => {
+                    let upload = *upload;
+                    self.end_open(upload, Final::Expired, changes);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Drops chunks of what is dead; what is not is left alone.
+    pub(crate) fn drop_chunks(
+        &mut self,
+        at: LogIndex,
+        dropped: &Drop,
+        time_us: u64,
+        changes: &mut Vec<Change>,
+    ) -> UploadState {
+        let upload = dropped.upload;
+        let Some(Known::Dead { how, bytes }) = self.known.get(&upload) else {
+            return self.state(upload);
+        };
+        let (how, bytes) = (*how, *bytes);
+        let count: usize = dropped.runs.iter().map(|run| run.count as usize).sum();
+        if count > DROP_CHUNKS_MAX {
+            return refused(UploadRefusal::Malformed);
+        }
+        self.pass(time_us, changes);
+        let is_value = matches!(how, Final::Committed { .. });
+        for chunk in dropped.runs.iter().flat_map(Run::places) {
+            let key = chunk_key(ChunkId {
+                upload,
+                part: chunk.0,
+                chunk: chunk.1,
+            });
+            if !is_value {
+                changes.push(Change::Delete(Space::Staged, key.clone()));
+            }
+            changes.push(Change::Delete(Space::Chunk, key));
+        }
+        if !dropped.is_last {
+            return how.state();
+        }
+        self.known.remove(&upload);
+        self.dead.remove(&upload);
+        self.counts.dead -= 1;
+        self.counts.dead_bytes -= bytes;
+        if is_value {
+            changes.push(Change::Delete(Space::Upload, mark_key(upload)));
+        }
+        changes.push(put(upload, &Record::Ended { how, at }));
+        self.insert_ended(upload, how, at);
+        while self.ended.len() > ENDED_UPLOADS_KEPT_MAX {
+            let Some((_, oldest)) = self.ended.pop_first() else {
+                break;
+            };
+            self.known.remove(&oldest);
+            changes.push(Change::Delete(Space::Upload, upload_key(oldest)));
+        }
+        how.state()
+    }
+
+    fn insert_ended(&mut self, upload: UploadId, how: Final, at: LogIndex) {
+        self.known.insert(upload, Known::Ended { how, at });
+        let is_new = self.ended.insert((at, upload));
+        assert!(is_new, "{upload} ends twice");
+    }
+}
+
+/// The CRC-32C of the parts in order, if all their chunks are there.
+fn whole(open: &Open, parts: &[PartLength]) -> Result<u32, UploadRefusal> {
+    let mut named = BTreeSet::new();
+    let is_sound =
+        parts.len() <= UPLOAD_PARTS_MAX && parts.iter().all(|part| named.insert(part.part));
+    if !is_sound {
+        return Err(UploadRefusal::Malformed);
+    }
+    let lens = parts.iter().map(|part| part.len);
+    let len = lens.fold(0, u64::saturating_add);
+    if len > LARGE_VALUE_BYTES_MAX {
+        return Err(UploadRefusal::TooLarge {
+            limit: LARGE_VALUE_BYTES_MAX,
+        });
+    }
+    let mut crc32c = 0;
+    for PartLength { part, len } in parts {
+        let (mut left, mut next) = (*len, 0);
+        let chunks = open.chunks.range((*part, 0)..=(*part, u32::MAX));
+        for ((_, chunk), content) in chunks {
+            let expected = left.min(u64::from(CHUNK_BYTES));
+            if *chunk != next || u64::from(content.len) != expected {
+                break;
+            }
+            crc32c = crc::combine(crc32c, content.crc32c, content.len);
+            left -= expected;
+            next += 1;
+        }
+        // Neither less than is named nor more, which a part that ends where another chunk begins would have.
+        let following = open.chunks.range((*part, next)..=(*part, u32::MAX)).next();
+        if left > 0 || following.is_some() {
+            let (part, chunk) = (*part, next);
+            return Err(UploadRefusal::Incomplete { part, chunk });
+        }
+    }
+    Ok(crc32c)
+}
+
+/// A copy with memory of its own: what it is a part of is much longer.
+fn own(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn put(upload: UploadId, record: &Record) -> Change {
+    Change::Put(Space::Upload, upload_key(upload), record.encode())
+}
+
+/// The key of an upload's record.
+pub(crate) fn upload_key(upload: UploadId) -> Bytes {
+    Bytes::copy_from_slice(&upload.0.to_be_bytes())
+}
+
+/// The key of the row that says that a committed value is dead.
+fn mark_key(upload: UploadId) -> Bytes {
+    let mut key = upload.0.to_be_bytes().to_vec();
+    key.push(record::MARK);
+    Bytes::from(key)
+}
+
+fn chunk_key(chunk: ChunkId) -> Bytes {
+    Bytes::copy_from_slice(&chunk.key())
+}
+
+/// Reads a table from its rows, given in order of keys: those of the space Upload first, then those of Staged.
+#[derive(Debug, Default)]
+pub(crate) struct Loading {
+    table: Uploads,
+    open: BTreeMap<UploadId, (OpenRecord, BTreeMap<(u32, u32), Content>)>,
+    /// The last record of a commit: its mark comes next.
+    committed: Option<(UploadId, CommittedRecord)>,
+}
+
+/// A row that no table has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a row of an upload makes no sense")]
+pub(crate) struct StrangeRow;
+
+impl Loading {
+    /// Takes a row of the space Upload.
+    pub(crate) fn upload(&mut self, key: &[u8], value: &Bytes) -> Result<(), StrangeRow> {
+        let (id, rest) = key.split_first_chunk::<16>().ok_or(StrangeRow)?;
+        let upload = UploadId(u128::from_be_bytes(*id));
+        if rest == [record::MARK] {
+            let committed = self.committed.take_if(|(id, _)| *id == upload);
+            let (_, committed) = committed.ok_or(StrangeRow)?;
+            let how = Final::Committed {
+                version: committed.version,
+            };
+            self.table.insert_dead(upload, how, committed.len);
+            return Ok(());
+        }
+        self.flush();
+        if !rest.is_empty() {
+            return Err(StrangeRow);
+        }
+        match Record::decode(value).ok_or(StrangeRow)? {
+            Record::Time(time_us) if upload == TIME => self.table.time_us = time_us,
+            _ if upload == TIME => return Err(StrangeRow),
+            Record::Time(_) => return Err(StrangeRow),
+            Record::Open(begun) => {
+                self.open.insert(upload, (begun, BTreeMap::new()));
+            }
+            Record::Committed(committed) => self.committed = Some((upload, committed)),
+            Record::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
+            Record::Ended { how, at } => self.table.insert_ended(upload, how, at),
+        }
+        Ok(())
+    }
+
+    /// The record before has no mark.
+    fn flush(&mut self) {
+        if let Some((upload, committed)) = self.committed.take() {
+            let CommittedRecord {
+                key, version, len, ..
+            } = committed;
+            self.table.insert_live(upload, own(&key), version, len);
+        }
+    }
+
+    /// Takes a row of the space Staged. Those of uploads that are dead wait to be dropped.
+    pub(crate) fn staged(&mut self, key: &[u8], value: &[u8]) -> Result<(), StrangeRow> {
+        let chunk = ChunkId::of_key(key).ok_or(StrangeRow)?;
+        let content = record::content(value).ok_or(StrangeRow)?;
+        if let Some((_, chunks)) = self.open.get_mut(&chunk.upload) {
+            chunks.insert((chunk.part, chunk.chunk), content);
+        }
+        Ok(())
+    }
+
+    /// The table.
+    pub(crate) fn finish(mut self) -> Uploads {
+        self.flush();
+        for (upload, (begun, chunks)) in self.open {
+            self.table.insert_open(upload, begun, chunks);
+        }
+        self.table
+    }
+}
+
+/// Reads the table from the rows of a shard's state.
+///
+/// # Errors
+/// The storage failed, or a row is none of ours.
+pub(crate) async fn load(engine: &Engine) -> std::io::Result<Uploads> {
+    let mut loading = Loading::default();
+    for space in [Space::Upload, Space::Staged] {
+        let mut after = Bytes::new();
+        loop {
+            let page = engine.rows(space, &[], &after, UPLOAD_ROWS, UPLOAD_ROWS_BYTES);
+            let page = page.await.map_err(io_error)?;
+            for row in &page.rows {
+                let taken = match space {
+                    Space::Upload => loading.upload(&row.key, &row.value),
+                    _ => loading.staged(&row.key, &row.value),
+                };
+                taken.map_err(std::io::Error::other)?;
+            }
+            match page.rows.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => break,
+            }
+        }
+    }
+    Ok(loading.finish())
+}
+
+/// Writes what has changed with the entry at `at`.
+pub(crate) fn write(engine: &Engine, at: LogIndex, changes: Vec<Change>) {
+    for change in changes {
+        match change {
+            Change::Put(space, key, value) => engine.put_row(at, space, &key, value),
+            Change::Delete(space, key) => engine.delete_row(at, space, &key),
+            Change::Large(key, large) => engine.put_large(at, &key, large),
+        }
+    }
+}

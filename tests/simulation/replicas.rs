@@ -114,7 +114,7 @@ fn content_of(cluster: &Cluster, group: &Group) -> Content {
             let page = page.await.unwrap();
             for item in page.items {
                 range.start = [item.key.as_ref(), &[0]].concat().into();
-                keys.insert(item.key, (item.found.version.0, item.found.value));
+                keys.insert(item.key, (item.version.0, item.value.into_bytes().unwrap()));
             }
             if !page.more {
                 break;

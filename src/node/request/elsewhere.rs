@@ -14,7 +14,6 @@ use corelith_shards::{
     Error, Fetched, FetchedEnd, FetchedKey, Found, FoundLarge, Item, ItemValue, LogIndex, ScanPage,
     ScanRange, Space,
 };
-use corelith_wire::ChunkId;
 
 /// Whether another replica may have what could not be read here.
 pub(super) fn may_help(error: &Error) -> bool {
@@ -72,9 +71,9 @@ pub(super) async fn head(group: &Group, key: &[u8], least: LogIndex) -> Option<F
     })
 }
 
-/// A chunk of a large value, `Some(None)` if it is gone. `None`: nobody has it. As much must be applied there as here.
-pub(super) async fn chunk(group: &Group, chunk: ChunkId) -> Option<Option<Bytes>> {
-    let stored = stored(Space::Chunk, &chunk.key());
+/// A row of the shard's own, `Some(None)` if it is gone. `None`: nobody can say. As much must be applied there as here.
+pub(super) async fn row(group: &Group, space: Space, key: &[u8]) -> Option<Option<Bytes>> {
+    let stored = stored(space, key);
     let range = (stored.clone(), stored, Bytes::new());
     let least = applied(group.engine());
     let fetched = group.fetch_elsewhere(range, None, least, 0).await?;

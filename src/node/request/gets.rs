@@ -11,7 +11,7 @@ use crate::node::limits;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, ReadPoint};
 use corelith_shards::{
-    Found, FoundHead, FoundLarge, LogIndex, Lookup, Result as StorageResult, Sought,
+    Found, FoundHead, FoundLarge, LogIndex, Lookup, Result as StorageResult, Sought, Space,
 };
 use corelith_wire::request::GetRequest;
 use corelith_wire::response::{Answer, Failure, ReplyMeta};
@@ -253,15 +253,30 @@ impl Describer {
 
     /// The description of `found`, or what the key has instead if that has gone.
     async fn once(&self, found: &FoundLarge) -> StorageResult<Described> {
-        let _turn = self.handler.disk.take().await;
+        let mut turn = Some(self.handler.disk.take().await);
         let meta = ReplyMeta {
             term: self.point.term.0,
             // The value may be newer than the read point.
             index: self.point.index.max(found.version).0,
         };
-        if let Some(large) = self.group.describe_large(found, meta).await? {
+        let described = match self.group.describe_large(found, meta).await {
+            Err(error) if elsewhere::may_help(&error) => {
+                // Who asks another replica has no turn at the disk.
+                turn = None;
+                let key = found.large.upload.key();
+                let row = elsewhere::row(&self.group, Space::Upload, &key).await;
+                let row = row.ok_or(error)?;
+                row.and_then(|row| self.group.describe_by(found, meta, &row))
+            }
+            described => described?,
+        };
+        if let Some(large) = described {
             return Ok(Described::Reply(Answer::Large(large)));
         }
+        let _turn = match turn {
+            Some(turn) => turn,
+            None => self.handler.disk.take().await,
+        };
         let engine = self.group.engine();
         Ok(match engine.look_up(&self.key) {
             Lookup::Large(now) => Described::Large(now),

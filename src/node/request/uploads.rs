@@ -10,6 +10,7 @@ use super::elsewhere;
 use super::handler::{Handler, decode_failure, read_failure, storage_failure, write_failure};
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError};
+use corelith_shards::Space;
 use corelith_wire::limits::{
     CHUNK_BYTES_MAX, KEY_BYTES_MAX, REQUEST_OVERHEAD_BYTES_MAX, STAGED_CHUNK_BYTES,
 };
@@ -113,16 +114,18 @@ impl Handler {
             if !reply.reserve(CHUNK_BYTES_MAX).await {
                 return;
             }
-            reply.send(&match elsewhere::chunk(&group, read.chunk).await {
-                Some(whole) => {
-                    let part = |chunk: Bytes| {
-                        let end = (range.end as usize).min(chunk.len());
-                        chunk.slice((range.start as usize).min(end)..end)
-                    };
-                    chunk_answer(meta, whole.map(part))
-                }
-                None => failed(storage_failure(&error)),
-            });
+            reply.send(
+                &match elsewhere::row(&group, Space::Chunk, &read.chunk.key()).await {
+                    Some(whole) => {
+                        let part = |chunk: Bytes| {
+                            let end = (range.end as usize).min(chunk.len());
+                            chunk.slice((range.start as usize).min(end)..end)
+                        };
+                        chunk_answer(meta, whole.map(part))
+                    }
+                    None => failed(storage_failure(&error)),
+                },
+            );
         });
     }
 }

@@ -579,3 +579,152 @@ fn chunks_wait_their_turn_within_the_budget() {
     let bound = (64 << 20) / 4 + (2 << 20);
     assert!(most.get() > 4 << 20 && most.get() < bound, "{}", most.get());
 }
+
+/// Reads of a chunk whose bytes the leader's disk does not give back are answered with what another replica holds, and
+/// those of other parts of it with what is there.
+#[test]
+fn a_damaged_chunk_comes_from_another_replica() {
+    let cluster = Cluster::start(47, 3);
+    let (nodes, world) = (cluster.nodes.clone(), cluster.sim.clone());
+    cluster.sim.block_on(cluster.client, async move {
+        let disk = world.disk(leader(&nodes).await);
+        let mut client = client_of_leader(&nodes, 0).await;
+        let value = Bytes::from(vec![0x5c; 300_000]);
+        let parts = [vec![value.clone()]];
+        let key = key_of(0, 0);
+        let ended = client.upload(ID, &key, &parts, Condition::Any).await;
+        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
+        let mut damaged = 0;
+        for (path, _) in disk.files() {
+            if path.ends_with(".vlog") {
+                let bytes = disk.read(&path).unwrap();
+                let at = bytes.windows(64).position(|bytes| bytes == [0x5c; 64]);
+                at.into_iter().for_each(|at| {
+                    disk.flip_bit(&path, at as u64 + 3000);
+                    damaged += 1;
+                });
+            }
+        }
+        assert_eq!(damaged, 1);
+        let chunk = id_of(ID, (0, 0));
+        let behind = client.bytes_of(chunk, 200_000, 250_000).await;
+        assert!(behind == value[200_000..250_000]);
+        assert_eq!(damages(&mut client).await, 0, "nothing was met");
+        assert!(client.bytes_of(chunk, 10, 5000).await == value[10..5000]);
+        assert!(client.bytes_of(chunk, 0, 1 << 20).await == value);
+    });
+}
+
+/// Damaged places of shard 0 that are known.
+async fn damages(client: &mut Client) -> u64 {
+    match client.ask(0, request::encode_storage).await {
+        Answer::Storage(storage) => storage.shards[0].damaged,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same for what a key has and for what the value is, which lie in tables, in gets and scans alike.
+#[test]
+fn a_damaged_description_comes_from_another_replica() {
+    let cluster = Cluster::start(48, 3);
+    let (nodes, world) = (cluster.nodes.clone(), cluster.sim.clone());
+    cluster.sim.block_on(cluster.client, async move {
+        let disk = world.disk(leader(&nodes).await);
+        let mut client = client_of_leader(&nodes, 0).await;
+        let key = key_of(0, 0);
+        let parts = [vec![content(70_000, 1)]];
+        let ended = client.upload(ID, &key, &parts, Condition::Any).await;
+        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
+        let described = client.describe(&key).await;
+        let session = client.open_session(0).await;
+        let tables = || {
+            let files = disk.files().into_iter();
+            files.filter(|(path, _)| path.contains("/shards/00000/") && path.ends_with(".sst"))
+        };
+        let mut number = 0;
+        while tables().next().is_none() {
+            number += 1;
+            assert!(number < 5000, "no table is written");
+            let other = key_of(0, 1 + number as u32 % 7);
+            client.put(0, (session, number), &other, &[7; 2000]).await;
+        }
+        corelith_io::sleep(Duration::from_secs(1)).await;
+        for (path, len) in tables() {
+            (0..len / 500).for_each(|at| disk.flip_bit(&path, at * 500));
+        }
+        let again = client.describe(&key).await;
+        assert!(damages(&mut client).await > 0, "no damage was met");
+        let expected = LargeReply {
+            meta: again.meta,
+            ..described
+        };
+        assert_eq!(again, expected);
+        let head = client.get_with(Flags::WITHOUT_VALUES, &key).await;
+        assert!(
+            matches!(
+                head,
+                Answer::Head {
+                    value_len: 70_000,
+                    ..
+                }
+            ),
+            "{head:?}"
+        );
+        let scan = ScanRequest {
+            start: &key,
+            end: b"",
+            limit_items: 1,
+            max_bytes: 1000,
+            at_version: 0,
+        };
+        let page = client.ask(0, |out, head| request::encode_scan(out, head, &scan));
+        match page.await {
+            Answer::ScanPage(page) => {
+                assert_eq!(page.items[0].key, key);
+                assert_eq!(page.items[0].value, ScanValue::Large { len: 70_000 });
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// What was described stays readable after it was overwritten, while it is held.
+#[test]
+fn an_overwritten_value_is_read_to_its_end() {
+    let cluster = Cluster::start(49, 3);
+    let nodes = cluster.nodes.clone();
+    cluster.sim.block_on(cluster.client, async move {
+        let mut client = client_of_leader(&nodes, 1).await;
+        let key = key_of(0, 0);
+        let parts = [vec![content(70_000, 1)]];
+        client.upload(ID, &key, &parts, Condition::Any).await;
+        let described = client.describe(&key).await;
+        let next = UploadId(0x78);
+        let others = [vec![content(80_000, 2)]];
+        let condition = Condition::Version(described.version);
+        let ended = client.upload(next, &key, &others, condition).await;
+        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
+        assert_eq!(client.describe(&key).await.upload, next);
+        let chunk = id_of(ID, (0, 0));
+        let begun = corelith_io::now();
+        while begun.elapsed() < Duration::from_secs(200) {
+            assert!(matches!(
+                client.hold(ID).await,
+                UploadState::Committed { .. }
+            ));
+            assert!(client.bytes_of(chunk, 0, 70_000).await == parts[0][0]);
+            corelith_io::sleep(Duration::from_secs(20)).await;
+        }
+        let begun = corelith_io::now();
+        while !matches!(client.read(chunk, 0, 1).await, Answer::NotFound { .. }) {
+            assert!(begun.elapsed() < Duration::from_secs(200), "it is kept");
+            corelith_io::sleep(Duration::from_secs(10)).await;
+        }
+        let state = client.hold(ID).await;
+        assert!(!matches!(state, UploadState::Committed { .. }), "{state:?}");
+        let session = client.open_session(0).await;
+        client.delete(0, (session, 1), &key).await;
+        let gone = client.get(0, &key).await;
+        assert!(matches!(gone, Answer::NotFound { .. }), "{gone:?}");
+    });
+}

@@ -184,8 +184,19 @@ impl Group {
         let Some(row) = inner.engine.row(Space::Upload, &key).await? else {
             return Ok(None);
         };
-        let Some(Record::Committed(committed)) = Record::decode(&row.value) else {
-            return Ok(None);
+        Ok(self.describe_by(found, meta, &row.value))
+    }
+
+    /// What a large value is that was found, by the row of its upload, here or at another replica; `None`: the row is that
+    /// of something else.
+    pub fn describe_by(
+        &self,
+        found: &FoundLarge,
+        meta: ReplyMeta,
+        row: &Bytes,
+    ) -> Option<LargeReply> {
+        let Some(Record::Committed(committed)) = Record::decode(row) else {
+            return None;
         };
         let CommittedRecord {
             key: _,
@@ -198,12 +209,13 @@ impl Group {
             attributes,
             parts,
         } = committed;
+        let upload = found.large.upload;
         if (version, len) != (found.version, found.large.len) {
             let shard = self.shard();
             tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
-            return Ok(None);
+            return None;
         }
-        Ok(Some(LargeReply {
+        Some(LargeReply {
             meta,
             version: version.0,
             upload,
@@ -214,7 +226,7 @@ impl Group {
             committed_us,
             attributes: attributes.to_vec(),
             parts,
-        }))
+        })
     }
 
     /// Bytes of a chunk that this replica has; `None`: it has not, or not yet, or not any more.

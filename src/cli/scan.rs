@@ -6,7 +6,7 @@ use super::entry::{EntryLine, KeyFields, ValueFields};
 use super::failure::Failure;
 use super::keys;
 use super::output;
-use corelith_client::{Client, Entry, EntryHead, ScanToken};
+use corelith_client::{Client, EntryHead, ScanEntry, ScanToken, Value};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -90,10 +90,13 @@ trait Row {
     fn json_line(&self) -> Result<String, Failure>;
 }
 
-impl Row for Entry {
+impl Row for ScanEntry {
     fn line(&self) -> String {
-        let (key, value) = (printable(&self.key), printable(&self.value));
-        format!("{key}\t{value}\n")
+        let value = match &self.value {
+            Value::Bytes(bytes) => printable(bytes),
+            Value::Large { len } => format!("({len} bytes)"),
+        };
+        format!("{}\t{value}\n", printable(&self.key))
     }
 
     fn json_line(&self) -> Result<String, Failure> {
@@ -101,9 +104,9 @@ impl Row for Entry {
             kind: "entry",
             key: KeyFields::of(&self.key),
             version: self.version,
-            length: self.value.len() as u64,
+            length: self.value.len(),
             shard: None,
-            value: Some(ValueFields::of(&self.value)),
+            value: self.value.bytes().map(|bytes| ValueFields::of(bytes)),
         })
     }
 }

@@ -7,13 +7,17 @@ use crate::operation::{Event, Operation, Request, Step};
 use crate::replicas::{Probe, ReadFrom, Source};
 use crate::resolve::Resolver;
 use crate::seeds::{self, Patience};
-use crate::session::{Question, Session};
+use crate::session::{Question, Session, UploadAsk};
 use crate::transport::{Alarm, Transport};
+use crate::upload;
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::{Operation as WriteKind, encode_status};
 use corelith_wire::response::Answer;
-use corelith_wire::{ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, placement};
+use corelith_wire::{
+    ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, UploadId,
+    limits as wire_limits, placement, version,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -38,6 +42,8 @@ struct Inner {
     deadline: Duration,
     read_from: ReadFrom,
     limits: Limits,
+    /// Longest value that goes in one frame, in bytes.
+    frame_value_bytes_max: u64,
     cluster: ClusterId,
     seeds: Vec<(String, u16)>,
 }
@@ -48,7 +54,7 @@ struct Inner {
 pub struct Limits {
     /// Longest key, in bytes.
     pub key_bytes_max: usize,
-    /// Longest value, in bytes.
+    /// Longest value, in bytes: 2 GiB, or 8 MiB in a cluster of a release without large values.
     pub value_bytes_max: u64,
 }
 
@@ -147,10 +153,16 @@ impl ClientBuilder {
         let resolver = self.resolver;
         let found = seeds::find(&seeds, patience, clock, &resolver).await;
         let (map, welcome) = found.map_err(|met| seeds::none_found(&self.seeds, met))?;
+        let has_large = welcome.version >= version::LARGE_VALUES;
+        let frame_limit = wire_limits::VALUE_BYTES_MAX as u64;
         let limits = Limits {
             key_bytes_max: map.limits.key_bytes_max as usize,
-            value_bytes_max: map.limits.value_bytes_max,
+            value_bytes_max: match has_large {
+                true => wire_limits::LARGE_VALUE_BYTES_MAX,
+                false => map.limits.value_bytes_max,
+            },
         };
+        let frame_value_bytes_max = map.limits.value_bytes_max.min(frame_limit);
         let cluster = ClusterId(map.cluster);
         let stirred: Vec<Notify> = map.shards.iter().map(|_| Notify::new()).collect();
         // Without system randomness, the address of a fresh allocation still distinguishes the clients
@@ -168,6 +180,7 @@ impl ClientBuilder {
                 deadline: self.deadline,
                 read_from: self.read_from,
                 limits,
+                frame_value_bytes_max,
                 cluster,
                 seeds,
             }
@@ -210,6 +223,18 @@ impl Client {
     pub(crate) async fn renew_map(&self) {
         let limit = FIND_TIMEOUT.min(self.inner.deadline);
         let _ = tokio::time::timeout(limit, self.inner.refresh()).await;
+    }
+
+    /// Longest value that goes in one frame, in bytes.
+    pub(crate) fn frame_value_bytes_max(&self) -> u64 {
+        self.inner.frame_value_bytes_max
+    }
+
+    /// Draws an id that no other upload has.
+    pub(crate) fn draw_upload_id(&self) -> UploadId {
+        let mut session = self.inner.session();
+        let mut half = || session.next_of(usize::MAX) as u64;
+        upload::upload_id([half(), half()])
     }
 
     pub(crate) fn cluster_id(&self) -> ClusterId {
@@ -284,7 +309,8 @@ impl Flight<'_> {
                         Some(connection) => {
                             let encode = |out: &mut _, id| flight.operation.encode(out, id);
                             let shard = Some(flight.operation.shard());
-                            connection.call(encode, shard, until).await
+                            let least = flight.operation.version_needed();
+                            connection.call_in(least, encode, shard, until).await
                         }
                         None => Event::NotSent(Cause::WrongNode),
                     };
@@ -464,6 +490,9 @@ struct Flight<'a> {
     span: Span,
 }
 
+/// Of a request that names an upload.
+const NO_KEY: &[u8] = &[];
+
 /// The span of an operation. A disabled span costs the check of a flag.
 fn span_of(operation: &Operation) -> Span {
     macro_rules! span {
@@ -486,6 +515,16 @@ fn span_of(operation: &Operation) -> Span {
         Request::Get { key } => span!("get", key),
         Request::Head { key } => span!("head", key),
         Request::Scan { start, .. } => span!("scan_page", start),
+        Request::Upload { ask, .. } => match ask {
+            UploadAsk::Begin { key, .. } => span!("upload_begin", key),
+            UploadAsk::Chunk { .. } => span!("upload_chunk", NO_KEY),
+            UploadAsk::Status(_) => span!("upload_status", NO_KEY),
+            UploadAsk::Commit(_) => span!("upload_commit", NO_KEY),
+            UploadAsk::Abort(_) => span!("upload_abort", NO_KEY),
+            UploadAsk::List(_) => span!("upload_list", NO_KEY),
+            UploadAsk::Read(_) => span!("read_chunk", NO_KEY),
+            UploadAsk::Hold(_) => span!("hold_value", NO_KEY),
+        },
     }
 }
 

@@ -1,8 +1,10 @@
 //! The errors of the SDK, and what the caller can do about each.
 
 use corelith_wire::response::Reason;
+use corelith_wire::upload::{UploadRefusal, UploadState};
 use corelith_wire::{ClusterId, DecodeError, FrameError, HandshakeError};
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -69,6 +71,37 @@ pub enum Error {
     /// forbids a later one: start the scan again.
     #[error("a shard no longer has the state that the scan reads; start the scan again")]
     ScanExpired,
+    /// The upload has ended, so it takes no more: begin another one. A commit that was answered with this did not
+    /// change the key, unless it says `Committed` or `Dropped`.
+    #[error("the upload has ended: {}", state(*.how))]
+    UploadEnded {
+        /// What it came to.
+        how: UploadState,
+    },
+    /// The cluster does not do what was asked of the upload. Nothing was changed, and the upload stands as it stood.
+    #[error("the upload is refused: {}", why_not(*.why))]
+    UploadRefused {
+        /// Why.
+        why: UploadRefusal,
+    },
+    /// Other bytes were uploaded at this place before: resume with the same content, or begin another upload.
+    #[error("the bytes are not those that were uploaded at this place before")]
+    ContentDiffers,
+    /// The value was overwritten or deleted while it was read, and its bytes are gone: read the key again.
+    #[error(
+        "the value was overwritten or deleted while it was read, and its bytes are gone; read it again"
+    )]
+    ValueGone,
+    /// A file cannot be read or written.
+    #[error("cannot {what} {}: {kind}", .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: Arc<Path>,
+        /// Why not.
+        kind: std::io::ErrorKind,
+    },
     /// The server violated the protocol: check that client and servers have compatible versions.
     #[error(
         "the server violated the protocol ({what}); check that client and server versions match"
@@ -113,6 +146,11 @@ impl Error {
             Self::Unavailable { .. } => "unavailable",
             Self::Indeterminate { .. } => "indeterminate",
             Self::ScanExpired => "scan expired",
+            Self::UploadEnded { .. } => "upload ended",
+            Self::UploadRefused { .. } => "upload refused",
+            Self::ContentDiffers => "content differs",
+            Self::ValueGone => "value gone",
+            Self::File { .. } => "file",
             Self::Protocol { .. } => "protocol",
             Self::NoSeed { .. } => "no seed",
             Self::Invalid { .. } => "invalid",
@@ -130,8 +168,29 @@ impl Error {
                 | Self::ShardFull
                 | Self::Unavailable { .. }
                 | Self::ScanExpired
+                | Self::ValueGone
                 | Self::NoSeed { .. }
         )
+    }
+}
+
+impl From<Error> for std::io::Error {
+    /// For `AsyncRead` and `AsyncWrite`. The error is the source.
+    fn from(error: Error) -> Self {
+        use std::io::ErrorKind;
+        let kind = match &error {
+            Error::NotFound | Error::ValueGone => ErrorKind::NotFound,
+            Error::Corrupt | Error::Protocol { .. } | Error::ContentDiffers => {
+                ErrorKind::InvalidData
+            }
+            Error::DiskFull | Error::ShardFull => ErrorKind::StorageFull,
+            Error::TooLarge { .. } => ErrorKind::FileTooLarge,
+            Error::Unavailable { .. } | Error::Throttled { .. } => ErrorKind::TimedOut,
+            Error::Invalid { .. } | Error::InvalidSeed { .. } => ErrorKind::InvalidInput,
+            Error::File { kind, .. } => *kind,
+            _ => ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -239,6 +298,9 @@ pub enum Cause {
     /// The client was dropped.
     #[error("the client was closed")]
     Closed,
+    /// The node is of a release that does not have what was asked.
+    #[error("the node is of a release without large values")]
+    OlderNode,
 }
 
 fn refusal(error: &HandshakeError) -> String {
@@ -249,6 +311,37 @@ fn refusal(error: &HandshakeError) -> String {
                 .to_owned()
         }
         error => format!("handshake failed: {error}"),
+    }
+}
+
+fn state(how: UploadState) -> String {
+    match how {
+        UploadState::Unknown => "the cluster does not know it (any more)".to_owned(),
+        UploadState::Open => "it is open".to_owned(),
+        UploadState::Committed { version } => format!("it was committed at version {version}"),
+        UploadState::Conflicted { current } => {
+            format!("its condition did not hold, {}", standing(current))
+        }
+        UploadState::Aborted => "it was aborted".to_owned(),
+        UploadState::Expired => "it has expired".to_owned(),
+        UploadState::Dropped => "it was committed, and its value was overwritten since".to_owned(),
+        UploadState::Refused(why) => why_not(why),
+    }
+}
+
+fn why_not(why: UploadRefusal) -> String {
+    match why {
+        UploadRefusal::TooMany { limit } => {
+            format!("there are as many uploads, parts or chunks as there may be, {limit}")
+        }
+        UploadRefusal::OtherKey => "the id is that of another upload".to_owned(),
+        UploadRefusal::ChunkDiffers => "other bytes were uploaded before".to_owned(),
+        UploadRefusal::Incomplete { part, chunk } => {
+            format!("chunk {chunk} of part {part} is missing")
+        }
+        UploadRefusal::ChecksumDiffers => "the chunks have another checksum".to_owned(),
+        UploadRefusal::TooLarge { limit } => format!("more than {limit} bytes"),
+        UploadRefusal::Malformed => "the request makes no sense".to_owned(),
     }
 }
 

@@ -29,8 +29,15 @@
 //! **Keys** are anything that is `AsRef<[u8]>`, borrowed or owned. They are copied, since they are
 //! short. **Values** are anything that is [`IntoValue`]; owned values are not copied.
 //!
+//! **Large values**, of up to 2 GiB. [`Client::put`] and [`Client::get`] take values of all sizes that fit in memory.
+//! [`Client::upload`] writes one like a file, or in parts, and can be resumed by a token; [`Client::upload_file`] goes on
+//! after a crash by itself; [`Get::stream`] reads one piece by piece, or a range of it. A large value appears as a
+//! whole, under a condition like any write, and its bytes are read from all replicas at once. A scan tells its length
+//! only.
+//!
 //! **Deadlines.** Every operation ends within its deadline: its own, or else the client's. The deadline
-//! covers connecting, resolving names, retries and waiting for leaders.
+//! covers connecting, resolving names, retries and waiting for leaders. Of a large value each request has it, and the
+//! transfer has none.
 //!
 //! **Cancel safety.** Every future may be dropped at any time, in a `select!` for example, and the
 //! client stays usable. A dropped read has no effect. A dropped write that was already sent may still
@@ -47,6 +54,7 @@ mod batch;
 mod client;
 mod cluster;
 mod doubt;
+mod download;
 mod error;
 mod limits;
 mod link;
@@ -63,6 +71,7 @@ pub mod session;
 mod slots;
 mod status;
 mod transport;
+mod upload;
 mod value;
 mod write;
 
@@ -74,6 +83,16 @@ pub mod connection {
     pub use crate::slots::{Call, Room, Slots};
 }
 
+/// The decisions of uploads and downloads, for a simulator.
+#[doc(hidden)]
+pub mod transfer {
+    pub use crate::download::plan::{Damage, DownloadPlan, Layout, Piece};
+    pub use crate::upload::digest::Digester;
+    pub use crate::upload::plan::{
+        Content, Place, PlanError, PlanSettings, PlannedChunk, Tally, UploadPlan,
+    };
+}
+
 pub use batch::{
     Batch, BatchHandle, BatchOperation, BatchResult, BatchResults, IntoBatchOperation,
 };
@@ -83,14 +102,23 @@ pub use cluster::{
     ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView, ViewChange, ViewNode, ViewSetting,
     ViewShard,
 };
+pub use corelith_wire::UploadId;
 pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
+pub use corelith_wire::upload::{Digest, DigestKind, UploadRefusal, UploadState};
+pub use download::Download;
 pub use error::{Cause, Error, Field, Result, SeedFailure};
-pub use read::{Entry, EntryHead, Get, Lookup};
+pub use read::{Description, Entry, EntryHead, Get, Lookup};
 pub use replicas::ReadFrom;
-pub use scan::{Scan, ScanToken};
+pub use scan::{Scan, ScanEntry, ScanToken, Value};
 pub use status::{
     ClusterStatus, DamagedPlace, LevelStorage, NodePeer, NodeStatus, NodeStorage, NodeStranger,
     ScrubState, ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
 };
+pub use upload::file::FileUpload;
+pub use upload::handle::Uploaded;
+pub use upload::list::OpenUpload;
+pub use upload::multipart::Multipart;
+pub use upload::token::{UploadToken, UploadedPart};
+pub use upload::{Progress, Upload, UploadBuilder};
 pub use value::IntoValue;
 pub use write::{Delete, Put, Written};

@@ -101,7 +101,44 @@ pub(crate) const SCAN_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Page requests of one scan in flight at a time.
 pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 
+/// Chunks of an upload in flight, unless its builder says otherwise.
+pub(crate) const UPLOAD_IN_FLIGHT: usize = 4;
+/// Most chunks of an upload in flight.
+pub(crate) const UPLOAD_IN_FLIGHT_MAX: usize = 64;
+/// How often flushes cut a chunk of an upload short: each ends a part.
+pub(crate) const UPLOAD_CUTS_MAX: u32 = 4000;
+/// How long an attempt to send a chunk waits for its answer, beside the time for its bytes: others may wait before it.
+pub(crate) const CHUNK_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shards asked for their uploads at a time.
+pub(crate) const UPLOAD_LISTS_MAX: usize = 16;
+/// Chunks of a download that are read ahead, unless its builder says otherwise.
+pub(crate) const DOWNLOAD_AHEAD: usize = 4;
+/// Most chunks of a download that are read ahead.
+pub(crate) const DOWNLOAD_AHEAD_MAX: usize = 64;
+/// How often a read of a whole large value begins again, because the value was overwritten and is gone.
+pub(crate) const LARGE_READS_MAX: usize = 4;
+/// How often a chunk is asked for again that no replica has, although the leader says that the value is there.
+pub(crate) const MISSING_CHUNK_TURNS: u32 = 6;
+/// Pause before the first of these; each further one doubles.
+pub(crate) const MISSING_CHUNK_PAUSE: Duration = Duration::from_millis(50);
+/// How often a download renews its hold on the value: a third of how long it lasts.
+pub(crate) const HOLD_RENEW_PAUSE: Duration = Duration::from_secs(20);
+/// Pause before a hold is asked for again that could not be had.
+pub(crate) const HOLD_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long one renewal may take.
+pub(crate) const HOLD_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a download that is not polled holds its value.
+pub(crate) const DOWNLOAD_IDLE_MAX: Duration = Duration::from_secs(600);
+
 const _: () = {
+    assert!(UPLOAD_IN_FLIGHT <= UPLOAD_IN_FLIGHT_MAX && DOWNLOAD_AHEAD <= DOWNLOAD_AHEAD_MAX);
+    assert!((UPLOAD_CUTS_MAX as usize) < corelith_wire::limits::UPLOAD_PARTS_MAX);
+    assert!(
+        UPLOAD_CUTS_MAX as usize + (corelith_wire::limits::LARGE_VALUE_BYTES_MAX >> 19) as usize
+            <= corelith_wire::limits::UPLOAD_CHUNKS_MAX
+    );
+    assert!(CHUNK_ATTEMPT_TIMEOUT.as_millis() < SILENCE_MAX.as_millis());
+    assert!(HOLD_DEADLINE.as_millis() < HOLD_RENEW_PAUSE.as_millis());
     assert!(SCAN_PAGE_ITEMS as usize <= corelith_wire::limits::SCAN_ITEMS_MAX);
     assert!(SCAN_PAGE_BYTES_MAX as usize <= corelith_wire::limits::SCAN_PAGE_BYTES_MAX);
     assert!(FIND_TIMEOUT.as_millis() < DEADLINE.as_millis());

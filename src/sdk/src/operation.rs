@@ -1,15 +1,18 @@
 //! One operation of the application, from call to result, over any number of attempts.
 
 use crate::error::{Cause, Error, Field};
-use crate::limits::{ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB, REPLICA_ATTEMPT_TIMEOUT};
+use crate::limits::{
+    ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_PER_MIB, CHUNK_ATTEMPT_TIMEOUT, REPLICA_ATTEMPT_TIMEOUT,
+};
 use crate::replicas::{ReadFrom, Source};
 use crate::route::Target;
+use crate::upload::ask::UploadAsk;
 use bytes::Bytes;
 use corelith_wire::request::{
     self, Condition, GetRequest, OpenSession, Operation as WriteKind, ScanRequest, WriteRequest,
 };
 use corelith_wire::response::Answer;
-use corelith_wire::{Epoch, Flags, Head, Kind, NodeId, Outbox, RequestId, ShardId};
+use corelith_wire::{Epoch, Flags, Head, Kind, NodeId, Outbox, RequestId, ShardId, version};
 use std::time::Duration;
 
 /// The request of an operation to one shard.
@@ -53,6 +56,13 @@ pub enum Request {
         /// Whether versions and lengths are enough.
         keys_only: bool,
     },
+    /// Asks something of an upload or a large value of one shard.
+    Upload {
+        /// The shard.
+        shard: ShardId,
+        /// What.
+        ask: UploadAsk,
+    },
 }
 
 /// The number of a write within a session.
@@ -90,6 +100,8 @@ pub struct Operation {
     pub(crate) turn: Option<NodeId>,
     /// Nodes that reported that they are full or damaged. At most the shard's replicas.
     pub(crate) unable: Vec<NodeId>,
+    /// Replicas that could not give the chunk that it reads. At most the shard's replicas.
+    pub(crate) without: Vec<NodeId>,
     /// When a node first reported to this read that its data is damaged.
     pub(crate) damaged_since: Option<Duration>,
     /// Redirects followed since the last pause.
@@ -144,11 +156,59 @@ impl Operation {
                 (Field::Key, key.len() as u64)
             }
             Request::Scan { start, end, .. } => (Field::Key, start.len().max(end.len()) as u64),
+            Request::Upload { ask, .. } if ask.key_len() as u64 > limit => {
+                (Field::Key, ask.key_len() as u64)
+            }
+            Request::Upload { ask, .. } => (Field::Value, ask.content_len() as u64),
         }
     }
 
+    /// Whether it has a number in a session.
     pub(crate) fn is_write(&self) -> bool {
         matches!(self.request, Request::Write { .. })
+    }
+
+    /// Whether it matters to the caller that an attempt without an answer may have had an effect. Other requests of
+    /// uploads have none that can be seen.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        let is_commit = |ask: &UploadAsk| matches!(ask, UploadAsk::Commit(_));
+        match &self.request {
+            Request::Write { .. } => !self.opening,
+            Request::Upload { ask, .. } => is_commit(ask),
+            Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => false,
+        }
+    }
+
+    /// Whether it reads a chunk, which any replica may answer that has it.
+    pub(crate) fn reads_chunk(&self) -> bool {
+        let ask = match &self.request {
+            Request::Upload { ask, .. } => Some(ask),
+            _ => None,
+        };
+        matches!(ask, Some(UploadAsk::Read(_)))
+    }
+
+    /// Whether it changes something, so that a damaged node cannot do it.
+    pub(crate) fn changes(&self) -> bool {
+        let is_read = |ask: &UploadAsk| {
+            matches!(
+                ask,
+                UploadAsk::Read(_) | UploadAsk::List(_) | UploadAsk::Status(_)
+            )
+        };
+        match &self.request {
+            Request::Write { .. } => true,
+            Request::Upload { ask, .. } => !is_read(ask),
+            Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => false,
+        }
+    }
+
+    /// The oldest version of the protocol that has it.
+    pub(crate) fn version_needed(&self) -> u16 {
+        match self.request {
+            Request::Upload { .. } => version::LARGE_VALUES,
+            _ => version::OLDEST,
+        }
     }
 
     /// How long an attempt waits for its answer: longer if a large value must travel first.
@@ -157,10 +217,17 @@ impl Operation {
             Request::Write { value, .. } => value.len(),
             // The length of the answer is not known in advance.
             Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => 1 << 20,
+            Request::Upload { ask, .. } => ask.content_len(),
         };
-        let least = match self.at_replica {
-            true => REPLICA_ATTEMPT_TIMEOUT,
-            false => ATTEMPT_TIMEOUT,
+        let least = match &self.request {
+            Request::Upload {
+                ask: UploadAsk::Chunk { .. },
+                ..
+            } => CHUNK_ATTEMPT_TIMEOUT,
+            // A disk may have much to read.
+            Request::Upload { .. } => ATTEMPT_TIMEOUT,
+            _ if self.at_replica => REPLICA_ATTEMPT_TIMEOUT,
+            _ => ATTEMPT_TIMEOUT,
         };
         // Values have at most a few MiB.
         least + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
@@ -214,8 +281,10 @@ impl Operation {
                 request::encode_get_with(out, head, self.flags(false), &GetRequest { key });
             }
             Request::Head { key } => {
-                request::encode_get_with(out, head, self.flags(true), &GetRequest { key });
+                let flags = self.flags(true).with(Flags::DESCRIBED);
+                request::encode_get_with(out, head, flags, &GetRequest { key });
             }
+            Request::Upload { shard: _, ask } => ask.encode(out, head),
             Request::Scan {
                 shard: _,
                 start,
@@ -254,7 +323,7 @@ impl Operation {
         match &self.request {
             Request::Get { .. } | Request::Head { .. } => true,
             Request::Scan { at_version, .. } => *at_version == 0,
-            Request::Write { .. } => false,
+            Request::Write { .. } | Request::Upload { .. } => false,
         }
     }
 

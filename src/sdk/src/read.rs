@@ -1,16 +1,23 @@
 //! Reads of single keys.
 
 use crate::client::{Client, own};
+use crate::download::{Download, DownloadOptions, Wanted};
 use crate::error::{Error, Result};
+use crate::limits::{DOWNLOAD_AHEAD, DOWNLOAD_AHEAD_MAX, LARGE_READS_MAX};
 use crate::operation::Request;
 use crate::replicas::{ReadFrom, Source};
+use crate::upload::list::time_of;
 use crate::write::check_key;
 use bytes::Bytes;
+use corelith_wire::UploadId;
 use corelith_wire::response::{Answer, ReplyMeta};
+use corelith_wire::upload::{Attributes, Digest, LargeReply, PartLength};
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::ops::RangeBounds;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// A key with its value.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,6 +56,87 @@ pub struct EntryHead {
     pub version: u64,
     /// Length of its value, in bytes.
     pub value_len: u64,
+    pub(crate) description: Option<Arc<Description>>,
+}
+
+impl EntryHead {
+    /// The head of a value of which no more is known.
+    pub(crate) fn new(key: Bytes, version: u64, value_len: u64) -> Self {
+        Self {
+            key,
+            version,
+            value_len,
+            description: None,
+        }
+    }
+
+    fn of_large(key: Bytes, reply: LargeReply) -> Result<(ReplyMeta, Self)> {
+        let attributes = Attributes::decode(&reply.attributes).map_err(|_| Error::Protocol {
+            what: "attributes that are none",
+        })?;
+        let meta = reply.meta;
+        let description = Description {
+            upload: reply.upload,
+            len: reply.len,
+            crc32c: reply.crc32c,
+            digest: reply.digest,
+            attributes: attributes.pairs,
+            chunk_bytes: reply.chunk_bytes,
+            committed_us: reply.committed_us,
+            parts: reply.parts,
+        };
+        let head = Self {
+            key,
+            version: reply.version,
+            value_len: description.len,
+            description: Some(Arc::new(description)),
+        };
+        Ok((meta, head))
+    }
+
+    /// What was told of the value when it was uploaded. `None` for a value that was put in one frame, and for heads from a
+    /// scan.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_deref()
+    }
+}
+
+/// What was told of a value when it was uploaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Description {
+    /// The upload that it came of.
+    pub upload: UploadId,
+    /// Its length, in bytes.
+    pub len: u64,
+    /// Checksum of all of it, which the cluster has checked.
+    pub crc32c: u32,
+    /// Digest of all of it, as the client that uploaded it computed it.
+    pub digest: Digest,
+    /// Its attributes, in the order in which they were given.
+    pub attributes: Vec<(String, String)>,
+    /// Bytes of its chunks.
+    pub chunk_bytes: u32,
+    pub(crate) committed_us: u64,
+    pub(crate) parts: Vec<PartLength>,
+}
+
+impl Description {
+    /// When it was committed, by the clock of the shard's leader. Strictly rising within a shard. Information only.
+    pub fn committed_at(&self) -> SystemTime {
+        time_of(self.committed_us)
+    }
+
+    /// The first attribute of this name.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        let found = self.attributes.iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The attribute `content-type`.
+    pub fn content_type(&self) -> Option<&str> {
+        self.attribute("content-type")
+    }
 }
 
 /// The result of a read, and the point in the shard's history at which it was true.
@@ -67,6 +155,9 @@ pub struct Lookup<T = Entry> {
 
 /// A read, made by [`Client::get`]. Awaiting it returns the [`Entry`]. Cancel safe.
 ///
+/// A large value, of up to 2 GiB, is gathered in memory as a whole, or as much of it as [`range`](Self::range) says; at
+/// most 4 MiB more are needed meanwhile. [`stream`](Self::stream) reads it piece by piece.
+///
 /// # Errors
 /// `NotFound` if the key has no value; `Unavailable` or `Throttled` if the deadline passes first;
 /// `Corrupt` if the stored value is damaged and for some seconds no replica with a good copy takes the lead;
@@ -77,37 +168,70 @@ pub struct Get {
     client: Client,
     key: Bytes,
     deadline: Option<Duration>,
-    from: ReadFrom,
+    from: Option<ReadFrom>,
+    wanted: Wanted,
+    ahead: usize,
 }
 
 impl Client {
     /// Reads `key`. The read is linearizable: it sees every write acknowledged before it began. Await
-    /// it for the [`Entry`], or call [`lookup`](Get::lookup) or [`head`](Get::head).
+    /// it for the [`Entry`], or call [`lookup`](Get::lookup), [`head`](Get::head) or [`stream`](Get::stream).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), own(key))
+    }
+
+    /// Reads version and length of the value of `key`, and what was told of it when it was uploaded. The value is neither
+    /// read from disk nor sent. Cancel safe.
+    ///
+    /// # Errors
+    /// As awaiting a [`Get`].
+    pub async fn head(&self, key: impl AsRef<[u8]>) -> Result<EntryHead> {
+        let lookup = self.get(key).head().await?;
+        lookup.entry.ok_or(Error::NotFound)
     }
 }
 
 impl Get {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
-        let from = client.read_from();
         Self {
             client,
             key,
             deadline: None,
-            from,
+            from: None,
+            wanted: Wanted::All,
+            ahead: DOWNLOAD_AHEAD,
         }
     }
 
-    /// Sets how long the read may take, including retries. Default: the client's deadline.
+    /// Sets how long the read may take, including retries; of a large value, how long each of its requests may take.
+    /// Default: the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Says which replicas may answer. Default: as the client's builder says.
+    /// Says which replicas may answer. Default: as the client's builder says; the bytes of a large value come from
+    /// all replicas in turn.
     pub fn from(mut self, from: ReadFrom) -> Self {
-        self.from = from;
+        self.from = Some(from);
+        self
+    }
+
+    /// Reads only these bytes of the value, clipped to its length: `..100`, `100..`, `100..200`.
+    pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
+        self.wanted = Wanted::of(range);
+        self
+    }
+
+    /// Reads only the last bytes of the value, at most so many.
+    pub fn last(mut self, bytes: u64) -> Self {
+        self.wanted = Wanted::Last(bytes);
+        self
+    }
+
+    /// How many chunks of a large value, of at most 1 MiB, are read ahead. Default: 4; at most 64.
+    pub fn ahead(mut self, chunks: usize) -> Self {
+        self.ahead = chunks.clamp(1, DOWNLOAD_AHEAD_MAX);
         self
     }
 
@@ -124,84 +248,125 @@ impl Get {
     /// # Errors
     /// As awaiting the [`Get`], but never `NotFound`.
     pub async fn lookup(self) -> Result<Lookup> {
-        let key = self.key.clone();
+        for _ in 0..LARGE_READS_MAX {
+            let mut found = self.found().await?;
+            let Some(download) = found.entry.take() else {
+                return Ok(found.with(None));
+            };
+            let (key, version) = (self.key.clone(), download.head().version);
+            let value = match download.collect().await {
+                // It was overwritten since: the key has another value now, or none.
+                Err(Error::ValueGone) => continue,
+                value => value?,
+            };
+            let entry = Entry {
+                key,
+                value,
+                version,
+            };
+            return Ok(found.with(Some(entry)));
+        }
+        Err(Error::ValueGone)
+    }
+
+    /// The value to read; its bytes may not be held yet.
+    pub(crate) async fn open(self) -> Result<Option<Download>> {
+        Ok(self.found().await?.entry)
+    }
+
+    async fn found(&self) -> Result<Lookup<Download>> {
+        let options = DownloadOptions {
+            wanted: self.wanted,
+            ahead: self.ahead,
+            from: self.from,
+            deadline: self.deadline,
+        };
+        let (client, key) = (&self.client, self.key.clone());
         let request = |key| Request::Get { key };
         self.run(request, |answer| match answer {
             Answer::Value {
                 meta,
                 version,
                 value,
-            } => Some((
-                meta,
-                Some(Entry {
-                    key,
-                    value,
-                    version,
-                }),
-            )),
-            Answer::NotFound { meta } => Some((meta, None)),
-            _ => None,
+            } => {
+                let head = EntryHead::new(key, version, value.len() as u64);
+                Ok((meta, Some(Download::of_bytes(head, value, &options))))
+            }
+            Answer::Large(reply) => {
+                let (meta, head) = EntryHead::of_large(key, reply)?;
+                Ok((meta, Some(Download::of_chunks(client, head, &options)?)))
+            }
+            Answer::NotFound { meta } => Ok((meta, None)),
+            _ => Err(WRONG_KIND),
         })
         .await
     }
 
-    /// Reads the version and the length in bytes of the key's value. The value is neither read from disk
-    /// nor sent. Returns `None` for a key that has no value. Cancel safe.
+    /// Reads the version and the length in bytes of the key's value, and what was told of it when it was uploaded. The value
+    /// is neither read from disk nor sent. Returns `None` for a key that has no value. Cancel safe.
     ///
     /// # Errors
     /// As awaiting the [`Get`], but never `NotFound`.
     pub async fn head(self) -> Result<Lookup<EntryHead>> {
         let key = self.key.clone();
         let request = |key| Request::Head { key };
-        let found = |meta, version, value_len| {
-            let head = EntryHead {
-                key,
-                version,
-                value_len,
-            };
-            Some((meta, Some(head)))
-        };
         self.run(request, |answer| match answer {
             Answer::Head {
                 meta,
                 version,
                 value_len,
-            } => found(meta, version, value_len),
+            } => Ok((meta, Some(EntryHead::new(key, version, value_len)))),
             Answer::Value {
                 meta,
                 version,
                 value,
-            } => found(meta, version, value.len() as u64),
-            Answer::NotFound { meta } => Some((meta, None)),
-            _ => None,
+            } => {
+                let value_len = value.len() as u64;
+                Ok((meta, Some(EntryHead::new(key, version, value_len))))
+            }
+            Answer::Large(reply) => {
+                let (meta, head) = EntryHead::of_large(key, reply)?;
+                Ok((meta, Some(head)))
+            }
+            Answer::NotFound { meta } => Ok((meta, None)),
+            _ => Err(WRONG_KIND),
         })
         .await
     }
 
     async fn run<T>(
-        self,
+        &self,
         request: impl FnOnce(Bytes) -> Request,
-        take: impl FnOnce(Answer) -> Option<(ReplyMeta, Option<T>)>,
+        take: impl FnOnce(Answer) -> Result<(ReplyMeta, Option<T>)>,
     ) -> Result<Lookup<T>> {
-        let Self {
-            client,
-            key,
-            deadline,
-            from,
-        } = self;
-        check_key(&client, &key)?;
-        let shard = client.shard_of(&key).0;
-        let source = Source::From(from);
-        let (answer, _) = client.run_from(request(key), deadline, source).await?;
-        let (ReplyMeta { term, index }, entry) = take(answer).ok_or(Error::Protocol {
-            what: "an answer of the wrong kind",
-        })?;
+        let client = &self.client;
+        check_key(client, &self.key)?;
+        let shard = client.shard_of(&self.key).0;
+        let source = Source::From(self.from.unwrap_or(client.read_from()));
+        let request = request(self.key.clone());
+        let (answer, _) = client.run_from(request, self.deadline, source).await?;
+        let (ReplyMeta { term, index }, entry) = take(answer)?;
         Ok(Lookup {
             entry,
             shard,
             term,
             index,
         })
+    }
+}
+
+const WRONG_KIND: Error = Error::Protocol {
+    what: "an answer of the wrong kind",
+};
+
+impl<T> Lookup<T> {
+    fn with<U>(self, entry: Option<U>) -> Lookup<U> {
+        Lookup {
+            entry,
+            shard: self.shard,
+            term: self.term,
+            index: self.index,
+        }
     }
 }
 

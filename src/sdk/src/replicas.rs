@@ -89,18 +89,27 @@ impl Replicas {
         }
     }
 
-    /// The replica to ask for a read; `None`: the leader, as for everything else.
+    /// The replica to ask for a read, none of `without`; `None`: the leader, as for everything else.
     pub(crate) fn choose(
         &mut self,
         routes: &Routes,
         shard: ShardId,
         source: Source,
+        without: &[NodeId],
         now: Duration,
     ) -> Option<Target> {
         if source == Source::From(ReadFrom::Leader) {
             return None;
         }
+        // Of a read that went to another one in vain, the leader has the last word.
+        let last = match without.is_empty() {
+            true => None,
+            false => routes.leader(shard),
+        };
         let able = |node: &NodeId| {
+            if without.contains(node) || last == Some(*node) {
+                return false;
+            }
             let until = self.passed_over.get(&(shard, *node));
             until.is_none_or(|until| now >= *until) && !routes.suspected(*node, now)
         };
@@ -249,7 +258,7 @@ mod tests {
     }
 
     fn chosen(replicas: &mut Replicas, routes: &Routes, source: Source, now: Duration) -> u64 {
-        let target = replicas.choose(routes, S, source, now);
+        let target = replicas.choose(routes, S, source, &[], now);
         target.map_or(0, |target| target.node.0)
     }
 
@@ -301,6 +310,22 @@ mod tests {
             .map(|_| chosen(&mut replicas, &routes, any, later))
             .collect();
         assert_eq!(all.len(), 3, "all take part again");
+    }
+
+    #[test]
+    fn who_has_it_not_is_not_asked_again_and_the_leader_last() {
+        let (mut routes, mut replicas) = (routes(), Replicas::new(2, 4));
+        routes.named(S, NodeId(2));
+        let any = Source::From(ReadFrom::Any);
+        let mut chosen = |without: &[u64]| {
+            let without: Vec<NodeId> = without.iter().copied().map(NodeId).collect();
+            let target = replicas.choose(&routes, S, any, &without, NOW);
+            target.map_or(0, |target| target.node.0)
+        };
+        for _ in 0..5 {
+            assert_eq!((chosen(&[1]), chosen(&[3])), (3, 1));
+            assert_eq!(chosen(&[1, 3]), 0, "the leader");
+        }
     }
 
     #[test]

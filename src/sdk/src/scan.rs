@@ -35,7 +35,85 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// A scan, made by [`Client::scan`]: a stream of entries in key order, or with
+/// A key of a [`Scan`] with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScanEntry {
+    /// The key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Value,
+    /// Version of its value, as in [`Entry`].
+    pub version: u64,
+}
+
+/// The value of a key in a [`Scan`].
+#[derive(Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Its bytes.
+    Bytes(Bytes),
+    /// It is too long for a page of a scan: read the key for its bytes, see [`Client::get`].
+    Large {
+        /// Its length, in bytes.
+        len: u64,
+    },
+}
+
+impl Value {
+    /// Its bytes; `None` for a large value.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large { .. } => None,
+        }
+    }
+
+    /// Its length, in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Large { len } => *len,
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for Value {
+    /// Shows the beginning only: it may have millions of bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_BYTES: usize = 64;
+        match self {
+            Self::Bytes(bytes) => {
+                let shown = bytes.slice(..bytes.len().min(SHOWN_BYTES));
+                write!(f, "{shown:?} of {} bytes", bytes.len())
+            }
+            Self::Large { len } => write!(f, "{len} bytes"),
+        }
+    }
+}
+
+impl From<Entry> for ScanEntry {
+    fn from(entry: Entry) -> Self {
+        Self {
+            key: entry.key,
+            value: Value::Bytes(entry.value),
+            version: entry.version,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]> + ?Sized> PartialEq<B> for Value {
+    /// Whether it has these bytes. A large value has none that are known.
+    fn eq(&self, other: &B) -> bool {
+        self.bytes().is_some_and(|bytes| bytes == other.as_ref())
+    }
+}
+
+/// A scan, made by [`Client::scan`]: a stream of [`ScanEntry`]s in key order, or with
 /// [`keys_only`](Self::keys_only) of their heads. After an error the stream ends.
 ///
 /// For each shard, the scan returns the state at one moment: when it first read the shard. This holds
@@ -55,7 +133,7 @@ use std::time::Duration;
 /// and for some seconds no replica with a good copy takes the lead, `TooLarge` for a start, end or prefix
 /// that is longer than a key.
 #[must_use = "a scan does nothing until it is polled"]
-pub struct Scan<T = Entry> {
+pub struct Scan<T = ScanEntry> {
     client: Client,
     /// Lower bound of the keys not yet returned.
     start: Bytes,
@@ -93,13 +171,13 @@ impl<T> fmt::Debug for Scan<T> {
 
 impl Client {
     /// Reads all keys that start with `prefix`, in order. An empty prefix reads all keys. Returns a
-    /// stream of [`Entry`]s.
+    /// stream of [`ScanEntry`]s.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
         Scan::prefix(self.clone(), own(prefix))
     }
 
     /// Reads all keys `start <= key < end`, in order. An empty `end` means no upper bound. Returns a
-    /// stream of [`Entry`]s.
+    /// stream of [`ScanEntry`]s.
     pub fn scan_range(&self, start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Scan {
         Scan::range(self.clone(), own(start), own(end))
     }

@@ -15,6 +15,8 @@
 //! - At most one operation per shard opens a session.
 //! - While a shard has no leader, one operation at a time asks for one often; the others wait for its answer, or ask
 //!   at longer pauses. They all go on once it is known who leads.
+//! - Requests of uploads have no numbers, since each may be repeated. Of these, only a commit can end as `Indeterminate`.
+//! - A read of a chunk goes from replica to replica until one has it, and to the leader last.
 //! - A read that a replica fails or refuses goes on to the leader, and stays with leaders until it ends.
 //! - No read ends with a log index below one that the client had seen of the shard when the read began.
 
@@ -35,6 +37,7 @@ use crate::replicas::Replicas;
 pub use crate::replicas::{Probe, ReadFrom, Source};
 pub use crate::route::Target;
 use crate::route::{Learned, Routes};
+pub use crate::upload::ask::UploadAsk;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};
@@ -125,7 +128,7 @@ impl Session {
             Request::Write { key, .. } | Request::Get { key } | Request::Head { key } => {
                 self.map().shard_of(key)
             }
-            Request::Scan { shard, .. } => *shard,
+            Request::Scan { shard, .. } | Request::Upload { shard, .. } => *shard,
         };
         Operation {
             request,
@@ -140,6 +143,7 @@ impl Session {
             floor: self.seen.get(shard.0 as usize).copied().unwrap_or(0),
             turn: None,
             unable: Vec::new(),
+            without: Vec::new(),
             damaged_since: None,
             redirects: 0,
             pauses: 0,
@@ -194,7 +198,10 @@ impl Session {
             operation.turn = None;
         }
         let (shard, source) = (operation.shard, operation.source);
-        let replica = self.replicas.choose(&self.routes, shard, source, now);
+        let without = &operation.without;
+        let replica = self
+            .replicas
+            .choose(&self.routes, shard, source, without, now);
         operation.at_replica = replica.is_some();
         if let Some(target) = replica {
             return self.send(operation, target, now);
@@ -259,6 +266,9 @@ impl Session {
     /// The next step after an attempt.
     pub fn report(&mut self, operation: &mut Operation, event: Event, now: Duration) -> Step {
         operation.retry_after = None;
+        if operation.at_replica && self.goes_to_next_holder(operation, &event, now) {
+            return self.proceed(operation, now);
+        }
         if operation.at_replica && self.leaves_replicas(operation, &event, now) {
             return self.proceed(operation, now);
         }
@@ -270,12 +280,12 @@ impl Session {
                 self.go_on(operation, now)
             }
             Event::Lost(cause) => {
-                operation.doubt |= operation.is_write() && !operation.opening;
+                operation.doubt |= operation.leaves_doubt();
                 self.unreachable(operation, cause, now);
                 self.go_on(operation, now)
             }
             Event::Moved => {
-                operation.doubt |= operation.is_write() && !operation.opening;
+                operation.doubt |= operation.leaves_doubt();
                 operation.cause = Cause::LeadershipLost;
                 self.go_on(operation, now)
             }
@@ -320,7 +330,8 @@ impl Session {
     fn answered(&mut self, operation: &mut Operation, answer: Answer, now: Duration) -> Step {
         if let Some(node) = operation.asked {
             self.routes.trust(node);
-            match operation.at_replica {
+            // A chunk says nothing of who leads.
+            match operation.at_replica || operation.reads_chunk() {
                 true => self.replicas.answers(operation.shard, node),
                 false => self.leader_answers(operation.shard, node, &answer),
             }
@@ -342,6 +353,8 @@ impl Session {
             (Answer::Written { .. } | Answer::Conflict { .. }, Request::Write { .. }) => true,
             (Answer::Value { .. } | Answer::NotFound { .. }, Request::Get { .. }) => true,
             (Answer::Head { .. }, Request::Head { .. }) => true,
+            (Answer::Large(_), Request::Get { .. } | Request::Head { .. }) => true,
+            (answer, Request::Upload { ask, .. }) => ask.is_answered_by(answer),
             (Answer::ScanPage(_), Request::Scan { .. }) => true,
             (Answer::ScanHeads(_), Request::Scan { keys_only, .. }) => *keys_only,
             // Older releases always send the value.
@@ -410,13 +423,13 @@ impl Session {
             }
             Failure::DiskFull => self.cannot(operation, Error::DiskFull, now),
             Failure::ShardFull => self.cannot(operation, Error::ShardFull, now),
-            Failure::Corrupt if operation.is_write() => self.cannot(operation, Error::Corrupt, now),
+            Failure::Corrupt if operation.changes() => self.cannot(operation, Error::Corrupt, now),
             Failure::Corrupt => self.damaged(operation, now),
             Failure::Unavailable {
                 reason,
                 nothing_done,
             } => {
-                operation.doubt |= operation.is_write() && !operation.opening && !nothing_done;
+                operation.doubt |= operation.leaves_doubt() && !nothing_done;
                 operation.cause = Cause::from(reason);
                 // Without a majority another node may lead: each replica is asked in turn.
                 self.routes.does_not_lead(operation.shard, asked);
@@ -507,7 +520,7 @@ impl Session {
 
     /// Ends an operation whose server violated the protocol.
     fn broken(&mut self, operation: &mut Operation, what: &'static str) -> Step {
-        if operation.is_write() && !operation.opening {
+        if operation.leaves_doubt() {
             let cause = operation.cause.clone();
             self.end(operation, Err(Error::Indeterminate { cause }))
         } else {

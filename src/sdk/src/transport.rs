@@ -8,7 +8,7 @@ use crate::operation::Event;
 use crate::phase::{Phase, Ready};
 use crate::resolve::Resolver;
 use crate::route::Target;
-use corelith_wire::{ClusterId, NodeId, Outbox, RequestId, ShardId};
+use corelith_wire::{ClusterId, NodeId, Outbox, RequestId, ShardId, version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -164,6 +164,17 @@ impl CoreConnection {
         shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
+        self.call_in(version::OLDEST, encode, shard, until).await
+    }
+
+    /// As [`CoreConnection::call`], of a request that the node has from version `least` of the protocol on.
+    pub(crate) async fn call_in(
+        self: Arc<Self>,
+        least: u16,
+        encode: impl FnOnce(&mut Outbox, RequestId),
+        shard: Option<ShardId>,
+        until: Duration,
+    ) -> Event {
         let patience = until.min(self.clock.now() + CONNECT_PATIENCE);
         loop {
             let changed = self.changed.notified();
@@ -171,6 +182,9 @@ impl CoreConnection {
                 .phase()
                 .ready(self.clock.now(), |link| link.closed().is_some());
             match ready {
+                Ready::Up(link) if link.welcome().version < least => {
+                    return Event::NotSent(Cause::OlderNode);
+                }
                 Ready::Up(link) => return link.call(encode, shard, until).await,
                 Ready::Failed(cause) => return Event::NotSent(cause),
                 Ready::Connect => drop(tokio::spawn(Arc::clone(&self).establish())),

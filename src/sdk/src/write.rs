@@ -3,6 +3,7 @@
 use crate::client::{Client, own};
 use crate::error::{Error, Field, Result};
 use crate::operation::Request;
+use crate::upload::UploadBuilder;
 use crate::value::IntoValue;
 use bytes::Bytes;
 use corelith_wire::request::{Condition, Operation as WriteKind};
@@ -65,6 +66,9 @@ impl Write {
             let what = Field::Value;
             return Err(Error::TooLarge { what, len, limit });
         }
+        if len > client.frame_value_bytes_max() {
+            return put_large(client, key, value, condition, deadline).await;
+        }
         let shard = client.shard_of(&key).0;
         let request = Request::Write {
             key,
@@ -90,6 +94,31 @@ impl Write {
             }),
         }
     }
+}
+
+/// Puts a value that does not fit in one frame, as an upload. Its bytes are not copied.
+async fn put_large(
+    client: Client,
+    key: Bytes,
+    value: Bytes,
+    condition: Condition,
+    deadline: Option<Duration>,
+) -> Result<Written> {
+    let mut builder = UploadBuilder::new(client, key).condition(condition);
+    builder = builder.length(value.len() as u64);
+    if let Some(deadline) = deadline {
+        builder = builder.deadline(deadline);
+    }
+    let mut upload = builder.start().await?;
+    upload.aborts_when_dropped();
+    upload.write(value).await?;
+    let uploaded = upload.commit().await?;
+    Ok(Written {
+        version: uploaded.version,
+        shard: uploaded.shard,
+        term: uploaded.term,
+        index: uploaded.index,
+    })
 }
 
 /// Refuses a key that is empty or too long.
@@ -122,7 +151,8 @@ macro_rules! awaited {
                 self
             }
 
-            /// Sets how long the write may take, including retries. Default: the client's deadline.
+            /// Sets how long the write may take, including retries; of a value that does not fit in one frame, how long
+            /// each of its requests may take. Default: the client's deadline.
             pub fn deadline(mut self, deadline: Duration) -> Self {
                 self.0.deadline = Some(deadline);
                 self
@@ -149,6 +179,9 @@ macro_rules! awaited {
 
 /// A put, made by [`Client::put`]. Awaiting it returns [`Written`] once the write is durable on a
 /// majority of the shard's replicas.
+///
+/// A value that does not fit in one frame, of 8 MiB, goes as an upload by itself: its bytes are not copied, and the value
+/// appears as a whole. See [`Client::upload`] for values that do not fit in memory.
 ///
 /// Cancel safety: if the future is dropped early, the write may have been applied or may still be
 /// applied, once. The client does not retry it.

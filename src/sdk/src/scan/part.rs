@@ -1,10 +1,11 @@
 //! One shard's part of a scan: its pages, one after the other.
 
 use crate::error::{Error, Result};
-use crate::read::{Entry, EntryHead};
+use crate::read::EntryHead;
 use crate::replicas::{ReadFrom, Source};
+use crate::scan::{ScanEntry, Value};
 use bytes::{BufMut, Bytes, BytesMut};
-use corelith_wire::response::{Answer, ScanItem, ScanPage, ScanValue};
+use corelith_wire::response::{Answer, ScanPage, ScanValue};
 use corelith_wire::{NodeId, ShardId};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -25,29 +26,21 @@ pub trait Item: Sized + Send + Unpin + 'static {
     fn key(&self) -> &Bytes;
 }
 
-impl Item for Entry {
+impl Item for ScanEntry {
     const KEYS_ONLY: bool = false;
 
     fn page(answer: Answer) -> Option<ScanPage<Self>> {
         let Answer::ScanPage(page) = answer else {
             return None;
         };
-        let item = |item: ScanItem| {
-            Some(Self {
-                key: item.key,
-                value: match item.value {
-                    ScanValue::Bytes(bytes) => bytes,
-                    ScanValue::Large { .. } => return None,
-                },
-                version: item.version,
-            })
-        };
-        Some(ScanPage {
-            meta: page.meta,
-            at_version: page.at_version,
-            more: page.more,
-            items: page.items.into_iter().map(item).collect::<Option<_>>()?,
-        })
+        Some(map(page, |item| Self {
+            key: item.key,
+            value: match item.value {
+                ScanValue::Bytes(bytes) => Value::Bytes(bytes),
+                ScanValue::Large { len } => Value::Large { len },
+            },
+            version: item.version,
+        }))
     }
 
     fn key(&self) -> &Bytes {
@@ -60,16 +53,12 @@ impl Item for EntryHead {
 
     fn page(answer: Answer) -> Option<ScanPage<Self>> {
         match answer {
-            Answer::ScanHeads(page) => Some(map(page, |item| Self {
-                key: item.key,
-                version: item.version,
-                value_len: item.value_len.into(),
+            Answer::ScanHeads(page) => Some(map(page, |item| {
+                Self::new(item.key, item.version, item.value_len.into())
             })),
             // Older releases always send the values.
-            Answer::ScanPage(page) => Some(map(page, |item| Self {
-                key: item.key,
-                version: item.version,
-                value_len: item.value.len(),
+            Answer::ScanPage(page) => Some(map(page, |item| {
+                Self::new(item.key, item.version, item.value.len())
             })),
             _ => None,
         }

@@ -9,6 +9,43 @@ use corelith_wire::response::{Answer, Failure};
 use std::time::Duration;
 
 impl Session {
+    /// Has the read of a chunk go on to the next replica if this one cannot give it; whether that is so.
+    pub(super) fn goes_to_next_holder(
+        &mut self,
+        operation: &mut Operation,
+        event: &Event,
+        now: Duration,
+    ) -> bool {
+        if !operation.reads_chunk() {
+            return false;
+        }
+        let (shard, asked) = (operation.shard, operation.asked.unwrap_or_default());
+        match event {
+            Event::Answer(Answer::NotFound { .. }) => self.routes.trust(asked),
+            Event::Answer(Answer::Failure { failure, .. }) => match failure {
+                Failure::WrongEpoch { .. } | Failure::Malformed | Failure::TooLarge { .. } => {
+                    return false;
+                }
+                _ => {
+                    self.routes.trust(asked);
+                    self.replicas.pass_over(shard, asked, now);
+                }
+            },
+            Event::Answer(_) => return false,
+            Event::NotSent(cause) | Event::Lost(cause) => {
+                self.unreachable(operation, cause.clone(), now);
+                self.replicas.pass_over(shard, asked, now);
+            }
+            Event::Moved => {}
+        }
+        if operation.without.contains(&asked) {
+            operation.leave_replicas();
+        } else {
+            operation.without.push(asked);
+        }
+        true
+    }
+
     /// Has a read go to the leader that a replica failed, refused or left without an answer; whether it can be sent
     /// there at once.
     pub(super) fn leaves_replicas(

@@ -5,6 +5,8 @@ mod batches;
 #[cfg(test)]
 mod connecting;
 #[cfg(test)]
+mod downloads;
+#[cfg(test)]
 mod mock;
 #[cfg(test)]
 mod operations;
@@ -16,3 +18,5 @@ mod replicas;
 mod scans;
 #[cfg(test)]
 mod silence;
+#[cfg(test)]
+mod uploads;

@@ -1,6 +1,8 @@
 //! A cluster in this process that speaks the protocol, keeps its data in memory, and misbehaves on
 //! request.
 
+mod uploads;
+
 use bytes::{Bytes, BytesMut};
 use corelith_client::Client;
 use corelith_wire::cluster::{ClusterAnswer, ClusterAsk};
@@ -8,7 +10,9 @@ use corelith_wire::frame::Accepts;
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Status, Welcome};
 use corelith_wire::map::{ClusterMap, MapNode};
 use corelith_wire::request::{Condition, GetRequest, Operation, ScanRequest, WriteCommand};
-use corelith_wire::response::{self, Answer, Failure, ReplyMeta, ScanHead, ScanItem, ScanPage};
+use corelith_wire::response::{
+    self, Answer, Failure, ReplyMeta, ScanHead, ScanItem, ScanPage, ScanValue,
+};
 use corelith_wire::status::{ShardStatus, StatusReply};
 use corelith_wire::{
     ClusterId, Epoch, Flags, Frame, FrameParser, Head, Kind, NodeId, Outbox, ShardId,
@@ -19,6 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use uploads::Uploads;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0);
 
@@ -83,6 +88,7 @@ pub(crate) struct State {
     pub(crate) answered_by: Vec<u64>,
     /// How long each node's answers take to arrive.
     pub(crate) distances: BTreeMap<u64, Duration>,
+    pub(crate) uploads: Uploads,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -135,6 +141,7 @@ impl Mock {
             knows_followers: true,
             answered_by: Vec::new(),
             distances: BTreeMap::new(),
+            uploads: Uploads::default(),
         }));
         let mut mock = Self {
             state,
@@ -342,6 +349,10 @@ impl State {
         let is_read = matches!(kind, Kind::GET | Kind::SCAN);
         let may_follow = frame.header.flags.contains(Flags::FOLLOWER_MAY_ANSWER);
         let follows = is_read && may_follow && self.knows_followers;
+        if kind == Kind::READ_CHUNK {
+            self.answered_by.push(node);
+            return self.uploads.read_chunk(node, frame.body());
+        }
         if leader != node && !follows {
             return fail(Failure::NotLeader { leader });
         }
@@ -363,6 +374,9 @@ impl State {
         let knows_heads = self.knows_heads;
         let place = &mut self.shards[shard as usize];
         let meta = |index| ReplyMeta { term: 1, index };
+        if let Some(answer) = self.uploads.serve(kind, shard, frame, place) {
+            return answer;
+        }
         match kind {
             Kind::OPEN_SESSION => {
                 place.index += 1;
@@ -374,7 +388,10 @@ impl State {
             }
             Kind::GET => {
                 let key = GetRequest::parse(frame.body()).unwrap().key;
+                let described = !heads || frame.header.flags.contains(Flags::DESCRIBED);
+                let large = self.uploads.live(key, place);
                 match place.data.get(key) {
+                    Some(_) if described && large.is_some() => Answer::Large(large.unwrap()),
                     Some((version, value)) if knows_heads && heads => Answer::Head {
                         meta: meta(place.index),
                         version: *version,
@@ -395,7 +412,12 @@ impl State {
                 if request.at_version != 0 && request.start == request.end {
                     self.touches += 1;
                 }
-                let page = place.scan(&request);
+                let mut page = place.scan(&request);
+                for item in &mut page.items {
+                    if let Some(large) = self.uploads.live(&item.key, place) {
+                        item.value = ScanValue::Large { len: large.len };
+                    }
+                }
                 if knows_heads && heads {
                     return Answer::ScanHeads(page_of_heads(page));
                 }

@@ -51,18 +51,20 @@ async fn limits_are_learned_and_kept() {
     let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
     let limit = client.limits().value_bytes_max;
-    assert_eq!(limit, limits::VALUE_BYTES_MAX as u64);
+    assert_eq!(limit, 1 << 31);
     let largest = Bytes::from(vec![7; limits::VALUE_BYTES_MAX]);
     client.put("large", largest.clone()).await.unwrap();
     assert_eq!(client.get("large").await.unwrap().value, largest);
-    let too_large = client
-        .put("key", vec![0; limits::VALUE_BYTES_MAX + 1])
-        .await;
+    // Nothing of it is touched.
+    let too_large = client.put("key", vec![0; (1 << 31) + 1]).await;
     let what = Field::Value;
     let len = limit + 1;
     assert_eq!(too_large, Err(Error::TooLarge { what, len, limit }));
     let text = too_large.unwrap_err().to_string();
-    assert!(text.contains("value") && text.contains("8388609"), "{text}");
+    assert!(
+        text.contains("value") && text.contains("2147483649"),
+        "{text}"
+    );
     let long_key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
     let scanned = client.scan(&long_key).try_collect::<Vec<_>>().await;
     for error in [
@@ -79,6 +81,28 @@ async fn limits_are_learned_and_kept() {
         Err(Error::Invalid { .. })
     ));
     assert_eq!(mock.state().requests, 2);
+}
+
+#[tokio::test]
+async fn a_release_without_large_values_is_sent_none() {
+    let mock = Mock::start(1, 1).await;
+    mock.state().welcome = Box::new(|welcome: &mut Welcome| welcome.version = 5);
+    let client = mock.client().await;
+    assert_eq!(
+        client.limits().value_bytes_max,
+        limits::VALUE_BYTES_MAX as u64
+    );
+    let put = client
+        .put("key", vec![0; limits::VALUE_BYTES_MAX + 1])
+        .await;
+    assert!(matches!(put, Err(Error::TooLarge { .. })), "{put:?}");
+    let upload = client.upload("key").deadline(Duration::from_millis(100));
+    let cause = Cause::OlderNode;
+    assert_eq!(
+        upload.start().await.err(),
+        Some(Error::Unavailable { cause })
+    );
+    assert_eq!(mock.state().requests, 0);
 }
 
 #[tokio::test]

@@ -1,0 +1,343 @@
+//! Uploads of files, which go on after the process was killed.
+//!
+//! The token lies in a file beside the content: three lines,
+//! ```text
+//! corelith upload 1
+//! the token's text
+//! the file's length in bytes, and when it was modified in ns since 1970
+//! ```
+
+use super::handle::Uploaded;
+use super::outcome;
+use super::token::UploadToken;
+use super::{Upload, UploadBuilder};
+use crate::client::{Client, own};
+use crate::error::{Error, Result};
+use bytes::{Bytes, BytesMut};
+use corelith_wire::upload::{Digest, UploadState};
+use std::ffi::OsString;
+use std::future::{Future, IntoFuture};
+use std::io::{ErrorKind, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::SystemTime;
+use tokio::fs::{self, File};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+
+/// First line of a token's file.
+const HEADING: &str = "corelith upload 1";
+/// Longest file of a token, in bytes: a key and no parts fit in many times.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The end of a token file's name.
+const TOKEN_SUFFIX: &str = ".corelith-upload";
+
+/// The upload of a file, made by [`Client::upload_file`]. Awaiting it returns [`Uploaded`].
+///
+/// If the process ends before, the same call goes on where it stopped: a file beside the content, with the name of the
+/// content and `.corelith-upload`, holds the upload's token. It is removed when the upload has ended. If the content
+/// has another length or time of modification since, the call fails with `Invalid`.
+///
+/// **Memory**: that of an [`Upload`], and two more chunks of at most 1 MiB to read ahead.
+///
+/// # Errors
+/// Those of [`Upload::write`] and [`Upload::commit`]; `File` if a file cannot be read or written; `Invalid` if the file
+/// changes while it is uploaded.
+#[derive(Clone, Debug)]
+#[must_use = "an upload does nothing until it is awaited"]
+pub struct FileUpload {
+    builder: UploadBuilder,
+    path: PathBuf,
+    token_path: PathBuf,
+}
+
+impl Client {
+    /// Uploads the file at `path` to `key`. Call it again to go on after a crash.
+    pub fn upload_file(&self, key: impl AsRef<[u8]>, path: impl Into<PathBuf>) -> FileUpload {
+        let path = path.into();
+        let mut token_name = OsString::from(&path);
+        token_name.push(TOKEN_SUFFIX);
+        FileUpload {
+            builder: UploadBuilder::new(self.clone(), own(key)),
+            token_path: token_name.into(),
+            path,
+        }
+    }
+}
+
+impl FileUpload {
+    /// Keeps the token in this file.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token_path = path.into();
+        self
+    }
+
+    /// Sets options of the upload, for example `.options(|upload| upload.if_absent())`.
+    pub fn options(mut self, set: impl FnOnce(UploadBuilder) -> UploadBuilder) -> Self {
+        self.builder = set(self.builder);
+        self
+    }
+
+    async fn run(self) -> Result<Uploaded> {
+        let mut file = File::open(&self.path)
+            .await
+            .map_err(failed("read", &self.path))?;
+        let identity = FileIdentity::of(&file)
+            .await
+            .map_err(failed("read", &self.path))?;
+        let builder = self.builder.clone().length(identity.len);
+        let mut upload = match self.resumed(&builder, identity).await? {
+            Resumed::Goes(upload) => *upload,
+            Resumed::WasCommitted(uploaded) => {
+                self.remove_token().await?;
+                return Ok(uploaded);
+            }
+            Resumed::Begins => {
+                let mut upload = builder.start().await?;
+                if let Err(error) = self.keep_token(&upload.token(), identity).await {
+                    // Nobody could resume it.
+                    upload.aborts_when_dropped();
+                    return Err(error);
+                }
+                upload
+            }
+        };
+        let result = self.send(&mut file, identity, &mut upload).await;
+        let has_ended = match &result {
+            Ok(_) => true,
+            Err(error) => matches!(error, Error::Conflict { .. } | Error::UploadEnded { .. }),
+        };
+        if has_ended {
+            self.remove_token().await?;
+        } else {
+            upload.stays_silently();
+        }
+        result
+    }
+
+    /// What is there of an earlier process.
+    async fn resumed(&self, builder: &UploadBuilder, identity: FileIdentity) -> Result<Resumed> {
+        let Some((token, before)) = self.kept_token().await? else {
+            return Ok(Resumed::Begins);
+        };
+        if before != identity {
+            return Err(Error::Invalid {
+                what: "file: it has changed since its upload began; remove the token's file to begin again",
+            });
+        }
+        match builder.clone().resume(&token).await {
+            Ok(upload) => Ok(Resumed::Goes(Box::new(upload))),
+            Err(Error::UploadEnded { .. }) => {
+                let state = builder.handle_of(&token).state().await?;
+                self.after_end(builder, &token, state, identity)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The upload has ended, and its token's file is there: the process ended in between, or was away for long.
+    fn after_end(
+        &self,
+        builder: &UploadBuilder,
+        token: &UploadToken,
+        state: UploadState,
+        identity: FileIdentity,
+    ) -> Result<Resumed> {
+        match state {
+            UploadState::Committed { .. } => {
+                let version = outcome::of_commit(state)?;
+                let shard = builder.client.shard_of(&token.key).0;
+                Ok(Resumed::WasCommitted(Uploaded {
+                    version,
+                    len: identity.len,
+                    crc32c: 0,
+                    digest: Digest::default(),
+                    shard,
+                    term: 0,
+                    index: version,
+                }))
+            }
+            _ => Ok(Resumed::Begins),
+        }
+    }
+
+    async fn send(
+        &self,
+        file: &mut File,
+        identity: FileIdentity,
+        upload: &mut Upload,
+    ) -> Result<Uploaded> {
+        let piece_bytes = upload.token().chunk_bytes.max(1) as usize;
+        file.set_max_buf_size(piece_bytes);
+        let at = SeekFrom::Start(upload.resume_at());
+        file.seek(at).await.map_err(failed("read", &self.path))?;
+        loop {
+            let piece = read_piece(file, piece_bytes).await;
+            let piece = piece.map_err(failed("read", &self.path))?;
+            if piece.is_empty() {
+                break;
+            }
+            upload.write(piece).await?;
+        }
+        let now = FileIdentity::of(file).await;
+        let now = now.map_err(failed("read", &self.path))?;
+        if now != identity || upload.position() != identity.len {
+            return Err(Error::Invalid {
+                what: "file: it changed while it was uploaded",
+            });
+        }
+        upload.commit().await
+    }
+
+    async fn kept_token(&self) -> Result<Option<(UploadToken, FileIdentity)>> {
+        let path = &self.token_path;
+        let mut text = String::new();
+        match File::open(path).await {
+            Ok(file) => {
+                let mut limited = file.take(TOKEN_FILE_BYTES_MAX);
+                let read = limited.read_to_string(&mut text).await;
+                read.map_err(failed("read", path))?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", path)(error)),
+        }
+        parse(&text).map(Some).ok_or(Error::Invalid {
+            what: "token's file: it is incomplete, or no file of a token",
+        })
+    }
+
+    /// Writes the token's file, whole or not at all.
+    async fn keep_token(&self, token: &UploadToken, identity: FileIdentity) -> Result<()> {
+        let path = &self.token_path;
+        let mut new_name = OsString::from(path);
+        new_name.push(".new");
+        let new_path = PathBuf::from(new_name);
+        let text = format(token, identity);
+        let write = async {
+            let mut file = File::create(&new_path).await?;
+            file.write_all(text.as_bytes()).await?;
+            file.sync_all().await?;
+            fs::rename(&new_path, path).await?;
+            sync_directory(path).await
+        };
+        write.await.map_err(failed("write", path))
+    }
+
+    async fn remove_token(&self) -> Result<()> {
+        match fs::remove_file(&self.token_path).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed("remove", &self.token_path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl IntoFuture for FileUpload {
+    type Output = Result<Uploaded>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+enum Resumed {
+    /// Nothing is there to go on with.
+    Begins,
+    Goes(Box<Upload>),
+    WasCommitted(Uploaded),
+}
+
+/// By which a file is known to be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    len: u64,
+    modified_ns: u128,
+}
+
+impl FileIdentity {
+    async fn of(file: &File) -> std::io::Result<Self> {
+        let metadata = file.metadata().await?;
+        let since = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH);
+        Ok(Self {
+            len: metadata.len(),
+            modified_ns: since.map_or(0, |since| since.as_nanos()),
+        })
+    }
+}
+
+fn format(token: &UploadToken, identity: FileIdentity) -> String {
+    let FileIdentity { len, modified_ns } = identity;
+    format!("{HEADING}\n{token}\n{len} {modified_ns}\n")
+}
+
+fn parse(text: &str) -> Option<(UploadToken, FileIdentity)> {
+    let rest = text.strip_prefix(HEADING)?.strip_prefix('\n')?;
+    let (token, rest) = rest.split_once('\n')?;
+    let (len, modified_ns) = rest.strip_suffix('\n')?.split_once(' ')?;
+    let identity = FileIdentity {
+        len: len.parse().ok()?,
+        modified_ns: modified_ns.parse().ok()?,
+    };
+    Some((token.parse().ok()?, identity))
+}
+
+/// The next piece of a file, of that many bytes but for the last; empty at the end.
+async fn read_piece(file: &mut File, bytes: usize) -> std::io::Result<Bytes> {
+    let mut piece = BytesMut::with_capacity(bytes);
+    while piece.len() < bytes {
+        let mut rest = (&mut *file).take((bytes - piece.len()) as u64);
+        if rest.read_buf(&mut piece).await? == 0 {
+            break;
+        }
+    }
+    Ok(piece.freeze())
+}
+
+/// Makes the name of a file durable.
+async fn sync_directory(path: &Path) -> std::io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new("."))).await?;
+    directory.sync_all().await
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| Error::File {
+        what,
+        path: path.into(),
+        kind: error.kind(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corelith_wire::request::Condition;
+    use corelith_wire::upload::DigestKind;
+    use corelith_wire::{ClusterId, UploadId};
+
+    #[test]
+    fn the_file_of_a_token_survives_and_others_are_refused() {
+        let token = UploadToken {
+            cluster: ClusterId(1),
+            upload: UploadId(2),
+            key: Bytes::from_static(b"key"),
+            chunk_bytes: 8,
+            digest: DigestKind::None,
+            condition: Condition::Any,
+            parts: Vec::new(),
+        };
+        let identity = FileIdentity {
+            len: 5,
+            modified_ns: 1_700_000_000_000_000_001,
+        };
+        let text = format(&token, identity);
+        assert!(text.ends_with("\n5 1700000000000000001\n"), "{text}");
+        assert_eq!(parse(&text), Some((token, identity)));
+        for end in 0..text.len() {
+            assert_eq!(parse(&text[..end]), None, "cut at {end}");
+        }
+    }
+}

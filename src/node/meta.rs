@@ -5,7 +5,8 @@
 //! Invariants:
 //! * A map is made known, and acted on, after it is committed; each follows from the one before.
 //! * A lead begins with reading the map, and ends with the first write whose fate is not known.
-//! * Of each shard one step is under way at most.
+//! * Of each shard one step is under way at most, and it is asked for again only after the time of a look: what came of
+//!   it shows in a report.
 
 mod kept;
 mod reported;
@@ -17,7 +18,7 @@ use super::cluster::orders;
 use super::cluster::overview::overview;
 use super::cluster::reconcile::{self, AskStep, PlanLimits, Step};
 use super::cluster::registration;
-use super::cluster::reports::Reports;
+use super::cluster::reports::{NodeReport, Reports};
 use super::limits;
 use super::neighbours::{MetaQuestion, Neighbours};
 use corelith_io::sync::notify::Notify;
@@ -40,7 +41,7 @@ pub(crate) struct Meta {
     lead: RefCell<Option<Lead>>,
     /// Number of the last lead.
     leads: Cell<u64>,
-    /// Something has changed that may call for a step.
+    /// The map has changed, or a report has come that a change waits for.
     wake: Notify,
 }
 
@@ -54,6 +55,8 @@ struct Lead {
     began: Instant,
     /// Shards of which a step is under way.
     busy: BTreeSet<ShardId>,
+    /// Why the last step of a shard was not taken, as it was said.
+    failures: BTreeMap<ShardId, String>,
     /// Stores that come as a node which is known with another one, and wait for an operator.
     waiting: BTreeMap<NodeId, StoreId>,
 }
@@ -148,6 +151,7 @@ impl Meta {
             reports: Reports::new(0),
             began: corelith_io::now(),
             busy: BTreeSet::new(),
+            failures: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }));
         assert!(earlier.is_none(), "one lead ends before the next begins");
@@ -208,24 +212,25 @@ impl Meta {
         let ask = ask_of(shard, step);
         let meta = Rc::clone(self);
         let step = step.clone();
+        #[cfg(test)]
+        testing::note_step();
         drop(corelith_io::spawn(async move {
-            match meta.neighbours.ask_node(node, &ask).await {
-                Some(NodeReply::Done { .. }) => {}
-                Some(NodeReply::Failed { why }) => {
+            let reply = meta.neighbours.ask_node(node, &ask).await;
+            let mut lead = meta.lead.borrow_mut();
+            let Some(lead) = lead.as_mut().filter(|lead| lead.number == number) else {
+                return;
+            };
+            let was_busy = lead.busy.remove(&shard);
+            assert!(was_busy, "a step of {shard} ends once");
+            match reply {
+                Some(NodeReply::Done { .. }) => drop(lead.failures.remove(&shard)),
+                Some(NodeReply::Failed { why }) if lead.failures.get(&shard) != Some(&why) => {
                     tracing::warn!(%shard, %node, ?step, why, "a step of the shard was not taken");
+                    lead.failures.insert(shard, why);
                 }
                 other => tracing::debug!(%shard, %node, ?step, ?other, "a step was not taken"),
             }
-            if let Some(lead) = meta
-                .lead
-                .borrow_mut()
-                .as_mut()
-                .filter(|l| l.number == number)
-            {
-                let was_busy = lead.busy.remove(&shard);
-                assert!(was_busy, "a step of {shard} ends once");
-            }
-            meta.wake.notify_one();
+            // What came of it shows in a report.
         }));
     }
 
@@ -294,7 +299,11 @@ impl Meta {
             return NodeReply::Busy;
         };
         lead.reports.now = millis_since(lead.began);
-        lead.reports.take(from, reported::report(report));
+        let report = reported::report(report);
+        if concerns_a_change(&lead.map, &report) {
+            self.wake.notify_one();
+        }
+        lead.reports.take(from, report);
         NodeReply::Done {
             at: lead.map.epoch.0.into(),
         }
@@ -381,6 +390,12 @@ fn body_of(answer: &ClusterAnswer) -> Vec<u8> {
     let mut out = Outbox::default();
     encode_cluster_answer(&mut out, head, answer);
     out.buffer().split_off(HEADER_BYTES).to_vec()
+}
+
+/// Whether a report may be what a change of members waits for.
+fn concerns_a_change(map: &Map, report: &NodeReport) -> bool {
+    let mut shards = report.leads.keys().chain(report.holds.keys());
+    shards.any(|shard| map.shard(*shard).is_some_and(|of| of.change.is_some()))
 }
 
 fn ask_of(shard: ShardId, step: &AskStep) -> NodeAsk {

@@ -72,6 +72,9 @@ struct Inner {
 /// How long a probe waits for its answer.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long it looks for a newer map.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What a client got for an operation.
 pub(crate) type Outcome = Result<Answer, corelith_client::Error>;
 
@@ -87,6 +90,11 @@ impl Client {
             clock: Clock::start(),
         });
         Self { inner }
+    }
+
+    /// The map that it goes by.
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        Arc::clone(self.inner.session.borrow().map())
     }
 
     pub(crate) async fn put(
@@ -233,10 +241,16 @@ impl Inner {
         self.session.borrow_mut().probed(&probe, took);
     }
 
-    /// Asks the nodes in turn for a newer map.
+    /// Asks the nodes, each time from another one on, for a newer map.
     async fn refresh(&self) {
-        let map = Arc::clone(self.session.borrow().map());
-        for node in &map.nodes {
+        let (map, first) = {
+            let mut session = self.session.borrow_mut();
+            let count = session.map().nodes.len();
+            let first = session.next_of(count);
+            (Arc::clone(session.map()), first)
+        };
+        let nodes = map.nodes.iter().cycle().skip(first);
+        for node in nodes.take(map.nodes.len()) {
             let target = Target {
                 node: corelith_wire::NodeId(node.id),
                 core: 0,
@@ -245,21 +259,25 @@ impl Inner {
                 continue;
             };
             let until = self.clock.now() + corelith_client::connection::CONNECT_TIMEOUT;
-            let encode = |out: &mut Outbox, request_id: RequestId| {
-                let head = Head {
-                    kind: Kind::DESCRIBE,
-                    request_id,
-                    shard: ShardId(0),
-                    epoch: Epoch(0),
-                };
-                encode_describe(out, head);
-            };
-            if let Event::Answer(Answer::Map(map)) = connection.call(encode, None, until).await {
-                self.session.borrow_mut().adopt(map);
+            let event = connection.call(ask_for_map, None, until).await;
+            if let Event::Answer(Answer::Map(map)) = event
+                && self.session.borrow_mut().adopt(map)
+            {
                 return;
             }
         }
     }
+}
+
+/// Appends the question for the map.
+pub(crate) fn ask_for_map(out: &mut Outbox, request_id: RequestId) {
+    let head = Head {
+        kind: Kind::DESCRIBE,
+        request_id,
+        shard: ShardId(0),
+        epoch: Epoch(0),
+    };
+    encode_describe(out, head);
 }
 
 /// Begins a search for the leaders of the shards whose requests wait at `node`, unless there is one.
@@ -329,11 +347,21 @@ impl Flight<'_> {
             now,
         );
         self.stir();
+        if self.wants_map() {
+            let inner = Rc::clone(self.inner);
+            drop(corelith_io::spawn(async move {
+                let _ = corelith_io::timeout(REFRESH_TIMEOUT, inner.refresh()).await;
+            }));
+        }
         while let Some(probe) = self.take_probe() {
             let inner = Rc::clone(self.inner);
             drop(corelith_io::spawn(async move { inner.probe(probe).await }));
         }
         step
+    }
+
+    fn wants_map(&self) -> bool {
+        self.inner.session.borrow_mut().take_wish_for_map()
     }
 
     fn take_probe(&self) -> Option<Probe> {

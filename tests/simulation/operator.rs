@@ -1,12 +1,13 @@
 //! The operator of a simulated cluster: orders, and the state that the cluster tells.
 
-use crate::client::Clock;
+use crate::client::{Clock, ask_for_map};
 use crate::cluster::Cluster;
 use crate::link::Connection;
 use corelith_client::session::Event;
 use corelith_client::{ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView};
 use corelith_io::sim::SimNode;
 use corelith_wire::cluster::encode_cluster_ask;
+use corelith_wire::map::ClusterMap;
 use corelith_wire::response::Answer;
 use corelith_wire::{ClusterId, Epoch, Head, Kind, RequestId, ShardId};
 use std::net::SocketAddr;
@@ -53,6 +54,29 @@ async fn answer_of(address: SocketAddr, id: ClusterId, ask: &ClusterAsk) -> Opti
         Event::Answer(Answer::Cluster(answer)) => Some(answer),
         _ => None,
     }
+}
+
+/// The newest map that a node tells clients; `None` if nobody tells one.
+pub(crate) fn newest_map(cluster: &Cluster) -> Option<ClusterMap> {
+    let id = ClusterId(cluster.map().cluster);
+    let up = |node: &SimNode| cluster.sim.is_up(*node);
+    let nodes: Vec<SimNode> = cluster.nodes().into_iter().filter(up).collect();
+    let asking = async move {
+        let mut newest = None;
+        for node in nodes {
+            let clock = Clock::start();
+            let connection = Connection::new(node.address(PORT), id, clock, Box::new(|| ()));
+            let connection = Rc::new(connection);
+            let told = connection.call(ask_for_map, None, clock.now() + PATIENCE);
+            if let Event::Answer(Answer::Map(map)) = told.await {
+                newest = newest
+                    .filter(|newest: &ClusterMap| newest.epoch >= map.epoch)
+                    .or(Some(map));
+            }
+        }
+        newest
+    };
+    cluster.sim.block_on(cluster.outside, asking)
 }
 
 /// Gives an order. What becomes of it is not known if nobody answers.

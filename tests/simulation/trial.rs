@@ -8,6 +8,7 @@
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::notes::Asked;
+use crate::operator::newest_map;
 use crate::plan::Plan;
 use crate::replicas;
 use crate::seeds::words;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The first success comes at most this long after all faults are gone.
@@ -97,7 +99,9 @@ impl Trial {
         part(plan.seed, "start", || {
             let mut cluster = Cluster::start(plan);
             cluster.wait_ready(Duration::from_secs(30));
-            let workload = Workload::new(&cluster.sim, plan, cluster.map());
+            // One that names the cluster, or no later one is taken.
+            let map = newest_map(&cluster).map_or_else(|| cluster.map(), Arc::new);
+            let workload = Workload::new(&cluster.sim, plan, map);
             for core in 0..plan.clients {
                 let workload = Rc::clone(&workload);
                 let run = move || workload.run_client();
@@ -133,14 +137,23 @@ impl Trial {
             self.cluster.sim.net().heal_all();
         });
         let live_after = part(seed, "liveness", || {
+            self.learn_map();
             let live_after = self.wait_live();
             settle(&mut self.cluster);
+            self.learn_map();
             self.come_to_rest();
             live_after
         });
         let mut report = self.check();
         report.live_after_millis = live_after.as_millis();
         report
+    }
+
+    /// New clients start with a map of now, from nodes that are there.
+    fn learn_map(&self) {
+        if let Some(map) = newest_map(&self.cluster) {
+            self.workload.newest.replace(Arc::new(map));
+        }
     }
 
     /// Waits until every shard has answered a write that was asked after the faults; returns how long that took.
@@ -153,7 +166,7 @@ impl Trial {
             let (workload, live) = (Rc::clone(&self.workload), Rc::clone(&live));
             let key = self.key_in(shard);
             let probe = move || async move {
-                let client = Client::new(std::sync::Arc::clone(&workload.map));
+                let client = Client::new(Arc::clone(&workload.newest.borrow()));
                 let asked = Asked::Write(None, WriteCondition::Any);
                 let delete = workload.notes.ask(workload.take_client(), &key, asked);
                 let carried = workload

@@ -27,6 +27,8 @@ pub(crate) struct Workload {
     pub sim: Sim,
     pub plan: Plan,
     pub map: Arc<ClusterMap>,
+    /// What a new client starts with.
+    pub newest: RefCell<Arc<ClusterMap>>,
     pub notes: Notes,
     pub stop: Cell<bool>,
     /// Lanes that have not come to their end.
@@ -50,6 +52,7 @@ impl Workload {
             sim: sim.clone(),
             plan: plan.clone(),
             notes: Notes::new(sim, plan.seed, Arc::clone(&map)),
+            newest: RefCell::new(Arc::clone(&map)),
             map,
             stop: Cell::new(false),
             running: Cell::new(plan.clients * plan.lanes),
@@ -66,7 +69,7 @@ impl Workload {
 
     /// One client: its lanes work side by side until they are told to stop.
     pub(crate) async fn run_client(self: Rc<Self>) {
-        let client = Client::new(Arc::clone(&self.map));
+        let client = Client::new(Arc::clone(&self.newest.borrow()));
         let name = self.take_client();
         let seen = Rc::<RefCell<_>>::default();
         for _ in 0..self.plan.lanes {
@@ -82,7 +85,7 @@ impl Workload {
 
     /// Reads every key by a new client: what the whole cluster has in the end is in the history too.
     pub(crate) async fn read_everything(self: Rc<Self>) {
-        let client = Client::new(Arc::clone(&self.map));
+        let client = Client::new(Arc::clone(&self.newest.borrow()));
         let name = self.take_client();
         for key in 0..self.plan.keys {
             let read = self.notes.ask(name, &key_of(key), Asked::Read);
@@ -124,7 +127,11 @@ impl Lane {
             }
         };
         let is_done = matches!(outcome, Ok(Answer::Written { .. }));
-        assert!(is_done, "after all faults are gone: {outcome:?}");
+        assert!(
+            is_done,
+            "after all faults are gone: {outcome:?}, by {:?}",
+            self.client.map()
+        );
         workload.running.set(workload.running.get() - 1);
     }
 

@@ -4,12 +4,22 @@ use super::Meta;
 use crate::node::cluster::map::MapEdit;
 use crate::node::neighbours::Neighbours;
 use corelith_shards::NodeId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 thread_local! {
     static MET: RefCell<BTreeMap<NodeId, Weak<Meta>>> = RefCell::default();
+    static STEPS: Cell<u32> = const { Cell::new(0) };
+}
+
+pub(super) fn note_step() {
+    STEPS.set(STEPS.get() + 1);
+}
+
+/// Steps that were asked for since this was asked last.
+pub(crate) fn steps() -> u32 {
+    STEPS.replace(0)
 }
 
 pub(super) fn meet(meta: &Rc<Meta>) {

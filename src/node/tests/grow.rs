@@ -278,6 +278,30 @@ fn a_node_joins_and_takes_replicas_over() {
     assert_eq!(written(&cluster, first), written(&cluster, other));
 }
 
+/// A step is asked for again only once there was time to report what came of it.
+#[test]
+fn no_step_is_asked_for_without_end() {
+    let (mut cluster, other, sender, _events) = Cluster::with_another(304);
+    cluster.start_node(other, joining(other, 1), &sender);
+    until(&cluster, "it has joined", || {
+        knows(1, |map| map.node(NodeId(4)).is_some())
+    });
+    testing::steps();
+    for (shard, from) in [(0, 1), (1, 2), (2, 3)] {
+        let began = cluster.sim.now();
+        cluster.sim.block_on(cluster.nodes[0], async move {
+            let from = ReplicaId::first(NodeId(from));
+            replace(ShardId(shard), NodeId(4), from).await;
+        });
+        let seconds = (cluster.sim.now() - began).as_secs();
+        let steps = testing::steps();
+        assert!(
+            u64::from(steps) <= 8 * (seconds + 1),
+            "{steps} steps in {seconds} s"
+        );
+    }
+}
+
 /// A node that is started with another number of cores has its shards on other cores, and its peers find them.
 #[test]
 fn a_node_is_started_with_other_cores() {

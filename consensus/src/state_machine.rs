@@ -234,7 +234,7 @@ impl StateMachine {
                 uploads.expire(time_us, &mut changes);
                 UploadState::Unknown
             }
-            Step::DropChunks(dropped) => uploads.drop_chunks(at, dropped, time_us, &mut changes),
+            Step::Drop(dropped) => uploads.drop_chunks(at, dropped, time_us, &mut changes),
         };
         uploads::write(&self.engine, at, changes);
         Ok(Outcome::Upload(state))

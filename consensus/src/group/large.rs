@@ -95,7 +95,7 @@ impl Group {
                 commit.upload
             }
             Step::Abort(upload) => *upload,
-            Step::Expire | Step::DropChunks(_) => return Err(GroupError::Malformed),
+            Step::Expire | Step::Drop(_) => return Err(GroupError::Malformed),
         };
         let decided = self.propose_step(kind, body, grows).await?;
         self.upload_reply(upload, decided)

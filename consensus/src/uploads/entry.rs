@@ -80,7 +80,7 @@ pub(crate) enum Step {
     Commit(CommitUpload),
     Abort(UploadId),
     Expire,
-    DropChunks(DropChunks),
+    Drop(DropChunks),
 }
 
 /// The body of such an entry.
@@ -122,7 +122,7 @@ pub(crate) fn parse(kind: u8, body: &Bytes) -> Option<(u64, Step)> {
         kind::UPLOAD_COMMIT => Step::Commit(CommitUpload::parse(&rest).ok()?),
         kind::UPLOAD_ABORT => Step::Abort(AbortUpload::parse(&rest).ok()?.upload),
         kind::UPLOAD_EXPIRE if rest.is_empty() => Step::Expire,
-        kind::UPLOAD_DROP => Step::DropChunks(dropped(rest)?),
+        kind::UPLOAD_DROP => Step::Drop(dropped(rest)?),
         _ => return None,
     };
     Some((time_us, step))

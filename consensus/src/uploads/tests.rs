@@ -575,7 +575,7 @@ fn records_and_entries_have_these_bytes() {
     let hex = "030000000000000000000000000000000000000000000009010100000000000000020000000200000005000000\
                01000000";
     assert_eq!(format!("{body:x}"), hex);
-    let step = Step::DropChunks(dropped);
+    let step = Step::Drop(dropped);
     assert_eq!(
         entry::parse(crate::command::kind::UPLOAD_DROP, &body),
         Some((3, step))

@@ -105,6 +105,9 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
         "APPLIED",
         "CHECKPOINT",
         "PURGED",
+        "UPLOADS",
+        "STAGED",
+        "DEAD",
     ]);
     let mut rows = Vec::new();
     for node in &status.nodes {
@@ -162,6 +165,9 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
             shard.applied.to_string(),
             shard.checkpointed.to_string(),
             shard.purged.to_string(),
+            shard.uploads.open.to_string(),
+            indicatif::BinaryBytes(shard.uploads.staged_bytes).to_string(),
+            indicatif::BinaryBytes(shard.uploads.dead_bytes).to_string(),
         ]);
     }
     down += &meta_shard(status);
@@ -342,6 +348,10 @@ struct ReplicaLine {
     applied: u64,
     checkpoint: u64,
     purged: u64,
+    /// Open uploads, the bytes of their chunks, and the bytes of replaced values that are not dropped yet.
+    uploads: u64,
+    staged_bytes: u64,
+    dead_bytes: u64,
     /// Why it is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -362,6 +372,9 @@ impl ReplicaLine {
             applied: shard.applied,
             checkpoint: shard.checkpointed,
             purged: shard.purged,
+            uploads: shard.uploads.open,
+            staged_bytes: shard.uploads.staged_bytes,
+            dead_bytes: shard.uploads.dead_bytes,
             reason: reason(reasons, shard, node).map(str::to_owned),
         }
     }

@@ -231,6 +231,8 @@ pub const FRAMES_PER_TURN: usize = 32;
 pub const DISK_READS_PER_CORE_MAX: usize = 32;
 /// Reads that wait for their turn at the disk.
 pub const DISK_READS_WAITING_MAX: usize = 16_384;
+/// How often the key of a large value that was overwritten before it was described is looked up again.
+pub const DESCRIPTIONS_TRIED_MAX: usize = 8;
 /// Scans of several pages whose view a core keeps; beyond, a view of the client that has most of them
 /// goes.
 pub const SCAN_VIEWS_PER_CORE_MAX: usize = 1024;
@@ -247,8 +249,8 @@ pub const MESH_WAITING_MAX: usize = 16_384;
 
 /// Most bytes of what a node says of itself, its shards and their damage aside.
 pub const STATUS_BYTES: usize = 1 << 10;
-/// Most bytes of what it says of one shard.
-pub const STATUS_SHARD_BYTES: usize = 128;
+/// Most bytes of what it says of one shard, its uploads included.
+pub const STATUS_SHARD_BYTES: usize = 192;
 /// Most bytes of what it says of one node that it refuses.
 pub const STATUS_STRANGER_BYTES: usize = 512;
 /// Longest line of it about another node that is none.

@@ -5,6 +5,7 @@ mod damage;
 mod grow;
 mod membership;
 mod scans;
+mod uploads;
 
 use crate::node::config::NodeConfig;
 use crate::node::limits;
@@ -323,7 +324,7 @@ fn an_older_client_is_answered_in_its_version() {
         for (newest, spoken, kind) in [
             (1, 1, Kind::STORAGE_REPLY),
             (2, 2, Kind::STORAGE_REPLY_2),
-            (9, 5, Kind::STORAGE_REPLY_2),
+            (9, 6, Kind::STORAGE_REPLY_2),
         ] {
             let hello = Hello {
                 newest,

@@ -184,8 +184,24 @@ impl Group {
         let Some(row) = inner.engine.row(Space::Upload, &key).await? else {
             return Ok(None);
         };
-        let Some(Record::Committed(committed)) = Record::decode(&row.value) else {
-            return Ok(None);
+        let described = self.describe_by(found, meta, &row.value);
+        if described.is_none() && is_committed(&row.value) {
+            let shard = self.shard();
+            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
+        }
+        Ok(described)
+    }
+
+    /// What a large value is that was found, by the row of its upload, here or at another replica; `None`: the row is that
+    /// of something else.
+    pub fn describe_by(
+        &self,
+        found: &FoundLarge,
+        meta: ReplyMeta,
+        row: &Bytes,
+    ) -> Option<LargeReply> {
+        let Some(Record::Committed(committed)) = Record::decode(row) else {
+            return None;
         };
         let CommittedRecord {
             key: _,
@@ -198,15 +214,11 @@ impl Group {
             attributes,
             parts,
         } = committed;
-        if (version, len) != (found.version, found.large.len) {
-            let shard = self.shard();
-            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
-            return Ok(None);
-        }
-        Ok(Some(LargeReply {
+        let is_of_it = (version, len) == (found.version, found.large.len);
+        is_of_it.then(|| LargeReply {
             meta,
             version: version.0,
-            upload,
+            upload: found.large.upload,
             len,
             chunk_bytes,
             crc32c,
@@ -214,7 +226,7 @@ impl Group {
             committed_us,
             attributes: attributes.to_vec(),
             parts,
-        }))
+        })
     }
 
     /// Bytes of a chunk that this replica has; `None`: it has not, or not yet, or not any more.
@@ -281,4 +293,9 @@ impl Group {
             index: applied.map_or(0, |id| id.index.0),
         }
     }
+}
+
+/// Whether a row of an upload says that it is committed.
+fn is_committed(row: &Bytes) -> bool {
+    matches!(Record::decode(row), Some(Record::Committed(_)))
 }

@@ -11,7 +11,9 @@ use corelith_shards::{LogId, ShardId};
 use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
 use corelith_wire::peer::Health;
 use corelith_wire::response::Answer;
-use corelith_wire::status::{NodePeer, NodeStranger, ShardRole, ShardStatus, StatusReply};
+use corelith_wire::status::{
+    NodePeer, NodeStranger, ShardRole, ShardStatus, StatusReply, UploadsStatus,
+};
 use corelith_wire::storage::{DamagedPlace, LevelStorage, ScrubState, ShardStorage, StorageReply};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -246,6 +248,7 @@ fn shortened(mut text: String) -> String {
 
 fn shard_status(core: u16, group: &Group) -> ShardStatus {
     let status = group.status();
+    let uploads = group.upload_counts();
     let index = |id: Option<LogId>| id.map_or(0, |id| id.index.0);
     ShardStatus {
         shard: status.shard.0,
@@ -264,5 +267,10 @@ fn shard_status(core: u16, group: &Group) -> ShardStatus {
         applied: index(status.applied),
         checkpointed: index(status.checkpointed),
         purged: index(status.purged),
+        uploads: UploadsStatus {
+            open: uploads.open as u64,
+            staged_bytes: uploads.staged_bytes,
+            dead_bytes: uploads.dead_bytes,
+        },
     }
 }

@@ -6,11 +6,13 @@
 //! Invariant: who waits for room in an answer holds no value meanwhile.
 
 use super::answers::Reply;
+use super::slow_read::{KeyValue, applied};
 use bytes::Bytes;
 use corelith_consensus::Group;
 use corelith_shards::limits::KEY_BYTES_MAX;
 use corelith_shards::{
-    Error, Fetched, FetchedEnd, FetchedKey, Found, Item, LogIndex, ScanPage, ScanRange, Space,
+    Error, Fetched, FetchedEnd, FetchedKey, Found, FoundLarge, Item, ItemValue, LogIndex, ScanPage,
+    ScanRange, Space,
 };
 
 /// Whether another replica may have what could not be read here.
@@ -23,7 +25,7 @@ pub(super) fn may_help(error: &Error) -> bool {
 
 /// What a key holds elsewhere, and as of which index.
 pub(super) struct FoundElsewhere {
-    pub(super) found: Option<Found>,
+    pub(super) found: KeyValue,
     pub(super) seen: LogIndex,
 }
 
@@ -37,7 +39,10 @@ pub(super) async fn get(
 ) -> Option<FoundElsewhere> {
     loop {
         let found = head(group, key, least).await?;
-        let len = found.found.as_ref().map_or(0, |found| found.value.len());
+        let len = match &found.found {
+            KeyValue::Bytes(found) => found.value.len(),
+            KeyValue::Nothing | KeyValue::Large(_) => 0,
+        };
         if reply.try_reserve(len) {
             return Some(found);
         }
@@ -50,21 +55,33 @@ pub(super) async fn get(
 
 /// As [`get`], for an answer without the value.
 pub(super) async fn head(group: &Group, key: &[u8], least: LogIndex) -> Option<FoundElsewhere> {
-    let stored = stored(key);
+    let stored = stored(Space::User, key);
     let range = (stored.clone(), stored, Bytes::new());
     let fetched = group.fetch_elsewhere(range, None, least, 0).await?;
-    // A large value is not answered from elsewhere: it is as if nobody had it.
     let found = match fetched.keys.into_iter().next() {
-        Some(key) => Some(Found {
-            version: key.at,
-            value: key.value.into_bytes()?,
-        }),
-        None => None,
+        Some(FetchedKey { at, value, .. }) => match value {
+            ItemValue::Bytes(value) => KeyValue::Bytes(Found { version: at, value }),
+            ItemValue::Large(large) => KeyValue::Large(FoundLarge { version: at, large }),
+        },
+        None => KeyValue::Nothing,
     };
     Some(FoundElsewhere {
         found,
         seen: fetched.as_of,
     })
+}
+
+/// A row of the shard's own, `Some(None)` if it is gone. `None`: nobody can say. As much must be applied there as here.
+pub(super) async fn row(group: &Group, space: Space, key: &[u8]) -> Option<Option<Bytes>> {
+    let stored = stored(space, key);
+    let range = (stored.clone(), stored, Bytes::new());
+    let least = applied(group.engine());
+    let fetched = group.fetch_elsewhere(range, None, least, 0).await?;
+    let found = fetched.keys.into_iter().next();
+    match found.map(|found| found.value.into_bytes()) {
+        Some(bytes) => bytes.map(Some),
+        None => Some(None),
+    }
 }
 
 /// What a page is to hold at most.
@@ -83,10 +100,10 @@ pub(super) async fn page(
     at: Option<LogIndex>,
     least: LogIndex,
 ) -> Option<(ScanPage, LogIndex)> {
-    let first = stored(&wanted.range.start);
+    let first = stored(Space::User, &wanted.range.start);
     let last = match wanted.range.end.is_empty() {
-        true => stored(&[u8::MAX; KEY_BYTES_MAX]),
-        false => stored(&wanted.range.end),
+        true => stored(Space::User, &[u8::MAX; KEY_BYTES_MAX]),
+        false => stored(Space::User, &wanted.range.end),
     };
     let mut page = ScanPage {
         items: Vec::new(),
@@ -142,9 +159,9 @@ pub(super) async fn page(
     Some((page, at))
 }
 
-fn stored(key: &[u8]) -> Bytes {
+fn stored(space: Space, key: &[u8]) -> Bytes {
     let mut stored = Vec::with_capacity(key.len() + 1);
-    stored.push(Space::User as u8);
+    stored.push(space as u8);
     stored.extend_from_slice(key);
     stored.into()
 }

@@ -2,22 +2,23 @@
 //!
 //! A put goes to its group with a callback, a get whose key is in memory is answered at once: no
 //! task is started for either. Only reads that must wait for a disk or for a confirmation of the
-//! leadership wait in a task or callback of their own.
+//! leadership wait in a task or callback of their own. Gets are in `gets`, uploads and chunks in `uploads`.
 
 #[cfg(test)]
 mod tests;
 
-use super::answers::{Reply, failed, throttled};
-use super::elsewhere::{self, FoundElsewhere, PageRange};
+use super::answers::{Reply, failed};
+use super::elsewhere::{self, PageRange};
 use super::scan_views::ScanViews;
-use super::slow_read::{DiskTurns, SlowRead, applied};
+use super::slow_read::{DiskTurns, applied};
+use super::uploads;
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError, Outcome, ReadPoint, WriteReply};
-use corelith_shards::{Found, FoundHead, ItemValue, LogIndex, Lookup, Pin, ScanRange, ShardId};
+use corelith_shards::{ItemValue, LogIndex, Pin, ScanRange, ShardId};
 use corelith_wire::limits as wire_limits;
-use corelith_wire::request::{GetRequest, OpenSession, ScanRequest, WriteCommand};
+use corelith_wire::request::{OpenSession, ScanRequest, WriteCommand};
 use corelith_wire::response::{
     Answer, Failure, Reason, ReplyMeta, ScanHead, ScanItem, ScanPage, ScanValue,
 };
@@ -28,8 +29,8 @@ use std::rc::Rc;
 /// Handles the requests about one core's shards. Belongs to one core.
 pub(crate) struct Handler {
     shard_count: u32,
-    groups: Rc<LocalGroups>,
-    disk: Rc<DiskTurns>,
+    pub(super) groups: Rc<LocalGroups>,
+    pub(super) disk: Rc<DiskTurns>,
     scan_views: ScanViews,
 }
 
@@ -64,6 +65,8 @@ impl Handler {
             Kind::WRITE => return self.write(group, frame.into_payload(), reply),
             Kind::GET => return self.get(group, &frame, reply),
             Kind::SCAN => return self.scan(group, &frame, reply),
+            Kind::READ_CHUNK => return self.read_chunk(group, &frame, reply),
+            kind if uploads::is_upload(kind) => return self.upload(group, frame, reply),
             Kind::OPEN_SESSION => match OpenSession::parse(frame.body()) {
                 Ok(_) => return open_session(group, frame.into_payload(), reply),
                 Err(error) => decode_failure(error),
@@ -99,124 +102,8 @@ impl Handler {
     }
 
     /// Whether `key` is a key, and one of `shard`.
-    fn belongs(&self, key: &[u8], shard: ShardId) -> bool {
+    pub(super) fn belongs(&self, key: &[u8], shard: ShardId) -> bool {
         !key.is_empty() && placement::shard_of(key, self.shard_count).0 == shard.0
-    }
-
-    fn get(self: &Rc<Self>, group: &Group, frame: &Frame, reply: Reply) {
-        let key = match GetRequest::parse(frame.body()) {
-            Ok(request) if self.belongs(request.key, group.shard()) => request.key,
-            Ok(_) => return reply.send(&failed(Failure::Malformed)),
-            Err(error) => return reply.send(&failed(decode_failure(error))),
-        };
-        let read = if frame.header.flags.contains(Flags::WITHOUT_VALUES) {
-            Self::read_head
-        } else {
-            Self::read
-        };
-        if let Some(point) = group.try_read_point() {
-            return read(self, group, point, key, reply);
-        }
-        // What waits in the group must not hold the group, or a core that ends early would leave both.
-        let (handler, shard) = (Rc::downgrade(self), group.shard());
-        let key = Bytes::copy_from_slice(key);
-        let answer = move |point: Result<ReadPoint, GroupError>| {
-            let point = match point {
-                Ok(point) => point,
-                Err(error) => return reply.send(&failed(read_failure(&error))),
-            };
-            let Some(handler) = handler.upgrade() else {
-                return;
-            };
-            match handler.groups.get(shard) {
-                Some(group) => read(&handler, &group, point, &key, reply),
-                None => reply.send(&failed(Failure::WrongNode)),
-            }
-        };
-        match may_follow(frame) {
-            true => group.on_replica_read_point(answer),
-            false => group.on_read_point(answer),
-        }
-    }
-
-    /// Answers a get without value from what is applied at `point` or later.
-    fn read_head(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], reply: Reply) {
-        let seen = applied(group.engine());
-        let search = match group.engine().look_up(key).into_head() {
-            Ok(found) => return reply.send(&head_answer(point, found, seen)),
-            Err(search) => search,
-        };
-        let Some(turn) = self.disk.right() else {
-            return reply.send(&throttled());
-        };
-        let key = Bytes::copy_from_slice(key);
-        let group = group.clone();
-        corelith_io::spawn_urgent(async move {
-            let held = turn.take().await;
-            let error = match group.engine().search(&key, search).await {
-                Ok(sought) => return reply.send(&head_answer(point, sought.into_head(), seen)),
-                Err(error) => error,
-            };
-            drop(held);
-            let found = match elsewhere::may_help(&error) {
-                true => elsewhere::head(&group, &key, seen).await,
-                false => None,
-            };
-            let answer = match found {
-                Some(FoundElsewhere { found, seen }) => {
-                    let head = found.map(|found| FoundHead {
-                        version: found.version,
-                        len: found.value.len() as u64,
-                    });
-                    head_answer(point, head, seen)
-                }
-                None => failed(storage_failure(&error)),
-            };
-            reply.send(&answer);
-        });
-    }
-
-    /// Answers a get from what is applied at `point` or later.
-    fn read(self: &Rc<Self>, group: &Group, point: ReadPoint, key: &[u8], mut reply: Reply) {
-        let seen = applied(group.engine());
-        let lookup = group.engine().look_up(key);
-        if let Lookup::Found(found) = &lookup {
-            let len = found.as_ref().map_or(0, |found| found.value.len());
-            if reply.try_reserve(len) {
-                let Lookup::Found(found) = lookup else { return };
-                return reply.send(&get_answer(point, found, seen));
-            }
-        }
-        let Some(turn) = self.disk.right() else {
-            return reply.send(&throttled());
-        };
-        if let Lookup::Stored(stored) = &lookup {
-            // If there is no room the connection is known to wait for it from here on.
-            reply.try_reserve(stored.value_len());
-        }
-        let read = SlowRead {
-            engine: group.engine().clone(),
-            key: Bytes::copy_from_slice(key),
-            turn,
-            seen,
-        };
-        let group = group.clone();
-        let key = read.key.clone();
-        corelith_io::spawn_urgent(async move {
-            let error = match read.run(lookup, &mut reply).await {
-                Some(Ok((found, seen))) => return reply.send(&get_answer(point, found, seen)),
-                Some(Err(error)) => error,
-                None => return,
-            };
-            let found = match elsewhere::may_help(&error) {
-                true => elsewhere::get(&group, &key, seen, &mut reply).await,
-                false => None,
-            };
-            reply.send(&match found {
-                Some(FoundElsewhere { found, seen }) => get_answer(point, found, seen),
-                None => failed(storage_failure(&error)),
-            });
-        });
     }
 
     fn scan(self: &Rc<Self>, group: &Group, frame: &Frame, mut reply: Reply) {
@@ -386,7 +273,7 @@ impl Handler {
 }
 
 /// Whether the client lets a follower answer a read.
-fn may_follow(frame: &Frame) -> bool {
+pub(super) fn may_follow(frame: &Frame) -> bool {
     frame.header.flags.contains(Flags::FOLLOWER_MAY_ANSWER)
 }
 
@@ -475,59 +362,6 @@ fn open_session(group: &Group, payload: Bytes, reply: Reply) {
     group.submit_open_session(payload, move |result| reply.send(&write_answer(result)));
 }
 
-/// The index of the state in which a key was not there: what was applied when the search began, since what came after
-/// the read point may have deleted it.
-fn absent_at(point: ReadPoint, seen: LogIndex) -> ReplyMeta {
-    assert!(
-        seen >= point.index,
-        "a read at {:?} saw no more than {seen:?}",
-        point.index
-    );
-    ReplyMeta {
-        term: point.term.0,
-        index: seen.0,
-    }
-}
-
-fn get_answer(point: ReadPoint, found: Option<Found>, seen: LogIndex) -> Answer {
-    let meta = ReplyMeta {
-        term: point.term.0,
-        index: point.index.0,
-    };
-    match found {
-        Some(Found { version, value }) => Answer::Value {
-            // The value may be newer than the read point.
-            meta: ReplyMeta {
-                index: meta.index.max(version.0),
-                ..meta
-            },
-            version: version.0,
-            value,
-        },
-        None => Answer::NotFound {
-            meta: absent_at(point, seen),
-        },
-    }
-}
-
-fn head_answer(point: ReadPoint, found: Option<FoundHead>, seen: LogIndex) -> Answer {
-    let (term, index) = (point.term.0, point.index.0);
-    match found {
-        Some(FoundHead { version, len }) => Answer::Head {
-            // The value may be newer than the read point.
-            meta: ReplyMeta {
-                term,
-                index: index.max(version.0),
-            },
-            version: version.0,
-            value_len: len,
-        },
-        None => Answer::NotFound {
-            meta: absent_at(point, seen),
-        },
-    }
-}
-
 fn write_answer(result: Result<WriteReply, GroupError>) -> Answer {
     let reply = match result {
         Ok(reply) => reply,
@@ -559,7 +393,7 @@ fn write_answer(result: Result<WriteReply, GroupError>) -> Answer {
     Answer::Failure { meta, failure }
 }
 
-fn decode_failure(error: DecodeError) -> Failure {
+pub(super) fn decode_failure(error: DecodeError) -> Failure {
     match error {
         DecodeError::TooLarge { limit, .. } => Failure::TooLarge {
             limit: limit as u64,
@@ -569,7 +403,7 @@ fn decode_failure(error: DecodeError) -> Failure {
 }
 
 /// The failure of a read: it changes nothing in any case.
-fn read_failure(error: &GroupError) -> Failure {
+pub(super) fn read_failure(error: &GroupError) -> Failure {
     match write_failure(error) {
         Failure::Unavailable { reason, .. } => Failure::Unavailable {
             reason,
@@ -579,7 +413,7 @@ fn read_failure(error: &GroupError) -> Failure {
     }
 }
 
-fn write_failure(error: &GroupError) -> Failure {
+pub(super) fn write_failure(error: &GroupError) -> Failure {
     let unavailable = |reason, nothing_done| Failure::Unavailable {
         reason,
         nothing_done,
@@ -605,7 +439,7 @@ fn write_failure(error: &GroupError) -> Failure {
 }
 
 /// The failure of a read from storage.
-fn storage_failure(error: &corelith_shards::Error) -> Failure {
+pub(super) fn storage_failure(error: &corelith_shards::Error) -> Failure {
     if matches!(error, corelith_shards::Error::SequenceGone { .. }) {
         return Failure::VersionGone;
     }

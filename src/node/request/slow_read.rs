@@ -9,7 +9,7 @@ use super::answers::Reply;
 use crate::node::limits::{DISK_READS_PER_CORE_MAX, DISK_READS_WAITING_MAX};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::{Permit, Semaphore};
-use corelith_shards::{Engine, Error, Found, LogIndex, Lookup, Result, Sought};
+use corelith_shards::{Engine, Found, FoundLarge, LogIndex, Lookup, Result, Sought};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -55,6 +55,13 @@ impl DiskTurn {
     }
 }
 
+/// What a key has.
+pub(super) enum KeyValue {
+    Nothing,
+    Bytes(Found),
+    Large(FoundLarge),
+}
+
 /// See the module.
 pub(super) struct SlowRead {
     pub(super) engine: Engine,
@@ -70,7 +77,7 @@ impl SlowRead {
         mut self,
         mut lookup: Lookup,
         reply: &mut Reply,
-    ) -> Option<Result<(Option<Found>, LogIndex)>> {
+    ) -> Option<Result<(KeyValue, LogIndex)>> {
         loop {
             let mut turn = None;
             let sought = match lookup {
@@ -89,7 +96,7 @@ impl SlowRead {
                 Sought::Found(found) => {
                     let len = found.as_ref().map_or(0, |found| found.value.len());
                     if reply.try_reserve(len) {
-                        return Some(Ok((found, self.seen)));
+                        return Some(Ok((found.into(), self.seen)));
                     }
                     drop((found, turn));
                     if !reply.reserve(len).await {
@@ -100,10 +107,8 @@ impl SlowRead {
                     continue;
                 }
                 Sought::Stored(stored) => stored,
-                Sought::Large(found) => {
-                    let len = found.large.len;
-                    return Some(Err(Error::IsLarge { len }));
-                }
+                // Its bytes are not read here.
+                Sought::Large(found) => return Some(Ok((KeyValue::Large(found), self.seen))),
             };
             if !reply.try_reserve(stored.value_len()) {
                 turn = None;
@@ -116,8 +121,14 @@ impl SlowRead {
                 None => self.turn.take().await,
             };
             let read = self.engine.read(&self.key, stored).await;
-            return Some(read.map(|found| (Some(found), self.seen)));
+            return Some(read.map(|found| (KeyValue::Bytes(found), self.seen)));
         }
+    }
+}
+
+impl From<Option<Found>> for KeyValue {
+    fn from(found: Option<Found>) -> Self {
+        found.map_or(Self::Nothing, Self::Bytes)
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::body::{access, deserialize};
 use crate::error::DecodeError;
 use crate::ids::ShardId;
+use crate::version;
 use rkyv::with::Skip;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The state of a node and of all its shard replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ impl ShardStatus {
             applied: field()?,
             checkpointed: field()?,
             purged: field()?,
+            uploads: UploadsStatus::default(),
         })
     }
 }
@@ -196,6 +199,49 @@ pub struct ShardStatus {
     pub checkpointed: u64,
     /// The last index that was purged from its log.
     pub purged: u64,
+    /// Its uploads; since version 6, and behind the rest.
+    #[rkyv(with = Skip)]
+    pub uploads: UploadsStatus,
+}
+
+/// The uploads and large values of one replica, as far as they are not values of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadsStatus {
+    /// Uploads that are neither committed nor given up.
+    pub open: u64,
+    /// Bytes of their chunks.
+    pub staged_bytes: u64,
+    /// Bytes of values that were replaced, and of uploads that were given up, which are not dropped yet.
+    pub dead_bytes: u64,
+}
+
+/// What a line about the uploads of a shard begins with.
+const UPLOADS_LINE: &str = "uploads ";
+
+impl UploadsStatus {
+    /// A line if there is anything to say.
+    fn line(self, shard: u32) -> Option<String> {
+        let Self {
+            open,
+            staged_bytes,
+            dead_bytes,
+        } = self;
+        let line = || format!("{UPLOADS_LINE}{shard} {open} {staged_bytes} {dead_bytes}\n");
+        (self != Self::default()).then(line)
+    }
+
+    /// The shard and its uploads. Whatever a newer side says behind them is not known.
+    fn parse(line: &str) -> Option<(u32, Self)> {
+        let mut fields = line.split(' ').map(|field| field.parse::<u64>().ok());
+        let mut field = || fields.next().flatten();
+        let shard = u32::try_from(field()?).ok()?;
+        let uploads = Self {
+            open: field()?,
+            staged_bytes: field()?,
+            dead_bytes: field()?,
+        };
+        Some((shard, uploads))
+    }
 }
 
 impl StatusReply {
@@ -203,6 +249,7 @@ impl StatusReply {
         let mut reply: Self =
             deserialize(access::<ArchivedStatusReply>(body, "status")?, "status")?;
         let malformed = DecodeError::Malformed { what: "status" };
+        let mut uploads = BTreeMap::new();
         for line in behind
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
@@ -216,17 +263,24 @@ impl StatusReply {
                 reply.meta = Some(ShardStatus::parse_meta(meta).ok_or(malformed)?);
                 continue;
             }
+            if let Some(line) = line.strip_prefix(UPLOADS_LINE) {
+                uploads.extend([UploadsStatus::parse(line).ok_or(malformed)?]);
+                continue;
+            }
             let (node, why) = line.split_once(' ').ok_or(malformed)?;
             reply.strangers.push(NodeStranger {
                 node: node.parse().map_err(|_| malformed)?,
                 why: why.to_owned(),
             });
         }
+        for shard in &mut reply.shards {
+            shard.uploads = uploads.remove(&shard.shard).unwrap_or_default();
+        }
         Ok(reply)
     }
 
     /// What goes behind the rest for a side of that version: a line for each stranger, its node and the reason,
-    /// one for each peer, and one for the meta shard.
+    /// one for each peer, one for the meta shard, and one for each shard that has uploads.
     pub(crate) fn behind(&self, version: u16) -> String {
         let lines = self.strangers.iter().map(|stranger| {
             let why = stranger.why.replace('\n', " ");
@@ -235,9 +289,17 @@ impl StatusReply {
         // An older side would take them for strangers.
         let peers: &[NodePeer] = if version < 3 { &[] } else { &self.peers };
         let meta = self.meta.filter(|_| version >= 5);
+        let shards: &[ShardStatus] = match version < version::LARGE_VALUES {
+            true => &[],
+            false => &self.shards,
+        };
+        let uploads = shards
+            .iter()
+            .filter_map(|shard| shard.uploads.line(shard.shard));
         lines
             .chain(peers.iter().map(NodePeer::line))
             .chain(meta.iter().map(ShardStatus::meta_line))
+            .chain(uploads)
             .collect()
     }
 }
@@ -245,6 +307,31 @@ impl StatusReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_about_uploads_is_read_or_malformed() {
+        let uploads = UploadsStatus {
+            open: 2,
+            staged_bytes: u64::MAX,
+            dead_bytes: 0,
+        };
+        let line = format!("uploads 5 2 {} 0\n", u64::MAX);
+        assert_eq!(uploads.line(5), Some(line));
+        assert_eq!(UploadsStatus::default().line(5), None);
+        let table = [
+            ("5 2 3 4", Some((5, 3))),
+            ("5 2 3 4 and what is not known", Some((5, 3))),
+            ("", None),
+            ("5 2 3", None),
+            ("5 2 x 4", None),
+            ("4294967296 2 3 4", None),
+        ];
+        for (line, expected) in table {
+            let found = UploadsStatus::parse(line);
+            let found = found.map(|(shard, uploads)| (shard, uploads.staged_bytes));
+            assert_eq!(found, expected, "{line}");
+        }
+    }
 
     #[test]
     fn a_line_about_a_peer_is_read_or_malformed() {

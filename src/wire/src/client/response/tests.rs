@@ -2,7 +2,7 @@ use super::*;
 use crate::frame::{Accepts, FrameParser};
 use crate::ids::{ClusterId, Epoch, RequestId, ShardId, UploadId};
 use crate::map::MapNode;
-use crate::status::{NodePeer, NodeStranger, ShardRole, ShardStatus};
+use crate::status::{NodePeer, NodeStranger, ShardRole, ShardStatus, UploadsStatus};
 use crate::storage::{DamagedPlace, LevelStorage, ShardStorage};
 use crate::upload::{
     Digest, DigestKind, PartLength, StagedChunk, UploadRefusal, UploadState, UploadSummary,
@@ -38,6 +38,11 @@ fn status() -> StatusReply {
         shard: 1,
         role: ShardRole::Leader,
         term: 4,
+        uploads: UploadsStatus {
+            open: 1,
+            staged_bytes: 2,
+            dead_bytes: 3,
+        },
         ..Default::default()
     };
     StatusReply {
@@ -69,7 +74,13 @@ fn status() -> StatusReply {
 /// To an older side a line about a peer would be a stranger's, or malformed.
 #[test]
 fn older_sides_hear_of_no_peers() {
-    for (version, expected) in [(1, 0), (2, 0), (3, 2)] {
+    for (version, expected, has_uploads) in [
+        (1, 0, false),
+        (2, 0, false),
+        (3, 2, false),
+        (5, 2, false),
+        (6, 2, true),
+    ] {
         let mut out = Outbox::default();
         encode_for(version, &mut out, HEAD, &Answer::Status(status()));
         let mut bytes = BytesMut::new();
@@ -81,6 +92,8 @@ fn older_sides_hear_of_no_peers() {
             panic!("a status");
         };
         assert_eq!((read.peers.len(), read.strangers.len()), (expected, 1));
+        let uploads = read.shards.iter().map(|shard| shard.uploads.open == 1);
+        assert!(uploads.eq([has_uploads; 2]), "version {version}");
     }
 }
 

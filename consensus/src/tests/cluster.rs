@@ -7,28 +7,22 @@ pub(crate) use commands::{abort, begin, chunk, command, commit, delete, put};
 pub(super) use large::{UploadAnswer, UploadAsk};
 use large::{ask_upload, found};
 
-use super::client::parts_of;
 use super::tamper;
 use crate::introduction::Admit;
 use crate::route::Resolve;
 use crate::{
-    Beats, Group, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions,
-    Options, Origin, Outcome, ReadPoint, Route, WriteReply,
+    Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
+    Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
 pub(crate) use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
-use corelith_shards::{
-    Found, FoundLarge, ItemValue, LogId, Lookup, NodeId, ReplicaId, Row, Shard, ShardId,
-    ShardOptions, Sought, Space,
-};
+use corelith_shards::{Found, ItemValue, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::WriteCommand;
-use corelith_wire::response::ReplyMeta;
-use corelith_wire::upload::{UploadReply, UploadStatus};
-use corelith_wire::{ChunkId, ClusterId, Epoch, FullClusterId, Mark, Start, StoreId, UploadId};
+use corelith_wire::{ClusterId, Epoch, FullClusterId, Mark, Start, StoreId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -71,7 +71,7 @@ fn commits(cluster: &Cluster, upload: UploadId, condition: Condition) -> UploadS
 }
 
 /// A whole upload; its version.
-fn uploads(cluster: &Cluster, upload: UploadId, key: &str) -> u64 {
+pub(super) fn uploads(cluster: &Cluster, upload: UploadId, key: &str) -> u64 {
     begins(cluster, upload, key);
     for (part, bytes) in (0..).zip(parts_of(upload)) {
         assert_eq!(takes(cluster, upload, part, &bytes), UploadState::Open);

@@ -19,6 +19,9 @@ impl Numbers {
     }
 }
 
+/// Parts and their lengths.
+type Parts<'a> = &'a [(u32, u64)];
+
 /// A table with its rows, as the engine would have them.
 #[derive(Default)]
 struct Shard {
@@ -193,7 +196,7 @@ impl Shard {
     fn check(&self) {
         assert_eq!(self.loaded(), self.table);
         assert_eq!(self.table.live, self.large, "the large values of keys");
-        for (_, id) in &self.large {
+        for id in self.large.values() {
             let row = &self.rows[&(Space::Upload as u8, upload_key(*id))];
             let Some(Record::Committed(record)) = Record::decode(row) else {
                 panic!("{id} is committed");
@@ -207,7 +210,7 @@ impl Shard {
             }
             assert_eq!(len, record.len, "the chunks of {id}");
         }
-        for ((space, key), _) in &self.rows {
+        for (space, key) in self.rows.keys() {
             if *space >= Space::Staged as u8 {
                 let id = ChunkId::of_key(key).unwrap().upload;
                 let state = self.table.state(id);
@@ -274,7 +277,7 @@ fn a_commit_needs_all_that_it_names() {
     let part_5 = crc::combine(crc::combine(zeros, zeros, CHUNK_BYTES), one, 3);
     let both = crc::combine(part_5, two, 3);
     let other_way = crc::combine(two, part_5, 2 * CHUNK_BYTES + 3);
-    let refused: [(&[(u32, u64)], u32, UploadRefusal); 11] = [
+    let refused: [(Parts<'_>, u32, UploadRefusal); 11] = [
         (
             &[(5, 2 * long + 3), (9, 3)],
             both ^ 1,
@@ -317,7 +320,7 @@ fn a_commit_needs_all_that_it_names() {
         let state = shard().commit(&commit(1, parts, crc32c), 0);
         assert_eq!(state, UploadState::Refused(refusal), "{parts:?}");
     }
-    let taken: [(&[(u32, u64)], u32, usize); 6] = [
+    let taken: [(Parts<'_>, u32, usize); 6] = [
         (&[(5, 2 * long + 3), (9, 3)], both, 4),
         (&[(9, 3), (5, 2 * long + 3)], other_way, 4),
         (&[(9, 3)], two, 1),

@@ -433,7 +433,8 @@ fn small_writes_pass_chunks_and_chunks_wait_in_order() {
     cluster.wait("all are answered", || done.borrow().len() == 33);
     let done = done.borrow();
     let small = done.iter().position(Option::is_none).unwrap();
-    assert!(small <= 5, "the write was answered after {small} chunks");
+    // As many as the lane takes were on their way before it.
+    assert!(small <= 4, "the write was answered after {small} chunks");
     let chunks: Vec<u32> = done.iter().flatten().copied().collect();
     assert!(chunks.is_sorted(), "{chunks:?}");
 }

@@ -1,11 +1,13 @@
 //! Damage that heals by itself, while the replicas run.
 
 use super::cluster::{Cluster, delete, put};
+use super::uploads::uploads;
 use crate::{Group, GroupError, Options, Outcome};
 use bytes::Bytes;
 use corelith_io::sim::{SimConfig, SimDisk};
 use corelith_shards::planted::{Bug, plant};
 use corelith_shards::{BlockCache, Found, LogIndex, ScrubOptions, ShardId, ShardOptions};
+use corelith_wire::UploadId;
 use corelith_wire::request::Condition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -265,6 +267,28 @@ fn each_kind_of_file_heals_by_itself() {
             }
         }
         load.check();
+    }
+}
+
+#[test]
+fn rows_of_uploads_and_chunks_heal_by_themselves() {
+    for (seed, kind) in (80..).zip([".sst", ".vlog"]) {
+        let mut load = Load::started(seed);
+        for number in 0..30 {
+            let id = UploadId(4 * number + 3);
+            uploads(&load.cluster, id, &format!("large-{}", number % 20));
+            load.write();
+        }
+        load.checkpoint();
+        for at in 0..3 {
+            for _ in 0..4 {
+                load.damage(at, kind);
+            }
+            let cycle = load.cycles() + 2;
+            load.cluster.wait("a cycle", || load.cycles() >= cycle);
+            load.wait_well();
+        }
+        load.cluster.check_replicas_equal();
     }
 }
 

@@ -4,7 +4,7 @@
 
 use corelith_io::Instant;
 use corelith_shards::{
-    Entry, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions, Term, ValuePart,
+    Entry, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions, Space, Term, ValuePart,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::path::PathBuf;
@@ -127,6 +127,7 @@ fn entry(index: u64, value_bytes: usize) -> Result<Entry, AnyError> {
         kind: 1,
         body: body.into(),
         value: Some(ValuePart {
+            space: Space::User,
             start: u32::try_from(KEY_BYTES)?,
             len: u32::try_from(value_bytes)?,
             key_start: 0,

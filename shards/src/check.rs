@@ -5,6 +5,7 @@
 //! * Every record of the value log, the slot indexes, and the totals in the manifest.
 //! * Every pointer of every table: the record is there, with the same key and write. Its value is checked with
 //!   its segment, so that each byte is read once.
+//! * Every large value: its upload is there, and chunks of as many bytes.
 //! * The log, as a start reads it, the values of its entries, and that it continues where the tables end.
 //!
 //! A damaged record that nothing refers to is no problem: a crash may have torn it before it was acknowledged,
@@ -16,11 +17,11 @@
 //! Memory is bounded: pointers are checked in batches, in the order of their places.
 
 use crate::cache::BlockCache;
-use crate::engine::describe_keys;
+use crate::engine::{check_large, describe_keys};
 use crate::error::{Error, Result};
 use crate::filename::FileName;
-use crate::ids::{FileSeries, LogIndex, Owner, ShardId, ValueSegmentId};
-use crate::key::SpacedKey;
+use crate::ids::{FileSeries, LogIndex, Owner, ShardId, TableId, ValueSegmentId};
+use crate::key::{Space, SpacedKey};
 use crate::limits::{CHECK_DAMAGED_MAX, CHECK_POINTERS_MAX};
 use crate::manifest::{Manifest, PlacedTable};
 use crate::recovery;
@@ -30,6 +31,7 @@ use crate::vlog::{self, AtRest, ValuePointer, Verified};
 use crate::wal;
 use bytes::Bytes;
 use corelith_io::ErrorKind;
+use corelith_io::collections::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -85,6 +87,8 @@ pub struct Summary {
     pub entries: u64,
     /// Pointers of tables to the value log.
     pub pointers: u64,
+    /// Large values.
+    pub large_values: u64,
     /// Segments of the value log.
     pub value_segments: u64,
     /// Records in them that are intact.
@@ -234,9 +238,13 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         self.sort_out(manifest, files);
         self.check_segments(manifest, files).await;
         self.check_references(manifest);
+        let mut tables = HashMap::default();
         for placed in &manifest.tables {
-            self.check_table(placed).await;
+            let table = self.check_table(placed).await;
+            tables.extend(table.map(|table| (placed.meta.id, table)));
         }
+        self.check_large(manifest, &tables).await;
+        drop(tables);
         self.check_log(owner, manifest).await;
         self.summary.torn_records += self.damaged.len() as u64;
         Ok(())
@@ -381,7 +389,33 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
         }
     }
 
-    async fn check_table(&mut self, placed: &PlacedTable) {
+    /// Looks at the large values, if all tables are open.
+    async fn check_large(&mut self, manifest: &Manifest, tables: &HashMap<TableId, Rc<Table>>) {
+        let rows = Space::Upload.tag();
+        let has_rows = |placed: &PlacedTable| placed.meta.last_key.first() >= Some(&rows);
+        if tables.len() != manifest.tables.len() || !manifest.tables.iter().any(has_rows) {
+            return;
+        }
+        let mut found = Vec::new();
+        let path = FileName::Manifest.path(self.dir);
+        let checked = check_large(&manifest.tables, tables, |problem| {
+            if found.len() < CHECK_DAMAGED_MAX {
+                found.push(problem);
+            }
+        });
+        match checked.await {
+            Ok(count) => self.summary.large_values = count,
+            // It was told when the tables were checked.
+            Err(error) if error.is_corrupt() => {}
+            Err(error) => self.failed(&path, &error, Default::default()),
+        }
+        for problem in found {
+            self.problem(&path, 0, &problem.what, (problem.key.clone(), problem.key));
+        }
+    }
+
+    /// Checks a table; `None` if it cannot be opened.
+    async fn check_table(&mut self, placed: &PlacedTable) -> Option<Rc<Table>> {
         self.summary.tables += 1;
         let meta = &placed.meta;
         let path = FileName::Table(meta.id).path(self.dir);
@@ -390,7 +424,8 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
             Ok(table) => Rc::new(table),
             Err(error) => {
                 let keys = (meta.first_key.clone(), meta.last_key.clone());
-                return self.failed(&path, &error, keys);
+                self.failed(&path, &error, keys);
+                return None;
             }
         };
         self.summary.entries += meta.entries;
@@ -410,8 +445,9 @@ impl<F: FnMut(Problem)> Checker<'_, F> {
             }
         }
         if meta.referenced().next().is_some() {
-            self.check_pointers(table).await;
+            self.check_pointers(Rc::clone(&table)).await;
         }
+        Some(table)
     }
 
     /// Looks at every pointer of a table, up to its first damaged block, which has been told.

@@ -42,6 +42,7 @@ mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 mod versions;
+mod whole;
 
 pub(crate) use damage::describe_keys;
 pub use damage::{Damage, DamageHook, Remedy};
@@ -59,6 +60,7 @@ pub use scan::{Item, ItemHead, ItemValue, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
+pub(crate) use whole::check_large;
 
 use crate::cache::BlockCache;
 use crate::capacity::Capacity;

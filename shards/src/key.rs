@@ -5,7 +5,9 @@
 //! so that the first entry at or after (key, n) is the newest version that a read at n may see.
 
 use crate::ids::LogIndex;
+use corelith_wire::ids::{ChunkId, UploadId};
 use std::cmp::Ordering;
+use std::fmt;
 use std::ops::Range;
 
 /// Separates user keys from the shard's own records, so that one flush covers all of it.
@@ -97,6 +99,23 @@ impl Space {
     pub(crate) fn of_stored(stored: &[u8]) -> Option<(Self, &[u8])> {
         let (tag, key) = stored.split_first()?;
         Some((Self::of_tag(*tag)?, key))
+    }
+}
+
+impl fmt::Display for SpacedKey<'_> {
+    /// As people read it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.escape_ascii();
+        let chunk = ChunkId::of_key(self.key);
+        match (self.space, UploadId::of_key(self.key), chunk) {
+            (Space::User, ..) => write!(f, "\"{key}\""),
+            (Space::Session, ..) => write!(f, "session {key}"),
+            (Space::System, ..) => write!(f, "setting {key}"),
+            (Space::Upload, Some(id), _) => write!(f, "upload {id}"),
+            (Space::Staged, _, Some(id)) => write!(f, "staged chunk {id}"),
+            (Space::Chunk, _, Some(id)) => write!(f, "chunk {id}"),
+            (space, ..) => write!(f, "{space:?} {key}"),
+        }
     }
 }
 

@@ -158,6 +158,15 @@ pub const MEMTABLE_AGE_MAX: Duration = Duration::from_secs(600);
 pub const MEMTABLE_AGE_PINNING: Duration = Duration::from_secs(30);
 /// See [`MEMTABLE_AGE_PINNING`].
 pub const PINNED_BYTES_MIN: u64 = 1 << 20;
+
+/// A memtable that deletes this many chunks is flushed at [`DROPPED_AGE`]: each of them is long.
+pub const DROPPED_CHUNKS_MIN: u64 = 16;
+/// See [`DROPPED_CHUNKS_MIN`].
+pub const DROPPED_AGE: Duration = Duration::from_secs(3);
+/// For this long after such a flush, the log is purged of what keeps their space.
+pub const DROPPED_OUTLOOK: Duration = Duration::from_secs(120);
+/// How often what space waits for is looked at meanwhile.
+pub const DROPPED_OUTLOOK_PERIOD: Duration = Duration::from_secs(2);
 const _: () = assert!(MEMTABLE_AGE_PINNING.as_secs() < MEMTABLE_AGE_MAX.as_secs());
 
 /// After this long with next to no writes, garbage is removed that is not worth the work under load.

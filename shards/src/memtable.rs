@@ -85,6 +85,8 @@ struct MemtableContents {
     versions: u64,
     /// Versions that are deletions.
     deletions: u64,
+    /// Deletions of chunks that were put here.
+    dropped_chunks: u64,
     /// Bytes of records that versions refer to, by segment.
     references: BTreeMap<ValueSegmentId, u64>,
     /// Bytes of the value log that were written for what was put here, overwritten or not.
@@ -104,6 +106,7 @@ impl Default for MemtableContents {
             other_bytes: 0,
             versions: 0,
             deletions: 0,
+            dropped_chunks: 0,
             references: BTreeMap::new(),
             separated_bytes: 0,
         }
@@ -221,6 +224,11 @@ impl Memtable {
         self.contents.borrow().deletions
     }
 
+    /// Deletions of chunks that were put here; each gives back a chunk's bytes.
+    pub(crate) fn dropped_chunks(&self) -> u64 {
+        self.contents.borrow().dropped_chunks
+    }
+
     /// Calls `each` with the segments that versions refer to, and the bytes of the records.
     pub(crate) fn for_references(&self, mut each: impl FnMut(ValueSegmentId, u64)) {
         for (segment, bytes) in &self.contents.borrow().references {
@@ -257,7 +265,10 @@ impl Memtable {
             Space::System => &mut contents.system,
             Space::Upload => &mut contents.upload,
             Space::Staged => &mut contents.staged,
-            Space::Chunk => &mut contents.chunk,
+            Space::Chunk => {
+                contents.dropped_chunks += u64::from(newest.value == Value::Deleted);
+                &mut contents.chunk
+            }
         };
         let present = match MapKey::short(key) {
             Some(key) => match map.entry(key) {

@@ -114,7 +114,8 @@ fn content_of(cluster: &Cluster, group: &Group) -> Content {
             let page = page.await.unwrap();
             for item in page.items {
                 range.start = [item.key.as_ref(), &[0]].concat().into();
-                keys.insert(item.key, (item.version.0, item.value.into_bytes().unwrap()));
+                let value = item.value.into_bytes().unwrap_or_default();
+                keys.insert(item.key, (item.version.0, value));
             }
             if !page.more {
                 break;

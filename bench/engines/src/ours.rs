@@ -15,7 +15,7 @@ use corelith_io::sync::oneshot;
 use corelith_io::{JoinHandle, sleep, spawn, yield_if_needed, yield_now};
 use corelith_shards::{
     BlockCache, Engine, Entry, Error, Log, LogId, LogIndex, ReplicaId, Shard, ShardId, ShardOptions,
-    Term, ValuePart,
+    Space, Term, ValuePart,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -220,6 +220,7 @@ fn log_id(index: LogIndex) -> LogId {
 fn entry(index: LogIndex, key: &[u8], value: &[u8]) -> Entry {
     let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let part = ValuePart {
+        space: Space::User,
         start: len(2 + key.len()),
         len: len(value.len()),
         key_start: 2,

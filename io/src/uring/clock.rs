@@ -30,7 +30,6 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn wall_clock() -> u64 {
     #[expect(
         clippy::disallowed_methods,
-        clippy::disallowed_types,
         reason = "this is the one place that asks the wall clock"
     )]
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

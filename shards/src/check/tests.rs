@@ -41,6 +41,7 @@ async fn write(shard: &Shard, from: u64, to: u64) -> Result<()> {
         let body = [b"h", &key[..], &value].concat();
         let mut entry = Entry::new(log_id(index), 2, body.into());
         entry.value = Some(ValuePart {
+            space: crate::Space::User,
             start: key.len() as u32 + 1,
             len: value.len() as u32,
             key_start: 1,

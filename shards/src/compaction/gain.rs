@@ -130,6 +130,13 @@ pub(super) fn hidden_values(upper: Sum, next: Sum, all: u64) -> f64 {
     upper.value_bytes as f64 / (VALUES_HIDDEN * all.max(1) as f64)
 }
 
+/// How much a merge of chunks is due for the sake of the deletions among them, whatever part of all values they are.
+pub(super) fn dropped_score(deleted: Gain, upper: Sum, next: Sum, options: &PickerOptions) -> f64 {
+    let cost = (upper.bytes + next.bytes).max(1) as f64;
+    let of_values = deleted.values * VALUES_PRICE / cost;
+    of_values.max(eager_score(Gain::default(), deleted, cost, options))
+}
+
 /// How much a merge that reads `cost` bytes is due where space matters more than rewriting: it pays when
 /// more goes than it reads. What is only assumed to be replaced does not count.
 pub(super) fn eager_score(

@@ -17,9 +17,10 @@
 //! does it once.
 
 use super::draft::{self, Draft, PlacedRun};
-use super::gain::{Gain, by_deleting, by_replacing, eager_score, hidden_values};
+use super::gain::{Gain, by_deleting, by_replacing, dropped_score, eager_score, hidden_values};
 use super::shape::{Shape, Sum, TableShape};
 use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
+use crate::key::Space;
 
 /// Level 0 is merged into the last level when it is this many times as long: each byte written is then
 /// rewritten at most half a time more. Only a store that is filled with new keys gets there.
@@ -51,6 +52,9 @@ const MISPLACED: f64 = 100.0;
 
 /// The score of tables of deletions that hide nothing.
 const CLEANING: f64 = 2.0;
+
+/// Some tables of a run.
+type InputTables<'a> = (PlacedRun<'a>, &'a [TableShape]);
 
 /// A shape under this policy.
 struct Leveled<'a> {
@@ -371,6 +375,10 @@ impl<'a> Leveled<'a> {
             ));
         }
         due.extend(
+            self.chunks_down()
+                .map(|(score, inputs)| (score, Due::Chunks(inputs))),
+        );
+        due.extend(
             self.deletions()
                 .map(|(score, from, table)| (score, Due::Table(from, table))),
         );
@@ -396,6 +404,9 @@ impl<'a> Leveled<'a> {
                     Draft::of_runs(&runs)?.finish(self.shape, self.options)
                 }
             },
+            Due::Chunks(inputs) => self
+                .into(inputs, self.output)?
+                .finish(self.shape, self.options),
             Due::Table(from, table) => self
                 .into(vec![(from, table)], from.level + 1)?
                 .finish(self.shape, self.options),
@@ -419,6 +430,33 @@ impl<'a> Leveled<'a> {
         }
     }
 
+    /// How much a merge of the chunks in level 0 into the next level is due for the sake of the deletions among them,
+    /// and what it would take: the tables of chunks of all runs, so that none goes past an older one.
+    ///
+    /// Chunks have tables of their own, which are short and refer to much: these merges cost next to nothing in
+    /// comparison with what comes back, and with a merge of whole runs.
+    fn chunks_down(&self) -> Option<(f64, Vec<InputTables<'a>>)> {
+        let of_chunks = |placed: &PlacedRun<'a>| {
+            let tables: &'a [TableShape] = &placed.run.tables;
+            let from = tables.partition_point(|table| !is_of_chunks(table));
+            let tables = tables.get(from..).unwrap_or_default();
+            (!tables.is_empty()).then_some((*placed, tables))
+        };
+        let inputs: Vec<_> = self.first_level().iter().filter_map(of_chunks).collect();
+        let tables = inputs.iter().flat_map(|(_, tables)| tables.iter());
+        if tables.clone().all(|table| table.deletions == 0)
+            || tables.clone().any(|table| table.busy)
+        {
+            return None;
+        }
+        let span = KeySpan::of(tables.clone())?;
+        let next = Sum::of(self.overlapping(self.output, &span));
+        let below = self.below(self.output, &span);
+        let deleted = by_deleting(tables.clone(), inputs.len(), next, below, self.options);
+        let upper = Sum::of(tables);
+        Some((dropped_score(deleted, upper, next, self.options), inputs))
+    }
+
     /// Tables below level 0 whose deletions are worth a merge with the next level.
     fn deletions(&self) -> impl Iterator<Item = (f64, PlacedRun<'a>, &'a [TableShape])> {
         let runs = self.runs.iter().skip(self.first_runs);
@@ -432,7 +470,11 @@ impl<'a> Leveled<'a> {
                 let below = self.below(placed.level + 1, &span);
                 let deleted = by_deleting([table].into_iter(), 1, next, below, self.options);
                 let none = Gain::default();
-                let score = self.garbage_score(none, deleted, Sum::of([table]), next, below);
+                let upper = Sum::of([table]);
+                let mut score = self.garbage_score(none, deleted, upper, next, below);
+                if is_of_chunks(table) {
+                    score = score.max(dropped_score(deleted, upper, next, self.options));
+                }
                 (score, placed, std::slice::from_ref(table))
             })
     }
@@ -446,6 +488,10 @@ impl<'a> Leveled<'a> {
         for level in 1..=self.last {
             let arriving = if level == self.output { arriving } else { 0 };
             self.level_debt(level, arriving, &mut debt);
+        }
+        if let Some((score, inputs)) = self.chunks_down().filter(|(score, _)| *score > 1.0) {
+            debt.score = debt.score.max(score);
+            debt.bytes += Sum::of(inputs.iter().flat_map(|(_, tables)| tables.iter())).bytes;
         }
         for (score, placed, tables) in self.deletions() {
             if score > 1.0 {
@@ -510,12 +556,19 @@ impl<'a> Leveled<'a> {
     }
 }
 
+/// Whether all keys of the table are those of chunks: the last space has tables of its own.
+fn is_of_chunks(table: &TableShape) -> bool {
+    table.first.first() == Some(&Space::Chunk.tag())
+}
+
 /// What may be due.
 enum Due<'a, 's> {
     /// These runs of level 0 into the next level.
     FirstLevel(&'s [PlacedRun<'a>]),
     /// Some of a level into the next one, or its runs into one.
     Level(usize),
+    /// Tables of chunks of runs of level 0 into the next level.
+    Chunks(Vec<InputTables<'a>>),
     /// These tables into the level below theirs.
     Table(PlacedRun<'a>, &'a [TableShape]),
 }

@@ -8,12 +8,11 @@ use super::Engine;
 use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{SegmentId, TableId, ValueSegmentId};
-use crate::key::{Space, SpacedKey};
+use crate::key::SpacedKey;
 use crate::limits::DAMAGES_MAX;
 use crate::sstable::Table;
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
-use corelith_wire::ids::{ChunkId, UploadId};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -32,7 +31,7 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong there.
     pub what: &'static str,
-    /// The first key that is concerned, as tables store it: the tag of its [`Space`], then the key.
+    /// The first key that is concerned, as tables store it: the tag of its [`Space`](crate::Space), then the key.
     /// Both keys are empty if it is not known which are.
     pub first_key: Bytes,
     /// The last one.
@@ -61,20 +60,8 @@ impl fmt::Display for Damage {
 
 /// Stored keys as people read them.
 pub(crate) fn describe_keys(first: &[u8], last: &[u8]) -> String {
-    let chunk = |key: &[u8]| match ChunkId::of_key(key) {
-        Some(id) => id.to_string(),
-        None => key.escape_ascii().to_string(),
-    };
-    let one = |stored: &[u8]| match Space::of_stored(stored) {
-        Some((Space::User, key)) => format!("\"{}\"", key.escape_ascii()),
-        Some((Space::Session, key)) => format!("session {}", key.escape_ascii()),
-        Some((Space::System, key)) => format!("setting {}", key.escape_ascii()),
-        Some((Space::Upload, key)) => match UploadId::of_key(key) {
-            Some(id) => format!("upload {id}"),
-            None => format!("upload {}", key.escape_ascii()),
-        },
-        Some((Space::Staged, key)) => format!("staged chunk {}", chunk(key)),
-        Some((Space::Chunk, key)) => format!("chunk {}", chunk(key)),
+    let one = |stored: &[u8]| match SpacedKey::of_stored(stored) {
+        Some(key) => key.to_string(),
         None => "the end".to_owned(),
     };
     match (first, last) {

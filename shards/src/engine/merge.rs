@@ -8,7 +8,7 @@ use crate::large::{LargeRef, StoredLarge};
 use crate::limits::SCAN_BATCH_ENTRIES;
 use crate::memtable::{self, Memtable};
 use crate::sstable::{self, BlockHandle, Table, TableCursor};
-use crate::version::SortedRun;
+use crate::version::{SortedRun, Version};
 use crate::vlog::ValuePointer;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -163,6 +163,15 @@ pub(super) struct Merge {
 impl Merge {
     /// Starts at the first key of `span`.
     pub(super) async fn start(view: &ReadView, span: ScanSpan) -> Result<Self> {
+        Self::over(&view.memtables, &view.version, span).await
+    }
+
+    /// As [`Merge::start`], given what is merged.
+    pub(super) async fn over(
+        memtables: &[Rc<Memtable>],
+        version: &Version,
+        span: ScanSpan,
+    ) -> Result<Self> {
         let mut merge = Self {
             span,
             sources: Vec::new(),
@@ -170,10 +179,10 @@ impl Merge {
             last_key: None,
             failure: None,
         };
-        for memtable in &view.memtables {
+        for memtable in memtables {
             merge.add_memtable(Rc::clone(memtable));
         }
-        for run in view.version.runs() {
+        for run in version.runs() {
             merge.add_run(run).await?;
         }
         Ok(merge)

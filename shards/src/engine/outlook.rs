@@ -8,7 +8,8 @@ use super::{Engine, edit};
 use crate::compaction::{InMemory, hidden_bytes};
 use crate::ids::{LogIndex, ValueSegmentId};
 use crate::limits::{
-    MEMTABLE_AGE_MAX, MEMTABLE_AGE_PINNING, OUTLOOK_PERIOD, PINNED_BYTES_MIN, QUIET_AFTER,
+    DROPPED_AGE, DROPPED_CHUNKS_MIN, DROPPED_OUTLOOK, DROPPED_OUTLOOK_PERIOD, MEMTABLE_AGE_MAX,
+    MEMTABLE_AGE_PINNING, OUTLOOK_PERIOD, PINNED_BYTES_MIN, QUIET_AFTER,
 };
 use crate::vlog::GarbageReport;
 use corelith_io::{Instant, now};
@@ -96,12 +97,19 @@ fn is_flush_due(age: Duration, pinned: u64) -> bool {
     age >= MEMTABLE_AGE_MAX || (age >= MEMTABLE_AGE_PINNING && pinned >= PINNED_BYTES_MIN)
 }
 
+/// Whether a memtable is flushed because of the chunks that it deletes.
+fn is_drop_due(age: Duration, dropped_chunks: u64) -> bool {
+    age >= DROPPED_AGE && dropped_chunks >= DROPPED_CHUNKS_MIN
+}
+
 /// What the engine saw at its last look. Belongs to one core.
 #[derive(Default)]
 pub(super) struct Outlook {
     looked: Cell<Option<Instant>>,
     seen: Cell<Option<OutlookBasis>>,
     is_log_in_the_way: Cell<bool>,
+    /// When a memtable that deletes many chunks was frozen last.
+    dropped: Cell<Option<Instant>>,
 }
 
 /// What the outlook is made from.
@@ -133,8 +141,16 @@ impl Engine {
     pub(super) fn look_out(&self) {
         let now = now();
         let outlook = &self.inner.outlook;
+        self.flush_dropped(now);
+        let dropped = outlook.dropped.get();
+        let has_dropped =
+            dropped.is_some_and(|at| now.saturating_duration_since(at) < DROPPED_OUTLOOK);
+        let period = match has_dropped {
+            true => DROPPED_OUTLOOK_PERIOD,
+            false => OUTLOOK_PERIOD,
+        };
         let looked = outlook.looked.get();
-        if looked.is_some_and(|looked| now.saturating_duration_since(looked) < OUTLOOK_PERIOD) {
+        if looked.is_some_and(|looked| now.saturating_duration_since(looked) < period) {
             return;
         }
         outlook.looked.set(Some(now));
@@ -156,10 +172,11 @@ impl Engine {
         };
         let is_old = age.is_some_and(|age| age >= MEMTABLE_AGE_PINNING);
         let is_new = outlook.seen.replace(Some(circumstances)) != Some(circumstances);
-        if !circumstances.is_eager {
+        let wants_space = circumstances.is_eager || has_dropped;
+        if !wants_space {
             outlook.is_log_in_the_way.set(false);
         }
-        let has_cause = is_old || (is_new && circumstances.is_eager);
+        let has_cause = is_old || (is_new && wants_space);
         if !has_cause {
             return;
         }
@@ -170,13 +187,29 @@ impl Engine {
                 segments.filter(|segment| (Some(segment.highest) <= checkpointed) == is_flushed);
             counted.map(|segment| segment.waiting).sum()
         };
-        let in_the_way = circumstances.is_eager && waiting(true) >= PINNED_BYTES_MIN;
+        let in_the_way = wants_space && waiting(true) >= PINNED_BYTES_MIN;
         outlook.is_log_in_the_way.set(in_the_way);
         let (hidden, by_tables) = self.hidden();
         let by_memtables = hidden.saturating_sub(by_tables);
         let pinned = waiting(false).saturating_add(by_memtables);
         if age.is_some_and(|age| is_flush_due(age, pinned)) {
             self.freeze();
+        }
+    }
+
+    /// Flushes a memtable that deletes many chunks: what comes back is known without an estimate, and is much.
+    fn flush_dropped(&self, now: Instant) {
+        let is_due = {
+            let state = self.inner.state.borrow();
+            let since = state.unfrozen_since.filter(|_| state.frozen.is_empty());
+            since.is_some_and(|since| {
+                let age = now.saturating_duration_since(since);
+                is_drop_due(age, state.active.dropped_chunks())
+            })
+        };
+        if is_due {
+            self.freeze();
+            self.inner.outlook.dropped.set(Some(now));
         }
     }
 
@@ -244,6 +277,17 @@ mod tests {
         ];
         for (age, pinned, is_due) in cases {
             assert_eq!(is_flush_due(age, pinned), is_due, "{age:?} {pinned}");
+        }
+    }
+
+    #[test]
+    fn a_memtable_is_flushed_by_the_chunks_that_it_deletes() {
+        for (age, dropped, is_due) in [
+            (DROPPED_AGE / 2, u64::MAX, false),
+            (DROPPED_AGE, DROPPED_CHUNKS_MIN - 1, false),
+            (DROPPED_AGE, DROPPED_CHUNKS_MIN, true),
+        ] {
+            assert_eq!(is_drop_due(age, dropped), is_due, "{age:?} {dropped}");
         }
     }
 

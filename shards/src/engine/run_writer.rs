@@ -7,6 +7,7 @@
 use super::Engine;
 use crate::error::Result;
 use crate::ids::{LogIndex, TableId};
+use crate::key::Space;
 use crate::sstable::{Content, TableMeta, TableOptions, TableWriter};
 use bytes::Bytes;
 
@@ -20,6 +21,8 @@ pub(super) struct RunWriter {
     begun: Vec<TableId>,
     /// Keys before which a table is best ended, last first.
     cuts: Vec<Bytes>,
+    /// Tag of the space of the last key; those up to [`Space::System`] share tables.
+    space: u8,
 }
 
 impl RunWriter {
@@ -33,6 +36,7 @@ impl RunWriter {
             tables: Vec::new(),
             begun: Vec::new(),
             cuts: Vec::new(),
+            space: Space::System.tag(),
         }
     }
 
@@ -58,7 +62,10 @@ impl RunWriter {
         let is_full = self.writer.as_ref().is_some_and(|writer| {
             writer.file_bytes() >= self.table_bytes || writer.is_nearly_full()
         });
-        if (is_full || is_cut) && is_new_key {
+        // Rows that are many and short-lived have tables of their own, whose figures are then of them alone.
+        let space = key.first().copied().unwrap_or(0).max(Space::System.tag());
+        let is_other_space = std::mem::replace(&mut self.space, space) != space;
+        if (is_full || is_cut || is_other_space) && is_new_key {
             self.end_table().await?;
         }
         let writer = match &mut self.writer {

@@ -12,7 +12,7 @@ mod scrub;
 mod snapshot;
 
 use super::{
-    Engine, EngineOptions, EngineParts, Found, Item, LogHooks, Lookup, ScanPage, ScanRange,
+    Engine, EngineOptions, EngineParts, Item, ItemValue, LogHooks, Lookup, ScanPage, ScanRange,
     ScrubOptions, Sought,
 };
 use crate::cache::BlockCache;
@@ -301,7 +301,7 @@ fn a_scan_in_pages_sees_one_state() {
                 .await
                 .unwrap();
             for item in &page.items {
-                assert_eq!(&item.found.value[..], b"old");
+                assert_eq!(&item.value.bytes().unwrap()[..], b"old");
                 seen.push(item.key[0]);
             }
             let Some(last) = seen.last().copied() else {
@@ -324,7 +324,7 @@ fn a_scan_in_pages_sees_one_state() {
         let old = engine
             .scan(&range(b"", b""), Some(LogIndex(20)), 9, 9)
             .await;
-        assert_eq!(&old.unwrap().items[0].found.value[..], b"old");
+        assert_eq!(&old.unwrap().items[0].value.bytes().unwrap()[..], b"old");
         put(&engine, 50, &[1], b"new");
         put(&engine, 51, &[1], b"newer");
         let gone = engine
@@ -410,13 +410,8 @@ fn the_longest_keys_and_values_are_kept() {
             .unwrap();
         assert_eq!(page.items.len(), 202);
         let last: &Item = page.items.last().unwrap();
-        assert_eq!(
-            last.found,
-            Found {
-                version: LogIndex(1),
-                value
-            }
-        );
+        assert_eq!(last.version, LogIndex(1));
+        assert_eq!(last.value, ItemValue::Bytes(value));
         engine.close().await.unwrap();
     });
 }

@@ -40,6 +40,7 @@ async fn open(dir: &Path) -> Result<(Log, FakeValues, LogRecovered)> {
 fn with_value(mut entry: Entry) -> Entry {
     let value_len = entry.body.len().saturating_sub(HEAD) as u32;
     entry.value = (value_len > 0).then_some(ValuePart {
+        space: crate::Space::User,
         start: HEAD as u32,
         len: value_len,
         key_start: 4,

@@ -33,7 +33,7 @@ use std::path::Path;
 pub(crate) const MAGIC: [u8; 8] = *b"CLMANIF\0";
 /// What a segment of the value log takes.
 pub(crate) const SEGMENT_BYTES: u64 = 60;
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 const VERSION_OF_FILE_IDS: u32 = 3;
 const COVERED_FROM: usize = 16;
 const HEADER_BYTES: usize = 32;

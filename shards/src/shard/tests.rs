@@ -2,6 +2,7 @@ mod capacity;
 mod crash;
 mod damage;
 mod faults;
+mod large;
 mod model;
 mod planted;
 mod quiet;

@@ -9,6 +9,7 @@ use crate::engine::tests::on_core;
 use crate::error::{Error, Result};
 use crate::ids::{LogIndex, TableId, ValueSegmentId};
 use crate::key::{Space, compare};
+use crate::large::LargeRef;
 use crate::limits::KEY_BYTES_MAX;
 use corelith_io::BLOCK_SIZE;
 use futures_util::stream::{self, StreamExt};
@@ -24,6 +25,7 @@ enum Kept {
     Deleted,
     Bytes(Vec<u8>),
     Separated(ValuePointer),
+    Large(LargeRef),
 }
 
 const NEWEST: LogIndex = LogIndex(u64::MAX);
@@ -53,6 +55,7 @@ async fn write_as(dir: &Path, options: TableOptions, entries: &[Entry]) -> Table
             Kept::Deleted => Content::Deleted,
             Kept::Bytes(bytes) => Content::Inline(bytes),
             Kept::Separated(pointer) => Content::Separated(*pointer),
+            Kept::Large(large) => Content::Large((*large).into()),
         };
         writer.add(key, *at, content).await.unwrap();
     }
@@ -85,6 +88,14 @@ fn pointer(number: u64) -> ValuePointer {
     }
 }
 
+fn large(number: u64) -> LargeRef {
+    LargeRef {
+        upload: corelith_wire::ids::UploadId(u128::from(number) << 60),
+        len: number << 20,
+        committed_us: number * 1000,
+    }
+}
+
 /// Bytes that do not compress.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
@@ -103,6 +114,7 @@ fn mixed() -> Vec<Entry> {
         let key = format!("{number:06}");
         let value = match number % 10 {
             0 => Kept::Separated(pointer(number)),
+            1 => Kept::Large(large(number)),
             _ => Kept::Bytes(noise(number, 300)),
         };
         entries.push(entry(key.as_bytes(), number + 1, value));
@@ -131,6 +143,7 @@ async fn kept(table: &Table, value: Value) -> Kept {
         Value::Inline(bytes) => Kept::Bytes(bytes.to_vec()),
         Value::Stored(handle) => Kept::Bytes(table.stored(handle).await.unwrap().to_vec()),
         Value::Separated(pointer) => Kept::Separated(pointer),
+        Value::Large(large) => Kept::Large(large.get()),
     }
 }
 
@@ -185,6 +198,7 @@ async fn read_on(table: &Rc<Table>, from: &[u8]) -> Result<Vec<Entry>> {
             ValueRef::Deleted => Kept::Deleted,
             ValueRef::Inline(bytes) => Kept::Bytes(bytes.to_vec()),
             ValueRef::Separated(pointer) => Kept::Separated(pointer),
+            ValueRef::Large(large) => Kept::Large(large.get()),
             ValueRef::Stored(handle) => Kept::Bytes(at.table().stored(handle).await?.to_vec()),
         };
         entries.push((key, version, value));

@@ -4,9 +4,9 @@ use super::format::Head;
 use super::segments::{Segment, SlotIndex, Totals};
 use super::walk::{RecordWalk, Step};
 use super::{RecordRef, SegmentMeta, ValuePointer, rewrite};
-use crate::engine::describe_keys;
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
+use crate::key::Space;
 use crate::text::Text;
 use bytes::Bytes;
 use std::path::Path;
@@ -265,17 +265,15 @@ pub(crate) async fn inspect(
 
 fn describe(text: &mut Text, record: &RecordRef<'_>) {
     let pointer = record.pointer;
-    let stored = record.key.stored();
+    let key = match record.key.space {
+        Space::User => format!("key {}", record.key.key.escape_ascii()),
+        _ => format!("key {}", record.key),
+    };
     text.line(
         "record",
         format_args!(
             "slot {} at {}, log index {}, {}, {} bytes, crc {:08x}",
-            pointer.slot,
-            pointer.offset,
-            record.at,
-            describe_keys(&stored, &stored),
-            pointer.len,
-            pointer.crc,
+            pointer.slot, pointer.offset, record.at, key, pointer.len, pointer.crc,
         ),
     );
 }

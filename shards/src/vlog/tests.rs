@@ -71,13 +71,18 @@ fn value(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
+/// A key of a user.
+fn user(key: &[u8]) -> crate::SpacedKey<'_> {
+    crate::Space::User.key(key)
+}
+
 fn key(index: u64) -> Vec<u8> {
     format!("key/{index}").into_bytes()
 }
 
 /// Stages value `index` of that length.
 fn stage(log: &ValueLog, index: u64, len: usize) -> (ValuePointer, Ticket) {
-    log.stage(LogIndex(index), &key(index), &value(index, len))
+    log.stage(LogIndex(index), user(&key(index)), &value(index, len))
         .unwrap()
 }
 
@@ -104,7 +109,7 @@ async fn is_whole(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
 /// Whether value `index` reads back as it was staged.
 async fn reads_back(log: &ValueLog, index: u64, pointer: ValuePointer) -> bool {
     let segments = log.segments();
-    let read = log.read(&segments, pointer, Some(&key(index))).await;
+    let read = log.read(&segments, pointer, Some(user(&key(index)))).await;
     read.is_ok_and(|read| read == value(index, pointer.len as usize))
 }
 

@@ -87,8 +87,8 @@ pub(crate) async fn check(engine: &Engine) -> Result<u64, String> {
     let page = engine.scan(&range(b"", b""), None, 1000, 1 << 30).await;
     let page = page.map_err(|error| error.to_string())?;
     let found = page.items.into_iter().map(|item| {
-        let found = item.found;
-        (item.key.to_vec(), (found.version.0, found.value))
+        let value = item.value.into_bytes().unwrap_or_default();
+        (item.key.to_vec(), (item.version.0, value))
     });
     match found.eq(state) {
         true => Ok(at),

@@ -51,7 +51,9 @@ async fn write(engine: &Engine, indexes: std::ops::RangeInclusive<u64>) {
             _ if index.is_multiple_of(4) => {
                 let values = &engine.inner.values;
                 values.wait_for_room().await.unwrap();
-                let (pointer, ticket) = values.stage(at, &key, &bytes).unwrap();
+                let (pointer, ticket) = values
+                    .stage(at, crate::Space::User.key(&key), &bytes)
+                    .unwrap();
                 values.wait_durable(ticket).await.unwrap();
                 engine.put_separated(at, &key, pointer);
             }
@@ -81,7 +83,7 @@ async fn contents(engine: &Engine) -> Result<Contents> {
     Ok(Contents {
         applied: engine.applied(),
         items: items
-            .map(|item| (item.key, item.found.version, item.found.value))
+            .map(|item| (item.key, item.version, item.value.into_bytes().unwrap()))
             .collect(),
         sessions: format!("{sessions:?}").into_bytes(),
     })

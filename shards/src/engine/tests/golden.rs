@@ -7,14 +7,17 @@
 
 use super::{log_id, on_core, open, open_with, put, range, settle};
 use crate::compaction::Policy;
-use crate::engine::{Engine, EngineParts};
+use crate::engine::{Engine, EngineParts, Item, ItemValue};
 use crate::ids::LogIndex;
 use crate::inspect::inspect;
+use crate::key::Space;
+use crate::large::LargeRef;
 use bytes::Bytes;
+use corelith_wire::ids::{ChunkId, UploadId};
 use std::path::{Path, PathBuf};
 
 /// The version that is written now; golden files of it and of all before must stay readable.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// Files that make up a shard; the segment of the log only stands for it.
 fn files(version: u32) -> &'static [&'static str] {
@@ -27,11 +30,22 @@ fn files(version: u32) -> &'static [&'static str] {
             "000000000000.000.vlog",
             "MANIFEST",
         ],
+        3 => &[
+            "000000000000.sst",
+            "000000000001.sst",
+            "000000000002.sst",
+            "000000000003.sst",
+            "000000000000.000.vlog",
+            "MANIFEST",
+        ],
         _ => &[
             "000000000000.sst",
             "000000000001.sst",
             "000000000002.sst",
             "000000000003.sst",
+            "000000000004.sst",
+            "000000000005.sst",
+            "000000000006.sst",
             "000000000000.000.vlog",
             "MANIFEST",
         ],
@@ -55,12 +69,13 @@ pub(super) fn copy_golden(version: u32, dir: &Path) {
 fn last(version: u32) -> u64 {
     match version {
         1 => 103,
-        _ => 105,
+        2 | 3 => 105,
+        _ => 106,
     }
 }
 
 /// Puts everything that a format has into a shard: a table of the last level (by way of an installed
-/// snapshot), tables of the first one, deletions, long values, a sealed value segment and pointers.
+/// snapshot), tables of the first one, deletions, long values, a sealed value segment and pointers; a large value and rows.
 async fn fill(dir: &Path) -> Engine {
     let source = open(&dir.with_extension("source"), 1 << 20).await.unwrap();
     for number in 0..100_u64 {
@@ -80,12 +95,17 @@ async fn fill(dir: &Path) -> Engine {
     put(&engine, 103, b"long", &[0xcc; 20_000]);
     let values = &engine.inner.values;
     for (index, key, value) in MEDIUM {
-        let staged = values.stage(LogIndex(index), key, &vec![value; MEDIUM_BYTES]);
+        let staged = values.stage(
+            LogIndex(index),
+            Space::User.key(key),
+            &vec![value; MEDIUM_BYTES],
+        );
         let (pointer, ticket) = staged.unwrap();
         values.wait_durable(ticket).await.unwrap();
         engine.put_separated(LogIndex(index), key, pointer);
         engine.set_applied(log_id(index), None);
     }
+    put_large(&engine).await;
     engine.checkpoint().await.unwrap();
     engine.close().await.unwrap();
     engine.inner.values.close().await.unwrap();
@@ -93,10 +113,63 @@ async fn fill(dir: &Path) -> Engine {
     // A start seals what was written to, so the next manifest names it.
     let engine = open(dir, 1 << 20).await.unwrap();
     engine.set_policy(Policy::Tiered);
-    engine.sessions().open(LogIndex(105));
-    engine.set_applied(log_id(105), None);
+    engine.sessions().open(LogIndex(106));
+    engine.set_applied(log_id(106), None);
     engine.checkpoint().await.unwrap();
     engine
+}
+
+const LARGE: LargeRef = LargeRef {
+    upload: UploadId(0x1234_5678 << 96 | 9),
+    len: 9001,
+    committed_us: 1_700_000_000_000_000,
+};
+const LARGE_INDEX: LogIndex = LogIndex(105);
+
+fn chunk(chunk: u32) -> [u8; ChunkId::KEY_BYTES] {
+    let (upload, part) = (LARGE.upload, 0);
+    let id = ChunkId {
+        upload,
+        part,
+        chunk,
+    };
+    id.key()
+}
+
+/// A large value of two chunks, one of them in the value log, and a chunk that is staged.
+async fn put_large(engine: &Engine) {
+    let values = &engine.inner.values;
+    let key = chunk(0);
+    let staged = values.stage(LARGE_INDEX, Space::Chunk.key(&key), &[0xee; 9000]);
+    let (pointer, ticket) = staged.unwrap();
+    values.wait_durable(ticket).await.unwrap();
+    engine.put_row_separated(LARGE_INDEX, Space::Chunk, &key, pointer);
+    engine.put_row(LARGE_INDEX, Space::Chunk, &chunk(1), "e".into());
+    engine.put_row(LARGE_INDEX, Space::Staged, &chunk(2), "12345678".into());
+    let upload = LARGE.upload.key();
+    engine.put_row(LARGE_INDEX, Space::Upload, &upload, "manifest".into());
+    engine.put_large(LARGE_INDEX, b"vast", LARGE);
+    engine.set_applied(log_id(LARGE_INDEX.0), None);
+}
+
+async fn check_large(engine: &Engine, item: &Item) {
+    assert_eq!((&item.key[..], item.version), (&b"vast"[..], LARGE_INDEX));
+    assert_eq!(item.value, ItemValue::Large(LARGE));
+    let whole = engine.get(b"vast").await;
+    assert!(matches!(whole, Err(crate::Error::IsLarge { len: 9001 })));
+    let head = engine.head(b"vast").await.unwrap().unwrap();
+    assert_eq!((head.version, head.len), (LARGE_INDEX, 9001));
+    let upload = LARGE.upload.key();
+    let rows: [(Space, &[u8], &[u8]); 4] = [
+        (Space::Upload, &upload, b"manifest"),
+        (Space::Staged, &chunk(2), b"12345678"),
+        (Space::Chunk, &chunk(0), &[0xee; 9000]),
+        (Space::Chunk, &chunk(1), b"e"),
+    ];
+    for (space, key, value) in rows {
+        let row = engine.row(space, key).await.unwrap().unwrap();
+        assert_eq!((row.version, &row.value[..]), (LARGE_INDEX, value));
+    }
 }
 
 /// Index, key and byte of each value in the value log.
@@ -121,17 +194,24 @@ pub(super) async fn check(engine: &Engine, version: u32) {
         .await
         .unwrap();
     for item in &page.items[..99] {
-        let number = item.found.version.0 - 1;
+        let number = item.version.0 - 1;
         assert_eq!(item.key, format!("key/{number:03}"));
-        assert_eq!(item.found.value, [number as u8; 90][..]);
+        assert_eq!(*item.value.bytes().unwrap(), [number as u8; 90][..]);
     }
-    assert_eq!(page.items[99].found.value, vec![0xcc; 20_000]);
+    assert_eq!(*page.items[99].value.bytes().unwrap(), vec![0xcc; 20_000]);
     let medium: &[(u64, &[u8], u8)] = if version == 1 { &[] } else { &MEDIUM };
-    assert_eq!(page.items.len(), 100 + medium.len());
+    let has_large = version >= 4;
+    assert_eq!(
+        page.items.len(),
+        100 + medium.len() + usize::from(has_large)
+    );
+    if has_large {
+        check_large(engine, &page.items[101]).await;
+    }
     for (item, (index, key, value)) in page.items[100..].iter().zip(medium) {
-        assert_eq!(item.found.version.0, *index);
+        assert_eq!(item.version.0, *index);
         assert_eq!(item.key, key);
-        assert_eq!(item.found.value, vec![*value; MEDIUM_BYTES]);
+        assert_eq!(*item.value.bytes().unwrap(), vec![*value; MEDIUM_BYTES]);
     }
     let next = LogIndex(last(version) + 1);
     let repeated = engine.sessions().admit(next, 101, 2, 1);
@@ -224,9 +304,9 @@ fn a_shard_of_version_1_becomes_one_of_the_version_of_now() {
         assert!(
             page.items[..99]
                 .iter()
-                .all(|item| item.found.value == "new")
+                .all(|item| *item.value.bytes().unwrap() == "new")
         );
-        assert_eq!(page.items[99].found.value, vec![0xcc; 20_000]);
+        assert_eq!(*page.items[99].value.bytes().unwrap(), vec![0xcc; 20_000]);
         let repeated = engine.sessions().admit(LogIndex(300), 101, 2, 1);
         assert!(matches!(repeated, crate::Admission::Repeated(_)));
         engine.close().await.unwrap();
@@ -284,7 +364,7 @@ fn a_newer_format_is_refused_with_its_version() {
         std::fs::create_dir(&dir).unwrap();
         for name in ["MANIFEST", "000000000000.sst"] {
             let mut file = std::fs::read(golden(VERSION).join(name)).unwrap();
-            file[8] = 4;
+            file[8] = 5;
             if name != "MANIFEST" {
                 let crc = crc32c::crc32c(&file[..32]).to_le_bytes();
                 file[32..36].copy_from_slice(&crc);
@@ -295,8 +375,8 @@ fn a_newer_format_is_refused_with_its_version() {
             let newer = matches!(
                 error,
                 crate::Error::NewerFormat {
-                    found: 4,
-                    known: 3,
+                    found: 5,
+                    known: 4,
                     ..
                 }
             );

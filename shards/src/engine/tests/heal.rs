@@ -178,7 +178,7 @@ async fn apply(engine: &Engine, index: u64, (key, value): &(Vec<u8>, Option<Byte
         None => engine.delete(at, key),
         Some(value) if value.len() == 5000 => {
             let values = &engine.inner.values;
-            let (pointer, ticket) = values.stage(at, key, value).unwrap();
+            let (pointer, ticket) = values.stage(at, Space::User.key(key), value).unwrap();
             values.wait_durable(ticket).await.unwrap();
             engine.put_separated(at, key, pointer);
         }

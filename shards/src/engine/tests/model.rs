@@ -134,24 +134,21 @@ impl Run {
         assert!(page.more || page.items.len() == expected.len());
         for (item, (key, version, value)) in page.items.iter().zip(expected) {
             assert_eq!(item.key, key);
-            assert_eq!(item.found.version, LogIndex(version));
-            assert!(item.found.value == value);
+            assert_eq!(item.version, LogIndex(version));
+            assert!(*item.value.bytes().unwrap() == value);
         }
         let sizes = page
             .items
             .iter()
-            .map(|item| item.key.len() + item.found.value.len());
+            .map(|item| item.key.len() + item.value.held_len());
         assert!(page.items.len() == 1 || sizes.sum::<usize>() <= bytes);
         let range = range(start, end);
         let heads = self.engine.scan_heads(&range, at, items, usize::MAX);
         let heads = heads.await.unwrap();
         assert!(heads.items.len() >= page.items.len());
         for (head, item) in heads.items.iter().zip(&page.items) {
-            assert_eq!(
-                (&head.key, head.found.version),
-                (&item.key, item.found.version)
-            );
-            assert_eq!(head.found.len, item.found.value.len() as u64);
+            assert_eq!((&head.key, head.found.version), (&item.key, item.version));
+            assert_eq!(head.found.len, item.value.held_len() as u64);
         }
     }
 

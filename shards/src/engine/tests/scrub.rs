@@ -77,7 +77,7 @@ impl Case {
                 .map(|byte| (byte * index % 251) as u8)
                 .collect();
             let values = &self.engine.inner.values;
-            let (pointer, ticket) = values.stage(at, &key, &value).unwrap();
+            let (pointer, ticket) = values.stage(at, Space::User.key(&key), &value).unwrap();
             values.wait_durable(ticket).await.unwrap();
             self.engine.put_separated(at, &key, pointer);
             Bytes::from(value)
@@ -220,7 +220,9 @@ fn a_damaged_record_that_nothing_refers_to_is_no_damage() {
     run(QUICK, |mut case| async move {
         let lost = [0x5a; 8000];
         let values = &case.engine.inner.values;
-        values.stage(LogIndex(201), b"lost", &lost).unwrap();
+        values
+            .stage(LogIndex(201), Space::User.key(b"lost"), &lost)
+            .unwrap();
         for index in 202..=300 {
             case.put(index).await;
         }

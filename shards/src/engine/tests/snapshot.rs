@@ -54,13 +54,7 @@ async fn check_copy(engine: &Engine) {
     let found: Vec<(&[u8], u64, usize)> = page
         .items
         .iter()
-        .map(|item| {
-            (
-                item.key.as_ref(),
-                item.found.version.0,
-                item.found.value.len(),
-            )
-        })
+        .map(|item| (item.key.as_ref(), item.version.0, item.value.held_len()))
         .collect();
     assert_eq!(found, [(&b"a"[..], 2, 3), (b"long", 3, 3 << 20)]);
     let admission = engine.sessions().admit(LogIndex(6), 4, 1, 1);

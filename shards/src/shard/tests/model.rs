@@ -190,8 +190,8 @@ impl Life {
         match engine.scan(&all, Some(LogIndex(at)), 1000, 1 << 30).await {
             Ok(page) => {
                 let found = page.items.into_iter().map(|item| {
-                    let found = item.found;
-                    (item.key.to_vec(), (found.version.0, found.value))
+                    let value = item.value.into_bytes().unwrap();
+                    (item.key.to_vec(), (item.version.0, value))
                 });
                 assert!(found.eq(expected), "at {at}");
                 Ok(())

@@ -160,8 +160,8 @@ impl Race {
             let engine = &self.replica.shard.engine;
             if let Ok(page) = engine.scan(&all, Some(LogIndex(at)), 1000, 1 << 30).await {
                 let found = page.items.into_iter().map(|item| {
-                    let found = item.found;
-                    (item.key.to_vec(), (found.version.0, found.value))
+                    let value = item.value.into_bytes().unwrap();
+                    (item.key.to_vec(), (item.version.0, value))
                 });
                 assert!(found.eq(self.replica.ledger.borrow().state(at)), "at {at}");
             }

@@ -334,7 +334,7 @@ impl Replica {
             let page = engine.scan(&range, at.map(LogIndex), page_items, 100_000);
             let page = page.await?;
             for item in &page.items {
-                let (version, value) = (item.found.version.0, item.found.value.clone());
+                let (version, value) = (item.version.0, item.value.bytes().unwrap().clone());
                 found.insert(item.key.to_vec(), (version, value));
             }
             let Some(last) = page.items.last().filter(|_| page.more) else {

@@ -2,7 +2,7 @@
 //!
 //! The manifest is played by the ledger: what is put there lasts from that moment on.
 
-use super::{DIR, Manifest, is_whole, key, value};
+use super::{DIR, Manifest, is_whole, key, user, value};
 use crate::ids::{LogIndex, Ticket};
 use crate::log::tests::crash::{cut_recoveries, seeds_or};
 use crate::planted::{Bug, plant};
@@ -64,7 +64,7 @@ impl Ledger {
     fn is_live(&self, record: &RecordRef<'_>) -> bool {
         let held = self.values.get(&record.at.0);
         let is_live = held.is_some_and(|held| held.pointer == record.pointer);
-        assert!(!is_live || record.key == key(record.at.0));
+        assert!(!is_live || record.key.key == key(record.at.0));
         is_live
     }
 }
@@ -81,7 +81,10 @@ async fn check(log: &ValueLog, ledger: &SharedLedger) {
     let segments = log.segments();
     for (at, pointer, is_durable) in staged {
         if is_whole(log, at, pointer).await {
-            let read = log.read(&segments, pointer, Some(&key(at))).await.unwrap();
+            let read = log
+                .read(&segments, pointer, Some(user(&key(at))))
+                .await
+                .unwrap();
             assert!(
                 read == value(at, pointer.len as usize),
                 "value {at} is another one"
@@ -143,7 +146,7 @@ async fn step(log: &ValueLog, ledger: &SharedLedger) {
                 };
                 let at = inner.next;
                 inner.next += 1;
-                let staged = log.stage(LogIndex(at), &key(at), &value(at, len as usize));
+                let staged = log.stage(LogIndex(at), user(&key(at)), &value(at, len as usize));
                 let (pointer, ticket) = staged.unwrap();
                 let is_durable = false;
                 inner.values.insert(

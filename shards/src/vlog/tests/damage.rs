@@ -2,7 +2,7 @@
 
 use super::{
     DIR, Manifest, assert_read_back, collect, is_whole, key, open_new, put, reads_back, stage,
-    value, wait_sealed,
+    user, value, wait_sealed,
 };
 use crate::error::Error;
 use crate::filename::FileName;
@@ -152,7 +152,11 @@ async fn check_case(log: &ValueLog, case: &Case, pointers: &[ValuePointer]) {
     }
     assert_eq!(damaged.len(), 1, "{what}: {damaged:?}");
     if case.good.is_some() {
-        assert_eq!(damaged[0].as_deref(), Some(&key(1)[..]), "{what}");
+        assert_eq!(
+            damaged[0].as_deref(),
+            Some(&user(&key(1)).stored()[..]),
+            "{what}"
+        );
     }
 }
 
@@ -226,7 +230,7 @@ fn a_missing_cut_or_foreign_segment_is_refused() {
         newer,
         Err(Error::NewerFormat {
             found: 9,
-            known: 2,
+            known: 3,
             ..
         })
     );
@@ -363,7 +367,7 @@ fn fails_at(kind: IoKind, pass: u64) -> bool {
         let mut pointers = Vec::new();
         let mut fenced = false;
         for index in 0..30 {
-            match log.stage(LogIndex(index), &key(index), &value(index, 7000)) {
+            match log.stage(LogIndex(index), user(&key(index)), &value(index, 7000)) {
                 Ok((pointer, _)) => pointers.push(pointer),
                 Err(error) => {
                     assert!(matches!(error, Error::Fenced(_)), "{error:?}");

@@ -20,7 +20,7 @@ const LENS: [usize; 5] = [100, 0, 70_000, 5000, 1];
 const GENERATIONS: [&str; 2] = ["000000000000.000.vlog", "000000000000.001.vlog"];
 
 /// The version that is written now.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 fn golden(version: u32) -> PathBuf {
     let version = format!("tests/golden/v{version}/vlog");

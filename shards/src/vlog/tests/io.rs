@@ -2,7 +2,7 @@
 
 use super::{
     DIR, Manifest, OWNER, assert_read_back, collect, is_whole, key, options, put, reads_back,
-    stage, value, wait_sealed,
+    stage, user, value, wait_sealed,
 };
 use crate::error::Error;
 use crate::filename::FileName;
@@ -67,7 +67,7 @@ fn what_is_staged_reads_back_at_once_and_after_a_restart() {
         }
         log.close().await.unwrap();
         assert!(matches!(
-            log.stage(LogIndex(9), b"k", b"v"),
+            log.stage(LogIndex(9), user(b"k"), b"v"),
             Err(Error::Closed)
         ));
         drop(log);
@@ -147,7 +147,7 @@ fn what_exceeds_the_limits_is_refused_and_changes_nothing() {
             (b"k", &long_value),
             (b"k", &long_value[..64 << 10]),
         ] {
-            let refused = log.stage(LogIndex(1), key, value);
+            let refused = log.stage(LogIndex(1), user(key), value);
             assert!(matches!(refused, Err(Error::TooLarge { .. })));
         }
         assert_eq!(log.staged(), Ticket(0));
@@ -156,14 +156,17 @@ fn what_exceeds_the_limits_is_refused_and_changes_nothing() {
         let log = Manifest::default().open(&dir, 16 << 20).await.unwrap();
         let key = vec![b'k'; KEY_BYTES_MAX];
         let value = vec![7; VALUE_BYTES_MAX];
-        let (pointer, ticket) = log.stage(LogIndex(1), &key, &value).unwrap();
+        let (pointer, ticket) = log.stage(LogIndex(1), user(&key), &value).unwrap();
         log.wait_for_room().await.unwrap();
         log.wait_durable(ticket).await.unwrap();
         let segments = log.segments();
-        let read = log.read(&segments, pointer, Some(&key)).await.unwrap();
+        let read = log
+            .read(&segments, pointer, Some(user(&key)))
+            .await
+            .unwrap();
         assert!(read == value);
         assert!(log.read(&segments, pointer, None).await.unwrap() == value);
-        let other = log.read(&segments, pointer, Some(b"k")).await;
+        let other = log.read(&segments, pointer, Some(user(b"k"))).await;
         assert!(matches!(other, Err(Error::Corrupt { .. })));
         log.close().await.unwrap();
     });
@@ -211,7 +214,10 @@ fn a_collected_segment_keeps_its_pointers() {
                 reads_back(&log, *index, pointer).await,
                 live.contains(index)
             );
-            let of_old = log.read(&old, pointer, Some(&key(*index))).await.unwrap();
+            let of_old = log
+                .read(&old, pointer, Some(user(&key(*index))))
+                .await
+                .unwrap();
             assert_eq!(of_old, value(*index, pointer.len as usize));
         }
         drop(old);

@@ -69,6 +69,7 @@ impl Bench {
         let mut entry = Entry::new(id, 2, Bytes::from_static(&[7; 100]));
         if values > 0 {
             entry.value = Some(ValuePart {
+                space: crate::Space::User,
                 start: 40,
                 len: 60,
                 key_start: 10,

@@ -23,6 +23,7 @@ fn separated(term: u64, index: u64, len: usize) -> Entry {
     let mut entry = entry(term, index, len);
     let start = entry.body.len() as u32 - 1000;
     entry.value = Some(ValuePart {
+        space: crate::Space::User,
         start,
         len: 1000,
         key_start: 4,

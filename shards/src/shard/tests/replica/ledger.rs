@@ -199,6 +199,7 @@ pub(super) fn entry_of(index: u64, term: u64, write: &Write) -> Entry {
     };
     let mut entry = Entry::new(id, 2, body.into());
     entry.value = (len > 0).then_some(ValuePart {
+        space: crate::Space::User,
         start,
         len: len as u32,
         key_start: 3,

@@ -17,3 +17,4 @@ mod scenarios;
 mod space;
 mod stores;
 mod tamper;
+mod uploads;

@@ -185,10 +185,10 @@ impl Group {
             return Ok(None);
         };
         let described = self.describe_by(found, meta, &row.value);
-        assert!(
-            described.is_some() || !is_committed(&row.value),
-            "the record of {upload} is that of another commit"
-        );
+        if described.is_none() && is_committed(&row.value) {
+            let shard = self.shard();
+            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
+        }
         Ok(described)
     }
 
@@ -247,6 +247,12 @@ impl Group {
     /// How many uploads and large values the shard has, as far as is applied here.
     pub fn upload_counts(&self) -> UploadCounts {
         self.inner.uploads.borrow().counts()
+    }
+
+    /// The uploads as of what is applied.
+    #[cfg(test)]
+    pub(crate) fn uploads(&self) -> crate::uploads::Uploads {
+        self.inner.uploads.borrow().clone()
     }
 
     /// The answer to what an entry about an upload has come to.

@@ -1,6 +1,6 @@
 //! A client that retries: it drives one session with one operation at a time.
 
-use super::cluster::{Ask, Doors, GetReply, command};
+use super::cluster::{Ask, Doors, GetReply, UploadAsk, begin, chunk, command, commit};
 use super::history::History;
 use crate::{GroupError, Outcome, WriteReply};
 use bytes::Bytes;
@@ -8,6 +8,8 @@ use corelith_history::{LogPoint, Observation, What, WriteCondition as Asked};
 use corelith_io::{Instant, Sender, channel, now, random_u64, sleep, timeout};
 use corelith_shards::ShardId;
 use corelith_wire::request::{self, Condition, WriteRequest};
+use corelith_wire::upload::{UploadReply, UploadState};
+use corelith_wire::{ChunkId, UploadId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -57,8 +59,9 @@ impl Client {
     pub(super) async fn run(mut self) {
         while !self.stop.get() {
             let key = (random_u64() % u64::from(self.keys)) as u32;
-            match random_u64() % 10 {
+            match random_u64() % 12 {
                 0..4 => self.write(key, None).await,
+                10.. => self.upload(key).await,
                 4..7 => {
                     let expected = self.seen.get(&key).copied().unwrap_or(0);
                     self.write(key, Some(expected)).await;
@@ -71,6 +74,7 @@ impl Client {
 
     /// Asks nodes in turn until one answers or it is told to stop.
     async fn ask<T>(&mut self, make: impl Fn(Sender<Result<T, GroupError>>) -> Ask) -> Option<T> {
+        let mut tried = 0;
         while !self.stop.get() {
             let door = self.doors.borrow()[self.target].clone();
             let (reply, answer) = channel(1);
@@ -82,6 +86,7 @@ impl Client {
                 true => timeout(PATIENCE, answer.recv()).await.ok(),
                 false => None,
             };
+            tried += 1;
             match answer {
                 Some(Ok(Ok(answer))) => return Some(answer),
                 Some(Ok(Err(
@@ -91,8 +96,10 @@ impl Client {
                     | GroupError::LeadershipLost {
                         leader: Some(leader),
                     },
-                ))) => self.target = leader.0 as usize - 1,
-                _ => self.target = (self.target + 1) % self.doors.borrow().len(),
+                ))) if tried % 8 != 0 => self.target = leader.0 as usize - 1,
+                _ if tried % 8 != 0 => self.target = (self.target + 1) % self.doors.borrow().len(),
+                // Replicas that were left behind name each other.
+                _ => self.target = (random_u64() % self.doors.borrow().len() as u64) as usize,
             }
             sleep(Duration::from_millis(20 + random_u64() % 50)).await;
         }
@@ -179,6 +186,77 @@ impl Client {
         self.note(key, begun, Some(now()), what);
     }
 
+    /// Puts a large value: its upload's number stands for it. What was acknowledged is not lost.
+    async fn upload(&mut self, key: u32) {
+        self.values += 1;
+        let number = u64::from(self.name) << 32 | self.values;
+        let upload = UploadId(number.into());
+        let expected = match random_u64() % 2 {
+            0 => None,
+            _ => Some(self.seen.get(&key).copied().unwrap_or(0)),
+        };
+        let (asked, condition) = match expected {
+            None => (Asked::Any, Condition::Any),
+            Some(0) => (Asked::Absent, Condition::Absent),
+            Some(version) => (Asked::Version(version), Condition::Version(version)),
+        };
+        let ttl_ms = 3_600_000;
+        let begun = begin(upload, &format!("key-{key}"), ttl_ms);
+        let Some(reply) = self.ask_upload(UploadAsk::Begin(begun)).await else {
+            return;
+        };
+        assert_eq!(reply.state, UploadState::Open, "{upload} begins");
+        let parts = parts_of(upload);
+        for (part, bytes) in (0..).zip(&parts) {
+            let id = ChunkId {
+                upload,
+                part,
+                chunk: 0,
+            };
+            let Some(reply) = self.ask_upload(UploadAsk::Chunk(chunk(id, bytes))).await else {
+                return;
+            };
+            assert_eq!(reply.state, UploadState::Open, "{id} is taken");
+        }
+        let began = now();
+        let committed = commit(upload, condition, &parts);
+        let reply = self.ask_upload(UploadAsk::Commit(committed)).await;
+        let value = Some(number);
+        let Some(reply) = reply else {
+            let condition = asked;
+            return self.note(key, began, None, What::Unknown { value, condition });
+        };
+        let what = match reply.state {
+            UploadState::Committed { version } => {
+                self.seen.insert(key, version);
+                // One that was answered before says so in a later entry.
+                let is_first = reply.meta.index == version;
+                let term = if is_first { reply.meta.term } else { 0 };
+                What::Written {
+                    value,
+                    condition: asked,
+                    at: point(term, version),
+                }
+            }
+            UploadState::Conflicted { current } => {
+                let current = current.unwrap_or(0);
+                self.seen.insert(key, current);
+                What::Refused {
+                    condition: asked,
+                    current,
+                    at: None,
+                }
+            }
+            other => panic!("client {}: {upload} is {other:?}", self.name),
+        };
+        self.note(key, began, Some(now()), what);
+    }
+
+    async fn ask_upload(&mut self, ask: UploadAsk) -> Option<UploadReply> {
+        self.ask(|reply| Ask::Upload(ShardId(0), ask.clone(), reply))
+            .await
+    }
+
     async fn read(&mut self, key: u32) {
         let name = Bytes::from(format!("key-{key}"));
         // Half of the reads go to any node, and to others if that one does not answer.
@@ -216,6 +294,21 @@ impl Client {
             what,
         });
     }
+}
+
+/// The parts of an upload's value, as its id says; some are long enough for a log to separate them.
+pub(super) fn parts_of(upload: UploadId) -> Vec<Bytes> {
+    let number = upload.0 as u64;
+    let part = |part: u64| {
+        let mixed = (number.wrapping_mul(31) + part).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let len = match mixed % 4 {
+            0 => 1 + mixed % 200,
+            1 | 2 => 256 + mixed % 2000,
+            _ => 30_000 + mixed % 20_000,
+        };
+        Bytes::from(vec![mixed as u8; len as usize])
+    };
+    (0..number % 4).map(part).collect()
 }
 
 fn point(term: u64, index: u64) -> LogPoint {

@@ -1,27 +1,34 @@
 //! Simulated nodes with one core each: three that form the groups, and maybe more.
 
 mod commands;
+mod large;
 
-pub(crate) use commands::{command, delete, put};
+pub(crate) use commands::{abort, begin, chunk, command, commit, delete, put};
+pub(super) use large::{UploadAnswer, UploadAsk};
+use large::{ask_upload, found};
 
+use super::client::parts_of;
 use super::tamper;
 use crate::introduction::Admit;
 use crate::route::Resolve;
 use crate::{
-    Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
-    Origin, Outcome, ReadPoint, Route, WriteReply,
+    Beats, Group, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions,
+    Options, Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
 pub(crate) use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
 use corelith_shards::{
-    Found, ItemValue, LogId, NodeId, ReplicaId, Row, Shard, ShardId, ShardOptions, Space,
+    Found, FoundLarge, ItemValue, LogId, Lookup, NodeId, ReplicaId, Row, Shard, ShardId,
+    ShardOptions, Sought, Space,
 };
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::WriteCommand;
-use corelith_wire::{ClusterId, Epoch, FullClusterId, Mark, Start, StoreId};
+use corelith_wire::response::ReplyMeta;
+use corelith_wire::upload::{UploadReply, UploadStatus};
+use corelith_wire::{ChunkId, ClusterId, Epoch, FullClusterId, Mark, Start, StoreId, UploadId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +48,8 @@ pub(super) enum Ask {
     Get(ShardId, Bytes, Sender<GetReply>),
     /// A read that this node may answer whether it leads or not.
     GetHere(ShardId, Bytes, Sender<GetReply>),
+    /// Something about an upload.
+    Upload(ShardId, UploadAsk, Sender<UploadAnswer>),
 }
 
 pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
@@ -424,47 +433,47 @@ impl Cluster {
         })
     }
 
-    /// All rows of uploads and their chunks of a node's shard, each with its space.
-    pub(super) fn upload_rows(&self, at: usize, shard: ShardId) -> Vec<(Space, Row)> {
-        let group = self.groups(at).unwrap().group(shard).unwrap();
-        self.sim.block_on(self.nodes[at], async move {
-            let mut all = Vec::new();
-            for space in [Space::Upload, Space::Staged, Space::Chunk] {
-                let page = group.engine().rows(space, &[], &[], usize::MAX, usize::MAX);
-                let page = page.await.unwrap();
-                all.extend(page.rows.into_iter().map(|row| (space, row)));
-            }
-            all
-        })
-    }
-
     /// Waits until all replicas have applied the same, and compares what they hold.
     pub(super) fn check_replicas_equal(&self) {
         for shard in (0..self.shards).map(ShardId) {
-            let applied = |at: usize| {
-                let status = self.groups(at)?.group(shard)?.status();
-                status
-                    .applied
-                    .filter(|applied| Some(*applied) == status.last_log)
-            };
-            self.wait("all replicas apply the same", || {
-                let first = applied(0);
-                first.is_some() && applied(1) == first && applied(2) == first
-            });
-            let first = self.content(0, shard);
-            let rows = self.upload_rows(0, shard);
-            for at in 1..self.nodes.len() {
-                assert!(
-                    rows == self.upload_rows(at, shard),
-                    "the uploads of replica {at} of {shard} differ"
-                );
-                assert_eq!(
-                    first,
-                    self.content(at, shard),
-                    "replica {at} of {shard} differs"
-                );
-            }
+            // A leader drops what is dead meanwhile.
+            while !self.are_replicas_equal(shard) {}
         }
+    }
+
+    /// Compares what replicas hold; `false` if they have gone on meanwhile.
+    fn are_replicas_equal(&self, shard: ShardId) -> bool {
+        let applied = |at: usize| {
+            let status = self.groups(at)?.group(shard)?.status();
+            status
+                .applied
+                .filter(|applied| Some(*applied) == status.last_log)
+        };
+        let all_apply_the_same = || {
+            let first = applied(0);
+            first.is_some() && applied(1) == first && applied(2) == first
+        };
+        self.wait("all replicas apply the same", all_apply_the_same);
+        let before = applied(0);
+        let all = 0..self.nodes.len();
+        let held = all.clone().map(|at| {
+            let (content, rows) = (self.content(at, shard), self.upload_rows(at, shard));
+            self.check_uploads(at, shard);
+            (content, rows)
+        });
+        let held: Vec<_> = held.collect();
+        if !all.into_iter().all(|at| applied(at) == before) {
+            return false;
+        }
+        for (at, (content, rows)) in held.iter().enumerate() {
+            let (first, first_rows) = &held[0];
+            assert_eq!(first, content, "replica {at} of {shard} differs");
+            assert!(
+                first_rows == rows,
+                "the uploads of replica {at} of {shard} differ"
+            );
+        }
+        true
     }
 }
 
@@ -701,6 +710,13 @@ fn answer(groups: &Groups, ask: Ask) {
         },
         Ask::Get(shard, key, reply) => get(groups, shard, key, reply, false),
         Ask::GetHere(shard, key, reply) => get(groups, shard, key, reply, true),
+        Ask::Upload(shard, ask, reply) => match groups.group(shard) {
+            Some(group) => drop(corelith_io::spawn(async move {
+                let answer = ask_upload(group, ask).await;
+                drop(reply.try_send(answer));
+            })),
+            None => drop(reply.try_send(Err(GroupError::Unavailable))),
+        },
     }
 }
 
@@ -714,7 +730,7 @@ fn get(groups: &Groups, shard: ShardId, key: Bytes, reply: Sender<GetReply>, her
             false => group.read_barrier().await,
         };
         let answer = match point {
-            Ok(point) => Ok((point, group.engine().get(&key).await.unwrap())),
+            Ok(point) => Ok((point, found(&group, &key).await)),
             Err(error) => Err(error),
         };
         drop(reply.try_send(answer));

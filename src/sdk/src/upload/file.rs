@@ -7,9 +7,10 @@
 //! the file's length in bytes, and when it was modified in ns since 1970
 //! ```
 
+use super::Upload;
+use super::builder::UploadBuilder;
 use super::handle::Uploaded;
 use super::token::UploadToken;
-use super::{Upload, UploadBuilder};
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};

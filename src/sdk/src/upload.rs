@@ -15,6 +15,7 @@ pub(crate) mod plan;
 pub(crate) mod token;
 
 use crate::error::{Error, Result};
+use crate::limits::COPIED_BYTES;
 use crate::value::IntoValue;
 use builder::{Listener, UploadBuilder, refused};
 use corelith_wire::UploadId;
@@ -26,7 +27,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use token::UploadToken;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::{JoinError, JoinSet};
 
 /// How far an upload has come.
@@ -176,6 +177,25 @@ impl Upload {
             self.launch()?;
         }
         Ok(())
+    }
+
+    /// Writes all that `source` gives, and returns how many bytes. It flushes nothing in between, other than
+    /// [`tokio::io::copy`], which flushes whenever its source pauses. Keeps 64 KiB more in memory.
+    ///
+    /// # Errors
+    /// Those of `source`, and as [`write`](Self::write).
+    pub async fn write_from(&mut self, mut source: impl AsyncRead + Unpin) -> io::Result<u64> {
+        let mut buffer = vec![0; COPIED_BYTES];
+        let mut total = 0;
+        loop {
+            let count = source.read(&mut buffer).await?;
+            let read = buffer.get(..count).unwrap_or_default();
+            if read.is_empty() {
+                return Ok(total);
+            }
+            self.write_all(read).await?;
+            total += count as u64;
+        }
     }
 
     /// Waits until what was written is durable on a majority, see [`Upload`].

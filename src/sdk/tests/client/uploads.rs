@@ -38,7 +38,8 @@ async fn a_stream_becomes_a_value_as_a_whole() {
     upload.write_all(&value[..3000]).await.unwrap();
     upload.write(value.slice(3000..9000)).await.unwrap();
     assert_eq!(client.get("film").await, Err(Error::NotFound));
-    upload.write_all(&value[9000..]).await.unwrap();
+    let copied = upload.write_from(&value[9000..]).await.unwrap();
+    assert_eq!(copied, 1000);
     let uploaded = upload.commit().await.unwrap();
     assert_eq!((uploaded.len, upload.position()), (10_000, 10_000));
     assert_eq!(uploaded.crc32c, crc32c::crc32c(&value));

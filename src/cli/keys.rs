@@ -172,7 +172,10 @@ fn read_value(value: ValueArgument, limit: u64) -> Result<Vec<u8>, Failure> {
     match (value.file, value.value) {
         (Some(path), _) => {
             let failed = |source| Failure::file("read", &path, source);
-            read_limited(File::open(&path).map_err(failed)?, limit, failed)
+            let file = File::open(&path).map_err(failed)?;
+            // A pipe has no length before it is read.
+            check_size(Field::Value, file.metadata().map_err(failed)?.len(), limit)?;
+            read_limited(file, limit, failed)
         }
         (None, Some(text)) if text == *"-" => {
             let failed = |source| Failure::local("read standard input", "", source);

@@ -50,7 +50,8 @@ fn exit_codes_are_as_the_help_lists_them() {
     let cluster = Cluster::start();
     cluster.run_ok(&["put", "key", "value"]);
     let file = cluster.path("large");
-    std::fs::write(&file, vec![0; 9 << 20]).unwrap();
+    let sparse = std::fs::File::create(&file).unwrap();
+    sparse.set_len((1 << 31) + 1).unwrap();
     let large = file.to_str().unwrap();
     let long = "k".repeat(5000);
     let tree = cluster.path("tree");
@@ -74,7 +75,7 @@ fn exit_codes_are_as_the_help_lists_them() {
         (
             &["put", "key", "--file", large],
             2,
-            "the value is too large: it has 9437184 bytes",
+            "the value is too large: it has 2147483649 bytes",
         ),
         (
             &["put", &long, "value"],

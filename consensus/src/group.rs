@@ -116,17 +116,14 @@ async fn build(
         Rc::clone(&shared.decisions),
     );
     let machine = StateMachine::new(engine.clone(), applied, Rc::clone(&ahead), relief);
-    replay(&machine, engine, log).await?;
+    let mut store = LogStore::new(log.clone(), engine.clone(), ahead, unsendable);
+    if !replay(&machine, engine, log).await? {
+        store.defer();
+    }
     machine.is_started();
-    Raft::build(
-        me.0,
-        config::openraft(shard_id)?,
-        network,
-        LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
-        machine,
-    )
-    .await
-    .map_err(|error| OpenError::State(error.to_string()))
+    Raft::build(me.0, config::openraft(shard_id)?, network, store, machine)
+        .await
+        .map_err(|error| OpenError::State(error.to_string()))
 }
 
 /// The group of one shard. Belongs to one core; clones share it.

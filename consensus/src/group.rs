@@ -63,6 +63,7 @@ pub(crate) use lead::STALLED_PART;
 pub use members::{GroupProgress, ReplicaProgress};
 pub use read::ReadPoint;
 pub use status::{GroupStatus, Role};
+pub(crate) use waiting::Silences;
 
 /// What a group and the parts of its openraft both look at.
 struct Shared {
@@ -161,6 +162,8 @@ struct GroupInner {
     decisions: Rc<Decisions>,
     lead: lead::Lead,
     silence: waiting::Silence,
+    /// Of all groups of the core.
+    silences: Rc<Silences>,
     /// Something has changed that may have this replica stand.
     wake: Notify,
     /// There is a reason to purge the log beside a checkpoint.
@@ -192,6 +195,7 @@ pub(crate) struct GroupSurroundings {
     pub(crate) core: u16,
     /// The core of another node that has the shard.
     pub(crate) core_of: Rc<dyn Fn(NodeId) -> u16>,
+    pub(crate) silences: Rc<Silences>,
 }
 
 impl Group {
@@ -211,6 +215,7 @@ impl Group {
             liveness,
             core,
             core_of,
+            silences,
         } = surroundings;
         let met = Arc::clone(&liveness);
         let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
@@ -268,6 +273,7 @@ impl Group {
             decisions,
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
+            silences,
             wake: Notify::new(),
             purge_wanted: Notify::new(),
             budget: ProposalBudget::of(&options),

@@ -3,7 +3,7 @@
 mod pulse;
 
 use crate::error::OpenError;
-use crate::group::{Group, GroupSurroundings};
+use crate::group::{Group, GroupSurroundings, Silences};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::link::{LinkConfig, PeerLink};
 use crate::liveness::Liveness;
@@ -39,6 +39,7 @@ struct GroupsInner {
     receptions: FileReceptions,
     copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
+    silences: Rc<Silences>,
 }
 
 impl Groups {
@@ -81,6 +82,7 @@ impl Groups {
                 neighbours: RefCell::default(),
                 receptions: FileReceptions::default(),
                 copy_bytes_per_second: Cell::new(0),
+                silences: Rc::default(),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -124,6 +126,7 @@ impl Groups {
                 let core_of = Rc::clone(&self.inner.route.core_of);
                 Rc::new(move |node| core_of(node, shard_id))
             },
+            silences: Rc::clone(&self.inner.silences),
         };
         let group = Group::open(surroundings, shard, shard_id, origin, preferred).await?;
         let replaced = self

@@ -240,6 +240,21 @@ async fn writes_wait_when_all_chunks_are_in_use() {
 }
 
 #[tokio::test]
+async fn a_commit_that_nobody_waited_for_takes_no_more_bytes() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let mut upload = client.upload("key").start().await.unwrap();
+    upload.write_all(&bytes(100)).await.unwrap();
+    upload.flush().await.unwrap();
+    mock.script([Act::Hold]);
+    let dropped = tokio::time::timeout(Duration::from_millis(50), upload.commit()).await;
+    assert!(dropped.is_err());
+    let write = tokio::time::timeout(Duration::from_secs(5), upload.write("more"));
+    assert!(matches!(write.await.unwrap(), Err(Error::Invalid { .. })));
+    assert_eq!(upload.commit().await.unwrap().len, 100);
+}
+
+#[tokio::test]
 async fn an_abort_leaves_nothing() {
     let mock = Mock::start(3, 2).await;
     let client = mock.client().await;

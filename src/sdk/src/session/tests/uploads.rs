@@ -113,8 +113,9 @@ fn the_word_of_the_leader_is_the_last_about_a_chunk() {
 #[test]
 fn a_chunk_says_nothing_of_who_leads() {
     let mut session = session();
-    for _ in 0..6 {
-        let mut read = reading(&session, ReadFrom::Any);
+    let any = [ReadFrom::Any; 6];
+    for from in any.into_iter().chain([ReadFrom::Leader]) {
+        let mut read = reading(&session, from);
         session.proceed(&mut read, START);
         let value = Answer::Value {
             meta: ReplyMeta::default(),

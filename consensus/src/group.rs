@@ -121,9 +121,7 @@ async fn build(
         shared.elsewhere.for_checks(),
         Rc::clone(&shared.decisions),
     );
-    let loaded = uploads::load(engine).await;
-    let loaded = loaded.map_err(|error| OpenError::State(error.to_string()))?;
-    shared.uploads.replace(loaded);
+    shared.uploads.replace(uploads::load(engine).await?);
     let (known, table) = (Rc::clone(&ahead), Rc::clone(&shared.uploads));
     let machine = StateMachine::new(engine.clone(), applied, known, relief, table);
     replay(&machine, engine, log).await?;

@@ -312,7 +312,8 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> io::Result<()> {
         snapshot::install(&self.engine, snapshot).await?;
         if !is_planted(Bug::KeepUploadsAtInstall) {
-            let installed = uploads::load(&self.engine).await?;
+            let installed = uploads::load(&self.engine).await;
+            let installed = installed.map_err(|error| io::Error::other(error.to_string()))?;
             self.uploads.replace(installed);
         }
         let (applied, _) = self.engine.applied();

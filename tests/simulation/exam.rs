@@ -12,6 +12,7 @@ mod members;
 mod network;
 mod planted;
 mod time;
+mod uploads;
 mod watch;
 
 use crate::cluster::Cluster;

@@ -19,6 +19,7 @@ mod client;
 mod cluster;
 mod exam;
 mod failover;
+mod large;
 mod link;
 mod nemesis;
 mod notes;

@@ -1,6 +1,7 @@
 //! What the clients of a run saw, as its history has it.
 
 use crate::client::{Client, Outcome, some_replica};
+use crate::large;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelith_client::Error;
 use corelith_client::session::{ReadFrom, Request, Source};
@@ -9,7 +10,7 @@ use corelith_io::sim::Sim;
 use corelith_shards::ShardId;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::{self, Operation as WriteKind};
-use corelith_wire::response::{Answer, ReplyMeta, ScanPage};
+use corelith_wire::response::{Answer, ReplyMeta, ScanPage, ScanValue};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub(crate) struct Notes {
     pub history: RefCell<Vec<Observation>>,
     /// How operations that were refused were refused.
     pub refusals: RefCell<BTreeMap<&'static str, usize>>,
+    /// Large values that were committed, and those of which all bytes were read.
+    pub uploaded: Cell<usize>,
+    pub read_whole: Cell<usize>,
     next_value: Cell<u64>,
 }
 
@@ -50,6 +54,8 @@ impl Notes {
             map,
             history: RefCell::default(),
             refusals: RefCell::default(),
+            uploaded: Cell::new(0),
+            read_whole: Cell::new(0),
             next_value: Cell::new(1),
         }
     }
@@ -150,6 +156,10 @@ impl Notes {
                 found: Some((*version, decode(value))),
                 at: point(*meta),
             },
+            (Ok(Answer::Large(large)), Asked::Read) => What::Read {
+                found: Some((large.version, large::value_of(large.upload))),
+                at: point(large.meta),
+            },
             (Ok(Answer::NotFound { meta }), Asked::Read) => What::Read {
                 found: None,
                 at: point(*meta),
@@ -164,6 +174,35 @@ impl Notes {
             (outcome, _) => panic!("seed {}: {outcome:?}", self.seed),
         };
         self.push(question, node, Some(self.sim.now()), what);
+    }
+
+    /// Notes that an upload was committed.
+    pub(crate) fn note_committed(&self, question: &Question, version: u64) {
+        let Asked::Write(value, condition) = question.asked else {
+            panic!("a read is not committed");
+        };
+        // Its answer may be that to another attempt, so that it says nothing of terms.
+        let at = LogPoint::at(version);
+        let written = What::Written {
+            value,
+            condition,
+            at,
+        };
+        self.push(question, 0, Some(self.sim.now()), written);
+        self.uploaded.set(self.uploaded.get() + 1);
+    }
+
+    /// Notes that the commit of an upload found another version.
+    pub(crate) fn note_conflicted(&self, question: &Question, current: u64) {
+        let Asked::Write(_, condition) = question.asked else {
+            panic!("a read has no condition");
+        };
+        let refused = What::Refused {
+            condition,
+            current,
+            at: None,
+        };
+        self.push(question, 0, Some(self.sim.now()), refused);
     }
 
     /// A page of a scan is a read of each of `keys` that it covers.
@@ -182,10 +221,11 @@ impl Notes {
             .items
             .iter()
             .map(|item| {
-                (
-                    item.key.as_ref(),
-                    (item.version, decode(item.value.bytes().unwrap())),
-                )
+                let value = match &item.value {
+                    ScanValue::Bytes(bytes) => decode(bytes),
+                    ScanValue::Large { len } => large::value_of_len(*len),
+                };
+                (item.key.as_ref(), (item.version, value))
             })
             .collect();
         let mut met = 0;
@@ -219,7 +259,7 @@ fn point(meta: ReplyMeta) -> LogPoint {
     }
 }
 
-fn on_wire(condition: WriteCondition) -> request::Condition {
+pub(crate) fn on_wire(condition: WriteCondition) -> request::Condition {
     match condition {
         WriteCondition::Any => request::Condition::Any,
         WriteCondition::Absent => request::Condition::Absent,

@@ -63,6 +63,8 @@ pub(crate) struct Plan {
     pub pause_ms: u64,
     /// One value of this many is long.
     pub long_every: u64,
+    /// How many of a hundred operations are uploads of large values.
+    pub uploads: u64,
     /// How often the nemesis strikes.
     pub strikes: u64,
 }
@@ -110,6 +112,7 @@ impl Plan {
             pause_ms: dice.pick(&[10, 40, 80]),
             long_every: dice.pick(&[10, 40, 1_000_000]),
             strikes: dice.between(8, 16),
+            uploads: dice.pick(&[0, 5, 15]),
         }
     }
 
@@ -148,6 +151,7 @@ impl Plan {
             compression: Compression::None,
             memtable_bytes: 64 << 10,
             kept_entries: 1 << 20,
+            uploads: 0,
             ..Self::of(seed)
         }
     }

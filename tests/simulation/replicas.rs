@@ -3,7 +3,7 @@
 use crate::cluster::Cluster;
 use bytes::Bytes;
 use corelith_consensus::Group;
-use corelith_shards::{LogId, ScanRange, ShardId};
+use corelith_shards::{ItemValue, LargeRef, LogId, ScanRange, ShardId, Space};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ const PAGE_ITEMS: usize = 1000;
 struct Content {
     /// Version and value, by key.
     keys: BTreeMap<Bytes, (u64, Bytes)>,
+    /// What each large value is, by key.
+    large: BTreeMap<Bytes, (u64, LargeRef)>,
+    /// Uploads and chunks: the index and the bytes of each row.
+    rows: BTreeMap<(u8, Bytes), (u64, Bytes)>,
     /// Records of the sessions.
     sessions: BTreeMap<u64, Vec<u8>>,
 }
@@ -95,6 +99,11 @@ fn difference(one: &Content, other: &Content) -> Option<String> {
         let versions = (version(one, key), version(other, key));
         format!("{}: {versions:?}", String::from_utf8_lossy(key))
     });
+    let large = one.large != other.large;
+    let named = named.chain(large.then(|| "other large values".to_owned()));
+    let rows = one.rows.keys().chain(other.rows.keys());
+    let rows = rows.filter(|row| one.rows.get(*row) != other.rows.get(*row));
+    let named = named.chain(rows.map(|(space, key)| format!("row {space} {key:?}")));
     let sessions = match one.sessions == other.sessions {
         true => String::new(),
         false => format!("sessions {:?} and {:?}", one.sessions, other.sessions),
@@ -106,7 +115,7 @@ fn content_of(cluster: &Cluster, group: &Group) -> Content {
     let engine = group.engine().clone();
     let node = cluster.node(cluster.place_of(group.node()));
     cluster.sim.block_on(node, async move {
-        let mut keys = BTreeMap::new();
+        let (mut keys, mut large) = (BTreeMap::new(), BTreeMap::new());
         let mut range = ScanRange::default();
         let pin = engine.pin();
         loop {
@@ -114,14 +123,32 @@ fn content_of(cluster: &Cluster, group: &Group) -> Content {
             let page = page.await.unwrap();
             for item in page.items {
                 range.start = [item.key.as_ref(), &[0]].concat().into();
-                let value = item.value.into_bytes().unwrap_or_default();
-                keys.insert(item.key, (item.version.0, value));
+                match item.value {
+                    ItemValue::Bytes(bytes) => {
+                        keys.insert(item.key, (item.version.0, bytes));
+                    }
+                    ItemValue::Large(found) => {
+                        large.insert(item.key, (item.version.0, found));
+                    }
+                }
             }
             if !page.more {
                 break;
             }
         }
+        let mut rows = BTreeMap::new();
+        for (number, space) in [(0, Space::Upload), (1, Space::Staged), (2, Space::Chunk)] {
+            let page = engine.rows(space, &[], &[], usize::MAX, usize::MAX);
+            for row in page.await.unwrap().rows {
+                rows.insert((number, row.key), (row.at.0, row.value));
+            }
+        }
         let sessions = engine.sessions().records();
-        Content { keys, sessions }
+        Content {
+            keys,
+            large,
+            rows,
+            sessions,
+        }
     })
 }

@@ -35,6 +35,10 @@ fn chaos_leaves_every_history_explainable_and_replicas_equal() {
         total.done > 60 * runs && total.strikes > 4 * runs,
         "too little happened in {runs} runs: {total:?}"
     );
+    assert!(
+        total.uploaded > runs && total.read_whole > runs,
+        "too few large values in {runs} runs: {total:?}"
+    );
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub(crate) struct Report {
     pub done: usize,
     pub unknown: usize,
     pub strikes: usize,
+    /// Large values that were committed, and those of which all bytes were read.
+    pub uploaded: usize,
+    pub read_whole: usize,
     /// Replicas that a snapshot was sent to, or that purged their log.
     pub purged: usize,
     pub refusals: BTreeMap<&'static str, usize>,
@@ -57,6 +60,8 @@ impl Report {
         self.done += other.done;
         self.unknown += other.unknown;
         self.strikes += other.strikes;
+        self.uploaded += other.uploaded;
+        self.read_whole += other.read_whole;
         self.purged += other.purged;
         self.searched += other.searched;
         self.undecided += other.undecided;
@@ -71,12 +76,15 @@ impl Report {
     /// What was checked in `runs` runs, in one line.
     pub(crate) fn summary(&self, runs: u64) -> String {
         format!(
-            "{runs} runs: {:.2} simulated hours, {} operations checked ({} of unknown outcome), {} faults; \
+            "{runs} runs: {:.2} simulated hours, {} operations checked ({} of unknown outcome), {} large values \
+             ({} read as a whole), {} faults; \
              the search agreed on {} keys and gave up on {}, both checks refused {} broken histories; \
              live at most {} ms after the faults",
             self.millis as f64 / 3_600_000.0,
             self.done,
             self.unknown,
+            self.uploaded,
+            self.read_whole,
             self.strikes,
             self.searched,
             self.undecided,
@@ -239,6 +247,8 @@ impl Trial {
             done: history.len(),
             unknown: history.iter().filter(is_unknown).count(),
             purged: purged.count(),
+            uploaded: notes.uploaded.get(),
+            read_whole: notes.read_whole.get(),
             refusals: notes.refusals.borrow().clone(),
             searched: checked.searched,
             undecided: checked.undecided,

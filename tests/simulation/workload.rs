@@ -1,6 +1,7 @@
 //! What the clients of a simulated cluster do, and what they note of it.
 
 use crate::client::{Client, Outcome, some_replica};
+use crate::large;
 use crate::notes::{Asked, Notes, Question, encode};
 use crate::plan::Plan;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod upload;
 
 /// What an operation may take once all faults are gone.
 pub(crate) const HEALED_DEADLINE: Duration = Duration::from_secs(15);
@@ -94,6 +97,12 @@ impl Workload {
                 .carry(&client, &read, |_| Bytes::new(), HEALED_DEADLINE)
                 .await;
             assert!(outcome.is_ok(), "a read in the end: {outcome:?}");
+            if let Ok(Answer::Large(large)) = &outcome {
+                let key = key_of(key);
+                let is_whole = large::read_bytes(&client, &key, large, HEALED_DEADLINE).await;
+                assert!(is_whole, "{key:?} has bytes in the end");
+                self.notes.read_whole.set(self.notes.read_whole.get() + 1);
+            }
         }
     }
 
@@ -137,6 +146,10 @@ impl Lane {
 
     async fn step(&self) {
         let number = random_u64() % self.workload.plan.keys;
+        let uploads = self.workload.plan.uploads;
+        if uploads > 0 && random_u64() % 100 < uploads {
+            return self.upload(number).await;
+        }
         match random_u64() % 100 {
             0..34 => self.get(number).await,
             34..80 => self.write(number, false).await,
@@ -156,7 +169,15 @@ impl Lane {
         let notes = &self.workload.notes;
         let read = notes.ask(self.name, &key_of(number), Asked::Read);
         let carried = notes.carry(&self.client, &read, |_| Bytes::new(), Self::deadline());
-        self.look(number, &carried.await);
+        let outcome = carried.await;
+        self.look(number, &outcome);
+        if let Ok(Answer::Large(large)) = &outcome {
+            let key = key_of(number);
+            let within = Self::deadline();
+            if large::read_bytes(&self.client, &key, large, within).await {
+                notes.read_whole.set(notes.read_whole.get() + 1);
+            }
+        }
     }
 
     fn condition(&self, number: u64) -> WriteCondition {
@@ -208,6 +229,7 @@ impl Lane {
     fn look(&self, number: u64, outcome: &Outcome) {
         let version = match outcome {
             Ok(Answer::Written { version, .. } | Answer::Value { version, .. }) => *version,
+            Ok(Answer::Large(large)) => large.version,
             Ok(Answer::Conflict { current, .. }) => *current,
             Ok(Answer::NotFound { .. }) => 0,
             _ => return,

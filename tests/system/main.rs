@@ -7,6 +7,8 @@
 //!
 //! * `CORELITH_IMPORT_DIR=~/.cargo/registry/src cargo test --test system import` imports a tree of one's own;
 //! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often;
+//! * `CORELITH_LARGE_BYTES=2147483648 CORELITH_LARGE_ROUNDS=100 cargo test --release --test system large` has large
+//!   values of that length, and more rounds of kills and races;
 //! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load.
 #![expect(
     clippy::unwrap_used,
@@ -29,6 +31,7 @@ mod growing;
 mod heal;
 mod identity;
 mod import;
+mod large;
 mod load;
 mod positions;
 mod recover;

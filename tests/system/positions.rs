@@ -1,8 +1,9 @@
 //! How far each replica is, as the status tells.
 
-use crate::waiting;
+use crate::waiting::{self, DEADLINE};
 use corelith_client::{Client, ShardRole};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Applied index by (shard, node), and the leader of each shard, of all nodes that answer.
 #[derive(Debug, Default)]
@@ -50,6 +51,12 @@ impl Positions {
             .map(|node| usize::try_from(*node).unwrap())
     }
 
+    /// The node that leads a shard.
+    pub(crate) fn leader_of(&self, shard: u32) -> Option<usize> {
+        let node = self.leaders.get(&shard)?;
+        Some(usize::try_from(*node).unwrap())
+    }
+
     fn equal_on(&self, nodes: usize, shards: u32) -> bool {
         self.applied.len() == usize::try_from(shards).unwrap()
             && self.applied.values().all(|replicas| {
@@ -60,7 +67,18 @@ impl Positions {
 
 /// Waits until every replica of every shard answers and has applied the same entries; nobody may be writing.
 pub(crate) async fn wait_until_equal(client: &Client, nodes: usize, shards: u32) {
-    waiting::until_async("all replicas to be equally far", || async {
+    wait_until_equal_within(DEADLINE, client, nodes, shards).await;
+}
+
+/// As [`wait_until_equal`], with a deadline of its own.
+pub(crate) async fn wait_until_equal_within(
+    deadline: Duration,
+    client: &Client,
+    nodes: usize,
+    shards: u32,
+) {
+    let what = "all replicas to be equally far";
+    waiting::until_async_within(deadline, what, || async {
         let positions = Positions::of(client).await;
         if positions.equal_on(nodes, shards) {
             Ok(())

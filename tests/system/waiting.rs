@@ -32,16 +32,28 @@ pub(crate) fn until_within<T, E: Debug>(
 }
 
 /// As [`until`], on tokio.
-pub(crate) async fn until_async<T, E: Debug, F>(what: &str, mut condition: impl FnMut() -> F) -> T
+pub(crate) async fn until_async<T, E: Debug, F>(what: &str, condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, E>>,
 {
-    let end = Instant::now() + DEADLINE;
+    until_async_within(DEADLINE, what, condition).await
+}
+
+/// As [`until_async`], with a deadline of its own.
+pub(crate) async fn until_async_within<T, E: Debug, F>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let end = Instant::now() + deadline;
     loop {
         match condition().await {
             Ok(found) => return found,
             Err(state) if Instant::now() > end => {
-                panic!("waited {DEADLINE:?} for {what}; at the end: {state:?}")
+                panic!("waited {deadline:?} for {what}; at the end: {state:?}")
             }
             Err(_) => tokio::time::sleep(LOOK_EVERY).await,
         }

@@ -7,7 +7,8 @@
 //!
 //! * `CORELITH_IMPORT_DIR=~/.cargo/registry/src cargo test --test system import` imports a tree of one's own;
 //! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often;
-//! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load.
+//! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load;
+//! * `CORELITH_VALUE_MIB=2048 cargo test --release --test system large_cli` puts and gets longer values.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,6 +30,7 @@ mod growing;
 mod heal;
 mod identity;
 mod import;
+mod large_cli;
 mod load;
 mod positions;
 mod recover;

@@ -112,7 +112,7 @@ async fn versions_decide_conditional_writes(client: &Client) {
     assert_eq!(client.get("versioned").await.unwrap().value, "three");
 }
 
-/// Up to more than fits in one frame; longer ones are in `large`.
+/// Up to more than fits in one frame.
 async fn sizes(client: &Client) {
     const FRAME: usize = 8 << 20;
     assert_eq!(client.limits().value_bytes_max, 1 << 31);

@@ -151,14 +151,16 @@ async fn what_is_left_out_is_told_and_counted() {
     fs::create_dir_all(tree.join("folder")).unwrap();
     fs::write(tree.join("good"), "good").unwrap();
     fs::write(tree.join("folder/empty"), "").unwrap();
-    fs::write(tree.join("large"), vec![0; 9 << 20]).unwrap();
+    // One byte too many, in a file that takes no space.
+    let large = fs::File::create(tree.join("large")).unwrap();
+    large.set_len((1 << 31) + 1).unwrap();
     std::os::unix::fs::symlink("good", tree.join("link")).unwrap();
     let dir = tree.to_str().unwrap();
     let imported = cluster.run(&["import", dir, "--json"]);
     assert_eq!(imported.status.code(), Some(2), "{imported:?}");
     let complaint = said(&imported);
     assert!(
-        complaint.contains("large: the value is too large: it has 9437184 bytes"),
+        complaint.contains("large: the value is too large: it has 2147483649 bytes"),
         "{complaint}"
     );
     assert!(complaint.contains("link: skipped"), "{complaint}");

@@ -1,5 +1,6 @@
 //! The errors of this crate.
 
+use crate::uploads::LoadError;
 use corelith_shards::{NodeId, ReplicaId};
 
 /// Why a group did not do what it was asked.
@@ -90,4 +91,13 @@ pub enum OpenError {
     /// The consensus state on disk was refused.
     #[error("the shard's consensus state cannot be used: {0}")]
     State(String),
+}
+
+impl From<LoadError> for OpenError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Storage(error) => Self::Storage(error),
+            LoadError::Row(error) => Self::State(error.to_string()),
+        }
+    }
 }

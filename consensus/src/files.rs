@@ -6,9 +6,9 @@
 //! goes on from there.
 //!
 //! Invariants:
-//! * Of each shard one reception runs at a time; a newer offer ends the one before, unless that is installing.
+//! * Of each shard one reception runs at a time; a newer offer ends the one before, unless that is installing: then it waits.
 //! * A leader gives up an offer that nobody asks about for [`FILES_SILENCE_MAX`]; who receives asks at least every quarter
-//!   of that, also while it waits for its rate, checks and installs.
+//!   of that, also while it waits for its turn or its rate, checks and installs.
 //! * Of each reception one piece at a time waits for the rate of the core, so that all of them get the same.
 //! * What came is written only with the checksum that the sender gave for it.
 //! * Who sends while clients want something of the same core sends slowly ([`Groups::pace_sending`]).
@@ -62,11 +62,6 @@ pub(crate) async fn receive(
     let number = reception.newest.get() + 1;
     reception.newest.set(number);
     reception.replaced.notify_waiters();
-    let _turn = reception.turn.acquire(1).await;
-    assert!(reception.newest.get() >= number, "offers are numbered");
-    if reception.newest.get() != number {
-        return Ok(None);
-    }
     let puller = Puller {
         groups,
         group,
@@ -75,7 +70,20 @@ pub(crate) async fn receive(
         sender: Target::of(group.shard(), vote.node),
         asking: Semaphore::new(1),
         list_bytes: Cell::new(0),
+        damaged: Cell::new(0),
     };
+    // The one before may take long to install.
+    let _turn = {
+        let turn = pin!(reception.turn.acquire(1));
+        match select(turn, pin!(puller.show_signs())).await {
+            Either::Left((turn, _)) => turn,
+            Either::Right((never, _)) => match never {},
+        }
+    };
+    assert!(reception.newest.get() >= number, "offers are numbered");
+    if reception.newest.get() != number {
+        return Ok(None);
+    }
     let received = {
         let replaced = pin!(reception.replaced.notified());
         let pulling = pin!(puller.pull(&reception));
@@ -125,6 +133,42 @@ struct Puller<'a> {
     asking: Semaphore,
     /// Length of the list, once it is here.
     list_bytes: Cell<u64>,
+    /// How often something that came was damaged.
+    damaged: Cell<u32>,
+}
+
+/// A piece that was asked for: whoever asked and is gone before it came leaves it to others.
+struct AskedPiece<'a> {
+    incoming: &'a Incoming,
+    piece: MissingPiece,
+}
+
+impl Drop for AskedPiece<'_> {
+    fn drop(&mut self) {
+        // Nothing, if it is here.
+        self.incoming.give_back(self.piece);
+    }
+}
+
+/// Does what `start` begins of each that is `next`, several at once, until there are no more. One that fails and that `forgive`
+/// lets pass leaves the others alone.
+async fn several<T, F: Future<Output = Result<(), Ended>>>(
+    mut next: impl FnMut() -> Option<T>,
+    start: impl Fn(T) -> F,
+    forgive: impl Fn(Ended) -> Result<(), Ended>,
+) -> Result<(), Ended> {
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < FILE_PIECES_IN_FLIGHT
+            && let Some(one) = next()
+        {
+            running.push(start(one));
+        }
+        match running.next().await {
+            Some(done) => done.or_else(&forgive)?,
+            None => return Ok(()),
+        }
+    }
 }
 
 impl Puller<'_> {
@@ -182,56 +226,35 @@ impl Puller<'_> {
         let list = self.list().await?;
         let incoming = Rc::new(self.group.engine().receive_files(list).await?);
         reception.incoming.replace(Some(Rc::clone(&incoming)));
-        let mut damaged = 0;
         loop {
-            let received = self.pieces(&incoming).await;
-            let finished = match received {
-                Ok(()) => self.finish(&incoming).await,
-                Err(ended) => Err(ended),
-            };
-            match finished {
+            let next = || incoming.next_missing();
+            let start = |piece| self.piece(&incoming, piece);
+            several(next, start, |ended| self.forgive(ended)).await?;
+            match self.finish(&incoming).await {
                 Ok(()) => return Ok(incoming),
-                // What is missing again is asked for again: it may have been damaged on its way.
-                Err(Ended::Failed(error @ (Error::Corrupt { .. } | Error::BadPiece { .. }))) => {
-                    damaged += 1;
-                    tracing::warn!(shard = %self.group.shard(), %error, "received files are damaged");
-                    if damaged > FILES_DAMAGED_MAX {
-                        return Err(error.into());
-                    }
-                }
-                Err(ended) => return Err(ended),
+                Err(ended) => self.forgive(ended)?,
             }
         }
     }
 
-    /// Several pieces at once, until none is missing.
-    async fn pieces(&self, incoming: &Incoming) -> Result<(), Ended> {
-        let mut running = FuturesUnordered::new();
-        loop {
-            while running.len() < FILE_PIECES_IN_FLIGHT
-                && let Some(piece) = incoming.next_missing()
-            {
-                running.push(self.piece(incoming, piece));
-            }
-            match running.next().await {
-                Some(done) => done?,
-                None => return Ok(()),
-            }
+    /// What is missing again is asked for again, a few times: it may have been damaged on its way.
+    fn forgive(&self, ended: Ended) -> Result<(), Ended> {
+        let Ended::Failed(error @ (Error::Corrupt { .. } | Error::BadPiece { .. })) = ended else {
+            return Err(ended);
+        };
+        let damaged = self.damaged.get() + 1;
+        self.damaged.set(damaged);
+        tracing::warn!(shard = %self.group.shard(), %error, "received files are damaged");
+        match damaged > FILES_DAMAGED_MAX {
+            true => Err(error.into()),
+            false => Ok(()),
         }
     }
 
     async fn piece(&self, incoming: &Incoming, piece: MissingPiece) -> Result<(), Ended> {
-        let asked = match self.wait_for_rate(piece.len as u64).await {
-            Ok(()) => self.ask(Some(piece.file.0), piece.offset).await,
-            Err(ended) => Err(ended),
-        };
-        let came = match asked {
-            Ok(came) => came,
-            Err(ended) => {
-                incoming.give_back(piece);
-                return Err(ended);
-            }
-        };
+        let _asked = AskedPiece { incoming, piece };
+        self.wait_for_rate(piece.len as u64).await?;
+        let came = self.ask(Some(piece.file.0), piece.offset).await?;
         incoming.write_piece(piece, &came.bytes, came.crc).await?;
         Ok(())
     }
@@ -277,5 +300,41 @@ impl Puller<'_> {
     async fn show_sign(&self) -> Result<(), Ended> {
         // At the end of the list, so that nothing comes but an answer.
         self.ask(None, self.list_bytes.get()).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corelith_io::sim::Sim;
+    use std::cell::RefCell;
+
+    #[test]
+    fn a_piece_that_is_damaged_leaves_the_others_alone() {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async {
+            let left = RefCell::new(vec![3, 2, 1, 0]);
+            let done = RefCell::new(Vec::new());
+            let start = |number: u64| {
+                let done = &done;
+                async move {
+                    corelith_io::sleep(Duration::from_secs(number)).await;
+                    if number == 1 {
+                        let what = "it is damaged";
+                        return Err(Ended::Failed(Error::BadPiece { number, what }));
+                    }
+                    done.borrow_mut().push(number);
+                    Ok(())
+                }
+            };
+            let forgive = |ended| match ended {
+                Ended::Failed(Error::BadPiece { .. }) => Ok(()),
+                other => Err(other),
+            };
+            let ended = several(|| left.borrow_mut().pop(), start, forgive).await;
+            assert!(ended.is_ok());
+            assert_eq!(*done.borrow(), [0, 2, 3]);
+        });
     }
 }

@@ -67,6 +67,7 @@ pub(crate) use lead::STALLED_PART;
 pub use members::{GroupProgress, ReplicaProgress};
 pub use read::ReadPoint;
 pub use status::{GroupStatus, Role};
+pub(crate) use waiting::Silences;
 
 /// What a group and the parts of its openraft both look at.
 struct Shared {
@@ -121,22 +122,17 @@ async fn build(
         shared.elsewhere.for_checks(),
         Rc::clone(&shared.decisions),
     );
-    let loaded = uploads::load(engine).await;
-    let loaded = loaded.map_err(|error| OpenError::State(error.to_string()))?;
-    shared.uploads.replace(loaded);
+    shared.uploads.replace(uploads::load(engine).await?);
     let (known, table) = (Rc::clone(&ahead), Rc::clone(&shared.uploads));
     let machine = StateMachine::new(engine.clone(), applied, known, relief, table);
-    replay(&machine, engine, log).await?;
+    let mut store = LogStore::new(log.clone(), engine.clone(), ahead, unsendable);
+    if !replay(&machine, engine, log).await? {
+        store.defer();
+    }
     machine.is_started();
-    Raft::build(
-        me.0,
-        config::openraft(shard_id)?,
-        network,
-        LogStore::new(log.clone(), engine.clone(), ahead, unsendable),
-        machine,
-    )
-    .await
-    .map_err(|error| OpenError::State(error.to_string()))
+    Raft::build(me.0, config::openraft(shard_id)?, network, store, machine)
+        .await
+        .map_err(|error| OpenError::State(error.to_string()))
 }
 
 /// The group of one shard. Belongs to one core; clones share it.
@@ -178,6 +174,8 @@ struct GroupInner {
     keeper: keeper::Keeper,
     lead: lead::Lead,
     silence: waiting::Silence,
+    /// Of all groups of the core.
+    silences: Rc<Silences>,
     /// Something has changed that may have this replica stand.
     wake: Notify,
     /// There is a reason to purge the log beside a checkpoint.
@@ -209,6 +207,7 @@ pub(crate) struct GroupSurroundings {
     pub(crate) core: u16,
     /// The core of another node that has the shard.
     pub(crate) core_of: Rc<dyn Fn(NodeId) -> u16>,
+    pub(crate) silences: Rc<Silences>,
 }
 
 impl Group {
@@ -228,6 +227,7 @@ impl Group {
             liveness,
             core,
             core_of,
+            silences,
         } = surroundings;
         let met = Arc::clone(&liveness);
         let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
@@ -289,6 +289,7 @@ impl Group {
             keeper: keeper::Keeper::default(),
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
+            silences,
             wake: Notify::new(),
             purge_wanted: Notify::new(),
             budget: ProposalBudget::of(&options),

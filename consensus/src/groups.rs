@@ -3,7 +3,7 @@
 mod pulse;
 
 use crate::error::OpenError;
-use crate::group::{Group, GroupSurroundings};
+use crate::group::{Group, GroupSurroundings, Silences};
 use crate::introduction::{Acquaintances, Admit, Stranger};
 use crate::limits;
 use crate::link::{LinkConfig, PeerLink};
@@ -42,6 +42,7 @@ struct GroupsInner {
     sending: CopyPacer,
     copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
+    silences: Rc<Silences>,
 }
 
 impl Groups {
@@ -85,6 +86,7 @@ impl Groups {
                 receptions: FileReceptions::default(),
                 sending: CopyPacer::default(),
                 copy_bytes_per_second: Cell::new(0),
+                silences: Rc::default(),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -128,6 +130,7 @@ impl Groups {
                 let core_of = Rc::clone(&self.inner.route.core_of);
                 Rc::new(move |node| core_of(node, shard_id))
             },
+            silences: Rc::clone(&self.inner.silences),
         };
         let group = Group::open(surroundings, shard, shard_id, origin, preferred).await?;
         let replaced = self

@@ -60,6 +60,7 @@ pub use groups::Groups;
 pub use introduction::{Admit, Judge, Stranger};
 pub use liveness::{Liveness, LivenessOptions, PeerState, ToldMark};
 pub use options::{Options, Reads};
+pub use relief::ApplyWait;
 pub use route::{AnswerNode, GroupMember, NodeStore, Origin, Resolve, Route};
 pub use stores::GroupMembers;
 pub use uploads::UploadCounts;

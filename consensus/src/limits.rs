@@ -126,9 +126,7 @@ pub const HEAL_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take until as much is applied here as the other replica had: compactions rest meanwhile, without which
 /// nothing is applied once there are too many runs.
 pub const HEAL_WAIT_APPLIED: Duration = Duration::from_secs(5);
-/// How long a conditional write may wait for what is damaged, while its group runs ...
-pub const RELIEF_LIMIT: Duration = Duration::from_secs(600);
-/// ... and while it starts.
+/// How long the start of a group waits for a conditional write whose key is damaged; it goes on waiting once the group runs.
 pub const RELIEF_LIMIT_AT_START: Duration = Duration::from_secs(10);
 /// How often it asks again.
 pub const RELIEF_PAUSE: Duration = Duration::from_millis(100);
@@ -191,7 +189,6 @@ const _: () = assert!(FETCH_BYTES < PEER_ANSWERS_BYTES_MAX);
 const _: () = assert!(FETCH_LOOK_EVERY.as_millis() < FETCH_WAIT_MAX.as_millis());
 const _: () = assert!(HEAL_RETRY.as_millis() < HEAL_RETRY_MAX.as_millis());
 const _: () = assert!(HEAL_WAIT_APPLIED.as_millis() < HEAL_LIMIT.as_millis());
-const _: () = assert!(RELIEF_LIMIT_AT_START.as_millis() < RELIEF_LIMIT.as_millis());
 const _: () = assert!(RELIEF_PAUSE.as_millis() < RELIEF_LIMIT_AT_START.as_millis());
 const _: () = assert!(RELIEF_PAUSE.as_millis() < RELIEF_SAY_EVERY.as_millis());
 const _: () = assert!(FOLLOWER_GATHER_MAX.as_millis() < FOLLOWER_PAUSE.as_millis());

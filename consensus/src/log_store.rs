@@ -46,6 +46,8 @@ pub(crate) struct LogStore {
     engine: Engine,
     ahead: Rc<ParsedAhead>,
     unsendable: Rc<Unsendable>,
+    /// Openraft applies nothing before it runs.
+    is_deferred: bool,
 }
 
 impl LogStore {
@@ -62,7 +64,13 @@ impl LogStore {
             engine,
             ahead,
             unsendable,
+            is_deferred: false,
         }
+    }
+
+    /// Has what is not applied yet applied once it is known anew to be committed, while the group runs.
+    pub(crate) fn defer(&mut self) {
+        self.is_deferred = true;
     }
 
     /// The part of `range` that the log holds, as `from..to`.
@@ -244,7 +252,11 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.log.committed().map(types::log_id))
+        let committed = match self.is_deferred {
+            true => self.engine.applied().0,
+            false => self.log.committed(),
+        };
+        Ok(committed.map(types::log_id))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>

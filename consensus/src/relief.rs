@@ -3,6 +3,9 @@
 //! All replicas decide an entry alike. So another one that has applied it can say what it decided, as long as it remembers; and
 //! one that still has the state from before the entry can say which version the key had. Until one of them answers, or
 //! the damage is healed, the entry waits, and what comes after it. The others go on.
+//!
+//! Where nobody can answer, since the key is damaged on all replicas, there is nothing that all of them would decide alike, now
+//! and when a copy is put back: so they wait, for as long as it takes, and say so ([`ApplyWait`]). A start does not wait for it.
 
 use crate::limits::{DECISIONS_KEPT_MAX, RELIEF_PAUSE, RELIEF_SAY_EVERY};
 use bytes::Bytes;
@@ -28,6 +31,34 @@ pub(crate) enum Checked {
     Decided(Outcome),
 }
 
+/// A conditional write that a replica cannot decide, so that it applies nothing more for now: its key is damaged here, and no
+/// other replica can say which version it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyWait {
+    /// The entry.
+    pub index: LogIndex,
+    /// The key.
+    pub key: Bytes,
+    /// The damaged file.
+    pub file: String,
+    /// Where it is damaged, in bytes.
+    pub offset: u64,
+}
+
+impl ApplyWait {
+    fn of(index: LogIndex, key: &[u8], error: &shards::Error) -> Option<Self> {
+        let shards::Error::Corrupt { file, offset, .. } = error else {
+            return None;
+        };
+        Some(Self {
+            index,
+            key: Bytes::copy_from_slice(key),
+            file: file.clone(),
+            offset: *offset,
+        })
+    }
+}
+
 /// See the module. Belongs to a state machine.
 pub(crate) struct Relief {
     engine: Engine,
@@ -49,8 +80,8 @@ impl Relief {
         self.decisions.note(index, outcome);
     }
 
-    /// Which version `key` has before the entry at `index`, or what another replica has made of that entry. Waits for at most
-    /// `limit` if it is damaged.
+    /// Which version `key` has before the entry at `index`, or what another replica has made of that entry. If it is damaged
+    /// it waits, for at most `limit` if there is one.
     ///
     /// # Errors
     /// `Io`, `Closed`; `Corrupt` if it has waited in vain.
@@ -58,7 +89,18 @@ impl Relief {
         &self,
         key: &[u8],
         index: LogIndex,
-        limit: Duration,
+        limit: Option<Duration>,
+    ) -> shards::Result<Checked> {
+        let checked = self.checked(key, index, limit).await;
+        self.decisions.waits.replace(None);
+        checked
+    }
+
+    async fn checked(
+        &self,
+        key: &[u8],
+        index: LogIndex,
+        limit: Option<Duration>,
     ) -> shards::Result<Checked> {
         let begun = corelith_io::now();
         let mut said = None;
@@ -73,9 +115,15 @@ impl Relief {
                 return Ok(checked);
             }
             let now = corelith_io::now();
-            if now - begun >= limit {
+            if limit.is_some_and(|limit| now - begun >= limit) {
                 return Err(error);
             }
+            if self.engine.is_stopping() {
+                return Err(shards::Error::Closed);
+            }
+            self.decisions
+                .waits
+                .replace(ApplyWait::of(index, key, &error));
             if said.is_none_or(|said| now - said >= RELIEF_SAY_EVERY) {
                 said = Some(now);
                 let index = index.0;
@@ -91,12 +139,16 @@ impl Relief {
 ///
 /// Invariant: indexes ascend.
 #[derive(Default)]
-pub(crate) struct Decisions(RefCell<VecDeque<(LogIndex, Outcome)>>);
+pub(crate) struct Decisions {
+    last: RefCell<VecDeque<(LogIndex, Outcome)>>,
+    /// What applying waits for.
+    waits: RefCell<Option<ApplyWait>>,
+}
 
 impl Decisions {
     /// Notes what was decided.
     pub(crate) fn note(&self, index: LogIndex, outcome: Outcome) {
-        let mut decisions = self.0.borrow_mut();
+        let mut decisions = self.last.borrow_mut();
         let last = decisions.back().map(|(last, _)| *last);
         assert!(last < Some(index), "entries are decided in order");
         if decisions.len() >= DECISIONS_KEPT_MAX {
@@ -107,9 +159,14 @@ impl Decisions {
 
     /// What was decided at `index`, if that is remembered.
     pub(crate) fn at(&self, index: LogIndex) -> Option<Outcome> {
-        let decisions = self.0.borrow();
+        let decisions = self.last.borrow();
         let place = decisions.binary_search_by_key(&index, |(at, _)| *at).ok()?;
         decisions.get(place).map(|(_, outcome)| *outcome)
+    }
+
+    /// What applying waits for.
+    pub(crate) fn waits(&self) -> Option<ApplyWait> {
+        self.waits.borrow().clone()
     }
 }
 

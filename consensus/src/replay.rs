@@ -13,7 +13,8 @@ use crate::state_machine::StateMachine;
 use corelith_io::JoinHandle;
 use corelith_shards::{self as shards, Engine, Entry, Log, LogIndex};
 
-/// Applies the committed entries of `log` that `engine`, the state of `machine`, lacks.
+/// Applies the committed entries of `log` that `engine`, the state of `machine`, lacks. Returns whether it has come to the end:
+/// it stops before an entry that cannot be decided for now.
 ///
 /// # Errors
 /// `Storage` or `State`: the shard cannot be used.
@@ -21,14 +22,14 @@ pub(crate) async fn replay(
     machine: &StateMachine,
     engine: &Engine,
     log: &Log,
-) -> Result<(), OpenError> {
+) -> Result<bool, OpenError> {
     let Some(committed) = log.committed() else {
-        return Ok(());
+        return Ok(true);
     };
     let first = engine.applied().0.map_or(0, |id| id.index.0 + 1);
     let end = committed.index.0 + 1;
     if first >= end {
-        return Ok(());
+        return Ok(true);
     }
     let started = corelith_io::now();
     let mut ahead = read(log, first, end);
@@ -42,6 +43,14 @@ pub(crate) async fn replay(
         for (count, entry) in (1..).zip(&entries) {
             engine.wait_for_memory().await?;
             let applied = machine.apply_entry(entry).await;
+            if applied.is_err() && machine.is_undecided() {
+                let index = entry.id.index.0;
+                tracing::warn!(
+                    index,
+                    "the log is replayed up to a conditional write whose key is damaged"
+                );
+                return Ok(false);
+            }
             applied.map_err(|error| OpenError::State(error.to_string()))?;
             if count % APPLY_TURN_ENTRIES == 0 {
                 corelith_io::yield_if_needed().await;
@@ -58,7 +67,7 @@ pub(crate) async fn replay(
         ms = started.elapsed().as_millis() as u64,
         "the log is replayed"
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Reads a piece of the log in a task of its own.

@@ -9,7 +9,7 @@
 use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::command::{Decided, Outcome, Parsed, WriteReply, kind};
-use crate::limits::{APPLY_TURN_ENTRIES, RELIEF_LIMIT, RELIEF_LIMIT_AT_START};
+use crate::limits::{APPLY_TURN_ENTRIES, RELIEF_LIMIT_AT_START};
 use crate::log_store::io_error;
 use crate::membership;
 use crate::planted::{Bug, is_planted};
@@ -37,8 +37,10 @@ pub(crate) struct StateMachine {
     ahead: Rc<ParsedAhead>,
     relief: Relief,
     uploads: Rc<RefCell<Uploads>>,
-    /// How long a check waits for what is damaged.
-    patience: Cell<Duration>,
+    /// How long a check waits for what is damaged; `None`: as long as it takes.
+    patience: Cell<Option<Duration>>,
+    /// Whether a check has waited in vain.
+    is_undecided: Cell<bool>,
 }
 
 impl StateMachine {
@@ -56,13 +58,21 @@ impl StateMachine {
             ahead,
             relief,
             uploads,
-            patience: Cell::new(RELIEF_LIMIT_AT_START),
+            patience: Cell::new(Some(RELIEF_LIMIT_AT_START)),
+            is_undecided: Cell::new(false),
         }
     }
 
     /// The start is over.
     pub(crate) fn is_started(&self) {
-        self.patience.set(RELIEF_LIMIT);
+        self.patience.set(None);
+        self.is_undecided.set(false);
+    }
+
+    /// Whether the last entry was not applied since what its condition asks for is damaged: all that holds is in place, and
+    /// it may be applied again.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.is_undecided.get()
     }
 
     /// Applies one entry and says what came of it.
@@ -169,8 +179,11 @@ impl StateMachine {
             let found = self.engine.version_in_memory(key);
             Checked::Current(found.flatten())
         } else {
-            let checked = self.relief.check(key, at, self.patience.get());
-            checked.await.map_err(io_error)?
+            let checked = self.relief.check(key, at, self.patience.get()).await;
+            let is_corrupt = |error: &shards::Error| error.is_corrupt();
+            self.is_undecided
+                .set(checked.as_ref().is_err_and(is_corrupt));
+            checked.map_err(io_error)?
         };
         let decided = match checked {
             Checked::Current(current) if current == expected => Ok(()),
@@ -312,7 +325,8 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> io::Result<()> {
         snapshot::install(&self.engine, snapshot).await?;
         if !is_planted(Bug::KeepUploadsAtInstall) {
-            let installed = uploads::load(&self.engine).await?;
+            let installed = uploads::load(&self.engine).await;
+            let installed = installed.map_err(|error| io::Error::other(error.to_string()))?;
             self.uploads.replace(installed);
         }
         let (applied, _) = self.engine.applied();

@@ -13,30 +13,29 @@
 //! * A key has at most one live upload, and has it exactly if its row is a large value with that id.
 //! * Chunks of what is open or live are never dropped; nothing that is dead comes back.
 
-pub(crate) mod crc;
+mod crc;
 pub(crate) mod entry;
+mod load;
 pub(crate) mod record;
 #[cfg(test)]
 mod tests;
+mod whole;
+
+pub(crate) use load::{LoadError, load};
 
 use crate::limits::{
     DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX, OPEN_UPLOADS_MAX,
-    STAGED_CHUNKS_MAX, UPLOAD_ROWS, UPLOAD_ROWS_BYTES, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX,
-    UPLOAD_TTL_MIN,
+    STAGED_CHUNKS_MAX, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX, UPLOAD_TTL_MIN,
 };
-use crate::log_store::io_error;
 use crate::planted::{Bug, is_planted};
 use bytes::Bytes;
 use corelith_shards::{Engine, LargeRef, LogIndex, Space};
 use corelith_wire::limits::{
     ATTRIBUTES_BYTES_MAX, CHUNK_BYTES_MAX, KEY_BYTES_MAX, LARGE_VALUE_BYTES_MAX, UPLOAD_CHUNKS_MAX,
-    UPLOAD_PARTS_MAX,
 };
-use corelith_wire::upload::{
-    CommitUpload, PartLength, StagedChunk, UploadRefusal, UploadState, UploadSummary,
-};
+use corelith_wire::upload::{CommitUpload, StagedChunk, UploadRefusal, UploadState, UploadSummary};
 use corelith_wire::{ChunkId, UploadId};
-use entry::{Drop, Run};
+use entry::{DropChunks, Run};
 use record::{CommittedRecord, OpenRecord, Record};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -87,11 +86,13 @@ pub(crate) struct Content {
     pub(crate) crc32c: u32,
 }
 
+/// The chunks of an upload, by part and chunk.
+type Chunks = BTreeMap<(u32, u32), Content>;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Open {
     begun: OpenRecord,
-    /// By part and chunk.
-    chunks: BTreeMap<(u32, u32), Content>,
+    chunks: Chunks,
     bytes: u64,
 }
 
@@ -335,12 +336,7 @@ impl Uploads {
         UploadState::Open
     }
 
-    fn insert_open(
-        &mut self,
-        upload: UploadId,
-        begun: OpenRecord,
-        chunks: BTreeMap<(u32, u32), Content>,
-    ) {
+    fn insert_open(&mut self, upload: UploadId, begun: OpenRecord, chunks: Chunks) {
         let bytes = chunks.values().map(|content| u64::from(content.len)).sum();
         self.expiring.insert((begun.expires_us, upload));
         self.counts.open += 1;
@@ -417,7 +413,7 @@ impl Uploads {
         if is_planted(Bug::CommitIncomplete) {
             return Ok(());
         }
-        let crc32c = whole(open, &commit.parts).map_err(refused)?;
+        let crc32c = whole::crc32c(&open.chunks, &commit.parts).map_err(refused)?;
         match crc32c == commit.crc32c {
             true => Ok(()),
             false => Err(refused(UploadRefusal::ChecksumDiffers)),
@@ -578,7 +574,7 @@ impl Uploads {
     pub(crate) fn drop_chunks(
         &mut self,
         at: LogIndex,
-        dropped: &Drop,
+        dropped: &DropChunks,
         time_us: u64,
         changes: &mut Vec<Change>,
     ) -> UploadState {
@@ -633,44 +629,6 @@ impl Uploads {
     }
 }
 
-/// The CRC-32C of the parts in order, if all their chunks are there.
-fn whole(open: &Open, parts: &[PartLength]) -> Result<u32, UploadRefusal> {
-    let mut named = BTreeSet::new();
-    let is_sound =
-        parts.len() <= UPLOAD_PARTS_MAX && parts.iter().all(|part| named.insert(part.part));
-    if !is_sound {
-        return Err(UploadRefusal::Malformed);
-    }
-    let lens = parts.iter().map(|part| part.len);
-    let len = lens.fold(0, u64::saturating_add);
-    if len > LARGE_VALUE_BYTES_MAX {
-        return Err(UploadRefusal::TooLarge {
-            limit: LARGE_VALUE_BYTES_MAX,
-        });
-    }
-    let mut crc32c = 0;
-    for PartLength { part, len } in parts {
-        let (mut left, mut next) = (*len, 0);
-        let chunks = open.chunks.range((*part, 0)..=(*part, u32::MAX));
-        for ((_, chunk), content) in chunks {
-            let expected = left.min(u64::from(CHUNK_BYTES));
-            if *chunk != next || u64::from(content.len) != expected {
-                break;
-            }
-            crc32c = crc::combine(crc32c, content.crc32c, content.len);
-            left -= expected;
-            next += 1;
-        }
-        // Neither less than is named nor more, which a part that ends where another chunk begins would have.
-        let following = open.chunks.range((*part, next)..=(*part, u32::MAX)).next();
-        if left > 0 || following.is_some() {
-            let (part, chunk) = (*part, next);
-            return Err(UploadRefusal::Incomplete { part, chunk });
-        }
-    }
-    Ok(crc32c)
-}
-
 /// A copy with memory of its own: what it is a part of is much longer.
 fn own(bytes: &Bytes) -> Bytes {
     Bytes::copy_from_slice(bytes)
@@ -694,109 +652,6 @@ fn mark_key(upload: UploadId) -> Bytes {
 
 fn chunk_key(chunk: ChunkId) -> Bytes {
     Bytes::copy_from_slice(&chunk.key())
-}
-
-/// Reads a table from its rows, given in order of keys: those of the space Upload first, then those of Staged.
-#[derive(Debug, Default)]
-pub(crate) struct Loading {
-    table: Uploads,
-    open: BTreeMap<UploadId, (OpenRecord, BTreeMap<(u32, u32), Content>)>,
-    /// The last record of a commit: its mark comes next.
-    committed: Option<(UploadId, CommittedRecord)>,
-}
-
-/// A row that no table has written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a row of an upload makes no sense")]
-pub(crate) struct StrangeRow;
-
-impl Loading {
-    /// Takes a row of the space Upload.
-    pub(crate) fn upload(&mut self, key: &[u8], value: &Bytes) -> Result<(), StrangeRow> {
-        let (id, rest) = key.split_first_chunk::<16>().ok_or(StrangeRow)?;
-        let upload = UploadId(u128::from_be_bytes(*id));
-        if rest == [record::MARK] {
-            let committed = self.committed.take_if(|(id, _)| *id == upload);
-            let (_, committed) = committed.ok_or(StrangeRow)?;
-            let how = Final::Committed {
-                version: committed.version,
-            };
-            self.table.insert_dead(upload, how, committed.len);
-            return Ok(());
-        }
-        self.flush();
-        if !rest.is_empty() {
-            return Err(StrangeRow);
-        }
-        match Record::decode(value).ok_or(StrangeRow)? {
-            Record::Time(time_us) if upload == TIME => self.table.time_us = time_us,
-            _ if upload == TIME => return Err(StrangeRow),
-            Record::Time(_) => return Err(StrangeRow),
-            Record::Open(begun) => {
-                self.open.insert(upload, (begun, BTreeMap::new()));
-            }
-            Record::Committed(committed) => self.committed = Some((upload, committed)),
-            Record::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
-            Record::Ended { how, at } => self.table.insert_ended(upload, how, at),
-        }
-        Ok(())
-    }
-
-    /// The record before has no mark.
-    fn flush(&mut self) {
-        if let Some((upload, committed)) = self.committed.take() {
-            let CommittedRecord {
-                key, version, len, ..
-            } = committed;
-            self.table.insert_live(upload, own(&key), version, len);
-        }
-    }
-
-    /// Takes a row of the space Staged. Those of uploads that are dead wait to be dropped.
-    pub(crate) fn staged(&mut self, key: &[u8], value: &[u8]) -> Result<(), StrangeRow> {
-        let chunk = ChunkId::of_key(key).ok_or(StrangeRow)?;
-        let content = record::content(value).ok_or(StrangeRow)?;
-        if let Some((_, chunks)) = self.open.get_mut(&chunk.upload) {
-            chunks.insert((chunk.part, chunk.chunk), content);
-        }
-        Ok(())
-    }
-
-    /// The table.
-    pub(crate) fn finish(mut self) -> Uploads {
-        self.flush();
-        for (upload, (begun, chunks)) in self.open {
-            self.table.insert_open(upload, begun, chunks);
-        }
-        self.table
-    }
-}
-
-/// Reads the table from the rows of a shard's state.
-///
-/// # Errors
-/// The storage failed, or a row is none of ours.
-pub(crate) async fn load(engine: &Engine) -> std::io::Result<Uploads> {
-    let mut loading = Loading::default();
-    for space in [Space::Upload, Space::Staged] {
-        let mut after = Bytes::new();
-        loop {
-            let page = engine.rows(space, &[], &after, UPLOAD_ROWS, UPLOAD_ROWS_BYTES);
-            let page = page.await.map_err(io_error)?;
-            for row in &page.rows {
-                let taken = match space {
-                    Space::Upload => loading.upload(&row.key, &row.value),
-                    _ => loading.staged(&row.key, &row.value),
-                };
-                taken.map_err(std::io::Error::other)?;
-            }
-            match page.rows.last() {
-                Some(last) if page.more => after = last.key.clone(),
-                _ => break,
-            }
-        }
-    }
-    Ok(loading.finish())
 }
 
 /// Writes what has changed with the entry at `at`.

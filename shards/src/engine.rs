@@ -56,7 +56,7 @@ pub use install::SnapshotWriter;
 pub use outlook::{Returning, Wait};
 pub use report::{LevelReport, StorageReport};
 pub use rows::{Row, RowPage};
-pub use scan::{Item, ItemHead, ItemValue, ScanPage, ScanRange};
+pub use scan::{Item, ItemHead, ScanPage, ScanRange};
 pub use scrub::{ScrubOptions, ScrubProgress};
 pub use snapshot::Snapshot;
 pub use statistics::{Statistics, WorkStatistics};
@@ -70,6 +70,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, LogIndex, Owner, SegmentId, TableId, ValueSegmentId};
 use crate::key::{Space, SpacedKey};
+pub use crate::large::ItemValue;
 use crate::large::LargeRef;
 use crate::limits::{
     KEY_BYTES_MAX, MEMBERSHIP_BYTES_MAX, SEPARATED_FRACTION, SEPARATED_PER_MEMTABLE_BYTE,

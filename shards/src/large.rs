@@ -5,6 +5,7 @@
 //! ```
 
 use crate::error::Error;
+use bytes::Bytes;
 use corelith_wire::ids::UploadId;
 
 /// Bytes of the stored form.
@@ -49,6 +50,53 @@ impl LargeRef {
             len: u64::from_le_bytes(*len),
             committed_us: u64::from_le_bytes(committed.try_into().ok()?),
         })
+    }
+}
+
+/// A value, or what stands for it if it is large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemValue {
+    /// The bytes.
+    Bytes(Bytes),
+    /// The bytes are chunks of an upload.
+    Large(LargeRef),
+}
+
+impl ItemValue {
+    /// Length of the value in bytes.
+    #[must_use]
+    pub fn value_len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Large(large) => large.len,
+        }
+    }
+
+    /// Bytes that it takes in memory, or in an answer.
+    #[must_use]
+    pub fn held_len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Large(_) => LARGE_BYTES,
+        }
+    }
+
+    /// The bytes, unless it is large.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large(_) => None,
+        }
+    }
+
+    /// See [`ItemValue::bytes`].
+    #[must_use]
+    pub fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Large(_) => None,
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand) -> Result<(), 
                     )
                     .await
                 }
-                false => Ok(()),
+                false => say("next", &[rest_of_replace(old)], options.json),
             }
         }
         ClusterCommand::Set(of) => {
@@ -89,6 +89,14 @@ pub(super) async fn run(client: &Client, command: ClusterCommand) -> Result<(), 
             give(client, ClusterOrder::Recover { lost }, options, Goal::None).await
         }
     }
+}
+
+/// What is left to do of a replacement that nobody waits for.
+fn rest_of_replace(old: u64) -> String {
+    format!(
+        "node {old} is not removed: once it is empty (corelith cluster drain {old} --wait), \
+         `corelith cluster remove {old}` does that; with --wait, replace does both"
+    )
 }
 
 /// Gives an order, says what becomes of it, and waits for its end if that is wanted.

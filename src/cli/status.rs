@@ -5,10 +5,11 @@ use super::output;
 use super::table::TextTable;
 use super::unserved::unserved;
 use corelith_client::{
-    Client, ClusterStatus, DamagedPlace, MapNode, NodeStorage, ShardRole, ShardStatus, ShardStorage,
+    Client, ClusterAnswer, ClusterAsk, ClusterOrder, ClusterStatus, DamagedPlace, MapNode,
+    NodeStorage, ShardRole, ShardStatus, ShardStorage,
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Prints the state.
@@ -21,10 +22,11 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
         true => reasons(&client.storage().await?),
         false => Reasons::new(),
     };
+    let draining = draining(client).await;
     let text = if as_json {
-        json_lines(&status, &reasons)?
+        json_lines(&status, &reasons, &draining)?
     } else {
-        tables(&status, &reasons)
+        tables(&status, &reasons, &draining)
     };
     output::text(&text)?;
     let replies = status
@@ -41,6 +43,31 @@ pub(super) async fn run(client: &Client, as_json: bool) -> Result<(), Failure> {
 
 /// A node that another one has not heard for so long is named.
 const HEARD_MS_MAX: u64 = 1_000;
+
+/// How long the keeper of the map is asked which nodes are drained: without one the rest is shown all the same.
+const DRAINING_WITHIN: Duration = Duration::from_secs(1);
+
+/// The nodes that are drained, as far as the keeper of the map says.
+async fn draining(client: &Client) -> BTreeSet<u64> {
+    let ask = ClusterAsk {
+        order: ClusterOrder::Status,
+        dry_run: false,
+    };
+    let asked = tokio::time::timeout(DRAINING_WITHIN, client.cluster(&ask)).await;
+    let Ok(Ok(ClusterAnswer::Status { view })) = asked else {
+        return BTreeSet::new();
+    };
+    let drained = view.nodes.iter().filter(|node| node.state == "draining");
+    drained.map(|node| node.node).collect()
+}
+
+/// The state of a node that answers.
+fn state_of(node: u64, draining: &BTreeSet<u64>) -> &'static str {
+    match draining.contains(&node) {
+        true => "draining",
+        false => "up",
+    }
+}
 
 /// Why replicas are down, by shard and node.
 type Reasons = BTreeMap<(u32, u64), String>;
@@ -89,7 +116,7 @@ pub(super) fn address(node: &MapNode) -> String {
     format!("{}:{}", node.host, node.base_port)
 }
 
-fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
+fn tables(status: &ClusterStatus, reasons: &Reasons, draining: &BTreeSet<u64>) -> String {
     let mut nodes = TextTable::new(&[
         "NODE", "ADDRESS", "CORES", "VERSION", "UP", "LEADS", "STATE",
     ]);
@@ -123,7 +150,7 @@ fn tables(status: &ClusterStatus, reasons: &Reasons) -> String {
                     reply.version.clone(),
                     indicatif::HumanDuration(uptime).to_string(),
                     reply.shards.iter().filter(leads).count().to_string(),
-                    "up".to_owned(),
+                    state_of(node.node.id, draining).to_owned(),
                 ]);
                 rows.extend(reply.shards.iter().map(|shard| (shard, reply.node)));
             }
@@ -325,6 +352,7 @@ struct NodeLine<'a> {
     address: String,
     cores: u16,
     up: bool,
+    draining: bool,
     /// Null while it is up.
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -380,7 +408,11 @@ impl ReplicaLine {
     }
 }
 
-fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failure> {
+fn json_lines(
+    status: &ClusterStatus,
+    reasons: &Reasons,
+    draining: &BTreeSet<u64>,
+) -> Result<String, Failure> {
     let mut text = output::json_line(&ClusterLine {
         kind: "cluster",
         cluster: format!("{:016x}", status.map.cluster),
@@ -396,6 +428,7 @@ fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failu
             address: address(&node.node),
             cores: node.node.cores,
             up: reply.is_ok(),
+            draining: draining.contains(&node.node.id),
             error: reply.err().map(ToString::to_string),
             version: reply.ok().map(|reply| reply.version.as_str()),
             uptime_ms: reply.ok().map(|reply| reply.uptime_ms),
@@ -423,4 +456,18 @@ fn json_lines(status: &ClusterStatus, reasons: &Reasons) -> Result<String, Failu
         text += &output::json_line(&peer)?;
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_drained_is_shown_so() {
+        let draining = BTreeSet::from([2]);
+        assert_eq!(
+            [1, 2].map(|node| state_of(node, &draining)),
+            ["up", "draining"]
+        );
+    }
 }

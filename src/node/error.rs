@@ -23,6 +23,12 @@ pub enum NodeError {
         /// What it is, and what to do.
         why: String,
     },
+    /// The node was removed from the cluster: it ends as it should.
+    #[error("{why}")]
+    Removed {
+        /// What it is, and what to do.
+        why: String,
+    },
     /// The host name to listen on has no address.
     #[error(
         "the host {host:?} has no address ({reason}): check the configuration or the name service"

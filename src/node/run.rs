@@ -176,19 +176,25 @@ async fn wait(
         };
         match event.what {
             CoreEventKind::Ready => unready = unready.saturating_sub(1),
-            CoreEventKind::Ended(Err(error)) => return Err(error),
-            CoreEventKind::Ended(Ok(())) => {
-                return Err(NodeError::Ended {
-                    node: event.node.0,
-                    core: event.core,
-                });
-            }
+            CoreEventKind::Ended(ended) => return how_it_ends(ended, event.node, event.core),
         }
         if unready == 0
             && let Some(ready) = ready.take()
         {
             ready(event.node);
         }
+    }
+}
+
+/// How the process ends since a core has, which nobody asked to. A node that was removed is not to be started again.
+fn how_it_ends(ended: Result<(), NodeError>, node: NodeId, core: u16) -> Result<(), NodeError> {
+    match ended {
+        Err(NodeError::Removed { why }) => {
+            say(&why);
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(()) => Err(NodeError::Ended { node: node.0, core }),
     }
 }
 
@@ -310,4 +316,18 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, NodeError> {
         host: host.to_owned(),
         reason,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_removed_ends_well() {
+        let why = || "so it is".to_owned();
+        let ends = |ended| how_it_ends(ended, NodeId(1), 0).is_ok();
+        assert!(ends(Err(NodeError::Removed { why: why() })));
+        assert!(!ends(Err(NodeError::Excluded { why: why() })));
+        assert!(!ends(Ok(())), "nobody asked it to");
+    }
 }

@@ -311,7 +311,15 @@ impl Cluster {
             },
             limit,
         );
-        assert!(ready, "the cluster is not ready after {limit:?}");
+        let ready_cores = self
+            .members
+            .iter()
+            .map(|member| (member.config.id, member.ready_cores, member.config.cores));
+        assert!(
+            ready,
+            "the cluster is not ready after {limit:?}; cores of each node that are: {:?}",
+            ready_cores.collect::<Vec<_>>()
+        );
     }
 
     /// Takes down nodes that have ended by themselves because of their disks, or lost their power at

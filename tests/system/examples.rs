@@ -60,6 +60,16 @@ fn every_example_does_what_it_shows() {
             ],
         ),
         (
+            "file",
+            &[
+                "all 20971520 bytes are durable",
+                "it has 20971520 bytes of application/octet-stream",
+                "downloaded 20971520 bytes",
+                "the last 16 bytes agree: true",
+                "a stream of 8890 bytes was uploaded",
+            ],
+        ),
+        (
             "lock",
             &[
                 "bob gets it: false\nann writes: true\nbob has taken the lock over: true",

@@ -462,7 +462,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[test]
-fn check_counts_large_values() {
+fn check_and_inspect_know_large_values() {
     let mut cluster = Cluster::start();
     let file = cluster.path("film");
     generate(&file, 9 * MIB, 6);
@@ -470,7 +470,7 @@ fn check_counts_large_values() {
     for status in cluster.stop_all() {
         assert!(status.success(), "{status}");
     }
-    let mut found = 0;
+    let (mut found, mut inspected) = (0, String::new());
     for node in 1..=crate::cluster::NODES {
         let mut command = crate::cluster::corelith();
         let output = command
@@ -488,4 +488,31 @@ fn check_counts_large_values() {
             .sum::<u64>();
     }
     assert!(found > 0, "no node has flushed the large value");
+    for table in tables(&cluster.data_dir(1)) {
+        let mut command = crate::cluster::corelith();
+        let output = command.arg("inspect").arg(table).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        inspected += &String::from_utf8(output.stdout).unwrap();
+    }
+    for expected in [
+        "entry: upload ",
+        "entry: chunk ",
+        "large, 9437184 bytes of upload ",
+    ] {
+        assert!(inspected.contains(expected), "{expected}: {inspected}");
+    }
+}
+
+/// All tables below a directory.
+fn tables(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.extension() {
+            _ if path.is_dir() => found.extend(tables(&path)),
+            Some(of) if of == "sst" => found.push(path),
+            _ => {}
+        }
+    }
+    found
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::route::GroupMember;
-use crate::tests::cluster::command as write_command;
+use crate::tests::cluster::{begin, chunk, command as write_command};
 use crate::types::{Membership, StoredMembership};
+use crate::uploads::entry::timed;
 use bytes::Bytes;
 use corelith_wire::peer::{AppendResult, VoteAnswer};
 use corelith_wire::request::{Condition, Operation, WriteRequest};
@@ -150,6 +151,19 @@ fn votes_are_the_peers_own_and_terms_rise_in_steps() {
     );
 }
 
+fn a_begin() -> Bytes {
+    begin(corelith_wire::UploadId(7), "key", 0)
+}
+
+fn a_chunk() -> Bytes {
+    let id = corelith_wire::ChunkId {
+        upload: corelith_wire::UploadId(7),
+        part: 1,
+        chunk: 2,
+    };
+    chunk(id, &Bytes::from_static(b"bytes"))
+}
+
 #[test]
 fn entries_follow_each_other_and_make_sense() {
     let vote = vote_of(5, 2, true);
@@ -221,7 +235,35 @@ fn entries_follow_each_other_and_make_sense() {
             Err(Refusal::Membership(at)),
         ),
         (kind::MEMBERSHIP, Bytes::new(), Err(Refusal::Membership(at))),
-        (9, Bytes::new(), Err(Refusal::Kind { at, kind: 9 })),
+        (10, Bytes::new(), Err(Refusal::Kind { at, kind: 10 })),
+        (kind::UPLOAD_CHUNK, a_chunk(), Ok(())),
+        (
+            kind::UPLOAD_CHUNK,
+            a_chunk().slice(..36),
+            Err(Refusal::Entry(at)),
+        ),
+        (kind::UPLOAD_CHUNK, Bytes::new(), Err(Refusal::Entry(at))),
+        (kind::UPLOAD_BEGIN, timed(9, &a_begin()), Ok(())),
+        (kind::UPLOAD_BEGIN, a_begin(), Err(Refusal::Entry(at))),
+        (
+            kind::UPLOAD_COMMIT,
+            timed(9, &a_begin()),
+            Err(Refusal::Entry(at)),
+        ),
+        (kind::UPLOAD_ABORT, timed(9, &[7; 16]), Ok(())),
+        (
+            kind::UPLOAD_ABORT,
+            timed(9, &[7; 17]),
+            Err(Refusal::Entry(at)),
+        ),
+        (kind::UPLOAD_EXPIRE, timed(9, &[]), Ok(())),
+        (kind::UPLOAD_EXPIRE, Bytes::new(), Err(Refusal::Entry(at))),
+        (kind::UPLOAD_DROP, timed(9, &[1; 17]), Ok(())),
+        (
+            kind::UPLOAD_DROP,
+            timed(9, &[2; 17]),
+            Err(Refusal::Entry(at)),
+        ),
     ];
     for (kind, body, expected) in bodies {
         let entries = [entry(at, kind, body.clone())];

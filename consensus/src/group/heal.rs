@@ -12,6 +12,7 @@ use crate::fetch::{self, WantedRange};
 use crate::limits::{
     FETCH_BYTES, HEAL_LIMIT, HEAL_PAUSE, HEAL_RETRY, HEAL_RETRY_MAX, HEAL_WAIT_APPLIED,
 };
+use crate::relief::ApplyWait;
 use crate::route::NodeStore;
 use crate::stores::Standing;
 use crate::types::Payload;
@@ -36,6 +37,11 @@ enum NotHealed {
 }
 
 impl Group {
+    /// What applying waits for, if it waits for something that is damaged.
+    pub fn waits_to_apply(&self) -> Option<ApplyWait> {
+        self.inner.decisions.waits()
+    }
+
     /// What another replica holds of the stored keys from `first` to `last`, both included, after the key `after` if that is
     /// not empty: as of `at`, or as of `least` or later. `None`: none that answers has any of it.
     pub async fn fetch_elsewhere(

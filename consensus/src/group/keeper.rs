@@ -10,7 +10,7 @@ use crate::command::kind;
 use crate::error::GroupError;
 use crate::limits::{DROP_CHUNKS_MAX, HELD_VALUES_MAX, HOLD_VALUE};
 use crate::planted::{Bug, is_planted};
-use crate::uploads::entry::{self, Drop};
+use crate::uploads::entry::{self, DropChunks};
 use bytes::Bytes;
 use corelith_io::Instant;
 use corelith_shards::Space;
@@ -113,7 +113,7 @@ impl Group {
                 after = last.clone();
             }
             let chunks = keys.iter().filter_map(|key| ChunkId::of_key(key));
-            let dropped = Drop::of(upload, chunks, !more);
+            let dropped = DropChunks::of(upload, chunks, !more);
             let body = entry::dropping(inner.log_clock_us(), &dropped);
             self.propose_step(kind::UPLOAD_DROP, body, false).await?;
         }

@@ -123,7 +123,7 @@ impl Group {
             (arrived.reply)(Ok(reply));
             return Ok(());
         }
-        let Some(place) = lane.take(arrived.payload.len()) else {
+        let Some(place) = lane.take(arrived.content.len as usize) else {
             return Err(arrived);
         };
         let share = match self.admit(&arrived.payload, true) {

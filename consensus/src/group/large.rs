@@ -184,7 +184,12 @@ impl Group {
         let Some(row) = inner.engine.row(Space::Upload, &key).await? else {
             return Ok(None);
         };
-        Ok(self.describe_by(found, meta, &row.value))
+        let described = self.describe_by(found, meta, &row.value);
+        if described.is_none() && is_committed(&row.value) {
+            let shard = self.shard();
+            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
+        }
+        Ok(described)
     }
 
     /// What a large value is that was found, by the row of its upload, here or at another replica; `None`: the row is that
@@ -209,16 +214,11 @@ impl Group {
             attributes,
             parts,
         } = committed;
-        let upload = found.large.upload;
-        if (version, len) != (found.version, found.large.len) {
-            let shard = self.shard();
-            tracing::error!(%shard, %upload, "the record of a large value is that of another commit");
-            return None;
-        }
-        Some(LargeReply {
+        let is_of_it = (version, len) == (found.version, found.large.len);
+        is_of_it.then(|| LargeReply {
             meta,
             version: version.0,
-            upload,
+            upload: found.large.upload,
             len,
             chunk_bytes,
             crc32c,
@@ -293,4 +293,9 @@ impl Group {
             index: applied.map_or(0, |id| id.index.0),
         }
     }
+}
+
+/// Whether a row of an upload says that it is committed.
+fn is_committed(row: &Bytes) -> bool {
+    matches!(Record::decode(row), Some(Record::Committed(_)))
 }

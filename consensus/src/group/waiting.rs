@@ -13,15 +13,72 @@ use std::time::Duration;
 
 /// How long there may be none before it is said: an election takes less.
 const SILENT_FOR: Duration = Duration::from_secs(3);
-/// How often it is said again.
+/// How long until it is said again, at first; each time it takes twice as long ...
 const SAY_EVERY: Duration = Duration::from_secs(15);
+/// ... up to this.
+const SAY_EVERY_MAX: Duration = Duration::from_secs(240);
+/// Groups of a core that say so in that time.
+const SAID_MAX: u32 = 4;
 
 /// How long a group has had no leader.
 #[derive(Default)]
 pub(super) struct Silence {
     since: Cell<Option<Instant>>,
-    /// When that was said last.
-    said: Cell<Option<Instant>>,
+    /// When it was last time to say that, and how long until it is again.
+    said: Cell<Option<(Instant, Duration)>>,
+    /// Whether it was said.
+    is_told: Cell<bool>,
+}
+
+impl Silence {
+    /// Whether it is time to say that there is no leader.
+    fn is_due(&self, now: Instant) -> bool {
+        let since = self.since.get().unwrap_or(now);
+        self.since.set(Some(since));
+        let (is_due, pause) = match self.said.get() {
+            None => (now - since >= SILENT_FOR, SAY_EVERY),
+            Some((said, pause)) => (now - said >= pause, (pause * 2).min(SAY_EVERY_MAX)),
+        };
+        if is_due {
+            self.said.set(Some((now, pause)));
+        }
+        is_due
+    }
+
+    /// There is a leader; returns whether it was said that there is none.
+    fn end(&self) -> bool {
+        self.since.set(None);
+        self.said.set(None);
+        self.is_told.replace(false)
+    }
+}
+
+/// What the groups of one core say of having no leader: a few lines, however many they are.
+#[derive(Default)]
+pub(crate) struct Silences {
+    since: Cell<Option<Instant>>,
+    said: Cell<u32>,
+    untold: Cell<u64>,
+}
+
+impl Silences {
+    /// Whether one more group may say it, and how many could not since the last one that did.
+    fn may_say(&self, now: Instant) -> Option<u64> {
+        if self
+            .since
+            .get()
+            .is_none_or(|since| now - since >= SAY_EVERY)
+        {
+            self.since.set(Some(now));
+            self.said.set(0);
+        }
+        if self.said.get() >= SAID_MAX {
+            self.untold.set(self.untold.get() + 1);
+            return None;
+        }
+        self.said.set(self.said.get() + 1);
+        Some(self.untold.take())
+    }
 }
 
 impl Group {
@@ -36,22 +93,22 @@ impl GroupInner {
     pub(super) fn say_what_it_waits_for(&self, now: Instant) {
         let silence = &self.silence;
         if self.is_led() {
-            if silence.since.take().is_some() && silence.said.take().is_some() {
-                tracing::warn!("shard {}: has a leader again", self.shard_id.0);
+            if silence.end() {
+                tracing::warn!("{}: has a leader again", named(self.shard_id));
             }
             return;
         }
         // A promise may have begun and ended unseen.
         self.wake.notify_one();
-        let since = silence.since.get().unwrap_or(now);
-        silence.since.set(Some(since));
-        let is_due = match silence.said.get() {
-            None => now - since >= SILENT_FOR,
-            Some(said) => now - said >= SAY_EVERY,
-        };
-        if is_due && let Some(why) = self.waits_for() {
-            tracing::warn!("{why}");
-            silence.said.set(Some(now));
+        if silence.is_due(now)
+            && let Some(untold) = self.silences.may_say(now)
+            && let Some(why) = self.waits_for()
+        {
+            match untold {
+                0 => tracing::warn!("{why}"),
+                untold => tracing::warn!("{why}; {untold} more shards of this core had none"),
+            }
+            silence.is_told.set(true);
         }
     }
 
@@ -122,13 +179,20 @@ impl GroupInner {
     }
 }
 
+fn named(shard: ShardId) -> String {
+    match shard {
+        ShardId::META => "the meta shard".to_owned(),
+        ShardId(shard) => format!("shard {shard}"),
+    }
+}
+
 /// What is said of a group without a leader.
 fn no_leader(
     shard: ShardId,
     peers: impl Iterator<Item = (NodeId, PeerSeen)>,
     is_stopped: bool,
 ) -> String {
-    let mut text = format!("shard {}: no leader", shard.0);
+    let mut text = format!("{}: no leader", named(shard));
     if is_stopped {
         text.push_str(", its storage has failed on this node");
         return text;
@@ -155,6 +219,43 @@ fn no_leader(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use corelith_io::sim::Sim;
+
+    /// Seconds of the first `limit` at which `says` does.
+    fn seconds(limit: u64, says: impl Fn(Instant) -> bool) -> Vec<u64> {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        let began = sim.block_on(node, async { corelith_io::now() });
+        let at = |second: &u64| began + Duration::from_secs(*second);
+        (0..limit).filter(|second| says(at(second))).collect()
+    }
+
+    #[test]
+    fn it_is_said_again_at_longer_and_longer_pauses() {
+        let silence = Silence::default();
+        let said = seconds(1000, |now| silence.is_due(now));
+        assert_eq!(said, [3, 18, 48, 108, 228, 468, 708, 948]);
+        assert!(!silence.end(), "nobody was told");
+        silence.is_told.set(true);
+        assert!(silence.end() && !silence.end());
+        assert_eq!(seconds(20, |now| silence.is_due(now)), [3, 18], "anew");
+    }
+
+    #[test]
+    fn many_groups_say_it_in_a_few_lines_and_a_number() {
+        let silences = Silences::default();
+        let said = seconds(2, |now| {
+            let told = (0..1000).filter(|_| silences.may_say(now).is_some());
+            told.count() == SAID_MAX as usize
+        });
+        assert_eq!(said, [0], "and no more a second later");
+        // One more a second, until it is said again.
+        let untold = 2000 - u64::from(SAID_MAX) + SAY_EVERY.as_secs();
+        let later = seconds(SAY_EVERY.as_secs() + 1, |now| {
+            silences.may_say(now) == Some(untold)
+        });
+        assert_eq!(later, [SAY_EVERY.as_secs()]);
+    }
 
     #[test]
     fn it_says_whom_it_waits_for() {
@@ -183,5 +284,7 @@ mod tests {
             true,
             "shard 2: no leader, its storage has failed on this node",
         );
+        let meta = no_leader(ShardId::META, std::iter::empty(), true);
+        assert!(meta.starts_with("the meta shard: no leader"), "{meta}");
     }
 }

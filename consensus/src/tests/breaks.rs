@@ -248,7 +248,13 @@ fn a_leader_whose_appends_reach_nobody_is_replaced() {
     assert!(write(old, 1));
     cut.set(Some(old));
     let before = cluster.sim.now();
-    let answered = (0..30).any(|_| cluster.leader().is_some_and(|at| write(at, 2)));
+    let answered = (0..30).any(|_| match cluster.leader() {
+        Some(at) => write(at, 2),
+        None => {
+            cluster.sim.run_for(Duration::from_millis(500));
+            false
+        }
+    });
     let took = cluster.sim.now() - before;
     assert!(
         answered,

@@ -74,6 +74,7 @@ impl Client {
 
     /// Asks nodes in turn until one answers or it is told to stop.
     async fn ask<T>(&mut self, make: impl Fn(Sender<Result<T, GroupError>>) -> Ask) -> Option<T> {
+        let mut tried = 0;
         while !self.stop.get() {
             let door = self.doors.borrow()[self.target].clone();
             let (reply, answer) = channel(1);
@@ -85,6 +86,7 @@ impl Client {
                 true => timeout(PATIENCE, answer.recv()).await.ok(),
                 false => None,
             };
+            tried += 1;
             match answer {
                 Some(Ok(Ok(answer))) => return Some(answer),
                 Some(Ok(Err(
@@ -94,8 +96,10 @@ impl Client {
                     | GroupError::LeadershipLost {
                         leader: Some(leader),
                     },
-                ))) => self.target = leader.0 as usize - 1,
-                _ => self.target = (self.target + 1) % self.doors.borrow().len(),
+                ))) if tried % 8 != 0 => self.target = leader.0 as usize - 1,
+                _ if tried % 8 != 0 => self.target = (self.target + 1) % self.doors.borrow().len(),
+                // Replicas that were left behind name each other.
+                _ => self.target = (random_u64() % self.doors.borrow().len() as u64) as usize,
             }
             sleep(Duration::from_millis(20 + random_u64() % 50)).await;
         }

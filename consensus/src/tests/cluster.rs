@@ -1,31 +1,28 @@
 //! Simulated nodes with one core each: three that form the groups, and maybe more.
 
 mod commands;
+mod large;
 
 pub(crate) use commands::{abort, begin, chunk, command, commit, delete, put};
+pub(super) use large::{UploadAnswer, UploadAsk};
+use large::{ask_upload, found};
 
-use super::client::parts_of;
 use super::tamper;
 use crate::introduction::Admit;
 use crate::route::Resolve;
 use crate::{
-    Beats, Group, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions,
-    Options, Origin, Outcome, ReadPoint, Route, WriteReply,
+    Beats, GroupError, GroupMember, Groups, InboundBeats, Liveness, LivenessOptions, Options,
+    Origin, Outcome, ReadPoint, Route, WriteReply,
 };
 use bytes::{Bytes, BytesMut};
 pub(crate) use commands::open_body;
 use corelith_io::sim::{Sim, SimConfig, SimNode};
 use corelith_io::{Receiver, Sender, TcpListener, TcpStream, channel};
-use corelith_shards::{
-    Found, FoundLarge, ItemValue, LogId, Lookup, NodeId, ReplicaId, Row, Shard, ShardId,
-    ShardOptions, Sought, Space,
-};
+use corelith_shards::{Found, ItemValue, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::handshake::{HELLO_BYTES, Hello, Role, Welcome};
 use corelith_wire::peer::{Introduction, Settings, Verdict};
 use corelith_wire::request::WriteCommand;
-use corelith_wire::response::ReplyMeta;
-use corelith_wire::upload::{UploadReply, UploadStatus};
-use corelith_wire::{ChunkId, ClusterId, Epoch, FullClusterId, Mark, Start, StoreId, UploadId};
+use corelith_wire::{ClusterId, Epoch, FullClusterId, Mark, Start, StoreId};
 use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,58 +44,6 @@ pub(super) enum Ask {
     GetHere(ShardId, Bytes, Sender<GetReply>),
     /// Something about an upload.
     Upload(ShardId, UploadAsk, Sender<UploadAnswer>),
-}
-
-/// What a client asks about an upload: bodies of frames.
-#[derive(Clone)]
-pub(super) enum UploadAsk {
-    Begin(Bytes),
-    Chunk(Bytes),
-    Commit(Bytes),
-    Abort(Bytes),
-    Status(UploadStatus),
-    Hold(UploadId),
-}
-
-pub(super) type UploadAnswer = Result<UploadReply, GroupError>;
-
-/// Asks a group.
-pub(super) async fn ask_upload(group: Group, ask: UploadAsk) -> UploadAnswer {
-    match ask {
-        UploadAsk::Begin(body) => group.begin_upload(body).await,
-        UploadAsk::Commit(body) => group.commit_upload(body).await,
-        UploadAsk::Abort(body) => group.abort_upload(body).await,
-        UploadAsk::Status(ask) => group.upload_status(ask).await,
-        UploadAsk::Hold(upload) => group.hold_value(upload),
-        UploadAsk::Chunk(payload) => {
-            let (tell, told) = channel(1);
-            group.submit_chunk(payload, move |answer| drop(tell.try_send(answer)));
-            told.recv().await.unwrap_or(Err(GroupError::Shutdown))
-        }
-    }
-}
-
-/// What a key has; of a large value its upload's number stands for the bytes.
-async fn found(group: &Group, key: &[u8]) -> Option<Found> {
-    loop {
-        match group.engine().get(key).await {
-            Ok(found) => return found,
-            Err(corelith_shards::Error::IsLarge { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-        let large = match group.engine().look_up(key) {
-            Lookup::Large(found) => found,
-            Lookup::Unknown(search) => match group.engine().search(key, search).await.unwrap() {
-                Sought::Large(found) => found,
-                _ => continue,
-            },
-            _ => continue,
-        };
-        return Some(Found {
-            version: large.version,
-            value: Bytes::from(large.large.upload.0.to_string()),
-        });
-    }
 }
 
 pub(super) type GetReply = Result<(ReadPoint, Option<Found>), GroupError>;
@@ -482,81 +427,47 @@ impl Cluster {
         })
     }
 
-    /// All rows of uploads and their chunks of a node's shard, each with its space.
-    pub(super) fn upload_rows(&self, at: usize, shard: ShardId) -> Vec<(Space, Row)> {
-        let group = self.groups(at).unwrap().group(shard).unwrap();
-        self.sim.block_on(self.nodes[at], async move {
-            let mut all = Vec::new();
-            for space in [Space::Upload, Space::Staged, Space::Chunk] {
-                let page = group.engine().rows(space, &[], &[], usize::MAX, usize::MAX);
-                let page = page.await.unwrap();
-                all.extend(page.rows.into_iter().map(|row| (space, row)));
-            }
-            all
-        })
-    }
-
-    /// The table of uploads of a replica is what its rows say, and large values are what clients put (see `parts_of`).
-    fn check_uploads(&self, at: usize, shard: ShardId) {
-        let group = self.groups(at).unwrap().group(shard).unwrap();
-        self.sim.block_on(self.nodes[at], async move {
-            let loaded = crate::uploads::load(group.engine()).await.unwrap();
-            assert_eq!(loaded, group.uploads(), "the uploads of replica {at}");
-            let range = corelith_shards::ScanRange::default();
-            let page = group.engine().scan(&range, None, usize::MAX, usize::MAX);
-            for item in page.await.unwrap().items {
-                let ItemValue::Large(large) = item.value else {
-                    continue;
-                };
-                let (version, upload) = (item.version, large.upload);
-                let found = FoundLarge { version, large };
-                let described = group.describe_large(&found, ReplyMeta::default()).await;
-                let described = described.unwrap().unwrap();
-                let parts = parts_of(upload);
-                assert_eq!(described.parts.len(), parts.len(), "{upload}");
-                for (part, bytes) in (0..).zip(parts) {
-                    let id = ChunkId {
-                        upload,
-                        part,
-                        chunk: 0,
-                    };
-                    let read = group.read_chunk(id, 0..u32::MAX).await.unwrap();
-                    assert!(read == Some(bytes), "{id} at replica {at}");
-                }
-            }
-        });
-    }
-
     /// Waits until all replicas have applied the same, and compares what they hold.
     pub(super) fn check_replicas_equal(&self) {
         for shard in (0..self.shards).map(ShardId) {
-            let applied = |at: usize| {
-                let status = self.groups(at)?.group(shard)?.status();
-                status
-                    .applied
-                    .filter(|applied| Some(*applied) == status.last_log)
-            };
-            self.wait("all replicas apply the same", || {
-                let first = applied(0);
-                first.is_some() && applied(1) == first && applied(2) == first
-            });
-            let first = self.content(0, shard);
-            let rows = self.upload_rows(0, shard);
-            for at in 0..self.nodes.len() {
-                self.check_uploads(at, shard);
-            }
-            for at in 1..self.nodes.len() {
-                assert!(
-                    rows == self.upload_rows(at, shard),
-                    "the uploads of replica {at} of {shard} differ"
-                );
-                assert_eq!(
-                    first,
-                    self.content(at, shard),
-                    "replica {at} of {shard} differs"
-                );
-            }
+            // A leader drops what is dead meanwhile.
+            while !self.are_replicas_equal(shard) {}
         }
+    }
+
+    /// Compares what replicas hold; `false` if they have gone on meanwhile.
+    fn are_replicas_equal(&self, shard: ShardId) -> bool {
+        let applied = |at: usize| {
+            let status = self.groups(at)?.group(shard)?.status();
+            status
+                .applied
+                .filter(|applied| Some(*applied) == status.last_log)
+        };
+        let all_apply_the_same = || {
+            let first = applied(0);
+            first.is_some() && applied(1) == first && applied(2) == first
+        };
+        self.wait("all replicas apply the same", all_apply_the_same);
+        let before = applied(0);
+        let all = 0..self.nodes.len();
+        let held = all.clone().map(|at| {
+            let (content, rows) = (self.content(at, shard), self.upload_rows(at, shard));
+            self.check_uploads(at, shard);
+            (content, rows)
+        });
+        let held: Vec<_> = held.collect();
+        if !all.into_iter().all(|at| applied(at) == before) {
+            return false;
+        }
+        for (at, (content, rows)) in held.iter().enumerate() {
+            let (first, first_rows) = &held[0];
+            assert_eq!(first, content, "replica {at} of {shard} differs");
+            assert!(
+                first_rows == rows,
+                "the uploads of replica {at} of {shard} differ"
+            );
+        }
+        true
     }
 }
 
@@ -822,11 +733,6 @@ fn get(groups: &Groups, shard: ShardId, key: Bytes, reply: Sender<GetReply>, her
 
 /// Asks one node and waits for its answer.
 impl Cluster {
-    pub(super) fn upload(&self, at: usize, ask: UploadAsk) -> UploadAnswer {
-        let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
-        self.sim.block_on(self.nodes[at], ask_upload(group, ask))
-    }
-
     pub(super) fn write(&self, at: usize, command: Bytes) -> Result<WriteReply, GroupError> {
         let group = self.groups(at).unwrap().group(ShardId(0)).unwrap();
         self.sim

@@ -1,13 +1,17 @@
 //! Damage that heals by itself, while the replicas run.
 
 use super::cluster::{Cluster, delete, put};
-use crate::{Group, GroupError, Options, Outcome};
+use super::uploads::uploads;
+use crate::{Group, GroupError, Options, Outcome, WriteReply};
 use bytes::Bytes;
 use corelith_io::sim::{SimConfig, SimDisk};
 use corelith_shards::planted::{Bug, plant};
 use corelith_shards::{BlockCache, Found, LogIndex, ScrubOptions, ShardId, ShardOptions};
-use corelith_wire::request::Condition;
+use corelith_wire::UploadId;
+use corelith_wire::request::{Condition, WriteCommand};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Keys that are written.
@@ -268,6 +272,28 @@ fn each_kind_of_file_heals_by_itself() {
     }
 }
 
+#[test]
+fn rows_of_uploads_and_chunks_heal_by_themselves() {
+    for (seed, kind) in (80..).zip([".sst", ".vlog"]) {
+        let mut load = Load::started(seed);
+        for number in 0..30 {
+            let id = UploadId(4 * number + 3);
+            uploads(&load.cluster, id, &format!("large-{}", number % 20));
+            load.write();
+        }
+        load.checkpoint();
+        for at in 0..3 {
+            for _ in 0..4 {
+                load.damage(at, kind);
+            }
+            let cycle = load.cycles() + 2;
+            load.cluster.wait("a cycle", || load.cycles() >= cycle);
+            load.wait_well();
+        }
+        load.cluster.check_replicas_equal();
+    }
+}
+
 /// One replica after the other is damaged, under load.
 fn heals_under_load(seed: u64) {
     let mut load = Load::started(seed);
@@ -435,4 +461,161 @@ fn a_condition_on_what_is_damaged_everywhere_is_refused() {
         write(17, Condition::Absent, "key/004"),
         Err(GroupError::Corrupt)
     );
+}
+
+/// Three replicas that have a conditional write in the log whose key is damaged on all of them. What is read of its table
+/// is read from the disk.
+struct Undecidable {
+    load: Load,
+    /// Where each of them is damaged.
+    places: Vec<Vec<(String, u64)>>,
+    answer: Rc<RefCell<Option<Result<WriteReply, GroupError>>>>,
+}
+
+const KEY: &str = "key/003";
+
+impl Undecidable {
+    fn new(seed: u64) -> Self {
+        let mut cluster = Cluster::new(seed, SimConfig::default(), Options::default(), 1);
+        cluster.tune = |options| options.cache = BlockCache::new(0);
+        cluster.start_all();
+        let leader = cluster.wait_leader();
+        let session = cluster.open_session(leader);
+        let load = Load {
+            cluster,
+            seed,
+            session,
+            number: 0,
+            model: BTreeMap::new(),
+        };
+        let value = "damaged ".repeat(20);
+        for number in 1..=10 {
+            let key = format!("key/{number:03}");
+            load.apply(&put(session, number, Condition::Any, &key, &value));
+        }
+        load.cluster.check_replicas_equal();
+        load.checkpoint();
+        let places: Vec<_> = (0..3).map(|at| load.damage_value(at, &value)).collect();
+        let answer = Rc::<RefCell<_>>::default();
+        let (group, told) = (load.group(leader), Rc::clone(&answer));
+        let write = put(session, 11, Condition::Absent, KEY, "v");
+        let command = WriteCommand::parse(&write).unwrap();
+        load.inside(leader, || {
+            group.submit(write.clone(), &command, move |reply| {
+                told.replace(Some(reply));
+            });
+        });
+        Self {
+            load,
+            places,
+            answer,
+        }
+    }
+
+    /// Whether all replicas that run wait for it.
+    fn all_wait(&self) -> bool {
+        let waits = |at| {
+            let group = self.load.group(at);
+            group.waits_to_apply().is_some_and(|wait| wait.key == KEY)
+        };
+        (0..3).all(waits)
+    }
+
+    /// Puts the file of a node right, which starts anew.
+    fn restore(&self, at: usize) {
+        self.load.cluster.kill(at);
+        for (path, place) in &self.places[at] {
+            self.load.disk(at).flip_bit(path, *place);
+        }
+        self.load.cluster.start(at);
+    }
+
+    fn check_goes_on(&self) {
+        let has_applied = |at: usize| {
+            let groups = self.load.cluster.groups(at);
+            let group = groups.and_then(|groups| groups.group(ShardId(0)));
+            group.is_some_and(|group| {
+                let status = group.status();
+                group.waits_to_apply().is_none() && status.applied == status.last_log
+            })
+        };
+        let load = &self.load;
+        load.cluster
+            .wait("all apply again", || (0..3).all(has_applied));
+        let leader = load.cluster.wait_leader();
+        let again = put(load.session, 11, Condition::Absent, KEY, "v");
+        let again = load.cluster.write(leader, again).unwrap().outcome;
+        assert!(
+            matches!(again, Outcome::Conflict { current: Some(_) }),
+            "{again:?}"
+        );
+        let next = load.apply(&put(load.session, 12, Condition::Any, "other", "v"));
+        assert!(matches!(next, Outcome::Applied { .. }), "{next:?}");
+    }
+}
+
+impl Load {
+    /// Damages that value in the tables of a node.
+    fn damage_value(&self, at: usize, value: &str) -> Vec<(String, u64)> {
+        let mut places = Vec::new();
+        for path in self.files(at, ".sst") {
+            let bytes = self.disk(at).read(&path).unwrap();
+            let mut parts = bytes.windows(value.len());
+            if let Some(place) = parts.position(|part| part == value.as_bytes()) {
+                let place = place as u64 + 20;
+                self.disk(at).flip_bit(&path, place);
+                places.push((path, place));
+            }
+        }
+        assert!(!places.is_empty());
+        places
+    }
+}
+
+#[test]
+fn an_entry_that_no_replica_can_decide_waits_until_one_can() {
+    let stuck = Undecidable::new(81);
+    let load = &stuck.load;
+    load.cluster.wait("all wait", || stuck.all_wait());
+    load.cluster.sim.run_for(Duration::from_secs(1200));
+    assert!(stuck.all_wait(), "{:?}", load.cluster.stands());
+    assert_eq!(*stuck.answer.borrow(), None);
+    stuck.restore(1);
+    stuck.check_goes_on();
+}
+
+#[test]
+fn an_entry_that_no_replica_can_decide_waits_over_a_start_of_all() {
+    let stuck = Undecidable::new(82);
+    let load = &stuck.load;
+    load.cluster.wait("all wait", || stuck.all_wait());
+    for at in 0..3 {
+        // Each of them remembers what was committed.
+        let groups = load.cluster.groups(at).unwrap();
+        let closing = async move { groups.close(ShardId(0)).await };
+        load.cluster.sim.block_on(load.cluster.nodes[at], closing);
+        load.cluster.kill(at);
+    }
+    load.cluster.start_all();
+    let are_up = || (0..3).all(|at| load.cluster.groups(at).is_some());
+    load.cluster.wait("all are up", || {
+        are_up() && (0..3).all(|at| load.cluster.groups(at).unwrap().group(ShardId(0)).is_some())
+    });
+    load.cluster.wait("all wait again", || stuck.all_wait());
+    stuck.restore(1);
+    stuck.check_goes_on();
+}
+
+#[test]
+fn a_replica_that_waits_for_what_is_damaged_can_be_stopped() {
+    let stuck = Undecidable::new(83);
+    let load = &stuck.load;
+    load.cluster.wait("all wait", || stuck.all_wait());
+    let groups = load.cluster.groups(0).unwrap();
+    let closing = async move {
+        let closing = groups.close(ShardId(0));
+        corelith_io::timeout(Duration::from_secs(30), closing).await
+    };
+    let closed = load.cluster.sim.block_on(load.cluster.nodes[0], closing);
+    assert!(closed.is_ok(), "it is not stopped");
 }

@@ -71,7 +71,7 @@ fn commits(cluster: &Cluster, upload: UploadId, condition: Condition) -> UploadS
 }
 
 /// A whole upload; its version.
-fn uploads(cluster: &Cluster, upload: UploadId, key: &str) -> u64 {
+pub(super) fn uploads(cluster: &Cluster, upload: UploadId, key: &str) -> u64 {
     begins(cluster, upload, key);
     for (part, bytes) in (0..).zip(parts_of(upload)) {
         assert_eq!(takes(cluster, upload, part, &bytes), UploadState::Open);
@@ -433,7 +433,8 @@ fn small_writes_pass_chunks_and_chunks_wait_in_order() {
     cluster.wait("all are answered", || done.borrow().len() == 33);
     let done = done.borrow();
     let small = done.iter().position(Option::is_none).unwrap();
-    assert!(small <= 5, "the write was answered after {small} chunks");
+    // As many as the lane takes were on their way before it.
+    assert!(small <= 4, "the write was answered after {small} chunks");
     let chunks: Vec<u32> = done.iter().flatten().copied().collect();
     assert!(chunks.is_sorted(), "{chunks:?}");
 }

@@ -11,7 +11,13 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 type Matrix = [u32; 32];
 
 /// What appending `2^n` zero bytes does.
-const APPEND: [Matrix; 32] = {
+static APPEND: [Matrix; 32] = append();
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "columns and powers are counted to 32"
+)]
+const fn append() -> [Matrix; 32] {
     let mut bit: Matrix = [0; 32];
     bit[0] = POLYNOMIAL;
     let mut at = 1;
@@ -27,7 +33,7 @@ const APPEND: [Matrix; 32] = {
         power += 1;
     }
     all
-};
+}
 
 #[expect(
     clippy::indexing_slicing,

@@ -40,14 +40,14 @@ impl Run {
 
 /// Chunks to drop of what is dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Drop {
+pub(crate) struct DropChunks {
     pub(crate) upload: UploadId,
     pub(crate) runs: Vec<Run>,
     /// Whether none is left after these.
     pub(crate) is_last: bool,
 }
 
-impl Drop {
+impl DropChunks {
     /// Of chunks in order.
     pub(crate) fn of(
         upload: UploadId,
@@ -80,7 +80,7 @@ pub(crate) enum Step {
     Commit(CommitUpload),
     Abort(UploadId),
     Expire,
-    Drop(Drop),
+    Drop(DropChunks),
 }
 
 /// The body of such an entry.
@@ -92,7 +92,7 @@ pub(crate) fn timed(time_us: u64, rest: &[u8]) -> Bytes {
 }
 
 /// The body of an entry that drops chunks.
-pub(crate) fn dropping(time_us: u64, dropped: &Drop) -> Bytes {
+pub(crate) fn dropping(time_us: u64, dropped: &DropChunks) -> Bytes {
     let mut out = BytesMut::with_capacity(25 + 12 * dropped.runs.len());
     out.put_u64_le(time_us);
     out.put_u128(dropped.upload.0);
@@ -128,7 +128,7 @@ pub(crate) fn parse(kind: u8, body: &Bytes) -> Option<(u64, Step)> {
     Some((time_us, step))
 }
 
-fn dropped(mut rest: Bytes) -> Option<Drop> {
+fn dropped(mut rest: Bytes) -> Option<DropChunks> {
     let upload = UploadId(rest.try_get_u128().ok()?);
     let is_last = match rest.try_get_u8().ok()? {
         0 => false,
@@ -149,7 +149,7 @@ fn dropped(mut rest: Bytes) -> Option<Drop> {
         }
         runs.push(run);
     }
-    Some(Drop {
+    Some(DropChunks {
         upload,
         runs,
         is_last,

@@ -1,9 +1,10 @@
 //! Tables of what the table of uploads decides, and runs at random in which its rows are compared with it.
 
-use super::entry::{Drop, Run};
+use super::entry::{DropChunks, Run, Step};
+use super::load::{Loading, StrangeRow};
 use super::*;
 use corelith_wire::request::Condition;
-use corelith_wire::upload::Digest;
+use corelith_wire::upload::{Digest, PartLength};
 
 /// Numbers from a seed.
 struct Numbers(u64);
@@ -17,6 +18,9 @@ impl Numbers {
         (mixed ^ mixed >> 31) % end
     }
 }
+
+/// Parts and their lengths.
+type Parts<'a> = &'a [(u32, u64)];
 
 /// A table with its rows, as the engine would have them.
 #[derive(Default)]
@@ -167,7 +171,7 @@ impl Shard {
         let (at, mut changes) = (self.next(), Vec::new());
         let all = self.chunks(upload);
         let is_last = all.len() <= most;
-        let dropped = Drop::of(upload, all.into_iter().take(most), is_last);
+        let dropped = DropChunks::of(upload, all.into_iter().take(most), is_last);
         let state = self.table.drop_chunks(at, &dropped, 0, &mut changes);
         self.write(at, changes);
         state
@@ -192,7 +196,7 @@ impl Shard {
     fn check(&self) {
         assert_eq!(self.loaded(), self.table);
         assert_eq!(self.table.live, self.large, "the large values of keys");
-        for (_, id) in &self.large {
+        for id in self.large.values() {
             let row = &self.rows[&(Space::Upload as u8, upload_key(*id))];
             let Some(Record::Committed(record)) = Record::decode(row) else {
                 panic!("{id} is committed");
@@ -206,7 +210,7 @@ impl Shard {
             }
             assert_eq!(len, record.len, "the chunks of {id}");
         }
-        for ((space, key), _) in &self.rows {
+        for (space, key) in self.rows.keys() {
             if *space >= Space::Staged as u8 {
                 let id = ChunkId::of_key(key).unwrap().upload;
                 let state = self.table.state(id);
@@ -273,7 +277,7 @@ fn a_commit_needs_all_that_it_names() {
     let part_5 = crc::combine(crc::combine(zeros, zeros, CHUNK_BYTES), one, 3);
     let both = crc::combine(part_5, two, 3);
     let other_way = crc::combine(two, part_5, 2 * CHUNK_BYTES + 3);
-    let refused: [(&[(u32, u64)], u32, UploadRefusal); 11] = [
+    let refused: [(Parts<'_>, u32, UploadRefusal); 11] = [
         (
             &[(5, 2 * long + 3), (9, 3)],
             both ^ 1,
@@ -316,7 +320,7 @@ fn a_commit_needs_all_that_it_names() {
         let state = shard().commit(&commit(1, parts, crc32c), 0);
         assert_eq!(state, UploadState::Refused(refusal), "{parts:?}");
     }
-    let taken: [(&[(u32, u64)], u32, usize); 6] = [
+    let taken: [(Parts<'_>, u32, usize); 6] = [
         (&[(5, 2 * long + 3), (9, 3)], both, 4),
         (&[(9, 3), (5, 2 * long + 3)], other_way, 4),
         (&[(9, 3)], two, 1),
@@ -443,7 +447,7 @@ fn all_is_bounded() {
         let upload = upload(number);
         table.begin(&begin(number, "key"), 0, &mut changes);
         table.abort(upload, 0, &mut changes);
-        let dropped = Drop::of(upload, std::iter::empty(), true);
+        let dropped = DropChunks::of(upload, std::iter::empty(), true);
         table.drop_chunks(LogIndex(number as u64), &dropped, 0, &mut changes);
     }
     assert_eq!(table.state(upload(1)), UploadState::Unknown);
@@ -461,7 +465,7 @@ fn an_entry_drops_a_bounded_number_of_chunks() {
         first: 0,
         count: DROP_CHUNKS_MAX as u32 + 1,
     };
-    let dropped = Drop {
+    let dropped = DropChunks {
         upload: upload(1),
         runs: vec![run],
         is_last: true,
@@ -501,6 +505,84 @@ fn what_is_not_a_row_is_refused() {
     let chunk = chunk_of(1, 2, 3).key();
     assert!(Loading::default().staged(&chunk, &[0; 7]).is_err());
     assert!(Loading::default().staged(&chunk[1..], &[0; 8]).is_err());
+}
+
+/// The stored forms of version 1, which stay readable.
+#[test]
+fn records_and_entries_have_these_bytes() {
+    let committed = CommittedRecord {
+        key: Bytes::from_static(b"key"),
+        version: LogIndex(5),
+        committed_us: 6,
+        len: 7,
+        chunk_bytes: 8,
+        crc32c: 9,
+        digest: Digest {
+            kind: corelith_wire::upload::DigestKind::Blake3,
+            bytes: [0xdd; 32],
+        },
+        attributes: Bytes::from_static(b"at"),
+        parts: vec![PartLength { part: 1, len: 7 }],
+    };
+    let open = OpenRecord {
+        key: Bytes::from_static(b"key"),
+        begun_us: 1,
+        expires_us: 2,
+        attributes: Bytes::from_static(b"at"),
+    };
+    let conflicted = Final::Conflicted { current: None };
+    let version = LogIndex(3);
+    let digest = "dd".repeat(32);
+    let records = [
+        (Record::Time(258), "01000201000000000000".to_owned()),
+        (
+            Record::Open(open),
+            "0101010000000000000002000000000000000300000".to_owned() + "06b65796174",
+        ),
+        (
+            Record::Committed(committed),
+            format!(
+                "0102{}{}{}{}{}02{digest}{}{}6b657961740100000007{}",
+                "0500000000000000",
+                "0600000000000000",
+                "0700000000000000",
+                "08000000",
+                "09000000",
+                "03000000",
+                "02000000",
+                "00000000000000"
+            ),
+        ),
+        (
+            Record::Dead {
+                how: conflicted,
+                bytes: 4,
+            },
+            "01030200000000000000000400000000000000".to_owned(),
+        ),
+        (
+            Record::Ended {
+                how: Final::Committed { version },
+                at: LogIndex(4),
+            },
+            "01040103000000000000000400000000000000".to_owned(),
+        ),
+    ];
+    for (record, hex) in records {
+        assert_eq!(format!("{:x}", record.encode()), hex, "{record:?}");
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+    }
+    let chunks = [(1, 0), (1, 1), (2, 5)].map(|(part, chunk)| chunk_of(9, part, chunk));
+    let dropped = DropChunks::of(upload(9), chunks.into_iter(), true);
+    let body = entry::dropping(3, &dropped);
+    let hex = "030000000000000000000000000000000000000000000009010100000000000000020000000200000005000000\
+               01000000";
+    assert_eq!(format!("{body:x}"), hex);
+    let step = Step::Drop(dropped);
+    assert_eq!(
+        entry::parse(crate::command::kind::UPLOAD_DROP, &body),
+        Some((3, step))
+    );
 }
 
 /// Steps at random on few uploads and keys; after each of them the rows make the table, and no chunk is lost or left.

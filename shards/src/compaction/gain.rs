@@ -158,7 +158,9 @@ pub(super) fn eager_score(
 /// What memtables hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct InMemory {
+    /// Those of chunks left out.
     pub(crate) deletions: u64,
+    pub(crate) dropped_chunks: u64,
     pub(crate) puts: u64,
     /// Record bytes that they refer to.
     pub(crate) value_bytes: u64,
@@ -167,12 +169,15 @@ pub(crate) struct InMemory {
 /// An estimate of the record bytes that tables refer to although something newer deletes them, or, in
 /// memory or in level 0, replaces them.
 pub(crate) fn hidden_bytes(shape: &Shape, mix: &WriteMix, memory: InMemory) -> u64 {
-    let all = Sum::of(shape.tables());
+    // The values of chunks are far longer than others: neither tells of the other's.
+    let is_other = |table: &&TableShape| !table.is_of_chunks();
+    let chunks = Sum::of(shape.tables().filter(|table| table.is_of_chunks()));
+    let all = Sum::of(shape.tables().filter(is_other));
     let puts = |sum: Sum| sum.entries.saturating_sub(sum.deletions);
     let mut newer: Vec<Sum> = shape
         .runs(0)
         .iter()
-        .map(|run| Sum::of(&run.tables))
+        .map(|run| Sum::of(run.tables.iter().filter(is_other)))
         .collect();
     if newer.len() == shape.ordered_runs().count() {
         newer.pop();
@@ -187,7 +192,10 @@ pub(crate) fn hidden_bytes(shape: &Shape, mix: &WriteMix, memory: InMemory) -> u
     // What replaces a separated value is mostly one itself.
     let replaced = replaced.min((memory.value_bytes + newer_bytes) as f64);
     let deleted = memory.deletions.saturating_add(all.deletions) as f64 * mean;
-    (deleted + replaced).min(all.value_bytes as f64) as u64
+    let dropped = memory.dropped_chunks.saturating_add(chunks.deletions) as f64
+        * self::mean(chunks.value_bytes, puts(chunks));
+    let others = (deleted + replaced).min(all.value_bytes as f64);
+    (others + dropped.min(chunks.value_bytes as f64)) as u64
 }
 
 #[cfg(test)]
@@ -205,6 +213,7 @@ mod tests {
         let unknown = WriteMix::default();
         let with = |deletions, puts, value_bytes| InMemory {
             deletions,
+            dropped_chunks: 0,
             puts,
             value_bytes,
         };
@@ -218,6 +227,20 @@ mod tests {
             let hidden = hidden_bytes(&shape, &unknown, memory);
             assert_eq!(kib(hidden), expected, "{memory:?}");
         }
+        let mut with_chunks = shape.clone();
+        if let Some(table) = with_chunks.levels[0].runs[0].tables.first_mut() {
+            let tag = crate::Space::Chunk.tag();
+            (table.first, table.last) = (vec![tag, 1].into(), vec![tag, 2].into());
+            (table.deletions, table.value_bytes) = (10, 90 << 20);
+        }
+        let dropped = |dropped_chunks| {
+            let memory = InMemory {
+                dropped_chunks,
+                ..InMemory::default()
+            };
+            hidden_bytes(&with_chunks, &unknown, memory) >> 20
+        };
+        assert_eq!((dropped(0), dropped(10), dropped(1000)), (10, 20, 90));
         let mut all_replaced = WriteMix::default();
         all_replaced.merged(&[100, 1000], 100);
         let hidden = |value_bytes| {

@@ -20,7 +20,6 @@ use super::draft::{self, Draft, PlacedRun};
 use super::gain::{Gain, by_deleting, by_replacing, dropped_score, eager_score, hidden_values};
 use super::shape::{Shape, Sum, TableShape};
 use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
-use crate::key::Space;
 
 /// Level 0 is merged into the last level when it is this many times as long: each byte written is then
 /// rewritten at most half a time more. Only a store that is filled with new keys gets there.
@@ -438,7 +437,7 @@ impl<'a> Leveled<'a> {
     fn chunks_down(&self) -> Option<(f64, Vec<InputTables<'a>>)> {
         let of_chunks = |placed: &PlacedRun<'a>| {
             let tables: &'a [TableShape] = &placed.run.tables;
-            let from = tables.partition_point(|table| !is_of_chunks(table));
+            let from = tables.partition_point(|table| !table.is_of_chunks());
             let tables = tables.get(from..).unwrap_or_default();
             (!tables.is_empty()).then_some((*placed, tables))
         };
@@ -472,7 +471,7 @@ impl<'a> Leveled<'a> {
                 let none = Gain::default();
                 let upper = Sum::of([table]);
                 let mut score = self.garbage_score(none, deleted, upper, next, below);
-                if is_of_chunks(table) {
+                if table.is_of_chunks() {
                     score = score.max(dropped_score(deleted, upper, next, self.options));
                 }
                 (score, placed, std::slice::from_ref(table))
@@ -554,11 +553,6 @@ impl<'a> Leveled<'a> {
             debt.bytes += excess + overlap as u64;
         }
     }
-}
-
-/// Whether all keys of the table are those of chunks: the last space has tables of its own.
-fn is_of_chunks(table: &TableShape) -> bool {
-    table.first.first() == Some(&Space::Chunk.tag())
 }
 
 /// What may be due.

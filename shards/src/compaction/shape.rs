@@ -10,6 +10,7 @@
 
 use super::task::{CompactionTask, KeySpan, LevelClaim};
 use crate::ids::{LogIndex, TableId};
+use crate::key::Space;
 use bytes::Bytes;
 
 /// An sstable, as far as picking goes.
@@ -79,6 +80,11 @@ impl KeySpan {
 }
 
 impl TableShape {
+    /// Whether all its keys are those of chunks: the last space has tables of its own.
+    pub(super) fn is_of_chunks(&self) -> bool {
+        self.first.first() == Some(&Space::Chunk.tag())
+    }
+
     pub(crate) fn span(&self) -> KeySpan {
         KeySpan {
             first: self.first.clone(),

@@ -98,7 +98,7 @@ pub(crate) struct CompactionTask {
 
 impl CompactionTask {
     /// What others must keep off while it runs. Level 0 is not part of it: there, runs are merged
-    /// whole or from the oldest on, so that its busy tables tell enough.
+    /// whole or from the oldest on, and the chunks of all runs together, so that its busy tables tell enough.
     pub(super) fn claim(&self) -> Option<LevelClaim> {
         let top = self.inputs.iter().map(|input| input.level).min()?.max(1);
         (self.output.level >= top).then(|| LevelClaim {

@@ -275,7 +275,7 @@ impl Engine {
     }
 
     /// Whether the engine is about to be closed.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub fn is_stopping(&self) -> bool {
         self.inner.state.borrow().stopping
     }
 

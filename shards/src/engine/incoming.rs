@@ -425,16 +425,18 @@ impl Incoming {
             return Ok(());
         };
         file.sync().await?;
-        let path = path_of(&self.dir, id, PART);
-        let checked = match is_planted(Bug::TakeUncheckedPieces) {
+        let (path, whole) = (path_of(&self.dir, id, PART), path_of(&self.dir, id, WHOLE));
+        // Whoever has checked it before may have gone when it had its new name.
+        let is_named = File::open(&whole).await.is_ok();
+        let checked = match is_named || is_planted(Bug::TakeUncheckedPieces) {
             true => Ok(Vec::new()),
             false => self.check(&path, id).await,
         };
         match checked {
             Ok(torn) => {
                 let is_whole = torn.is_empty();
-                if is_whole {
-                    corelith_io::rename(&path, &path_of(&self.dir, id, WHOLE)).await?;
+                if is_whole && !is_named {
+                    corelith_io::rename(&path, &whole).await?;
                 }
                 if let Some(partial) = self.files.borrow_mut().get_mut(&id) {
                     assert!(partial.is_complete(), "{id} was checked with all pieces");

@@ -219,7 +219,9 @@ impl Engine {
         let mut memory = InMemory::default();
         for memtable in state.memtables() {
             let deletions = memtable.deletions();
-            memory.deletions += deletions;
+            let dropped = memtable.dropped_chunks().min(deletions);
+            memory.dropped_chunks += dropped;
+            memory.deletions += deletions - dropped;
             memory.puts += memtable.versions().saturating_sub(deletions);
             memtable.for_references(|_, bytes| memory.value_bytes += bytes);
         }

@@ -5,7 +5,7 @@ use crate::node::cluster::map_watch::MapWatch;
 use crate::node::limits;
 use crate::node::local::{DownShard, LocalGroups};
 use crate::node::mesh::Mesh;
-use corelith_consensus::{Group, Liveness, PeerState, Role};
+use corelith_consensus::{ApplyWait, Group, Liveness, PeerState, Role};
 use corelith_io::Instant;
 use corelith_shards::{LogId, ShardId};
 use corelith_wire::limits::{DAMAGE_TEXT_BYTES_MAX, DAMAGES_LISTED_MAX};
@@ -181,6 +181,9 @@ fn shard_storage(core: u16, group: &Group) -> ShardStorage {
         what: damage.what.to_owned(),
         keys: shortened(damage.keys()),
     });
+    // First, since what a replica cannot go on without matters most.
+    let waits = group.waits_to_apply().map(waiting_place);
+    let damages: Vec<DamagedPlace> = waits.into_iter().chain(damages).collect();
     ShardStorage {
         shard: group.shard().0,
         core,
@@ -202,8 +205,21 @@ fn shard_storage(core: u16, group: &Group) -> ShardStorage {
             damaged: report.scrub.damaged,
             is_running: report.scrub.running,
         },
-        damaged: report.damages.len() as u64,
-        damages: damages.collect(),
+        damaged: damages.len() as u64,
+        damages,
+    }
+}
+
+/// What keeps a replica from applying what is committed.
+fn waiting_place(wait: ApplyWait) -> DamagedPlace {
+    DamagedPlace {
+        file: shortened(wait.file),
+        offset: wait.offset,
+        what: shortened(format!(
+            "no replica can read the key on which entry {} has a condition: nothing after it is applied until one can",
+            wait.index.0
+        )),
+        keys: shortened(wait.key.escape_ascii().to_string()),
     }
 }
 

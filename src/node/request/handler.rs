@@ -175,7 +175,7 @@ impl Handler {
                 too_long: None,
             };
             let answer = Answer::ScanHeads(head.with(nothing, scan_head));
-            return Ok(Paged::Page(answer));
+            return Ok(Paged::Page(Box::new(answer)));
         }
         let permit = self.disk.take().await;
         let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
@@ -207,7 +207,7 @@ impl Handler {
         if more {
             self.keep(client, group, view);
         }
-        Ok(Paged::Page(answer))
+        Ok(Paged::Page(Box::new(answer)))
     }
 
     /// A page that could not be read here for `error`, from another replica. The first page of a scan is of the moment at
@@ -261,7 +261,7 @@ impl Handler {
                 value_len: wire_len(item.value.value_len()),
             })),
         };
-        Ok(Paged::Page(answer))
+        Ok(Paged::Page(Box::new(answer)))
     }
 
     /// Keeps the view of a scan for its next page.
@@ -327,7 +327,7 @@ fn wire_len(len: u64) -> u32 {
 
 /// What reading a page gave.
 enum Paged {
-    Page(Answer),
+    Page(Box<Answer>),
     /// Its first item has this many bytes: it was not read.
     TooLong(usize),
 }

@@ -44,6 +44,13 @@ impl Rejections {
         }
     }
 
+    /// Tells of a node that may not take part as it wants to yet: as long as it joins, that is no fault.
+    pub(super) fn role(&self, peer: SocketAddr) {
+        if let Some(untold) = self.may_tell(corelith_io::now()) {
+            tracing::info!(%peer, untold, "a node is not in the map that is known here, and is asked to wait");
+        }
+    }
+
     /// Whether one more may be told, and how many were not told since the last one.
     fn may_tell(&self, now: Instant) -> Option<u64> {
         if now - self.since.get() >= REJECTIONS_LOGGED_EVERY {

@@ -353,9 +353,13 @@ impl Server {
             }
         };
         let welcome = self.answer(&hello);
-        if welcome.status != Status::Welcome {
-            let why = format!("{:?}", welcome.status);
-            self.surroundings.rejections.other(from, &why);
+        match welcome.status {
+            Status::Welcome => {}
+            Status::RoleRefused => self.surroundings.rejections.role(from),
+            status => self
+                .surroundings
+                .rejections
+                .other(from, &format!("{status:?}")),
         }
         write.write_all(&welcome.encode()).await.ok()?;
         (welcome.status == Status::Welcome).then_some((hello, welcome.version, buffer))

@@ -110,7 +110,7 @@ async fn serve(setup: &CoreSetup, held: &mut Option<HeldDirectory>) -> Result<()
         ));
     }
     let outcome = {
-        let stopped = pin!(until_stopped(setup, opened));
+        let stopped = pin!(until_stopped(setup, &groups, opened));
         let excluded = pin!(entry::until_excluded(setup, &groups, &desk, &map));
         match select(stopped, excluded).await {
             Either::Left(_) => Ok(()),
@@ -198,10 +198,10 @@ async fn follow_map(shards: Rc<CoreShards>, map: Rc<MapWatch>, groups: Groups) {
 }
 
 /// Says when the core is ready, and returns when it is to stop.
-async fn until_stopped(setup: &CoreSetup, groups: Vec<Group>) {
-    let has_leaders = wait_for_leaders(&groups, &setup.stop).await;
+async fn until_stopped(setup: &CoreSetup, groups: &Groups, opened: Vec<Group>) {
+    let has_leaders = wait_for_leaders(groups, &opened, &setup.stop).await;
     // A replica that is dropped while the node runs must not stay for that.
-    drop(groups);
+    drop(opened);
     if has_leaders {
         setup.tell(CoreEventKind::Ready);
         // An error means that the node is told to stop, as a message does.
@@ -289,15 +289,21 @@ fn length(bytes: u64) -> usize {
 }
 
 /// Waits until every shard that runs has a leader; `false` if the node is told to stop first.
-async fn wait_for_leaders(groups: &[Group], stop: &Receiver<()>) -> bool {
+async fn wait_for_leaders(groups: &Groups, opened: &[Group], stop: &Receiver<()>) -> bool {
+    // The map may have had it dropped meanwhile.
+    let is_gone = |group: &Group| {
+        let open = groups.group(group.shard());
+        open.is_none_or(|open| open.replica() != group.replica())
+    };
     loop {
         // One that was taken in later may wait until it is told by whom.
         let has_leader = |group: &Group| {
             group.is_led()
                 || group.status().role == Role::Stopped
                 || group.replica().generation() > 0
+                || is_gone(group)
         };
-        if groups.iter().all(has_leader) {
+        if opened.iter().all(has_leader) {
             return true;
         }
         if corelith_io::timeout(limits::READY_POLL, stop.recv())

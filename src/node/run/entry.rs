@@ -318,8 +318,10 @@ pub(super) async fn until_excluded(
         if let Some(excluded) = said.filter_map(Exclusion::of).chain(replaced).next() {
             desk.exclude(excluded).await;
             let dir = setup.config.data_dir.display().to_string();
-            return NodeError::Excluded {
-                why: exclusion(&dir, &desk.me(), excluded),
+            let why = exclusion(&dir, &desk.me(), excluded);
+            return match excluded {
+                Exclusion::Removed => NodeError::Removed { why },
+                _ => NodeError::Excluded { why },
             };
         }
         for store in groups.lost() {

@@ -302,6 +302,37 @@ fn no_step_is_asked_for_without_end() {
     }
 }
 
+/// A node whose replica went elsewhere while it was down drops it as it starts, and is ready without it.
+#[test]
+fn a_node_is_ready_without_a_replica_that_it_has_lost() {
+    let (mut cluster, other, sender, events) = Cluster::with_another(305);
+    cluster.start_node(other, joining(other, 1), &sender);
+    until(&cluster, "it has joined", || {
+        (1..=4).all(|node| knows(node, |map| map.node(NodeId(4)).is_some()))
+    });
+    let third = cluster.nodes[2];
+    cluster.sim.crash(third);
+    let lost = ShardId(2);
+    cluster.sim.block_on(cluster.nodes[0], async move {
+        replace(lost, NodeId(4), ReplicaId::first(NodeId(3))).await;
+    });
+    let third_config = config(3, 3);
+    let cores = usize::from(third_config.cores);
+    cluster.start_node(third, third_config, &sender);
+    let mut ready = 0;
+    until(&cluster, "its cores are ready", || {
+        while let Some(event) = events.try_recv() {
+            if event.node == NodeId(3) && matches!(event.what, CoreEventKind::Ready) {
+                ready += 1;
+            }
+        }
+        ready == cores
+    });
+    until(&cluster, "the replica is dropped", || {
+        listed(&cluster, third, lost) == Some((0, HeldState::Gone))
+    });
+}
+
 /// A node that is started with another number of cores has its shards on other cores, and its peers find them.
 #[test]
 fn a_node_is_started_with_other_cores() {

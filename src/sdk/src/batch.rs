@@ -158,7 +158,8 @@ impl Batch {
     }
 
     /// Sets how long the whole batch may take. Without it, each operation has its own deadline from the
-    /// moment it starts; the operations of a long batch do not all start at once.
+    /// moment it starts; the operations of a long batch do not all start at once. Of a large value, each request has
+    /// it, and the transfer has none.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self

@@ -114,11 +114,12 @@ pub use status::{
     ClusterStatus, DamagedPlace, LevelStorage, NodePeer, NodeStatus, NodeStorage, NodeStranger,
     ScrubState, ShardRole, ShardStatus, ShardStorage, StatusReply, StorageReply,
 };
+pub use upload::builder::UploadBuilder;
 pub use upload::file::FileUpload;
 pub use upload::handle::Uploaded;
 pub use upload::list::OpenUpload;
 pub use upload::multipart::Multipart;
 pub use upload::token::{UploadToken, UploadedPart};
-pub use upload::{Progress, Upload, UploadBuilder};
+pub use upload::{Progress, Upload};
 pub use value::IntoValue;
 pub use write::{Delete, Put, Written};

@@ -105,6 +105,8 @@ pub(crate) const SCAN_FETCHES_MAX: usize = 16;
 pub(crate) const UPLOAD_IN_FLIGHT: usize = 4;
 /// Most chunks of an upload in flight.
 pub(crate) const UPLOAD_IN_FLIGHT_MAX: usize = 64;
+/// Bytes that are read at a time from the source of an upload.
+pub(crate) const COPIED_BYTES: usize = 64 * 1024;
 /// How often flushes cut a chunk of an upload short: each ends a part.
 pub(crate) const UPLOAD_CUTS_MAX: u32 = 4000;
 /// How long an attempt to send a chunk waits for its answer, beside the time for its bytes: others may wait before it.

@@ -127,10 +127,15 @@ impl Operation {
         self.shard
     }
 
-    /// Lets a read go to other replicas than the leader. Does nothing to a write.
+    /// Lets a read go to other replicas than the leader. Does nothing to a write, and to what is asked of an upload.
     #[must_use]
     pub fn read_from(mut self, source: Source) -> Self {
-        if !self.is_write() {
+        let is_for_leaders = match &self.request {
+            Request::Write { .. } => true,
+            Request::Upload { .. } => !self.reads_chunk(),
+            Request::Get { .. } | Request::Head { .. } | Request::Scan { .. } => false,
+        };
+        if !is_for_leaders {
             self.source = source;
         }
         self

@@ -4,6 +4,7 @@
 //! acknowledged. The value becomes visible by a commit, whole, whatever its size.
 
 pub(crate) mod ask;
+pub(crate) mod builder;
 pub(crate) mod digest;
 pub(crate) mod file;
 pub(crate) mod handle;
@@ -13,28 +14,20 @@ pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod token;
 
-use crate::client::{Client, own};
-use crate::error::{Error, Field, Result};
-use crate::limits::{UPLOAD_IN_FLIGHT, UPLOAD_IN_FLIGHT_MAX};
+use crate::error::{Error, Result};
+use crate::limits::COPIED_BYTES;
 use crate::value::IntoValue;
-use crate::write::check_key;
-use bytes::Bytes;
+use builder::{Listener, UploadBuilder, refused};
 use corelith_wire::UploadId;
-use corelith_wire::request::Condition;
-use corelith_wire::upload::{Attributes, DigestKind};
-use digest::Digester;
 use handle::{UploadHandle, Uploaded};
-use multipart::Multipart;
-use plan::{Place, PlanError, PlanSettings, UploadPlan};
+use plan::{Place, PlanError, UploadPlan};
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use token::UploadToken;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::{JoinError, JoinSet};
 
 /// How far an upload has come.
@@ -49,273 +42,6 @@ pub struct Progress {
     pub bytes_skipped: u64,
     /// Length of the value in bytes, if it is known.
     pub length: Option<u64>,
-}
-
-/// Told of the progress.
-type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
-
-/// The options of an upload, made by [`Client::upload`]. [`start`](Self::start) begins one that is written like a file,
-/// [`multipart`](Self::multipart) one of parts in any order, and [`resume`](Self::resume) goes on with one that an earlier
-/// process began.
-#[derive(Clone)]
-#[must_use = "an upload begins with `start`, `multipart` or `resume`"]
-pub struct UploadBuilder {
-    client: Client,
-    key: Bytes,
-    condition: Option<Condition>,
-    concurrency: usize,
-    ttl: Option<Duration>,
-    attributes: Attributes,
-    digest: DigestKind,
-    length: Option<u64>,
-    deadline: Option<Duration>,
-    on_progress: Option<Listener>,
-}
-
-impl fmt::Debug for UploadBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UploadBuilder")
-            .field("key", &self.key)
-            .field("condition", &self.condition)
-            .field("concurrency", &self.concurrency)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Client {
-    /// Uploads a value of any length to `key`, as a stream or in parts. The value replaces that of the key when it is
-    /// committed; until then nobody sees anything of it.
-    ///
-    /// ```no_run
-    /// # async fn example(client: corelith_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use tokio::io::AsyncWriteExt;
-    ///
-    /// let mut upload = client.upload("film").content_type("video/mp4").start().await?;
-    /// upload.write_all(b"any number of times").await?;
-    /// let uploaded = upload.commit().await?;
-    /// println!("{} bytes at version {}", uploaded.len, uploaded.version);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn upload(&self, key: impl AsRef<[u8]>) -> UploadBuilder {
-        UploadBuilder::new(self.clone(), own(key))
-    }
-}
-
-impl UploadBuilder {
-    pub(crate) fn new(client: Client, key: Bytes) -> Self {
-        Self {
-            client,
-            key,
-            condition: None,
-            concurrency: UPLOAD_IN_FLIGHT,
-            ttl: None,
-            attributes: Attributes::default(),
-            digest: DigestKind::None,
-            length: None,
-            deadline: None,
-            on_progress: None,
-        }
-    }
-
-    pub(crate) fn condition(mut self, condition: Condition) -> Self {
-        self.condition = Some(condition);
-        self
-    }
-
-    /// Commits only if the key has this version then; otherwise the commit fails with `Conflict`, and the upload has
-    /// ended.
-    pub fn if_version(self, version: u64) -> Self {
-        self.condition(Condition::Version(version))
-    }
-
-    /// Commits only if the key has no value then; otherwise the commit fails with `Conflict`, and the upload has ended.
-    pub fn if_absent(self) -> Self {
-        self.condition(Condition::Absent)
-    }
-
-    /// How many chunks (of at most 1 MiB) are in flight at a time. The upload keeps so many in memory, and one more.
-    /// Default: 4; at most 64.
-    pub fn concurrency(mut self, chunks: usize) -> Self {
-        self.concurrency = chunks.clamp(1, UPLOAD_IN_FLIGHT_MAX);
-        self
-    }
-
-    /// How long the upload may last before the cluster gives it up, from 1 s to 7 days. Default: 24 hours.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// Attributes of the value, which [`Client::head`] returns: 8 KiB of names and values in all. They are added to those
-    /// given before.
-    pub fn attributes<N: Into<String>, V: Into<String>>(
-        mut self,
-        attributes: impl IntoIterator<Item = (N, V)>,
-    ) -> Self {
-        let attributes = attributes.into_iter();
-        let pairs = attributes.map(|(name, value)| (name.into(), value.into()));
-        self.attributes.pairs.extend(pairs);
-        self
-    }
-
-    /// The attribute `content-type`.
-    pub fn content_type(self, content_type: impl Into<String>) -> Self {
-        self.attributes([("content-type", content_type.into())])
-    }
-
-    /// Computes a digest of the whole value as its bytes go by, which is kept with it. A crc32c is computed and checked
-    /// in any case. SHA-256 and BLAKE3 need the features `sha256` and `blake3` of this crate.
-    pub fn digest(mut self, kind: DigestKind) -> Self {
-        self.digest = kind;
-        self
-    }
-
-    /// The length of the value in bytes, if it is known: shown in [`Progress`], and refused before anything is sent
-    /// if it is too large.
-    pub fn length(mut self, length: u64) -> Self {
-        self.length = Some(length);
-        self
-    }
-
-    /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. Default:
-    /// the client's deadline.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
-    /// Calls `listener` whenever more bytes are durable, from within the functions of the upload. It should return soon.
-    pub fn on_progress(mut self, listener: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.on_progress = Some(Arc::new(listener));
-        self
-    }
-
-    /// Begins an upload that is written like a file.
-    ///
-    /// # Errors
-    /// `TooLarge` for a [`length`](Self::length) that no value may have; `Invalid` for attributes that are too long or a
-    /// digest whose feature is missing; `UploadRefused` if the shard has too many open uploads; `Unavailable` or
-    /// `Throttled` if the deadline passes first.
-    pub async fn start(self) -> Result<Upload> {
-        self.check()?;
-        let digester = Digester::new(self.digest)?;
-        let handle = self.begin().await?;
-        let plan = UploadPlan::new(self.settings(handle.token.chunk_bytes), digester);
-        Ok(Upload::new(self, handle, plan))
-    }
-
-    /// Begins an upload whose parts come in any order, numbered by the caller.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start). A digest is refused, since parts do not come in order.
-    pub async fn multipart(self) -> Result<Multipart> {
-        self.check()?;
-        if self.digest != DigestKind::None {
-            return Err(Error::Invalid {
-                what: "digest: a multipart upload cannot compute one",
-            });
-        }
-        let handle = self.begin().await?;
-        Ok(Multipart::new(handle, self.concurrency))
-    }
-
-    /// Goes on with the upload of a token, which another process may have begun: see [`Upload::resume_at`] for where. What
-    /// is durable already is not sent again. A condition given here replaces that of the token; attributes and time to
-    /// live stay as they are.
-    ///
-    /// # Errors
-    /// `UploadEnded` if it has ended, `Invalid` if the token is of another key or cluster or of a multipart upload, and those
-    /// of [`start`](Self::start).
-    pub async fn resume(mut self, token: &UploadToken) -> Result<Upload> {
-        self.check()?;
-        token.check(self.client.cluster_id(), &self.key)?;
-        self.digest = token.digest;
-        let digester = Digester::new(token.digest)?;
-        let handle = self.handle_of(token);
-        let staged = handle.staged().await?;
-        let settings = self.settings(token.chunk_bytes);
-        let plan = UploadPlan::resume(settings, digester, &staged);
-        let plan = plan.map_err(|error| self.refused(error))?;
-        let upload = Upload::new(self, handle, plan);
-        upload.tell();
-        Ok(upload)
-    }
-
-    fn check(&self) -> Result<()> {
-        check_key(&self.client, &self.key)?;
-        let (len, limit) = (
-            self.length.unwrap_or(0),
-            self.client.limits().value_bytes_max,
-        );
-        if len > limit {
-            let what = Field::Value;
-            return Err(Error::TooLarge { what, len, limit });
-        }
-        Ok(())
-    }
-
-    fn settings(&self, chunk_bytes: u32) -> PlanSettings {
-        PlanSettings {
-            chunk_bytes,
-            bytes_max: self.client.limits().value_bytes_max,
-            in_flight_max: self.concurrency,
-        }
-    }
-
-    pub(crate) fn handle_of(&self, token: &UploadToken) -> UploadHandle {
-        let mut token = UploadToken {
-            parts: Vec::new(),
-            ..token.clone()
-        };
-        token.condition = self.condition.unwrap_or(token.condition);
-        UploadHandle {
-            client: self.client.clone(),
-            token,
-            deadline: self.deadline,
-        }
-    }
-
-    async fn begin(&self) -> Result<UploadHandle> {
-        let attributes = self.attributes.encode().map_err(|_| Error::Invalid {
-            what: "attributes: their names and values have more than 8 KiB",
-        })?;
-        let ttl_ms = self.ttl.map_or(0, |ttl| {
-            u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
-        });
-        let mut handle = UploadHandle {
-            client: self.client.clone(),
-            token: UploadToken {
-                cluster: self.client.cluster_id(),
-                upload: self.client.draw_upload_id(),
-                key: self.key.clone(),
-                chunk_bytes: 0,
-                digest: self.digest,
-                condition: self.condition.unwrap_or_default(),
-                parts: Vec::new(),
-            },
-            deadline: self.deadline,
-        };
-        handle.begin(ttl_ms, attributes).await?;
-        Ok(handle)
-    }
-
-    fn refused(&self, error: PlanError) -> Error {
-        refused(error, self.client.limits().value_bytes_max)
-    }
-}
-
-fn refused(error: PlanError, limit: u64) -> Error {
-    match error {
-        PlanError::TooLarge { len } => {
-            let what = Field::Value;
-            Error::TooLarge { what, len, limit }
-        }
-        PlanError::Differs { .. } => Error::ContentDiffers,
-        PlanError::NotAStream => Error::Invalid {
-            what: "upload token: its upload is not one of a stream",
-        },
-    }
 }
 
 /// What becomes of an upload that is dropped before its commit.
@@ -451,6 +177,25 @@ impl Upload {
             self.launch()?;
         }
         Ok(())
+    }
+
+    /// Writes all that `source` gives, and returns how many bytes. It flushes nothing in between, other than
+    /// [`tokio::io::copy`], which flushes whenever its source pauses. Keeps 64 KiB more in memory.
+    ///
+    /// # Errors
+    /// Those of `source`, and as [`write`](Self::write).
+    pub async fn write_from(&mut self, mut source: impl AsyncRead + Unpin) -> io::Result<u64> {
+        let mut buffer = vec![0; COPIED_BYTES];
+        let mut total = 0;
+        loop {
+            let count = source.read(&mut buffer).await?;
+            let read = buffer.get(..count).unwrap_or_default();
+            if read.is_empty() {
+                return Ok(total);
+            }
+            self.write_all(read).await?;
+            total += count as u64;
+        }
     }
 
     /// Waits until what was written is durable on a majority, see [`Upload`].
@@ -642,7 +387,10 @@ impl AsyncWrite for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let is_over = self.ended.as_ref().is_some_and(Result::is_ok);
+        let is_over = matches!(
+            self.ended,
+            Some(Ok(_) | Err(Error::Conflict { .. } | Error::UploadEnded { .. }))
+        );
         match self.dropped {
             Dropped::IsAborted if !is_over => self.handle.clone().abort_later(),
             Dropped::Stays if self.ended.is_none() => {

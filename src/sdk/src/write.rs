@@ -3,7 +3,7 @@
 use crate::client::{Client, own};
 use crate::error::{Error, Field, Result};
 use crate::operation::Request;
-use crate::upload::UploadBuilder;
+use crate::upload::builder::UploadBuilder;
 use crate::value::IntoValue;
 use bytes::Bytes;
 use corelith_wire::request::{Condition, Operation as WriteKind};

@@ -19,8 +19,10 @@ macro_rules! id {
     };
 }
 
-id!(/// A shard of the cluster, counted from 0.
-    ShardId(u32), "s");
+/// A shard of the cluster, counted from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u32);
+
 id!(/// A node of the cluster, as its configuration names it; from 1. 0 stands for "none".
     NodeId(u64), "n");
 id!(/// A Raft term.
@@ -85,6 +87,15 @@ impl fmt::Display for ReplicaId {
 impl ShardId {
     /// The shard that holds the cluster's map, and no user's keys.
     pub const META: Self = Self(u32::MAX);
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::META => f.write_str("meta"),
+            Self(shard) => write!(f, "s{shard}"),
+        }
+    }
 }
 
 /// Names a cluster, from its creation on. 0 stands for "any" in a client's hello.

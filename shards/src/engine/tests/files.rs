@@ -16,8 +16,11 @@ use corelith_io::sim::{Sim, SimNode};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 const MEMTABLE_BYTES: usize = 64 << 10;
@@ -413,6 +416,72 @@ fn damaged(
         engine.close().await?;
         Ok(same)
     })
+}
+
+/// Polls something so often; `None` if it has not ended then.
+async fn polled<T>(work: impl Future<Output = T>, times: u32) -> Option<T> {
+    let mut work = pin!(work);
+    let mut left = times;
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// Wherever the taking of a piece is given up, its last one with the check of the whole file too: the piece can be asked for
+/// again, and the reception ends well.
+#[test]
+fn the_taking_of_a_piece_can_be_given_up_anywhere() {
+    let mut all_given_up = 0;
+    for times in 0.. {
+        let sim = Sim::new(3);
+        let node = sim.add_node();
+        let given_up = sim.block_on(node, async move {
+            let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+            write(&source, 1..=120).await;
+            settle(&source).await;
+            let target = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await;
+            let target = target.unwrap();
+            let pinned = source.pin_files().unwrap();
+            let incoming = target.receive_files(pinned.list().clone()).await.unwrap();
+            let mut given_up = BTreeSet::new();
+            while let Some(piece) = incoming.next_missing() {
+                let bytes = pinned.read(piece.file, piece.offset).await.unwrap();
+                let bytes = bytes.unwrap();
+                let taking = incoming.write_piece(piece, &bytes, crc32c::crc32c(&bytes));
+                if !given_up.insert((piece.file, piece.offset)) {
+                    taking.await.unwrap();
+                    continue;
+                }
+                match polled(taking, times).await {
+                    Some(taken) => {
+                        taken.unwrap();
+                        given_up.remove(&(piece.file, piece.offset));
+                    }
+                    None => {
+                        incoming.give_back(piece);
+                        // What the device was told to do is done before the piece comes again.
+                        corelith_io::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+            incoming.finish().await.unwrap();
+            target.install_files(&incoming).await.unwrap();
+            let expected = contents(&source).await.unwrap();
+            assert_eq!(contents(&target).await.unwrap(), expected);
+            given_up.len()
+        });
+        all_given_up += given_up;
+        if given_up == 0 {
+            break;
+        }
+    }
+    assert!(all_given_up > 10, "{all_given_up}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 mod refusals;
 mod replicas;
 mod scouts;
+mod uploads;
 
 use super::*;
 use bytes::{Bytes, BytesMut};

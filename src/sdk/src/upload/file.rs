@@ -7,10 +7,10 @@
 //! the file's length in bytes, and when it was modified in ns since 1970
 //! ```
 
+use super::Upload;
+use super::builder::UploadBuilder;
 use super::handle::Uploaded;
-use super::outcome;
 use super::token::UploadToken;
-use super::{Upload, UploadBuilder};
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
@@ -162,39 +162,40 @@ impl FileUpload {
         }
         match builder.clone().resume(&token).await {
             Ok(upload) => Ok(Resumed::Goes(Box::new(upload))),
-            Err(Error::UploadEnded { .. }) => {
-                let state = builder.handle_of(&token).state().await?;
-                self.after_end(builder, &token, state, identity)
-            }
+            // The process ended before it removed the token's file, or was away for long.
+            Err(Error::UploadEnded { how }) => match how {
+                UploadState::Committed { version } => {
+                    let uploaded = self.committed(builder, &token, version, identity).await?;
+                    Ok(Resumed::WasCommitted(uploaded))
+                }
+                _ if self.begins => Ok(Resumed::Begins),
+                how => Err(Error::UploadEnded { how }),
+            },
             Err(error) => Err(error),
         }
     }
 
-    /// The upload has ended, and its token's file is there: the process ended in between, or was away for long.
-    fn after_end(
+    /// What an earlier process has committed. Checksum and digest are those of the value, unless it was overwritten since.
+    async fn committed(
         &self,
         builder: &UploadBuilder,
         token: &UploadToken,
-        state: UploadState,
+        version: u64,
         identity: FileIdentity,
-    ) -> Result<Resumed> {
-        match state {
-            UploadState::Committed { .. } => {
-                let version = outcome::of_commit(state)?;
-                let shard = builder.client.shard_of(&token.key).0;
-                Ok(Resumed::WasCommitted(Uploaded {
-                    version,
-                    len: identity.len,
-                    crc32c: 0,
-                    digest: Digest::default(),
-                    shard,
-                    term: 0,
-                    index: version,
-                }))
-            }
-            _ if self.begins => Ok(Resumed::Begins),
-            how => Err(Error::UploadEnded { how }),
-        }
+    ) -> Result<Uploaded> {
+        let lookup = builder.client.get(&token.key).head().await?;
+        let head = lookup.entry.as_ref();
+        let description = head.and_then(|head| head.description());
+        let own = description.filter(|of| of.upload == token.upload);
+        Ok(Uploaded {
+            version,
+            len: identity.len,
+            crc32c: own.map_or(0, |of| of.crc32c),
+            digest: own.map_or(Digest::default(), |of| of.digest),
+            shard: lookup.shard,
+            term: lookup.term,
+            index: lookup.index,
+        })
     }
 
     async fn send(

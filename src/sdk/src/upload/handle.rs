@@ -21,7 +21,7 @@ pub struct Uploaded {
     pub version: u64,
     /// Length of the value, in bytes.
     pub len: u64,
-    /// Checksum of the value.
+    /// Checksum of the value; 0 if it was committed by an earlier process and overwritten since.
     pub crc32c: u32,
     /// Digest of the value, if one was wanted.
     pub digest: Digest,

@@ -1,7 +1,6 @@
 //! The uploads that are open in a cluster.
 
 use super::ask::UploadAsk;
-use super::handle::UploadHandle;
 use super::outcome;
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
@@ -109,21 +108,4 @@ pub(crate) fn time_of(micros: u64) -> SystemTime {
     let since = Duration::from_micros(micros);
     let time = SystemTime::UNIX_EPOCH.checked_add(since);
     time.unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-impl UploadHandle {
-    /// How it stands, without its chunks.
-    pub(crate) async fn state(&self) -> Result<UploadState> {
-        let status = corelith_wire::upload::UploadStatus {
-            upload: self.token.upload,
-            after: None,
-            chunks_max: 0,
-        };
-        let shard = self.client.shard_of(&self.token.key);
-        let reply = self
-            .client
-            .ask_of(shard, UploadAsk::Status(status), self.deadline)
-            .await?;
-        Ok(reply.state)
-    }
 }

@@ -6,7 +6,7 @@ use super::token::{UploadToken, UploadedPart};
 use crate::client::Client;
 use crate::error::{Error, Field, Result};
 use crate::limits::UPLOAD_IN_FLIGHT;
-use crate::upload::UploadBuilder;
+use crate::upload::builder::UploadBuilder;
 use crate::value::IntoValue;
 use bytes::Bytes;
 use corelith_wire::limits::UPLOAD_PARTS_MAX;

@@ -126,7 +126,7 @@ pub struct UploadPlan {
     in_flight: BTreeMap<Place, u64>,
     crc32c: u32,
     digester: Digester,
-    /// How often a flush has cut a chunk short.
+    /// How often a flush has cut a chunk short, also in earlier processes.
     cuts: u32,
     /// The chunk that is being filled goes as it is.
     cuts_short: bool,
@@ -173,6 +173,8 @@ impl UploadPlan {
         let known = staged.iter().map(|chunk| (place_of(chunk), *chunk));
         plan.known = known.collect();
         plan.check_known()?;
+        // As many flushes ended a part.
+        plan.cuts = staged.last().map_or(0, |last| last.part);
         if plan.digester.is_needed() {
             return Ok(plan);
         }

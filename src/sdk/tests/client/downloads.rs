@@ -159,3 +159,12 @@ async fn scans_tell_the_lengths_of_large_values() {
     let heads: Vec<_> = client.scan("").keys_only().try_collect().await.unwrap();
     assert_eq!((heads[0].value_len, heads[0].description()), (5000, None));
 }
+
+#[test]
+fn transfers_go_from_thread_to_thread() {
+    fn is_send<T: Send + Unpin + 'static>() {}
+    is_send::<corelith_client::Download>();
+    is_send::<corelith_client::Upload>();
+    is_send::<corelith_client::Multipart>();
+    is_send::<corelith_client::FileUpload>();
+}

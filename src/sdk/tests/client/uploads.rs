@@ -1,9 +1,7 @@
 //! Uploads, whatever happens on the way.
 
 use crate::mock::{Act, Mock};
-use corelith_client::{
-    Bytes, Client, DigestKind, Error, Multipart, Progress, UploadState, UploadToken,
-};
+use corelith_client::{Bytes, Client, Error, Multipart, Progress, UploadState, UploadToken};
 use corelith_wire::response::{Failure, Reason};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +38,8 @@ async fn a_stream_becomes_a_value_as_a_whole() {
     upload.write_all(&value[..3000]).await.unwrap();
     upload.write(value.slice(3000..9000)).await.unwrap();
     assert_eq!(client.get("film").await, Err(Error::NotFound));
-    upload.write_all(&value[9000..]).await.unwrap();
+    let copied = upload.write_from(&value[9000..]).await.unwrap();
+    assert_eq!(copied, 1000);
     let uploaded = upload.commit().await.unwrap();
     assert_eq!((uploaded.len, upload.position()), (10_000, 10_000));
     assert_eq!(uploaded.crc32c, crc32c::crc32c(&value));
@@ -177,11 +176,13 @@ async fn a_digest_sees_all_bytes_of_a_resumed_upload() {
     let mock = Mock::start(1, 1).await;
     let client = mock.client().await;
     let value = bytes(5000);
-    let mut upload = client.upload("whole").digest(DigestKind::Sha256);
+    let mut upload = client
+        .upload("whole")
+        .digest(corelith_client::DigestKind::Sha256);
     let mut whole = upload.clone().start().await.unwrap();
     whole.write(&value).await.unwrap();
     let whole = whole.commit().await.unwrap();
-    assert_eq!(whole.digest.kind, DigestKind::Sha256);
+    assert_eq!(whole.digest.kind, corelith_client::DigestKind::Sha256);
     let mut first = upload.clone().start().await.unwrap();
     first.write_all(&value[..3000]).await.unwrap();
     first.flush().await.unwrap();
@@ -236,6 +237,21 @@ async fn writes_wait_when_all_chunks_are_in_use() {
     let more = tokio::time::timeout(Duration::from_millis(50), upload.write_all(b"x"));
     assert!(more.await.is_err());
     assert_eq!(upload.position(), 3 * 1024);
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waited_for_takes_no_more_bytes() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let mut upload = client.upload("key").start().await.unwrap();
+    upload.write_all(&bytes(100)).await.unwrap();
+    upload.flush().await.unwrap();
+    mock.script([Act::Hold]);
+    let dropped = tokio::time::timeout(Duration::from_millis(50), upload.commit()).await;
+    assert!(dropped.is_err());
+    let write = tokio::time::timeout(Duration::from_secs(5), upload.write("more"));
+    assert!(matches!(write.await.unwrap(), Err(Error::Invalid { .. })));
+    assert_eq!(upload.commit().await.unwrap().len, 100);
 }
 
 #[tokio::test]
@@ -395,4 +411,30 @@ async fn a_file_that_has_changed_is_not_gone_on_with() {
     mock.state().uploads.drop_all();
     assert_eq!(upload().await.unwrap().len, 5000);
     assert!(!other.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_was_committed_is_not_uploaded_again() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let directory = tempfile::tempdir().unwrap();
+    let value = bytes(5000);
+    let path = file_of(&directory, &value).await;
+    // Begin, five chunks, and the commit, whose answer is lost with the process.
+    mock.script(std::iter::repeat_n(Act::Serve, 6));
+    mock.script([Act::HoldAfter]);
+    let upload = || client.upload_file("key", &path);
+    let killed = tokio::spawn(std::future::IntoFuture::into_future(upload()));
+    let is_committed = |state: &UploadState| matches!(state, UploadState::Committed { .. });
+    let committed = || mock.state().uploads.states().iter().any(is_committed);
+    until("it was committed", committed).await;
+    killed.abort();
+    assert!(killed.await.unwrap_err().is_cancelled());
+    let sent = mock.state().uploads.chunks_sent.len();
+    let uploaded = upload().await.unwrap();
+    let entry = client.get("key").await.unwrap();
+    assert_eq!((uploaded.version, uploaded.len), (entry.version, 5000));
+    assert_eq!(uploaded.crc32c, crc32c::crc32c(&value));
+    assert_eq!(mock.state().uploads.chunks_sent.len(), sent);
+    assert!(!directory.path().join("content.corelith-upload").exists());
 }

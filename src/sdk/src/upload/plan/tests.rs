@@ -126,13 +126,11 @@ fn a_flush_ends_the_part_and_the_next_waits_for_it() {
 
 #[test]
 fn flushes_cut_chunks_so_often_and_no_more() {
-    let mut plan = UploadPlan::new(
-        PlanSettings {
-            bytes_max: u64::MAX,
-            ..SETTINGS
-        },
-        Digester::none(),
-    );
+    let settings = PlanSettings {
+        bytes_max: u64::MAX,
+        ..SETTINGS
+    };
+    let mut plan = UploadPlan::new(settings, Digester::none());
     for _ in 0..UPLOAD_CUTS_MAX {
         plan.write(b"0").unwrap();
         plan.flush();
@@ -145,6 +143,17 @@ fn flushes_cut_chunks_so_often_and_no_more() {
     assert!(plan.is_flushed(), "all whole chunks are durable");
     assert_eq!(plan.write(b"0123456789"), Ok(7));
     assert!(!plan.is_flushed());
+    // Another process counts on.
+    let parts = (0..UPLOAD_CUTS_MAX).map(|part| staged(part, 0, "0"));
+    let parts: Vec<StagedChunk> = parts.collect();
+    let mut plan = UploadPlan::resume(settings, Digester::none(), &parts).unwrap();
+    plan.write(b"01").unwrap();
+    plan.flush();
+    assert_eq!(sent(&mut plan), ["4000.0:01"]);
+    plan.durable(at(4000, 0));
+    plan.write(b"01").unwrap();
+    plan.flush();
+    assert!(sent(&mut plan).is_empty());
 }
 
 #[test]

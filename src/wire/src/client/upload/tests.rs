@@ -53,8 +53,11 @@ fn chunk_payload(value: &'static [u8]) -> Bytes {
     frame(|out| encode_chunk(out, HEAD, CHUNK, 4, &Bytes::from_static(value))).into_payload()
 }
 
-/// Each kind of request with its body, and whether it parses bytes.
-fn asks() -> Vec<(Frame, fn(&Bytes) -> bool)> {
+/// Whether bytes are a message.
+type Parses = fn(&Bytes) -> bool;
+
+/// Each kind of request, and whether bytes are one of that kind.
+fn asks() -> Vec<(Frame, Parses)> {
     let begin = BeginUpload {
         upload: UPLOAD,
         key: b"key",

@@ -7,6 +7,9 @@ pub(super) use client::{
     CasArguments, ClientCommand, Connection, DeleteArguments, ExportArguments, GetArguments,
     ImportArguments, PutArguments, ScanArguments, ValueArgument,
 };
+pub(super) use client::{
+    DescribeOptions, TransferOptions, UploadAbortArguments, UploadCommand, UploadResumeArguments,
+};
 
 use super::dev::WantedShape;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -28,8 +31,8 @@ Exit codes:
   130  interrupted by Ctrl-C; `node` and `dev` stop in order on Ctrl-C and exit with 0";
 
 const CLIENTS: &str = "\
-put, get, delete, scan, cas, status, import, export, cluster and shard are clients of a cluster. Without --connect and
-CORELITH_SEEDS they connect to 127.0.0.1:7411, where `corelith dev` listens.
+put, get, delete, scan, cas, status, import, export, upload, cluster and shard are clients of a cluster. Without --connect
+and CORELITH_SEEDS they connect to 127.0.0.1:7411, where `corelith dev` listens.
 
 Examples:
   corelith dev                  # in one terminal
@@ -37,7 +40,7 @@ Examples:
   corelith get greeting";
 
 /// A strongly consistent, sharded key-value store: append-only storage, keys that can be overwritten
-/// and deleted, values up to 8 MiB.
+/// and deleted, values up to 2 GiB.
 #[derive(Debug, Parser)]
 #[command(
     name = "corelith",

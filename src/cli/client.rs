@@ -3,13 +3,17 @@
 use super::args::ClientCommand;
 use super::connect::connect;
 use super::failure::Failure;
-use super::{cluster, export, import, keys, paths, scan, shard, status, storage};
+use super::{
+    cluster, export, get, import, keys, paths, put, scan, shard, status, storage, uploads,
+};
 
 /// Runs one client command.
 pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
     paths::of_client(&command)?;
-    if let ClientCommand::Import(import) = &command {
-        import::refuse_other_after(&import.command)?;
+    match &command {
+        ClientCommand::Import(import) => import::refuse_other_after(&import.command)?,
+        ClientCommand::Upload(upload) => uploads::check(upload)?,
+        _ => {}
     }
     let mut connection = command.connection();
     if matches!(command, ClientCommand::Status(_)) {
@@ -19,10 +23,10 @@ pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
     }
     let reached = connect(&connection).await?;
     match command {
-        ClientCommand::Put(put) => keys::put(&reached, put.command).await,
-        ClientCommand::Get(get) => keys::get(&reached, get.command).await,
+        ClientCommand::Put(put) => put::put(&reached, put.command).await,
+        ClientCommand::Get(get) => get::run(&reached, get.command).await,
         ClientCommand::Delete(delete) => keys::delete(&reached, delete.command).await,
-        ClientCommand::Cas(cas) => keys::cas(&reached, cas.command).await,
+        ClientCommand::Cas(cas) => put::cas(&reached, cas.command).await,
         ClientCommand::Scan(scan) => scan::run(&reached.client, scan.command).await,
         ClientCommand::Status(status) if status.command.storage => {
             storage::run(&reached.client, status.command.json).await
@@ -30,6 +34,7 @@ pub(super) async fn run(mut command: ClientCommand) -> Result<(), Failure> {
         ClientCommand::Status(status) => status::run(&reached.client, status.command.json).await,
         ClientCommand::Import(import) => import::run(&reached.client, import.command).await,
         ClientCommand::Export(export) => export::run(&reached.client, export.command).await,
+        ClientCommand::Upload(command) => uploads::run(&reached, command).await,
         ClientCommand::Cluster(command) => cluster::run(&reached.client, command).await,
         ClientCommand::Shard(command) => shard::run(&reached.client, command).await,
     }

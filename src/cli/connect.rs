@@ -1,6 +1,7 @@
 //! How client commands connect to their cluster, in bounded time.
 
 use super::args::Connection;
+use super::encoding::shell_word;
 use super::failure::Failure;
 use corelith_client::Client;
 use std::time::Duration;
@@ -11,12 +12,22 @@ pub(super) struct Reached {
     /// The client; each of its operations has the whole `--timeout`.
     pub(super) client: Client,
     end: Instant,
+    /// The seeds, if the user named them.
+    given: Option<String>,
 }
 
 impl Reached {
     /// The time left of `--timeout`, for a command that is a single operation.
     pub(super) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// A command for the user to give, with the same cluster.
+    pub(super) fn command(&self, words: &str) -> String {
+        match &self.given {
+            Some(seeds) => format!("corelith {words} --connect {}", shell_word(seeds.as_ref())),
+            None => format!("corelith {words}"),
+        }
     }
 }
 
@@ -41,5 +52,6 @@ pub(super) async fn connect(connection: &Connection) -> Result<Reached, Failure>
         .connect()
         .await
         .map_err(|error| Failure::connecting(error, connection))?;
-    Ok(Reached { client, end })
+    let given = connection.is_given.then(|| connection.seeds.join(","));
+    Ok(Reached { client, end, given })
 }

@@ -1,6 +1,8 @@
 //! Keys and values as text: with backslashes for people, with percent signs in file names and arguments,
 //! in base64 in JSON if they are not UTF-8.
 
+use std::ffi::OsStr;
+
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// `bytes` as text: unchanged if they are printable UTF-8 without a backslash, otherwise with `\xNN` for
@@ -71,6 +73,26 @@ pub(super) fn argument(key: &[u8]) -> String {
     escape(key, |c| {
         c.is_ascii_alphanumeric() || "-_./:,@+=".contains(c)
     })
+}
+
+/// An argument as one word of a shell, for a command that is printed.
+pub(super) fn shell_word(argument: &OsStr) -> String {
+    let text = argument.to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@+=%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// A key as words of a shell, for a command that is printed.
+pub(super) fn key_words(key: &[u8]) -> String {
+    let text = printable(key);
+    let word = shell_word(text.as_ref());
+    match text.as_bytes() == key {
+        true => word,
+        false => format!("--escaped {word}"),
+    }
 }
 
 fn push_escaped(text: &mut String, byte: u8) {

@@ -8,7 +8,7 @@ use crate::node::data_dir::inspect::InspectError;
 use crate::node::data_dir::left::LeftError;
 use crate::node::data_dir::on_disk::OfflineError;
 use crate::node::error::NodeError;
-use corelith_client::Error;
+use corelith_client::{Error, UploadRefusal};
 use std::path::{Path, PathBuf};
 
 /// Exit codes, as [`EXIT_CODES`](super::args) lists them.
@@ -56,6 +56,14 @@ pub enum Failure {
     NotFound {
         /// Printable form of the key.
         key: String,
+    },
+    /// The key has no such upload.
+    #[error("key {key} has no open upload {upload}")]
+    NoUpload {
+        /// Printable form of the key.
+        key: String,
+        /// The upload's id.
+        upload: String,
     },
     /// The condition does not hold.
     #[error("not written: key {key} {current}")]
@@ -215,7 +223,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
-            Self::NotFound { .. } | Self::Conflict { .. } => code::ABSENT,
+            Self::NotFound { .. } | Self::NoUpload { .. } | Self::Conflict { .. } => code::ABSENT,
             Self::Unusable { .. } | Self::Argument(_) | Self::Seed { .. } | Self::Refused(_) => {
                 code::WRONG_INPUT
             }
@@ -257,9 +265,16 @@ fn unserved(shards: &[(u32, ShardLack)]) -> String {
 fn of_cluster(error: &Error) -> u8 {
     match error {
         Error::NotFound | Error::Conflict { .. } => code::ABSENT,
-        Error::TooLarge { .. } | Error::Invalid { .. } | Error::InvalidSeed { .. } => {
-            code::WRONG_INPUT
-        }
+        Error::TooLarge { .. }
+        | Error::Invalid { .. }
+        | Error::InvalidSeed { .. }
+        | Error::UploadEnded { .. }
+        | Error::ContentDiffers => code::WRONG_INPUT,
+        Error::UploadRefused {
+            why: UploadRefusal::TooMany { .. },
+        } => code::FULL,
+        Error::UploadRefused { .. } => code::WRONG_INPUT,
+        Error::File { .. } => code::LOCAL,
         Error::Indeterminate { .. } => code::UNKNOWN,
         Error::Corrupt => code::DAMAGED,
         Error::DiskFull | Error::ShardFull => code::FULL,

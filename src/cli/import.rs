@@ -3,23 +3,14 @@
 use super::args::ImportArguments;
 use super::encoding::counted;
 use super::failure::Failure;
-use super::keys::check_size;
+use super::importer::{ImportSource, Importer, Listed};
 use super::manifest::{self, ExportRecord, ManifestSummary};
 use super::transfer::{End, Interrupts, Tally, after_argument, concerns_cluster};
 use super::watermark::Watermark;
-use corelith_client::{Client, Field};
+use corelith_client::Client;
 use futures_util::{StreamExt, stream};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-
-/// A file that becomes a key.
-struct ImportSource {
-    path: PathBuf,
-    key: Vec<u8>,
-    len: u64,
-    /// Checksum of its content, if a manifest lists it.
-    crc32c: Option<u32>,
-}
 
 type Sources = Box<dyn Iterator<Item = Result<ImportSource, Failure>> + Send>;
 
@@ -42,16 +33,24 @@ pub(super) async fn run(client: &Client, arguments: ImportArguments) -> Result<(
     let (sources, mut tally) = match ManifestSummary::read(&arguments.dir)? {
         Some((summary, _)) => {
             refuse_incomplete(&arguments.dir, &summary, arguments.incomplete)?;
-            exported(&arguments.dir, summary, prefix, after.clone())?
+            let tally = Tally::new("imported", summary.bytes, !arguments.no_progress);
+            exported(&arguments.dir, summary, prefix, after.clone(), tally)?
         }
-        None => plain(&arguments.dir, &prefix, after.as_deref()),
+        None => plain(
+            &arguments.dir,
+            &prefix,
+            after.as_deref(),
+            !arguments.no_progress,
+        ),
     };
+    let importer = Importer::new(client);
+    let importer = &importer;
     let mut puts = std::pin::pin!(
         stream::iter(sources)
             .enumerate()
             .map(|(place, source)| async move {
                 let source = source?;
-                let outcome = put(client, &source).await;
+                let outcome = importer.put(&source).await;
                 Ok((place as u64, source, outcome))
             })
             .buffer_unordered(usize::from(arguments.in_flight))
@@ -83,6 +82,7 @@ pub(super) async fn run(client: &Client, arguments: ImportArguments) -> Result<(
             }
         }
     };
+    importer.give_up().await;
     let go_on = match mark.key() {
         Some(key) => format!(
             "to continue, repeat the command with {}",
@@ -114,8 +114,8 @@ fn exported(
     summary: ManifestSummary,
     prefix: Vec<u8>,
     after: Option<Vec<u8>>,
+    mut tally: Tally,
 ) -> Result<(Sources, Tally), Failure> {
-    let mut tally = Tally::new("imported", summary.bytes);
     let mut unlisted = 0;
     walk(dir, |found| {
         unlisted += u64::from(matches!(found, FoundEntry::File(..)));
@@ -147,6 +147,8 @@ fn exported(
             file,
             length,
             crc32c,
+            sha256,
+            attributes,
             ..
         } = match record {
             Ok(record) => record,
@@ -161,14 +163,18 @@ fn exported(
             path: root.join(file),
             key,
             len: length,
-            crc32c: Some(crc32c),
+            listed: Some(Listed {
+                crc32c,
+                sha256,
+                attributes,
+            }),
         }))
     });
     Ok((Box::new(sources), tally))
 }
 
 /// The files of any other directory, in order of their keys.
-fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
+fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>, is_drawn: bool) -> (Sources, Tally) {
     let mut sources = Vec::new();
     let mut skipped = Vec::new();
     let mut failed = Vec::new();
@@ -184,7 +190,7 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
                 path,
                 key,
                 len,
-                crc32c: None,
+                listed: None,
             });
         }
         FoundEntry::Other(path) => skipped.push(path),
@@ -192,7 +198,8 @@ fn plain(dir: &Path, prefix: &[u8], after: Option<&[u8]>) -> (Sources, Tally) {
     });
     sources.retain(|source| after.is_none_or(|after| source.key.as_slice() > after));
     sources.sort_by(|a, b| a.key.cmp(&b.key));
-    let mut tally = Tally::new("imported", sources.iter().map(|source| source.len).sum());
+    let bytes = sources.iter().map(|source| source.len).sum();
+    let mut tally = Tally::new("imported", bytes, is_drawn);
     for path in skipped {
         tally.skipped(&path.display().to_string(), "not a regular file");
     }
@@ -232,35 +239,4 @@ fn walk(root: &Path, mut tell: impl FnMut(FoundEntry)) {
             }
         }
     }
-}
-
-/// Puts the file's content; returns its length.
-async fn put(client: &Client, source: &ImportSource) -> Result<u64, Failure> {
-    let limits = client.limits();
-    check_size(
-        Field::Key,
-        source.key.len() as u64,
-        limits.key_bytes_max as u64,
-    )?;
-    // Checked before the file is read, so that a huge file costs no memory.
-    check_size(Field::Value, source.len, limits.value_bytes_max)?;
-    let value = tokio::fs::read(&source.path)
-        .await
-        .map_err(|error| Failure::local("read", "", error))?;
-    check_size(Field::Value, value.len() as u64, limits.value_bytes_max)?;
-    let damaged = |problem| Failure::DamagedFile {
-        path: source.path.clone(),
-        problem,
-    };
-    if let Some(expected) = source.crc32c {
-        if value.len() as u64 != source.len {
-            return Err(damaged("its length differs from the manifest"));
-        }
-        if crc32c::crc32c(&value) != expected {
-            return Err(damaged("its checksum differs from the manifest"));
-        }
-    }
-    let bytes = value.len() as u64;
-    client.put(source.key.clone(), value).await?;
-    Ok(bytes)
 }

@@ -5,11 +5,16 @@
 //! incomplete line was being written when the export ended and counts as absent.
 //!
 //! ```text
-//! {"kind":"export","format":1,"cluster":"00c0ffee00c0ffee","prefix":"a/"}
+//! {"kind":"export","format":2,"cluster":"00c0ffee00c0ffee","prefix":"a/"}
 //! {"kind":"key","key":"a/b","file":"b","version":7,"length":5,"crc32c":"e3069283"}
+//! {"kind":"key","key":"a/d","file":"d","version":8,"length":5,"crc32c":"e3069283","sha256":true,
+//!  "attributes":[["content-type","text/plain"]]}
 //! {"kind":"failed","key":"a/c","error":"..."}
 //! {"kind":"end","keys":1,"bytes":5,"failed":1}
 //! ```
+//! What was told of an uploaded value is there too: its attributes, and whether it had a SHA-256, which the import
+//! computes anew. Format 1, which ended at values of 8 MiB, knew nothing of that; it is read, and continued.
+//!
 //! A key (or prefix) that is not UTF-8 is written as `key_base64` (`prefix_base64`). Keys are in rising
 //! order, except those that failed at first and that a later run exported.
 //!
@@ -28,8 +33,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Name of the manifest in the export's directory.
 pub(super) const FILE_NAME: &str = ".corelith-export";
-const FORMAT: u32 = 1;
-/// Longest line. A key of 4 KiB, in base64 and as a file name, takes far less.
+const FORMAT: u32 = 2;
+/// Longest line. A key of 4 KiB, in base64 and as a file name, and 8 KiB of attributes, escaped, take less.
 const LINE_BYTES_MAX: u64 = 256 << 10;
 /// Longest file name that every Linux file system takes.
 const NAME_BYTES_MAX: usize = 255;
@@ -81,6 +86,10 @@ enum Line {
         version: u64,
         length: u64,
         crc32c: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        sha256: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        attributes: Vec<(String, String)>,
     },
     Failed {
         #[serde(flatten)]
@@ -94,6 +103,14 @@ enum Line {
     },
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_false(what: &bool) -> bool {
+    !what
+}
+
 /// A key that was exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExportRecord {
@@ -103,6 +120,9 @@ pub(super) struct ExportRecord {
     pub(super) version: u64,
     pub(super) length: u64,
     pub(super) crc32c: u32,
+    /// Whether it had a SHA-256.
+    pub(super) sha256: bool,
+    pub(super) attributes: Vec<(String, String)>,
 }
 
 /// The content of one line.
@@ -123,9 +143,13 @@ pub(super) struct Subject {
 
 impl Subject {
     fn line(&self) -> Line {
+        self.line_of(FORMAT)
+    }
+
+    fn line_of(&self, format: u32) -> Line {
         let (prefix, prefix_base64) = text_or_base64(&self.prefix);
         Line::Export {
-            format: FORMAT,
+            format,
             cluster: format!("{:016x}", self.cluster),
             prefix: prefix.map(str::to_owned),
             prefix_base64,
@@ -179,9 +203,13 @@ impl Lines {
     /// The first line.
     fn subject(&mut self) -> Result<Option<Line>, Failure> {
         match self.next()? {
-            Some(line @ Line::Export { format: FORMAT, .. }) => Ok(Some(line)),
+            Some(
+                line @ Line::Export {
+                    format: 1..=FORMAT, ..
+                },
+            ) => Ok(Some(line)),
             Some(Line::Export { format, .. }) => Err(self.wrong(&format!(
-                "the export has format {format}, but this release reads format {FORMAT}: use a newer release"
+                "the export has format {format}, but this release reads formats up to {FORMAT}: use a newer release"
             ))),
             Some(_) => Err(self.wrong("a manifest must start with a line of kind \"export\"")),
             None => Ok(None),
@@ -200,6 +228,8 @@ impl Lines {
                 version,
                 length,
                 crc32c,
+                sha256,
+                attributes,
             } => key.bytes().and_then(|key| {
                 let crc32c = u32::from_str_radix(&crc32c, 16).ok()?;
                 stays_below(&file).then_some(Said::Key(ExportRecord {
@@ -208,6 +238,8 @@ impl Lines {
                     version,
                     length,
                     crc32c,
+                    sha256,
+                    attributes,
                 }))
             }),
             Line::Failed { key, .. } => key.bytes().map(Said::Failed),
@@ -264,7 +296,8 @@ impl ManifestSummary {
             // The export ended before it wrote its first line.
             return Ok(Some((summary, true)));
         };
-        let is_same = subject.is_none_or(|subject| subject.line() == found);
+        let is_same = subject
+            .is_none_or(|subject| (1..=FORMAT).any(|format| subject.line_of(format) == found));
         summary.len = lines.read_bytes;
         while let Some(said) = lines.said()? {
             summary.add(said);
@@ -393,6 +426,8 @@ impl Writer {
             version: record.version,
             length: record.length,
             crc32c: format!("{:08x}", record.crc32c),
+            sha256: record.sha256,
+            attributes: record.attributes.clone(),
         })?;
         self.summary.add(Said::Key(record));
         Ok(())

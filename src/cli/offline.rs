@@ -126,6 +126,7 @@ fn describe(dir: &Path, summary: &Summary) -> String {
         tables,
         entries,
         pointers,
+        large_values,
         value_segments,
         value_records,
         torn_records,
@@ -147,6 +148,10 @@ fn describe(dir: &Path, summary: &Summary) -> String {
         counted(*log_segments, "log segment", "log segments"),
         counted(*log_entries, "entry", "entries"),
     );
+    if *large_values > 0 {
+        let large = counted(*large_values, "large value", "large values");
+        text += &format!("{dir}: {large}\n");
+    }
     if *torn_records > 0 {
         let torn = counted(*torn_records, "damaged record", "damaged records");
         text += &format!("{dir}: {torn} without references\n");
@@ -181,6 +186,7 @@ struct SummaryLine<'a> {
     tables: u64,
     entries: u64,
     pointers: u64,
+    large_values: u64,
     value_segments: u64,
     value_records: u64,
     torn_records: u64,
@@ -202,6 +208,7 @@ impl<'a> SummaryLine<'a> {
             tables: summary.tables,
             entries: summary.entries,
             pointers: summary.pointers,
+            large_values: summary.large_values,
             value_segments: summary.value_segments,
             value_records: summary.value_records,
             torn_records: summary.torn_records,

@@ -16,9 +16,8 @@ pub(super) fn json_line(document: &impl serde::Serialize) -> Result<String, Fail
         .map_err(|error| Failure::local("write JSON", "", error.into()))
 }
 
-/// Prints a value byte for byte; on a terminal a line end follows.
-pub(super) fn value(value: &[u8]) -> Result<(), Failure> {
-    bytes(value)?;
+/// Ends a value: on a terminal by a line end.
+pub(super) fn end_of_value() -> Result<(), Failure> {
     if std::io::stdout().is_terminal() {
         text("\n")
     } else {
@@ -26,7 +25,8 @@ pub(super) fn value(value: &[u8]) -> Result<(), Failure> {
     }
 }
 
-fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+/// Prints bytes as they are.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)
         .and_then(|()| out.flush())

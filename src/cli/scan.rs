@@ -94,7 +94,7 @@ impl Row for ScanEntry {
     fn line(&self) -> String {
         let value = match &self.value {
             Value::Bytes(bytes) => printable(bytes),
-            Value::Large { len } => format!("({len} bytes)"),
+            Value::Large { len } => format!("(large value of {len} bytes)"),
         };
         format!("{}\t{value}\n", printable(&self.key))
     }
@@ -107,6 +107,8 @@ impl Row for ScanEntry {
             length: self.value.len(),
             shard: None,
             value: self.value.bytes().map(|bytes| ValueFields::of(bytes)),
+            large: self.value.bytes().is_none(),
+            description: None,
         })
     }
 }
@@ -124,6 +126,8 @@ impl Row for EntryHead {
             length: self.value_len,
             shard: None,
             value: None,
+            large: false,
+            description: None,
         })
     }
 }

@@ -4,7 +4,8 @@ use super::args::{Arguments, Command, EXIT_CODES};
 use super::encoding::printable;
 use super::failure::{Failure, code};
 use clap::CommandFactory;
-use corelith_client::{Cause, Error};
+use corelith_client::{Cause, Error, UploadRefusal, UploadState};
+use std::path::Path;
 use std::time::Duration;
 
 #[test]
@@ -54,6 +55,15 @@ fn arguments_that_must_be_refused() {
     let refused: &[&[&str]] = &[
         &["put", "k"],
         &["put", "k", "v", "--file", "f"],
+        &["put", "k", "v", "--if-absent", "--if-version", "3"],
+        &["put", "k", "v", "--attribute", "=v"],
+        &["put", "k", "v", "--concurrency", "65"],
+        &["get", "k", "--range", "5"],
+        &["get", "k", "--range", "1..2", "--meta"],
+        &["get", "k", "--range", "1..2", "--json"],
+        &["upload"],
+        &["upload", "abort", "k"],
+        &["upload", "resume"],
         &["cas", "k", "v"],
         &["cas", "k", "v", "--absent", "--version", "3"],
         &["get"],
@@ -117,7 +127,8 @@ fn options_appear_where_they_mean_something() {
     let mut found = Vec::new();
     leaves(&root, "corelith", &mut found);
     let clients = [
-        "put", "get", "delete", "scan", "cas", "status", "import", "export", "cluster", "shard",
+        "put", "get", "delete", "scan", "cas", "status", "import", "export", "upload", "cluster",
+        "shard",
     ];
     for (words, mut command) in found {
         let help = command.render_help().to_string();
@@ -159,6 +170,27 @@ fn every_exit_code_has_its_failures() {
         (Failure::Damaged { problems: 1 }, code::DAMAGED),
         (failure(Error::DiskFull), code::FULL),
         (failure(Error::ShardFull), code::FULL),
+        (
+            failure(Error::UploadEnded {
+                how: UploadState::Expired,
+            }),
+            code::WRONG_INPUT,
+        ),
+        (failure(Error::ContentDiffers), code::WRONG_INPUT),
+        (
+            failure(Error::UploadRefused {
+                why: UploadRefusal::TooMany { limit: 3 },
+            }),
+            code::FULL,
+        ),
+        (
+            failure(Error::File {
+                what: "write",
+                path: Path::new("/f").into(),
+                kind: std::io::ErrorKind::PermissionDenied,
+            }),
+            code::LOCAL,
+        ),
         (Failure::Interrupted, code::INTERRUPTED),
     ];
     for (failure, code) in table {
@@ -210,6 +242,23 @@ fn keys_print_unambiguously() {
     for (key, expected) in cases {
         assert_eq!(printable(key), *expected);
     }
+}
+
+#[test]
+fn words_of_a_printed_command_are_what_they_were() {
+    use super::encoding::{key_words, shell_word};
+    for (given, expected) in [
+        ("a/b.c", "a/b.c"),
+        ("two words", "'two words'"),
+        ("it's", r"'it'\''s'"),
+        ("$x", "'$x'"),
+        ("", "''"),
+    ] {
+        assert_eq!(shell_word(given.as_ref()), expected);
+    }
+    assert_eq!(key_words(b"k"), "k");
+    assert_eq!(key_words(b"a\\b"), r"--escaped 'a\\b'");
+    assert_eq!(key_words(b"\xff"), r"--escaped '\xff'");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::encoding::{argument, counted};
 use super::failure::{Failure, code};
 use super::output;
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::Write;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,6 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// After this many failures in a row that are the cluster's or the disk's fault, not a single key's, the
 /// transfer gives up.
 const FAILURES_IN_A_ROW_MAX: u64 = 64;
+
+/// How many long values travel at once, each with some MiB in memory.
+pub(super) const LARGE_MAX: usize = 4;
 
 /// How a transfer ended.
 pub(super) enum End {
@@ -36,9 +39,13 @@ pub(super) struct Tally {
 
 impl Tally {
     /// An empty tally. `what` is "imported" or "exported". Draws a progress bar if standard error is a
-    /// terminal.
-    pub(super) fn new(what: &'static str, total_bytes: u64) -> Self {
-        let bar = ProgressBar::new(total_bytes);
+    /// terminal and it is `is_drawn`.
+    pub(super) fn new(what: &'static str, total_bytes: u64, is_drawn: bool) -> Self {
+        let target = match is_drawn {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(total_bytes), target);
         let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

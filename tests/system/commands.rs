@@ -50,6 +50,7 @@ fn exit_codes_are_as_the_help_lists_them() {
     let cluster = Cluster::start();
     cluster.run_ok(&["put", "key", "value"]);
     let file = cluster.path("large");
+    // One byte too many, in a file that takes no space.
     let sparse = std::fs::File::create(&file).unwrap();
     sparse.set_len((1 << 31) + 1).unwrap();
     let large = file.to_str().unwrap();
@@ -75,7 +76,7 @@ fn exit_codes_are_as_the_help_lists_them() {
         (
             &["put", "key", "--file", large],
             2,
-            "the value is too large: it has 2147483649 bytes",
+            "the value is too large: it has 2147483649 bytes, at most 2147483648 are allowed",
         ),
         (
             &["put", &long, "value"],
@@ -101,6 +102,46 @@ fn exit_codes_are_as_the_help_lists_them() {
             &["import", tree, "--prefix", "p/", "--after", "a"],
             2,
             "--after names a stored key, prefix included",
+        ),
+        (&["get", "key", "--range", "3..1"], 2, "--range"),
+        (&["get", "key", "--range", ".."], 2, "--range"),
+        (&["put", "key", "v", "--attribute", "x"], 2, "NAME=VALUE"),
+        (
+            &["put", "key", "v", "--concurrency", "0"],
+            2,
+            "--concurrency",
+        ),
+        (
+            &["put", "key", "v", "--if-absent"],
+            1,
+            "key key has version",
+        ),
+        (
+            &["put", "key", "v", "--if-version", "999999"],
+            1,
+            "key key has version",
+        ),
+        (
+            &["put", "key", "v", "--if-absent", "--sha256"],
+            1,
+            "key key has version",
+        ),
+        (&["upload", "resume", "/nowhere"], 2, "/nowhere"),
+        (
+            &["upload", "resume", large],
+            2,
+            "no upload of it was interrupted",
+        ),
+        (
+            &["upload", "resume", "beef", "--file", large],
+            2,
+            "the token that `put` printed",
+        ),
+        (&["upload", "abort", "key", "7"], 2, "`upload list` prints"),
+        (
+            &["upload", "abort", "key", &"7".repeat(32)],
+            1,
+            "key key has no open upload 7777",
         ),
         (
             &["--log", "corelith=loud", "get", "key"],

@@ -9,7 +9,8 @@
 //! * `CORELITH_ROUNDS=30 cargo test --test system rounds` kills and restarts more often;
 //! * `CORELITH_LARGE_BYTES=2147483648 CORELITH_LARGE_ROUNDS=100 cargo test --release --test system large` has large
 //!   values of that length, and more rounds of kills and races;
-//! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load.
+//! * `CORELITH_GROWING=10 cargo test --test system growing` changes a cluster under more load;
+//! * `CORELITH_VALUE_MIB=2048 cargo test --release --test system large_cli` puts and gets longer values.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,6 +33,7 @@ mod heal;
 mod identity;
 mod import;
 mod large;
+mod large_cli;
 mod load;
 mod positions;
 mod recover;

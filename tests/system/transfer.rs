@@ -151,6 +151,7 @@ async fn what_is_left_out_is_told_and_counted() {
     fs::create_dir_all(tree.join("folder")).unwrap();
     fs::write(tree.join("good"), "good").unwrap();
     fs::write(tree.join("folder/empty"), "").unwrap();
+    // One byte too many, in a file that takes no space.
     let large = fs::File::create(tree.join("large")).unwrap();
     large.set_len((1 << 31) + 1).unwrap();
     std::os::unix::fs::symlink("good", tree.join("link")).unwrap();

@@ -46,6 +46,11 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
         let (stored_key, at, value) = cursor.current();
         if count < entries_max {
             let (space, key) = Space::of_stored(stored_key).unwrap_or((Space::System, stored_key));
+            let name = match space.is_of_rows() {
+                // Uploads and chunks, by their ids.
+                true => space.key(key).to_string(),
+                false => format!("{space:?} {}", key.escape_ascii()),
+            };
             let value = match value {
                 Value::Deleted => "deleted".to_owned(),
                 Value::Inline(bytes) => format!("{} bytes", bytes.len()),
@@ -59,10 +64,7 @@ pub(crate) async fn inspect(path: &Path, entries_max: usize) -> Result<Text> {
                     format!("large, {} bytes of upload {}", large.len, large.upload)
                 }
             };
-            text.line(
-                "entry",
-                format_args!("{space:?} {} @ {at}: {value}", key.escape_ascii()),
-            );
+            text.line("entry", format_args!("{name} @ {at}: {value}"));
         }
         count += 1;
         if !cursor.advance(&table).await? {

@@ -1,10 +1,15 @@
 //! The arguments of the clients of a cluster.
 
 mod cluster;
+mod large;
 
 pub(in crate::cli) use cluster::{AddArguments, ClusterCommand, OrderOptions, ShardCommand};
+pub(in crate::cli) use large::{
+    DescribeOptions, TransferOptions, UploadAbortArguments, UploadCommand, UploadResumeArguments,
+};
 
 use crate::cli::encoding::unescape;
+use crate::cli::range::WantedBytes;
 use clap::{Args, Subcommand};
 use corelith_client::SEEDS_VARIABLE;
 use std::ffi::OsString;
@@ -104,22 +109,28 @@ pub enum ClientCommand {
     #[command(
         override_usage = "corelith put [OPTIONS] <KEY> <VALUE|-|--file <FILE>>",
         after_help = "\
-Prints the key's new version and its shard.
+Prints the key's new version and its shard. A value has up to 2 GiB and becomes visible as a whole. With --if-version
+or --if-absent, exit code 1 means that the condition does not hold: nothing was written.
+
+A put of a long file that Ctrl-C, SIGTERM or a failure ends is finished by `corelith upload resume FILE`, or by
+the same command again: what the cluster has already is not sent again. FILE.corelith-upload is there meanwhile. A put
+from a pipe that is interrupted is given up.
 
 Examples:
   corelith put greeting hello
-  corelith put photo --file photo.jpg
-  date | corelith put now -"
+  corelith put photo --file photo.jpg --content-type image/jpeg --sha256
+  tar c src | corelith put backup -"
     )]
     Put(OfCluster<PutArguments>),
     /// Print a key's value.
     #[command(after_help = "\
-The value is printed byte for byte; on a terminal a line end follows. Exit code 1: the key does not
-exist.
+The value is printed byte for byte; on a terminal a line end follows. --output writes to a file of another name
+beside it first, which gets its name when it is complete and checked. Exit code 1: the key does not exist.
 
 Examples:
   corelith get greeting
   corelith get photo --output photo.jpg
+  corelith get film --range 1048576..2097152 | file -
   corelith get greeting --meta")]
     Get(OfCluster<GetArguments>),
     /// Delete a key. Deleting a key that does not exist is not an error.
@@ -186,6 +197,9 @@ Examples:
   corelith export backup
   corelith export users --prefix users/")]
     Export(OfCluster<ExportArguments>),
+    /// List, finish and give up uploads of long values.
+    #[command(subcommand)]
+    Upload(UploadCommand),
     /// Show and change what the cluster consists of.
     #[command(
         subcommand,
@@ -214,6 +228,7 @@ impl ClientCommand {
             Self::Status(of) => &mut of.connection,
             Self::Import(of) => &mut of.connection,
             Self::Export(of) => &mut of.connection,
+            Self::Upload(command) => command.connection_mut(),
             Self::Cluster(command) => command.connection_mut(),
             Self::Shard(command) => command.connection_mut(),
         }
@@ -237,7 +252,20 @@ pub struct PutArguments {
     /// Where the value comes from.
     #[command(flatten)]
     pub value: ValueArgument,
-    /// Print the result as one line of JSON: key, version, shard.
+    /// Write only if the key has this version.
+    #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "if_absent")]
+    pub if_version: Option<u64>,
+    /// Write only if the key does not exist.
+    #[arg(long)]
+    pub if_absent: bool,
+    /// What is told of it.
+    #[command(flatten)]
+    pub describe: DescribeOptions,
+    /// How it travels.
+    #[command(flatten)]
+    pub transfer: TransferOptions,
+    /// Print the result as one line of JSON: key, version, shard; of an upload also length, sha256 if it was wanted, and
+    /// the bytes sent and skipped.
     #[arg(long)]
     pub json: bool,
 }
@@ -246,10 +274,10 @@ pub struct PutArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct ValueArgument {
-    /// The value, up to 8 MiB, or - to read it from standard input.
+    /// The value, or - to read it from standard input; up to 2 GiB.
     #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
-    /// Read the value from a file.
+    /// Read the value from a file, up to 2 GiB.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 }
@@ -265,13 +293,21 @@ pub struct GetArguments {
     /// Write the value to this file instead of standard output; an existing file is overwritten.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Only these bytes: A..B (B is exclusive), A.., ..B, or -N for the last N. They are clipped to the value's length.
+    #[arg(long, value_name = "RANGE", value_parser = large::range, allow_hyphen_values = true, conflicts_with_all = ["meta", "json"])]
+    pub range: Option<WantedBytes>,
+    /// How it travels.
+    #[command(flatten)]
+    pub transfer: TransferOptions,
     /// Print a line with the version (the log index of the write) before the value.
     #[arg(long, conflicts_with_all = ["output", "json"])]
     pub with_version: bool,
-    /// Print the value's version, length in bytes and shard instead of the value, which is not read.
+    /// Print what is known of the value instead of the value, which is not read: version, length in bytes, shard, and for
+    /// an uploaded one time of commit, checksum, digest and attributes.
     #[arg(long, conflicts_with_all = ["output", "with_version"])]
     pub meta: bool,
-    /// Print one line of JSON: key, version, length in bytes, shard and, without --meta, the value.
+    /// Print one line of JSON: key, version, length in bytes, shard and, without --meta, the value, of at most 8 MiB; with
+    /// --meta, of an uploaded value also what is known of it.
     #[arg(long, conflicts_with = "output")]
     pub json: bool,
 }
@@ -335,6 +371,12 @@ pub struct CasArguments {
     /// The condition.
     #[command(flatten)]
     pub expected: Expected,
+    /// What is told of it.
+    #[command(flatten)]
+    pub describe: DescribeOptions,
+    /// How it travels.
+    #[command(flatten)]
+    pub transfer: TransferOptions,
     /// Print the result as one line of JSON: key, version, shard.
     #[arg(long)]
     pub json: bool,
@@ -382,6 +424,9 @@ pub struct ImportArguments {
     /// Number of files imported at once, 1 to 1024.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub in_flight: u16,
+    /// Draw no progress bar. None is drawn either if standard error is no terminal.
+    #[arg(long)]
+    pub no_progress: bool,
     /// Print the totals as one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -399,6 +444,9 @@ pub struct ExportArguments {
     /// Number of keys exported at once, 1 to 1024.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub in_flight: u16,
+    /// Draw no progress bar. None is drawn either if standard error is no terminal.
+    #[arg(long)]
+    pub no_progress: bool,
     /// Print the totals as one line of JSON.
     #[arg(long)]
     pub json: bool,

@@ -76,6 +76,8 @@ fn record(key: &[u8]) -> ExportRecord {
         version: 3,
         length: 5,
         crc32c: 0xe306_9283,
+        sha256: false,
+        attributes: Vec::new(),
     }
 }
 
@@ -217,4 +219,32 @@ fn only_directories_of_the_same_export_are_written_to() {
         error.to_string().contains("another cluster or prefix"),
         "{error}"
     );
+}
+
+#[test]
+fn what_was_told_of_a_value_is_kept_and_format_1_is_read_and_continued() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    std::fs::write(
+        &path,
+        concat!(
+            r#"{"kind":"export","format":1,"cluster":"0000000000000007","prefix_base64":"cC//"}"#,
+            "\n",
+            r#"{"kind":"key","key":"a","file":"f","version":3,"length":5,"crc32c":"e3069283"}"#,
+            "\n",
+        ),
+    )
+    .unwrap();
+    let mut writer = Writer::open(dir.path(), &subject()).unwrap();
+    assert_eq!(writer.summary.keys, 1);
+    let described = ExportRecord {
+        length: 1 << 31,
+        sha256: true,
+        attributes: vec![("content-type".to_owned(), "text/plain".to_owned())],
+        ..record(b"b")
+    };
+    writer.exported(described.clone()).unwrap();
+    writer.end().unwrap();
+    let found: Vec<_> = records(dir.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(found, [record(b"a"), described]);
 }

@@ -119,8 +119,8 @@ impl Upload {
         self.dropped = Dropped::IsAborted;
     }
 
-    /// Somebody has its token: dropped, it stays, and no one need be told.
-    pub(crate) fn stays_silently(&mut self) {
+    /// Dropped, it stays as ever, but no warning is logged: the caller keeps its token, or ends it in another way.
+    pub fn stays_silently(&mut self) {
         self.dropped = Dropped::StaysSilently;
     }
 

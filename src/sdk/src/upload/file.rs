@@ -48,6 +48,7 @@ pub struct FileUpload {
     builder: UploadBuilder,
     path: PathBuf,
     token_path: PathBuf,
+    begins: bool,
 }
 
 impl Client {
@@ -60,6 +61,7 @@ impl Client {
             builder: UploadBuilder::new(self.clone(), own(key)),
             token_path: token_name.into(),
             path,
+            begins: true,
         }
     }
 }
@@ -75,6 +77,35 @@ impl FileUpload {
     pub fn options(mut self, set: impl FnOnce(UploadBuilder) -> UploadBuilder) -> Self {
         self.builder = set(self.builder);
         self
+    }
+
+    /// Only goes on with what an earlier process began, and does not begin another upload if there is nothing to go on
+    /// with.
+    ///
+    /// # Errors
+    /// Besides the others, `Invalid` if there is no token, and `UploadEnded` if its upload has ended without a commit.
+    pub fn resume_only(mut self) -> Self {
+        self.begins = false;
+        self
+    }
+
+    /// The token that an earlier process has left, if there is one.
+    ///
+    /// # Errors
+    /// `File` if its file cannot be read, `Invalid` if that is something else.
+    pub async fn token(&self) -> Result<Option<UploadToken>> {
+        let kept = self.kept_token().await?;
+        Ok(kept.map(|(token, _)| token))
+    }
+
+    /// Whether an earlier process has left the token of an upload to another key or in another cluster.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub async fn is_of_another(&self) -> Result<bool> {
+        let token = self.token().await?;
+        let cluster = self.builder.client.cluster_id();
+        Ok(token.is_some_and(|token| token.check(cluster, &self.builder.key).is_err()))
     }
 
     async fn run(self) -> Result<Uploaded> {
@@ -101,6 +132,8 @@ impl FileUpload {
                 upload
             }
         };
+        // Its token is kept.
+        upload.stays_silently();
         let result = self.send(&mut file, identity, &mut upload).await;
         let has_ended = match &result {
             Ok(_) => true,
@@ -108,8 +141,6 @@ impl FileUpload {
         };
         if has_ended {
             self.remove_token().await?;
-        } else {
-            upload.stays_silently();
         }
         result
     }
@@ -117,7 +148,12 @@ impl FileUpload {
     /// What is there of an earlier process.
     async fn resumed(&self, builder: &UploadBuilder, identity: FileIdentity) -> Result<Resumed> {
         let Some((token, before)) = self.kept_token().await? else {
-            return Ok(Resumed::Begins);
+            return match self.begins {
+                true => Ok(Resumed::Begins),
+                false => Err(Error::Invalid {
+                    what: "file: no upload of it was broken off, there is no token's file",
+                }),
+            };
         };
         if before != identity {
             return Err(Error::Invalid {
@@ -132,7 +168,8 @@ impl FileUpload {
                     let uploaded = self.committed(builder, &token, version, identity).await?;
                     Ok(Resumed::WasCommitted(uploaded))
                 }
-                _ => Ok(Resumed::Begins),
+                _ if self.begins => Ok(Resumed::Begins),
+                how => Err(Error::UploadEnded { how }),
             },
             Err(error) => Err(error),
         }

@@ -17,11 +17,13 @@ mod crc;
 pub(crate) mod entry;
 mod load;
 pub(crate) mod record;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod whole;
 
 pub(crate) use load::{LoadError, load};
+pub(crate) use rows::{Change, upload_key, write};
 
 use crate::limits::{
     DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX, OPEN_UPLOADS_MAX,
@@ -29,7 +31,7 @@ use crate::limits::{
 };
 use crate::planted::{Bug, is_planted};
 use bytes::Bytes;
-use corelith_shards::{Engine, LargeRef, LogIndex, Space};
+use corelith_shards::{LargeRef, LogIndex, Space};
 use corelith_wire::limits::{
     ATTRIBUTES_BYTES_MAX, CHUNK_BYTES_MAX, KEY_BYTES_MAX, LARGE_VALUE_BYTES_MAX, UPLOAD_CHUNKS_MAX,
 };
@@ -37,6 +39,7 @@ use corelith_wire::upload::{CommitUpload, StagedChunk, UploadRefusal, UploadStat
 use corelith_wire::{ChunkId, UploadId};
 use entry::{DropChunks, Run};
 use record::{CommittedRecord, OpenRecord, Record};
+use rows::{chunk_key, mark_key, own, put};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -45,17 +48,6 @@ use std::time::Duration;
 pub(crate) const CHUNK_BYTES: u32 = CHUNK_BYTES_MAX as u32;
 /// Names the row with the log's time; no upload has this id.
 const TIME: UploadId = UploadId(0);
-
-/// What is to be written with a change of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// A row of the shard's own.
-    Put(Space, Bytes, Bytes),
-    /// It goes.
-    Delete(Space, Bytes),
-    /// The key's value is that upload.
-    Large(Bytes, LargeRef),
-}
 
 /// What an upload came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -626,41 +618,5 @@ impl Uploads {
         self.known.insert(upload, Known::Ended { how, at });
         let is_new = self.ended.insert((at, upload));
         assert!(is_new, "{upload} ends twice");
-    }
-}
-
-/// A copy with memory of its own: what it is a part of is much longer.
-fn own(bytes: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(bytes)
-}
-
-fn put(upload: UploadId, record: &Record) -> Change {
-    Change::Put(Space::Upload, upload_key(upload), record.encode())
-}
-
-/// The key of an upload's record.
-pub(crate) fn upload_key(upload: UploadId) -> Bytes {
-    Bytes::copy_from_slice(&upload.0.to_be_bytes())
-}
-
-/// The key of the row that says that a committed value is dead.
-fn mark_key(upload: UploadId) -> Bytes {
-    let mut key = upload.0.to_be_bytes().to_vec();
-    key.push(record::MARK);
-    Bytes::from(key)
-}
-
-fn chunk_key(chunk: ChunkId) -> Bytes {
-    Bytes::copy_from_slice(&chunk.key())
-}
-
-/// Writes what has changed with the entry at `at`.
-pub(crate) fn write(engine: &Engine, at: LogIndex, changes: Vec<Change>) {
-    for change in changes {
-        match change {
-            Change::Put(space, key, value) => engine.put_row(at, space, &key, value),
-            Change::Delete(space, key) => engine.delete_row(at, space, &key),
-            Change::Large(key, large) => engine.put_large(at, &key, large),
-        }
     }
 }

@@ -11,7 +11,6 @@ use super::answers::{Reply, failed};
 use super::elsewhere::{self, PageRange};
 use super::scan_views::ScanViews;
 use super::slow_read::{DiskTurns, applied};
-use super::uploads;
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use bytes::Bytes;
@@ -66,7 +65,7 @@ impl Handler {
             Kind::GET => return self.get(group, &frame, reply),
             Kind::SCAN => return self.scan(group, &frame, reply),
             Kind::READ_CHUNK => return self.read_chunk(group, &frame, reply),
-            kind if uploads::is_upload(kind) => return self.upload(group, frame, reply),
+            kind if is_upload(kind) => return self.upload(group, frame, reply),
             Kind::OPEN_SESSION => match OpenSession::parse(frame.body()) {
                 Ok(_) => return open_session(group, frame.into_payload(), reply),
                 Err(error) => decode_failure(error),
@@ -356,6 +355,20 @@ impl Scan {
     fn table_bytes(&self) -> usize {
         self.items_max * wire_limits::SCAN_ITEM_BYTES
     }
+}
+
+/// Whether a request is about an upload.
+pub(super) fn is_upload(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::UPLOAD_BEGIN
+            | Kind::UPLOAD_CHUNK
+            | Kind::UPLOAD_STATUS
+            | Kind::UPLOAD_COMMIT
+            | Kind::UPLOAD_ABORT
+            | Kind::UPLOAD_LIST
+            | Kind::HOLD_VALUE
+    )
 }
 
 fn open_session(group: &Group, payload: Bytes, reply: Reply) {

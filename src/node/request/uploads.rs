@@ -7,7 +7,9 @@
 
 use super::answers::{Reply, failed, throttled};
 use super::elsewhere;
-use super::handler::{Handler, decode_failure, read_failure, storage_failure, write_failure};
+use super::handler::{
+    Handler, decode_failure, is_upload, read_failure, storage_failure, write_failure,
+};
 use bytes::Bytes;
 use corelith_consensus::{Group, GroupError};
 use corelith_shards::Space;
@@ -21,20 +23,6 @@ use corelith_wire::upload::{
 };
 use corelith_wire::{Frame, Kind};
 use std::rc::Rc;
-
-/// Whether a request is about an upload.
-pub(super) fn is_upload(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::UPLOAD_BEGIN
-            | Kind::UPLOAD_CHUNK
-            | Kind::UPLOAD_STATUS
-            | Kind::UPLOAD_COMMIT
-            | Kind::UPLOAD_ABORT
-            | Kind::UPLOAD_LIST
-            | Kind::HOLD_VALUE
-    )
-}
 
 impl Handler {
     /// Handles a request about an upload.

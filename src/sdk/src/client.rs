@@ -9,7 +9,7 @@ use crate::resolve::Resolver;
 use crate::seeds::{self, Patience};
 use crate::session::{Question, Session, UploadAsk};
 use crate::transport::{Alarm, Transport};
-use crate::upload;
+use crate::upload_ask;
 use bytes::Bytes;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::request::{Operation as WriteKind, encode_status};
@@ -234,7 +234,7 @@ impl Client {
     pub(crate) fn draw_upload_id(&self) -> UploadId {
         let mut session = self.inner.session();
         let mut half = || session.next_of(usize::MAX) as u64;
-        upload::upload_id([half(), half()])
+        upload_ask::upload_id([half(), half()])
     }
 
     pub(crate) fn cluster_id(&self) -> ClusterId {

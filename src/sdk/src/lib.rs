@@ -56,6 +56,7 @@ mod cluster;
 mod doubt;
 mod download;
 mod error;
+mod keys;
 mod limits;
 mod link;
 mod numbers;
@@ -72,6 +73,7 @@ mod slots;
 mod status;
 mod transport;
 mod upload;
+mod upload_ask;
 mod value;
 mod write;
 

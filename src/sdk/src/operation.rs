@@ -6,7 +6,7 @@ use crate::limits::{
 };
 use crate::replicas::{ReadFrom, Source};
 use crate::route::Target;
-use crate::upload::ask::UploadAsk;
+use crate::upload_ask::UploadAsk;
 use bytes::Bytes;
 use corelith_wire::request::{
     self, Condition, GetRequest, OpenSession, Operation as WriteKind, ScanRequest, WriteRequest,

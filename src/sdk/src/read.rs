@@ -3,11 +3,11 @@
 use crate::client::{Client, own};
 use crate::download::{Download, DownloadOptions, Wanted};
 use crate::error::{Error, Result};
+use crate::keys::check_key;
 use crate::limits::{DOWNLOAD_AHEAD, DOWNLOAD_AHEAD_MAX, LARGE_READS_MAX};
 use crate::operation::Request;
 use crate::replicas::{ReadFrom, Source};
 use crate::upload::list::time_of;
-use crate::write::check_key;
 use bytes::Bytes;
 use corelith_wire::UploadId;
 use corelith_wire::response::{Answer, ReplyMeta};

@@ -37,7 +37,7 @@ use crate::replicas::Replicas;
 pub use crate::replicas::{Probe, ReadFrom, Source};
 pub use crate::route::Target;
 use crate::route::{Learned, Routes};
-pub use crate::upload::ask::UploadAsk;
+pub use crate::upload_ask::UploadAsk;
 use corelith_wire::map::ClusterMap;
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{Epoch, NodeId, ShardId, limits};

@@ -3,7 +3,6 @@
 //! A value that does not fit in one frame travels as chunks, each of which is durable on a majority before it is
 //! acknowledged. The value becomes visible by a commit, whole, whatever its size.
 
-pub(crate) mod ask;
 pub(crate) mod builder;
 pub(crate) mod digest;
 pub(crate) mod file;
@@ -18,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::limits::COPIED_BYTES;
 use crate::value::IntoValue;
 use builder::{Listener, UploadBuilder, refused};
-use corelith_wire::UploadId;
 use handle::{UploadHandle, Uploaded};
 use plan::{Place, PlanError, UploadPlan};
 use std::fmt;
@@ -400,16 +398,5 @@ impl Drop for Upload {
             }
             _ => {}
         }
-    }
-}
-
-/// Draws an id that no other upload has. Without system randomness, the client's own has to do.
-pub(crate) fn upload_id(own: [u64; 2]) -> UploadId {
-    let [high, low] = own;
-    let own = u128::from(high) << 64 | u128::from(low);
-    let mut bytes = [0; 16];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => UploadId(u128::from_le_bytes(bytes) ^ own),
-        Err(_) => UploadId(own),
     }
 }

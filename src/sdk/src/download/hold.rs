@@ -7,8 +7,8 @@
 use crate::client::Client;
 use crate::error::Result;
 use crate::limits::{DOWNLOAD_IDLE_MAX, HOLD_DEADLINE, HOLD_RENEW_PAUSE, HOLD_RETRY_PAUSE};
-use crate::upload::ask::UploadAsk;
 use crate::upload::outcome;
+use crate::upload_ask::UploadAsk;
 use corelith_wire::{ShardId, UploadId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,14 +2,13 @@
 
 use super::digest::Digester;
 use super::handle::UploadHandle;
-use super::multipart::Multipart;
 use super::plan::{PlanError, PlanSettings, UploadPlan};
 use super::token::UploadToken;
 use super::{Progress, Upload};
 use crate::client::{Client, own};
 use crate::error::{Error, Field, Result};
+use crate::keys::check_key;
 use crate::limits::{UPLOAD_IN_FLIGHT, UPLOAD_IN_FLIGHT_MAX};
-use crate::write::check_key;
 use bytes::Bytes;
 use corelith_wire::request::Condition;
 use corelith_wire::upload::{Attributes, DigestKind};
@@ -29,10 +28,10 @@ pub struct UploadBuilder {
     pub(super) client: Client,
     pub(super) key: Bytes,
     condition: Option<Condition>,
-    concurrency: usize,
+    pub(super) concurrency: usize,
     ttl: Option<Duration>,
     attributes: Attributes,
-    digest: DigestKind,
+    pub(super) digest: DigestKind,
     pub(super) length: Option<u64>,
     deadline: Option<Duration>,
     pub(super) on_progress: Option<Listener>,
@@ -171,21 +170,6 @@ impl UploadBuilder {
         Ok(Upload::new(self, handle, plan))
     }
 
-    /// Begins an upload whose parts come in any order, numbered by the caller.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start). A digest is refused, since parts do not come in order.
-    pub async fn multipart(self) -> Result<Multipart> {
-        self.check()?;
-        if self.digest != DigestKind::None {
-            return Err(Error::Invalid {
-                what: "digest: a multipart upload cannot compute one",
-            });
-        }
-        let handle = self.begin().await?;
-        Ok(Multipart::new(handle, self.concurrency))
-    }
-
     /// Goes on with the upload of a token, which another process may have begun: see [`Upload::resume_at`] for where. What
     /// is durable already is not sent again. A condition given here replaces that of the token; attributes and time to
     /// live stay as they are.
@@ -208,7 +192,7 @@ impl UploadBuilder {
         Ok(upload)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         check_key(&self.client, &self.key)?;
         let (len, limit) = (
             self.length.unwrap_or(0),
@@ -242,7 +226,7 @@ impl UploadBuilder {
         }
     }
 
-    async fn begin(&self) -> Result<UploadHandle> {
+    pub(super) async fn begin(&self) -> Result<UploadHandle> {
         let attributes = self.attributes.encode().map_err(|_| Error::Invalid {
             what: "attributes: their names and values have more than 8 KiB",
         })?;

@@ -1,12 +1,12 @@
 //! The requests of one upload.
 
-use super::ask::UploadAsk;
 use super::outcome;
 use super::plan::{Content, Place, PlannedChunk};
 use super::token::{UploadToken, UploadedPart};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::operation::Request;
+use crate::upload_ask::UploadAsk;
 use corelith_wire::limits::{UPLOAD_CHUNKS_LISTED_MAX, UPLOAD_CHUNKS_MAX};
 use corelith_wire::response::Answer;
 use corelith_wire::upload::{CommitUpload, Digest, StagedChunk, UploadReply, UploadStatus};

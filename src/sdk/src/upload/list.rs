@@ -1,11 +1,11 @@
 //! The uploads that are open in a cluster.
 
-use super::ask::UploadAsk;
 use super::outcome;
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use crate::limits::UPLOAD_LISTS_MAX;
 use crate::operation::Request;
+use crate::upload_ask::UploadAsk;
 use bytes::Bytes;
 use corelith_wire::limits::UPLOADS_LISTED_MAX;
 use corelith_wire::response::Answer;

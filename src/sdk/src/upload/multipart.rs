@@ -10,11 +10,28 @@ use crate::upload::builder::UploadBuilder;
 use crate::value::IntoValue;
 use bytes::Bytes;
 use corelith_wire::limits::UPLOAD_PARTS_MAX;
-use corelith_wire::upload::{Digest, PartLength, StagedChunk};
+use corelith_wire::upload::{Digest, DigestKind, PartLength, StagedChunk};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
+
+impl UploadBuilder {
+    /// Begins an upload whose parts come in any order, numbered by the caller.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start). A digest is refused, since parts do not come in order.
+    pub async fn multipart(self) -> Result<Multipart> {
+        self.check()?;
+        if self.digest != DigestKind::None {
+            return Err(Error::Invalid {
+                what: "digest: a multipart upload cannot compute one",
+            });
+        }
+        let handle = self.begin().await?;
+        Ok(Multipart::new(handle, self.concurrency))
+    }
+}
 
 /// An upload of parts that the caller numbers. Parts have any length, come in any order and at once, and may be put again:
 /// the same content is not sent twice, other content is refused. Made by [`UploadBuilder::multipart`] and

@@ -109,3 +109,14 @@ impl UploadAsk {
         }
     }
 }
+
+/// Draws an id that no other upload has. Without system randomness, the client's own has to do.
+pub(crate) fn upload_id(own: [u64; 2]) -> UploadId {
+    let [high, low] = own;
+    let own = u128::from(high) << 64 | u128::from(low);
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => UploadId(u128::from_le_bytes(bytes) ^ own),
+        Err(_) => UploadId(own),
+    }
+}

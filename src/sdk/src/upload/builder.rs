@@ -27,7 +27,7 @@ pub(super) type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
 #[must_use = "an upload begins with `start`, `multipart` or `resume`"]
 pub struct UploadBuilder {
     pub(super) client: Client,
-    key: Bytes,
+    pub(super) key: Bytes,
     condition: Option<Condition>,
     concurrency: usize,
     ttl: Option<Duration>,

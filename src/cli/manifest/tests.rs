@@ -186,11 +186,11 @@ fn wrong_manifests_are_named_by_their_line() {
     }
     let newer = with_lines(
         &head
-            .replace("\"format\":1", "\"format\":2")
+            .replace("\"format\":1", "\"format\":3")
             .replace('}', "}\n"),
     );
     let error = ManifestSummary::read(newer.path()).unwrap_err().to_string();
-    assert!(error.contains("format 2"), "{error}");
+    assert!(error.contains("format 3"), "{error}");
     let long = with_lines(&"x".repeat(300 << 10));
     let error = ManifestSummary::read(long.path()).unwrap_err().to_string();
     assert!(error.contains("line 1: the line is too long"), "{error}");

@@ -70,17 +70,13 @@ Example:
   corelith upload list --json")]
     List(OfCluster<UploadListArguments>),
     /// Finish the upload of a file that was interrupted.
-    #[command(
-        override_usage = "corelith upload resume [OPTIONS] <FILE>\n       \
-                          corelith upload resume [OPTIONS] <TOKEN> --file <FILE>",
-        after_help = "\
+    #[command(after_help = "\
 What the cluster has already is not sent again. An interrupted `put` prints this command. FILE.corelith-upload,
 beside the file, holds the upload's token; --file is for a token that was printed. Attributes, condition and
 digest stay as `put` set them. Exit code 1: the condition does not hold, nothing was written.
 
 Example:
-  corelith upload resume film.mp4"
-    )]
+  corelith upload resume film.mp4")]
     Resume(OfCluster<UploadResumeArguments>),
     /// Give up an upload: the cluster frees what it holds.
     #[command(after_help = "\

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod map;
+pub(crate) mod reply_meta;
 pub mod request;
 pub mod response;
 pub mod status;

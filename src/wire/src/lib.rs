@@ -51,6 +51,7 @@ pub mod placement;
 pub mod version;
 pub mod width;
 
+pub(crate) use client::reply_meta;
 pub use client::{cluster, map, request, response, status, storage, upload};
 pub use error::{DecodeError, FrameError, HandshakeError};
 pub use frame::{Flags, Frame, FrameBuilder, FrameParser, Head, Header, Kind};

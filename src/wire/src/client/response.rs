@@ -12,6 +12,7 @@ use crate::frame::{Frame, FrameBuilder, Head, Kind};
 use crate::limits::{self, DETACH_BYTES_MIN};
 use crate::map::ClusterMap;
 use crate::outbox::Outbox;
+pub use crate::reply_meta::ReplyMeta;
 use crate::status::StatusReply;
 use crate::storage::StorageReply;
 use crate::storage::version_1::StorageReply1;
@@ -21,24 +22,6 @@ use crate::upload::{
 use crate::version;
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
-
-/// Where in a shard's history an answer was true; zeros if no shard was asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct ReplyMeta {
-    /// Term of the leader that answered.
-    pub term: u64,
-    /// Log index: of the write, or the applied index that a read saw.
-    pub index: u64,
-}
-
-impl From<&ArchivedReplyMeta> for ReplyMeta {
-    fn from(meta: &ArchivedReplyMeta) -> Self {
-        Self {
-            term: meta.term.into(),
-            index: meta.index.into(),
-        }
-    }
-}
 
 /// Body of answers that carry one number: the version of an applied write ([`Kind::WRITTEN`]), the key's
 /// current version ([`Kind::CONFLICT`], 0 for none), a value's version ([`Kind::VALUE`]), a session's id

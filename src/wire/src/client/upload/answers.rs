@@ -9,7 +9,7 @@ use crate::frame::{FrameBuilder, Head, Kind};
 use crate::ids::UploadId;
 use crate::limits;
 use crate::outbox::Outbox;
-use crate::response::ReplyMeta;
+use crate::reply_meta::ReplyMeta;
 use crate::width::u32_len;
 use bytes::{BufMut, BytesMut};
 

@@ -229,14 +229,10 @@ impl Group {
             core_of,
             silences,
         } = surroundings;
-        let met = Arc::clone(&liveness);
-        let stores = Rc::new(Stores::new(me, &origin, move |node| met.has_met(node)));
+        let stores = stores_of(me, &origin, &liveness);
         let me = me.replica;
-        let founding = founding(origin)?;
         let (engine, log) = (shard.engine.clone(), shard.log.clone());
-        if is_planted(Bug::DelayByAddress) {
-            delay_by_address(&link_to).await;
-        }
+        delay_by_address(&link_to).await;
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let pairs = Rc::new(Pairs::new(Arc::clone(&liveness)));
         let lease = Lease::new(core, Rc::clone(&pairs), Rc::clone(&stores));
@@ -263,7 +259,7 @@ impl Group {
         let inner = Rc::new(GroupInner {
             me,
             shard_id,
-            founding,
+            founding: founding(origin)?,
             stores,
             preferred: Cell::new(preferred),
             link_to: Rc::clone(&link_to),
@@ -537,8 +533,17 @@ fn founding(origin: Origin) -> Result<Option<Vec<GroupMember>>, OpenError> {
     }
 }
 
-/// Has where something lies in memory decide about time.
+/// The stores that count in a group, as this replica knows them when it starts.
+fn stores_of(me: GroupMember, origin: &Origin, liveness: &Arc<Liveness>) -> Rc<Stores> {
+    let met = Arc::clone(liveness);
+    Rc::new(Stores::new(me, origin, move |node| met.has_met(node)))
+}
+
+/// Has where something lies in memory decide about time, if that is planted.
 async fn delay_by_address(link_to: &LinkTo) {
+    if !is_planted(Bug::DelayByAddress) {
+        return;
+    }
     let address = std::ptr::from_ref(&**link_to).cast::<()>().addr();
     corelith_io::sleep(std::time::Duration::from_micros(address as u64 % 10_000)).await;
 }

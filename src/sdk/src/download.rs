@@ -6,8 +6,7 @@ pub(crate) mod plan;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::limits::LARGE_READS_MAX;
-use crate::read::{Description, EntryHead, Get};
+use crate::head::{Description, EntryHead};
 use crate::replicas::ReadFrom;
 use crate::upload::of_task;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -151,7 +150,7 @@ impl Download {
             what: "a large value whose parts do not make it",
         };
         let description = head.description().ok_or(wrong.clone())?;
-        let layout = description.layout().ok_or(wrong)?;
+        let layout = layout_of(description).ok_or(wrong)?;
         let shard = client.shard_of(&head.key);
         let reader = ChunkReader {
             client: client.clone(),
@@ -364,29 +363,13 @@ impl AsyncSeek for Download {
     }
 }
 
-impl Description {
-    fn layout(&self) -> Option<Layout> {
-        Layout::new(&self.parts, self.chunk_bytes.max(1), self.len)
-    }
-}
-
-impl Get {
-    /// Reads the value as a stream, which begins with its version: see [`Download`]. Returns `None` if the key has no value.
-    /// Values of all sizes are read so; of [`range`](Self::range) and [`last`](Self::last) only what is asked for, if the
-    /// value is large.
-    ///
-    /// # Errors
-    /// As awaiting the [`Get`], but never `NotFound`.
-    pub async fn stream(self) -> Result<Option<Download>> {
-        for _ in 0..LARGE_READS_MAX {
-            let Some(mut download) = self.clone().open().await? else {
-                return Ok(None);
-            };
-            if download.hold().await? {
-                return Ok(Some(download));
-            }
-            // It was overwritten since: the key has another value now, or none.
-        }
-        Err(Error::ValueGone)
-    }
+/// Where the chunks of a value are; `None` if they do not make up its length.
+fn layout_of(description: &Description) -> Option<Layout> {
+    let Description {
+        parts,
+        chunk_bytes,
+        len,
+        ..
+    } = description;
+    Layout::new(parts, (*chunk_bytes).max(1), *len)
 }

@@ -56,6 +56,7 @@ mod cluster;
 mod doubt;
 mod download;
 mod error;
+mod head;
 mod keys;
 mod limits;
 mod link;
@@ -109,7 +110,8 @@ pub use corelith_wire::map::{ClusterMap, MapNode, MapShard};
 pub use corelith_wire::upload::{Digest, DigestKind, UploadRefusal, UploadState};
 pub use download::Download;
 pub use error::{Cause, Error, Field, Result, SeedFailure};
-pub use read::{Description, Entry, EntryHead, Get, Lookup};
+pub use head::{Description, EntryHead};
+pub use read::{Entry, Get, Lookup};
 pub use replicas::ReadFrom;
 pub use scan::{Scan, ScanEntry, ScanToken, Value};
 pub use status::{

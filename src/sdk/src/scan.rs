@@ -16,12 +16,13 @@ pub use token::ScanToken;
 
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
+use crate::head::EntryHead;
 use crate::keys::check_key_len;
 use crate::limits::{
     SCAN_BUFFER_BYTES, SCAN_FETCHES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_BYTES_MIN, SCAN_PAGE_ITEMS,
 };
 use crate::operation::Request;
-use crate::read::{Entry, EntryHead};
+use crate::read::Entry;
 use crate::replicas::ReadFrom;
 use bytes::Bytes;
 use corelith_wire::ShardId;

@@ -1,7 +1,7 @@
 //! One shard's part of a scan: its pages, one after the other.
 
 use crate::error::{Error, Result};
-use crate::read::EntryHead;
+use crate::head::EntryHead;
 use crate::replicas::{ReadFrom, Source};
 use crate::scan::{ScanEntry, Value};
 use bytes::{BufMut, Bytes, BytesMut};

@@ -263,6 +263,26 @@ async fn what_was_sent_before_a_kill_is_not_sent_again() {
     let back = cluster.path("back");
     cluster.run_ok(&["get", "film", "--output", text(&back)]);
     assert_eq!(sha256(&back), sha256(&file));
+
+    // One that was given up is not resumed, and the same put begins anew.
+    let mut child = begin_put(&cluster, "other", &file);
+    under_way(&client, "other", &mut child).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let listed = json(&cluster.run_ok(&["upload", "list", "--json"]));
+    let id = listed["upload"].as_str().unwrap();
+    cluster.run_ok(&["upload", "abort", "other", id]);
+    let refused = cluster.run(&["upload", "resume", text(&file)]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("the upload has ended"), "{said}");
+    let put = ["put", "other", "--file", text(&file), "--json"];
+    let again = json(&cluster.run_ok(&put));
+    assert_eq!(
+        (&again["sent"], &again["skipped"]),
+        (&len.into(), &0.into())
+    );
+    assert!(!token_file(&file).exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

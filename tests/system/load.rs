@@ -145,7 +145,8 @@ impl Shared {
         }
         for (key, least) in (0..).zip(least) {
             let found = found.get(name(key).as_bytes());
-            self.check(key, least, found.map(|value| value.as_ref()));
+            let bytes = found.map(|value| value.bytes().expect("all are short").as_ref());
+            self.check(key, least, bytes);
         }
         self.scans.fetch_add(1, Ordering::Relaxed);
     }

@@ -58,7 +58,7 @@ async fn the_sdk_reads_what_it_wrote_also_after_a_restart() {
     let mut cluster = Cluster::start();
     let client = cluster.client().await;
     versions_decide_conditional_writes(&client).await;
-    sizes_up_to_the_limit(&client).await;
+    sizes(&client).await;
     scans_are_in_order(&client).await;
     let before = client.get("versioned").await.unwrap();
 
@@ -112,9 +112,11 @@ async fn versions_decide_conditional_writes(client: &Client) {
     assert_eq!(client.get("versioned").await.unwrap().value, "three");
 }
 
-async fn sizes_up_to_the_limit(client: &Client) {
-    let limit = usize::try_from(client.limits().value_bytes_max).unwrap();
-    for len in [0, 1, 4095, 4096, 100_000, 3 << 20, limit] {
+/// Up to more than fits in one frame; longer ones are in `large`.
+async fn sizes(client: &Client) {
+    const FRAME: usize = 8 << 20;
+    assert_eq!(client.limits().value_bytes_max, 1 << 31);
+    for len in [0, 1, 4095, 4096, 100_000, 3 << 20, FRAME, FRAME + 1] {
         let value: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
         client.put("sized", value.clone()).await.unwrap();
         assert!(
@@ -122,7 +124,8 @@ async fn sizes_up_to_the_limit(client: &Client) {
             "{len} bytes"
         );
     }
-    let error = client.put("sized", vec![0; limit + 1]).await.unwrap_err();
+    let upload = client.upload("sized").length((1 << 31) + 1);
+    let error = upload.start().await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");
     client.delete("sized").await.unwrap();
 }

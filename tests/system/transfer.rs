@@ -19,7 +19,7 @@ async fn content(client: &Client) -> Content {
     let entries: Vec<_> = client.scan("").try_collect().await.unwrap();
     let pairs = entries
         .iter()
-        .map(|entry| (entry.key.to_vec(), entry.value.to_vec()));
+        .map(|entry| (entry.key.to_vec(), entry.value.bytes().unwrap().to_vec()));
     pairs.collect()
 }
 

@@ -30,6 +30,7 @@ mod heal;
 mod identity;
 mod import;
 mod load;
+mod object_store;
 mod positions;
 mod recover;
 mod refusals;

@@ -58,7 +58,7 @@ async fn keys_are_read_without_values() {
         assert_eq!(heads.len(), 40);
         for (head, entry) in heads.iter().zip(&whole) {
             assert_eq!((&head.key, head.version), (&entry.key, entry.version));
-            assert_eq!(head.value_len, entry.value.len() as u64);
+            assert_eq!(head.value_len, entry.value.len());
         }
         let found = client.get("k/07").head().await.unwrap();
         assert_eq!(found.entry.as_ref(), Some(&heads[7]));

@@ -94,7 +94,10 @@ impl Crate {
         let text = std::fs::read_to_string(workspace().join(file))
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let syntax = syn::parse_file(&text).unwrap();
-        self.files.insert(file.to_owned());
+        if !self.files.insert(file.to_owned()) {
+            // One source of several modules is looked at once.
+            return;
+        }
         for item in &syntax.items {
             let Item::Mod(module) = item else { continue };
             if module.content.is_some() {
@@ -106,7 +109,11 @@ impl Crate {
             path.retain(|name| name != "(main)");
             path.push(name.clone());
             let test = test || is_test(&module.attrs);
-            self.add(path, &below.join(format!("{name}.rs")), &inner, test);
+            let place = match named_file(&module.attrs) {
+                Some(named) => file.with_file_name(named),
+                None => below.join(format!("{name}.rs")),
+            };
+            self.add(path, &place, &inner, test);
         }
         if !test {
             let mut found = Paths::default();
@@ -143,6 +150,18 @@ impl Crate {
             }
         }
         stray
+    }
+}
+
+/// The file that `#[path]` names for a module.
+fn named_file(attributes: &[Attribute]) -> Option<String> {
+    let named = attributes.iter().find(|of| of.path().is_ident("path"))?;
+    let syn::Expr::Lit(literal) = &named.meta.require_name_value().ok()?.value else {
+        return None;
+    };
+    match &literal.lit {
+        syn::Lit::Str(text) => Some(text.value()),
+        _ => None,
     }
 }
 

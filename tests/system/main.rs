@@ -35,6 +35,7 @@ mod import;
 mod large;
 mod large_cli;
 mod load;
+mod object_store;
 mod positions;
 mod recover;
 mod refusals;

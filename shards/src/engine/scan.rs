@@ -5,7 +5,7 @@ use super::{Engine, FoundHead, ReadView};
 use crate::error::{Error, Result};
 use crate::ids::LogIndex;
 use crate::key::Space;
-use crate::large::ItemValue;
+use crate::large::{ItemValue, LargeRef};
 use crate::pins::Pin;
 use bytes::Bytes;
 
@@ -27,6 +27,8 @@ pub struct ItemHead {
     pub key: Bytes,
     /// Version and length of its value.
     pub found: FoundHead,
+    /// What stands for its value if that is large.
+    pub large: Option<LargeRef>,
 }
 
 /// What to scan: user keys `start <= key < end` (`end` empty: to the last key).
@@ -137,15 +139,15 @@ impl Engine {
     ) -> Result<ScanPage<ItemHead>> {
         let mut items = Vec::new();
         let take = async |merged: Merged, _: &ReadView| {
+            let large = merged.large();
             let found = FoundHead {
                 version: merged.at,
-                len: merged
-                    .large()
-                    .map_or(merged.value_len() as u64, |large| large.len),
+                len: large.map_or(merged.value_len() as u64, |large| large.len),
             };
             items.push(ItemHead {
                 key: merged.key,
                 found,
+                large,
             });
             Ok(items.len())
         };

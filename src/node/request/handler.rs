@@ -119,6 +119,7 @@ impl Handler {
             items_max: request.limit_items.max(1) as usize,
             bytes_max: request.max_bytes as usize,
             heads: frame.header.flags.contains(Flags::WITHOUT_VALUES),
+            described: frame.header.flags.contains(Flags::DESCRIBED),
             may_follow: may_follow(frame),
         };
         let handler = Rc::clone(self);
@@ -173,7 +174,7 @@ impl Handler {
                 more: false,
                 too_long: None,
             };
-            let answer = Answer::ScanHeads(head.with(nothing, scan_head));
+            let answer = Answer::ScanHeads(head.with(nothing, scan.head_of()));
             return Ok(Paged::Page(Box::new(answer)));
         }
         let permit = self.disk.take().await;
@@ -181,7 +182,10 @@ impl Handler {
         let (more, answer) = if scan.heads {
             let page = engine.scan_heads(range, Some(at), items_max, bytes_max);
             match page.await {
-                Ok(page) => (page.more, Answer::ScanHeads(head.with(page, scan_head))),
+                Ok(page) => (
+                    page.more,
+                    Answer::ScanHeads(head.with(page, scan.head_of())),
+                ),
                 Err(error) => {
                     drop((permit, view));
                     let page = self.page_elsewhere(group, scan, (point, first_max), client, error);
@@ -257,7 +261,11 @@ impl Handler {
             true => Answer::ScanHeads(head.with(page, |item| ScanHead {
                 key: item.key,
                 version: item.version.0,
-                value_len: wire_len(item.value.value_len()),
+                value_len: item.value.value_len(),
+                committed_us: match &item.value {
+                    ItemValue::Large(large) => scan.described.then_some(large.committed_us),
+                    ItemValue::Bytes(_) => None,
+                },
             })),
         };
         Ok(Paged::Page(Box::new(answer)))
@@ -284,7 +292,11 @@ struct PageHead {
 
 impl PageHead {
     /// `page` as it is sent.
-    fn with<T, U>(self, page: corelith_shards::ScanPage<T>, item: fn(T) -> U) -> ScanPage<U> {
+    fn with<T, U>(
+        self,
+        page: corelith_shards::ScanPage<T>,
+        item: impl FnMut(T) -> U,
+    ) -> ScanPage<U> {
         ScanPage {
             meta: ReplyMeta {
                 term: self.point.term.0,
@@ -308,22 +320,6 @@ fn scan_item(item: corelith_shards::Item) -> ScanItem {
     }
 }
 
-fn scan_head(item: corelith_shards::ItemHead) -> ScanHead {
-    ScanHead {
-        key: item.key,
-        version: item.found.version.0,
-        value_len: wire_len(item.found.len),
-    }
-}
-
-/// The length of a value as a page states it.
-fn wire_len(len: u64) -> u32 {
-    match u32::try_from(len) {
-        Ok(len) => len,
-        Err(_) => unreachable!("a value of {len} bytes is above the limit of values"),
-    }
-}
-
 /// What reading a page gave.
 enum Paged {
     Page(Box<Answer>),
@@ -337,6 +333,20 @@ impl Scan {
         let ScanRange { start, end } = &self.range;
         self.at.is_some() && !start.is_empty() && start == end
     }
+
+    /// Makes heads as they are sent.
+    fn head_of(&self) -> impl Fn(corelith_shards::ItemHead) -> ScanHead + use<> {
+        let described = self.described;
+        move |item| ScanHead {
+            key: item.key,
+            version: item.found.version.0,
+            value_len: item.found.len,
+            committed_us: item
+                .large
+                .filter(|_| described)
+                .map(|large| large.committed_us),
+        }
+    }
 }
 
 struct Scan {
@@ -346,14 +356,20 @@ struct Scan {
     bytes_max: usize,
     /// Without values.
     heads: bool,
+    /// Without values, but with when large ones were committed.
+    described: bool,
     /// Whether this replica may answer as a follower.
     may_follow: bool,
 }
 
 impl Scan {
-    /// Most bytes of the item table.
+    /// Most bytes of the item table and of what is told of large values.
     fn table_bytes(&self) -> usize {
-        self.items_max * wire_limits::SCAN_ITEM_BYTES
+        let told = match self.heads && self.described {
+            true => wire_limits::LARGE_HEAD_BYTES,
+            false => 0,
+        };
+        self.items_max * (wire_limits::SCAN_ITEM_BYTES + told)
     }
 }
 

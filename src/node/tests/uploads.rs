@@ -215,6 +215,25 @@ fn a_value_that_was_uploaded_is_described_and_read_by_its_chunks() {
                 Answer::Large(again) => assert_eq!(again.parts, described.parts),
                 other => panic!("{other:?}"),
             }
+            let end = [&key[..], b"\0"].concat();
+            let scan = ScanRequest {
+                start: &key,
+                end: &end,
+                limit_items: 10,
+                max_bytes: 100_000,
+                at_version: 0,
+            };
+            let encode = |out: &mut Outbox, head| {
+                request::encode_scan_with(out, head, wishes, &scan);
+            };
+            match client.ask(0, encode).await {
+                Answer::ScanHeads(page) => {
+                    let head = &page.items[0];
+                    let time = Some(described.committed_us);
+                    assert_eq!((head.value_len, head.committed_us), (len, time));
+                }
+                other => panic!("{other:?}"),
+            }
             for (part, chunks) in (0..).zip(&parts) {
                 for (chunk, value) in (0..).zip(chunks) {
                     let id = id_of(upload, (part, chunk));
@@ -484,7 +503,10 @@ fn an_older_client_gets_a_failure_that_it_knows() {
         }
         let heads = old.ask(0, |out, head| request::encode_scan_keys(out, head, &scan));
         match heads.await {
-            Answer::ScanHeads(page) => assert_eq!(page.items[0].value_len, 70_000),
+            Answer::ScanHeads(page) => {
+                assert_eq!(page.items[0].value_len, 70_000);
+                assert_eq!(page.items[0].committed_us, None);
+            }
             other => panic!("{other:?}"),
         }
     });

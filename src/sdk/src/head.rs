@@ -19,6 +19,7 @@ pub struct EntryHead {
     pub version: u64,
     /// Length of its value, in bytes.
     pub value_len: u64,
+    pub(crate) committed_us: Option<u64>,
     pub(crate) description: Option<Arc<Description>>,
 }
 
@@ -29,7 +30,16 @@ impl EntryHead {
             key,
             version,
             value_len,
+            committed_us: None,
             description: None,
+        }
+    }
+
+    /// With when its value was committed, if that is known.
+    pub(crate) fn committed(self, committed_us: Option<u64>) -> Self {
+        Self {
+            committed_us,
+            ..self
         }
     }
 
@@ -52,6 +62,7 @@ impl EntryHead {
             key,
             version: reply.version,
             value_len: description.len,
+            committed_us: Some(description.committed_us),
             description: Some(Arc::new(description)),
         };
         Ok((meta, head))
@@ -61,6 +72,12 @@ impl EntryHead {
     /// scan.
     pub fn description(&self) -> Option<&Description> {
         self.description.as_deref()
+    }
+
+    /// When its value was committed, by the clock of the shard's leader. Strictly rising within a shard. Information only.
+    /// `None` for a value that was put in one frame.
+    pub fn committed_at(&self) -> Option<SystemTime> {
+        self.committed_us.map(time_of)
     }
 }
 

@@ -35,6 +35,9 @@
 //! whole, under a condition like any write, and its bytes are read from all replicas at once. A scan tells its length
 //! only.
 //!
+//! **Object stores.** With the features `object-store` and `object-store-0-13` a cluster is a store of the crate
+//! `object_store`, versions 0.14 and 0.13, so that DataFusion, Delta, Lance and others can use it.
+//!
 //! **Deadlines.** Every operation ends within its deadline: its own, or else the client's. The deadline
 //! covers connecting, resolving names, retries and waiting for leaders. Of a large value each request has it, and the
 //! transfer has none.
@@ -61,6 +64,12 @@ mod keys;
 mod limits;
 mod link;
 mod numbers;
+#[cfg(feature = "object-store")]
+pub mod object_store;
+#[cfg(feature = "object-store-0-13")]
+pub mod object_store_0_13;
+#[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+mod objects;
 mod operation;
 mod phase;
 mod read;

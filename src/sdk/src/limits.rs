@@ -132,6 +132,17 @@ pub(crate) const HOLD_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a download that is not polled holds its value.
 pub(crate) const DOWNLOAD_IDLE_MAX: Duration = Duration::from_secs(600);
 
+/// Deletions of one `delete_stream` of an object store in flight.
+#[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+pub(crate) const OBJECT_DELETES_MAX: usize = 32;
+/// Objects in a page of an object store's listing, unless its options say otherwise.
+#[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+pub(crate) const LISTED_DEFAULT: usize = 1000;
+/// Keys of one group that a listing with a delimiter reads before it jumps behind the group, which costs a page of each
+/// shard.
+#[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+pub(crate) const SKIPPED_BEFORE_JUMP: usize = 1000;
+
 const _: () = {
     assert!(UPLOAD_IN_FLIGHT <= UPLOAD_IN_FLIGHT_MAX && DOWNLOAD_AHEAD <= DOWNLOAD_AHEAD_MAX);
     assert!((UPLOAD_CUTS_MAX as usize) < corelith_wire::limits::UPLOAD_PARTS_MAX);

@@ -306,7 +306,11 @@ impl Operation {
                     max_bytes: *max_bytes,
                     at_version: *at_version,
                 };
-                request::encode_scan_with(out, head, self.flags(*keys_only), &body);
+                let flags = match keys_only {
+                    true => self.flags(true).with(Flags::DESCRIBED),
+                    false => self.flags(false),
+                };
+                request::encode_scan_with(out, head, flags, &body);
             }
         }
     }

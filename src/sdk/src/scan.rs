@@ -328,6 +328,17 @@ impl<T> Scan<T> {
     }
 }
 
+impl<T> Scan<T> {
+    /// As [`Scan::start_at`].
+    #[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+    pub(crate) fn starting_at(mut self, key: Vec<u8>) -> Self {
+        if key[..] > self.start[..] {
+            self.start = key.into();
+        }
+        self
+    }
+}
+
 impl<T: Item> Scan<T> {
     /// Creates the parts. Returns false if the range is empty.
     fn begin(&mut self) -> Result<bool> {
@@ -498,7 +509,7 @@ impl<T: Item> Stream for Scan<T> {
 }
 
 /// The smallest key greater than all keys that start with `prefix`; empty if there is none.
-fn successor(prefix: &[u8]) -> Bytes {
+pub(crate) fn successor(prefix: &[u8]) -> Bytes {
     let mut key = prefix.to_vec();
     while let Some(last) = key.pop() {
         if let Some(next) = last.checked_add(1) {

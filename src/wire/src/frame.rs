@@ -114,7 +114,8 @@ impl Flags {
     /// On a [`Kind::GET`] or [`Kind::SCAN`]: a follower may answer, at a point that its leader names. Nodes
     /// before version 3 send the client on to the leader.
     pub const FOLLOWER_MAY_ANSWER: Self = Self(2);
-    /// On a [`Kind::GET`] without values: of a large value, a [`Kind::LARGE`] is wanted in place of a [`Kind::HEAD`].
+    /// On a [`Kind::GET`] without values: of a large value, a [`Kind::LARGE`] is wanted in place of a [`Kind::HEAD`]. On
+    /// a [`Kind::SCAN`] without values: of a large value, the time of its commit is wanted.
     pub const DESCRIBED: Self = Self(4);
 
     /// Whether all bits of `other` are set.

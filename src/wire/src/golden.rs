@@ -126,6 +126,7 @@ fn version_1_is_sent_as_it_always_was() {
             key: Bytes::from_static(b"key"),
             version: 9,
             value_len: 5,
+            committed_us: None,
         }],
     };
     let bytes = sent(|out| response::encode_scan_heads(out, HEAD, &page));

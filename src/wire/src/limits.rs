@@ -69,11 +69,13 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const SCAN_ITEM_BYTES: usize = 16;
 /// Bytes of a large value in a page of a scan: its length.
 pub const LARGE_ITEM_BYTES: usize = 8;
+/// Bytes of a large value in a page of heads that says when it was committed: its length and that time.
+pub const LARGE_HEAD_BYTES: usize = 16;
 /// Most bytes after the header of a page of a scan.
 pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PAGE_BYTES_MAX
     + KEY_BYTES_MAX
     + VALUE_BYTES_MAX
-    + SCAN_ITEMS_MAX * (SCAN_ITEM_BYTES + LARGE_ITEM_BYTES)
+    + SCAN_ITEMS_MAX * (SCAN_ITEM_BYTES + LARGE_HEAD_BYTES)
     + REQUEST_OVERHEAD_BYTES_MAX;
 /// Most bytes after the header of a frame between nodes: one write of the largest size or many small
 /// ones, with their log ids.

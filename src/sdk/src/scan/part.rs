@@ -54,7 +54,7 @@ impl Item for EntryHead {
     fn page(answer: Answer) -> Option<ScanPage<Self>> {
         match answer {
             Answer::ScanHeads(page) => Some(map(page, |item| {
-                Self::new(item.key, item.version, item.value_len.into())
+                Self::new(item.key, item.version, item.value_len).committed(item.committed_us)
             })),
             // Older releases always send the values.
             Answer::ScanPage(page) => Some(map(page, |item| {

@@ -188,6 +188,12 @@ impl Multipart {
     pub async fn abort(&self) -> Result<()> {
         self.shared.handle.abort().await
     }
+
+    /// As [`Multipart::abort`], in the background.
+    #[cfg(any(feature = "object-store", feature = "object-store-0-13"))]
+    pub(crate) fn abort_later(&self) {
+        self.shared.handle.clone().abort_later();
+    }
 }
 
 impl Parts {

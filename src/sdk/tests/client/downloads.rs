@@ -158,6 +158,9 @@ async fn scans_tell_the_lengths_of_large_values() {
     assert!(entries[0].value.bytes().is_none() && entries[0].value != value);
     let heads: Vec<_> = client.scan("").keys_only().try_collect().await.unwrap();
     assert_eq!((heads[0].value_len, heads[0].description()), (5000, None));
+    let head = client.head("a").await.unwrap();
+    assert_eq!(heads[0].committed_at(), head.committed_at());
+    assert!(head.committed_at().is_some() && heads[1].committed_at().is_none());
 }
 
 #[test]

@@ -419,7 +419,13 @@ impl State {
                     }
                 }
                 if knows_heads && heads {
-                    return Answer::ScanHeads(page_of_heads(page));
+                    let mut page = page_of_heads(page);
+                    let described = frame.header.flags.contains(Flags::DESCRIBED);
+                    for item in page.items.iter_mut().filter(|_| described) {
+                        let large = self.uploads.live(&item.key, place);
+                        item.committed_us = large.map(|large| large.committed_us);
+                    }
+                    return Answer::ScanHeads(page);
                 }
                 Answer::ScanPage(page)
             }
@@ -532,7 +538,8 @@ fn page_of_heads(page: ScanPage) -> ScanPage<ScanHead> {
     let head = |item: ScanItem| ScanHead {
         key: item.key,
         version: item.version,
-        value_len: item.value.len() as u32,
+        value_len: item.value.len(),
+        committed_us: None,
     };
     ScanPage {
         meta: page.meta,

@@ -4,8 +4,8 @@ use super::{HEAD, META, check, sent};
 use crate::frame::{Accepts, FrameParser};
 use crate::handshake::{Hello, Welcome};
 use crate::peer::{self, FetchAnswer, FetchEnd, FetchedKind, FetchedRecord};
-use crate::request::{self, Condition, GetRequest};
-use crate::response::{self, ScanItem, ScanPage, ScanValue};
+use crate::request::{self, Condition, GetRequest, ScanRequest};
+use crate::response::{self, ScanHead, ScanItem, ScanPage, ScanValue};
 use crate::upload::{
     self, AbortUpload, Attributes, BeginUpload, ChunkCommand, CommitUpload, Digest, DigestKind,
     HoldValue, LargeReply, ListUploads, PartLength, ReadChunk, StagedChunk, UploadRefusal,
@@ -182,6 +182,20 @@ fn uploads_of_version_6_are_asked_as_they_always_were() {
         &bytes,
         "0b0000002a01825e030005000b000000040302010000000005000000060000006b6579fdffffff03000000",
     );
+    let scan = ScanRequest {
+        start: b"a",
+        end: b"",
+        limit_items: 3,
+        max_bytes: 4,
+        at_version: 0,
+    };
+    let bytes = sent(|out| request::encode_scan_with(out, HEAD, wishes, &scan));
+    check(
+        "scan of times",
+        &bytes,
+        "21000000dfc873ba04000500210000000403020100000000050000000600000061ffffffff01000000f8ffff\
+         ff0000000003000000040000000000000000000000",
+    );
 }
 
 #[test]
@@ -206,6 +220,26 @@ fn uploads_of_version_6_are_answered_as_they_always_were() {
          00000000090000000000000000000000000000000d0c0b0a0000000005001000000000000000100006000000\
          02d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d10a000000000000000a0000\
          006174747269627574657302000000030000000500000000000000010000000000100000000000",
+    );
+    let head = |key, value_len, committed_us| ScanHead {
+        key: Bytes::from_static(key),
+        version: 9,
+        value_len,
+        committed_us,
+    };
+    let page = ScanPage {
+        meta: META,
+        at_version: 8,
+        more: false,
+        items: vec![head(b"k", 5, None), head(b"l", 1 << 31, Some(10))],
+    };
+    let bytes = sent(|out| response::encode_scan_heads(out, HEAD, &page));
+    check(
+        "page with times",
+        &bytes,
+        "4f0000003e835b538c0000003d00000004030201000000000500000006000000010000000500000009000000\
+         0000000001000000ffffffff0900000000000000070000000000000008000000000000000800000000000000\
+         02000000006b6c00000080000000000a00000000000000",
     );
     let chunk = StagedChunk {
         part: 3,

@@ -42,7 +42,7 @@ pub enum ScanValue {
     },
 }
 
-/// The length in a page's table that stands for a large value: the value bytes are its length.
+/// The length in a page's table that stands for a large value: what is told of it is among the value bytes.
 const LARGE_VALUE: u32 = u32::MAX;
 
 impl ScanValue {
@@ -80,7 +80,9 @@ pub struct ScanHead {
     /// Version of the value: the log index of its write.
     pub version: u64,
     /// Length of the value, in bytes.
-    pub value_len: u32,
+    pub value_len: u64,
+    /// When a large value was committed, in µs since 1970, if that was asked for.
+    pub committed_us: Option<u64>,
 }
 
 /// A part of a scan of one shard.
@@ -126,11 +128,42 @@ pub fn encode_scan_page(out: &mut Outbox, head: Head, page: &ScanPage) {
     encode_page(out, head, Kind::SCAN_PAGE, page, row, tail);
 }
 
-/// Appends a page without values: like [`encode_scan_page`], but the value bytes are the keys alone.
+/// Appends a page without values: like [`encode_scan_page`], but the value bytes are the keys alone. The `value_len` of a
+/// large value whose time is told is 2^32-1, and behind its key are its length and that time, a u64 each.
 pub fn encode_scan_heads(out: &mut Outbox, head: Head, page: &ScanPage<ScanHead>) {
-    let row = |item: &ScanHead| row(&item.key, item.value_len, item.version);
-    let tail = page.items.iter().map(|item| item.key.as_ref());
+    let row = |item: &ScanHead| {
+        let value_len = match item.committed_us {
+            None => head_len(item.value_len),
+            Some(_) => LARGE_VALUE,
+        };
+        row(&item.key, value_len, item.version)
+    };
+    let told: Vec<[u8; limits::LARGE_HEAD_BYTES]> = page
+        .items
+        .iter()
+        .filter_map(|item| Some((item.value_len, item.committed_us?)))
+        .map(|(len, committed_us)| {
+            let mut told = [0; limits::LARGE_HEAD_BYTES];
+            let mut fields = told.as_mut_slice();
+            fields.put_u64_le(len);
+            fields.put_u64_le(committed_us);
+            told
+        })
+        .collect();
+    let mut told = told.iter();
+    let tail = page.items.iter().flat_map(move |item| {
+        let large = item.committed_us.and_then(|_| told.next());
+        [item.key.as_ref(), large.map_or(&[][..], |large| large)]
+    });
     encode_page(out, head, Kind::SCAN_HEADS, page, row, tail);
+}
+
+/// The length of a value in the table of a page without values.
+fn head_len(len: u64) -> u32 {
+    match u32::try_from(len) {
+        Ok(len) if len != LARGE_VALUE => len,
+        _ => unreachable!("a value of {len} bytes is above the limit of values"),
+    }
 }
 
 fn encode_page<'p, T>(
@@ -176,6 +209,22 @@ fn parse_value(value_len: u32, take: &mut Take<'_>) -> Result<ScanValue, DecodeE
     let len = bytes.as_ref().try_into().map(u64::from_le_bytes);
     match len {
         Ok(len) if len <= limits::LARGE_VALUE_BYTES_MAX => Ok(ScanValue::Large { len }),
+        _ => Err(DecodeError::Malformed { what: "scan page" }),
+    }
+}
+
+/// Takes what is told of the next value of a page without values: its length, and of a large one the time of its commit.
+fn parse_head(value_len: u32, take: &mut Take<'_>) -> Result<(u64, Option<u64>), DecodeError> {
+    if value_len != LARGE_VALUE {
+        return Ok((value_len.into(), None));
+    }
+    let bytes = take(limits::LARGE_HEAD_BYTES as u32)?;
+    let (fields, _) = bytes.as_chunks::<8>();
+    match fields {
+        [len, committed_us] if u64::from_le_bytes(*len) <= limits::LARGE_VALUE_BYTES_MAX => Ok((
+            u64::from_le_bytes(*len),
+            Some(u64::from_le_bytes(*committed_us)),
+        )),
         _ => Err(DecodeError::Malformed { what: "scan page" }),
     }
 }
@@ -240,10 +289,12 @@ pub(super) fn parse_items(frame: &Frame) -> Result<ScanPage, DecodeError> {
 pub(super) fn parse_heads(frame: &Frame) -> Result<ScanPage<ScanHead>, DecodeError> {
     parse_page(frame, |key_len, value_len, version, take| {
         let key = take(key_len)?;
+        let (value_len, committed_us) = parse_head(value_len, take)?;
         Ok(ScanHead {
             key,
             version,
             value_len,
+            committed_us,
         })
     })
 }

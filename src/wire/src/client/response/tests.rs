@@ -228,7 +228,12 @@ fn older_clients_get_a_failure_for_a_large_value() {
             limit: limits::VALUE_BYTES_MAX as u64,
         },
     };
-    let heads = Answer::ScanHeads(heads());
+    let mut plain = heads();
+    plain
+        .items
+        .iter_mut()
+        .for_each(|item| item.committed_us = None);
+    let plain = Answer::ScanHeads(plain);
     for version in 1..=version::NEWEST {
         let sent = |answer: Answer| {
             let mut out = Outbox::default();
@@ -239,7 +244,12 @@ fn older_clients_get_a_failure_for_a_large_value() {
             let frame = FrameParser::new(Accepts::Answers).take(&mut bytes).next();
             (Answer::parse(&frame.unwrap().unwrap()).unwrap(), answer)
         };
-        for answer in [Answer::Large(large()), Answer::ScanPage(page())] {
+        let answers = [
+            Answer::Large(large()),
+            Answer::ScanPage(page()),
+            Answer::ScanHeads(heads()),
+        ];
+        for answer in answers {
             let (found, newest) = sent(answer);
             let expected = match version >= version::LARGE_VALUES {
                 true => &newest,
@@ -247,7 +257,7 @@ fn older_clients_get_a_failure_for_a_large_value() {
             };
             assert_eq!(&found, expected, "version {version}");
         }
-        assert_eq!(sent(heads.clone()).0, heads);
+        assert_eq!(sent(plain.clone()).0, plain);
     }
 }
 
@@ -274,16 +284,22 @@ fn a_description_whose_lengths_disagree_is_refused() {
 }
 
 fn heads() -> ScanPage<ScanHead> {
-    let item = |key: &str, value_len| ScanHead {
+    let item = |key: &str, value_len, committed_us| ScanHead {
         key: Bytes::copy_from_slice(key.as_bytes()),
         version: 5,
         value_len,
+        committed_us,
     };
     ScanPage {
         meta: META,
         at_version: 6,
         more: false,
-        items: vec![item("a", u32::MAX), item("bc", 0)],
+        items: vec![
+            item("a", 1 << 31, None),
+            item("b", 1 << 31, Some(u64::MAX)),
+            item("bc", 0, None),
+            item("d", 1, Some(0)),
+        ],
     }
 }
 

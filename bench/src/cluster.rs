@@ -1,4 +1,4 @@
-//! A cluster of three nodes on this machine, which runs for the duration of the benchmark.
+//! A cluster of nodes, three unless said otherwise, on this machine, which runs for the duration of the benchmark.
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nodes of the cluster.
+/// Nodes of a cluster unless it is said how many.
 pub(crate) const NODES: usize = 3;
 /// First port of every node that has a network of its own.
 const OWN_PORT: u16 = 7411;
@@ -29,6 +29,10 @@ pub(crate) struct ClusterOptions {
     pub(crate) dir: PathBuf,
     /// Whether to keep the directory.
     pub(crate) keep: bool,
+    /// Number of nodes.
+    pub(crate) nodes: usize,
+    /// Replicas of each shard; as many as the node takes by itself if that is not said.
+    pub(crate) replicas: Option<u8>,
     /// Number of shards.
     pub(crate) shards: u32,
     /// Cores of each node.
@@ -107,11 +111,13 @@ impl Cluster {
         std::fs::create_dir_all(&options.dir)
             .map_err(|source| io(format!("create {}", options.dir.display()), source))?;
         let ports = match options.place {
-            Place::Loopback | Place::Guarded => free_ports(usize::from(options.cores))?,
-            Place::Namespaces(_) => vec![OWN_PORT; NODES],
+            Place::Loopback | Place::Guarded => {
+                free_ports(options.nodes, usize::from(options.cores))?
+            }
+            Place::Namespaces(_) => vec![OWN_PORT; options.nodes],
         };
         let mut cluster = Self {
-            children: Vec::with_capacity(NODES),
+            children: Vec::with_capacity(options.nodes),
             seeds: (0..)
                 .zip(&ports)
                 .map(|(index, port)| format!("{}:{port}", options.place.host(index)))
@@ -119,7 +125,7 @@ impl Cluster {
             ports,
             options,
         };
-        for node in 1..=NODES {
+        for node in 1..=cluster.options.nodes {
             cluster.configure(node)?;
             let child = cluster.spawn(node)?;
             cluster.children.push(child);
@@ -360,6 +366,9 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
         data_dir(options, node).display(),
         options.shards,
     );
+    if let Some(replicas) = options.replicas {
+        text.push_str(&format!("replicas = {replicas}\n"));
+    }
     if options.is_frugal {
         text.push_str(FRUGAL);
     }
@@ -374,13 +383,13 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
     text
 }
 
-/// For each node, the first of `cores` consecutive free ports. Another process may take one before the
+/// For each of `nodes` nodes, the first of `cores` consecutive free ports. Another process may take one before the
 /// node does; the node then reports it and the run ends.
-fn free_ports(cores: usize) -> Result<Vec<u16>, ClusterError> {
+fn free_ports(nodes: usize, cores: usize) -> Result<Vec<u16>, ClusterError> {
     let listen = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let mut held = Vec::new();
-    let mut bases = Vec::with_capacity(NODES);
-    while bases.len() < NODES {
+    let mut bases = Vec::with_capacity(nodes);
+    while bases.len() < nodes {
         let first = listen(0).map_err(|source| io("find a free port".to_owned(), source))?;
         let base = first
             .local_addr()

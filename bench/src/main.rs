@@ -5,14 +5,16 @@ mod cluster;
 mod driver;
 mod failover;
 mod idle;
+mod large;
 mod options;
 mod pacer;
+mod probe;
 mod rebuild;
 mod recorder;
 mod report;
 mod workload;
 
-use crate::cluster::{Cluster, ClusterOptions, Place};
+use crate::cluster::{Cluster, ClusterOptions, NODES, Place};
 use crate::driver::{RunStep, RunTarget};
 use crate::options::BenchOptions;
 use crate::report::{Load, Report, RunFigures, StartedCluster};
@@ -52,6 +54,12 @@ enum BenchError {
     Idle(#[from] idle::IdleError),
     #[error(transparent)]
     Rebuild(#[from] rebuild::RebuildError),
+    #[error(transparent)]
+    Large(#[from] large::LargeError),
+    #[error("the workload `large` runs alone: leave out other workloads")]
+    LargeNotAlone,
+    #[error("the workloads `failover`, `idle` and `rebuild` need three nodes: leave out --nodes")]
+    NotThreeNodes,
     #[error(
         "the workloads `failover`, `idle` and `rebuild` run alone, in their own cluster: leave out --connect and other workloads"
     )]
@@ -76,6 +84,18 @@ fn main() -> ExitCode {
 
 /// Runs everything. Returns true if no operation failed and no abuse did harm.
 fn run(options: &BenchOptions) -> Result<bool, BenchError> {
+    let needs_three = [
+        WorkloadKind::Failover,
+        WorkloadKind::Idle,
+        WorkloadKind::Rebuild,
+    ];
+    let needs_three = options
+        .workload
+        .iter()
+        .any(|kind| needs_three.contains(kind));
+    if needs_three && usize::from(options.nodes) != NODES {
+        return Err(BenchError::NotThreeNodes);
+    }
     if options.workload.contains(&WorkloadKind::Failover) {
         return fail_over(options);
     }
@@ -84,6 +104,9 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     }
     if options.workload.contains(&WorkloadKind::Rebuild) {
         return rebuild(options);
+    }
+    if options.workload.contains(&WorkloadKind::Large) {
+        return move_large(options);
     }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
@@ -154,6 +177,7 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             failovers: Vec::new(),
             idle: Vec::new(),
             rebuild: None,
+            large: None,
         };
         write_json(path, &report)?;
     }
@@ -197,6 +221,7 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
             failovers,
             idle: Vec::new(),
             rebuild: None,
+            large: None,
         };
         write_json(path, &report)?;
     }
@@ -231,6 +256,7 @@ fn stay_idle(options: &BenchOptions) -> Result<bool, BenchError> {
             failovers: Vec::new(),
             idle,
             rebuild: None,
+            large: None,
         };
         write_json(path, &report)?;
     }
@@ -264,6 +290,46 @@ fn rebuild(options: &BenchOptions) -> Result<bool, BenchError> {
             failovers: Vec::new(),
             idle: Vec::new(),
             rebuild: Some(figures),
+            large: None,
+        };
+        write_json(path, &report)?;
+    }
+    Ok(good)
+}
+
+/// Runs the workload `large`. Returns true if nothing cost more than it may.
+fn move_large(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.len() != 1 {
+        return Err(BenchError::LargeNotAlone);
+    }
+    let started = match options.connect.as_slice() {
+        [] => Some(Cluster::start(cluster_options(options)?)?),
+        _ => None,
+    };
+    let target = target(options, started.as_ref());
+    let machine = Machine::here(started.as_ref().map(Cluster::dir));
+    println!("{machine}");
+    let load = large::LargeLoad {
+        bytes: options.bytes() as u64,
+        streams: usize::try_from(options.streams).unwrap_or(1),
+        seed: options.seed,
+    };
+    let beside = Arc::new(workload_of(options).of_kind(WorkloadKind::Put, 0));
+    let dir = started.as_ref().map(Cluster::dir);
+    let figures = large::run(&target, dir, &load, &step(options, 1), &beside)?;
+    print!("\n{}", figures.text());
+    let good = figures.is_good();
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load: load_of(options, started.is_some()),
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers: Vec::new(),
+            idle: Vec::new(),
+            rebuild: None,
+            large: Some(figures),
         };
         write_json(path, &report)?;
     }
@@ -272,7 +338,7 @@ fn rebuild(options: &BenchOptions) -> Result<bool, BenchError> {
 
 fn rebuild_load(options: &BenchOptions) -> rebuild::RebuildLoad {
     let value_bytes = options.value_bytes().max(1) as u64;
-    let keys = (options.bytes as u64)
+    let keys = (options.bytes() as u64)
         .div_ceil(value_bytes)
         .clamp(1, KEYS_MAX);
     let key_size = usize::try_from(options.key_size).unwrap_or(usize::MAX);
@@ -345,6 +411,8 @@ fn cluster_options(options: &BenchOptions) -> Result<ClusterOptions, BenchError>
         keep: options.keep,
         shards: options.shards,
         cores: options.cores,
+        nodes: usize::from(options.nodes),
+        replicas: options.replicas,
         is_frugal: false,
         place: Place::Loopback,
     })

@@ -21,12 +21,14 @@ Examples:
   corelith-bench --workload failover --fault steady --seconds 600
   corelith-bench --workload idle --shards 1000 --duration 60
   corelith-bench --workload rebuild --bytes 10G --shards 8 --dir /data/rebuild
+  corelith-bench --workload large --bytes 1G --streams 4 --shards 1 --dir /data/large --json large.json
+  corelith-bench --workload large --bytes 2G --nodes 1
 
 Exit codes:
   0    done, no operation failed
   1    the benchmark could not run
-  2    an operation failed, an abuse did harm, a fault, an idle node or a rebuilt one cost more than allowed, or
-       the arguments are wrong";
+  2    an operation failed, an abuse did harm, a fault, an idle node, a rebuilt one or large values cost more than
+       allowed, or the arguments are wrong";
 
 /// Most operations in flight.
 const IN_FLIGHT_MAX: u64 = 100_000;
@@ -35,7 +37,7 @@ const KEY_SIZE_MAX: u64 = 4096;
 
 /// Measures puts and linearizable gets of a Corelith cluster: throughput, latency, CPU per operation.
 ///
-/// Without --connect it starts three nodes on this machine, in a new directory, and stops them after the
+/// Without --connect it starts nodes on this machine, three unless --nodes says otherwise, in a new directory, and stops them after the
 /// run. It prints one row for each workload and each number of operations in flight.
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_help = NOTES)]
@@ -111,6 +113,12 @@ pub(crate) struct BenchOptions {
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
 
+    /// Nodes of the started cluster, 1 to 9
+    #[arg(long, value_name = "COUNT", default_value_t = 3, conflicts_with = "connect", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) nodes: u8,
+    /// Replicas of each of its shards [default: 3, or all nodes if there are fewer]
+    #[arg(long, value_name = "COUNT", conflicts_with = "connect", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) replicas: Option<u8>,
     /// Shards of the started cluster
     #[arg(
         long,
@@ -158,9 +166,13 @@ pub(crate) struct BenchOptions {
     pub(crate) seconds: Duration,
 
     /// Workload `rebuild`: bytes of all values together; K, M or G for KiB, MiB and GiB. With less than 256M for
-    /// each shard its log is copied, not its files
-    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = size)]
-    pub(crate) bytes: usize,
+    /// each shard its log is copied, not its files. Workload `large`: bytes of each value, up to 2G
+    /// [default: 2G, with `large` 1G]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) bytes: Option<usize>,
+    /// Workload `large`: values that are uploaded, and then read, at the same time, 1 to 64
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) streams: u64,
 
     /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -168,6 +180,15 @@ pub(crate) struct BenchOptions {
 }
 
 impl BenchOptions {
+    /// Bytes of all values of `rebuild`, or of each value of `large`.
+    pub(crate) fn bytes(&self) -> usize {
+        let default = match self.workload.contains(&WorkloadKind::Large) {
+            true => 1 << 30,
+            false => 2 << 30,
+        };
+        self.bytes.unwrap_or(default)
+    }
+
     /// Bytes of a value.
     pub(crate) fn value_bytes(&self) -> usize {
         let default = match self.workload.contains(&WorkloadKind::Rebuild) {
@@ -196,7 +217,12 @@ mod tests {
         assert_eq!(options.duration, Duration::from_secs(10));
         assert_eq!(options.value_bytes(), 256);
         let options = BenchOptions::parse_from(["bench", "--workload", "rebuild"]);
-        assert_eq!((options.value_bytes(), options.bytes), (64 << 10, 2 << 30));
+        assert_eq!(
+            (options.value_bytes(), options.bytes()),
+            (64 << 10, 2 << 30)
+        );
+        let options = BenchOptions::parse_from(["bench", "--workload", "large", "--nodes", "1"]);
+        assert_eq!((options.bytes(), options.nodes), (1 << 30, 1));
         assert!(BenchOptions::try_parse_from(["bench", "--in-flight", "0"]).is_err());
         assert!(BenchOptions::try_parse_from(["bench", "--rate", "0"]).is_err());
         assert!(BenchOptions::try_parse_from(["bench", "--connect", "a:1", "--keep"]).is_err());

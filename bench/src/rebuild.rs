@@ -3,7 +3,6 @@
 
 mod course;
 mod figures;
-mod probe;
 
 use self::course::RebuildCourse;
 pub(crate) use self::figures::RebuildFigures;
@@ -11,6 +10,7 @@ use self::figures::{Interruption, OthersLoad, RebuildRound};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES, Place};
 use crate::driver::{self, DriverError, RunStep, RunTarget};
 use crate::failover::{FailoverError, Network, Undo, quoted};
+use crate::probe;
 use crate::workload::{Workload, WorkloadKind};
 use corelith_bench::usage::{Usage, wait_until_settled};
 use corelith_client::{Client, ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView};
@@ -176,7 +176,7 @@ impl Rebuild {
         let plain = plain.figures(seconds);
         wait_until_settled(&self.cluster.pids());
         let (dir, bytes) = (self.cluster.dir().to_path_buf(), load.bytes);
-        let disk_bytes_per_second = probe::disk(&dir, bytes).map_err(failed("write a file"))?;
+        let disk = probe::disk(&dir, bytes).map_err(failed("write a file"))?;
         let loopback_bytes_per_second =
             probe::loopback(bytes).map_err(failed("copy on loopback"))?;
         println!("node {NODE_ID} is wiped, and killed when half of its data is there");
@@ -191,7 +191,7 @@ impl Rebuild {
             during: OthersLoad::new(during),
             plain,
             interrupted,
-            disk_bytes_per_second,
+            disk_bytes_per_second: disk.write,
             loopback_bytes_per_second,
         })
     }

@@ -4,6 +4,7 @@ use crate::abuse;
 use crate::driver::RunOutcome;
 use crate::failover;
 use crate::idle;
+use crate::large;
 use crate::rebuild;
 use crate::workload::{Distribution, ReadSource, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
@@ -30,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) idle: Vec<idle::IdleFigures>,
     /// Of a node that lost its data.
     pub(crate) rebuild: Option<rebuild::RebuildFigures>,
+    /// Of large values.
+    pub(crate) large: Option<large::LargeFigures>,
 }
 
 /// The parameters that all runs share.

@@ -74,6 +74,12 @@ impl Usage {
     }
 }
 
+/// Has the peak of a process's resident memory begin anew: it is what is resident now. Returns false if this user may
+/// not ask for that.
+pub fn forget_peak(process: &str) -> bool {
+    std::fs::write(format!("/proc/{process}/clear_refs"), "5").is_ok()
+}
+
 /// How often the threads of a process have gone to sleep so far, and so have been woken.
 pub fn switches(pid: u32) -> u64 {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -194,6 +200,17 @@ mod tests {
         let line = "42 (a) b) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0 100 0 0";
         assert!((cpu_seconds(line) - 3.0).abs() < 1e-9);
         assert!(cpu_seconds("").abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_peak_that_is_forgotten_is_not_that_of_before() {
+        let pages = vec![1_u8; 64 << 20];
+        let before = Usage::of_self().peak_resident_bytes;
+        drop(std::hint::black_box(pages));
+        if forget_peak("self") {
+            let after = Usage::of_self().peak_resident_bytes;
+            assert!(after + (32 << 20) < before, "{after} after {before}");
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) enum WorkloadKind {
     Idle,
     /// A node of the started cluster loses its data: how long it takes to be whole again (see --bytes).
     Rebuild,
+    /// Large values: uploads, whole reads, reads of ranges, and small puts beside uploads (see --bytes).
+    Large,
 }
 
 /// Replicas that gets ask.
@@ -126,7 +128,8 @@ impl Workload {
                 WorkloadKind::Put
                 | WorkloadKind::Failover
                 | WorkloadKind::Idle
-                | WorkloadKind::Rebuild => 0,
+                | WorkloadKind::Rebuild
+                | WorkloadKind::Large => 0,
                 WorkloadKind::Get => 100,
                 WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },

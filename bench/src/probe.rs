@@ -1,5 +1,6 @@
-//! What this machine allows: one sequential writer, and one copy over the loopback interface.
+//! What this machine allows: one sequential writer, one sequential reader, and one copy over the loopback interface.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,38 +18,54 @@ const DIRECT: i32 = if cfg!(target_arch = "aarch64") {
     0x4000
 };
 
-/// Bytes per second of `bytes` written to a new file in `dir`, past the page cache and durable at the end.
-///
-/// # Errors
-/// The file could not be written.
-pub(crate) fn disk(dir: &Path, bytes: u64) -> io::Result<f64> {
-    let path = dir.join("probe");
-    let written = write(&path, bytes);
-    // Also after a failure: the nodes need the room.
-    let _ = std::fs::remove_file(&path);
-    written
+/// What a disk gives one who has it alone, in bytes per second.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct DiskRates {
+    pub(crate) write: f64,
+    pub(crate) read: f64,
 }
 
-fn write(path: &Path, bytes: u64) -> io::Result<f64> {
-    let memory: Vec<u8> = (0..=u8::MAX)
+/// The rates of `bytes` written to a new file in `dir`, durable at the end, and read from it, both past the page cache.
+///
+/// # Errors
+/// The file could not be written or read.
+pub(crate) fn disk(dir: &Path, bytes: u64) -> io::Result<DiskRates> {
+    let path = dir.join("probe");
+    let rates = write_and_read(&path, bytes);
+    // Also after a failure: the nodes need the room.
+    let _ = std::fs::remove_file(&path);
+    rates
+}
+
+fn write_and_read(path: &Path, bytes: u64) -> io::Result<DiskRates> {
+    let mut memory: Vec<u8> = (0..=u8::MAX)
         .cycle()
         .take(BLOCK_BYTES + ALIGNMENT)
         .collect();
     let from = memory.as_ptr().align_offset(ALIGNMENT);
-    let block = memory.get(from..from + BLOCK_BYTES).unwrap_or_default();
+    let block = memory.get_mut(from..from + BLOCK_BYTES).unwrap_or_default();
     assert_eq!(block.len(), BLOCK_BYTES, "there is room for the alignment");
-    let begun = Instant::now();
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .custom_flags(DIRECT)
-        .open(path)?;
     let blocks = blocks(bytes);
+    let rate =
+        |begun: Instant| (blocks * BLOCK_BYTES as u64) as f64 / begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut file = direct(File::options().write(true).create_new(true), path)?;
     for _ in 0..blocks {
         file.write_all(block)?;
     }
     file.sync_all()?;
-    Ok((blocks * BLOCK_BYTES as u64) as f64 / begun.elapsed().as_secs_f64())
+    let write = rate(begun);
+    let begun = Instant::now();
+    let mut file = direct(File::options().read(true), path)?;
+    for _ in 0..blocks {
+        file.read_exact(block)?;
+    }
+    let read = rate(begun);
+    Ok(DiskRates { write, read })
+}
+
+fn direct(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(DIRECT).open(path)
 }
 
 /// Bytes per second of `bytes` sent over one connection on the loopback interface.

@@ -54,7 +54,7 @@ fn shows(plant: Plant, seed: u64) {
 }
 
 /// Each bug, and how many seeds it took when they were last counted, if they were.
-const BUGS: [(Plant, Option<u64>); 56] = [
+const BUGS: [(Plant, Option<u64>); 57] = [
     (Plant::Group(GroupBug::VoteAfterRestart), None),
     (Plant::Group(GroupBug::SkipConditions), Some(1)),
     (Plant::Group(GroupBug::DecideFromMemory), Some(1)),
@@ -84,6 +84,7 @@ const BUGS: [(Plant, Option<u64>); 56] = [
     (Plant::Group(GroupBug::PointBehindFollowers), None),
     (Plant::Group(GroupBug::FollowerAsksNobody), Some(1)),
     (Plant::Group(GroupBug::ShareQuestionOnItsWay), None),
+    (Plant::Group(GroupBug::CommitWithoutCondition), Some(1)),
     (Plant::Shard(ShardBug::AcknowledgeBeforeDurable), Some(16)),
     (Plant::Shard(ShardBug::AcknowledgeBeforeValues), Some(119)),
     (Plant::Shard(ShardBug::IgnoreGaps), None),

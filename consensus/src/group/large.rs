@@ -146,14 +146,13 @@ impl Group {
     /// read it.
     ///
     /// # Errors
-    /// See [`GroupError`]. `NotLeader` also while this leader is not sure that it leads.
+    /// See [`GroupError`]. `Unavailable` also while this leader is not sure that it leads, or has not applied all that
+    /// followers may have shown.
     pub fn hold_value(&self, upload: UploadId) -> Result<UploadReply, GroupError> {
         let inner = &self.inner;
-        let leader = inner.leading().ok_or_else(|| inner.not_leading())?;
-        let holds = inner.stores.is_alone() || inner.lease.holds(leader, corelith_io::now());
-        if !holds || !inner.has_applied_own(leader) {
-            return Err(GroupError::Unavailable);
-        }
+        inner.leading().ok_or_else(|| inner.not_leading())?;
+        // Followers may have shown a value whose commit this leader has not applied yet.
+        self.try_read_point().ok_or(GroupError::Unavailable)?;
         let uploads = inner.uploads.borrow();
         if uploads.is_readable(upload) {
             inner.keeper.hold(upload, corelith_io::now());

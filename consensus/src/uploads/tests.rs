@@ -337,6 +337,77 @@ fn a_commit_needs_all_that_it_names() {
     }
 }
 
+/// Values of up to 2 GiB are taken, in parts of any length; no count of bytes wraps or is cut.
+#[test]
+fn values_have_up_to_two_gib() {
+    let zeros = crc32c::crc32c(&vec![0; CHUNK_BYTES as usize]);
+    let chunks = (1 << 31) / CHUNK_BYTES;
+    let limit = 1_u64 << 31;
+    for len in [limit - 1, limit] {
+        let mut table = Uploads::default();
+        let mut changes = Vec::new();
+        table.begin(&begin(1, "key"), 0, &mut changes);
+        let mut whole = 0;
+        for chunk in 0..chunks {
+            let left = len - u64::from(chunk) * u64::from(CHUNK_BYTES);
+            let bytes = left.min(CHUNK_BYTES.into()) as u32;
+            let crc32c = match bytes == CHUNK_BYTES {
+                true => zeros,
+                false => crc32c::crc32c(&vec![0; bytes as usize]),
+            };
+            let content = content(bytes, crc32c);
+            assert_eq!(table.settled(chunk_of(1, 0, chunk), content), None);
+            table.stage(chunk_of(1, 0, chunk), content, &mut changes);
+            whole = crc::combine(whole, crc32c, bytes);
+        }
+        let more = table.settled(chunk_of(1, 0, chunks), content(1, 0));
+        let too_large = UploadState::Refused(UploadRefusal::TooLarge { limit });
+        assert_eq!(more, Some(too_large), "a byte more in a part");
+        assert_eq!(table.settled(chunk_of(1, 1, 0), content(1, 0)), None);
+        table.stage(chunk_of(1, 1, 0), content(1, 0), &mut changes);
+        for more in [
+            &[(0, limit), (1, 1)][..],
+            &[(0, 9_999_999_999)],
+            &[(0, u64::MAX), (1, 1)],
+        ] {
+            let refused = table.check_commit(&commit(1, more, whole));
+            assert_eq!(refused, Err(too_large), "{more:?}");
+        }
+        let commit = commit(1, &[(0, len)], whole);
+        assert_eq!(table.check_commit(&commit), Ok(()), "{len}");
+        changes.clear();
+        let at = LogIndex(9);
+        let state = table.commit(at, &commit, Ok(()), 0, &mut changes);
+        assert_eq!(state, UploadState::Committed { version: 9 });
+        let mut large = changes.iter().filter_map(|change| match change {
+            Change::Large(_, large) => Some(large.len),
+            _ => None,
+        });
+        assert_eq!(large.next(), Some(len));
+    }
+}
+
+/// What is sent again counts once.
+#[test]
+fn repeated_chunks_and_begins_count_once() {
+    let mut table = Uploads::default();
+    let mut changes = Vec::new();
+    let first = chunk_of(1, 0, 0);
+    for turn in 0..2 * UPLOAD_CHUNKS_MAX {
+        assert_eq!(
+            table.begin(&begin(1, "key"), 0, &mut changes),
+            UploadState::Open
+        );
+        let settled = table.settled(first, content(9, 7));
+        assert_eq!(settled, (turn > 0).then_some(UploadState::Open));
+        if turn == 0 {
+            table.stage(first, content(9, 7), &mut changes);
+        }
+    }
+    let counts = table.counts();
+    assert_eq!((counts.open, counts.staged_chunks), (1, 1));
+}
+
 #[test]
 fn a_commit_whose_condition_does_not_hold_ends_the_upload() {
     let mut shard = Shard::default();

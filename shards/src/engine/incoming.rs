@@ -33,7 +33,7 @@ use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{Buf, File, OpenOptions};
 use record::{Durable, ReceptionRecord, piece_count};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -202,12 +202,6 @@ impl Engine {
         };
         let listed: BTreeMap<FileId, FileEntry> =
             list.files().map(|entry| (entry.id, entry)).collect();
-        let tables: BTreeMap<FileId, Rc<Table>> = {
-            let state = inner.state.borrow();
-            let tables = state.version.tables();
-            let tables = tables.map(|table| (table.meta().file, Rc::clone(table)));
-            tables.filter(|(id, _)| listed.contains_key(id)).collect()
-        };
         let mut segments = BTreeMap::new();
         for segment in inner.values.segments().values() {
             let SegmentMeta {
@@ -219,6 +213,15 @@ impl Engine {
                 segments.insert(file, Rc::clone(segment));
             }
         }
+        let kept: BTreeSet<_> = segments.values().map(|segment| segment.id()).collect();
+        let tables: BTreeMap<FileId, Rc<Table>> = {
+            let state = inner.state.borrow();
+            let tables = state.version.tables();
+            // One that refers to a segment which has grown since would keep the shorter copy beside the other one.
+            let tables = tables.filter(|table| table.meta().segments().is_subset(&kept));
+            let tables = tables.map(|table| (table.meta().file, Rc::clone(table)));
+            tables.filter(|(id, _)| listed.contains_key(id)).collect()
+        };
         let dir = inner.dir.join(DIRECTORY);
         corelith_io::create_dir_all(&dir).await?;
         let is_here = |id: &FileId| tables.contains_key(id) || segments.contains_key(id);

@@ -18,7 +18,7 @@ const BUDGET: usize = (64 << 20) / 4 * 3;
 const VALUE_BYTES: usize = 1 << 20;
 
 /// Bytes that all cores hold for clients; more than one core's budget is asserted not to be held by any.
-fn used() -> usize {
+pub(super) fn used() -> usize {
     MADE.with_borrow(|made| {
         let used = made.iter().map(Budget::used);
         used.inspect(|used| assert!(*used <= BUDGET, "{used} bytes"))
@@ -26,7 +26,7 @@ fn used() -> usize {
     })
 }
 
-async fn until(what: &str, within: Duration, done: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, within: Duration, done: impl Fn() -> bool) {
     let start = corelith_io::now();
     while !done() {
         assert!(
@@ -51,7 +51,7 @@ async fn fill(address: SocketAddr) -> u64 {
 }
 
 /// Another client's work while others abuse: it takes no longer than a second.
-async fn served(address: SocketAddr) {
+pub(super) async fn served(address: SocketAddr) {
     let (mut client, _) = Client::connect(address).await;
     for _ in 0..10 {
         let start: Instant = corelith_io::now();

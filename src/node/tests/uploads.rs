@@ -17,6 +17,8 @@ use corelith_wire::{ChunkId, ClusterId, Flags, Kind, Outbox, UploadId, version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod bad;
+
 const ID: UploadId = UploadId(0x77);
 
 /// Bytes that differ from chunk to chunk.

@@ -11,10 +11,12 @@ use crate::seeds::{on_all_processors, seeds};
 use bytes::Bytes;
 use corelith_client::UploadState;
 use corelith_client::session::Request;
+use corelith_io::random_u64;
 use corelith_io::sim::SimNode;
 use corelith_shards::{ShardId, Space};
 use corelith_wire::request::Condition;
 use corelith_wire::response::Answer;
+use corelith_wire::upload::UploadRefusal;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -434,5 +436,74 @@ fn uploads_that_come_to_nothing_leave_nothing() {
         replicas::check_equal(&cluster, 1, 3);
         let leader = cluster.leader(ShardId(0)).unwrap();
         assert_eq!(leader.upload_counts().open, 0);
+    });
+}
+
+/// Does something a little later.
+async fn after<T>(micros: u64, work: impl Future<Output = T>) -> T {
+    corelith_io::sleep(Duration::from_micros(micros)).await;
+    work.await
+}
+
+/// A commit, a chunk that comes again, another one in its place and an abort, all at once: the value is there as a whole, or
+/// nothing of it is left.
+#[test]
+fn a_commit_beside_chunks_and_an_abort_is_all_or_nothing() {
+    const UPLOADS: u64 = 60;
+    on_all_processors(seeds(2), |seed| {
+        let mut cluster = Cluster::start(&Plan::plain(seed, 1));
+        cluster.wait_ready(WITHIN);
+        let (sim, map) = (cluster.sim.clone(), cluster.map());
+        let (committed, rows) = sim.block_on(cluster.outside, async move {
+            let client = Client::new(map);
+            let (mut committed, mut rows) = (0, 0);
+            for value in 1..=UPLOADS {
+                let key = Bytes::from(format!("key-{value}"));
+                let upload = Uploading::new(&client, &key, value);
+                upload.begin(WITHIN).await.unwrap();
+                let parts: Vec<u32> = (0..parts_of(value).len() as u32).collect();
+                for sent in upload.send_all(&parts, WITHIN).await {
+                    assert_eq!(sent.unwrap(), UploadState::Open);
+                }
+                let (other, pause) = (Bytes::from_static(b"other"), || random_u64() % 2_000);
+                let aborts = after(pause(), async {
+                    match value % 2 {
+                        0 => upload.abort(WITHIN).await.unwrap(),
+                        _ => UploadState::Open,
+                    }
+                });
+                let (ended, again, differs, aborted) = futures_util::join!(
+                    after(pause(), upload.commit(Condition::Any, WITHIN)),
+                    after(pause(), upload.send(0, WITHIN)),
+                    after(pause(), upload.send_bytes(0, other, WITHIN)),
+                    aborts,
+                );
+                let ended = ended.unwrap();
+                let refused = UploadState::Refused(UploadRefusal::ChunkDiffers);
+                let (again, differs) = (again.unwrap(), differs.unwrap());
+                assert!(again == ended || again == UploadState::Open, "{again:?}");
+                assert!(differs == ended || differs == refused, "{differs:?}");
+                assert!(value % 2 > 0 || aborted == ended, "{aborted:?}");
+                match client.get(key.clone(), WITHIN).await {
+                    Ok(Answer::Large(large)) => {
+                        let version = large.version;
+                        assert_eq!(ended, UploadState::Committed { version });
+                        assert!(read_bytes(&client, &key, &large, WITHIN).await);
+                        committed += 1;
+                        rows += parts.len();
+                    }
+                    Ok(Answer::NotFound { .. }) => assert_eq!(ended, UploadState::Aborted),
+                    other => panic!("{other:?}"),
+                }
+            }
+            (committed, rows)
+        });
+        assert!(
+            committed > UPLOADS / 2 && committed < UPLOADS,
+            "{committed}"
+        );
+        sim.run_for(Duration::from_secs(5));
+        assert_eq!(chunk_rows(&cluster), vec![rows; 3]);
+        replicas::check_equal(&cluster, 1, 3);
     });
 }

@@ -185,6 +185,33 @@ fn an_engine_is_copied_file_by_file_and_goes_on_from_there() {
     });
 }
 
+/// A segment that has grown since the last copy is there once, in its new length, for tables that were there before too.
+#[test]
+fn a_segment_that_has_grown_is_there_once() {
+    let sim = Sim::new(1);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        let open_other = |name: &'static str| open(Path::new(name), MEMTABLE_BYTES);
+        let target = open_other("/data/shard-2").await.unwrap();
+        for from in [1, 41, 81] {
+            write(&source, from..=from + 39).await;
+            copy(&source, &target).await.unwrap();
+            let pinned = target.pin_files().unwrap();
+            let ids: Vec<FileId> = pinned.list().files().map(|file| file.id).collect();
+            let distinct: BTreeSet<FileId> = ids.iter().copied().collect();
+            assert_eq!(ids.len(), distinct.len(), "after {from}");
+        }
+        let third = open_other("/data/shard-3").await.unwrap();
+        copy(&target, &third).await.unwrap();
+        let expected = contents(&source).await.unwrap();
+        assert_eq!(contents(&third).await.unwrap(), expected);
+        for engine in [source, target, third] {
+            engine.close().await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn an_old_list_is_refused() {
     let sim = Sim::new(1);

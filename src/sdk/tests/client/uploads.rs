@@ -99,6 +99,23 @@ async fn a_put_that_does_not_fit_in_a_frame_is_an_upload() {
 }
 
 #[tokio::test]
+async fn values_have_up_to_two_gib() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let limit = 1 << 31;
+    for len in [limit - 1, limit] {
+        let upload = client.upload("long").length(len).start().await.unwrap();
+        upload.abort().await.unwrap();
+    }
+    for len in [limit + 1, 9_999_999_999, u64::MAX] {
+        let refused = client.upload("long").length(len).start().await;
+        let what = corelith_client::Field::Value;
+        let expected = Error::TooLarge { what, len, limit };
+        assert_eq!(refused.err(), Some(expected));
+    }
+}
+
+#[tokio::test]
 async fn what_goes_wrong_on_the_way_is_repeated() {
     let mock = Mock::start(3, 1).await;
     let client = mock.client().await;

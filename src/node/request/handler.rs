@@ -176,7 +176,7 @@ impl Handler {
                 too_long: None,
             };
             let answer = Answer::ScanHeads(head.with(nothing, scan.head_of()));
-            return Ok(Paged::Page(answer));
+            return Ok(Paged::Page(Box::new(answer)));
         }
         let permit = self.disk.take().await;
         let (range, items_max, bytes_max) = (&scan.range, scan.items_max, scan.bytes_max);
@@ -211,7 +211,7 @@ impl Handler {
         if more {
             self.keep(client, group, view);
         }
-        Ok(Paged::Page(answer))
+        Ok(Paged::Page(Box::new(answer)))
     }
 
     /// A page that could not be read here for `error`, from another replica. The first page of a scan is of the moment at
@@ -269,7 +269,7 @@ impl Handler {
                 },
             })),
         };
-        Ok(Paged::Page(answer))
+        Ok(Paged::Page(Box::new(answer)))
     }
 
     /// Keeps the view of a scan for its next page.
@@ -323,7 +323,7 @@ fn scan_item(item: corelith_shards::Item) -> ScanItem {
 
 /// What reading a page gave.
 enum Paged {
-    Page(Answer),
+    Page(Box<Answer>),
     /// Its first item has this many bytes: it was not read.
     TooLong(usize),
 }

@@ -90,7 +90,8 @@ async fn times_and_names(store: &CorelithStore, client: &Client) {
         let put = store.put(&object, value.into()).await.unwrap();
         let head = store.head(&object).await.unwrap();
         assert_eq!(put.e_tag, head.e_tag);
-        assert_eq!(listed(store, "times").await, [head.clone()]);
+        let found = listed(store, "times").await;
+        assert_eq!((found.len(), &found[0]), (1, &head));
         seen.push(head.last_modified);
     }
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
@@ -128,7 +129,11 @@ async fn times_and_names(store: &CorelithStore, client: &Client) {
     );
     let ranges = store.get_ranges(&plain, &[3..5, 0..2, 1..9]).await.unwrap();
     assert_eq!(ranges, ["er", "ot", "ther"]);
-    assert!(store.get_ranges(&plain, &[5..6]).await.is_err());
+    let behind = 5..6;
+    let behind = store
+        .get_ranges(&plain, std::slice::from_ref(&behind))
+        .await;
+    assert!(behind.is_err(), "{behind:?}");
     for key in not_paths {
         client.delete(key).await.unwrap();
     }

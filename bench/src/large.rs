@@ -7,8 +7,8 @@ mod transfer;
 
 pub(crate) use self::figures::LargeFigures;
 use self::figures::{BesideFigures, LargePhase, SmallPuts};
-use self::meter::{Measured, Meter};
-use self::transfer::Transfers;
+use self::meter::{Measured, UsageMeter};
+use self::transfer::LargeTransfers;
 use crate::driver::{self, DriverError, RunOutcome, RunStep, RunTarget};
 use crate::probe;
 use crate::workload::Workload;
@@ -84,8 +84,8 @@ pub(crate) fn run(
     })?;
     driver::load(target, small, FIRST_KEYS, FIRST_IN_FLIGHT)?;
     wait_until_settled(&target.server_pids);
-    let transfers = Transfers::new(target, load)?;
-    let meter = Meter::new(&target.server_pids);
+    let transfers = LargeTransfers::new(target, load)?;
+    let meter = UsageMeter::new(&target.server_pids);
     let mut phases = whole_values(&transfers, &meter, load)?;
     for (name, bytes) in RANGES {
         let begun = meter.begin();
@@ -115,8 +115,8 @@ pub(crate) fn run(
 
 /// Uploads the values and reads them whole.
 fn whole_values(
-    transfers: &Transfers,
-    meter: &Meter,
+    transfers: &LargeTransfers,
+    meter: &UsageMeter,
     load: &LargeLoad,
 ) -> Result<Vec<LargePhase>, LargeError> {
     let all = load.bytes * load.streams as u64;
@@ -144,8 +144,8 @@ fn whole_values(
 /// Small puts alone, and beside uploads.
 fn beside_uploads(
     target: &RunTarget,
-    transfers: &Transfers,
-    meter: &Meter,
+    transfers: &LargeTransfers,
+    meter: &UsageMeter,
     load: &LargeLoad,
     step: &RunStep,
     small: &Arc<Workload>,

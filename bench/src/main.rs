@@ -82,8 +82,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs everything. Returns true if no operation failed and no abuse did harm.
-fn run(options: &BenchOptions) -> Result<bool, BenchError> {
+/// Refuses other clusters than of three nodes for what is measured on such only.
+fn check_nodes(options: &BenchOptions) -> Result<(), BenchError> {
     let needs_three = [
         WorkloadKind::Failover,
         WorkloadKind::Idle,
@@ -96,6 +96,12 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     if needs_three && usize::from(options.nodes) != NODES {
         return Err(BenchError::NotThreeNodes);
     }
+    Ok(())
+}
+
+/// Runs everything. Returns true if no operation failed and no abuse did harm.
+fn run(options: &BenchOptions) -> Result<bool, BenchError> {
+    check_nodes(options)?;
     if options.workload.contains(&WorkloadKind::Failover) {
         return fail_over(options);
     }

@@ -128,7 +128,7 @@ struct Rebuild {
 }
 
 /// A node on its way to be whole.
-struct Way<'a> {
+struct RebuildWay<'a> {
     bench: &'a mut Rebuild,
     begun: Instant,
     course: RebuildCourse,
@@ -170,7 +170,7 @@ impl Rebuild {
             &step(Some(rate), Duration::ZERO),
             &beside,
             || self.wipe(),
-            |way| way.and_then(Way::until_whole),
+            |way| way.and_then(RebuildWay::until_whole),
         )?;
         let (seconds, plain) = plain?;
         let plain = plain.figures(seconds);
@@ -226,12 +226,12 @@ impl Rebuild {
     }
 
     /// Has the node begin anew. Returns when its first new replica is open.
-    fn wipe(&mut self) -> Result<Way<'_>, RebuildError> {
+    fn wipe(&mut self) -> Result<RebuildWay<'_>, RebuildError> {
         let view = self.looker.state()?;
         let known = view.nodes.iter().find(|node| node.node == NODE_ID);
         let store = known.map_or(0, |node| node.store);
         let from = self.start_again(true)?;
-        let mut way = Way {
+        let mut way = RebuildWay {
             bench: self,
             begun: Instant::now(),
             course: RebuildCourse::new(NODE_ID, store),
@@ -271,7 +271,7 @@ impl Rebuild {
     }
 }
 
-impl Way<'_> {
+impl RebuildWay<'_> {
     /// Looks once.
     fn look(&mut self) -> Result<(), RebuildError> {
         self.bench.cluster.check()?;

@@ -170,8 +170,8 @@ struct GroupInner {
     decisions: Rc<Decisions>,
     /// The uploads as of what is applied.
     uploads: Rc<RefCell<Uploads>>,
-    lane: Rc<lane::Lane>,
-    keeper: keeper::Keeper,
+    lane: Rc<lane::ChunkLane>,
+    keeper: keeper::UploadKeeper,
     lead: lead::Lead,
     silence: waiting::Silence,
     /// Of all groups of the core.
@@ -282,7 +282,7 @@ impl Group {
             decisions,
             uploads,
             lane: Rc::default(),
-            keeper: keeper::Keeper::default(),
+            keeper: keeper::UploadKeeper::default(),
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
             silences,
@@ -387,6 +387,7 @@ impl Group {
         command: &WriteCommand,
         reply: impl FnOnce(Result<WriteReply, GroupError>) + 'static,
     ) {
+        self.inner.lane.note_write();
         match Parsed::from_command(&payload, command) {
             Some(parsed) if self.inner.may_be_undecidable(&payload, &parsed) => {
                 drop(corelith_io::spawn(

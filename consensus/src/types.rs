@@ -5,7 +5,7 @@
 
 use crate::command::{Parsed, WriteReply, kind};
 use crate::membership;
-use crate::uploads::{Content, entry};
+use crate::uploads::{ChunkContent, entry};
 use bytes::Bytes;
 use corelith_shards::{self as shards, ValuePart, ValuePointer};
 use corelith_wire::StoreId;
@@ -91,7 +91,7 @@ impl Payload {
     }
 
     /// Makes what an entry with a chunk says when it is proposed or received.
-    pub(crate) fn chunk(body: Bytes, content: Content) -> Self {
+    pub(crate) fn chunk(body: Bytes, content: ChunkContent) -> Self {
         Self {
             kind: kind::UPLOAD_CHUNK,
             value: entry::value_part(content),

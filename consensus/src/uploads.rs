@@ -7,7 +7,7 @@
 //! Invariants:
 //! * The table is a function of the log up to the applied entry: no clock, no randomness, no order of a hash map decides
 //!   anything. Times come from entries, and are made to rise.
-//! * Each change of the table comes with the rows that say so ([`Change`]), which are written in the same step. A table
+//! * Each change of the table comes with the rows that say so ([`RowChange`]), which are written in the same step. A table
 //!   that is loaded from them equals the one that was.
 //! * Every bound is looked at here, where all replicas decide alike.
 //! * A key has at most one live upload, and has it exactly if its row is a large value with that id.
@@ -23,7 +23,7 @@ mod tests;
 mod whole;
 
 pub(crate) use load::{LoadError, load};
-pub(crate) use rows::{Change, upload_key, write};
+pub(crate) use rows::{RowChange, upload_key, write};
 
 use crate::limits::{
     DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX, OPEN_UPLOADS_MAX,
@@ -37,15 +37,17 @@ use corelith_wire::limits::{
 };
 use corelith_wire::upload::{CommitUpload, StagedChunk, UploadRefusal, UploadState, UploadSummary};
 use corelith_wire::{ChunkId, UploadId};
-use entry::{DropChunks, Run};
-use record::{CommittedRecord, OpenRecord, Record};
+use entry::{ChunkRun, DropChunks};
+use record::{CommittedRecord, OpenRecord, UploadRecord};
 use rows::{chunk_key, mark_key, own, put};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-/// Length of every chunk of a part but its last.
-pub(crate) const CHUNK_BYTES: u32 = CHUNK_BYTES_MAX as u32;
+/// Length of every chunk of a part but its last. All replicas decide by it: another length needs a version of its own.
+pub(crate) const CHUNK_BYTES: u32 = 512 << 10;
+const _: () = assert!(CHUNK_BYTES as usize <= CHUNK_BYTES_MAX);
+const _: () = assert!(LARGE_VALUE_BYTES_MAX <= UPLOAD_CHUNKS_MAX as u64 * CHUNK_BYTES as u64);
 /// Names the row with the log's time; no upload has this id.
 const TIME: UploadId = UploadId(0);
 
@@ -73,13 +75,13 @@ impl Final {
 
 /// Length and CRC-32C of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Content {
+pub(crate) struct ChunkContent {
     pub(crate) len: u32,
     pub(crate) crc32c: u32,
 }
 
 /// The chunks of an upload, by part and chunk.
-type Chunks = BTreeMap<(u32, u32), Content>;
+type Chunks = BTreeMap<(u32, u32), ChunkContent>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Open {
@@ -89,7 +91,7 @@ struct Open {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Known {
+enum KnownUpload {
     Open(Box<Open>),
     /// The value of a key.
     Live {
@@ -109,7 +111,7 @@ enum Known {
     },
 }
 
-impl Known {
+impl KnownUpload {
     fn state(&self) -> UploadState {
         match self {
             Self::Open(_) => UploadState::Open,
@@ -143,7 +145,7 @@ pub struct UploadCounts {
 pub(crate) struct Uploads {
     /// The last entry's that has one, in microseconds since 1970.
     time_us: u64,
-    known: BTreeMap<UploadId, Known>,
+    known: BTreeMap<UploadId, KnownUpload>,
     /// When the open ones expire.
     expiring: BTreeSet<(u64, UploadId)>,
     live: BTreeMap<Bytes, UploadId>,
@@ -192,14 +194,14 @@ impl Uploads {
     /// How an upload stands.
     pub(crate) fn state(&self, upload: UploadId) -> UploadState {
         let known = self.known.get(&upload);
-        known.map_or(UploadState::Unknown, Known::state)
+        known.map_or(UploadState::Unknown, KnownUpload::state)
     }
 
     /// Whether the chunks of a committed value are there, whether or not it is still a key's value.
     pub(crate) fn is_readable(&self, upload: UploadId) -> bool {
         match self.known.get(&upload) {
-            Some(Known::Live { .. }) => true,
-            Some(Known::Dead { how, .. }) => matches!(how, Final::Committed { .. }),
+            Some(KnownUpload::Live { .. }) => true,
+            Some(KnownUpload::Dead { how, .. }) => matches!(how, Final::Committed { .. }),
             _ => false,
         }
     }
@@ -250,7 +252,7 @@ impl Uploads {
     pub(crate) fn list(&self, after: UploadId, most: usize) -> (Vec<UploadSummary>, bool) {
         let rest = self.known.range((Bound::Excluded(after), Bound::Unbounded));
         let mut rest = rest.filter_map(|(upload, known)| match known {
-            Known::Open(open) => Some(UploadSummary {
+            KnownUpload::Open(open) => Some(UploadSummary {
                 upload: *upload,
                 key: open.begun.key.to_vec(),
                 begun_us: open.begun.begun_us,
@@ -272,15 +274,17 @@ impl Uploads {
 
     fn open(&self, upload: UploadId) -> Option<&Open> {
         match self.known.get(&upload) {
-            Some(Known::Open(open)) => Some(open),
+            Some(KnownUpload::Open(open)) => Some(open),
             _ => None,
         }
     }
 
     /// An entry of that time is applied.
-    fn pass(&mut self, time_us: u64, changes: &mut Vec<Change>) {
-        self.time_us = time_us.max(self.time_us.saturating_add(1));
-        let time = Record::Time(self.time_us);
+    fn pass(&mut self, time_us: u64, changes: &mut Vec<RowChange>) {
+        let before = self.time_us;
+        self.time_us = time_us.max(before.saturating_add(1));
+        assert!(self.time_us > before || before == u64::MAX, "time rises");
+        let time = UploadRecord::Time(self.time_us);
         changes.push(put(TIME, &time));
     }
 
@@ -289,7 +293,7 @@ impl Uploads {
         &mut self,
         begin: &Begin,
         time_us: u64,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<RowChange>,
     ) -> UploadState {
         let Begin {
             upload,
@@ -304,7 +308,7 @@ impl Uploads {
             return refused(UploadRefusal::Malformed);
         }
         match self.known.get(upload) {
-            Some(Known::Open(open)) if open.begun.key != *key => {
+            Some(KnownUpload::Open(open)) if open.begun.key != *key => {
                 return refused(UploadRefusal::OtherKey);
             }
             Some(known) => return known.state(),
@@ -323,7 +327,7 @@ impl Uploads {
             expires_us: self.time_us.saturating_add(ttl_us),
             attributes: own(attributes),
         };
-        changes.push(put(*upload, &Record::Open(begun.clone())));
+        changes.push(put(*upload, &UploadRecord::Open(begun.clone())));
         self.insert_open(*upload, begun, BTreeMap::new());
         UploadState::Open
     }
@@ -339,13 +343,13 @@ impl Uploads {
             chunks,
             bytes,
         };
-        let before = self.known.insert(upload, Known::Open(Box::new(open)));
+        let before = self.known.insert(upload, KnownUpload::Open(Box::new(open)));
         assert!(before.is_none(), "{upload} begins twice");
         assert_eq!(self.counts.open, self.expiring.len());
     }
 
     /// What becomes of a chunk that needs no entry, or whose entry has no effect; `None`: it is to be stored.
-    pub(crate) fn settled(&self, chunk: ChunkId, content: Content) -> Option<UploadState> {
+    pub(crate) fn settled(&self, chunk: ChunkId, content: ChunkContent) -> Option<UploadState> {
         let Some(open) = self.open(chunk.upload) else {
             return Some(self.state(chunk.upload));
         };
@@ -379,9 +383,14 @@ impl Uploads {
     }
 
     /// Takes a chunk that is not settled; its bytes are written by the caller.
-    pub(crate) fn stage(&mut self, chunk: ChunkId, content: Content, changes: &mut Vec<Change>) {
+    pub(crate) fn stage(
+        &mut self,
+        chunk: ChunkId,
+        content: ChunkContent,
+        changes: &mut Vec<RowChange>,
+    ) {
         assert_eq!(self.settled(chunk, content), None, "{chunk} is settled");
-        let Some(Known::Open(open)) = self.known.get_mut(&chunk.upload) else {
+        let Some(KnownUpload::Open(open)) = self.known.get_mut(&chunk.upload) else {
             return;
         };
         let before = open.chunks.insert((chunk.part, chunk.chunk), content);
@@ -390,7 +399,7 @@ impl Uploads {
         self.counts.staged_bytes = self.counts.staged_bytes + u64::from(content.len) - before;
         self.counts.staged_chunks += usize::from(before == 0);
         let (key, row) = (chunk_key(chunk), record::staged(content));
-        changes.push(Change::Put(Space::Staged, key, row));
+        changes.push(RowChange::Put(Space::Staged, key, row));
         assert!(self.counts.staged_chunks <= STAGED_CHUNKS_MAX);
     }
 
@@ -420,7 +429,7 @@ impl Uploads {
         commit: &CommitUpload,
         condition: Result<(), Option<LogIndex>>,
         time_us: u64,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<RowChange>,
     ) -> UploadState {
         assert_eq!(self.check_commit(commit), Ok(()), "{}", commit.upload);
         self.pass(time_us, changes);
@@ -440,9 +449,9 @@ impl Uploads {
                 part,
                 chunk,
             });
-            changes.push(Change::Delete(Space::Staged, key.clone()));
+            changes.push(RowChange::Delete(Space::Staged, key.clone()));
             if !named.contains(&part) {
-                changes.push(Change::Delete(Space::Chunk, key));
+                changes.push(RowChange::Delete(Space::Chunk, key));
             }
         }
         let len = commit.parts.iter().map(|part| part.len).sum();
@@ -464,8 +473,8 @@ impl Uploads {
             len,
             committed_us: self.time_us,
         };
-        changes.push(put(upload, &Record::Committed(committed)));
-        changes.push(Change::Large(key.clone(), large));
+        changes.push(put(upload, &UploadRecord::Committed(committed)));
+        changes.push(RowChange::Large(key.clone(), large));
         self.insert_live(upload, key, at, len);
         UploadState::Committed { version: at.0 }
     }
@@ -475,7 +484,8 @@ impl Uploads {
         assert_eq!(other, None, "{upload} and another are the value of a key");
         self.counts.live += 1;
         self.counts.live_bytes += bytes;
-        let live = Known::Live {
+        assert_eq!(self.counts.live, self.live.len(), "the live are counted");
+        let live = KnownUpload::Live {
             key,
             version,
             bytes,
@@ -484,7 +494,7 @@ impl Uploads {
     }
 
     /// A write of the entry at `at` takes the place of the key's value.
-    pub(crate) fn replaced(&mut self, at: LogIndex, key: &[u8], changes: &mut Vec<Change>) {
+    pub(crate) fn replaced(&mut self, at: LogIndex, key: &[u8], changes: &mut Vec<RowChange>) {
         if self.live.is_empty() {
             return;
         }
@@ -492,14 +502,15 @@ impl Uploads {
             return;
         };
         let known = self.known.remove(&upload);
-        let Some(Known::Live { version, bytes, .. }) = known else {
+        let Some(KnownUpload::Live { version, bytes, .. }) = known else {
             panic!("{upload} is live, and {known:?}");
         };
         self.counts.live -= 1;
         self.counts.live_bytes -= bytes;
+        assert_eq!(self.counts.live, self.live.len(), "the live are counted");
         // The record of the commit stays: it is what readers go by.
         let mark = Bytes::copy_from_slice(&at.0.to_le_bytes());
-        changes.push(Change::Put(Space::Upload, mark_key(upload), mark));
+        changes.push(RowChange::Put(Space::Upload, mark_key(upload), mark));
         self.insert_dead(upload, Final::Committed { version }, bytes);
     }
 
@@ -507,13 +518,14 @@ impl Uploads {
         self.dead.insert(upload);
         self.counts.dead += 1;
         self.counts.dead_bytes += bytes;
-        let before = self.known.insert(upload, Known::Dead { how, bytes });
+        let before = self.known.insert(upload, KnownUpload::Dead { how, bytes });
         assert!(before.is_none(), "{upload} dies twice");
+        assert_eq!(self.counts.dead, self.dead.len(), "the dead are counted");
     }
 
     fn remove_open(&mut self, upload: UploadId) -> Option<Open> {
         self.open(upload)?;
-        let Some(Known::Open(open)) = self.known.remove(&upload) else {
+        let Some(KnownUpload::Open(open)) = self.known.remove(&upload) else {
             return None;
         };
         let expired = self.expiring.remove(&(open.begun.expires_us, upload));
@@ -521,16 +533,21 @@ impl Uploads {
         self.counts.open -= 1;
         self.counts.staged_chunks -= open.chunks.len();
         self.counts.staged_bytes -= open.bytes;
+        assert_eq!(
+            self.counts.open,
+            self.expiring.len(),
+            "the open are counted"
+        );
         Some(*open)
     }
 
     /// An open upload comes to nothing; its chunks are dropped later.
-    fn end_open(&mut self, upload: UploadId, how: Final, changes: &mut Vec<Change>) {
+    fn end_open(&mut self, upload: UploadId, how: Final, changes: &mut Vec<RowChange>) {
         let Some(open) = self.remove_open(upload) else {
             return;
         };
         let bytes = open.bytes;
-        changes.push(put(upload, &Record::Dead { how, bytes }));
+        changes.push(put(upload, &UploadRecord::Dead { how, bytes }));
         self.insert_dead(upload, how, bytes);
     }
 
@@ -539,7 +556,7 @@ impl Uploads {
         &mut self,
         upload: UploadId,
         time_us: u64,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<RowChange>,
     ) -> UploadState {
         if self.open(upload).is_some() {
             self.pass(time_us, changes);
@@ -549,7 +566,7 @@ impl Uploads {
     }
 
     /// Ends the uploads whose time has run out, some of them.
-    pub(crate) fn expire(&mut self, time_us: u64, changes: &mut Vec<Change>) {
+    pub(crate) fn expire(&mut self, time_us: u64, changes: &mut Vec<RowChange>) {
         self.pass(time_us, changes);
         for _ in 0..EXPIRE_UPLOADS_MAX {
             match self.expiring.first() {
@@ -568,10 +585,10 @@ impl Uploads {
         at: LogIndex,
         dropped: &DropChunks,
         time_us: u64,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<RowChange>,
     ) -> UploadState {
         let upload = dropped.upload;
-        let Some(Known::Dead { how, bytes }) = self.known.get(&upload) else {
+        let Some(KnownUpload::Dead { how, bytes }) = self.known.get(&upload) else {
             return self.state(upload);
         };
         let (how, bytes) = (*how, *bytes);
@@ -581,16 +598,16 @@ impl Uploads {
         }
         self.pass(time_us, changes);
         let is_value = matches!(how, Final::Committed { .. });
-        for chunk in dropped.runs.iter().flat_map(Run::places) {
+        for chunk in dropped.runs.iter().flat_map(ChunkRun::places) {
             let key = chunk_key(ChunkId {
                 upload,
                 part: chunk.0,
                 chunk: chunk.1,
             });
             if !is_value {
-                changes.push(Change::Delete(Space::Staged, key.clone()));
+                changes.push(RowChange::Delete(Space::Staged, key.clone()));
             }
-            changes.push(Change::Delete(Space::Chunk, key));
+            changes.push(RowChange::Delete(Space::Chunk, key));
         }
         if !dropped.is_last {
             return how.state();
@@ -600,23 +617,27 @@ impl Uploads {
         self.counts.dead -= 1;
         self.counts.dead_bytes -= bytes;
         if is_value {
-            changes.push(Change::Delete(Space::Upload, mark_key(upload)));
+            changes.push(RowChange::Delete(Space::Upload, mark_key(upload)));
         }
-        changes.push(put(upload, &Record::Ended { how, at }));
+        changes.push(put(upload, &UploadRecord::Ended { how, at }));
         self.insert_ended(upload, how, at);
         while self.ended.len() > ENDED_UPLOADS_KEPT_MAX {
             let Some((_, oldest)) = self.ended.pop_first() else {
                 break;
             };
             self.known.remove(&oldest);
-            changes.push(Change::Delete(Space::Upload, upload_key(oldest)));
+            changes.push(RowChange::Delete(Space::Upload, upload_key(oldest)));
         }
         how.state()
     }
 
     fn insert_ended(&mut self, upload: UploadId, how: Final, at: LogIndex) {
-        self.known.insert(upload, Known::Ended { how, at });
+        self.known.insert(upload, KnownUpload::Ended { how, at });
         let is_new = self.ended.insert((at, upload));
         assert!(is_new, "{upload} ends twice");
+        assert!(
+            self.ended.len() <= ENDED_UPLOADS_KEPT_MAX + 1,
+            "few are kept"
+        );
     }
 }

@@ -7,8 +7,8 @@ use super::entry::{DescriptionFields, EntryLine, KeyFields, ValueFields};
 use super::failure::Failure;
 use super::keys::{check_key, key};
 use super::output;
-use super::progress::{Progress, tell};
-use super::sink::Output;
+use super::progress::{TransferBar, tell};
+use super::sink::FileSink;
 use super::transfer::Interrupts;
 use corelith_client::{Download, EntryHead, Error, Get};
 use futures_util::TryStreamExt;
@@ -88,7 +88,7 @@ async fn to_output(
     if with_version {
         output::text(&format!("version {}\n", download.head().version))?;
     }
-    let bar = Progress::new(is_drawn, Some(download.len()));
+    let bar = TransferBar::new(is_drawn, Some(download.len()));
     let copied = async {
         while let Some(bytes) = download.try_next().await? {
             output::bytes(&bytes)?;
@@ -103,8 +103,8 @@ async fn to_output(
 
 async fn to_file(download: Download, path: &Path, is_drawn: bool) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
-    let output = Output::create(path)?;
-    let bar = Progress::new(is_drawn, Some(download.len()));
+    let output = FileSink::create(path)?;
+    let bar = TransferBar::new(is_drawn, Some(download.len()));
     let copied = tokio::select! {
         biased;
         () = interrupts.next() => Err(Failure::Interrupted),
@@ -122,7 +122,7 @@ async fn to_file(download: Download, path: &Path, is_drawn: bool) -> Result<(), 
     }
 }
 
-async fn copy(mut download: Download, output: &Output, bar: &Progress) -> Result<(), Failure> {
+async fn copy(mut download: Download, output: &FileSink, bar: &TransferBar) -> Result<(), Failure> {
     while let Some(bytes) = download.try_next().await? {
         output.write(bytes).await?;
         bar.at(download.position());

@@ -5,9 +5,9 @@ use std::io::Write;
 
 /// A progress bar with rate and remaining time. Clones are the same bar; it goes when it is [ended](Self::end).
 #[derive(Clone, Debug)]
-pub(super) struct Progress(ProgressBar);
+pub(super) struct TransferBar(ProgressBar);
 
-impl Progress {
+impl TransferBar {
     /// A bar of that many bytes, if they are known. Not drawn if it is not `wanted`.
     pub(super) fn new(wanted: bool, length: Option<u64>) -> Self {
         let target = match wanted {

@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 /// Which bytes of a value are read. They are clipped to its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantedBytes {
+pub enum ByteRange {
     /// From the first to the second, exclusive; without the second, to the end.
     Between(u64, Option<u64>),
     /// So many at the end.
     Last(u64),
 }
 
-impl WantedBytes {
+impl ByteRange {
     pub(super) fn of(self, get: Get) -> Get {
         match self {
             Self::Between(start, Some(end)) => get.range(start..end),
@@ -22,7 +22,7 @@ impl WantedBytes {
     }
 }
 
-impl FromStr for WantedBytes {
+impl FromStr for ByteRange {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn ranges_are_read_as_they_are_written() {
-        use WantedBytes::{Between, Last};
+        use ByteRange::{Between, Last};
         let table = [
             ("1..3", Between(1, Some(3))),
             ("3..3", Between(3, Some(3))),
@@ -81,7 +81,7 @@ mod tests {
             "-1..3",
             "0..99999999999999999999",
         ] {
-            assert!(text.parse::<WantedBytes>().is_err(), "{text}");
+            assert!(text.parse::<ByteRange>().is_err(), "{text}");
         }
     }
 }

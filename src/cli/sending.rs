@@ -5,7 +5,7 @@ use super::connect::Reached;
 use super::encoding::shell_word;
 use super::failure::Failure;
 use super::pieces::Pieces;
-use super::progress::{Progress, tell};
+use super::progress::{TransferBar, tell};
 use super::stored::Stored;
 use super::transfer::{Interrupts, concerns_cluster};
 use bytes::Bytes;
@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Watches an upload: the bar on the terminal, and what came of its bytes.
 #[derive(Clone)]
 pub(super) struct Watch {
-    bar: Progress,
+    bar: TransferBar,
     last: Arc<Mutex<corelith_client::Progress>>,
 }
 
 impl Watch {
     pub(super) fn new(transfer: &TransferOptions, length: Option<u64>) -> Self {
         Self {
-            bar: Progress::new(!transfer.no_progress, length),
+            bar: TransferBar::new(!transfer.no_progress, length),
             last: Arc::default(),
         }
     }

@@ -18,14 +18,14 @@ pub(super) async fn write(file: &Arc<File>, piece: Bytes) -> std::io::Result<()>
 /// A file that gets its name when it is complete: until then it has another one in the same directory, and what had the
 /// name before stays as it is. One that is dropped before is removed. What is no regular file, such as a pipe or
 /// a device, is written to at once.
-pub(super) struct Output {
+pub(super) struct FileSink {
     path: PathBuf,
     file: Arc<File>,
     /// Its other name, and the file that had the name before.
     temporary: Option<(PathBuf, Option<Metadata>)>,
 }
 
-impl Output {
+impl FileSink {
     /// Begins to write the file `path`.
     pub(super) fn create(path: &Path) -> Result<Self, Failure> {
         let failed = |error| Failure::file("write", path, error);
@@ -85,7 +85,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for FileSink {
     fn drop(&mut self) {
         if let Some((temporary, _)) = &self.temporary {
             // One that stays is in nobody's way.
@@ -113,14 +113,14 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("out", &link).unwrap();
-        let output = Output::create(&link).unwrap();
+        let output = FileSink::create(&link).unwrap();
         output.write(Bytes::from_static(b"af")).await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"before");
         drop(output);
         assert_eq!(std::fs::read(&path).unwrap(), b"before");
         assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
 
-        let output = Output::create(&link).unwrap();
+        let output = FileSink::create(&link).unwrap();
         output.write(Bytes::from_static(b"af")).await.unwrap();
         output.write(Bytes::from_static(b"ter")).await.unwrap();
         output.complete().unwrap();
@@ -130,7 +130,7 @@ mod tests {
         assert!(link.is_symlink());
         assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
 
-        let output = Output::create(Path::new("/dev/null")).unwrap();
+        let output = FileSink::create(Path::new("/dev/null")).unwrap();
         output.write(Bytes::from_static(b"gone")).await.unwrap();
         output.complete().unwrap();
     }

@@ -4,7 +4,7 @@ use corelith_bench::usage::{Usage, forget_peak, wait_until_settled};
 use std::time::{Duration, Instant};
 
 /// See the module.
-pub(super) struct Meter {
+pub(super) struct UsageMeter {
     pids: Vec<u32>,
     /// Resident before anything large was moved.
     idle: Vec<u64>,
@@ -12,7 +12,7 @@ pub(super) struct Meter {
 }
 
 /// The begin of a measurement.
-pub(super) struct Begun {
+pub(super) struct Metering {
     at: Instant,
     nodes: Vec<Usage>,
     client: Usage,
@@ -48,7 +48,7 @@ impl Used {
     }
 }
 
-impl Meter {
+impl UsageMeter {
     /// Of nodes with these processes, which are idle now.
     pub(super) fn new(pids: &[u32]) -> Self {
         let usage = each(pids);
@@ -59,26 +59,26 @@ impl Meter {
         }
     }
 
-    pub(super) fn begin(&self) -> Begun {
+    pub(super) fn begin(&self) -> Metering {
         for pid in &self.pids {
             // Where it may not be forgotten, the peak is that since the process began.
             forget_peak(&pid.to_string());
         }
         forget_peak("self");
-        Begun {
+        Metering {
             nodes: each(&self.pids),
             client: Usage::of_self(),
             at: Instant::now(),
         }
     }
 
-    pub(super) fn end(&self, begun: Begun) -> Measured {
+    pub(super) fn end(&self, begun: Metering) -> Measured {
         let elapsed = begun.at.elapsed();
         self.end_after(begun, elapsed)
     }
 
     /// The same of something that took so long.
-    pub(super) fn end_after(&self, begun: Begun, elapsed: Duration) -> Measured {
+    pub(super) fn end_after(&self, begun: Metering, elapsed: Duration) -> Measured {
         let client = Used::new(&Usage::of_self(), &begun.client, self.client_idle);
         let now = each(&self.pids);
         let nodes = now.iter().zip(&begun.nodes).zip(&self.idle);
@@ -91,7 +91,7 @@ impl Meter {
     }
 
     /// The same, with all that the nodes write because of it, also later.
-    pub(super) fn end_settled(&self, begun: Begun) -> Measured {
+    pub(super) fn end_settled(&self, begun: Metering) -> Measured {
         let before: Vec<u64> = begun
             .nodes
             .iter()

@@ -23,7 +23,7 @@ const POOL_PIECES: usize = 8;
 const RANGES_IN_FLIGHT: usize = 4;
 
 /// See the module.
-pub(super) struct Transfers {
+pub(super) struct LargeTransfers {
     runtime: Runtime,
     client: Client,
     bytes: u64,
@@ -38,7 +38,7 @@ pub(super) struct RangesRead {
     pub(super) latencies: Latencies,
 }
 
-impl Transfers {
+impl LargeTransfers {
     pub(super) fn new(target: &RunTarget, load: &LargeLoad) -> Result<Self, LargeError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(target.lanes)

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// What the leader remembers of those who read, and of its work. Belongs to one group.
 #[derive(Default)]
-pub(super) struct Keeper {
+pub(super) struct UploadKeeper {
     /// When somebody last said that a value is being read.
     held: RefCell<BTreeMap<UploadId, Instant>>,
     /// When there were last too many of them: everything counts as held then.
@@ -31,7 +31,7 @@ pub(super) struct Keeper {
     clock: Cell<Option<(u64, Instant)>>,
 }
 
-impl Keeper {
+impl UploadKeeper {
     /// Somebody reads a value.
     pub(super) fn hold(&self, upload: UploadId, now: Instant) {
         let mut held = self.held.borrow_mut();
@@ -42,6 +42,7 @@ impl Keeper {
             true => drop(held.insert(upload, now)),
             false => self.overflowed.set(Some(now)),
         }
+        assert!(held.len() <= HELD_VALUES_MAX, "holds are bounded");
     }
 
     /// Whether somebody may still read a value at `now`, if this replica has led since then.
@@ -109,6 +110,7 @@ impl Group {
                 // Damaged: once it is healed.
                 return Ok(());
             };
+            assert!(keys.len() <= DROP_CHUNKS_MAX, "an entry drops so many");
             if let Some(last) = keys.last() {
                 after = last.clone();
             }

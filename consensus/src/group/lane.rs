@@ -1,16 +1,19 @@
 //! Where chunks of uploads wait before they are proposed.
 //!
-//! Only so many bytes of chunks are proposed and not decided: a small write waits behind no more than those. The others wait
-//! here, in the order in which they came, and small writes pass them.
+//! Only so many bytes of chunks are proposed and not decided: a small write waits behind no more than those, and while such
+//! writes come they are fewer. The others wait here, in the order in which they came, and small writes pass them.
 //!
-//! Invariant: `bytes` is what the [`Place`]s that are alive add up to.
+//! Invariant: `bytes` is what the [`LanePlace`]s that are alive add up to.
 
 use super::Group;
 use crate::error::GroupError;
-use crate::limits::{UPLOAD_LANE_BYTES, UPLOAD_LANE_WAITING_MAX};
+use crate::limits::{
+    UPLOAD_LANE_BYTES, UPLOAD_LANE_BYTES_BESIDE_WRITES, UPLOAD_LANE_WAITING_MAX, WRITES_COUNT_FOR,
+};
 use crate::types::Payload;
-use crate::uploads::Content;
+use crate::uploads::ChunkContent;
 use bytes::Bytes;
+use corelith_io::Instant;
 use corelith_io::sync::notify::Notify;
 use corelith_wire::ChunkId;
 use corelith_wire::upload::UploadReply;
@@ -25,16 +28,20 @@ type Reply = Box<dyn FnOnce(Result<UploadReply, GroupError>)>;
 /// A chunk that came, and who is told what became of it.
 pub(super) struct Arrived {
     pub(super) chunk: ChunkId,
-    pub(super) content: Content,
+    pub(super) content: ChunkContent,
     pub(super) payload: Bytes,
     pub(super) reply: Reply,
 }
 
 /// See the module. Belongs to one group.
 #[derive(Default)]
-pub(super) struct Lane {
+pub(super) struct ChunkLane {
     /// Bytes that are proposed and not decided.
     bytes: Cell<usize>,
+    /// Small writes that came so far.
+    writes: Cell<u64>,
+    /// How many there were when they were seen to have become more, and when that was.
+    writes_seen: Cell<(u64, Option<Instant>)>,
     waiting: RefCell<VecDeque<Arrived>>,
     /// Whether a task lets them on.
     attended: Cell<bool>,
@@ -43,12 +50,12 @@ pub(super) struct Lane {
 }
 
 /// A chunk's place among those that are proposed, given back when dropped.
-struct Place {
-    lane: Rc<Lane>,
+struct LanePlace {
+    lane: Rc<ChunkLane>,
     bytes: usize,
 }
 
-impl Drop for Place {
+impl Drop for LanePlace {
     fn drop(&mut self) {
         let before = self.lane.bytes.get();
         assert!(before >= self.bytes, "a place is given back twice");
@@ -57,20 +64,40 @@ impl Drop for Place {
     }
 }
 
-impl Lane {
+impl ChunkLane {
     /// Bytes of chunks that are proposed and not decided.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.get()
     }
 
+    /// Notes a small write.
+    pub(super) fn note_write(&self) {
+        self.writes.set(self.writes.get() + 1);
+    }
+
+    /// How many bytes may be proposed and not decided at `now`.
+    fn bytes_max(&self, now: Instant) -> usize {
+        let (known, mut since) = self.writes_seen.get();
+        let writes = self.writes.get();
+        assert!(writes >= known, "writes are counted up");
+        if writes > known {
+            since = Some(now);
+            self.writes_seen.set((writes, since));
+        }
+        match since.is_some_and(|since| now - since < WRITES_COUNT_FOR) {
+            true => UPLOAD_LANE_BYTES_BESIDE_WRITES,
+            false => UPLOAD_LANE_BYTES,
+        }
+    }
+
     /// A place for a chunk, of which a single one always passes.
-    fn take(self: &Rc<Self>, bytes: usize) -> Option<Place> {
+    fn take(self: &Rc<Self>, bytes: usize) -> Option<LanePlace> {
         let after = self.bytes.get() + bytes;
-        if after > UPLOAD_LANE_BYTES && self.bytes.get() > 0 {
+        if after > self.bytes_max(corelith_io::now()) && self.bytes.get() > 0 {
             return None;
         }
         self.bytes.set(after);
-        Some(Place {
+        Some(LanePlace {
             lane: Rc::clone(self),
             bytes,
         })
@@ -163,6 +190,34 @@ impl Group {
             let given_back = pin!(inner.budget.given_back());
             select(changed, given_back).await;
         }
+        assert!(
+            inner.lane.waiting.borrow().is_empty(),
+            "who waits is let on"
+        );
         inner.lane.attended.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corelith_io::sim::Sim;
+    use std::time::Duration;
+
+    #[test]
+    fn chunks_make_room_while_small_writes_come() {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async {
+            let (lane, start) = (ChunkLane::default(), corelith_io::now());
+            let at = |ms| lane.bytes_max(start + Duration::from_millis(ms));
+            assert_eq!(at(0), UPLOAD_LANE_BYTES);
+            lane.note_write();
+            assert_eq!(at(10), UPLOAD_LANE_BYTES_BESIDE_WRITES);
+            assert_eq!(at(1009), UPLOAD_LANE_BYTES_BESIDE_WRITES);
+            assert_eq!(at(1010), UPLOAD_LANE_BYTES);
+            lane.note_write();
+            assert_eq!(at(1500), UPLOAD_LANE_BYTES_BESIDE_WRITES);
+        });
     }
 }

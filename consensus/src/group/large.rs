@@ -6,8 +6,8 @@ use crate::command::{Outcome, WriteReply, kind};
 use crate::error::GroupError;
 use crate::types::Payload;
 use crate::uploads::entry::{self, Step};
-use crate::uploads::record::{CommittedRecord, Record};
-use crate::uploads::{CHUNK_BYTES, Content, UploadCounts, upload_key};
+use crate::uploads::record::{CommittedRecord, UploadRecord};
+use crate::uploads::{CHUNK_BYTES, ChunkContent, UploadCounts, upload_key};
 use bytes::Bytes;
 use corelith_io::sync::oneshot;
 use corelith_shards::{self as shards, FoundLarge, Space};
@@ -48,7 +48,11 @@ impl Group {
 
     /// What becomes of a chunk without an entry. What is staged is durable, whoever leads. For anything else this replica
     /// must know all that was answered.
-    pub(super) fn settled_chunk(&self, chunk: ChunkId, content: Content) -> Option<UploadState> {
+    pub(super) fn settled_chunk(
+        &self,
+        chunk: ChunkId,
+        content: ChunkContent,
+    ) -> Option<UploadState> {
         let state = self.inner.uploads.borrow().settled(chunk, content)?;
         let is_sure = state == UploadState::Open || self.under_lease().is_some();
         is_sure.then_some(state)
@@ -199,7 +203,7 @@ impl Group {
         meta: ReplyMeta,
         row: &Bytes,
     ) -> Option<LargeReply> {
-        let Some(Record::Committed(committed)) = Record::decode(row) else {
+        let Some(UploadRecord::Committed(committed)) = UploadRecord::decode(row) else {
             return None;
         };
         let CommittedRecord {
@@ -296,5 +300,5 @@ impl Group {
 
 /// Whether a row of an upload says that it is committed.
 fn is_committed(row: &Bytes) -> bool {
-    matches!(Record::decode(row), Some(Record::Committed(_)))
+    matches!(UploadRecord::decode(row), Some(UploadRecord::Committed(_)))
 }

@@ -10,7 +10,7 @@
 //!
 //! Numbers are little-endian; a time is the leader's clock, in microseconds since 1970.
 
-use super::{Begin, Content};
+use super::{Begin, ChunkContent};
 use crate::command::kind;
 use crate::limits::DROP_CHUNKS_MAX;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -24,13 +24,13 @@ pub(crate) const CHUNK_AT: usize = UploadChunk::VALUE_START;
 
 /// Chunks of one part that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct ChunkRun {
     pub(crate) part: u32,
     pub(crate) first: u32,
     pub(crate) count: u32,
 }
 
-impl Run {
+impl ChunkRun {
     /// Part and number of each chunk.
     pub(crate) fn places(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let Self { part, first, count } = *self;
@@ -42,7 +42,7 @@ impl Run {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DropChunks {
     pub(crate) upload: UploadId,
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<ChunkRun>,
     /// Whether none is left after these.
     pub(crate) is_last: bool,
 }
@@ -54,11 +54,11 @@ impl DropChunks {
         chunks: impl Iterator<Item = ChunkId>,
         is_last: bool,
     ) -> Self {
-        let mut runs: Vec<Run> = Vec::new();
+        let mut runs: Vec<ChunkRun> = Vec::new();
         for ChunkId { part, chunk, .. } in chunks {
             match runs.last_mut() {
                 Some(run) if run.part == part && run.first + run.count == chunk => run.count += 1,
-                _ => runs.push(Run {
+                _ => runs.push(ChunkRun {
                     part,
                     first: chunk,
                     count: 1,
@@ -137,7 +137,7 @@ fn dropped(mut rest: Bytes) -> Option<DropChunks> {
     };
     let (mut runs, mut chunks) = (Vec::new(), 0_usize);
     while rest.has_remaining() {
-        let run = Run {
+        let run = ChunkRun {
             part: rest.try_get_u32_le().ok()?,
             first: rest.try_get_u32_le().ok()?,
             count: rest.try_get_u32_le().ok()?,
@@ -157,9 +157,9 @@ fn dropped(mut rest: Bytes) -> Option<DropChunks> {
 }
 
 /// Which chunk an entry brings, and what is in it: read from its head. `None` if that makes no sense.
-pub(crate) fn chunk(body: &[u8]) -> Option<(ChunkId, Content)> {
+pub(crate) fn chunk(body: &[u8]) -> Option<(ChunkId, ChunkContent)> {
     let (head, chunk) = UploadChunk::parse_head(body).ok()?;
-    let content = Content {
+    let content = ChunkContent {
         len: head.len,
         crc32c: head.crc32c,
     };
@@ -167,13 +167,13 @@ pub(crate) fn chunk(body: &[u8]) -> Option<(ChunkId, Content)> {
 }
 
 /// The same of an entry that has the chunk's bytes, whose length is checked.
-pub(crate) fn whole_chunk(body: &Bytes) -> Option<(ChunkId, Content)> {
+pub(crate) fn whole_chunk(body: &Bytes) -> Option<(ChunkId, ChunkContent)> {
     let (chunk, content) = chunk(body)?;
     (body.len() == CHUNK_AT + content.len as usize).then_some((chunk, content))
 }
 
 /// The chunk's bytes and their row, if they are long enough for a log to separate them.
-pub(crate) fn value_part(content: Content) -> Option<ValuePart> {
+pub(crate) fn value_part(content: ChunkContent) -> Option<ValuePart> {
     (content.len as usize >= SEPARATED_VALUE_BYTES_MIN).then_some(ValuePart {
         start: CHUNK_AT as u32,
         len: content.len,

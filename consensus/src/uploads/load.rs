@@ -1,6 +1,6 @@
 //! Reading the table of uploads from its rows.
 
-use super::record::{self, CommittedRecord, OpenRecord, Record};
+use super::record::{self, CommittedRecord, OpenRecord, UploadRecord};
 use super::{Chunks, Final, TIME, Uploads, own};
 use crate::limits::{UPLOAD_ROWS, UPLOAD_ROWS_BYTES};
 use bytes::Bytes;
@@ -40,16 +40,16 @@ impl Loading {
         if !rest.is_empty() {
             return Err(StrangeRow);
         }
-        match Record::decode(value).ok_or(StrangeRow)? {
-            Record::Time(time_us) if upload == TIME => self.table.time_us = time_us,
+        match UploadRecord::decode(value).ok_or(StrangeRow)? {
+            UploadRecord::Time(time_us) if upload == TIME => self.table.time_us = time_us,
             _ if upload == TIME => return Err(StrangeRow),
-            Record::Time(_) => return Err(StrangeRow),
-            Record::Open(begun) => {
+            UploadRecord::Time(_) => return Err(StrangeRow),
+            UploadRecord::Open(begun) => {
                 self.open.insert(upload, (begun, BTreeMap::new()));
             }
-            Record::Committed(committed) => self.committed = Some((upload, committed)),
-            Record::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
-            Record::Ended { how, at } => self.table.insert_ended(upload, how, at),
+            UploadRecord::Committed(committed) => self.committed = Some((upload, committed)),
+            UploadRecord::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
+            UploadRecord::Ended { how, at } => self.table.insert_ended(upload, how, at),
         }
         Ok(())
     }

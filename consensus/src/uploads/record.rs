@@ -15,7 +15,7 @@
 //! space Staged, key: that of the chunk: u32 length, u32 CRC-32C
 //! ```
 
-use super::{Content, Final};
+use super::{ChunkContent, Final};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use corelith_shards::LogIndex;
 use corelith_wire::upload::{Digest, DigestKind, PartLength};
@@ -58,7 +58,7 @@ pub(crate) struct CommittedRecord {
 
 /// A row of the space Upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Record {
+pub(crate) enum UploadRecord {
     Time(u64),
     Open(OpenRecord),
     Committed(CommittedRecord),
@@ -106,7 +106,7 @@ fn take(from: &mut Bytes, len: u32) -> Option<Bytes> {
     (len <= from.len()).then(|| from.split_to(len))
 }
 
-impl Record {
+impl UploadRecord {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(VERSION);
@@ -138,7 +138,7 @@ impl Record {
         out.freeze()
     }
 
-    /// What [`Record::encode`] wrote; `None` if it did not.
+    /// What [`UploadRecord::encode`] wrote; `None` if it did not.
     pub(crate) fn decode(value: &Bytes) -> Option<Self> {
         let mut from = value.clone();
         if from.try_get_u8().ok()? != VERSION {
@@ -235,7 +235,7 @@ fn digest_kind(number: u8) -> Option<DigestKind> {
 }
 
 /// The row of a staged chunk.
-pub(super) fn staged(content: Content) -> Bytes {
+pub(super) fn staged(content: ChunkContent) -> Bytes {
     let mut out = BytesMut::with_capacity(8);
     out.put_u32_le(content.len);
     out.put_u32_le(content.crc32c);
@@ -243,8 +243,8 @@ pub(super) fn staged(content: Content) -> Bytes {
 }
 
 /// What [`staged`] wrote.
-pub(super) fn content(mut value: &[u8]) -> Option<Content> {
-    let content = Content {
+pub(super) fn content(mut value: &[u8]) -> Option<ChunkContent> {
+    let content = ChunkContent {
         len: value.try_get_u32_le().ok()?,
         crc32c: value.try_get_u32_le().ok()?,
     };

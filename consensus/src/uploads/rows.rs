@@ -1,13 +1,13 @@
 //! The rows of uploads, as changes of the table write them.
 
-use super::record::{self, Record};
+use super::record::{self, UploadRecord};
 use bytes::Bytes;
 use corelith_shards::{Engine, LargeRef, LogIndex, Space};
 use corelith_wire::{ChunkId, UploadId};
 
 /// What is to be written with a change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum RowChange {
     /// A row of the shard's own.
     Put(Space, Bytes, Bytes),
     /// It goes.
@@ -21,8 +21,8 @@ pub(super) fn own(bytes: &Bytes) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
-pub(super) fn put(upload: UploadId, record: &Record) -> Change {
-    Change::Put(Space::Upload, upload_key(upload), record.encode())
+pub(super) fn put(upload: UploadId, record: &UploadRecord) -> RowChange {
+    RowChange::Put(Space::Upload, upload_key(upload), record.encode())
 }
 
 /// The key of an upload's record.
@@ -42,12 +42,12 @@ pub(super) fn chunk_key(chunk: ChunkId) -> Bytes {
 }
 
 /// Writes what has changed with the entry at `at`.
-pub(crate) fn write(engine: &Engine, at: LogIndex, changes: Vec<Change>) {
+pub(crate) fn write(engine: &Engine, at: LogIndex, changes: Vec<RowChange>) {
     for change in changes {
         match change {
-            Change::Put(space, key, value) => engine.put_row(at, space, &key, value),
-            Change::Delete(space, key) => engine.delete_row(at, space, &key),
-            Change::Large(key, large) => engine.put_large(at, &key, large),
+            RowChange::Put(space, key, value) => engine.put_row(at, space, &key, value),
+            RowChange::Delete(space, key) => engine.delete_row(at, space, &key),
+            RowChange::Large(key, large) => engine.put_large(at, &key, large),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Tables of what the table of uploads decides, and runs at random in which its rows are compared with it.
 
-use super::entry::{DropChunks, Run, Step};
+use super::entry::{ChunkRun, DropChunks, Step};
 use super::load::{Loading, StrangeRow};
 use super::*;
 use corelith_wire::request::Condition;
@@ -46,8 +46,8 @@ fn chunk_of(number: u128, part: u32, chunk: u32) -> ChunkId {
     }
 }
 
-fn content(len: u32, crc32c: u32) -> Content {
-    Content { len, crc32c }
+fn content(len: u32, crc32c: u32) -> ChunkContent {
+    ChunkContent { len, crc32c }
 }
 
 fn begin(number: u128, key: &str) -> Begin {
@@ -81,16 +81,16 @@ impl Shard {
         LogIndex(self.at)
     }
 
-    fn write(&mut self, at: LogIndex, changes: Vec<Change>) {
+    fn write(&mut self, at: LogIndex, changes: Vec<RowChange>) {
         for change in changes {
             match change {
-                Change::Put(space, key, value) => {
+                RowChange::Put(space, key, value) => {
                     self.rows.insert((space as u8, key), value);
                 }
-                Change::Delete(space, key) => {
+                RowChange::Delete(space, key) => {
                     self.rows.remove(&(space as u8, key));
                 }
-                Change::Large(key, large) => {
+                RowChange::Large(key, large) => {
                     self.versions.insert(key.clone(), at);
                     self.large.insert(key, large.upload);
                 }
@@ -106,7 +106,7 @@ impl Shard {
         state
     }
 
-    fn chunk(&mut self, chunk: ChunkId, content: Content) -> UploadState {
+    fn chunk(&mut self, chunk: ChunkId, content: ChunkContent) -> UploadState {
         let (at, mut changes) = (self.next(), Vec::new());
         if let Some(state) = self.table.settled(chunk, content) {
             return state;
@@ -198,7 +198,7 @@ impl Shard {
         assert_eq!(self.table.live, self.large, "the large values of keys");
         for id in self.large.values() {
             let row = &self.rows[&(Space::Upload as u8, upload_key(*id))];
-            let Some(Record::Committed(record)) = Record::decode(row) else {
+            let Some(UploadRecord::Committed(record)) = UploadRecord::decode(row) else {
                 panic!("{id} is committed");
             };
             let (mut len, parts) = (0, record.parts.iter());
@@ -380,7 +380,7 @@ fn values_have_up_to_two_gib() {
         let state = table.commit(at, &commit, Ok(()), 0, &mut changes);
         assert_eq!(state, UploadState::Committed { version: 9 });
         let mut large = changes.iter().filter_map(|change| match change {
-            Change::Large(_, large) => Some(large.len),
+            RowChange::Large(_, large) => Some(large.len),
             _ => None,
         });
         assert_eq!(large.next(), Some(len));
@@ -499,7 +499,7 @@ fn all_is_bounded() {
     }
     let more = table.settled(chunk_of(1000, 0, 0), content(1, 0));
     assert_eq!(more, Some(too_many(STAGED_CHUNKS_MAX as u32)));
-    let refused: [(Content, u32, UploadRefusal); 3] = [
+    let refused: [(ChunkContent, u32, UploadRefusal); 3] = [
         (content(0, 0), 0, UploadRefusal::Malformed),
         (content(CHUNK_BYTES + 1, 0), 0, UploadRefusal::Malformed),
         (
@@ -531,7 +531,7 @@ fn an_entry_drops_a_bounded_number_of_chunks() {
     let mut shard = Shard::default();
     shard.begin(&begin(1, "key"), 0);
     shard.abort(1, 0);
-    let run = Run {
+    let run = ChunkRun {
         part: 0,
         first: 0,
         count: DROP_CHUNKS_MAX as u32 + 1,
@@ -553,7 +553,7 @@ fn an_entry_drops_a_bounded_number_of_chunks() {
 fn what_is_not_a_row_is_refused() {
     let key = upload_key(upload(1));
     let mark = mark_key(upload(1));
-    let open = Record::Open(OpenRecord {
+    let open = UploadRecord::Open(OpenRecord {
         key: Bytes::from_static(b"key"),
         begun_us: 1,
         expires_us: 2,
@@ -564,7 +564,7 @@ fn what_is_not_a_row_is_refused() {
         (&key, Bytes::new()),
         (&key, sound.slice(..sound.len() - 1 - 3)),
         (&key, Bytes::from([&[9], &sound[1..]].concat())),
-        (&key, Record::Time(1).encode()),
+        (&key, UploadRecord::Time(1).encode()),
         (&upload_key(TIME), sound.clone()),
         (&mark, sound.clone()),
         (b"short", sound.clone()),
@@ -605,13 +605,13 @@ fn records_and_entries_have_these_bytes() {
     let version = LogIndex(3);
     let digest = "dd".repeat(32);
     let records = [
-        (Record::Time(258), "01000201000000000000".to_owned()),
+        (UploadRecord::Time(258), "01000201000000000000".to_owned()),
         (
-            Record::Open(open),
+            UploadRecord::Open(open),
             "0101010000000000000002000000000000000300000".to_owned() + "06b65796174",
         ),
         (
-            Record::Committed(committed),
+            UploadRecord::Committed(committed),
             format!(
                 "0102{}{}{}{}{}02{digest}{}{}6b657961740100000007{}",
                 "0500000000000000",
@@ -625,14 +625,14 @@ fn records_and_entries_have_these_bytes() {
             ),
         ),
         (
-            Record::Dead {
+            UploadRecord::Dead {
                 how: conflicted,
                 bytes: 4,
             },
             "01030200000000000000000400000000000000".to_owned(),
         ),
         (
-            Record::Ended {
+            UploadRecord::Ended {
                 how: Final::Committed { version },
                 at: LogIndex(4),
             },
@@ -641,7 +641,7 @@ fn records_and_entries_have_these_bytes() {
     ];
     for (record, hex) in records {
         assert_eq!(format!("{:x}", record.encode()), hex, "{record:?}");
-        assert_eq!(Record::decode(&record.encode()), Some(record));
+        assert_eq!(UploadRecord::decode(&record.encode()), Some(record));
     }
     let chunks = [(1, 0), (1, 1), (2, 5)].map(|(part, chunk)| chunk_of(9, part, chunk));
     let dropped = DropChunks::of(upload(9), chunks.into_iter(), true);

@@ -80,6 +80,10 @@ impl Engine {
             let value = merged.bytes(&view).await;
             let value = self.noted(value, Some(merged.spaced())).await?;
             let at = merged.at;
+            assert!(
+                merged.key.starts_with(prefix),
+                "a row of what was asked for"
+            );
             rows.extend(value.map(|value| Row {
                 key: merged.key,
                 at,
@@ -107,6 +111,11 @@ impl Engine {
             if keys.len() >= items_max.max(1) {
                 return Ok((keys, true));
             }
+            assert!(
+                merged.key.starts_with(prefix),
+                "a row of what was asked for"
+            );
+            assert!(merged.key > *after, "rows come after what was there");
             keys.push(merged.key);
         }
         Ok((keys, false))
@@ -119,6 +128,7 @@ impl Engine {
         prefix: &[u8],
         after: &[u8],
     ) -> Result<Merge> {
+        assert_ne!(space, Space::User, "keys of users are scanned");
         let merge = Merge::start(view, span_of(space, prefix, after)).await;
         self.noted(merge, None).await
     }

@@ -9,7 +9,7 @@ pub(in crate::cli) use large::{
 };
 
 use crate::cli::encoding::unescape;
-use crate::cli::range::WantedBytes;
+use crate::cli::range::ByteRange;
 use clap::{Args, Subcommand};
 use corelith_client::SEEDS_VARIABLE;
 use std::ffi::OsString;
@@ -295,7 +295,7 @@ pub struct GetArguments {
     pub output: Option<PathBuf>,
     /// Only these bytes: A..B (B is exclusive), A.., ..B, or -N for the last N. They are clipped to the value's length.
     #[arg(long, value_name = "RANGE", value_parser = large::range, allow_hyphen_values = true, conflicts_with_all = ["meta", "json"])]
-    pub range: Option<WantedBytes>,
+    pub range: Option<ByteRange>,
     /// How it travels.
     #[command(flatten)]
     pub transfer: TransferOptions,
@@ -370,7 +370,7 @@ pub struct CasArguments {
     pub value: ValueArgument,
     /// The condition.
     #[command(flatten)]
-    pub expected: Expected,
+    pub expected: ExpectedVersion,
     /// What is told of it.
     #[command(flatten)]
     pub describe: DescribeOptions,
@@ -385,7 +385,7 @@ pub struct CasArguments {
 /// The condition of a conditional write.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct Expected {
+pub struct ExpectedVersion {
     /// Write only if the key has this version.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub version: Option<u64>,

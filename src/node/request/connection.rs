@@ -9,7 +9,7 @@
 //! * An idle connection holds no buffer.
 
 use super::budget::{Budget, Claim, Grant, Held};
-use super::progress::{Progress, TooSlow};
+use super::progress::{ConnectionProgress, TooSlow};
 use crate::node::cluster::map_watch::MapWatch;
 use crate::node::limits;
 use corelith_io::Instant;
@@ -85,7 +85,7 @@ pub(crate) struct Connection {
     without_room: Cell<u32>,
     /// Set once: nothing is read any more, what is ready is written, then the socket is closed.
     pub(super) closing: Cell<bool>,
-    pub(super) progress: Progress,
+    pub(super) progress: ConnectionProgress,
     to_write: Notify,
     room: Notify,
     pub(super) cut: Notify,
@@ -123,7 +123,7 @@ impl Connection {
             in_flight: Cell::new(0),
             without_room: Cell::new(0),
             closing: Cell::new(false),
-            progress: Progress::new(corelith_io::now()),
+            progress: ConnectionProgress::new(corelith_io::now()),
             to_write: Notify::new(),
             room: Notify::new(),
             cut: Notify::new(),

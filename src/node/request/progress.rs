@@ -124,7 +124,7 @@ fn slow_looks(before: u32, moved: u64, pace: TransferPace) -> u32 {
 
 /// See the module. Belongs to one connection.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ConnectionProgress {
     receiving: Way,
     writing: Way,
     /// When the frame that is half there began, and its length as far as it was known then.
@@ -133,7 +133,7 @@ pub(super) struct Progress {
     last: Cell<Instant>,
 }
 
-impl Progress {
+impl ConnectionProgress {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             receiving: Way::default(),

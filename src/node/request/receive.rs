@@ -118,11 +118,11 @@ pub(super) struct Receiver {
     /// For `part`, of the share of frames.
     held: Option<Permit>,
     /// For a long frame.
-    upload: Option<Upload>,
+    upload: Option<HalfReceived>,
 }
 
 /// What a long frame holds that is being received.
-struct Upload {
+struct HalfReceived {
     /// Of the share of starts, or for all of the frame of the share of uploads.
     permit: Permit,
     /// Bytes that have a place.
@@ -226,7 +226,7 @@ impl Receiver {
         connection.progress.set_stage(Stage::Start);
         let began = corelith_io::now();
         self.move_part(place);
-        self.upload = Some(Upload {
+        self.upload = Some(HalfReceived {
             permit,
             place,
             began,
@@ -236,7 +236,7 @@ impl Receiver {
     }
 
     /// Waits for memory for all of a long frame whose start is there.
-    async fn go_on(&mut self, start: Upload, whole: usize, connection: &Connection) {
+    async fn go_on(&mut self, start: HalfReceived, whole: usize, connection: &Connection) {
         assert!(start.place < whole, "the frame is complete");
         let is_slow = corelith_io::now() - start.began > UPLOAD_START_WITHIN;
         let mut stage = Stage::Whole;
@@ -253,7 +253,7 @@ impl Receiver {
         let permit = self.budget.uploads.acquire(whole + REQUEST_BYTES).await;
         connection.progress.set_stage(stage);
         self.move_part(whole);
-        self.upload = Some(Upload {
+        self.upload = Some(HalfReceived {
             permit,
             place: whole,
             began: start.began,

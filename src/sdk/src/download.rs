@@ -14,7 +14,7 @@ use chunks::ChunkReader;
 use corelith_wire::upload::PartLength;
 use futures_core::Stream;
 use hold::Holder;
-use plan::{Damage, DownloadPlan, Layout, Piece};
+use plan::{ChunkLayout, ChunkPiece, DownloadPlan, ValueDamage};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, SeekFrom};
@@ -26,7 +26,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// Which bytes of a value are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum WantedBytes {
     #[default]
     All,
     /// From the first, to the second, exclusive.
@@ -35,7 +35,7 @@ pub(crate) enum Wanted {
     Last(u64),
 }
 
-impl Wanted {
+impl WantedBytes {
     pub(crate) fn of(range: impl RangeBounds<u64>) -> Self {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
@@ -112,7 +112,7 @@ impl fmt::Debug for Download {
 /// How a value is downloaded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DownloadOptions {
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: WantedBytes,
     pub(crate) ahead: usize,
     pub(crate) from: Option<ReadFrom>,
     pub(crate) deadline: Option<std::time::Duration>,
@@ -125,7 +125,7 @@ impl Download {
         let part = PartLength { part: 0, len };
         // Values that come as a whole have a few MiB.
         let chunk_bytes = (value.len() as u32).max(1);
-        let layout = Layout::new(&[part], chunk_bytes, len);
+        let layout = ChunkLayout::new(&[part], chunk_bytes, len);
         assert!(layout.is_some(), "one part is the value");
         let layout = layout.unwrap_or_default();
         let crc32c = crc32c::crc32c(&value);
@@ -307,12 +307,12 @@ impl Download {
     }
 }
 
-async fn read(reader: ChunkReader, piece: Piece) -> (u64, Result<Bytes>) {
+async fn read(reader: ChunkReader, piece: ChunkPiece) -> (u64, Result<Bytes>) {
     let at = piece.at;
     (at, reader.read(&piece).await)
 }
 
-fn damaged(_: Damage) -> Error {
+fn damaged(_: ValueDamage) -> Error {
     Error::Corrupt
 }
 
@@ -364,12 +364,12 @@ impl AsyncSeek for Download {
 }
 
 /// Where the chunks of a value are; `None` if they do not make up its length.
-fn layout_of(description: &Description) -> Option<Layout> {
+fn layout_of(description: &Description) -> Option<ChunkLayout> {
     let Description {
         parts,
         chunk_bytes,
         len,
         ..
     } = description;
-    Layout::new(parts, (*chunk_bytes).max(1), *len)
+    ChunkLayout::new(parts, (*chunk_bytes).max(1), *len)
 }

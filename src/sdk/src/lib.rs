@@ -98,10 +98,10 @@ pub mod connection {
 /// The decisions of uploads and downloads, for a simulator.
 #[doc(hidden)]
 pub mod transfer {
-    pub use crate::download::plan::{Damage, DownloadPlan, Layout, Piece};
+    pub use crate::download::plan::{ChunkLayout, ChunkPiece, DownloadPlan, ValueDamage};
     pub use crate::upload::digest::Digester;
     pub use crate::upload::plan::{
-        Content, Place, PlanError, PlanSettings, PlannedChunk, Tally, UploadPlan,
+        ChunkPlace, PlanError, PlanSettings, PlannedChunk, UploadPlan, UploadTally, WholeContent,
     };
 }
 

@@ -1,7 +1,7 @@
 //! Reads of single keys.
 
 use crate::client::{Client, own};
-use crate::download::{Download, DownloadOptions, Wanted};
+use crate::download::{Download, DownloadOptions, WantedBytes};
 use crate::error::{Error, Result};
 use crate::head::EntryHead;
 use crate::keys::check_key;
@@ -73,7 +73,7 @@ pub struct Get {
     key: Bytes,
     deadline: Option<Duration>,
     from: Option<ReadFrom>,
-    wanted: Wanted,
+    wanted: WantedBytes,
     ahead: usize,
 }
 
@@ -102,7 +102,7 @@ impl Get {
             key,
             deadline: None,
             from: None,
-            wanted: Wanted::All,
+            wanted: WantedBytes::All,
             ahead: DOWNLOAD_AHEAD,
         }
     }
@@ -123,13 +123,13 @@ impl Get {
 
     /// Reads only these bytes of the value, clipped to its length: `..100`, `100..`, `100..200`.
     pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
-        self.wanted = Wanted::of(range);
+        self.wanted = WantedBytes::of(range);
         self
     }
 
     /// Reads only the last bytes of the value, at most so many.
     pub fn last(mut self, bytes: u64) -> Self {
-        self.wanted = Wanted::Last(bytes);
+        self.wanted = WantedBytes::Last(bytes);
         self
     }
 

@@ -18,7 +18,7 @@ use crate::limits::COPIED_BYTES;
 use crate::value::IntoValue;
 use builder::{Listener, UploadBuilder, refused};
 use handle::{UploadHandle, Uploaded};
-use plan::{Place, PlanError, UploadPlan};
+use plan::{ChunkPlace, PlanError, UploadPlan};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -44,7 +44,7 @@ pub struct Progress {
 
 /// What becomes of an upload that is dropped before its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dropped {
+enum AfterDrop {
     /// It can be resumed.
     Stays,
     /// It can be resumed, and whoever dropped it knows.
@@ -77,11 +77,11 @@ type Committing = Pin<Box<dyn Future<Output = Result<Uploaded>> + Send>>;
 pub struct Upload {
     handle: UploadHandle,
     plan: UploadPlan,
-    sending: JoinSet<(Place, Result<()>)>,
+    sending: JoinSet<(ChunkPlace, Result<()>)>,
     length: Option<u64>,
     on_progress: Option<Listener>,
     resume_at: u64,
-    dropped: Dropped,
+    dropped: AfterDrop,
     committing: Option<Committing>,
     /// What it came to.
     ended: Option<Result<Uploaded>>,
@@ -106,7 +106,7 @@ impl Upload {
             sending: JoinSet::new(),
             length: builder.length,
             on_progress: builder.on_progress,
-            dropped: Dropped::Stays,
+            dropped: AfterDrop::Stays,
             committing: None,
             ended: None,
         }
@@ -114,12 +114,12 @@ impl Upload {
 
     /// Nobody has its token: dropped, it is aborted.
     pub(crate) fn aborts_when_dropped(&mut self) {
-        self.dropped = Dropped::IsAborted;
+        self.dropped = AfterDrop::IsAborted;
     }
 
     /// Dropped, it stays as ever, but no warning is logged: the caller keeps its token, or ends it in another way.
     pub fn stays_silently(&mut self) {
-        self.dropped = Dropped::StaysSilently;
+        self.dropped = AfterDrop::StaysSilently;
     }
 
     /// With what another process can resume it. It stays the same.
@@ -267,7 +267,10 @@ impl Upload {
         Ok(())
     }
 
-    fn sent(&mut self, joined: std::result::Result<(Place, Result<()>), JoinError>) -> Result<()> {
+    fn sent(
+        &mut self,
+        joined: std::result::Result<(ChunkPlace, Result<()>), JoinError>,
+    ) -> Result<()> {
         let (place, result) = joined.map_err(|error| self.fail(of_task(&error)))?;
         if let Err(error) = result {
             return Err(self.fail(error));
@@ -390,8 +393,8 @@ impl Drop for Upload {
             Some(Ok(_) | Err(Error::Conflict { .. } | Error::UploadEnded { .. }))
         );
         match self.dropped {
-            Dropped::IsAborted if !is_over => self.handle.clone().abort_later(),
-            Dropped::Stays if self.ended.is_none() => {
+            AfterDrop::IsAborted if !is_over => self.handle.clone().abort_later(),
+            AfterDrop::Stays if self.ended.is_none() => {
                 let upload = self.handle.token.upload;
                 tracing::warn!(%upload, "an upload was dropped before its commit: no one sees anything of it; it \
                     can be resumed by its token until its time to live passes");

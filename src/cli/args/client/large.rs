@@ -1,7 +1,7 @@
 //! The arguments about large values: how they are sent, which bytes of them are read, and the commands on uploads.
 
 use super::{ConnectionOptions, OfCluster};
-use crate::cli::range::WantedBytes;
+use crate::cli::range::ByteRange;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 }
 
 /// Which bytes of a value are read.
-pub(super) fn range(text: &str) -> Result<WantedBytes, String> {
+pub(super) fn range(text: &str) -> Result<ByteRange, String> {
     text.parse().map_err(str::to_owned)
 }
 

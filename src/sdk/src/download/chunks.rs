@@ -1,6 +1,6 @@
 //! Reads of chunks, from any replica that has them.
 
-use super::plan::Piece;
+use super::plan::ChunkPiece;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::limits::{MISSING_CHUNK_PAUSE, MISSING_CHUNK_TURNS};
@@ -27,7 +27,7 @@ pub(crate) struct ChunkReader {
 
 impl ChunkReader {
     /// Reads a piece. The session goes from replica to replica; if none has it, the leader says whether the value is gone.
-    pub(super) async fn read(&self, piece: &Piece) -> Result<Bytes> {
+    pub(super) async fn read(&self, piece: &ChunkPiece) -> Result<Bytes> {
         let ask = UploadAsk::Read(ReadChunk {
             chunk: ChunkId {
                 upload: self.upload,

@@ -6,7 +6,7 @@
 //! - The last byte of a whole read is given out only if the checksum of all bytes is that of the value.
 
 use crate::limits::DOWNLOAD_AHEAD_MAX;
-use crate::upload::plan::Place;
+use crate::upload::plan::ChunkPlace;
 use bytes::Bytes;
 use corelith_wire::upload::PartLength;
 use std::collections::BTreeMap;
@@ -14,16 +14,16 @@ use std::ops::Range;
 
 /// A part of one chunk to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct ChunkPiece {
     /// Where in the value it begins.
     pub at: u64,
     /// The chunk.
-    pub place: Place,
+    pub place: ChunkPlace,
     /// Which bytes of the chunk.
     pub range: Range<u32>,
 }
 
-impl Piece {
+impl ChunkPiece {
     /// Its length in bytes.
     pub fn len(&self) -> u64 {
         u64::from(self.range.end - self.range.start)
@@ -37,14 +37,14 @@ impl Piece {
 
 /// Where the bytes of a value lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
+pub struct ChunkLayout {
     /// The parts that have bytes, each with where in the value it begins.
     parts: Vec<(u64, PartLength)>,
     chunk_bytes: u64,
     len: u64,
 }
 
-impl Layout {
+impl ChunkLayout {
     /// The layout of a value of `len` bytes; `None` if the parts are not those of one.
     pub fn new(parts: &[PartLength], chunk_bytes: u32, len: u64) -> Option<Self> {
         let mut begins = 0u64;
@@ -72,7 +72,7 @@ impl Layout {
     }
 
     /// The longest piece of one chunk from `at` on that ends by `end`; `None` if there are no bytes.
-    pub fn piece(&self, at: u64, end: u64) -> Option<Piece> {
+    pub fn piece(&self, at: u64, end: u64) -> Option<ChunkPiece> {
         let behind = self.parts.partition_point(|(begins, _)| *begins <= at);
         let (begins, part) = self.parts.get(behind.checked_sub(1)?)?;
         let in_part = at.checked_sub(*begins)?;
@@ -84,19 +84,19 @@ impl Layout {
         if until <= in_part {
             return None;
         }
-        let place = Place {
+        let place = ChunkPlace {
             part: part.part,
             chunk: u32::try_from(chunk).ok()?,
         };
         // No chunk has more bytes than fit.
         let range = in_chunk as u32..(until - chunk_begins) as u32;
-        Some(Piece { at, place, range })
+        Some(ChunkPiece { at, place, range })
     }
 }
 
 /// What arrived is not what was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
+pub enum ValueDamage {
     /// A piece of another length.
     Length,
     /// The checksum of all bytes is another.
@@ -106,7 +106,7 @@ pub enum Damage {
 /// The plan of one download. Owned by it.
 #[derive(Debug)]
 pub struct DownloadPlan {
-    layout: Layout,
+    layout: ChunkLayout,
     /// What is read of the value.
     range: Range<u64>,
     /// The next byte to give out.
@@ -124,7 +124,7 @@ pub struct DownloadPlan {
 
 impl DownloadPlan {
     /// Reads `range` of a value whose bytes have the checksum `crc32c`, with so many pieces ahead.
-    pub fn new(layout: Layout, range: Range<u64>, crc32c: u32, ahead: usize) -> Self {
+    pub fn new(layout: ChunkLayout, range: Range<u64>, crc32c: u32, ahead: usize) -> Self {
         let end = range.end.min(layout.len());
         let start = range.start.min(end);
         let is_whole = start == 0 && end == layout.len();
@@ -152,7 +152,7 @@ impl DownloadPlan {
     }
 
     /// The next piece to ask for; `None`: none now.
-    pub fn next_piece(&mut self) -> Option<Piece> {
+    pub fn next_piece(&mut self) -> Option<ChunkPiece> {
         if self.in_flight.len() + self.arrived.len() >= self.ahead {
             return None;
         }
@@ -160,6 +160,8 @@ impl DownloadPlan {
         self.next += piece.len();
         let before = self.in_flight.insert(piece.at, piece.len());
         assert!(before.is_none(), "{piece:?} is asked for twice");
+        assert!(self.next <= self.range.end, "{piece:?} is within the range");
+        assert!(self.in_flight.len() + self.arrived.len() <= self.ahead);
         Some(piece)
     }
 
@@ -167,12 +169,12 @@ impl DownloadPlan {
     ///
     /// # Errors
     /// They are too few or too many.
-    pub fn arrived(&mut self, at: u64, bytes: Bytes) -> Result<(), Damage> {
+    pub fn arrived(&mut self, at: u64, bytes: Bytes) -> Result<(), ValueDamage> {
         let Some(len) = self.in_flight.remove(&at) else {
             return Ok(());
         };
         if bytes.len() as u64 != len {
-            return Err(Damage::Length);
+            return Err(ValueDamage::Length);
         }
         self.arrived.insert(at, bytes);
         Ok(())
@@ -182,7 +184,7 @@ impl DownloadPlan {
     ///
     /// # Errors
     /// All have arrived, and their checksum is not that of the value.
-    pub fn take(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Damage> {
+    pub fn take(&mut self, bytes_max: usize) -> Result<Option<Bytes>, ValueDamage> {
         let Some(first) = self.arrived.first_entry() else {
             return Ok(None);
         };
@@ -199,13 +201,17 @@ impl DownloadPlan {
         self.crc32c = self.crc32c.map(|crc| crc32c::crc32c_append(crc, &bytes));
         let is_all = position == self.range.end;
         if is_all && self.crc32c.is_some_and(|crc| crc != self.expected) {
-            return Err(Damage::Checksum);
+            return Err(ValueDamage::Checksum);
         }
         let rest = piece.slice(until..);
         first.remove();
         if !rest.is_empty() {
             self.arrived.insert(position, rest);
         }
+        assert!(
+            position <= self.range.end,
+            "nothing beyond the range is given out"
+        );
         self.position = position;
         Ok(Some(bytes))
     }

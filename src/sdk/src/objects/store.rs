@@ -16,7 +16,7 @@ use super::convert::{
 };
 use super::{get_result, list_result, put_result};
 use crate::client::Client;
-use crate::download::{Download, DownloadOptions, Wanted};
+use crate::download::{Download, DownloadOptions, WantedBytes};
 use crate::head::EntryHead;
 use crate::limits::{
     DOWNLOAD_AHEAD, LARGE_READS_MAX, LISTED_DEFAULT, OBJECT_DELETES_MAX, SKIPPED_BEFORE_JUMP,
@@ -144,7 +144,7 @@ impl CorelithStore {
         let fetch = |range: Range<u64>| {
             let (client, head, whole) = (&self.client, head.clone(), whole.clone());
             async move {
-                let wanted = Wanted::Range(range.start, range.end);
+                let wanted = WantedBytes::Range(range.start, range.end);
                 let range = wanted.within(head.value_len);
                 if let Some(whole) = whole {
                     // What came as a whole has a few MiB.

@@ -1,7 +1,7 @@
 //! The requests of one upload.
 
 use super::outcome;
-use super::plan::{Content, Place, PlannedChunk};
+use super::plan::{ChunkPlace, PlannedChunk, WholeContent};
 use super::token::{UploadToken, UploadedPart};
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ impl UploadHandle {
 
     /// Sends a chunk; when it returns, the chunk is durable on a majority.
     pub(crate) async fn send(&self, chunk: PlannedChunk) -> Result<()> {
-        let Place {
+        let ChunkPlace {
             part,
             chunk: number,
         } = chunk.place;
@@ -125,8 +125,8 @@ impl UploadHandle {
     }
 
     /// Makes it the value of its key.
-    pub(crate) async fn commit(&self, content: Content) -> Result<Uploaded> {
-        let Content {
+    pub(crate) async fn commit(&self, content: WholeContent) -> Result<Uploaded> {
+        let WholeContent {
             parts,
             len,
             crc32c,

@@ -1,7 +1,7 @@
 //! Uploads of parts that come in any order.
 
 use super::handle::{UploadHandle, Uploaded};
-use super::plan::{Content, Place, PlannedChunk, combined};
+use super::plan::{ChunkPlace, PlannedChunk, WholeContent, combined};
 use super::token::{UploadToken, UploadedPart};
 use crate::client::Client;
 use crate::error::{Error, Field, Result};
@@ -53,7 +53,7 @@ struct Parts {
     /// Parts that are durable.
     whole: Mutex<BTreeMap<u32, UploadedPart>>,
     /// Chunks that an earlier process left.
-    known: BTreeMap<Place, StagedChunk>,
+    known: BTreeMap<ChunkPlace, StagedChunk>,
     room: Semaphore,
     concurrency: usize,
 }
@@ -63,7 +63,11 @@ impl Multipart {
         Self::with(handle, concurrency, BTreeMap::new())
     }
 
-    fn with(handle: UploadHandle, concurrency: usize, known: BTreeMap<Place, StagedChunk>) -> Self {
+    fn with(
+        handle: UploadHandle,
+        concurrency: usize,
+        known: BTreeMap<ChunkPlace, StagedChunk>,
+    ) -> Self {
         let shared = Arc::new(Parts {
             handle,
             whole: Mutex::default(),
@@ -85,7 +89,7 @@ impl Multipart {
         let builder = UploadBuilder::new(client.clone(), token.key.clone());
         let handle = builder.handle_of(token);
         let staged = handle.staged().await?;
-        let place = |chunk: &StagedChunk| Place {
+        let place = |chunk: &StagedChunk| ChunkPlace {
             part: chunk.part,
             chunk: chunk.chunk,
         };
@@ -134,7 +138,7 @@ impl Multipart {
             let begins = at * chunk_bytes;
             let ends = bytes.len().min(begins + chunk_bytes);
             // No part has more chunks than fit.
-            let place = Place {
+            let place = ChunkPlace {
                 part,
                 chunk: at as u32,
             };
@@ -220,7 +224,7 @@ impl Parts {
     /// Whether all chunks of a part are known to be durable.
     fn has(&self, part: &UploadedPart) -> bool {
         let chunk_bytes = u64::from(self.handle.token.chunk_bytes.max(1));
-        let range = |chunk| Place {
+        let range = |chunk| ChunkPlace {
             part: part.part,
             chunk,
         };
@@ -235,7 +239,7 @@ impl Parts {
     }
 
     /// Sends a chunk unless it is durable already. Returns its checksum and length.
-    async fn send(&self, place: Place, bytes: Bytes) -> Result<(u32, u64)> {
+    async fn send(&self, place: ChunkPlace, bytes: Bytes) -> Result<(u32, u64)> {
         let Ok(_room) = self.room.acquire().await else {
             let cause = crate::error::Cause::Closed;
             return Err(Error::Unavailable { cause });
@@ -258,7 +262,7 @@ impl Parts {
 }
 
 /// What a commit says of these parts.
-fn content_of(parts: &[UploadedPart], limit: u64) -> Result<Content> {
+fn content_of(parts: &[UploadedPart], limit: u64) -> Result<WholeContent> {
     let (mut len, mut crc32c) = (0u64, 0);
     let mut named = std::collections::BTreeSet::new();
     for part in parts {
@@ -285,7 +289,7 @@ fn content_of(parts: &[UploadedPart], limit: u64) -> Result<Content> {
     };
     // An empty part has no chunks.
     let parts = parts.iter().filter(|part| part.len > 0).map(length);
-    Ok(Content {
+    Ok(WholeContent {
         parts: parts.collect(),
         len,
         crc32c,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 /// Where a chunk lies in its upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct ChunkPlace {
     /// The part.
     pub part: u32,
     /// The chunk within the part, from 0.
@@ -29,7 +29,7 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedChunk {
     /// Where it lies.
-    pub place: Place,
+    pub place: ChunkPlace,
     /// Checksum of its bytes.
     pub crc32c: u32,
     /// Its bytes.
@@ -55,7 +55,7 @@ pub enum PlanError {
 
 /// What a commit says of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
+pub struct WholeContent {
     /// The parts, in order. None is empty.
     pub parts: Vec<PartLength>,
     /// Length of all of them, in bytes.
@@ -68,7 +68,7 @@ pub struct Content {
 
 /// Bytes of an upload, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct UploadTally {
     /// Durable on a majority.
     pub durable: u64,
     /// Sent, each counted once.
@@ -113,7 +113,7 @@ pub struct UploadPlan {
     in_flight_max: usize,
     filling: Filling,
     /// Of the chunk that is being filled.
-    place: Place,
+    place: ChunkPlace,
     /// Bytes before it in its part.
     part_bytes: u64,
     /// Bytes before it in the value.
@@ -121,9 +121,9 @@ pub struct UploadPlan {
     /// The parts that have ended.
     parts: Vec<PartLength>,
     /// Durable chunks that an earlier process left, from `place` on.
-    known: BTreeMap<Place, StagedChunk>,
+    known: BTreeMap<ChunkPlace, StagedChunk>,
     /// Lengths of the chunks that are sent and not known to be durable.
-    in_flight: BTreeMap<Place, u64>,
+    in_flight: BTreeMap<ChunkPlace, u64>,
     crc32c: u32,
     digester: Digester,
     /// How often a flush has cut a chunk short, also in earlier processes.
@@ -131,7 +131,7 @@ pub struct UploadPlan {
     /// The chunk that is being filled goes as it is.
     cuts_short: bool,
     finishing: bool,
-    tally: Tally,
+    tally: UploadTally,
 }
 
 impl UploadPlan {
@@ -143,7 +143,7 @@ impl UploadPlan {
             bytes_max: settings.bytes_max,
             in_flight_max: settings.in_flight_max.clamp(1, UPLOAD_IN_FLIGHT_MAX),
             filling: Filling::Copied(BytesMut::new()),
-            place: Place { part: 0, chunk: 0 },
+            place: ChunkPlace { part: 0, chunk: 0 },
             part_bytes: 0,
             cut_bytes: 0,
             parts: Vec::new(),
@@ -154,7 +154,7 @@ impl UploadPlan {
             cuts: 0,
             cuts_short: false,
             finishing: false,
-            tally: Tally::default(),
+            tally: UploadTally::default(),
         }
     }
 
@@ -190,7 +190,7 @@ impl UploadPlan {
 
     /// Refuses chunks with a gap in another part than the last, or that go on behind a short one.
     fn check_known(&self) -> Result<(), PlanError> {
-        let mut next = Place { part: 0, chunk: 0 };
+        let mut next = ChunkPlace { part: 0, chunk: 0 };
         let mut gap = None;
         for (place, chunk) in &self.known {
             let len = chunk.len as usize;
@@ -213,7 +213,7 @@ impl UploadPlan {
     }
 
     /// What became of the bytes so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> UploadTally {
         self.tally
     }
 
@@ -361,7 +361,7 @@ impl UploadPlan {
     }
 
     /// A chunk is durable.
-    pub fn durable(&mut self, place: Place) {
+    pub fn durable(&mut self, place: ChunkPlace) {
         let len = self.in_flight.remove(&place);
         assert!(len.is_some(), "{place:?} is not in flight");
         self.tally.durable += len.unwrap_or_default();
@@ -373,7 +373,7 @@ impl UploadPlan {
     }
 
     /// The content, once all of a finished stream is durable.
-    pub fn content(&mut self) -> Option<Content> {
+    pub fn content(&mut self) -> Option<WholeContent> {
         if !self.finishing || self.filling.len() > 0 || !self.in_flight.is_empty() {
             return None;
         }
@@ -386,7 +386,7 @@ impl UploadPlan {
         let of_parts: u64 = parts.iter().map(|part| part.len).sum();
         assert_eq!(of_parts, len, "the parts are the value");
         assert_eq!(self.tally.durable, len, "all of it is durable");
-        Some(Content {
+        Some(WholeContent {
             parts,
             len,
             crc32c: self.crc32c,
@@ -395,21 +395,21 @@ impl UploadPlan {
     }
 }
 
-fn place_of(chunk: &StagedChunk) -> Place {
-    Place {
+fn place_of(chunk: &StagedChunk) -> ChunkPlace {
+    ChunkPlace {
         part: chunk.part,
         chunk: chunk.chunk,
     }
 }
 
 /// The place behind a chunk.
-fn after(place: Place, is_short: bool) -> Place {
+fn after(place: ChunkPlace, is_short: bool) -> ChunkPlace {
     match is_short {
-        true => Place {
+        true => ChunkPlace {
             part: place.part.saturating_add(1),
             chunk: 0,
         },
-        false => Place {
+        false => ChunkPlace {
             part: place.part,
             chunk: place.chunk.saturating_add(1),
         },

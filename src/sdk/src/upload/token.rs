@@ -202,9 +202,9 @@ impl Serialize for UploadToken {
 
 impl<'de> Deserialize<'de> for UploadToken {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Text;
+        struct TokenText;
 
-        impl de::Visitor<'_> for Text {
+        impl de::Visitor<'_> for TokenText {
             type Value = UploadToken;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,7 +216,7 @@ impl<'de> Deserialize<'de> for UploadToken {
             }
         }
 
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(TokenText)
     }
 }
 

@@ -11,15 +11,15 @@ fn parts(lens: &[u64]) -> Vec<PartLength> {
     lens.iter().enumerate().map(part).collect()
 }
 
-fn layout(lens: &[u64]) -> Layout {
-    Layout::new(&parts(lens), CHUNK, lens.iter().sum()).unwrap()
+fn layout(lens: &[u64]) -> ChunkLayout {
+    ChunkLayout::new(&parts(lens), CHUNK, lens.iter().sum()).unwrap()
 }
 
 fn value(len: u64) -> Bytes {
     (0..len).map(|at| (at * 7) as u8).collect()
 }
 
-fn bytes_of(value: &Bytes, piece: &Piece) -> Bytes {
+fn bytes_of(value: &Bytes, piece: &ChunkPiece) -> Bytes {
     value.slice(piece.at as usize..(piece.at + piece.len()) as usize)
 }
 
@@ -54,17 +54,17 @@ fn pieces_lie_where_the_parts_say() {
 
 #[test]
 fn parts_that_are_not_those_of_the_value_are_refused() {
-    assert!(Layout::new(&parts(&[10]), CHUNK, 11).is_none());
-    assert!(Layout::new(&parts(&[10]), 0, 10).is_none());
-    assert!(Layout::new(&parts(&[u64::MAX, 2]), CHUNK, 1).is_none());
-    assert!(Layout::new(&[], CHUNK, 0).is_some_and(|layout| layout.is_empty()));
+    assert!(ChunkLayout::new(&parts(&[10]), CHUNK, 11).is_none());
+    assert!(ChunkLayout::new(&parts(&[10]), 0, 10).is_none());
+    assert!(ChunkLayout::new(&parts(&[u64::MAX, 2]), CHUNK, 1).is_none());
+    assert!(ChunkLayout::new(&[], CHUNK, 0).is_some_and(|layout| layout.is_empty()));
 }
 
 #[test]
 fn pieces_are_given_out_in_order_and_bounded() {
     let value = value(30);
     let mut plan = plan(30, 0..30, 3);
-    let pieces: Vec<Piece> = std::iter::from_fn(|| plan.next_piece()).collect();
+    let pieces: Vec<ChunkPiece> = std::iter::from_fn(|| plan.next_piece()).collect();
     assert_eq!(
         pieces.iter().map(|piece| piece.at).collect::<Vec<_>>(),
         [0, 8, 16]
@@ -93,7 +93,7 @@ fn damage_is_not_given_out() {
     while whole.next_piece().is_some() {}
     assert_eq!(
         whole.arrived(8, Bytes::from_static(b"abc")),
-        Err(Damage::Length)
+        Err(ValueDamage::Length)
     );
     let mut whole = plan(12, 0..12, 4);
     while whole.next_piece().is_some() {}
@@ -106,8 +106,8 @@ fn damage_is_not_given_out() {
         .unwrap();
     assert!(whole.take(99).unwrap().is_some());
     assert!(whole.take(2).unwrap().is_some());
-    assert_eq!(whole.take(2), Err(Damage::Checksum));
-    assert_eq!(whole.take(2), Err(Damage::Checksum), "and again");
+    assert_eq!(whole.take(2), Err(ValueDamage::Checksum));
+    assert_eq!(whole.take(2), Err(ValueDamage::Checksum), "and again");
     // Of a range nobody knows the checksum.
     let mut range = plan(12, 0..11, 4);
     while range.next_piece().is_some() {}
@@ -125,7 +125,7 @@ fn damage_is_not_given_out() {
 fn a_seek_keeps_what_comes_next() {
     let value = value(64);
     let mut plan = plan(64, 0..64, 4);
-    let pieces: Vec<Piece> = std::iter::from_fn(|| plan.next_piece()).collect();
+    let pieces: Vec<ChunkPiece> = std::iter::from_fn(|| plan.next_piece()).collect();
     plan.arrived(8, bytes_of(&value, &pieces[1])).unwrap();
     // (to, pieces dropped, the next piece that is asked for)
     assert_eq!(plan.seek(10), [0]);
@@ -151,7 +151,7 @@ fn every_range_is_read_as_it_is() {
             for ahead in [1, 3] {
                 let mut plan = DownloadPlan::new(layout(&lens), start..end, crc, ahead);
                 let mut found = Vec::new();
-                let mut waiting: Vec<Piece> = Vec::new();
+                let mut waiting: Vec<ChunkPiece> = Vec::new();
                 while !plan.is_at_end() {
                     waiting.extend(std::iter::from_fn(|| plan.next_piece()));
                     assert!(waiting.len() <= ahead);

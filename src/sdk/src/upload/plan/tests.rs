@@ -18,12 +18,12 @@ fn sent(plan: &mut UploadPlan) -> Vec<String> {
 }
 
 fn shown(chunk: &PlannedChunk) -> String {
-    let Place { part, chunk: at } = chunk.place;
+    let ChunkPlace { part, chunk: at } = chunk.place;
     format!("{part}.{at}:{}", String::from_utf8_lossy(&chunk.bytes))
 }
 
-fn at(part: u32, chunk: u32) -> Place {
-    Place { part, chunk }
+fn at(part: u32, chunk: u32) -> ChunkPlace {
+    ChunkPlace { part, chunk }
 }
 
 fn staged(part: u32, chunk: u32, bytes: &str) -> StagedChunk {
@@ -300,11 +300,11 @@ impl Dice {
 
 /// What the cluster has of an upload.
 #[derive(Default)]
-struct Staged(BTreeMap<Place, Vec<u8>>);
+struct Staged(BTreeMap<ChunkPlace, Vec<u8>>);
 
 impl Staged {
     fn chunks(&self) -> Vec<StagedChunk> {
-        let chunk = |(place, bytes): (&Place, &Vec<u8>)| StagedChunk {
+        let chunk = |(place, bytes): (&ChunkPlace, &Vec<u8>)| StagedChunk {
             part: place.part,
             chunk: place.chunk,
             len: bytes.len() as u32,

@@ -45,8 +45,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 /// Length of every chunk of a part but its last. All replicas decide by it: another length needs a version of its own.
-pub(crate) const CHUNK_BYTES: u32 = 512 << 10;
-const _: () = assert!(CHUNK_BYTES as usize <= CHUNK_BYTES_MAX);
+pub(crate) const CHUNK_BYTES: u32 = CHUNK_BYTES_MAX as u32;
 const _: () = assert!(LARGE_VALUE_BYTES_MAX <= UPLOAD_CHUNKS_MAX as u64 * CHUNK_BYTES as u64);
 /// Names the row with the log's time; no upload has this id.
 const TIME: UploadId = UploadId(0);

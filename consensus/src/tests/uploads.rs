@@ -4,12 +4,14 @@
 use super::client::parts_of;
 use super::cluster::{Cluster, UploadAsk, abort, begin, chunk, commit, put};
 use super::scenarios::applied;
+use crate::limits::UPLOAD_LANE_BYTES;
 use crate::planted::{Bug, plant};
 use crate::uploads::UploadCounts;
 use crate::{GroupError, Options};
 use bytes::Bytes;
 use corelith_io::sim::SimConfig;
 use corelith_shards::{ShardId, Space};
+use corelith_wire::limits::CHUNK_BYTES_MAX;
 use corelith_wire::request::Condition;
 use corelith_wire::upload::{UploadRefusal, UploadState, UploadStatus};
 use corelith_wire::{ChunkId, UploadId};
@@ -411,7 +413,7 @@ fn small_writes_pass_chunks_and_chunks_wait_in_order() {
     let session = cluster.open_session(leader);
     let group = cluster.groups(leader).unwrap().group(SHARD).unwrap();
     let done = Rc::new(RefCell::new(Vec::new()));
-    let large = Bytes::from(vec![1; 1 << 20]);
+    let large = Bytes::from(vec![1; CHUNK_BYTES_MAX]);
     let (noting, command) = (
         Rc::clone(&done),
         put(session, 1, Condition::Any, "small", "x"),
@@ -434,7 +436,8 @@ fn small_writes_pass_chunks_and_chunks_wait_in_order() {
     let done = done.borrow();
     let small = done.iter().position(Option::is_none).unwrap();
     // As many as the lane takes were on their way before it.
-    assert!(small <= 4, "the write was answered after {small} chunks");
+    let most = UPLOAD_LANE_BYTES / CHUNK_BYTES_MAX;
+    assert!(small <= most, "the write was answered after {small} chunks");
     let chunks: Vec<u32> = done.iter().flatten().copied().collect();
     assert!(chunks.is_sorted(), "{chunks:?}");
 }
@@ -449,9 +452,9 @@ fn chunks_that_wait_fail_with_the_lead() {
     let answers = Rc::new(RefCell::new(Vec::new()));
     let noting = Rc::clone(&answers);
     cluster.sim.enter(cluster.nodes[leader], move || {
-        for number in 0..10 {
+        for number in 0..14 {
             let answers = Rc::clone(&noting);
-            let payload = chunk(id(LONG, number), &Bytes::from(vec![1; 1 << 20]));
+            let payload = chunk(id(LONG, number), &Bytes::from(vec![1; CHUNK_BYTES_MAX]));
             group.submit_chunk(payload, move |answer| {
                 answers.borrow_mut().push(answer.map(|reply| reply.state));
             });
@@ -461,7 +464,7 @@ fn chunks_that_wait_fail_with_the_lead() {
     cluster.wait("those that wait fail", || answers.borrow().len() >= 6);
     assert!(answers.borrow().iter().all(Result::is_err));
     cluster.sim.net().heal_all();
-    cluster.wait("all are answered", || answers.borrow().len() == 10);
+    cluster.wait("all are answered", || answers.borrow().len() == 14);
     cluster.check_replicas_equal();
 }
 

@@ -66,7 +66,7 @@ impl WantedBytes {
 /// **Sources**: the bytes come from all replicas of the shard in turn, unless [`Get::from`] says otherwise. If a node fails,
 /// the others go on.
 ///
-/// **Memory**: the chunks that are read ahead ([`Get::ahead`]), of at most 1 MiB each: 4 MiB by default, and what the
+/// **Memory**: the chunks that are read ahead ([`Get::ahead`]), of at most 512 KiB each: 2 MiB by default, and what the
 /// connections buffer. When nobody takes them, no more are read. A value that fits in one frame, of at most 8 MiB, is
 /// there as a whole.
 ///

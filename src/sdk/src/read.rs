@@ -133,7 +133,7 @@ impl Get {
         self
     }
 
-    /// How many chunks of a large value, of at most 1 MiB, are read ahead. Default: 4; at most 64.
+    /// How many chunks of a large value, of at most 512 KiB, are read ahead. Default: 4; at most 64.
     pub fn ahead(mut self, chunks: usize) -> Self {
         self.ahead = chunks.clamp(1, DOWNLOAD_AHEAD_MAX);
         self

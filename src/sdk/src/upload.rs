@@ -63,8 +63,8 @@ type Committing = Pin<Box<dyn Future<Output = Result<Uploaded>> + Send>>;
 /// An upload that is dropped before stays in the cluster until its time to live passes, so that its
 /// [`token`](Self::token) can resume it; the drop logs a warning. [`abort`](Self::abort) ends it at once.
 ///
-/// **Memory**: the chunks in flight ([`concurrency`](UploadBuilder::concurrency)) and one more, of at most 1 MiB each:
-/// 5 MiB by default. When all are in use, a write waits. Whole chunks given to [`write`](Self::write) are not copied.
+/// **Memory**: the chunks in flight ([`concurrency`](UploadBuilder::concurrency)) and one more, of at most 512 KiB each:
+/// 2.5 MiB by default. When all are in use, a write waits. Whole chunks given to [`write`](Self::write) are not copied.
 ///
 /// **Flush** waits until what was written is durable on a majority. It sends a chunk that is not full as it is, which
 /// costs space and time, and does so at most 4,000 times; after that it waits for the full chunks only.

@@ -8,7 +8,7 @@ pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest value, in bytes: one that does not fit in a frame travels as chunks.
 pub const LARGE_VALUE_BYTES_MAX: u64 = 1 << 31;
 /// Longest chunk of a large value, in bytes.
-pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
 /// Most parts of a large value.
 pub const UPLOAD_PARTS_MAX: usize = 10_000;
 /// Most chunks of an upload.

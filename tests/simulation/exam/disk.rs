@@ -78,7 +78,7 @@ pub(crate) fn slow_follower(seed: u64) -> Report {
             p99(&history, &meant, from, until),
         );
         assert!(
-            2 * meanwhile <= 3 * usual,
+            meanwhile <= 2 * usual,
             "p99 with a slow follower: {meanwhile:?} instead of {usual:?}"
         );
     });

@@ -12,7 +12,7 @@ const CONCURRENCY: &str = "4";
 /// How a long value travels.
 #[derive(Clone, Debug, Args)]
 pub struct TransferOptions {
-    /// Chunks of a long value, of at most 1 MiB, that travel at once, 1 to 64.
+    /// Chunks of a long value, of at most 512 KiB, that travel at once, 1 to 64.
     #[arg(long, value_name = "COUNT", default_value = CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
     /// Draw no progress bar. None is drawn either if standard error is no terminal.

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Longer than the memory for clients, of 64 MiB.
-const LONG_CHUNKS: u32 = 80;
+const LONG_CHUNKS: u32 = 160;
 /// Chunks on their way at a time.
 const AHEAD: u32 = 8;
 

@@ -99,7 +99,7 @@ impl UploadBuilder {
         self.condition(Condition::Absent)
     }
 
-    /// How many chunks (of at most 1 MiB) are in flight at a time. The upload keeps so many in memory, and one more.
+    /// How many chunks (of at most 512 KiB) are in flight at a time. The upload keeps so many in memory, and one more.
     /// Default: 4; at most 64.
     pub fn concurrency(mut self, chunks: usize) -> Self {
         self.concurrency = chunks.clamp(1, UPLOAD_IN_FLIGHT_MAX);

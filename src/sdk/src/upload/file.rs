@@ -37,7 +37,7 @@ const TOKEN_SUFFIX: &str = ".corelith-upload";
 /// content and `.corelith-upload`, holds the upload's token. It is removed when the upload has ended. If the content
 /// has another length or time of modification since, the call fails with `Invalid`.
 ///
-/// **Memory**: that of an [`Upload`], and two more chunks of at most 1 MiB to read ahead.
+/// **Memory**: that of an [`Upload`], and two more chunks of at most 512 KiB to read ahead.
 ///
 /// # Errors
 /// Those of [`Upload::write`] and [`Upload::commit`]; `File` if a file cannot be read or written; `Invalid` if the file

@@ -41,7 +41,7 @@ impl UploadBuilder {
 /// its time to live passes, so that its [`token`](Self::token) can resume it.
 ///
 /// **Memory**: parts are not copied. All parts together have [`concurrency`](UploadBuilder::concurrency) chunks of at most
-/// 1 MiB in flight; a part that finds no room waits.
+/// 512 KiB in flight; a part that finds no room waits.
 #[derive(Clone, Debug)]
 pub struct Multipart {
     shared: Arc<Parts>,

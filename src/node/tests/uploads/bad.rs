@@ -243,13 +243,13 @@ fn a_flipped_page_of_a_chunk_is_repaired() {
         }
         let chunk = id_of(ID, (0, 0));
         assert!(client.bytes_of(chunk, 0, 60_000).await == value[..60_000]);
-        assert!(client.bytes_of(chunk, 0, 1 << 20).await == value);
+        assert!(client.bytes_of(chunk, 0, CHUNK_BYTES_MAX as u32).await == value);
         let begun = corelith_io::now();
         while damages(&mut client).await > 0 {
             assert!(begun.elapsed() < Duration::from_secs(120), "it stays");
             corelith_io::sleep(Duration::from_millis(100)).await;
         }
-        assert!(client.bytes_of(chunk, 0, 1 << 20).await == value);
+        assert!(client.bytes_of(chunk, 0, CHUNK_BYTES_MAX as u32).await == value);
         assert_eq!(damages(&mut client).await, 0, "it was met again");
     });
 }

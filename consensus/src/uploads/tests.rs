@@ -504,7 +504,7 @@ fn all_is_bounded() {
         (content(CHUNK_BYTES + 1, 0), 0, UploadRefusal::Malformed),
         (
             content(1, 0),
-            2048,
+            4096,
             UploadRefusal::TooLarge { limit: 1 << 31 },
         ),
     ];

@@ -118,7 +118,9 @@ impl Content {
     }
 
     async fn is_value_of(self, client: &Client, key: &str) {
-        let download = client.get(key).stream().await.unwrap();
+        // A node is being killed, and others take its leads.
+        let reading = client.get(key).deadline(DEADLINE);
+        let download = reading.stream().await.unwrap();
         self.compare(download.expect("it has a value")).await;
     }
 }

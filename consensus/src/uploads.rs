@@ -546,6 +546,10 @@ impl Uploads {
             return;
         };
         let bytes = open.bytes;
+        assert!(
+            !matches!(how, Final::Committed { .. }),
+            "a commit ends otherwise"
+        );
         changes.push(put(upload, &UploadRecord::Dead { how, bytes }));
         self.insert_dead(upload, how, bytes);
     }

@@ -96,6 +96,10 @@ impl ChunkLane {
         if after > self.bytes_max(corelith_io::now()) && self.bytes.get() > 0 {
             return None;
         }
+        assert!(
+            after <= UPLOAD_LANE_BYTES || after == bytes,
+            "the lane is bounded"
+        );
         self.bytes.set(after);
         Some(LanePlace {
             lane: Rc::clone(self),

@@ -36,6 +36,7 @@ fn behind(prefix: &[u8]) -> Bytes {
             break;
         }
     }
+    assert!(end.is_empty() || *end > *prefix, "it is behind");
     end.into()
 }
 

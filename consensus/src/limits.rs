@@ -134,6 +134,9 @@ pub const RELIEF_PAUSE: Duration = Duration::from_millis(100);
 pub const RELIEF_SAY_EVERY: Duration = Duration::from_secs(30);
 /// Uploads of a shard that are neither committed nor given up.
 pub const OPEN_UPLOADS_MAX: usize = 1024;
+/// Values and uploads of a shard whose chunks are to be dropped, beyond which none begins: the leader drops some hundred a
+/// second, and values that are read stay for a while.
+pub const DEAD_UPLOADS_MAX: usize = 65_536;
 /// Chunks of all such uploads of a shard.
 pub const STAGED_CHUNKS_MAX: usize = 262_144;
 /// Uploads of a shard of which nothing is left and of which it is known how they ended: the last ones.

@@ -26,8 +26,8 @@ pub(crate) use load::{LoadError, load};
 pub(crate) use rows::{RowChange, upload_key, write};
 
 use crate::limits::{
-    DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX, OPEN_UPLOADS_MAX,
-    STAGED_CHUNKS_MAX, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX, UPLOAD_TTL_MIN,
+    DEAD_UPLOADS_MAX, DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX,
+    OPEN_UPLOADS_MAX, STAGED_CHUNKS_MAX, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX, UPLOAD_TTL_MIN,
 };
 use crate::planted::{Bug, is_planted};
 use bytes::Bytes;
@@ -145,7 +145,9 @@ pub(crate) struct Uploads {
     /// The last entry's that has one, in microseconds since 1970.
     time_us: u64,
     known: BTreeMap<UploadId, KnownUpload>,
-    /// When the open ones expire.
+    /// The open ones.
+    open: BTreeSet<UploadId>,
+    /// When they expire.
     expiring: BTreeSet<(u64, UploadId)>,
     live: BTreeMap<Bytes, UploadId>,
     dead: BTreeSet<UploadId>,
@@ -249,9 +251,10 @@ impl Uploads {
 
     /// The next open uploads after one, in order, and whether there are more.
     pub(crate) fn list(&self, after: UploadId, most: usize) -> (Vec<UploadSummary>, bool) {
-        let rest = self.known.range((Bound::Excluded(after), Bound::Unbounded));
-        let mut rest = rest.filter_map(|(upload, known)| match known {
-            KnownUpload::Open(open) => Some(UploadSummary {
+        let rest = self.open.range((Bound::Excluded(after), Bound::Unbounded));
+        let mut rest = rest.filter_map(|upload| {
+            let open = self.open(*upload)?;
+            Some(UploadSummary {
                 upload: *upload,
                 key: open.begun.key.to_vec(),
                 begun_us: open.begun.begun_us,
@@ -259,8 +262,7 @@ impl Uploads {
                 chunks: u32::try_from(open.chunks.len()).unwrap_or(u32::MAX),
                 bytes: open.bytes,
                 state: UploadState::Open,
-            }),
-            _ => None,
+            })
         });
         let listed = rest.by_ref().take(most).collect();
         (listed, rest.next().is_some())
@@ -313,10 +315,14 @@ impl Uploads {
             Some(known) => return known.state(),
             None => {}
         }
-        if self.expiring.len() >= OPEN_UPLOADS_MAX {
-            return refused(UploadRefusal::TooMany {
-                limit: OPEN_UPLOADS_MAX as u32,
-            });
+        for (count, limit) in [
+            (self.open.len(), OPEN_UPLOADS_MAX),
+            (self.dead.len(), DEAD_UPLOADS_MAX),
+        ] {
+            if count >= limit {
+                let limit = limit as u32;
+                return refused(UploadRefusal::TooMany { limit });
+            }
         }
         self.pass(time_us, changes);
         let ttl_us = u64::try_from(ttl(*ttl_ms).as_micros()).unwrap_or(u64::MAX);
@@ -344,7 +350,8 @@ impl Uploads {
         };
         let before = self.known.insert(upload, KnownUpload::Open(Box::new(open)));
         assert!(before.is_none(), "{upload} begins twice");
-        assert_eq!(self.counts.open, self.expiring.len());
+        self.open.insert(upload);
+        assert_eq!(self.counts.open, self.open.len());
     }
 
     /// What becomes of a chunk that needs no entry, or whose entry has no effect; `None`: it is to be stored.
@@ -430,7 +437,7 @@ impl Uploads {
         time_us: u64,
         changes: &mut Vec<RowChange>,
     ) -> UploadState {
-        assert_eq!(self.check_commit(commit), Ok(()), "{}", commit.upload);
+        debug_assert_eq!(self.check_commit(commit), Ok(()), "{}", commit.upload);
         self.pass(time_us, changes);
         if let Err(current) = condition {
             let how = Final::Conflicted { current };
@@ -528,7 +535,8 @@ impl Uploads {
             return None;
         };
         let expired = self.expiring.remove(&(open.begun.expires_us, upload));
-        assert!(expired, "{upload} would expire");
+        let was_open = self.open.remove(&upload);
+        assert!(expired && was_open, "{upload} would expire");
         self.counts.open -= 1;
         self.counts.staged_chunks -= open.chunks.len();
         self.counts.staged_bytes -= open.bytes;

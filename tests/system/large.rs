@@ -118,9 +118,7 @@ impl Content {
     }
 
     async fn is_value_of(self, client: &Client, key: &str) {
-        // A node is being killed, and others take its leads.
-        let reading = client.get(key).deadline(DEADLINE);
-        let download = reading.stream().await.unwrap();
+        let download = client.get(key).stream().await.unwrap();
         self.compare(download.expect("it has a value")).await;
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Far above what anything here takes on two busy cores; only a test that fails waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 

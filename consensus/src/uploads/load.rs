@@ -2,7 +2,9 @@
 
 use super::record::{self, CommittedRecord, OpenRecord, UploadRecord};
 use super::{Chunks, Final, TIME, Uploads, own};
-use crate::limits::{UPLOAD_ROWS, UPLOAD_ROWS_BYTES};
+use crate::limits::{
+    ENDED_UPLOADS_KEPT_MAX, OPEN_UPLOADS_MAX, STAGED_CHUNKS_MAX, UPLOAD_ROWS, UPLOAD_ROWS_BYTES,
+};
 use bytes::Bytes;
 use corelith_shards::{Engine, Space};
 use corelith_wire::{ChunkId, UploadId};
@@ -36,7 +38,7 @@ impl Loading {
             self.table.insert_dead(upload, how, committed.len);
             return Ok(());
         }
-        self.flush();
+        self.flush()?;
         if !rest.is_empty() {
             return Err(StrangeRow);
         }
@@ -49,19 +51,29 @@ impl Loading {
             }
             UploadRecord::Committed(committed) => self.committed = Some((upload, committed)),
             UploadRecord::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
-            UploadRecord::Ended { how, at } => self.table.insert_ended(upload, how, at),
+            UploadRecord::Ended { how, at } => {
+                if self.table.ended.len() >= ENDED_UPLOADS_KEPT_MAX {
+                    return Err(StrangeRow);
+                }
+                self.table.insert_ended(upload, how, at);
+            }
         }
         Ok(())
     }
 
-    /// The record before has no mark.
-    fn flush(&mut self) {
-        if let Some((upload, committed)) = self.committed.take() {
-            let CommittedRecord {
-                key, version, len, ..
-            } = committed;
-            self.table.insert_live(upload, own(&key), version, len);
+    /// The record before has no mark: it is the value of its key.
+    fn flush(&mut self) -> Result<(), StrangeRow> {
+        let Some((upload, committed)) = self.committed.take() else {
+            return Ok(());
+        };
+        let CommittedRecord {
+            key, version, len, ..
+        } = committed;
+        if self.table.live.contains_key(&key) {
+            return Err(StrangeRow);
         }
+        self.table.insert_live(upload, own(&key), version, len);
+        Ok(())
     }
 
     /// Takes a row of the space Staged. Those of uploads that are dead wait to be dropped.
@@ -75,12 +87,16 @@ impl Loading {
     }
 
     /// The table.
-    pub(crate) fn finish(mut self) -> Uploads {
-        self.flush();
+    pub(crate) fn finish(mut self) -> Result<Uploads, StrangeRow> {
+        self.flush()?;
+        let staged: usize = self.open.values().map(|(_, chunks)| chunks.len()).sum();
+        if self.open.len() > OPEN_UPLOADS_MAX || staged > STAGED_CHUNKS_MAX {
+            return Err(StrangeRow);
+        }
         for (upload, (begun, chunks)) in self.open {
             self.table.insert_open(upload, begun, chunks);
         }
-        self.table
+        Ok(self.table)
     }
 }
 
@@ -116,5 +132,5 @@ pub(crate) async fn load(engine: &Engine) -> Result<Uploads, LoadError> {
             }
         }
     }
-    Ok(loading.finish())
+    Ok(loading.finish()?)
 }

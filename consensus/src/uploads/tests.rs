@@ -189,7 +189,7 @@ impl Shard {
                 loading.staged(key, value).unwrap();
             }
         }
-        loading.finish()
+        loading.finish().unwrap()
     }
 
     /// What must hold after each step.
@@ -708,4 +708,73 @@ fn rows_and_table_agree_whatever_happens() {
         }
         assert!(!shard.table.ended.is_empty(), "seed {seed}");
     }
+}
+
+/// Rows that are each in order, and together are no table's: no replica ends over them, its shard is down and says so.
+#[test]
+fn rows_that_make_no_table_are_refused() {
+    let committed = |key: &'static [u8]| {
+        UploadRecord::Committed(CommittedRecord {
+            key: Bytes::from_static(key),
+            version: LogIndex(5),
+            committed_us: 6,
+            len: 7,
+            chunk_bytes: CHUNK_BYTES,
+            crc32c: 9,
+            digest: Digest::default(),
+            attributes: Bytes::new(),
+            parts: vec![PartLength { part: 1, len: 7 }],
+        })
+    };
+    let load = |records: Vec<UploadRecord>| {
+        let mut loading = Loading::default();
+        for (number, record) in (1..).zip(records) {
+            loading.upload(&upload_key(upload(number)), &record.encode())?;
+        }
+        loading.finish()
+    };
+    let two = load(vec![committed(b"a"), committed(b"b")]).unwrap();
+    assert_eq!(two.counts().live, 2);
+    // Two values of one key, the later one in the middle or at the end.
+    let one_key = vec![committed(b"a"), committed(b"a")];
+    assert_eq!(load(one_key.clone()), Err(StrangeRow));
+    let followed = [one_key, vec![UploadRecord::Time(1)]].concat();
+    assert_eq!(load(followed), Err(StrangeRow));
+    let ended = |at| UploadRecord::Ended {
+        how: Final::Aborted,
+        at: LogIndex(at),
+    };
+    let most = ENDED_UPLOADS_KEPT_MAX as u64;
+    assert!(load((0..most).map(ended).collect()).is_ok());
+    assert_eq!(load((0..=most).map(ended).collect()), Err(StrangeRow));
+    let open = |_| {
+        UploadRecord::Open(OpenRecord {
+            key: Bytes::from_static(b"key"),
+            begun_us: 1,
+            expires_us: 2,
+            attributes: Bytes::new(),
+        })
+    };
+    let most = OPEN_UPLOADS_MAX as u64;
+    assert!(load((0..most).map(open).collect()).is_ok());
+    assert_eq!(load((0..=most).map(open).collect()), Err(StrangeRow));
+}
+
+#[test]
+fn none_begins_while_too_many_are_to_be_dropped() {
+    let mut table = Uploads::default();
+    let mut changes = Vec::new();
+    for number in 1..=DEAD_UPLOADS_MAX as u128 {
+        let begun = table.begin(&begin(number, "key"), 0, &mut changes);
+        assert_eq!(begun, UploadState::Open, "{number}");
+        table.abort(upload(number), 0, &mut changes);
+        changes.clear();
+    }
+    let limit = DEAD_UPLOADS_MAX as u32;
+    let next = begin(u128::MAX, "key");
+    let refusal = refused(UploadRefusal::TooMany { limit });
+    assert_eq!(table.begin(&next, 0, &mut changes), refusal);
+    let dropped = DropChunks::of(upload(1), [].into_iter(), true);
+    table.drop_chunks(LogIndex(9), &dropped, 0, &mut changes);
+    assert_eq!(table.begin(&next, 0, &mut changes), UploadState::Open);
 }

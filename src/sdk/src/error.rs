@@ -298,6 +298,9 @@ pub enum Cause {
     /// The client was dropped.
     #[error("the client was closed")]
     Closed,
+    /// The cluster does not know the upload any more.
+    #[error("the cluster does not know the upload any more")]
+    Forgotten,
     /// The node is of a release that does not have what was asked.
     #[error("the node is of a release without large values")]
     OlderNode,

@@ -1,6 +1,6 @@
 //! What the state of an upload means for whoever asked. Pure.
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use corelith_wire::upload::{UploadRefusal, UploadState};
 
 const WRONG: Error = Error::Protocol {
@@ -26,6 +26,10 @@ pub(crate) fn of_commit(state: UploadState) -> Result<u64> {
         UploadState::Committed { version } => Ok(version),
         UploadState::Conflicted { current } => Err(Error::Conflict { current }),
         UploadState::Open => Err(WRONG),
+        // It may have been committed, replaced and forgotten since an attempt that nobody heard of.
+        UploadState::Unknown => Err(Error::Indeterminate {
+            cause: Cause::Forgotten,
+        }),
         state => Err(ended(state)),
     }
 }
@@ -81,7 +85,7 @@ mod tests {
             ),
             (State::Aborted, "upload ended", "upload ended", ""),
             (State::Expired, "upload ended", "upload ended", ""),
-            (State::Unknown, "upload ended", "upload ended", ""),
+            (State::Unknown, "upload ended", "indeterminate", ""),
             (
                 State::Dropped,
                 "upload ended",

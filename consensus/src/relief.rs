@@ -31,7 +31,7 @@ pub(crate) enum Checked {
     Decided(Outcome),
 }
 
-/// A conditional write that a replica cannot decide, so that it applies nothing more for now: its key is damaged here, and no
+/// A conditional write that a replica cannot decide, so that it applies nothing more until it can: its key is damaged here, and no
 /// other replica can say which version it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplyWait {

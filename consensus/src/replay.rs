@@ -14,7 +14,7 @@ use corelith_io::JoinHandle;
 use corelith_shards::{self as shards, Engine, Entry, Log, LogIndex};
 
 /// Applies the committed entries of `log` that `engine`, the state of `machine`, lacks. Returns whether it has come to the end:
-/// it stops before an entry that cannot be decided for now.
+/// it stops before an entry that it cannot decide until damage is healed.
 ///
 /// # Errors
 /// `Storage` or `State`: the shard cannot be used.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What the process of [`uploads_a_file`] is to do: seeds, key and file.
+/// What the process of an [`Uploader`] is to do: seeds, key and file.
 const ASKED: &str = "CORELITH_LARGE_UPLOAD";
 /// Bytes that are made or written at a time.
 const PIECE: u64 = 1 << 20;
@@ -145,8 +145,7 @@ impl Uploader {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([
             "--exact",
-            "large::uploads_a_file",
-            "--ignored",
+            "large::an_upload_outlives_its_client_and_its_leaders",
             "--nocapture",
         ]);
         let asked = format!("{} {key} {}", cluster.seeds(), file.display());
@@ -190,13 +189,8 @@ impl Uploader {
     }
 }
 
-/// What [`Uploader`] runs.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a process that other tests start and kill"]
-async fn uploads_a_file() {
-    let Ok(asked) = std::env::var(ASKED) else {
-        return;
-    };
+/// What [`Uploader`] runs: uploads the file that `asked` names.
+async fn upload_a_file(asked: &str) {
     let asked: Vec<&str> = asked.split(' ').collect();
     let client = connect(asked[0].to_owned()).await;
     let upload = client.upload_file(asked[1], asked[2]);
@@ -226,6 +220,10 @@ async fn strike_leader(cluster: &mut Cluster, client: &Client, key: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_outlives_its_client_and_its_leaders() {
+    // The client is a process of its own, which the test kills.
+    if let Ok(asked) = std::env::var(ASKED) {
+        return upload_a_file(&asked).await;
+    }
     let mut cluster = Cluster::start();
     let client = cluster.client().await;
     let mut dice = Dice::new();

@@ -78,7 +78,7 @@ impl Group {
         inner.keeper.works.set(true);
         let group = self.clone();
         drop(corelith_io::spawn(async move {
-            // Lost with the lead, or refused for now: the next round goes on.
+            // The lead is lost, or the group is full: the next round goes on.
             if let Err(error) = group.clear_away(dead).await {
                 tracing::debug!(shard = %group.shard(), %error, "uploads are cleared away later");
             }

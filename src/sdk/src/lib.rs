@@ -81,6 +81,7 @@ mod seeds;
 pub mod session;
 mod slots;
 mod status;
+mod token_text;
 mod transport;
 mod upload;
 mod upload_ask;

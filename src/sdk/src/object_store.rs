@@ -66,80 +66,14 @@ mod store;
 
 pub use store::CorelithStore;
 
-use api::multipart::{MultipartStore, PartId};
-use api::path::Path;
-use api::{
-    Attributes, GetResult, GetResultPayload, ListResult, MultipartId, ObjectMeta,
-    PutMultipartOptions, PutPayload, PutResult, Result,
-};
-use std::ops::Range;
-
-fn put_result(e_tag: String) -> PutResult {
-    PutResult {
-        e_tag: Some(e_tag),
-        version: None,
-        extensions: Default::default(),
-    }
-}
-
-fn get_result(
-    payload: GetResultPayload,
-    meta: ObjectMeta,
-    range: Range<u64>,
-    attributes: Attributes,
-) -> GetResult {
-    GetResult {
-        payload,
-        meta,
-        range,
-        attributes,
-        extensions: Default::default(),
-    }
-}
-
-fn list_result(common_prefixes: Vec<Path>, objects: Vec<ObjectMeta>) -> ListResult {
-    ListResult {
-        common_prefixes,
-        objects,
-        extensions: Default::default(),
-    }
-}
-
-#[async_trait::async_trait]
-impl MultipartStore for CorelithStore {
-    async fn create_multipart(&self, path: &Path) -> Result<MultipartId> {
-        let options = PutMultipartOptions::default();
-        self.begin_parts(path, options).await
-    }
-
-    async fn create_multipart_opts(
-        &self,
-        path: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<MultipartId> {
-        self.begin_parts(path, opts).await
-    }
-
-    async fn put_part(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        part_idx: usize,
-        data: PutPayload,
-    ) -> Result<PartId> {
-        self.put_part_of(path, id, part_idx, data).await
-    }
-
-    async fn complete_multipart(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        parts: Vec<PartId>,
-    ) -> Result<PutResult> {
-        self.complete_parts(path, id, parts).await
-    }
-
-    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {
-        self.abort_parts(path, id).await
-    }
+crate::objects::object_store_version! {
+    results with { extensions }, parts with {
+            async fn create_multipart_opts(
+                &self,
+                path: &api::path::Path,
+                opts: api::PutMultipartOptions,
+            ) -> api::Result<api::MultipartId> {
+                self.begin_parts(path, opts).await
+            }
+        }
 }

@@ -4,6 +4,88 @@ use crate::head::EntryHead;
 use crate::scan::successor;
 use crate::upload::token::UploadedPart;
 
+/// What differs between the versions of the crate `object_store` and can be written as one: results, which have `extensions`
+/// from 0.14 on, and the trait for parts, which has a function more. `api` is the version.
+macro_rules! object_store_version {
+    (results with { $($extensions:ident)? }, parts with { $($more:tt)* }) => {
+        fn put_result(e_tag: String) -> api::PutResult {
+            api::PutResult {
+                e_tag: Some(e_tag),
+                version: None,
+                $($extensions: Default::default(),)?
+            }
+        }
+
+        fn get_result(
+            payload: api::GetResultPayload,
+            meta: api::ObjectMeta,
+            range: std::ops::Range<u64>,
+            attributes: api::Attributes,
+        ) -> api::GetResult {
+            api::GetResult {
+                payload,
+                meta,
+                range,
+                attributes,
+                $($extensions: Default::default(),)?
+            }
+        }
+
+        fn list_result(
+            common_prefixes: Vec<api::path::Path>,
+            objects: Vec<api::ObjectMeta>,
+        ) -> api::ListResult {
+            api::ListResult {
+                common_prefixes,
+                objects,
+                $($extensions: Default::default(),)?
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl api::multipart::MultipartStore for CorelithStore {
+            async fn create_multipart(
+                &self,
+                path: &api::path::Path,
+            ) -> api::Result<api::MultipartId> {
+                let options = api::PutMultipartOptions::default();
+                self.begin_parts(path, options).await
+            }
+
+            async fn put_part(
+                &self,
+                path: &api::path::Path,
+                id: &api::MultipartId,
+                part_idx: usize,
+                data: api::PutPayload,
+            ) -> api::Result<api::multipart::PartId> {
+                self.put_part_of(path, id, part_idx, data).await
+            }
+
+            async fn complete_multipart(
+                &self,
+                path: &api::path::Path,
+                id: &api::MultipartId,
+                parts: Vec<api::multipart::PartId>,
+            ) -> api::Result<api::PutResult> {
+                self.complete_parts(path, id, parts).await
+            }
+
+            async fn abort_multipart(
+                &self,
+                path: &api::path::Path,
+                id: &api::MultipartId,
+            ) -> api::Result<()> {
+                self.abort_parts(path, id).await
+            }
+
+            $($more)*
+        }
+    };
+}
+
+pub(crate) use object_store_version;
+
 /// Beginning of the names of attributes that the application of a store made up.
 pub(crate) const METADATA: &str = "meta-";
 

@@ -6,15 +6,16 @@
 //! Little-endian, as hexadecimal text.
 
 use crate::error::{Error, Result};
+use crate::token_text::{self, CRC_BYTES};
 use bytes::{Buf, BufMut, Bytes};
 use corelith_wire::ClusterId;
 use corelith_wire::limits::KEY_BYTES_MAX;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 
 const VERSION: u8 = 1;
 /// Bytes of a token without its keys.
-const FIXED_BYTES: usize = 1 + 8 + 4 + 4 + 4;
+const FIXED_BYTES: usize = 1 + 8 + 4 + 4 + CRC_BYTES;
 
 /// The rest of a scan, see [`Scan::token`](crate::Scan::token). Its text (`Display`, `FromStr`) can be
 /// stored or sent to another process. A resumed scan reads the state at that time, not an earlier one.
@@ -53,16 +54,11 @@ impl ScanToken {
             bytes.put_u32_le(key.len() as u32);
             bytes.put_slice(key);
         }
-        bytes.put_u32_le(crc32c::crc32c(&bytes));
         bytes
     }
 
     fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let (content, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(content) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut rest = content;
+        let mut rest = bytes;
         if rest.try_get_u8().ok()? != VERSION {
             return None;
         }
@@ -84,12 +80,7 @@ impl ScanToken {
 
 impl fmt::Display for ScanToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.bytes();
-        let mut text = String::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            write!(text, "{byte:02x}")?;
-        }
-        f.write_str(&text)
+        token_text::write(f, self.bytes())
     }
 }
 
@@ -107,14 +98,7 @@ impl FromStr for ScanToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let digit = |byte: &u8| (*byte as char).to_digit(16);
-        let (pairs, odd) = text.trim().as_bytes().as_chunks::<2>();
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[high, low]| Some((digit(high)? << 4 | digit(low)?) as u8))
-            .collect();
-        bytes
-            .filter(|_| odd.is_empty())
+        token_text::read(text)
             .and_then(|bytes| Self::of_bytes(&bytes))
             .ok_or(Error::Invalid {
                 what: "scan token: it is incomplete or not a token",

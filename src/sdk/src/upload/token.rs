@@ -7,18 +7,19 @@
 //! Little-endian, as hexadecimal text.
 
 use crate::error::{Error, Result};
+use crate::token_text::{self, CRC_BYTES};
 use bytes::{Buf, BufMut, Bytes};
 use corelith_wire::limits::{KEY_BYTES_MAX, UPLOAD_PARTS_MAX};
 use corelith_wire::request::Condition;
 use corelith_wire::upload::DigestKind;
 use corelith_wire::{ClusterId, UploadId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 
 const VERSION: u8 = 1;
 /// Bytes of a token without its key and parts.
-const FIXED_BYTES: usize = 1 + 8 + 16 + 4 + 1 + 1 + 8 + 4 + 4 + 4;
+const FIXED_BYTES: usize = 1 + 8 + 16 + 4 + 1 + 1 + 8 + 4 + 4 + CRC_BYTES;
 /// Bytes of a part.
 const PART_BYTES: usize = 4 + 8 + 4;
 
@@ -99,16 +100,11 @@ impl UploadToken {
             bytes.put_u64_le(part.len);
             bytes.put_u32_le(part.crc32c);
         }
-        bytes.put_u32_le(crc32c::crc32c(&bytes));
         bytes
     }
 
     fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let (content, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(content) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut rest = content;
+        let mut rest = bytes;
         if rest.try_get_u8().ok()? != VERSION {
             return None;
         }
@@ -156,12 +152,7 @@ impl UploadToken {
 
 impl fmt::Display for UploadToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.bytes();
-        let mut text = String::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            write!(text, "{byte:02x}")?;
-        }
-        f.write_str(&text)
+        token_text::write(f, self.bytes())
     }
 }
 
@@ -179,14 +170,7 @@ impl FromStr for UploadToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let digit = |byte: &u8| (*byte as char).to_digit(16);
-        let (pairs, odd) = text.trim().as_bytes().as_chunks::<2>();
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[high, low]| Some((digit(high)? << 4 | digit(low)?) as u8))
-            .collect();
-        bytes
-            .filter(|_| odd.is_empty())
+        token_text::read(text)
             .and_then(|bytes| Self::of_bytes(&bytes))
             .ok_or(Error::Invalid {
                 what: "upload token: it is incomplete or not a token",

@@ -20,7 +20,6 @@ use corelith_io::{Sender, channel};
 use corelith_shards::{Found, ItemValue, LogId, NodeId, ReplicaId, Shard, ShardId, ShardOptions};
 use corelith_wire::StoreId;
 use corelith_wire::peer::{Introduction, Verdict};
-use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

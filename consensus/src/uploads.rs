@@ -102,6 +102,8 @@ enum KnownUpload {
     Dead {
         how: Final,
         bytes: u64,
+        /// Whether it is a value all of which is still there.
+        is_whole: bool,
     },
     /// Nothing is left of it but how it ended.
     Ended {
@@ -198,11 +200,11 @@ impl Uploads {
         known.map_or(UploadState::Unknown, KnownUpload::state)
     }
 
-    /// Whether the chunks of a committed value are there, whether or not it is still a key's value.
+    /// Whether all chunks of a committed value are there, whether or not it is still a key's value.
     pub(crate) fn is_readable(&self, upload: UploadId) -> bool {
         match self.known.get(&upload) {
             Some(KnownUpload::Live { .. }) => true,
-            Some(KnownUpload::Dead { how, .. }) => matches!(how, Final::Committed { .. }),
+            Some(KnownUpload::Dead { is_whole, .. }) => *is_whole,
             _ => false,
         }
     }
@@ -517,14 +519,23 @@ impl Uploads {
         // The record of the commit stays: it is what readers go by.
         let mark = Bytes::copy_from_slice(&at.0.to_le_bytes());
         changes.push(RowChange::Put(Space::Upload, mark_key(upload), mark));
-        self.insert_dead(upload, Final::Committed { version }, bytes);
+        self.insert_dead(upload, Final::Committed { version }, bytes, true);
     }
 
-    fn insert_dead(&mut self, upload: UploadId, how: Final, bytes: u64) {
+    fn insert_dead(&mut self, upload: UploadId, how: Final, bytes: u64, is_whole: bool) {
+        assert!(
+            !is_whole || matches!(how, Final::Committed { .. }),
+            "{upload} is no value"
+        );
         self.dead.insert(upload);
         self.counts.dead += 1;
         self.counts.dead_bytes += bytes;
-        let before = self.known.insert(upload, KnownUpload::Dead { how, bytes });
+        let dead = KnownUpload::Dead {
+            how,
+            bytes,
+            is_whole,
+        };
+        let before = self.known.insert(upload, dead);
         assert!(before.is_none(), "{upload} dies twice");
         assert_eq!(self.counts.dead, self.dead.len(), "the dead are counted");
     }
@@ -559,7 +570,7 @@ impl Uploads {
             "a commit ends otherwise"
         );
         changes.push(put(upload, &UploadRecord::Dead { how, bytes }));
-        self.insert_dead(upload, how, bytes);
+        self.insert_dead(upload, how, bytes, false);
     }
 
     /// Gives an upload up, if it is open.
@@ -599,10 +610,15 @@ impl Uploads {
         changes: &mut Vec<RowChange>,
     ) -> UploadState {
         let upload = dropped.upload;
-        let Some(KnownUpload::Dead { how, bytes }) = self.known.get(&upload) else {
+        let Some(KnownUpload::Dead {
+            how,
+            bytes,
+            is_whole,
+        }) = self.known.get(&upload)
+        else {
             return self.state(upload);
         };
-        let (how, bytes) = (*how, *bytes);
+        let (how, bytes, is_whole) = (*how, *bytes, *is_whole);
         let count: usize = dropped.runs.iter().map(|run| run.count as usize).sum();
         if count > DROP_CHUNKS_MAX {
             return refused(UploadRefusal::Malformed);
@@ -620,16 +636,26 @@ impl Uploads {
             }
             changes.push(RowChange::Delete(Space::Chunk, key));
         }
+        if is_whole {
+            // Nobody reads it from here on: neither this leader nor another one lets anyone hold what is left.
+            changes.push(RowChange::Delete(Space::Upload, mark_key(upload)));
+        }
         if !dropped.is_last {
+            if is_whole {
+                changes.push(put(upload, &UploadRecord::Dead { how, bytes }));
+                let dead = KnownUpload::Dead {
+                    how,
+                    bytes,
+                    is_whole: false,
+                };
+                self.known.insert(upload, dead);
+            }
             return how.state();
         }
         self.known.remove(&upload);
         self.dead.remove(&upload);
         self.counts.dead -= 1;
         self.counts.dead_bytes -= bytes;
-        if is_value {
-            changes.push(RowChange::Delete(Space::Upload, mark_key(upload)));
-        }
         changes.push(put(upload, &UploadRecord::Ended { how, at }));
         self.insert_ended(upload, how, at);
         while self.ended.len() > ENDED_UPLOADS_KEPT_MAX {

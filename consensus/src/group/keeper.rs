@@ -3,7 +3,10 @@
 //! A replaced value stays for those who read it. They say so to the leader again and again, so another leader, to which they
 //! may have said so, waits as long as a reader is given. Where nothing is open or dead there is nothing to do.
 //!
-//! Invariant: all that a leader proposes here is decided when the entry is applied, by the table alone.
+//! Invariants:
+//! * All that a leader proposes here is decided when the entry is applied, by the table alone.
+//! * Who is told that he holds a value finds all of it: nobody is told so once an entry that drops of it may be on its way,
+//!   and none is proposed from then on until he has not asked for long.
 
 use super::{Group, GroupInner};
 use crate::command::kind;
@@ -27,6 +30,8 @@ pub(super) struct UploadKeeper {
     overflowed: Cell<Option<Instant>>,
     /// Whether a task is at work.
     works: Cell<bool>,
+    /// What it drops now: an entry that does so may be on its way.
+    dropping: Cell<Option<UploadId>>,
     /// The log's time when it was seen to change, and when that was.
     clock: Cell<Option<(u64, Instant)>>,
 }
@@ -43,6 +48,11 @@ impl UploadKeeper {
             false => self.overflowed.set(Some(now)),
         }
         assert!(held.len() <= HELD_VALUES_MAX, "holds are bounded");
+    }
+
+    /// Whether an entry that drops of it may be on its way: it is too late to hold it.
+    pub(super) fn is_dropping(&self, upload: UploadId) -> bool {
+        self.dropping.get() == Some(upload)
     }
 
     /// Whether somebody may still read a value at `now`, if this replica has led since then.
@@ -93,7 +103,10 @@ impl Group {
             self.propose_step(kind::UPLOAD_EXPIRE, body, false).await?;
         }
         for upload in dead {
-            self.drop_dead(upload).await?;
+            let dropped = self.drop_dead(upload).await;
+            // An entry whose fate is lost was lost with the lead; the next one waits for readers anew.
+            inner.keeper.dropping.set(None);
+            dropped?;
         }
         Ok(())
     }
@@ -114,6 +127,11 @@ impl Group {
             if let Some(last) = keys.last() {
                 after = last.clone();
             }
+            // Somebody may have asked for it meanwhile.
+            if !inner.is_droppable(upload, corelith_io::now()) {
+                break;
+            }
+            inner.keeper.dropping.set(Some(upload));
             let chunks = keys.iter().filter_map(|key| ChunkId::of_key(key));
             let dropped = DropChunks::of(upload, chunks, !more);
             let body = entry::dropping(inner.log_clock_us(), &dropped);

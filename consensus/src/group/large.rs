@@ -158,7 +158,7 @@ impl Group {
         // Followers may have shown a value whose commit this leader has not applied yet.
         self.try_read_point().ok_or(GroupError::Unavailable)?;
         let uploads = inner.uploads.borrow();
-        if uploads.is_readable(upload) {
+        if uploads.is_readable(upload) && !inner.keeper.is_dropping(upload) {
             inner.keeper.hold(upload, corelith_io::now());
             return Ok(self.upload_answer(upload, uploads.state(upload)));
         }
@@ -181,6 +181,9 @@ impl Group {
         let inner = &self.inner;
         let upload = found.large.upload;
         if inner.leading().is_some() {
+            if inner.keeper.is_dropping(upload) {
+                return Ok(None);
+            }
             inner.keeper.hold(upload, corelith_io::now());
         }
         let key = upload_key(upload);

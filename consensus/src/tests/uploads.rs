@@ -7,7 +7,7 @@ use super::scenarios::applied;
 use crate::limits::UPLOAD_LANE_BYTES;
 use crate::planted::{Bug, plant};
 use crate::uploads::UploadCounts;
-use crate::{GroupError, Options};
+use crate::{Group, GroupError, Options};
 use bytes::Bytes;
 use corelith_io::sim::SimConfig;
 use corelith_shards::{ShardId, Space};
@@ -353,6 +353,48 @@ fn replaced_values_go(seed: u64) -> Verdict {
 #[test]
 fn a_replaced_value_that_nobody_reads_goes_soon() {
     replaced_values_go(2).unwrap();
+}
+
+#[test]
+fn nobody_is_told_to_hold_what_is_being_dropped() {
+    let mut seen = 0;
+    for seed in 0..8 {
+        let cluster = Cluster::started(seed);
+        let leader = cluster.wait_leader();
+        cluster.sim.run_for(Duration::from_secs(70));
+        uploads(&cluster, LONG, "key");
+        overwrite(&cluster, "key");
+        if counts(&cluster, leader).dead == 0 {
+            // Dropped already.
+            continue;
+        }
+        let group = cluster.groups(leader).unwrap().group(SHARD).unwrap();
+        let told = cluster.sim.block_on(cluster.nodes[leader], async move {
+            let is_at_rest = |group: &Group| {
+                let status = group.status();
+                status.last_log == status.applied
+            };
+            // Nobody else writes: an entry that is not applied yet drops.
+            while is_at_rest(&group) {
+                if group.upload_counts().dead == 0 {
+                    return None;
+                }
+                corelith_io::sleep(Duration::from_micros(20)).await;
+            }
+            Some(group.hold_value(LONG).unwrap().state)
+        });
+        // `None`: it was dropped between two looks.
+        let Some(told) = told else { continue };
+        seen += 1;
+        cluster.sim.run_for(Duration::from_secs(3));
+        let is_held = matches!(told, UploadState::Committed { .. });
+        assert!(
+            !is_held || has_all(&cluster, leader, LONG),
+            "seed {seed}: it is held, and gone"
+        );
+        assert_eq!(counts(&cluster, leader).dead, 0, "seed {seed}");
+    }
+    assert!(seen > 0, "it was always too late");
 }
 
 /// A follower that gets a snapshot goes on with the uploads as they are.

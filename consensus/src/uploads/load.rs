@@ -35,7 +35,7 @@ impl Loading {
             let how = Final::Committed {
                 version: committed.version,
             };
-            self.table.insert_dead(upload, how, committed.len);
+            self.table.insert_dead(upload, how, committed.len, true);
             return Ok(());
         }
         self.flush()?;
@@ -50,7 +50,9 @@ impl Loading {
                 self.open.insert(upload, (begun, BTreeMap::new()));
             }
             UploadRecord::Committed(committed) => self.committed = Some((upload, committed)),
-            UploadRecord::Dead { how, bytes } => self.table.insert_dead(upload, how, bytes),
+            UploadRecord::Dead { how, bytes } => {
+                self.table.insert_dead(upload, how, bytes, false);
+            }
             UploadRecord::Ended { how, at } => {
                 if self.table.ended.len() >= ENDED_UPLOADS_KEPT_MAX {
                     return Err(StrangeRow);

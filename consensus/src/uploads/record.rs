@@ -11,7 +11,8 @@
 //!   3 dead       u8 how it ended, u64 version, u64 bytes of its chunks
 //!   4 ended      u8 how it ended, u64 version, u64 index of the entry that dropped the last of it
 //!   how it ended: 1 committed, 2 conflicted (version: the key's, 0 if it had none), 3 aborted, 4 expired
-//! space Upload, key: the id and a byte 1: a committed value is dead; u64 index of the entry that replaced it
+//! space Upload, key: the id and a byte 1: a committed value is dead, and all of it is there; u64 index of the entry that
+//!   replaced it. Once some of it is dropped its record is that of what is dead
 //! space Staged, key: that of the chunk: u32 length, u32 CRC-32C
 //! ```
 

@@ -656,6 +656,48 @@ fn records_and_entries_have_these_bytes() {
     );
 }
 
+/// A replaced value of `chunks` chunks, in parts of one.
+fn replaced_value(shard: &mut Shard, chunks: u32) -> UploadId {
+    shard.begin(&begin(7, "key"), 0);
+    let mut parts = Vec::new();
+    for part in 0..chunks {
+        shard.chunk(chunk_of(7, part, 0), content(1, 1));
+        parts.push((part, 1));
+    }
+    let crc32c = (0..chunks).fold(0, |crc, _| crc::combine(crc, 1, 1));
+    let committed = shard.commit(&commit(7, &parts, crc32c), 0);
+    assert!(matches!(committed, UploadState::Committed { .. }));
+    shard.put("key");
+    upload(7)
+}
+
+#[test]
+fn a_value_of_which_something_is_dropped_is_not_readable() {
+    let mut shard = Shard::default();
+    let value = replaced_value(&mut shard, 3);
+    assert!(shard.table.is_readable(value));
+    let dead = shard.table.counts();
+    let state = shard.drop_some(value, 1);
+    assert!(matches!(state, UploadState::Committed { .. }));
+    assert_eq!(shard.chunks(value).len(), 2);
+    assert!(!shard.table.is_readable(value) && shard.table.is_dead(value));
+    assert_eq!(shard.table.counts(), dead);
+    for left in [1, 0] {
+        assert_eq!(shard.drop_some(value, 1), state);
+        assert_eq!(shard.chunks(value).len(), left);
+    }
+    assert!(!shard.table.is_readable(value) && !shard.table.is_dead(value));
+    assert_eq!(
+        shard.table.state(value),
+        state,
+        "it is known for what it was"
+    );
+    assert_eq!(shard.table.counts(), UploadCounts::default());
+    let is_upload = |key: &&(u8, Bytes)| key.0 == Space::Upload as u8;
+    let rows = shard.rows.keys().filter(is_upload).count();
+    assert_eq!(rows, 2, "the time and how it ended");
+}
+
 /// Steps at random on few uploads and keys; after each of them the rows make the table, and no chunk is lost or left.
 #[test]
 fn rows_and_table_agree_whatever_happens() {

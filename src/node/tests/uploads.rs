@@ -1,186 +1,27 @@
 //! Uploads of large values, and reads of their chunks.
 
-use super::{CORES, Client, Cluster, PORT, key_of, leader_of};
+use super::{CORES, Client, Cluster, PORT, key_of};
 use crate::node::request::budget::MADE;
 use bytes::Bytes;
 use corelith_io::sim::SimNode;
 use corelith_wire::handshake::Hello;
 use corelith_wire::limits::{CHUNK_BYTES_MAX, VALUE_BYTES_MAX};
-use corelith_wire::request::{self, Condition, GetRequest, ScanRequest};
+use corelith_wire::request::{self, Condition, ScanRequest};
 use corelith_wire::response::{Answer, Failure, ScanValue};
 use corelith_wire::upload::{
-    self, AbortUpload, Attributes, BeginUpload, CommitUpload, Digest, HoldValue, LargeReply,
-    ListUploads, PartLength, ReadChunk, UploadRefusal, UploadReply, UploadState, UploadStatus,
-    UploadsPage,
+    self, Attributes, CommitUpload, UploadRefusal, UploadState, UploadStatus,
 };
-use corelith_wire::{ChunkId, ClusterId, Flags, Kind, Outbox, UploadId, version};
+use corelith_wire::{ClusterId, Flags, Kind, Outbox, UploadId, version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod asking;
 mod bad;
+mod damage;
+
+use asking::{as_upload, client_of_leader, commit_of, content, counts, id_of, leader};
 
 const ID: UploadId = UploadId(0x77);
-
-/// Bytes that differ from chunk to chunk.
-fn content(len: usize, salt: u8) -> Bytes {
-    let byte = |n: usize| (n % 251) as u8 ^ salt;
-    (0..len).map(byte).collect()
-}
-
-fn id_of(upload: UploadId, (part, chunk): (u32, u32)) -> ChunkId {
-    ChunkId {
-        upload,
-        part,
-        chunk,
-    }
-}
-
-fn as_upload(answer: Answer) -> UploadReply {
-    match answer {
-        Answer::Upload(reply) => reply,
-        other => panic!("{other:?}"),
-    }
-}
-
-impl Client {
-    async fn begin(&mut self, upload: UploadId, key: &[u8]) -> Answer {
-        let attributes = Attributes {
-            pairs: vec![("content-type".to_owned(), "text/plain".to_owned())],
-        };
-        let attributes = attributes.encode().unwrap();
-        let begin = BeginUpload {
-            upload,
-            key,
-            ttl_ms: 60_000,
-            attributes: &attributes,
-        };
-        self.ask(0, |out, head| upload::encode_begin(out, head, &begin))
-            .await
-    }
-
-    async fn chunk(&mut self, chunk: ChunkId, value: &Bytes) -> UploadState {
-        let crc32c = crc32c::crc32c(value);
-        let answer = self.ask(0, |out, head| {
-            upload::encode_chunk(out, head, chunk, crc32c, value);
-        });
-        as_upload(answer.await).state
-    }
-
-    async fn commit(&mut self, commit: &CommitUpload) -> UploadState {
-        let answer = self.ask(0, |out, head| upload::encode_commit(out, head, commit));
-        as_upload(answer.await).state
-    }
-
-    async fn abort(&mut self, upload: UploadId) -> UploadState {
-        let abort = AbortUpload { upload };
-        let answer = self.ask(0, |out, head| upload::encode_abort(out, head, abort));
-        as_upload(answer.await).state
-    }
-
-    async fn how(&mut self, upload: UploadId, after: Option<(u32, u32)>) -> UploadReply {
-        let ask = UploadStatus {
-            upload,
-            after,
-            chunks_max: 2,
-        };
-        let answer = self.ask(0, |out, head| upload::encode_upload_status(out, head, ask));
-        as_upload(answer.await)
-    }
-
-    async fn list(&mut self, after: UploadId) -> UploadsPage {
-        let ask = ListUploads { after, limit: 1 };
-        let answer = self.ask(0, |out, head| upload::encode_list(out, head, ask));
-        match answer.await {
-            Answer::Uploads(page) => page,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn hold(&mut self, upload: UploadId) -> UploadState {
-        let hold = HoldValue { upload };
-        let answer = self.ask(0, |out, head| upload::encode_hold(out, head, hold));
-        as_upload(answer.await).state
-    }
-
-    async fn read(&mut self, chunk: ChunkId, start: u32, end: u32) -> Answer {
-        let read = ReadChunk { chunk, start, end };
-        self.ask(0, |out, head| upload::encode_read_chunk(out, head, read))
-            .await
-    }
-
-    async fn bytes_of(&mut self, chunk: ChunkId, start: u32, end: u32) -> Bytes {
-        match self.read(chunk, start, end).await {
-            Answer::Value { value, version, .. } => {
-                assert_eq!(version, 0);
-                value
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn get_with(&mut self, flags: Flags, key: &[u8]) -> Answer {
-        self.ask(0, |out, head| {
-            request::encode_get_with(out, head, flags, &GetRequest { key });
-        })
-        .await
-    }
-
-    async fn describe(&mut self, key: &[u8]) -> LargeReply {
-        match self.get(0, key).await {
-            Answer::Large(reply) => reply,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Uploads `parts` of chunks to a key, commits them in that order; returns how it ended.
-    async fn upload(
-        &mut self,
-        upload: UploadId,
-        key: &[u8],
-        parts: &[Vec<Bytes>],
-        condition: Condition,
-    ) -> UploadState {
-        let begun = as_upload(self.begin(upload, key).await);
-        assert_eq!(begun.state, UploadState::Open);
-        for (part, chunks) in (0..).zip(parts) {
-            for (chunk, value) in (0..).zip(chunks) {
-                let taken = self.chunk(id_of(upload, (part, chunk)), value).await;
-                assert_eq!(taken, UploadState::Open);
-            }
-        }
-        let commit = commit_of(upload, parts, condition);
-        self.commit(&commit).await
-    }
-}
-
-fn commit_of(upload: UploadId, parts: &[Vec<Bytes>], condition: Condition) -> CommitUpload {
-    let len_of = |chunks: &Vec<Bytes>| chunks.iter().map(|chunk| chunk.len() as u64).sum();
-    let crc32c = parts.iter().flatten();
-    CommitUpload {
-        upload,
-        condition,
-        crc32c: crc32c.fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk)),
-        digest: Digest::default(),
-        parts: (0..)
-            .zip(parts)
-            .map(|(part, chunks)| PartLength {
-                part,
-                len: len_of(chunks),
-            })
-            .collect(),
-    }
-}
-
-/// The node that leads shard 0.
-async fn leader(nodes: &[SimNode]) -> SimNode {
-    nodes[leader_of(nodes[0].address(PORT), 0).await as usize - 1]
-}
-
-/// A client of the node that leads shard 0, at the core that has it or at another one.
-async fn client_of_leader(nodes: &[SimNode], core: u16) -> Client {
-    let address = leader(nodes).await.address(PORT + core);
-    Client::connect(address).await.0
-}
 
 #[test]
 fn a_value_that_was_uploaded_is_described_and_read_by_its_chunks() {
@@ -318,15 +159,6 @@ fn chunks_come_in_any_order_and_again() {
         let expected = UploadState::Refused(UploadRefusal::ChecksumDiffers);
         assert_eq!(as_upload(wrong.await).state, expected);
     });
-}
-
-/// Says of shard 0 what its leader says: open uploads, staged bytes, dead bytes.
-async fn counts(client: &mut Client) -> (u64, u64, u64) {
-    let Answer::Status(status) = client.ask(0, request::encode_status).await else {
-        panic!("no status");
-    };
-    let uploads = status.shards[0].uploads;
-    (uploads.open, uploads.staged_bytes, uploads.dead_bytes)
 }
 
 #[test]
@@ -602,126 +434,6 @@ fn chunks_wait_their_turn_within_the_budget() {
     // A quarter of the memory of clients is for uploads and their starts.
     let bound = (64 << 20) / 4 + (2 << 20);
     assert!(most.get() > 4 << 20 && most.get() < bound, "{}", most.get());
-}
-
-/// Reads of a chunk whose bytes the leader's disk does not give back are answered with what another replica holds, and
-/// those of other parts of it with what is there.
-#[test]
-fn a_damaged_chunk_comes_from_another_replica() {
-    let cluster = Cluster::start(47, 3);
-    let (nodes, world) = (cluster.nodes.clone(), cluster.sim.clone());
-    cluster.sim.block_on(cluster.client, async move {
-        let disk = world.disk(leader(&nodes).await);
-        let mut client = client_of_leader(&nodes, 0).await;
-        let value = Bytes::from(vec![0x5c; 300_000]);
-        let parts = [vec![value.clone()]];
-        let key = key_of(0, 0);
-        let ended = client.upload(ID, &key, &parts, Condition::Any).await;
-        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
-        let mut damaged = 0;
-        for (path, _) in disk.files() {
-            if path.ends_with(".vlog") {
-                let bytes = disk.read(&path).unwrap();
-                let at = bytes.windows(64).position(|bytes| bytes == [0x5c; 64]);
-                at.into_iter().for_each(|at| {
-                    disk.flip_bit(&path, at as u64 + 3000);
-                    damaged += 1;
-                });
-            }
-        }
-        assert_eq!(damaged, 1);
-        let chunk = id_of(ID, (0, 0));
-        let behind = client.bytes_of(chunk, 200_000, 250_000).await;
-        assert!(behind == value[200_000..250_000]);
-        assert_eq!(damages(&mut client).await, 0, "nothing was met");
-        assert!(client.bytes_of(chunk, 10, 5000).await == value[10..5000]);
-        assert!(client.bytes_of(chunk, 0, CHUNK_BYTES_MAX as u32).await == value);
-    });
-}
-
-/// Damaged places of shard 0 that are known.
-async fn damages(client: &mut Client) -> u64 {
-    match client.ask(0, request::encode_storage).await {
-        Answer::Storage(storage) => storage.shards[0].damaged,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The same for what a key has and for what the value is, which lie in tables, in gets and scans alike.
-#[test]
-fn a_damaged_description_comes_from_another_replica() {
-    let cluster = Cluster::start(48, 3);
-    let (nodes, world) = (cluster.nodes.clone(), cluster.sim.clone());
-    cluster.sim.block_on(cluster.client, async move {
-        let disk = world.disk(leader(&nodes).await);
-        let mut client = client_of_leader(&nodes, 0).await;
-        let key = key_of(0, 0);
-        let parts = [vec![content(70_000, 1)]];
-        let ended = client.upload(ID, &key, &parts, Condition::Any).await;
-        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
-        let described = client.describe(&key).await;
-        let session = client.open_session(0).await;
-        let tables = || {
-            let files = disk.files().into_iter();
-            files.filter(|(path, _)| path.contains("/shards/00000/") && path.ends_with(".sst"))
-        };
-        let mut number = 0;
-        while tables().next().is_none() {
-            number += 1;
-            assert!(number < 5000, "no table is written");
-            let other = key_of(0, 1 + number as u32 % 7);
-            client.put(0, (session, number), &other, &[7; 2000]).await;
-        }
-        corelith_io::sleep(Duration::from_secs(1)).await;
-        // At first the description alone, then all that is there.
-        for step in 0..2 {
-            let mut flipped = 0;
-            for (path, len) in tables() {
-                let bytes = disk.read(&path).unwrap();
-                let attribute = bytes.windows(10).position(|bytes| bytes == b"text/plain");
-                let places: Vec<u64> = match step {
-                    0 => attribute.map(|at| at as u64).into_iter().collect(),
-                    _ => (0..len / 500).map(|at| at * 500).collect(),
-                };
-                flipped += places.len();
-                places.iter().for_each(|at| disk.flip_bit(&path, *at));
-            }
-            assert!(flipped > 0, "step {step}");
-            let again = client.describe(&key).await;
-            assert!(damages(&mut client).await > 0, "step {step}: none was met");
-            let expected = LargeReply {
-                meta: again.meta,
-                ..described.clone()
-            };
-            assert_eq!(again, expected, "step {step}");
-        }
-        let head = client.get_with(Flags::WITHOUT_VALUES, &key).await;
-        assert!(
-            matches!(
-                head,
-                Answer::Head {
-                    value_len: 70_000,
-                    ..
-                }
-            ),
-            "{head:?}"
-        );
-        let scan = ScanRequest {
-            start: &key,
-            end: b"",
-            limit_items: 1,
-            max_bytes: 1000,
-            at_version: 0,
-        };
-        let page = client.ask(0, |out, head| request::encode_scan(out, head, &scan));
-        match page.await {
-            Answer::ScanPage(page) => {
-                assert_eq!(page.items[0].key, key);
-                assert_eq!(page.items[0].value, ScanValue::Large { len: 70_000 });
-            }
-            other => panic!("{other:?}"),
-        }
-    });
 }
 
 /// What was described stays readable after it was overwritten, while it is held.

@@ -2,8 +2,8 @@
 //! or on a disk; and values that are longer than the memory of a node.
 
 use super::super::abuse::{served, until, used};
-use super::{Client, Cluster, ID, PORT, as_upload, client_of_leader, commit_of, content, id_of};
-use super::{damages, key_of, leader};
+use super::asking::{as_upload, commit_of, content, id_of};
+use super::{Client, Cluster, ID, PORT, key_of};
 use crate::node::limits;
 use bytes::{Bytes, BytesMut};
 use corelith_io::TcpStream;
@@ -217,39 +217,5 @@ fn a_chunk_that_changes_on_the_way_is_sent_again() {
         let ended = client.commit(&commit).await;
         assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
         assert!(client.bytes_of(chunk, 0, 70_000).await == value);
-    });
-}
-
-/// A page of a chunk whose bit has flipped is made whole again from another replica.
-#[test]
-fn a_flipped_page_of_a_chunk_is_repaired() {
-    let cluster = Cluster::start(64, 3);
-    let (nodes, world) = (cluster.nodes.clone(), cluster.sim.clone());
-    cluster.sim.block_on(cluster.client, async move {
-        let disk = world.disk(leader(&nodes).await);
-        let mut client = client_of_leader(&nodes, 0).await;
-        let value = Bytes::from(vec![0x5c; 300_000]);
-        let parts = [vec![value.clone()]];
-        let key = key_of(0, 0);
-        let ended = client.upload(ID, &key, &parts, Condition::Any).await;
-        assert!(matches!(ended, UploadState::Committed { .. }), "{ended:?}");
-        for (path, _) in disk.files() {
-            if path.ends_with(".vlog") {
-                let bytes = disk.read(&path).unwrap();
-                let at = bytes.windows(64).position(|bytes| bytes == [0x5c; 64]);
-                at.into_iter()
-                    .for_each(|at| disk.flip_bit(&path, at as u64 + 150_000));
-            }
-        }
-        let chunk = id_of(ID, (0, 0));
-        assert!(client.bytes_of(chunk, 0, 60_000).await == value[..60_000]);
-        assert!(client.bytes_of(chunk, 0, CHUNK_BYTES_MAX as u32).await == value);
-        let begun = corelith_io::now();
-        while damages(&mut client).await > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(120), "it stays");
-            corelith_io::sleep(Duration::from_millis(100)).await;
-        }
-        assert!(client.bytes_of(chunk, 0, CHUNK_BYTES_MAX as u32).await == value);
-        assert_eq!(damages(&mut client).await, 0, "it was met again");
     });
 }

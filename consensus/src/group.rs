@@ -7,6 +7,7 @@
 //! * A node's promises outlive its restart: for as long as the longest of them none of its replicas votes or
 //!   stands ([`crate::liveness`]).
 
+mod assembly;
 mod binding;
 mod door;
 mod election;
@@ -26,30 +27,27 @@ mod waiting;
 #[cfg(any(test, feature = "planted"))]
 mod window;
 
-use crate::ahead::ParsedAhead;
+use crate::activity::GroupActivity;
 use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
 use crate::error::{GroupError, OpenError};
 use crate::fetch::Elsewhere;
 use crate::lease::Lease;
+use crate::limits;
 use crate::link::PeerLink;
 use crate::liveness::Liveness;
-use crate::log_store::{LogStore, Unsendable};
-use crate::network::{GroupOfPeers, Network};
+use crate::network::GroupOfPeers;
 use crate::options::Options;
 use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
 use crate::proposal::{self, ProposalBudget, Responder};
-use crate::relief::{Decisions, Relief};
-use crate::replay::replay;
+use crate::relief::Decisions;
 use crate::route::{GroupMember, Origin, Target};
 use crate::snapshot::{Offer, Transfers};
-use crate::state_machine::StateMachine;
 use crate::stores::{GroupMembers, Stores};
 use crate::types::{Payload, Raft, Types};
-use crate::uploads::{self, Uploads};
-use crate::{config, limits};
+use crate::uploads::Uploads;
 use bytes::Bytes;
 use corelith_io::sync::notify::Notify;
 use corelith_io::sync::{oneshot, watch};
@@ -63,77 +61,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use assembly::{Shared, build};
 pub(crate) use lead::STALLED_PART;
 pub use members::{GroupProgress, ReplicaProgress};
 pub use read::ReadPoint;
 pub use status::{GroupStatus, Role};
 pub(crate) use waiting::Silences;
-
-/// What a group and the parts of its openraft both look at.
-struct Shared {
-    applied: Rc<Applied>,
-    transfers: Rc<Transfers>,
-    lease: Rc<Lease>,
-    turning: turning::Turning,
-    elsewhere: Rc<Elsewhere>,
-    decisions: Rc<Decisions>,
-    uploads: Rc<RefCell<Uploads>>,
-}
-
-impl Shared {
-    fn new(engine: &Engine, lease: Lease, elsewhere: Elsewhere) -> Self {
-        Self {
-            applied: Rc::new(Applied::new(engine.applied().0)),
-            transfers: Rc::default(),
-            lease: Rc::new(lease),
-            turning: turning::Turning::default(),
-            elsewhere: Rc::new(elsewhere),
-            decisions: Rc::default(),
-            uploads: Rc::default(),
-        }
-    }
-}
-
-/// Brings the state up to what the log is known to have committed, and makes the openraft that goes on from
-/// there. It does not run yet.
-async fn build(
-    shared: &Shared,
-    peers: GroupOfPeers,
-    link_to: &LinkTo,
-    shard: &Shard,
-    options: &Options,
-) -> Result<Raft, OpenError> {
-    let Shard { engine, log } = shard;
-    let (me, shard_id) = (peers.me, peers.shard);
-    let unsendable = Rc::<Unsendable>::default();
-    let network = Network::new(
-        Rc::new(peers),
-        shared.turning.authorised(),
-        Rc::clone(link_to),
-        options.peer_timeout,
-        Rc::clone(&shared.lease),
-        Rc::clone(&shared.transfers),
-        Rc::clone(&unsendable),
-    );
-    let ahead = Rc::<ParsedAhead>::default();
-    let applied = Rc::clone(&shared.applied);
-    let relief = Relief::new(
-        engine.clone(),
-        shared.elsewhere.for_checks(),
-        Rc::clone(&shared.decisions),
-    );
-    shared.uploads.replace(uploads::load(engine).await?);
-    let (known, table) = (Rc::clone(&ahead), Rc::clone(&shared.uploads));
-    let machine = StateMachine::new(engine.clone(), applied, known, relief, table);
-    let mut store = LogStore::new(log.clone(), engine.clone(), ahead, unsendable);
-    if !replay(&machine, engine, log).await? {
-        store.defer();
-    }
-    machine.is_started();
-    Raft::build(me.0, config::openraft(shard_id)?, network, store, machine)
-        .await
-        .map_err(|error| OpenError::State(error.to_string()))
-}
 
 /// The group of one shard. Belongs to one core; clones share it.
 #[derive(Clone)]
@@ -176,6 +109,8 @@ struct GroupInner {
     silence: waiting::Silence,
     /// Of all groups of the core.
     silences: Rc<Silences>,
+    /// Of all groups of the core.
+    activity: GroupActivity,
     /// Something has changed that may have this replica stand.
     wake: Notify,
     /// There is a reason to purge the log beside a checkpoint.
@@ -208,6 +143,7 @@ pub(crate) struct GroupSurroundings {
     /// The core of another node that has the shard.
     pub(crate) core_of: Rc<dyn Fn(NodeId) -> u16>,
     pub(crate) silences: Rc<Silences>,
+    pub(crate) activity: GroupActivity,
 }
 
 impl Group {
@@ -228,6 +164,7 @@ impl Group {
             core,
             core_of,
             silences,
+            activity,
         } = surroundings;
         let stores = stores_of(me, &origin, &liveness);
         let me = me.replica;
@@ -235,9 +172,14 @@ impl Group {
         delay_by_address(&link_to).await;
         let brand_new = log.vote().is_none() && log.range().last.is_none();
         let pairs = Rc::new(Pairs::new(Arc::clone(&liveness)));
-        let lease = Lease::new(core, Rc::clone(&pairs), Rc::clone(&stores));
+        let lease = Lease::new(
+            core,
+            Rc::clone(&pairs),
+            Rc::clone(&stores),
+            activity.clone(),
+        );
         let elsewhere = Elsewhere::new(shard_id, &stores, &link_to, options.peer_timeout);
-        let shared = Shared::new(&engine, lease, elsewhere);
+        let shared = Shared::new(&engine, lease, elsewhere, activity);
         let announced = Rc::<Announced>::default();
         let peers = GroupOfPeers {
             me,
@@ -247,15 +189,6 @@ impl Group {
         };
         let raft = build(&shared, peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
-        let Shared {
-            applied,
-            transfers,
-            lease,
-            turning,
-            elsewhere,
-            decisions,
-            uploads,
-        } = shared;
         let inner = Rc::new(GroupInner {
             me,
             shard_id,
@@ -269,23 +202,24 @@ impl Group {
             engine,
             log,
             shard: RefCell::new(Some(shard)),
-            applied,
+            applied: shared.applied,
             announced,
-            transfers,
-            lease,
+            transfers: shared.transfers,
+            lease: shared.lease,
             liveness,
             pairs,
             is_changing: Cell::new(false),
             core_of,
-            turning,
-            elsewhere,
-            decisions,
-            uploads,
+            turning: shared.turning,
+            elsewhere: shared.elsewhere,
+            decisions: shared.decisions,
+            uploads: shared.uploads,
             lane: Rc::default(),
             keeper: keeper::UploadKeeper::default(),
             lead: lead::Lead::default(),
             silence: waiting::Silence::default(),
             silences,
+            activity: shared.activity,
             wake: Notify::new(),
             purge_wanted: Notify::new(),
             budget: ProposalBudget::of(&options),

@@ -2,6 +2,7 @@
 
 mod pulse;
 
+use crate::activity::GroupActivity;
 use crate::error::OpenError;
 use crate::group::{Group, GroupSurroundings, Silences};
 use crate::introduction::{Acquaintances, Admit, Stranger};
@@ -43,6 +44,7 @@ struct GroupsInner {
     copy_bytes_per_second: Cell<u64>,
     refusals: Rc<Refusals>,
     silences: Rc<Silences>,
+    activity: GroupActivity,
 }
 
 impl Groups {
@@ -87,6 +89,7 @@ impl Groups {
                 sending: CopyPacer::default(),
                 copy_bytes_per_second: Cell::new(0),
                 silences: Rc::default(),
+                activity: GroupActivity::default(),
             }),
         };
         let inner = Rc::downgrade(&groups.inner);
@@ -131,6 +134,7 @@ impl Groups {
                 Rc::new(move |node| core_of(node, shard_id))
             },
             silences: Rc::clone(&self.inner.silences),
+            activity: self.inner.activity.clone(),
         };
         let group = Group::open(surroundings, shard, shard_id, origin, preferred).await?;
         let replaced = self
@@ -139,6 +143,7 @@ impl Groups {
             .borrow_mut()
             .insert(shard_id, group.clone());
         assert!(replaced.is_none(), "{shard_id} has two groups on this node");
+        self.inner.activity.note();
         Ok(group)
     }
 
@@ -161,6 +166,12 @@ impl Groups {
     /// All open groups, by shard.
     pub fn all(&self) -> Vec<Group> {
         self.inner.groups.borrow().values().cloned().collect()
+    }
+
+    /// How often the pulse has looked at the groups.
+    #[cfg(test)]
+    pub(crate) fn glances(&self) -> u64 {
+        self.inner.pulse.glances()
     }
 
     /// What the cores of the node share.

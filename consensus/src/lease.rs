@@ -23,6 +23,7 @@
 //!   does not do: it credits an answer to several requests, or one that lay unread while the process was
 //!   stopped, with the time at which the last request was sent.
 
+use crate::activity::GroupActivity;
 use crate::limits::MEMBERS_MAX;
 use crate::pairs::Pairs;
 use crate::planted::{Bug, is_planted};
@@ -54,6 +55,7 @@ pub(crate) struct Lease {
     pairs: Rc<Pairs>,
     /// Who the members are.
     stores: Rc<Stores>,
+    activity: GroupActivity,
     acknowledged: RefCell<BTreeMap<ReplicaId, Acknowledged>>,
     progress: Notify,
     /// This leader, and all of the node's before it, have given up their leases.
@@ -65,11 +67,17 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// A lease of a group with these members, on a core of this node.
-    pub(crate) fn new(core: u16, pairs: Rc<Pairs>, stores: Rc<Stores>) -> Self {
+    pub(crate) fn new(
+        core: u16,
+        pairs: Rc<Pairs>,
+        stores: Rc<Stores>,
+        activity: GroupActivity,
+    ) -> Self {
         Self {
             core,
             pairs,
             stores,
+            activity,
             acknowledged: RefCell::default(),
             progress: Notify::new(),
             given_up: Cell::new(None),
@@ -88,6 +96,7 @@ impl Lease {
         if is_planted(Bug::KeepLeaseAtHandOver) {
             return;
         }
+        self.activity.note();
         self.given_up.set(self.given_up.get().max(Some(leader)));
         assert!(self.is_given_up(leader), "{leader} keeps its lease");
     }

@@ -5,6 +5,7 @@
 //! A write goes `group` → openraft → `log_store` (durable) and `network` (to the followers) →
 //! `state_machine` → the answer. A follower receives in `peer_server`.
 
+mod activity;
 mod admission;
 mod ahead;
 mod announced;

@@ -157,6 +157,9 @@ pub const UPLOAD_LANE_BYTES: usize = 4 << 20;
 /// small write waits behind as many. Beside four uploads the p50 and p99 of small writes were 11 and 21 ms with 4 MiB on their
 /// way, 3.1 and 6.3 ms with 1 MiB, and 1.8 and 3.8 ms with one chunk (0.7 and 1.3 ms without uploads).
 pub const UPLOAD_LANE_BYTES_BESIDE_WRITES: usize = corelith_wire::limits::CHUNK_BYTES_MAX;
+/// How long the lane rests at most behind a chunk beside small writes. It rests as long as the chunk took, so that half of the
+/// time the disk and the cores have no chunk of the group to do.
+pub const UPLOAD_LANE_REST_MAX: Duration = Duration::from_millis(20);
 /// For so long a small write counts as one of those.
 pub const WRITES_COUNT_FOR: Duration = Duration::from_secs(1);
 /// Chunks that wait to be proposed, in one group.

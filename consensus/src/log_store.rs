@@ -7,6 +7,7 @@
 //! * Entries to be applied, and what openraft reads when it starts: without them there is no state. The
 //!   error ends the replica and names the place.
 
+use crate::activity::GroupActivity;
 use crate::ahead::ParsedAhead;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES, DAMAGE_PAUSE};
 use crate::types::{self, LogEntry, LogId, Types, Vote};
@@ -46,24 +47,27 @@ pub(crate) struct LogStore {
     engine: Engine,
     ahead: Rc<ParsedAhead>,
     unsendable: Rc<Unsendable>,
+    activity: GroupActivity,
     /// Openraft applies nothing before it runs.
     is_deferred: bool,
 }
 
 impl LogStore {
     /// Makes a store over a shard's log, which leaves for the state machine what was parsed and for the
-    /// network what cannot be sent. The engine remembers damage.
+    /// network what cannot be sent. The engine remembers damage, and what is written is noted as activity.
     pub(crate) fn new(
         log: Log,
         engine: Engine,
         ahead: Rc<ParsedAhead>,
         unsendable: Rc<Unsendable>,
+        activity: GroupActivity,
     ) -> Self {
         Self {
             log,
             engine,
             ahead,
             unsendable,
+            activity,
             is_deferred: false,
         }
     }
@@ -238,6 +242,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.activity.note();
         self.log
             .save_vote(types::shard_vote(vote))
             .await
@@ -265,6 +270,7 @@ impl RaftLogStorage<Types> for LogStore {
     {
         // Nothing waits here unless the device has stalled with many MiB on their way to it: then
         // the group waits with it, which bounds its memory and lets another node take the lead.
+        self.activity.note();
         self.log.wait_for_room().await.map_err(io_error)?;
         let entries = entries
             .into_iter()
@@ -284,6 +290,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.activity.note();
         self.log
             .truncate_after(last.map(types::shard_log_id))
             .await
@@ -291,6 +298,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.activity.note();
         self.log
             .purge(types::shard_log_id(upto))
             .await

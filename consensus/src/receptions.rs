@@ -100,6 +100,12 @@ impl FileReceptions {
         Rc::clone(self.of.borrow_mut().entry(shard).or_default())
     }
 
+    /// Whether one runs.
+    pub(crate) fn is_any(&self) -> bool {
+        let of = self.of.borrow();
+        of.values().any(|reception| reception.turn.available() == 0)
+    }
+
     /// How far the reception of a shard is, if one runs.
     pub(crate) fn progress(&self, shard: ShardId) -> Option<IncomingProgress> {
         let of = self.of.borrow();

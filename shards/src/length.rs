@@ -13,15 +13,34 @@ pub(crate) fn stored(len: usize) -> u32 {
     }
 }
 
+/// The number of a level as a field of 8 bits.
+///
+/// # Panics
+/// If it does not fit, as [`stored`].
+#[track_caller]
+pub(crate) fn stored_level(level: usize) -> u8 {
+    match u8::try_from(level) {
+        Ok(level) => level,
+        Err(_) => panic!("level {level} does not fit its field of 8 bits"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::stored;
+    use super::{stored, stored_level};
 
     #[test]
     fn lengths_that_fit_are_stored_as_they_are() {
         for len in [0, 1, 1 << 20, u32::MAX as usize] {
             assert_eq!(stored(len) as usize, len);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "level 256 does not fit")]
+    fn a_level_that_does_not_fit_is_never_stored_as_another() {
+        assert_eq!(stored_level(255), u8::MAX);
+        stored_level(256);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Large values: whatever is killed on the way, an upload goes on where it was, one of two that race wins, and an emptied
 //! node has all of them again.
 //!
-//! `CORELITH_LARGE_BYTES` is the length of one value (24 MiB), `CORELITH_LARGE_ROUNDS` the number of rounds (3).
+//! `CORELITH_LARGE_BYTES` is the length of one value (24 MiB), `CORELITH_LARGE_ROUNDS` the number of rounds (3), and
+//! `CORELITH_LARGE_VALUES` how many values the emptied node had (5).
 
 use crate::cluster::{Cluster, NODES, Running, SHARDS, connect};
 use crate::positions::{Positions, wait_until_equal_within};
@@ -25,8 +26,6 @@ const ASKED: &str = "CORELITH_LARGE_UPLOAD";
 const PIECE: u64 = 1 << 20;
 /// Kills in the course of one upload.
 const KILLS: usize = 2;
-/// Values that the emptied node had.
-const VALUES: u64 = 5;
 /// What a node keeps beside the values: preallocated segments of the log and the value logs of each shard.
 const BESIDE_BYTES: u64 = 320 << 20;
 
@@ -42,9 +41,14 @@ fn rounds() -> u64 {
     setting("CORELITH_LARGE_ROUNDS", 3)
 }
 
-/// Time for some values to be written and read on a slow machine.
+/// Values that the emptied node had.
+fn values() -> u64 {
+    setting("CORELITH_LARGE_VALUES", 5)
+}
+
+/// Time for those values to be written and read on a slow machine.
 fn patience() -> Duration {
-    DEADLINE + Duration::from_secs(value_bytes() * VALUES / (4 << 20))
+    DEADLINE + Duration::from_secs(value_bytes() * values() / (4 << 20))
 }
 
 /// Numbers that differ from run to run; the first is printed.
@@ -374,7 +378,7 @@ async fn an_emptied_node_has_all_again_while_a_value_is_streamed() {
     let client = cluster.client().await;
     let mut dice = Dice::new();
     let len = value_bytes();
-    let contents: Vec<Content> = (0..VALUES)
+    let contents: Vec<Content> = (0..values())
         .map(|_| Content {
             seed: dice.next(),
             len,
@@ -404,7 +408,7 @@ async fn an_emptied_node_has_all_again_while_a_value_is_streamed() {
     let data_dir = cluster.data_dir(3);
     waiting::until_async_within(patience(), "the emptied node to have all bytes", || async {
         let used = used(&data_dir.join("shards"));
-        match used >= VALUES * len {
+        match used >= values() * len {
             true => Ok(()),
             false => Err(used),
         }
@@ -432,5 +436,5 @@ async fn an_emptied_node_has_all_again_while_a_value_is_streamed() {
     let checked = crate::cluster::corelith().arg("check").arg(dir).output();
     let checked = checked.unwrap();
     assert!(checked.status.success(), "{checked:?}");
-    assert!(used(&cluster.data_dir(3)) <= VALUES * len + BESIDE_BYTES);
+    assert!(used(&cluster.data_dir(3)) <= values() * len + BESIDE_BYTES);
 }

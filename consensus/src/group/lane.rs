@@ -1,14 +1,16 @@
 //! Where chunks of uploads wait before they are proposed.
 //!
 //! Only so many bytes of chunks are proposed and not decided: a small write waits behind no more than those, and while such
-//! writes come they are fewer. The others wait here, in the order in which they came, and small writes pass them.
+//! writes come they are fewer, with pauses between them. The others wait here, in the order in which they came, and small
+//! writes pass them.
 //!
 //! Invariant: `bytes` is what the [`LanePlace`]s that are alive add up to.
 
 use super::Group;
 use crate::error::GroupError;
 use crate::limits::{
-    UPLOAD_LANE_BYTES, UPLOAD_LANE_BYTES_BESIDE_WRITES, UPLOAD_LANE_WAITING_MAX, WRITES_COUNT_FOR,
+    UPLOAD_LANE_BYTES, UPLOAD_LANE_BYTES_BESIDE_WRITES, UPLOAD_LANE_REST_MAX,
+    UPLOAD_LANE_WAITING_MAX, WRITES_COUNT_FOR,
 };
 use crate::types::Payload;
 use crate::uploads::ChunkContent;
@@ -42,6 +44,8 @@ pub(super) struct ChunkLane {
     writes: Cell<u64>,
     /// How many there were when they were seen to have become more, and when that was.
     writes_seen: Cell<(u64, Option<Instant>)>,
+    /// Nothing is proposed before then.
+    rests_until: Cell<Option<Instant>>,
     waiting: RefCell<VecDeque<Arrived>>,
     /// Whether a task lets them on.
     attended: Cell<bool>,
@@ -53,6 +57,7 @@ pub(super) struct ChunkLane {
 struct LanePlace {
     lane: Rc<ChunkLane>,
     bytes: usize,
+    taken_at: Instant,
 }
 
 impl Drop for LanePlace {
@@ -60,6 +65,7 @@ impl Drop for LanePlace {
         let before = self.lane.bytes.get();
         assert!(before >= self.bytes, "a place is given back twice");
         self.lane.bytes.set(before - self.bytes);
+        self.lane.rest_after(self.taken_at, corelith_io::now());
         self.lane.changed.notify_waiters();
     }
 }
@@ -90,10 +96,24 @@ impl ChunkLane {
         }
     }
 
-    /// A place for a chunk, of which a single one always passes.
+    /// Beside small writes the lane rests as long as the chunk took that was proposed at `taken_at` and is decided `now`.
+    fn rest_after(&self, taken_at: Instant, now: Instant) {
+        if self.bytes_max(now) == UPLOAD_LANE_BYTES_BESIDE_WRITES {
+            let rest = (now - taken_at).min(UPLOAD_LANE_REST_MAX);
+            self.rests_until.set(Some(now + rest));
+        }
+    }
+
+    /// Until when it rests, if it does at `now`.
+    fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.rests_until.get().filter(|until| now < *until)
+    }
+
+    /// A place for a chunk, of which a single one always passes while the lane does not rest.
     fn take(self: &Rc<Self>, bytes: usize) -> Option<LanePlace> {
-        let after = self.bytes.get() + bytes;
-        if after > self.bytes_max(corelith_io::now()) && self.bytes.get() > 0 {
+        let (after, now) = (self.bytes.get() + bytes, corelith_io::now());
+        let is_full = after > self.bytes_max(now) && self.bytes.get() > 0;
+        if is_full || self.rests_until(now).is_some() {
             return None;
         }
         assert!(
@@ -104,6 +124,7 @@ impl ChunkLane {
         Some(LanePlace {
             lane: Rc::clone(self),
             bytes,
+            taken_at: now,
         })
     }
 
@@ -190,6 +211,10 @@ impl Group {
                 continue;
             };
             inner.lane.waiting.borrow_mut().push_front(first);
+            if let Some(until) = inner.lane.rests_until(corelith_io::now()) {
+                corelith_io::sleep_until(until).await;
+                continue;
+            }
             let changed = pin!(inner.lane.changed.notified());
             let given_back = pin!(inner.budget.given_back());
             select(changed, given_back).await;
@@ -222,6 +247,29 @@ mod tests {
             assert_eq!(at(1010), UPLOAD_LANE_BYTES);
             lane.note_write();
             assert_eq!(at(1500), UPLOAD_LANE_BYTES_BESIDE_WRITES);
+        });
+    }
+
+    #[test]
+    fn the_lane_rests_beside_small_writes() {
+        let sim = Sim::new(1);
+        let node = sim.add_node();
+        sim.block_on(node, async {
+            let lane = Rc::new(ChunkLane::default());
+            for (took_ms, rests) in [(3, false), (3, true), (40, true)] {
+                let began = corelith_io::now();
+                let place = lane.take(1000).unwrap();
+                corelith_io::sleep(Duration::from_millis(took_ms)).await;
+                drop(place);
+                let now = corelith_io::now();
+                let rest = rests.then(|| (now - began).min(UPLOAD_LANE_REST_MAX));
+                assert_eq!(lane.rests_until(now), rest.map(|rest| now + rest));
+                assert_eq!(lane.take(1000).is_none(), rests);
+                corelith_io::sleep(rest.unwrap_or_default()).await;
+                assert!(lane.rests_until(corelith_io::now()).is_none());
+                lane.note_write();
+            }
+            assert_eq!(lane.bytes(), 0, "places are given back");
         });
     }
 }

@@ -59,6 +59,7 @@ impl GroupInner {
             }
         }
         self.stopped.set(true);
+        self.activity.note();
         self.readers.fail(&self.why_stopped());
         self.follower_reads.fail(&self.why_stopped());
         self.lane.fail(&self.why_stopped());

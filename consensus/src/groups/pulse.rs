@@ -1,6 +1,8 @@
 //! The pulse of a core: every few milliseconds it says that its loop runs and its disk answers, and looks at all
 //! groups of the core, so that a group which has nothing to do needs no timer. While all nodes are there it passes over
-//! groups at rest, but for a round every half second.
+//! groups at rest, and looks at none once all of them are, but for a round every half second: a node may have a thousand.
+//!
+//! Invariant: what ends a group's rest is noted as [`GroupActivity`](crate::activity::GroupActivity), or the node has news of it.
 
 use super::GroupsInner;
 use crate::group::{Group, STALLED_PART};
@@ -32,8 +34,21 @@ pub(super) struct CorePulse {
     is_answering: Cell<bool>,
     round_at: Cell<Option<Instant>>,
     looked_at: Cell<Option<Instant>>,
+    /// What the groups had done when all of them were seen to be at rest, if they were when they were looked at last.
+    rested: Cell<Option<u64>>,
+    /// How often they were looked at.
+    #[cfg(test)]
+    glances: Cell<u64>,
     /// The links that were up, and how often they had come up.
     ups: RefCell<BTreeMap<(NodeId, u16), u64>>,
+}
+
+#[cfg(test)]
+impl CorePulse {
+    /// How often the groups were looked at.
+    pub(super) fn glances(&self) -> u64 {
+        self.glances.get()
+    }
 }
 
 /// Beats the pulse of a core until it is gone.
@@ -64,8 +79,15 @@ impl GroupsInner {
         let ended = self.promises_ended(now);
         let connected = self.new_connections();
         let is_silent = ended.is_empty() && connected.is_empty();
-        if is_silent && !is_round && !is_due && !has_news {
-            // The disk was seen to answer, or not, a moment ago.
+        let done = self.activity.count();
+        let is_needed = || {
+            is_due
+                && !(pulse.rested.get() == Some(done)
+                    && !self.receptions.is_any()
+                    && self.are_all_there(now))
+        };
+        if is_silent && !is_round && !has_news && !is_needed() {
+            // The disk was seen to answer, or not, a moment ago, or nothing was asked of it since.
             return self
                 .liveness
                 .pulse(self.core, pulse.is_answering.get(), None);
@@ -77,11 +99,16 @@ impl GroupsInner {
             is_cut_off,
             at_rest,
         } = Glance::at(&groups, now);
+        #[cfg(test)]
+        pulse.glances.set(pulse.glances.get() + 1);
+        let is_at_rest = !is_cut_off && oldest.is_none() && at_rest.iter().all(|rests| *rests);
+        pulse.rested.set(is_at_rest.then_some(done));
         let stalled = self.stalled_for(durable, oldest, now);
         let promise = self.liveness.options().promise;
         let is_answering = stalled < promise * 2 / 3 && !is_cut_off;
         pulse.is_answering.set(is_answering);
-        let is_slow = stalled >= promise / STALLED_PART;
+        // Who copies replicas has its disk and cores taken up by that: leads go back to it when it is done.
+        let is_slow = stalled >= promise / STALLED_PART || self.receptions.is_any();
         self.liveness.set_slow(self.core, is_slow);
         let health = is_round.then(|| health(&groups));
         self.liveness.pulse(self.core, is_answering, health);

@@ -1,4 +1,5 @@
 use super::LogStore;
+use crate::activity::GroupActivity;
 use crate::ahead::ParsedAhead;
 use crate::applied::Applied;
 use crate::relief::Relief;
@@ -33,7 +34,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Shards {
         let relief = Relief::new(engine.clone(), nobody, Rc::default());
         let (known, uploads) = (Rc::clone(&ahead), Rc::default());
         let machine = StateMachine::new(engine.clone(), applied, known, relief, uploads);
-        let store = LogStore::new(log, engine, ahead, Rc::default());
+        let store = LogStore::new(log, engine, ahead, Rc::default(), GroupActivity::default());
         Ok(((), store, machine))
     }
 }

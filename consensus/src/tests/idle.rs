@@ -34,3 +34,28 @@ fn idle_nodes_send_the_same_whatever_the_number_of_shards() {
     assert!(one.abs_diff(beats) <= AT_THE_ENDS, "{one}, not {beats}");
     assert!(many.abs_diff(one) <= AT_THE_ENDS, "{many}, not {one}");
 }
+
+#[test]
+fn groups_at_rest_are_looked_at_in_rounds_alone() {
+    let cluster = Cluster::new(2, SimConfig::default(), Options::default(), 3);
+    cluster.start_all();
+    cluster.wait("a leader of each shard", || {
+        (0..3).all(|shard| cluster.leader_of(ShardId(shard)).is_some())
+    });
+    let glances = || cluster.groups(0).unwrap().glances();
+    cluster.sim.run_for(CALM);
+    let before = glances();
+    cluster.sim.run_for(WATCHED);
+    let (idle, rounds) = (glances() - before, 2 * WATCHED.as_secs());
+    assert!(
+        idle.abs_diff(rounds) <= 2,
+        "{idle} glances, {rounds} rounds"
+    );
+    // Who is left looks again at every beat, of which there are 20 a second.
+    cluster.crash(1);
+    cluster.sim.run_for(CALM);
+    let before = glances();
+    cluster.sim.run_for(WATCHED);
+    let alone = glances() - before;
+    assert!(alone >= 15 * WATCHED.as_secs(), "{alone} glances");
+}

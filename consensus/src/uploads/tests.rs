@@ -2,7 +2,9 @@
 
 use super::entry::{ChunkRun, DropChunks, Step};
 use super::load::{Loading, StrangeRow};
+use super::rows::mark_key;
 use super::*;
+use crate::limits::{DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX};
 use corelith_wire::request::Condition;
 use corelith_wire::upload::{Digest, PartLength};
 

@@ -189,3 +189,32 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    #[test]
+    fn the_kernel_ends_connections_whose_other_side_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        keep_alive(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let seconds = |seconds: i32| Duration::from_secs(seconds.try_into().unwrap());
+        let idle = seconds(KEEPALIVE_IDLE_SECONDS);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+        let interval = seconds(KEEPALIVE_INTERVAL_SECONDS);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), interval);
+        let probes = u32::try_from(KEEPALIVE_PROBES).unwrap();
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), probes);
+        let unacknowledged = Duration::from_millis(UNACKNOWLEDGED_MILLIS_MAX.try_into().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(unacknowledged));
+        // Of a silent side is known within two minutes, with data on its way within one.
+        assert!(idle + interval * probes <= Duration::from_secs(120));
+        assert!(unacknowledged <= Duration::from_secs(60));
+    }
+}

@@ -1,12 +1,12 @@
 //! Clients that take more than their part: the node's memory stays within its budget, others are served
 //! meanwhile, and everything is given back.
 
-use super::{Client, Cluster, PORT, key_of};
+use super::{CORES, Client, Cluster, PORT, config, key_of};
 use crate::node::limits;
 use crate::node::request::budget::{Budget, MADE};
 use corelith_io::{Instant, TcpStream};
 use corelith_wire::handshake::Hello;
-use corelith_wire::request::{self, Condition, GetRequest, Operation, WriteRequest};
+use corelith_wire::request::{self, Condition, GetRequest, Operation, ScanRequest, WriteRequest};
 use corelith_wire::response::{Answer, Failure};
 use corelith_wire::{NodeId, Outbox};
 use std::net::SocketAddr;
@@ -94,6 +94,55 @@ fn answers_that_nobody_reads_stay_within_the_budget() {
             let mut abusers = Vec::new();
             for _ in 0..10 {
                 abusers.push(ask_and_leave(address, 400).await);
+                used();
+            }
+            until("answers are waiting", Duration::from_secs(5), || {
+                used() > BUDGET / 5
+            })
+            .await;
+            served(address).await;
+            let give_back = limits::TRANSFER_DEADLINE * 3;
+            until("all is given back", give_back, || used() == 0).await;
+            served(address).await;
+            drop(abusers);
+        });
+    }
+}
+
+/// Asks `count` times for all that shard 0 has, and for what the node and its storage are like, and reads nothing.
+async fn scan_and_leave(address: SocketAddr, count: usize) -> Client {
+    let (mut client, _) = Client::connect(address).await;
+    let mut out = Outbox::default();
+    let scan = ScanRequest {
+        start: b"",
+        end: b"",
+        limit_items: 1000,
+        max_bytes: 4 << 20,
+        at_version: 0,
+    };
+    for _ in 0..count {
+        let head = client.head(0);
+        request::encode_scan(&mut out, head, &scan);
+        let head = client.head(0);
+        request::encode_status(&mut out, head);
+        let head = client.head(0);
+        request::encode_storage(&mut out, head);
+    }
+    client.send(&out).await;
+    client
+}
+
+#[test]
+fn scans_and_reports_that_nobody_reads_stay_within_the_budget() {
+    for core in [0, 1] {
+        let cluster = Cluster::start(25, 1);
+        let node = cluster.nodes[0];
+        cluster.sim.block_on(cluster.client, async move {
+            fill(node.address(PORT)).await;
+            let address = node.address(PORT + core);
+            let mut abusers = Vec::new();
+            for _ in 0..10 {
+                abusers.push(scan_and_leave(address, 100).await);
                 used();
             }
             until("answers are waiting", Duration::from_secs(5), || {
@@ -356,6 +405,30 @@ fn an_idle_connection_holds_nothing() {
             let answer = client.get(0, &key_of(0, 1)).await;
             assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
         }
+    });
+}
+
+#[test]
+fn connections_that_are_idle_for_too_long_are_closed() {
+    let mut cluster = Cluster::idle(26, 1);
+    let (sender, events) = corelith_io::channel(1000);
+    cluster.events = events;
+    let node = cluster.nodes[0];
+    let mut config = config(1, 1);
+    config.clients.idle_seconds = 60;
+    cluster.start_node(node, config, &sender);
+    cluster.wait_ready(usize::from(CORES));
+    let address = node.address(PORT);
+    cluster.sim.block_on(cluster.client, async move {
+        fill(address).await;
+        let (mut idle, _) = Client::connect(address).await;
+        let (mut busy, _) = Client::connect(address).await;
+        for _ in 0..10 {
+            corelith_io::sleep(Duration::from_secs(10)).await;
+            let answer = busy.get(0, &key_of(0, 1)).await;
+            assert!(matches!(answer, Answer::Value { .. }), "{answer:?}");
+        }
+        assert_eq!(idle.receive().await, None, "it is open still");
     });
 }
 

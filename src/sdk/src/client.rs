@@ -201,7 +201,7 @@ impl Client {
         }
     }
 
-    /// Connects with the defaults to the cluster of these addresses (`host:port`).
+    /// Connects with the defaults to the cluster of these addresses (`host:port`). Cancel safe.
     ///
     /// # Errors
     /// See [`ClientBuilder::connect`].
@@ -269,33 +269,45 @@ impl Client {
     }
 
     /// As [`Client::run`], for a read from `source`; returns also the node that answered.
-    pub(crate) async fn run_from(
+    pub(crate) fn run_from(
         &self,
         request: Request,
         deadline: Option<Duration>,
         source: Source,
-    ) -> Result<(Answer, Option<NodeId>)> {
+    ) -> impl Future<Output = Result<(Answer, Option<NodeId>)>> + Send {
+        let mut flight = self.flight(request, deadline, source);
+        async move {
+            let result = match flight.span.is_disabled() {
+                true => flight.go().await,
+                // Apart: most programs do not listen, and the future is moved about.
+                false => {
+                    let span = flight.span.clone();
+                    Box::pin(flight.go().instrument(span)).await
+                }
+            };
+            flight.record(outcome(&result));
+            let asked = flight.operation.asked();
+            result.map(|answer| (answer, asked))
+        }
+    }
+
+    fn flight(&self, request: Request, deadline: Option<Duration>, source: Source) -> Flight<'_> {
         let inner = &self.inner;
-        let now = inner.clock.now();
-        let deadline = now + deadline.unwrap_or(inner.deadline);
+        let deadline = inner.clock.now() + deadline.unwrap_or(inner.deadline);
         let operation = inner.session().operation(request, deadline);
         let operation = operation.read_from(source);
-        let span = span_of(&operation);
-        let mut flight = Flight {
+        Flight {
+            span: span_of(&operation),
             inner,
             operation,
+            deadline,
             attempts: 0,
-            span: span.clone(),
-        };
-        let result = flight.go(deadline).instrument(span).await;
-        flight.record(outcome(&result));
-        let asked = flight.operation.asked();
-        result.map(|answer| (answer, asked))
+        }
     }
 }
 
 impl Flight<'_> {
-    async fn go(&mut self, deadline: Duration) -> Result<Answer> {
+    async fn go(&mut self) -> Result<Answer> {
         let inner = self.inner;
         let flight = self;
         let mut step = flight.advance(Session::proceed);
@@ -316,50 +328,60 @@ impl Flight<'_> {
                     };
                     flight.advance(|session, operation, now| session.report(operation, event, now))
                 }
-                Step::Pause { until } => {
-                    tokio::time::sleep_until(inner.clock.instant(until)).await;
-                    flight.advance(Session::proceed)
-                }
-                Step::Seek { shard, .. } => {
-                    let Some(place) = inner.stirred.get(shard.0 as usize) else {
-                        return Err(Error::Invalid { what: "shard" });
-                    };
-                    // Created before the session is asked again, so that no leader is missed.
-                    let stirred = place.notified();
-                    match flight.advance(Session::sought) {
-                        Step::Seek { until, .. } => {
-                            let until = inner.clock.instant(until);
-                            // Whichever comes first, the session decides the next step.
-                            let _ = tokio::time::timeout_at(until, stirred).await;
-                            flight.advance(Session::proceed)
-                        }
-                        other => other,
-                    }
-                }
-                Step::Park { shard } => {
-                    let Some(place) = inner.stirred.get(shard.0 as usize) else {
-                        return Err(Error::Invalid { what: "shard" });
-                    };
-                    // Created before the session is asked again, so that no notification is missed.
-                    let stirred = place.notified();
-                    match flight.advance(Session::proceed) {
-                        Step::Park { .. } => {
-                            let until = inner.clock.instant(deadline);
-                            // Whichever comes first, the session decides the next step.
-                            let _ = tokio::time::timeout_at(until, stirred).await;
-                            flight.advance(Session::proceed)
-                        }
-                        other => other,
-                    }
-                }
-                Step::Refresh { until } => {
-                    let until = inner.clock.instant(until);
-                    // Without a newer map the operation continues with the current one.
-                    let _ = tokio::time::timeout_at(until, inner.refresh()).await;
-                    tokio::time::sleep_until(until).await;
-                    flight.advance(Session::proceed)
-                }
+                // Apart: most operations wait for nothing, and their futures are moved about.
+                wait => Box::pin(flight.wait(wait)).await,
             };
+        }
+    }
+
+    /// Waits as a step says; the next one.
+    async fn wait(&mut self, step: Step) -> Step {
+        let inner = self.inner;
+        match step {
+            Step::Done(_) | Step::Send { .. } => step,
+            Step::Pause { until } => {
+                tokio::time::sleep_until(inner.clock.instant(until)).await;
+                self.advance(Session::proceed)
+            }
+            Step::Seek { shard, .. } => {
+                let Some(place) = inner.stirred.get(shard.0 as usize) else {
+                    return Step::Done(Err(Error::Invalid { what: "shard" }));
+                };
+                // Created before the session is asked again, so that no leader is missed.
+                let stirred = place.notified();
+                match self.advance(Session::sought) {
+                    Step::Seek { until, .. } => {
+                        let until = inner.clock.instant(until);
+                        // Whichever comes first, the session decides the next step.
+                        let _ = tokio::time::timeout_at(until, stirred).await;
+                        self.advance(Session::proceed)
+                    }
+                    other => other,
+                }
+            }
+            Step::Park { shard } => {
+                let Some(place) = inner.stirred.get(shard.0 as usize) else {
+                    return Step::Done(Err(Error::Invalid { what: "shard" }));
+                };
+                // Created before the session is asked again, so that no notification is missed.
+                let stirred = place.notified();
+                match self.advance(Session::proceed) {
+                    Step::Park { .. } => {
+                        let until = inner.clock.instant(self.deadline);
+                        // Whichever comes first, the session decides the next step.
+                        let _ = tokio::time::timeout_at(until, stirred).await;
+                        self.advance(Session::proceed)
+                    }
+                    other => other,
+                }
+            }
+            Step::Refresh { until } => {
+                let until = inner.clock.instant(until);
+                // Without a newer map the operation continues with the current one.
+                let _ = tokio::time::timeout_at(until, inner.refresh()).await;
+                tokio::time::sleep_until(until).await;
+                self.advance(Session::proceed)
+            }
         }
     }
 }
@@ -485,6 +507,7 @@ impl Inner {
 struct Flight<'a> {
     inner: &'a Arc<Inner>,
     operation: Operation,
+    deadline: Duration,
     /// How often a request was sent, including requests to open a session.
     attempts: u32,
     span: Span,

@@ -206,7 +206,7 @@ impl Download {
         self.plan.position() - self.plan.range().start
     }
 
-    /// Reads the rest into memory.
+    /// Reads the rest into memory. Cancel safe: nothing is left to close.
     ///
     /// # Errors
     /// As [`Stream`]'s items: `Corrupt`, `ValueGone`, `Unavailable` or `Throttled`.

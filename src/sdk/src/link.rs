@@ -130,9 +130,9 @@ impl Link {
         let permit = match self.room.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
-                let acquired =
-                    tokio::time::timeout_at(self.clock.instant(until), self.room.acquire()).await;
-                match acquired {
+                let until = self.clock.instant(until);
+                let acquiring = tokio::time::timeout_at(until, self.room.acquire());
+                match Box::pin(acquiring).await {
                     Ok(Ok(permit)) => permit,
                     Ok(Err(_)) => return Event::NotSent(self.closed().unwrap_or(Cause::Closed)),
                     Err(_) => return Event::NotSent(Cause::Overload),

@@ -190,10 +190,8 @@ impl CoreConnection {
                 Ready::Connect => drop(tokio::spawn(Arc::clone(&self).establish())),
                 Ready::Wait => {}
             }
-            if tokio::time::timeout_at(self.clock.instant(patience), changed)
-                .await
-                .is_err()
-            {
+            let waiting = tokio::time::timeout_at(self.clock.instant(patience), changed);
+            if Box::pin(waiting).await.is_err() {
                 return Event::NotSent(Cause::Timeout);
             }
         }

@@ -7,6 +7,7 @@ use crate::ids::{LogIndex, RunId, TableId, ValueSegmentId};
 use crate::key::compare;
 use crate::key::{Space, SpacedKey};
 use crate::large::StoredLarge;
+use crate::length;
 use crate::limits::TABLE_BYTES;
 use crate::manifest::Manifest;
 use crate::pace::{Lane, PACE_STEP_BYTES};
@@ -132,7 +133,7 @@ impl Engine {
             }
             replaced.extend(read);
             let mut output = self.rewrite_run(rewriting, *level, &tables, put_in).await?;
-            let level = u8::try_from(*level).unwrap_or(u8::MAX);
+            let level = length::stored_level(*level);
             written.push((level, run.id, output.finish().await?));
             outputs.push(output);
         }

@@ -59,6 +59,13 @@ fn only_certain_failures_say_that_nothing_was_done() {
         assert_eq!(nothing_done(write_failure(&error)), expected, "{error}");
         assert_ne!(nothing_done(read_failure(&error)), Some(false), "{error}");
     }
+    for (error, failure) in [
+        (GroupError::DiskFull, Failure::DiskFull),
+        (GroupError::ShardFull, Failure::ShardFull),
+        (GroupError::Malformed, Failure::Malformed),
+    ] {
+        assert_eq!(write_failure(&error), failure, "{error}");
+    }
     let leader = Some(NodeId(5));
     assert_eq!(
         write_failure(&GroupError::NotLeader { leader }),

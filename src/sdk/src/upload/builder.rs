@@ -156,7 +156,8 @@ impl UploadBuilder {
         self
     }
 
-    /// Begins an upload that is written like a file.
+    /// Begins an upload that is written like a file. Cancel safe; an upload that has begun all the same is given up by the
+    /// cluster after its [`ttl`](Self::ttl).
     ///
     /// # Errors
     /// `TooLarge` for a [`length`](Self::length) that no value may have; `Invalid` for attributes that are too long or a

@@ -39,6 +39,8 @@ const TOKEN_SUFFIX: &str = ".corelith-upload";
 ///
 /// **Memory**: that of an [`Upload`], and two more chunks of at most 512 KiB to read ahead.
 ///
+/// Cancel safe: the token stays, and another call goes on.
+///
 /// # Errors
 /// Those of [`Upload::write`] and [`Upload::commit`]; `File` if a file cannot be read or written; `Invalid` if the file
 /// changes while it is uploaded.
@@ -89,7 +91,7 @@ impl FileUpload {
         self
     }
 
-    /// The token that an earlier process has left, if there is one.
+    /// The token that an earlier process has left, if there is one. Cancel safe.
     ///
     /// # Errors
     /// `File` if its file cannot be read, `Invalid` if that is something else.
@@ -98,7 +100,7 @@ impl FileUpload {
         Ok(kept.map(|(token, _)| token))
     }
 
-    /// Whether an earlier process has left the token of an upload to another key or in another cluster.
+    /// Whether an earlier process has left the token of an upload to another key or in another cluster. Cancel safe.
     ///
     /// # Errors
     /// As [`token`](Self::token).

@@ -81,6 +81,7 @@ impl Client {
     }
 
     /// Gives up the upload `upload` to `key`: nothing is left of it. One that has ended already stays as it is.
+    /// Cancel safe: it may be given up or not, and can be again.
     ///
     /// # Errors
     /// `UploadEnded` if it is committed; `Unavailable` or `Throttled` if the client's deadline passes first.

@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
 impl UploadBuilder {
-    /// Begins an upload whose parts come in any order, numbered by the caller.
+    /// Begins an upload whose parts come in any order, numbered by the caller. Cancel safe; an upload that has begun all the
+    /// same is given up by the cluster after its [`ttl`](Self::ttl).
     ///
     /// # Errors
     /// As [`start`](Self::start). A digest is refused, since parts do not come in order.
@@ -79,7 +80,7 @@ impl Multipart {
     }
 
     /// Goes on with an upload that another process may have begun. The parts of the token are durable and need not be put
-    /// again. Of others the chunks that are durable are not sent again when they are.
+    /// again. Of others the chunks that are durable are not sent again when they are. Cancel safe.
     ///
     /// # Errors
     /// `UploadEnded` if it has ended; `Invalid` if the token is of another cluster; `Unavailable` or `Throttled` if the
@@ -158,7 +159,7 @@ impl Multipart {
     }
 
     /// Makes these parts, in this order, the value of the key. Parts that are not named are given back. Without parts the
-    /// value is empty.
+    /// value is empty. Cancel safe: it may be committed or may still be; calling it again with the same parts tells.
     ///
     /// # Errors
     /// `Invalid` if a part was not put, or is named twice; `Conflict` if the condition does not hold; `Indeterminate` if
@@ -175,6 +176,7 @@ impl Multipart {
     }
 
     /// As [`commit`](Self::commit), of parts as [`put_part`](Self::put_part) returned them, here or in another process.
+    /// Cancel safe in the same way.
     ///
     /// # Errors
     /// As [`commit`](Self::commit); `UploadRefused` if a part is not there as it says.
@@ -185,7 +187,7 @@ impl Multipart {
     }
 
     /// Gives the upload up: nothing is left of it. Parts that are on their way are refused. Retried until the deadline of a
-    /// request.
+    /// request. Cancel safe: it may be given up or not, and can be again.
     ///
     /// # Errors
     /// `UploadEnded` if it is committed; `Unavailable` or `Throttled` if the deadline passes first.

@@ -78,12 +78,12 @@ async fn an_empty_value_can_be_uploaded() {
 #[tokio::test]
 async fn a_put_that_does_not_fit_in_a_frame_is_an_upload() {
     let mock = Mock::start(3, 2).await;
-    mock.state().uploads.chunk_bytes = 1 << 20;
+    mock.state().uploads.chunk_bytes = corelith_wire::limits::CHUNK_BYTES_MAX as u32;
     let client = mock.client().await;
     let value = bytes((9 << 20) + 5);
     let first = client.put("large", &value).if_absent().await.unwrap();
     let chunks = mock.state().uploads.chunks_sent.clone();
-    assert_eq!((chunks.len(), chunks.last().unwrap().2), (10, 5));
+    assert_eq!((chunks.len(), chunks.last().unwrap().2), (19, 5));
     assert_eq!(client.get("large").await.unwrap().value, value);
     let current = Some(first.version);
     let again = client.put("large", &value).if_absent().await;
@@ -292,7 +292,7 @@ async fn an_abort_leaves_nothing() {
     client.abort_upload("key", id).await.unwrap();
     assert!(client.uploads().await.unwrap().is_empty());
     // A put that fails gives its space back by itself.
-    mock.state().uploads.chunk_bytes = 1 << 20;
+    mock.state().uploads.chunk_bytes = corelith_wire::limits::CHUNK_BYTES_MAX as u32;
     let value = bytes(9 << 20);
     client.put("key", "here").await.unwrap();
     let put = client.put("key", value).if_absent().await;

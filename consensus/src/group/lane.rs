@@ -263,7 +263,13 @@ mod tests {
                 drop(place);
                 let now = corelith_io::now();
                 let rest = rests.then(|| (now - began).min(UPLOAD_LANE_REST_MAX));
-                assert_eq!(lane.rests_until(now), rest.map(|rest| now + rest));
+                let until = lane.rests_until(now);
+                let off = until.zip(rest).map(|(until, rest)| (now + rest) - until);
+                assert!(
+                    off.is_none_or(|off| off < Duration::from_millis(1)),
+                    "{off:?}"
+                );
+                assert_eq!(until.is_some(), rests);
                 assert_eq!(lane.take(1000).is_none(), rests);
                 corelith_io::sleep(rest.unwrap_or_default()).await;
                 assert!(lane.rests_until(corelith_io::now()).is_none());

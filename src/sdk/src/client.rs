@@ -18,6 +18,7 @@ use corelith_wire::{
     ClusterId, Epoch, Head, Kind, NodeId, Outbox, RequestId, ShardId, UploadId,
     limits as wire_limits, placement, version,
 };
+use futures_util::FutureExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -262,10 +263,14 @@ impl Client {
     }
 
     /// Runs a request to its end: sends, retries and waits as the session decides.
-    pub(crate) async fn run(&self, request: Request, deadline: Option<Duration>) -> Result<Answer> {
+    pub(crate) fn run(
+        &self,
+        request: Request,
+        deadline: Option<Duration>,
+    ) -> impl Future<Output = Result<Answer>> + Send {
         let leader = Source::From(ReadFrom::Leader);
-        let (answer, _) = self.run_from(request, deadline, leader).await?;
-        Ok(answer)
+        let running = self.run_from(request, deadline, leader);
+        running.map(|result| result.map(|(answer, _)| answer))
     }
 
     /// As [`Client::run`], for a read from `source`; returns also the node that answered.

@@ -68,7 +68,9 @@ impl Write {
             return Err(Error::TooLarge { what, len, limit });
         }
         if len > client.frame_value_bytes_max() {
-            return put_large(client, key, value, condition, deadline).await;
+            // Apart, or the future of each write were as long as that of an upload, and moved as such.
+            let putting = put_large(client, key, value, condition, deadline);
+            return Box::pin(putting).await;
         }
         let shard = client.shard_of(&key).0;
         let request = Request::Write {
@@ -215,5 +217,21 @@ impl Put {
 impl Delete {
     pub(crate) fn new(client: Client, key: Bytes) -> Self {
         Self(Write::new(client, WriteKind::Delete, key, Bytes::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<F: Future>(_: impl Fn(Write) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_write_is_short() {
+        // As that of a read.
+        let bytes = future_bytes(Write::run);
+        assert!(bytes <= 1792, "{bytes} bytes");
     }
 }

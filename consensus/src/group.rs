@@ -14,6 +14,7 @@ mod election;
 mod entrance;
 mod follower_read;
 mod heal;
+mod holds;
 mod keeper;
 mod lane;
 mod large;

@@ -134,10 +134,12 @@ pub const RELIEF_PAUSE: Duration = Duration::from_millis(100);
 pub const RELIEF_SAY_EVERY: Duration = Duration::from_secs(30);
 /// Uploads of a shard that are neither committed nor given up.
 pub const OPEN_UPLOADS_MAX: usize = 1024;
-/// Values and uploads of a shard whose chunks are to be dropped, beyond which none begins: the leader drops some hundred a
-/// second, and values that are read stay for a while.
-pub const DEAD_UPLOADS_MAX: usize = 65_536;
-/// Chunks of all such uploads of a shard.
+/// Values and uploads of a shard whose chunks are to be dropped, beyond which none begins: values that are read stay for a
+/// while, and all do when another replica has come to lead.
+pub const DEAD_UPLOADS_MAX: usize = 262_144;
+/// Before that a leader has those who begin uploads come again a little later.
+pub const DEAD_UPLOADS_SLOW: usize = DEAD_UPLOADS_MAX - 4 * OPEN_UPLOADS_MAX;
+/// Chunks of all open uploads of a shard.
 pub const STAGED_CHUNKS_MAX: usize = 262_144;
 /// Uploads of a shard of which nothing is left and of which it is known how they ended: the last ones.
 pub const ENDED_UPLOADS_KEPT_MAX: usize = 4096;
@@ -167,8 +169,17 @@ pub const UPLOAD_LANE_WAITING_MAX: usize = 4096;
 /// How long a large value that was replaced stays readable after a reader has said that it reads it, or after another
 /// replica leads, to which readers may have said so.
 pub const HOLD_VALUE: Duration = Duration::from_secs(60);
-/// Values that readers hold, in one group.
+/// Values that readers hold, in one group, of which each is known; of more than these it is known by a bit of a few.
 pub const HELD_VALUES_MAX: usize = 64 * 1024;
+/// Bits for those beyond, twice: 256 KiB of memory.
+pub const HELD_BITS: usize = 1 << 20;
+/// Uploads of which a leader drops chunks at a time. One after the other they would take a turn of the log each, and three
+/// clients that overwrite values as fast as they can would outrun it.
+pub const DROPS_IN_FLIGHT_MAX: usize = 64;
+/// Chunks that such entries drop together: applying them holds up what else the core does.
+pub const DROP_CHUNKS_IN_FLIGHT_MAX: usize = 2 * DROP_CHUNKS_MAX;
+/// Of what is dead, how much a leader looks at each half second.
+pub const DEAD_LOOKED_AT_MAX: usize = 8192;
 /// Rows of uploads that are read at once, and bytes of them.
 pub const UPLOAD_ROWS: usize = 4096;
 /// See [`UPLOAD_ROWS`].

@@ -225,9 +225,11 @@ impl Uploads {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// What is to be dropped, in order of ids.
-    pub(crate) fn dead(&self) -> impl Iterator<Item = UploadId> + '_ {
-        self.dead.iter().copied()
+    /// What is to be dropped, in order of ids from the one behind `after` on, and those before it at the end.
+    pub(crate) fn dead_after(&self, after: UploadId, most: usize) -> Vec<UploadId> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let dead = self.dead.range(behind).chain(self.dead.range(..=after));
+        dead.take(most).copied().collect()
     }
 
     /// The next chunks of an open upload after one, in order, and whether there are more.

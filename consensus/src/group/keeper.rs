@@ -7,31 +7,37 @@
 //! * All that a leader proposes here is decided when the entry is applied, by the table alone.
 //! * Who is told that he holds a value finds all of it: nobody is told so once an entry that drops of it may be on its way,
 //!   and none is proposed from then on until he has not asked for long.
+//! * What is dead is dropped as fast as the log takes entries, so that those who overwrite values do not outrun it.
 
+use super::holds::Holds;
 use super::{Group, GroupInner};
 use crate::command::kind;
 use crate::error::GroupError;
-use crate::limits::{DROP_CHUNKS_MAX, HELD_VALUES_MAX, HOLD_VALUE};
+use crate::limits::{
+    DEAD_LOOKED_AT_MAX, DROP_CHUNKS_IN_FLIGHT_MAX, DROP_CHUNKS_MAX, DROPS_IN_FLIGHT_MAX, HOLD_VALUE,
+};
 use crate::planted::{Bug, is_planted};
+use crate::types::LeaderId;
 use crate::uploads::entry::{self, DropChunks};
 use bytes::Bytes;
 use corelith_io::Instant;
+use corelith_io::sync::semaphore::Semaphore;
 use corelith_shards::Space;
 use corelith_wire::{ChunkId, UploadId};
+use futures_util::{StreamExt, stream};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// What the leader remembers of those who read, and of its work. Belongs to one group.
 #[derive(Default)]
 pub(super) struct UploadKeeper {
-    /// When somebody last said that a value is being read.
-    held: RefCell<BTreeMap<UploadId, Instant>>,
-    /// When there were last too many of them: everything counts as held then.
-    overflowed: Cell<Option<Instant>>,
+    held: RefCell<Holds>,
     /// Whether a task is at work.
     works: Cell<bool>,
-    /// What it drops now: an entry that does so may be on its way.
-    dropping: Cell<Option<UploadId>>,
+    /// What it drops now: entries that do so may be on their way.
+    dropping: RefCell<BTreeSet<UploadId>>,
+    /// Of what is dead the last one that was looked at.
+    looked_at: Cell<UploadId>,
     /// The log's time when it was seen to change, and when that was.
     clock: Cell<Option<(u64, Instant)>>,
 }
@@ -39,34 +45,18 @@ pub(super) struct UploadKeeper {
 impl UploadKeeper {
     /// Somebody reads a value.
     pub(super) fn hold(&self, upload: UploadId, now: Instant) {
-        let mut held = self.held.borrow_mut();
-        if held.len() >= HELD_VALUES_MAX {
-            held.retain(|_, asked| now - *asked < HOLD_VALUE);
-        }
-        match held.len() < HELD_VALUES_MAX || held.contains_key(&upload) {
-            true => drop(held.insert(upload, now)),
-            false => self.overflowed.set(Some(now)),
-        }
-        assert!(held.len() <= HELD_VALUES_MAX, "holds are bounded");
+        self.held.borrow_mut().hold(upload, now);
     }
 
     /// Whether an entry that drops of it may be on its way: it is too late to hold it.
     pub(super) fn is_dropping(&self, upload: UploadId) -> bool {
-        self.dropping.get() == Some(upload)
+        self.dropping.borrow().contains(&upload)
     }
 
     /// Whether somebody may still read a value at `now`, if this replica has led since then.
     fn may_be_read(&self, upload: UploadId, led_since: Option<Instant>, now: Instant) -> bool {
-        let asked = self.held.borrow().get(&upload).copied();
-        // The overflow is looked at even if the value has been held before.
-        let reasons = [asked, self.overflowed.get(), led_since];
-        let is_recent = |at: &Instant| now - *at < HOLD_VALUE;
-        led_since.is_none() || reasons.iter().flatten().any(is_recent)
-    }
-
-    fn forget_old(&self, now: Instant) {
-        let mut held = self.held.borrow_mut();
-        held.retain(|_, asked| now - *asked < HOLD_VALUE);
+        let has_led_for_long = led_since.is_some_and(|since| now - since >= HOLD_VALUE);
+        !has_led_for_long || self.held.borrow().is_held(upload, now)
     }
 }
 
@@ -74,7 +64,7 @@ impl Group {
     /// Looks whether there is something to do for uploads, every half second.
     pub(super) fn keep_uploads(&self, now: Instant) {
         let inner = &self.inner;
-        inner.keeper.forget_old(now);
+        inner.keeper.held.borrow_mut().forget_old(now);
         let is_at_rest = inner.uploads.borrow().is_at_rest();
         if is_at_rest || inner.leading().is_none() || inner.keeper.works.get() {
             return;
@@ -102,17 +92,30 @@ impl Group {
             let body = entry::timed(inner.log_clock_us(), &[]);
             self.propose_step(kind::UPLOAD_EXPIRE, body, false).await?;
         }
-        for upload in dead {
-            let dropped = self.drop_dead(upload).await;
-            // An entry whose fate is lost was lost with the lead; the next one waits for readers anew.
-            inner.keeper.dropping.set(None);
-            dropped?;
-        }
-        Ok(())
+        let failed = RefCell::new(None);
+        let room = Semaphore::new(DROP_CHUNKS_IN_FLIGHT_MAX);
+        let drop_one = |upload| {
+            let (failed, room) = (&failed, &room);
+            async move {
+                if failed.borrow().is_some() {
+                    return;
+                }
+                let dropped = self.drop_dead(upload, room).await;
+                // An entry whose fate is lost was lost with the lead; the next one waits for readers anew.
+                inner.keeper.dropping.borrow_mut().remove(&upload);
+                if let Err(error) = dropped {
+                    failed.borrow_mut().get_or_insert(error);
+                }
+            }
+        };
+        // To the end, also after a failure: what is on its way is known until its fate is.
+        let drops = stream::iter(dead).for_each_concurrent(DROPS_IN_FLIGHT_MAX, drop_one);
+        drops.await;
+        failed.into_inner().map_or(Ok(()), Err)
     }
 
-    /// Drops all chunks of what is dead.
-    async fn drop_dead(&self, upload: UploadId) -> Result<(), GroupError> {
+    /// Drops all chunks of what is dead, some at a time when there is `room` for them.
+    async fn drop_dead(&self, upload: UploadId, room: &Semaphore) -> Result<(), GroupError> {
         let inner = &self.inner;
         let (prefix, mut after) = (upload.key(), Bytes::new());
         while inner.is_droppable(upload, corelith_io::now()) {
@@ -127,11 +130,13 @@ impl Group {
             if let Some(last) = keys.last() {
                 after = last.clone();
             }
+            let least = DROP_CHUNKS_IN_FLIGHT_MAX / DROPS_IN_FLIGHT_MAX;
+            let _room = room.acquire(keys.len().max(least)).await;
             // Somebody may have asked for it meanwhile.
             if !inner.is_droppable(upload, corelith_io::now()) {
                 break;
             }
-            inner.keeper.dropping.set(Some(upload));
+            inner.keeper.dropping.borrow_mut().insert(upload);
             let chunks = keys.iter().filter_map(|key| ChunkId::of_key(key));
             let dropped = DropChunks::of(upload, chunks, !more);
             let body = entry::dropping(inner.log_clock_us(), &dropped);
@@ -162,18 +167,27 @@ impl GroupInner {
         first.is_some_and(|first| first <= now_us)
     }
 
-    /// What is dead and may be dropped.
+    /// What is dead and may be dropped, of those that are looked at in turn.
     fn droppable(&self, now: Instant) -> Vec<UploadId> {
-        let dead: Vec<UploadId> = self.uploads.borrow().dead().collect();
+        let Some(leader) = self.leading() else {
+            return Vec::new();
+        };
+        let after = self.keeper.looked_at.get();
+        let dead = self.uploads.borrow().dead_after(after, DEAD_LOOKED_AT_MAX);
+        if let Some(last) = dead.last() {
+            self.keeper.looked_at.set(*last);
+        }
         let dead = dead.into_iter();
-        dead.filter(|upload| self.is_droppable(*upload, now))
+        dead.filter(|upload| self.may_drop(*upload, leader, now))
             .collect()
     }
 
     fn is_droppable(&self, upload: UploadId, now: Instant) -> bool {
-        let Some(leader) = self.leading() else {
-            return false;
-        };
+        let leader = self.leading();
+        leader.is_some_and(|leader| self.may_drop(upload, leader, now))
+    }
+
+    fn may_drop(&self, upload: UploadId, leader: LeaderId, now: Instant) -> bool {
         let uploads = self.uploads.borrow();
         if !uploads.is_dead(upload) {
             return false;

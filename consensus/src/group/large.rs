@@ -4,6 +4,7 @@ use super::lane::Arrived;
 use super::{Group, note};
 use crate::command::{Outcome, WriteReply, kind};
 use crate::error::GroupError;
+use crate::limits::DEAD_UPLOADS_SLOW;
 use crate::types::Payload;
 use crate::uploads::entry::{self, Step};
 use crate::uploads::record::{CommittedRecord, UploadRecord};
@@ -63,6 +64,10 @@ impl Group {
     /// # Errors
     /// See [`GroupError`].
     pub async fn begin_upload(&self, body: Bytes) -> Result<UploadReply, GroupError> {
+        // The table refuses for good what would be too many; by then they would have been dropped.
+        if self.inner.leading().is_some() && self.upload_counts().dead >= DEAD_UPLOADS_SLOW {
+            return Err(GroupError::Throttled);
+        }
         self.step(kind::UPLOAD_BEGIN, &body, true).await
     }
 

@@ -4,17 +4,19 @@
 use super::client::parts_of;
 use super::cluster::{Cluster, UploadAsk, abort, begin, chunk, commit, put};
 use super::scenarios::applied;
-use crate::limits::UPLOAD_LANE_BYTES;
+use crate::limits::{HELD_VALUES_MAX, UPLOAD_LANE_BYTES};
 use crate::planted::{Bug, plant};
 use crate::uploads::UploadCounts;
 use crate::{Group, GroupError, Options};
 use bytes::Bytes;
 use corelith_io::sim::SimConfig;
-use corelith_shards::{ShardId, Space};
+use corelith_shards::{FoundLarge, LargeRef, LogIndex, ShardId, Space};
 use corelith_wire::limits::CHUNK_BYTES_MAX;
 use corelith_wire::request::Condition;
+use corelith_wire::response::ReplyMeta;
 use corelith_wire::upload::{UploadRefusal, UploadState, UploadStatus};
 use corelith_wire::{ChunkId, UploadId};
+use futures_util::future::join_all;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -395,6 +397,79 @@ fn nobody_is_told_to_hold_what_is_being_dropped() {
         assert_eq!(counts(&cluster, leader).dead, 0, "seed {seed}");
     }
     assert!(seen > 0, "it was always too late");
+}
+
+#[test]
+fn what_ends_is_dropped_beside_each_other() {
+    let cluster = Cluster::started(4);
+    let leader = cluster.wait_leader();
+    let group = cluster.groups(leader).unwrap().group(SHARD).unwrap();
+    // Four times as many as may be open, and how long it takes to end one of them alone.
+    let turns = 4000;
+    let (ended, turn) = cluster.sim.block_on(cluster.nodes[leader], {
+        let group = group.clone();
+        async move {
+            let mut turn = Duration::ZERO;
+            for round in 0..4 {
+                let ids = || (1..=turns / 4).map(|id| UploadId(u128::from(round * turns + id)));
+                let begins = ids().map(|upload| group.begin_upload(begin(upload, "key", 0)));
+                for begun in join_all(begins).await {
+                    assert_eq!(begun.unwrap().state, UploadState::Open);
+                }
+                let start = corelith_io::now();
+                let alone = UploadId(u128::from(round * turns + 1));
+                group.abort_upload(abort(alone)).await.unwrap();
+                turn = turn.max(start.elapsed());
+                let aborts = ids().map(|upload| group.abort_upload(abort(upload)));
+                for aborted in join_all(aborts).await {
+                    assert_eq!(aborted.unwrap().state, UploadState::Aborted);
+                }
+            }
+            (corelith_io::now(), turn)
+        }
+    });
+    cluster.wait("all are dropped", || group.upload_counts().dead == 0);
+    let took = cluster
+        .sim
+        .block_on(cluster.nodes[leader], async move { ended.elapsed() });
+    // One after the other each would take a turn.
+    let most = turn * turns / 8 + Duration::from_secs(1);
+    assert!(took < most, "{took:?} for {turns}, one takes {turn:?}");
+}
+
+#[test]
+fn many_readers_keep_what_they_read_and_nothing_else() {
+    let cluster = Cluster::started(2);
+    let leader = cluster.wait_leader();
+    cluster.sim.run_for(Duration::from_secs(70));
+    uploads(&cluster, LONG, "key");
+    uploads(&cluster, OTHER, "other");
+    let group = cluster.groups(leader).unwrap().group(SHARD).unwrap();
+    cluster.sim.block_on(cluster.nodes[leader], async move {
+        let read = ((1_u128 << 64)..)
+            .map(UploadId)
+            .take(HELD_VALUES_MAX + 5000);
+        for upload in read.chain([OTHER]) {
+            let large = LargeRef {
+                upload,
+                len: 0,
+                committed_us: 0,
+            };
+            let found = FoundLarge {
+                version: LogIndex(0),
+                large,
+            };
+            let described = group.describe_large(&found, ReplyMeta::default()).await;
+            assert_eq!(described.unwrap(), None);
+        }
+    });
+    overwrite(&cluster, "key");
+    overwrite(&cluster, "other");
+    cluster.sim.run_for(Duration::from_secs(3));
+    assert!(has_all(&cluster, leader, OTHER));
+    assert_eq!(counts(&cluster, leader).dead, 1, "the one that is read");
+    cluster.sim.run_for(Duration::from_secs(150));
+    assert_eq!(counts(&cluster, leader).dead, 0);
 }
 
 /// A follower that gets a snapshot goes on with the uploads as they are.

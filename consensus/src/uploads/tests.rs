@@ -743,7 +743,7 @@ fn rows_and_table_agree_whatever_happens() {
                 15 => drop(shard.abort(number, time_us)),
                 16 => shard.expire(time_us),
                 _ => {
-                    let dead: Vec<_> = shard.table.dead().collect();
+                    let dead = shard.table.dead_after(UploadId(0), usize::MAX);
                     for upload in dead {
                         shard.drop_some(upload, random.below(3) as usize);
                     }
@@ -821,4 +821,20 @@ fn none_begins_while_too_many_are_to_be_dropped() {
     let dropped = DropChunks::of(upload(1), [].into_iter(), true);
     table.drop_chunks(LogIndex(9), &dropped, 0, &mut changes);
     assert_eq!(table.begin(&next, 0, &mut changes), UploadState::Open);
+}
+
+#[test]
+fn what_is_dead_is_looked_at_in_turn() {
+    let mut table = Uploads::default();
+    for number in [2, 3, 5, 8] {
+        table.insert_dead(upload(number), Final::Aborted, 0, false);
+    }
+    let after = |number, most| {
+        let dead = table.dead_after(upload(number), most);
+        dead.into_iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(after(0, 3), [2, 3, 5]);
+    assert_eq!(after(5, 3), [8, 2, 3]);
+    assert_eq!(after(6, 9), [8, 2, 3, 5]);
+    assert_eq!(after(9, 9), [2, 3, 5, 8]);
 }

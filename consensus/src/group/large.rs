@@ -240,7 +240,8 @@ impl Group {
         })
     }
 
-    /// Bytes of a chunk that this replica has; `None`: it has not, or not yet, or not any more.
+    /// Bytes of a chunk of a value that this replica has; `None`: it has not, or not yet, or not any more. What has come of
+    /// an upload that is no value is not given out: its id may be used again, and a replica that lags would show old bytes.
     ///
     /// # Errors
     /// As those of the engine's reads.
@@ -249,6 +250,9 @@ impl Group {
         chunk: ChunkId,
         range: Range<u32>,
     ) -> shards::Result<Option<Bytes>> {
+        if !self.inner.uploads.borrow().is_readable(chunk.upload) {
+            return Ok(None);
+        }
         let range = u64::from(range.start)..u64::from(range.end);
         let key = chunk.key();
         let found = self.inner.engine.row_range(Space::Chunk, &key, range);

@@ -4,7 +4,7 @@
 use super::client::parts_of;
 use super::cluster::{Cluster, UploadAsk, abort, begin, chunk, commit, put};
 use super::scenarios::applied;
-use crate::limits::{HELD_VALUES_MAX, UPLOAD_LANE_BYTES};
+use crate::limits::{ENDED_UPLOADS_KEPT_MAX, HELD_VALUES_MAX, UPLOAD_LANE_BYTES};
 use crate::planted::{Bug, plant};
 use crate::uploads::UploadCounts;
 use crate::{Group, GroupError, Options};
@@ -470,6 +470,49 @@ fn many_readers_keep_what_they_read_and_nothing_else() {
     assert_eq!(counts(&cluster, leader).dead, 1, "the one that is read");
     cluster.sim.run_for(Duration::from_secs(150));
     assert_eq!(counts(&cluster, leader).dead, 0);
+}
+
+#[test]
+fn what_is_no_value_is_not_given_out() {
+    let cluster = Cluster::started(1);
+    let leader = cluster.wait_leader();
+    let behind = (leader + 1) % 3;
+    let parts = parts_of(LONG);
+    // As bytes that another client has sent under that id, and gave up.
+    begins(&cluster, LONG, "key");
+    takes(&cluster, LONG, 0, &Bytes::from_static(b"former"));
+    cluster.sim.run_for(Duration::from_secs(1));
+    cluster.sim.net().isolate(cluster.nodes[behind]);
+    assert_eq!(
+        ask(&cluster, UploadAsk::Abort(abort(LONG))),
+        UploadState::Aborted
+    );
+    cluster.sim.run_for(Duration::from_secs(1));
+    // It is forgotten, so that the id is free again.
+    for number in 0..ENDED_UPLOADS_KEPT_MAX as u128 {
+        let upload = UploadId(1_000_000 + number);
+        begins(&cluster, upload, "key");
+        ask(&cluster, UploadAsk::Abort(abort(upload)));
+    }
+    cluster.sim.run_for(Duration::from_secs(5));
+    uploads(&cluster, LONG, "key");
+    let group = cluster.groups(behind).unwrap().group(SHARD).unwrap();
+    let read = cluster.sim.block_on(cluster.nodes[behind], async move {
+        group.read_chunk(id(LONG, 0), 0..u32::MAX).await.unwrap()
+    });
+    assert_eq!(
+        read, None,
+        "a replica that lags shows what was there before"
+    );
+    assert_ne!(parts[0], "former");
+    cluster.sim.net().heal_all();
+    for _ in 0..60 {
+        if has_all(&cluster, behind, LONG) {
+            return;
+        }
+        cluster.sim.run_for(Duration::from_secs(1));
+    }
+    panic!("the replica that lagged never has it");
 }
 
 /// A follower that gets a snapshot goes on with the uploads as they are.

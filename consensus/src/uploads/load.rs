@@ -47,6 +47,11 @@ impl Loading {
             _ if upload == TIME => return Err(StrangeRow),
             UploadRecord::Time(_) => return Err(StrangeRow),
             UploadRecord::Open(begun) => {
+                let begun = OpenRecord {
+                    key: own(&begun.key),
+                    attributes: own(&begun.attributes),
+                    ..begun
+                };
                 self.open.insert(upload, (begun, BTreeMap::new()));
             }
             UploadRecord::Committed(committed) => self.committed = Some((upload, committed)),

@@ -139,6 +139,9 @@ pub const OPEN_UPLOADS_MAX: usize = 1024;
 pub const DEAD_UPLOADS_MAX: usize = 262_144;
 /// Before that a leader has those who begin uploads come again a little later.
 pub const DEAD_UPLOADS_SLOW: usize = DEAD_UPLOADS_MAX - 4 * OPEN_UPLOADS_MAX;
+/// Keys of a shard whose value is an upload, beyond which none begins for another key: each is in memory on each replica, with
+/// some 250 bytes and the key.
+pub const LIVE_UPLOADS_MAX: usize = 4 << 20;
 /// Chunks of all open uploads of a shard.
 pub const STAGED_CHUNKS_MAX: usize = 262_144;
 /// Uploads of a shard of which nothing is left and of which it is known how they ended: the last ones.

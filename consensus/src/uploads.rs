@@ -27,8 +27,8 @@ pub(crate) use load::{LoadError, load};
 pub(crate) use rows::{RowChange, upload_key, write};
 
 use crate::limits::{
-    DEAD_UPLOADS_MAX, OPEN_UPLOADS_MAX, STAGED_CHUNKS_MAX, UPLOAD_TTL_DEFAULT, UPLOAD_TTL_MAX,
-    UPLOAD_TTL_MIN,
+    DEAD_UPLOADS_MAX, LIVE_UPLOADS_MAX, OPEN_UPLOADS_MAX, STAGED_CHUNKS_MAX, UPLOAD_TTL_DEFAULT,
+    UPLOAD_TTL_MAX, UPLOAD_TTL_MIN,
 };
 use crate::planted::{Bug, is_planted};
 use bytes::Bytes;
@@ -320,9 +320,15 @@ impl Uploads {
             Some(known) => return known.state(),
             None => {}
         }
+        // What takes the place of another value makes no more of them.
+        let live = match self.live.contains_key(key) {
+            true => 0,
+            false => self.counts.live,
+        };
         for (count, limit) in [
             (self.open.len(), OPEN_UPLOADS_MAX),
             (self.dead.len(), DEAD_UPLOADS_MAX),
+            (live, LIVE_UPLOADS_MAX),
         ] {
             if count >= limit {
                 let limit = limit as u32;

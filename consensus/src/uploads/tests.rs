@@ -824,6 +824,20 @@ fn none_begins_while_too_many_are_to_be_dropped() {
 }
 
 #[test]
+fn large_values_are_so_many_at_most() {
+    let (mut table, mut changes) = (Uploads::default(), Vec::new());
+    table.live.insert(Bytes::from_static(b"here"), upload(1));
+    table.counts.live = LIVE_UPLOADS_MAX;
+    let limit = LIVE_UPLOADS_MAX as u32;
+    let one_more = table.begin(&begin(2, "new"), 0, &mut changes);
+    let too_many = UploadRefusal::TooMany { limit };
+    assert_eq!(one_more, UploadState::Refused(too_many));
+    // What takes the place of another one makes no more of them.
+    let in_place = table.begin(&begin(2, "here"), 0, &mut changes);
+    assert_eq!(in_place, UploadState::Open);
+}
+
+#[test]
 fn what_is_dead_is_looked_at_in_turn() {
     let mut table = Uploads::default();
     for number in [2, 3, 5, 8] {

@@ -234,7 +234,7 @@ impl UploadBuilder {
         let ttl_ms = self.ttl.map_or(0, |ttl| {
             u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
         });
-        let mut handle = UploadHandle {
+        let handle = UploadHandle {
             client: self.client.clone(),
             token: UploadToken {
                 cluster: self.client.cluster_id(),
@@ -247,12 +247,40 @@ impl UploadBuilder {
             },
             deadline: self.deadline,
         };
-        handle.begin(ttl_ms, attributes).await?;
-        Ok(handle)
+        Beginning(Some(handle)).begin(ttl_ms, attributes).await
     }
 
     fn refused(&self, error: PlanError) -> Error {
         refused(error, self.client.limits().value_bytes_max)
+    }
+}
+
+/// An upload of which nobody has the token yet. Dropped, also because its beginning is not waited for any more or has no
+/// answer in time, it is aborted: it may have begun, and would be open until its time to live passes.
+struct Beginning(Option<UploadHandle>);
+
+impl Beginning {
+    async fn begin(mut self, ttl_ms: u64, attributes: Vec<u8>) -> Result<UploadHandle> {
+        let begun = match &mut self.0 {
+            Some(handle) => handle.begin(ttl_ms, attributes).await,
+            None => Ok(()),
+        };
+        let may_have_begun = |error: &Error| matches!(error, Error::Unavailable { .. });
+        if begun.as_ref().is_err_and(|error| !may_have_begun(error)) {
+            self.0 = None;
+        }
+        begun?;
+        self.0.take().ok_or(Error::Protocol {
+            what: "an upload that has begun twice",
+        })
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            handle.abort_later();
+        }
     }
 }
 

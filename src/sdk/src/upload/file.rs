@@ -126,11 +126,9 @@ impl FileUpload {
             }
             Resumed::Begins => {
                 let mut upload = builder.start().await?;
-                if let Err(error) = self.keep_token(&upload.token(), identity).await {
-                    // Nobody could resume it.
-                    upload.aborts_when_dropped();
-                    return Err(error);
-                }
+                // Nobody could resume it before its token is kept.
+                upload.aborts_when_dropped();
+                self.keep_token(&upload.token(), identity).await?;
                 upload
             }
         };

@@ -306,6 +306,31 @@ async fn an_abort_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_beginning_that_nobody_waits_for_leaves_nothing() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let upload = client.upload("key").deadline(Duration::from_millis(300));
+    let is_aborted = |count| {
+        let states = mock.state().uploads.states();
+        states.len() == count && states.iter().all(|state| *state == UploadState::Aborted)
+    };
+    // It begins, and the answer is lost until the deadline has passed.
+    mock.script([Act::HoldAfter]);
+    let failed = upload.clone().start().await;
+    assert!(matches!(failed, Err(Error::Unavailable { .. })));
+    until("it is aborted", || is_aborted(1)).await;
+    // The same, and the caller goes away first.
+    mock.script([Act::HoldAfter]);
+    let dropped = tokio::time::timeout(Duration::from_millis(100), upload.clone().start());
+    assert!(dropped.await.is_err());
+    until("it is aborted", || is_aborted(2)).await;
+    mock.script([Act::HoldAfter]);
+    let failed = upload.multipart().await;
+    assert!(matches!(failed, Err(Error::Unavailable { .. })));
+    until("it is aborted", || is_aborted(3)).await;
+}
+
+#[tokio::test]
 async fn parts_come_in_any_order() {
     let mock = Mock::start(3, 1).await;
     let client = mock.client().await;

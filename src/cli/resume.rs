@@ -13,7 +13,6 @@ use bytes::Bytes;
 use corelith_client::{Error, Upload, UploadState, UploadToken};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -91,10 +90,11 @@ async fn with_token(
 ) -> Result<Stored, Failure> {
     let owned = path.to_owned();
     let failed = move |error| Failure::file("read", &owned, error);
-    let mut file = File::open(path).map_err(&failed)?;
+    let file = File::open(path).map_err(&failed)?;
     let len = file.metadata().map_err(&failed)?.len();
     let watch = Watch::new(&resume.transfer, Some(len));
-    let builder = reached.client.upload(token.key()).length(len);
+    // Nothing but its bytes says that it is the same file.
+    let builder = reached.client.upload(token.key()).length(len).from_start();
     let builder = watch.of(builder.concurrency(resume.transfer.concurrency.into()));
     let mut upload = match builder.resume(token).await {
         Ok(upload) => upload,
@@ -111,13 +111,7 @@ async fn with_token(
         Err(error) => return Err(error.into()),
     };
     upload.stays_silently();
-    if len < upload.resume_at() {
-        let problem =
-            "it is shorter than what was uploaded of it: it is another file, or has changed";
-        return Err(Failure::unusable(path, problem));
-    }
-    let from = SeekFrom::Start(upload.resume_at());
-    file.seek(from).map_err(&failed)?;
+    assert_eq!(upload.resume_at(), 0, "all bytes are compared");
     let pieces = Pieces::of(file, failed);
     let outcome = sent(&mut upload, pieces).await;
     watch.end();

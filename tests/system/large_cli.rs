@@ -329,10 +329,25 @@ async fn an_interrupted_put_says_how_to_finish_it() {
     under_way(&client, "three", &mut child).await;
     signal("INT", child.id());
     wait(child);
-    let mut grown = fs::File::options().append(true).open(&file).unwrap();
-    grown.write_all(b"more").unwrap();
+    let mut child = begin_put(&cluster, "four", &file);
+    under_way(&client, "four", &mut child).await;
+    signal("INT", child.id());
+    let with_token = printed_command(&wait(child));
+    assert_eq!(with_token[3], "--file");
+    let mut changed = fs::File::options().write(true).open(&file).unwrap();
+    changed.write_all(b"other bytes").unwrap();
     let refused = cluster.run(&["upload", "resume", text(&file)]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    // The start of the one and the end of the other would make a value that no file ever was.
+    let refused = crate::cluster::corelith()
+        .args(&with_token)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(client.head("four").await.is_err());
+    let uploads = client.uploads().await.unwrap();
+    let four = upload_to(&uploads, "four").unwrap().upload;
+    client.abort_upload("four", four).await.unwrap();
 
     let listed = json(&cluster.run_ok(&["upload", "list", "--json"]));
     let id = listed["upload"].as_str().unwrap();

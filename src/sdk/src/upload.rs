@@ -128,7 +128,8 @@ impl Upload {
     }
 
     /// Where in the value the first byte belongs that is to be written. 0 for a new upload. A resumed one goes on behind what
-    /// is durable, or at 0 if it computes a digest, which needs all bytes; then the durable ones are not sent again.
+    /// is durable, or at 0 if it computes a digest, which needs all bytes, or compares them
+    /// ([`UploadBuilder::from_start`]); then the durable ones are not sent again.
     pub fn resume_at(&self) -> u64 {
         self.resume_at
     }

@@ -33,6 +33,7 @@ pub struct UploadBuilder {
     attributes: Attributes,
     pub(super) digest: DigestKind,
     pub(super) length: Option<u64>,
+    from_start: bool,
     deadline: Option<Duration>,
     pub(super) on_progress: Option<Listener>,
 }
@@ -78,6 +79,7 @@ impl UploadBuilder {
             attributes: Attributes::default(),
             digest: DigestKind::None,
             length: None,
+            from_start: false,
             deadline: None,
             on_progress: None,
         }
@@ -143,6 +145,13 @@ impl UploadBuilder {
         self
     }
 
+    /// Has all bytes of a resumed upload given again from the start: those that are durable are compared, and not sent.
+    /// Without it they are trusted to be those of the same source; if that has changed since, the value is made of both.
+    pub fn from_start(mut self) -> Self {
+        self.from_start = true;
+        self
+    }
+
     /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. Default:
     /// the client's deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -182,7 +191,10 @@ impl UploadBuilder {
         self.check()?;
         token.check(self.client.cluster_id(), &self.key)?;
         self.digest = token.digest;
-        let digester = Digester::new(token.digest)?;
+        let mut digester = Digester::new(token.digest)?;
+        if self.from_start {
+            digester.need_all_bytes();
+        }
         let handle = self.handle_of(token);
         let staged = handle.staged().await?;
         let settings = self.settings(token.chunk_bytes);

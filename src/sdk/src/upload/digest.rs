@@ -68,6 +68,11 @@ impl Digester {
         })
     }
 
+    /// Wants all bytes to go by, whether or not there is a digest.
+    pub(crate) fn need_all_bytes(&mut self) {
+        self.is_needed = true;
+    }
+
     pub(crate) fn is_needed(&self) -> bool {
         self.is_needed
     }

@@ -331,6 +331,39 @@ async fn a_beginning_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_source_that_has_changed_is_not_gone_on_with_if_all_of_it_is_given() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let value = bytes(5000);
+    let mut first = client.upload("key").start().await.unwrap();
+    first.write_all(&value[..3000]).await.unwrap();
+    first.flush().await.unwrap();
+    let token = first.token();
+    drop(first);
+    let resume = || client.upload("key").from_start().resume(&token);
+    let mut changed = value.to_vec();
+    changed[7] ^= 1;
+    for other in [&changed[..], &value[..2999], &value[..0]] {
+        let mut upload = resume().await.unwrap();
+        assert_eq!(upload.resume_at(), 0);
+        let differs = match upload.write(other).await {
+            Ok(()) => upload.commit().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert_eq!(differs, Err(Error::ContentDiffers), "{} bytes", other.len());
+        upload.stays_silently();
+    }
+    let before = mock.state().uploads.chunks_sent.len();
+    let mut upload = resume().await.unwrap();
+    upload.write(&value).await.unwrap();
+    upload.commit().await.unwrap();
+    assert_eq!(upload.progress().bytes_skipped, 3000);
+    let sent = mock.state().uploads.chunks_sent[before..].to_vec();
+    assert_eq!(sent.iter().map(|chunk| chunk.2).sum::<usize>(), 2000);
+    assert_eq!(client.get("key").await.unwrap().value, value);
+}
+
+#[tokio::test]
 async fn parts_come_in_any_order() {
     let mock = Mock::start(3, 1).await;
     let client = mock.client().await;

@@ -220,6 +220,16 @@ impl Parts {
                 what: "parts: there are more than 10,000",
             });
         }
+        // What is shorter may begin with the same chunks; those behind would keep the part from being committed.
+        let chunk_bytes = u64::from(self.handle.token.chunk_bytes.max(1));
+        let end = len.div_ceil(chunk_bytes);
+        let place = |chunk| ChunkPlace { part, chunk };
+        let mut known = self.known.range(place(0)..=place(u32::MAX));
+        let last = known.next_back().map(|(last, _)| u64::from(last.chunk));
+        let had_other_length = whole.get(&part).is_some_and(|before| before.len != len);
+        if had_other_length || last.is_some_and(|last| last >= end) {
+            return Err(Error::ContentDiffers);
+        }
         Ok(())
     }
 

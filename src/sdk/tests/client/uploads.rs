@@ -409,6 +409,29 @@ async fn parts_come_in_any_order() {
     assert!(upload.put_part(0, "x").await.is_err());
 }
 
+#[tokio::test]
+async fn a_part_of_another_length_is_another_part() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let value = bytes(4096);
+    let upload = client.upload("key").multipart().await.unwrap();
+    upload.put_part(1, value.slice(..3000)).await.unwrap();
+    upload.put_part(2, value.slice(..2048)).await.unwrap();
+    let token = upload.token();
+    let resumed = Multipart::resume(&client, &token).await.unwrap();
+    for upload in [upload, resumed] {
+        // Its chunks are there, and so are those behind.
+        let shorter = upload.put_part(1, value.slice(..1024)).await;
+        assert_eq!(shorter, Err(Error::ContentDiffers));
+        let longer = upload.put_part(2, value.clone()).await;
+        assert_eq!(longer, Err(Error::ContentDiffers));
+        upload.put_part(1, value.slice(..3000)).await.unwrap();
+    }
+    let resumed = Multipart::resume(&client, &token).await.unwrap();
+    resumed.commit(&[2, 1]).await.unwrap();
+    assert_eq!(client.get("key").await.unwrap().value.len(), 5048);
+}
+
 async fn file_of(directory: &tempfile::TempDir, value: &[u8]) -> std::path::PathBuf {
     let path = directory.path().join("content");
     tokio::fs::write(&path, value).await.unwrap();

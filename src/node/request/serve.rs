@@ -111,9 +111,18 @@ async fn read_requests(
 /// The frame as it may be kept for long: with bytes of its own if it shares those of its batch.
 fn kept(frame: Frame) -> Frame {
     let is_short = frame.header.frame_bytes() <= limits::FRAME_BYTES_SMALL;
-    match frame.header.head.kind {
-        Kind::WRITE | Kind::OPEN_SESSION if is_short => frame.into_owned(),
-        _ => frame,
+    let is_proposed = matches!(
+        frame.header.head.kind,
+        Kind::WRITE
+            | Kind::OPEN_SESSION
+            | Kind::UPLOAD_BEGIN
+            | Kind::UPLOAD_CHUNK
+            | Kind::UPLOAD_COMMIT
+            | Kind::UPLOAD_ABORT
+    );
+    match is_short && is_proposed {
+        true => frame.into_owned(),
+        false => frame,
     }
 }
 
@@ -164,4 +173,64 @@ async fn write_batch(
     }
     connection.progress.write_ends(corelith_io::now());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept;
+    use bytes::Bytes;
+    use corelith_wire::frame::Accepts;
+    use corelith_wire::request::Condition;
+    use corelith_wire::upload::{
+        AbortUpload, BeginUpload, CommitUpload, Digest, encode_abort, encode_begin, encode_chunk,
+        encode_commit,
+    };
+    use corelith_wire::{
+        ChunkId, Epoch, FrameParser, Head, Kind, Outbox, RequestId, ShardId, UploadId,
+    };
+
+    #[test]
+    fn what_is_proposed_keeps_no_batch() {
+        let head = Head {
+            kind: Kind::GET,
+            request_id: RequestId(1),
+            shard: ShardId(0),
+            epoch: Epoch(1),
+        };
+        let upload = UploadId(7);
+        let mut out = Outbox::default();
+        let begin = BeginUpload {
+            upload,
+            key: b"key",
+            ttl_ms: 0,
+            attributes: &[],
+        };
+        encode_begin(&mut out, head, &begin);
+        let chunk = ChunkId {
+            upload,
+            part: 0,
+            chunk: 0,
+        };
+        encode_chunk(&mut out, head, chunk, 1, &Bytes::from_static(b"short"));
+        let commit = CommitUpload {
+            upload,
+            condition: Condition::Any,
+            crc32c: 1,
+            digest: Digest::default(),
+            parts: Vec::new(),
+        };
+        encode_commit(&mut out, head, &commit);
+        encode_abort(&mut out, head, AbortUpload { upload });
+        let mut batch = out.buffer().split();
+        let bytes = batch.as_ptr_range();
+        let frames = FrameParser::new(Accepts::Requests).take(&mut batch);
+        let mut count = 0;
+        for frame in frames {
+            let frame = kept(frame.unwrap());
+            let place = frame.payload().as_ptr();
+            assert!(!bytes.contains(&place), "{:?}", frame.header.head.kind);
+            count += 1;
+        }
+        assert_eq!(count, 4);
+    }
 }

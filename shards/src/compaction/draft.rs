@@ -32,6 +32,20 @@ pub(super) fn placed(shape: &Shape) -> Vec<PlacedRun<'_>> {
         .collect()
 }
 
+/// Some tables of a run.
+pub(super) type InputTables<'a> = (PlacedRun<'a>, &'a [TableShape]);
+
+/// The tables of chunks of all runs that have some. Merged all together, none goes past an older one.
+pub(super) fn of_chunks<'a>(runs: &[PlacedRun<'a>]) -> Vec<InputTables<'a>> {
+    let of_chunks = |placed: &PlacedRun<'a>| {
+        let tables: &'a [TableShape] = &placed.run.tables;
+        let from = tables.partition_point(|table| !table.is_of_chunks());
+        let tables = tables.get(from..).unwrap_or_default();
+        (!tables.is_empty()).then_some((*placed, tables))
+    };
+    runs.iter().filter_map(of_chunks).collect()
+}
+
 /// Tables to be merged, and where to.
 pub(super) struct Draft<'a> {
     /// Newest run first; the tables of one run adjacent.

@@ -16,7 +16,7 @@
 //! costs at most twice the optimum.) A store that is only written to never does it, one that is only read
 //! does it once.
 
-use super::draft::{self, Draft, PlacedRun};
+use super::draft::{self, Draft, InputTables, PlacedRun};
 use super::gain::{Gain, by_deleting, by_replacing, dropped_score, eager_score, hidden_values};
 use super::shape::{Shape, Sum, TableShape};
 use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
@@ -51,9 +51,6 @@ const MISPLACED: f64 = 100.0;
 
 /// The score of tables of deletions that hide nothing.
 const CLEANING: f64 = 2.0;
-
-/// Some tables of a run.
-type InputTables<'a> = (PlacedRun<'a>, &'a [TableShape]);
 
 /// A shape under this policy.
 struct Leveled<'a> {
@@ -435,13 +432,7 @@ impl<'a> Leveled<'a> {
     /// Chunks have tables of their own, which are short and refer to much: these merges cost next to nothing in
     /// comparison with what comes back, and with a merge of whole runs.
     fn chunks_down(&self) -> Option<(f64, Vec<InputTables<'a>>)> {
-        let of_chunks = |placed: &PlacedRun<'a>| {
-            let tables: &'a [TableShape] = &placed.run.tables;
-            let from = tables.partition_point(|table| !table.is_of_chunks());
-            let tables = tables.get(from..).unwrap_or_default();
-            (!tables.is_empty()).then_some((*placed, tables))
-        };
-        let inputs: Vec<_> = self.first_level().iter().filter_map(of_chunks).collect();
+        let inputs = draft::of_chunks(self.first_level());
         let tables = inputs.iter().flat_map(|(_, tables)| tables.iter());
         if tables.clone().all(|table| table.deletions == 0)
             || tables.clone().any(|table| table.busy)

@@ -2,10 +2,11 @@
 //!
 //! Levels do not matter: all runs are one sequence, newest first, and a merge leaves its result in
 //! the place of the oldest run it took. Space is bounded by merging everything when what is replaced or
-//! deleted, as far as merges have told, comes to as much as the rest.
+//! deleted, as far as merges have told, comes to as much as the rest. Chunks are far longer than what their tables have of
+//! them: when enough of them are deleted, their tables are merged by themselves.
 
 use super::draft::{self, Draft, PlacedRun};
-use super::gain::{by_deleting, by_replacing, eager_score, hidden_values};
+use super::gain::{by_deleting, by_replacing, dropped_score, eager_score, hidden_values};
 use super::shape::{Shape, Sum};
 use super::task::{CompactionTask, Debt, KeySpan, PickerOptions, TaskOutput};
 
@@ -28,6 +29,12 @@ pub(super) fn pick(shape: &Shape, options: &PickerOptions) -> Option<CompactionT
     }
     if whole_score(&runs, options) > 1.0
         && let Some(task) = Draft::of_runs(&runs).and_then(finish)
+    {
+        return Some(task);
+    }
+    if let Some((score, draft)) = chunks(&runs, options)
+        && score > 1.0
+        && let Some(task) = finish(draft)
     {
         return Some(task);
     }
@@ -60,6 +67,24 @@ fn joined<'a>(runs: &[PlacedRun<'a>], options: &PickerOptions) -> impl Iterator<
             },
         })
     })
+}
+
+/// How much a merge of all chunks is due for the sake of the deletions among them. It goes to the oldest run that has some.
+fn chunks<'a>(runs: &[PlacedRun<'a>], options: &PickerOptions) -> Option<(f64, Draft<'a>)> {
+    let inputs = draft::of_chunks(runs);
+    let ((oldest, next), newer) = inputs.split_last()?;
+    let tables = || newer.iter().flat_map(|(_, tables)| tables.iter());
+    let (upper, next) = (Sum::of(tables()), Sum::of(*next));
+    if upper.deletions == 0 {
+        return None;
+    }
+    let deleted = by_deleting(tables(), newer.len(), next, next, options);
+    let score = dropped_score(deleted, upper, next, options);
+    let output = TaskOutput {
+        level: oldest.level,
+        run: Some(oldest.run.id),
+    };
+    Some((score, Draft { inputs, output }))
 }
 
 /// How much a merge of everything is due.
@@ -105,6 +130,12 @@ pub(super) fn debt(shape: &Shape, options: &PickerOptions) -> Debt {
         && let Some((_, each)) = draft::cheapest(&runs, |_| true)
     {
         debt.bytes = (each * (runs.len() - allowed) as f64) as u64;
+    }
+    if let Some((score, draft)) = chunks(&runs, options)
+        && score > 1.0
+    {
+        debt.bytes += draft.bytes();
+        debt.score = debt.score.max(score);
     }
     for draft in draft::cleanings(&runs, options) {
         debt.bytes += draft.bytes();

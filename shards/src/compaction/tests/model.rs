@@ -6,6 +6,7 @@ use crate::compaction::{
     pick,
 };
 use crate::ids::{LogIndex, TableId};
+use crate::key::Space;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -42,7 +43,12 @@ pub(super) struct Run {
     pub(super) tables: Vec<Rc<Table>>,
 }
 
+/// The value of a chunk.
+const CHUNK_BYTES: u64 = 64 << 10;
+
 pub(super) struct Tree {
+    /// Keys from here on are those of chunks.
+    pub(super) chunks_from: u32,
     pub(super) levels: Vec<Vec<Run>>,
     pub(super) policy: Policy,
     pub(super) options: PickerOptions,
@@ -78,16 +84,11 @@ impl Figures {
     }
 }
 
-fn stored(key: u32) -> Bytes {
-    let mut stored = vec![0; 12];
-    stored.extend_from_slice(&key.to_be_bytes());
-    stored.into()
-}
-
 impl Tree {
     pub(super) fn new(policy: Policy, sizes: Sizes) -> Self {
         let options = PickerOptions::default();
         Self {
+            chunks_from: u32::MAX,
             levels: vec![Vec::new(); options.levels],
             policy,
             options,
@@ -103,6 +104,14 @@ impl Tree {
     pub(super) fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    fn stored(&self, key: u32) -> Bytes {
+        let is_chunk = key >= self.chunks_from;
+        let space = if is_chunk { Space::Chunk } else { Space::User };
+        let mut stored = vec![0; 12];
+        stored.extend_from_slice(&key.to_be_bytes());
+        space.stored_key(&stored).into()
     }
 
     fn bytes(&self, record: &Record) -> u64 {
@@ -138,14 +147,18 @@ impl Tree {
         let id = self.id();
         let deletions = records.iter().filter(|record| record.deleted).count() as u64;
         let entries = records.len() as u64;
+        let value_bytes = match records[0].key >= self.chunks_from {
+            true => CHUNK_BYTES,
+            false => self.sizes.value,
+        };
         let shape = TableShape {
             id: TableId(id),
             file_bytes: records.iter().map(|record| self.bytes(record)).sum(),
             entries,
             deletions,
-            value_bytes: (entries - deletions) * self.sizes.value,
-            first: stored(records[0].key),
-            last: stored(records[records.len() - 1].key),
+            value_bytes: (entries - deletions) * value_bytes,
+            first: self.stored(records[0].key),
+            last: self.stored(records[records.len() - 1].key),
             highest: LogIndex(records.iter().map(|record| record.at).max().unwrap()),
             busy: false,
         };
@@ -159,8 +172,11 @@ impl Tree {
         let mut bytes = 0;
         let mut cuts = cuts.iter().peekable();
         for record in records {
-            let mut cut = false;
-            while cuts.next_if(|cut| **cut <= stored(record.key)).is_some() {
+            let last = records_of_table.last();
+            let is_chunk = record.key >= self.chunks_from;
+            let mut cut = last.is_some_and(|last| (last.key >= self.chunks_from) != is_chunk);
+            let stored = self.stored(record.key);
+            while cuts.next_if(|cut| **cut <= stored).is_some() {
                 cut = true;
             }
             if !records_of_table.is_empty() && (cut || bytes >= self.options.table_bytes) {

@@ -26,6 +26,7 @@ fn tree(policy: Policy) -> Tree {
         ..PickerOptions::default()
     };
     tree.levels.truncate(5);
+    tree.chunks_from = KEYS / 2;
     tree
 }
 

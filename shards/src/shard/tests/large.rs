@@ -2,6 +2,7 @@
 //! healed, beside ordinary keys.
 
 use crate::check::check_shard;
+use crate::compaction::Policy;
 use crate::engine::tests::{log_id, settle};
 use crate::engine::{Engine, FileList, Lookup, Remedy};
 use crate::error::{Error, Result};
@@ -487,11 +488,18 @@ async fn heal(engine: &Engine, peer: &Engine) {
 
 #[test]
 fn dropped_chunks_give_their_space_back_soon() {
+    for policy in [Policy::Leveled, Policy::Tiered] {
+        drop_chunks(policy);
+    }
+}
+
+fn drop_chunks(policy: Policy) {
     const CHUNKS: u64 = 300;
     let sim = Sim::new(3);
     let node = sim.add_node();
-    sim.block_on(node, async {
+    sim.block_on(node, async move {
         let options = ShardOptions {
+            policy,
             memtable_bytes: 64 << 20,
             value_segment_bytes: 1 << 20,
             ..options()
@@ -506,7 +514,7 @@ fn dropped_chunks_give_their_space_back_soon() {
                 .await
                 .unwrap();
             // Many keys whose values are short: they make no average of what a deletion frees.
-            for other in 0..20 {
+            for other in 0..60 {
                 index += 1;
                 let key = format!("key/{number}/{other}").into_bytes();
                 let value = Some(ItemValue::Bytes("short".into()));

@@ -71,6 +71,23 @@ impl Reserve {
         }
     }
 
+    /// Gives up what a life before has left of it; `false` if that is nothing. It is for a start that has no room.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) async fn give_up_left(&self) -> Result<bool> {
+        assert!(
+            self.bytes == 0 || !self.is_held(),
+            "what this life holds is given up otherwise"
+        );
+        match corelith_io::remove_file(&self.path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            removed => removed?,
+        }
+        self.dir.sync().await?;
+        Ok(true)
+    }
+
     /// Gives it up for others to use.
     ///
     /// # Errors

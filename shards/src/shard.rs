@@ -143,14 +143,23 @@ impl Shard {
         let checkpoint = recovered.manifest.checkpoint.applied;
         let installed = recovered.manifest.installed;
         let covered = covered(checkpoint, installed);
-        let (log, _) =
-            Log::open(&directory, log_options, covered, Values::On(values.clone())).await?;
+        let reserve = Reserve::new(&directory, options.reserve_bytes);
+        let open_log = async || {
+            let values = Values::On(values.clone());
+            Log::open(&directory, log_options.clone(), covered, values).await
+        };
+        let opened = open_log().await;
+        let lacks_room = opened.as_ref().is_err_and(Error::is_no_space);
+        // A node must start on a full device, so that what makes room can be done.
+        let (log, _) = match lacks_room && reserve.give_up_left().await? {
+            true => open_log().await?,
+            false => opened?,
+        };
         if recovered.creating {
             recovery::finish_creation(&directory, owner, &recovered.manifest).await?;
         }
         join(dir, &log, checkpoint, installed).await?;
 
-        let reserve = Reserve::new(&directory, options.reserve_bytes);
         reserve.take().await?;
         let engine = Engine::open(EngineParts {
             dir: directory.clone(),

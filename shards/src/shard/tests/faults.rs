@@ -8,7 +8,7 @@ use crate::engine::tests::settle;
 use crate::error::{Error, Result};
 use corelith_io::ErrorKind;
 use corelith_io::sim::{IoKind, Sim, SimNode};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -465,6 +465,48 @@ fn a_shard_on_a_full_device_stops() {
         sim.disk(node).set_capacity(1 << 30);
         sim.block_on(node, async move {
             let replica = open_with_reserve(&ledger).await;
+            replica.check().await.unwrap();
+            replica.close().await.unwrap();
+        });
+    }
+}
+
+/// A shard starts on a device that is full to the last byte: what was held back pays for the log that goes on.
+#[test]
+fn a_shard_starts_on_a_full_device() {
+    for seed in seeds() {
+        let sim = Sim::new(seed);
+        let node = sim.add_node();
+        let disk = sim.disk(node);
+        let ledger = Ledger::new();
+        let (opened, is_stuck) = (Rc::clone(&ledger), Rc::new(Cell::new(false)));
+        let told = Rc::clone(&is_stuck);
+        sim.start(node, 0, move || async move {
+            let replica = open_with_reserve(&opened).await;
+            disk.set_capacity(disk.used_bytes());
+            let log = replica.shard.log.clone();
+            for number in 0.. {
+                if log.is_stuck() {
+                    break;
+                }
+                let (key, len) = (key(number), None);
+                replica.append(vec![Write { key, len }]).await.unwrap();
+                let flush = log.flush();
+                let _ = corelith_io::timeout(Duration::from_millis(10), flush).await;
+            }
+            told.set(true);
+            std::future::pending::<()>().await;
+        });
+        assert!(sim.run_until(|| is_stuck.get(), LIMIT));
+        sim.kill(node);
+        let disk = sim.disk(node);
+        let mut files = disk.files().into_iter();
+        assert!(files.any(|(path, _)| path.ends_with("RESERVE")));
+        disk.set_capacity(disk.used_bytes());
+        sim.block_on(node, async move {
+            let replica = open_with_reserve(&ledger).await;
+            assert!(replica.shard.engine.is_disk_full());
+            disk.set_capacity(1 << 30);
             replica.check().await.unwrap();
             replica.close().await.unwrap();
         });

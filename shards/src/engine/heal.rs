@@ -195,10 +195,7 @@ impl Engine {
             parts: Vec::new(),
             evacuated: Some(id),
         };
-        let refers = move |table: &Rc<Table>| {
-            let mut references = table.meta().references.iter();
-            references.any(|reference| reference.segment == id)
-        };
+        let refers = move |table: &Rc<Table>| table.refers_to(id);
         self.rewrite_in_task(rewriting, Vec::new(), refers, held)
             .await
     }

@@ -212,6 +212,35 @@ fn a_segment_that_has_grown_is_there_once() {
     });
 }
 
+/// A received segment has another number here than its tables say, and can be given up all the same.
+#[test]
+fn a_received_segment_is_evacuated() {
+    let sim = Sim::new(2);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        write(&source, 1..=120).await;
+        let target = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await;
+        let target = target.unwrap();
+        copy(&source, &target).await.unwrap();
+        let referred = |engine: &Engine| -> BTreeSet<ValueSegmentId> {
+            let state = engine.inner.state.borrow();
+            let tables = state.version.tables();
+            tables.flat_map(|table| table.meta().segments()).collect()
+        };
+        let received = referred(&target);
+        assert!(received.len() > 1 && received.iter().all(|id| id.is_received()));
+        for id in received {
+            assert!(target.evacuate_segment(id).await.unwrap());
+            assert!(!referred(&target).contains(&id), "{id:?} is needed no more");
+        }
+        let expected = contents(&source).await.unwrap();
+        assert_eq!(contents(&target).await.unwrap(), expected);
+        target.close().await.unwrap();
+        source.close().await.unwrap();
+    });
+}
+
 #[test]
 fn an_old_list_is_refused() {
     let sim = Sim::new(1);

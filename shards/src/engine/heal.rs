@@ -201,7 +201,7 @@ impl Engine {
     }
 
     /// Has nothing more written to a segment of the value log; `false` if something is for too long.
-    async fn wait_sealed(&self, id: ValueSegmentId) -> Result<bool> {
+    pub(super) async fn wait_sealed(&self, id: ValueSegmentId) -> Result<bool> {
         let begun = corelith_io::now();
         while begun.elapsed() < SEAL_WAIT {
             self.check_usable()?;

@@ -11,6 +11,7 @@
 //! * Names of the shard are given to received files before the manifest that names them, and taken back at a start
 //!   that finds another manifest.
 //! * What the receiver had of the list already is held: no collection replaces it meanwhile.
+//! * No listed segment is written to here: it would be there twice under one id, once as it was when it was sent.
 
 mod install;
 mod record;
@@ -189,7 +190,7 @@ impl Engine {
     /// drops the one before.
     ///
     /// # Errors
-    /// `OldSnapshot`, `Fenced`, `Closed`, `Io`.
+    /// `OldSnapshot`; `BadPiece` if it is to be begun anew; `Fenced`, `Closed`, `Io`.
     pub async fn receive_files(&self, list: FileList) -> Result<Incoming> {
         self.check_usable()?;
         let inner = &self.inner;
@@ -202,6 +203,7 @@ impl Engine {
         };
         let listed: BTreeMap<FileId, FileEntry> =
             list.files().map(|entry| (entry.id, entry)).collect();
+        self.seal_listed(&listed).await?;
         let mut segments = BTreeMap::new();
         for segment in inner.values.segments().values() {
             let SegmentMeta {
@@ -244,6 +246,27 @@ impl Engine {
             record_every: Cell::new(INCOMING_RECORD_EVERY_BYTES),
             held,
         })
+    }
+}
+
+impl Engine {
+    /// Has nothing more written to segments that are listed.
+    async fn seal_listed(&self, listed: &BTreeMap<FileId, FileEntry>) -> Result<()> {
+        let unsealed: Vec<ValueSegmentId> = {
+            let segments = self.inner.values.segments();
+            let unsealed = segments.values().filter(|segment| !segment.is_sealed());
+            let unsealed = unsealed.filter(|segment| listed.contains_key(&segment.meta().file));
+            unsealed.map(|segment| segment.id()).collect()
+        };
+        for id in unsealed {
+            if !self.wait_sealed(id).await? {
+                return Err(Error::BadPiece {
+                    number: 0,
+                    what: "a segment of the list is written to",
+                });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -212,6 +212,40 @@ fn a_segment_that_has_grown_is_there_once() {
     });
 }
 
+/// A segment that is written to here, and comes back from another replica, is there once.
+#[test]
+fn a_segment_that_comes_back_while_it_is_written_to_is_there_once() {
+    let sim = Sim::new(2);
+    let node = sim.add_node();
+    sim.block_on(node, async {
+        let one = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        let other = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await;
+        let other = other.unwrap();
+        write(&one, 1..=48).await;
+        copy(&one, &other).await.unwrap();
+        let active = one.inner.values.first_unsealed();
+        assert!(
+            one.inner.values.segments().contains_key(&active),
+            "it is written to"
+        );
+        write(&other, 49..=60).await;
+        copy(&other, &one).await.unwrap();
+        write(&one, 61..=72).await;
+        let pinned = one.pin_files().unwrap();
+        let ids: Vec<FileId> = pinned.list().files().map(|file| file.id).collect();
+        let distinct: BTreeSet<FileId> = ids.iter().copied().collect();
+        assert_eq!(ids.len(), distinct.len());
+        let third = open(Path::new("/data/shard-3"), MEMTABLE_BYTES).await;
+        let third = third.unwrap();
+        copy(&one, &third).await.unwrap();
+        let expected = contents(&one).await.unwrap();
+        assert_eq!(contents(&third).await.unwrap(), expected);
+        for engine in [one, other, third] {
+            engine.close().await.unwrap();
+        }
+    });
+}
+
 /// A received segment has another number here than its tables say, and can be given up all the same.
 #[test]
 fn a_received_segment_is_evacuated() {

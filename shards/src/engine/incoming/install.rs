@@ -239,12 +239,29 @@ pub(crate) async fn put_back(dir: &Directory, manifest: &Manifest) -> Result<()>
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         listed => drop(listed?),
     }
-    let mut record = ReceptionRecord::load(&incoming).await?;
-    let placed = std::mem::take(&mut record.placed);
-    if placed.is_empty() {
+    let record = ReceptionRecord::load(&incoming).await?;
+    if record.placed.is_empty() {
         return Ok(());
     }
-    for (file, name) in placed {
+    match take_back(dir, manifest, &incoming, record).await {
+        // A full device must not keep a shard from starting. A file that keeps its name of the shard is an orphan and is
+        // received again; what the record says of it is held against the file before it counts.
+        Err(error) if error.is_no_space() => {
+            tracing::warn!(%error, "no room to take received files back");
+            Ok(())
+        }
+        taken => taken,
+    }
+}
+
+/// Takes back the names that a record says were given.
+async fn take_back(
+    dir: &Directory,
+    manifest: &Manifest,
+    incoming: &Path,
+    mut record: ReceptionRecord,
+) -> Result<()> {
+    for (file, name) in std::mem::take(&mut record.placed) {
         let is_named = match name {
             FileName::Table(id) => manifest.names(id),
             FileName::ValueSegment(id, _) => manifest.segments.iter().any(|it| it.id == id),
@@ -252,13 +269,13 @@ pub(crate) async fn put_back(dir: &Directory, manifest: &Manifest) -> Result<()>
         };
         let place = name.path(dir);
         if !is_named && is_of(&place, name, file).await? {
-            corelith_io::rename(&place, &path_of(&incoming, file, WHOLE)).await?;
+            corelith_io::rename(&place, &path_of(incoming, file, WHOLE)).await?;
         }
     }
-    corelith_io::sync_dir(&incoming).await?;
+    corelith_io::sync_dir(incoming).await?;
     dir.sync().await?;
     // From here on the shard may give the numbers to files of its own.
-    record.store(&incoming).await
+    record.store(incoming).await
 }
 
 /// Whether the file at `place` says that it is `file`. What is there may have got the number since.
@@ -287,9 +304,9 @@ async fn is_there(path: &Path) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::engine::tests::{OWNER, log_id, open};
-    use crate::ids::LogIndex;
+    use crate::ids::{LogIndex, TableId};
     use bytes::Bytes;
-    use corelith_io::sim::Sim;
+    use corelith_io::sim::{IoKind, Sim};
 
     #[test]
     fn only_a_file_that_is_what_was_placed_is_put_back() {
@@ -326,5 +343,36 @@ mod tests {
             let record = ReceptionRecord::load(&incoming).await.unwrap();
             assert_eq!(record, ReceptionRecord::default());
         });
+    }
+
+    /// A shard on a full device starts: not even the record that names were taken back has room.
+    #[test]
+    fn names_are_taken_back_on_a_full_device() {
+        for kind in [None, Some(IoKind::Rename), Some(IoKind::SyncDir)] {
+            let sim = Sim::new(1);
+            let node = sim.add_node();
+            let disk = sim.disk(node);
+            sim.block_on(node, async move {
+                let dir = &Directory::from(Path::new("/data/shard-1"));
+                open(dir, 64 << 10).await.unwrap().close().await.unwrap();
+                let manifest = Manifest::load(dir, OWNER).await.unwrap();
+                let incoming = dir.join(DIRECTORY);
+                corelith_io::create_dir_all(&incoming).await.unwrap();
+                let (file, table) = (FileId(7), FileName::Table(TableId(9)));
+                let placed = ReceptionRecord {
+                    placed: BTreeMap::from([(file, table)]),
+                    ..ReceptionRecord::default()
+                };
+                placed.store(&incoming).await.unwrap();
+                match kind {
+                    Some(kind) => disk.fail_for_space(kind, DIRECTORY, 0),
+                    None => disk.set_capacity(disk.used_bytes()),
+                }
+                put_back(dir, &manifest).await.unwrap();
+                let engine = open(dir, 64 << 10).await.unwrap();
+                disk.set_capacity(1 << 30);
+                engine.close().await.unwrap();
+            });
+        }
     }
 }

@@ -95,6 +95,7 @@ use corelith_io::sync::semaphore::Semaphore;
 use corelith_io::{DirLock, Instant};
 use damage::Damages;
 use get::Searches;
+use incoming::IncomingPlace;
 use outlook::Outlook;
 use pace::Backlog;
 use reclaim::Reclaim;
@@ -201,6 +202,7 @@ struct EngineInner {
     changed: Rc<Notify>,
     reserve: Reserve,
     removals: Removals,
+    incoming: IncomingPlace,
     background: Background,
     damages: Damages,
     scrubbing: Scrubbing,
@@ -382,6 +384,7 @@ impl Engine {
             judge(&pressure, &limits).removal
         };
         let inner = EngineInner {
+            incoming: IncomingPlace::new(&parts.dir),
             dir: parts.dir,
             owner: parts.owner,
             removals: Removals::with_rate(parts.options.removal_step_bytes, removal_rate),

@@ -383,6 +383,9 @@ pub const LISTED_BYTES_MAX: u64 = 64 << 40;
 /// for again after a power failure.
 pub const INCOMING_RECORD_EVERY_BYTES: u64 = 8 << 20;
 
+/// What a reception of files has left is kept for so long, for one that goes on with it.
+pub const INCOMING_KEPT: Duration = Duration::from_secs(3600);
+
 /// The longest record of files that are being received: of a million of them.
 pub const INCOMING_RECORD_BYTES_MAX: usize = 32 << 20;
 

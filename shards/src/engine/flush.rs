@@ -306,6 +306,7 @@ impl Engine {
             self.inner.compacting.borrow().is_empty(),
             "nothing runs in a closed shard"
         );
+        self.inner.incoming.wait().await;
         self.inner.removals.set_held_max(0);
         self.remove_unused().await;
         match flushed {

@@ -14,9 +14,11 @@
 //! * No listed segment is written to here: it would be there twice under one id, once as it was when it was sent.
 
 mod install;
+mod place;
 mod record;
 
 pub(crate) use install::put_back;
+pub(super) use place::IncomingPlace;
 
 use super::Engine;
 use super::files::{FileEntry, FileList, piece_len};
@@ -26,12 +28,11 @@ use crate::filename::FileName;
 use crate::ids::{FileId, LogId, ValueSegmentId};
 use crate::limits::{FILE_PIECE_BYTES, INCOMING_RECORD_EVERY_BYTES};
 use crate::planted::{Bug, is_planted};
-use crate::removal::remove_if_there;
 use crate::sstable::{self, Table};
 use crate::vlog::{self, Segment, SegmentMeta, TornRecord};
 use bytes::Bytes;
 use corelith_io::sync::semaphore::Semaphore;
-use corelith_io::{Buf, File, OpenOptions};
+use corelith_io::{Buf, File};
 use record::{Durable, ReceptionRecord, piece_count};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +107,14 @@ struct HeldSegments {
 }
 
 impl HeldSegments {
+    fn begin(engine: &Engine) -> Self {
+        engine.inner.incoming.begin();
+        Self {
+            engine: engine.clone(),
+            ids: RefCell::default(),
+        }
+    }
+
     fn add(&self, id: ValueSegmentId) {
         self.ids.borrow_mut().push(id);
         self.engine.inner.state.borrow_mut().held.push(id);
@@ -114,6 +123,7 @@ impl HeldSegments {
 
 impl Drop for HeldSegments {
     fn drop(&mut self) {
+        self.engine.inner.incoming.end();
         let held = &mut self.engine.inner.state.borrow_mut().held;
         for id in self.ids.borrow().iter() {
             let at = held.iter().position(|other| other == id);
@@ -159,6 +169,10 @@ impl Partial {
         written.map(|(at, _)| self.len_of(at) as u64).sum()
     }
 
+    fn is_begun(&self) -> bool {
+        self.is_whole || self.pieces.contains(&Piece::Written)
+    }
+
     fn is_complete(&self) -> bool {
         self.pieces.iter().all(|piece| *piece == Piece::Written)
     }
@@ -190,17 +204,15 @@ impl Engine {
     /// drops the one before.
     ///
     /// # Errors
-    /// `OldSnapshot`; `BadPiece` if it is to be begun anew; `Fenced`, `Closed`, `Io`.
+    /// `OldSnapshot`; `Full` if there is no room for what is missing: nothing is left of it then; `BadPiece` if it is to be
+    /// begun anew; `Fenced`, `Closed`, `Io`.
     pub async fn receive_files(&self, list: FileList) -> Result<Incoming> {
         self.check_usable()?;
         let inner = &self.inner;
         if list.manifest.checkpoint.index() <= inner.state.borrow().applied.index() {
             return Err(Error::OldSnapshot);
         }
-        let held = HeldSegments {
-            engine: self.clone(),
-            ids: RefCell::default(),
-        };
+        let held = HeldSegments::begin(self);
         let listed: BTreeMap<FileId, FileEntry> =
             list.files().map(|entry| (entry.id, entry)).collect();
         self.seal_listed(&listed).await?;
@@ -224,15 +236,16 @@ impl Engine {
             let tables = tables.map(|table| (table.meta().file, Rc::clone(table)));
             tables.filter(|(id, _)| listed.contains_key(id)).collect()
         };
-        let dir = inner.dir.join(DIRECTORY);
-        corelith_io::create_dir_all(&dir).await?;
+        let dir = inner.incoming.dir().to_path_buf();
         let is_here = |id: &FileId| tables.contains_key(id) || segments.contains_key(id);
         let wanted = listed.into_iter().filter(|(id, _)| !is_here(id));
-        let files = take_up(&dir, wanted.collect()).await?;
+        let taking = take_up(dir.clone(), wanted.collect());
+        let files = inner.incoming.change(taking).await?;
         assert!(
             !files.keys().any(is_here),
             "what is here is not received again"
         );
+        self.check_room(&files).await?;
         Ok(Incoming {
             engine: self.clone(),
             dir,
@@ -270,11 +283,13 @@ impl Engine {
     }
 }
 
-/// What of the wanted files lies in `dir`; what is not wanted is removed.
+/// What of the wanted files lies in `dir`, which is made if there is none; what is not wanted is removed.
 async fn take_up(
-    dir: &Path,
+    dir: PathBuf,
     wanted: BTreeMap<FileId, FileEntry>,
 ) -> Result<BTreeMap<FileId, Partial>> {
+    let dir = dir.as_path();
+    corelith_io::create_dir_all(dir).await?;
     let mut record = ReceptionRecord::load(dir).await?;
     let mut found = BTreeMap::new();
     for entry in corelith_io::list_dir(dir).await? {
@@ -314,6 +329,10 @@ async fn take_up(
 }
 
 impl Incoming {
+    fn place(&self) -> &IncomingPlace {
+        &self.engine.inner.incoming
+    }
+
     /// What is received.
     pub fn list(&self) -> &FileList {
         &self.list
@@ -426,19 +445,10 @@ impl Incoming {
             if let Some(file) = &partial.file {
                 return Ok(Some(Rc::clone(file)));
             }
-            let has_some = partial.pieces.contains(&Piece::Written);
-            (!has_some, partial.entry.bytes)
+            (!partial.is_begun(), partial.entry.bytes)
         };
-        let path = path_of(&self.dir, id, PART);
-        let mut options = OpenOptions::new().write();
-        if is_new {
-            remove_if_there(&path).await?;
-            options = options.create_new();
-        }
-        let file = options.open(&path).await?;
-        // A device without room for it says so now.
-        file.allocate(bytes).await?;
-        let file = Rc::new(file);
+        let opening = place::open_part(path_of(&self.dir, id, PART), is_new, bytes);
+        let file = Rc::new(self.place().change(opening).await?);
         if let Some(partial) = self.files.borrow_mut().get_mut(&id) {
             partial.file = Some(Rc::clone(&file));
         }
@@ -453,7 +463,9 @@ impl Incoming {
         file.sync().await?;
         let (path, whole) = (path_of(&self.dir, id, PART), path_of(&self.dir, id, WHOLE));
         // Whoever has checked it before may have gone when it had its new name.
-        let is_named = File::open(&whole).await.is_ok();
+        let opening = whole.clone();
+        let opening = async move { Ok(File::open(&opening).await.is_ok()) };
+        let is_named = self.place().change(opening).await?;
         let checked = match is_named || is_planted(Bug::TakeUncheckedPieces) {
             true => Ok(Vec::new()),
             false => self.check(&path, id).await,
@@ -462,7 +474,8 @@ impl Incoming {
             Ok(torn) => {
                 let is_whole = torn.is_empty();
                 if is_whole && !is_named {
-                    corelith_io::rename(&path, &whole).await?;
+                    let naming = async move { Ok(corelith_io::rename(&path, &whole).await?) };
+                    self.place().change(naming).await?;
                 }
                 if let Some(partial) = self.files.borrow_mut().get_mut(&id) {
                     assert!(partial.is_complete(), "{id} was checked with all pieces");
@@ -516,11 +529,15 @@ impl Incoming {
                 dirty.extend(partial.file.clone());
             }
         }
-        for file in dirty {
-            file.sync().await?;
-        }
         record.placed = placed;
-        record.store(&self.dir).await
+        let dir = self.dir.clone();
+        let storing = async move {
+            for file in dirty {
+                file.sync().await?;
+            }
+            record.store(&dir).await
+        };
+        self.place().change(storing).await
     }
 
     /// Ends the reception: every file is here and intact.

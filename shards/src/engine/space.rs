@@ -95,6 +95,7 @@ impl Engine {
                     if engine.has_unused() {
                         engine.remove_unused().await;
                     }
+                    engine.remove_forgotten().await;
                     engine.wake_for_circumstances();
                 }
                 let changed = Rc::clone(&engine.inner.changed);
@@ -125,7 +126,8 @@ impl Engine {
             true => inner.reserve.is_given_up(),
             false => inner.reserve.is_held(),
         };
-        if !is_reserve_right || self.is_disk_full() || self.has_unused() {
+        let is_left = self.has_unused() || inner.incoming.is_forgotten();
+        if !is_reserve_right || self.is_disk_full() || is_left {
             inner.background.keep().notify_one();
         }
         self.wake_for_circumstances();

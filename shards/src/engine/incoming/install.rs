@@ -107,7 +107,9 @@ impl Engine {
             return Err(Error::OldSnapshot);
         }
         self.remove_unused().await;
-        if let Err(error) = corelith_io::remove_dir_all(&incoming.dir).await {
+        let dir = incoming.dir.clone();
+        let removing = async move { Ok(corelith_io::remove_dir_all(&dir).await?) };
+        if let Err(error) = incoming.place().change(removing).await {
             tracing::warn!(%error, "the directory of received files stays");
         }
         Ok(())
@@ -183,6 +185,7 @@ impl Engine {
             whole.map(|(id, name)| (*id, *name)).collect()
         };
         incoming.record(names).await?;
+        let mut renames = Vec::with_capacity(placement.names.len());
         for (id, name) in &placement.names {
             let torn = incoming
                 .files
@@ -191,10 +194,17 @@ impl Engine {
                 .is_some_and(|it| !it.is_whole);
             let extension = if torn { PART } else { WHOLE };
             let from = path_of(&incoming.dir, *id, extension);
-            corelith_io::rename(&from, &name.path(&self.inner.dir)).await?;
+            renames.push((from, name.path(&self.inner.dir)));
         }
-        self.inner.dir.sync().await?;
-        corelith_io::sync_dir(&incoming.dir).await?;
+        let (dir, from) = (self.inner.dir.clone(), incoming.dir.clone());
+        let renaming = async move {
+            for (from, to) in renames {
+                corelith_io::rename(&from, &to).await?;
+            }
+            dir.sync().await?;
+            Ok(corelith_io::sync_dir(&from).await?)
+        };
+        incoming.place().change(renaming).await?;
         Ok(placement)
     }
 

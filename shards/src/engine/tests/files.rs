@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::filename::FileName;
 use crate::ids::{FileId, LogIndex, ValueSegmentId};
 use crate::limits::{
-    FILE_PIECE_BYTES, LISTED_BYTES_MAX, TABLE_FILE_BYTES_MAX, VALUE_SEGMENT_FILE_BYTES_MAX,
-    VALUE_SEGMENTS_RECEIVED, VLOG_SEGMENT_BYTES_MAX,
+    FILE_PIECE_BYTES, INCOMING_KEPT, LISTED_BYTES_MAX, TABLE_FILE_BYTES_MAX,
+    VALUE_SEGMENT_FILE_BYTES_MAX, VALUE_SEGMENTS_RECEIVED, VLOG_SEGMENT_BYTES_MAX,
 };
 use crate::planted::{Bug, plant};
 use crate::vlog::SegmentMeta;
@@ -523,55 +523,174 @@ async fn polled<T>(work: impl Future<Output = T>, times: u32) -> Option<T> {
     .await
 }
 
-/// Wherever the taking of a piece is given up, its last one with the check of the whole file too: the piece can be asked for
-/// again, and the reception ends well.
-#[test]
-fn the_taking_of_a_piece_can_be_given_up_anywhere() {
-    let mut all_given_up = 0;
-    for times in 0.. {
-        let sim = Sim::new(3);
-        let node = sim.add_node();
-        let given_up = sim.block_on(node, async move {
-            let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
-            write(&source, 1..=120).await;
-            settle(&source).await;
-            let target = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await;
-            let target = target.unwrap();
-            let pinned = source.pin_files().unwrap();
-            let incoming = target.receive_files(pinned.list().clone()).await.unwrap();
-            let mut given_up = BTreeSet::new();
-            while let Some(piece) = incoming.next_missing() {
-                let bytes = pinned.read(piece.file, piece.offset).await.unwrap();
-                let bytes = bytes.unwrap();
-                let taking = incoming.write_piece(piece, &bytes, crc32c::crc32c(&bytes));
-                if !given_up.insert((piece.file, piece.offset)) {
-                    taking.await.unwrap();
-                    continue;
-                }
-                match polled(taking, times).await {
-                    Some(taken) => {
-                        taken.unwrap();
-                        given_up.remove(&(piece.file, piece.offset));
-                    }
-                    None => {
-                        incoming.give_back(piece);
-                        // What the device was told to do is done before the piece comes again.
-                        corelith_io::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-            incoming.finish().await.unwrap();
-            target.install_files(&incoming).await.unwrap();
-            let expected = contents(&source).await.unwrap();
-            assert_eq!(contents(&target).await.unwrap(), expected);
-            given_up.len()
-        });
-        all_given_up += given_up;
-        if given_up == 0 {
-            break;
+/// Receives all files, but gives each piece up once after it was polled so often, and with `anew` the reception with it.
+/// Returns how many pieces it gave up.
+async fn receive_giving_up(source: &Engine, target: &Engine, times: u32, anew: bool) -> usize {
+    let pinned = source.pin_files().unwrap();
+    let begin = || target.receive_files(pinned.list().clone());
+    let mut incoming = begin().await.unwrap();
+    incoming.record_every(RECORD_EVERY_BYTES);
+    let (mut asked, mut given_up) = (BTreeSet::new(), 0);
+    while let Some(piece) = incoming.next_missing() {
+        let bytes = pinned.read(piece.file, piece.offset).await.unwrap();
+        let bytes = bytes.unwrap();
+        let crc = crc32c::crc32c(&bytes);
+        if !asked.insert((piece.file, piece.offset)) {
+            incoming.write_piece(piece, &bytes, crc).await.unwrap();
+            continue;
+        }
+        let taken = polled(incoming.write_piece(piece, &bytes, crc), times).await;
+        if let Some(taken) = taken {
+            taken.unwrap();
+            continue;
+        }
+        given_up += 1;
+        incoming.give_back(piece);
+        if anew {
+            drop(incoming);
+            incoming = begin().await.unwrap();
+            incoming.record_every(RECORD_EVERY_BYTES);
         }
     }
-    assert!(all_given_up > 10, "{all_given_up}");
+    incoming.finish().await.unwrap();
+    target.install_files(&incoming).await.unwrap();
+    given_up
+}
+
+/// Wherever the taking of a piece is given up, its last one with the check of the whole file too, and the reception with it
+/// or not: the piece can be asked for again, and what was asked of the device before does no harm.
+#[test]
+fn the_taking_of_a_piece_can_be_given_up_anywhere() {
+    for anew in [false, true] {
+        let mut all_given_up = 0;
+        for times in 0.. {
+            let mut given_up = 0;
+            for seed in 0..2 {
+                let sim = Sim::new(seed);
+                let node = sim.add_node();
+                given_up += sim.block_on(node, async move {
+                    let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+                    write(&source, 1..=120).await;
+                    settle(&source).await;
+                    let target = open(Path::new("/data/shard-2"), MEMTABLE_BYTES).await;
+                    let target = target.unwrap();
+                    let given_up = receive_giving_up(&source, &target, times, anew).await;
+                    let expected = contents(&source).await.unwrap();
+                    assert_eq!(contents(&target).await.unwrap(), expected);
+                    given_up
+                });
+            }
+            all_given_up += given_up;
+            if given_up == 0 {
+                break;
+            }
+        }
+        assert!(all_given_up > 20, "{all_given_up}");
+    }
+}
+
+/// What a reception has left gives its space back if nobody goes on with it.
+#[test]
+fn what_a_reception_has_left_goes_after_a_while() {
+    let sim = Sim::new(4);
+    let node = sim.add_node();
+    let disk = sim.disk(node);
+    let ended = Rc::new(Cell::new(false));
+    let told = Rc::clone(&ended);
+    sim.start(node, 0, move || async move {
+        let source = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        write(&source, 1..=200).await;
+        let other = PathBuf::from("/data/shard-2");
+        let left = || {
+            let files = disk.files().into_iter();
+            files
+                .filter(|(path, _)| path.starts_with("/data/shard-2/incoming"))
+                .count()
+        };
+        let begin = async |target: &Engine| {
+            let pinned = source.pin_files().unwrap();
+            let incoming = target.receive_files(pinned.list().clone()).await.unwrap();
+            while let Some(piece) = incoming.next_missing()
+                && left() < 4
+            {
+                let bytes = pinned.read(piece.file, piece.offset).await.unwrap();
+                let (bytes, crc) = whole(piece.file, piece.offset, bytes.unwrap());
+                incoming.write_piece(piece, &bytes, crc).await.unwrap();
+            }
+            assert!(left() >= 4);
+            incoming
+        };
+        let target = open(&other, MEMTABLE_BYTES).await.unwrap();
+        let incoming = begin(&target).await;
+        corelith_io::sleep(2 * INCOMING_KEPT).await;
+        assert!(left() >= 4, "it is under way");
+        drop(incoming);
+        corelith_io::sleep(INCOMING_KEPT / 2).await;
+        // A restart does not make it older, and goes on where it was.
+        target.close().await.unwrap();
+        drop(target);
+        let target = open(&other, MEMTABLE_BYTES).await.unwrap();
+        corelith_io::sleep(INCOMING_KEPT / 2).await;
+        assert!(left() >= 4);
+        drop(begin(&target).await);
+        corelith_io::sleep(INCOMING_KEPT * 2).await;
+        assert_eq!(left(), 0);
+        copy(&source, &target).await.unwrap();
+        let expected = contents(&source).await.unwrap();
+        assert_eq!(contents(&target).await.unwrap(), expected);
+        target.close().await.unwrap();
+        source.close().await.unwrap();
+        told.set(true);
+    });
+    assert!(sim.run_until(|| ended.get(), 10 * INCOMING_KEPT));
+}
+
+/// A copy for which there is no room takes none.
+#[test]
+fn a_copy_that_does_not_fit_takes_no_space() {
+    let sim = Sim::new(4);
+    let (from, node) = (sim.add_node(), sim.add_node());
+    let source = source(&sim, from, 500);
+    let pieces = pieces(&sim, from, &source);
+    let list = source.pinned.list().clone();
+    let disk = sim.disk(node);
+    sim.block_on(node, async move {
+        let engine = open(&dir(), MEMTABLE_BYTES).await.unwrap();
+        let all = list.bytes();
+        let before = disk.used_bytes();
+        disk.set_capacity(before + all / 2);
+        let refused = engine.receive_files(list.clone()).await.err().unwrap();
+        assert!(refused.wants_room(), "{refused}");
+        assert!(disk.used_bytes() <= before + (64 << 10));
+        // There is less and less room for one that has begun.
+        disk.set_capacity(before + 2 * all);
+        let incoming = engine.receive_files(list.clone()).await.unwrap();
+        let (mut taken, mut bytes_taken) = (0, 0);
+        while let Some(piece) = incoming.next_missing()
+            && bytes_taken < all / 2
+        {
+            let bytes = &pieces[&(piece.file, piece.offset)];
+            let crc = crc32c::crc32c(bytes);
+            incoming.write_piece(piece, bytes, crc).await.unwrap();
+            (taken, bytes_taken) = (taken + 1, bytes_taken + bytes.len() as u64);
+        }
+        assert!(taken > 2);
+        drop(incoming);
+        disk.set_capacity(disk.used_bytes() + (16 << 10));
+        let refused = engine.receive_files(list.clone()).await.err().unwrap();
+        assert!(refused.wants_room(), "{refused}");
+        settle(&engine).await;
+        let used = disk.used_bytes() - before;
+        assert!(
+            used <= 64 << 10,
+            "{used} of {bytes_taken} are there: {:?}",
+            disk.files()
+        );
+        disk.set_capacity(1 << 30);
+        let incoming = engine.receive_files(list).await.unwrap();
+        assert_eq!(incoming.progress().done, 0);
+        engine.close().await.unwrap();
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Holds {
+pub(super) struct ValueHolds {
     /// When somebody last asked for it.
     asked: BTreeMap<UploadId, Instant>,
     beyond: Option<HeldBits>,
@@ -28,7 +28,7 @@ struct HeldBits {
     before: BitSet,
 }
 
-impl Holds {
+impl ValueHolds {
     /// Somebody asks for a value.
     pub(super) fn hold(&mut self, upload: UploadId, now: Instant) {
         if let Some(asked) = self.asked.get_mut(&upload) {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn who_asks_again_holds_for_another_while() {
         at_a_moment(|start| {
-            let mut holds = Holds::default();
+            let mut holds = ValueHolds::default();
             holds.hold(UploadId(7), start);
             holds.hold(UploadId(7), start + 40 * SECOND);
             holds.forget_old(start + 99 * SECOND);
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn many_readers_hold_what_they_read_and_little_else() {
         at_a_moment(|start| {
-            let mut holds = Holds::default();
+            let mut holds = ValueHolds::default();
             // Minutes in which so many values are read, each once a minute.
             let read = 2 * HELD_VALUES_MAX as u128;
             let unread = || (0..1000).map(|number| UploadId((1 << 64) + number));

@@ -9,7 +9,7 @@
 //!   and none is proposed from then on until he has not asked for long.
 //! * What is dead is dropped as fast as the log takes entries, so that those who overwrite values do not outrun it.
 
-use super::holds::Holds;
+use super::holds::ValueHolds;
 use super::{Group, GroupInner};
 use crate::command::kind;
 use crate::error::GroupError;
@@ -31,7 +31,7 @@ use std::collections::BTreeSet;
 /// What the leader remembers of those who read, and of its work. Belongs to one group.
 #[derive(Default)]
 pub(super) struct UploadKeeper {
-    held: RefCell<Holds>,
+    held: RefCell<ValueHolds>,
     /// Whether a task is at work.
     works: Cell<bool>,
     /// What it drops now: entries that do so may be on their way.

@@ -86,7 +86,7 @@ macro_rules! object_store_version {
 
 pub(crate) use object_store_version;
 
-/// Beginning of the names of attributes that the application of a store made up.
+/// BegunUpload of the names of attributes that the application of a store made up.
 pub(crate) const METADATA: &str = "meta-";
 
 /// The ETag of a version.

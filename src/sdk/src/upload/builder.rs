@@ -259,7 +259,7 @@ impl UploadBuilder {
             },
             deadline: self.deadline,
         };
-        Beginning(Some(handle)).begin(ttl_ms, attributes).await
+        BegunUpload(Some(handle)).begin(ttl_ms, attributes).await
     }
 
     fn refused(&self, error: PlanError) -> Error {
@@ -269,9 +269,9 @@ impl UploadBuilder {
 
 /// An upload of which nobody has the token yet. Dropped, also because its beginning is not waited for any more or has no
 /// answer in time, it is aborted: it may have begun, and would be open until its time to live passes.
-struct Beginning(Option<UploadHandle>);
+struct BegunUpload(Option<UploadHandle>);
 
-impl Beginning {
+impl BegunUpload {
     async fn begin(mut self, ttl_ms: u64, attributes: Vec<u8>) -> Result<UploadHandle> {
         let begun = match &mut self.0 {
             Some(handle) => handle.begin(ttl_ms, attributes).await,
@@ -288,7 +288,7 @@ impl Beginning {
     }
 }
 
-impl Drop for Beginning {
+impl Drop for BegunUpload {
     fn drop(&mut self) {
         if let Some(handle) = self.0.take() {
             handle.abort_later();

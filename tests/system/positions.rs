@@ -9,6 +9,8 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct Positions {
     applied: BTreeMap<u32, BTreeMap<u64, u64>>,
+    /// Whether a replica has no vote yet: what it has would not count if another one went away.
+    has_learners: bool,
     leaders: BTreeMap<u32, u64>,
 }
 
@@ -27,6 +29,7 @@ impl Positions {
             for shard in &node.shards {
                 let replicas = positions.applied.entry(shard.shard).or_default();
                 replicas.insert(node.node, shard.applied);
+                positions.has_learners |= shard.role == ShardRole::Learner;
                 if shard.role == ShardRole::Leader {
                     positions.leaders.insert(shard.shard, node.node);
                 }
@@ -59,13 +62,14 @@ impl Positions {
 
     fn equal_on(&self, nodes: usize, shards: u32) -> bool {
         self.applied.len() == usize::try_from(shards).unwrap()
+            && !self.has_learners
             && self.applied.values().all(|replicas| {
                 replicas.len() == nodes && replicas.values().min() == replicas.values().max()
             })
     }
 }
 
-/// Waits until every replica of every shard answers and has applied the same entries; nobody may be writing.
+/// Waits until every replica of every shard answers, votes and has applied the same entries; nobody may be writing.
 pub(crate) async fn wait_until_equal(client: &Client, nodes: usize, shards: u32) {
     wait_until_equal_within(DEADLINE, client, nodes, shards).await;
 }

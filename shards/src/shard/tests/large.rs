@@ -3,6 +3,7 @@
 
 use crate::check::check_shard;
 use crate::compaction::Policy;
+use crate::engine::tests::crash::seeds;
 use crate::engine::tests::{log_id, settle};
 use crate::engine::{Engine, FileList, Lookup, Remedy};
 use crate::error::{Error, Result};
@@ -158,7 +159,15 @@ fn draw(random: &mut Random) -> Op {
 }
 
 async fn open(dir: &str) -> Result<Shard> {
-    let shard = Shard::open(Path::new(dir), options()).await?;
+    open_as(dir, Policy::Leveled).await
+}
+
+async fn open_as(dir: &str, policy: Policy) -> Result<Shard> {
+    let options = ShardOptions {
+        policy,
+        ..options()
+    };
+    let shard = Shard::open(Path::new(dir), options).await?;
     let from = shard.engine.applied().0.map_or(0, |id| id.index.0) + 1;
     let end = shard.log.range().last.map_or(0, |id| id.index.0) + 1;
     for index in from..end {
@@ -261,7 +270,9 @@ async fn stream(source: &Engine, target: &Engine) -> Result<()> {
 /// Everything that happens to a shard without a power cut.
 async fn live(ops: Rc<RefCell<Vec<Op>>>, seed: u64) -> Result<()> {
     let random = &mut Random(seed * 77 + 5);
-    let shard = open(DIR).await?;
+    // It may change at any start.
+    let policy = [Policy::Leveled, Policy::Tiered];
+    let shard = open_as(DIR, policy[random.below(2) as usize]).await?;
     let last = shard.engine.applied().0.map_or(0, |id| id.index.0);
     ops.borrow_mut().truncate(last as usize);
     let model = model_of(&ops.borrow());
@@ -294,7 +305,7 @@ async fn is_whole(dir: &str) {
 
 #[test]
 fn large_values_and_rows_outlive_crashes_merges_and_copies() {
-    for seed in 1..25 {
+    for seed in 1..seeds().end.max(25) {
         let sim = Sim::new(seed);
         let node = sim.add_node();
         let ops: Rc<RefCell<Vec<Op>>> = Rc::default();

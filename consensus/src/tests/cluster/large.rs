@@ -86,8 +86,15 @@ impl Cluster {
     pub(super) fn check_uploads(&self, at: usize, shard: ShardId) {
         let group = self.groups(at).unwrap().group(shard).unwrap();
         self.sim.block_on(self.nodes[at], async move {
-            let loaded = crate::uploads::load(group.engine()).await.unwrap();
-            assert_eq!(loaded, group.uploads(), "the uploads of replica {at}");
+            loop {
+                let applied = group.engine().applied();
+                let loaded = crate::uploads::load(group.engine()).await.unwrap();
+                if group.engine().applied() == applied {
+                    assert_eq!(loaded, group.uploads(), "the uploads of replica {at}");
+                    break;
+                }
+                // A leader drops what is dead meanwhile.
+            }
             let range = corelith_shards::ScanRange::default();
             let page = group.engine().scan(&range, None, usize::MAX, usize::MAX);
             for item in page.await.unwrap().items {

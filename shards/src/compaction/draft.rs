@@ -41,6 +41,10 @@ pub(super) fn of_chunks<'a>(runs: &[PlacedRun<'a>]) -> Vec<InputTables<'a>> {
         let tables: &'a [TableShape] = &placed.run.tables;
         let from = tables.partition_point(|table| !table.is_of_chunks());
         let tables = tables.get(from..).unwrap_or_default();
+        debug_assert!(
+            tables.iter().all(|table| table.is_of_chunks()),
+            "the space of chunks is the last one"
+        );
         (!tables.is_empty()).then_some((*placed, tables))
     };
     runs.iter().filter_map(of_chunks).collect()

@@ -80,6 +80,7 @@ fn chunks<'a>(runs: &[PlacedRun<'a>], options: &PickerOptions) -> Option<(f64, D
     }
     let deleted = by_deleting(tables(), newer.len(), next, next, options);
     let score = dropped_score(deleted, upper, next, options);
+    assert!(score >= 0.0, "a score is a number: {score}");
     let output = TaskOutput {
         level: oldest.level,
         run: Some(oldest.run.id),

@@ -278,6 +278,11 @@ impl Engine {
                     what: "a segment of the list is written to",
                 });
             }
+            let segments = self.inner.values.segments();
+            assert!(
+                segments.get(&id).is_none_or(|segment| segment.is_sealed()),
+                "nothing more is written to {id}"
+            );
         }
         Ok(())
     }

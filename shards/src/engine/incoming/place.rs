@@ -150,6 +150,11 @@ impl Engine {
         if !place.is_forgotten() {
             return;
         }
+        assert_eq!(
+            place.receptions.get(),
+            0,
+            "what is being received is not forgotten"
+        );
         place.left_since.set(None);
         if let Err(error) = place.give_back(&self.inner.removals).await {
             tracing::warn!(shard = %self.inner.owner, %error, "received files stay");

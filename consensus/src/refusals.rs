@@ -22,6 +22,12 @@ pub(crate) struct Refusals {
     stores: RefCell<BTreeSet<(ReplicaId, StoreId)>>,
     #[cfg(test)]
     total: Cell<u64>,
+    /// Of these, how many name a replica that is not known.
+    #[cfg(test)]
+    nobodies: Cell<u64>,
+    /// What was refused last, for tests that say why none should be.
+    #[cfg(test)]
+    last: RefCell<String>,
 }
 
 impl Refusals {
@@ -34,7 +40,14 @@ impl Refusals {
         refusal: &Refusal,
     ) {
         #[cfg(test)]
-        self.total.set(self.total.get() + 1);
+        {
+            self.total.set(self.total.get() + 1);
+            let names_nobody = matches!(refusal, Refusal::NoReplica(_));
+            self.nobodies
+                .set(self.nobodies.get() + u64::from(names_nobody));
+            let last = format!("{peer} about {shard}: {refusal}");
+            self.last.replace(last);
+        }
         if let Refusal::NotTheStore(replica, store) = *refusal {
             return self.note_store(shard, replica, store, address);
         }
@@ -62,6 +75,18 @@ impl Refusals {
             let refusal = Refusal::NotTheStore(replica, store);
             tracing::warn!(%shard, address, %refusal, "a store takes no part");
         }
+    }
+
+    /// What was refused last.
+    #[cfg(test)]
+    pub(crate) fn last(&self) -> String {
+        self.last.borrow().clone()
+    }
+
+    /// How many of them named a replica that is not known.
+    #[cfg(test)]
+    pub(crate) fn nobodies(&self) -> u64 {
+        self.nobodies.get()
     }
 
     /// How many were refused.

@@ -390,7 +390,8 @@ fn run(seed: u64) -> Run {
         catch_up_entries: if has_snapshots { 10 } else { 1 << 20 },
         ..Options::default()
     };
-    let cluster = Cluster::of(seed, SimConfig::rough(), options, 1, count);
+    let mut cluster = Cluster::of(seed, SimConfig::rough(), options, 1, count);
+    cluster.members_change = true;
     cluster.start_all();
     cluster.wait_leader();
     let history = Rc::new(RefCell::new(History::default()));

@@ -363,6 +363,7 @@ async fn one_of_two_racing_uploads_wins_and_the_space_of_the_other_comes_back() 
         assert!(uploaded.version > version);
         version = uploaded.version;
         wins[winner] += 1;
+        println!("round {round}: upload {winner} wins");
         contents[winner].is_value_of(client, "raced").await;
     }
     println!("of {} rounds they won {wins:?}", rounds());

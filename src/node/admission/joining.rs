@@ -13,6 +13,7 @@ use crate::node::cluster::standing::{
 use crate::node::data_dir::identity::{Identity, IdentityError};
 use crate::node::data_dir::keeper::{IdentityKeeper, is_of};
 use crate::node::data_dir::map_file;
+use crate::node::error::NodeError;
 use crate::node::limits;
 use bytes::BytesMut;
 use corelith_io::sync::semaphore::Semaphore;
@@ -82,8 +83,9 @@ impl Joining {
     /// Returns once the node is one of a cluster: as whom, and what the cluster is.
     ///
     /// # Errors
-    /// The data directory cannot be written to.
-    pub(crate) async fn join(&self) -> Result<(Introduction, Charter), IdentityError> {
+    /// `Removed` if the node is none of the cluster any more, which it never is again with this directory; `Identity` if the
+    /// directory cannot be written to.
+    pub(crate) async fn join(&self) -> Result<(Introduction, Charter), NodeError> {
         let mut pause = limits::FORMATION_PAUSE_MIN;
         loop {
             self.desk.introduce_as(self.keeper.me());
@@ -115,6 +117,10 @@ impl Joining {
                 });
                 let known = (&charter, known, mapped.as_deref());
                 match self.keeper.excluded() {
+                    Some(Exclusion::Removed) => {
+                        let why = exclusion(&self.dir, &me, Exclusion::Removed);
+                        return Err(NodeError::Removed { why });
+                    }
                     Some(excluded) => {
                         self.say(exclusion(&self.dir, &me, excluded), true);
                         if matches!(excluded, Exclusion::OtherStore(_)) && self.rejoin().await? {

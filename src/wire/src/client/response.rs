@@ -316,6 +316,7 @@ impl Answer {
                 .items
                 .iter()
                 .any(|item| matches!(item.value, ScanValue::Large { .. })),
+            Self::ScanHeads(page) => page.items.iter().any(|item| item.committed_us.is_some()),
             _ => false,
         }
     }

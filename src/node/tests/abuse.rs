@@ -66,6 +66,17 @@ pub(super) async fn served(address: SocketAddr) {
     }
 }
 
+/// Waits until answers of more than `waiting` bytes wait for those who do not read, and until all of it is given back;
+/// others are served meanwhile, and after it.
+pub(super) async fn is_given_back(address: SocketAddr, waiting: usize) {
+    let within = Duration::from_secs(5);
+    until("answers are waiting", within, || used() > waiting).await;
+    served(address).await;
+    let give_back = limits::TRANSFER_DEADLINE * 3;
+    until("all is given back", give_back, || used() == 0).await;
+    served(address).await;
+}
+
 /// Asks for the long value `count` times and reads nothing.
 async fn ask_and_leave(address: SocketAddr, count: usize) -> Client {
     ask_for(address, &key_of(0, 0), count).await
@@ -96,14 +107,7 @@ fn answers_that_nobody_reads_stay_within_the_budget() {
                 abusers.push(ask_and_leave(address, 400).await);
                 used();
             }
-            until("answers are waiting", Duration::from_secs(5), || {
-                used() > BUDGET / 5
-            })
-            .await;
-            served(address).await;
-            let give_back = limits::TRANSFER_DEADLINE * 3;
-            until("all is given back", give_back, || used() == 0).await;
-            served(address).await;
+            is_given_back(address, BUDGET / 5).await;
             drop(abusers);
         });
     }
@@ -145,14 +149,7 @@ fn scans_and_reports_that_nobody_reads_stay_within_the_budget() {
                 abusers.push(scan_and_leave(address, 100).await);
                 used();
             }
-            until("answers are waiting", Duration::from_secs(5), || {
-                used() > BUDGET / 5
-            })
-            .await;
-            served(address).await;
-            let give_back = limits::TRANSFER_DEADLINE * 3;
-            until("all is given back", give_back, || used() == 0).await;
-            served(address).await;
+            is_given_back(address, BUDGET / 5).await;
             drop(abusers);
         });
     }

@@ -1,7 +1,7 @@
 //! Clients that ask for much of large values and take nothing, or send half of what they said; bytes that change on the way
 //! or on a disk; and values that are longer than the memory of a node.
 
-use super::super::abuse::{served, until, used};
+use super::super::abuse::{is_given_back, served, until, used};
 use super::asking::{as_upload, commit_of, content, id_of};
 use super::{Client, Cluster, ID, PORT, key_of};
 use crate::node::limits;
@@ -122,14 +122,7 @@ fn chunks_that_nobody_reads_stay_within_the_budget() {
             abusers.push(client);
             used();
         }
-        until("answers are waiting", Duration::from_secs(5), || {
-            used() > 8 << 20
-        })
-        .await;
-        served(address).await;
-        let give_back = limits::TRANSFER_DEADLINE * 3;
-        until("all is given back", give_back, || used() == 0).await;
-        served(address).await;
+        is_given_back(address, 8 << 20).await;
         drop(abusers);
     });
 }

@@ -260,6 +260,12 @@ impl Group {
         self.inner.transfers.offered(number, to)
     }
 
+    /// A count of what all groups of this core did: writes to their logs, and ends of leads and of replicas. While it stays
+    /// the same, only what compaction does changes them.
+    pub fn activity_of_core(&self) -> u64 {
+        self.inner.activity.count()
+    }
+
     /// Snapshots on their way to followers: to whom, bytes of files sent, bytes of all of them (of which the
     /// follower may have some).
     pub fn sending(&self) -> Vec<(NodeId, u64, u64)> {

@@ -181,7 +181,7 @@ pub const HELD_BITS: usize = 1 << 20;
 pub const DROPS_IN_FLIGHT_MAX: usize = 64;
 /// Chunks that such entries drop together: applying them holds up what else the core does.
 pub const DROP_CHUNKS_IN_FLIGHT_MAX: usize = 2 * DROP_CHUNKS_MAX;
-/// Of what is dead, how much a leader looks at each half second.
+/// Of what is dead, how much a leader looks each time.
 pub const DEAD_LOOKED_AT_MAX: usize = 8192;
 /// Rows of uploads that are read at once, and bytes of them.
 pub const UPLOAD_ROWS: usize = 4096;

@@ -222,6 +222,10 @@ struct EngineInner {
     manifest_bytes: Cell<u64>,
     /// Whether new values were refused for want of capacity at the last look.
     was_full: Cell<bool>,
+    /// Since when there has been nothing to do, as far as the rounds have seen.
+    rest: Cell<Option<space::Rest>>,
+    /// What the foreground had done when the rounds looked last.
+    visited_at: Cell<u64>,
     /// Free part of the device at the last look.
     free_fraction: Cell<f64>,
     /// Given up when the shard is closed: whoever still holds the engine keeps nobody from the directory.
@@ -413,6 +417,8 @@ impl Engine {
             counters: Counters::default(),
             manifest_bytes: Cell::new(manifest_bytes),
             was_full: Cell::new(false),
+            rest: Cell::new(None),
+            visited_at: Cell::new(0),
             free_fraction: Cell::new(1.0),
             lock: RefCell::new(parts.lock),
         };

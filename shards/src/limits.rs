@@ -177,6 +177,8 @@ pub const OUTLOOK_PERIOD: Duration = Duration::from_secs(10);
 
 /// How often a shard checks whether its device is full.
 pub const SPACE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a shard is looked at of which nothing is asked and that has nothing to do.
+pub const REST_PERIOD: Duration = Duration::from_secs(8);
 
 // ---- compaction ----
 

@@ -304,6 +304,8 @@ pub const MAP_LOOK: Duration = Duration::from_millis(100);
 pub const MAP_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
 /// How often a node says how it is.
 pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often a node says so whose replicas are as they were.
+pub const REPORT_AT_REST_EVERY: Duration = Duration::from_secs(3);
 /// Placements on their way to the core of the beats.
 pub const MAPS_WAITING_MAX: usize = 16;
 /// How long a node that joins waits for an answer.
@@ -367,6 +369,8 @@ const _: () = assert!(SCAN_VIEW_ORPHANED.as_millis() < SCAN_VIEW_KEPT.as_millis(
 
 /// How often the keeper of the cluster map looks whether something is to be done.
 pub const META_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it looks while nothing changes.
+pub const META_LOOK_AT_REST_EVERY: Duration = Duration::from_secs(2);
 /// A node is given no other store while its own was heard so lately, in milliseconds.
 pub const REJOIN_SILENCE_MS: u64 = 10_000;
 /// Stores that wait for an operator to take them in.
@@ -374,7 +378,7 @@ pub const META_WAITING_MAX: usize = 256;
 
 const _: () = assert!(META_LOOK_EVERY.as_millis() <= REPORT_EVERY.as_millis());
 /// A node is heard several times before it counts as silent.
-const _: () = assert!(5 * REPORT_EVERY.as_millis() <= REJOIN_SILENCE_MS as u128);
+const _: () = assert!(3 * REPORT_AT_REST_EVERY.as_millis() < REJOIN_SILENCE_MS as u128);
 const _: () = assert!(REJOIN_SILENCE_MS <= REBUILD_AFTER_S_MIN as u64 * 1000);
 const _: () = assert!(NODE_ASK_DEADLINE.as_millis() < CHANGE_DEADLINE.as_millis());
 const _: () = assert!(MAP_LOOK.as_millis() < MAP_FOLLOWED_EVERY.as_millis());

@@ -58,6 +58,18 @@ impl LocalGroups {
         assert!(!self.has(shard), "{shard} is gone");
     }
 
+    /// How many groups run here.
+    pub(crate) fn count(&self) -> usize {
+        self.running.borrow().len()
+    }
+
+    /// What the groups of this core have done together; zero without any.
+    pub(crate) fn activity(&self) -> u64 {
+        let running = self.running.borrow();
+        let any = running.values().next();
+        any.map_or(0, Group::activity_of_core)
+    }
+
     pub(crate) fn get(&self, shard: ShardId) -> Option<Group> {
         self.running.borrow().get(&shard).cloned()
     }

@@ -161,21 +161,30 @@ impl Meta {
     /// Takes steps until this lead ends.
     async fn reconcile(self: &Rc<Self>) {
         while self.neighbours.leads_meta() && self.lead.borrow().is_some() {
-            self.look().await;
+            let pause = match self.look().await {
+                true => limits::META_LOOK_EVERY,
+                false => limits::META_LOOK_AT_REST_EVERY,
+            };
             let woken = self.wake.notified();
-            let _ = corelith_io::timeout(limits::META_LOOK_EVERY, woken).await;
+            let _ = corelith_io::timeout(pause, woken).await;
         }
     }
 
-    /// Takes the next steps.
-    async fn look(self: &Rc<Self>) {
-        let steps = {
+    /// Takes the next steps; whether there are any, or some are under way.
+    async fn look(self: &Rc<Self>) -> bool {
+        let (steps, is_changing) = {
             let mut lead = self.lead.borrow_mut();
-            let Some(lead) = lead.as_mut() else { return };
+            let Some(lead) = lead.as_mut() else {
+                return false;
+            };
             let now = millis_since(lead.began);
             lead.reports.tick(&lead.map, now);
-            reconcile::next(&lead.map, &lead.reports, &PlanLimits::default())
+            let steps = reconcile::next(&lead.map, &lead.reports, &PlanLimits::default());
+            let mut shards = lead.map.all_shards();
+            let is_changing = shards.any(|(_, shard)| shard.change.is_some());
+            (steps, is_changing || !lead.busy.is_empty())
         };
+        let is_busy = is_changing || !steps.is_empty();
         let mut edits = Vec::new();
         for step in steps {
             match step {
@@ -184,7 +193,7 @@ impl Meta {
             }
         }
         if edits.is_empty() {
-            return;
+            return is_busy;
         }
         for edit in &edits {
             tracing::info!(?edit, "the cluster map changes");
@@ -197,6 +206,7 @@ impl Meta {
             }
             Err(error) => tracing::warn!(%error, "the cluster map was not changed"),
         }
+        true
     }
 
     /// Has a node take a step of a shard, unless one is under way.

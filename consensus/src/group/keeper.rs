@@ -61,7 +61,7 @@ impl UploadKeeper {
 }
 
 impl Group {
-    /// Looks whether there is something to do for uploads, every half second.
+    /// Looks whether there is something to do for uploads, every half second, or every two seconds at rest.
     pub(super) fn keep_uploads(&self, now: Instant) {
         let inner = &self.inner;
         inner.keeper.held.borrow_mut().forget_old(now);

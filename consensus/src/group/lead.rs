@@ -128,7 +128,7 @@ impl Group {
         inner.lead.settled.get() == Some(leads) && goes_on && !inner.is_stopped()
     }
 
-    /// Looks at what may need doing, as often as nodes send beats; `is_round` every half second.
+    /// Looks at what may need doing, as often as nodes send beats; `is_round` every half second, or every two seconds at rest.
     pub(crate) fn look(&self, now: Instant, has_news: bool, is_round: bool) {
         let inner = &self.inner;
         inner.lead.seen_at.set(Some(now));

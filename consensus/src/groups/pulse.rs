@@ -1,6 +1,6 @@
 //! The pulse of a core: every few milliseconds it says that its loop runs and its disk answers, and looks at all
 //! groups of the core, so that a group which has nothing to do needs no timer. While all nodes are there it passes over
-//! groups at rest, and looks at none once all of them are, but for a round every half second: a node may have a thousand.
+//! groups at rest, and looks at none once all of them are, but for a round every two seconds: a node may have a thousand.
 //!
 //! Invariant: what ends a group's rest is noted as [`GroupActivity`](crate::activity::GroupActivity), or the node has news of it.
 
@@ -21,6 +21,8 @@ const PULSES_PER_BEAT: u32 = 2;
 const PULSE_MIN: Duration = Duration::from_millis(1);
 /// How often it is looked at what changes slowly.
 const ROUND: Duration = Duration::from_millis(500);
+/// How often while all groups are at rest.
+const ROUND_AT_REST: Duration = Duration::from_secs(2);
 
 /// What a core remembers from one pulse to the next.
 #[derive(Default)]
@@ -72,21 +74,19 @@ impl GroupsInner {
     fn pulse(&self, every: Duration) {
         let now = corelith_io::now();
         let pulse = &self.pulse;
-        let is_round = pulse.round_at.get().is_none_or(|at| now - at >= ROUND);
+        let done = self.activity.count();
+        let has_rest = pulse.rested.get() == Some(done)
+            && !self.receptions.is_any()
+            && self.are_all_there(now);
+        let round = if has_rest { ROUND_AT_REST } else { ROUND };
+        let is_round = pulse.round_at.get().is_none_or(|at| now - at >= round);
         let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
         let generation = self.liveness.generation();
         let has_news = pulse.generation.replace(generation) != generation;
         let ended = self.promises_ended(now);
         let connected = self.new_connections();
         let is_silent = ended.is_empty() && connected.is_empty();
-        let done = self.activity.count();
-        let is_needed = || {
-            is_due
-                && !(pulse.rested.get() == Some(done)
-                    && !self.receptions.is_any()
-                    && self.are_all_there(now))
-        };
-        if is_silent && !is_round && !has_news && !is_needed() {
+        if is_silent && !is_round && !has_news && (has_rest || !is_due) {
             // The disk was seen to answer, or not, a moment ago, or nothing was asked of it since.
             return self
                 .liveness

@@ -158,13 +158,15 @@ impl Engine {
         }
     }
 
-    /// Has the tasks look for work if there may be some that no edit has brought.
-    pub(super) fn wake_for_circumstances(&self) {
+    /// Has the tasks look for work if there may be some that no edit has brought; whether it did.
+    pub(super) fn wake_for_circumstances(&self) -> bool {
         let background = &self.inner.background;
         let now = self.circumstances();
-        if background.circumstances.replace(now) != now {
+        let is_new = background.circumstances.replace(now) != now;
+        if is_new {
             background.wake();
         }
+        is_new
     }
 
     /// Counts a task among those that work, until the guard is dropped.

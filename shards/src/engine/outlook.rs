@@ -197,6 +197,13 @@ impl Engine {
         }
     }
 
+    /// Whether a memtable is to be flushed by its age, or what was dropped lately may be in the way of space.
+    pub(super) fn awaits_space(&self) -> bool {
+        let dropped = self.inner.outlook.dropped.get();
+        dropped.is_some_and(|at| at.elapsed() < DROPPED_OUTLOOK)
+            || self.inner.state.borrow().unfrozen_since.is_some()
+    }
+
     /// Flushes a memtable that deletes many chunks: what comes back is known without an estimate, and is much.
     fn flush_dropped(&self, now: Instant) {
         let is_due = {

@@ -1,18 +1,34 @@
 //! Notices that the device is full, or no longer full, and runs what else is periodic.
 //!
-//! Once a second all shards of a core are looked at in one round ([`crate::rounds`]); a task of the shard does what that has
+//! Once a second all shards of a core are looked at in one round ([`crate::rounds`]), but for those at rest; a task of the shard does what that has
 //! found, if anything.
 
 use super::Engine;
 use crate::capacity::Capacity;
 use crate::error::Result;
-use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, SPACE_PERIOD};
+use crate::limits::{REMOVAL_HELD_BYTES_MAX, REMOVAL_HELD_FRACTION, REST_PERIOD, SPACE_PERIOD};
 use crate::manifest::SEGMENT_BYTES;
 use crate::planted::{Bug, is_planted};
-use corelith_io::{Space, spawn_background};
+use corelith_io::{Instant, Space, spawn_background};
 use futures_util::future::select;
 use std::pin::pin;
 use std::rc::Rc;
+
+/// When a shard was looked at that had nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// What the foreground had done until then.
+    operations: u64,
+    at: Instant,
+}
+
+impl Rest {
+    /// Whether a shard of which the foreground has asked that many operations so far need not be looked at again.
+    fn lasts(self, operations: u64, now: Instant) -> bool {
+        debug_assert!(operations >= self.operations, "what is done stays done");
+        operations == self.operations && now.saturating_duration_since(self.at) < REST_PERIOD
+    }
+}
 
 impl Engine {
     /// Whether the device was found full. What makes room goes on; new values should be refused.
@@ -116,7 +132,17 @@ impl Engine {
     /// something to do.
     fn visit(&self, space: Option<Space>) {
         let inner = &self.inner;
-        inner.pace.meter.measure(corelith_io::now());
+        let now = corelith_io::now();
+        let operations = inner.pace.meter.operations();
+        if inner
+            .rest
+            .get()
+            .is_some_and(|rest| rest.lasts(operations, now))
+        {
+            return;
+        }
+        let had_operations = inner.visited_at.replace(operations) != operations;
+        inner.pace.meter.measure(now);
         if let Some(space) = space {
             self.note_space(space);
         }
@@ -127,10 +153,17 @@ impl Engine {
             false => inner.reserve.is_held(),
         };
         let is_left = self.has_unused() || inner.incoming.is_forgotten();
-        if !is_reserve_right || self.is_disk_full() || is_left {
+        let has_work = !is_reserve_right || self.is_disk_full() || is_left;
+        if has_work {
             inner.background.keep().notify_one();
         }
-        self.wake_for_circumstances();
+        let is_woken = self.wake_for_circumstances();
+        let has_work = has_work || is_woken || had_operations || self.awaits_space();
+        let rests = !has_work && self.is_settled();
+        inner.rest.set(rests.then_some(Rest {
+            operations,
+            at: now,
+        }));
     }
 
     fn note_space(&self, space: Space) {
@@ -182,5 +215,24 @@ impl Engine {
         if is_due {
             self.freeze();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_rests_until_something_is_asked_of_it() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let rest = Rest {
+            operations: 7,
+            at: at(1000),
+        };
+        let period = REST_PERIOD.as_millis() as u64;
+        assert!(rest.lasts(7, at(1001)));
+        assert!(rest.lasts(7, at(999 + period)));
+        assert!(!rest.lasts(7, at(1000 + period)));
+        assert!(!rest.lasts(8, at(1001)));
     }
 }

@@ -66,6 +66,11 @@ impl Meter {
         self.foreground.set(foreground);
     }
 
+    /// Reads and writes so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.foreground.get().operations
+    }
+
     /// Bytes of keys and inline values so far.
     pub(crate) fn inline_bytes(&self) -> u64 {
         self.foreground.get().inline_bytes

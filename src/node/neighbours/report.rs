@@ -6,6 +6,7 @@ use crate::node::config::NodeConfig;
 use crate::node::limits;
 use crate::node::local::LocalGroups;
 use corelith_consensus::Group;
+use corelith_io::Instant;
 use corelith_shards::{LogIndex, NodeId, ShardId};
 use corelith_wire::StoreId;
 use corelith_wire::peer::{
@@ -16,16 +17,34 @@ use std::rc::Rc;
 impl Neighbours {
     /// Says how this node is, from time to time; never returns.
     pub(crate) async fn keep_reporting(self: Rc<Self>) {
+        let mut told: Option<(Instant, Vec<CoreState>)> = None;
         loop {
             corelith_io::sleep(limits::REPORT_EVERY).await;
             Box::pin(self.register()).await;
+            let of_core = |_: u16, groups: &LocalGroups| CoreState::of(groups);
+            let state = self.mesh.ask_all(&self.local, of_core).await;
+            let is_as_told = told.as_ref().is_some_and(|(at, known)| {
+                *known == state && at.elapsed() < limits::REPORT_AT_REST_EVERY
+            });
+            if is_as_told && !self.has_change() {
+                continue;
+            }
             // What a core that does not answer has would pass for lost.
             let Some(report) = self.report().await else {
                 continue;
             };
             // Whoever leads the meta shard then is told the next time.
-            Box::pin(self.ask_meta(&NodeAsk::Report(report))).await;
+            let reply = Box::pin(self.ask_meta(&NodeAsk::Report(report))).await;
+            let is_told = matches!(reply, Some(NodeReply::Done { .. }));
+            told = is_told.then(|| (corelith_io::now(), state));
         }
+    }
+
+    /// Whether a shard of the map changes.
+    fn has_change(&self) -> bool {
+        let map = self.map.now();
+        map.map()
+            .is_none_or(|map| map.all_shards().any(|(_, shard)| shard.change.is_some()))
     }
 
     /// Has the map say where this node is, if it says something else.
@@ -68,6 +87,25 @@ impl Neighbours {
             leads,
             holds,
         })
+    }
+}
+
+/// What shows whether the replicas of a core are as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CoreState {
+    /// What its groups have done.
+    activity: u64,
+    running: usize,
+    down: usize,
+}
+
+impl CoreState {
+    fn of(groups: &LocalGroups) -> Self {
+        Self {
+            activity: groups.activity(),
+            running: groups.count(),
+            down: groups.down().len(),
+        }
     }
 }
 

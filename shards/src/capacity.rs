@@ -15,11 +15,15 @@ const MANIFEST_BYTES: &str = "bytes of the manifest";
 
 /// What grows with the data: how much there is of it, or how much there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Capacity {
-    pub(crate) manifest_bytes: u64,
-    pub(crate) tables: u64,
-    pub(crate) value_segments: u64,
-    pub(crate) log_segments: u64,
+pub struct Capacity {
+    /// Bytes of its manifest.
+    pub manifest_bytes: u64,
+    /// Its tables.
+    pub tables: u64,
+    /// Segments of its value log.
+    pub value_segments: u64,
+    /// Segments of its log.
+    pub log_segments: u64,
 }
 
 impl Default for Capacity {

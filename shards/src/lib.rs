@@ -79,6 +79,7 @@ pub mod vlog;
 pub mod wal;
 
 pub use cache::{BlockCache, CacheCounters};
+pub use capacity::Capacity;
 pub use compaction::{Policy, UnknownPolicy};
 pub use engine::{
     Damage, DamageHook, Engine, Fetched, FetchedEnd, FetchedKey, FileEntry, FileKind, FileList,

@@ -54,6 +54,8 @@ pub struct ShardOptions {
     /// Space held back on the device for flushes, compactions, collections and the log when it is
     /// full; 0: none.
     pub reserve_bytes: u64,
+    /// How much of what grows with its data a shard may have.
+    pub capacity: Capacity,
     /// Whether the shard was created before: if it is missing, that is damage, and it is not created
     /// anew.
     pub is_known: bool,
@@ -78,6 +80,7 @@ impl ShardOptions {
             on_damage: None,
             removal_step_bytes: REMOVAL_STEP_BYTES,
             reserve_bytes: 0,
+            capacity: Capacity::default(),
             is_known: false,
         }
     }
@@ -99,21 +102,14 @@ impl Shard {
     /// # Errors
     /// `Corrupt` with file and offset when acknowledged data is damaged; it never opens empty.
     pub async fn open(dir: &Path, options: ShardOptions) -> Result<Self> {
-        Self::open_tuned(
-            dir,
-            options,
-            compaction::PickerOptions::default(),
-            Capacity::default(),
-        )
-        .await
+        Self::open_tuned(dir, options, compaction::PickerOptions::default()).await
     }
 
-    /// As [`Shard::open`], with other bounds of compaction and of what there may be.
+    /// As [`Shard::open`], with other bounds of compaction.
     async fn open_tuned(
         dir: &Path,
         options: ShardOptions,
         compaction: compaction::PickerOptions,
-        capacity: Capacity,
     ) -> Result<Self> {
         let owner = Owner {
             store_id: options.store_id,
@@ -173,7 +169,7 @@ impl Shard {
                 value_threshold: options.value_threshold,
                 scrub: options.scrub,
                 removal_step_bytes: options.removal_step_bytes,
-                capacity,
+                capacity: options.capacity,
             },
             cache: options.cache,
             rounds: options.rounds.unwrap_or_default(),

@@ -2,8 +2,10 @@
 
 use super::cluster::{Cluster, command, put};
 use super::scenarios::applied;
+use crate::{GroupError, Options};
 use bytes::Bytes;
-use corelith_shards::{ShardId, Statistics};
+use corelith_io::sim::SimConfig;
+use corelith_shards::{Capacity, ShardId, Statistics};
 use corelith_wire::request::{Condition, Operation, WriteRequest};
 use std::time::Duration;
 
@@ -124,4 +126,65 @@ fn groups_on_a_full_device_stop() {
         });
         assert!(stopped.is_ok(), "node {at} does not stop");
     }
+}
+
+/// Deletes key `of` with request `number`.
+fn delete(session: u64, number: u64, of: u64) -> Bytes {
+    let key = key(of);
+    let request = WriteRequest {
+        session,
+        number,
+        answered_below: number,
+        condition: Condition::Any,
+        operation: Operation::Delete,
+        key: key.as_bytes(),
+    };
+    command(&request, &Bytes::new())
+}
+
+#[test]
+fn a_full_shard_takes_deletes_and_values_again_once_it_has_room() {
+    let mut cluster = Cluster::new(34, SimConfig::default(), Options::default(), 1);
+    // Full from three quarters of it on.
+    cluster.tune = |options| {
+        options.value_segment_bytes = 256 << 10;
+        options.capacity = Capacity {
+            value_segments: 24,
+            ..Capacity::default()
+        };
+    };
+    cluster.start_all();
+    let leader = cluster.wait_leader();
+    let session = cluster.open_session(leader);
+    let value = "v".repeat(VALUE_BYTES);
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        assert!(number < 100, "the shard does not get full");
+        let command = put(session, number, Condition::Any, &key(number), &value);
+        match cluster.write(leader, command) {
+            Ok(written) => drop(applied(written.outcome)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, GroupError::ShardFull);
+    assert!(number > 24, "put {number} was refused");
+    let full_after = number - 1;
+    for of in 1..=full_after {
+        number += 1;
+        let deleted = cluster.write(leader, delete(session, number, of));
+        applied(deleted.unwrap().outcome);
+    }
+    let mut last = None;
+    let mut has_room = || {
+        let group = cluster.groups(leader)?.group(ShardId(0))?;
+        let look = || group.engine().check_capacity();
+        last = Some(cluster.sim.enter(cluster.nodes[leader], look));
+        last.as_ref()?.is_ok().then_some(())
+    };
+    let taken = cluster.sim.run_until(|| has_room().is_some(), MINUTES);
+    let are = statistics(&cluster, leader);
+    assert!(taken, "{last:?} {are:?}");
+    let again = put(session, number + 1, Condition::Any, &key(1), &value);
+    applied(cluster.write(leader, again).unwrap().outcome);
 }

@@ -123,12 +123,12 @@ struct OutlookBasis {
 }
 
 impl Engine {
-    /// Whether space matters more than what it costs to get it back: the device is full, or next to
-    /// nothing has been written for a while.
+    /// Whether space matters more than what it costs to get it back: the device or the shard is full, or next
+    /// to nothing has been written for a while.
     pub(super) fn is_eager(&self) -> bool {
         let slow_since = self.inner.pace.meter.slow_since();
         let is_quiet = slow_since.is_some_and(|since| since.elapsed() >= QUIET_AFTER);
-        self.is_disk_full() || is_quiet
+        self.is_disk_full() || self.inner.was_full.get() || is_quiet
     }
 
     /// Whether values come back only if the log is purged of entries that are in tables: more than it

@@ -67,6 +67,7 @@ impl Replica {
             value_threshold: config.threshold,
             value_segment_bytes: 64 << 10,
             reserve_bytes: config.reserve_bytes,
+            capacity: config.capacity,
             removal_step_bytes: 8 << 10,
             ..ShardOptions::new(7, ShardId(1))
         };
@@ -78,7 +79,7 @@ impl Replica {
             tiered_runs_max: 6,
             ..compaction::PickerOptions::default()
         };
-        let shard = Shard::open_tuned(dir, options, compaction, config.capacity).await?;
+        let shard = Shard::open_tuned(dir, options, compaction).await?;
         let replica = Self {
             shard,
             ledger: Rc::clone(ledger),

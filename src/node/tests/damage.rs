@@ -171,6 +171,50 @@ fn damaged_shards_are_down_alone() {
     }
 }
 
+/// A block of the log of one shard: its other shards answer meanwhile, and the shard is whole again with what the
+/// other nodes have.
+#[test]
+fn a_damaged_block_of_a_log_is_the_matter_of_its_shard_alone() {
+    let mut cluster = Cluster::start(24, 3);
+    // What follows the block shows that it is no end of the log.
+    cluster.fill();
+    cluster.fill();
+    let node = cluster.nodes[0];
+    cluster.sim.kill(node);
+    let log = cluster
+        .files_of(node, 1)
+        .into_iter()
+        .find_map(|(name, bytes)| {
+            let at = bytes.windows(4).position(|bytes| bytes == b"kept")?;
+            name.ends_with(".log").then_some((name, at as u64))
+        });
+    let (name, at) = log.expect("the value is in the log");
+    cluster.sim.disk(node).flip_bit(dir(1) + &name, at);
+    cluster.restart(node, 3);
+    let down = cluster.down(node);
+    let [(1, what)] = &down[..] else {
+        panic!("{down:?}");
+    };
+    assert_eq!(
+        *what,
+        format!(
+            "{}{name}: an acknowledged block is damaged or missing",
+            dir(1)
+        )
+    );
+    let answered = cluster.find(&cluster.nodes);
+    assert_ne!(answered[1], 1, "{answered:?}");
+    // The cluster has the node take a copy.
+    for _ in 0..120 {
+        if cluster.down(node).is_empty() {
+            break;
+        }
+        cluster.sim.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(cluster.down(node), []);
+    cluster.find(&cluster.nodes);
+}
+
 /// Every shard of a directory whose identity lists none, as older versions wrote it, is listed at the next
 /// start; from then on a missing one is damage.
 #[test]

@@ -254,8 +254,9 @@ fn strike_network(cluster: &mut Cluster, at: usize) {
 fn strike_disk(cluster: &mut Cluster, at: usize) {
     let sim = cluster.sim.clone();
     let disk = sim.disk(cluster.node(at));
-    let what = sim.random_below(10);
+    let what = sim.random_below(13);
     tracing::info!(node = at + 1, what, "disk");
+    let any_of = |kinds: &[IoKind]| kinds[sim.random_below(kinds.len() as u64) as usize];
     match what {
         0..4 => disk.stall(Duration::from_millis(100 + sim.random_below(9_900))),
         4 => disk.set_slowness(1 + sim.random_below(50) as u32),
@@ -263,12 +264,52 @@ fn strike_disk(cluster: &mut Cluster, at: usize) {
             cluster.excuse(at, true);
             disk.set_capacity(disk.used_bytes() + sim.random_below(1 << 20));
         }
+        7..9 => {
+            // Full at one step only, which may come when there is room again.
+            cluster.excuse(at, true);
+            let kind = any_of(&FULL_AT);
+            disk.fail_for_space(kind, "shard", sim.random_below(pass_of(kind)));
+        }
+        9 => {
+            // What comes back is another block, or that of another file.
+            cluster.break_disk(at);
+            match sim.random_below(2) {
+                0 => disk.misdirect(IoKind::Read, "shard", sim.random_below(100)),
+                _ => disk.misdirect_across(IoKind::Read, "shard", sim.random_below(100)),
+            }
+        }
         _ => {
             cluster.break_disk(at);
-            let kinds = [IoKind::Write, IoKind::Sync, IoKind::Read, IoKind::Name];
-            let kind = kinds[sim.random_below(4) as usize];
-            disk.fail(kind, "shard", sim.random_below(100));
+            let kind = any_of(&FAILING);
+            disk.fail(kind, "shard", sim.random_below(pass_of(kind)));
         }
+    }
+}
+
+/// What may find the device full.
+const FULL_AT: [IoKind; 5] = [
+    IoKind::Write,
+    IoKind::SetLen,
+    IoKind::Sync,
+    IoKind::SyncDir,
+    IoKind::Rename,
+];
+/// What may fail for good; a directory that cannot be synced may lose names.
+const FAILING: [IoKind; 7] = [
+    IoKind::Write,
+    IoKind::SetLen,
+    IoKind::Sync,
+    IoKind::SyncDir,
+    IoKind::Rename,
+    IoKind::Read,
+    IoKind::Name,
+];
+
+/// At most so many operations pass before one fails: there are few of some kinds.
+fn pass_of(kind: IoKind) -> u64 {
+    match kind {
+        IoKind::SetLen | IoKind::SyncDir | IoKind::Rename => 8,
+        _ => 100,
     }
 }
 

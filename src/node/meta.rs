@@ -378,6 +378,14 @@ impl Meta {
         }
         let mut told = None;
         self.edit(|lead| {
+            if let ClusterOrder::Recover { lost } = &ask.order {
+                let up_ms = PlanLimits::default().up_ms;
+                if let Err(refusal) = orders::may_recover(&lead.map, lost, &lead.reports, up_ms) {
+                    let why = refusal.to_string();
+                    told = Some(ClusterAnswer::Refused { why });
+                    return Ok(Vec::new());
+                }
+            }
             let Some((edits, answer)) = orders::answer(&lead.map, ask) else {
                 return Ok(Vec::new());
             };

@@ -7,6 +7,7 @@ mod tests;
 pub use settings::{setting_names, settings_shown};
 
 use crate::node::cluster::map::{Map, MapEdit, MapNode, MapShard, NodeState, Why};
+use crate::node::cluster::reports::Reports;
 use crate::node::limits;
 use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder};
 use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
@@ -181,7 +182,14 @@ fn undrain(map: &Map, node: NodeId) -> Result<Decision, OrderRefusal> {
     ))
 }
 
+fn is_removed(map: &Map, node: NodeId) -> bool {
+    map.nodes.contains_key(&node) && map.node(node).is_none()
+}
+
 fn remove(map: &Map, node: NodeId) -> Result<Decision, OrderRefusal> {
+    if is_removed(map, node) {
+        return Ok(nothing(format!("node {} is removed already", node.0)));
+    }
     let state = known(map, node)?.state;
     let held = map.shards_on(node).count();
     if held > 0 {
@@ -209,6 +217,10 @@ fn replace(map: &Map, old: NodeId, new: NodeId) -> Result<Decision, OrderRefusal
             "node {} cannot replace itself: start it on its new disk, and it is made whole again by itself",
             old.0
         ));
+    }
+    if is_removed(map, old) {
+        known(map, new)?;
+        return Ok(nothing(format!("node {} is removed already", old.0)));
     }
     let (goes_out, comes) = (known(map, old)?, known(map, new)?);
     if comes.state != NodeState::Active {
@@ -329,6 +341,48 @@ fn rejoin(map: &Map, node: NodeId, store: StoreId) -> Result<Decision, OrderRefu
     ))
 }
 
+/// Whether a map may do without nodes that are gone for good. Where a majority of a shard goes with them, one of the
+/// replicas that are left has to lead the shard by then, without them: the map alone does not make it.
+///
+/// # Errors
+/// Which shards nobody leads like that who was heard within `up_ms`, and what to do.
+pub fn may_recover(
+    map: &Map,
+    lost: &[u64],
+    reports: &Reports,
+    up_ms: u64,
+) -> Result<(), OrderRefusal> {
+    let is_lost = |replica: &ReplicaId| {
+        let node = replica.node();
+        map.node(node).is_some() && lost.contains(&node.0)
+    };
+    let is_led = |id: ShardId| {
+        let lead = reports.lead(id, up_ms);
+        lead.is_some_and(|(leader, lead)| {
+            let mut sets = lead.voters.iter();
+            !lost.contains(&leader.0)
+                && sets
+                    .all(|voters| 2 * voters.iter().filter(|of| is_lost(of)).count() < voters.len())
+        })
+    };
+    let shards = map.all_shards().filter(|(id, shard)| {
+        let gone = shard.replicas.iter().filter(|of| is_lost(of)).count();
+        gone > 0 && 2 * gone >= shard.replicas.len() && !is_led(*id)
+    });
+    let waiting: Vec<ShardId> = shards.map(|(id, _)| id).collect();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let lost: Vec<String> = lost.iter().map(u64::to_string).collect();
+    refuse(format!(
+        "{} would have no majority and no leader without the nodes: stop the nodes that are left, run \
+         `corelith recover --config FILE --lost {} --unsafe` on each, start them, and give this order when `corelith \
+         status` shows a leader of each shard (if that is done, try again in some seconds)",
+        listed(&waiting),
+        lost.join(",")
+    ))
+}
+
 /// The nodes that are gone for good are removed, and each shard has the replicas that are left. Its group may have gone on
 /// with them before ([`crate::node::data_dir::left`]); or it leaves out the others by itself, where a majority is left.
 fn recover(map: &Map, lost: &[u64]) -> Result<Decision, OrderRefusal> {
@@ -336,9 +390,8 @@ fn recover(map: &Map, lost: &[u64]) -> Result<Decision, OrderRefusal> {
         return refuse("name the nodes that are gone for good");
     }
     let lost: BTreeSet<NodeId> = lost.iter().copied().map(NodeId).collect();
-    let is_removed = |node: &NodeId| map.nodes.contains_key(node) && map.node(*node).is_none();
     let (before, now): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
-        lost.into_iter().partition(is_removed);
+        lost.into_iter().partition(|node| is_removed(map, *node));
     for node in &now {
         known(map, *node)?;
     }

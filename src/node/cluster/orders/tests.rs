@@ -1,10 +1,11 @@
-use super::{OrderRefusal, answer, decide};
+use super::{OrderRefusal, answer, decide, may_recover};
 use crate::node::cluster::map::tests::{first, place};
 use crate::node::cluster::map::{Map, MapEdit, NodeState, Rejoin, Why};
+use crate::node::cluster::reports::{LeadReport, NodeReport, Reports};
 use corelith_wire::cluster::{ClusterAnswer, ClusterAsk, ClusterOrder};
 use corelith_wire::{NodeId, ReplicaId, ShardId, StoreId};
 
-/// Four nodes of which the last has no replicas and the third is drained.
+/// Four nodes of which the last has no replicas and the third is drained; a fifth is removed.
 fn map() -> Map {
     let edits = [
         MapEdit::Join {
@@ -14,6 +15,14 @@ fn map() -> Map {
         MapEdit::State {
             node: NodeId(3),
             state: NodeState::Draining,
+        },
+        MapEdit::Join {
+            store: StoreId(55),
+            place: place("gone", ""),
+        },
+        MapEdit::State {
+            node: NodeId(5),
+            state: NodeState::Removed,
         },
     ];
     first(3, 6, 2).apply_all(&edits).unwrap()
@@ -165,6 +174,16 @@ fn orders_take_edits_and_say_what_they_do() {
             "node 4 is removed: it can be stopped, and its id is not given again",
         ),
         (
+            ClusterOrder::Remove { node: 5 },
+            None,
+            "node 5 is removed already",
+        ),
+        (
+            ClusterOrder::Replace { old: 5, new: 4 },
+            None,
+            "node 5 is removed already",
+        ),
+        (
             ClusterOrder::Replace { old: 1, new: 4 },
             Some(state(1, NodeState::Draining)),
             "node 1 is drained: its replicas of 5 shards go to other nodes, and 2 leads",
@@ -270,6 +289,46 @@ fn a_majority_that_is_gone_is_done_without() {
         again.lines,
         ["node 1 is removed already", "node 2 is removed already"]
     );
+}
+
+#[test]
+fn a_majority_is_done_without_once_what_is_left_of_it_leads() {
+    let map = first(5, 5, 3);
+    let lead = |voters: &[u64]| {
+        let voters = voters.iter().map(|of| ReplicaId(*of)).collect();
+        LeadReport {
+            voters: vec![voters],
+            ..LeadReport::default()
+        }
+    };
+    // What nodes 3 and 5 report of shards 0 and 4, of which a majority is on nodes 1 and 2; what is refused.
+    let table: [(&[u64], &[u64], Option<&str>); 4] = [
+        (&[3], &[5], None),
+        (&[3, 1], &[5], Some("shard 0 would")),
+        (&[3], &[5, 1, 2], Some("shard 4 would")),
+        (&[], &[], Some("shard 0, shard 4 would")),
+    ];
+    for (third, fifth, refused) in table {
+        let mut reports = Reports::new(0);
+        for (node, shard, voters) in [(3, 0, third), (5, 4, fifth)] {
+            let leads = (!voters.is_empty()).then(|| (ShardId(shard), lead(voters)));
+            let report = NodeReport {
+                leads: leads.into_iter().collect(),
+                ..NodeReport::default()
+            };
+            reports.take(NodeId(node), report);
+        }
+        let may = |lost: &[u64], up_ms| may_recover(&map, lost, &reports, up_ms);
+        let found = may(&[1, 2], 1000).map_err(|refusal| refusal.0);
+        match (&found, refused) {
+            (Ok(()), None) => {}
+            (Err(why), Some(refused)) => assert!(why.starts_with(refused), "{why}"),
+            _ => panic!("{third:?} {fifth:?}: {found:?}"),
+        }
+        // A majority is left of every shard; and who was not heard lately leads nothing.
+        assert_eq!(may(&[1], 1000), Ok(()));
+        assert!(may(&[1, 2], 0).is_err());
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ const KILLS: usize = 2;
 const ROUNDS_OF_SPACE: u64 = 4;
 /// What a node keeps beside the values: each shard, and the meta group, has a reserve of 28 MiB, and up to two
 /// segments of its log and two of its value log, of 16 MiB each, that were made at their full length.
-const BESIDE_BYTES: u64 = (SHARDS as u64 + 1) * (28 + 2 * 16 + 2 * 16) << 20;
+const BESIDE_BYTES: u64 = ((SHARDS as u64 + 1) * (28 + 2 * 16 + 2 * 16)) << 20;
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())

@@ -17,11 +17,11 @@ use std::rc::Rc;
 impl Neighbours {
     /// Says how this node is, from time to time; never returns.
     pub(crate) async fn keep_reporting(self: Rc<Self>) {
-        let mut told: Option<(Instant, Vec<CoreState>)> = None;
+        let mut told: Option<(Instant, Vec<CoreSeen>)> = None;
         loop {
             corelith_io::sleep(limits::REPORT_EVERY).await;
             Box::pin(self.register()).await;
-            let of_core = |_: u16, groups: &LocalGroups| CoreState::of(groups);
+            let of_core = |_: u16, groups: &LocalGroups| CoreSeen::of(groups);
             let state = self.mesh.ask_all(&self.local, of_core).await;
             let is_as_told = told.as_ref().is_some_and(|(at, known)| {
                 *known == state && at.elapsed() < limits::REPORT_AT_REST_EVERY
@@ -92,14 +92,14 @@ impl Neighbours {
 
 /// What shows whether the replicas of a core are as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct CoreState {
+struct CoreSeen {
     /// What its groups have done.
     activity: u64,
     running: usize,
     down: usize,
 }
 
-impl CoreState {
+impl CoreSeen {
     fn of(groups: &LocalGroups) -> Self {
         Self {
             activity: groups.activity(),

@@ -61,6 +61,11 @@ impl UploadKeeper {
 }
 
 impl Group {
+    /// Whether there are uploads that are open, or to be cleared away.
+    pub(crate) fn has_uploads(&self) -> bool {
+        !self.inner.uploads.borrow().is_at_rest()
+    }
+
     /// Looks whether there is something to do for uploads, every half second, or every two seconds at rest.
     pub(super) fn keep_uploads(&self, now: Instant) {
         let inner = &self.inner;

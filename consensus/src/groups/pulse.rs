@@ -38,6 +38,8 @@ pub(super) struct CorePulse {
     looked_at: Cell<Option<Instant>>,
     /// What the groups had done when all of them were seen to be at rest, if they were when they were looked at last.
     rested: Cell<Option<u64>>,
+    /// Whether a group had uploads then, whose time may run out.
+    has_uploads: Cell<bool>,
     /// How often they were looked at.
     #[cfg(test)]
     glances: Cell<u64>,
@@ -78,7 +80,10 @@ impl GroupsInner {
         let has_rest = pulse.rested.get() == Some(done)
             && !self.receptions.is_any()
             && self.are_all_there(now);
-        let round = if has_rest { ROUND_AT_REST } else { ROUND };
+        let round = match has_rest && !pulse.has_uploads.get() {
+            true => ROUND_AT_REST,
+            false => ROUND,
+        };
         let is_round = pulse.round_at.get().is_none_or(|at| now - at >= round);
         let is_due = pulse.looked_at.get().is_none_or(|at| now - at >= every);
         let generation = self.liveness.generation();
@@ -98,7 +103,9 @@ impl GroupsInner {
             oldest,
             is_cut_off,
             at_rest,
+            has_uploads,
         } = Glance::at(&groups, now);
+        pulse.has_uploads.set(has_uploads);
         #[cfg(test)]
         pulse.glances.set(pulse.glances.get() + 1);
         let is_at_rest = !is_cut_off && oldest.is_none() && at_rest.iter().all(|rests| *rests);
@@ -195,6 +202,8 @@ struct Glance {
     is_cut_off: bool,
     /// For each group whether it is at rest.
     at_rest: Vec<bool>,
+    /// Whether a group has uploads that are open, or are to be cleared away.
+    has_uploads: bool,
 }
 
 impl Glance {
@@ -211,6 +220,7 @@ impl Glance {
                 (one, other) => one.or(other),
             };
             all.is_cut_off |= group.is_cut_off(now);
+            all.has_uploads |= group.has_uploads();
             all.at_rest.push(log.oldest.is_none() && group.is_at_rest());
         }
         all

@@ -32,6 +32,7 @@ use crate::activity::GroupActivity;
 use crate::announced::Announced;
 use crate::applied::Applied;
 use crate::command::{Parsed, WriteReply, kind};
+use crate::contradictions::Contradictions;
 use crate::error::{GroupError, OpenError};
 use crate::fetch::Elsewhere;
 use crate::lease::Lease;
@@ -89,7 +90,7 @@ struct GroupInner {
     /// Taken when the group closes.
     shard: RefCell<Option<Shard>>,
     applied: Rc<Applied>,
-    announced: Rc<Announced>,
+    peers: Rc<GroupOfPeers>,
     transfers: Rc<Transfers>,
     lease: Rc<Lease>,
     liveness: Arc<Liveness>,
@@ -181,14 +182,14 @@ impl Group {
         );
         let elsewhere = Elsewhere::new(shard_id, &stores, &link_to, options.peer_timeout);
         let shared = Shared::new(&engine, lease, elsewhere, activity);
-        let announced = Rc::<Announced>::default();
-        let peers = GroupOfPeers {
+        let peers = Rc::new(GroupOfPeers {
             me,
             shard: shard_id,
             stores: Rc::clone(&stores),
-            announced: Rc::clone(&announced),
-        };
-        let raft = build(&shared, peers, &link_to, &shard, &options).await?;
+            announced: Announced::default(),
+            contradictions: Contradictions::default(),
+        });
+        let raft = build(&shared, &peers, &link_to, &shard, &options).await?;
         run(&raft, &stores).await;
         let inner = Rc::new(GroupInner {
             me,
@@ -204,7 +205,7 @@ impl Group {
             log,
             shard: RefCell::new(Some(shard)),
             applied: shared.applied,
-            announced,
+            peers,
             transfers: shared.transfers,
             lease: shared.lease,
             liveness,

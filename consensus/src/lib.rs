@@ -14,6 +14,7 @@ pub mod beats;
 pub mod command;
 mod config;
 mod connection;
+mod contradictions;
 mod convert;
 mod dial;
 pub mod doubts;

@@ -4,6 +4,7 @@ mod appends;
 
 use crate::admission::{self, Known, Leader, Refusal, Sent};
 use crate::announced::Announced;
+use crate::contradictions::Contradictions;
 use crate::convert;
 use crate::doubts::{Doubt, Follower, StoreDoubts};
 use crate::lease::Lease;
@@ -51,7 +52,9 @@ pub(crate) struct GroupOfPeers {
     pub(crate) shard: ShardId,
     pub(crate) stores: Rc<Stores>,
     /// What it has told followers to be committed.
-    pub(crate) announced: Rc<Announced>,
+    pub(crate) announced: Announced,
+    /// Which of them refuse what this replica sends them as leader.
+    pub(crate) contradictions: Contradictions,
 }
 
 /// The leader that has handed its lead over to this replica.
@@ -253,6 +256,7 @@ impl Peer {
         match self.admitted(result, verdict)? {
             AppendResult::Taken { matching } => {
                 self.doubts.dispel(peer);
+                self.group.contradictions.took(peer);
                 if let Some(last) = matching.filter(|_| sent.last > sent.before)
                     && let Some(follower) = self.follower(sent.vote)
                 {
@@ -271,6 +275,10 @@ impl Peer {
                 Ok(Err(StreamAppendError::HigherVote(convert::vote(vote))))
             }
             AppendResult::Unable => Err(unreachable("the peer takes no part in the group now")),
+            AppendResult::Contradiction { at } => {
+                self.group.contradictions.refused(peer, sent.vote);
+                Err(unreachable(Refusal::Contradicts(at)))
+            }
         }
     }
 

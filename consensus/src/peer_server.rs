@@ -309,7 +309,10 @@ impl PeerServer {
     fn result(&self, shard: ShardId, result: Result<AppendResult, Refusal>) -> AppendResult {
         result.unwrap_or_else(|refusal| {
             self.refused(shard, &refusal);
-            AppendResult::Unable
+            match refusal {
+                Refusal::Contradicts(at) => AppendResult::Contradiction { at },
+                _ => AppendResult::Unable,
+            }
         })
     }
 

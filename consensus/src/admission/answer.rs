@@ -57,7 +57,9 @@ pub(crate) fn append_answer(
         {
             Err(Refusal::Lost(at))
         }
-        AppendResult::Conflict { .. } | AppendResult::Unable => Ok(()),
+        AppendResult::Conflict { .. }
+        | AppendResult::Contradiction { .. }
+        | AppendResult::Unable => Ok(()),
         AppendResult::HigherVote { vote } => higher(known, &sent.vote, &vote),
     }
 }

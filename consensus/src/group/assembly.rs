@@ -57,7 +57,7 @@ impl Shared {
 /// there. It does not run yet.
 pub(super) async fn build(
     shared: &Shared,
-    peers: GroupOfPeers,
+    peers: &Rc<GroupOfPeers>,
     link_to: &LinkTo,
     shard: &Shard,
     options: &Options,
@@ -66,7 +66,7 @@ pub(super) async fn build(
     let (me, shard_id) = (peers.me, peers.shard);
     let unsendable = Rc::<Unsendable>::default();
     let network = Network::new(
-        Rc::new(peers),
+        Rc::clone(peers),
         shared.turning.authorised(),
         Rc::clone(link_to),
         options.peer_timeout,

@@ -281,7 +281,9 @@ impl Group {
             door.line.set(match result {
                 AppendResult::Taken { .. } => Some(line),
                 AppendResult::Conflict { .. } => before.map(|before| before.without(line)),
-                AppendResult::HigherVote { .. } | AppendResult::Unable => None,
+                AppendResult::HigherVote { .. }
+                | AppendResult::Unable
+                | AppendResult::Contradiction { .. } => None,
             });
         }
         Ok(result)

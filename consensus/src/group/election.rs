@@ -140,7 +140,7 @@ impl GroupInner {
             if self.vote_seen() != before || self.wish() != Wish::Now {
                 continue;
             }
-            if self.has_stalled_lately() {
+            if self.has_stalled_lately() || self.is_contradicted() {
                 // It could not lead either, and perhaps the leader goes on as its disk does.
                 sleep(self.liveness.options().beat).await;
                 continue;

@@ -398,7 +398,7 @@ impl GroupInner {
 
     /// What a read at this leader must see, if that is more than what is `applied`.
     pub(super) fn announced_beyond(&self, applied: LogIndex) -> Option<LogIndex> {
-        let announced = self.announced.last()?.index;
+        let announced = self.peers.announced.last()?.index;
         (announced > applied && !is_planted(Bug::AnswerBehindFollowers)).then_some(announced)
     }
 
@@ -417,7 +417,7 @@ impl GroupInner {
     fn point_to_give(&self) -> Option<GivenPoint> {
         let leader = self.leading()?;
         let applied = self.own_applied(leader)?;
-        let announced = self.announced.last();
+        let announced = self.peers.announced.last();
         let beyond = announced.filter(|announced| announced.index > applied.index);
         let upto = match is_planted(Bug::PointBehindFollowers) {
             true => applied,

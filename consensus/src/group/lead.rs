@@ -2,7 +2,7 @@
 //!
 //! A leader resigns for good, for its whole term: it gives up its lease, tells the others, so that they need not
 //! wait for a promise to run out, and follows. It does so when it hands the lead over and nobody takes it,
-//! when its log stalls, and when no majority reaches it.
+//! when its log stalls, when no majority reaches it, and when its log contradicts that of a majority.
 //!
 //! Invariants:
 //! * A leader that resigned neither answers nor proposes in that term, and says to whoever asks that it leads no
@@ -40,6 +40,8 @@ const SLOW_LEAST_US: u32 = 4_000;
 const SLOW_FOR: Duration = Duration::from_secs(2);
 /// A write to the log takes long after this part of a promise.
 pub(crate) const STALLED_PART: u32 = 3;
+/// For so many promises a leader whose log was contradicted does not stand.
+const CONTRADICTED_PROMISES: u32 = 20;
 /// How often a resignation is told again while there is no other leader.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,8 @@ pub(super) struct Lead {
     seen_at: Cell<Option<Instant>>,
     /// Nothing was left to do when it was looked at last, and who led then.
     settled: Cell<Option<Option<LeaderId>>>,
+    /// When it resigned because the others hold something else.
+    contradicted_at: Cell<Option<Instant>>,
     /// When a write to the log was seen to take long, whoever leads.
     stalled: Cell<Option<Instant>>,
 }
@@ -270,6 +274,11 @@ impl GroupInner {
             if !self.is_reached() {
                 return self.resign(leader, "no majority reaches it");
             }
+            let against = self.peers.contradictions.of(self.vote_seen());
+            if !against.is_empty() && !self.stores.is_majority(|voter| !against.contains(&voter)) {
+                self.lead.contradicted_at.set(Some(now));
+                return self.resign(leader, "what a majority holds contradicts its log");
+            }
             // Beats go another way than what a leader sends.
             let is_linked = self.stores.is_majority(|voter| {
                 voter == self.me || (self.link_to)(voter.node()).seen() == PeerSeen::Connected
@@ -336,6 +345,14 @@ impl GroupInner {
         let stalled = self.lead.stalled.get();
         let promise = self.liveness.options().promise;
         stalled.is_some_and(|stalled| corelith_io::now() - stalled < promise)
+    }
+
+    /// Whether others held something else than this replica while it led, not long ago: it lets them go on, and
+    /// then takes what they have.
+    pub(super) fn is_contradicted(&self) -> bool {
+        let at = self.lead.contradicted_at.get();
+        let pause = self.liveness.options().promise * CONTRADICTED_PROMISES;
+        at.is_some_and(|at| corelith_io::now() - at < pause)
     }
 
     /// How long the oldest write to the log has taken so far.

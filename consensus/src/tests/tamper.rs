@@ -5,15 +5,15 @@
 //! `CORELITH_SIM_SEEDS=200 cargo test -p corelith-consensus tamper` runs more seeds; `CORELITH_SIM_SEED=17`
 //! runs one.
 //!
-//! Left out are the fields in which every value is one that a correct node could send: keys and values, and the
-//! last entry of a candidate. The checksums are there for those.
+//! Left out are the values that a correct node could send: keys and values, the last entry of a candidate, and
+//! an entry's leader that could have led between those of its neighbours. The checksums are there for those.
 
 use super::cluster::{Cluster, PORT, put};
 use crate::admission::Refusal;
 use crate::command::kind;
 use crate::limits::{TERM_MAX, TERM_STEP_MAX};
 use crate::route::Caller;
-use crate::{GroupError, NodeStore, Options};
+use crate::{GroupError, NodeStore, Options, Role};
 use bytes::{Buf, Bytes, BytesMut};
 use corelith_io::sim::SimConfig;
 use corelith_io::{ReadHalf, TcpListener, TcpStream, WriteHalf, random_u64};
@@ -84,6 +84,29 @@ fn fields(kind: Kind, payload: &[u8]) -> Vec<Field> {
 
 /// Kind, request id and shard, in the header.
 const HEADER_FIELDS: [Field; 3] = [(8, 2), (16, 8), (24, 4)];
+
+/// Whether `field` is the leader of an entry of an append, and such a one could have led there.
+fn could_be_sent(field: usize, append: &[u8]) -> bool {
+    let number = |at: usize| u64::from_le_bytes(append[at..at + 8].try_into().unwrap());
+    let leader = |at: usize| (number(at), number(at + 8));
+    let head = [&VOTE[..], &LOG_ID, &LOG_ID, &[4]].concat();
+    let (mut at, mut led, mut is_entry_leader) = (head.iter().sum::<usize>(), leader(17), false);
+    if number(17 + 16) == u64::MAX {
+        led = (0, 0);
+    }
+    let last = leader(0);
+    while at + 29 <= append.len() {
+        let next = leader(at);
+        if next < led || next > last || ReplicaId(next.1).node() == NodeId(0) {
+            return false;
+        }
+        is_entry_leader |= field == at || field == at + 8;
+        led = next;
+        let len = append[at + 25..at + 29].try_into().unwrap();
+        at += 29 + u32::from_le_bytes(len) as usize;
+    }
+    is_entry_leader
+}
 
 fn below(bound: usize) -> usize {
     (random_u64() % bound as u64) as usize
@@ -166,6 +189,11 @@ impl Tampering {
         old[..width].copy_from_slice(&frame[at..at + width]);
         let new = extreme(u64::from_le_bytes(old)).to_le_bytes();
         frame[at..at + width].copy_from_slice(&new[..width]);
+        let field = at.wrapping_sub(HEADER_BYTES);
+        if Kind(kind) == kinds::APPEND && could_be_sent(field, &frame[HEADER_BYTES..]) {
+            frame[at..at + width].copy_from_slice(&old[..width]);
+            return;
+        }
         let crc = crc32c::crc32c(&frame[8..]);
         frame[4..8].copy_from_slice(&crc.to_le_bytes());
         *self.changed.borrow_mut().entry(kind).or_default() += 1;
@@ -489,4 +517,82 @@ fn a_changed_entry_is_neither_committed_nor_kept_once_its_leader_contradicts_it(
     let status = group.status();
     assert_eq!(status.last_log, Some(next(term)));
     assert!(status.committed <= Some(before), "{status:?}");
+}
+
+/// A replica took an entry that was changed on its way, was cut off, and has the most beside it.
+#[test]
+fn a_leader_whose_log_a_majority_contradicts_makes_way() {
+    let mut cluster = Cluster::started(43);
+    cluster.tampered = true;
+    let leader = cluster.wait_leader();
+    let session = cluster.open_session(leader);
+    let at = (leader + 1) % 3;
+    let group = |at: usize| cluster.groups(at).unwrap().group(ShardId(0)).unwrap();
+    cluster.wait("the follower has all of it", || {
+        let (theirs, ours) = (group(leader).status(), group(at).status());
+        theirs.committed == ours.committed && theirs.last_log == ours.committed
+    });
+    cluster.sim.net().isolate(cluster.nodes[at]);
+    let before = group(at).status().last_log.unwrap();
+    let claims = ReplicaId(leader as u64 + 1);
+    let id = |term, node, further| LogId {
+        term: Term(before.term.0 + term),
+        node,
+        index: LogIndex(before.index.0 + further),
+    };
+    let changed = ReplicaId(claims.0 + 7);
+    let entries = [id(0, changed, 1), id(1, claims, 2), id(1, claims, 3)];
+    let entries = entries.map(|id| PeerEntry {
+        id,
+        kind: kind::BLANK,
+        body: Bytes::new(),
+    });
+    let head = AppendHead {
+        vote: PeerVote {
+            term: Term(before.term.0 + 1),
+            node: claims,
+            committed: true,
+        },
+        before: Some(before),
+        committed: None,
+        count: 3,
+    };
+    let follower = group(at);
+    cluster.sim.block_on(cluster.nodes[at], async move {
+        let taken = follower
+            .take_append(caller(leader), head, entries.to_vec())
+            .await;
+        assert!(matches!(taken, Ok(AppendResult::Taken { .. })), "{taken:?}");
+    });
+    let command = |number| put(session, number, Condition::Any, "k", "v");
+    cluster.write(leader, command(1)).unwrap();
+    let third = 3 - at - leader;
+    cluster.wait("the third knows it to be committed", || {
+        let (theirs, ours) = (group(leader).status(), group(third).status());
+        theirs.committed == theirs.last_log && theirs.committed == ours.committed
+    });
+    cluster.sim.net().isolate(cluster.nodes[leader]);
+    cluster
+        .sim
+        .net()
+        .heal(cluster.nodes[at], cluster.nodes[third]);
+    cluster.wait("it leads", || group(at).status().role == Role::Leader);
+    cluster.sim.net().rejoin(cluster.nodes[leader]);
+    let mut number = 1;
+    cluster.wait("a leader that can commit", || {
+        let Some(leader) = cluster.leader() else {
+            return false;
+        };
+        number += 1;
+        let command = command(number);
+        let answered = Rc::new(Cell::new(false));
+        let (group, answer) = (group(leader), Rc::clone(&answered));
+        cluster.sim.enter(cluster.nodes[leader], || {
+            let parsed = WriteCommand::parse(&command).unwrap();
+            group.submit(command, &parsed, move |result| answer.set(result.is_ok()));
+        });
+        cluster.sim.run_for(Duration::from_secs(1));
+        answered.get()
+    });
+    cluster.check_replicas_equal();
 }

@@ -128,6 +128,11 @@ pub enum AppendResult {
     },
     /// The follower cannot take part now.
     Unable,
+    /// What the follower holds for good differs from the leader's log.
+    Contradiction {
+        /// Where it was seen to.
+        at: LogId,
+    },
 }
 
 /// Writes an append result and the epoch of the follower's promise.
@@ -137,6 +142,7 @@ pub(super) fn put_result(out: &mut BytesMut, result: &AppendResult, epoch: Promi
         AppendResult::Conflict { at } => (1, Some(at), PeerVote::default()),
         AppendResult::HigherVote { vote } => (2, None, *vote),
         AppendResult::Unable => (3, None, PeerVote::default()),
+        AppendResult::Contradiction { at } => (4, Some(at), PeerVote::default()),
     };
     out.put_u8(tag);
     put_log_id(out, log_id);
@@ -187,6 +193,7 @@ pub(super) fn result(fields: &mut Fields<'_>) -> Result<(AppendResult, PromiseEp
         (1, Some(at)) => AppendResult::Conflict { at },
         (2, _) => AppendResult::HigherVote { vote },
         (3, _) => AppendResult::Unable,
+        (4, Some(at)) => AppendResult::Contradiction { at },
         _ => return Err(fields.malformed()),
     };
     Ok((result, epoch))

@@ -104,6 +104,7 @@ fn answers_read_back() {
         AppendResult::Conflict { at: id(6) },
         AppendResult::HigherVote { vote: VOTE },
         AppendResult::Unable,
+        AppendResult::Contradiction { at: id(6) },
     ];
     for result in results {
         let mut out = Outbox::default();
@@ -118,6 +119,7 @@ fn a_refusal_with_one_byte_changed_is_no_acknowledgement() {
         AppendResult::Conflict { at: id(6) },
         AppendResult::HigherVote { vote: VOTE },
         AppendResult::Unable,
+        AppendResult::Contradiction { at: id(6) },
     ] {
         let mut out = Outbox::default();
         encode_append_reply(&mut out, head(), &result, EPOCH);

@@ -12,6 +12,7 @@ mod probe;
 mod rebuild;
 mod recorder;
 mod report;
+mod way;
 mod workload;
 
 use crate::cluster::{Cluster, ClusterOptions, NODES, Place};
@@ -56,12 +57,14 @@ enum BenchError {
     Rebuild(#[from] rebuild::RebuildError),
     #[error(transparent)]
     Large(#[from] large::LargeError),
+    #[error(transparent)]
+    Way(#[from] way::WayError),
     #[error("the workload `large` runs alone: leave out other workloads")]
     LargeNotAlone,
     #[error("the workloads `failover`, `idle` and `rebuild` need three nodes: leave out --nodes")]
     NotThreeNodes,
     #[error(
-        "the workloads `failover`, `idle` and `rebuild` run alone, in their own cluster: leave out --connect and other workloads"
+        "the workloads `failover`, `idle`, `rebuild` and `way` run alone, in their own cluster: leave out --connect and other workloads"
     )]
     NotAlone,
     #[error("the workload `abuse` needs its own cluster: leave out --connect")]
@@ -113,6 +116,9 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     }
     if options.workload.contains(&WorkloadKind::Large) {
         return move_large(options);
+    }
+    if options.workload.contains(&WorkloadKind::Way) {
+        return follow_way(options);
     }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),
@@ -184,6 +190,7 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
             idle: Vec::new(),
             rebuild: None,
             large: None,
+            ways: Vec::new(),
         };
         write_json(path, &report)?;
     }
@@ -228,6 +235,7 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
             idle: Vec::new(),
             rebuild: None,
             large: None,
+            ways: Vec::new(),
         };
         write_json(path, &report)?;
     }
@@ -263,6 +271,7 @@ fn stay_idle(options: &BenchOptions) -> Result<bool, BenchError> {
             idle,
             rebuild: None,
             large: None,
+            ways: Vec::new(),
         };
         write_json(path, &report)?;
     }
@@ -297,6 +306,7 @@ fn rebuild(options: &BenchOptions) -> Result<bool, BenchError> {
             idle: Vec::new(),
             rebuild: Some(figures),
             large: None,
+            ways: Vec::new(),
         };
         write_json(path, &report)?;
     }
@@ -336,10 +346,42 @@ fn move_large(options: &BenchOptions) -> Result<bool, BenchError> {
             idle: Vec::new(),
             rebuild: None,
             large: Some(figures),
+            ways: Vec::new(),
         };
         write_json(path, &report)?;
     }
     Ok(good)
+}
+
+/// Runs the workload `way`.
+fn follow_way(options: &BenchOptions) -> Result<bool, BenchError> {
+    if options.workload.len() != 1 || !options.connect.is_empty() {
+        return Err(BenchError::NotAlone);
+    }
+    let cluster = ClusterOptions {
+        shards: 1,
+        ..cluster_options(options)?
+    };
+    let machine = Machine::here(cluster.dir.parent());
+    println!("{machine}\n");
+    let pictures = options.pictures.as_deref();
+    let ways = way::run(cluster, &workload_of(options), pictures, options.seed)?;
+    if let Some(path) = &options.json {
+        let report = Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load: load_of(options, true),
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers: Vec::new(),
+            idle: Vec::new(),
+            rebuild: None,
+            large: None,
+            ways,
+        };
+        write_json(path, &report)?;
+    }
+    Ok(true)
 }
 
 fn rebuild_load(options: &BenchOptions) -> rebuild::RebuildLoad {

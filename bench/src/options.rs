@@ -23,6 +23,7 @@ Examples:
   corelith-bench --workload rebuild --bytes 10G --shards 8 --dir /data/rebuild
   corelith-bench --workload large --bytes 1G --streams 4 --shards 1 --dir /data/large --json large.json
   corelith-bench --workload large --bytes 2G --nodes 1
+  corelith-bench --workload way --pictures .
 
 Exit codes:
   0    done, no operation failed
@@ -173,6 +174,10 @@ pub(crate) struct BenchOptions {
     /// Workload `large`: values that are uploaded, and then read, at the same time, 1 to 64
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) streams: u64,
+
+    /// Workload `way`: write put.svg and get.svg, drawings of one operation each, to this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pictures: Option<PathBuf>,
 
     /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]

@@ -6,6 +6,7 @@ use crate::failover;
 use crate::idle;
 use crate::large;
 use crate::rebuild;
+use crate::way;
 use crate::workload::{Distribution, ReadSource, WorkloadKind};
 use corelith_bench::latencies::{Latencies, Percentiles};
 use corelith_bench::usage::Machine;
@@ -33,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) rebuild: Option<rebuild::RebuildFigures>,
     /// Of large values.
     pub(crate) large: Option<large::LargeFigures>,
+    /// Of lone operations.
+    pub(crate) ways: Vec<way::WayFigures>,
 }
 
 /// The parameters that all runs share.

@@ -31,6 +31,9 @@ pub(crate) enum WorkloadKind {
     Rebuild,
     /// Large values: uploads, whole reads, reads of ranges, and small puts beside uploads (see --bytes).
     Large,
+    /// Lone puts and gets of one shard of the started cluster, traced by the kernel: wakes, system calls, ring entries
+    /// and completions of each thread (see --pictures). Needs root.
+    Way,
 }
 
 /// Replicas that gets ask.
@@ -129,7 +132,8 @@ impl Workload {
                 | WorkloadKind::Failover
                 | WorkloadKind::Idle
                 | WorkloadKind::Rebuild
-                | WorkloadKind::Large => 0,
+                | WorkloadKind::Large
+                | WorkloadKind::Way => 0,
                 WorkloadKind::Get => 100,
                 WorkloadKind::Mixed | WorkloadKind::Abuse => u64::from(read_percent),
             },

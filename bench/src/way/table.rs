@@ -1,0 +1,264 @@
+//! What each thread does for an operation, on average.
+
+use super::parse::{Event, What};
+use super::{Span, typical};
+use crate::workload::WorkloadKind;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// One thread that takes part.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub(super) thread: u32,
+    /// Whose it is, and its name.
+    pub(super) name: String,
+}
+
+/// The threads of the nodes and the client.
+#[derive(Debug)]
+pub(super) struct Lanes(Vec<Lane>);
+
+impl Lanes {
+    /// Those of the nodes with these processes, and of this process; node number `leader`, counted from 0, leads.
+    pub(super) fn new(nodes: &[u32], leader: usize) -> Self {
+        let client = Lane {
+            thread: std::process::id(),
+            name: "client".to_owned(),
+        };
+        let mut lanes = vec![client];
+        let mut order: Vec<_> = nodes.iter().enumerate().collect();
+        order.sort_by_key(|(node, _)| *node != leader);
+        for (node, process) in order {
+            let role = match node == leader {
+                true => "leader",
+                false => "follower",
+            };
+            let mut threads = threads_of(*process);
+            threads.sort_unstable();
+            lanes.extend(threads.into_iter().map(|thread| {
+                let path = format!("/proc/{process}/task/{thread}/comm");
+                let name = std::fs::read_to_string(path).unwrap_or_default();
+                let name = format!("{role} {}: {}", node + 1, name.trim());
+                Lane { thread, name }
+            }));
+        }
+        Self(lanes)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter()
+    }
+
+    pub(super) fn threads(&self) -> Vec<u32> {
+        self.0.iter().map(|lane| lane.thread).collect()
+    }
+}
+
+fn threads_of(process: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
+        return Vec::new();
+    };
+    let names = threads
+        .flatten()
+        .map(|thread| thread.file_name().into_string());
+    names
+        .flatten()
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}
+
+/// What one thread does for one operation, on average.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct ThreadFigures {
+    /// Whose it is, and its name.
+    name: String,
+    /// Microseconds on a processor, kernel included.
+    running_us: f64,
+    /// How often it began to run.
+    wakes: f64,
+    /// System calls, by name.
+    calls: BTreeMap<String, f64>,
+    /// Entries that the kernel took from its rings, by what they ask for.
+    entries: BTreeMap<String, f64>,
+    /// Of these, how many a worker of the kernel did.
+    by_worker: f64,
+    /// Completions.
+    completions: f64,
+}
+
+/// What one kind of operation takes.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct WayFigures {
+    operation: WorkloadKind,
+    /// Operations that were traced.
+    operations: usize,
+    /// Microseconds that the median one took, traced as it was.
+    median_us: f64,
+    threads: Vec<ThreadFigures>,
+}
+
+impl WayFigures {
+    /// Of the operations in `spans`, which lie in `events`.
+    pub(super) fn new(
+        operation: WorkloadKind,
+        events: &[Event],
+        spans: &[Span],
+        lanes: &Lanes,
+    ) -> Self {
+        let from = spans.first().map_or(0.0, |span| span.begin);
+        let to = spans.last().map_or(0.0, |span| span.end);
+        let count = spans.len().max(1) as f64;
+        let threads = lanes.iter().map(|lane| {
+            let mut of_thread = ThreadFigures {
+                name: lane.name.clone(),
+                ..ThreadFigures::default()
+            };
+            for (begin, end) in runs(events, lane.thread) {
+                let (begin, end) = (begin.max(from), end.min(to));
+                of_thread.running_us += (end - begin).max(0.0) / count;
+            }
+            let within = events
+                .iter()
+                .filter(|event| event.at >= from && event.at <= to);
+            for event in within {
+                of_thread.add(event, lane.thread, 1.0 / count);
+            }
+            of_thread
+        });
+        let threads = threads.filter(|of| of.wakes + of.running_us > 0.0);
+        Self {
+            operation,
+            operations: spans.len(),
+            median_us: typical(spans).took(),
+            threads: threads.collect(),
+        }
+    }
+
+    /// The operation's name.
+    pub(super) fn name(&self) -> &'static str {
+        match self.operation {
+            WorkloadKind::Get => "get",
+            _ => "put",
+        }
+    }
+
+    pub(super) fn median_us(&self) -> f64 {
+        self.median_us
+    }
+
+    /// A table of the threads.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!(
+            "one {} of {}, median {:.0} us while traced; for each operation:\n{:<28}{:>8}{:>7}{:>8}{:>9}{:>8}{:>9}  system calls; entries\n",
+            self.name(),
+            self.operations,
+            self.median_us,
+            "thread",
+            "us",
+            "wakes",
+            "calls",
+            "entries",
+            "worker",
+            "complete",
+        );
+        for of in &self.threads {
+            let sum = |counts: &BTreeMap<String, f64>| counts.values().sum::<f64>();
+            let _ = writeln!(
+                text,
+                "{:<28}{:>8.1}{:>7.2}{:>8.2}{:>9.2}{:>8.2}{:>9.2}  {}; {}",
+                of.name,
+                of.running_us,
+                of.wakes,
+                sum(&of.calls),
+                sum(&of.entries),
+                of.by_worker,
+                of.completions,
+                listed(&of.calls),
+                listed(&of.entries),
+            );
+        }
+        text.push('\n');
+        text
+    }
+}
+
+impl ThreadFigures {
+    fn add(&mut self, event: &Event, thread: u32, part: f64) {
+        let add_to = |counts: &mut BTreeMap<String, f64>, name: &str| {
+            *counts.entry(name.to_owned()).or_default() += part;
+        };
+        match &event.what {
+            What::Switch { to, .. } if *to == thread => self.wakes += part,
+            _ if event.thread != thread => {}
+            What::Call(name) => add_to(&mut self.calls, name),
+            What::Submit(opcode) => add_to(&mut self.entries, opcode),
+            What::Worker => self.by_worker += part,
+            What::Complete => self.completions += part,
+            What::Switch { .. } | What::Wake(_) | What::Return | What::Mark(_) => {}
+        }
+    }
+}
+
+/// Those that come at least every twentieth time, the most frequent first.
+fn listed(counts: &BTreeMap<String, f64>) -> String {
+    let mut counts: Vec<_> = counts.iter().filter(|(_, count)| **count >= 0.05).collect();
+    counts.sort_by(|one, other| other.1.total_cmp(one.1));
+    let counts = counts
+        .iter()
+        .map(|(name, count)| format!("{name} {count:.2}"));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+/// When a thread ran: from one switch to the next. One that ran when the trace began counts from its first switch on.
+pub(super) fn runs(events: &[Event], thread: u32) -> Vec<(f64, f64)> {
+    let mut since = None;
+    let mut runs = Vec::new();
+    for event in events {
+        match event.what {
+            What::Switch { to, .. } if to == thread => since = Some(event.at),
+            What::Switch { from, .. } if from == thread => {
+                if let Some(since) = since.take() {
+                    runs.push((since, event.at));
+                }
+            }
+            _ => {}
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_does_is_counted_for_each_operation() {
+        let event = |at, thread, what| Event {
+            at,
+            thread,
+            cpu: 0,
+            what,
+        };
+        let events = [
+            event(0.0, 9, What::Switch { from: 9, to: 7 }),
+            event(1.0, 7, What::Call("io_uring_enter".to_owned())),
+            event(2.0, 7, What::Submit("WRITE".to_owned())),
+            event(3.0, 8, What::Submit("WRITE".to_owned())),
+            event(6.0, 7, What::Switch { from: 7, to: 9 }),
+            event(7.0, 7, What::Complete),
+        ];
+        let lanes = Lanes(vec![Lane {
+            thread: 7,
+            name: "core".to_owned(),
+        }]);
+        let span = |begin, end| Span { begin, end };
+        let spans = [span(0.0, 4.0), span(5.0, 8.0)];
+        let figures = WayFigures::new(WorkloadKind::Put, &events, &spans, &lanes);
+        let of = &figures.threads[0];
+        assert!((of.running_us - 3.0).abs() < 1e-9, "{of:?}");
+        assert!((of.wakes - 0.5).abs() < 1e-9, "{of:?}");
+        assert_eq!(listed(&of.entries), "WRITE 0.50");
+        assert_eq!(listed(&of.calls), "io_uring_enter 0.50");
+        assert!((of.completions - 0.5).abs() < 1e-9, "{of:?}");
+    }
+}

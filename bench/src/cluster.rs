@@ -39,6 +39,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) cores: u16,
     /// Whether the nodes take as little disk space as they can.
     pub(crate) is_frugal: bool,
+    /// What runs their cores, if that is said.
+    pub(crate) io_backend: Option<String>,
     /// Where the nodes run.
     pub(crate) place: Place,
 }
@@ -371,6 +373,9 @@ fn configuration(options: &ClusterOptions, node: usize, ports: &[u16]) -> String
     }
     if options.is_frugal {
         text.push_str(FRUGAL);
+    }
+    if let Some(backend) = &options.io_backend {
+        text.push_str(&format!("\n[io]\nbackend = \"{backend}\"\n"));
     }
     for (index, port) in ports.iter().enumerate() {
         text.push_str(&format!(

@@ -462,6 +462,7 @@ fn cluster_options(options: &BenchOptions) -> Result<ClusterOptions, BenchError>
         nodes: usize::from(options.nodes),
         replicas: options.replicas,
         is_frugal: false,
+        io_backend: options.io_backend.clone(),
         place: Place::Loopback,
     })
 }

@@ -136,6 +136,9 @@ pub(crate) struct BenchOptions {
         conflicts_with = "connect"
     )]
     pub(crate) cores: u16,
+    /// What runs the cores of the started cluster's nodes: `glommio` or `ring` [default: the nodes' own]
+    #[arg(long, value_name = "BACKEND", conflicts_with = "connect", value_parser = ["glommio", "ring"])]
+    pub(crate) io_backend: Option<String>,
     /// Directory of the started cluster, removed after the run [default: a new one in /var/tmp]
     #[arg(long, conflicts_with = "connect")]
     pub(crate) dir: Option<PathBuf>,

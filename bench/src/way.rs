@@ -12,7 +12,7 @@ mod table;
 use self::kernel::{Marker, Tracing};
 use self::parse::{Event, What};
 pub(crate) use self::table::WayFigures;
-use self::table::{Lane, Lanes};
+use self::table::{ThreadLane, ThreadLanes};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::failover::LeadWatch;
 use crate::workload::{Workload, WorkloadKind, WorkloadOperation};
@@ -76,7 +76,7 @@ pub(crate) fn run(
         .block_on(Client::connect(cluster.seeds()))
         .map_err(WayError::Operation)?;
     wait_until_settled(&cluster.pids());
-    let lanes = Lanes::new(&cluster.pids(), leader);
+    let lanes = ThreadLanes::new(&cluster.pids(), leader);
     let mut figures = Vec::new();
     for kind in [WorkloadKind::Put, WorkloadKind::Get] {
         let workload = workload.of_kind(kind, 0);
@@ -148,18 +148,18 @@ async fn execute(
 
 /// Begin and end of one operation, in microseconds of the trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Span {
+struct OperationSpan {
     begin: f64,
     end: f64,
 }
 
-impl Span {
+impl OperationSpan {
     fn took(&self) -> f64 {
         self.end - self.begin
     }
 }
 
-fn spans(events: &[Event]) -> Vec<Span> {
+fn spans(events: &[Event]) -> Vec<OperationSpan> {
     let mut begin = None;
     let mut spans = Vec::new();
     for event in events {
@@ -168,7 +168,7 @@ fn spans(events: &[Event]) -> Vec<Span> {
             What::Mark(mark) if mark == Marker::END => {
                 if let Some(begin) = begin.take() {
                     let end = event.at;
-                    spans.push(Span { begin, end });
+                    spans.push(OperationSpan { begin, end });
                 }
             }
             _ => {}
@@ -178,13 +178,16 @@ fn spans(events: &[Event]) -> Vec<Span> {
 }
 
 /// The operation that took as long as half of them at most.
-fn typical(spans: &[Span]) -> Span {
+fn typical(spans: &[OperationSpan]) -> OperationSpan {
     let mut sorted = spans.to_vec();
     sorted.sort_by(|one, other| one.took().total_cmp(&other.took()));
-    sorted.get(sorted.len() / 2).copied().unwrap_or(Span {
-        begin: 0.0,
-        end: 0.0,
-    })
+    sorted
+        .get(sorted.len() / 2)
+        .copied()
+        .unwrap_or(OperationSpan {
+            begin: 0.0,
+            end: 0.0,
+        })
 }
 
 #[cfg(test)]
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_typical_operation_is_the_median_one() {
-        let span = |begin, end| Span { begin, end };
+        let span = |begin, end| OperationSpan { begin, end };
         let spans = [span(0.0, 9.0), span(10.0, 12.0), span(20.0, 25.0)];
         assert_eq!(typical(&spans), span(20.0, 25.0));
     }
@@ -211,7 +214,7 @@ mod tests {
             mark(2.0, Marker::BEGIN),
             mark(5.0, Marker::END),
         ];
-        let expected = Span {
+        let expected = OperationSpan {
             begin: 2.0,
             end: 5.0,
         };

@@ -8,11 +8,33 @@ use crate::world::{self, World};
 use std::future::Future;
 use std::time::Duration;
 
+/// What runs a core of the Uring world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// glommio: three rings a core.
+    #[default]
+    Glommio,
+    /// A ring of our own, entered once a turn. Needs Linux 6.1.
+    Ring,
+}
+
+impl Backend {
+    /// The one that the environment variable `CORELITH_IO_BACKEND` names, `glommio` or `ring`, for tests and tools.
+    pub fn of_environment() -> Self {
+        match std::env::var("CORELITH_IO_BACKEND").as_deref() {
+            Ok("ring") => Self::Ring,
+            _ => Self::Glommio,
+        }
+    }
+}
+
 /// How to run a core in the Uring world.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     /// Thread name, at most 15 bytes are shown by the kernel.
     pub name: String,
+    /// What runs it.
+    pub backend: Backend,
     /// The CPU to pin to; unpinned if `None` (development).
     pub cpu: Option<usize>,
     /// Locked memory for the rings and registered buffers, in bytes. `RLIMIT_MEMLOCK` must allow this much
@@ -31,6 +53,7 @@ impl CoreConfig {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            backend: Backend::of_environment(),
             cpu: None,
             locked_memory_bytes: 512 << 10,
             preempt: Duration::from_micros(200),

@@ -74,7 +74,7 @@ mod uring;
 mod world;
 
 pub use buf::{BLOCK_SIZE, Buf};
-pub use core::{CoreConfig, CoreHandle, blocking, run};
+pub use core::{Backend, CoreConfig, CoreHandle, blocking, run};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, OpenOptions};
 pub use fs::{

@@ -32,6 +32,8 @@ const _: () = assert!(
 
 /// Entries of each of an executor's three rings; more operations than that wait in a queue.
 pub(crate) const RING_DEPTH: usize = 256;
+/// Completions that the ring of the backend `ring` holds; the kernel keeps more.
+pub(crate) const RING_COMPLETIONS: u32 = 4096;
 /// Threads of a core for work that blocks.
 pub(crate) const BLOCKING_THREADS: usize = 2;
 /// How often an executor tries to get its locked memory, and how long it waits in between.

@@ -137,7 +137,7 @@ impl Drop for BackgroundDemand {
 /// Lets other tasks run.
 pub async fn yield_now() {
     match world::current() {
-        World::Uring(_) => uring::task::yield_now().await,
+        World::Uring(core) => uring::task::yield_now(&core).await,
         #[cfg(feature = "sim")]
         World::Sim(core) => sim::task::yield_now(core).await,
     }
@@ -146,7 +146,7 @@ pub async fn yield_now() {
 /// Lets other tasks run if this one has used up its turn; cheap enough for inner loops.
 pub async fn yield_if_needed() {
     match world::current() {
-        World::Uring(_) => uring::task::yield_if_needed().await,
+        World::Uring(core) => uring::task::yield_if_needed(&core).await,
         #[cfg(feature = "sim")]
         World::Sim(core) => sim::task::yield_if_needed(core).await,
     }

@@ -1,4 +1,4 @@
-//! The Uring world: glommio executors. The only place that knows glommio.
+//! The Uring world: cores on glommio, or on a ring of our own (`ring/`). The only place that knows either.
 
 mod clock;
 pub(crate) mod core;
@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod net;
 mod once;
 mod pool;
+pub(crate) mod ring;
 pub(crate) mod sys;
 pub(crate) mod task;
 mod tasks;

@@ -4,7 +4,7 @@
 mod shape;
 
 use super::encoding::counted;
-use crate::node::config::{ClientsConfig, LivenessConfig, StorageConfig};
+use crate::node::config::{ClientsConfig, IoConfig, LivenessConfig, StorageConfig};
 use crate::node::config::{ClusterConfig, ConfigError, Listen, NodeConfig, NodeEntry, Place};
 use crate::node::error::NodeError;
 use crate::node::limits;
@@ -108,6 +108,7 @@ fn configure(data: &Path, shape: DevShape) -> Result<Vec<NodeConfig>, ConfigErro
             ..StorageConfig::default()
         },
         clients: ClientsConfig::default(),
+        io: IoConfig::default(),
         // All nodes share the machine's cores with whatever else runs there.
         liveness: LivenessConfig {
             beat_ms: 75,

@@ -12,6 +12,7 @@ pub(crate) use check::is_place_name;
 
 use crate::node::limits;
 use corelith_consensus::Reads;
+use corelith_io::Backend;
 use corelith_shards::limits::{
     MEMTABLES_MAX, SCRUB_CYCLE_MIN, VALUE_THRESHOLD_BYTES, VLOG_SEGMENT_BYTES_DEFAULT,
 };
@@ -256,6 +257,23 @@ impl ClientsConfig {
     }
 }
 
+/// What runs the cores of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IoConfig {
+    /// The executor of each core.
+    #[serde(deserialize_with = "backend")]
+    pub backend: Backend,
+}
+
+fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Backend, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "glommio" => Ok(Backend::Glommio),
+        "ring" => Ok(Backend::Ring),
+        other => Err(D::Error::unknown_variant(other, &["glommio", "ring"])),
+    }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -281,6 +299,8 @@ pub struct NodeConfig {
     pub liveness: LivenessConfig,
     /// Bounds of the clients.
     pub clients: ClientsConfig,
+    /// What runs the cores.
+    pub io: IoConfig,
 }
 
 #[derive(Deserialize)]
@@ -294,6 +314,8 @@ struct RawConfig {
     liveness: LivenessConfig,
     #[serde(default)]
     clients: ClientsConfig,
+    #[serde(default)]
+    io: IoConfig,
 }
 
 #[derive(Deserialize)]
@@ -396,6 +418,7 @@ impl NodeConfig {
             storage: raw.storage,
             liveness: raw.liveness,
             clients: raw.clients,
+            io: raw.io,
         })
     }
 }

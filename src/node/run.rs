@@ -249,7 +249,7 @@ impl Running {
     ) -> Result<(), NodeError> {
         let listen = resolve(&config.listen.host, config.listen.port)?;
         let node = config.id.0;
-        let pin = config.pin.clone();
+        let (pin, backend) = (config.pin.clone(), config.io.backend);
         let PreparedNode {
             cores,
             beats,
@@ -258,6 +258,7 @@ impl Running {
         self.stops.extend(stops);
         for (core, setup) in (0..).zip(cores) {
             let executor = CoreConfig {
+                backend,
                 cpu: pin.get(usize::from(core)).copied(),
                 locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
                 ..CoreConfig::new(format!("n{node}-core{core}"))
@@ -268,6 +269,7 @@ impl Running {
             self.cores.push((node, core, handle));
         }
         let executor = CoreConfig {
+            backend,
             locked_memory_bytes: limits::LOCKED_MEMORY_PER_CORE_BYTES,
             ..CoreConfig::new(format!("n{node}-beats"))
         };

@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use corelith::node::cluster::placement::Placement;
 use corelith::node::config::{
-    ClientsConfig, ClusterConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, Place,
+    ClientsConfig, ClusterConfig, IoConfig, Listen, LivenessConfig, NodeConfig, NodeEntry, Place,
     StorageConfig,
 };
 use corelith::node::data_dir::identity;
@@ -394,6 +394,7 @@ fn configure(node: SimNode, cores: u16, plan: &Plan, entries: &[NodeEntry]) -> N
             ..StorageConfig::default()
         },
         clients: ClientsConfig::default(),
+        io: IoConfig::default(),
         liveness: LivenessConfig {
             beat_ms: plan.beat_ms,
             promise_ms: plan.promise_ms,

@@ -1,8 +1,8 @@
 //! One operation as a drawing: a lane for each thread, bars while it runs, marks for what it asks of the kernel.
 
 use super::parse::{Event, What};
-use super::table::{Lanes, WayFigures, runs};
-use super::{Lane, Span};
+use super::table::{ThreadLanes, WayFigures, runs};
+use super::{OperationSpan, ThreadLane};
 use std::fmt::Write as _;
 
 const LEFT: f64 = 210.0;
@@ -14,12 +14,12 @@ const BEFORE: f64 = 15.0;
 const AFTER: f64 = 120.0;
 
 /// Where a time lies.
-struct Scale {
+struct TimeScale {
     from: f64,
     to: f64,
 }
 
-impl Scale {
+impl TimeScale {
     fn x(&self, at: f64) -> f64 {
         LEFT + (at - self.from) / (self.to - self.from) * (WIDTH - LEFT - 20.0)
     }
@@ -30,12 +30,17 @@ impl Scale {
 }
 
 /// Draws the operation in `span`.
-pub(super) fn svg(figures: &WayFigures, events: &[Event], span: Span, lanes: &Lanes) -> String {
-    let scale = Scale {
+pub(super) fn svg(
+    figures: &WayFigures,
+    events: &[Event],
+    span: OperationSpan,
+    lanes: &ThreadLanes,
+) -> String {
+    let scale = TimeScale {
         from: span.begin - BEFORE,
         to: span.end + AFTER,
     };
-    let takes_part = |lane: &&Lane| {
+    let takes_part = |lane: &&ThreadLane| {
         let mut runs = runs(events, lane.thread).into_iter();
         runs.any(|(begin, end)| begin < scale.to && end > scale.from)
     };
@@ -81,7 +86,7 @@ pub(super) fn svg(figures: &WayFigures, events: &[Event], span: Span, lanes: &La
 }
 
 /// Lines at the begin and the end, and a scale.
-fn ruler(out: &mut String, scale: &Scale, span: Span, height: f64) {
+fn ruler(out: &mut String, scale: &TimeScale, span: OperationSpan, height: f64) {
     for at in [span.begin, span.end] {
         let x = scale.x(at);
         let _ = writeln!(

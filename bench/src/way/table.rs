@@ -1,14 +1,14 @@
 //! What each thread does for an operation, on average.
 
 use super::parse::{Event, What};
-use super::{Span, typical};
+use super::{OperationSpan, typical};
 use crate::workload::WorkloadKind;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// One thread that takes part.
 #[derive(Clone, Debug)]
-pub(super) struct Lane {
+pub(super) struct ThreadLane {
     pub(super) thread: u32,
     /// Whose it is, and its name.
     pub(super) name: String,
@@ -16,12 +16,12 @@ pub(super) struct Lane {
 
 /// The threads of the nodes and the client.
 #[derive(Debug)]
-pub(super) struct Lanes(Vec<Lane>);
+pub(super) struct ThreadLanes(Vec<ThreadLane>);
 
-impl Lanes {
+impl ThreadLanes {
     /// Those of the nodes with these processes, and of this process; node number `leader`, counted from 0, leads.
     pub(super) fn new(nodes: &[u32], leader: usize) -> Self {
-        let client = Lane {
+        let client = ThreadLane {
             thread: std::process::id(),
             name: "client".to_owned(),
         };
@@ -39,13 +39,13 @@ impl Lanes {
                 let path = format!("/proc/{process}/task/{thread}/comm");
                 let name = std::fs::read_to_string(path).unwrap_or_default();
                 let name = format!("{role} {}: {}", node + 1, name.trim());
-                Lane { thread, name }
+                ThreadLane { thread, name }
             }));
         }
         Self(lanes)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ThreadLane> {
         self.0.iter()
     }
 
@@ -102,8 +102,8 @@ impl WayFigures {
     pub(super) fn new(
         operation: WorkloadKind,
         events: &[Event],
-        spans: &[Span],
-        lanes: &Lanes,
+        spans: &[OperationSpan],
+        lanes: &ThreadLanes,
     ) -> Self {
         let from = spans.first().map_or(0.0, |span| span.begin);
         let to = spans.last().map_or(0.0, |span| span.end);
@@ -247,11 +247,11 @@ mod tests {
             event(6.0, 7, What::Switch { from: 7, to: 9 }),
             event(7.0, 7, What::Complete),
         ];
-        let lanes = Lanes(vec![Lane {
+        let lanes = ThreadLanes(vec![ThreadLane {
             thread: 7,
             name: "core".to_owned(),
         }]);
-        let span = |begin, end| Span { begin, end };
+        let span = |begin, end| OperationSpan { begin, end };
         let spans = [span(0.0, 4.0), span(5.0, 8.0)];
         let figures = WayFigures::new(WorkloadKind::Put, &events, &spans, &lanes);
         let of = &figures.threads[0];

@@ -80,7 +80,20 @@ impl CoreClock {
         slot
     }
 
-    /// Wakes sleepers for ever.
+    /// Wakes the sleepers whose time has come.
+    pub(super) fn fire(&self, woken: &mut Vec<Waker>) {
+        let now = now();
+        self.timers.borrow_mut().fire(now.0 / TICK_NANOS, woken);
+        woken.drain(..).for_each(Waker::wake);
+    }
+
+    /// How long the first sleeper sleeps on.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        let first = self.timers.borrow().first();
+        first.map(|tick| wait_for(tick, now()))
+    }
+
+    /// Wakes sleepers for ever, on glommio.
     pub(crate) async fn drive(&self) {
         let mut woken = Vec::new();
         let mut timer: Option<Timer> = None;

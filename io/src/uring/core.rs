@@ -1,11 +1,12 @@
 //! Executors: one thread per core.
 
 use super::clock::CoreClock;
-use super::guard::{self, Guard};
+use super::guard;
+use super::ring::Ring;
 use super::sys;
 use super::tasks::Tasks;
 use super::watchdog;
-use crate::core::CoreConfig;
+use crate::core::{Backend, CoreConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKGROUND_SHARES_MAX, BACKGROUND_SHARES_MIN, BLOCKING_THREADS, RING_DEPTH, SHUTDOWN_PAUSE,
@@ -46,9 +47,7 @@ const REGISTERED_FRACTION: usize = 4;
 pub(crate) struct Core(Rc<CoreInner>);
 
 struct CoreInner {
-    urgent: TaskQueueHandle,
-    foreground: TaskQueueHandle,
-    background: TaskQueueHandle,
+    executor: Executor,
     background_shares: Rc<BackgroundShares>,
     tasks: Tasks,
     clock: CoreClock,
@@ -56,16 +55,45 @@ struct CoreInner {
     probed_devices: RefCell<BTreeSet<u64>>,
 }
 
+/// What runs the tasks of a core.
+pub(crate) enum Executor {
+    Glommio(Queues),
+    Ring(Ring),
+}
+
+/// The queues of a core on glommio.
+pub(crate) struct Queues {
+    urgent: TaskQueueHandle,
+    foreground: TaskQueueHandle,
+    background: TaskQueueHandle,
+}
+
+impl Queues {
+    pub(super) fn of(&self, queue: Queue) -> TaskQueueHandle {
+        match queue {
+            Queue::Urgent => self.urgent,
+            Queue::Foreground => self.foreground,
+            Queue::Background => self.background,
+        }
+    }
+}
+
 /// What each owner of background work asks for; glommio asks here for the shares of the queue.
 #[derive(Default)]
 struct BackgroundShares(RefCell<Vec<Option<usize>>>);
 
-impl SharesManager for BackgroundShares {
-    fn shares(&self) -> usize {
+impl BackgroundShares {
+    fn wanted(&self) -> usize {
         let wanted = self.0.borrow().iter().flatten().copied().max();
         wanted
             .unwrap_or(0)
             .clamp(BACKGROUND_SHARES_MIN, BACKGROUND_SHARES_MAX)
+    }
+}
+
+impl SharesManager for BackgroundShares {
+    fn shares(&self) -> usize {
+        self.wanted()
     }
 
     fn adjustment_period(&self) -> Duration {
@@ -74,11 +102,22 @@ impl SharesManager for BackgroundShares {
 }
 
 impl Core {
-    fn new(config: &CoreConfig) -> Self {
+    fn new(executor: Executor, background_shares: Rc<BackgroundShares>) -> Self {
+        Self(Rc::new(CoreInner {
+            executor,
+            background_shares,
+            tasks: Tasks::default(),
+            clock: CoreClock::default(),
+            probed_devices: RefCell::default(),
+        }))
+    }
+
+    /// On the glommio executor of this thread.
+    fn on_glommio(config: &CoreConfig) -> Self {
         let executor = glommio::executor();
         let shares = Rc::new(BackgroundShares::default());
         let background_shares = Rc::clone(&shares);
-        Self(Rc::new(CoreInner {
+        let queues = Queues {
             urgent: executor.create_task_queue(
                 Shares::Static(URGENT_SHARES),
                 Latency::Matters(config.preempt),
@@ -94,19 +133,12 @@ impl Core {
                 Latency::Matters(config.preempt),
                 "background",
             ),
-            background_shares,
-            tasks: Tasks::default(),
-            clock: CoreClock::default(),
-            probed_devices: RefCell::default(),
-        }))
+        };
+        Self::new(Executor::Glommio(queues), background_shares)
     }
 
-    pub(crate) fn queue(&self, queue: Queue) -> TaskQueueHandle {
-        match queue {
-            Queue::Urgent => self.0.urgent,
-            Queue::Foreground => self.0.foreground,
-            Queue::Background => self.0.background,
-        }
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.0.executor
     }
 
     /// Registers an owner of background work, which asks for shares of the queue; returns its place.
@@ -132,6 +164,9 @@ impl Core {
             assert!(demand.is_some(), "a place that was given up is not used");
             *demand = shares;
         }
+        if let Executor::Ring(ring) = &self.0.executor {
+            ring.set_background(self.0.background_shares.wanted());
+        }
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {
@@ -153,9 +188,12 @@ impl Core {
                 return;
             }
             self.0.tasks.abort_all();
-            // Merely yielding would not do: a queue that has had more than its share gets no turn as
-            // long as this one wants it.
-            glommio::timer::sleep(SHUTDOWN_PAUSE).await;
+            match &self.0.executor {
+                // Merely yielding would not do: a queue that has had more than its share gets no turn as
+                // long as this one wants it.
+                Executor::Glommio(_) => glommio::timer::sleep(SHUTDOWN_PAUSE).await,
+                Executor::Ring(_) => super::ring::yield_now().await,
+            }
         }
         let left = self.0.tasks.running();
         tracing::warn!(left, "a core ends before its tasks");
@@ -202,7 +240,8 @@ where
             };
             let _ = started.send(Ok(()));
             IS_CORE.set(true);
-            let run = AssertUnwindSafe(|| executor.run(life(config, main)));
+            let main = async { crate::task::spawn(main()).await };
+            let run = AssertUnwindSafe(|| executor.run(&config, main));
             if catch_unwind(run).is_err() {
                 // The panic hook has aborted already unless it was replaced.
                 std::process::abort();
@@ -231,7 +270,7 @@ fn advised(error: std::io::Error) -> std::io::Error {
 /// Makes the executor, with patience: the kernel accounts locked memory per user and gives back that
 /// of a process that has just ended a little later.
 #[expect(clippy::disallowed_methods, reason = "the thread is not a core yet")]
-fn executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
+fn executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
     for _ in 1..START_ATTEMPTS {
         match try_executor_of(config) {
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
@@ -243,7 +282,13 @@ fn executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
     try_executor_of(config)
 }
 
-fn try_executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
+fn try_executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
+    if config.backend == Backend::Ring {
+        if let Some(cpu) = config.cpu {
+            sys::pin(cpu)?;
+        }
+        return Ring::new(config, URGENT_SHARES, FOREGROUND_SHARES).map(Runtime::Ring);
+    }
     let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(&config.name)
@@ -253,49 +298,61 @@ fn try_executor_of(config: &CoreConfig) -> std::io::Result<LocalExecutor> {
         .spin_before_park(config.spin)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()
+        .map(Runtime::Glommio)
         .map_err(super::io_error)
 }
 
-/// Everything that runs on a core, from its first task to the end of its last.
-async fn life<F, Fut>(config: CoreConfig, main: F)
-where
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + 'static,
-{
-    let (core, _guard) = begin(&config);
-    crate::task::spawn(main()).await;
-    end(core).await;
+/// An executor that does not run yet.
+enum Runtime {
+    Glommio(LocalExecutor),
+    Ring(Ring),
 }
 
-/// The guard is to outlive all tasks.
-fn begin(config: &CoreConfig) -> (Core, Guard) {
-    let core = Core::new(config);
-    world::set(Some(World::Uring(core.clone())));
-    let clock = core.clone();
-    crate::task::spawn(async move { clock.clock().drive().await });
+impl Runtime {
+    /// Runs a core until `main` has returned, and its tasks have ended.
+    fn run<T>(self, config: &CoreConfig, main: impl Future<Output = T>) -> T {
+        match self {
+            Self::Glommio(executor) => executor.run(async {
+                let core = Core::on_glommio(config);
+                let Executor::Glommio(queues) = core.executor() else {
+                    unreachable!("the core is on glommio");
+                };
+                // The guard is to outlive all tasks.
+                let _guard = guard::start(queues.of(Queue::Foreground));
+                let clock = core.clone();
+                world::set(Some(World::Uring(core.clone())));
+                crate::task::spawn(async move { clock.clock().drive().await });
+                let output = life(config, &core, main).await;
+                // Tasks that were aborted leave their work there.
+                super::pool::finish().await;
+                world::set(None);
+                output
+            }),
+            Self::Ring(ring) => {
+                let core = Core::new(Executor::Ring(ring.clone()), Rc::default());
+                world::set(Some(World::Uring(core.clone())));
+                let output = ring.run(core.clock(), life(config, &core, main));
+                world::set(None);
+                output
+            }
+        }
+    }
+}
+
+/// Everything that runs on a core, from its first task to the end of its last.
+async fn life<T>(config: &CoreConfig, core: &Core, main: impl Future<Output = T>) -> T {
     let pulse = watchdog::watch(&config.name, config.watchdog);
     crate::task::spawn(async move { pulse.beat().await });
-    let guard = guard::start(core.0.foreground);
-    (core, guard)
-}
-
-async fn end(core: Core) {
+    let output = main.await;
     core.end_tasks().await;
-    // Tasks that were aborted leave their work there.
-    super::pool::finish().await;
-    world::set(None);
+    output
 }
 
 /// Makes a core of this thread until `main`, which may borrow, has returned.
 pub(crate) fn run_here<T>(config: &CoreConfig, main: impl Future<Output = T>) -> Result<T> {
     let executor = executor_of(config)
         .map_err(|error| Error::new("start core", config.name.clone(), advised(error)))?;
-    Ok(executor.run(async {
-        let (core, _guard) = begin(config);
-        let output = main.await;
-        end(core).await;
-        output
-    }))
+    Ok(executor.run(config, main))
 }
 
 impl CoreHandle {

@@ -1,7 +1,9 @@
 //! Direct-I/O files on io_uring.
 
+use super::core::Executor;
 use super::memory::{DmaBlock, DmaRead};
 use super::once::once;
+use super::ring::Driver;
 use super::sys;
 use super::task::blocking;
 use super::{Core, io_error};
@@ -9,23 +11,47 @@ use crate::buf::{BLOCK_SIZE, Buf};
 use crate::error::{Error, Result};
 use crate::file::OpenOptions;
 use crate::transfer::{self, Pieces};
-use glommio::io::{DmaFile, ReadResult};
+use glommio::io::DmaFile;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 pub(crate) struct File {
-    file: DmaFile,
+    file: RawFile,
     path: PathBuf,
+}
+
+/// A file as its core's executor has it.
+enum RawFile {
+    Glommio(DmaFile),
+    Ring(Rc<Driver>, Rc<OwnedFd>),
+}
+
+impl AsRawFd for RawFile {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Glommio(file) => file.as_raw_fd(),
+            Self::Ring(_, file) => file.as_raw_fd(),
+        }
+    }
 }
 
 impl File {
     pub(crate) async fn open(core: Core, options: OpenOptions, path: &Path) -> Result<Self> {
         let failed = |error| Error::at_path("open", path, error);
         let owned = path.to_owned();
+        if let Executor::Ring(ring) = core.executor() {
+            let file = blocking(move || open_direct(options, &open_named(options, &owned)?)).await;
+            let file = RawFile::Ring(Rc::clone(ring.driver()), Rc::new(file.map_err(failed)?));
+            return Ok(Self {
+                file,
+                path: path.to_owned(),
+            });
+        }
         // std opens or creates the file on the blocking pool, and glommio opens it once more by its
         // descriptor: glommio alone would panic if the name vanished while it opens it.
         let named = blocking(move || open_named(options, &owned))
@@ -34,7 +60,7 @@ impl File {
         probe_device(&core, &named, path).await.map_err(failed)?;
         let file = reopen(options, &named).await.map_err(failed)?;
         Ok(Self {
-            file,
+            file: RawFile::Glommio(file),
             path: path.to_owned(),
         })
     }
@@ -51,15 +77,25 @@ impl File {
             return transfer::read_rest(self, start, skip, len, &result).await;
         }
         let wanted = present.saturating_sub(skip).min(len);
-        match ReadResult::slice(&result, skip.min(present), wanted) {
-            Some(slice) if wanted > 0 => Ok(Buf::from_read(DmaRead::new(slice))),
+        match result.slice(skip.min(present), wanted) {
+            Some(slice) if wanted > 0 => Ok(Buf::from_read(slice)),
             _ => Ok(Buf::alloc(0)),
         }
     }
 
-    async fn read_blocks(&self, start: u64, len: usize) -> Result<ReadResult> {
+    async fn read_blocks(&self, start: u64, len: usize) -> Result<DmaRead> {
         loop {
-            match once(self.file.read_at_aligned(start, len)).await {
+            let read = match &self.file {
+                RawFile::Glommio(file) => {
+                    let read = once(file.read_at_aligned(start, len)).await;
+                    read.map(DmaRead::Glommio).map_err(io_error)
+                }
+                RawFile::Ring(driver, file) => {
+                    let read = driver.read(file, start, DmaBlock::take(len)).await;
+                    read.map(|(block, len)| DmaRead::of(block, len))
+                }
+            };
+            match read {
                 Ok(result) => return Ok(result),
                 Err(error) => self.retry("read", error)?,
             }
@@ -84,7 +120,14 @@ impl File {
 
     async fn write_block(&self, offset: u64, block: &DmaBlock) -> Result<usize> {
         loop {
-            match once(self.file.write_rc_at(block.share(), offset)).await {
+            let written = match &self.file {
+                RawFile::Glommio(file) => {
+                    let written = once(file.write_rc_at(block.share(), offset)).await;
+                    written.map_err(io_error)
+                }
+                RawFile::Ring(driver, file) => driver.write(file, offset, block).await,
+            };
+            match written {
                 Ok(written) => return Ok(written),
                 Err(error) => self.retry("write", error)?,
             }
@@ -92,9 +135,11 @@ impl File {
     }
 
     pub(crate) async fn sync(&self) -> Result<()> {
-        once(self.file.fdatasync())
-            .await
-            .map_err(|error| self.failed("sync", io_error(error)))
+        let synced = match &self.file {
+            RawFile::Glommio(file) => once(file.fdatasync()).await.map_err(io_error),
+            RawFile::Ring(driver, file) => driver.sync(file).await,
+        };
+        synced.map_err(|error| self.failed("sync", error))
     }
 
     #[expect(clippy::unused_async, reason = "the same shape in both worlds")]
@@ -103,9 +148,17 @@ impl File {
     }
 
     pub(crate) async fn set_len(&self, len: u64) -> Result<()> {
-        once(self.file.truncate(len))
-            .await
-            .map_err(|error| self.failed("set the length of", io_error(error)))
+        let failed = |error| self.failed("set the length of", error);
+        match &self.file {
+            RawFile::Glommio(file) => {
+                let truncated = once(file.truncate(len)).await;
+                truncated.map_err(|error| failed(io_error(error)))
+            }
+            RawFile::Ring(_, file) => {
+                let file = std::fs::File::from(file.try_clone().map_err(failed)?);
+                blocking(move || file.set_len(len)).await.map_err(failed)
+            }
+        }
     }
 
     pub(crate) async fn allocate(&self, len: u64) -> Result<()> {
@@ -114,7 +167,14 @@ impl File {
             return Ok(());
         }
         loop {
-            match once(self.file.pre_allocate(len, false)).await {
+            let allocated = match &self.file {
+                RawFile::Glommio(file) => {
+                    let allocated = once(file.pre_allocate(len, false)).await;
+                    allocated.map_err(io_error)
+                }
+                RawFile::Ring(driver, file) => driver.allocate(file, len).await,
+            };
+            match allocated {
                 Ok(()) => return Ok(()),
                 Err(error) => self.retry("allocate", error)?,
             }
@@ -126,8 +186,7 @@ impl File {
     }
 
     /// Passes on any failure but an interruption.
-    fn retry(&self, operation: &'static str, error: glommio::GlommioError<()>) -> Result<()> {
-        let error = io_error(error);
+    fn retry(&self, operation: &'static str, error: io::Error) -> Result<()> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             _ => Err(self.failed(operation, error)),
@@ -136,9 +195,9 @@ impl File {
 }
 
 impl Pieces for File {
-    type Bytes = ReadResult;
+    type Bytes = DmaRead;
 
-    async fn read_piece(&self, start: u64, len: usize) -> Result<ReadResult> {
+    async fn read_piece(&self, start: u64, len: usize) -> Result<DmaRead> {
         self.read_blocks(start, len).await
     }
 
@@ -187,13 +246,35 @@ async fn reopen(options: OpenOptions, file: &std::fs::File) -> io::Result<DmaFil
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(dsync).await,
         opened => opened,
     };
-    opened.map_err(|error| match error.raw_os_error() {
+    opened.map_err(explained)
+}
+
+fn explained(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
         Some(libc::EINVAL) => io::Error::new(
             io::ErrorKind::InvalidInput,
             "the file system does not take direct I/O",
         ),
         _ => error,
-    })
+    }
+}
+
+/// As [`reopen`], without glommio.
+fn open_direct(options: OpenOptions, file: &std::fs::File) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let dsync = if options.dsync { libc::O_DSYNC } else { 0 };
+    let open = |flags| {
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(options.write || options.create_new)
+            .custom_flags(libc::O_DIRECT | dsync | flags)
+            .open(&path)
+    };
+    let opened = match open(libc::O_NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(0),
+        opened => opened,
+    };
+    opened.map(OwnedFd::from).map_err(explained)
 }
 
 /// Lets the executor probe the device of `file` with a file that has a block.

@@ -87,16 +87,61 @@ impl Drop for DmaBlock {
     }
 }
 
-/// A read's memory, kept as glommio returned it.
-pub(crate) struct DmaRead(ReadResult);
+/// A read's memory.
+pub(crate) enum DmaRead {
+    /// As glommio returned it.
+    Glommio(ReadResult),
+    /// A part of a block.
+    Block {
+        block: DmaBlock,
+        start: usize,
+        len: usize,
+    },
+}
 
 impl DmaRead {
-    pub(crate) fn new(result: ReadResult) -> Self {
-        Self(result)
+    /// The first `len` bytes of a block that was read into.
+    pub(crate) fn of(block: DmaBlock, len: usize) -> Self {
+        assert!(len <= block.bytes().len(), "a read fits its memory");
+        Self::Block {
+            block,
+            start: 0,
+            len,
+        }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Glommio(result) => result,
+            Self::Block { block, start, len } => {
+                let bytes = block.bytes().get(*start..).unwrap_or_default();
+                bytes.get(..*len).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The `len` bytes from `skip` on, if there are some, and so many.
+    pub(crate) fn slice(self, skip: usize, len: usize) -> Option<Self> {
+        match self {
+            Self::Glommio(result) => ReadResult::slice(&result, skip, len).map(Self::Glommio),
+            Self::Block {
+                block,
+                start,
+                len: present,
+            } => (len > 0 && skip + len <= present).then_some(Self::Block {
+                block,
+                start: start + skip,
+                len,
+            }),
+        }
+    }
+}
+
+impl std::ops::Deref for DmaRead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 

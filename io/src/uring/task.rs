@@ -1,6 +1,8 @@
-//! Tasks of a glommio executor, and its blocking pool.
+//! Tasks of an executor, and its blocking pool.
 
-use super::Core;
+use super::core::Executor;
+use super::tasks::Scheduled;
+use super::{Core, ring};
 use crate::task::Queue;
 use crate::world::{self, World};
 use std::any::Any;
@@ -87,11 +89,16 @@ pub(crate) fn spawn<T: 'static>(
         running.shared.output.set(Some(output));
         drop(running);
     };
-    let queue = core.queue(queue);
-    match glommio::spawn_local_into(task, queue) {
-        Ok(task) => core.tasks().fill(slot, task.detach()),
-        Err(error) => panic!("the queues of a core live as long as the core: {error}"),
-    }
+    let scheduled = match core.executor() {
+        Executor::Ring(ring) => Scheduled::Ring {
+            _task: ring.spawn(queue, task),
+        },
+        Executor::Glommio(queues) => match glommio::spawn_local_into(task, queues.of(queue)) {
+            Ok(task) => Scheduled::Glommio(task.detach()),
+            Err(error) => panic!("the queues of a core live as long as the core: {error}"),
+        },
+    };
+    core.tasks().fill(slot, scheduled);
     JoinHandle {
         core: core.clone(),
         slot,
@@ -99,17 +106,22 @@ pub(crate) fn spawn<T: 'static>(
     }
 }
 
-pub(crate) async fn yield_now() {
-    glommio::executor().yield_now().await;
+pub(crate) async fn yield_now(core: &Core) {
+    match core.executor() {
+        Executor::Glommio(_) => glommio::executor().yield_now().await,
+        Executor::Ring(_) => ring::yield_now().await,
+    }
 }
 
-pub(crate) async fn yield_if_needed() {
-    glommio::yield_if_needed().await;
+pub(crate) async fn yield_if_needed(core: &Core) {
+    match core.executor() {
+        Executor::Glommio(_) => glommio::yield_if_needed().await,
+        Executor::Ring(ring) => ring.yield_if_needed().await,
+    }
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     type Outcome<T> = Result<T, Box<dyn Any + Send>>;
-    debug_assert!(matches!(world::current(), World::Uring(_)));
     let outcome: Arc<Mutex<Option<Outcome<T>>>> = Arc::default();
     let there = Arc::clone(&outcome);
     // A panic would end the pool's thread and leave this task waiting for ever.
@@ -117,7 +129,16 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         let done = catch_unwind(AssertUnwindSafe(work));
         *there.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
     };
-    super::once::once(glommio::executor().spawn_blocking(work)).await;
+    match world::current() {
+        World::Uring(core) => match core.executor() {
+            Executor::Glommio(_) => {
+                super::once::once(glommio::executor().spawn_blocking(work)).await;
+            }
+            Executor::Ring(ring) => ring.blocking(work).await,
+        },
+        #[cfg(feature = "sim")]
+        World::Sim(_) => unreachable!("the real blocking pool is asked in simulation"),
+    }
     let done = outcome
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

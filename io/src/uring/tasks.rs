@@ -1,7 +1,15 @@
 //! Which tasks of a core have not ended.
 
-use glommio::task::JoinHandle as Scheduled;
 use std::cell::{Cell, RefCell};
+
+/// A task as its executor knows it.
+pub(crate) enum Scheduled {
+    Glommio(glommio::task::JoinHandle<()>),
+    /// It ends when this is dropped.
+    Ring {
+        _task: async_task::Task<()>,
+    },
+}
 
 /// The tasks of one core that have not ended, so that they can be aborted, one by one or all when
 /// the core ends: a task that glommio forgets would keep its sockets open.
@@ -9,7 +17,7 @@ use std::cell::{Cell, RefCell};
 /// Invariant: a slot is free or belongs to a running task.
 #[derive(Default)]
 pub(crate) struct Tasks {
-    slots: RefCell<Vec<Option<Scheduled<()>>>>,
+    slots: RefCell<Vec<Option<Scheduled>>>,
     free: RefCell<Vec<usize>>,
     running: Cell<usize>,
 }
@@ -34,7 +42,7 @@ impl Tasks {
         );
     }
 
-    pub(super) fn fill(&self, slot: usize, task: Scheduled<()>) {
+    pub(super) fn fill(&self, slot: usize, task: Scheduled) {
         if let Some(place) = self.slots.borrow_mut().get_mut(slot) {
             assert!(place.is_none(), "a slot holds one task");
             *place = Some(task);
@@ -51,20 +59,34 @@ impl Tasks {
     }
 
     pub(super) fn abort(&self, slot: usize) {
-        if let Some(Some(task)) = self.slots.borrow().get(slot) {
-            task.cancel();
-        }
+        let mut slots = self.slots.borrow_mut();
+        let Some(place) = slots.get_mut(slot) else {
+            return;
+        };
+        let ended = cancel(place);
+        drop(slots);
+        drop(ended);
     }
 
     /// Aborts all tasks; they end when they are next scheduled.
     pub(crate) fn abort_all(&self) {
-        for task in self.slots.borrow().iter().flatten() {
-            task.cancel();
-        }
+        let ended: Vec<_> = self.slots.borrow_mut().iter_mut().map(cancel).collect();
+        drop(ended);
     }
 
     /// How many tasks have not ended.
     pub(crate) fn running(&self) -> usize {
         self.running.get()
+    }
+}
+
+/// Has the task in `place` end; what is returned is to be dropped when nothing is borrowed.
+fn cancel(place: &mut Option<Scheduled>) -> Option<Scheduled> {
+    match place {
+        Some(Scheduled::Glommio(task)) => {
+            task.cancel();
+            None
+        }
+        Some(Scheduled::Ring { .. }) | None => place.take(),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const REFUSED_GRACE: Duration = Duration::from_millis(500);
 /// If a seed has not answered after this time, the next one is asked too.
 pub(crate) const SEED_STAGGER: Duration = Duration::from_millis(100);
-/// A connection with requests in flight that is silent for this long is closed.
+/// A connection with requests in flight that is silent for this long is closed; later if long ones may still travel.
 pub const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Shortest pause before a failed connection is tried again; each further pause doubles.
 pub(crate) const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -109,10 +109,16 @@ pub(crate) const UPLOAD_IN_FLIGHT_MAX: usize = 64;
 pub(crate) const COPIED_BYTES: usize = 64 * 1024;
 /// How often flushes cut a chunk of an upload short: each ends a part.
 pub(crate) const UPLOAD_CUTS_MAX: u32 = 4000;
-/// How long an attempt to send a chunk waits for its answer, beside the time for its bytes: others may wait before it.
+/// How long an attempt to send a chunk waits for its answer, beside the time for its bytes and those before it.
 pub(crate) const CHUNK_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shards asked for their uploads at a time.
 pub(crate) const UPLOAD_LISTS_MAX: usize = 16;
+/// Bytes per second of the slowest uplink that gets long requests to their node in time: as much as a node asks for.
+pub(crate) const UPLINK_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Requests that are shorter travel in no time worth counting.
+pub(crate) const LONG_REQUEST_BYTES: usize = 16 * 1024;
+/// Longest time that is allowed for the bytes before a request and its own to travel.
+pub(crate) const TRAVEL_MAX: Duration = Duration::from_secs(120);
 /// Chunks of a download that are read ahead, unless its builder says otherwise.
 pub(crate) const DOWNLOAD_AHEAD: usize = 4;
 /// Most chunks of a download that are read ahead.

@@ -152,8 +152,9 @@ impl UploadBuilder {
         self
     }
 
-    /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. Default:
-    /// the client's deadline.
+    /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. A chunk has
+    /// more, the time that it and what was sent before it travel at 64 KiB/s, up to two minutes. Default: the client's
+    /// deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self

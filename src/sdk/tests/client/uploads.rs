@@ -117,6 +117,22 @@ async fn values_have_up_to_two_gib() {
 
 #[tokio::test]
 async fn what_goes_wrong_on_the_way_is_repeated() {
+/// Both chunks are on their way at once, longer than an attempt, a silent connection and a whole request may last elsewhere.
+#[tokio::test]
+async fn a_slow_uplink_gets_its_chunks_there() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let value = bytes(900_000);
+    mock.state().uploads.chunk_bytes = 512 * 1024;
+    let mut upload = client.upload("film").start().await.unwrap();
+    mock.state().uplink = Some(100_000);
+    upload.write(value.clone()).await.unwrap();
+    let uploaded = upload.commit().await.unwrap();
+    assert_eq!(uploaded.crc32c, crc32c::crc32c(&value));
+    let sent = mock.state().uploads.chunks_sent.clone();
+    assert_eq!(sent.len(), 2, "nothing is sent again: {sent:?}");
+}
+
     let mock = Mock::start(3, 1).await;
     let client = mock.client().await;
     let value = bytes(20_000);

@@ -364,14 +364,15 @@ impl Meta {
         }
     }
 
-    /// Waits until all nodes have reported to this leader, which a new one is told nothing of before, but not for long.
+    /// Waits until all nodes that are heard have reported to this leader, which a new one is told nothing of before, but not
+    /// for long.
     async fn until_reported(&self) {
         loop {
             {
                 let lead = self.lead.borrow();
                 let Some(lead) = lead.as_ref() else { return };
-                let is_awaited =
-                    !awaited(&lead.map, &lead.reports, &PlanLimits::default()).is_empty();
+                let awaited = awaited(&lead.map, &lead.reports, &PlanLimits::default());
+                let is_awaited = awaited.iter().any(|node| self.neighbours.is_heard(*node));
                 if !is_awaited || lead.began.elapsed() >= limits::REPORTS_AWAITED {
                     return;
                 }

@@ -190,6 +190,14 @@ impl Neighbours {
         }
     }
 
+    /// Whether a node is this one, or was heard lately.
+    pub(crate) fn is_heard(&self, node: NodeId) -> bool {
+        let peers = self.groups.liveness().peers();
+        let mut others = peers.iter().filter(|peer| peer.node == node);
+        let silence = others.find_map(|peer| peer.heard);
+        node == self.me || silence.is_some_and(|silence| silence < limits::NODE_HEARD_LATELY)
+    }
+
     /// The leader of the meta shard, as far as this node's replica of it knows.
     pub(crate) fn meta_leader(&self) -> Option<NodeId> {
         let group = self.local.get(ShardId::META)?;
@@ -234,12 +242,7 @@ impl Neighbours {
     /// taken.
     pub(crate) async fn ask_meta(&self, ask: &NodeAsk) -> Option<NodeReply> {
         let map = self.map.now();
-        let peers = self.groups.liveness().peers();
-        let is_heard = |node: NodeId| {
-            let mut others = peers.iter().filter(|peer| peer.node == node);
-            let silence = others.find_map(|peer| peer.heard);
-            node == self.me || silence.is_some_and(|silence| silence < limits::NODE_HEARD_LATELY)
-        };
+        let is_heard = |node: NodeId| self.is_heard(node);
         let known = self.meta_leader().into_iter();
         let known = known.chain(map.replicas_of(ShardId::META).iter().copied());
         // Whoever is silent may have led, and would take the time of those that answer.

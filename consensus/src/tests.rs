@@ -4,6 +4,7 @@ mod breaks;
 mod chaos;
 mod client;
 pub(crate) mod cluster;
+mod commits;
 mod damage;
 mod files;
 mod followers;

@@ -80,6 +80,13 @@ pub(crate) struct ChunkContent {
     pub(crate) crc32c: u32,
 }
 
+/// Length and CRC-32C of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ValueContent {
+    bytes: u64,
+    crc32c: u32,
+}
+
 /// The chunks of an upload, by part and chunk.
 type Chunks = BTreeMap<(u32, u32), ChunkContent>;
 
@@ -97,14 +104,14 @@ enum KnownUpload {
     Live {
         key: Bytes,
         version: LogIndex,
-        bytes: u64,
+        content: ValueContent,
     },
     /// Its chunks are to be dropped.
     Dead {
         how: Final,
         bytes: u64,
-        /// Whether it is a value all of which is still there.
-        is_whole: bool,
+        /// The checksum of a value all of which is still there.
+        whole: Option<u32>,
     },
     /// Nothing is left of it but how it ended.
     Ended {
@@ -205,7 +212,7 @@ impl Uploads {
     pub(crate) fn is_readable(&self, upload: UploadId) -> bool {
         match self.known.get(&upload) {
             Some(KnownUpload::Live { .. }) => true,
-            Some(KnownUpload::Dead { is_whole, .. }) => *is_whole,
+            Some(KnownUpload::Dead { whole, .. }) => whole.is_some(),
             _ => false,
         }
     }
@@ -423,10 +430,21 @@ impl Uploads {
     /// Whether an upload has all that a commit names.
     ///
     /// # Errors
-    /// How it stands, or why it cannot be committed.
+    /// How it stands, or why it cannot be committed. Of two commits that make different values of it the one that comes
+    /// first in the log is taken, and the other one is told so; once chunks of the value are dropped, what it was is not
+    /// known any more, and both are told its version.
     pub(crate) fn check_commit(&self, commit: &CommitUpload) -> Result<(), UploadState> {
         let Some(open) = self.open(commit.upload) else {
-            return Err(self.state(commit.upload));
+            let asked = ValueContent {
+                bytes: commit.parts.iter().map(|part| part.len).sum(),
+                crc32c: commit.crc32c,
+            };
+            return Err(match self.committed(commit.upload) {
+                Some((version, content)) if content != asked => {
+                    refused(UploadRefusal::CommittedOtherwise { version: version.0 })
+                }
+                _ => self.state(commit.upload),
+            });
         };
         if is_planted(Bug::CommitIncomplete) {
             return Ok(());
@@ -492,20 +510,45 @@ impl Uploads {
         };
         changes.push(put(upload, &UploadRecord::Committed(committed)));
         changes.push(RowChange::Large(key.clone(), large));
-        self.insert_live(upload, key, at, len);
+        let content = ValueContent {
+            bytes: len,
+            crc32c: commit.crc32c,
+        };
+        self.insert_live(upload, key, at, content);
         UploadState::Committed { version: at.0 }
     }
 
-    fn insert_live(&mut self, upload: UploadId, key: Bytes, version: LogIndex, bytes: u64) {
+    /// The version of a committed value, and what it is, if all of it is still there.
+    fn committed(&self, upload: UploadId) -> Option<(LogIndex, ValueContent)> {
+        match *self.known.get(&upload)? {
+            KnownUpload::Live {
+                version, content, ..
+            } => Some((version, content)),
+            KnownUpload::Dead {
+                how: Final::Committed { version },
+                bytes,
+                whole: Some(crc32c),
+            } => Some((version, ValueContent { bytes, crc32c })),
+            _ => None,
+        }
+    }
+
+    fn insert_live(
+        &mut self,
+        upload: UploadId,
+        key: Bytes,
+        version: LogIndex,
+        content: ValueContent,
+    ) {
         let other = self.live.insert(key.clone(), upload);
         assert_eq!(other, None, "{upload} and another are the value of a key");
         self.counts.live += 1;
-        self.counts.live_bytes += bytes;
+        self.counts.live_bytes += content.bytes;
         assert_eq!(self.counts.live, self.live.len(), "the live are counted");
         let live = KnownUpload::Live {
             key,
             version,
-            bytes,
+            content,
         };
         self.known.insert(upload, live);
     }

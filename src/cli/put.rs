@@ -161,15 +161,34 @@ impl ValuePut<'_> {
         // Of a put of the same file to another key, for example at the same time.
         let is_of_another = upload.is_of_another().await;
         if !is_of_another.map_err(|error| self.failed(error))? {
-            match upload_file(self.reached, upload, &path, &watch).await {
+            match upload_file(self.reached, upload.clone(), &path, &watch).await {
                 // The token cannot lie there, in a directory that is not ours for example.
                 Err(Failure::Cluster(Error::File { what: "write", .. })) => {}
+                Err(failure @ Failure::Cluster(Error::Invalid { .. })) => {
+                    return Err(match upload.difference().await {
+                        Ok(Some(option)) => self.begun_otherwise(&path, option),
+                        _ => failure,
+                    });
+                }
                 outcome => return outcome.map_err(|failure| self.named(failure)),
             }
         }
         let pieces = Pieces::of(file, failed);
         self.streamed(Bytes::new(), Some(pieces), Some(len), Leaving::Token(&path))
             .await
+    }
+
+    /// An upload of the file was interrupted, and what is given now is something else.
+    fn begun_otherwise(&self, path: &Path, option: &str) -> Failure {
+        let file = shell_word(path.as_os_str());
+        let command = |words: &str| self.reached.command(&format!("upload {words} {file}"));
+        Failure::Refused(format!(
+            "an upload of {} was interrupted that began with another {option}: give the same again, finish it as it began \
+             ({}), or give it up ({})",
+            path.display(),
+            command("resume"),
+            command("abort --file"),
+        ))
     }
 
     /// The options of an upload.

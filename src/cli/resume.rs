@@ -10,7 +10,7 @@ use super::sending::{Watch, send, upload_file};
 use super::stored::Stored;
 use super::transfer::Interrupts;
 use bytes::Bytes;
-use corelith_client::{Error, Upload, UploadState, UploadToken};
+use corelith_client::{Client, Error, Upload, UploadState, UploadToken};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -51,25 +51,30 @@ fn read_token(text: &OsStr) -> Result<UploadToken, Failure> {
 }
 
 /// The file that is uploaded, of its name or of that of the token's file.
-fn content_of(what: &OsStr) -> PathBuf {
+pub(super) fn content_of(what: &OsStr) -> PathBuf {
     let content = what.as_bytes().strip_suffix(TOKEN_SUFFIX.as_bytes());
     let content = content.filter(|name| !name.is_empty() && !name.ends_with(b"/"));
     PathBuf::from(content.map_or(what, OsStr::from_bytes))
 }
 
-/// Of a token that lies beside the file.
-async fn beside(reached: &Reached, resume: &UploadResumeArguments) -> Result<(), Failure> {
-    let path = content_of(&resume.what);
-    let left = reached.client.upload_file("", &path).token().await?;
-    let Some(token) = left else {
-        let mut name = OsString::from(&path);
+/// The token that lies beside a file.
+pub(super) async fn token_beside(client: &Client, path: &Path) -> Result<UploadToken, Failure> {
+    let left = client.upload_file("", path).token().await?;
+    left.ok_or_else(|| {
+        let mut name = OsString::from(path);
         name.push(TOKEN_SUFFIX);
         let problem = format!(
             "no upload of it was interrupted: {} is not there",
             Path::new(&name).display()
         );
-        return Err(Failure::unusable(&path, problem));
-    };
+        Failure::unusable(path, problem)
+    })
+}
+
+/// Of a token that lies beside the file.
+async fn beside(reached: &Reached, resume: &UploadResumeArguments) -> Result<(), Failure> {
+    let path = content_of(&resume.what);
+    let token = token_beside(&reached.client, &path).await?;
     let key = token.key();
     let len = std::fs::metadata(&path).map(|found| found.len());
     let watch = Watch::new(&resume.transfer, len.ok());

@@ -6,10 +6,12 @@ use super::encoding::printable;
 use super::entry::KeyFields;
 use super::failure::Failure;
 use super::keys::{check_key, key};
+use super::resume::content_of;
 use super::table::TextTable;
 use super::{output, resume, time};
 use corelith_client::{Client, OpenUpload, UploadId};
 use serde::Serialize;
+use std::path::PathBuf;
 
 /// Runs a command on uploads.
 pub(super) async fn run(reached: &Reached, command: UploadCommand) -> Result<(), Failure> {
@@ -73,8 +75,18 @@ impl<'a> UploadLine<'a> {
 }
 
 async fn abort(client: &Client, abort: UploadAbortArguments) -> Result<(), Failure> {
-    let id = upload_id(&abort)?;
-    let key = key(abort.key, abort.escaped)?;
+    let file = abort
+        .file
+        .as_deref()
+        .map(|file| content_of(file.as_os_str()));
+    let (key, id) = match (abort.key, abort.id, &file) {
+        (Some(key), Some(id), _) => (self::key(key, abort.escaped)?, upload_id(&id)?),
+        (_, _, Some(file)) => {
+            let token = resume::token_beside(client, file).await?;
+            (token.key().to_vec(), token.upload())
+        }
+        _ => return Err(Failure::Argument("give KEY and ID, or --file")),
+    };
     check_key(client, &key)?;
     let open = client.uploads().await?;
     let found = open.iter().find(|upload| upload.upload == id);
@@ -87,6 +99,7 @@ async fn abort(client: &Client, abort: UploadAbortArguments) -> Result<(), Failu
     // Asked in any case: one that is finished is told apart from one that is not known.
     let aborted = client.abort_upload(&key, id).await;
     aborted.map_err(|error| Failure::on_key(&key, error))?;
+    forget(client, id, file).await?;
     match found {
         Some(_) => Ok(()),
         None => Err(Failure::NoUpload {
@@ -96,9 +109,28 @@ async fn abort(client: &Client, abort: UploadAbortArguments) -> Result<(), Failu
     }
 }
 
-fn upload_id(abort: &UploadAbortArguments) -> Result<UploadId, Failure> {
+/// Removes the file with the token of an upload that is given up: nothing can be done with it any more.
+async fn forget(client: &Client, id: UploadId, file: Option<PathBuf>) -> Result<(), Failure> {
+    if let Some(file) = file {
+        client.upload_file("", file).forget(id).await?;
+        return Ok(());
+    }
+    // Nobody says where the file lies. What cannot be read there is no concern of this command.
+    for entry in std::fs::read_dir(".").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let content = content_of(&name);
+        if content.as_os_str() != name
+            && client.upload_file("", content).forget(id).await == Ok(true)
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn upload_id(id: &str) -> Result<UploadId, Failure> {
     let wrong = |_| Failure::Argument("ID is not an id that `upload list` prints");
-    abort.id.parse().map_err(wrong)
+    id.parse().map_err(wrong)
 }
 
 /// Refuses an id that is none.
@@ -106,6 +138,9 @@ pub(super) fn check(command: &UploadCommand) -> Result<(), Failure> {
     match command {
         UploadCommand::List(_) => Ok(()),
         UploadCommand::Resume(resume) => resume::check_paths(&resume.command),
-        UploadCommand::Abort(abort) => upload_id(&abort.command).map(drop),
+        UploadCommand::Abort(abort) => {
+            let id = abort.command.id.as_deref();
+            id.map_or(Ok(()), |id| upload_id(id).map(drop))
+        }
     }
 }

@@ -304,8 +304,19 @@ pub const MAP_LOOK: Duration = Duration::from_millis(100);
 pub const MAP_FOLLOWED_EVERY: Duration = Duration::from_secs(1);
 /// How often a node says how it is.
 pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How soon it says so again if that did not come to whoever leads the meta shard.
+pub const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// A node that was heard within this time is asked before others.
+pub const NODE_HEARD_LATELY: Duration = Duration::from_secs(1);
+/// How often a node that waits for an answer looks whether another node leads the meta shard.
+pub const META_LEADER_LOOK: Duration = Duration::from_millis(100);
 /// How often a node says so whose replicas are as they were.
 pub const REPORT_AT_REST_EVERY: Duration = Duration::from_secs(3);
+/// How long the state of the cluster waits, after a node has begun to lead the meta shard, for the reports that nodes make
+/// then.
+pub const REPORTS_AWAITED: Duration = Duration::from_millis(1500);
+/// How often it is looked whether they are there.
+pub const REPORTS_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Placements on their way to the core of the beats.
 pub const MAPS_WAITING_MAX: usize = 16;
 /// How long a node that joins waits for an answer.
@@ -377,6 +388,8 @@ pub const REJOIN_SILENCE_MS: u64 = 10_000;
 pub const META_WAITING_MAX: usize = 256;
 
 const _: () = assert!(META_LOOK_EVERY.as_millis() <= REPORT_EVERY.as_millis());
+const _: () = assert!(REPORT_EVERY.as_millis() < REPORTS_AWAITED.as_millis());
+const _: () = assert!(REPORTS_AWAITED.as_millis() < NODE_ASK_DEADLINE.as_millis());
 /// A node is heard several times before it counts as silent.
 const _: () = assert!(3 * REPORT_AT_REST_EVERY.as_millis() < REJOIN_SILENCE_MS as u128);
 const _: () = assert!(REJOIN_SILENCE_MS <= REBUILD_AFTER_S_MIN as u64 * 1000);

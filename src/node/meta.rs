@@ -15,7 +15,7 @@ pub(crate) mod testing;
 
 use super::cluster::map::{EditError, Map, MapEdit};
 use super::cluster::orders;
-use super::cluster::overview::overview;
+use super::cluster::overview::{awaited, overview};
 use super::cluster::reconcile::{self, AskStep, PlanLimits, Step};
 use super::cluster::registration;
 use super::cluster::reports::{NodeReport, Reports};
@@ -364,10 +364,29 @@ impl Meta {
         }
     }
 
+    /// Waits until all nodes that are heard have reported to this leader, which a new one is told nothing of before, but not
+    /// for long.
+    async fn until_reported(&self) {
+        loop {
+            {
+                let lead = self.lead.borrow();
+                let Some(lead) = lead.as_ref() else { return };
+                let awaited = awaited(&lead.map, &lead.reports, &PlanLimits::default());
+                let is_awaited = awaited.iter().any(|node| self.neighbours.is_heard(*node));
+                if !is_awaited || lead.began.elapsed() >= limits::REPORTS_AWAITED {
+                    return;
+                }
+            }
+            corelith_io::sleep(limits::REPORTS_LOOK_EVERY).await;
+        }
+    }
+
     async fn decide(&self, ask: &ClusterAsk) -> Result<ClusterAnswer, NotWritten> {
         if ask.order == ClusterOrder::Status {
-            let lead = self.lead.borrow();
-            let lead = lead.as_ref().ok_or(NotWritten::NotLeader)?;
+            self.until_reported().await;
+            let mut lead = self.lead.borrow_mut();
+            let lead = lead.as_mut().ok_or(NotWritten::NotLeader)?;
+            lead.reports.now = millis_since(lead.began);
             let me = self.neighbours.me;
             let mut view = overview(&lead.map, &lead.reports, &PlanLimits::default(), me);
             for node in &mut view.nodes {

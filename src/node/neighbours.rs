@@ -19,14 +19,17 @@ use crate::node::shards::{CoreShards, ShardOrder};
 use corelith_consensus::{AnswerNode, Groups};
 use corelith_io::Sender;
 use corelith_shards::{NodeId, ShardId};
+use corelith_wire::cluster::{ClusterAsk, ClusterOrder};
 use corelith_wire::peer::{
     FormationAnswer, FormationReply, NodeAsk, NodeReply, Registration, ToldMembership, Verdict,
 };
 use corelith_wire::{ReplicaId, StoreId};
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use news::MapNews;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -59,6 +62,15 @@ pub(crate) struct Neighbours {
     pub(crate) meta: Sender<MetaQuestion>,
     /// The newest map as it is sent, and its epoch.
     pub(crate) encoded: RefCell<Option<(u32, Vec<u8>)>>,
+}
+
+/// Whether something is done that is not done a second time.
+fn is_order(ask: &NodeAsk) -> bool {
+    match ask {
+        NodeAsk::Admin { ask } => ClusterAsk::parse(ask)
+            .is_ok_and(|ask| ask.order != ClusterOrder::Status && !ask.dry_run),
+        _ => false,
+    }
 }
 
 impl Neighbours {
@@ -178,8 +190,16 @@ impl Neighbours {
         }
     }
 
+    /// Whether a node is this one, or was heard lately.
+    pub(crate) fn is_heard(&self, node: NodeId) -> bool {
+        let peers = self.groups.liveness().peers();
+        let mut others = peers.iter().filter(|peer| peer.node == node);
+        let silence = others.find_map(|peer| peer.heard);
+        node == self.me || silence.is_some_and(|silence| silence < limits::NODE_HEARD_LATELY)
+    }
+
     /// The leader of the meta shard, as far as this node's replica of it knows.
-    fn meta_leader(&self) -> Option<NodeId> {
+    pub(crate) fn meta_leader(&self) -> Option<NodeId> {
         let group = self.local.get(ShardId::META)?;
         group.status().leader
     }
@@ -187,6 +207,16 @@ impl Neighbours {
     /// Whether this node leads the meta shard, as far as it knows.
     pub(crate) fn leads_meta(&self) -> bool {
         self.meta_leader() == Some(self.me)
+    }
+
+    /// Waits until this node knows another leader of the meta shard than the `known` one.
+    async fn other_meta_leader(&self, known: Option<NodeId>) -> NodeId {
+        loop {
+            if let Some(leader) = self.meta_leader().filter(|leader| Some(*leader) != known) {
+                return leader;
+            }
+            corelith_io::sleep(limits::META_LEADER_LOOK).await;
+        }
     }
 
     async fn answer_for_meta(&self, from: NodeId, ask: NodeAsk) -> NodeReply {
@@ -212,21 +242,44 @@ impl Neighbours {
     /// taken.
     pub(crate) async fn ask_meta(&self, ask: &NodeAsk) -> Option<NodeReply> {
         let map = self.map.now();
-        let mut next: VecDeque<NodeId> = self.meta_leader().into_iter().collect();
-        next.extend(map.replicas_of(ShardId::META));
+        let is_heard = |node: NodeId| self.is_heard(node);
+        let known = self.meta_leader().into_iter();
+        let known = known.chain(map.replicas_of(ShardId::META).iter().copied());
+        // Whoever is silent may have led, and would take the time of those that answer.
+        let (heard, silent): (Vec<NodeId>, Vec<NodeId>) = known.partition(|node| is_heard(*node));
+        let mut next: VecDeque<NodeId> = heard.into_iter().chain(silent).collect();
         for _ in 0..limits::META_ASKS_MAX {
             let node = next.pop_front()?;
-            let is_heard = self.groups.talks_with(node).is_some();
-            match self.ask_node(node, ask).await {
+            let talks = self.groups.talks_with(node).is_some();
+            let known = self.meta_leader();
+            let asked = pin!(self.ask_node(node, ask));
+            let reply = match is_order(ask) {
+                true => asked.await,
+                // Whoever led before may be gone: no need to wait for its silence.
+                false => match select(asked, pin!(self.other_meta_leader(known))).await {
+                    Either::Left((reply, _)) => reply,
+                    Either::Right((leader, _)) => Some(NodeReply::NotLeader {
+                        leader: Some(leader.0),
+                    }),
+                },
+            };
+            match reply {
                 Some(NodeReply::NotLeader { leader }) => {
                     let leader = leader.map(NodeId).filter(|leader| *leader != node);
-                    if let Some(leader) = leader {
+                    if let Some(leader) = leader.filter(|leader| is_heard(*leader)) {
                         next.push_front(leader);
+                    } else {
+                        next.extend(leader);
                     }
                 }
                 // It may have come there, and the answer is lost.
-                None if is_heard && matches!(ask, NodeAsk::Admin { .. }) => {
+                None if talks && is_order(ask) => {
                     return Some(NodeReply::failed(UNKNOWN_ORDER));
+                }
+                // It begins to lead, and the others would only name it.
+                Some(NodeReply::Busy) if self.meta_leader() == Some(node) => {
+                    corelith_io::sleep(limits::META_LEADER_LOOK).await;
+                    next.push_front(node);
                 }
                 Some(NodeReply::Busy) | None => {}
                 Some(reply) => return Some(reply),

@@ -227,6 +227,13 @@ impl Cluster {
         self.nodes[node - 1].as_ref().unwrap().id()
     }
 
+    /// SIGTERM to a node; returns how it ended.
+    pub(crate) fn stop(&mut self, node: usize) -> ExitStatus {
+        let mut running = self.nodes[node - 1].take().expect("the node runs");
+        signal("TERM", running.id());
+        running.wait("a node to stop", DEADLINE)
+    }
+
     /// SIGTERM to all nodes; returns how each ended.
     pub(crate) fn stop_all(&mut self) -> Vec<ExitStatus> {
         let mut nodes: Vec<Running> = self.nodes.iter_mut().filter_map(Option::take).collect();

@@ -7,7 +7,7 @@
 use crate::cluster::{Cluster, NODES, Running, SHARDS, connect};
 use crate::positions::{Positions, wait_until_equal_within};
 use crate::waiting::{self, DEADLINE};
-use corelith_client::{Client, Download, Error, Upload};
+use corelith_client::{Client, Download, Error, Multipart, Upload, UploadRefusal};
 use corelith_wire::placement;
 use futures_util::StreamExt as _;
 use std::fs;
@@ -378,6 +378,43 @@ async fn one_of_two_racing_uploads_wins_and_the_space_of_the_other_comes_back() 
     println!("of {} rounds they won {wins:?}", rounds());
     assert!(client.uploads().await.unwrap().is_empty());
     wait_for_space(&cluster, client, limit).await;
+}
+
+/// Two processes that hold one token commit it at once, each with the parts in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_commit_one_upload_the_one_whose_value_it_is_not_is_told() {
+    let cluster = Cluster::start();
+    let (one, other) = (cluster.client().await, cluster.client().await);
+    let part = |of: u8| vec![of; 700 << 10];
+    for round in 0..8 {
+        let key = format!("key-{round}");
+        let first = one.upload(&key).multipart().await.unwrap();
+        for of in [1, 2] {
+            first.put_part(of.into(), part(of)).await.unwrap();
+        }
+        let second = Multipart::resume(&other, &first.token()).await.unwrap();
+        let orders: [&[u32]; 2] = [&[1, 2], &[2, 1]];
+        let results = tokio::join!(first.commit(orders[0]), second.commit(orders[1]));
+        let won = usize::from(results.0.is_err());
+        let results = [results.0, results.1];
+        let uploaded = results[won].clone().unwrap();
+        let version = uploaded.version;
+        let why = UploadRefusal::CommittedOtherwise { version };
+        let lost = Err(Error::UploadRefused { why });
+        assert_eq!(results[1 - won], lost, "round {round}");
+        let value = one.get(&key).await.unwrap();
+        let order = orders[won].iter();
+        let expected: Vec<u8> = order.flat_map(|of| part(*of as u8)).collect();
+        assert_eq!(value.version, version);
+        assert!(value.value == expected, "round {round}");
+        // Asked again, both are told the same.
+        let again = [
+            first.commit(orders[0]).await,
+            second.commit(orders[1]).await,
+        ];
+        assert_eq!(again[won].as_ref().map(|of| of.version), Ok(version));
+        assert_eq!(again[1 - won], lost);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

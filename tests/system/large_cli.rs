@@ -361,6 +361,58 @@ async fn an_interrupted_put_says_how_to_finish_it() {
     assert_eq!(cluster.run_ok(&["upload", "list", "--json"]), "");
 }
 
+/// What is given again must be what the put began with; and who gives the upload up has nothing left beside the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_put_is_not_finished_as_another_one() {
+    let cluster = Cluster::start();
+    let client = cluster.client().await;
+    let (len, file) = (value_bytes(), cluster.path("film"));
+    generate(&file, len, 7);
+    let mut id = String::new();
+    for round in 0..3 {
+        let mut child = begin_put(&cluster, "film", &file);
+        under_way(&client, "film", &mut child).await;
+        signal("INT", child.id());
+        wait(child);
+        let put = ["put", "film", "--file", text(&file)];
+        for (option, name) in [
+            ("--if-absent", "condition"),
+            ("--sha256", "digest"),
+            ("--content-type=video/mp4", "attributes"),
+        ] {
+            let other = cluster.run(&[&put[..], &[option]].concat());
+            assert_eq!(other.status.code(), Some(2), "{other:?}");
+            let said = String::from_utf8_lossy(&other.stderr);
+            for words in [
+                format!("began with another {name}"),
+                format!("corelith upload resume {}", text(&file)),
+                format!("corelith upload abort --file {}", text(&file)),
+            ] {
+                assert!(said.contains(&words), "{words}: {said}");
+            }
+        }
+        assert!(token_file(&file).exists());
+        let listed = json(&cluster.run_ok(&["upload", "list", "--json"]));
+        id = listed["upload"].as_str().unwrap().to_owned();
+        let mut abort = cluster.command(&["upload", "abort"]);
+        match round {
+            // The file is in the current directory, is named, or names the upload.
+            0 => abort.args(["film", &id]).current_dir(cluster.path(".")),
+            1 => abort.args(["film", &id, "--file", text(&token_file(&file))]),
+            _ => abort.args(["--file", text(&file)]),
+        };
+        let aborted = abort.output().unwrap();
+        assert!(aborted.status.success(), "{round}: {aborted:?}");
+        assert!(!token_file(&file).exists(), "{round}");
+    }
+    let again = cluster.run(&["upload", "abort", "--file", text(&file)]);
+    assert_eq!(again.status.code(), Some(2), "{again:?}");
+    let again = cluster.run(&["upload", "abort", "film", &id]);
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    cluster.run_ok(&["put", "film", "--file", text(&file), "--if-absent"]);
+    assert_eq!(client.head("film").await.unwrap().value_len, len);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_pipe_leaves_nothing() {
     let cluster = Cluster::start();

@@ -42,5 +42,6 @@ mod refusals;
 mod rounds;
 mod seccomp;
 mod smoke;
+mod stopping;
 mod transfer;
 mod waiting;

@@ -4,7 +4,7 @@ mod commands;
 mod large;
 mod node;
 
-pub(crate) use commands::{abort, begin, chunk, command, commit, delete, put};
+pub(crate) use commands::{abort, begin, chunk, command, commit, commit_of, delete, put};
 pub(super) use large::{UploadAnswer, UploadAsk};
 use node::{Node, open_admitted, shard_options};
 pub(crate) use node::{introduction, lone_groups};

@@ -21,9 +21,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-const SHARD: ShardId = ShardId(0);
+pub(super) const SHARD: ShardId = ShardId(0);
 /// It has three parts, a short one and two that the log separates.
-const LONG: UploadId = UploadId(7);
+pub(super) const LONG: UploadId = UploadId(7);
 /// Another one, of three parts.
 const OTHER: UploadId = UploadId(11);
 
@@ -46,7 +46,7 @@ fn id(upload: UploadId, part: u32) -> ChunkId {
 }
 
 /// Does what is asked at the leader, whoever that comes to be.
-fn ask(cluster: &Cluster, ask: UploadAsk) -> UploadState {
+pub(super) fn ask(cluster: &Cluster, ask: UploadAsk) -> UploadState {
     for _ in 0..100 {
         let leader = cluster.wait_leader();
         match cluster.upload(leader, ask.clone()) {
@@ -57,12 +57,12 @@ fn ask(cluster: &Cluster, ask: UploadAsk) -> UploadState {
     panic!("nobody answers");
 }
 
-fn begins(cluster: &Cluster, upload: UploadId, key: &str) {
+pub(super) fn begins(cluster: &Cluster, upload: UploadId, key: &str) {
     let state = ask(cluster, UploadAsk::Begin(begin(upload, key, 0)));
     assert_eq!(state, UploadState::Open);
 }
 
-fn takes(cluster: &Cluster, upload: UploadId, part: u32, bytes: &Bytes) -> UploadState {
+pub(super) fn takes(cluster: &Cluster, upload: UploadId, part: u32, bytes: &Bytes) -> UploadState {
     ask(cluster, UploadAsk::Chunk(chunk(id(upload, part), bytes)))
 }
 

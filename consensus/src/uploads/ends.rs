@@ -3,7 +3,7 @@
 use super::entry::{ChunkRun, DropChunks};
 use super::record::UploadRecord;
 use super::rows::{chunk_key, mark_key, put};
-use super::{Final, KnownUpload, RowChange, Uploads, refused, upload_key};
+use super::{Final, KnownUpload, RowChange, Uploads, ValueContent, refused, upload_key};
 use crate::limits::{DROP_CHUNKS_MAX, ENDED_UPLOADS_KEPT_MAX, EXPIRE_UPLOADS_MAX};
 use bytes::Bytes;
 use corelith_shards::{LogIndex, Space};
@@ -20,31 +20,37 @@ impl Uploads {
             return;
         };
         let known = self.known.remove(&upload);
-        let Some(KnownUpload::Live { version, bytes, .. }) = known else {
+        let Some(KnownUpload::Live {
+            version, content, ..
+        }) = known
+        else {
             panic!("{upload} is live, and {known:?}");
         };
+        let ValueContent { bytes, crc32c } = content;
         self.counts.live -= 1;
         self.counts.live_bytes -= bytes;
         assert_eq!(self.counts.live, self.live.len(), "the live are counted");
         // The record of the commit stays: it is what readers go by.
         let mark = Bytes::copy_from_slice(&at.0.to_le_bytes());
         changes.push(RowChange::Put(Space::Upload, mark_key(upload), mark));
-        self.insert_dead(upload, Final::Committed { version }, bytes, true);
+        self.insert_dead(upload, Final::Committed { version }, bytes, Some(crc32c));
     }
 
-    pub(super) fn insert_dead(&mut self, upload: UploadId, how: Final, bytes: u64, is_whole: bool) {
+    pub(super) fn insert_dead(
+        &mut self,
+        upload: UploadId,
+        how: Final,
+        bytes: u64,
+        whole: Option<u32>,
+    ) {
         assert!(
-            !is_whole || matches!(how, Final::Committed { .. }),
+            whole.is_none() || matches!(how, Final::Committed { .. }),
             "{upload} is no value"
         );
         self.dead.insert(upload);
         self.counts.dead += 1;
         self.counts.dead_bytes += bytes;
-        let dead = KnownUpload::Dead {
-            how,
-            bytes,
-            is_whole,
-        };
+        let dead = KnownUpload::Dead { how, bytes, whole };
         let before = self.known.insert(upload, dead);
         assert!(before.is_none(), "{upload} dies twice");
         assert_eq!(self.counts.dead, self.dead.len(), "the dead are counted");
@@ -61,7 +67,7 @@ impl Uploads {
             "a commit ends otherwise"
         );
         changes.push(put(upload, &UploadRecord::Dead { how, bytes }));
-        self.insert_dead(upload, how, bytes, false);
+        self.insert_dead(upload, how, bytes, None);
     }
 
     /// Gives an upload up, if it is open.
@@ -101,15 +107,10 @@ impl Uploads {
         changes: &mut Vec<RowChange>,
     ) -> UploadState {
         let upload = dropped.upload;
-        let Some(KnownUpload::Dead {
-            how,
-            bytes,
-            is_whole,
-        }) = self.known.get(&upload)
-        else {
+        let Some(KnownUpload::Dead { how, bytes, whole }) = self.known.get(&upload) else {
             return self.state(upload);
         };
-        let (how, bytes, is_whole) = (*how, *bytes, *is_whole);
+        let (how, bytes, is_whole) = (*how, *bytes, whole.is_some());
         let count: usize = dropped.runs.iter().map(|run| run.count as usize).sum();
         if count > DROP_CHUNKS_MAX {
             return refused(UploadRefusal::Malformed);
@@ -137,7 +138,7 @@ impl Uploads {
                 let dead = KnownUpload::Dead {
                     how,
                     bytes,
-                    is_whole: false,
+                    whole: None,
                 };
                 self.known.insert(upload, dead);
             }

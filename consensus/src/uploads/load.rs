@@ -1,7 +1,7 @@
 //! Reading the table of uploads from its rows.
 
 use super::record::{self, CommittedRecord, OpenRecord, UploadRecord};
-use super::{Chunks, Final, TIME, Uploads, own};
+use super::{Chunks, Final, TIME, Uploads, ValueContent, own};
 use crate::limits::{
     ENDED_UPLOADS_KEPT_MAX, OPEN_UPLOADS_MAX, STAGED_CHUNKS_MAX, UPLOAD_ROWS, UPLOAD_ROWS_BYTES,
 };
@@ -35,7 +35,8 @@ impl Loading {
             let how = Final::Committed {
                 version: committed.version,
             };
-            self.table.insert_dead(upload, how, committed.len, true);
+            let whole = Some(committed.crc32c);
+            self.table.insert_dead(upload, how, committed.len, whole);
             return Ok(());
         }
         self.flush()?;
@@ -56,7 +57,7 @@ impl Loading {
             }
             UploadRecord::Committed(committed) => self.committed = Some((upload, committed)),
             UploadRecord::Dead { how, bytes } => {
-                self.table.insert_dead(upload, how, bytes, false);
+                self.table.insert_dead(upload, how, bytes, None);
             }
             UploadRecord::Ended { how, at } => {
                 if self.table.ended.len() >= ENDED_UPLOADS_KEPT_MAX {
@@ -74,12 +75,17 @@ impl Loading {
             return Ok(());
         };
         let CommittedRecord {
-            key, version, len, ..
+            key,
+            version,
+            len,
+            crc32c,
+            ..
         } = committed;
         if self.table.live.contains_key(&key) {
             return Err(StrangeRow);
         }
-        self.table.insert_live(upload, own(&key), version, len);
+        let content = ValueContent { bytes: len, crc32c };
+        self.table.insert_live(upload, own(&key), version, content);
         Ok(())
     }
 

@@ -255,8 +255,17 @@ fn the_life_of_an_upload() {
     let committed = shard.commit(&commit(7, &[(0, 5)], 1), 300);
     let version = shard.at;
     assert_eq!(committed, UploadState::Committed { version });
-    // Asked again, of whatever it was.
-    assert_eq!(shard.commit(&commit(7, &[], 0), 400), committed);
+    // Asked again, also with other parts of the same content; other content is not what was committed.
+    assert_eq!(shard.commit(&commit(7, &[(0, 5)], 1), 400), committed);
+    assert_eq!(
+        shard.commit(&commit(7, &[(0, 2), (1, 3)], 1), 400),
+        committed
+    );
+    let otherwise = UploadState::Refused(UploadRefusal::CommittedOtherwise { version });
+    let others: [(Parts<'_>, u32); 3] = [(&[], 0), (&[(0, 5)], 2), (&[(0, 4)], 1)];
+    for (parts, crc32c) in others {
+        assert_eq!(shard.commit(&commit(7, parts, crc32c), 400), otherwise);
+    }
     assert_eq!(shard.abort(7, 400), committed);
     assert_eq!(shard.begin(&begin(7, "key"), 400), committed);
     assert_eq!(shard.chunk(chunk, content(4, 9)), committed);
@@ -265,9 +274,12 @@ fn the_life_of_an_upload() {
     assert_eq!(shard.chunks(upload(7)), [chunk]);
     shard.put("key");
     assert!(shard.table.is_readable(upload(7)) && shard.table.is_dead(upload(7)));
+    assert_eq!(shard.commit(&commit(7, &[(0, 5)], 1), 450), committed);
+    assert_eq!(shard.commit(&commit(7, &[], 0), 450), otherwise);
     assert_eq!(shard.drop_some(upload(7), 10), committed);
     assert!(!shard.table.is_readable(upload(7)) && !shard.table.is_dead(upload(7)));
     assert_eq!(shard.chunks(upload(7)), []);
+    // What it was is not known any more.
     assert_eq!(shard.commit(&commit(7, &[], 0), 500), committed);
     assert_eq!(shard.table.counts(), UploadCounts::default());
 }

@@ -86,10 +86,18 @@ fn nodes(nodes: &[ViewNode]) -> String {
             node.leads.to_string(),
             bytes(node.used_bytes),
             bytes(node.free_bytes),
-            heard.unwrap_or_else(|| "never".to_owned()),
+            heard.unwrap_or_else(|| not_heard(node)),
         ]);
     }
     table.text()
+}
+
+/// Of a node that has not reported to who leads the map now.
+fn not_heard(node: &ViewNode) -> String {
+    match node.state.as_str() {
+        "removed" => "-".to_owned(),
+        _ => "not yet".to_owned(),
+    }
 }
 
 fn moves(changes: &[ViewChange]) -> String {
@@ -144,7 +152,7 @@ struct MemberLine<'a> {
     region: &'a str,
     zone: &'a str,
     state: &'a str,
-    /// Null if it was never heard.
+    /// Null if it has not reported to the node that leads the map now.
     heard_ms: Option<u64>,
     replicas: u32,
     prefers: u32,

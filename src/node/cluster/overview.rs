@@ -42,7 +42,7 @@ pub fn overview(map: &Map, reports: &Reports, limits: &PlanLimits, leader: NodeI
             .filter_map(|(id, phase)| Some((id, map.shard(id)?, phase)))
             .map(|(id, shard, phase)| shown_change(reports, limits, id, shard, phase))
             .collect(),
-        troubles: troubles(map, reports, limits, &leads),
+        troubles: troubles(map, reports, limits, &leads, leader),
     }
 }
 
@@ -159,11 +159,20 @@ fn shown_change(
     }
 }
 
+/// The nodes that have not reported to this leader of the map, as long as that says nothing of them.
+pub(crate) fn awaited(map: &Map, reports: &Reports, limits: &PlanLimits) -> Vec<NodeId> {
+    let listens_ms = reports.now.saturating_sub(reports.since_ms);
+    let silent = map.live_nodes().map(|(id, _)| id);
+    let silent = silent.filter(|id| !reports.nodes.contains_key(id));
+    silent.filter(|_| listens_ms < limits.up_ms).collect()
+}
+
 fn troubles(
     map: &Map,
     reports: &Reports,
     limits: &PlanLimits,
     leads: &BTreeMap<ShardId, NodeId>,
+    leader: NodeId,
 ) -> Vec<String> {
     let mut troubles = Vec::new();
     for (id, node) in map.live_nodes() {
@@ -192,13 +201,30 @@ fn troubles(
             ));
         }
     }
+    let waits_for = awaited(map, reports, limits);
+    if !waits_for.is_empty() {
+        let listens_ms = reports.now.saturating_sub(reports.since_ms);
+        let ids: Vec<String> = waits_for.iter().map(|id| id.0.to_string()).collect();
+        let (nodes, have) = match ids.len() {
+            1 => ("node", "has"),
+            _ => ("nodes", "have"),
+        };
+        troubles.push(format!(
+            "node {} has led the map for {}.{} s, and {nodes} {} {have} not reported to it yet",
+            leader.0,
+            listens_ms / 1000,
+            listens_ms % 1000 / 100,
+            ids.join(", ")
+        ));
+    }
     let wanted = map.settings.replicas as usize;
     for (id, shard) in map.all_shards() {
         let name = match id {
             ShardId::META => "the shard of the map".to_owned(),
             ShardId(shard) => format!("shard {shard}"),
         };
-        if !leads.contains_key(&id) {
+        // Whoever leads it may not have reported yet.
+        if !leads.contains_key(&id) && waits_for.is_empty() {
             troubles.push(format!("{name} has no leader that reports"));
         }
         if id != ShardId::META && shard.replicas.len() < wanted {
@@ -221,6 +247,42 @@ mod tests {
     use crate::node::cluster::map::MapEdit;
     use crate::node::cluster::map::tests::first;
     use crate::node::cluster::reports::{CopyReport, LeadReport, NodeReport};
+
+    /// Before a node can have reported nothing is known of it, nor of the shards that it may lead.
+    #[test]
+    fn who_leads_the_map_since_a_moment_ago_says_so() {
+        let map = first(4, 2, 3);
+        let mut reports = Reports::new(1_000);
+        let troubles =
+            |reports: &Reports| overview(&map, reports, &PlanLimits::default(), NodeId(3)).troubles;
+        reports.tick(&map, 2_400);
+        assert_eq!(
+            troubles(&reports),
+            ["node 3 has led the map for 1.4 s, and nodes 1, 2, 3, 4 have not reported to it yet"]
+        );
+        for node in [1, 3, 4] {
+            let store = map.nodes[&NodeId(node)].store;
+            let report = NodeReport {
+                store,
+                ..NodeReport::default()
+            };
+            reports.take(NodeId(node), report);
+        }
+        assert_eq!(
+            troubles(&reports),
+            ["node 3 has led the map for 1.4 s, and node 2 has not reported to it yet"]
+        );
+        reports.tick(&map, 11_000);
+        let said = troubles(&reports);
+        assert!(
+            said[0].starts_with("node 2 was not heard for 10 s"),
+            "{said:?}"
+        );
+        let leaderless = said
+            .iter()
+            .filter(|said| said.ends_with("has no leader that reports"));
+        assert_eq!(leaderless.count(), 3, "{said:?}");
+    }
 
     #[test]
     fn what_goes_on_and_what_is_wrong_is_shown() {

@@ -164,6 +164,10 @@ pub fn difference(
              configured as one: start each with its own data directory, and change nothing in either",
             me.cluster, them.cluster
         ),
+        Verdict::Removed => format!(
+            "node {other} says that node {own} was removed from the cluster for good: start this machine with a new \
+             data directory, with `node.join` and without `node.id`, to have it as another node"
+        ),
         Verdict::OtherCluster => format!(
             "node {other} is of another cluster than this node {own}: check `cluster.name` and the addresses"
         ),
@@ -223,7 +227,9 @@ pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
              was restored from an image, or its disk has lost what it had written"
         ),
         Exclusion::Removed => {
-            format!("node {node} was removed from the cluster, and {dir} is its data directory")
+            format!(
+                "node {node} was removed from the cluster for good, and {dir} is its data directory"
+            )
         }
     };
     let advice = match excluded {
@@ -235,7 +241,8 @@ pub fn exclusion(dir: &str, me: &Introduction, excluded: Exclusion) -> String {
             "to have the node taken in again, stop it, move the directory away and start it with a new one"
         }
         Exclusion::Removed => {
-            "stop it; to have this machine in the cluster again, start it with a new directory and `node.join`"
+            "do not start it again; to have this machine in the cluster again, start it with a new directory, with \
+             `node.join` and without `node.id`, and it becomes another node"
         }
     };
     format!(
@@ -263,6 +270,12 @@ pub fn refusal(me: &Introduction, them: &Introduction, verdict: Verdict) -> Stri
         Verdict::LostEntries => format!(
             "node {node} has come with an old state of its store, which lacks writes that it had acknowledged: it has \
              no vote"
+        ),
+        Verdict::Removed => format!(
+            "node {node} has come with the store {}, and node {node} was removed from the cluster for good: it takes part \
+             in nothing; stop it where it runs; to have that machine in the cluster again, start it with a new data \
+             directory, with `node.join` and without `node.id`, and it becomes another node",
+            them.store
         ),
         verdict => difference(me, them.node, them, verdict),
     }

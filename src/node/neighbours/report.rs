@@ -17,14 +17,23 @@ use std::rc::Rc;
 impl Neighbours {
     /// Says how this node is, from time to time; never returns.
     pub(crate) async fn keep_reporting(self: Rc<Self>) {
-        let mut told: Option<(Instant, Vec<CoreSeen>)> = None;
+        let mut told: Option<Told> = None;
         loop {
-            corelith_io::sleep(limits::REPORT_EVERY).await;
+            let (pause, leader) = match &told {
+                Some(told) => (limits::REPORT_EVERY, told.leader),
+                None => (limits::REPORT_AGAIN_AFTER, self.meta_leader()),
+            };
+            // Another leader is told at once.
+            let _ = corelith_io::timeout(pause, self.other_meta_leader(leader)).await;
             Box::pin(self.register()).await;
             let of_core = |_: u16, groups: &LocalGroups| CoreSeen::of(groups);
             let state = self.mesh.ask_all(&self.local, of_core).await;
-            let is_as_told = told.as_ref().is_some_and(|(at, known)| {
-                *known == state && at.elapsed() < limits::REPORT_AT_REST_EVERY
+            let leader = self.meta_leader();
+            let is_as_told = told.as_ref().is_some_and(|told| {
+                told.state == state
+                    // Another leader knows nothing yet.
+                    && told.leader == leader
+                    && told.at.elapsed() < limits::REPORT_AT_REST_EVERY
             });
             if is_as_told && !self.has_change() {
                 continue;
@@ -36,7 +45,11 @@ impl Neighbours {
             // Whoever leads the meta shard then is told the next time.
             let reply = Box::pin(self.ask_meta(&NodeAsk::Report(report))).await;
             let is_told = matches!(reply, Some(NodeReply::Done { .. }));
-            told = is_told.then(|| (corelith_io::now(), state));
+            told = is_told.then(|| Told {
+                at: corelith_io::now(),
+                leader,
+                state,
+            });
         }
     }
 
@@ -88,6 +101,14 @@ impl Neighbours {
             holds,
         })
     }
+}
+
+/// What was told last.
+struct Told {
+    at: Instant,
+    /// Who led the meta shard then, as far as this node knew.
+    leader: Option<NodeId>,
+    state: Vec<CoreSeen>,
 }
 
 /// What shows whether the replicas of a core are as they were.

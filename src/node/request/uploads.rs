@@ -4,6 +4,10 @@
 //! * A chunk holds its part of the memory for uploads until it is decided: who sends more than a shard takes waits, since
 //!   nothing more is read of its connection once that memory is used.
 //! * A chunk is read once there is room for the answer that carries it, and with a turn at the disk.
+//! * A read names neither key nor version, and gives no bytes of another upload all the same: a chunk's id has that of its
+//!   upload, 128 random bits that the client draws once; other content for a chunk that is there is refused; and only
+//!   chunks of what was committed are given, which never change and are not put back once they are dropped. Which upload
+//!   is the value of a key is the description's to say, which is read linearizably.
 
 use super::answers::{Reply, failed, throttled};
 use super::elsewhere;

@@ -12,9 +12,14 @@ use crate::node::run::core::{CoreEvent, CoreEventKind};
 use corelith_io::sim::SimNode;
 use corelith_io::{Receiver, Sender, TcpStream};
 use corelith_shards::{NodeId, ShardId};
+use corelith_wire::cluster::{
+    ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView, encode_cluster_ask,
+};
+use corelith_wire::limits::HEADER_BYTES;
+use corelith_wire::peer::{NodeAsk, NodeReply};
 use corelith_wire::request::{self, GetRequest, OpenSession};
 use corelith_wire::response::{Answer, Failure};
-use corelith_wire::{Outbox, ReplicaId, StoreId};
+use corelith_wire::{Epoch, Head, Kind, Outbox, ReplicaId, RequestId, StoreId};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -441,6 +446,67 @@ fn a_removed_node_is_told_so() {
     is_told(&cluster);
     assert!(cluster.identity_of(other).excluded.is_some());
     assert!(knows(1, |map| map.node(NodeId(4)).is_none()));
+}
+
+/// What a node answers an operator who asks for the state of the cluster.
+async fn state(asked: &Neighbours) -> ClusterView {
+    let ask = ClusterAsk {
+        order: ClusterOrder::Status,
+        dry_run: false,
+    };
+    let mut out = Outbox::default();
+    let head = Head {
+        kind: Kind::CLUSTER,
+        request_id: RequestId(0),
+        shard: ShardId(0),
+        epoch: Epoch(0),
+    };
+    encode_cluster_ask(&mut out, head, &ask);
+    let ask = out.buffer().split_off(HEADER_BYTES).to_vec();
+    match asked.ask_meta(&NodeAsk::Admin { ask }).await {
+        Some(NodeReply::Admin { answer }) => match ClusterAnswer::parse(&answer) {
+            Ok(ClusterAnswer::Status { view }) => view,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Another node that leads the map has no reports at first, and those that know the one before must not wait for it.
+#[test]
+fn the_state_is_whole_soon_after_the_leader_of_the_map_is_gone() {
+    for seed in 305..309 {
+        let (cluster, _, _, _events) = Cluster::with_another(seed);
+        let first = cluster.nodes[0];
+        let gone = cluster.sim.block_on(first, async { leader().await.me });
+        // Nothing changes, so that the reports are rare.
+        let calm = async { corelith_io::sleep(Duration::from_secs(20)).await };
+        cluster.sim.block_on(cluster.client, calm);
+        cluster.sim.crash(cluster.nodes[gone.0 as usize - 1]);
+        until(&cluster, "another node leads the map", || {
+            testing::leader().is_some_and(|leader| leader.me != gone)
+        });
+        let leads = testing::leader().unwrap().me;
+        let asked = (1..=3).find(|id| ![gone.0, leads.0].contains(id)).unwrap();
+        let node = cluster.nodes[asked as usize - 1];
+        let (took, view) = cluster.sim.block_on(node, async move {
+            let began = corelith_io::now();
+            let view = state(&testing::running(NodeId(asked)).unwrap()).await;
+            (began.elapsed(), view)
+        });
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(view.leader, leads.0);
+        let silent = view.nodes.iter().filter(|node| node.heard_ms.is_none());
+        let silent: Vec<u64> = silent.map(|node| node.node).collect();
+        assert_eq!(silent, [gone.0], "{view:?}");
+        // Whose shards have no leader yet is not known before it has been silent for a while.
+        let said = format!("node {} has not reported to it yet", gone.0);
+        let troubles = &view.troubles;
+        assert!(
+            troubles.len() == 1 && troubles[0].ends_with(&said),
+            "{troubles:?}"
+        );
+    }
 }
 
 /// Whenever the power of the node goes that gives a replica away: the shard is whole, and nothing is left behind.

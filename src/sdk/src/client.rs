@@ -327,7 +327,8 @@ impl Flight<'_> {
                             let encode = |out: &mut _, id| flight.operation.encode(out, id);
                             let shard = Some(flight.operation.shard());
                             let least = flight.operation.version_needed();
-                            connection.call_in(least, encode, shard, until).await
+                            let end = flight.operation.travels_until();
+                            connection.call_in(least, encode, shard, until, end).await
                         }
                         None => Event::NotSent(Cause::WrongNode),
                     };

@@ -2,13 +2,16 @@
 
 use crate::client::Client;
 use crate::error::{Cause, Error, Result};
-use crate::limits::{ORDER_TIMEOUT, RETRY_PAUSE_MAX};
+use crate::limits::{ORDER_TIMEOUT, QUESTION_STAGGER, RETRY_PAUSE_MAX};
 use crate::operation::Event;
 use crate::route::Target;
 use corelith_wire::cluster::encode_cluster_ask;
-use corelith_wire::map::MapNode;
+use corelith_wire::map::{ClusterMap, MapNode};
 use corelith_wire::response::{Answer, Failure, Reason};
 use corelith_wire::{DecodeError, Epoch, Head, Kind, NodeId, Outbox, ShardId};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use std::time::Duration;
 
 pub use corelith_wire::cluster::{
     ClusterAnswer, ClusterAsk, ClusterOrder, ClusterView, ViewChange, ViewNode, ViewSetting,
@@ -26,7 +29,8 @@ enum OrderFate {
 
 impl Client {
     /// Asks the cluster for its state, or gives it an order. Any node passes it on to the one that decides; the next
-    /// one is asked if a node does not answer. Cancel safe; an order that was sent may still be taken.
+    /// one is asked if a node does not answer, and soon if it is only a question. Cancel safe; an order that was sent may
+    /// still be taken.
     ///
     /// # Errors
     /// `Unavailable` if no node answers within the client's deadline, or no node decides now: nothing was done.
@@ -36,25 +40,61 @@ impl Client {
         let end = self.clock().now() + self.deadline();
         loop {
             let map = self.cluster_map();
-            let mut last = Cause::NotTried;
-            for node in &map.nodes {
-                match self.ask_cluster(node, map.epoch, ask).await {
-                    OrderFate::Answer(answer) => return Ok(*answer),
-                    OrderFate::Unknown(cause) if !is_question => {
-                        return Err(Error::Indeterminate { cause });
-                    }
-                    OrderFate::NotTaken(cause) | OrderFate::Unknown(cause) => last = cause,
+            let fate = match is_question {
+                true => self.ask_any(&map, ask).await,
+                false => self.order_in_turn(&map, ask, end).await,
+            };
+            let last = match fate {
+                OrderFate::Answer(answer) => return Ok(*answer),
+                OrderFate::Unknown(cause) if !is_question => {
+                    return Err(Error::Indeterminate { cause });
                 }
-                if self.clock().now() >= end {
-                    break;
-                }
-            }
+                OrderFate::NotTaken(cause) | OrderFate::Unknown(cause) => cause,
+            };
             if self.clock().now() + RETRY_PAUSE_MAX >= end {
                 return Err(Error::Unavailable { cause: last });
             }
             tokio::time::sleep(RETRY_PAUSE_MAX).await;
             // None of those nodes may be of the cluster any more.
             self.renew_map().await;
+        }
+    }
+
+    /// Gives an order to the nodes in turn, until one may have taken it.
+    async fn order_in_turn(&self, map: &ClusterMap, ask: &ClusterAsk, end: Duration) -> OrderFate {
+        let mut last = Cause::NotTried;
+        for node in &map.nodes {
+            match self.ask_cluster(node, map.epoch, ask).await {
+                OrderFate::NotTaken(cause) => last = cause,
+                fate => return fate,
+            }
+            if self.clock().now() >= end {
+                break;
+            }
+        }
+        OrderFate::NotTaken(last)
+    }
+
+    /// Asks the nodes a question: one more whenever an answer is late or is none, so that a silent node costs little time.
+    async fn ask_any(&self, map: &ClusterMap, ask: &ClusterAsk) -> OrderFate {
+        let mut rest = map.nodes.iter();
+        let mut asked = FuturesUnordered::new();
+        let mut last = OrderFate::NotTaken(Cause::NotTried);
+        loop {
+            if let Some(node) = rest.next() {
+                asked.push(self.ask_cluster(node, map.epoch, ask));
+            } else if asked.is_empty() {
+                return last;
+            }
+            let patience = match rest.len() {
+                0 => ORDER_TIMEOUT,
+                _ => QUESTION_STAGGER,
+            };
+            match tokio::time::timeout(patience, asked.next()).await {
+                Ok(Some(fate @ OrderFate::Answer(_))) => return fate,
+                Ok(Some(fate)) => last = fate,
+                Ok(None) | Err(_) => {}
+            }
         }
     }
 

@@ -345,6 +345,9 @@ fn why_not(why: UploadRefusal) -> String {
         UploadRefusal::ChecksumDiffers => "the chunks have another checksum".to_owned(),
         UploadRefusal::TooLarge { limit } => format!("more than {limit} bytes"),
         UploadRefusal::Malformed => "the request makes no sense".to_owned(),
+        UploadRefusal::CommittedOtherwise { version } => {
+            format!("it was committed with other content, as version {version}")
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const REFUSED_GRACE: Duration = Duration::from_millis(500);
 /// If a seed has not answered after this time, the next one is asked too.
 pub(crate) const SEED_STAGGER: Duration = Duration::from_millis(100);
-/// A connection with requests in flight that is silent for this long is closed.
+/// A connection with requests in flight that is silent for this long is closed; later if long ones may still travel.
 pub const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Shortest pause before a failed connection is tried again; each further pause doubles.
 pub(crate) const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -35,6 +35,8 @@ pub(crate) const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(640);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// Longest wait for one node's answer to an order: it passes the order on, and waits for it to be written.
 pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// If a node has not answered a question about the cluster after this time, the next one is asked too.
+pub(crate) const QUESTION_STAGGER: Duration = Duration::from_millis(250);
 /// How long one attempt waits for its answer before another node is asked.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Additional time of an attempt for every MiB of its value.
@@ -109,8 +111,14 @@ pub(crate) const UPLOAD_IN_FLIGHT_MAX: usize = 64;
 pub(crate) const COPIED_BYTES: usize = 64 * 1024;
 /// How often flushes cut a chunk of an upload short: each ends a part.
 pub(crate) const UPLOAD_CUTS_MAX: u32 = 4000;
-/// How long an attempt to send a chunk waits for its answer, beside the time for its bytes: others may wait before it.
+/// How long an attempt to send a chunk waits for its answer, beside the time for its bytes and those before it.
 pub(crate) const CHUNK_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes per second of the slowest uplink that gets long requests to their node in time: as much as a node asks for.
+pub(crate) const UPLINK_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Requests that are shorter travel in no time worth counting.
+pub(crate) const LONG_REQUEST_BYTES: usize = 16 * 1024;
+/// Longest time that is allowed for the bytes before a request and its own to travel.
+pub(crate) const TRAVEL_MAX: Duration = Duration::from_secs(120);
 /// Shards asked for their uploads at a time.
 pub(crate) const UPLOAD_LISTS_MAX: usize = 16;
 /// Chunks of a download that are read ahead, unless its builder says otherwise.
@@ -172,6 +180,7 @@ const _: () = {
     assert!(RECONNECT_PAUSE_MIN.as_millis() < RECONNECT_PAUSE_MAX.as_millis());
     assert!(REFUSED_SUSPICION.as_millis() < SILENT_SUSPICION.as_millis());
     assert!(ORDER_TIMEOUT.as_millis() < DEADLINE.as_millis());
+    assert!(QUESTION_STAGGER.as_millis() < ORDER_TIMEOUT.as_millis());
     assert!(REFRESH_EVERY.as_millis() < DEADLINE.as_millis());
     assert!(QUESTION_TIMEOUT.as_millis() < WAIT_DOUBT.as_millis());
     assert!(SEEK_PAUSE_MAX.as_millis() <= RETRY_PAUSE_MAX.as_millis());

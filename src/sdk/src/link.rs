@@ -119,13 +119,15 @@ impl Link {
         self.state().closed.clone()
     }
 
-    /// Sends a request and waits for its answer, at most until `until`. `shard` is the one that it is about.
-    /// If too many requests are in flight, it waits before it sends.
+    /// Sends a request and waits for its answer, at most until `until`, or while its bytes and those before it may travel, but
+    /// for that not beyond `end`. `shard` is the one that it is about. If too many requests are in flight, it waits before
+    /// it sends.
     pub(crate) async fn call(
         &self,
         encode: impl FnOnce(&mut Outbox, RequestId),
         shard: Option<ShardId>,
         until: Duration,
+        end: Duration,
     ) -> Event {
         let permit = match self.room.try_acquire() {
             Ok(permit) => permit,
@@ -150,7 +152,10 @@ impl Link {
                 state.heard = from;
             }
             let id = state.slots.take(Call { shard, from, until });
+            let before = state.outbox.len();
             encode(&mut state.outbox, id);
+            let bytes = state.outbox.len() - before;
+            state.slots.carries(id, bytes, end);
             (id, state.driver.take())
         };
         if let Some(driver) = driver {
@@ -291,7 +296,9 @@ impl Link {
             let now = self.clock.now();
             let in_doubt = {
                 let mut state = self.state();
-                if state.slots.in_use() > 0 && now >= state.heard + SILENCE_MAX {
+                if state.slots.in_use() > 0
+                    && now >= state.heard + SILENCE_MAX + state.slots.travel()
+                {
                     return Cause::Timeout;
                 }
                 state

@@ -238,6 +238,19 @@ impl Operation {
         least + ATTEMPT_TIMEOUT_PER_MIB * (value_len >> 20) as u32
     }
 
+    /// Up to when its bytes may travel, if an attempt without an answer is waited for longer while they may. A chunk is
+    /// waited for beyond the deadline: it would only be sent again. Reads are not: another replica may answer sooner.
+    pub(crate) fn travels_until(&self) -> Duration {
+        match &self.request {
+            Request::Upload {
+                ask: UploadAsk::Chunk { .. },
+                ..
+            } => Duration::MAX,
+            Request::Write { .. } if !self.opening => self.deadline,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Appends the frame of the attempt that the last [`Step::Send`] asked for.
     pub fn encode(&self, out: &mut Outbox, request_id: RequestId) {
         let head = Head {

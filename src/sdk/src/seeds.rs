@@ -140,7 +140,7 @@ pub(crate) async fn describe(
             epoch: Epoch(0),
         };
         let until = clock.now() + CONNECT_TIMEOUT;
-        let asked = link.call(|out, id| encode_describe(out, head(id)), None, until);
+        let asked = link.call(|out, id| encode_describe(out, head(id)), None, until, until);
         let event = tokio::select! {
             biased;
             event = asked => event,

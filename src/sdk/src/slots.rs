@@ -3,7 +3,9 @@
 //! Invariants: a request id (slot and generation) names one request only, so a late answer never reaches
 //! another caller; a slot whose answer the server still owes counts toward the in-flight limit.
 
-use crate::limits::{SILENCE_DOUBT, WAIT_DOUBT};
+use crate::limits::{
+    LONG_REQUEST_BYTES, SILENCE_DOUBT, TRAVEL_MAX, UPLINK_BYTES_PER_SECOND_MIN, WAIT_DOUBT,
+};
 use crate::operation::Event;
 use corelith_wire::{RequestId, ShardId};
 use std::collections::BTreeSet;
@@ -42,6 +44,8 @@ enum SlotState {
 struct RequestSlot {
     generation: u32,
     state: SlotState,
+    /// Its bytes, if they are many and the server owes the answer.
+    bytes: usize,
 }
 
 /// The slots of one connection. Owned by it, behind its lock.
@@ -49,6 +53,8 @@ struct RequestSlot {
 pub struct Slots {
     slots: Vec<RequestSlot>,
     free: Vec<u32>,
+    /// Those of all slots: what may still be on its way to the server.
+    bytes: usize,
 }
 
 /// The effect of an answer on the in-flight limit.
@@ -58,6 +64,12 @@ pub enum Room {
     Freed,
     /// Nothing changed.
     Same,
+}
+
+/// How long so many bytes travel on the slowest uplink that is fast enough.
+fn travel(bytes: usize) -> Duration {
+    let ms = bytes as u64 * 1000 / UPLINK_BYTES_PER_SECOND_MIN;
+    Duration::from_millis(ms).min(TRAVEL_MAX)
 }
 
 fn id(index: u32, generation: u32) -> RequestId {
@@ -88,8 +100,32 @@ impl Slots {
         self.slots.push(RequestSlot {
             generation: 0,
             state,
+            bytes: 0,
         });
         id(index, 0)
+    }
+
+    /// Notes that a request which was just taken has so many bytes. Its caller waits longer by the time that they and those
+    /// before them may travel, though not beyond `end` for that.
+    pub fn carries(&mut self, id: RequestId, bytes: usize, end: Duration) {
+        if bytes < LONG_REQUEST_BYTES {
+            return;
+        }
+        let all = self.bytes + bytes;
+        let Some(slot) = self.slot(id) else {
+            return;
+        };
+        assert_eq!(slot.bytes, 0, "{id:?} is sent twice");
+        slot.bytes = bytes;
+        if let SlotState::Waiting { call, .. } = &mut slot.state {
+            call.until = call.until.max(end.min(call.until + travel(all)));
+        }
+        self.bytes = all;
+    }
+
+    /// How long what is in flight may still travel, at most.
+    pub fn travel(&self) -> Duration {
+        travel(self.bytes)
     }
 
     fn slot(&mut self, id: RequestId) -> Option<&mut RequestSlot> {
@@ -106,6 +142,7 @@ impl Slots {
                 !matches!(slot.state, SlotState::Free),
                 "{id:?} is given back twice"
             );
+            assert_eq!(slot.bytes, 0, "the answer to {id:?} is owed");
             slot.state = SlotState::Free;
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(id.0 as u32);
@@ -114,6 +151,11 @@ impl Slots {
 
     /// Stores an answer for its caller. Returns the caller's waker.
     pub fn answer(&mut self, id: RequestId, event: Event) -> (Room, Option<Waker>) {
+        let Some(slot) = self.slot(id) else {
+            return (Room::Same, None);
+        };
+        let arrived = std::mem::take(&mut slot.bytes);
+        self.bytes -= arrived;
         let Some(slot) = self.slot(id) else {
             return (Room::Same, None);
         };
@@ -218,10 +260,12 @@ impl Slots {
 
     /// Ends all requests with `event`. The server owes no answers any more.
     pub fn fail_all(&mut self, event: &Event, wake: &mut Vec<Waker>) {
+        self.bytes = 0;
         for index in 0..self.slots.len() as u32 {
             let Some(slot) = self.slots.get_mut(index as usize) else {
                 return;
             };
+            slot.bytes = 0;
             match &mut slot.state {
                 SlotState::Waiting { waker, .. } => {
                     wake.extend(waker.take());
@@ -292,6 +336,48 @@ mod tests {
         slots.fail_all(&LOST, &mut wake);
         assert_eq!((slots.poll(patient, waker), wake.len()), (Some(LOST), 1));
         assert_eq!(slots.in_use(), 0);
+    }
+
+    #[test]
+    fn long_requests_have_the_time_that_they_and_those_before_them_travel() {
+        let mut slots = Slots::default();
+        let second = UPLINK_BYTES_PER_SECOND_MIN as usize;
+        let mut wake = Vec::new();
+        // (bytes, the end of what is allowed, when it expires, how long all may travel)
+        let at = Duration::from_secs;
+        let taken: Vec<_> = [
+            (LONG_REQUEST_BYTES - 1, at(99), at(1), at(0)),
+            (4 * second, at(99), at(5), at(4)),
+            (4 * second, at(99), at(9), at(8)),
+            (second, at(7), at(7), at(9)),
+            (second, at(0), at(1), at(10)),
+            (1000 * second, at(999), at(1) + TRAVEL_MAX, TRAVEL_MAX),
+        ]
+        .into_iter()
+        .map(|(bytes, end, expires, travel)| {
+            let id = slots.take(call(UNTIL));
+            slots.carries(id, bytes, end);
+            assert_eq!(slots.travel(), travel, "{bytes}");
+            (id, expires)
+        })
+        .collect();
+        let mut expired = Vec::new();
+        for now in 0..=130 {
+            slots.expire(at(now), &LOST, &mut wake);
+            for (id, expires) in &taken {
+                if slots.poll(*id, Waker::noop()).is_some() {
+                    assert_eq!(*expires, at(now));
+                    expired.push(*id);
+                }
+            }
+        }
+        assert_eq!(expired.len(), taken.len());
+        // What the server owes may be on its way still.
+        assert_eq!(slots.travel(), TRAVEL_MAX);
+        slots.answer(taken[5].0, SENT);
+        assert_eq!(slots.travel(), at(10));
+        slots.fail_all(&LOST, &mut wake);
+        assert_eq!((slots.travel(), slots.in_use()), (at(0), 0));
     }
 
     #[test]

@@ -164,16 +164,20 @@ impl CoreConnection {
         shard: Option<ShardId>,
         until: Duration,
     ) -> Event {
-        self.call_in(version::OLDEST, encode, shard, until).await
+        let end = Duration::ZERO;
+        self.call_in(version::OLDEST, encode, shard, until, end)
+            .await
     }
 
-    /// As [`CoreConnection::call`], of a request that the node has from version `least` of the protocol on.
+    /// As [`CoreConnection::call`], of a request that the node has from version `least` of the protocol on, and longer while
+    /// its bytes travel, but for that not beyond `end`.
     pub(crate) async fn call_in(
         self: Arc<Self>,
         least: u16,
         encode: impl FnOnce(&mut Outbox, RequestId),
         shard: Option<ShardId>,
         until: Duration,
+        end: Duration,
     ) -> Event {
         let patience = until.min(self.clock.now() + CONNECT_PATIENCE);
         loop {
@@ -185,7 +189,7 @@ impl CoreConnection {
                 Ready::Up(link) if link.welcome().version < least => {
                     return Event::NotSent(Cause::OlderNode);
                 }
-                Ready::Up(link) => return link.call(encode, shard, until).await,
+                Ready::Up(link) => return link.call(encode, shard, until, end).await,
                 Ready::Failed(cause) => return Event::NotSent(cause),
                 Ready::Connect => drop(tokio::spawn(Arc::clone(&self).establish())),
                 Ready::Wait => {}

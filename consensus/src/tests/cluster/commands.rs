@@ -78,8 +78,14 @@ pub(crate) fn chunk(chunk: ChunkId, bytes: &Bytes) -> Bytes {
 
 /// The commit of parts of one chunk each.
 pub(crate) fn commit(upload: UploadId, condition: Condition, parts: &[Bytes]) -> Bytes {
-    let lens = (0..).zip(parts).map(|(part, bytes)| PartLength {
-        part,
+    let parts: Vec<(u32, Bytes)> = (0..).zip(parts.iter().cloned()).collect();
+    commit_of(upload, condition, &parts)
+}
+
+/// As [`commit`], of parts with their numbers.
+pub(crate) fn commit_of(upload: UploadId, condition: Condition, parts: &[(u32, Bytes)]) -> Bytes {
+    let lens = parts.iter().map(|(part, bytes)| PartLength {
+        part: *part,
         len: bytes.len() as u64,
     });
     let commit = CommitUpload {
@@ -87,7 +93,7 @@ pub(crate) fn commit(upload: UploadId, condition: Condition, parts: &[Bytes]) ->
         condition,
         crc32c: parts
             .iter()
-            .fold(0, |crc, part| crc32c::crc32c_append(crc, part)),
+            .fold(0, |crc, (_, part)| crc32c::crc32c_append(crc, part)),
         digest: Digest::default(),
         parts: lens.collect(),
     };

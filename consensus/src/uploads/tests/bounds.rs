@@ -119,7 +119,7 @@ fn large_values_are_so_many_at_most() {
 fn what_is_dead_is_looked_at_in_turn() {
     let mut table = Uploads::default();
     for number in [2, 3, 5, 8] {
-        table.insert_dead(upload(number), Final::Aborted, 0, false);
+        table.insert_dead(upload(number), Final::Aborted, 0, None);
     }
     let after = |number, most| {
         let dead = table.dead_after(upload(number), most);

@@ -73,17 +73,19 @@ Example:
     #[command(after_help = "\
 What the cluster has already is not sent again. An interrupted `put` prints this command. FILE.corelith-upload,
 beside the file, holds the upload's token; --file is for a token that was printed. Attributes, condition and
-digest stay as `put` set them. Exit code 1: the condition does not hold, nothing was written.
+digest stay as `put` set them; `put` itself refuses to go on with others. Exit code 1: the condition does not hold, nothing was written.
 
 Example:
   corelith upload resume film.mp4")]
     Resume(OfCluster<UploadResumeArguments>),
     /// Give up an upload: the cluster frees what it holds.
     #[command(after_help = "\
-Prints nothing. Exit code 1: there is no such open upload; exit code 2: it is finished already.
+Prints nothing. Exit code 1: there is no such open upload; exit code 2: it is finished already. The token's file of an
+upload that is given up is removed: that beside --file, or the one in the current directory.
 
-Example:
-  corelith upload abort film 4b1e0c5a9d3f47e2a6b8c7d9e0f1a2b3")]
+Examples:
+  corelith upload abort film 4b1e0c5a9d3f47e2a6b8c7d9e0f1a2b3
+  corelith upload abort --file film.mp4")]
     Abort(OfCluster<UploadAbortArguments>),
 }
 
@@ -126,9 +128,14 @@ pub struct UploadResumeArguments {
 #[derive(Debug, Args)]
 pub struct UploadAbortArguments {
     /// The key that the upload is for.
-    pub key: OsString,
+    #[arg(required_unless_present = "file", requires = "id")]
+    pub key: Option<OsString>,
     /// The upload's id, as `upload list` prints it.
-    pub id: String,
+    #[arg(required_unless_present = "file")]
+    pub id: Option<String>,
+    /// The file that was being put, or the file beside it that holds the token: names the upload if KEY and ID do not.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// KEY is in the escaped form that `scan` prints: \xNN for a byte, \\ for a backslash, \t, \r, \n, \', \".
     #[arg(long)]
     pub escaped: bool,

@@ -1,4 +1,7 @@
-use super::{Exclusion, Standing, claim, exclusion, replaced, standing, waits_for_existing};
+use super::{
+    Exclusion, Standing, claim, difference, exclusion, refusal, replaced, standing,
+    waits_for_existing,
+};
 use crate::node::cluster::judge::known;
 use corelith_wire::peer::{
     Ballot, Charter, FormationAnswer, FormationReply, Introduction, Settings, Verdict,
@@ -201,6 +204,8 @@ fn a_stranger_is_told_what_it_is() {
             Exclusion::LostEntries,
             "lacks writes that it had acknowledged",
         ),
+        (Exclusion::Removed, "node 1 was removed from the cluster"),
+        (Exclusion::Removed, "with `node.join` and without `node.id`"),
     ];
     for (excluded, expected) in table {
         let said = exclusion("/data", &me, excluded);
@@ -215,6 +220,25 @@ fn a_stranger_is_told_what_it_is() {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert!(!said.contains(". ") && !said.contains('\n'), "{said}");
+    }
+}
+
+/// Whoever reads what the others say of a node that was removed, or what they say to it, knows which one and what to do.
+#[test]
+fn of_a_removed_node_it_is_said_that_it_was() {
+    let (me, them) = (node(1, 11), node(4, 44));
+    let here = refusal(&me, &them, Verdict::Removed);
+    let there = difference(&them, me.node, &me, Verdict::Removed);
+    for (said, which) in [(here, "store 0000"), (there, "node 1 says")] {
+        for words in [
+            which,
+            "node 4 was removed from the cluster",
+            "`node.join`",
+            "without `node.id`",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert!(!said.contains("ids and addresses"), "{said}");
     }
 }
 

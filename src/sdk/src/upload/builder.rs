@@ -27,10 +27,10 @@ pub(super) type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
 pub struct UploadBuilder {
     pub(super) client: Client,
     pub(super) key: Bytes,
-    condition: Option<Condition>,
+    pub(super) condition: Option<Condition>,
     pub(super) concurrency: usize,
     ttl: Option<Duration>,
-    attributes: Attributes,
+    pub(super) attributes: Attributes,
     pub(super) digest: DigestKind,
     pub(super) length: Option<u64>,
     from_start: bool,
@@ -152,8 +152,9 @@ impl UploadBuilder {
         self
     }
 
-    /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. Default:
-    /// the client's deadline.
+    /// How long each request of the upload may take, including retries. The upload as a whole has no deadline. A chunk has
+    /// more, the time that it and what was sent before it travel at 64 KiB/s, up to two minutes. Default: the client's
+    /// deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -239,10 +240,19 @@ impl UploadBuilder {
         }
     }
 
-    pub(super) async fn begin(&self) -> Result<UploadHandle> {
-        let attributes = self.attributes.encode().map_err(|_| Error::Invalid {
+    fn attributes_sent(&self) -> Result<Vec<u8>> {
+        self.attributes.encode().map_err(|_| Error::Invalid {
             what: "attributes: their names and values have more than 8 KiB",
-        })?;
+        })
+    }
+
+    /// By which other attributes are known.
+    pub(super) fn attributes_crc32c(&self) -> Result<u32> {
+        Ok(crc32c::crc32c(&self.attributes_sent()?))
+    }
+
+    pub(super) async fn begin(&self) -> Result<UploadHandle> {
+        let attributes = self.attributes_sent()?;
         let ttl_ms = self.ttl.map_or(0, |ttl| {
             u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
         });

@@ -2,10 +2,11 @@
 //!
 //! The token lies in a file beside the content: three lines,
 //! ```text
-//! corelith upload 1
+//! corelith upload 2
 //! the token's text
-//! the file's length in bytes, and when it was modified in ns since 1970
+//! the file's length in bytes, when it was modified in ns since 1970, and the CRC-32C of the attributes as they are sent
 //! ```
+//! Version 1 is without the last number.
 
 use super::Upload;
 use super::builder::UploadBuilder;
@@ -14,7 +15,9 @@ use super::token::UploadToken;
 use crate::client::{Client, own};
 use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
-use corelith_wire::upload::{Digest, UploadState};
+use corelith_wire::UploadId;
+use corelith_wire::request::Condition;
+use corelith_wire::upload::{Digest, DigestKind, UploadState};
 use std::ffi::OsString;
 use std::future::{Future, IntoFuture};
 use std::io::{ErrorKind, SeekFrom};
@@ -25,7 +28,9 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 /// First line of a token's file.
-const HEADING: &str = "corelith upload 1";
+const HEADING: &str = "corelith upload 2";
+/// That of the version before.
+const HEADING_1: &str = "corelith upload 1";
 /// Longest file of a token, in bytes: a key and no parts fit in many times.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The end of a token file's name.
@@ -35,7 +40,8 @@ const TOKEN_SUFFIX: &str = ".corelith-upload";
 ///
 /// If the process ends before, the same call goes on where it stopped: a file beside the content, with the name of the
 /// content and `.corelith-upload`, holds the upload's token. It is removed when the upload has ended. If the content
-/// has another length or time of modification since, the call fails with `Invalid`.
+/// has another length or time of modification since, or the call has another condition, digest or attributes, it fails
+/// with `Invalid`: see [`difference`](Self::difference).
 ///
 /// **Memory**: that of an [`Upload`], and two more chunks of at most 512 KiB to read ahead.
 ///
@@ -82,10 +88,11 @@ impl FileUpload {
     }
 
     /// Only goes on with what an earlier process began, and does not begin another upload if there is nothing to go on
-    /// with.
+    /// with. Condition, digest and attributes need not be given again.
     ///
     /// # Errors
-    /// Besides the others, `Invalid` if there is no token, and `UploadEnded` if its upload has ended without a commit.
+    /// Besides the others, `Invalid` if there is no token, and `UploadEnded` if its upload has ended without a commit: then
+    /// the token is removed.
     pub fn resume_only(mut self) -> Self {
         self.begins = false;
         self
@@ -97,7 +104,33 @@ impl FileUpload {
     /// `File` if its file cannot be read, `Invalid` if that is something else.
     pub async fn token(&self) -> Result<Option<UploadToken>> {
         let kept = self.kept_token().await?;
-        Ok(kept.map(|(token, _)| token))
+        Ok(kept.map(|kept| kept.token))
+    }
+
+    /// What an earlier process has given otherwise for the upload that it left: "condition", "digest" or "attributes".
+    /// `None` also if there is no token. Such an upload is finished as it began by [`resume_only`](Self::resume_only)
+    /// without these options, or aborted. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub async fn difference(&self) -> Result<Option<&'static str>> {
+        let kept = self.kept_token().await?;
+        let differs = kept.and_then(|kept| self.differs(&kept));
+        Ok(differs.map(|(option, _)| option))
+    }
+
+    /// Removes the file with the token if that is of this upload, which was aborted for example; whether it was. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token), and `File` if it cannot be removed.
+    pub async fn forget(&self, upload: UploadId) -> Result<bool> {
+        let token = self.token().await?;
+        let is_of_it = token.is_some_and(|token| token.upload == upload);
+        if is_of_it {
+            self.remove_token().await?;
+        }
+        Ok(is_of_it)
     }
 
     /// Whether an earlier process has left the token of an upload to another key or in another cluster. Cancel safe.
@@ -128,7 +161,12 @@ impl FileUpload {
                 let mut upload = builder.start().await?;
                 // Nobody could resume it before its token is kept.
                 upload.aborts_when_dropped();
-                self.keep_token(&upload.token(), identity).await?;
+                let kept = KeptToken {
+                    token: upload.token(),
+                    identity,
+                    attributes_crc32c: Some(self.builder.attributes_crc32c()?),
+                };
+                self.keep_token(&kept).await?;
                 upload
             }
         };
@@ -147,7 +185,7 @@ impl FileUpload {
 
     /// What is there of an earlier process.
     async fn resumed(&self, builder: &UploadBuilder, identity: FileIdentity) -> Result<Resumed> {
-        let Some((token, before)) = self.kept_token().await? else {
+        let Some(kept) = self.kept_token().await? else {
             return match self.begins {
                 true => Ok(Resumed::Begins),
                 false => Err(Error::Invalid {
@@ -155,23 +193,61 @@ impl FileUpload {
                 }),
             };
         };
-        if before != identity {
+        if kept.identity != identity {
             return Err(Error::Invalid {
                 what: "file: it has changed since its upload began; remove the token's file to begin again",
             });
         }
-        match builder.clone().resume(&token).await {
-            Ok(upload) => Ok(Resumed::Goes(Box::new(upload))),
+        let is_same = match self.differs(&kept) {
+            Some((_, what)) => Err(Error::Invalid { what }),
+            None => Ok(()),
+        };
+        match builder.clone().resume(&kept.token).await {
+            Ok(upload) => is_same.map(|()| Resumed::Goes(Box::new(upload))),
             // The process ended before it removed the token's file, or was away for long.
             Err(Error::UploadEnded { how }) => match how {
                 UploadState::Committed { version } => {
-                    let uploaded = self.committed(builder, &token, version, identity).await?;
-                    Ok(Resumed::WasCommitted(uploaded))
+                    is_same?;
+                    let committed = self.committed(builder, &kept.token, version, identity);
+                    Ok(Resumed::WasCommitted(committed.await?))
                 }
                 _ if self.begins => Ok(Resumed::Begins),
-                how => Err(Error::UploadEnded { how }),
+                how => {
+                    self.remove_token().await?;
+                    Err(Error::UploadEnded { how })
+                }
             },
             Err(error) => Err(error),
+        }
+    }
+
+    /// Which option differs from that of the upload that was left, and what is said of it. Whoever only goes on need not
+    /// give them again.
+    fn differs(&self, kept: &KeptToken) -> Option<(&'static str, &'static str)> {
+        let (builder, begins) = (&self.builder, self.begins);
+        let condition = builder
+            .condition
+            .or(begins.then_some(Condition::default()))
+            .is_some_and(|condition| condition != kept.token.condition);
+        let digest =
+            (begins || builder.digest != DigestKind::None) && builder.digest != kept.token.digest;
+        let attributes = (begins || !builder.attributes.pairs.is_empty())
+            && kept.attributes_crc32c.is_some()
+            && kept.attributes_crc32c != builder.attributes_crc32c().ok();
+        match (condition, digest, attributes) {
+            (true, _, _) => Some((
+                "condition",
+                "condition: the upload of this file was begun with another one; finish it as it began, or abort it",
+            )),
+            (_, true, _) => Some((
+                "digest",
+                "digest: the upload of this file was begun with another one; finish it as it began, or abort it",
+            )),
+            (_, _, true) => Some((
+                "attributes",
+                "attributes: the upload of this file was begun with others; finish it as it began, or abort it",
+            )),
+            (false, false, false) => None,
         }
     }
 
@@ -226,7 +302,7 @@ impl FileUpload {
         upload.commit().await
     }
 
-    async fn kept_token(&self) -> Result<Option<(UploadToken, FileIdentity)>> {
+    async fn kept_token(&self) -> Result<Option<KeptToken>> {
         let path = &self.token_path;
         let mut text = String::new();
         match File::open(path).await {
@@ -238,18 +314,18 @@ impl FileUpload {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", path)(error)),
         }
-        parse(&text).map(Some).ok_or(Error::Invalid {
+        KeptToken::parse(&text).map(Some).ok_or(Error::Invalid {
             what: "token's file: it is incomplete, or no file of a token",
         })
     }
 
     /// Writes the token's file, whole or not at all.
-    async fn keep_token(&self, token: &UploadToken, identity: FileIdentity) -> Result<()> {
+    async fn keep_token(&self, kept: &KeptToken) -> Result<()> {
         let path = &self.token_path;
         let mut new_name = OsString::from(path);
         new_name.push(".new");
         let new_path = PathBuf::from(new_name);
-        let text = format(token, identity);
+        let text = kept.text();
         let write = async {
             let mut file = File::create(&new_path).await?;
             file.write_all(text.as_bytes()).await?;
@@ -304,20 +380,45 @@ impl FileIdentity {
     }
 }
 
-fn format(token: &UploadToken, identity: FileIdentity) -> String {
-    let FileIdentity { len, modified_ns } = identity;
-    format!("{HEADING}\n{token}\n{len} {modified_ns}\n")
+/// What the file of a token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KeptToken {
+    token: UploadToken,
+    identity: FileIdentity,
+    /// `None` in a file of version 1.
+    attributes_crc32c: Option<u32>,
 }
 
-fn parse(text: &str) -> Option<(UploadToken, FileIdentity)> {
-    let rest = text.strip_prefix(HEADING)?.strip_prefix('\n')?;
-    let (token, rest) = rest.split_once('\n')?;
-    let (len, modified_ns) = rest.strip_suffix('\n')?.split_once(' ')?;
-    let identity = FileIdentity {
-        len: len.parse().ok()?,
-        modified_ns: modified_ns.parse().ok()?,
-    };
-    Some((token.parse().ok()?, identity))
+impl KeptToken {
+    fn text(&self) -> String {
+        let (token, identity) = (&self.token, self.identity);
+        let FileIdentity { len, modified_ns } = identity;
+        match self.attributes_crc32c {
+            Some(crc32c) => format!("{HEADING}\n{token}\n{len} {modified_ns} {crc32c}\n"),
+            None => format!("{HEADING_1}\n{token}\n{len} {modified_ns}\n"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (heading, rest) = text.split_once('\n')?;
+        let (token, rest) = rest.split_once('\n')?;
+        let mut numbers = rest.strip_suffix('\n')?.split(' ');
+        let identity = FileIdentity {
+            len: numbers.next()?.parse().ok()?,
+            modified_ns: numbers.next()?.parse().ok()?,
+        };
+        let attributes_crc32c = match heading {
+            HEADING => Some(numbers.next()?.parse().ok()?),
+            HEADING_1 => None,
+            _ => return None,
+        };
+        numbers.next().is_none().then_some(())?;
+        Some(Self {
+            token: token.parse().ok()?,
+            identity,
+            attributes_crc32c,
+        })
+    }
 }
 
 /// The next piece of a file, of that many bytes but for the last; empty at the end.
@@ -352,9 +453,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use corelith_wire::request::Condition;
-    use corelith_wire::upload::DigestKind;
-    use corelith_wire::{ClusterId, UploadId};
+    use corelith_wire::ClusterId;
 
     #[test]
     fn the_file_of_a_token_survives_and_others_are_refused() {
@@ -371,11 +470,20 @@ mod tests {
             len: 5,
             modified_ns: 1_700_000_000_000_000_001,
         };
-        let text = format(&token, identity);
-        assert!(text.ends_with("\n5 1700000000000000001\n"), "{text}");
-        assert_eq!(parse(&text), Some((token, identity)));
-        for end in 0..text.len() {
-            assert_eq!(parse(&text[..end]), None, "cut at {end}");
+        for (version, attributes_crc32c) in [(1, None), (2, Some(77))] {
+            let kept = KeptToken {
+                token: token.clone(),
+                identity,
+                attributes_crc32c,
+            };
+            let text = kept.text();
+            let heading = format!("corelith upload {version}\n");
+            assert!(text.starts_with(&heading), "{text}");
+            assert!(text.contains("\n5 1700000000000000001"), "{text}");
+            assert_eq!(KeptToken::parse(&text), Some(kept));
+            for end in 0..text.len() {
+                assert_eq!(KeptToken::parse(&text[..end]), None, "cut at {end}");
+            }
         }
     }
 }

@@ -162,8 +162,9 @@ impl Multipart {
     /// value is empty. Cancel safe: it may be committed or may still be; calling it again with the same parts tells.
     ///
     /// # Errors
-    /// `Invalid` if a part was not put, or is named twice; `Conflict` if the condition does not hold; `Indeterminate` if
-    /// the outcome is not known: then call it again, or read the key. Those of [`put_part`](Self::put_part).
+    /// `Invalid` if a part was not put, or is named twice; `Conflict` if the condition does not hold; `UploadRefused` if
+    /// somebody has committed it as another value; `Indeterminate` if the outcome is not known: then call it again, or read
+    /// the key. Those of [`put_part`](Self::put_part).
     pub async fn commit(&self, parts: &[u32]) -> Result<Uploaded> {
         let named: Option<Vec<UploadedPart>> = {
             let whole = self.shared.whole();

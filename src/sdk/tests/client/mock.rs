@@ -25,6 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use uploads::Uploads;
 
+/// Pieces in which the bytes of a second arrive on a slow connection.
+const UPLINK_PIECES: usize = 20;
+
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0);
 
 /// How the mock treats the next write, get or scan.
@@ -89,6 +92,8 @@ pub(crate) struct State {
     /// How long each node's answers take to arrive.
     pub(crate) distances: BTreeMap<u64, Duration>,
     pub(crate) uploads: Uploads,
+    /// Bytes that arrive on a connection in a second, if that is limited.
+    pub(crate) uplink: Option<usize>,
 }
 
 pub(crate) trait FnMutWelcome: FnMut(&mut Welcome) + Send {}
@@ -142,6 +147,7 @@ impl Mock {
             answered_by: Vec::new(),
             distances: BTreeMap::new(),
             uploads: Uploads::default(),
+            uplink: None,
         }));
         let mut mock = Self {
             state,
@@ -237,7 +243,12 @@ async fn connection(state: Arc<Mutex<State>>, node: u64, core: u16, mut stream: 
     let (mut buffer, mut held) = (BytesMut::new(), 0);
     loop {
         buffer.reserve(1 << 16);
-        match stream.read_buf(&mut buffer).await {
+        let uplink = lock(&state).uplink;
+        if uplink.is_some() {
+            tokio::time::sleep(Duration::from_secs(1) / UPLINK_PIECES as u32).await;
+        }
+        let piece = uplink.map_or(usize::MAX, |uplink| uplink / UPLINK_PIECES);
+        match (&mut stream).take(piece as u64).read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }

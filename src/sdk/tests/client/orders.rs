@@ -3,6 +3,7 @@
 use crate::mock::{Act, Mock};
 use corelith_client::{ClusterAnswer, ClusterAsk, ClusterOrder, Error};
 use corelith_wire::response::{Failure, Reason};
+use std::time::Duration;
 
 fn ask(order: ClusterOrder) -> ClusterAsk {
     ClusterAsk {
@@ -48,4 +49,14 @@ async fn an_order_is_not_given_twice_but_a_question_is_asked_again() {
         ..order
     };
     assert!(client.cluster(&dry_run).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_silent_node_does_not_keep_a_question_waiting() {
+    let mock = Mock::start(3, 2).await;
+    let client = mock.client().await;
+    mock.script([Act::Hold, Act::Hold]);
+    let ask = ask(ClusterOrder::Status);
+    let answer = tokio::time::timeout(Duration::from_secs(3), client.cluster(&ask)).await;
+    assert_eq!(answer.unwrap().unwrap(), done("Status at node 3"));
 }

@@ -1,7 +1,9 @@
 //! Uploads, whatever happens on the way.
 
 use crate::mock::{Act, Mock};
-use corelith_client::{Bytes, Client, Error, Multipart, Progress, UploadState, UploadToken};
+use corelith_client::{
+    Bytes, Client, DigestKind, Error, FileUpload, Multipart, Progress, UploadState, UploadToken,
+};
 use corelith_wire::response::{Failure, Reason};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -113,6 +115,22 @@ async fn values_have_up_to_two_gib() {
         let expected = Error::TooLarge { what, len, limit };
         assert_eq!(refused.err(), Some(expected));
     }
+}
+
+/// Both chunks are on their way at once, longer than an attempt, a silent connection and a whole request may last elsewhere.
+#[tokio::test]
+async fn a_slow_uplink_gets_its_chunks_there() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let value = bytes(900_000);
+    mock.state().uploads.chunk_bytes = 512 * 1024;
+    let mut upload = client.upload("film").start().await.unwrap();
+    mock.state().uplink = Some(100_000);
+    upload.write(value.clone()).await.unwrap();
+    let uploaded = upload.commit().await.unwrap();
+    assert_eq!(uploaded.crc32c, crc32c::crc32c(&value));
+    let sent = mock.state().uploads.chunks_sent.clone();
+    assert_eq!(sent.len(), 2, "nothing is sent again: {sent:?}");
 }
 
 #[tokio::test]
@@ -509,6 +527,79 @@ async fn a_file_that_has_changed_is_not_gone_on_with() {
     mock.state().uploads.drop_all();
     assert_eq!(upload().await.unwrap().len, 5000);
     assert!(!other.exists());
+}
+
+/// What is given again must be what the upload was begun with: it would be committed with that.
+#[tokio::test]
+async fn a_file_is_not_gone_on_with_under_other_options() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = file_of(&directory, &bytes(5000)).await;
+    let token_path = directory.path().join("content.corelith-upload");
+    let upload = || client.upload_file("key", &path);
+    let with = |of: FileUpload| of.options(|with| with.if_absent().attributes([("by", "us")]));
+    mock.script([Act::Serve, Act::Fail(Failure::TooLarge { limit: 1 })]);
+    with(upload()).await.unwrap_err();
+    let others = [
+        ("condition", upload()),
+        ("condition", upload().options(|with| with.if_version(7))),
+        (
+            "condition",
+            upload().resume_only().options(|with| with.if_version(7)),
+        ),
+        ("digest", {
+            with(upload()).options(|with| with.digest(DigestKind::Sha256))
+        }),
+        ("attributes", {
+            upload().options(|with| with.if_absent().attributes([("by", "me")]))
+        }),
+        ("attributes", upload().options(|with| with.if_absent())),
+    ];
+    for (option, other) in others {
+        assert_eq!(other.difference().await, Ok(Some(option)));
+        let refused = other.await.unwrap_err();
+        let expected = format!("invalid {option}: the upload of this file was begun with ");
+        assert!(refused.to_string().starts_with(&expected), "{refused}");
+        assert!(token_path.exists());
+    }
+    for same in [with(upload()), upload().resume_only()] {
+        assert_eq!(same.difference().await, Ok(None));
+    }
+    // Whoever only goes on need not know them.
+    assert_eq!(upload().resume_only().await.unwrap().len, 5000);
+    assert!(!token_path.exists());
+    let head = client.head("key").await.unwrap();
+    assert_eq!(head.description().unwrap().attribute("by"), Some("us"));
+}
+
+#[tokio::test]
+async fn the_token_of_an_upload_that_was_aborted_goes() {
+    let mock = Mock::start(1, 1).await;
+    let client = mock.client().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = file_of(&directory, &bytes(5000)).await;
+    let token_path = directory.path().join("content.corelith-upload");
+    let upload = || client.upload_file("key", &path);
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        mock.script([Act::Serve, Act::Fail(Failure::TooLarge { limit: 1 })]);
+        upload().await.unwrap_err();
+        let id = upload().token().await.unwrap().unwrap().upload();
+        client.abort_upload("key", id).await.unwrap();
+        ids.push(id);
+        match ids[..] {
+            [first] => assert_eq!(upload().forget(first).await, Ok(true)),
+            _ => {
+                assert_eq!(upload().forget(ids[0]).await, Ok(false));
+                let ended = upload().resume_only().await;
+                let is_ended = matches!(ended, Err(Error::UploadEnded { .. }));
+                assert!(is_ended, "{ended:?}");
+            }
+        }
+        assert!(!token_path.exists());
+    }
+    assert_eq!(upload().forget(ids[0]).await, Ok(false));
 }
 
 #[tokio::test]

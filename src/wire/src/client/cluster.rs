@@ -163,7 +163,7 @@ pub struct ViewNode {
     pub region: String,
     /// "active", "draining" or "removed".
     pub state: String,
-    /// Time since it reported, in milliseconds; `None` if it never did.
+    /// Time since it reported, in milliseconds; `None` if it did not yet, to the node that leads the map now.
     pub heard_ms: Option<u64>,
     /// Shards with a replica on it.
     pub replicas: u32,

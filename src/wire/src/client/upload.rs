@@ -141,6 +141,11 @@ pub enum UploadRefusal {
     },
     /// What was asked makes no sense.
     Malformed,
+    /// The upload was committed, as another value than the one that is asked for.
+    CommittedOtherwise {
+        /// The version of that.
+        version: u64,
+    },
 }
 
 impl Digest {
@@ -228,6 +233,10 @@ impl UploadRefusal {
                 out.put_u64_le(limit);
             }
             Self::Malformed => out.put_u8(6),
+            Self::CommittedOtherwise { version } => {
+                out.put_u8(7);
+                out.put_u64_le(version);
+            }
         }
     }
 
@@ -247,6 +256,9 @@ impl UploadRefusal {
                 limit: fields.u64()?,
             },
             6 => Self::Malformed,
+            7 => Self::CommittedOtherwise {
+                version: fields.u64()?,
+            },
             _ => return Err(fields.malformed()),
         })
     }

@@ -312,7 +312,8 @@ impl ListUploads {
     }
 }
 
-/// Body of a [`Kind::READ_CHUNK`]: the bytes `start..end` of a chunk, those of them that it has.
+/// Body of a [`Kind::READ_CHUNK`]: the bytes `start..end` of a chunk, those of them that it has. The chunk's id says of which
+/// upload it is; no other name is needed, since no two uploads have one id and a committed chunk does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadChunk {
     /// The chunk.

@@ -192,6 +192,7 @@ impl PeerServer {
             return Ok(());
         }
         self.asked.set(self.asked.get() + 1);
+        assert!(self.asked.get() <= NODE_ASKS_MAX, "answers are bounded");
         let server = Rc::clone(self);
         drop(corelith_io::spawn(async move {
             let reply = answer(server.theirs.node, server.theirs.store, ask).await;

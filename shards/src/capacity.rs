@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * From [`FULL_FROM`] of a bound on, new values are refused with `Full`, long before what was accepted
-//!   reaches the bound.
+//!   reaches the bound, if that is large. Any bound but 0 takes something.
 //! * Nothing is written that would not be read: an edit whose manifest would be too long is refused, and the
 //!   manifest before it stays in effect.
 
@@ -55,7 +55,7 @@ impl Capacity {
             ("segments of the log", used.log_segments, self.log_segments),
         ];
         for (what, used, most) in table {
-            let limit = most / FULL_FROM.1 * FULL_FROM.0;
+            let limit = full_from(most);
             if used >= limit {
                 return Err(Error::Full { what, used, limit });
             }
@@ -77,6 +77,15 @@ impl Capacity {
             false => Ok(()),
         }
     }
+}
+
+/// From how much on a shard with that bound is full: rounded up, so that a small bound takes something.
+fn full_from(most: u64) -> u64 {
+    let (part, whole) = FULL_FROM;
+    let limit = most / whole * part + (most % whole * part).div_ceil(whole);
+    assert!(limit <= most, "a shard is full within its bound");
+    assert!((limit == 0) == (most == 0), "a bound takes something");
+    limit
 }
 
 #[cfg(test)]
@@ -124,6 +133,37 @@ mod tests {
             ..below
         };
         assert_eq!(full(used), ("segments of the log", 6, 6));
+    }
+
+    #[test]
+    fn a_small_bound_leaves_room_for_what_is_below_it() {
+        let table = [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 3),
+            (4, 3),
+            (5, 4),
+            (6, 5),
+            (8, 6),
+        ];
+        for (tables, full_from) in table {
+            let bounds = Capacity {
+                tables,
+                ..Capacity::default()
+            };
+            let takes = |tables| {
+                let used = Capacity {
+                    manifest_bytes: 0,
+                    tables,
+                    value_segments: 0,
+                    log_segments: 0,
+                };
+                bounds.takes_values(&used).is_ok()
+            };
+            let first_full = (0..=tables).find(|used| !takes(*used));
+            assert_eq!(first_full, Some(full_from), "of {tables}");
+        }
     }
 
     #[test]

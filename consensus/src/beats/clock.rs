@@ -80,17 +80,12 @@ fn compare(from: &Sample, to: &Sample) -> Option<Rate> {
     let ahead = i128::from(to.theirs) - i128::from(from.theirs) - ours;
     let doubt = i128::from(from.doubt) + i128::from(to.doubt);
     let allowed = ours * OFF_PPM_MAX / 1_000_000;
-    let off_ppm = i64::try_from(ahead * 1_000_000 / ours.max(1)).unwrap_or(i64::MAX);
-    if ahead.abs() > allowed + doubt {
-        return Some(Rate {
-            is_right: false,
-            off_ppm,
-        });
-    }
-    (ahead.abs() + doubt <= allowed).then_some(Rate {
-        is_right: true,
-        off_ppm,
-    })
+    assert!(ours > 0, "a rate is measured over a time");
+    let off_ppm = i64::try_from(ahead * 1_000_000 / ours).unwrap_or(i64::MAX);
+    let is_wrong = ahead.abs() > allowed + doubt;
+    let is_right = ahead.abs() + doubt <= allowed;
+    assert!(!(is_wrong && is_right), "doubt is left by neither or one");
+    (is_wrong || is_right).then_some(Rate { is_right, off_ppm })
 }
 
 #[cfg(test)]

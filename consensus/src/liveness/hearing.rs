@@ -47,6 +47,7 @@ impl Hearing {
             self.replies.pop_front();
         }
         self.replies.push_back(now);
+        assert!(self.replies.len() <= REPLIES_MAX, "one comes, one goes");
         let heard = Some(heard)
             .filter(|heard| *heard != 0)
             .map(Instant::from_nanos);
@@ -58,7 +59,9 @@ impl Hearing {
     /// How long after it was given a reply is named, if it was heard.
     fn window(&self, promise: Duration) -> Duration {
         let takes = self.round_trip * SLACK_PERCENT / 100;
-        takes.max(promise / WINDOW_PART).min(promise)
+        let window = takes.max(promise / WINDOW_PART).min(promise);
+        assert!(window <= promise, "what is named is within a promise");
+        window
     }
 }
 

@@ -49,6 +49,7 @@ fn next_step(shared: &Shared) -> Step {
         return Step::Prepare;
     }
     if let Some(released) = pipeline.take_released() {
+        assert!(!pipeline.segments.is_starved(), "a writer comes first");
         return Step::Free(released);
     }
     if pipeline.segments.has_released() {
@@ -71,6 +72,8 @@ async fn free(shared: &Rc<Shared>, released: Released) -> Result<()> {
     let segment = &released.segment;
     let (wants_spare, segment_bytes) = {
         let pipeline = shared.pipeline.borrow();
+        let in_use = pipeline.segments.get(segment.id);
+        assert!(in_use.is_none(), "what is freed is in use no more");
         (
             pipeline.segments.wants_spare(),
             pipeline.options().segment_bytes,

@@ -79,4 +79,18 @@ mod tests {
         let _fourth = places.take(2);
         assert!(third.lost().now_or_never().is_none());
     }
+
+    #[test]
+    fn as_many_as_there_are_places_stay_and_one_more_costs_the_oldest() {
+        for max in [1, 2, 16] {
+            let places = Places::default();
+            let mut taken: Vec<_> = (0..max).map(|_| places.take(max)).collect();
+            let lost = |place: &super::Place| place.lost().now_or_never().is_some();
+            assert_eq!(taken.iter().filter(|place| lost(place)).count(), 0);
+            taken.push(places.take(max));
+            let lost: Vec<bool> = taken.iter().map(lost).collect();
+            let oldest_only: Vec<bool> = (0..=max).map(|at| at == 0).collect();
+            assert_eq!(lost, oldest_only, "of {max}");
+        }
+    }
 }

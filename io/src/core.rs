@@ -6,25 +6,29 @@ use crate::sim;
 use crate::uring;
 use crate::world::{self, World};
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What runs a core of the Uring world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// glommio: three rings a core.
-    #[default]
     Glommio,
     /// A ring of our own, entered once a turn. Needs Linux 6.1.
     Ring,
 }
 
 impl Backend {
-    /// The one that the environment variable `CORELITH_IO_BACKEND` names, `glommio` or `ring`, for tests and tools.
-    pub fn of_environment() -> Self {
-        match std::env::var("CORELITH_IO_BACKEND").as_deref() {
+    /// The one that the environment variable `CORELITH_IO_BACKEND` names, `glommio` or `ring`; otherwise `Ring`
+    /// where the kernel takes it, `Glommio` elsewhere.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Backend> = OnceLock::new();
+        *BEST.get_or_init(|| match std::env::var("CORELITH_IO_BACKEND").as_deref() {
             Ok("ring") => Self::Ring,
+            Ok("glommio") => Self::Glommio,
+            _ if uring::ring::is_possible() => Self::Ring,
             _ => Self::Glommio,
-        }
+        })
     }
 }
 
@@ -53,7 +57,7 @@ impl CoreConfig {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            backend: Backend::of_environment(),
+            backend: Backend::best(),
             cpu: None,
             locked_memory_bytes: 512 << 10,
             preempt: Duration::from_micros(200),
@@ -100,8 +104,21 @@ where
     Fut: Future<Output = T> + 'static,
     T: Send + 'static,
 {
+    run_on(CoreConfig::new("main"), main)
+}
+
+/// As [`run`], on the core that `config` says.
+///
+/// # Panics
+/// When the core cannot start.
+pub fn run_on<F, Fut, T>(config: CoreConfig, main: F) -> T
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-    let started = CoreConfig::new("main").start(move || async move {
+    let started = config.start(move || async move {
         // The receiver waits below until the core has ended.
         let _ = sender.send(main().await);
     });

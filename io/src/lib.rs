@@ -1,8 +1,8 @@
 //! Everything a core of Corelith asks of the machine: tasks, time, files, sockets, randomness and
 //! channels to other cores.
 //!
-//! There are two worlds behind the same concrete types. In the *Uring* world a core is a glommio
-//! executor on a thread of its own. In the *Sim* world (feature `sim`) any number of cores of any
+//! There are two worlds behind the same concrete types. In the *Uring* world a core is an
+//! executor on a thread of its own: one of glommio's, or one on a ring of our own ([`Backend`]). In the *Sim* world (feature `sim`) any number of cores of any
 //! number of nodes run on one thread, on virtual time, with a seeded scheduler, disk and network.
 //! The code above this crate cannot tell them apart.
 //!
@@ -74,7 +74,7 @@ mod uring;
 mod world;
 
 pub use buf::{BLOCK_SIZE, Buf};
-pub use core::{Backend, CoreConfig, CoreHandle, blocking, run};
+pub use core::{Backend, CoreConfig, CoreHandle, blocking, run, run_on};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, OpenOptions};
 pub use fs::{

@@ -9,7 +9,9 @@
 )]
 
 use corelith_io::probe::{ProbeError, probe};
-use corelith_io::{BLOCK_SIZE, Buf, CoreConfig, ErrorKind, OpenOptions, blocking, run, spawn};
+use corelith_io::{
+    BLOCK_SIZE, Backend, Buf, CoreConfig, ErrorKind, OpenOptions, blocking, run, spawn,
+};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -215,7 +217,9 @@ mod acts {
         for part in ["65536", "1572864", "ulimit -l 1536", "LimitMEMLOCK=1572864"] {
             assert!(text.contains(part), "{text}");
         }
-        let error = CoreConfig::new("core").start(|| async {}).err().unwrap();
+        let mut config = CoreConfig::new("core");
+        config.backend = Backend::Glommio;
+        let error = config.start(|| async {}).err().unwrap();
         assert!(error.to_string().contains("start core"), "{error}");
     }
 

@@ -1,6 +1,6 @@
 //! A core does not sleep while it has something to do.
 
-use corelith_io::{CoreConfig, channel};
+use corelith_io::{Backend, CoreConfig, channel};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -20,10 +20,21 @@ impl Drop for Ends<'_> {
 }
 
 #[test]
-fn a_core_that_loses_its_processor_at_any_moment_goes_on() {
+fn a_core_that_loses_its_processor_at_any_moment_goes_on_on_glommio() {
+    answers_always(Backend::Glommio);
+}
+
+#[test]
+fn a_core_that_loses_its_processor_at_any_moment_goes_on_on_a_ring() {
+    answers_always(Backend::Ring);
+}
+
+#[expect(clippy::unwrap_used, reason = "tests")]
+fn answers_always(backend: Backend) {
     let (questions, asked) = channel(1);
     let (answers, answered) = mpsc::channel();
     let mut config = CoreConfig::new("robbed");
+    config.backend = backend;
     // Shorter than usual, so that one is more often over before a task has had its turn.
     config.preempt = Duration::from_micros(50);
     config.watchdog = Duration::from_secs(3600);

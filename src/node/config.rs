@@ -261,15 +261,15 @@ impl ClientsConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IoConfig {
-    /// The executor of each core.
+    /// The executor of each core; without it the best one that the kernel takes.
     #[serde(deserialize_with = "backend")]
-    pub backend: Backend,
+    pub backend: Option<Backend>,
 }
 
-fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Backend, D::Error> {
+fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Backend>, D::Error> {
     match String::deserialize(deserializer)?.as_str() {
-        "glommio" => Ok(Backend::Glommio),
-        "ring" => Ok(Backend::Ring),
+        "glommio" => Ok(Some(Backend::Glommio)),
+        "ring" => Ok(Some(Backend::Ring)),
         other => Err(D::Error::unknown_variant(other, &["glommio", "ring"])),
     }
 }

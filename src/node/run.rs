@@ -11,7 +11,7 @@ use crate::node::config::NodeConfig;
 use crate::node::error::NodeError;
 use crate::node::limits;
 use core::{CoreEvent, CoreEventKind, PreparedNode};
-use corelith_io::{CoreConfig, CoreHandle, Receiver, Sender};
+use corelith_io::{Backend, CoreConfig, CoreHandle, Receiver, Sender};
 use corelith_shards::NodeId;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -249,7 +249,8 @@ impl Running {
     ) -> Result<(), NodeError> {
         let listen = resolve(&config.listen.host, config.listen.port)?;
         let node = config.id.0;
-        let (pin, backend) = (config.pin.clone(), config.io.backend);
+        let pin = config.pin.clone();
+        let backend = config.io.backend.unwrap_or_else(Backend::best);
         let PreparedNode {
             cores,
             beats,

@@ -120,8 +120,9 @@ mod tests {
             ("# tracer: nop", None),
             ("x-1  [000] .....  1.0: something_else: of=1", None),
         ];
-        for (line, expected) in table {
-            assert_eq!(event(line).map(|event| event.what), expected, "{line}");
+        for (line, expected) in &table {
+            let what = event(line).map(|event| event.what);
+            assert_eq!(&what, expected, "{line}");
         }
         let first = event(table[0].0).unwrap();
         assert_eq!((first.thread, first.cpu), (4711, 1));

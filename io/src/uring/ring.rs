@@ -14,3 +14,8 @@ pub(super) mod socket;
 
 pub(super) use self::driver::Driver;
 pub(super) use self::executor::{Ring, yield_now};
+
+/// Whether the kernel has all that this needs.
+pub(crate) fn is_possible() -> bool {
+    Driver::new().is_ok()
+}

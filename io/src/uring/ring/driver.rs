@@ -85,12 +85,13 @@ impl Driver {
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(RING_COMPLETIONS)
-            .build(depth)?;
+            .build(depth)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => too_old(),
+                _ => error,
+            })?;
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel's io_uring is too old for the backend `ring`: use `glommio`",
-            ));
+            return Err(too_old());
         }
         Ok(Self {
             ring: RefCell::new(ring),
@@ -386,12 +387,19 @@ impl Driver {
         }
     }
 
-    /// Waits until no operation uses memory of this process any more, other than the watch of the event.
+    /// Waits until no operation uses memory of this process any more; the event has been written to.
     pub(super) fn finish(&self) {
-        while self.in_flight.get() > usize::from(!self.woken_by_others.get()) {
+        while self.in_flight.get() > 0 {
             self.turn(Duration::from_millis(1));
         }
     }
+}
+
+fn too_old() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "the backend `ring` needs Linux 6.1: use `glommio`",
+    )
 }
 
 /// Whether an error of the ring goes away by itself: time that ran out, a signal, or completions that wait.
@@ -505,8 +513,14 @@ impl Readiness {
         Poll::Pending
     }
 
-    /// Notes that there was nothing more. What comes later is told by the kernel.
+    /// Notes that there was nothing. What comes later is told by the kernel.
     pub(super) fn exhaust(&self) {
+        self.is_ready.set(false);
+        self.is_over.set(false);
+    }
+
+    /// Notes that all that there was is taken. That the other side has ended is known still.
+    pub(super) fn drain(&self) {
         self.is_ready.set(false);
     }
 }

@@ -109,6 +109,7 @@ impl Ring {
             inner.turn(clock);
         };
         // Memory that operations use must not be given back before they are complete.
+        inner.remote.signal();
         inner.driver.finish();
         inner.pool.finish();
         inner.remote.close();

@@ -88,9 +88,14 @@ impl Remote {
 
     fn wake(&self) {
         if self.sleeps.swap(false, Ordering::SeqCst) {
-            // The core sees the value, whatever it is. A full counter has woken it already.
-            let _ = (&self.event).write(&1_u64.to_ne_bytes());
+            self.signal();
         }
+    }
+
+    /// Writes to the event.
+    pub(super) fn signal(&self) {
+        // The core sees that, whatever the value. A full counter has woken it already.
+        let _ = (&self.event).write(&1_u64.to_ne_bytes());
     }
 
     pub(super) fn wake_main(&self) {

@@ -129,7 +129,7 @@ impl RingSocket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.read.exhaust(),
                 Ok(read) => {
                     if read > 0 && read < bytes.len() {
-                        self.read.exhaust();
+                        self.read.drain();
                     }
                     return Poll::Ready(Ok(read));
                 }

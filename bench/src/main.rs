@@ -102,23 +102,26 @@ fn check_nodes(options: &BenchOptions) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// What runs a workload that runs alone.
+type RunAlone = fn(&BenchOptions) -> Result<bool, BenchError>;
+
+/// Workloads that run alone.
+const ALONE: [(WorkloadKind, RunAlone); 5] = [
+    (WorkloadKind::Failover, fail_over),
+    (WorkloadKind::Idle, stay_idle),
+    (WorkloadKind::Rebuild, rebuild),
+    (WorkloadKind::Large, move_large),
+    (WorkloadKind::Way, follow_way),
+];
+
 /// Runs everything. Returns true if no operation failed and no abuse did harm.
 fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     check_nodes(options)?;
-    if options.workload.contains(&WorkloadKind::Failover) {
-        return fail_over(options);
-    }
-    if options.workload.contains(&WorkloadKind::Idle) {
-        return stay_idle(options);
-    }
-    if options.workload.contains(&WorkloadKind::Rebuild) {
-        return rebuild(options);
-    }
-    if options.workload.contains(&WorkloadKind::Large) {
-        return move_large(options);
-    }
-    if options.workload.contains(&WorkloadKind::Way) {
-        return follow_way(options);
+    let alone = ALONE
+        .iter()
+        .find(|(kind, _)| options.workload.contains(kind));
+    if let Some((_, run)) = alone {
+        return run(options);
     }
     let started = match options.connect.as_slice() {
         [] => Some(Cluster::start(cluster_options(options)?)?),

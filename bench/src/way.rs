@@ -2,7 +2,7 @@
 //! one put and one get, as the kernel traces them.
 //!
 //! Operations follow one another, so what a node still does for one, such as telling followers that it is committed, is
-//! counted in the next one. What nodes do by themselves meanwhile, such as beats, is counted as well.
+//! counted in the next one. Traced nodes do by themselves meanwhile, such as beats, is counted as well.
 
 mod kernel;
 mod parse;
@@ -10,7 +10,7 @@ mod picture;
 mod table;
 
 use self::kernel::{Marker, Tracing};
-use self::parse::{Event, What};
+use self::parse::{TraceEvent, Traced};
 pub(crate) use self::table::WayFigures;
 use self::table::{ThreadLane, ThreadLanes};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
@@ -159,13 +159,13 @@ impl OperationSpan {
     }
 }
 
-fn spans(events: &[Event]) -> Vec<OperationSpan> {
+fn spans(events: &[TraceEvent]) -> Vec<OperationSpan> {
     let mut begin = None;
     let mut spans = Vec::new();
     for event in events {
         match &event.what {
-            What::Mark(mark) if mark == Marker::BEGIN => begin = Some(event.at),
-            What::Mark(mark) if mark == Marker::END => {
+            Traced::Mark(mark) if mark == Marker::BEGIN => begin = Some(event.at),
+            Traced::Mark(mark) if mark == Marker::END => {
                 if let Some(begin) = begin.take() {
                     let end = event.at;
                     spans.push(OperationSpan { begin, end });
@@ -203,11 +203,11 @@ mod tests {
 
     #[test]
     fn operations_lie_between_their_marks() {
-        let mark = |at, mark: &str| Event {
+        let mark = |at, mark: &str| TraceEvent {
             at,
             thread: 7,
             cpu: 0,
-            what: What::Mark(mark.to_owned()),
+            what: Traced::Mark(mark.to_owned()),
         };
         let events = [
             mark(1.0, Marker::END),

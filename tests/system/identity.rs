@@ -623,7 +623,12 @@ async fn a_first_node_that_comes_late() {
 
 /// Every replica has applied what the furthest one of its shard has.
 fn caught_up(cluster: &Cluster) -> Result<(), String> {
-    let status = cluster.run_ok(&["status", "--json"]);
+    let status = cluster.run(&["status", "--json"]);
+    if !status.status.success() {
+        // A lead may be on its way.
+        return Err(String::from_utf8_lossy(&status.stderr).into_owned());
+    }
+    let status = String::from_utf8(status.stdout).unwrap();
     let lines = status
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

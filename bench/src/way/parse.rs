@@ -2,18 +2,18 @@
 
 /// One line of a trace.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Event {
+pub(super) struct TraceEvent {
     /// Microseconds of the trace's clock.
     pub(super) at: f64,
     /// The thread in whose name it happened.
     pub(super) thread: u32,
     pub(super) cpu: u32,
-    pub(super) what: What,
+    pub(super) what: Traced,
 }
 
-/// What happened.
+/// Traced happened.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum What {
+pub(super) enum Traced {
     /// The processor goes from one thread to another.
     Switch { from: u32, to: u32 },
     /// That thread is to run.
@@ -28,25 +28,25 @@ pub(super) enum What {
     Worker,
     /// An entry is complete.
     Complete,
-    /// What the program wrote into its trace.
+    /// Traced the program wrote into its trace.
     Mark(String),
 }
 
 /// The events of a trace, in order of time. Lines that say something else are left out.
-pub(super) fn events(text: &str) -> Vec<Event> {
+pub(super) fn events(text: &str) -> Vec<TraceEvent> {
     let mut events: Vec<_> = text.lines().filter_map(event).collect();
     events.sort_by(|one, other| one.at.total_cmp(&other.at));
     events
 }
 
 /// `  core-0-4711    [001] d..2.  1234.567890: sched_waking: comm=...`
-fn event(line: &str) -> Option<Event> {
+fn event(line: &str) -> Option<TraceEvent> {
     let (head, rest) = line.split_once(" [")?;
     let thread = head.rsplit_once('-')?.1.trim().parse().ok()?;
     let (cpu, rest) = rest.split_once(']')?;
     let (flags_and_time, rest) = rest.split_once(": ")?;
     let seconds: f64 = flags_and_time.split_whitespace().last()?.parse().ok()?;
-    Some(Event {
+    Some(TraceEvent {
         at: seconds * 1e6,
         thread,
         cpu: cpu.parse().ok()?,
@@ -54,28 +54,28 @@ fn event(line: &str) -> Option<Event> {
     })
 }
 
-fn what(text: &str) -> Option<What> {
+fn what(text: &str) -> Option<Traced> {
     if let Some(call) = text.strip_prefix("sys_") {
         return match (call.split_once(" -> "), call.split_once('(')) {
-            (Some(_), _) => Some(What::Return),
-            (None, Some((name, _))) => Some(What::Call(name.to_owned())),
+            (Some(_), _) => Some(Traced::Return),
+            (None, Some((name, _))) => Some(Traced::Call(name.to_owned())),
             (None, None) => None,
         };
     }
     let (kind, rest) = text.split_once(": ")?;
     match kind {
-        "sched_switch" => Some(What::Switch {
+        "sched_switch" => Some(Traced::Switch {
             from: field(rest, "prev_pid=")?.parse().ok()?,
             to: field(rest, "next_pid=")?.parse().ok()?,
         }),
-        "sched_waking" => Some(What::Wake(field(rest, " pid=")?.parse().ok()?)),
+        "sched_waking" => Some(Traced::Wake(field(rest, " pid=")?.parse().ok()?)),
         "io_uring_submit_req" => {
             let opcode = field(rest, "opcode ")?.trim_end_matches(',');
-            Some(What::Submit(opcode.to_owned()))
+            Some(Traced::Submit(opcode.to_owned()))
         }
-        "io_uring_queue_async_work" => Some(What::Worker),
-        "io_uring_complete" => Some(What::Complete),
-        "tracing_mark_write" => Some(What::Mark(rest.trim().to_owned())),
+        "io_uring_queue_async_work" => Some(Traced::Worker),
+        "io_uring_complete" => Some(Traced::Complete),
+        "tracing_mark_write" => Some(Traced::Mark(rest.trim().to_owned())),
         _ => None,
     }
 }
@@ -95,27 +95,27 @@ mod tests {
         let table = [
             (
                 " core-0-4711  [001] d..2.  12.000001: sched_waking: comm=a b pid=99 prio=120 target_cpu=000",
-                Some(What::Wake(99)),
+                Some(Traced::Wake(99)),
             ),
             (
                 "<idle>-0  [000] d..2.  12.5: sched_switch: prev_comm=swapper/0 prev_pid=0 prev_prio=120 prev_state=R ==> next_comm=c next_pid=5 next_prio=1",
-                Some(What::Switch { from: 0, to: 5 }),
+                Some(Traced::Switch { from: 0, to: 5 }),
             ),
             (
                 "x-1  [000] .....  1.0: io_uring_submit_req: ring 0, req 1, user_data 0x2, opcode WRITE, flags 0x0, sq_thread 0",
-                Some(What::Submit("WRITE".to_owned())),
+                Some(Traced::Submit("WRITE".to_owned())),
             ),
             (
                 "x-1  [000] .....  1.0: sys_io_uring_enter(fd: 5, to_submit: 1)",
-                Some(What::Call("io_uring_enter".to_owned())),
+                Some(Traced::Call("io_uring_enter".to_owned())),
             ),
             (
                 "x-1  [000] .....  1.0: sys_io_uring_enter -> 0x1",
-                Some(What::Return),
+                Some(Traced::Return),
             ),
             (
                 "x-1  [000] .....  1.0: tracing_mark_write: begin",
-                Some(What::Mark("begin".to_owned())),
+                Some(Traced::Mark("begin".to_owned())),
             ),
             ("# tracer: nop", None),
             ("x-1  [000] .....  1.0: something_else: of=1", None),

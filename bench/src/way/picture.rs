@@ -1,6 +1,6 @@
 //! One operation as a drawing: a lane for each thread, bars while it runs, marks for what it asks of the kernel.
 
-use super::parse::{Event, What};
+use super::parse::{TraceEvent, Traced};
 use super::table::{ThreadLanes, WayFigures, runs};
 use super::{OperationSpan, ThreadLane};
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ impl TimeScale {
 /// Draws the operation in `span`.
 pub(super) fn svg(
     figures: &WayFigures,
-    events: &[Event],
+    events: &[TraceEvent],
     span: OperationSpan,
     lanes: &ThreadLanes,
 ) -> String {
@@ -112,14 +112,14 @@ fn ruler(out: &mut String, scale: &TimeScale, span: OperationSpan, height: f64) 
     }
 }
 
-fn mark(out: &mut String, x: f64, y: f64, what: &What) {
+fn mark(out: &mut String, x: f64, y: f64, what: &Traced) {
     let (colour, from, to, title) = match what {
-        What::Call(name) => ("#9aa5b1", 17.0, 24.0, name.as_str()),
-        What::Submit(opcode) => ("#2563eb", 24.0, 32.0, opcode.as_str()),
-        What::Worker => ("#7c3aed", 24.0, 32.0, "worker"),
-        What::Complete => ("#15803d", 32.0, 40.0, "completion"),
-        What::Wake(_) => ("#dc2626", 0.0, 6.0, "wake"),
-        What::Switch { .. } | What::Return | What::Mark(_) => return,
+        Traced::Call(name) => ("#9aa5b1", 17.0, 24.0, name.as_str()),
+        Traced::Submit(opcode) => ("#2563eb", 24.0, 32.0, opcode.as_str()),
+        Traced::Worker => ("#7c3aed", 24.0, 32.0, "worker"),
+        Traced::Complete => ("#15803d", 32.0, 40.0, "completion"),
+        Traced::Wake(_) => ("#dc2626", 0.0, 6.0, "wake"),
+        Traced::Switch { .. } | Traced::Return | Traced::Mark(_) => return,
     };
     let _ = writeln!(
         out,

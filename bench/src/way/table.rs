@@ -1,6 +1,6 @@
-//! What each thread does for an operation, on average.
+//! Traced each thread does for an operation, on average.
 
-use super::parse::{Event, What};
+use super::parse::{TraceEvent, Traced};
 use super::{OperationSpan, typical};
 use crate::workload::WorkloadKind;
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ fn threads_of(process: u32) -> Vec<u32> {
         .collect()
 }
 
-/// What one thread does for one operation, on average.
+/// Traced one thread does for one operation, on average.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub(crate) struct ThreadFigures {
     /// Whose it is, and its name.
@@ -86,7 +86,7 @@ pub(crate) struct ThreadFigures {
     completions: f64,
 }
 
-/// What one kind of operation takes.
+/// Traced one kind of operation takes.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct WayFigures {
     operation: WorkloadKind,
@@ -101,7 +101,7 @@ impl WayFigures {
     /// Of the operations in `spans`, which lie in `events`.
     pub(super) fn new(
         operation: WorkloadKind,
-        events: &[Event],
+        events: &[TraceEvent],
         spans: &[OperationSpan],
         lanes: &ThreadLanes,
     ) -> Self {
@@ -183,18 +183,18 @@ impl WayFigures {
 }
 
 impl ThreadFigures {
-    fn add(&mut self, event: &Event, thread: u32, part: f64) {
+    fn add(&mut self, event: &TraceEvent, thread: u32, part: f64) {
         let add_to = |counts: &mut BTreeMap<String, f64>, name: &str| {
             *counts.entry(name.to_owned()).or_default() += part;
         };
         match &event.what {
-            What::Switch { to, .. } if *to == thread => self.wakes += part,
+            Traced::Switch { to, .. } if *to == thread => self.wakes += part,
             _ if event.thread != thread => {}
-            What::Call(name) => add_to(&mut self.calls, name),
-            What::Submit(opcode) => add_to(&mut self.entries, opcode),
-            What::Worker => self.by_worker += part,
-            What::Complete => self.completions += part,
-            What::Switch { .. } | What::Wake(_) | What::Return | What::Mark(_) => {}
+            Traced::Call(name) => add_to(&mut self.calls, name),
+            Traced::Submit(opcode) => add_to(&mut self.entries, opcode),
+            Traced::Worker => self.by_worker += part,
+            Traced::Complete => self.completions += part,
+            Traced::Switch { .. } | Traced::Wake(_) | Traced::Return | Traced::Mark(_) => {}
         }
     }
 }
@@ -210,13 +210,13 @@ fn listed(counts: &BTreeMap<String, f64>) -> String {
 }
 
 /// When a thread ran: from one switch to the next. One that ran when the trace began counts from its first switch on.
-pub(super) fn runs(events: &[Event], thread: u32) -> Vec<(f64, f64)> {
+pub(super) fn runs(events: &[TraceEvent], thread: u32) -> Vec<(f64, f64)> {
     let mut since = None;
     let mut runs = Vec::new();
     for event in events {
         match event.what {
-            What::Switch { to, .. } if to == thread => since = Some(event.at),
-            What::Switch { from, .. } if from == thread => {
+            Traced::Switch { to, .. } if to == thread => since = Some(event.at),
+            Traced::Switch { from, .. } if from == thread => {
                 if let Some(since) = since.take() {
                     runs.push((since, event.at));
                 }
@@ -233,19 +233,19 @@ mod tests {
 
     #[test]
     fn what_a_thread_does_is_counted_for_each_operation() {
-        let event = |at, thread, what| Event {
+        let event = |at, thread, what| TraceEvent {
             at,
             thread,
             cpu: 0,
             what,
         };
         let events = [
-            event(0.0, 9, What::Switch { from: 9, to: 7 }),
-            event(1.0, 7, What::Call("io_uring_enter".to_owned())),
-            event(2.0, 7, What::Submit("WRITE".to_owned())),
-            event(3.0, 8, What::Submit("WRITE".to_owned())),
-            event(6.0, 7, What::Switch { from: 7, to: 9 }),
-            event(7.0, 7, What::Complete),
+            event(0.0, 9, Traced::Switch { from: 9, to: 7 }),
+            event(1.0, 7, Traced::Call("io_uring_enter".to_owned())),
+            event(2.0, 7, Traced::Submit("WRITE".to_owned())),
+            event(3.0, 8, Traced::Submit("WRITE".to_owned())),
+            event(6.0, 7, Traced::Switch { from: 7, to: 9 }),
+            event(7.0, 7, Traced::Complete),
         ];
         let lanes = ThreadLanes(vec![ThreadLane {
             thread: 7,

@@ -47,7 +47,7 @@ const REGISTERED_FRACTION: usize = 4;
 pub(crate) struct Core(Rc<CoreInner>);
 
 struct CoreInner {
-    executor: Executor,
+    executor: CoreExecutor,
     background_shares: Rc<BackgroundShares>,
     tasks: Tasks,
     clock: CoreClock,
@@ -56,7 +56,7 @@ struct CoreInner {
 }
 
 /// What runs the tasks of a core.
-pub(crate) enum Executor {
+pub(crate) enum CoreExecutor {
     Glommio(Queues),
     Ring(Ring),
 }
@@ -102,7 +102,7 @@ impl SharesManager for BackgroundShares {
 }
 
 impl Core {
-    fn new(executor: Executor, background_shares: Rc<BackgroundShares>) -> Self {
+    fn new(executor: CoreExecutor, background_shares: Rc<BackgroundShares>) -> Self {
         Self(Rc::new(CoreInner {
             executor,
             background_shares,
@@ -134,10 +134,10 @@ impl Core {
                 "background",
             ),
         };
-        Self::new(Executor::Glommio(queues), background_shares)
+        Self::new(CoreExecutor::Glommio(queues), background_shares)
     }
 
-    pub(crate) fn executor(&self) -> &Executor {
+    pub(crate) fn executor(&self) -> &CoreExecutor {
         &self.0.executor
     }
 
@@ -164,7 +164,7 @@ impl Core {
             assert!(demand.is_some(), "a place that was given up is not used");
             *demand = shares;
         }
-        if let Executor::Ring(ring) = &self.0.executor {
+        if let CoreExecutor::Ring(ring) = &self.0.executor {
             ring.set_background(self.0.background_shares.wanted());
         }
     }
@@ -191,8 +191,8 @@ impl Core {
             match &self.0.executor {
                 // Merely yielding would not do: a queue that has had more than its share gets no turn as
                 // long as this one wants it.
-                Executor::Glommio(_) => glommio::timer::sleep(SHUTDOWN_PAUSE).await,
-                Executor::Ring(_) => super::ring::yield_now().await,
+                CoreExecutor::Glommio(_) => glommio::timer::sleep(SHUTDOWN_PAUSE).await,
+                CoreExecutor::Ring(_) => super::ring::yield_now().await,
             }
         }
         let left = self.0.tasks.running();
@@ -270,7 +270,7 @@ fn advised(error: std::io::Error) -> std::io::Error {
 /// Makes the executor, with patience: the kernel accounts locked memory per user and gives back that
 /// of a process that has just ended a little later.
 #[expect(clippy::disallowed_methods, reason = "the thread is not a core yet")]
-fn executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
+fn executor_of(config: &CoreConfig) -> std::io::Result<CoreRuntime> {
     for _ in 1..START_ATTEMPTS {
         match try_executor_of(config) {
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
@@ -282,12 +282,12 @@ fn executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
     try_executor_of(config)
 }
 
-fn try_executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
+fn try_executor_of(config: &CoreConfig) -> std::io::Result<CoreRuntime> {
     if config.backend == Backend::Ring {
         if let Some(cpu) = config.cpu {
             sys::pin(cpu)?;
         }
-        return Ring::new(config, URGENT_SHARES, FOREGROUND_SHARES).map(Runtime::Ring);
+        return Ring::new(config, URGENT_SHARES, FOREGROUND_SHARES).map(CoreRuntime::Ring);
     }
     let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
@@ -298,23 +298,23 @@ fn try_executor_of(config: &CoreConfig) -> std::io::Result<Runtime> {
         .spin_before_park(config.spin)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()
-        .map(Runtime::Glommio)
+        .map(CoreRuntime::Glommio)
         .map_err(super::io_error)
 }
 
 /// An executor that does not run yet.
-enum Runtime {
+enum CoreRuntime {
     Glommio(LocalExecutor),
     Ring(Ring),
 }
 
-impl Runtime {
+impl CoreRuntime {
     /// Runs a core until `main` has returned, and its tasks have ended.
     fn run<T>(self, config: &CoreConfig, main: impl Future<Output = T>) -> T {
         match self {
             Self::Glommio(executor) => executor.run(async {
                 let core = Core::on_glommio(config);
-                let Executor::Glommio(queues) = core.executor() else {
+                let CoreExecutor::Glommio(queues) = core.executor() else {
                     unreachable!("the core is on glommio");
                 };
                 // The guard is to outlive all tasks.
@@ -329,7 +329,7 @@ impl Runtime {
                 output
             }),
             Self::Ring(ring) => {
-                let core = Core::new(Executor::Ring(ring.clone()), Rc::default());
+                let core = Core::new(CoreExecutor::Ring(ring.clone()), Rc::default());
                 world::set(Some(World::Uring(core.clone())));
                 let output = ring.run(core.clock(), life(config, &core, main));
                 world::set(None);

@@ -1,6 +1,6 @@
 //! Direct-I/O files on io_uring.
 
-use super::core::Executor;
+use super::core::CoreExecutor;
 use super::memory::{DmaBlock, DmaRead};
 use super::once::once;
 use super::ring::Driver;
@@ -44,7 +44,7 @@ impl File {
     pub(crate) async fn open(core: Core, options: OpenOptions, path: &Path) -> Result<Self> {
         let failed = |error| Error::at_path("open", path, error);
         let owned = path.to_owned();
-        if let Executor::Ring(ring) = core.executor() {
+        if let CoreExecutor::Ring(ring) = core.executor() {
             let file = blocking(move || open_direct(options, &open_named(options, &owned)?)).await;
             let file = RawFile::Ring(Rc::clone(ring.driver()), Rc::new(file.map_err(failed)?));
             return Ok(Self {

@@ -1,6 +1,6 @@
 //! TCP on io_uring.
 
-use super::core::Executor;
+use super::core::CoreExecutor;
 use super::io_error;
 use super::once::once;
 use super::ring::socket::RingSocket;
@@ -120,7 +120,7 @@ fn bind(address: SocketAddr) -> io::Result<(RawListener, SocketAddr)> {
         .local_addr()?
         .as_socket()
         .ok_or(io::ErrorKind::InvalidInput)?;
-    if let Executor::Ring(ring) = here().executor() {
+    if let CoreExecutor::Ring(ring) = here().executor() {
         let listener = RingSocket::new(ring.driver(), socket.into())?;
         return Ok((RawListener::Ring(listener), address));
     }
@@ -207,7 +207,7 @@ impl DetachedStream {
         let Some(socket) = self.socket.take() else {
             unreachable!("a stream is attached once");
         };
-        if let Executor::Ring(ring) = here().executor() {
+        if let CoreExecutor::Ring(ring) = here().executor() {
             let attached = RingSocket::new(ring.driver(), socket);
             let attached =
                 attached.map_err(|error| Error::new("attach to", self.peer.to_string(), error))?;
@@ -232,11 +232,11 @@ impl Drop for DetachedStream {
 impl TcpStream {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let stream = match here().executor() {
-            Executor::Glommio(_) => {
+            CoreExecutor::Glommio(_) => {
                 let stream = once(Stream::connect(address)).await.map_err(io_error);
                 stream.map(|stream| RawStream::Glommio(RefCell::new(stream)))
             }
-            Executor::Ring(ring) => {
+            CoreExecutor::Ring(ring) => {
                 let socket = RingSocket::connect(ring.driver(), address).await;
                 socket.map(RawStream::Ring)
             }

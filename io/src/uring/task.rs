@@ -1,6 +1,6 @@
 //! Tasks of an executor, and its blocking pool.
 
-use super::core::Executor;
+use super::core::CoreExecutor;
 use super::tasks::Scheduled;
 use super::{Core, ring};
 use crate::task::Queue;
@@ -90,10 +90,10 @@ pub(crate) fn spawn<T: 'static>(
         drop(running);
     };
     let scheduled = match core.executor() {
-        Executor::Ring(ring) => Scheduled::Ring {
+        CoreExecutor::Ring(ring) => Scheduled::Ring {
             _task: ring.spawn(queue, task),
         },
-        Executor::Glommio(queues) => match glommio::spawn_local_into(task, queues.of(queue)) {
+        CoreExecutor::Glommio(queues) => match glommio::spawn_local_into(task, queues.of(queue)) {
             Ok(task) => Scheduled::Glommio(task.detach()),
             Err(error) => panic!("the queues of a core live as long as the core: {error}"),
         },
@@ -108,15 +108,15 @@ pub(crate) fn spawn<T: 'static>(
 
 pub(crate) async fn yield_now(core: &Core) {
     match core.executor() {
-        Executor::Glommio(_) => glommio::executor().yield_now().await,
-        Executor::Ring(_) => ring::yield_now().await,
+        CoreExecutor::Glommio(_) => glommio::executor().yield_now().await,
+        CoreExecutor::Ring(_) => ring::yield_now().await,
     }
 }
 
 pub(crate) async fn yield_if_needed(core: &Core) {
     match core.executor() {
-        Executor::Glommio(_) => glommio::yield_if_needed().await,
-        Executor::Ring(ring) => ring.yield_if_needed().await,
+        CoreExecutor::Glommio(_) => glommio::yield_if_needed().await,
+        CoreExecutor::Ring(ring) => ring.yield_if_needed().await,
     }
 }
 
@@ -131,10 +131,10 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     };
     match world::current() {
         World::Uring(core) => match core.executor() {
-            Executor::Glommio(_) => {
+            CoreExecutor::Glommio(_) => {
                 super::once::once(glommio::executor().spawn_blocking(work)).await;
             }
-            Executor::Ring(ring) => ring.blocking(work).await,
+            CoreExecutor::Ring(ring) => ring.blocking(work).await,
         },
         #[cfg(feature = "sim")]
         World::Sim(_) => unreachable!("the real blocking pool is asked in simulation"),

@@ -17,7 +17,7 @@ use std::rc::Rc;
 impl Neighbours {
     /// Says how this node is, from time to time; never returns.
     pub(crate) async fn keep_reporting(self: Rc<Self>) {
-        let mut told: Option<Told> = None;
+        let mut told: Option<ReportTold> = None;
         loop {
             let (pause, leader) = match &told {
                 Some(told) => (limits::REPORT_EVERY, told.leader),
@@ -45,7 +45,7 @@ impl Neighbours {
             // Whoever leads the meta shard then is told the next time.
             let reply = Box::pin(self.ask_meta(&NodeAsk::Report(report))).await;
             let is_told = matches!(reply, Some(NodeReply::Done { .. }));
-            told = is_told.then(|| Told {
+            told = is_told.then(|| ReportTold {
                 at: corelith_io::now(),
                 leader,
                 state,
@@ -104,7 +104,7 @@ impl Neighbours {
 }
 
 /// What was told last.
-struct Told {
+struct ReportTold {
     at: Instant,
     /// Who led the meta shard then, as far as this node knew.
     leader: Option<NodeId>,

@@ -5,20 +5,20 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-type Work = Box<dyn FnOnce() + Send>;
+type BlockingWork = Box<dyn FnOnce() + Send>;
 
 /// Belongs to one core.
 #[derive(Default)]
 pub(super) struct BlockingPool(RefCell<Option<BlockingThreads>>);
 
 struct BlockingThreads {
-    work: mpsc::Sender<Work>,
+    work: mpsc::Sender<BlockingWork>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl BlockingPool {
     /// Has a thread do `work`, which does not panic.
-    pub(super) fn give(&self, work: Work) {
+    pub(super) fn give(&self, work: BlockingWork) {
         let mut pool = self.0.borrow_mut();
         let running = pool.get_or_insert_with(BlockingThreads::start);
         assert!(
@@ -34,7 +34,7 @@ impl BlockingPool {
         if let Some(running) = self.0.borrow_mut().take() {
             drop(running.work);
             for thread in running.threads {
-                // Work does not panic.
+                // BlockingWork does not panic.
                 let _ = thread.join();
             }
         }
@@ -43,7 +43,7 @@ impl BlockingPool {
 
 impl BlockingThreads {
     fn start() -> Self {
-        let (work, given) = mpsc::channel::<Work>();
+        let (work, given) = mpsc::channel::<BlockingWork>();
         let given = Arc::new(Mutex::new(given));
         let threads = (0..BLOCKING_THREADS).filter_map(|_| {
             let given = Arc::clone(&given);

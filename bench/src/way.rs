@@ -90,7 +90,7 @@ pub(crate) fn run(
         for _ in 0..WARM_UP {
             one(&mut random)?;
         }
-        let tracing = Tracing::start(&lanes.threads()).map_err(failed("trace"))?;
+        let tracing = Tracing::start().map_err(failed("trace"))?;
         let mut marker = tracing.marker().map_err(failed("mark the trace"))?;
         for _ in 0..TRACED {
             marker

@@ -23,17 +23,14 @@ pub(super) struct Tracing {
 }
 
 impl Tracing {
-    /// Traces these threads, and those that they start.
-    pub(super) fn start(threads: &[u32]) -> io::Result<Self> {
+    /// Traces all threads of the machine: the kernel's own choice by thread loses switches.
+    pub(super) fn start() -> io::Result<Self> {
         let dir = Path::new(INSTANCES).join(format!("corelith-bench-{}", std::process::id()));
         std::fs::create_dir(&dir)?;
         let tracing = Self { dir };
         tracing.set("tracing_on", "0")?;
         tracing.set("buffer_size_kb", &BUFFER_KIB.to_string())?;
         tracing.set("trace_clock", "mono")?;
-        tracing.set("options/event-fork", "1")?;
-        let threads: Vec<_> = threads.iter().map(u32::to_string).collect();
-        tracing.set("set_event_pid", &threads.join(" "))?;
         for event in EVENTS {
             tracing.set(&format!("events/{event}/enable"), "1")?;
         }

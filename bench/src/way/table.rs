@@ -48,10 +48,6 @@ impl ThreadLanes {
     pub(super) fn iter(&self) -> impl Iterator<Item = &ThreadLane> {
         self.0.iter()
     }
-
-    pub(super) fn threads(&self) -> Vec<u32> {
-        self.0.iter().map(|lane| lane.thread).collect()
-    }
 }
 
 fn threads_of(process: u32) -> Vec<u32> {

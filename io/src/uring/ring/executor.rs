@@ -159,10 +159,10 @@ pub(crate) async fn yield_now() {
 }
 
 impl RingInner {
-    /// Runs tasks until none is ready, or a time slice is over, or the kernel has something to tell.
+    /// Runs tasks until none is ready or a time slice is over, a part of one if the kernel has something to tell.
     fn slice(&self) {
         let mut now = Instant::now();
-        let end = now + self.preempt;
+        let (early_end, end) = (now + self.preempt / NEWS_PART, now + self.preempt);
         while let Some((queue, task)) = self.schedule.pop() {
             self.began.set(now);
             task.run();
@@ -172,7 +172,7 @@ impl RingInner {
             if self.driver.is_pressing() {
                 self.driver.hand_over();
             }
-            if now >= end || self.driver.has_news() {
+            if now >= end || (now >= early_end && self.driver.has_news()) {
                 return;
             }
         }
@@ -213,9 +213,12 @@ impl RingInner {
 
     fn is_time_over(&self) -> bool {
         let ran = Instant::now() - self.began.get();
-        ran >= self.preempt || (ran >= self.preempt / 4 && self.driver.has_news())
+        ran >= self.preempt || (ran >= self.preempt / NEWS_PART && self.driver.has_news())
     }
 }
 
+/// After this part of a time slice it ends if the kernel has something to tell. Ending it at once would have the
+/// kernel entered for each message of a busy core.
+const NEWS_PART: u32 = 4;
 /// A core without timers looks at the world again after this.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);

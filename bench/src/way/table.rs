@@ -121,7 +121,7 @@ impl WayFigures {
             }
             of_thread
         });
-        let threads = threads.filter(|of| of.wakes + of.running_us > 0.0);
+        let threads = threads.filter(ThreadFigures::takes_part);
         Self {
             operation,
             operations: spans.len(),
@@ -161,10 +161,10 @@ impl WayFigures {
             let sum = |counts: &BTreeMap<String, f64>| counts.values().sum::<f64>();
             let _ = writeln!(
                 text,
-                "{:<28}{:>8.1}{:>7.2}{:>8.2}{:>9.2}{:>8.2}{:>9.2}  {}; {}",
+                "{:<28}{:>8}{:>7}{:>8.2}{:>9.2}{:>8.2}{:>9.2}  {}; {}",
                 of.name,
-                of.running_us,
-                of.wakes,
+                of.shown(of.running_us),
+                of.shown(of.wakes),
                 sum(&of.calls),
                 sum(&of.entries),
                 of.by_worker,
@@ -179,6 +179,23 @@ impl WayFigures {
 }
 
 impl ThreadFigures {
+    /// Whether it does something for most operations, or at least runs.
+    fn takes_part(&self) -> bool {
+        self.has_calls() || self.wakes > 0.0
+    }
+
+    fn has_calls(&self) -> bool {
+        self.calls.values().sum::<f64>() >= 0.5
+    }
+
+    /// A figure that comes from switches: the kernel's trace lacks those of a processor now and then.
+    fn shown(&self, figure: f64) -> String {
+        match self.has_calls() && self.wakes == 0.0 {
+            true => "-".to_owned(),
+            false => format!("{figure:.2}"),
+        }
+    }
+
     fn add(&mut self, event: &TraceEvent, thread: u32, part: f64) {
         let add_to = |counts: &mut BTreeMap<String, f64>, name: &str| {
             *counts.entry(name.to_owned()).or_default() += part;

@@ -6,6 +6,9 @@ use crate::workload::WorkloadKind;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// A thread that makes calls and woke less often than this has switches that the trace lacks.
+const WAKES_SHOWN_MIN: f64 = 0.05;
+
 /// One thread that takes part.
 #[derive(Clone, Debug)]
 pub(super) struct ThreadLane {
@@ -190,7 +193,7 @@ impl ThreadFigures {
 
     /// A figure that comes from switches: the kernel's trace lacks those of a processor now and then.
     fn shown(&self, figure: f64) -> String {
-        match self.has_calls() && self.wakes == 0.0 {
+        match self.has_calls() && self.wakes < WAKES_SHOWN_MIN {
             true => "-".to_owned(),
             false => format!("{figure:.2}"),
         }

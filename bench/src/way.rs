@@ -2,7 +2,7 @@
 //! one put and one get, as the kernel traces them.
 //!
 //! Operations follow one another, so what a node still does for one, such as telling followers that it is committed, is
-//! counted in the next one. Traced nodes do by themselves meanwhile, such as beats, is counted as well.
+//! counted in the next one. What nodes do by themselves meanwhile, such as beats, is counted as well.
 
 mod kernel;
 mod parse;

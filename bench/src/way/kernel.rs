@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const INSTANCES: &str = "/sys/kernel/tracing/instances";
 /// Memory of the trace, for each processor.
 const BUFFER_KIB: u32 = 64 << 10;
-/// Traced is traced. System calls come with their names.
+/// What is traced. System calls come with their names.
 const EVENTS: [&str; 6] = [
     "sched/sched_switch",
     "sched/sched_waking",
@@ -57,7 +57,7 @@ impl Tracing {
 
 impl Drop for Tracing {
     fn drop(&mut self) {
-        // Traced is left is an instance that traces nothing: the next one has another name.
+        // What is left is an instance that traces nothing: the next one has another name.
         let _ = self.set("tracing_on", "0");
         let _ = std::fs::remove_dir(&self.dir);
     }

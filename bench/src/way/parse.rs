@@ -11,7 +11,7 @@ pub(super) struct TraceEvent {
     pub(super) what: Traced,
 }
 
-/// Traced happened.
+/// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Traced {
     /// The processor goes from one thread to another.
@@ -28,7 +28,7 @@ pub(super) enum Traced {
     Worker,
     /// An entry is complete.
     Complete,
-    /// Traced the program wrote into its trace.
+    /// What the program wrote into its trace.
     Mark(String),
 }
 

@@ -1,4 +1,4 @@
-//! Traced each thread does for an operation, on average.
+//! What each thread does for an operation, on average.
 
 use super::parse::{TraceEvent, Traced};
 use super::{OperationSpan, typical};
@@ -66,7 +66,7 @@ fn threads_of(process: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Traced one thread does for one operation, on average.
+/// What one thread does for one operation, on average.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub(crate) struct ThreadFigures {
     /// Whose it is, and its name.
@@ -85,7 +85,7 @@ pub(crate) struct ThreadFigures {
     completions: f64,
 }
 
-/// Traced one kind of operation takes.
+/// What one kind of operation takes.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct WayFigures {
     operation: WorkloadKind,

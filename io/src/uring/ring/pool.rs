@@ -34,7 +34,7 @@ impl BlockingPool {
         if let Some(running) = self.0.borrow_mut().take() {
             drop(running.work);
             for thread in running.threads {
-                // BlockingWork does not panic.
+                // Work does not panic.
                 let _ = thread.join();
             }
         }

@@ -146,7 +146,9 @@ fn measure(
     };
     let begun = Instant::now();
     let mut cluster = Cluster::start(options)?;
-    let formed_s = wait_until_ready(&mut cluster, shards, begun)?;
+    let watch = wait_until_ready(&mut cluster, shards, begun)?;
+    let formed_s = begun.elapsed().as_secs_f64();
+    drop(watch);
     wait_until_settled(&cluster.pids());
     std::thread::sleep(CALM);
     let nodes = watch_idle(&cluster.pids(), duration);
@@ -162,7 +164,9 @@ fn measure(
     for index in 0..NODES {
         cluster.restart(index)?;
     }
-    let started_s = wait_until_ready(&mut cluster, shards, begun)?;
+    let watch = wait_until_ready(&mut cluster, shards, begun)?;
+    let started_s = begun.elapsed().as_secs_f64();
+    drop(watch);
     Ok(IdleFigures {
         shards,
         formed_s,
@@ -173,8 +177,12 @@ fn measure(
     })
 }
 
-/// Returns the seconds since `begun` when all nodes agree on the leaders of all shards.
-fn wait_until_ready(cluster: &mut Cluster, shards: u32, begun: Instant) -> Result<f64, IdleError> {
+/// Waits until all nodes agree on the leaders of all shards, counted from `begun`. Returns who watches them.
+pub(crate) fn wait_until_ready(
+    cluster: &mut Cluster,
+    shards: u32,
+    begun: Instant,
+) -> Result<LeadWatch, IdleError> {
     let watch = LeadWatch::start(cluster.seeds(), shards);
     while !watch.is_healthy() {
         cluster.check()?;
@@ -183,7 +191,7 @@ fn wait_until_ready(cluster: &mut Cluster, shards: u32, begun: Instant) -> Resul
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(begun.elapsed().as_secs_f64())
+    Ok(watch)
 }
 
 fn watch_idle(pids: &[u32], duration: Duration) -> Vec<NodeFigures> {

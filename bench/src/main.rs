@@ -184,16 +184,9 @@ fn run(options: &BenchOptions) -> Result<bool, BenchError> {
     let clean = !runs.iter().any(RunFigures::has_errors) && abuses.iter().all(abuse::Row::is_good);
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load,
             runs,
             abuses,
-            failovers: Vec::new(),
-            idle: Vec::new(),
-            rebuild: None,
-            large: None,
-            ways: Vec::new(),
+            ..Report::new(machine, load)
         };
         write_json(path, &report)?;
     }
@@ -229,16 +222,8 @@ fn fail_over(options: &BenchOptions) -> Result<bool, BenchError> {
     let good = failovers.iter().all(failover::FaultSummary::is_good);
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load: load_of(options, true),
-            runs: Vec::new(),
-            abuses: Vec::new(),
             failovers,
-            idle: Vec::new(),
-            rebuild: None,
-            large: None,
-            ways: Vec::new(),
+            ..Report::new(machine, load_of(options, true))
         };
         write_json(path, &report)?;
     }
@@ -265,16 +250,8 @@ fn stay_idle(options: &BenchOptions) -> Result<bool, BenchError> {
     let good = idle.iter().all(idle::IdleFigures::is_good);
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load: load_of(options, true),
-            runs: Vec::new(),
-            abuses: Vec::new(),
-            failovers: Vec::new(),
             idle,
-            rebuild: None,
-            large: None,
-            ways: Vec::new(),
+            ..Report::new(machine, load_of(options, true))
         };
         write_json(path, &report)?;
     }
@@ -297,19 +274,14 @@ fn rebuild(options: &BenchOptions) -> Result<bool, BenchError> {
     let good = figures.is_good();
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load: Load {
-                keys: load.keys,
-                ..load_of(options, true)
-            },
-            runs: Vec::new(),
-            abuses: Vec::new(),
-            failovers: Vec::new(),
-            idle: Vec::new(),
             rebuild: Some(figures),
-            large: None,
-            ways: Vec::new(),
+            ..Report::new(
+                machine,
+                Load {
+                    keys: load.keys,
+                    ..load_of(options, true)
+                },
+            )
         };
         write_json(path, &report)?;
     }
@@ -340,16 +312,8 @@ fn move_large(options: &BenchOptions) -> Result<bool, BenchError> {
     let good = figures.is_good();
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load: load_of(options, started.is_some()),
-            runs: Vec::new(),
-            abuses: Vec::new(),
-            failovers: Vec::new(),
-            idle: Vec::new(),
-            rebuild: None,
             large: Some(figures),
-            ways: Vec::new(),
+            ..Report::new(machine, load_of(options, started.is_some()))
         };
         write_json(path, &report)?;
     }
@@ -371,16 +335,8 @@ fn follow_way(options: &BenchOptions) -> Result<bool, BenchError> {
     let ways = way::run(cluster, &workload_of(options), pictures, options.seed)?;
     if let Some(path) = &options.json {
         let report = Report {
-            machine,
-            version: env!("CARGO_PKG_VERSION"),
-            load: load_of(options, true),
-            runs: Vec::new(),
-            abuses: Vec::new(),
-            failovers: Vec::new(),
-            idle: Vec::new(),
-            rebuild: None,
-            large: None,
             ways,
+            ..Report::new(machine, load_of(options, true))
         };
         write_json(path, &report)?;
     }

@@ -38,6 +38,24 @@ pub(crate) struct Report {
     pub(crate) ways: Vec<way::WayFigures>,
 }
 
+impl Report {
+    /// One without figures.
+    pub(crate) fn new(machine: Machine, load: Load) -> Self {
+        Self {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            load,
+            runs: Vec::new(),
+            abuses: Vec::new(),
+            failovers: Vec::new(),
+            idle: Vec::new(),
+            rebuild: None,
+            large: None,
+            ways: Vec::new(),
+        }
+    }
+}
+
 /// The parameters that all runs share.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Load {

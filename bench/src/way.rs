@@ -14,22 +14,18 @@ use self::parse::{TraceEvent, Traced};
 pub(crate) use self::table::WayFigures;
 use self::table::{ThreadLane, ThreadLanes};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions};
-use crate::failover::LeadWatch;
+use crate::idle::{self, IdleError};
 use crate::workload::{Workload, WorkloadKind, WorkloadOperation};
 use corelith_bench::random::Random;
 use corelith_bench::usage::wait_until_settled;
 use corelith_client::Client;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Operations before those that are traced.
 const WARM_UP: u64 = 300;
 /// Operations that are traced.
 const TRACED: u32 = 300;
-/// Time for the shard to have a leader that all nodes know.
-const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Interval at which the cluster is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +46,10 @@ pub(crate) enum WayError {
     },
     #[error("an operation failed: {0}")]
     Operation(#[source] corelith_client::Error),
-    #[error("the shard had no leader within {} s", READY_WITHIN.as_secs())]
-    NotReady,
+    #[error(transparent)]
+    NotReady(#[from] IdleError),
+    #[error("the shard has lost its leader")]
+    NoLeader,
     #[error("the trace holds {0} of {TRACED} operations: the machine is too busy for its buffer")]
     Lost(usize),
 }
@@ -66,8 +64,8 @@ pub(crate) fn run(
     pictures: Option<&Path>,
     seed: u64,
 ) -> Result<Vec<WayFigures>, WayError> {
-    let cluster = Cluster::start(options)?;
-    let leader = leader_of(&cluster)?;
+    let mut cluster = Cluster::start(options)?;
+    let leader = leader_of(&mut cluster)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -123,17 +121,13 @@ fn failed(what: &'static str) -> impl FnOnce(std::io::Error) -> WayError {
 }
 
 /// The node that leads the one shard, counted from 0.
-fn leader_of(cluster: &Cluster) -> Result<usize, WayError> {
-    let watch = LeadWatch::start(cluster.seeds(), 1);
-    let begun = Instant::now();
-    while begun.elapsed() < READY_WITHIN {
-        let leads = watch.leads().filter(|_| watch.is_healthy());
-        if let Some(lead) = leads.and_then(|leads| leads.first().copied()) {
-            return Ok(lead.node);
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Err(WayError::NotReady)
+fn leader_of(cluster: &mut Cluster) -> Result<usize, WayError> {
+    let watch = idle::wait_until_ready(cluster, 1, Instant::now())?;
+    let leads = watch.leads().unwrap_or_default();
+    leads
+        .first()
+        .map(|lead| lead.node)
+        .ok_or(WayError::NoLeader)
 }
 
 async fn execute(

@@ -29,6 +29,7 @@ pub mod limits;
 mod link;
 pub mod liveness;
 mod log_store;
+pub mod logging;
 mod membership;
 mod neighbour;
 mod network;

@@ -1,16 +1,11 @@
 //! The log filter.
 
+use corelith_consensus::logging::{LIBRARY, QUIET};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 /// The filter if the user gives none.
 const DEFAULT: &str = "warn";
-/// Added unless the user names openraft. openraft logs every refused vote, and logs an error for everything that a stop
-/// leaves unanswered: these modules tell only of that, or of what their caller is told too. When storage fails the core
-/// and its workers still say so, and so does the replica.
-const QUIET: &str = "openraft=error,openraft::raft=off,openraft::core::heartbeat=off,openraft::core::sm::handle=off,\
-     openraft::storage::callback=off";
-
 /// The filter for what the user asks for.
 ///
 /// # Errors
@@ -18,7 +13,7 @@ const QUIET: &str = "openraft=error,openraft::raft=off,openraft::core::heartbeat
 pub fn filter(asked: Option<&str>) -> Result<EnvFilter, ParseError> {
     let asked = asked.unwrap_or(DEFAULT);
     let filter = EnvFilter::try_new(asked)?;
-    if asked.contains("openraft") || filter.max_level_hint() == Some(LevelFilter::OFF) {
+    if asked.contains(LIBRARY) || filter.max_level_hint() == Some(LevelFilter::OFF) {
         return Ok(filter);
     }
     EnvFilter::try_new(format!("{asked},{QUIET}"))
@@ -26,7 +21,8 @@ pub fn filter(asked: Option<&str>) -> Result<EnvFilter, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{QUIET, filter};
+    use super::filter;
+    use corelith_consensus::logging::QUIET;
 
     #[test]
     fn openraft_is_quiet_unless_it_is_named() {

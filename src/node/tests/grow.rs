@@ -480,8 +480,7 @@ fn the_state_is_whole_soon_after_the_leader_of_the_map_is_gone() {
         let first = cluster.nodes[0];
         let gone = cluster.sim.block_on(first, async { leader().await.me });
         // Nothing changes, so that the reports are rare.
-        let calm = async { corelith_io::sleep(Duration::from_secs(20)).await };
-        cluster.sim.block_on(cluster.client, calm);
+        cluster.sim.run_for(Duration::from_secs(20));
         cluster.sim.crash(cluster.nodes[gone.0 as usize - 1]);
         until(&cluster, "another node leads the map", || {
             testing::leader().is_some_and(|leader| leader.me != gone)

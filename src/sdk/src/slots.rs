@@ -362,11 +362,11 @@ mod tests {
         })
         .collect();
         let mut expired = Vec::new();
-        for now in 0..=130 {
-            slots.expire(at(now), &LOST, &mut wake);
+        for tick in 0..=130 {
+            slots.expire(at(tick), &LOST, &mut wake);
             for (id, expires) in &taken {
                 if slots.poll(*id, Waker::noop()).is_some() {
-                    assert_eq!(*expires, at(now));
+                    assert_eq!(*expires, at(tick));
                     expired.push(*id);
                 }
             }
